@@ -1,0 +1,86 @@
+"""Files appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lepton_automl.errors import LeptonError, MachineError
+
+
+def write(path: Path, content: bytes | str) -> Path:
+    """Write `content` to `path` so that a crash leaves the old file or the new one.
+
+    Raises
+    ------
+    MachineError
+        If the disk is full, the folder is read-only or cannot be made.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    return path
+
+
+def write_json(path: Path, document: Any) -> Path:
+    """Write `document` as indented JSON, keys in the order given."""
+    return write(path, json.dumps(document, indent=2) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about writing to `path` into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> LeptonError:
+    """The message for a failed write."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return MachineError(
+            f"no space left on the disk that holds {path}",
+            fix="free some space or give another folder with --out, then run the same command",
+        )
+    if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        return MachineError(
+            f"{path} cannot be written: {error.strerror}",
+            fix="give a folder you may write to with --out",
+        )
+    return MachineError(
+        f"{path} cannot be written: {error.strerror or error}",
+        fix="give another folder with --out",
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+"""What can go wrong, what to do about it, and the exit code that says so.
+
+LeptonError              base: what is wrong (with the value and the rule) and the way out
+├── DataError        3   the data cannot be used
+├── ConfigError      4   an option or a run definition is wrong
+│   └── SpaceError   4   a search-space file is wrong
+├── ArchError        4   a layer or an architecture is wrong
+├── InfeasibleError  5   no net can meet the limits
+├── VerdictError     6   a stated limit or parity does not hold; the best file is there
+└── MachineError     7   the machine lacks what is needed (space, packages, rights)
+"""
+
+from __future__ import annotations
+
+
+class LeptonError(Exception):
+    """Anything a user can put right.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong, with the value met and the rule it breaks.
+    fix : str
+        The way out; there is no default, so that nobody can raise without one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  fix: {self.fix}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default protocol between processes.
+        return (_rebuild, (type(self), self.what, self.fix))
+
+
+def _rebuild(kind: type[LeptonError], what: str, fix: str) -> LeptonError:
+    return kind(what, fix=fix)
+
+
+class DataError(LeptonError):
+    """The data cannot be used as it is."""
+
+    exit_code = 3
+
+
+class ConfigError(LeptonError):
+    """An option, a limit or the definition of a run is wrong."""
+
+    exit_code = 4
+
+
+class SpaceError(ConfigError):
+    """A search-space file is wrong."""
+
+
+class ArchError(LeptonError):
+    """A layer or an architecture is wrong."""
+
+    exit_code = 4
+
+
+class InfeasibleError(LeptonError):
+    """No net of the space can meet the limits."""
+
+    exit_code = 5
+
+
+class VerdictError(LeptonError):
+    """A stated limit is broken or undecided, or parity is not met."""
+
+    exit_code = 6
+
+
+class MachineError(LeptonError):
+    """The machine lacks something: disk space, a package, the right to write."""
+
+    exit_code = 7
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM; the message gives the command that resumes."""

@@ -1,0 +1,25 @@
+"""Depthwise-separable convolution (Howard et al. 2017, section 3.1, arXiv:1704.04861)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lepton_automl.graph import Builder, Value
+from lepton_automl.layers import Layer, activation, choice, width
+
+
+@dataclass(frozen=True)
+class SepConv(Layer):
+    """A filter for each channel, then a 1x1 convolution that mixes them."""
+
+    out: int = width(16)
+    kernel: int = choice(3, 5, 7)
+    stride: int = choice(1, 2)
+    activation: str = activation()
+
+    def lower(self, build: Builder, x: Value) -> Value:
+        """Depthwise, then pointwise."""
+        x = build.depthwise(
+            x, "depthwise", kernel=self.kernel, stride=self.stride, activation=self.activation
+        )
+        return build.conv(x, "pointwise", "out", activation=self.activation)

@@ -1,0 +1,68 @@
+"""A folder is a registry: `layers/mbconv.py` is the layer named `mbconv`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+from lepton_automl.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def names(folder: str) -> list[str]:
+    """Names of all members of `folder`, ours and those third parties register, sorted."""
+    package = importlib.import_module(f"lepton_automl.{folder}")
+    ours = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    return sorted(ours | {point.name for point in _entry_points(folder)})
+
+
+def load(folder: str, name: str, base: type[T]) -> type[T]:
+    """The one subclass of `base` that the member `name` of `folder` defines.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such member; the message gives the nearest known name.
+    """
+    if name not in names(folder):
+        raise unknown(name, names(folder), f"{folder[:-1]} of lepton")
+    for point in _entry_points(folder):
+        if point.name == name:
+            return _only_subclass(importlib.import_module(point.module), base)
+    return _only_subclass(importlib.import_module(f"lepton_automl.{folder}.{name}"), base)
+
+
+def unknown(
+    name: str, known: list[str], kind: str, error: type[ConfigError] = ConfigError
+) -> ConfigError:
+    """The error for a `name` that is not one of `known`, with the nearest one."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return error(f"{name!r} is not a {kind}", fix=f"{hint}choose one of: {', '.join(known)}")
+
+
+def _only_subclass(module: object, base: type[T]) -> type[T]:
+    found = [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member)
+        and issubclass(member, base)
+        and not inspect.isabstract(member)
+        and member.__module__ == getattr(module, "__name__", "")
+    ]
+    if len(found) != 1:
+        raise ConfigError(
+            f"plug-in {getattr(module, '__name__', module)!r} defines {len(found)} classes "
+            f"derived from {base.__name__}, exactly one is the rule",
+            fix="keep one class in the file; its file name is the plug-in's name",
+        )
+    return found[0]
+
+
+def _entry_points(folder: str) -> list[object]:
+    return list(entry_points(group=f"lepton_automl.{folder}"))

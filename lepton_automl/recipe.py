@@ -1,0 +1,65 @@
+"""Recipe: how a net is trained, sampled together with its architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Self
+
+from lepton_automl.errors import SpaceError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimiser, schedule, augmentation and regularisation of one training.
+
+    Every field is reachable from the `[train]` table of a search space.
+    """
+
+    optimizer: str = "sgd"
+    """`sgd` (Nesterov momentum 0.9) or `adamw`."""
+    lr: float = 0.05
+    """Peak learning rate for batch 64."""
+    schedule: str = "onecycle"
+    """`onecycle` (linear up, cosine down), `cosine` or `trapezoid`."""
+    weight_decay: float = 5e-4
+    """Decoupled; not on norms and biases."""
+    batch_size: int = 64
+    label_smoothing: float = 0.0
+    augment: float = 0.5
+    """Strength of the pictures' random changes, 0 (none) to 1 (all)."""
+    flip: bool = False
+    """Mirror half of the pictures left to right; only where orientation carries no label."""
+    epochs: int = 27
+    """Passes over the training part at the last rung."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "optimizer": (self.optimizer in {"sgd", "adamw"}, "sgd or adamw"),
+            "schedule": (
+                self.schedule in {"onecycle", "cosine", "trapezoid"},
+                "onecycle, cosine or trapezoid",
+            ),
+            "lr": (0 < self.lr <= 10, "above 0, at most 10"),
+            "weight_decay": (0 <= self.weight_decay <= 1, "0 to 1"),
+            "batch_size": (1 <= self.batch_size <= 4096, "1 to 4096"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
+            "augment": (0 <= self.augment <= 1, "0 to 1"),
+            "epochs": (1 <= self.epochs <= 10_000, "1 to 10000"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise SpaceError(
+                    f"recipe: {name} = {getattr(self, name)!r}, the rule is {rule}",
+                    fix=f"set {name} in [train] to a legal value",
+                )
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
