@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from lepton_automl.errors import ConfigError
@@ -55,6 +57,77 @@ COST_LIMITS = {
     "max_peak_ram_bytes": "peak_ram_bytes",
 }
 """Limit name -> the cost it bounds; these are known before any training."""
+
+
+DEFAULT_BUDGET_SECONDS = 600.0
+"""Ten minutes, where neither a budget nor a number of trials is given."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a user says about a run.
+
+    Data, space, limits, objectives, seed, target and preference define it; the rest may change
+    from one call to the next.
+    """
+
+    data: str
+    """`digits`, a folder with a sub-folder a class, or an .npz file."""
+    out: Path
+    """The run folder."""
+    test: Path | None = None
+    """A test part of its own, in any form that `data` may have."""
+    space: str | None = None
+    """A shipped search space or a file; None: by the size of the pictures."""
+    limits: Limits = field(default_factory=Limits)
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms", "size_bytes")
+    seed: int = 0
+    target: str = "x86-any"
+    prefer: Prefer = "size"
+    budget_seconds: float | None = None
+    """Wall-clock seconds the command may be alive, summed over resumes."""
+    trials: int | None = None
+    """Candidates to train; with it and no budget the length of everything is fixed."""
+    jobs: int | None = None
+    """Worker processes; None: one a core, or one a GPU."""
+    device: str = "auto"
+    skip_corrupt: bool = False
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and self.trials < 1:
+            raise ConfigError(
+                f"--trials {self.trials}, the rule is at least 1", fix="search one candidate or more"
+            )
+        if self.jobs is not None and not 1 <= self.jobs <= 256:
+            raise ConfigError(
+                f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one a core"
+            )
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(
+                f"--seed {self.seed}, the rule is 0 to {2**31 - 1}", fix="give another seed"
+            )
+        for name, value, legal in (
+            ("device", self.device, {"auto", "cpu", "cuda"}),
+            ("prefer", self.prefer, {"size", "latency"}),
+        ):
+            if value not in legal:
+                raise ConfigError(
+                    f"--{name} {value!r} is not known",
+                    fix=f"choose one of: {', '.join(sorted(legal))}",
+                )
+
+    @property
+    def seconds_in_all(self) -> float | None:
+        """The budget; None where a number of trials decides instead."""
+        if self.budget_seconds is None and self.trials is None:
+            return DEFAULT_BUDGET_SECONDS
+        return self.budget_seconds
+
+    @property
+    def workers(self) -> int:
+        """Worker processes on the CPU."""
+        return self.jobs or len(os.sched_getaffinity(0))
 
 
 def seconds(text: str) -> float:

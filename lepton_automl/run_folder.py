@@ -1,0 +1,210 @@
+"""The run folder: where everything of one run lies, and what defines it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_automl import durable
+from lepton_automl.config import Limits, RunConfig
+from lepton_automl.errors import ConfigError, DataError, LeptonError
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What makes two runs the same run; stored as `run.toml`."""
+
+    data: str
+    test: str
+    data_fingerprint: str
+    space: str
+    space_digest: str
+    objectives: tuple[str, ...]
+    seed: int
+    target: str
+    prefer: str
+    limits: Limits
+
+    def to_toml(self) -> str:
+        """The definition as a file a person can read."""
+        document = dataclasses.asdict(self)
+        limits = document.pop("limits")
+        lines = ["# What defines this run; a command that says otherwise is refused."]
+        lines += [f"{key} = {_toml(value)}" for key, value in document.items()]
+        lines += ["", "[limits]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in limits.items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> Definition:
+        """Read what `to_toml` wrote."""
+        document = tomllib.loads(text)
+        document["limits"] = Limits(**document["limits"])
+        document["objectives"] = tuple(document["objectives"])
+        return cls(**document)
+
+    def differences(self, other: Definition) -> list[str]:
+        """What is not the same, a line each; where the data lies does not matter."""
+        mine, theirs = (_flat(d) for d in (self, other))
+        return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+
+    @property
+    def definition_file(self) -> Path:
+        """`run.toml`, which makes a folder a run."""
+        return self.path / "run.toml"
+
+    @property
+    def ledger(self) -> Path:
+        """The only file that is changed in place."""
+        return self.path / "ledger.db"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded pictures; may be deleted at any time."""
+        return self.path / "cache"
+
+    @property
+    def models(self) -> Path:
+        """The models that matter."""
+        return self.path / "models"
+
+    @property
+    def best(self) -> Path:
+        """The search's winner, float."""
+        return self.models / "best"
+
+    @property
+    def artifact(self) -> Path:
+        """What is shipped."""
+        return self.path / "artifact"
+
+    def definition(self) -> Definition:
+        """What defines this run.
+
+        Raises
+        ------
+        ConfigError
+            If `run.toml` cannot be read.
+        """
+        try:
+            return Definition.from_toml(self.definition_file.read_text())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{self.definition_file} does not define a run: {error}",
+                fix="start again with --fresh, which moves the old folder aside",
+            ) from error
+
+    def claim(self, wanted: Definition, *, fresh: bool) -> None:
+        """Make this folder the run that `wanted` defines, or go on with it.
+
+        Raises
+        ------
+        ConfigError
+            If another run lies here, or files that are none of lepton's.
+        MachineError
+            If the folder cannot be written.
+        """
+        if fresh and self.path.exists():
+            self._move_aside()
+        if self.definition_file.exists():
+            changed = self.definition().differences(wanted)
+            if changed:
+                raise ConfigError(
+                    f"{self.path} holds another run: {'; '.join(changed)}",
+                    fix="give another folder with --out, or --fresh to move the old one aside",
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"{self.path} is not empty and not a run of lepton",
+                fix="give a new folder with --out",
+            )
+        durable.write(self.definition_file, wanted.to_toml())
+
+    def _move_aside(self) -> None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        with durable.writable(self.path):
+            self.path.rename(self.path.with_name(f"{self.path.name}.{stamp}"))
+
+
+def locate(path: Path) -> RunFolder:
+    """The run that a run folder, its `artifact/` or an ONNX file in it belongs to.
+
+    Raises
+    ------
+    DataError
+        If there is no run.
+    """
+    for candidate in (path, path.parent, path.parent.parent):
+        if (candidate / "run.toml").is_file():
+            return RunFolder(candidate)
+    raise _nothing_at(path, "a run of lepton", "run.toml")
+
+
+def locate_artifact(path: Path) -> Path:
+    """The artifact folder that a run folder, the folder itself or a file in it stands for.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact.
+    """
+    folder = path.parent if path.is_file() else path
+    for candidate in (folder, folder / "artifact"):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise _nothing_at(path, "a finished artifact", "manifest.json")
+
+
+def default_out(data: str) -> Path:
+    """`runs/NAME` from the name of the data."""
+    return Path("runs") / (Path(data).resolve().stem or "data")
+
+
+def _nothing_at(path: Path, what: str, file: str) -> LeptonError:
+    reason = "there is no such path" if not path.exists() else f"there is no {file}"
+    return DataError(
+        f"{path} is not {what}: {reason}",
+        fix="give a folder that `lepton run` or `lepton search` made, or run one of them first",
+    )
+
+
+def configured(folder: RunFolder, **changes: Any) -> RunConfig:
+    """The configuration that goes on with the run in `folder`."""
+    known = folder.definition()
+    return RunConfig(
+        data=known.data,
+        out=folder.path,
+        test=Path(known.test) if known.test else None,
+        space=known.space,
+        limits=known.limits,
+        objectives=known.objectives,
+        seed=known.seed,
+        target=known.target,
+        prefer="latency" if known.prefer == "latency" else "size",
+        **changes,
+    )
+
+
+def _flat(definition: Definition) -> dict[str, object]:
+    document = dataclasses.asdict(definition)
+    for unimportant in ("data", "test", "space"):
+        document.pop(unimportant)
+    limits = document.pop("limits")
+    return document | {f"limit {k}": "none" if v is None else v for k, v in limits.items()}
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
