@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import pkgutil
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from lepton_automl.errors import ConfigError
@@ -29,12 +30,14 @@ def load(folder: str, name: str, base: type[T]) -> type[T]:
     ConfigError
         If there is no such member; the message gives the nearest known name.
     """
-    if name not in names(folder):
-        raise unknown(name, names(folder), f"{folder[:-1]} of lepton")
+    ours = f"lepton_automl.{folder}.{name}"
+    # Entry points are asked last: reading them takes 10 ms, and every stored layer comes by here.
+    if name.isidentifier() and importlib.util.find_spec(ours):
+        return _only_subclass(importlib.import_module(ours), base)
     for point in _entry_points(folder):
         if point.name == name:
             return _only_subclass(importlib.import_module(point.module), base)
-    return _only_subclass(importlib.import_module(f"lepton_automl.{folder}.{name}"), base)
+    raise unknown(name, names(folder), f"{folder[:-1]} of lepton")
 
 
 def unknown(
@@ -64,5 +67,5 @@ def _only_subclass(module: object, base: type[T]) -> type[T]:
     return found[0]
 
 
-def _entry_points(folder: str) -> list[object]:
+def _entry_points(folder: str) -> list[EntryPoint]:
     return list(entry_points(group=f"lepton_automl.{folder}"))

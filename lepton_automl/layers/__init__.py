@@ -52,7 +52,7 @@ class Layer(ABC):
         """Append this layer's operations after `x` and return its output."""
 
     def placed_after(self, channels: int) -> Self:
-        """This layer as it is first put behind `channels` channels, stored fields settled."""
+        """The layer as it is first put behind `channels` channels, stored fields settled."""
         del channels
         return self
 
