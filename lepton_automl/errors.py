@@ -7,7 +7,8 @@ LeptonError              base: what is wrong (with the value and the rule) and t
 ├── ArchError        4   a layer or an architecture is wrong
 ├── InfeasibleError  5   no net can meet the limits
 ├── VerdictError     6   a stated limit or parity does not hold; the best file is there
-└── MachineError     7   the machine lacks what is needed (space, packages, rights)
+├── MachineError     7   the machine lacks what is needed (space, packages, rights)
+└── Interrupted    130   Ctrl-C or SIGTERM; the way out is the command that resumes
 """
 
 from __future__ import annotations
@@ -83,5 +84,7 @@ class MachineError(LeptonError):
     exit_code = 7
 
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM; the message gives the command that resumes."""
+class Interrupted(LeptonError):
+    """The user stopped the command; what was finished is kept."""
+
+    exit_code = 130

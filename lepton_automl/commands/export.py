@@ -1,0 +1,22 @@
+"""`lepton export`: write the ONNX files of a compressed run and prove them."""
+
+from __future__ import annotations
+
+import typer
+
+from lepton_automl.commands import options as o
+
+
+def export(
+    run: o.Run,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Write RUN/artifact: int8 and float ONNX, labels, golden samples; verify; card and manifest."""
+    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+    from lepton_automl.run_folder import configured, locate
+
+    with report.screen(quiet=quiet) as emit:
+        outcome = pipeline.export(configured(locate(run)), emit=emit)
+    report.show_verdict(outcome, json=json)
+    raise typer.Exit(outcome.verdict.exit_code)

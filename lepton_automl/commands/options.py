@@ -1,0 +1,147 @@
+"""The options that commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lepton_automl.config import Limits, RunConfig, seconds
+from lepton_automl.run_folder import default_out
+
+LIMITS = "Limits of the shipped file"
+RUNNING = "How to run"
+
+Data = Annotated[
+    str, typer.Argument(help="[b]digits[/b], a folder with a sub-folder a class, or an .npz file.")
+]
+Run = Annotated[
+    Path, typer.Argument(help="The run folder, its artifact/ or the ONNX file in it.")
+]
+Artifact = Annotated[
+    Path, typer.Argument(help="The artifact folder, the run folder or the ONNX file.")
+]
+Test = Annotated[
+    Path | None, typer.Option("--test", help="A test part of its own (folder or .npz).")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run folder.  [default: runs/NAME]")
+]
+Space = Annotated[
+    str | None,
+    typer.Option("--space", help="A search space or a file; see `lepton spaces`.  [default: by picture size]"),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", help="Wall-clock time for all of it: 45s, 10m, 2h.  [default: 10m]"),
+]
+Trials = Annotated[int | None, typer.Option("--trials", help="Train this many candidates instead.")]
+Objective = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="What the search trades off, with commas: accuracy, latency_ms, size_bytes, macs, "
+        "peak_ram_bytes.",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", help="Worker processes.  [default: one a core]", rich_help_panel=RUNNING),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RUNNING)]
+TargetName = Annotated[
+    str, typer.Option("--target", help="Where the file will run; see `lepton spaces --targets`.")
+]
+PreferName = Annotated[
+    str,
+    typer.Option("--prefer", help="size ships int8; latency ships the faster of int8 and float."),
+]
+MaxLatency = Annotated[
+    float | None,
+    typer.Option("--max-latency-ms", help="At batch 1 on one thread.", rich_help_panel=LIMITS),
+]
+MaxSize = Annotated[
+    float | None,
+    typer.Option("--max-size-kb", help="1 kB is 1000 bytes.", rich_help_panel=LIMITS),
+]
+MaxMacs = Annotated[
+    str | None,
+    typer.Option(
+        "--max-macs", help="Multiply-accumulates, such as 2e6 or 2M.", rich_help_panel=LIMITS
+    ),
+]
+MaxRam = Annotated[
+    float | None,
+    typer.Option("--max-ram-kb", help="Feature maps alive at once.", rich_help_panel=LIMITS),
+]
+MinAccuracy = Annotated[
+    float | None,
+    typer.Option(
+        "--min-accuracy", help="Share (0.9) or per cent (90) of test samples.", rich_help_panel=LIMITS
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop", help="Accuracy points below the float winner.", rich_help_panel=LIMITS
+    ),
+]
+SkipCorrupt = Annotated[
+    bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out and say how many.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Move an old run aside and start again.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=RUNNING)]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUNNING)
+]
+
+
+def limits(
+    max_latency_ms: float | None,
+    max_size_kb: float | None,
+    max_macs: str | None,
+    max_ram_kb: float | None,
+    min_accuracy: float | None,
+    max_drop: float | None,
+) -> Limits:
+    """The limits in the units that the code uses."""
+    if min_accuracy is not None and 1 < min_accuracy <= 100:
+        min_accuracy /= 100
+    return Limits(
+        max_latency_ms=max_latency_ms,
+        max_size_bytes=_whole(max_size_kb, 1000),
+        max_macs=_count(max_macs),
+        max_peak_ram_bytes=_whole(max_ram_kb, 1000),
+        min_accuracy=min_accuracy,
+        max_drop=max_drop,
+    )
+
+
+def config(data: str, out: Path | None, budget: str | None, objective: str, **rest: Any) -> RunConfig:
+    """A `RunConfig` from what the command line says."""
+    return RunConfig(
+        data=data,
+        out=out or default_out(data),
+        budget_seconds=seconds(budget) if budget else None,
+        objectives=tuple(name.strip() for name in objective.split(",") if name.strip()),
+        **rest,
+    )
+
+
+def _whole(value: float | None, unit: int) -> int | None:
+    return None if value is None else round(value * unit)
+
+
+def _count(text: str | None) -> int | None:
+    if text is None:
+        return None
+    units = {"k": 1e3, "m": 1e6, "g": 1e9}
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in units else (text, "")
+    try:
+        return round(float(number) * units.get(unit, 1))
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(f"{text!r} is not a number such as 2e6 or 2M") from error

@@ -1,0 +1,21 @@
+"""`lepton predict`: classify picture files with a finished artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_automl.commands import options as o
+
+Files = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
+
+
+def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
+    """Label and probability of each file, by the very file that ships."""
+    from lepton_automl import predict as predicting  # onnxruntime is slow to import
+    from lepton_automl import report
+    from lepton_automl.run_folder import locate_artifact
+
+    report.show_predictions(predicting.predict(locate_artifact(artifact), files), json=json)

@@ -1,0 +1,59 @@
+"""`lepton search`: the best float net for the time given, inside the limits."""
+
+from __future__ import annotations
+
+from lepton_automl.commands import options as o
+
+
+def search(
+    data: o.Data,
+    test: o.Test = None,
+    out: o.Out = None,
+    space: o.Space = None,
+    budget: o.Budget = None,
+    trials: o.Trials = None,
+    max_latency_ms: o.MaxLatency = None,
+    max_size_kb: o.MaxSize = None,
+    max_macs: o.MaxMacs = None,
+    max_ram_kb: o.MaxRam = None,
+    min_accuracy: o.MinAccuracy = None,
+    max_drop: o.MaxDrop = None,
+    objective: o.Objective = "accuracy,latency_ms,size_bytes",
+    prefer: o.PreferName = "size",
+    target: o.TargetName = "x86-any",
+    seed: o.Seed = 0,
+    skip_corrupt: o.SkipCorrupt = False,
+    fresh: o.Fresh = False,
+    jobs: o.Jobs = None,
+    device: o.Device = "auto",
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Search architectures and training settings; leave the best float net in RUN/models/best.
+
+    The same command again goes on; a larger --budget or --trials continues a finished search.
+    """
+    config = o.config(
+        data,
+        out,
+        budget,
+        objective,
+        test=test,
+        space=space,
+        limits=o.limits(
+            max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop
+        ),
+        seed=seed,
+        target=target,
+        prefer=prefer,
+        trials=trials,
+        jobs=jobs,
+        device=device,
+        skip_corrupt=skip_corrupt,
+        fresh=fresh,
+    )
+    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+
+    with report.screen(quiet=quiet) as emit:
+        found = pipeline.search(config, emit=emit)
+    report.show_search(found, json=json)
