@@ -1,0 +1,96 @@
+"""What a model or a written file answers: logits, probabilities, which samples are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from lepton_automl.model import Model
+
+if TYPE_CHECKING:
+    from lepton_automl.dataset import Labelled
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: Model, pixels: Tensor, *, batch: int = 256, device: torch.device | None = None
+) -> Tensor:
+    """Logits of the float network.
+
+    Parameters
+    ----------
+    model : Model
+        Any model; quantization parameters are not used.
+    pixels : Tensor
+        uint8 (N, H, W, C), N at least 0.
+    batch : int
+        Pictures at once; it bounds the memory, not the result.
+    device : torch.device, optional
+        Where to compute; the CPU by default.
+
+    Returns
+    -------
+    Tensor
+        float32 (N, classes) on the CPU.
+    """
+    device = device or torch.device("cpu")
+    network = model.network().to(device, memory_format=torch.channels_last)
+    parts = [
+        network(model.preprocessing.apply(part.to(device))).float().cpu()
+        for part in pixels.split(batch)
+        if len(part)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, model.arch.classes)
+
+
+def accuracy(
+    model: Model, data: Labelled, *, batch: int = 256, device: torch.device | None = None
+) -> np.ndarray:
+    """Which samples the float network gets right: bool (N,); the mean is the accuracy."""
+    logits = predict_logits(model, data.pixels, batch=batch, device=device)
+    right: np.ndarray = (logits.argmax(1) == data.labels.cpu()).numpy()
+    return right
+
+
+def onnx_session(source: Path | bytes) -> onnxruntime.InferenceSession:
+    """A session on one thread of the CPU, all optimisations on."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    content = source if isinstance(source, bytes) else str(source)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_probabilities(
+    source: Path | bytes, pixels: Tensor | np.ndarray, *, batch: int = 64
+) -> np.ndarray:
+    """Probabilities a written file gives in ONNX Runtime.
+
+    Parameters
+    ----------
+    source : Path or bytes
+        An ONNX file with one input and one output, the first dimension free.
+    pixels : Tensor or ndarray
+        uint8 (N, H, W, C).
+    batch : int
+        Pictures at once.
+
+    Returns
+    -------
+    ndarray
+        float32 (N, classes).
+    """
+    session = onnx_session(source)
+    (entry,) = session.get_inputs()
+    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    parts = [
+        session.run(None, {entry.name: np.ascontiguousarray(array[start : start + batch])})[0]
+        for start in range(0, max(len(array), 1), batch)
+    ]
+    return np.concatenate(parts)

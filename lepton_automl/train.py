@@ -1,0 +1,281 @@
+"""Training: one loop, data resident on the device, pictures changed a chunk at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lepton_automl import augment
+from lepton_automl.arch import Arch
+from lepton_automl.errors import LeptonError
+from lepton_automl.model import Model, Preprocessing
+from lepton_automl.network import build, weights_of
+from lepton_automl.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lepton_automl.dataset import Labelled
+
+Turn = Callable[[], AbstractContextManager[None]]
+"""Entered around every batch, so that somebody else can have the machine to himself."""
+Tick = Callable[[int, int], None]
+"""Told (batches done, batches in all) after every batch."""
+Forward = Callable[[Tensor], Tensor]
+"""Logits (N, classes) of normalised pixels (N, C, H, W)."""
+
+CHUNK_BYTES = 2 << 20
+"""Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
+LR_BATCH = 64
+"""The batch size that `Recipe.lr` is meant for."""
+
+
+class Diverged(LeptonError):  # noqa: N818 - the name of what happened
+    """The loss left the finite numbers."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training left behind besides the weights."""
+
+    steps: int
+    """Batches done."""
+    loss: float
+    """Mean loss over the last chunk of batches."""
+
+
+def _nothing(done: int, total: int) -> None:
+    del done, total
+
+
+def fresh(arch: Arch, preprocessing: Preprocessing, seed: int) -> Model:
+    """A model of `arch` before its first batch, the same for the same seed."""
+    return Model(arch, weights_of(build(arch, seed=seed)), preprocessing)
+
+
+def fit(
+    model: Model,
+    data: Labelled,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device | None = None,
+    teacher: Model | None = None,
+    distill_weight: float = 0.9,
+    temperature: float = 4.0,
+    turn: Turn = contextlib.nullcontext,
+    tick: Tick = _nothing,
+) -> Model:
+    """`model` after `epochs` more passes over `data`.
+
+    A pure function: equal arguments on the CPU (and as many threads) give equal bits. Every call
+    runs the whole schedule of the recipe, so what it returns is a finished net.
+
+    Raises
+    ------
+    Diverged
+        If the loss becomes infinite or not a number.
+    """
+    device = device or torch.device("cpu")
+    network = build(model.arch, model.weights)
+    guide = None
+    if teacher is not None:
+        guide = teacher.network().to(device, memory_format=torch.channels_last)
+    descend(
+        network,
+        data,
+        model.preprocessing,
+        recipe,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        teacher=guide,
+        distill_weight=distill_weight,
+        temperature=temperature,
+        turn=turn,
+        tick=tick,
+    )
+    return dataclasses.replace(
+        model, weights=weights_of(network), qparams=None, metrics={}, parent=model.digest
+    )
+
+
+def descend(
+    network: nn.Module,
+    data: Labelled,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device | None = None,
+    forward: Forward | None = None,
+    teacher: Forward | None = None,
+    distill_weight: float = 0.9,
+    temperature: float = 4.0,
+    turn: Turn = contextlib.nullcontext,
+    tick: Tick = _nothing,
+) -> Fit:
+    """Train `network` in place."""
+    device = device or torch.device("cpu")
+    network.to(device, memory_format=torch.channels_last).train()
+    batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
+    optimizer = _optimizer(network, recipe, batches.size)
+    scale = schedule(recipe.schedule, batches.count)
+    peak = optimizer.param_groups[0]["lr"]
+    run = forward or network
+    total, last = torch.zeros((), device=device), math.nan
+    for step in range(batches.count):
+        with turn():
+            x, labels = batches.take(step)
+            for group in optimizer.param_groups:
+                group["lr"] = peak * scale[step]
+            wanted = None if teacher is None else _answer(teacher, x)
+            with _arithmetic(device):
+                loss = _loss(run(x), labels, wanted, recipe, distill_weight, temperature)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            total += loss.detach()
+            if batches.is_last_of_chunk(step):
+                last = _finite(total, batches.per_chunk, step)
+                total.zero_()
+        tick(step + 1, batches.count)
+    network.eval()
+    return Fit(batches.count, last)
+
+
+class Batches:
+    """Batches of normalised, randomly changed pictures, made a chunk at a time.
+
+    The order is one random permutation of the data after the other, cut into batches of one
+    size, so every sample is seen equally often and no batch is ever smaller than two.
+    """
+
+    def __init__(
+        self,
+        data: Labelled,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        *,
+        epochs: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.pixels, self.labels = data.pixels.to(device), data.labels.to(device)
+        self.preprocessing, self.recipe = preprocessing, recipe
+        samples = len(self.labels)
+        self.size = max(2, min(recipe.batch_size, samples))
+        self.count = max(1, math.ceil(epochs * samples / self.size))
+        picture = 4 * self.pixels[0].numel()
+        self.per_chunk = max(1, CHUNK_BYTES // (self.size * picture))
+        self._order_generator = torch.Generator().manual_seed(seed)
+        self._change_generator = torch.Generator(device).manual_seed(seed + 1)
+        self._order = torch.zeros(0, dtype=torch.int64)
+        self._x = self._y = torch.zeros(0)
+
+    def take(self, step: int) -> tuple[Tensor, Tensor]:
+        """Batch number `step`, which must be asked for in order: pictures and labels."""
+        place = step % self.per_chunk
+        if place == 0:
+            self._fill(min(self.per_chunk, self.count - step) * self.size)
+        part = slice(place * self.size, (place + 1) * self.size)
+        return self._x[part], self._y[part]
+
+    def is_last_of_chunk(self, step: int) -> bool:
+        """Whether the next batch starts a new chunk, or there is none."""
+        return (step + 1) % self.per_chunk == 0 or step + 1 == self.count
+
+    def _fill(self, length: int) -> None:
+        while len(self._order) < length:
+            more = torch.randperm(len(self.labels), generator=self._order_generator)
+            self._order = torch.cat([self._order, more])
+        index = self._order[:length].to(self.pixels.device)
+        self._order = self._order[length:]
+        changed = augment.gathered(
+            self.pixels,
+            index,
+            strength=self.recipe.augment,
+            flip=self.recipe.flip,
+            generator=self._change_generator,
+        )
+        self._x, self._y = self.preprocessing.apply(changed), self.labels[index]
+
+
+def schedule(name: str, steps: int) -> list[float]:
+    """Learning rate of every step as a share of the peak, ending near 0."""
+    rises = {"onecycle": 0.25, "cosine": 0.02, "trapezoid": 0.1}[name]
+    up = max(1, round(rises * steps))
+    scale = []
+    for step in range(steps):
+        if step < up and steps > 1:
+            scale.append((step + 1) / (up + 1))
+            continue
+        done = (step - up) / max(1, steps - up)
+        if name == "trapezoid":
+            scale.append(min(1.0, (1 - done) / 0.4))
+        else:
+            scale.append(0.5 * (1 + math.cos(math.pi * done)))
+    return scale
+
+
+def _optimizer(network: nn.Module, recipe: Recipe, batch: int) -> torch.optim.Optimizer:
+    """The recipe's optimiser; norms and biases are not decayed."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr * math.sqrt(batch / LR_BATCH), fused=True)
+    lr = recipe.lr * batch / LR_BATCH
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+
+
+def _loss(
+    logits: Tensor,
+    labels: Tensor,
+    wanted: Tensor | None,
+    recipe: Recipe,
+    weight: float,
+    temperature: float,
+) -> Tensor:
+    """Cross entropy, mixed with distance from the teacher (Hinton et al. 2015, section 2)."""
+    hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    if wanted is None:
+        return hard
+    ours = F.log_softmax(logits / temperature, 1)
+    theirs = F.log_softmax(wanted / temperature, 1)
+    soft = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    return (1 - weight) * hard + weight * temperature**2 * soft
+
+
+@torch.no_grad()
+def _answer(teacher: Forward, x: Tensor) -> Tensor:
+    with _arithmetic(x.device):
+        return teacher(x)
+
+
+def _arithmetic(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where it pays: on CUDA."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _finite(total: Tensor, count: int, step: int) -> float:
+    loss = float(total) / count
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss became {loss} by batch {step + 1}",
+            fix="lower lr in [train], or choose another optimizer",
+        )
+    return loss
