@@ -1,0 +1,47 @@
+# make demo: virtual environment, then the main job on scikit-learn's digits.
+# make check: virtual environment, then lint, types, import rules and tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build.
+TORCH_INDEX ?=
+
+.PHONY: demo check lint kill-test lock clean
+
+demo: $(VENV)/.ready
+	$(BIN)/lepton run digits --budget 3m
+
+check: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# kill -9 at 20 random moments instead of the suite's 5.
+kill-test: $(VENV)/.ready
+	LEPTON_KILLS=20 $(BIN)/python -m pytest tests/e2e/test_kill.py --timeout 3600
+
+# Exact versions of today's newest releases that pyproject.toml admits, but torch, which is pinned.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --no-deps torch==2.13.0
+	$(VENV)-lock/bin/pip install --quiet '.[dev]'
+	{ head -1 constraints.txt; $(VENV)-lock/bin/pip freeze --exclude lepton-automl \
+	  | sed 's/+cpu//'; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# torch first and alone, so that the build already chosen (or found on disk) is the one that stays.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps torch -c constraints.txt \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/pip install --quiet --editable '.[dev]' -c constraints.txt
+	touch $@

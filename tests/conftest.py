@@ -1,0 +1,38 @@
+"""What every test may rely on: one thread, no network, the same random examples each time."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch; commands started by tests inherit it
+
+import socket
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "ci",
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("nightly", settings.get_profile("ci"), max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Connections to other machines fail at once; pipes and local sockets work."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family in {socket.AF_INET, socket.AF_INET6}:
+            raise RuntimeError(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
