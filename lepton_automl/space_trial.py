@@ -1,0 +1,91 @@
+"""What a trial is asked for: values of knobs, then layers or a recipe's fields."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from lepton_automl.layers import Layer
+from lepton_automl.space_file import Choice, Knob, Scalar
+from lepton_automl.space_tables import Table
+from lepton_automl.targets import Target
+
+
+class Trial(Protocol):
+    """What `sample` asks of a trial; Optuna's trials do, and `Draw`."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, step: int) -> int: ...
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, step: float) -> float: ...
+
+
+class Draw:
+    """A trial of `given` values; what they leave open is drawn evenly from `seed`."""
+
+    def __init__(self, seed: int = 0, given: Mapping[str, Scalar] | None = None) -> None:
+        self._random = random.Random(seed)  # noqa: S311
+        self.params: dict[str, Scalar] = dict(given or {})
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        return self.params.setdefault(name, self._random.choice(list(choices)))
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, step: int) -> int:
+        value = low + step * self._random.randrange((high - low) // step + 1)
+        return int(self.params.setdefault(name, value))
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, step: float) -> float:
+        value = low + step * self._random.randrange(round((high - low) / step) + 1)
+        return float(self.params.setdefault(name, value))
+
+
+def suggest(trial: Trial, path: str, knob: Knob) -> Any:
+    """The value that `trial` takes; what is fixed is not asked for."""
+    if len(knob.values) == 1:
+        return knob.values[0]
+    if isinstance(knob, Choice):
+        return trial.suggest_categorical(path, knob.values)
+    if isinstance(knob.low, float) or isinstance(knob.step, float):
+        return trial.suggest_float(path, knob.low, knob.high, step=knob.step)
+    return trial.suggest_int(path, knob.low, int(knob.high), step=knob.step)
+
+
+def drawn(table: Table, trial: Trial, target: Target) -> tuple[str, dict[str, Any]]:
+    """Which of the table's kinds, and its fields."""
+    name = str(suggest(trial, *table.selector))
+    settings = {}
+    for field, (path, knob) in table.fields[name].items():
+        take = _fast if field == "activation" else _any
+        settings[field] = take(trial, path, knob, target)
+    return name, settings
+
+
+def made(table: Table, trial: Trial, target: Target) -> list[Layer]:
+    """The layers of one table; its stride is the first one's, the others keep the map."""
+    depth = suggest(trial, f"{table.path}.depth", table.depth)
+    if depth == 0:
+        return []
+    name, settings = drawn(table, trial, target)
+    first: Layer = table.kinds[name](**settings)
+    rest = replace(first, stride=1) if "stride" in first.searchable() else first
+    return [first, *([rest] * (depth - 1))]
+
+
+def _any(trial: Trial, path: str, knob: Knob, target: Target) -> Any:
+    del target
+    return suggest(trial, path, knob)
+
+
+def _fast(trial: Trial, path: str, knob: Knob, target: Target) -> Any:
+    """An activation that is fast on the target, if any listed one is.
+
+    The knob itself stays as it is, so that a study's parameters do not depend on the target.
+    """
+    fast = [value for value in knob.values if value in target.activations] or list(knob.values)
+    if len(fast) == 1:
+        return fast[0]
+    value = suggest(trial, path, knob)
+    return value if value in fast else fast[0]
