@@ -18,7 +18,8 @@ T = TypeVar("T")
 def names(folder: str) -> list[str]:
     """Names of all members of `folder`, ours and those third parties register, sorted."""
     package = importlib.import_module(f"lepton_automl.{folder}")
-    ours = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    files = pkgutil.iter_modules(package.__path__)
+    ours = {file.name for file in files if not file.name.startswith("_")}
     return sorted(ours | {point.name for point in _entry_points(folder)})
 
 
@@ -32,7 +33,7 @@ def load(folder: str, name: str, base: type[T]) -> type[T]:
     """
     ours = f"lepton_automl.{folder}.{name}"
     # Entry points are asked last: reading them takes 10 ms, and every stored layer comes by here.
-    if name.isidentifier() and importlib.util.find_spec(ours):
+    if name.isidentifier() and name[0] != "_" and importlib.util.find_spec(ours):
         return _only_subclass(importlib.import_module(ours), base)
     for point in _entry_points(folder):
         if point.name == name:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_automl.config import COST_LIMITS, Limits, RunConfig, seconds
+from lepton_automl.errors import ConfigError
+
+FIELDS = [field.name for field in dataclasses.fields(Limits)]
+
+
+def test_without_a_stated_limit_nothing_is_judged():
+    assert Limits().stated == {}
+
+
+def test_only_stated_limits_are_listed_and_zero_drop_is_one_of_them():
+    assert Limits(max_size_bytes=9000, max_drop=0).stated == {"max_size_bytes": 9000, "max_drop": 0}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_limit_that_no_file_could_be_judged_by_is_refused(field, value):
+    with pytest.raises(ConfigError) as caught:
+        Limits(**{field: value})
+    assert field in caught.value.what
+    assert str(value) in caught.value.what
+
+
+@pytest.mark.parametrize("field", [f for f in FIELDS if f != "max_drop"])
+def test_zero_is_no_limit_but_for_the_drop(field):
+    with pytest.raises(ConfigError, match=field):
+        Limits(**{field: 0})
+
+
+@pytest.mark.parametrize(("field", "value"), [("min_accuracy", 1.01), ("max_drop", 100.5)])
+def test_shares_and_points_have_an_upper_end(field, value):
+    with pytest.raises(ConfigError, match=field):
+        Limits(**{field: value})
+
+
+def test_the_limits_known_before_training_are_fields():
+    assert set(COST_LIMITS) < set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("45s", 45), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("1.5m", 90)],
+)
+def test_durations_read_as_people_write_them(text, expected):
+    assert seconds(text) == expected
+
+
+@given(st.integers(0, 3), st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
+def test_a_duration_is_the_sum_of_its_parts(days, hours, minutes, rest):
+    text = f"{days}d{hours}h{minutes}m{rest}s"
+    assert seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "-5m", "ten", "5x", "m", "10m5h", "1e3", "nan"])
+def test_what_is_no_duration_is_refused_with_examples(text):
+    with pytest.raises(ConfigError) as caught:
+        seconds(text)
+    assert repr(text) in caught.value.what
+    assert "10m" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trials", 0),
+        ("jobs", 0),
+        ("jobs", 257),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("device", "gpu"),
+        ("prefer", "speed"),
+    ],
+)
+def test_an_illegal_option_is_named_with_its_value(field, value):
+    with pytest.raises(ConfigError) as caught:
+        RunConfig("digits", Path("runs/x"), **{field: value})
+    assert f"--{field}" in caught.value.what
+    assert str(value) in caught.value.what
+
+
+def test_ten_minutes_are_the_budget_where_nothing_is_said():
+    assert RunConfig("digits", Path("x")).seconds_in_all == 600
+    assert RunConfig("digits", Path("x"), trials=3).seconds_in_all is None
+    assert RunConfig("digits", Path("x"), trials=3, budget_seconds=5).seconds_in_all == 5
+
+
+def test_there_is_a_worker_for_every_core_unless_a_number_is_given():
+    assert RunConfig("digits", Path("x")).workers >= 1
+    assert RunConfig("digits", Path("x"), jobs=3).workers == 3

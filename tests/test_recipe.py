@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_automl.errors import SpaceError
+from lepton_automl.recipe import Recipe
+
+recipes = st.builds(
+    Recipe,
+    optimizer=st.sampled_from(["sgd", "adamw"]),
+    lr=st.floats(1e-6, 10),
+    schedule=st.sampled_from(["onecycle", "cosine", "trapezoid"]),
+    weight_decay=st.floats(0, 1),
+    batch_size=st.integers(1, 4096),
+    label_smoothing=st.floats(0, 0.999),
+    augment=st.floats(0, 1),
+    flip=st.booleans(),
+    epochs=st.integers(1, 10_000),
+)
+
+
+@given(recipes)
+def test_a_recipe_survives_json(recipe):
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimizer", "adma"),
+        ("schedule", "poly"),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("lr", 11),
+        ("weight_decay", -1e-9),
+        ("weight_decay", float("nan")),
+        ("batch_size", 0),
+        ("batch_size", 4097),
+        ("label_smoothing", 1.0),
+        ("augment", 1.01),
+        ("epochs", 0),
+    ],
+)
+def test_an_illegal_value_is_answered_with_the_field_the_value_and_the_rule(field, value):
+    with pytest.raises(SpaceError) as caught:
+        Recipe(**{field: value})
+    assert f"{field} = {value!r}" in caught.value.what
+    assert "the rule is" in caught.value.what
+    assert field in caught.value.fix
+
+
+def test_the_bounds_themselves_are_legal():
+    low = Recipe(weight_decay=0, batch_size=1, label_smoothing=0, augment=0, epochs=1)
+    high = Recipe(lr=10, weight_decay=1, batch_size=4096, augment=1, epochs=10_000)
+    assert dataclasses.replace(low) == low
+    assert high.lr == 10
