@@ -1,0 +1,323 @@
+"""The artifact folder: written file by file, complete once its manifest is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_automl import __version__, durable, onnxfile
+from lepton_automl.arch import Arch
+from lepton_automl.config import Limits
+from lepton_automl.dataset import Dataset, LabelledFiles
+from lepton_automl.errors import DataError
+from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.model import Model
+from lepton_automl.targets import Target
+from lepton_automl.verdict import Precision, Verdict
+
+INT8 = "model.int8.onnx"
+FLOAT = "model.fp32.onnx"
+REFERENCE = "reference/model.fp32.onnx"
+MODELS = (INT8, FLOAT, REFERENCE)
+ARCHS = {INT8: "arch.json", FLOAT: "arch.json", REFERENCE: "reference/arch.json"}
+"""Where the description of each file's net lies."""
+GOLDEN = "golden/pixels.npy"
+GOLDEN_ANSWERS = {INT8: "golden/int8.npy", FLOAT: "golden/float.npy"}
+LABELS = "labels.txt"
+ABOUT = "about.json"
+REFERENCE_PREDICTIONS = "reference_test_predictions.npy"
+VERDICT = "verdict.json"
+CARD = "MODEL_CARD.md"
+MANIFEST = "manifest.json"
+GOLDEN_SAMPLES = 16
+
+Digests = dict[str, str]
+"""Path inside the folder -> sha256."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the files of a bundle cannot say themselves; `about.json`."""
+
+    lepton: str
+    """Version that wrote the bundle."""
+    data: str
+    data_fingerprint: str
+    class_names: tuple[str, ...]
+    input: tuple[int, int, int]
+    """Height, width, channels."""
+    target: str
+    prefer: str
+    limits: Limits
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> About:
+        """Read what `to_json` wrote."""
+        body = json.loads(text)
+        body["limits"] = Limits(**body["limits"])
+        body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
+        return cls(**body)
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    int8: Model,
+    float_twin: Model,
+    reference: Model,
+    dataset: Dataset,
+    validation: LabelledFiles,
+    limits: Limits,
+    target: Target,
+    prefer: str,
+    metadata: Mapping[str, str] | None = None,
+) -> Digests:
+    """Write everything but what only verification can tell; `seal` completes the bundle.
+
+    A manifest that is there goes first, so that a bundle half rewritten never counts as one.
+
+    Parameters
+    ----------
+    folder : Path
+        `RUN/artifact`.
+    int8, float_twin, reference : Model
+        What ships; the same net in float; the search's winner before pruning.
+    dataset : Dataset
+        Its class names and fingerprint go into the files.
+    validation : LabelledFiles
+        The validation part at the nets' size; golden samples are taken from it.
+    limits, target, prefer
+        What the run was asked for; recorded.
+    metadata : mapping of str to str, optional
+        Further words for the ONNX files; nothing measured, no times.
+
+    Returns
+    -------
+    dict of str to str
+        What `verify` checks in place of the manifest that is still missing.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    with durable.writable(folder):
+        (folder / MANIFEST).unlink(missing_ok=True)
+    words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
+    names = dataset.class_names
+    about = About(
+        lepton=__version__,
+        data=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        class_names=tuple(names),
+        input=int8.arch.input,
+        target=target.name,
+        prefer=prefer,
+        limits=limits,
+    )
+    files = {
+        INT8: int8_model(int8, names, words),
+        FLOAT: float_model(float_twin, names, words),
+        REFERENCE: float_model(reference, names, words),
+        ARCHS[INT8]: (int8.arch.to_json() + "\n").encode(),
+        ARCHS[REFERENCE]: (reference.arch.to_json() + "\n").encode(),
+        LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
+        ABOUT: about.to_json().encode(),
+    }
+    files |= _golden(files, validation)
+    return _write_all(folder, files)
+
+
+def seal(
+    folder: Path, digests: Digests, *, verdict: Verdict, card: str, predictions: np.ndarray
+) -> Path:
+    """Add what verification told, then the manifest that makes the bundle complete.
+
+    Parameters
+    ----------
+    folder : Path
+        What `write_bundle` wrote.
+    digests : dict of str to str
+        What `write_bundle` gave.
+    verdict : Verdict
+        What `verify` gave.
+    card : str
+        The model card, Markdown.
+    predictions : int64 array (N,)
+        Classes the reference predicts on the test part, so that the pairing can be repeated.
+
+    Returns
+    -------
+    Path
+        The manifest.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    files = {
+        REFERENCE_PREDICTIONS: npy(predictions.astype(np.int64)),
+        VERDICT: (verdict.to_json() + "\n").encode(),
+        CARD: card.encode(),
+    }
+    every = digests | _write_all(folder, files)
+    manifest = {
+        "format": 1,
+        "lepton": __version__,
+        "primary": verdict.primary,
+        "files": {
+            name: {"sha256": every[name], "bytes": (folder / name).stat().st_size}
+            for name in sorted(every)
+        },
+    }
+    return durable.write_json(folder / MANIFEST, manifest)
+
+
+def manifest(folder: Path) -> tuple[Digests, Precision]:
+    """The digests that a complete bundle promises, and which of its files ships.
+
+    Raises
+    ------
+    DataError
+        If there is no manifest, or it is none.
+    """
+    path = folder / MANIFEST
+    try:
+        body = json.loads(path.read_text())
+        digests = {str(name): str(item["sha256"]) for name, item in body["files"].items()}
+        primary = body["primary"]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is not a finished artifact: there is no {MANIFEST}",
+            fix="run `lepton export` on its run; it goes on where it was stopped",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    missing = {*MODELS, *ARCHS.values(), ABOUT} - set(digests)
+    if missing or primary not in {"int8", "float"}:
+        raise _damaged(path, f"it does not list {', '.join(sorted(missing)) or 'what ships'}")
+    return digests, "int8" if primary == "int8" else "float"
+
+
+def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """A sentence for every file that is missing or is not the one that was written."""
+    root = folder.resolve()
+    problems = []
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            problems.append(f"{name} lies outside of the artifact")
+        elif not path.is_file():
+            problems.append(f"{name} is missing")
+        elif durable.sha256(path) != digest:
+            problems.append(f"{name} has changed since it was written: its sha256 differs")
+    return problems
+
+
+def is_complete(folder: Path) -> bool:
+    """A manifest is there and every file is as it says."""
+    return (folder / MANIFEST).is_file() and not damage(folder, manifest(folder)[0])
+
+
+def read_about(folder: Path) -> About:
+    """What `about.json` says.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    path = folder / ABOUT
+    try:
+        return About.from_json(path.read_text())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_verdict(folder: Path) -> Verdict:
+    """The verdict a complete bundle carries.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    path = folder / VERDICT
+    try:
+        return Verdict.from_json(path.read_text())
+    except OSError as error:
+        raise _damaged(path, error) from error
+
+
+def read_arch(folder: Path, file: str) -> Arch:
+    """The description of the net in `file`, one of `MODELS`."""
+    return Arch.from_json((folder / ARCHS[file]).read_text())
+
+
+def read_array(folder: Path, name: str) -> np.ndarray:
+    """A stored array.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    path = folder / name
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+    return array
+
+
+def npy(array: np.ndarray) -> bytes:
+    """`array` as the content of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def balanced(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first `count` samples, the classes taking turns."""
+    turn = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        found = np.flatnonzero(labels == label)
+        turn[found] = np.arange(len(found))
+    order: np.ndarray = np.lexsort((labels, turn))[:count]
+    return order
+
+
+def _golden(files: Mapping[str, bytes], validation: LabelledFiles) -> dict[str, bytes]:
+    labels = np.load(validation.labels, allow_pickle=False)
+    pixels = np.load(validation.pixels, mmap_mode="r", allow_pickle=False)
+    chosen = np.ascontiguousarray(pixels[np.sort(balanced(labels, GOLDEN_SAMPLES))])
+    answers: dict[str, Any] = {
+        path: npy(onnxfile.probabilities(onnxfile.session(files[name]), chosen))
+        for name, path in GOLDEN_ANSWERS.items()
+    }
+    return {GOLDEN: npy(chosen)} | answers
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> Digests:
+    for name, content in files.items():
+        durable.write(folder / name, content)
+    return {name: durable.sha256(folder / name) for name in files}
+
+
+def _damaged(path: Path, reason: object) -> DataError:
+    return DataError(
+        f"{path} cannot be used: {reason}",
+        fix="run `lepton export` on its run with a fresh artifact folder",
+    )

@@ -1,0 +1,54 @@
+"""The machine that figures were measured on: what a latency means nothing without."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+
+NOTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""Processor features that decide which int8 kernels run, as Linux names them."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Processor and runtime."""
+
+    cpu: str
+    """Model name, or the architecture where the system does not tell it."""
+    flags: tuple[str, ...]
+    """Those of `NOTED_FLAGS` the processor has."""
+    cores: int
+    onnxruntime: str
+    """Version of ONNX Runtime."""
+    system: str
+
+    def __str__(self) -> str:
+        flags = ", ".join(self.flags) or "no int8 features"
+        return f"{self.cpu} ({flags}), ONNX Runtime {self.onnxruntime}, {self.system}"
+
+
+def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
+    """The machine this process runs on.
+
+    Parameters
+    ----------
+    cpuinfo : Path
+        Linux's list of processors; without it (other systems) no features are known.
+    """
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    has = set(fields.get("flags", fields.get("Features", "")).split())
+    return Machine(
+        cpu=fields.get("model name") or platform.processor() or platform.machine(),
+        flags=tuple(flag for flag in NOTED_FLAGS if flag in has),
+        cores=os.cpu_count() or 1,
+        onnxruntime=onnxruntime.__version__,
+        system=f"{platform.system()} {platform.machine()}",
+    )
