@@ -1,0 +1,251 @@
+"""Dataset: labelled pictures in three parts, checked, decoded on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lepton_automl import decode, durable, intake
+from lepton_automl.events import Emit, Event, silent
+from lepton_automl.intake import Content
+from lepton_automl.model import Preprocessing
+from lepton_automl.sources import PARTS, Pictures
+
+Size = tuple[int, int]
+"""Height and width, pixels."""
+
+SAMPLED = 4096
+"""Preprocessing looks at so many training pictures, evenly spaced; more change nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One of `train`, `validation`, `test`."""
+
+    name: str
+    labels: NDArray[np.int64]
+    """(N,) places in the dataset's `class_names`."""
+    groups: NDArray[np.int64] | None
+    """(N,) or nothing where every sample stands alone."""
+    ids: tuple[str, ...]
+    """What messages call a sample."""
+    pictures: Pictures
+    """uint8 (N, H, W, C), or arrays and file paths one a sample."""
+    digests: tuple[bytes, ...]
+    """A hash of every picture's content."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of pictures, labels and groups, in their order."""
+        content = hashlib.sha256(self.labels.astype("<i8").tobytes())
+        content.update(b"".join(self.digests))
+        content.update(b"" if self.groups is None else self.groups.astype("<i8").tobytes())
+        return content.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Decoded pictures with their labels, as training and evaluation take them."""
+
+    pixels: Tensor
+    """uint8 (N, H, W, C)."""
+    labels: Tensor
+    """int64 (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """`Labelled` on disk, to be mapped by many processes."""
+
+    pixels: Path
+    """.npy, uint8 (N, H, W, C)."""
+    labels: Path
+    """.npy, int64 (N,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled pictures in three parts; made by `open_dataset`."""
+
+    name: str
+    """Short name after the data's place, fit for a folder."""
+    class_names: tuple[str, ...]
+    channels: int
+    """1 for grey, 3 for RGB."""
+    size: Size | None
+    """Height and width where all pictures share them, else nothing."""
+    train: Part
+    validation: Part
+    test: Part
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        return self.train, self.validation, self.test
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of everything a run can see of the data, the split too."""
+        return _digest(*self.class_names, *(part.fingerprint for part in self.parts))
+
+    def part(self, name: str) -> Part:
+        """The part called `train`, `validation` or `test`."""
+        return dict(zip(PARTS, self.parts, strict=True))[name]
+
+    def part_fingerprint(self, name: str) -> str:
+        """Sixteen hexadecimal digits of a part's labelled pictures, whatever their order."""
+        part = self.part(name)
+        pairs = zip(part.digests, part.labels.tolist(), strict=True)
+        content = b"".join(sorted(digest + b"%d," % label for digest, label in pairs))
+        return _digest(*self.class_names, hashlib.sha256(content).hexdigest())
+
+    def pixels(self, part: str, size: Size) -> NDArray[np.uint8]:
+        """All pictures of a part, uint8 (N, H, W, C), in the part's order.
+
+        Raises
+        ------
+        DataError
+            If a picture file has gone or changed for the worse since the data were opened.
+        """
+        return _decoded(self.part(part).pictures, self.channels, size)
+
+    def preprocessing(self, size: Size) -> Preprocessing:
+        """Rounded mean and inverse standard deviation of the training pixels."""
+        pictures = self.train.pictures
+        places = np.linspace(0, len(self.train) - 1, min(SAMPLED, len(self.train)))
+        chosen = intake.take(pictures, places.round().astype(np.int64))
+        pixels = _decoded(chosen, self.channels, size)
+        levels, counts = np.arange(256), np.bincount(pixels.reshape(-1), minlength=256)
+        mean = float((levels * counts).sum() / counts.sum())
+        variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
+        # Pictures of one grey all over have no deviation; one step is the least there is.
+        return Preprocessing(round(mean), float(np.float32(1 / max(variance**0.5, 1.0))))
+
+    def files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
+        """A part decoded into `cache`, once: files already there are given back.
+
+        Raises
+        ------
+        DataError
+            As `pixels`.
+        MachineError
+            If the cache cannot be written.
+        """
+        source = self.part(part)
+        stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
+        pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
+        shape = (len(source), *size, self.channels)
+        _keep(pixels, shape, lambda: self.pixels(part, size))
+        _keep(labels, shape[:1], lambda: source.labels)
+        return LabelledFiles(pixels, labels)
+
+
+def labelled(files: LabelledFiles) -> Labelled:
+    """The pictures and labels of `files`, mapped into memory rather than read.
+
+    The tensors may be written to; that changes neither the files nor other processes.
+    """
+    # Mode c: pages are shared until somebody writes to them.
+    pixels, labels = (np.load(path, mmap_mode="c") for path in (files.pixels, files.labels))
+    return Labelled(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+
+def open_dataset(
+    data: str | Path,
+    *,
+    test: Path | None = None,
+    seed: int = 0,
+    skip_corrupt: bool = False,
+    quarantine: Path | None = None,
+    emit: Emit = silent,
+) -> Dataset:
+    """Read labelled pictures, check every one, and divide what is not divided.
+
+    Parameters
+    ----------
+    data : str or Path
+        What one of the `sources` accepts: `digits`, a folder with one sub-folder per class, a
+        `.npz` file.
+    test : Path, optional
+        More labelled pictures, of the same classes: the test part.
+    seed : int
+        Of the split.
+    skip_corrupt : bool
+        Leave out picture files that cannot be read, instead of refusing the data.
+    quarantine : Path, optional
+        File that lists what was left out, one `path<TAB>reason` a line.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used.
+    ConfigError
+        If `test` is given for data that have a test part.
+    MachineError
+        If `quarantine` cannot be written.
+    """
+    samples = intake.read(str(data), test)
+    for note in samples.notes:
+        emit(Event("intake", note))
+    content = intake.look(samples, skip_corrupt, quarantine, emit)
+    drawn = intake.divide(content, seed)
+    train, validation, test_part = (_part(content, drawn, name) for name in PARTS)
+    name, size = intake.name_of(str(data)), content.size
+    emit(intake.summary(name, content, (len(train), len(validation), len(test_part))))
+    class_names = content.samples.class_names
+    return Dataset(name, class_names, content.channels, size, train, validation, test_part)
+
+
+def _part(content: Content, drawn: NDArray[np.str_], name: str) -> Part:
+    samples, places = content.samples, np.flatnonzero(drawn == name)
+    groups = None if samples.groups is None else samples.groups[places]
+    if groups is not None and len(np.unique(groups)) == len(groups):
+        groups = None
+    return Part(
+        name=name,
+        labels=samples.labels[places],
+        groups=groups,
+        ids=tuple(samples.ids[place] for place in places),
+        pictures=intake.take(samples.pictures, places),
+        digests=tuple(content.digests[place] for place in places),
+    )
+
+
+def _decoded(pictures: Pictures, channels: int, size: Size) -> NDArray[np.uint8]:
+    if isinstance(pictures, np.ndarray) and pictures.shape[1:] == (*size, channels):
+        return pictures
+    pixels = np.empty((len(pictures), *size, channels), np.uint8)
+
+    def put(place: int) -> None:
+        pixels[place] = decode.decode(pictures[place], channels, size)
+
+    decode.each(put, range(len(pictures)))
+    return pixels
+
+
+def _keep(path: Path, shape: tuple[int, ...], make: Callable[[], NDArray[np.generic]]) -> None:
+    try:
+        if np.load(path, mmap_mode="r").shape == shape:
+            return
+    except (OSError, ValueError, EOFError):
+        pass  # Not there, or not whole: made anew.
+    buffer = io.BytesIO()
+    np.save(buffer, make(), allow_pickle=False)
+    durable.write(path, buffer.getvalue())
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,94 @@
+"""Where labelled pictures come from, one kind a file: `npz.py` reads `.npz` files.
+
+A source says whether it understands what the user typed and reads it into `Samples`. It opens no
+picture file (decode does) and splits nothing (split does); it keeps a split that is there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.errors import DataError
+
+PARTS = ("train", "validation", "test")
+
+Picture = NDArray[np.uint8] | Path
+"""Pixels (H, W) or (H, W, C) with 1 or 3 channels, or the path of a picture file."""
+
+Pictures = NDArray[np.uint8] | tuple[Picture, ...]
+"""One array (N, H, W, C) where all have one size, which is fast; or one `Picture` a sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Labelled pictures as a source found them.
+
+    Raises
+    ------
+    DataError
+        On construction, if the fields do not fit each other.
+    """
+
+    pictures: Pictures
+    labels: NDArray[np.int64]
+    """(N,), places in `class_names`."""
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    """What messages call a sample: a path below the data folder, `x_train[17]`."""
+    parts: NDArray[np.str_] | None = None
+    """(N,) of `train`, `validation`, `test`, or nothing where the data do not say."""
+    groups: NDArray[np.int64] | None = None
+    """(N,) samples of one group (a person, a session) must stay in one part."""
+    notes: tuple[str, ...] = ()
+    """What the user should hear about the reading, one line each."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "ids", "parts", "groups"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.labels):
+                raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
+        if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            raise _wrong(f"labels that are not 0 to {len(self.class_names) - 1}")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise _wrong(f"two classes of one name: {', '.join(self.class_names)}")
+        if isinstance(self.pictures, np.ndarray) and (
+            self.pictures.dtype != np.uint8
+            or self.pictures.ndim != 4
+            or self.pictures.shape[3] not in (1, 3)
+        ):
+            raise _wrong(f"pictures {self.pictures.dtype} {self.pictures.shape}")
+        if self.parts is not None and not set(np.unique(self.parts)) <= {"", *PARTS}:
+            raise _wrong(f"parts {sorted(set(self.parts.tolist()))}")
+
+
+class Source(ABC):
+    """One way to read labelled pictures; the file name is the source's name."""
+
+    @abstractmethod
+    def accepts(self, data: str) -> bool:
+        """Whether this source can read what the user typed for DATA; cheap, opens nothing big."""
+
+    @abstractmethod
+    def read(self, data: str) -> Samples:
+        """All samples of `data`.
+
+        Raises
+        ------
+        DataError
+            If it cannot be used; the message names what and where.
+        """
+
+
+def _wrong(what: str) -> DataError:
+    return DataError(
+        f"the source gave {what}",
+        fix="labels are places in class_names, pictures uint8 (N, H, W, 1 or 3) or one a sample",
+    )
