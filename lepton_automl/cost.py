@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lepton_automl.arch import Arch
 from lepton_automl.exporters.onnx import int8_model
 from lepton_automl.graph import Add, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
+from lepton_automl.layers.conv import Conv as ConvLayer
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Model, Preprocessing, QParams
+from lepton_automl.onnxfile import INPUT, OUTPUT, session
 
+REFERENCE = Arch((16, 16, 1), (Stem(16), ConvLayer(32, stride=2), ConvLayer(32), Head(classes=10)))
+"""The net every latency is a multiple of; never changed, or old measurements lose their meaning."""
 _RANGE = 4.0
 """Width of the range a random value is stored in, in the units of a normalised net."""
 
@@ -33,6 +44,32 @@ class Cost:
     """Milliseconds a call on one thread of a quiet machine; None where not measured."""
     latency_low_ms: float | None = None
     latency_high_ms: float | None = None
+
+    def timed(self, latency: Latency, quiet_ms: float) -> Cost:
+        """The same with a measured latency; `quiet_ms` as `quiet_reference_ms` gives it."""
+        low, middle, high = (
+            ratio * quiet_ms for ratio in (latency.ratio_low, latency.ratio, latency.ratio_high)
+        )
+        return replace(self, latency_ms=middle, latency_low_ms=low, latency_high_ms=high)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one call at batch 1 as a multiple of the reference net's in the same rounds.
+
+    Hosts drift by a factor of two within minutes, ratios by a few percent: compare ratios, and
+    for milliseconds multiply them by one recorded `quiet_reference_ms`.
+    """
+
+    ratio: float
+    """Median over the rounds."""
+    ratio_low: float
+    """Lower end of an interval of at least 95 % for the median (from 6 rounds on)."""
+    ratio_high: float
+    reference_ms: float
+    """Median time of the reference net in these rounds."""
+    median_ms: float
+    """Median time as the clock gave it."""
 
 
 def static_cost(arch: Arch, weight_limit: int) -> Cost:
@@ -137,3 +174,98 @@ def _range(op: Op, qparams: QParams) -> tuple[float, int]:
             return scale * 0.7, zero_point
         case Linear():
             raise AssertionError("logits are never stored")
+
+
+class Stopwatch:
+    """Times files on one thread, in rounds in which each file and the reference net take turns."""
+
+    def __init__(self) -> None:
+        self._reference = _call(random_int8(REFERENCE, 64))
+
+    def measure(
+        self, files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.03
+    ) -> dict[str, Latency]:
+        """Latency of each file.
+
+        Parameters
+        ----------
+        files : mapping of str to bytes
+            ONNX files with the inputs and outputs that lepton writes, of any precision.
+        rounds : int
+            Turns each file gets, at least 1.
+        seconds : float
+            Time each file, and the reference net, is run for over all rounds; a call that takes
+            longer than its share is made once a round.
+        """
+        calls = {name: _call(file) for name, file in files.items()}
+        times: dict[str, list[float]] = {name: [] for name in files}
+        references = []
+        for _ in range(rounds):
+            references.append(_block(self._reference, seconds / rounds))
+            for name, call in calls.items():
+                times[name].append(_block(call, seconds / rounds))
+        return {name: _latency(taken, references) for name, taken in times.items()}
+
+    def quiet_reference_ms(self, *, rounds: int = 40, seconds: float = 0.2) -> float:
+        """Milliseconds of the reference net when nothing disturbs it: its quickest round."""
+        return 1e3 * min(_block(self._reference, seconds / rounds) for _ in range(rounds))
+
+
+def measure(
+    files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.03
+) -> dict[str, Latency]:
+    """`Stopwatch.measure` for those who measure once."""
+    return Stopwatch().measure(files, rounds=rounds, seconds=seconds)
+
+
+def quiet_reference_ms() -> float:
+    """`Stopwatch.quiet_reference_ms` for those who need it once; record it, then reuse it."""
+    return Stopwatch().quiet_reference_ms()
+
+
+def _call(file: bytes) -> Callable[[], object]:
+    """One call at batch 1 of an opened and warm file."""
+    opened = session(file)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (1, *opened.get_inputs()[0].shape[1:]), np.uint8
+    )
+
+    call = functools.partial(opened.run, [OUTPUT], {INPUT: pixels})
+    for _ in range(3):
+        call()
+    return call
+
+
+def _block(call: Callable[[], object], seconds: float) -> float:
+    """Median seconds of a call, called over and over for about `seconds`, at least once."""
+    clock, taken = time.perf_counter, []
+    before = clock()
+    end = before + seconds
+    while True:
+        call()
+        after = clock()
+        taken.append(after - before)
+        if after >= end:
+            return statistics.median(taken)
+        before = after
+
+
+def _latency(taken: list[float], references: list[float]) -> Latency:
+    ratios = sorted(own / reference for own, reference in zip(taken, references, strict=True))
+    outside = _outside(len(ratios))
+    return Latency(
+        ratio=statistics.median(ratios),
+        ratio_low=ratios[outside],
+        ratio_high=ratios[-1 - outside],
+        reference_ms=1e3 * statistics.median(references),
+        median_ms=1e3 * statistics.median(taken),
+    )
+
+
+def _outside(n: int) -> int:
+    """How many of `n` sorted values may lie outside each end of a 95 % interval of the median."""
+    tail, outside = 0.5**n, 0
+    while tail + math.comb(n, outside + 1) * 0.5**n <= 0.025:
+        outside += 1
+        tail += math.comb(n, outside) * 0.5**n
+    return outside
