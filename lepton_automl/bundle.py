@@ -16,30 +16,28 @@ from lepton_automl import __version__, durable, onnxfile
 from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Dataset, LabelledFiles
-from lepton_automl.errors import DataError
 from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.manifest import (
+    ABOUT,
+    ARCHS,
+    CARD,
+    FLOAT,
+    GOLDEN,
+    GOLDEN_ANSWERS,
+    INT8,
+    LABELS,
+    MANIFEST,
+    REFERENCE,
+    REFERENCE_PREDICTIONS,
+    VERDICT,
+    Digests,
+    unusable,
+)
 from lepton_automl.model import Model
 from lepton_automl.targets import Target
-from lepton_automl.verdict import Precision, Verdict
+from lepton_automl.verdict import Verdict
 
-INT8 = "model.int8.onnx"
-FLOAT = "model.fp32.onnx"
-REFERENCE = "reference/model.fp32.onnx"
-MODELS = (INT8, FLOAT, REFERENCE)
-ARCHS = {INT8: "arch.json", FLOAT: "arch.json", REFERENCE: "reference/arch.json"}
-"""Where the description of each file's net lies."""
-GOLDEN = "golden/pixels.npy"
-GOLDEN_ANSWERS = {INT8: "golden/int8.npy", FLOAT: "golden/float.npy"}
-LABELS = "labels.txt"
-ABOUT = "about.json"
-REFERENCE_PREDICTIONS = "reference_test_predictions.npy"
-VERDICT = "verdict.json"
-CARD = "MODEL_CARD.md"
-MANIFEST = "manifest.json"
 GOLDEN_SAMPLES = 16
-
-Digests = dict[str, str]
-"""Path inside the folder -> sha256."""
 
 
 @dataclass(frozen=True)
@@ -185,52 +183,6 @@ def seal(
     return durable.write_json(folder / MANIFEST, manifest)
 
 
-def manifest(folder: Path) -> tuple[Digests, Precision]:
-    """The digests that a complete bundle promises, and which of its files ships.
-
-    Raises
-    ------
-    DataError
-        If there is no manifest, or it is none.
-    """
-    path = folder / MANIFEST
-    try:
-        body = json.loads(path.read_text())
-        digests = {str(name): str(item["sha256"]) for name, item in body["files"].items()}
-        primary = body["primary"]
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder} is not a finished artifact: there is no {MANIFEST}",
-            fix="run `lepton export` on its run; it goes on where it was stopped",
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
-    missing = {*MODELS, *ARCHS.values(), ABOUT} - set(digests)
-    if missing or primary not in {"int8", "float"}:
-        raise _damaged(path, f"it does not list {', '.join(sorted(missing)) or 'what ships'}")
-    return digests, "int8" if primary == "int8" else "float"
-
-
-def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """A sentence for every file that is missing or is not the one that was written."""
-    root = folder.resolve()
-    problems = []
-    for name, digest in digests.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(root):
-            problems.append(f"{name} lies outside of the artifact")
-        elif not path.is_file():
-            problems.append(f"{name} is missing")
-        elif durable.sha256(path) != digest:
-            problems.append(f"{name} has changed since it was written: its sha256 differs")
-    return problems
-
-
-def is_complete(folder: Path) -> bool:
-    """A manifest is there and every file is as it says."""
-    return (folder / MANIFEST).is_file() and not damage(folder, manifest(folder)[0])
-
-
 def read_about(folder: Path) -> About:
     """What `about.json` says.
 
@@ -243,7 +195,7 @@ def read_about(folder: Path) -> About:
     try:
         return About.from_json(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, error) from error
+        raise unusable(path, error) from error
 
 
 def read_verdict(folder: Path) -> Verdict:
@@ -258,7 +210,7 @@ def read_verdict(folder: Path) -> Verdict:
     try:
         return Verdict.from_json(path.read_text())
     except OSError as error:
-        raise _damaged(path, error) from error
+        raise unusable(path, error) from error
 
 
 def read_arch(folder: Path, file: str) -> Arch:
@@ -278,7 +230,7 @@ def read_array(folder: Path, name: str) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from error
+        raise unusable(path, error) from error
     return array
 
 
@@ -314,10 +266,3 @@ def _write_all(folder: Path, files: Mapping[str, bytes]) -> Digests:
     for name, content in files.items():
         durable.write(folder / name, content)
     return {name: durable.sha256(folder / name) for name in files}
-
-
-def _damaged(path: Path, reason: object) -> DataError:
-    return DataError(
-        f"{path} cannot be used: {reason}",
-        fix="run `lepton export` on its run with a fresh artifact folder",
-    )
