@@ -1,0 +1,64 @@
+"""Steps that make a model smaller: each takes a model and gives a model."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lepton_automl.config import Limits
+from lepton_automl.events import Emit, silent
+from lepton_automl.model import Model
+from lepton_automl.recipe import Recipe
+from lepton_automl.targets import Target
+from lepton_automl.train import Turn
+
+if TYPE_CHECKING:
+    from lepton_automl.dataset import Labelled
+
+AIMED_DROP = 0.5
+"""Accuracy points that may be lost on validation where the user states no `max_drop`."""
+
+Measure = Callable[[Mapping[str, bytes]], Mapping[str, float]]
+"""Milliseconds a sample of each named file, timed side by side."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step may use besides the model it is given."""
+
+    train: Labelled
+    validation: Labelled
+    reference: Model
+    """The float model given to compress, before any step; every drop is counted from it."""
+    limits: Limits
+    target: Target
+    recipe: Recipe
+    """How the reference was trained; recovery follows it at a lower rate."""
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    epochs: int = 0
+    """Passes over the training part that all recovery together may take; 0: no training."""
+    seconds_left: Callable[[], float] | None = None
+    """Seconds until the compression must end; None: only `epochs` bounds it."""
+    turn: Turn = contextlib.nullcontext
+    emit: Emit = silent
+    measure: Measure | None = None
+    """Times written files; None: bytes and multiply-accumulates decide."""
+
+    @property
+    def allowed_drop(self) -> float:
+        """Accuracy points that may be lost on validation, 0 to 100."""
+        return AIMED_DROP if self.limits.max_drop is None else self.limits.max_drop
+
+
+class Step(ABC):
+    """One way to make a model smaller or cheaper."""
+
+    @abstractmethod
+    def __call__(self, model: Model, work: Work) -> Model:
+        """A cheaper model, or `model` itself where nothing pays."""
