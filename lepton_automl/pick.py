@@ -1,0 +1,132 @@
+"""Pick: which of the trained candidates is the one the user asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.config import COST_LIMITS, Limits, Prefer
+from lepton_automl.cost import Cost
+
+CLEARLY = 1.2816
+"""Standard errors of a one-sided 90 % bound."""
+SAME_COST = math.log(1.05)
+"""Costs within about 5 % count as equal: two timings of one file differ by as much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """A candidate as the choice sees it."""
+
+    number: int
+    """Its trial number; the smaller one wins where all else is equal."""
+    correct: NDArray[np.bool_]
+    """(N,): which validation samples it gets right; the same samples for every option."""
+    cost: Cost
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct samples."""
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The option chosen and why, in words."""
+
+    number: int
+    reason: str
+
+
+def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
+    """The option that serves the goal best.
+
+    Those within the cost limits come first. With `min_accuracy` it is the cheapest whose accuracy
+    reaches it (surely, if any does), by latency and then bytes. Without, it is the cheapest
+    whose accuracy is not distinguishably below the best.
+
+    Parameters
+    ----------
+    options : sequence of Option
+        At least one.
+    limits : Limits
+        Cost limits and `min_accuracy` count; `max_drop` is for the compression.
+    prefer : Prefer
+        `size` or `latency`: which cost decides first where `min_accuracy` is not given.
+    """
+    legal = [o for o in options if not excess(o.cost, limits)] or list(options)
+    if limits.min_accuracy is not None:
+        return _cheapest_reaching(legal, limits.min_accuracy)
+    best = max(legal, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
+    close = [o for o in legal if not clearly_below(o.correct, best.correct)]
+    chosen = min(close, key=lambda o: _price(o, latency_first=prefer == "latency"))
+    return Choice(
+        chosen.number, "the cheapest whose accuracy is not distinguishably below the best"
+    )
+
+
+def ranked(options: Sequence[Option], limits: Limits, prefer: Prefer, count: int) -> list[Option]:
+    """The first `count` choices: each is what `choose` takes once those before it are gone."""
+    left, chosen = list(options), list[Option]()
+    while left and len(chosen) < count:
+        number = choose(left, limits, prefer).number
+        chosen += [o for o in left if o.number == number]
+        left = [o for o in left if o.number != number]
+    return chosen
+
+
+def excess(cost: Cost, limits: Limits) -> dict[str, float]:
+    """Cost limits that are broken: name -> how far beyond, 0.5 for one and a half times.
+
+    A cost that was not measured breaks nothing.
+    """
+    stated = limits.stated
+    found = {}
+    for limit, name in COST_LIMITS.items():
+        value = getattr(cost, name)
+        if limit in stated and value is not None and value > stated[limit]:
+            found[limit] = value / stated[limit] - 1
+    return found
+
+
+def clearly_below(correct: NDArray[np.bool_], best: NDArray[np.bool_]) -> bool:
+    """Whether the one-sided 90 % bound says that `correct` is worse than `best`.
+
+    Paired: only samples that the two answer differently count (McNemar 1947).
+    """
+    difference = best.astype(np.float64) - correct
+    return bool(difference.mean() > CLEARLY * difference.std() / math.sqrt(len(difference)))
+
+
+def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
+    reaching = [o for o in options if o.accuracy >= minimum]
+    sure = [o for o in reaching if _lower_bound(o.accuracy, len(o.correct)) >= minimum]
+    if not reaching:
+        best = max(options, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
+        return Choice(best.number, f"the best there is: none reaches {minimum:.2%}")
+    chosen = min(sure or reaching, key=lambda o: _price(o, latency_first=True))
+    how = "surely reaches" if sure else "reaches"
+    return Choice(chosen.number, f"the cheapest that {how} {minimum:.2%} on validation")
+
+
+def _lower_bound(share: float, n: int) -> float:
+    """One-sided 90 % Wilson bound (Wilson 1927)."""
+    z2 = CLEARLY**2
+    centre = share + z2 / (2 * n)
+    spread = CLEARLY * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return (centre - spread) / (1 + z2 / n)
+
+
+def _price(option: Option, *, latency_first: bool) -> tuple[float, ...]:
+    cost = option.cost
+    latency, size = _step(cost.latency_ms or 1.0), _step(cost.size_bytes)
+    first = (latency, size) if latency_first else (size, latency)
+    return (*first, -option.accuracy, cost.size_bytes, option.number)
+
+
+def _step(value: float) -> float:
+    return float(round(math.log(max(value, 1e-9)) / SAME_COST))
