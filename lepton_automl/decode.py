@@ -26,10 +26,8 @@ from lepton_automl.errors import DataError
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What Pillow may open: plain raster formats, none that runs another program."""
 
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp"]
-    + [".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"]
-)
+_JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm .pnm"
+SUFFIXES = frozenset(f"{_JPEG} {_TIFF} {_PPM} .png .gif .bmp .webp".split())
 """File names that end so are pictures, in small or capital letters."""
 
 T = TypeVar("T")

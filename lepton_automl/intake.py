@@ -126,16 +126,17 @@ def summary(name: str, content: Content, counts: tuple[int, int, int]) -> Event:
 
 
 def _read(data: str) -> Samples:
-    sources = {name: plugins.load("sources", name, Source)() for name in plugins.names("sources")}
+    names = plugins.names("sources")
     # A name of ours goes before a folder of the same name, which is `./digits`.
-    for name in sorted(sources, key=lambda name: (name != data, name)):
-        if sources[name].accepts(data):
-            samples = sources[name].read(data)
+    for name in sorted(names, key=lambda name: (name != data, name)):
+        source = plugins.load("sources", name, Source)()  # type: ignore[type-abstract]
+        if source.accepts(data):
+            samples = source.read(data)
             if len(samples):
                 return samples
             raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
     what = "is of no known kind" if Path(data).exists() else "does not exist"
-    near = plugins.unknown(data, list(sources), "source").fix
+    near = plugins.unknown(data, names, "source").fix
     raise DataError(
         f"{data} {what}",
         fix="give a folder with one sub-folder of pictures per class, a .npz file, or the name "
@@ -180,9 +181,9 @@ def _class_of(name: str, class_names: tuple[str, ...], test: Path) -> int:
 
 
 def _joined(first: Pictures, second: Pictures) -> Pictures:
-    arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
-    if arrays and first.shape[1:] == second.shape[1:]:
-        return np.concatenate([first, second])
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):  # noqa: SIM102
+        if first.shape[1:] == second.shape[1:]:
+            return np.concatenate([first, second])
     return (*first, *second)
 
 

@@ -57,6 +57,8 @@ class Samples:
                 raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
         if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise _wrong(f"labels that are not 0 to {len(self.class_names) - 1}")
+        if any(not name.strip() or not name.isprintable() for name in self.class_names):
+            raise _wrong(f"an empty or unprintable class name among {self.class_names}")
         if len(set(self.class_names)) != len(self.class_names):
             raise _wrong(f"two classes of one name: {', '.join(self.class_names)}")
         if isinstance(self.pictures, np.ndarray) and (
