@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lepton_automl import durable
 from lepton_automl.arch import Arch
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ArchError, DataError
 from lepton_automl.network import Network, Weights, build
 
 
@@ -118,7 +118,7 @@ class Model:
             weights = {k[2:]: v for k, v in tensors.items() if k.startswith("w:")}
             qparams = _qparams(about, tensors) if about["quantized"] else None
             return cls(arch, weights, preprocessing, qparams, about["metrics"], about["parent"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ArchError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(
                 f"{folder} does not hold a model of lepton: {error}",
                 fix="give a folder with arch.json, model.json and weights.safetensors",
