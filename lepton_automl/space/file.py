@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from lepton_automl import plugins
 from lepton_automl.errors import SpaceError
@@ -57,7 +57,7 @@ class SpaceFile:
     """
 
     def __init__(self, label: str, text: str) -> None:
-        self.label = label
+        self.label, self.text = label, text
         self._lines = line_numbers(text)
         try:
             self.document: dict[str, Any] = tomllib.loads(text)
@@ -116,19 +116,18 @@ class SpaceFile:
 
     def _range(self, keys: Keys, value: dict[str, Any]) -> Range:
         self.check_names(keys, value, ["low", "high", "step"], "part of a range")
-        low, high, step = (value.get(key, default) for key, default in _RANGE_DEFAULTS)
-        numbers = all(type(item) in (int, float) for item in (low, high, step))
-        steps = (high - low) / step if numbers and step > 0 else -1.0
-        if not 0 <= steps <= 10_000 or abs(steps - round(steps)) > 1e-6:
-            raise self.error(
-                keys,
-                f"{keys[-1]} = {value!r} is not a range",
-                "give numbers with low <= high, and a step above 0 that leads from low to high",
-            )
-        return Range(low, high, step)
+        low, high, step = value.get("low"), value.get("high"), value.get("step", 1)
+        if _is_number(low) and _is_number(high) and _is_number(step) and step > 0:
+            steps = (high - low) / step
+            if 0 <= steps <= 10_000 and abs(steps - round(steps)) < 1e-6:
+                return Range(low, high, step)
+        raise self.error(
+            keys,
+            f"{keys[-1]} = {value!r} is not a range",
+            "give numbers with low <= high, and a step above 0 that leads from low to high",
+        )
 
 
-_RANGE_DEFAULTS = (("low", None), ("high", None), ("step", 1))
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"^\s*([\w\"'.\s-]+?)\s*=")
 
@@ -155,6 +154,10 @@ def _numbered(keys: Keys, counts: dict[Keys, int], new: bool) -> Keys:
         if keys[:end] in counts:
             return (*keys[:end], counts[keys[:end]], *keys[end:])
     return keys
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return type(value) in (int, float)
 
 
 def _split(dotted: str) -> Keys:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lepton_automl import plugins
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.layers import Layer
 from lepton_automl.recipe import Recipe
-from lepton_automl.space_file import Choice, Keys, Knob, Range, Scalar, SpaceFile
+from lepton_automl.space.file import Choice, Keys, Knob, Range, Scalar, SpaceFile
 
 Fields: TypeAlias = Mapping[str, tuple[str, Knob]]
 """Field name -> (parameter path, knob)."""
@@ -29,9 +29,9 @@ class Table:
     """Path and names of the layers (or optimisers) to choose from."""
     fields: Mapping[str, Fields]
     """For each of those names, the fields it gets."""
-    depth: Knob = Choice((1,))
-    kinds: Mapping[str, type[Layer]] = field(default_factory=dict)
-    """The layers by name."""
+    depth: Knob
+    kinds: Mapping[str, type[Layer]]
+    """The layers by name; none where optimisers are chosen."""
 
     @property
     def knobs(self) -> dict[str, Knob]:
@@ -104,7 +104,7 @@ def train_table(file: SpaceFile) -> Table:
     for value in values:
         check_value(file, keys, value, own)
     fields = read_fields(file, ("train",), "train", raw, dict.fromkeys(values, checks))
-    return Table("train", ("train.optimizer", Choice(values)), fields)
+    return Table("train", ("train.optimizer", Choice(values)), fields, Choice((1,)), {})
 
 
 def layer_checks(kind: type[Layer]) -> Checks:

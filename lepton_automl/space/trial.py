@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from lepton_automl.layers import Layer
-from lepton_automl.space_file import Choice, Knob, Scalar
-from lepton_automl.space_tables import Table
+from lepton_automl.space.file import Choice, Knob, Scalar
+from lepton_automl.space.tables import Table
 from lepton_automl.targets import Target
 
 
@@ -27,7 +27,7 @@ class Draw:
     """A trial of `given` values; what they leave open is drawn evenly from `seed`."""
 
     def __init__(self, seed: int = 0, given: Mapping[str, Scalar] | None = None) -> None:
-        self._random = random.Random(seed)  # noqa: S311
+        self._random = random.Random(seed)
         self.params: dict[str, Scalar] = dict(given or {})
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
@@ -70,8 +70,14 @@ def made(table: Table, trial: Trial, target: Target) -> list[Layer]:
         return []
     name, settings = drawn(table, trial, target)
     first: Layer = table.kinds[name](**settings)
-    rest = replace(first, stride=1) if "stride" in first.searchable() else first
+    rest = with_stride(first, 1) if "stride" in first.searchable() else first
     return [first, *([rest] * (depth - 1))]
+
+
+def with_stride(layer: Layer, stride: int) -> Layer:
+    """The same layer at another stride."""
+    settings: dict[str, Any] = {"stride": stride}
+    return replace(layer, **settings)
 
 
 def _any(trial: Trial, path: str, knob: Knob, target: Target) -> Any:
@@ -84,7 +90,8 @@ def _fast(trial: Trial, path: str, knob: Knob, target: Target) -> Any:
 
     The knob itself stays as it is, so that a study's parameters do not depend on the target.
     """
-    fast = [value for value in knob.values if value in target.activations] or list(knob.values)
+    fast: list[Any] = [value for value in knob.values if value in target.activations]
+    fast = fast or list(knob.values)
     if len(fast) == 1:
         return fast[0]
     value = suggest(trial, path, knob)

@@ -1,0 +1,10 @@
+"""Search spaces: TOML files of choices, sampled into an `Arch` and a `Recipe`."""
+
+from __future__ import annotations
+
+from lepton_automl.space.file import Choice, Knob, Range, Scalar
+from lepton_automl.space.reading import load, names
+from lepton_automl.space.search_space import SearchSpace
+from lepton_automl.space.trial import Draw, Trial
+
+__all__ = ["Choice", "Draw", "Knob", "Range", "Scalar", "SearchSpace", "Trial", "load", "names"]
