@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "run.toml"
 
     @property
+    def space_file(self) -> Path:
+        """A copy of the search space, so that the run stays whole if the original changes."""
+        return self.path / "space.toml"
+
+    @property
     def ledger(self) -> Path:
         """The only file that is changed in place."""
         return self.path / "ledger.db"
@@ -188,7 +193,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         data=known.data,
         out=folder.path,
         test=Path(known.test) if known.test else None,
-        space=known.space,
+        space=str(folder.space_file),
         limits=known.limits,
         objectives=known.objectives,
         seed=known.seed,

@@ -6,8 +6,9 @@ from lepton_automl.commands import options as o
 
 
 def status(run: o.Run, json: o.Json = False) -> None:
-    """Stages, trials, front and verdict of RUN; may be called while it works."""
-    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+    """Stages, trials and verdict of RUN; may be called while it works."""
+    from lepton_automl import report  # rich and sqlite are slow to import; --help must not wait
     from lepton_automl.run_folder import locate
+    from lepton_automl.status import status as read_status
 
-    report.show_status(pipeline.status(locate(run)), json=json)
+    report.show_status(read_status(locate(run)), json=json)

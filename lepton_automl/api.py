@@ -1,0 +1,98 @@
+"""The verbs as Python functions: what the commands do, typed, for scripts and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from lepton_automl import pipeline
+from lepton_automl.compress.ladder import Compressed
+from lepton_automl.config import Limits, Prefer, RunConfig, seconds
+from lepton_automl.events import Emit, silent
+from lepton_automl.pipeline import Outcome
+from lepton_automl.predict import Prediction
+from lepton_automl.predict import predict as predict_files
+from lepton_automl.run_folder import configured, default_out, locate, locate_artifact
+from lepton_automl.search import SearchResult
+from lepton_automl.status import Status
+from lepton_automl.status import status as read_status
+
+
+class Options(TypedDict, total=False):
+    """What `run` and `search` take besides the data; the command line's options by name."""
+
+    out: str | Path
+    test: str | Path
+    space: str | Path
+    budget: str | float
+    trials: int
+    limits: Limits
+    objectives: Sequence[str]
+    seed: int
+    target: str
+    prefer: Prefer
+    jobs: int
+    device: str
+    skip_corrupt: bool
+    fresh: bool
+
+
+def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
+    """Search, compress, export and verify; see `lepton run --help`."""
+    return pipeline.run(_config(data, options), emit=emit)
+
+
+def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> SearchResult:
+    """Search only; the winner lies in the run folder's `models/best`."""
+    return pipeline.search(_config(data, options), emit=emit)
+
+
+def compress(run: str | Path, *, emit: Emit = silent) -> Compressed:
+    """Prune, distill, equalise and quantize the winner of the run in `run`."""
+    return pipeline.compress(configured(locate(Path(run))), emit=emit)
+
+
+def export(run: str | Path, *, emit: Emit = silent) -> Outcome:
+    """Write and prove the artifact of a compressed run."""
+    return pipeline.export(configured(locate(Path(run))), emit=emit)
+
+
+def verify(
+    artifact: str | Path,
+    data: str | None = None,
+    *,
+    test: str | Path | None = None,
+    emit: Emit = silent,
+) -> Outcome:
+    """Prove a written artifact again, reading only."""
+    path = Path(test) if test else None
+    return pipeline.verify(Path(artifact), data=data, test=path, emit=emit)
+
+
+def status(run: str | Path) -> Status:
+    """How far the run in `run` is."""
+    return read_status(locate(Path(run)))
+
+
+def predict(artifact: str | Path, files: Sequence[str | Path]) -> list[Prediction]:
+    """Label and probability of each picture file."""
+    return predict_files(locate_artifact(Path(artifact)), [Path(file) for file in files])
+
+
+def _config(data: str | Path, options: Options) -> RunConfig:
+    given = dict(options)
+    budget = given.pop("budget", None)
+    for name in ("out", "test"):
+        if name in given:
+            given[name] = Path(str(given[name]))
+    given.setdefault("out", default_out(str(data)))
+    if "space" in given:
+        given["space"] = str(given["space"])
+    if "objectives" in given:
+        given["objectives"] = tuple(options["objectives"])
+    return RunConfig(
+        data=str(data),
+        budget_seconds=None if budget is None else seconds(str(budget)),
+        **given,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,126 @@
+"""One call of a command on one run: the data opened, the folder claimed, the ledger held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lepton_automl import durable, plugins, space, targets
+from lepton_automl.config import RunConfig
+from lepton_automl.dataset import Dataset, open_dataset
+from lepton_automl.errors import ConfigError, MachineError
+from lepton_automl.events import Emit, Event
+from lepton_automl.run_folder import Definition, RunFolder
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.space import SearchSpace
+from lepton_automl.targets import Target
+
+SMALL_PICTURE = 40
+"""Up to this many rows and columns a picture is one for the space `tiny`."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the stages work with."""
+
+    config: RunConfig
+    folder: RunFolder
+    ledger: Ledger
+    dataset: Dataset
+    space: SearchSpace
+    target: Target
+    device: torch.device
+    emit: Emit
+
+    def tell(self, stage: str, message: str) -> None:
+        """Emit one line."""
+        self.emit(Event(stage, message))
+
+
+@contextmanager
+def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
+    """Open the data, claim the run folder, hold its ledger until the block ends.
+
+    Raises
+    ------
+    DataError, ConfigError, MachineError
+        If the data, the options or the folder cannot be used.
+    """
+    started = time.monotonic()
+    target = targets.load(config.target)
+    device = chosen_device(config.device)
+    _check_objectives(config)
+    known = space.load(config.space) if config.space else None
+    folder = RunFolder(config.out)
+    dataset = open_dataset(
+        config.data,
+        test=config.test,
+        seed=config.seed,
+        skip_corrupt=config.skip_corrupt,
+        quarantine=config.out.with_name(f"{config.out.name}.corrupt.txt"),
+        emit=emit,
+    )
+    known = known or space.load(_default_space(dataset))
+    folder.claim(_definition(config, dataset, known), fresh=config.fresh)
+    durable.write(folder.space_file, known.text)
+    ledger = Ledger(folder.ledger, since=started)
+    try:
+        yield Session(config, folder, ledger, dataset, known, target, device, emit)
+    finally:
+        ledger.close()
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here.
+
+    Raises
+    ------
+    MachineError
+        If CUDA is asked for and torch sees none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MachineError(
+            "--device cuda: torch sees no CUDA device here",
+            fix="use --device cpu, or install a CUDA build of torch",
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _check_objectives(config: RunConfig) -> None:
+    known = plugins.names("objectives")
+    for name in config.objectives:
+        if name not in known:
+            raise plugins.unknown(name, known, "objective")
+    if "accuracy" not in config.objectives or len(set(config.objectives)) < len(config.objectives):
+        raise ConfigError(
+            f"--objective {','.join(config.objectives)}: accuracy must be among them, each once",
+            fix="write for instance --objective accuracy,size_bytes",
+        )
+
+
+def _default_space(dataset: Dataset) -> str:
+    is_small = dataset.size is not None and max(dataset.size) <= SMALL_PICTURE
+    return "tiny" if is_small else "mobile"
+
+
+def _definition(config: RunConfig, dataset: Dataset, known: SearchSpace) -> Definition:
+    def absolute(path: str) -> str:
+        return str(Path(path).resolve()) if Path(path).exists() else path
+
+    return Definition(
+        data=absolute(config.data),
+        test=absolute(str(config.test)) if config.test else "",
+        data_fingerprint=dataset.fingerprint,
+        space=known.name,
+        space_digest=known.digest,
+        objectives=config.objectives,
+        seed=config.seed,
+        target=config.target,
+        prefer=config.prefer,
+        limits=config.limits,
+    )
