@@ -85,7 +85,7 @@ def _write(
         )
     for op in arch.graph.ops:
         lowering.append(op)
-    lowering.finish(arch.graph.output)
+    lowering.write.node("Softmax", lowering.names[arch.graph.output.name], output=OUTPUT, axis=1)
     words = {
         "labels": json.dumps(list(class_names), ensure_ascii=False, separators=(",", ":")),
         "preprocessing": json.dumps({"zero_point": about.zero_point, "scale": about.scale}),
@@ -107,10 +107,6 @@ class _Lowering:
     def append(self, op: Op) -> None:
         """Write one operation."""
         raise NotImplementedError
-
-    def finish(self, logits: Value) -> None:
-        """Turn the logits into the probabilities."""
-        self.write.node("Softmax", self.names[logits.name], output=OUTPUT, axis=1)
 
     def real(self, value: Value) -> str:
         """Name of the float tensor of `value`."""
@@ -134,27 +130,15 @@ class _Lowering:
                 raise NotImplementedError(op)
 
     def convolve(self, op: Conv, weight: str, bias: str) -> str:
-        """A convolution; attributes that have their default are left out."""
-        more: dict[str, Any] = {"kernel_shape": [op.kernel, op.kernel]}
-        if op.stride > 1:
-            more["strides"] = [op.stride, op.stride]
-        if op.kernel > 1:
-            more["pads"] = [op.kernel // 2] * 4
+        """A convolution."""
+        more = _window(op.kernel, op.stride, op.kernel // 2)
         if op.depthwise:
             more["group"] = op.x.channels
         return self.write.node("Conv", self.real(op.x), weight, bias, name=op.name, **more)
 
-    def multiply(self, op: Linear, x: str, weight: str, bias: str) -> str:
-        """A matrix product with bias."""
-        return self.write.node("Gemm", x, weight, bias, name=op.name, transB=1)
-
     def pool(self, op: MaxPool, x: str) -> str:
         """Maximum pooling of float or uint8."""
-        more: dict[str, Any] = {"kernel_shape": [op.kernel, op.kernel]}
-        if op.stride > 1:
-            more["strides"] = [op.stride, op.stride]
-        if op.padding:
-            more["pads"] = [op.padding] * 4
+        more = _window(op.kernel, op.stride, op.padding)
         return self.write.node("MaxPool", x, name=op.name, **more)
 
 
@@ -182,7 +166,7 @@ class _Float(_Lowering):
             case Linear():
                 weight, bias = map(self.write.constant, folded(self.model, op))
                 flat = self.write.node("Flatten", self.real(op.x))
-                y = self.multiply(op, flat, weight, bias)
+                y = self.write.node("Gemm", flat, weight, bias, name=op.name, transB=1)
             case MaxPool():
                 y = self.pool(op, self.real(op.x))
             case Add():
@@ -225,9 +209,13 @@ class _Int8(_Lowering):
             case Linear():
                 flat = self.write.node("Flatten", self.names[op.x.name])
                 x = self.write.node("DequantizeLinear", flat, *self._scale(op.x.name))
-                self.names[op.y.name] = self.multiply(op, x, *self._parameters(op))
+                self.names[op.y.name] = self.write.node(
+                    "Gemm", x, *self._parameters(op), name=op.name, transB=1
+                )
             case Conv():
                 self._store(op, self.convolve(op, *self._parameters(op)))
+            case Gate(kind="hard_sigmoid"):
+                self._hard_sigmoid(op)
             case _:
                 self._store(op, self.compute(op))
 
@@ -244,6 +232,28 @@ class _Int8(_Lowering):
         _check_clamp(op, scale, zero_point)
         self._arithmetic[name] = scale, zero_point
         self.names[name] = self.write.node("QuantizeLinear", y, *self._scale(name))
+
+    def _hard_sigmoid(self, op: Gate) -> None:
+        """Write clip(x + 3, 0, 6), stored in 255 steps, and read the same bytes as 0 to 1.
+
+        There is no integer kernel for a hard sigmoid; there is one for an addition, and the
+        range of its output does the clipping.
+        """
+        three = self.write.node(
+            "DequantizeLinear",
+            self.write.constant(np.full((1, 1, 1, 1), 1, np.uint8)),
+            self.write.constant(np.float32(3)),
+            self.write.constant(np.uint8(0)),
+        )
+        y = self.write.node("Add", self.real(op.x), three, name=op.name)
+        sixth, zero_point = np.float32(1 / 255), np.uint8(0)
+        self.names[op.y.name] = self.write.node(
+            "QuantizeLinear",
+            y,
+            self.write.constant(np.float32(6) * sixth),
+            self.write.constant(zero_point),
+        )
+        self._arithmetic[op.y.name] = sixth, zero_point
 
     def _scale(self, name: str) -> tuple[str, str]:
         scale, zero_point = self._arithmetic[name]
@@ -266,6 +276,16 @@ class _Int8(_Lowering):
             self.write.constant(np.zeros(len(scales), integers.dtype)),
             axis=0,
         )
+
+
+def _window(kernel: int, stride: int, padding: int) -> dict[str, Any]:
+    """Attributes of a moving window; those that have their default are left out."""
+    more: dict[str, Any] = {"kernel_shape": [kernel, kernel]}
+    if stride > 1:
+        more["strides"] = [stride, stride]
+    if padding:
+        more["pads"] = [padding] * 4
+    return more
 
 
 def _check_clamp(op: Op, scale: np.float32, zero_point: np.uint8) -> None:

@@ -1,0 +1,297 @@
+"""An independent integer interpreter, in numpy, of int8 ONNX files as they are written.
+
+It reads nothing but the file and shares no code with what wrote it. A dequantized tensor keeps
+its integers; an operator on such tensors works on the integers alone; only the step back to
+uint8 multiplies, in float32 as integer runtimes do, rounding half to even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from onnx import ModelProto, helper, numpy_helper
+
+from lepton_automl.errors import ArchError
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers and what they mean: (q - zero_point) * scale; `scale` may be one a channel."""
+
+    q: Array
+    scale: Array
+    zero_point: Array
+
+    @property
+    def centred(self) -> Array:
+        """Integers without their zero point, int64."""
+        zero_point = self.zero_point.astype(np.int64)
+        if zero_point.size > 1:
+            zero_point = zero_point.reshape((-1, *[1] * (self.q.ndim - 1)))
+        return self.q.astype(np.int64) - zero_point
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact integer result of an operator, and the scale that makes it a real number."""
+
+    total: Array
+    scale: Array | np.float32
+    """One, or one a channel (axis 1)."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A result whose rounding depends on the scale and zero point it is stored with."""
+
+    stored: Callable[[np.float32, int], Array]
+    """(scale, zero point) -> whole numbers, before they are saturated to uint8."""
+
+
+Tensor = Array | Quantized | Exact | Pending
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the reference computed."""
+
+    probabilities: Array
+    """float32 (n, classes)."""
+    last_quantized: Array
+    """uint8, the last tensor that was quantized."""
+
+
+class IntegerReference:
+    """An int8 file, ready to compute.
+
+    Parameters
+    ----------
+    file : bytes
+        An ONNX file of quantize/dequantize pairs.
+
+    Raises
+    ------
+    ArchError
+        While computing, if the file has an operator this interpreter does not know.
+    """
+
+    def __init__(self, file: bytes) -> None:
+        graph = ModelProto.FromString(file).graph
+        self._nodes = list(graph.node)
+        self._constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        self._input, self._output = graph.input[0].name, graph.output[0].name
+
+    @property
+    def last_quantized_name(self) -> str:
+        """Name of the last tensor that is quantized."""
+        return [str(n.output[0]) for n in self._nodes if n.op_type == "QuantizeLinear"][-1]
+
+    def __call__(self, pixels: Array) -> Array:
+        """Probabilities (n, classes) of uint8 pixels (n, H, W, C)."""
+        return self.run(pixels).probabilities
+
+    def run(self, pixels: Array) -> Outcome:
+        """Probabilities and the last quantized tensor of uint8 pixels (n, H, W, C)."""
+        values: dict[str, Tensor] = {**self._constants, self._input: pixels}
+        for node in self._nodes:
+            if node.op_type not in _OPERATORS:
+                raise ArchError(
+                    f"the integer reference does not know the operator {node.op_type}",
+                    fix="verify a file that lepton wrote, or teach reference.py the operator",
+                )
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            inputs = [values[name] for name in node.input]
+            values[node.output[0]] = _OPERATORS[node.op_type](inputs, attributes)
+        return Outcome(_array(values[self._output]), _array(values[self.last_quantized_name]))
+
+
+def integer_reference(file: bytes) -> IntegerReference:
+    """The reference for an int8 `file`; call it with pixels, or `run` it for more."""
+    return IntegerReference(file)
+
+
+def exposed(file: bytes) -> bytes:
+    """The same file with its last quantized tensor as a second output, to compare it."""
+    model = ModelProto.FromString(file)
+    name = IntegerReference(file).last_quantized_name
+    model.graph.output.append(helper.make_tensor_value_info(name, 2, None))
+    return bytes(model.SerializeToString())
+
+
+Operator = Callable[[list[Any], Mapping[str, Any]], Tensor]
+
+
+def _dequantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    q, scale, zero_point = inputs
+    if scale.size > 1 and attributes.get("axis", 1) != 0:
+        raise ArchError(
+            "scales are given for an axis that is not the first",
+            fix="verify a file that lepton wrote",
+        )
+    return Quantized(q, scale, zero_point)
+
+
+def _quantize(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    x, scale, zero_point = inputs
+    offset = int(zero_point)
+    match x:
+        case Exact():
+            factor = _by_channel((x.scale / scale).astype(np.float32), x.total.ndim)
+            steps = np.rint(x.total.astype(np.float32) * factor) + offset
+        case Pending():
+            steps = x.stored(np.float32(scale), offset)
+        case _:
+            raise ArchError(
+                "a float tensor is quantized, the rule is integers throughout",
+                fix="verify a file that lepton wrote",
+            )
+    return np.asarray(np.clip(steps, 0, 255), np.uint8)
+
+
+def _conv(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    x, weight, bias = inputs
+    kernel = weight.q.shape[2]
+    stride = attributes.get("strides", [1])[0]
+    windows = _windows(x.centred, kernel, stride, attributes.get("pads", [0])[0])
+    # float64 holds these integers exactly (below 2^53) and multiplies quickly.
+    windows, filters = windows.astype(np.float64), weight.centred.astype(np.float64)
+    if attributes.get("group", 1) == 1:
+        total = np.tensordot(windows, filters, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+    else:
+        total = np.einsum("nchwij,cij->nchw", windows, filters[:, 0])
+    return _product(total, x, weight, bias)
+
+
+def _gemm(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    x, weight, bias = inputs
+    if attributes.get("transB", 0) != 1:
+        raise ArchError("weights must be (out, in)", fix="verify a file that lepton wrote")
+    return _product(x.centred @ weight.centred.T, x, weight, bias)
+
+
+def _product(total: Array, x: Quantized, weight: Quantized, bias: Quantized) -> Exact:
+    scale = (x.scale * weight.scale).astype(np.float32)
+    if not np.array_equal(scale, bias.scale):
+        raise ArchError(
+            "a bias has a scale other than input scale times weight scale",
+            fix="verify a file that lepton wrote",
+        )
+    exact = total.astype(np.int64) + _by_channel(bias.centred, total.ndim)
+    if np.abs(exact).max(initial=0) >= 2**31:
+        raise ArchError("a sum exceeds 32 bits", fix="use fewer channels or smaller biases")
+    return Exact(exact, scale)
+
+
+def _add(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    a, b = inputs
+
+    def stored(scale: np.float32, zero_point: int) -> Array:
+        # One offset, then b, then a, each rounded to float32 once, as ONNX Runtime's fused
+        # multiply-add kernels do, so that halves round the same way.
+        ratio_a, ratio_b = np.float32(a.scale / scale), np.float32(b.scale / scale)
+        zeros = _fused(b.zero_point, ratio_b, ratio_a * np.float32(a.zero_point))
+        offset = np.float32(zero_point) - zeros
+        return np.asarray(np.rint(_fused(a.q, ratio_a, _fused(b.q, ratio_b, offset))))
+
+    return Pending(stored)
+
+
+def _mul(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    a, b = inputs
+    return Exact(a.centred * b.centred, np.float32(a.scale * b.scale))
+
+
+def _sigmoid(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    return _of_each_byte(inputs[0], lambda x: 1 / (1 + np.exp(-x)))
+
+
+def _hard_sigmoid(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+    return _of_each_byte(inputs[0], lambda x: np.clip(alpha * x + beta, 0, 1))
+
+
+def _of_each_byte(x: Quantized, function: Callable[[Array], Array]) -> Tensor:
+    """A function of one variable needs 256 values, whatever the size of the tensor."""
+
+    def stored(scale: np.float32, zero_point: int) -> Array:
+        real = (np.arange(256, dtype=np.float64) - float(x.zero_point)) * float(x.scale)
+        table = np.rint(function(real) / float(scale)) + zero_point
+        return np.asarray(table[x.q])
+
+    return Pending(stored)
+
+
+def _global_average_pool(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    x = inputs[0]
+    count = x.q.shape[2] * x.q.shape[3]
+
+    def stored(scale: np.float32, zero_point: int) -> Array:
+        ratio = np.float32(x.scale / (scale * np.float32(count)))
+        total = x.centred.sum((2, 3), keepdims=True)
+        return np.asarray(np.rint(total.astype(np.float32) * ratio) + zero_point)
+
+    return Pending(stored)
+
+
+def _max_pool(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    # Zero is the least byte, so padding with it never wins.
+    kernel, stride = attributes["kernel_shape"][0], attributes.get("strides", [1])[0]
+    pad = attributes.get("pads", [0])[0]
+    return np.asarray(_windows(inputs[0], kernel, stride, pad).max((4, 5)))
+
+
+def _transpose(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    return np.transpose(inputs[0], attributes["perm"])
+
+
+def _flatten(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    return np.reshape(inputs[0], (len(inputs[0]), -1))
+
+
+def _softmax(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    logits = inputs[0].total.astype(np.float64) * inputs[0].scale
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True), np.float32)
+
+
+_OPERATORS: Mapping[str, Operator] = {
+    "Add": _add,
+    "Conv": _conv,
+    "DequantizeLinear": _dequantize,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_average_pool,
+    "HardSigmoid": _hard_sigmoid,
+    "MaxPool": _max_pool,
+    "Mul": _mul,
+    "QuantizeLinear": _quantize,
+    "Sigmoid": _sigmoid,
+    "Softmax": _softmax,
+    "Transpose": _transpose,
+}
+
+
+def _windows(x: Array, kernel: int, stride: int, pad: int) -> Array:
+    """(n, c, h, w, kernel, kernel) of (n, c, H, W) with `pad` zeros around."""
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    return sliding_window_view(padded, (kernel, kernel), (2, 3))[:, :, ::stride, ::stride]
+
+
+def _fused(q: Array, ratio: np.float32, rest: Array | np.float32) -> Array:
+    """`q` * ratio + rest with one rounding to float32 at the end."""
+    return np.asarray(q.astype(np.float64) * float(ratio) + rest, np.float32)
+
+
+def _by_channel(values: Array, ndim: int) -> Array:
+    return values.reshape((-1, *[1] * (ndim - 2))) if values.size > 1 else values
+
+
+def _array(value: Tensor) -> Array:
+    assert isinstance(value, np.ndarray)
+    return value
