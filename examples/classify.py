@@ -1,0 +1,45 @@
+"""Classify picture files with an artifact of lepton: onnxruntime, numpy and Pillow are enough.
+
+    python classify.py model.int8.onnx cat.jpg dog.png
+
+The ONNX file takes raw pixels and gives probabilities; size, channels and class names are in it.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def pixels_of(file: str, height: int, width: int, channels: int) -> np.ndarray:
+    """One picture as the net was trained on it: uint8 (1, height, width, channels)."""
+    picture = ImageOps.exif_transpose(Image.open(file))
+    if picture.mode.startswith("I"):  # 16-bit grey
+        values = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if picture.has_transparency_data:  # transparent pixels are laid over white
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    picture = picture.convert("RGB").convert("L" if channels == 1 else "RGB")
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.uint8).reshape(1, height, width, channels)
+
+
+def main(model: str, files: list[str]) -> None:
+    """Print file, label and probability, a line each."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    _, height, width, channels = session.get_inputs()[0].shape
+    for file in files:
+        pixels = pixels_of(file, height, width, channels)
+        (probabilities,) = session.run(None, {"pixels": pixels})[0]
+        best = int(probabilities.argmax())
+        print(f"{file}\t{labels[best]}\t{probabilities[best]:.4f}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,117 @@
+"""Judging: whether the figures of the shipped file keep the limits the user stated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_automl import statistics
+from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.verdict import (
+    Figures,
+    Interval,
+    JudgedLimit,
+    PairedDrop,
+    Precision,
+    Status,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Which test samples one file gets right."""
+
+    correct: np.ndarray
+    """bool (N,)."""
+    groups: np.ndarray | None = None
+    """(N,): samples of one group belong together."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct samples, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> Interval:
+        """95 %: Wilson, or cluster bootstrap over groups."""
+        if self.groups is not None:
+            return statistics.group_bootstrap(self.correct, self.groups)
+        return statistics.wilson(int(self.correct.sum()), len(self.correct))
+
+
+def paired(reference: Evidence, file: Evidence) -> PairedDrop:
+    """Accuracy points lost from `reference` to `file` on the same samples."""
+    drop = statistics.paired_drop(reference.correct, file.correct, file.groups)
+    return PairedDrop(drop.points, drop.low, drop.high, drop.upper, drop.n)
+
+
+def judge(
+    limits: Limits, figures: Figures, file: Evidence, reference: Evidence
+) -> tuple[JudgedLimit, ...]:
+    """Judge the stated limits, and only these.
+
+    Size, multiply-accumulates and memory are exact. A latency holds if its whole interval is
+    within the limit, an accuracy or a drop if the one-sided 95 % bound says so.
+    """
+    judged = []
+    for name, limit in limits.stated.items():
+        if name == "max_latency_ms":
+            judged.append(_latency(name, limit, figures))
+        elif name == "min_accuracy":
+            judged.append(_accuracy(name, limit, file))
+        elif name == "max_drop":
+            judged.append(_drop(name, limit, file, reference))
+        else:
+            measured = float(getattr(figures, COST_LIMITS[name]))
+            status: Status = "holds" if measured <= limit else "broken"
+            judged.append(JudgedLimit(name, limit, measured, None, status))
+    return tuple(judged)
+
+
+def keeps_exact(limits: Limits, figures: Figures) -> bool:
+    """The limits that are known without a single measurement hold."""
+    return all(
+        getattr(figures, COST_LIMITS[name]) <= limit
+        for name, limit in limits.stated.items()
+        if name in COST_LIMITS and name != "max_latency_ms"
+    )
+
+
+def ships(int8: Figures, floating: Figures, limits: Limits, prefer: str) -> Precision:
+    """Which file ships: int8, or with `latency` the faster of those that keep the exact limits.
+
+    The float file is faster where its whole latency interval lies below int8's. Accuracy on the
+    test part has no say: choosing by it would spoil the figure.
+    """
+    if prefer != "latency":
+        return "int8"
+    int8_keeps, float_keeps = keeps_exact(limits, int8), keeps_exact(limits, floating)
+    if int8_keeps != float_keeps:
+        return "int8" if int8_keeps else "float"
+    return "float" if is_faster(floating, int8) else "int8"
+
+
+def is_faster(one: Figures, other: Figures) -> bool:
+    """The whole latency interval of `one` lies below that of `other`."""
+    return one.latency_interval[1] < other.latency_interval[0]
+
+
+def _latency(name: str, limit: float, figures: Figures) -> JudgedLimit:
+    low, high = figures.latency_interval
+    status: Status = "holds" if high <= limit else "broken" if low > limit else "undecided"
+    return JudgedLimit(name, limit, figures.latency_ms, (low, high), status)
+
+
+def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:
+    correct, bounds = file.correct, None
+    if file.groups is not None:
+        bounds = statistics.group_bootstrap(correct, file.groups, level=statistics.ONE_SIDED)
+    status, needed = statistics.judge_accuracy(int(correct.sum()), len(correct), limit, bounds)
+    return JudgedLimit(name, limit, file.accuracy, file.interval, status, needed)
+
+
+def _drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
+    drop = statistics.paired_drop(reference.correct, file.correct, file.groups)
+    status, needed = statistics.judge_drop(drop, limit)
+    return JudgedLimit(name, limit, drop.points, (drop.low, drop.high), status, needed)

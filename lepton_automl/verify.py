@@ -1,0 +1,278 @@
+"""Verification: the written files, in ONNX Runtime, on the locked test part, reading only.
+
+`python -m lepton_automl.verify` reads a request as JSON from stdin and answers with a verdict on
+stdout; that is how `verify_in_fresh_process` sees to it that nothing but the files counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lepton_automl import bundle, errors, judging, manifest, onnxfile
+from lepton_automl.config import Limits
+from lepton_automl.errors import DataError, LeptonError, MachineError
+from lepton_automl.judging import Evidence
+from lepton_automl.machine import this_machine
+from lepton_automl.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8, MODELS, REFERENCE
+from lepton_automl.measuring import figures, file_problems
+from lepton_automl.parity import parity
+from lepton_automl.verdict import Parity, Precision, Verdict, overall
+
+PARITY_SAMPLES = 256
+OPENING = "opening"
+"""Kind of the ledger's events that say which file was judged on which test part."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be verified, on what."""
+
+    folder: Path
+    """The artifact folder."""
+    pixels: Path
+    """Locked test part: .npy, uint8 (N, H, W, C) at the net's size."""
+    labels: Path
+    """.npy, int64 (N,)."""
+    fingerprint: str
+    """Of the test part."""
+    groups: tuple[int, ...] | None = None
+    """Samples of one group belong together; intervals are then over groups."""
+    limits: Limits | None = None
+    """None: those the bundle was made for."""
+    prefer: str | None = None
+    """None: what the bundle was made for."""
+    openings: int = 1
+    """How many different files have been judged on this test part (see `log_opening`)."""
+    digests: Mapping[str, str] | None = None
+    """What `write_bundle` gave, while there is no manifest."""
+    quiet_reference_ms: float | None = None
+    """Recorded quiet time of the fixed reference net; None: measured now."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        body = dataclasses.asdict(self)
+        return json.dumps(body | {k: str(body[k]) for k in ("folder", "pixels", "labels")})
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Read what `to_json` wrote."""
+        body = json.loads(text)
+        body |= {name: Path(body[name]) for name in ("folder", "pixels", "labels")}
+        body["groups"] = None if body["groups"] is None else tuple(body["groups"])
+        body["limits"] = None if body["limits"] is None else Limits(**body["limits"])
+        return cls(**body)
+
+
+class Events(Protocol):
+    """The part of a ledger that is read for openings."""
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]: ...
+
+
+class Recorder(Events, Protocol):
+    """The part of a ledger that openings are written to."""
+
+    def record(self, kind: str, key: str, value: Mapping[str, Any]) -> None: ...
+
+
+def log_opening(ledger: Recorder, sha256: str, fingerprint: str) -> int:
+    """Write down, before it happens, that a file will be judged on a test part.
+
+    Parameters
+    ----------
+    ledger : Recorder
+        The run's ledger.
+    sha256 : str
+        Of `model.int8.onnx`; its float twin and the reference come with it.
+    fingerprint : str
+        Of the test part.
+
+    Returns
+    -------
+    int
+        `openings` with this one.
+    """
+    ledger.record(OPENING, f"{sha256}:{fingerprint}", {})
+    return openings(ledger, fingerprint)
+
+
+def openings(ledger: Events, fingerprint: str) -> int:
+    """How many different files have been judged on a test part in this run."""
+    return sum(key.endswith(f":{fingerprint}") for key in ledger.all(OPENING))
+
+
+def verify(request: Request) -> Verdict:
+    """Judge a bundle; damaged files make it `broken` and are not measured.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact, or the test part does not fit it.
+    """
+    folder = request.folder
+    primary: Precision | None = None
+    digests = request.digests
+    if digests is None:
+        digests, primary = manifest.read_manifest(folder)
+    problems = manifest.damage(folder, digests)
+    if problems:
+        return _refused(request, problems)
+    files = {name: (folder / name).read_bytes() for name in MODELS}
+    problems = [line for name, file in files.items() for line in file_problems(name, file)]
+    if problems:
+        return _refused(request, problems)
+    return _judged(request, files, digests, primary)
+
+
+def verify_in_fresh_process(request: Request) -> Verdict:
+    """`verify` in a process of its own, which has only the files.
+
+    Raises
+    ------
+    DataError
+        As `verify`.
+    MachineError
+        If the process was killed, for instance for want of memory.
+    """
+    root = str(Path(__file__).parents[1])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    child = subprocess.run(
+        [sys.executable, "-m", "lepton_automl.verify"],
+        input=request.to_json(),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+    if child.returncode < 0:
+        raise MachineError(
+            f"the verifying process was ended by signal {-child.returncode}",
+            fix="free some memory, then run the same command",
+        )
+    if child.returncode:
+        raise RuntimeError(f"verification failed:\n{child.stderr}")
+    answer = json.loads(child.stdout)
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
+    return Verdict.from_document(answer)
+
+
+def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
+    """Classes (N,) int64 that the float winner before pruning gives to pixels (N, H, W, C)."""
+    session = onnxfile.session((folder / REFERENCE).read_bytes())
+    classes: np.ndarray = onnxfile.probabilities(session, pixels).argmax(1).astype(np.int64)
+    return classes
+
+
+def main() -> None:
+    """Answer one request; what a user can put right is answered, not raised."""
+    try:
+        answer = verify(Request.from_json(sys.stdin.read())).document()
+    except LeptonError as error:
+        answer = {"error": type(error).__name__, "what": error.what, "fix": error.fix}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _judged(
+    request: Request,
+    files: Mapping[str, bytes],
+    digests: Mapping[str, str],
+    primary: Precision | None,
+) -> Verdict:
+    about = bundle.read_about(request.folder)
+    limits, prefer = request.limits or about.limits, request.prefer or about.prefer
+    pixels, evidence = _evidence(request, about.input, files)
+    found = figures(request.folder, files, digests, evidence, request.quiet_reference_ms)
+    primary = primary or judging.ships(found[INT8], found[FLOAT], limits, prefer)
+    main_file = INT8 if primary == "int8" else FLOAT
+    drops = {
+        "int8": judging.paired(evidence[REFERENCE], evidence[INT8]),
+        "float": judging.paired(evidence[REFERENCE], evidence[FLOAT]),
+        "int8_against_float": judging.paired(evidence[FLOAT], evidence[INT8]),
+    }
+    limits_judged = judging.judge(
+        limits, found[main_file], evidence[main_file], evidence[REFERENCE]
+    )
+    same = _parity(request.folder, files, pixels)
+    return Verdict(
+        status=overall(limits_judged, (), same),
+        primary=primary,
+        prefer=prefer,
+        limits=limits_judged,
+        problems=(),
+        parity=same,
+        int8=found[INT8],
+        float32=found[FLOAT],
+        reference=found[REFERENCE],
+        drops=drops,
+        test_fingerprint=request.fingerprint,
+        openings=request.openings,
+        grouped=request.groups is not None,
+        machine=this_machine(),
+    )
+
+
+def _evidence(
+    request: Request, shape: tuple[int, int, int], files: Mapping[str, bytes]
+) -> tuple[np.ndarray, dict[str, Evidence]]:
+    """The test pictures, and which of them each file gets right."""
+    pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)
+    labels = np.load(request.labels, allow_pickle=False)
+    if pixels.shape[1:] != shape or len(pixels) != len(labels) or not len(labels):
+        raise DataError(
+            f"a test part of {len(labels)} labels and pixels {pixels.shape} does not fit a net for "
+            f"pictures {shape}",
+            fix="give the data that the artifact was made from",
+        )
+    groups = None if request.groups is None else np.asarray(request.groups)
+    right = {}
+    for name, file in files.items():
+        answers = onnxfile.probabilities(onnxfile.session(file), pixels)
+        right[name] = Evidence(answers.argmax(1) == labels, groups)
+    return pixels, right
+
+
+def _parity(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
+    golden = bundle.read_array(folder, GOLDEN)
+    apart = {}
+    for precision, name in (("int8", INT8), ("float", FLOAT)):
+        answers = onnxfile.probabilities(onnxfile.session(files[name]), golden)
+        stored = bundle.read_array(folder, GOLDEN_ANSWERS[name])
+        apart[precision] = float(np.abs(answers - stored).max(initial=0.0))
+    chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)
+    samples = np.concatenate([golden, pixels[chosen]])
+    return parity(files[INT8], files[FLOAT], samples, apart)
+
+
+def _refused(request: Request, problems: list[str]) -> Verdict:
+    """The verdict on damaged files: nothing is measured on them."""
+    return Verdict(
+        status="broken",
+        primary="int8",
+        prefer=request.prefer or "size",
+        limits=(),
+        problems=tuple(problems),
+        parity=None,
+        int8=None,
+        float32=None,
+        reference=None,
+        drops={},
+        test_fingerprint=request.fingerprint,
+        openings=request.openings,
+        grouped=request.groups is not None,
+        machine=this_machine(),
+    )
+
+
+if __name__ == "__main__":
+    main()
