@@ -70,9 +70,11 @@ class SpaceFile:
             keys = keys[:-1]
         return SpaceError(f"{self.label}, line {self._lines.get(keys, 1)}: {what}", fix=fix)
 
-    def unknown(self, keys: Keys, known: Sequence[str], kind: str) -> SpaceError:
-        """The error for a name (the last of `keys`) that is not known, with the nearest one."""
-        hint = plugins.unknown(str(keys[-1]), list(known), kind)
+    def unknown(
+        self, keys: Keys, known: Sequence[str], kind: str, name: str | None = None
+    ) -> SpaceError:
+        """The error for a `name` (or the last of `keys`) that is not known, with the nearest."""
+        hint = plugins.unknown(name or str(keys[-1]), list(known), kind)
         return self.error(keys, hint.what, hint.fix)
 
     def check_names(

@@ -13,7 +13,7 @@ from lepton_automl import plugins
 from lepton_automl.errors import LeptonError, SpaceError
 from lepton_automl.space.file import Keys, Knob, Scalar, SpaceFile
 from lepton_automl.space.search_space import SearchSpace
-from lepton_automl.space.tables import layer_table, train_table
+from lepton_automl.space.tables import check_all, layer_table, train_table
 from lepton_automl.space.trial import Draw
 
 SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "candidate")
@@ -76,6 +76,7 @@ def _read(file: SpaceFile, name: str) -> SearchSpace:
         digest=hashlib.sha256(json.dumps(file.document, sort_keys=True).encode()).hexdigest()[:16],
         text=file.text,
     )
+    check_all(file, [kind for table in space.tables for kind in table.kinds.values()])
     return _with_candidates(file, space)
 
 
@@ -103,19 +104,24 @@ def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
         keys: Keys = ("candidate", number)
         raw = file.table(*keys)
         label = str(raw.pop("name", f"candidate {number + 1}"))
-        found[label] = _candidate(file, keys, space.knobs, raw)
+        if label in found:
+            what = f"two candidates are named {label!r}"
+            raise file.error((*keys, "name"), what, "give each its own name")
+        found[label] = _candidate(file, keys, space, raw)
         _check_builds(file, keys, space, found[label])
     return replace(space, candidates=tuple(found.values()), candidate_names=tuple(found))
 
 
 def _candidate(
-    file: SpaceFile, keys: Keys, knobs: Mapping[str, Knob], raw: dict[str, Any]
+    file: SpaceFile, keys: Keys, space: SearchSpace, raw: dict[str, Any]
 ) -> dict[str, Scalar]:
     """A complete set: what is not named gets the first value of its knob."""
-    full = {path: knob.values[0] for path, knob in knobs.items() if len(knob.values) > 1}
+    knobs = space.knobs
+    full = {path: knob.values[0] for path, knob in space.parameters().items()}
     for path, value in _flat(raw):
         if path not in knobs:
-            raise file.unknown((*keys, path), list(knobs), "parameter of this space")
+            spot = (*keys, *path.split("."))
+            raise file.unknown(spot, [*space.parameters()], "parameter of this space", path)
         if value not in knobs[path].values:
             what = f"{path} = {value!r}, the rule is {knobs[path]}"
             raise file.error((*keys, *path.split(".")), what, f"give {path} one of these values")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lepton_automl import plugins
-from lepton_automl.errors import ConfigError, LeptonError
+from lepton_automl.errors import ArchError, ConfigError, LeptonError
 from lepton_automl.layers import Layer
 from lepton_automl.recipe import Recipe
 from lepton_automl.space.file import Choice, Keys, Knob, Range, Scalar, SpaceFile
@@ -77,8 +78,8 @@ def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None)
             what = f"depth = {value!r}, the rule is 0 to 50 layers"
             raise file.error((*keys, "depth"), what, "give depth a legal value")
     checks = {name: layer_checks(kind) for name, kind in kinds.items()}
-    fields = read_fields(file, keys, path, raw, checks)
-    shared = read_all(file, kinds)
+    fields = _read_fields(file, keys, path, raw, checks)
+    shared = _read_all(file, kinds)
     merged = {name: shared[name] | fields[name] for name in kinds}
     return Table(path, (f"{path}.layer", Choice(tuple(kinds))), merged, depth, kinds)
 
@@ -102,24 +103,32 @@ def train_table(file: SpaceFile) -> Table:
     }
     own = checks.pop("optimizer")
     for value in values:
-        check_value(file, keys, value, own)
-    fields = read_fields(file, ("train",), "train", raw, dict.fromkeys(values, checks))
+        _check_value(file, keys, value, own)
+    fields = _read_fields(file, ("train",), "train", raw, dict.fromkeys(values, checks))
     return Table("train", ("train.optimizer", Choice(values)), fields, Choice((1,)), {})
 
 
 def layer_checks(kind: type[Layer]) -> Checks:
-    """The fields of a layer that a file may set."""
+    """The fields of a layer that a file may set: not those that the layer settles when placed."""
     defaults = {item.name: item.default for item in dataclasses.fields(kind)}
+    placed = [kind().placed_after(channels) for channels in (24, 40)]
     found: Checks = {}
-    for name in kind.searchable():
-        probe = kind(**{name: defaults[name]}).placed_after(24)
-        other = kind(**{name: defaults[name]}).placed_after(48)
-        if getattr(probe, name) == getattr(other, name) == defaults[name]:
-            found[name] = (defaults[name], lambda value, name=name: kind(**{name: value}))  # type: ignore[misc]
+    for name, about in kind.searchable().items():
+        if all(getattr(layer, name) == defaults[name] for layer in placed):
+            found[name] = (defaults[name], functools.partial(_try, kind, name, about["kind"]))
     return found
 
 
-def read_fields(
+def _try(kind: type[Layer], name: str, sort: str, value: Any) -> None:
+    layer = kind(**{name: value})
+    if sort == "width" and value == 0 and getattr(kind(), name) != 0:
+        raise ArchError(
+            f"{type(layer).__name__}: {name} = 0, the rule is 1 to 4096 channels",
+            fix=f"give {name} a legal value",
+        )
+
+
+def _read_fields(
     file: SpaceFile, keys: Keys, path: str, raw: dict[str, Any], checks: dict[str, Checks]
 ) -> dict[str, dict[str, tuple[str, Knob]]]:
     """For each name in `checks` its fields: those of the table, and of its own sub-table."""
@@ -131,7 +140,7 @@ def read_fields(
             continue
         if field not in known:
             raise file.unknown((*keys, field), [*known, *checks], f"field of {path}")
-        knob = read_knob(
+        knob = _read_knob(
             file, (*keys, field), value, [c[field] for c in checks.values() if field in c]
         )
         for name in checks:
@@ -146,11 +155,11 @@ def _own_fields(
     for field, value in file.table(*keys).items():
         if field not in checks:
             raise file.unknown((*keys, field), list(checks), f"field of {name}")
-        knob = read_knob(file, (*keys, field), value, [checks[field]])
+        knob = _read_knob(file, (*keys, field), value, [checks[field]])
         found[field] = (f"{path}.{name}.{field}", knob)
 
 
-def read_all(
+def _read_all(
     file: SpaceFile, kinds: dict[str, type[Layer]]
 ) -> dict[str, dict[str, tuple[str, Knob]]]:
     """What `[all]` gives each of these layers."""
@@ -159,12 +168,18 @@ def read_all(
         for name, kind in kinds.items():
             checks = layer_checks(kind)
             if field in checks:
-                knob = read_knob(file, ("all", field), value, [checks[field]])
+                knob = _read_knob(file, ("all", field), value, [checks[field]])
                 found[name][field] = (f"all.{field}", knob)
     return found
 
 
-def read_knob(
+def check_all(file: SpaceFile, kinds: list[type[Layer]]) -> None:
+    """Refuse a field in `[all]` that no layer of the space has."""
+    known = sorted({name for kind in kinds for name in layer_checks(kind)})
+    file.check_names(("all",), file.table("all"), known, "field of any layer here")
+
+
+def _read_knob(
     file: SpaceFile, keys: Keys, value: Any, checks: list[tuple[Any, Callable[[Any], object]]]
 ) -> Knob:
     """The knob at `keys`, all its values legal for every one of `checks`."""
@@ -173,11 +188,11 @@ def read_knob(
         knob = _as_float(knob)
     for check in checks:
         for item in knob.values:
-            check_value(file, keys, item, check)
+            _check_value(file, keys, item, check)
     return knob
 
 
-def check_value(
+def _check_value(
     file: SpaceFile, keys: Keys, value: Scalar, check: tuple[Any, Callable[[Any], object]]
 ) -> None:
     """Refuse a value that what it is for does not take."""
