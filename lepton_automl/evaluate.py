@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lepton_automl.model import Model
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
 
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """`network` itself, moved to `device` with channels last in memory, as kernels like it."""
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
 @torch.inference_mode()
 def predict_logits(
-    model: Model, pixels: Tensor, *, batch: int = 256, device: torch.device | None = None
+    model: Model, pixels: Tensor, batch: int = 256, device: torch.device | None = None
 ) -> Tensor:
     """Logits of the float network.
 
@@ -39,17 +46,17 @@ def predict_logits(
         float32 (N, classes) on the CPU.
     """
     device = device or torch.device("cpu")
-    network = model.network().to(device, memory_format=torch.channels_last)
+    network = placed(model.network(), device)
     parts = [
         network(model.preprocessing.apply(part.to(device))).float().cpu()
-        for part in pixels.split(batch)
+        for part in torch.split(pixels, batch)
         if len(part)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, model.arch.classes)
 
 
 def accuracy(
-    model: Model, data: Labelled, *, batch: int = 256, device: torch.device | None = None
+    model: Model, data: Labelled, batch: int = 256, device: torch.device | None = None
 ) -> np.ndarray:
     """Which samples the float network gets right: bool (N,); the mean is the accuracy."""
     logits = predict_logits(model, data.pixels, batch=batch, device=device)
@@ -68,7 +75,7 @@ def onnx_session(source: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 def onnx_probabilities(
-    source: Path | bytes, pixels: Tensor | np.ndarray, *, batch: int = 64
+    source: Path | bytes, pixels: Tensor | np.ndarray, batch: int = 64
 ) -> np.ndarray:
     """Probabilities a written file gives in ONNX Runtime.
 

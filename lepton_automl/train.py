@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lepton_automl import augment
 from lepton_automl.arch import Arch
 from lepton_automl.errors import LeptonError
+from lepton_automl.evaluate import placed
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
 from lepton_automl.recipe import Recipe
@@ -37,7 +38,7 @@ LR_BATCH = 64
 """The batch size that `Recipe.lr` is meant for."""
 
 
-class Diverged(LeptonError):  # noqa: N818 - the name of what happened
+class Diverged(LeptonError):
     """The loss left the finite numbers."""
 
 
@@ -88,7 +89,7 @@ def fit(
     network = build(model.arch, model.weights)
     guide = None
     if teacher is not None:
-        guide = teacher.network().to(device, memory_format=torch.channels_last)
+        guide = placed(teacher.network(), device)
     descend(
         network,
         data,
@@ -126,7 +127,7 @@ def descend(
 ) -> Fit:
     """Train `network` in place."""
     device = device or torch.device("cpu")
-    network.to(device, memory_format=torch.channels_last).train()
+    placed(network, device).train()
     batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
     optimizer = _optimizer(network, recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
@@ -141,7 +142,7 @@ def descend(
             wanted = None if teacher is None else _answer(teacher, x)
             with _arithmetic(device):
                 loss = _loss(run(x), labels, wanted, recipe, distill_weight, temperature)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             total += loss.detach()

@@ -1,0 +1,335 @@
+"""How sure an accuracy or a drop is: intervals, paired differences, verdicts on limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from scipy.special import bdtr, stdtrit
+
+Status = Literal["holds", "broken", "undecided"]
+Bounds = tuple[float, float]
+
+ONE_SIDED = 0.90
+"""The two-sided level whose two ends are one-sided 95 % bounds."""
+ROUNDS = 4000
+"""Bootstrap samples: the 2.5 % quantile is then known to about 0.25 % of probability."""
+MOST_SAMPLES = 1e8
+"""Where more samples than this would be needed, none are named."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Accuracy points (0 to 100) that a file loses against its reference on the same samples.
+
+    Negative where the file is better. Intervals are two-sided 95 %, bounds one-sided 95 %.
+    """
+
+    points: float
+    low: float
+    high: float
+    lower: float
+    """One-sided bound: the drop is at least this."""
+    upper: float
+    """One-sided bound: the drop is at most this."""
+    n: int
+    lost: int
+    """Samples only the reference gets right."""
+    won: int
+    """Samples only the file gets right."""
+
+
+def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
+    """Score interval of a share.
+
+    Parameters
+    ----------
+    correct : float
+        Successes, 0 to `n`; not whole where effective samples are counted.
+    n : float
+        Independent samples. With none the interval is (0, 1).
+    level : float
+        Two-sided confidence, 0 to 1.
+
+    Returns
+    -------
+    (float, float)
+        Low and high end, 0 to 1.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209; recommended by Brown, Cai and DasGupta
+    2001, Statistical Science 16, 101, section 4.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z2 = _z(level) ** 2
+    share = correct / n
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    low = 0.0 if correct == 0 else max(0.0, middle - half)
+    high = 1.0 if correct == n else min(1.0, middle + half)
+    return low, high
+
+
+def group_bootstrap(
+    correct: np.ndarray, groups: np.ndarray, seed: int = 0, level: float = 0.95
+) -> Bounds:
+    """Interval of a share whose samples come in groups: whole groups are drawn.
+
+    The wider of the bootstrap and of Wilson's interval for the effective number of samples; the
+    latter also stands where the bootstrap has nothing to draw from, as when nothing is wrong.
+
+    Parameters
+    ----------
+    correct : ndarray
+        bool (N,).
+    groups : ndarray
+        (N,), equal where samples belong together; of any sortable type.
+    seed : int
+        Of the draws.
+    level : float
+        Two-sided confidence, 0 to 1.
+
+    Returns
+    -------
+    (float, float)
+        Low and high end, 0 to 1.
+
+    Source: Davison and Hinkley 1997, Bootstrap Methods, section 3.8 (groups are drawn); Hesterberg
+    2015, The American Statistician 69, 371, section 5.1 (quantiles widened for few groups); Dean
+    and Pacifici 2015, J. Survey Stat. Methodol. 3, 484 (Wilson's interval, effective samples).
+    """
+    right = np.asarray(correct, bool)
+    drawn = _drawn_means(right.astype(float), groups, seed, level)
+    share = _effective_share(right.astype(float), groups, level)
+    score = wilson(int(right.sum()) * share, len(right) * share, level)
+    return min(score[0], drawn[0]), max(score[1], drawn[1])
+
+
+def paired_drop(
+    reference_correct: np.ndarray,
+    file_correct: np.ndarray,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Drop:
+    """How much accuracy is lost between two classifiers on the same samples.
+
+    Without groups Tango's score interval, whose one-sided bound is his test of non-inferiority;
+    with groups the wider of that for the effective number of samples and of a bootstrap of whole
+    groups (see `group_bootstrap`).
+
+    Parameters
+    ----------
+    reference_correct, file_correct : ndarray
+        bool (N,), sample by sample.
+    groups : ndarray, optional
+        (N,), equal where samples belong together.
+    seed : int
+        Of the bootstrap.
+
+    Source: Tango 1998, Statistics in Medicine 17, 891, section 3; compared with others and
+    recommended in Newcombe 1998, Statistics in Medicine 17, 2635 and Fagerland, Lydersen and
+    Laake 2014, Statistics in Medicine 33, 2850.
+    """
+    before, after = np.asarray(reference_correct, bool), np.asarray(file_correct, bool)
+    lost, won, n = int((before & ~after).sum()), int((after & ~before).sum()), len(before)
+    change = before.astype(float) - after.astype(float)
+
+    def bounds(level: float) -> Bounds:
+        if groups is None:
+            return tango(lost, won, n, level)
+        share = _effective_share(change, groups, level)
+        score = tango(lost * share, won * share, n * share, level)
+        drawn = _drawn_means(change, groups, seed, level)
+        return min(score[0], drawn[0]), max(score[1], drawn[1])
+
+    low, high = bounds(0.95)
+    lower, upper = bounds(ONE_SIDED)
+    points = 100 * (lost - won) / n if n else 0.0
+    return Drop(points, 100 * low, 100 * high, 100 * lower, 100 * upper, n, lost, won)
+
+
+def tango(lost: float, won: float, n: float, level: float = 0.95) -> Bounds:
+    """Score interval of the difference (lost - won) / n of two paired shares, each -1 to 1.
+
+    Source: Tango 1998, Statistics in Medicine 17, 891, equations 8 to 13.
+    """
+    if n <= 0:
+        return -1.0, 1.0
+    z, seen = _z(level), (lost - won) / n
+
+    def beyond(delta: float) -> float:
+        """How far the score at `delta` is outside the interval; falls with |delta - seen|."""
+        return abs(lost - won - n * delta) - z * math.sqrt(n * _variance(lost, won, n, delta))
+
+    low = -1.0 if seen <= -1 else _root(lambda d: -beyond(d), -1.0, seen)
+    high = 1.0 if seen >= 1 else _root(beyond, seen, 1.0)
+    return low, high
+
+
+def judge_accuracy(
+    correct: int, n: int, minimum: float, bounds: Bounds | None = None
+) -> tuple[Status, int | None]:
+    """Whether an accuracy is at least `minimum`, as a one-sided 95 % bound says.
+
+    Parameters
+    ----------
+    correct, n : int
+        Right samples, samples.
+    minimum : float
+        Share, 0 to 1.
+    bounds : (float, float), optional
+        One-sided 95 % bounds where samples come in groups: `group_bootstrap(level=ONE_SIDED)`.
+
+    Returns
+    -------
+    (str, int or None)
+        `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
+        share stay as it is (None: no number would).
+    """
+    alone = wilson(correct, n, ONE_SIDED)
+    low, high = bounds or alone
+    if low >= minimum:
+        return "holds", None
+    if high < minimum:
+        return "broken", None
+    seen = correct / n if n else minimum
+    if seen == minimum:
+        return "undecided", None
+    # Wilson's bound passes `minimum` where the score test does, so its equation solves for n.
+    needed = minimum * (1 - minimum) * (_z(ONE_SIDED) / (seen - minimum)) ** 2
+    end = 0 if seen > minimum else 1
+    return "undecided", _whole(needed * _inflation(seen, (low, high)[end], alone[end]), n)
+
+
+def judge_drop(drop: Drop, limit: float) -> tuple[Status, int | None]:
+    """Whether a drop is at most `limit` points, as a one-sided 95 % bound says.
+
+    Returns
+    -------
+    (str, int or None)
+        `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
+        rates stay as they are (None: no number would).
+    """
+    if drop.upper <= limit:
+        return "holds", None
+    if drop.lower > limit:
+        return "broken", None
+    if drop.n == 0 or drop.points == limit:
+        return "undecided", None
+    end = 1 if drop.points < limit else 0
+
+    def bound(n: float) -> float:
+        share = n / drop.n
+        return 100 * tango(drop.lost * share, drop.won * share, n, ONE_SIDED)[end]
+
+    if (bound(MOST_SAMPLES) > limit) == (end == 1):
+        return "undecided", None
+    needed = _root(lambda n: limit - bound(n) if end else bound(n) - limit, 1.0, MOST_SAMPLES)
+    widened = _inflation(drop.points, (drop.lower, drop.upper)[end], bound(drop.n))
+    return "undecided", _whole(needed * widened, drop.n)
+
+
+def distinguishable(a_correct: np.ndarray, b_correct: np.ndarray, level: float = 0.95) -> bool:
+    """Whether two classifiers differ in accuracy on the same samples beyond chance.
+
+    McNemar's test, two-sided, with the mid-p value: exact, without the undue caution of the exact
+    test on few disagreements.
+
+    Parameters
+    ----------
+    a_correct, b_correct : ndarray
+        bool (N,), sample by sample.
+    level : float
+        Confidence, 0 to 1.
+
+    Source: Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13, 91.
+    """
+    a, b = np.asarray(a_correct, bool), np.asarray(b_correct, bool)
+    return mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) < 1 - level
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Two-sided mid-p value of `lost` against `won` disagreements, 0 to 1."""
+    n, fewer = lost + won, min(lost, won)
+    if lost == won:
+        return 1.0
+    below = float(bdtr(fewer - 1, n, 0.5)) if fewer else 0.0
+    return below + float(bdtr(fewer, n, 0.5))
+
+
+def _variance(lost: float, won: float, n: float, delta: float) -> float:
+    """Variance of one pair's difference where the true difference is `delta` (Tango, eq. 12)."""
+    a, c = 2 * n, -won * delta * (1 - delta)
+    b = -lost - won + (2 * n - lost + won) * delta
+    other = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    return max(2 * other + delta * (1 - delta), 0.0)
+
+
+def _drawn_means(values: np.ndarray, groups: np.ndarray, seed: int, level: float) -> Bounds:
+    """Quantiles of the mean of `values` over draws of whole groups."""
+    sizes, sums = _by_group(values, groups)
+    count = len(sizes)
+    if count < 2:
+        return float(values.min()), float(values.max())
+    rng = np.random.default_rng(seed)
+    means = np.empty(ROUNDS)
+    at_once = max(1, 2_000_000 // count)
+    for start in range(0, ROUNDS, at_once):
+        draws = rng.integers(0, count, (min(at_once, ROUNDS - start), count))
+        means[start : start + at_once] = sums[draws].sum(1) / sizes[draws].sum(1)
+    # Few groups spread too little by (count - 1) / count and need Student's quantile.
+    wide = math.sqrt(count / (count - 1)) * _t(level, count)
+    tail = NormalDist().cdf(-wide)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _effective_share(values: np.ndarray, groups: np.ndarray, level: float) -> float:
+    """How many independent samples one sample in a group is worth, 0 to 1."""
+    sizes, sums = _by_group(values, groups)
+    count, n = len(sizes), len(values)
+    few = (_z(level) / _t(level, count)) ** 2
+    alone = float(values.var()) / n
+    if count < 2 or alone == 0:
+        return few * count / n
+    spread = float(((sums - values.mean() * sizes) ** 2).sum()) / n**2 * count / (count - 1)
+    return few * min(1.0, alone / spread) if spread else few
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples and sum of `values` of every group."""
+    _, member = np.unique(groups, return_inverse=True)
+    return np.bincount(member).astype(float), np.bincount(member, weights=values)
+
+
+def _t(level: float, count: int) -> float:
+    """Student's two-sided quantile for `count` groups."""
+    return float(stdtrit(max(count - 1, 1), (1 + level) / 2))
+
+
+def _inflation(seen: float, end: float, alone: float) -> float:
+    """How many times the samples that groups cost, from how much wider they make a bound."""
+    return 1.0 if alone == seen else max(1.0, ((end - seen) / (alone - seen)) ** 2)
+
+
+def _root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function passes 0 between `low` and `high`."""
+    for _ in range(100):
+        middle = (low + high) / 2
+        if rising(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _whole(needed: float, n: int) -> int | None:
+    return None if needed > MOST_SAMPLES else max(math.ceil(needed), n + 1)
+
+
+def _z(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
