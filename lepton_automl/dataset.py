@@ -212,7 +212,7 @@ def open_dataset(
 def _part(content: Content, drawn: NDArray[np.str_], name: str) -> Part:
     samples, places = content.samples, np.flatnonzero(drawn == name)
     groups = None if samples.groups is None else samples.groups[places]
-    if groups is not None and len(np.unique(groups)) == len(groups):
+    if groups is not None and (np.bincount(samples.groups)[groups] == 1).all():
         groups = None
     return Part(
         name=name,

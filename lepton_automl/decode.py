@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lepton_automl.errors import DataError
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What Pillow may open: plain raster formats, none that runs another program."""
 
 _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm .pnm"
@@ -133,6 +133,7 @@ def each(
 ) -> list[R]:
     """`work` of every item, in order, in threads: Pillow decodes and resizes outside the GIL."""
     results = []
+    Image.init()  # Loads Pillow's formats once, before threads would do so at the same time.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         # Pillow warns of odd metadata and of very many pixels; the latter we refuse ourselves.
         warnings.simplefilter("ignore")

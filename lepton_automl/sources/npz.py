@@ -158,6 +158,8 @@ def _pixels(data: str, names: list[str], xs: list[Array]) -> NDArray[np.uint8]:
         if x.dtype.kind == "f":
             _finite(f"{data}: {name}", x)
     filled = [x for x in xs if x.size]
+    if not filled:
+        raise DataError(f"{data} holds no pictures: {names[0]} has length 0", fix="give pictures")
     low, high = min(x.min() for x in filled), max(x.max() for x in filled)
     scale = _scale(
         data, kinds.pop(), all(x.dtype == np.uint16 for x in xs), float(low), float(high)
