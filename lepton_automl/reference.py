@@ -128,13 +128,13 @@ Operator = Callable[[list[Any], Mapping[str, Any]], Tensor]
 
 
 def _dequantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
-    q, scale, zero_point = inputs
+    q, scale, *rest = inputs
     if scale.size > 1 and attributes.get("axis", 1) != 0:
         raise ArchError(
             "scales are given for an axis that is not the first",
             fix="verify a file that lepton wrote",
         )
-    return Quantized(q, scale, zero_point)
+    return Quantized(q, scale, rest[0] if rest else np.zeros((), q.dtype))
 
 
 def _quantize(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:

@@ -187,8 +187,7 @@ class _Float(_Lowering):
 class _Int8(_Lowering):
     """uint8 values between integer kernels, each written as quantize then dequantize.
 
-    Every scale comes with a zero point, also where that is zero: without one ONNX Runtime leaves
-    the final product in float. Clamps need no operator: the range of the stored value ends there.
+    Clamps need no operator: the range of the stored value ends there.
     """
 
     def __init__(self, model: Model, qparams: QParams) -> None:
@@ -269,13 +268,11 @@ class _Int8(_Lowering):
         )
 
     def _constant(self, integers: np.ndarray, scales: np.ndarray) -> str:
-        return self.write.node(
-            "DequantizeLinear",
-            self.write.constant(integers),
-            self.write.constant(scales.astype(np.float32)),
-            self.write.constant(np.zeros(len(scales), integers.dtype)),
-            axis=0,
-        )
+        parts = [integers, scales.astype(np.float32)]
+        if integers.ndim == 2:
+            # Without zero points for its weights ONNX Runtime leaves the product in float.
+            parts.append(np.zeros(len(scales), np.int8))
+        return self.write.node("DequantizeLinear", *map(self.write.constant, parts), axis=0)
 
 
 def _window(kernel: int, stride: int, padding: int) -> dict[str, Any]:
