@@ -23,8 +23,8 @@ from lepton_automl.run_folder import RunFolder, locate, locate_artifact
 from lepton_automl.search import SearchResult, SearchWork
 from lepton_automl.search import search as find
 from lepton_automl.search.ledger import LedgerView
-from lepton_automl.search.timing import Timing
 from lepton_automl.session import Session, opened
+from lepton_automl.timing import Timing
 from lepton_automl.verdict import Verdict
 from lepton_automl.verify import Request
 
@@ -145,6 +145,7 @@ def _search(session: Session, share: float) -> SearchResult:
         device=session.device,
         budget_seconds=None if budget is None else budget * share,
         trials=config.trials,
+        cache=session.folder.cache,
         emit=session.emit,
     )
     return find(work)

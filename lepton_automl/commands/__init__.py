@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from typing import Annotated, Never
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (run, search, compress, export, verify, status, predict, spaces):
@@ -50,7 +51,8 @@ def main() -> None:
     except LeptonError as error:
         _fail(error)
     except KeyboardInterrupt:
-        _fail(Interrupted("interrupted", fix="run the same command again; it goes on"))
+        words = shlex.join(["lepton", *sys.argv[1:]])
+        _fail(Interrupted("interrupted; what was finished is kept", fix=f"go on with: {words}"))
 
 
 def _terminate(signal_number: int, frame: object) -> Never:

@@ -14,7 +14,10 @@ def compress(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Prune, distill, equalise and quantize RUN's best net; every accepted step is kept."""
+    """Prune, recover and quantize the best net of RUN.
+
+    Every accepted step is kept; the same command again goes on after the last one.
+    """
     from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
     from lepton_automl.run_folder import configured, locate
 

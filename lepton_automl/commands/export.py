@@ -12,7 +12,10 @@ def export(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Write RUN/artifact: int8 and float ONNX, labels, golden samples; verify; card and manifest."""
+    """Write RUN/artifact and prove it.
+
+    int8 and float ONNX, labels, golden samples; then verification, card, verdict and manifest.
+    """
     from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
     from lepton_automl.run_folder import configured, locate
 

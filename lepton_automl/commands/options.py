@@ -14,7 +14,7 @@ LIMITS = "Limits of the shipped file"
 RUNNING = "How to run"
 
 Data = Annotated[
-    str, typer.Argument(help="[b]digits[/b], a folder with a sub-folder a class, or an .npz file.")
+    str, typer.Argument(help="digits, a folder with a sub-folder a class, or an .npz file.")
 ]
 Run = Annotated[
     Path, typer.Argument(help="The run folder, its artifact/ or the ONNX file in it.")

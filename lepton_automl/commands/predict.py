@@ -13,7 +13,7 @@ Files = Annotated[list[Path], typer.Argument(help="Picture files, or folders of 
 
 
 def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
-    """Label and probability of each file, by the very file that ships."""
+    """Classify picture files with the very file that ships."""
     from lepton_automl import report  # onnxruntime is slow to import; --help must not wait
     from lepton_automl.predict import predict as classify
     from lepton_automl.run_folder import locate_artifact

@@ -29,7 +29,7 @@ def search(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Search architectures and training settings; leave the best float net in RUN/models/best.
+    """Search only; leave the best float net in RUN/models/best.
 
     The same command again goes on; a larger --budget or --trials continues a finished search.
     """

@@ -20,8 +20,9 @@ def verify(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Manifest, ONNX checks, parity with integer arithmetic, accuracy, drop, latency, float nodes.
+    """Prove a written artifact again, reading only.
 
+    Manifest, ONNX checks, parity with integer arithmetic, accuracy, drop, latency, float nodes.
     Exit 6 when a stated limit is broken or undecided, or parity does not hold.
     """
     from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
