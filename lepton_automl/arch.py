@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lepton_automl import plugins
+from lepton_automl.builder import Builder
 from lepton_automl.errors import ArchError, ConfigError
-from lepton_automl.graph import Builder, Graph
+from lepton_automl.graph import Graph
 from lepton_automl.layers import Layer
 from lepton_automl.layers.head import Head
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import statistics
 import subprocess
@@ -31,7 +32,12 @@ def python_files(*trees: str) -> list[Path]:
 
 def parsed(*trees: str) -> Iterator[tuple[str, ast.Module]]:
     for path in python_files(*trees):
-        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+        yield str(path.relative_to(ROOT)), tree_of(path)
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def functions(tree: ast.AST) -> list[Function]:
@@ -39,7 +45,16 @@ def functions(tree: ast.AST) -> list[Function]:
 
 
 def length(node: Function) -> int:
-    return (node.end_lineno or 0) - node.lineno + 1
+    """Lines without the docstring: the house asks for long ones."""
+    first = node.body[0]
+    documented = ast.get_docstring(node) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - docstring
+
+
+def body_length(node: Function) -> int:
+    """Lines below the signature: a command's options, a line each, are its interface."""
+    return length(node) - (node.body[0].lineno - node.lineno)
 
 
 def files_too_long() -> Iterator[str]:
@@ -51,10 +66,11 @@ def files_too_long() -> Iterator[str]:
 
 def functions_too_long() -> Iterator[str]:
     for name, tree in parsed("lepton_automl"):
+        count = body_length if Path(name).parts[1] == "commands" else length
         for node in functions(tree):
-            if length(node) > MAX_FUNCTION_LINES:
+            if count(node) > MAX_FUNCTION_LINES:
                 yield (
-                    f"{name}:{node.lineno}: {node.name} has {length(node)} lines, "
+                    f"{name}:{node.lineno}: {node.name} has {count(node)} lines, "
                     f"at most {MAX_FUNCTION_LINES}"
                 )
 
@@ -164,7 +180,7 @@ def readme_tree_out_of_step() -> Iterator[str]:
         listed = said.pop(name, None)
         if inner.stem.startswith("__") and inner.parent == Path():
             continue
-        wanted = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+        wanted = (ast.get_docstring(tree_of(path)) or "").split("\n")[0]
         if (listed is not None or len(inner.parts) == 1 or name.endswith("/")) and listed != wanted:
             yield f"README.md: the line should be  {name:20} {wanted}"
     for name in said:

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from lepton_automl.builder import Builder
 from lepton_automl.errors import ArchError
-from lepton_automl.graph import ACTIVATIONS, Builder, Value
+from lepton_automl.graph import ACTIVATIONS, Value
 
 __all__ = ["ACTIVATIONS", "Layer", "activation", "choice", "stored", "width"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lepton_automl.builder import Builder
 from lepton_automl.errors import ArchError
-from lepton_automl.graph import Builder, Value
+from lepton_automl.graph import Value
 from lepton_automl.layers import Layer, activation, stored, width
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_automl.graph import Builder, Value
+from lepton_automl.builder import Builder
+from lepton_automl.graph import Value
 from lepton_automl.layers import Layer, choice
 
 

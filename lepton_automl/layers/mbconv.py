@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-from lepton_automl.graph import Builder, Value
+from lepton_automl.builder import Builder
+from lepton_automl.graph import Value
 from lepton_automl.layers import Layer, activation, choice, stored, width
 
 

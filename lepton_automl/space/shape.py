@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lepton_automl.graph import Builder
+from lepton_automl.builder import Builder
 from lepton_automl.layers import Layer
 from lepton_automl.space.file import Knob, Scalar
 from lepton_automl.space.trial import with_stride
