@@ -211,9 +211,10 @@ def open_dataset(
 
 def _part(content: Content, drawn: NDArray[np.str_], name: str) -> Part:
     samples, places = content.samples, np.flatnonzero(drawn == name)
-    groups = None if samples.groups is None else samples.groups[places]
-    if groups is not None and (np.bincount(samples.groups)[groups] == 1).all():
-        groups = None
+    groups = None
+    if samples.groups is not None:
+        sizes = np.bincount(samples.groups)[samples.groups[places]]
+        groups = None if (sizes == 1).all() else samples.groups[places]
     return Part(
         name=name,
         labels=samples.labels[places],

@@ -6,6 +6,10 @@ from sklearn.datasets import load_digits
 from lepton_automl.sources.digits import Digits
 
 
+def example(folder):
+    return "digits"
+
+
 def test_the_17_levels_fill_the_range_of_pixels():
     samples = Digits().read("digits")
     pixels, levels = samples.pictures[..., 0], load_digits().images

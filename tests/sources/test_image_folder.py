@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 from PIL import Image
 
 from lepton_automl.errors import DataError
 from lepton_automl.sources.image_folder import ImageFolder
 from tests.pictures import write_folder
+
+
+def example(folder):
+    return str(write_folder(folder / "photos", {"a": 4, "b": 4}))
 
 
 def read(folder):
@@ -62,7 +64,7 @@ def test_deeper_folders_belong_to_their_class(tmp_path):
 
 def test_endings_in_capitals_are_pictures_and_hidden_files_are_not(tmp_path):
     write_folder(tmp_path, {"a": 1, "b": 1, ".cache": 1})
-    os.replace(tmp_path / "a" / "000.png", tmp_path / "a" / "000.PNG")
+    (tmp_path / "a" / "000.png").rename(tmp_path / "a" / "000.PNG")
     (tmp_path / "a" / "._000.png").write_bytes(b"resource fork")
     assert read(tmp_path).ids == ("a/000.PNG", "b/000.png")
 
