@@ -1,0 +1,244 @@
+"""Statistics against other implementations, brute force and simulated coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from lepton_automl.statistics import (
+    ONE_SIDED,
+    distinguishable,
+    group_bootstrap,
+    judge_accuracy,
+    judge_drop,
+    mcnemar,
+    paired_drop,
+    tango,
+    wilson,
+)
+
+
+def pairs(both, lost, won, neither):
+    """Two boolean arrays with the given numbers of each outcome."""
+    reference = [1] * both + [1] * lost + [0] * won + [0] * neither
+    file = [1] * both + [0] * lost + [1] * won + [0] * neither
+    return np.array(reference, bool), np.array(file, bool)
+
+
+@given(st.integers(1, 5000), st.data(), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_wilson_equals_scipy(n, data, level):
+    correct = data.draw(st.integers(0, n))
+    theirs = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
+    assert wilson(correct, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_wilson_without_samples_knows_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def constrained_score(lost, won, n, delta):
+    """Tango's statistic with the nuisance parameter found by numeric maximum likelihood."""
+
+    def loss(q):
+        p = q + delta
+        same = 1 - p - q
+        return -(
+            lost * math.log(max(p, 1e-300))
+            + won * math.log(max(q, 1e-300))
+            + (n - lost - won) * math.log(max(same, 1e-300))
+        )
+
+    low, high = max(0.0, -delta), (1 - delta) / 2
+    q = optimize.minimize_scalar(
+        loss, bounds=(low, high), method="bounded", options={"xatol": 1e-13}
+    ).x
+    return (lost - won - n * delta) / math.sqrt(n * (2 * q + delta - delta * delta))
+
+
+@pytest.mark.parametrize(("lost", "won", "n"), [(7, 2, 100), (1, 9, 60), (12, 12, 300), (3, 1, 20)])
+def test_tango_ends_are_where_the_likelihood_score_is_the_quantile(lost, won, n):
+    low, high = tango(lost, won, n)
+    assert constrained_score(lost, won, n, low) == pytest.approx(1.95996, abs=1e-3)
+    assert constrained_score(lost, won, n, high) == pytest.approx(-1.95996, abs=1e-3)
+
+
+def test_tango_without_disagreement_is_wilson_of_no_success():
+    low, high = tango(0, 0, 360, ONE_SIDED)
+    assert high == pytest.approx(wilson(0, 360, ONE_SIDED)[1], abs=1e-9)
+    assert low == pytest.approx(-high)
+
+
+def test_tango_mirrors():
+    low, high = tango(5, 2, 80)
+    other_low, other_high = tango(2, 5, 80)
+    assert (low, high) == pytest.approx((-other_high, -other_low))
+
+
+@pytest.mark.parametrize(("p_lost", "p_won", "n"), [(0.02, 0.01, 360), (0.05, 0.05, 120)])
+def test_one_sided_drop_bound_covers_by_exact_enumeration(p_lost, p_won, n):
+    truth, missed = p_lost - p_won, 0.0
+    for lost in range(31):
+        for won in range(31):
+            chance = stats.multinomial.pmf(
+                [lost, won, n - lost - won], n, [p_lost, p_won, 1 - p_lost - p_won]
+            )
+            if chance > 1e-7 and tango(lost, won, n, ONE_SIDED)[1] < truth:
+                missed += chance
+    assert missed < 0.06
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.9, 100), (0.98, 360), (0.99, 2000)])
+def test_wilson_covers_by_exact_enumeration(share, n):
+    covered = sum(
+        stats.binom.pmf(k, n, share)
+        for k in range(n + 1)
+        if wilson(k, n)[0] <= share <= wilson(k, n)[1]
+    )
+    assert covered > 0.93
+
+
+def grouped(rng, groups, size, share, correlation):
+    """Correct or not, in groups that differ in how hard they are (beta-binomial)."""
+    a, b = (x * (1 - correlation) / correlation for x in (share, 1 - share))
+    hard = rng.beta(a, b, groups)
+    member = np.repeat(np.arange(groups), rng.poisson(size, groups) + 1)
+    return rng.random(len(member)) < hard[member], member
+
+
+@pytest.mark.parametrize(("groups", "share"), [(12, 0.8), (40, 0.97)])
+def test_group_bootstrap_covers_where_wilson_does_not(groups, share, monkeypatch):
+    monkeypatch.setattr("lepton_automl.statistics.ROUNDS", 400)
+    rng = np.random.default_rng(3)
+    ours = theirs = 0
+    for trial in range(200):
+        right, member = grouped(rng, groups, 10, share, 0.3)
+        low, high = group_bootstrap(right, member, trial)
+        ours += low <= share <= high
+        low, high = wilson(int(right.sum()), len(right))
+        theirs += low <= share <= high
+    assert ours >= 0.9 * 200
+    assert theirs < 0.8 * 200
+
+
+def test_groups_of_one_are_nearly_independent_samples():
+    rng = np.random.default_rng(0)
+    right = rng.random(500) < 0.9
+    alone = wilson(int(right.sum()), 500)
+    assert group_bootstrap(right, np.arange(500)) == pytest.approx(alone, abs=0.006)
+
+
+def test_groups_that_all_agree_count_as_one_sample_each():
+    low, high = group_bootstrap(np.ones(1000, bool), np.repeat(np.arange(10), 100))
+    assert high == 1.0
+    assert low == pytest.approx(wilson(10, 10)[0], abs=0.07)
+    assert low < wilson(10, 10)[0]
+
+
+def test_group_names_may_be_text_and_the_draws_repeat():
+    right = np.array([1, 0, 1, 1, 0, 1], bool)
+    names = np.array(["a", "a", "b", "b", "c", "c"])
+    assert group_bootstrap(right, names, 5) == group_bootstrap(right, np.repeat([0, 1, 2], 2), 5)
+
+
+def test_one_group_says_next_to_nothing():
+    low, high = group_bootstrap(np.array([1, 1, 1, 0], bool), np.zeros(4))
+    assert (low, high) == (0.0, 1.0)
+
+
+def test_a_drop_is_reference_minus_file_in_points():
+    drop = paired_drop(*pairs(340, 9, 3, 8))
+    assert (drop.points, drop.lost, drop.won, drop.n) == (pytest.approx(600 / 360), 9, 3, 360)
+    assert drop.low < drop.lower < drop.points < drop.upper < drop.high
+
+
+def test_groups_widen_a_drop():
+    reference, file = pairs(300, 24, 0, 36)
+    alone = paired_drop(reference, file)
+    together = paired_drop(reference, file, np.repeat(np.arange(15), 24))
+    assert together.points == alone.points
+    assert together.upper > alone.upper
+    assert together.lower < alone.lower
+
+
+def test_a_drop_holds_breaks_or_stays_undecided():
+    assert judge_drop(paired_drop(*pairs(9000, 10, 10, 980)), 0.5) == ("holds", None)
+    assert judge_drop(paired_drop(*pairs(8000, 300, 50, 1650)), 0.5) == ("broken", None)
+    status, needed = judge_drop(paired_drop(*pairs(355, 0, 0, 5)), 0.5)
+    assert (status, needed) == ("undecided", 539)  # z^2 / (n + z^2) <= 0.005
+
+
+@pytest.mark.parametrize(("lost", "won", "limit"), [(4, 3, 1.0), (9, 1, 1.0), (2, 0, 1.5)])
+def test_as_many_samples_as_named_do_decide_a_drop(lost, won, limit):
+    status, needed = judge_drop(paired_drop(*pairs(350 - lost, lost, won, 10 - won)), limit)
+    assert status == "undecided"
+
+    def ends(n):
+        return [100 * e for e in tango(lost * n / 360, won * n / 360, n, ONE_SIDED)]
+
+    lower, upper = ends(needed)
+    assert upper <= limit + 1e-9 or lower > limit - 1e-9
+    lower, upper = ends(needed - 2)
+    assert lower <= limit < upper
+
+
+def test_a_drop_at_its_limit_is_never_decided():
+    assert judge_drop(paired_drop(*pairs(95, 1, 0, 4)), 1.0) == ("undecided", None)
+    assert judge_drop(paired_drop(*pairs(95, 0, 0, 5)), 0.0) == ("undecided", None)
+
+
+def test_grouped_samples_need_more_to_decide():
+    reference, file = pairs(340, 8, 6, 6)
+    alone = judge_drop(paired_drop(reference, file), 2.0)
+    together = judge_drop(paired_drop(reference, file, np.repeat(np.arange(12), 30)), 2.0)
+    assert alone[0] == together[0] == "undecided"
+    assert together[1] > alone[1]
+
+
+def test_an_accuracy_holds_breaks_or_stays_undecided():
+    assert judge_accuracy(990, 1000, 0.98) == ("holds", None)
+    assert judge_accuracy(950, 1000, 0.98) == ("broken", None)
+    assert judge_accuracy(98, 100, 0.98) == ("undecided", None)
+    assert judge_accuracy(0, 0, 0.5) == ("undecided", None)
+
+
+@pytest.mark.parametrize(("correct", "n", "minimum"), [(356, 360, 0.98), (349, 360, 0.98)])
+def test_as_many_samples_as_named_do_decide_an_accuracy(correct, n, minimum):
+    status, needed = judge_accuracy(correct, n, minimum)
+    assert status == "undecided"
+    low, high = wilson(correct / n * needed, needed, ONE_SIDED)
+    assert low >= minimum or high < minimum
+    low, high = wilson(correct / n * (needed - 1), needed - 1, ONE_SIDED)
+    assert low < minimum <= high
+
+
+def test_wide_bounds_of_groups_decide_an_accuracy():
+    assert judge_accuracy(990, 1000, 0.98, bounds=(0.95, 1.0))[0] == "undecided"
+    alone = judge_accuracy(356, 360, 0.98)[1]
+    assert judge_accuracy(356, 360, 0.98, bounds=(0.94, 1.0))[1] > alone
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_the_binomial_test_less_half_the_chance_of_what_was_seen(lost, won):
+    if lost == won:
+        assert mcnemar(lost, won) == 1.0
+        return
+    n, fewer = lost + won, min(lost, won)
+    exact = stats.binomtest(fewer, n).pvalue
+    assert mcnemar(lost, won) == pytest.approx(exact - stats.binom.pmf(fewer, n, 0.5), abs=1e-12)
+
+
+def test_mcnemar_rejects_equal_classifiers_about_as_often_as_it_says():
+    for n in (10, 30, 100):
+        wrong = sum(stats.binom.pmf(k, n, 0.5) for k in range(n + 1) if mcnemar(k, n - k) < 0.05)
+        assert 0.01 < wrong < 0.06
+
+
+def test_classifiers_are_told_apart_by_their_disagreements_only():
+    assert distinguishable(*pairs(300, 20, 4, 36))
+    assert not distinguishable(*pairs(300, 5, 4, 36))
+    assert not distinguishable(*pairs(300, 20, 4, 36), level=0.9999)
