@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from lepton_automl import plugins
+from lepton_automl.arch import chain
+from lepton_automl.cost import random_qparams
+from lepton_automl.errors import ArchError, MachineError
+from lepton_automl.exporters import Exporter
+from lepton_automl.exporters.onnx import Onnx, float_model, folded, int8_model
+from lepton_automl.layers.conv import Conv
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.mbconv import MBConv
+from lepton_automl.layers.residual import Residual
+from lepton_automl.layers.stem import Stem
+from lepton_automl.model import Model, Preprocessing
+from lepton_automl.onnxfile import metadata_of, probabilities, session
+from tests.nets import random_arch, random_model, random_pixels
+
+LABELS = ["a", "b", "c", "d", "e"]
+
+
+def quantized(arch, limit=64, seed=0):
+    return Model(arch, {}, Preprocessing(128, 1 / 64), random_qparams(arch, seed, limit))
+
+
+def small(activation="relu"):
+    return chain(
+        (8, 8, 1), [Stem(8, activation=activation), Residual(8, activation=activation), Head()], 5
+    )
+
+
+def test_the_folder_lists_one_exporter():
+    assert plugins.load("exporters", "onnx", Exporter) is Onnx
+
+
+def test_export_writes_int8_where_there_is_quantization_and_float_where_not(tmp_path):
+    for model, name, precision in (
+        (quantized(small()), "model.int8.onnx", "int8"),
+        (random_model(small()), "model.fp32.onnx", "float32"),
+    ):
+        artifact = Onnx().export(model, tmp_path / "artifact", LABELS, {"dataset": "0123"})
+        assert artifact.path == tmp_path / "artifact" / name
+        content = artifact.path.read_bytes()
+        assert artifact.sha256 == hashlib.sha256(content).hexdigest()
+        assert (artifact.format, artifact.precision) == ("onnx", precision)
+        about = model.preprocessing
+        assert artifact.preprocessing == {"zero_point": about.zero_point, "scale": about.scale}
+        words = metadata_of(content)
+        assert json.loads(words["labels"]) == LABELS
+        assert json.loads(words["preprocessing"]) == artifact.preprocessing
+        assert words["dataset"] == "0123"
+
+
+def test_export_to_a_path_that_is_a_file_says_so(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(MachineError):
+        Onnx().export(quantized(small()), tmp_path / "taken", LABELS, {})
+
+
+def test_the_same_model_gives_the_same_bytes():
+    for seed in range(3):
+        arch = random_arch(seed)
+        assert int8_model(quantized(arch), LABELS, {}) == int8_model(quantized(arch), LABELS, {})
+        model = random_model(arch, seed)
+        assert float_model(model, LABELS, {}) == float_model(model, LABELS, {})
+
+
+def test_folding_is_the_convolution_followed_by_its_normalisation():
+    model = random_model(small(), 4)
+    op = next(model.arch.graph.weighted)
+    weight, bias = map(torch.from_numpy, folded(model, op))
+    x = torch.randn(2, 1, 8, 8)
+    owner = model.network().owners[op.name]
+    expected = owner.norm(torch.conv2d(x, owner.weight, None, 1, 1))
+    torch.testing.assert_close(torch.conv2d(x, weight, bias, 1, 1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_every_bias_scale_is_input_scale_times_weight_scale():
+    arch = random_arch(11, activations=("relu", "silu", "hswish"))
+    graph = onnx.ModelProto.FromString(int8_model(quantized(arch), LABELS, {})).graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    scales = {n.output[0]: constants[n.input[1]] for n in graph.node if "Dequan" in n.op_type}
+    products = [n for n in graph.node if n.op_type in {"Conv", "Gemm"}]
+    assert len(products) == len(list(arch.graph.weighted))
+    for node in products:
+        x, weight, bias = (scales[name] for name in node.input)
+        assert x.shape == ()
+        np.testing.assert_array_equal(x * weight, bias)
+
+
+def test_a_hard_sigmoid_is_an_integer_sum_that_clips_itself():
+    arch = chain((4, 4, 1), [Stem(4, activation="hswish"), Head()], 2)
+    model = quantized(arch)
+    file = onnx.ModelProto.FromString(int8_model(model, ["a", "b"], {}))
+    gate = next(node for node in file.graph.node if node.name.endswith("gate"))
+    stored = next(node for node in file.graph.node if gate.output[0] in node.input)
+    before = next(n for n in file.graph.node if n.output[0] == gate.input[0])
+    for name in (before.input[0], stored.output[0]):
+        file.graph.output.append(onnx.helper.make_tensor_value_info(name, 2, None))
+    pixels = random_pixels(arch, 32).numpy()
+    _, x, y = session(file.SerializeToString()).run(None, {"pixels": pixels})
+    op = arch.graph.ops[0]
+    real = (x.astype(float) - model.qparams.zero_points[op.y.name]) * model.qparams.scales[
+        op.y.name
+    ]
+    expected = np.clip(real / 6 + 0.5, 0, 1)
+    assert np.abs(y / 255 - expected).max() <= 0.5001 / 255
+    assert np.ptp(y) > 50
+
+
+def test_names_of_nodes_are_the_operations():
+    arch = random_arch(3)
+    graph = onnx.ModelProto.FromString(int8_model(quantized(arch), LABELS, {})).graph
+    assert [node.name for node in graph.node if node.name] == [op.name for op in arch.graph.ops]
+
+
+@pytest.mark.parametrize(
+    ("clamp", "scale", "zero_point"), [("relu", 0.1, 3), ("relu6", 0.1, 0), ("relu6", 0.01, 1)]
+)
+def test_a_range_that_contradicts_its_clamp_is_refused(clamp, scale, zero_point):
+    model = quantized(small(clamp))
+    name = model.arch.graph.ops[0].y.name
+    model.qparams.scales[name], model.qparams.zero_points[name] = scale, zero_point
+    with pytest.raises(ArchError, match=clamp):
+        int8_model(model, LABELS, {})
+
+
+def test_a_relu6_may_use_all_of_its_range():
+    model = quantized(small("relu6"))
+    for op in model.arch.graph.ops:
+        if getattr(op, "clamp", "none") == "relu6":
+            model.qparams.scales[op.y.name] = float(np.float32(6 / 255))
+    pixels = random_pixels(model.arch, 4).numpy()
+    assert probabilities(session(int8_model(model, LABELS, {})), pixels).shape == (4, 5)
+
+
+def test_a_float_model_is_not_written_as_int8():
+    with pytest.raises(ArchError, match="not quantized"):
+        int8_model(random_model(small()), LABELS, {})
+
+
+def test_class_names_must_fit_the_net():
+    with pytest.raises(ArchError, match="2 class names for a net with 5"):
+        float_model(random_model(small()), ["a", "b"], {})
+
+
+def test_the_file_does_not_depend_on_what_was_measured():
+    model = quantized(small())
+    other = dataclasses.replace(model, metrics={"accuracy": 0.9}, parent="0" * 16)
+    assert int8_model(model, LABELS, {}) == int8_model(other, LABELS, {})
+
+
+def test_graph_text_is_small_beside_the_weights():
+    four = chain((8, 8, 1), [Stem(16), Conv(24), Conv(32, stride=2), Head()], 10)
+    ten = chain((32, 32, 3), [Stem(16), *[MBConv(16, expand=2) for _ in range(3)], Head()], 10)
+    for arch, at_most in ((four, 2_700), (ten, 9_000)):
+        file = int8_model(quantized(arch), [str(n) for n in range(10)], {})
+        weights = sum(np.prod(op.weight_shape) for op in arch.graph.weighted)
+        assert len(file) - weights < at_most
