@@ -63,7 +63,7 @@ def judge(
         elif name == "max_drop":
             judged.append(_drop(name, limit, file, reference))
         else:
-            measured = float(getattr(figures, COST_LIMITS[name]))
+            measured = getattr(figures, COST_LIMITS[name])
             status: Status = "holds" if measured <= limit else "broken"
             judged.append(JudgedLimit(name, limit, measured, None, status))
     return tuple(judged)

@@ -144,10 +144,10 @@ class Verdict:
     def document(self) -> dict[str, Any]:
         """The verdict as plain JSON values; `float32` is called `float` there."""
         body = dataclasses.asdict(self)
-        body["float"] = body.pop("float32")
         status = body.pop("status")
         sha256 = self.shipped.sha256 if self.shipped else None
-        return {"verdict": status, "sha256": sha256, **body}
+        named = {"float" if name == "float32" else name: value for name, value in body.items()}
+        return {"verdict": status, "sha256": sha256, **named}
 
     def to_json(self) -> str:
         """Indented JSON."""

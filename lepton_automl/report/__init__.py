@@ -1,0 +1,92 @@
+"""What commands show: tables or one JSON object on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+
+from lepton_automl.errors import LeptonError
+from lepton_automl.report import documents, terminal
+from lepton_automl.report.progress import screen
+
+if TYPE_CHECKING:
+    from lepton_automl.compress.ladder import Compressed
+    from lepton_automl.pipeline import Outcome
+    from lepton_automl.predict import Prediction
+    from lepton_automl.search import SearchResult
+    from lepton_automl.status import Status
+
+__all__ = [
+    "screen",
+    "show_compression",
+    "show_error",
+    "show_predictions",
+    "show_search",
+    "show_status",
+    "show_verdict",
+]
+WIDTH = 120
+"""Columns where the output is not a terminal."""
+
+
+def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
+    """The verdict on an artifact."""
+    verdict, artifact = outcome.verdict, outcome.artifact
+    if json:
+        _print(documents.document(verdict, artifact))
+    else:
+        _show(terminal.verdict_view(verdict, artifact))
+
+
+def show_search(found: SearchResult, *, json: bool = False) -> None:
+    """The front and the winner of a search."""
+    if json:
+        _print(documents.search_document(found))
+    else:
+        _show(terminal.search_view(found))
+
+
+def show_compression(made: Compressed, *, json: bool = False) -> None:
+    """What compression made of the winner."""
+    if json:
+        _print(documents.compression_document(made))
+    else:
+        _show(terminal.compression_view(made))
+
+
+def show_status(status: Status, *, json: bool = False) -> None:
+    """How far a run is."""
+    if json:
+        _print(documents.status_document(status))
+    else:
+        _show(terminal.status_view(status))
+
+
+def show_predictions(rows: Sequence[Prediction], *, json: bool = False) -> None:
+    """Label and probability of each file."""
+    if json:
+        _print(documents.predictions_document(rows))
+    else:
+        _show(terminal.predictions_view(rows))
+
+
+def show_error(error: LeptonError, *, json: bool = False) -> None:
+    """What is wrong and the way out, on stderr; with `json` an object on stdout too."""
+    if json:
+        _print(documents.error_document(error))
+    _show(terminal.error_view(error), to_stderr=True)
+
+
+def _print(document: dict[str, Any]) -> None:
+    print(json_text.dumps(document, indent=2))
+
+
+def _show(view: RenderableType, *, to_stderr: bool = False) -> None:
+    stream = sys.stderr if to_stderr else sys.stdout
+    Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False).print(
+        view, soft_wrap=to_stderr
+    )

@@ -1,0 +1,106 @@
+"""What `--json` prints: one documented object a command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_automl.errors import LeptonError
+from lepton_automl.verdict import Verdict
+
+if TYPE_CHECKING:
+    from lepton_automl.compress.ladder import Compressed
+    from lepton_automl.model import Model
+    from lepton_automl.predict import Prediction
+    from lepton_automl.search import SearchResult
+    from lepton_automl.search.work import TrialRow
+    from lepton_automl.status import Status
+
+
+def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
+    """The object of `verify`, `export` and `run`.
+
+    Keys: `artifact` (folder), `file` and `sha256` of what ships, `verdict` (`holds`, `broken`,
+    `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
+    `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
+    fields of `Figures`; null if the files are damaged), `drops`, `parity`, `problems`,
+    `test_fingerprint`, `openings`, `grouped`, `machine`, `prefer`.
+    """
+    file = str(artifact / verdict.shipped.file) if verdict.shipped else None
+    return {
+        "artifact": str(artifact),
+        "file": file,
+        "exit_code": verdict.exit_code,
+        "reasons": verdict.reasons,
+        **verdict.document(),
+    }
+
+
+def search_document(found: SearchResult) -> dict[str, Any]:
+    """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate."""
+    return {
+        "winner": found.number,
+        "reason": found.reason,
+        "front": [row.number for row in found.front],
+        "trials": [_row(row) for row in found.rows],
+    }
+
+
+def compression_document(made: Compressed) -> dict[str, Any]:
+    """The object of `compress`: `reference`, `pruned_float` and `int8`."""
+    return {name: _model(getattr(made, name)) for name in ("reference", "pruned_float", "int8")}
+
+
+def status_document(status: Status) -> dict[str, Any]:
+    """The object of `status`."""
+    return {
+        "run": str(status.folder.path),
+        "alive_seconds": status.alive_seconds,
+        "events": status.events,
+        "has_winner": status.has_winner,
+        "verdict": None if status.verdict is None else status.verdict.status,
+    }
+
+
+def predictions_document(rows: Sequence[Prediction]) -> dict[str, Any]:
+    """The object of `predict`: `predictions`, each with `file`, `label`, `probability`."""
+    return {
+        "predictions": [
+            {"file": str(row.file), "label": row.label, "probability": row.probability}
+            for row in rows
+        ]
+    }
+
+
+def error_document(error: LeptonError) -> dict[str, Any]:
+    """The object of a command that failed: `error`, `fix`, `exit_code`."""
+    return {"error": error.what, "fix": error.fix, "exit_code": error.exit_code}
+
+
+def _row(row: TrialRow) -> dict[str, Any]:
+    cost = row.cost
+    return {
+        "number": row.number,
+        "accuracy": row.accuracy,
+        "accuracy_interval": row.interval,
+        "size_bytes": cost.size_bytes,
+        "macs": cost.macs,
+        "peak_ram_bytes": cost.peak_ram_bytes,
+        "latency_ms": cost.latency_ms,
+        "epochs": row.epochs,
+        "feasible": row.feasible,
+        "note": row.note,
+        "params": dict(row.params),
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    graph = model.arch.graph
+    return {
+        "digest": model.digest,
+        "weights": sum(math.prod(op.weight_shape) for op in graph.weighted),
+        "macs": graph.macs,
+        "metrics": model.metrics,
+    }

@@ -1,0 +1,114 @@
+"""Figures in words: the same sentence wherever a figure is shown."""
+
+from __future__ import annotations
+
+from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
+
+LIMIT_NAMES = {
+    "max_latency_ms": "latency at most",
+    "max_size_bytes": "size at most",
+    "max_macs": "multiply-accumulates at most",
+    "max_peak_ram_bytes": "feature memory at most",
+    "min_accuracy": "accuracy at least",
+    "max_drop": "accuracy drop at most",
+}
+ANSWERS = {
+    "holds": "Every stated limit holds.",
+    "broken": "Broken: the files are there, but not everything that was promised holds.",
+    "undecided": "Undecided: the samples or rounds there are do not tell.",
+}
+
+
+def bytes_text(count: float) -> str:
+    """`812 B`, `12.3 kB`, `1.20 MB`; a kB is 1000 bytes."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
+
+
+def count_text(count: float) -> str:
+    """`812`, `12.3 k`, `1.20 M`, `3.40 G`."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def time_text(milliseconds: float) -> str:
+    """`13.2 us`, `1.34 ms`."""
+    return f"{milliseconds * 1e3:.3g} us" if milliseconds < 1 else f"{milliseconds:.3g} ms"
+
+
+def accuracy_text(accuracy: float, interval: tuple[float, float] | None = None) -> str:
+    """`98.61 % [96.81, 99.40]`, or without an interval."""
+    text = f"{100 * accuracy:.2f} %"
+    return (
+        text if interval is None else f"{text} [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    )
+
+
+def latency_text(figures: Figures) -> str:
+    """Latency with its interval."""
+    low, high = (time_text(end) for end in figures.latency_interval)
+    return f"{time_text(figures.latency_ms)} [{low}, {high}]"
+
+
+def drop_text(drop: PairedDrop) -> str:
+    """Points lost, with interval and one-sided bound."""
+    return (
+        f"{drop.points:.2f} points [{drop.low:.2f}, {drop.high:.2f}], at most {drop.upper:.2f} "
+        "(one-sided 95 %)"
+    )
+
+
+def value_text(name: str, value: float) -> str:
+    """A limit's value in its unit."""
+    if name == "max_latency_ms":
+        return time_text(value)
+    if name in {"max_size_bytes", "max_peak_ram_bytes"}:
+        return bytes_text(value)
+    if name == "min_accuracy":
+        return accuracy_text(value)
+    return f"{value:.2f} points" if name == "max_drop" else count_text(value)
+
+
+def measured_text(limit: JudgedLimit) -> str:
+    """What was measured against a limit, with its interval."""
+    text = value_text(limit.name, limit.measured)
+    if limit.interval is None:
+        return text
+    if limit.name == "min_accuracy":
+        return accuracy_text(limit.measured, limit.interval)
+    low, high = (value_text(limit.name, end) for end in limit.interval)
+    return f"{text} [{low.removesuffix(' points')}, {high.removesuffix(' points')}]"
+
+
+def faster_text(verdict: Verdict) -> str:
+    """Whether int8 or float is faster, and which ships; nothing if nothing was measured."""
+    int8, floating = verdict.int8, verdict.float32
+    if int8 is None or floating is None:
+        return ""
+    ratio = floating.latency_ms / int8.latency_ms
+    text = "int8 and float are equally fast here, as far as was measured"
+    hint = ""
+    if floating.latency_interval[1] < int8.latency_interval[0]:
+        text = f"float is faster than int8 here, {ratio:.2f} of its time"
+        hint = "; --prefer latency ships the faster one" if verdict.prefer == "size" else ""
+    elif int8.latency_interval[1] < floating.latency_interval[0]:
+        text = f"int8 is faster than float here, {1 / ratio:.2f} of its time"
+    return f"{verdict.primary} ships; {text}{hint}."
+
+
+def openings_text(verdict: Verdict) -> str:
+    """A mark for figures on a test part that has judged more than one file, else nothing."""
+    return "" if verdict.openings < 2 else f"test part opened {verdict.openings} times"
+
+
+def precision_text(precision: Precision) -> str:
+    """The file's name for a precision."""
+    return "model.int8.onnx" if precision == "int8" else "model.fp32.onnx"
+
+
+def nodes_text(figures: Figures) -> str:
+    """How many operators compute in float."""
+    return str(len(figures.float_nodes)) if figures.float_nodes else "none"
