@@ -1,0 +1,113 @@
+"""Outcome: rows, front and progress of a search, for tables and screens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lepton_automl.events import Event
+from lepton_automl.objectives import Objective
+from lepton_automl.search.rungs import pareto_ranks
+from lepton_automl.search.trials import Trials
+from lepton_automl.search.work import TrialRow
+from lepton_automl.statistics import wilson
+
+
+def row_of(trials: Trials, number: int) -> TrialRow:
+    """One candidate as the tables show it."""
+    candidate, scores = trials.candidates[number], trials.scores[number]
+    failed = scores[-1].failed if scores else ""
+    score = trials.latest(number) if scores and not scores[0].failed else None
+    return TrialRow(
+        number=number,
+        params=candidate.params,
+        arch=candidate.arch,
+        recipe=candidate.recipe,
+        cost=candidate.cost,
+        accuracy=score.accuracy if score else None,
+        interval=wilson(int(score.correct.sum()), len(score.correct)) if score else None,
+        rung=len(scores) - 1,
+        epochs=score.epochs if score else 0,
+        feasible=not scores or score is not None,
+        note=failed,
+    )
+
+
+def front_of(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> tuple[TrialRow, ...]:
+    """Rows that no other is better than in every objective, the most accurate first."""
+    scored = [row for row in rows if row.accuracy is not None and row.feasible]
+    if not scored:
+        return ()
+    sign = {"minimize": 1.0, "maximize": -1.0}
+    points = [[sign[o.direction] * o.value(r.accuracy, r.cost) for o in objectives] for r in scored]
+    ranks = pareto_ranks(np.array(points, dtype=np.float64))
+    front = [row for row, rank in zip(scored, ranks, strict=True) if rank == 0]
+    return tuple(sorted(front, key=lambda r: (-(r.accuracy or 0.0), r.cost.size_bytes)))
+
+
+def progress(
+    last: TrialRow,
+    best: TrialRow | None,
+    front: Sequence[TrialRow],
+    *,
+    started: int,
+    done: float,
+    total: float,
+    seconds: float,
+) -> Event:
+    """The event after a task has ended.
+
+    Parameters
+    ----------
+    last : TrialRow
+        Whose task it was.
+    best : TrialRow or None
+        Who would win now.
+    front : sequence of TrialRow
+        The front so far.
+    started : int
+        Candidates so far.
+    done, total : float
+        Seconds of the budget, or epochs of all trials.
+    seconds : float
+        Until the end, probably.
+    """
+    about = f"trial {last.number}, {last.epochs} epochs: {_short(last)}"
+    leader = f"; best so far: trial {best.number}, {_short(best)}" if best else ""
+    left = "" if math.isinf(seconds) else f"; about {_duration(seconds)} left"
+    data = {
+        "trial": _facts(last),
+        "best": _facts(best) if best else None,
+        "front": [_facts(row) for row in front],
+        "trials": started,
+        "eta_seconds": None if math.isinf(seconds) else seconds,
+    }
+    return Event("search", about + leader + left, min(done, total), total, data)
+
+
+def _short(row: TrialRow) -> str:
+    if row.accuracy is None:
+        return row.note or "not trained yet"
+    latency = "" if row.cost.latency_ms is None else f", {row.cost.latency_ms * 1e3:.0f} us"
+    return f"{row.accuracy:.1%} in {row.cost.size_bytes / 1e3:.1f} kB{latency}"
+
+
+def _facts(row: TrialRow) -> dict[str, object]:
+    return {
+        "number": row.number,
+        "accuracy": row.accuracy,
+        "size_bytes": row.cost.size_bytes,
+        "macs": row.cost.macs,
+        "latency_ms": row.cost.latency_ms,
+        "rung": row.rung,
+        "epochs": row.epochs,
+        "note": row.note,
+    }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

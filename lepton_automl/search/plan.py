@@ -1,0 +1,132 @@
+"""The plan: how long candidates are trained and when the search ends, from measured speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lepton_automl.search.rungs import ETA, milestones
+
+FINAL_SHARE = 0.28
+"""Of a search's time, kept for the winner's last training."""
+CANDIDATES_FEW, CANDIDATES_MANY = 10, 60
+"""Fewer candidates: shorter trainings; more: longer ones."""
+LONGEST = 3
+"""Candidates are trained at most so many times the recipe's epochs, the winner at the end too."""
+EPOCH_OVERHEAD_MACS = 700_000
+"""What a sample costs beside its MACs in training, in MACs: batches, augmentation, optimiser."""
+TASK_SECONDS = 0.3
+"""What a task costs beside its training: reading, writing, answering the validation part."""
+SAFETY = 1.15
+"""Machines slow down; a task that would end in the last moment is not started."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Recorded once in the ledger, so that a resumed search goes on with it."""
+
+    epochs: int | None
+    """Of the last rung; None: each recipe's own."""
+    seconds_per_work: float
+    """Measured: seconds for one unit of `work_of`; 0 where no time is given."""
+    begun: float
+    """Seconds the run had been alive when the plan was made."""
+
+    def to_event(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Self:
+        """Read what `to_event` wrote."""
+        return cls(**event)
+
+
+def work_of(macs: int, samples: int, epochs: float) -> float:
+    """Size of a training, in units that take about the same time for every net."""
+    return float((macs + EPOCH_OVERHEAD_MACS) * samples * epochs)
+
+
+def planned_epochs(own: int, seconds_per_epoch: float, search_seconds: float, jobs: int) -> int:
+    """Epochs of the last rung under which the time gives a sensible number of candidates.
+
+    Parameters
+    ----------
+    own : int
+        What the recipe asks for.
+    seconds_per_epoch : float
+        Of a typical candidate in one worker, above 0.
+    search_seconds : float
+        Time for all rungs of all candidates.
+    jobs : int
+        Workers at the same time.
+    """
+
+    def count(epochs: int) -> float:
+        each = share_trained(epochs) * seconds_per_epoch * SAFETY + TASK_SECONDS
+        return search_seconds * jobs / each
+
+    epochs = own
+    while epochs > 1 and count(epochs) < CANDIDATES_FEW:
+        epochs -= 1
+    while epochs < own * LONGEST and count(epochs) / CANDIDATES_MANY > (epochs + 1) / own:
+        epochs += 1
+    return epochs
+
+
+def share_trained(epochs: int) -> float:
+    """Epochs a candidate is trained on average: one in `ETA` goes on at every rung."""
+    reached = milestones(epochs)
+    steps = [after - before for before, after in zip((0, *reached), reached, strict=False)]
+    return sum(step / ETA**rung for rung, step in enumerate(steps))
+
+
+class Clock:
+    """Seconds left, and what a training will take, learnt from those that have ended.
+
+    Parameters
+    ----------
+    left : callable
+        Seconds until the search must end.
+    final_seconds : float
+        Of these, kept for the winner's last training.
+    seconds_per_work : float
+        First measurement.
+    """
+
+    def __init__(
+        self, left: Callable[[], float], final_seconds: float, seconds_per_work: float
+    ) -> None:
+        self.left, self._final = left, final_seconds
+        self._seconds, self._work = seconds_per_work, 1.0
+
+    @property
+    def is_endless(self) -> bool:
+        """No time is given."""
+        return self.left() == math.inf
+
+    def learn(self, seconds: float, work: float) -> None:
+        """A training of `work` took `seconds`; the newest count most, as machines drift."""
+        if self._work == 1.0:
+            self._seconds, self._work = self._seconds * work, work
+        self._seconds = 0.8 * self._seconds + seconds
+        self._work = 0.8 * self._work + work
+
+    def seconds(self, work: float) -> float:
+        """What a training of `work` will probably take, in seconds."""
+        return SAFETY * self._seconds * work / self._work + TASK_SECONDS
+
+    def allows(self, work: float) -> bool:
+        """Whether a training of `work` ends before the time kept for the winner begins."""
+        left = self.left() - self._final
+        return left == math.inf or self.seconds(work) <= left
+
+    def final_epochs(self, work_per_epoch: float, most: int) -> int:
+        """Epochs that fit into all the time left, at most `most`; 0 if not even one does."""
+        left = self.left()
+        if left == math.inf:
+            return most
+        each = self.seconds(work_per_epoch) - TASK_SECONDS
+        return max(0, min(most, math.floor((left - TASK_SECONDS) / each)))

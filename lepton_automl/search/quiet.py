@@ -1,0 +1,59 @@
+"""Quiet: training pauses at a batch boundary while something is timed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lepton_automl.durable import writable
+
+
+class Quiet:
+    """A turnstile of two file locks, shared by all processes of a run.
+
+    Workers share the room for the length of a batch; who measures takes the turnstile first, so
+    that nobody new comes in, and then waits for the room to empty: it is never starved. The
+    kernel drops the locks of a process that dies, so no crash can leave them held.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that all processes see; two empty files are made in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT
+            self._turnstile = os.open(folder / "turnstile.lock", flags, 0o644)
+            self._room = os.open(folder / "room.lock", flags, 0o644)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A worker's batch: waits while somebody measures."""
+        fcntl.flock(self._turnstile, fcntl.LOCK_SH)
+        fcntl.flock(self._room, fcntl.LOCK_SH)
+        fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Nobody else computes inside; batches that have begun are ended first."""
+        fcntl.flock(self._turnstile, fcntl.LOCK_EX)
+        fcntl.flock(self._room, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+            fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the files back."""
+        os.close(self._turnstile)
+        os.close(self._room)

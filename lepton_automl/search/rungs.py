@@ -1,0 +1,96 @@
+"""Rungs: how long candidates are trained, and who goes on; nothing here trains or waits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ETA = 3
+"""One in so many candidates goes on to the next rung, which is so many times longer."""
+RUNGS = 3
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A candidate that has finished a rung."""
+
+    number: int
+    accuracy: float
+    """Share of validation samples it gets right after this rung."""
+    costs: tuple[float, ...]
+    """Known costs that are objectives; less is better."""
+
+
+def milestones(epochs: int) -> tuple[int, ...]:
+    """Epochs a candidate has had in all after each rung: E/9, E/3 and E, none twice."""
+    wanted = [max(1, round(epochs / ETA**power)) for power in reversed(range(RUNGS))]
+    return tuple(sorted(set(wanted)))
+
+
+def cycles(epochs: int) -> tuple[int, ...]:
+    """Epochs of each rung by itself; every one is a whole schedule that ends annealed."""
+    reached = milestones(epochs)
+    return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
+
+
+def promotable(
+    finished: Sequence[Standing], promoted: Collection[int], *, closing: bool
+) -> int | None:
+    """Who of those that finished a rung goes on now, if anybody.
+
+    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934, algorithm 2) on the Pareto
+    rank of accuracy and known costs instead of on one loss.
+
+    Parameters
+    ----------
+    finished : sequence of Standing
+        Everybody who has finished the rung.
+    promoted : collection of int
+        Numbers of those who went on already.
+    closing : bool
+        Nobody new will come: the best goes on even if there are fewer than three.
+    """
+    quota = max(len(finished) // ETA, 1 if closing else 0)
+    best = order(finished)[:quota] if quota else []
+    return next((number for number in best if number not in promoted), None)
+
+
+def order(standings: Sequence[Standing]) -> list[int]:
+    """Numbers, best first: by Pareto rank, within a rank by accuracy, then cost, then number."""
+    if not standings:
+        return []
+    points = np.array([(-s.accuracy, *s.costs) for s in standings], dtype=np.float64)
+    ranks = pareto_ranks(points)
+    keys = [
+        (int(rank), -s.accuracy, s.costs, s.number)
+        for rank, s in zip(ranks, standings, strict=True)
+    ]
+    return [key[-1] for key in sorted(keys)]
+
+
+def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rank 0 for points nothing dominates, 1 for those that only rank 0 dominates, and so on.
+
+    Parameters
+    ----------
+    points : ndarray
+        (N, D), every coordinate to be minimised.
+
+    Returns
+    -------
+    ndarray
+        int64 (N,).
+    """
+    at_most = (points[:, None, :] <= points[None, :, :]).all(2)
+    below = (points[:, None, :] < points[None, :, :]).any(2)
+    dominates = at_most & below
+    ranks = np.full(len(points), -1, dtype=np.int64)
+    rank = 0
+    while (ranks < 0).any():
+        left = ranks < 0
+        ranks[left & ~(dominates & left[:, None]).any(0)] = rank
+        rank += 1
+    return ranks

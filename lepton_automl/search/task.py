@@ -1,0 +1,140 @@
+"""A task: train one candidate for some cycles; a pure function that any process may repeat."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lepton_automl.arch import Arch
+from lepton_automl.dataset import Labelled, LabelledFiles, labelled
+from lepton_automl.evaluate import accuracy
+from lepton_automl.model import Model, Preprocessing
+from lepton_automl.recipe import Recipe
+from lepton_automl.train import Diverged, fit, fresh
+
+Turn = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides the result, as JSON can carry it to another process."""
+
+    key: str
+    arch: str
+    recipe: str
+    cycles: tuple[tuple[int, int], ...]
+    """(epochs, seed) of each training to run, one after the other; each ends annealed."""
+    seed: int
+    """Of the first weights, where `start` is empty."""
+    start: str
+    """Folder of the model to start from; empty starts afresh."""
+    out: str
+    """Folder the model is saved to; empty saves nothing."""
+    zero_point: int
+    scale: float
+    train: tuple[str, str]
+    """Files of pixels and labels."""
+    validation: tuple[str, str]
+    device: str = "cpu"
+    samples: int = 0
+    """Train on so many samples only; 0 is all."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        document = json.loads(text)
+        document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
+        document["train"] = tuple(document["train"])
+        document["validation"] = tuple(document["validation"])
+        return cls(**document)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task found out."""
+
+    seconds: tuple[float, ...] = ()
+    """Of each cycle."""
+    correct: str = ""
+    """Which validation samples are right, packed by `pack`."""
+    failed: str = ""
+    """Why there is no model, or nothing."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        document = json.loads(text)
+        return cls(**(document | {"seconds": tuple(document["seconds"])}))
+
+
+def run_task(task: Task, turn: Turn) -> TaskResult:
+    """Train, save the model, answer the validation samples.
+
+    The model is on the disk before this returns. A net whose loss leaves the finite numbers is a
+    result too: `failed` says so.
+
+    Raises
+    ------
+    LeptonError
+        If the start or the data cannot be read, or the model cannot be written.
+    """
+    data = _part(task.train)
+    if task.samples:
+        data = Labelled(data.pixels[: task.samples], data.labels[: task.samples])
+    device = torch.device(task.device)
+    model, recipe = _start(task), Recipe.from_json(task.recipe)
+    seconds: list[float] = []
+    for epochs, seed in task.cycles:
+        begun = time.perf_counter()
+        try:
+            model = fit(model, data, recipe, epochs=epochs, seed=seed, device=device, turn=turn)
+        except Diverged as error:
+            return TaskResult(tuple(seconds), failed=error.what)
+        seconds.append(time.perf_counter() - begun)
+    if task.out:
+        model.save(Path(task.out))
+    with turn():
+        correct = accuracy(model, _part(task.validation), device=device)
+    return TaskResult(tuple(seconds), pack(correct))
+
+
+def pack(correct: NDArray[np.bool_]) -> str:
+    """Booleans (N,) as text: the count, a colon, eight of them a byte in base 64."""
+    return f"{len(correct)}:{base64.b64encode(np.packbits(correct).tobytes()).decode()}"
+
+
+def unpack(text: str) -> NDArray[np.bool_]:
+    """Read what `pack` wrote."""
+    count, _, packed = text.partition(":")
+    bits = np.frombuffer(base64.b64decode(packed), np.uint8)
+    return np.unpackbits(bits, count=int(count)).astype(np.bool_)
+
+
+def _start(task: Task) -> Model:
+    if task.start:
+        return Model.load(Path(task.start))
+    preprocessing = Preprocessing(task.zero_point, task.scale)
+    return fresh(Arch.from_json(task.arch), preprocessing, task.seed)
+
+
+def _part(paths: tuple[str, str]) -> Labelled:
+    return labelled(LabelledFiles(Path(paths[0]), Path(paths[1])))

@@ -1,0 +1,127 @@
+"""Tasks of a search: what is trained from which checkpoint, and where checkpoints lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from lepton_automl.dataset import LabelledFiles, Size
+from lepton_automl.model import Preprocessing
+from lepton_automl.search.rungs import cycles
+from lepton_automl.search.sampler import seed_of
+from lepton_automl.search.task import Task
+from lepton_automl.search.trials import Candidate
+from lepton_automl.search.work import SearchWork
+
+PROBE_SAMPLES = 4096
+"""Sample-epochs of a speed measurement."""
+
+
+class Tasks:
+    """Makes tasks for candidates; a missing checkpoint only makes a task longer.
+
+    Parameters
+    ----------
+    work : SearchWork
+        Data, folders, seed and device.
+    """
+
+    def __init__(self, work: SearchWork) -> None:
+        self._work = work
+        self._folder = work.folder / "checkpoints"
+        self._data: dict[Size, tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
+
+    @property
+    def samples(self) -> int:
+        """Of the training part."""
+        return len(self._work.dataset.train)
+
+    @property
+    def validation_samples(self) -> int:
+        """Of the validation part."""
+        return len(self._work.dataset.validation)
+
+    def rung(self, candidate: Candidate, rung: int, epochs: int) -> Task:
+        """Train `candidate` to the end of `rung`; `epochs` are those of its last rung."""
+        each = self._cycles(candidate, rung + 1, epochs)
+        return self._task(candidate, str(rung), each, before=str(rung - 1))
+
+    def final(self, candidate: Candidate, done: int, epochs: int, more: int, label: str) -> Task:
+        """Train `candidate`, which has finished `done` rungs, for `more` epochs.
+
+        Parameters
+        ----------
+        candidate : Candidate
+            The winner, or one of the few that may be.
+        done : int
+            Rungs it has finished.
+        epochs : int
+            Of its last rung, as for `rung`.
+        more : int
+            Epochs of this training.
+        label : str
+            Name of the last training, such as "final-0"; a longer budget makes another one.
+        """
+        each = self._cycles(candidate, done, epochs)
+        each.append((more, seed_of(self._work.seed, candidate.number, label)))
+        return self._task(candidate, label, each, before=str(done - 1))
+
+    def probe(self, candidate: Candidate) -> Task:
+        """Train briefly, twice, saving nothing, to learn how fast this machine is."""
+        samples = min(self.samples, PROBE_SAMPLES)
+        epochs = max(1, PROBE_SAMPLES // samples)
+        task = self._task(candidate, "probe", [(1, 0), (epochs, 0)], before="none")
+        return dataclasses.replace(task, start="", out="", samples=samples)
+
+    def checkpoint(self, number: int, rung: str) -> Path:
+        """Folder of the model a candidate was at the end of a rung."""
+        return self._folder / f"{number:05d}-{rung}"
+
+    def collect(self, keep: set[Path]) -> None:
+        """Delete all checkpoints but these."""
+        for folder in self._folder.glob("[0-9]*-*"):
+            if folder not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def discard(self, number: int, rung: str) -> None:
+        """Delete a checkpoint that a later one has replaced."""
+        shutil.rmtree(self.checkpoint(number, rung), ignore_errors=True)
+
+    @staticmethod
+    def is_whole(checkpoint: Path) -> bool:
+        """Whether a model was saved there to the end; its weights are written last."""
+        return (checkpoint / "weights.safetensors").is_file()
+
+    def _cycles(self, candidate: Candidate, count: int, epochs: int) -> list[tuple[int, int]]:
+        seeds = [seed_of(self._work.seed, candidate.number, index) for index in range(count)]
+        return list(zip(cycles(epochs), seeds, strict=False))
+
+    def _task(
+        self, candidate: Candidate, rung: str, each: list[tuple[int, int]], before: str
+    ) -> Task:
+        start = self.checkpoint(candidate.number, before)
+        is_there = self.is_whole(start)
+        train, validation, preprocessing = self._files(candidate.arch.input[:2])
+        return Task(
+            key=f"{candidate.number}-{rung}",
+            arch=candidate.arch.to_json(),
+            recipe=candidate.recipe.to_json(),
+            cycles=tuple(each[-1:] if is_there else each),
+            seed=seed_of(self._work.seed, candidate.number, "weights"),
+            start=str(start) if is_there else "",
+            out=str(self.checkpoint(candidate.number, rung)),
+            zero_point=preprocessing.zero_point,
+            scale=preprocessing.scale,
+            train=(str(train.pixels), str(train.labels)),
+            validation=(str(validation.pixels), str(validation.labels)),
+            device=str(self._work.device),
+        )
+
+    def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
+        if size not in self._data:
+            data, cache = self._work.dataset, self._work.cache
+            train = data.files("train", size, cache)
+            validation = data.files("validation", size, cache)
+            self._data[size] = (train, validation, data.preprocessing(size))
+        return self._data[size]

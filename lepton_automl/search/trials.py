@@ -1,0 +1,195 @@
+"""Trials: candidates and what is known of them, rebuilt from the ledger alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.arch import Arch
+from lepton_automl.cost import Cost
+from lepton_automl.objectives import Objective
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.plan import Plan
+from lepton_automl.search.rungs import Standing
+from lepton_automl.search.task import TaskResult, unpack
+
+PLAN = "plan"
+TRIAL = "trial"
+RUNG = "rung"
+"""Kinds of ledger events: `search` -> a `Plan`, number -> a `Candidate`, key -> a `Score`."""
+FINAL = "final"
+"""In place of a rung's number: the winner's last training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """A point of the space that was not trained because its costs break a limit."""
+
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    excess: dict[str, float]
+    """Limit -> how far beyond it the cost is, 0.5 for one and a half times."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A point of the space that meets the cost limits."""
+
+    number: int
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    """Optuna's description of each parameter, as JSON."""
+    arch: Arch
+    recipe: Recipe
+    cost: Cost
+    refused: tuple[Refusal, ...] = ()
+    """What was drawn and refused before it."""
+
+    def to_event(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return dataclasses.asdict(
+            dataclasses.replace(self, arch=None, recipe=None, cost=None)  # type: ignore[arg-type]
+        ) | {
+            "arch": self.arch.to_json(),
+            "recipe": self.recipe.to_json(),
+            "cost": dataclasses.asdict(self.cost),
+        }
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Candidate:
+        """Read what `to_event` wrote."""
+        return cls(
+            event["number"],
+            event["params"],
+            event["distributions"],
+            Arch.from_json(event["arch"]),
+            Recipe.from_json(event["recipe"]),
+            Cost(**event["cost"]),
+            tuple(Refusal(**refusal) for refusal in event["refused"]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """What a candidate reached at the end of a rung."""
+
+    rung: str
+    """"0", "1", ... or "final-0", "final-1", ... for the last training of a winner."""
+    epochs: int
+    """In all, this rung included."""
+    correct: NDArray[np.bool_]
+    """(N,) validation samples."""
+    failed: str = ""
+
+    @functools.cached_property
+    def accuracy(self) -> float:
+        """Share of correct samples; 0 for a training that failed."""
+        return 0.0 if self.failed else float(self.correct.mean())
+
+    @classmethod
+    def from_event(cls, rung: str, event: dict[str, Any]) -> Score:
+        """From the value of a `rung` event."""
+        failed = event["failed"]
+        correct = np.zeros(0, np.bool_) if failed else unpack(event["correct"])
+        return cls(rung, event["epochs"], correct, failed)
+
+
+class Trials:
+    """All candidates and their scores."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[int, Candidate] = {}
+        self.scores: dict[int, list[Score]] = {}
+        self.finals: dict[int, Score] = {}
+        self.plan: Plan | None = None
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def add(self, candidate: Candidate) -> None:
+        """A candidate that starts."""
+        self.candidates[candidate.number] = candidate
+        self.scores[candidate.number] = []
+
+    def score(self, number: int, score: Score) -> None:
+        """The candidate has finished its next rung, or its last training."""
+        if score.rung.startswith(FINAL):
+            self.finals[number] = score
+        else:
+            self.scores[number].append(score)
+
+    def epochs_of(self, number: int) -> int:
+        """Epochs of a candidate's last rung: as planned, or its recipe's own."""
+        planned = self.plan.epochs if self.plan else None
+        return planned or self.candidates[number].recipe.epochs
+
+    def alive(self) -> list[int]:
+        """Those that finished a rung and did not fail at the first."""
+        return [n for n, scores in self.scores.items() if scores and not scores[0].failed]
+
+    def unstarted(self) -> list[int]:
+        """Those that have not finished any rung."""
+        return [number for number, scores in self.scores.items() if not scores]
+
+    def latest(self, number: int) -> Score:
+        """What the candidate reached last; a training that failed or was a step back is undone."""
+        final, good = self.finals.get(number), [s for s in self.scores[number] if not s.failed]
+        last = good[-1]
+        return final if final is not None and final.accuracy >= last.accuracy else last
+
+    def epochs_before(self, number: int) -> int:
+        """Epochs a candidate had in its rungs."""
+        return max((s.epochs for s in self.scores[number] if not s.failed), default=0)
+
+    def standings(self, rung: int, costs: list[Objective]) -> list[Standing]:
+        """Everybody who finished `rung`."""
+        return [
+            Standing(number, scores[rung].accuracy, self.costs(number, costs))
+            for number, scores in self.scores.items()
+            if len(scores) > rung and not scores[rung].failed
+        ]
+
+    def beyond(self, rung: int) -> set[int]:
+        """Numbers of those that finished more than `rung`, or tried."""
+        return {number for number, scores in self.scores.items() if len(scores) > rung + 1}
+
+    def costs(self, number: int, objectives: list[Objective]) -> tuple[float, ...]:
+        """The candidate's figures for objectives that need no training; less is better."""
+        cost = self.candidates[number].cost
+        sign = {"minimize": 1.0, "maximize": -1.0}
+        return tuple(sign[o.direction] * o.value(None, cost) for o in objectives)
+
+
+def read_trials(ledger: LedgerView) -> Trials:
+    """All trials that a ledger knows."""
+    trials = Trials()
+    plan = ledger.get(PLAN, "search")
+    trials.plan = Plan.from_event(plan) if plan else None
+    for event in ledger.all(TRIAL).values():
+        trials.add(Candidate.from_event(event))
+    for key, event in ledger.all(RUNG).items():
+        number, rung = parsed(key)
+        trials.score(number, Score.from_event(rung, event))
+    return trials
+
+
+def parsed(key: str) -> tuple[int, str]:
+    """Number and rung in the key of a task or a `rung` event, such as "7-0" or "7-final-0"."""
+    number, _, rung = key.partition("-")
+    return int(number), rung
+
+
+def score_event(result: TaskResult, epochs: int) -> dict[str, Any]:
+    """What the ledger keeps of a task: everything that decides, and the seconds it took."""
+    return {
+        "epochs": epochs,
+        "correct": result.correct,
+        "failed": result.failed,
+        "seconds": round(sum(result.seconds), 3),
+    }

@@ -1,0 +1,211 @@
+"""The winner: who it is, its last training, and its place in RUN/models/best."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_automl import durable
+from lepton_automl.dataset import labelled
+from lepton_automl.errors import ConfigError, LeptonError
+from lepton_automl.evaluate import predict_logits
+from lepton_automl.events import Event
+from lepton_automl.model import Model
+from lepton_automl.pick import Choice, Option, choose, ranked
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.cost_check import TIMING
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.plan import LONGEST, Clock, work_of
+from lepton_automl.search.task import Task
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
+
+WINNER = "winner"
+"""Ledger events "0", "1", ...: a longer budget or more trials make another one."""
+MOST_FINALISTS = 3
+RECIPE = "recipe.json"
+"""Written after the model: the winner is saved once it is there."""
+
+
+class Winners:
+    """Names the winner of a search, once for each length of it that was asked for.
+
+    Parameters
+    ----------
+    work : SearchWork
+        Goal, folders, ledger.
+    tasks : Tasks
+        Makes the last trainings.
+    trials : Trials
+        What is known of the candidates.
+    """
+
+    def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials) -> None:
+        self._work, self._tasks, self._trials = work, tasks, trials
+        self._folder = work.folder / "models" / "best"
+        earlier = list(work.ledger.all(WINNER).values())
+        covering = [n for n, event in enumerate(earlier) if _covers(event, work)]
+        self._round = covering[0] if covering else len(earlier)
+        self._event = earlier[self._round] if covering else None
+
+    def recorded(self) -> Choice | None:
+        """The winner of as long a search as is asked for, if it was named and saved before."""
+        if self._event is None or not (self._folder / RECIPE).is_file():
+            return None
+        return Choice(self._event["number"], self._event["reason"])
+
+    def crown(self, workers: Workers, clock: Clock) -> Choice:
+        """Train the few best for the last time, name the winner, save it.
+
+        Raises
+        ------
+        ConfigError
+            If no candidate could be trained.
+        """
+        if not self._trials.alive():
+            raise _untrainable(self._trials)
+        plan = self._plan(clock)
+        self._train(workers, plan)
+        choice = choose(self._options(plan), self._work.limits, self._work.prefer)
+        self._save(choice, workers)
+        event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
+        self._work.ledger.record(WINNER, str(self._round), event | dataclasses.asdict(choice))
+        self._collect(choice.number)
+        return choice
+
+    def leader(self) -> int | None:
+        """Who would win now."""
+        options = self._options(self._trials.alive())
+        return choose(options, self._work.limits, self._work.prefer).number if options else None
+
+    def save_best_so_far(self) -> int | None:
+        """Leave who would win now in RUN/models/best; None where nobody has a checkpoint."""
+        number = self.leader()
+        if number is None or not Tasks.is_whole(self._checkpoint(number)):
+            return None
+        self._save(Choice(number, "the best so far"), None)
+        return number
+
+    def result(
+        self, choice: Choice, rows: Sequence[TrialRow], front: Sequence[TrialRow]
+    ) -> SearchResult:
+        """Everything a search gives back."""
+        best = Model.load(self._folder)
+        size = best.arch.input[:2]
+        validation = labelled(self._work.dataset.files("validation", size, self._work.cache))
+        logits = predict_logits(best, validation.pixels, device=self._work.device)
+        predictions = logits.argmax(1).numpy().astype(np.int64)
+        reference = self._work.ledger.get(TIMING, "reference")
+        return SearchResult(
+            best=best,
+            number=choice.number,
+            recipe=Recipe.from_json((self._folder / RECIPE).read_text()),
+            reason=choice.reason,
+            rows=tuple(rows),
+            front=tuple(front),
+            correct=predictions == validation.labels.numpy(),
+            predictions=predictions,
+            timing={"quiet_reference_ms": reference["quiet_ms"]} if reference else {},
+        )
+
+    def _plan(self, clock: Clock) -> dict[int, int]:
+        """Finalists and the epochs of their last training; decided once."""
+        key = f"{FINAL}-{self._round}"
+        known = self._work.ledger.get(PLAN, key)
+        if known is None:
+            many = self._work.budget_seconds is not None
+            count = min(self._work.jobs, MOST_FINALISTS) if many else 1
+            options = self._options(self._trials.alive())
+            chosen = ranked(options, self._work.limits, self._work.prefer, count)
+            epochs = {str(o.number): self._more_epochs(o.number, clock) for o in chosen}
+            known = {"epochs": epochs}
+            self._work.ledger.record(PLAN, key, known)
+        return {int(number): more for number, more in known["epochs"].items()}
+
+    def _more_epochs(self, number: int, clock: Clock) -> int:
+        own = self._trials.epochs_of(number)
+        most = own if clock.is_endless else own * LONGEST
+        macs = self._trials.candidates[number].cost.macs
+        return clock.final_epochs(work_of(macs, self._tasks.samples, 1), most)
+
+    def _train(self, workers: Workers, plan: dict[int, int]) -> None:
+        label = f"{FINAL}-{self._round}"
+        for number, more in plan.items():
+            final = self._trials.finals.get(number)
+            if more and (final is None or final.rung != label):
+                self._tell(number, more)
+                workers.start(self._final_task(number, label, more))
+        while workers.busy:
+            for task, result in workers.finished():
+                number, rung = parsed(task.key)
+                before = self._trials.epochs_before(number)
+                event = score_event(result, before + plan[number])
+                self._work.ledger.record(RUNG, task.key, event)
+                self._trials.score(number, Score.from_event(rung, event))
+
+    def _final_task(self, number: int, label: str, more: int) -> Task:
+        done = len([s for s in self._trials.scores[number] if not s.failed])
+        candidate, epochs = self._trials.candidates[number], self._trials.epochs_of(number)
+        return self._tasks.final(candidate, done, epochs, more, label)
+
+    def _save(self, choice: Choice, workers: Workers | None) -> None:
+        """Copy the winner's checkpoint to RUN/models/best, remaking it where it is gone."""
+        number = choice.number
+        score = self._trials.latest(number)
+        checkpoint = self._checkpoint(number)
+        if workers is not None and not Tasks.is_whole(checkpoint):
+            workers.call(self._task_of(number, score))
+        model = Model.load(checkpoint)
+        metrics = {"validation_accuracy": score.accuracy, "epochs": float(score.epochs)}
+        dataclasses.replace(model, metrics=metrics).save(self._folder)
+        recipe = self._trials.candidates[number].recipe
+        recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
+        durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
+
+    def _task_of(self, number: int, score: Score) -> Task:
+        candidate, epochs = self._trials.candidates[number], self._trials.epochs_of(number)
+        if score.rung.startswith(FINAL):
+            more = score.epochs - self._trials.epochs_before(number)
+            return self._final_task(number, score.rung, more)
+        return self._tasks.rung(candidate, int(score.rung), epochs)
+
+    def _checkpoint(self, number: int) -> Path:
+        return self._tasks.checkpoint(number, self._trials.latest(number).rung)
+
+    def _collect(self, number: int) -> None:
+        """Keep the checkpoints of the winner; all others can be made again from the ledger."""
+        last = self._trials.scores[number][-1].rung
+        keep = {self._checkpoint(number), self._tasks.checkpoint(number, last)}
+        self._tasks.collect(keep)
+
+    def _options(self, numbers: Iterable[int]) -> list[Option]:
+        trials = self._trials
+        return [Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in numbers]
+
+    def _tell(self, number: int, more: int) -> None:
+        self._work.emit(Event("search", f"trial {number} is trained for {more} more epochs"))
+
+
+def _covers(event: dict[str, Any], work: SearchWork) -> bool:
+    """Whether the search that the event ended was as long as the one asked for."""
+    pairs = (
+        (event["trials"], work.trials),
+        (event["budget_seconds"], work.budget_seconds),
+    )
+    return all(
+        had is None if asked is None else had is not None and had >= asked for had, asked in pairs
+    )
+
+
+def _untrainable(trials: Trials) -> LeptonError:
+    reasons = [scores[-1].failed for scores in trials.scores.values() if scores]
+    return ConfigError(
+        f"none of {len(trials)} candidates could be trained"
+        + (f", the last one because {reasons[-1]}" if reasons else ": there was no time for one"),
+        fix="give more --budget, lower lr in [train] of the search space, or another --space",
+    )

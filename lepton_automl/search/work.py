@@ -1,0 +1,104 @@
+"""What a search is given and what it gives back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lepton_automl.arch import Arch
+from lepton_automl.config import Limits, Prefer
+from lepton_automl.cost import Cost
+from lepton_automl.dataset import Dataset
+from lepton_automl.events import Emit, silent
+from lepton_automl.model import Model
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.space import SearchSpace
+from lepton_automl.targets import Target
+
+
+def _endless() -> float:
+    return math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class SearchWork:
+    """Everything a search needs."""
+
+    folder: Path
+    """The run folder; `checkpoints/` and `models/best/` are made in it."""
+    dataset: Dataset
+    space: SearchSpace
+    limits: Limits
+    objectives: tuple[str, ...]
+    """Names of objectives, `accuracy` among them."""
+    target: Target
+    prefer: Prefer
+    seed: int
+    jobs: int
+    """Worker processes, at least 1."""
+    device: torch.device
+    budget_seconds: float | None
+    """The search ends when the run has been alive so long; None: `trials` ends it."""
+    trials: int | None
+    """Candidates to train; None: the budget ends it."""
+    ledger: Ledger
+    cache: Path
+    """Folder for decoded pictures."""
+    emit: Emit = silent
+    deadline: Callable[[], float] = _endless
+    """Seconds until the search must end for another reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrialRow:
+    """One candidate, for tables."""
+
+    number: int
+    params: Mapping[str, Any]
+    arch: Arch
+    recipe: Recipe
+    cost: Cost
+    accuracy: float | None
+    """Share of validation samples right at the last rung; None if it never finished one."""
+    interval: tuple[float, float] | None
+    """Wilson 95 % interval of the accuracy."""
+    rung: int
+    """Rungs finished, less one: -1 for none."""
+    epochs: int
+    """Epochs trained in all."""
+    feasible: bool
+    """Within the cost limits and trainable."""
+    note: str = ""
+    """Why it failed, or nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search found."""
+
+    best: Model
+    """The winner; also in RUN/models/best."""
+    number: int
+    """Its trial number."""
+    recipe: Recipe
+    """How it was trained; `epochs` are those of the last rung."""
+    reason: str
+    """Why it is the winner, in words."""
+    rows: tuple[TrialRow, ...]
+    """All candidates, by number."""
+    front: tuple[TrialRow, ...]
+    """Those that no other is better than in every objective, cheapest last."""
+    correct: NDArray[np.bool_]
+    """(N,): which validation samples the winner gets right."""
+    predictions: NDArray[np.int64]
+    """(N,): the winner's class for every validation sample."""
+    timing: Mapping[str, float] = field(default_factory=dict)
+    """`quiet_reference_ms`, where latencies were measured."""
