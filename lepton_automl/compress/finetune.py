@@ -1,0 +1,127 @@
+"""Quantization-aware fine-tuning: the last resort, when ranges and biases alone lose too much.
+
+Weights and values are rounded in the forward pass as the int8 file rounds them; gradients pass
+through as if they were not, except where a value is clipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lepton_automl.compress import Work
+from lepton_automl.compress.calibrate import stored
+from lepton_automl.compress.plan import Effort
+from lepton_automl.graph import Graph
+from lepton_automl.model import Model, QParams
+from lepton_automl.network import Network, build, weights_of
+from lepton_automl.recipe import Recipe
+from lepton_automl.train import descend
+
+LR = 5e-4
+"""Of AdamW at batch 64; folded weights bear no more."""
+
+
+def finetune(model: Model, work: Work, effort: Effort) -> Model:
+    """A quantized model trained on, its scales kept.
+
+    Parameters
+    ----------
+    model : Model
+        Quantized.
+    work : Work
+        The reference is the teacher.
+    effort : Effort
+        Pictures and passes.
+
+    Raises
+    ------
+    Diverged
+        If the loss becomes infinite or not a number.
+    """
+    values = model.qparams
+    assert values is not None, "the caller has quantized it"
+    network = trainable(model, values)
+    descend(
+        network,
+        effort.data,
+        model.preprocessing,
+        _recipe(work.recipe),
+        epochs=effort.epochs,
+        seed=work.seed,
+        device=work.device,
+        forward=simulated(network, values, work.target.weight_limit, work.device),
+        teacher=work.reference.network().to(work.device),
+        distill_weight=1.0,
+        turn=work.turn,
+    )
+    return _rounded(model, values, network, work.target.weight_limit)
+
+
+def trainable(model: Model, values: QParams) -> Network:
+    """The float network of a quantized model, with the biases its file has."""
+    biases = {}
+    for op in model.arch.graph.weighted:
+        step = np.float32(values.scales[op.x.name]) * values.weight_scales[op.name]
+        biases[f"{op.name}.bias"] = torch.from_numpy(values.biases[op.name] * step).float()
+    return build(model.arch, {**model.weights, **biases})
+
+
+def simulated(
+    network: Network, values: QParams, limit: int, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Logits as int8 arithmetic gives them, with gradients for the float weights of `network`."""
+    graph = network.graph
+    on_value = _rounding(graph, values)
+    scales = {name: torch.from_numpy(s).to(device) for name, s in values.weight_scales.items()}
+    zeros = {name: torch.zeros(len(s), dtype=torch.int32, device=device) for name, s in scales.items()}
+
+    def forward(x: Tensor) -> Tensor:
+        weights = {
+            f"owners.{name}.weight": torch.fake_quantize_per_channel_affine(
+                network.owners[name].weight, scale, zeros[name], 0, -limit, limit
+            )
+            for name, scale in scales.items()
+        }
+        logits: Tensor = functional_call(network, weights, (x, on_value))
+        return logits
+
+    return forward
+
+
+def _rounding(graph: Graph, values: QParams) -> Callable[[str, Tensor], Tensor]:
+    own = set(stored(graph))
+
+    def on_value(name: str, value: Tensor) -> Tensor:
+        if name not in own:
+            return value
+        scale, zero_point = values.scales[name], values.zero_points[name]
+        return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, 0, 255)
+
+    return on_value
+
+
+def _recipe(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(
+        recipe, optimizer="adamw", lr=LR, schedule="onecycle", weight_decay=0.0, label_smoothing=0.0
+    )
+
+
+def _rounded(model: Model, values: QParams, network: Network, limit: int) -> Model:
+    """`model` with the weights of `network`, in the integers of the scales it has."""
+    weights = weights_of(network)
+    integers, biases = {}, {}
+    for op in network.graph.weighted:
+        weight, bias = (weights[f"{op.name}.{part}"].numpy() for part in ("weight", "bias"))
+        scale = values.weight_scales[op.name]
+        column = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        integers[op.name] = np.clip(np.rint(weight / column), -limit, limit).astype(np.int8)
+        step = (np.float32(values.scales[op.x.name]) * scale).astype(np.float64)
+        biases[op.name] = np.rint(bias / step).clip(-(2**30), 2**30).astype(np.int32)
+    qparams = dataclasses.replace(values, weights=integers, biases=biases)
+    return dataclasses.replace(model, weights=weights, qparams=qparams, parent=model.digest)

@@ -1,0 +1,39 @@
+"""What a model gets right, and how far its int8 file is from the float net."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from lepton_automl.compress import Work
+from lepton_automl.evaluate import accuracy, onnx_probabilities, predict_logits
+from lepton_automl.exporters.onnx import int8_model
+from lepton_automl.model import Model
+
+
+def int8_file(model: Model) -> bytes:
+    """The int8 file with numbers for labels: the same arithmetic as the one that ships."""
+    return int8_model(model, [str(number) for number in range(model.arch.classes)], {})
+
+
+def validation_accuracy(model: Model, work: Work) -> float:
+    """Share of validation pictures that are right, 0 to 1; of the int8 file if quantized."""
+    if model.qparams is None:
+        return float(accuracy(model, work.validation, device=work.device).mean())
+    answers = onnx_probabilities(int8_file(model), work.validation.pixels).argmax(1)
+    return float((answers == work.validation.labels.cpu().numpy()).mean())
+
+
+def float_probabilities(model: Model, pixels: Tensor) -> np.ndarray:
+    """float32 (N, classes) of the float network, for uint8 pixels (N, H, W, C)."""
+    result: np.ndarray = predict_logits(model, pixels).softmax(1).numpy()
+    return result
+
+
+def divergence(wanted: np.ndarray, given: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence of probabilities (N, classes), in nats.
+
+    It needs no labels and shows differences long before a picture changes its class.
+    """
+    tiny = 1e-9
+    return float((wanted * (np.log(wanted + tiny) - np.log(given + tiny))).sum(1).mean())
