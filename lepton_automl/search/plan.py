@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lepton_automl.search.rungs import ETA, milestones
+from lepton_automl.search.rungs import ETA, cycles
 
 FINAL_SHARE = 0.28
 """Of a search's time, kept for the winner's last training."""
@@ -49,7 +49,9 @@ def work_of(macs: int, samples: int, epochs: float) -> float:
     return float((macs + EPOCH_OVERHEAD_MACS) * samples * epochs)
 
 
-def planned_epochs(own: int, seconds_per_epoch: float, search_seconds: float, jobs: int) -> int:
+def planned_epochs(
+    own: int, seconds_per_epoch: float, search_seconds: float, jobs: int, samples: int
+) -> int:
     """Epochs of the last rung under which the time gives a sensible number of candidates.
 
     Parameters
@@ -62,10 +64,12 @@ def planned_epochs(own: int, seconds_per_epoch: float, search_seconds: float, jo
         Time for all rungs of all candidates.
     jobs : int
         Workers at the same time.
+    samples : int
+        Of the training part.
     """
 
     def count(epochs: int) -> float:
-        each = share_trained(epochs) * seconds_per_epoch * SAFETY + TASK_SECONDS
+        each = share_trained(epochs, samples) * seconds_per_epoch * SAFETY + TASK_SECONDS
         return search_seconds * jobs / each
 
     epochs = own
@@ -76,11 +80,9 @@ def planned_epochs(own: int, seconds_per_epoch: float, search_seconds: float, jo
     return epochs
 
 
-def share_trained(epochs: int) -> float:
+def share_trained(epochs: int, samples: int) -> float:
     """Epochs a candidate is trained on average: one in `ETA` goes on at every rung."""
-    reached = milestones(epochs)
-    steps = [after - before for before, after in zip((0, *reached), reached, strict=False)]
-    return sum(step / ETA**rung for rung, step in enumerate(steps))
+    return float(sum(n / ETA**rung for rung, n in enumerate(cycles(epochs, samples))))
 
 
 class Clock:

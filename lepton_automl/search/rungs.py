@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 ETA = 3
 """One in so many candidates goes on to the next rung, which is so many times longer."""
 RUNGS = 3
+LEAST_SAMPLES = 6000
+"""The first rung shows a net at least so many pictures: with fewer, all nets look alike."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,24 @@ class Standing:
     """Known costs that are objectives; less is better."""
 
 
-def milestones(epochs: int) -> tuple[int, ...]:
-    """Epochs a candidate has had in all after each rung: E/9, E/3 and E, none twice."""
-    wanted = [max(1, round(epochs / ETA**power)) for power in reversed(range(RUNGS))]
+def milestones(epochs: int, samples: int) -> tuple[int, ...]:
+    """Epochs a candidate has had in all after each rung: E/9, E/3 and E, none twice.
+
+    Parameters
+    ----------
+    epochs : int
+        E, at least 1.
+    samples : int
+        Of the training part, at least 1.
+    """
+    least = min(epochs, math.ceil(LEAST_SAMPLES / samples))
+    wanted = [max(least, round(epochs / ETA**power)) for power in reversed(range(RUNGS))]
     return tuple(sorted(set(wanted)))
 
 
-def cycles(epochs: int) -> tuple[int, ...]:
+def cycles(epochs: int, samples: int) -> tuple[int, ...]:
     """Epochs of each rung by itself; every one is a whole schedule that ends annealed."""
-    reached = milestones(epochs)
+    reached = milestones(epochs, samples)
     return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
 
 

@@ -11,7 +11,7 @@ from lepton_automl.model import Preprocessing
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
 from lepton_automl.search.task import Task
-from lepton_automl.search.trials import Candidate
+from lepton_automl.search.trials import Candidate, Trials
 from lepton_automl.search.work import SearchWork
 
 PROBE_SAMPLES = 4096
@@ -25,10 +25,12 @@ class Tasks:
     ----------
     work : SearchWork
         Data, folders, seed and device.
+    trials : Trials
+        Knows the epochs of every candidate.
     """
 
-    def __init__(self, work: SearchWork) -> None:
-        self._work = work
+    def __init__(self, work: SearchWork, trials: Trials) -> None:
+        self._work, self._trials = work, trials
         self._folder = work.folder / "checkpoints"
         self._data: dict[Size, tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
 
@@ -42,12 +44,16 @@ class Tasks:
         """Of the validation part."""
         return len(self._work.dataset.validation)
 
-    def rung(self, candidate: Candidate, rung: int, epochs: int) -> Task:
-        """Train `candidate` to the end of `rung`; `epochs` are those of its last rung."""
-        each = self._cycles(candidate, rung + 1, epochs)
+    def cycles(self, number: int) -> tuple[int, ...]:
+        """Epochs of each rung of a candidate."""
+        return cycles(self._trials.epochs_of(number), self.samples)
+
+    def rung(self, candidate: Candidate, rung: int) -> Task:
+        """Train `candidate` to the end of `rung`."""
+        each = self._cycles(candidate, rung + 1)
         return self._task(candidate, str(rung), each, before=str(rung - 1))
 
-    def final(self, candidate: Candidate, done: int, epochs: int, more: int, label: str) -> Task:
+    def final(self, candidate: Candidate, done: int, more: int, label: str) -> Task:
         """Train `candidate`, which has finished `done` rungs, for `more` epochs.
 
         Parameters
@@ -56,14 +62,12 @@ class Tasks:
             The winner, or one of the few that may be.
         done : int
             Rungs it has finished.
-        epochs : int
-            Of its last rung, as for `rung`.
         more : int
             Epochs of this training.
         label : str
             Name of the last training, such as "final-0"; a longer budget makes another one.
         """
-        each = self._cycles(candidate, done, epochs)
+        each = self._cycles(candidate, done)
         each.append((more, seed_of(self._work.seed, candidate.number, label)))
         return self._task(candidate, label, each, before=str(done - 1))
 
@@ -93,9 +97,9 @@ class Tasks:
         """Whether a model was saved there to the end; its weights are written last."""
         return (checkpoint / "weights.safetensors").is_file()
 
-    def _cycles(self, candidate: Candidate, count: int, epochs: int) -> list[tuple[int, int]]:
+    def _cycles(self, candidate: Candidate, count: int) -> list[tuple[int, int]]:
         seeds = [seed_of(self._work.seed, candidate.number, index) for index in range(count)]
-        return list(zip(cycles(epochs), seeds, strict=False))
+        return list(zip(self.cycles(candidate.number), seeds, strict=False))
 
     def _task(
         self, candidate: Candidate, rung: str, each: list[tuple[int, int]], before: str

@@ -150,8 +150,7 @@ class Winners:
 
     def _final_task(self, number: int, label: str, more: int) -> Task:
         done = len([s for s in self._trials.scores[number] if not s.failed])
-        candidate, epochs = self._trials.candidates[number], self._trials.epochs_of(number)
-        return self._tasks.final(candidate, done, epochs, more, label)
+        return self._tasks.final(self._trials.candidates[number], done, more, label)
 
     def _save(self, choice: Choice, workers: Workers | None) -> None:
         """Copy the winner's checkpoint to RUN/models/best, remaking it where it is gone."""
@@ -168,11 +167,10 @@ class Winners:
         durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
 
     def _task_of(self, number: int, score: Score) -> Task:
-        candidate, epochs = self._trials.candidates[number], self._trials.epochs_of(number)
         if score.rung.startswith(FINAL):
             more = score.epochs - self._trials.epochs_before(number)
             return self._final_task(number, score.rung, more)
-        return self._tasks.rung(candidate, int(score.rung), epochs)
+        return self._tasks.rung(self._trials.candidates[number], int(score.rung))
 
     def _checkpoint(self, number: int) -> Path:
         return self._tasks.checkpoint(number, self._trials.latest(number).rung)

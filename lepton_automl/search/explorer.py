@@ -1,0 +1,171 @@
+"""The explorer: decides what is trained next and writes down what came of it."""
+
+from __future__ import annotations
+
+import time
+
+from lepton_automl.objectives import load as load_objective
+from lepton_automl.search import outcome
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.newcomers import Newcomers
+from lepton_automl.search.plan import share_trained, work_of
+from lepton_automl.search.planning import clock_for, make_plan, seconds_left
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.rungs import RUNGS, promotable
+from lepton_automl.search.task import Task, TaskResult
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.winner import Winners
+from lepton_automl.search.work import SearchWork
+
+HOPELESS = 8
+"""After so many candidates without a single trained one, the search gives up."""
+
+
+class Explorer:
+    """Trains candidates, rung by rung, until the trials or the time are used up.
+
+    Parameters
+    ----------
+    work : SearchWork
+        What to search.
+    tasks : Tasks
+        Makes tasks.
+    trials : Trials
+        What the ledger knows; added to.
+    winners : Winners
+        Tells who leads.
+    workers : Workers
+        Where tasks run.
+    quiet : Quiet
+        Makes workers pause while a candidate is timed.
+
+    Raises
+    ------
+    InfeasibleError
+        If no net of the space is within the limits.
+    """
+
+    def __init__(
+        self,
+        work: SearchWork,
+        tasks: Tasks,
+        trials: Trials,
+        winners: Winners,
+        workers: Workers,
+        quiet: Quiet,
+    ) -> None:
+        self._work, self._tasks, self._trials = work, tasks, trials
+        self._winners, self._workers = winners, workers
+        self._objectives = [load_objective(name) for name in work.objectives]
+        self._known_costs = [o for o in self._objectives if not o.needs_training]
+        self._newcomers = Newcomers(work, trials, self._objectives, quiet)
+        self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
+        if trials.plan is None:
+            first = trials.candidates.get(0) or self._newcomers.add()
+            assert first is not None, "the first candidate is refused by an error"
+            trials.plan = make_plan(work, tasks, first, workers)
+        self.clock = clock_for(work, trials.plan)
+
+    def explore(self) -> None:
+        """Keep the workers busy until nothing is left to do."""
+        while True:
+            while self._workers.free and (task := self._next()):
+                self._workers.start(task)
+            if not self._workers.busy:
+                return
+            for task, result in self._workers.finished():
+                self._record(task, result)
+
+    def _next(self) -> Task | None:
+        """What to train now: interrupted, promoted, new; in the end the best of those left."""
+        return (
+            self._interrupted()
+            or self._promotion(closing=False)
+            or self._newcomer()
+            or self._promotion(closing=True)
+        )
+
+    def _interrupted(self) -> Task | None:
+        at_work = self._at_work()
+        waiting = [number for number in self._trials.unstarted() if number not in at_work]
+        return self._rung_task(waiting[0], 0) if waiting else None
+
+    def _promotion(self, *, closing: bool) -> Task | None:
+        for rung in reversed(range(RUNGS - 1)):
+            standings = self._trials.standings(rung, self._known_costs)
+            number = promotable(standings, self._promoted(rung), closing=closing)
+            if number is not None and self.clock.allows(self._work_of(number, rung + 1)):
+                return self._rung_task(number, rung + 1)
+        return None
+
+    def _promoted(self, rung: int) -> set[int]:
+        """Who went on beyond `rung`, is about to, or has no further rung."""
+        last = {n for n in self._trials.candidates if len(self._tasks.cycles(n)) == rung + 1}
+        return self._trials.beyond(rung) | self._at_work() | last
+
+    def _newcomer(self) -> Task | None:
+        candidate = self._newcomers.add() if self._wants_more() else None
+        return None if candidate is None else self._rung_task(candidate.number, 0)
+
+    def _wants_more(self) -> bool:
+        wanted, trials = self._work.trials, self._trials
+        if self._newcomers.exhausted or (wanted is not None and len(trials) >= wanted):
+            return False
+        if not trials.alive():
+            return len(trials) < HOPELESS
+        usual = sum(self._work_of(n, 0) for n in trials.candidates) / len(trials)
+        return self.clock.allows(usual)
+
+    def _record(self, task: Task, result: TaskResult) -> None:
+        number, rung = parsed(task.key)
+        event = score_event(result, sum(self._tasks.cycles(number)[: int(rung) + 1]))
+        self._work.ledger.record(RUNG, task.key, event)
+        score = Score.from_event(rung, event)
+        self._trials.score(number, score)
+        if rung == "0":
+            self._newcomers.learn(number, score)
+        if not score.failed:
+            self._tasks.discard(number, str(int(rung) - 1))
+            self.clock.learn(result.seconds[-1], self._work_of(number, int(rung)))
+        self._show(number)
+
+    def _rung_task(self, number: int, rung: int) -> Task:
+        return self._tasks.rung(self._trials.candidates[number], rung)
+
+    def _work_of(self, number: int, rung: int) -> float:
+        macs, each = self._trials.candidates[number].cost.macs, self._tasks.cycles(number)
+        return work_of(macs, self._tasks.samples, each[min(rung, len(each) - 1)])
+
+    def _at_work(self) -> set[int]:
+        return {parsed(task.key)[0] for task in self._workers.busy}
+
+    def _show(self, number: int) -> None:
+        rows = {n: outcome.row_of(self._trials, n) for n in self._trials.alive()}
+        leader = self._winners.leader()
+        done, total, seconds = self._how_far()
+        event = outcome.progress(
+            outcome.row_of(self._trials, number),
+            None if leader is None else rows[leader],
+            outcome.front_of(list(rows.values()), self._objectives),
+            started=len(self._trials),
+            done=done,
+            total=total,
+            seconds=seconds,
+        )
+        self._work.emit(event)
+
+    def _how_far(self) -> tuple[float, float, float]:
+        """Done, total (seconds of a budget, or epochs) and the seconds that are left, about."""
+        budget, trials = self._work.budget_seconds, self._trials
+        if budget is not None:
+            return self._work.ledger.alive_seconds(), budget, max(0.0, seconds_left(self._work))
+        done = self._epochs_done()
+        mean = sum(trials.epochs_of(n) for n in trials.candidates) / len(trials)
+        share = share_trained(round(mean), self._tasks.samples)
+        total = max((self._work.trials or len(trials)) * share, done) + mean
+        speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
+        return done, total, speed * (total - done)
+
+    def _epochs_done(self) -> int:
+        return sum(self._trials.epochs_before(number) for number in self._trials.candidates)

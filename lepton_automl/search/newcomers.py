@@ -1,0 +1,108 @@
+"""Newcomers: where candidates come from, and what the sampler learns of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lepton_automl.arch import Arch
+from lepton_automl.events import Event
+from lepton_automl.objectives import Objective
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.cost_check import CostCheck
+from lepton_automl.search.feasible import Proposer
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.sampler import Sampler
+from lepton_automl.search.trials import TRIAL, Candidate, Score, Trials
+from lepton_automl.search.work import SearchWork
+from lepton_automl.space import Trial
+
+METADATA_BYTES = 120
+"""Fingerprint of the data and version in a file, with their keys."""
+WORTH_TELLING = 20
+"""Refused points for one candidate from which the user is told that limits bite."""
+
+
+class Newcomers:
+    """New candidates within the limits, written to the ledger as they come.
+
+    Parameters
+    ----------
+    work : SearchWork
+        Space, data, limits, ledger.
+    trials : Trials
+        Those of earlier sessions; new ones are added.
+    objectives : sequence of Objective
+        What the sampler makes good.
+    quiet : Quiet
+        Makes workers pause while a candidate is timed.
+    """
+
+    def __init__(
+        self, work: SearchWork, trials: Trials, objectives: Sequence[Objective], quiet: Quiet
+    ) -> None:
+        self._work, self._trials = work, trials
+        self._sampler = Sampler(
+            self._draw, objectives, work.space.candidates, seed=work.seed, jobs=work.jobs
+        )
+        for number, candidate in trials.candidates.items():
+            scores = trials.scores[number]
+            accuracy = None if not scores or scores[0].failed else scores[0].accuracy
+            self._sampler.restore(candidate, accuracy, finished=bool(scores))
+        check = CostCheck(
+            work.limits,
+            work.target.weight_limit,
+            label_bytes(work.dataset.class_names),
+            needs_latency=work.limits.max_latency_ms is not None
+            or any(objective.needs_timing for objective in objectives),
+            ledger=work.ledger,
+            quiet=quiet,
+        )
+        known, knobs = list(trials.candidates.values()), work.space.parameters()
+        self._proposer = Proposer(self._sampler, self._draw, knobs, check, known)
+        self.exhausted = False
+        """Nothing new is left in the space within the limits."""
+
+    def add(self) -> Candidate | None:
+        """The next candidate, recorded; None where the space is exhausted.
+
+        Raises
+        ------
+        InfeasibleError
+            If no point within the limits is known at all.
+        """
+        number = len(self._trials)
+        candidate = self._proposer.propose(number)
+        if candidate is None:
+            self.exhausted = True
+            self._tell("nothing new is left in the search space within the limits")
+            return None
+        if len(candidate.refused) >= WORTH_TELLING:
+            worst = sorted({limit for refusal in candidate.refused for limit in refusal.excess})
+            self._tell(f"few nets are within the limits; what bites: {', '.join(worst)}")
+        self._work.ledger.record(TRIAL, str(number), candidate.to_event())
+        self._trials.add(candidate)
+        return candidate
+
+    def learn(self, number: int, score: Score) -> None:
+        """What a candidate reached at the first rung."""
+        accuracy = None if score.failed else score.accuracy
+        self._sampler.tell(number, accuracy, self._trials.candidates[number].cost)
+
+    def _draw(self, trial: Trial) -> tuple[Arch, Recipe]:
+        data = self._work.dataset
+        return self._work.space.sample(
+            trial,
+            size=data.size,
+            channels=data.channels,
+            classes=len(data.class_names),
+            target=self._work.target,
+        )
+
+    def _tell(self, message: str) -> None:
+        self._work.emit(Event("search", message))
+
+
+def label_bytes(class_names: Sequence[str]) -> int:
+    """What class names (where longer than numbers) and metadata add to a file, about."""
+    numbered = sum(len(str(number)) for number in range(len(class_names)))
+    return sum(len(name.encode()) for name in class_names) - numbered + METADATA_BYTES
