@@ -142,7 +142,7 @@ def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:
         if isinstance(op, (Conv, Linear)):
             _draw(op, qparams, weight_limit, rng)
         if not isinstance(op, Linear):
-            scale, qparams.zero_points[op.y.name] = _range(op, qparams)
+            scale, qparams.zero_points[op.y.name] = _range(op, qparams, rng)
             qparams.scales[op.y.name] = float(np.float32(scale))
     return qparams
 
@@ -158,20 +158,24 @@ def _draw(op: Conv | Linear, qparams: QParams, limit: int, rng: np.random.Genera
     qparams.biases[op.name] = (rng.normal(0, 0.5, channels) * spread).astype(np.int32)
 
 
-def _range(op: Op, qparams: QParams) -> tuple[float, int]:
+def _range(op: Op, qparams: QParams, rng: np.random.Generator) -> tuple[float, int]:
+    # As in a trained net no two values have the same scale or middle by construction: equal
+    # ones would be stored once, and the file would seem smaller than the one that ships.
     x = op.inputs[0].name
     scale, zero_point = qparams.scales[x], qparams.zero_points[x]
+    about = rng.uniform(0.9, 1.1)
     match op:
         case Conv() | Add():
-            return _RANGE / 255, 0 if op.clamp != "none" else 128
+            middle = 0 if op.clamp != "none" else int(rng.integers(100, 156))
+            return about * _RANGE / 255, middle
         case MaxPool():
             return scale, zero_point
         case GlobalPool():
-            return scale * 0.6, zero_point
+            return about * scale * 0.6, zero_point
         case Gate():
             return 1 / 255, 0
         case Mul():
-            return scale * 0.7, zero_point
+            return about * scale * 0.7, zero_point
         case Linear():
             raise AssertionError("logits are never stored")
 

@@ -101,12 +101,12 @@ class IntegerReference:
         values: dict[str, Tensor] = {**self._constants, self._input: pixels}
         for node in self._nodes:
             if node.op_type not in _OPERATORS:
-                raise ArchError(
-                    f"the integer reference does not know the operator {node.op_type}",
-                    fix="verify a file that lepton wrote, or teach reference.py the operator",
-                )
+                raise _refused(f"the integer reference does not know the operator {node.op_type}")
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             inputs = [values[name] for name in node.input]
+            is_integer = all(isinstance(x, Quantized) for x in inputs)
+            if node.op_type in _ON_QUANTIZED and not is_integer:
+                raise _refused(f"{node.name} ({node.op_type}) computes on float tensors")
             values[node.output[0]] = _OPERATORS[node.op_type](inputs, attributes)
         return Outcome(_array(values[self._output]), _array(values[self.last_quantized_name]))
 
@@ -130,10 +130,7 @@ Operator = Callable[[list[Any], Mapping[str, Any]], Tensor]
 def _dequantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     q, scale, *rest = inputs
     if scale.size > 1 and attributes.get("axis", 1) != 0:
-        raise ArchError(
-            "scales are given for an axis that is not the first",
-            fix="verify a file that lepton wrote",
-        )
+        raise _refused("scales are given for an axis that is not the first")
     return Quantized(q, scale, rest[0] if rest else np.zeros((), q.dtype))
 
 
@@ -147,10 +144,7 @@ def _quantize(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
         case Pending():
             steps = x.stored(np.float32(scale), offset)
         case _:
-            raise ArchError(
-                "a float tensor is quantized, the rule is integers throughout",
-                fix="verify a file that lepton wrote",
-            )
+            raise _refused("a float tensor is quantized, the rule is integers throughout")
     return np.asarray(np.clip(steps, 0, 255), np.uint8)
 
 
@@ -171,20 +165,17 @@ def _conv(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
 def _gemm(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     x, weight, bias = inputs
     if attributes.get("transB", 0) != 1:
-        raise ArchError("weights must be (out, in)", fix="verify a file that lepton wrote")
+        raise _refused("the weights of a product must be (out, in)")
     return _product(x.centred @ weight.centred.T, x, weight, bias)
 
 
 def _product(total: Array, x: Quantized, weight: Quantized, bias: Quantized) -> Exact:
     scale = (x.scale * weight.scale).astype(np.float32)
     if not np.array_equal(scale, bias.scale):
-        raise ArchError(
-            "a bias has a scale other than input scale times weight scale",
-            fix="verify a file that lepton wrote",
-        )
+        raise _refused("a bias has a scale other than input scale times weight scale")
     exact = total.astype(np.int64) + _by_channel(bias.centred, total.ndim)
     if np.abs(exact).max(initial=0) >= 2**31:
-        raise ArchError("a sum exceeds 32 bits", fix="use fewer channels or smaller biases")
+        raise _refused("a sum exceeds 32 bits")
     return Exact(exact, scale)
 
 
@@ -275,6 +266,15 @@ _OPERATORS: Mapping[str, Operator] = {
     "Softmax": _softmax,
     "Transpose": _transpose,
 }
+
+
+_ON_QUANTIZED = frozenset(_OPERATORS) - {
+    *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Transpose")
+}
+
+
+def _refused(what: str) -> ArchError:
+    return ArchError(what, fix="give an int8 file that lepton wrote, or teach reference.py more")
 
 
 def _windows(x: Array, kernel: int, stride: int, pad: int) -> Array:

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from lepton_automl import cost
+from lepton_automl.arch import chain
+from lepton_automl.compress.calibrate import calibrate
+from lepton_automl.compress.fold import fold
+from lepton_automl.compress.quantize import quantize
+from lepton_automl.cost import (
+    Cost,
+    Latency,
+    Stopwatch,
+    file_cost,
+    peak_ram_bytes,
+    random_int8,
+    random_qparams,
+    static_cost,
+)
+from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.layers.conv import Conv
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.mbconv import MBConv
+from lepton_automl.layers.residual import Residual
+from lepton_automl.layers.stem import Stem
+from lepton_automl.onnxfile import session
+from tests.nets import random_arch, random_model, random_pixels
+
+ANY = ("relu", "relu6", "hswish", "silu", "none")
+LABELS = list("01234")
+SMALL = chain((8, 8, 1), [Stem(8), Head()], 5)
+
+
+def stored_parameters(file: bytes) -> dict[str, int]:
+    """Bytes of the constants that convolutions and products read, from the file alone."""
+    graph = onnx.ModelProto.FromString(file).graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    makers = {n.output[0]: n for n in graph.node}
+    found = {"weights": 0, "all": 0}
+    for node in graph.node:
+        if node.op_type in {"Conv", "Gemm"}:
+            read = [list(makers[x].input[:2]) if x in makers else [x] for x in node.input[1:]]
+            found["weights"] += constants[read[0][0]].nbytes
+            found["all"] += sum(constants[name].nbytes for names in read for name in names)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bytes_are_those_in_the_file(seed):
+    arch = random_arch(seed, activations=ANY)
+    file = random_int8(arch, 64)
+    found = static_cost(arch, 64)
+    stored = stored_parameters(file)
+    assert found.size_bytes == len(file)
+    assert found.weight_bytes == stored["weights"]
+    assert found.parameter_bytes == stored["all"]
+    real = float_model(random_model(arch), LABELS, {})
+    stored = stored_parameters(real)
+    found = file_cost(arch, real, value_bytes=4)
+    assert (found.weight_bytes, found.parameter_bytes) == (stored["weights"], stored["all"])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_weights_make_a_file_as_large_as_real_ones(seed):
+    arch = random_arch(seed, activations=ANY)
+    model = fold(random_model(arch, seed))
+    pixels = random_pixels(arch, 32, seed)
+    real = int8_model(quantize(model, calibrate(model, pixels), 64), LABELS, {})
+    assert static_cost(arch, 64).size_bytes == pytest.approx(len(real), rel=0.02, abs=60)
+
+
+def test_peak_ram_of_a_plain_chain_is_its_largest_pair_of_neighbours():
+    arch = chain((8, 8, 3), [Stem(4), Conv(16, stride=2), Head()], 5)
+    sizes = [8 * 8 * 3, 8 * 8 * 4, 4 * 4 * 16, 16, 5]
+    assert peak_ram_bytes(arch.graph) == max(map(sum, itertools.pairwise(sizes)))
+
+
+def test_peak_ram_counts_the_skip_connection_and_adds_in_place():
+    arch = chain((8, 8, 8), [Stem(8), Residual(8), Head()], 5)
+    # In the block: its input, the inner value, its output; the sum overwrites one of the two.
+    assert peak_ram_bytes(arch.graph) == 3 * 8 * 8 * 8
+
+
+def test_peak_ram_keeps_what_a_gate_multiplies():
+    arch = chain((8, 8, 8), [Stem(8, activation="silu"), Head()], 5)
+    # Before and after the gate, which may not overwrite what is read once more.
+    assert peak_ram_bytes(arch.graph) == 2 * 8 * 8 * 8
+
+
+def test_random_values_neither_vanish_nor_saturate():
+    lively = []
+    for seed in range(6):
+        arch = random_arch(seed, activations=ANY)
+        model = onnx.ModelProto.FromString(random_int8(arch, 64, seed))
+        names = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"]
+        for name in names:
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, 2, None))
+        pixels = random_pixels(arch, 8, seed).numpy()
+        for value in session(model.SerializeToString()).run(names, {"pixels": pixels}):
+            lively.append(((value > 0) & (value < 255)).mean() > 0.1 and np.unique(value).size > 3)
+    assert np.mean(lively) > 0.95
+
+
+def test_weights_use_the_whole_limit_and_no_more():
+    for limit in (7, 64, 127):
+        drawn = random_qparams(random_arch(3), 0, limit).weights
+        assert max(abs(w.astype(int)).max() for w in drawn.values()) == limit
+
+
+def test_random_parameters_depend_on_the_seed_only():
+    assert random_int8(SMALL, 64, 1) == random_int8(SMALL, 64, 1)
+    assert random_int8(SMALL, 64, 1) != random_int8(SMALL, 64, 2)
+
+
+def test_a_larger_net_takes_longer_in_the_same_rounds():
+    large = chain((32, 32, 3), [Stem(32), Conv(32), MBConv(32), Head()], 5)
+    files = {"small": random_int8(SMALL, 64), "large": random_int8(large, 64)}
+    found = Stopwatch().measure(files, rounds=5, seconds=0.05)
+    assert found["large"].ratio > 3 * found["small"].ratio
+    for one in found.values():
+        assert one.ratio_low <= one.ratio <= one.ratio_high
+        assert one.ratio == pytest.approx(one.median_ms / one.reference_ms, rel=0.5)
+
+
+def test_a_busy_host_changes_times_but_not_ratios(monkeypatch):
+    now, speed = [0.0], [1.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def stub(file: bytes):
+        takes = {b"slow": 6e-3}.get(file, 2e-3)
+
+        def call() -> None:
+            now[0] += takes * speed[0]
+            speed[0] = 1.0 + 0.5 * math.sin(now[0] * 3)
+
+        return call
+
+    monkeypatch.setattr(cost, "_call", stub)
+    found = Stopwatch().measure({"it": b"slow"}, rounds=15, seconds=0.3)["it"]
+    assert found.ratio == pytest.approx(3, rel=0.1)
+    quiet = Stopwatch().quiet_reference_ms(rounds=100, seconds=3)
+    assert quiet == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("rounds", [1, 5, 6, 9, 15, 40])
+def test_the_interval_of_a_median_covers_it_as_often_as_it_says(rounds):
+    outside = cost._outside(rounds)
+    draws = np.sort(np.random.default_rng(0).normal(size=(20_000, rounds)), axis=1)
+    covered = ((draws[:, outside] <= 0) & (draws[:, -1 - outside] >= 0)).mean()
+    assert covered >= 0.945 if rounds >= 6 else outside == 0
+    if rounds >= 9:
+        inner = ((draws[:, outside + 1] <= 0) & (draws[:, -2 - outside] >= 0)).mean()
+        assert inner < 0.955
+
+
+def test_milliseconds_are_ratios_of_the_quiet_reference():
+    timed = Cost(1, 1, 1, 1, 1).timed(Latency(2.0, 1.5, 3.0, 0.1, 0.2), 0.04)
+    assert timed.latency_ms == pytest.approx(0.08)
+    assert timed.latency_low_ms == pytest.approx(0.06)
+    assert timed.latency_high_ms == pytest.approx(0.12)
