@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.config import Limits
+from lepton_automl.judging import Evidence, judge, keeps_exact, paired, ships
+from tests.verdicts import figures
+
+
+def evidence(correct: int, n: int, groups=None) -> Evidence:
+    return Evidence(np.arange(n) < correct, groups)
+
+
+def judged(limits: Limits, file: Evidence, reference: Evidence | None = None, **changes):
+    (limit,) = judge(limits, figures(**changes), file, reference or file)
+    return limit
+
+
+def test_only_stated_limits_are_judged():
+    file = evidence(90, 100)
+    assert judge(Limits(), figures(), file, file) == ()
+    names = [x.name for x in judge(Limits(max_macs=1, min_accuracy=0.5), figures(), file, file)]
+    assert names == ["max_macs", "min_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("max_size_bytes", "size_bytes"),
+        ("max_macs", "macs"),
+        ("max_peak_ram_bytes", "peak_ram_bytes"),
+    ],
+)
+def test_exact_limits_hold_up_to_the_last_byte(name, field):
+    file = evidence(9, 10)
+    for measured, status in ((1000, "holds"), (1001, "broken")):
+        limit = judged(Limits(**{name: 1000}), file, **{field: measured})
+        assert (limit.status, limit.measured, limit.interval) == (status, measured, None)
+
+
+@pytest.mark.parametrize(
+    ("interval", "status"),
+    [((0.8, 1.0), "holds"), ((0.8, 1.01), "undecided"), ((1.01, 1.2), "broken")],
+)
+def test_latency_is_judged_by_its_whole_interval(interval, status):
+    limit = judged(Limits(max_latency_ms=1.0), evidence(9, 10), latency_interval=interval)
+    assert limit.status == status
+    assert limit.n_needed is None
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "status"), [(980, 1000, "holds"), (91, 100, "undecided"), (50, 100, "broken")]
+)
+def test_accuracy_is_judged_by_its_bound(correct, n, status):
+    limit = judged(Limits(min_accuracy=0.9), evidence(correct, n))
+    assert limit.status == status
+    assert limit.measured == correct / n
+    assert (limit.n_needed is not None) == (status == "undecided")
+
+
+def test_as_many_samples_as_named_decide():
+    limit = judged(Limits(min_accuracy=0.9), evidence(91, 100))
+    assert limit.n_needed is not None
+    right = round(0.91 * limit.n_needed)
+    assert judged(Limits(min_accuracy=0.9), evidence(right + 1, limit.n_needed)).status == "holds"
+    few = limit.n_needed // 2
+    assert judged(Limits(min_accuracy=0.9), evidence(round(0.91 * few), few)).status == "undecided"
+
+
+def test_the_accuracy_interval_is_wilsons():
+    n, p, z = 360, 355 / 360, 1.959963984540054
+    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = np.array([middle - half, middle + half]) / (1 + z * z / n)
+    np.testing.assert_allclose(evidence(355, 360).interval, expected)
+
+
+def test_groups_widen_the_interval_and_may_undo_a_verdict():
+    correct = np.arange(400) < 376
+    groups = np.arange(400) // 40  # the errors are all in one of ten groups
+    alone, together = Evidence(correct), Evidence(correct, groups)
+    assert together.interval[0] < alone.interval[0]
+    assert judged(Limits(min_accuracy=0.91), alone).status == "holds"
+    assert judged(Limits(min_accuracy=0.91), together).status == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "n", "status"),
+    [(0, 0, 2000, "holds"), (3, 2, 300, "undecided"), (60, 0, 1000, "broken")],
+)
+def test_a_drop_is_judged_on_pairs(lost, won, n, status):
+    before, after = np.ones(n, bool), np.ones(n, bool)
+    after[:lost] = False
+    before[n - won :] = False
+    limit = judged(Limits(max_drop=0.5), Evidence(after), Evidence(before))
+    assert limit.status == status
+    assert limit.measured == pytest.approx(100 * (before.mean() - after.mean()))
+
+
+def test_a_drop_is_reference_minus_file():
+    drop = paired(evidence(90, 100), evidence(80, 100))
+    assert drop.points == pytest.approx(10)
+    assert drop.low < 10 < drop.high
+    assert drop.n == 100
+
+
+INT8 = figures(latency_interval=(0.012, 0.014))
+FAST = figures("model.fp32.onnx", size_bytes=40_000, latency_interval=(0.008, 0.011))
+CLOSE = figures("model.fp32.onnx", size_bytes=40_000, latency_interval=(0.008, 0.0125))
+
+
+@pytest.mark.parametrize(
+    ("floating", "limits", "prefer", "expected"),
+    [
+        (FAST, Limits(), "size", "int8"),
+        (FAST, Limits(), "latency", "float"),
+        (CLOSE, Limits(), "latency", "int8"),
+        (FAST, Limits(max_size_bytes=20_000), "latency", "int8"),
+        (FAST, Limits(max_size_bytes=50_000), "latency", "float"),
+        (FAST, Limits(max_size_bytes=1_000), "latency", "float"),
+    ],
+)
+def test_the_faster_file_ships_only_if_asked_for_and_legal(floating, limits, prefer, expected):
+    assert ships(INT8, floating, limits, prefer) == expected
+
+
+def test_latency_and_accuracy_are_no_exact_limits():
+    limits = Limits(max_latency_ms=1e-9, min_accuracy=1.0, max_drop=0.0)
+    assert keeps_exact(limits, INT8)

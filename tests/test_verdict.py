@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from lepton_automl.errors import DataError
+from lepton_automl.verdict import JudgedLimit, Parity, Verdict, overall
+from tests.verdicts import verdict
+
+
+def limit(status, needed=None):
+    return JudgedLimit("min_accuracy", 0.9, 0.91, (0.88, 0.93), status, needed)
+
+
+def test_a_verdict_survives_json():
+    full = verdict(limits=(limit("undecided", 900),), problems=("x",), openings=3)
+    assert Verdict.from_json(full.to_json()) == full
+    damaged = verdict(int8=None, float32=None, reference=None, parity=None, drops={})
+    assert Verdict.from_json(damaged.to_json()) == damaged
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"verdict": "holds"}'])
+def test_other_text_is_not_a_verdict(text):
+    with pytest.raises(DataError, match="not a verdict"):
+        Verdict.from_json(text)
+
+
+def test_the_document_has_the_keys_programs_rely_on():
+    body = json.loads(verdict().to_json())
+    assert {"sha256", "verdict", "limits", "primary", "int8", "float"} <= set(body)
+    figures = {
+        "accuracy",
+        "accuracy_interval",
+        "n_samples",
+        "size_bytes",
+        "weight_bytes",
+        "parameter_bytes",
+        "macs",
+        "peak_ram_bytes",
+        "latency_ms",
+        "float_nodes",
+    }
+    assert figures <= set(body["int8"])
+    assert figures <= set(body["float"])
+    assert body["sha256"] == body["int8"]["sha256"]
+
+
+def test_the_sha256_is_that_of_the_file_that_ships():
+    shipped = verdict(primary="float")
+    assert shipped.document()["sha256"] == "b" * 64
+
+
+PARITY = Parity(10, 0, 10, 10, 0.0, holds=True)
+NO_PARITY = dataclasses.replace(PARITY, max_steps=9, holds=False)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "problems", "parity", "expected"),
+    [
+        ((), (), PARITY, "holds"),
+        (("holds",), (), PARITY, "holds"),
+        (("holds", "undecided"), (), PARITY, "undecided"),
+        (("undecided", "broken"), (), PARITY, "broken"),
+        (("holds",), ("a file has changed",), None, "broken"),
+        (("holds",), (), NO_PARITY, "broken"),
+        (("undecided",), (), NO_PARITY, "broken"),
+    ],
+)
+def test_the_worst_part_decides(statuses, problems, parity, expected):
+    assert overall(tuple(limit(s) for s in statuses), problems, parity) == expected
+
+
+@pytest.mark.parametrize(("status", "code"), [("holds", 0), ("broken", 6), ("undecided", 6)])
+def test_only_a_verdict_that_holds_exits_with_0(status, code):
+    assert verdict(status=status).exit_code == code
+
+
+def test_reasons_name_the_limit_and_the_samples_that_would_decide():
+    (line,) = verdict(limits=(limit("holds"), limit("undecided", 900))).reasons
+    assert "min_accuracy" in line
+    assert "undecided" in line
+    assert "900 samples" in line
+
+
+def test_reasons_name_problems_and_parity():
+    lines = verdict(problems=("a.onnx is missing",), parity=NO_PARITY).reasons
+    assert lines[0] == "a.onnx is missing"
+    assert "parity" in lines[1]
+    assert "9 steps" in lines[1]
