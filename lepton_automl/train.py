@@ -212,19 +212,18 @@ class Batches:
 
 
 def schedule(name: str, steps: int) -> list[float]:
-    """Learning rate of every step as a share of the peak, ending near 0."""
-    rises = {"onecycle": 0.25, "cosine": 0.02, "trapezoid": 0.1}[name]
-    up = max(1, round(rises * steps))
+    """Learning rate of every step as a share of the peak: up, then down to nearly nothing."""
+    rise = {"onecycle": 0.25, "cosine": 0.02, "trapezoid": 0.1}[name]
     scale = []
     for step in range(steps):
-        if step < up and steps > 1:
-            scale.append((step + 1) / (up + 1))
-            continue
-        done = (step - up) / max(1, steps - up)
-        if name == "trapezoid":
-            scale.append(min(1.0, (1 - done) / 0.4))
+        now = (step + 0.5) / steps
+        left = (1 - now) / (1 - rise)
+        if now < rise:
+            scale.append(now / rise)
+        elif name == "trapezoid":
+            scale.append(min(1.0, left / 0.4))
         else:
-            scale.append(0.5 * (1 + math.cos(math.pi * done)))
+            scale.append(0.5 * (1 - math.cos(math.pi * left)))
     return scale
 
 

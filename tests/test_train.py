@@ -1,0 +1,240 @@
+"""Training against a plain loop, and where data are fewer than a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lepton_automl import train
+from lepton_automl.arch import chain
+from lepton_automl.dataset import Labelled
+from lepton_automl.evaluate import accuracy, predict_logits
+from lepton_automl.layers.conv import Conv
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.stem import Stem
+from lepton_automl.model import Preprocessing
+from lepton_automl.network import build
+from lepton_automl.recipe import Recipe
+
+CPU = torch.device("cpu")
+SEEN = Preprocessing(zero_point=100, scale=0.0125)
+PLAIN = Recipe(augment=0.0, lr=0.05, batch_size=16)
+
+
+def stripes(count=64, classes=3, seed=0, channels=1):
+    """Noise under rows, columns or checks, which is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 120, (count, 8, 8, channels), generator=generator)
+    rows = torch.arange(8)[:, None] % 2 * torch.ones(8, dtype=torch.int64)
+    looks = torch.stack([rows, rows.T, (rows + rows.T) % 2, rows * 0])
+    labels = torch.arange(count) % classes
+    return Labelled((noise + 100 * looks[labels][..., None]).to(torch.uint8), labels)
+
+
+def small(classes=3, channels=1):
+    return chain((8, 8, channels), [Stem(out=8), Conv(out=8, stride=2), Head()], classes)
+
+
+def fresh(seed=0, classes=3, channels=1):
+    return train.fresh(small(classes, channels), SEEN, seed)
+
+
+def test_a_fresh_model_depends_on_its_seed_alone():
+    assert fresh(1).digest == fresh(1).digest != fresh(2).digest
+    assert fresh(1).preprocessing == SEEN
+
+
+def test_equal_arguments_give_equal_bits_and_other_seeds_do_not():
+    recipe = dataclasses.replace(PLAIN, augment=1.0, flip=True)
+    runs = [train.fit(fresh(), stripes(), recipe, epochs=2, seed=s, device=CPU) for s in (5, 5, 6)]
+    assert runs[0].digest == runs[1].digest != runs[2].digest
+
+
+def test_fit_leaves_its_argument_and_the_global_draws_alone():
+    model, data = fresh(), stripes()
+    before, state = model.digest, torch.get_rng_state()
+    trained = train.fit(model, data, PLAIN, epochs=1, seed=0, device=CPU)
+    assert model.digest == before == trained.parent
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_it_learns_what_can_be_learned(optimizer):
+    lr = 0.05 if optimizer == "sgd" else 0.01
+    recipe = Recipe(optimizer=optimizer, lr=lr, augment=0.0, batch_size=16)
+    trained = train.fit(fresh(), stripes(96), recipe, epochs=10, seed=0, device=CPU)
+    assert accuracy(trained, stripes(60, seed=9)).mean() > 0.95
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_whole_batches_follow_torchs_plain_loop(optimizer):
+    data = stripes(12)
+    recipe = Recipe(
+        optimizer=optimizer, lr=0.03, batch_size=64, augment=0.0, weight_decay=0.1,
+        label_smoothing=0.1, schedule="cosine",
+    )  # fmt: skip
+    trained = train.fit(fresh(), data, recipe, epochs=4, seed=0, device=CPU)
+
+    network = build(small(), fresh().weights).train()
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    if optimizer == "sgd":
+        plain = torch.optim.SGD(groups, lr=1.0, momentum=0.9, nesterov=True)
+        peak = 0.03 * 12 / 64
+    else:
+        plain = torch.optim.AdamW(groups, lr=1.0)
+        peak = 0.03 * math.sqrt(12 / 64)
+    x = (data.pixels.permute(0, 3, 1, 2).float() - 100) * 0.0125
+    for scale in train.schedule("cosine", 4):
+        for group in plain.param_groups:
+            group["lr"] = peak * scale
+        plain.zero_grad()
+        F.cross_entropy(network(x), data.labels, label_smoothing=0.1).backward()
+        plain.step()
+    for name, wanted in network.state_dict().items():
+        if "num_batches" not in name:
+            given = trained.weights[name.removeprefix("owners.")]
+            torch.testing.assert_close(given, wanted, atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("samples", "batch"), [(1, 16), (17, 16), (5, 64), (16, 1), (3, 2)])
+def test_every_number_of_samples_fills_its_batches(samples, batch):
+    recipe = dataclasses.replace(PLAIN, batch_size=batch, augment=1.0)
+    sizes = []
+
+    class Probe(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = build(small(), fresh().weights)
+
+        def forward(self, x):
+            sizes.append(len(x))
+            return self.network(x)
+
+    data = stripes(samples)
+    done = train.descend(Probe(), data, SEEN, recipe, epochs=3, seed=0, device=CPU)
+    assert done.steps == len(sizes)
+    assert min(sizes) == max(sizes) >= 2
+    assert 3 * samples <= sum(sizes) < 3 * samples + sizes[0]
+    assert math.isfinite(done.loss)
+
+
+@pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
+def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk):
+    monkeypatch.setattr(train, "CHUNK_BYTES", chunk)
+    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 8, 8, 1)
+    data, as_they_are = Labelled(pixels, torch.arange(10)), Preprocessing(0, 1.0)
+    recipe = dataclasses.replace(PLAIN, batch_size=4)
+    batches = train.Batches(data, as_they_are, recipe, epochs=3, seed=1, device=CPU)
+    taken = [batches.take(step) for step in range(batches.count)]
+    labels = torch.cat([y for _, y in taken])
+    assert torch.equal(torch.cat([x[:, 0, 3, 3] for x, _ in taken]).long(), labels)
+    for epoch in range(3):
+        part = labels[10 * epoch : 10 * (epoch + 1)]
+        assert sorted(part.tolist()) == list(range(10))
+    assert not torch.equal(labels[:10], labels[10:20])
+
+
+def test_a_class_without_a_picture_is_never_predicted_for_sure():
+    model = train.fit(fresh(classes=4), stripes(classes=3), PLAIN, epochs=5, seed=0, device=CPU)
+    assert predict_logits(model, stripes().pixels).softmax(1)[:, 3].mean() < 0.2
+
+
+def test_colour_pictures_are_trained_alike():
+    model = train.fit(fresh(channels=3), stripes(channels=3), PLAIN, epochs=5, seed=0, device=CPU)
+    assert accuracy(model, stripes(channels=3)).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["onecycle", "cosine", "trapezoid"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 400])
+def test_a_schedule_rises_to_the_peak_and_ends_near_nothing(name, steps):
+    scale = train.schedule(name, steps)
+    assert len(scale) == steps
+    assert 0 < min(scale) <= max(scale) <= 1
+    top = scale.index(max(scale))
+    assert scale[: top + 1] == sorted(scale[: top + 1])
+    assert scale[top:] == sorted(scale[top:], reverse=True)
+    if steps == 400:
+        assert max(scale) > 0.99
+        assert scale[-1] < 0.01
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_a_way_out():
+    model = fresh()
+    broken = {name: torch.full_like(w, math.nan) for name, w in model.weights.items()}
+    with pytest.raises(train.Diverged, match="the loss became nan") as error:
+        train.fit(dataclasses.replace(model, weights=broken), stripes(), PLAIN, epochs=1, seed=0)
+    assert "lr" in error.value.fix
+
+
+def test_every_batch_waits_for_its_turn_and_is_told():
+    open_turns, told = [], []
+
+    @contextlib.contextmanager
+    def turn():
+        open_turns.append(True)
+        yield
+        open_turns[-1] = False
+
+    def tick(done, total):
+        assert open_turns[-1] is False
+        told.append((done, total))
+
+    train.fit(fresh(), stripes(40), PLAIN, epochs=2, seed=0, turn=turn, tick=tick)
+    assert told == [(n, 5) for n in range(1, 6)]
+    assert len(open_turns) == 5
+
+
+def test_another_forward_may_stand_for_the_network():
+    network = build(small(), fresh().weights)
+    calls = []
+
+    def forward(x):
+        calls.append(x.shape)
+        return network(x, lambda name, value: value)
+
+    train.descend(network, stripes(32), SEEN, PLAIN, epochs=1, seed=0, forward=forward)
+    assert calls == [(16, 1, 8, 8)] * 2
+    assert not network.training
+
+
+def test_a_folded_model_trains_without_batch_normalisation():
+    arch = small()
+    weights = {}
+    for op in arch.graph.weighted:
+        generator = torch.Generator().manual_seed(len(weights))
+        weights[f"{op.name}.weight"] = 0.2 * torch.randn(op.weight_shape, generator=generator)
+        weights[f"{op.name}.bias"] = torch.zeros(op.weight_shape[0])
+    folded = dataclasses.replace(fresh(), weights=weights)
+    trained = train.fit(folded, stripes(96), PLAIN, epochs=8, seed=0)
+    assert trained.is_folded
+    assert accuracy(trained, stripes()).mean() > 0.9
+
+
+def test_the_distilled_loss_is_hintons_formula():
+    generator = torch.Generator().manual_seed(0)
+    logits, wanted = torch.randn(2, 5, 3, generator=generator).double()
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    given = train._loss(logits, labels, wanted, Recipe(), 0.7, 3.0)
+    hard, soft = 0.0, 0.0
+    for z, t, label in zip(logits, wanted, labels, strict=True):
+        p, q, alone = (t / 3).softmax(0), (z / 3).softmax(0), z.softmax(0)
+        soft += sum(float(a * math.log(a / b)) for a, b in zip(p, q, strict=True)) / 5
+        hard -= math.log(alone[label]) / 5
+    assert float(given) == pytest.approx(0.3 * hard + 0.7 * 9 * soft)
+
+
+def test_a_student_learns_from_the_teacher_what_the_labels_deny():
+    data = stripes(96)
+    teacher = train.fit(fresh(), data, PLAIN, epochs=8, seed=0)
+    wrong = Labelled(data.pixels, (data.labels + 1) % 3)
+    student = train.fit(
+        fresh(7), wrong, PLAIN, epochs=8, seed=1, teacher=teacher, distill_weight=0.95
+    )
+    assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
