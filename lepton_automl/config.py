@@ -97,7 +97,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
             raise ConfigError(
-                f"--trials {self.trials}, the rule is at least 1", fix="search one candidate or more"
+                f"--trials {self.trials}, the rule is at least 1",
+                fix="search one candidate or more",
             )
         if self.jobs is not None and not 1 <= self.jobs <= 256:
             raise ConfigError(

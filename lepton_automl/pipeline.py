@@ -7,19 +7,20 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_automl import bundle, manifest, verify as verifying
+from lepton_automl import bundle, manifest
+from lepton_automl import verify as verifying
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
 from lepton_automl.config import RunConfig
 from lepton_automl.dataset import Dataset, labelled
 from lepton_automl.errors import DataError
-from lepton_automl.events import Emit, Event, silent
+from lepton_automl.events import Emit, silent
 from lepton_automl.intake import open_dataset
 from lepton_automl.model import Model
 from lepton_automl.model_card import card
 from lepton_automl.recipe import Recipe
-from lepton_automl.run_folder import RunFolder, locate, locate_artifact
+from lepton_automl.run_folder import locate, locate_artifact
 from lepton_automl.search import SearchResult, SearchWork
 from lepton_automl.search import search as find
 from lepton_automl.search.ledger import LedgerView
@@ -42,6 +43,8 @@ class Outcome:
 
     artifact: Path
     verdict: Verdict
+    found: SearchResult | None = None
+    """What the search found, where this call searched."""
 
 
 def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
@@ -60,7 +63,7 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
         _compress(session, found.best, found.recipe, COMPRESS_SHARE)
         outcome = _export(session)
         _finish(session, outcome)
-        return outcome
+        return dataclasses.replace(outcome, found=found)
 
 
 def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
@@ -154,7 +157,8 @@ def _search(session: Session, share: float) -> SearchResult:
 def _compress(session: Session, best: Model, recipe: Recipe, share: float | None) -> Compressed:
     dataset, size = session.dataset, best.arch.input[:2]
     train, validation = (
-        labelled(dataset.files(part, size, session.folder.cache)) for part in ("train", "validation")
+        labelled(dataset.files(part, size, session.folder.cache))
+        for part in ("train", "validation")
     )
     budget, ledger = session.config.seconds_in_all, session.ledger
     is_timed = budget is not None and share is not None

@@ -16,21 +16,19 @@ RUNNING = "How to run"
 Data = Annotated[
     str, typer.Argument(help="digits, a folder with a sub-folder a class, or an .npz file.")
 ]
-Run = Annotated[
-    Path, typer.Argument(help="The run folder, its artifact/ or the ONNX file in it.")
-]
+Run = Annotated[Path, typer.Argument(help="The run folder, its artifact/ or the ONNX file in it.")]
 Artifact = Annotated[
     Path, typer.Argument(help="The artifact folder, the run folder or the ONNX file.")
 ]
 Test = Annotated[
     Path | None, typer.Option("--test", help="A test part of its own (folder or .npz).")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="The run folder.  [default: runs/NAME]")
-]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder.  [default: runs/NAME]")]
 Space = Annotated[
     str | None,
-    typer.Option("--space", help="A search space or a file; see `lepton spaces`.  [default: by picture size]"),
+    typer.Option(
+        "--space", help="A search space or a file; see `lepton spaces`.  [default: by picture size]"
+    ),
 ]
 Budget = Annotated[
     str | None,
@@ -47,10 +45,14 @@ Objective = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", help="Worker processes.  [default: one a core]", rich_help_panel=RUNNING),
+    typer.Option(
+        "--jobs", help="Worker processes.  [default: one a core]", rich_help_panel=RUNNING
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RUNNING)]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RUNNING)
+]
 TargetName = Annotated[
     str, typer.Option("--target", help="Where the file will run; see `lepton spaces --targets`.")
 ]
@@ -79,7 +81,9 @@ MaxRam = Annotated[
 MinAccuracy = Annotated[
     float | None,
     typer.Option(
-        "--min-accuracy", help="Share (0.9) or per cent (90) of test samples.", rich_help_panel=LIMITS
+        "--min-accuracy",
+        help="Share (0.9) or per cent (90) of test samples.",
+        rich_help_panel=LIMITS,
     ),
 ]
 MaxDrop = Annotated[
@@ -91,9 +95,7 @@ MaxDrop = Annotated[
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out and say how many.")
 ]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Move an old run aside and start again.")
-]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Move an old run aside and start again.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=RUNNING)]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUNNING)
@@ -121,7 +123,9 @@ def limits(
     )
 
 
-def config(data: str, out: Path | None, budget: str | None, objective: str, **rest: Any) -> RunConfig:
+def config(
+    data: str, out: Path | None, budget: str | None, objective: str, **rest: Any
+) -> RunConfig:
     """A `RunConfig` from what the command line says."""
     return RunConfig(
         data=data,

@@ -42,9 +42,7 @@ def run(
         objective,
         test=test,
         space=space,
-        limits=o.limits(
-            max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop
-        ),
+        limits=o.limits(max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop),
         seed=seed,
         target=target,
         prefer=prefer,

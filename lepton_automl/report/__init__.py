@@ -34,11 +34,13 @@ WIDTH = 120
 
 
 def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
-    """The verdict on an artifact."""
+    """The verdict on an artifact; before it the front, if this command searched."""
     verdict, artifact = outcome.verdict, outcome.artifact
     if json:
         _print(documents.document(verdict, artifact))
     else:
+        if outcome.found is not None:
+            _show(terminal.search_view(outcome.found))
         _show(terminal.verdict_view(verdict, artifact))
 
 

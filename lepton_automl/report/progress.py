@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from lepton_automl.events import Emit, Event, silent
 
@@ -72,14 +74,14 @@ class Live:
     def show(self, event: Event) -> None:
         """Move the stage's bar, or print a line above the bars."""
         if event.done is None:
-            self._console.print(f"[bold]{event.stage:<9}[/] {event.message}", highlight=False)
+            self._console.print(Text.assemble((f"{event.stage:<9} ", "bold"), event.message))
             return
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self._progress.add_task("", total=1.0, stage=event.stage)
         self._progress.update(
             self._tasks[event.stage],  # type: ignore[arg-type]
             completed=share_done(event),
-            description=event.message,
+            description=escape(event.message),
         )
 
 
