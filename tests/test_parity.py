@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from lepton_automl import parity as module
+from lepton_automl.parity import parity
+from lepton_automl.reference import integer_reference
+from tests.bundles import make_bundle
+
+AS_STORED = {"int8": 0.0, "float": 0.0}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    made = make_bundle(tmp_path_factory.mktemp("made"))
+    pixels = np.load(made.request.pixels)
+    names = ("model.int8.onnx", "model.fp32.onnx")
+    return *((made.folder / name).read_bytes() for name in names), pixels
+
+
+def test_a_written_file_agrees_with_integer_arithmetic(files):
+    found = parity(*files, AS_STORED)
+    assert found.holds
+    assert found.max_steps <= 1
+    assert found.n_same_class == found.n_clear
+    assert found.n_samples == len(files[2])
+
+
+def test_clear_samples_are_those_where_the_float_file_is_over_one_per_cent_sure(files):
+    import onnxruntime
+
+    _, floating, pixels = files
+    (answers,) = onnxruntime.InferenceSession(floating).run(None, {"pixels": pixels})
+    ordered = np.sort(answers, 1)
+    assert parity(*files, AS_STORED).n_clear == (ordered[:, -1] - ordered[:, -2] > 0.01).sum()
+
+
+def test_a_runtime_that_computes_something_else_is_found(files, monkeypatch):
+    """The integer reference is given a file with a few weights changed, the runtime is not."""
+    int8, _, _ = files
+    model = onnx.ModelProto.FromString(int8)
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[0] = -weights[0]
+    tensor.raw_data = weights.tobytes()
+    other = model.SerializeToString()
+    monkeypatch.setattr(module, "integer_reference", lambda _: integer_reference(other))
+    found = parity(*files, AS_STORED)
+    assert not found.holds
+    assert found.max_steps > 1
+
+
+@pytest.mark.parametrize(
+    ("differences", "holds"),
+    [
+        ({"int8": 0.04, "float": 0.0}, True),
+        ({"int8": 0.2, "float": 0.0}, False),
+        ({"int8": 0.0, "float": 0.01}, False),
+    ],
+)
+def test_golden_samples_must_be_answered_as_stored(files, differences, holds):
+    assert parity(*files, differences).holds == holds

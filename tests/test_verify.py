@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+from sklearn.metrics import accuracy_score
+
+from lepton_automl import bundle
+from lepton_automl.config import Limits
+from lepton_automl.errors import DataError, MachineError
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.verdict import Verdict
+from lepton_automl.verify import (
+    Request,
+    log_opening,
+    openings,
+    reference_predictions,
+    verify,
+    verify_in_fresh_process,
+)
+from tests.bundles import make_bundle
+from tests.verdicts import verdict as any_verdict
+
+STATED = Limits(max_size_bytes=100_000, min_accuracy=0.5)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    made = make_bundle(tmp_path_factory.mktemp("made"), limits=STATED)
+    bundle.seal(made.folder, made.digests, verdict=any_verdict(), card="", predictions=np.arange(3))
+    return made
+
+
+@pytest.fixture
+def request_(original, tmp_path):
+    folder = shutil.copytree(original.folder, tmp_path / "artifact")
+    return dataclasses.replace(original.request, folder=folder, quiet_reference_ms=0.04)
+
+
+@pytest.fixture(scope="module")
+def found(original) -> Verdict:
+    return verify(original.request)
+
+
+def predicted(path, pixels):
+    (answers,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixels": pixels})
+    return answers.argmax(1)
+
+
+def snapshot(folder):
+    return {
+        p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found):
+    before = snapshot(request_.folder)
+    fresh = verify_in_fresh_process(request_)
+    assert snapshot(request_.folder) == before
+    assert fresh.status == found.status == "holds"
+    assert fresh.exit_code == 0
+    assert fresh.parity == found.parity
+    assert fresh.drops == found.drops
+    assert fresh.int8.accuracy == found.int8.accuracy
+    assert (
+        fresh.int8.sha256
+        == hashlib.sha256((request_.folder / "model.int8.onnx").read_bytes()).hexdigest()
+    )
+
+
+def test_accuracy_is_what_scikit_learn_says(original, found):
+    pixels, labels = np.load(original.request.pixels), np.load(original.request.labels)
+    for name, item in (
+        ("model.int8.onnx", found.int8),
+        ("model.fp32.onnx", found.float32),
+        ("reference/model.fp32.onnx", found.reference),
+    ):
+        assert item.accuracy == accuracy_score(labels, predicted(original.folder / name, pixels))
+        assert item.n_samples == len(labels)
+        assert item.accuracy_interval[0] < item.accuracy < item.accuracy_interval[1]
+
+
+def test_drops_are_differences_of_accuracies(found):
+    accuracies = {"int8": found.int8.accuracy, "float": found.float32.accuracy}
+    for name, accuracy in accuracies.items():
+        expected = 100 * (found.reference.accuracy - accuracy)
+        assert found.drops[name].points == pytest.approx(expected)
+    twin = 100 * (accuracies["float"] - accuracies["int8"])
+    assert found.drops["int8_against_float"].points == pytest.approx(twin)
+
+
+def test_reference_predictions_repeat_the_pairing(original, found):
+    pixels, labels = np.load(original.request.pixels), np.load(original.request.labels)
+    predictions = reference_predictions(original.folder, pixels)
+    assert predictions.dtype == np.int64
+    assert (predictions == labels).mean() == found.reference.accuracy
+
+
+def test_limits_of_the_bundle_are_judged_unless_others_are_given(request_, found):
+    assert [x.name for x in found.limits] == ["max_size_bytes", "min_accuracy"]
+    other = verify(dataclasses.replace(request_, limits=Limits(max_macs=1)))
+    assert [(x.name, x.status) for x in other.limits] == [("max_macs", "broken")]
+    assert other.status == "broken"
+    assert other.exit_code == 6
+
+
+def test_a_limit_at_the_measured_accuracy_is_undecided(request_, found):
+    near = found.int8.accuracy - 0.01
+    verdict = verify(dataclasses.replace(request_, limits=Limits(min_accuracy=near)))
+    assert verdict.status == "undecided"
+    assert verdict.exit_code == 6
+    assert verdict.limits[0].n_needed > found.int8.n_samples
+
+
+def test_a_tampered_file_is_named_and_nothing_is_measured(request_):
+    path = request_.folder / "model.int8.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    verdict = verify_in_fresh_process(request_)
+    assert verdict.status == "broken"
+    assert verdict.exit_code == 6
+    assert "model.int8.onnx has changed" in verdict.reasons[0]
+    assert verdict.int8 is None
+    assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_a_missing_file_is_named(request_):
+    (request_.folder / "labels.txt").unlink()
+    assert verify(request_).reasons == ["labels.txt is missing"]
+
+
+def test_a_file_that_does_not_load_is_broken_even_with_a_manifest_that_fits(request_):
+    """Whoever changed the file also changed the manifest."""
+    path = request_.folder / "model.int8.onnx"
+    path.write_bytes(path.read_bytes()[:2000])
+    manifest = request_.folder / "manifest.json"
+    body = json.loads(manifest.read_text())
+    body["files"]["model.int8.onnx"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(body))
+    verdict = verify(request_)
+    assert verdict.status == "broken"
+    assert "model.int8.onnx" in verdict.reasons[0]
+
+
+def test_golden_answers_that_do_not_fit_break_parity(request_):
+    path = request_.folder / "golden/int8.npy"
+    np.save(path, np.load(path)[:, ::-1])
+    manifest = request_.folder / "manifest.json"
+    body = json.loads(manifest.read_text())
+    body["files"]["golden/int8.npy"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(body))
+    verdict = verify(request_)
+    assert verdict.status == "broken"
+    assert "parity" in verdict.reasons[0]
+
+
+def test_without_a_manifest_a_user_is_told_what_to_do(request_):
+    (request_.folder / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"no manifest\.json") as caught:
+        verify_in_fresh_process(request_)
+    assert "lepton export" in caught.value.fix
+
+
+def test_a_bundle_being_made_is_checked_by_what_was_written(original, request_):
+    (request_.folder / "manifest.json").unlink()
+    assert verify(dataclasses.replace(request_, digests=original.digests)).status == "holds"
+    wrong = original.digests | {"labels.txt": "0" * 64}
+    verdict = verify(dataclasses.replace(request_, digests=wrong))
+    assert "labels.txt has changed" in verdict.reasons[0]
+
+
+def test_pictures_of_another_size_are_refused(request_, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 9, 9, 3), np.uint8))
+    np.save(tmp_path / "y.npy", np.zeros(5, np.int64))
+    other = dataclasses.replace(request_, pixels=tmp_path / "x.npy", labels=tmp_path / "y.npy")
+    with pytest.raises(DataError, match="does not fit"):
+        verify(other)
+
+
+def test_groups_are_taken_into_account(request_, found):
+    groups = tuple(int(n) // 30 for n in range(found.int8.n_samples))
+    verdict = verify(dataclasses.replace(request_, groups=groups))
+    assert verdict.grouped
+    low, high = verdict.int8.accuracy_interval
+    assert low <= found.int8.accuracy_interval[0]
+    assert high >= found.int8.accuracy_interval[1]
+
+
+def test_with_prefer_latency_the_manifest_still_says_what_ships(request_):
+    """What ships was decided when the bundle was made; another timing does not change it."""
+    assert verify(dataclasses.replace(request_, prefer="latency")).primary == "int8"
+
+
+def test_a_request_survives_json(request_):
+    full = dataclasses.replace(request_, groups=(1, 2), limits=STATED, digests={"a": "b"})
+    assert Request.from_json(full.to_json()) == full
+    assert Request.from_json(request_.to_json()) == request_
+
+
+def test_the_process_answers_with_json_and_nothing_else(request_):
+    (request_.folder / "labels.txt").unlink()
+    child = subprocess.run(
+        [sys.executable, "-m", "lepton_automl.verify"],
+        input=request_.to_json(),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert json.loads(child.stdout)["verdict"] == "broken"
+    assert child.stderr == ""
+
+
+@pytest.mark.parametrize(("code", "error"), [(-9, MachineError), (1, RuntimeError)])
+def test_a_process_that_dies_is_no_verdict(request_, monkeypatch, code, error):
+    ended = subprocess.CompletedProcess([], code, stdout="", stderr="a traceback")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(error, match=r"signal 9|a traceback"):
+        verify_in_fresh_process(request_)
+
+
+def test_each_file_opens_a_test_part_once(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert log_opening(ledger, "a" * 64, "part1") == 1
+        assert log_opening(ledger, "a" * 64, "part1") == 1
+        assert log_opening(ledger, "b" * 64, "part1") == 2
+        assert log_opening(ledger, "b" * 64, "part2") == 1
+        assert openings(ledger, "part1") == 2
+        assert openings(ledger, "part3") == 0
