@@ -187,7 +187,7 @@ class Stopwatch:
         self._reference = _call(random_int8(REFERENCE, 64))
 
     def measure(
-        self, files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.03
+        self, files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.015
     ) -> dict[str, Latency]:
         """Latency of each file.
 
@@ -216,7 +216,7 @@ class Stopwatch:
 
 
 def measure(
-    files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.03
+    files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.015
 ) -> dict[str, Latency]:
     """`Stopwatch.measure` for those who measure once."""
     return Stopwatch().measure(files, rounds=rounds, seconds=seconds)

@@ -1,0 +1,111 @@
+"""Time of one candidate's cost check: write the int8 file, load it, time it.
+
+    python benchmarks/cost_check.py [--nets 100]
+
+Nothing else should run on the machine (in a search the workers pause).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+
+from lepton_automl.arch import Arch, chain
+from lepton_automl.cost import Stopwatch, file_cost, random_int8
+from lepton_automl.errors import ArchError
+from lepton_automl.layers import Layer
+from lepton_automl.layers.conv import Conv
+from lepton_automl.layers.fused_mbconv import FusedMBConv
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.max_pool import MaxPool
+from lepton_automl.layers.mbconv import MBConv
+from lepton_automl.layers.residual import Residual
+from lepton_automl.layers.sepconv import SepConv
+from lepton_automl.layers.stem import Stem
+from lepton_automl.onnxfile import session
+
+LARGEST_MACS = 15_000_000
+TARGET_MS = 60.0
+
+
+def drawn(seed: int) -> Arch:
+    """A net of 8x8 to 96x96 pictures and at most 15 M multiply-accumulates."""
+    rng = random.Random(seed)
+    while True:
+        size = rng.choice((8, 16, 28, 32, 64, 96))
+        layers: list[Layer] = [Stem(rng.choice((8, 16, 24)), stride=1 if size <= 32 else 2)]
+        width = rng.choice((8, 16, 24, 32))
+        for _ in range(rng.randint(2, 7)):
+            kind = rng.choice((Conv, Residual, FusedMBConv, MBConv, SepConv, MaxPool))
+            stride = rng.choice((1, 1, 2))
+            layers.append(MaxPool() if kind is MaxPool else kind(width, stride=stride))
+            width = min(width * stride, 96)
+        try:
+            arch = chain((size, size, rng.choice((1, 3))), [*layers, Head()], 10)
+            if arch.graph.macs <= LARGEST_MACS:
+                return arch
+        except ArchError:
+            continue
+
+
+STEPS = ("lower", "write", "load", "time", "all")
+
+
+def checked(arch: Arch, watch: Stopwatch) -> tuple[dict[str, float], dict[str, float]]:
+    """Milliseconds of each step of one check, by the clock and of this process's CPU time."""
+    marks = [(time.perf_counter(), time.process_time())]
+
+    def mark() -> None:
+        marks.append((time.perf_counter(), time.process_time()))
+
+    operations = len(arch.graph.ops)
+    mark()
+    file = random_int8(arch, 64)
+    cost = file_cost(arch, file)
+    mark()
+    session(file)
+    mark()
+    latency = watch.measure({"candidate": file})["candidate"]
+    mark()
+    assert operations
+    assert cost.timed(latency, 1.0).latency_ms
+    return tuple(_steps([mark[kind] for mark in marks]) for kind in (0, 1))  # type: ignore[return-value]
+
+
+def _steps(marks: list[float]) -> dict[str, float]:
+    lower, write, load, measure = (1e3 * (b - a) for a, b in itertools.pairwise(marks))
+    # Measuring loads the file itself; loading it once more only shows the share of that.
+    taken = (lower, write, load, measure - load, lower + write + measure)
+    return dict(zip(STEPS, taken, strict=True))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", type=int, default=100)
+    count = parser.parse_args().nets
+    watch, nets = Stopwatch(), [drawn(seed) for seed in range(count)]
+    rows = [checked(Arch(net.input, net.layers), watch) for net in nets]
+    macs = sorted(net.graph.macs / 1e6 for net in nets)
+    print(
+        f"{count} nets of {macs[0]:.2f} to {macs[-1]:.1f} M MACs, median {macs[count // 2]:.2f} M"
+    )
+    print(f"{'step':8}{'median ms':>11}{'90 % ms':>9}{'worst ms':>10}{'median CPU ms':>15}")
+    for step in STEPS:
+        taken = sorted(clock[step] for clock, _ in rows)
+        busy = statistics.median(cpu[step] for _, cpu in rows)
+        nine_tenths = taken[int(0.9 * (count - 1))]
+        print(
+            f"{step:8}{statistics.median(taken):11.1f}{nine_tenths:9.1f}{taken[-1]:10.1f}{busy:15.1f}"
+        )
+    median = statistics.median(clock["all"] for clock, _ in rows)
+    verdict = "met" if median <= TARGET_MS else "missed"
+    print(f"target, median of all at most {TARGET_MS:.0f} ms: {verdict}")
+    print(f"reference net: {1e3 * watch.quiet_reference_ms():.1f} us when quiet")
+
+
+if __name__ == "__main__":
+    main()
