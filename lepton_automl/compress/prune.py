@@ -3,17 +3,167 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lepton_automl.arch import Arch
+from lepton_automl.compress import Step, Work
+from lepton_automl.compress.importance import importance
+from lepton_automl.compress.plan import Effort, effort
+from lepton_automl.compress.scoring import validation_accuracy
+from lepton_automl.cost import random_int8
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import Conv, Linear, Width
 from lepton_automl.model import Model
+from lepton_automl.targets import ChannelStep
+from lepton_automl.train import Diverged, fit
 
 OUTPUT_PARTS = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "bias")
 """Tensors of an operation with one number an output channel."""
+LR_SHARE = 0.5
+"""Of the recipe's peak learning rate, what recovery uses: the net is nearly trained already."""
+SLOWER = 1.02
+"""A cut net may take this much of the time before and still count as no slower: timer noise."""
+CHANNEL_BYTES = 12
+"""Bytes of an output channel besides its weights: int32 bias, two float32 scales."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of trying to cut a share of a model away."""
+
+    model: Model | None
+    """The smaller model, recovered; None where nothing was there to cut."""
+    is_accepted: bool
+    why: str
+
+
+class Prune(Step):
+    """Cut the least important channels, recover from the unpruned net, keep it if that pays.
+
+    Parameters
+    ----------
+    share : float
+        Of the cost (bytes and multiply-accumulates, each in proportion), what to cut, 0 to 1.
+    """
+
+    def __init__(self, share: float = 0.2) -> None:
+        self.share = share
+
+    def __call__(self, model: Model, work: Work) -> Model:
+        """The pruned model, or `model` itself."""
+        tried = self.attempt(model, work)
+        return tried.model if tried.model is not None and tried.is_accepted else model
+
+    def attempt(self, model: Model, work: Work) -> Attempt:
+        """Cut, recover, judge: at most half of the allowed drop is spent here, the rest is int8's.
+
+        The sizes are multiples of what the target's kernels like, so that a cut net is not slower
+        than the whole one.
+        """
+        sizes, scores = self._sizes(model, work)
+        if not sizes:
+            return Attempt(None, False, "no width has a channel step to spare")
+        smaller = model
+        for name, size in sizes.items():
+            best = torch.topk(scores[name], size).indices
+            smaller = cut(smaller, name, sorted(best.tolist()))
+        slower = _slower(model.arch, smaller.arch, work)
+        if slower:
+            return Attempt(smaller, False, slower)
+        share = effort(smaller, work)
+        if share is None:
+            return Attempt(None, False, "no time left to recover")
+        try:
+            recovered = recover(smaller, work, share)
+        except Diverged as error:
+            return Attempt(smaller, False, error.what)
+        return _judged(dataclasses.replace(recovered, parent=model.digest), work)
+
+    def _sizes(self, model: Model, work: Work) -> tuple[dict[str, int], dict[str, Tensor]]:
+        """New sizes of widths, and how much each of their channels matters."""
+        steps = channel_steps(model.arch, work.target.channel_step)
+        scores = importance(model, work.train, work.seed)
+        weighed = _weights(work)
+        return chosen(model.arch, scores, steps, self.share, weighed), scores
+
+
+def recover(model: Model, work: Work, share: Effort) -> Model:
+    """`model` after distillation from the reference."""
+    recipe = dataclasses.replace(work.recipe, lr=work.recipe.lr * LR_SHARE)
+    return fit(
+        model,
+        share.data,
+        recipe,
+        epochs=share.epochs,
+        seed=work.seed,
+        device=work.device,
+        teacher=work.reference,
+        turn=work.turn,
+    )
+
+
+def chosen(
+    arch: Arch,
+    scores: Mapping[str, Tensor],
+    steps: Mapping[str, int],
+    share: float,
+    weighed: tuple[float, float] = (0.5, 0.5),
+) -> dict[str, int]:
+    """Sizes of the widths to cut so that about `share` of the cost goes at the least loss.
+
+    Parameters
+    ----------
+    arch : Arch
+        Before the cut.
+    scores : mapping of str to Tensor
+        Width name -> importance of each channel.
+    steps : mapping of str to int
+        Width name -> multiple that its size is rounded to; never cut below it.
+    share : float
+        Of the cost, 0 to 1.
+    weighed : (float, float)
+        Weights of the bytes saved and the multiply-accumulates saved.
+    """
+    ordered = {name: score.sort().values.cumsum(0) for name, score in scores.items()}
+    whole, sizes = _prices(arch), {w.name: w.size for w in arch.graph.widths}
+    start, now = dict(sizes), arch
+
+    def cost(of: Arch) -> float:
+        parts = zip(weighed, _prices(of), whole, strict=True)
+        return sum(weight * price / full for weight, price, full in parts)
+
+    def lost(name: str, size: int) -> float:
+        gone = start[name] - size
+        return float(ordered[name][gone - 1]) if gone else 0.0
+
+    while cost(now) > 1 - share:
+        offers = []
+        for name, size in sizes.items():
+            fewer = (math.ceil(size / steps[name]) - 1) * steps[name]
+            if fewer:
+                saved = cost(now) - cost(now.with_widths({name: fewer}))
+                price = lost(name, fewer) - lost(name, size)
+                offers.append((price / saved, name, fewer))
+        if not offers:
+            break
+        _, name, fewer = min(offers)
+        sizes[name] = fewer
+        now = now.with_widths({name: fewer})
+    return {name: size for name, size in sizes.items() if size < start[name]}
+
+
+def channel_steps(arch: Arch, step: ChannelStep) -> dict[str, int]:
+    """Width name -> the multiple its size is cut to."""
+    filtered = {op.y.axis for op in arch.graph.weighted if isinstance(op, Conv) and op.depthwise}
+    return {
+        width.name: step.depthwise if width.axes & filtered else step.dense
+        for width in arch.graph.widths
+    }
 
 
 def cut(model: Model, width_name: str, keep: Sequence[int]) -> Model:
@@ -65,6 +215,48 @@ def _cut_operation(
         weight = weight[:, index]
     changed[name] = weight.contiguous()
     return changed
+
+
+def _prices(arch: Arch) -> tuple[float, float]:
+    """Bytes of the parameters as int8, and multiply-accumulates."""
+    size = sum(
+        math.prod(op.weight_shape) + CHANNEL_BYTES * op.y.channels for op in arch.graph.weighted
+    )
+    return float(size), float(arch.graph.macs)
+
+
+def _weights(work: Work) -> tuple[float, float]:
+    """What the stated limits ask to save: bytes, multiply-accumulates, or both alike."""
+    limits = work.limits
+    size = limits.max_size_bytes is not None
+    speed = limits.max_latency_ms is not None or limits.max_macs is not None
+    return (0.5, 0.5) if size == speed else (float(size), float(speed))
+
+
+def _slower(before: Arch, after: Arch, work: Work) -> str:
+    """Why the cut does not pay; nothing if it does, or if nobody measures."""
+    if work.measure is None:
+        return ""
+    limit = work.target.weight_limit
+    times = work.measure({"b": random_int8(before, limit), "a": random_int8(after, limit)})
+    if times["a"] <= SLOWER * times["b"]:
+        return ""
+    return f"slower: {times['a'] * 1000:.1f} us, before {times['b'] * 1000:.1f} us"
+
+
+def _judged(model: Model, work: Work) -> Attempt:
+    reference = validation_accuracy(work.reference, work)
+    reached = validation_accuracy(model, work)
+    drop = 100 * (reference - reached)
+    model = dataclasses.replace(model, metrics={"validation_accuracy": reached})
+    allowed = work.allowed_drop / 2
+    why = f"{drop:+.2f} points lost on validation, {allowed:.2f} allowed"
+    least = work.limits.min_accuracy or 0.0
+    if drop > allowed + 1e-9:
+        return Attempt(model, False, why)
+    if reached < min(least, reference):
+        return Attempt(model, False, f"{reached:.2%} on validation, at least {least:.2%} asked")
+    return Attempt(model, True, why)
 
 
 def _width(model: Model, name: str) -> Width:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from lepton_automl.compress.scoring import (
 )
 from lepton_automl.evaluate import onnx_probabilities
 from lepton_automl.events import Event
-from lepton_automl.graph import Add, Conv, Gate, Graph, Linear, MaxPool, Op
+from lepton_automl.graph import Add, Conv, Gate, Graph, Linear, MaxPool, Mul, Op
 from lepton_automl.model import Model, Preprocessing, QParams
+from lepton_automl.train import Diverged
 
 BIAS_LIMIT = 2**29
 """Biases stay within this, so that bias plus products fit into 32 bits."""
@@ -34,55 +36,76 @@ BIAS_STEPS = 2**20
 CLIPS = np.arange(100, 79, -1, dtype=np.float32) / np.float32(100)
 """Shares of the largest weight tried as the end of the int8 range."""
 
+SHUT = {"hard_sigmoid": -3.0, "sigmoid": -8.0}
+"""Where a gate is shut, exactly or to within a step of what it gives."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 model and how it came about."""
+
+    model: Model
+    method: str
+    """In words, such as `equalized, corrected`."""
+    pictures: tuple[int, ...]
+    """Indices of the training pictures it was calibrated on."""
+    divergence: float
+    """Of its answers from the float net's on those pictures, nats."""
+    accuracy: float
+    """Share of validation pictures that are right, 0 to 1."""
+
 
 class Quantize(Step):
     """Equalise, calibrate, round; train with rounding only if validation loses too much."""
 
     def __call__(self, model: Model, work: Work) -> Model:
         """The int8 model of `model`; `work.allowed_drop` counts from `work.reference`."""
-        ids = balanced(work.train.labels, PICTURES, work.seed)
-        best, name, distance = _closest(fold(model), work.train.pixels[ids], work)
+        return self.attempt(model, work).model
+
+    def attempt(self, model: Model, work: Work) -> Quantized:
+        """The same, with what the report needs to know."""
+        made = _closest(fold(model), work)
         allowed = validation_accuracy(work.reference, work) - work.allowed_drop / 100
-        reached = validation_accuracy(best, work)
-        about = {"pictures": ids.tolist(), "method": name, "divergence": distance}
-        work.emit(Event("compress", f"int8 ({name}): {reached:.2%} on validation", data=about))
-        if reached >= allowed:
-            return best
-        return _trained(best, reached, work)
+        return made if made.accuracy >= allowed else _trained(made, work)
 
 
-def _closest(model: Model, pixels: Tensor, work: Work) -> tuple[Model, str, float]:
+def _closest(model: Model, work: Work) -> Quantized:
     """Of all ways to quantize, the one whose file answers most like the float net.
 
     All are tried because none is always best: equalisation saves nets with uneven channels and
     slightly harms others. They are compared on training pictures, where no label is needed.
     """
+    ids = balanced(work.train.labels, PICTURES, work.seed)
+    pixels, limit = work.train.pixels[ids], work.target.weight_limit
     wanted = float_probabilities(model, pixels)
     even = equalize(model, calibrate(model, pixels, device=work.device))
-    sources = {"plain": model, "equalized": even}
     found: list[tuple[float, str, Model]] = []
-    for name, source in sources.items():
+    for name, source in {"plain": model, "equalized": even}.items():
         calibration = calibrate(source, pixels, device=work.device)
         for clip, correct in itertools.product((False, True), repeat=2):
-            made = quantize(
-                source, calibration, work.target.weight_limit, clip=clip, correct=correct
-            )
+            made = quantize(source, calibration, limit, clip=clip, correct=correct)
             distance = divergence(wanted, onnx_probabilities(int8_file(made), pixels))
             words = [name, *["clipped"] * clip, *["corrected"] * correct]
             found.append((distance, ", ".join(words), made))
-    distance, name, best = min(found, key=lambda item: item[0])
-    return best, name, distance
+    distance, method, best = min(found, key=lambda item: item[0])
+    return Quantized(best, method, tuple(ids.tolist()), distance, validation_accuracy(best, work))
 
 
-def _trained(model: Model, reached: float, work: Work) -> Model:
-    """`model` fine-tuned with rounding if that is better on validation."""
-    share = effort(model, work)
+def _trained(made: Quantized, work: Work) -> Quantized:
+    """`made` fine-tuned with rounding if that is better on validation."""
+    share = effort(made.model, work)
     if share is None:
-        return model
-    tuned = finetune(model, work, share)
-    after = validation_accuracy(tuned, work)
-    work.emit(Event("compress", f"int8, trained with rounding: {after:.2%} on validation"))
-    return tuned if after > reached else model
+        return made
+    work.emit(Event("compress", f"int8 reaches {made.accuracy:.2%} only: training with rounding"))
+    try:
+        tuned = finetune(made.model, work, share)
+    except Diverged:
+        return made
+    accuracy = validation_accuracy(tuned, work)
+    if accuracy <= made.accuracy:
+        return made
+    method = f"{made.method}, trained with rounding"
+    return dataclasses.replace(made, model=tuned, method=method, accuracy=accuracy)
 
 
 def quantize(
@@ -144,13 +167,16 @@ def _arithmetic(
                 scales[op.y.name] = scales[op.x.name]
                 zero_points[op.y.name] = zero_points[op.x.name]
             case _:
-                scales[op.y.name], zero_points[op.y.name] = _range(op, calibration)
+                scales[op.y.name], zero_points[op.y.name] = _range(
+                    op, calibration, _floor(graph, op)
+                )
     return scales, zero_points
 
 
-def _range(op: Op, calibration: Calibration) -> tuple[float, int]:
+def _range(op: Op, calibration: Calibration, floor: float) -> tuple[float, int]:
     """Scale and zero point of the value that `op` gives; 0 is always met exactly."""
-    low, high = min(0.0, calibration.low[op.y.name]), max(0.0, calibration.high[op.y.name])
+    low = max(floor, min(0.0, calibration.low[op.y.name]))
+    high = max(0.0, calibration.high[op.y.name])
     if isinstance(op, Gate):
         low, high = 0.0, 1.0
     if isinstance(op, (Conv, Add)) and op.clamp != "none":
@@ -158,6 +184,18 @@ def _range(op: Op, calibration: Calibration) -> tuple[float, int]:
     # A value that is always 0 still needs a scale, and one far from denormal numbers.
     scale = np.float32(max(high - low, 1e-4) / 255)
     return float(scale), int(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def _floor(graph: Graph, op: Op) -> float:
+    """Below this the value that `op` gives makes no difference: its gate is shut."""
+    readers = graph.readers(op.y)
+    gates = [reader for reader in readers if isinstance(reader, Gate)]
+    gated = {gate.y.name for gate in gates}
+    for reader in readers:
+        is_own = isinstance(reader, Mul) and reader.x.name == op.y.name
+        if reader not in gates and not (is_own and reader.gate.name in gated):
+            return -np.inf
+    return min((SHUT[gate.kind] for gate in gates), default=-np.inf)
 
 
 def _weight_scales(weight: np.ndarray, limit: int, clip: bool) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""The ladder of a compression: each step tried, kept or put back, and written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from lepton_automl import durable
+from lepton_automl.compress import Work
+from lepton_automl.compress.prune import Prune
+from lepton_automl.compress.quantize import Quantize
+from lepton_automl.compress.scoring import int8_file, validation_accuracy
+from lepton_automl.cost import random_int8
+from lepton_automl.errors import DataError
+from lepton_automl.events import Event
+from lepton_automl.model import Model
+
+FIRST_SHARE = 0.25
+"""Of the cost, what the first cut takes."""
+SMALLEST_SHARE = 0.1
+"""Cuts smaller than this are not worth a recovery."""
+ROUNDS = 6
+"""Cuts tried at most."""
+QUANTIZED = "quantized"
+RECORD = "ladder.json"
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step as it was tried."""
+
+    name: str
+    """`reference`, `pruned-1` and so on, `quantized`."""
+    accuracy: float
+    """Share of validation pictures that are right, 0 to 1; of the int8 file once quantized."""
+    size_bytes: int
+    """Of the int8 file."""
+    macs: int
+    latency_ms: float | None
+    """Of the int8 file at batch 1; None where nothing is measured."""
+    is_accepted: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compression leaves."""
+
+    reference: Model
+    """The float model that was given."""
+    pruned_float: Model
+    """The float twin of the int8 model."""
+    int8: Model
+    rungs: tuple[Rung, ...]
+    """Every step in order, accepted or not."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a finished compression.
+
+        Raises
+        ------
+        DataError
+            If it is not there or not finished.
+        """
+        rungs = _read(folder)
+        if not rungs or rungs[-1].name != QUANTIZED:
+            raise DataError(
+                f"{folder} holds no finished compression",
+                fix="run `lepton compress` on this run first",
+            )
+        kept = [rung.name for rung in rungs if rung.is_accepted]
+        models = [Model.load(folder / name) for name in (kept[0], kept[-2], kept[-1])]
+        return cls(*models, rungs)
+
+
+def compress(model: Model, work: Work, folder: Path) -> Compressed:
+    """Prune while it pays, then quantize.
+
+    Every step is written to `folder` before the next one begins; a step that is there already is
+    read instead of done again, so an interrupted compression goes on where it stopped.
+
+    Parameters
+    ----------
+    model : Model
+        A trained float model, batch normalisation not folded.
+    work : Work
+        Data, limits, target and how long to train.
+    folder : Path
+        One that belongs to this model and these limits alone.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    rungs = list(_read(folder))
+    if not rungs:
+        model.save(folder / "reference")
+        _write(folder, rungs, _rung("reference", model, work, why="every drop counts from here"))
+    current = Model.load(folder / [rung.name for rung in rungs if rung.is_accepted][-1])
+    while rungs[-1].name != QUANTIZED and (share := _next_share(rungs)):
+        tried = Prune(share).attempt(current, work)
+        if tried.model is None:
+            work.emit(Event("compress", f"no more pruning: {tried.why}"))
+            break
+        name = f"pruned-{len(rungs)}"
+        if tried.is_accepted:
+            current = tried.model
+            current.save(folder / name)
+        _write(folder, rungs, _rung(name, tried.model, work, tried.is_accepted, why=tried.why))
+        work.emit(_event(rungs[-1]))
+    if rungs[-1].name != QUANTIZED:
+        made = Quantize().attempt(current, work)
+        made.model.save(folder / QUANTIZED)
+        durable.write_json(folder / CALIBRATION, {"training_pictures": made.pictures})
+        why = f"{made.method}; {made.divergence:.2g} nats from float"
+        _write(folder, rungs, _rung(QUANTIZED, made.model, work, why=why))
+        work.emit(_event(rungs[-1]))
+    return Compressed.load(folder)
+
+
+def _next_share(rungs: list[Rung]) -> float:
+    """Of the cost, what the next cut takes: halved by every one put back; 0 to stop."""
+    tried = rungs[1:]
+    share = FIRST_SHARE / 2 ** sum(not rung.is_accepted for rung in tried)
+    return share if len(tried) < ROUNDS and share >= SMALLEST_SHARE else 0.0
+
+
+def _rung(name: str, model: Model, work: Work, is_accepted: bool = True, *, why: str) -> Rung:
+    limit = work.target.weight_limit
+    file = int8_file(model) if model.qparams else random_int8(model.arch, limit)
+    timed = work.measure({name: file})[name] if work.measure else None
+    reached = validation_accuracy(model, work)
+    return Rung(name, reached, len(file), model.arch.graph.macs, timed, is_accepted, why)
+
+
+def _event(rung: Rung) -> Event:
+    verb = "kept" if rung.is_accepted else "put back"
+    text = f"{rung.name} {verb}: {rung.accuracy:.2%}, {rung.size_bytes / 1000:.1f} kB, {rung.why}"
+    return Event("compress", text, data=dataclasses.asdict(rung))
+
+
+def _write(folder: Path, rungs: list[Rung], new: Rung) -> None:
+    rungs.append(new)
+    durable.write_json(folder / RECORD, [dataclasses.asdict(rung) for rung in rungs])
+
+
+def _read(folder: Path) -> tuple[Rung, ...]:
+    path = folder / RECORD
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(Rung(**item) for item in json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}", fix=f"remove {folder} and compress again"
+        ) from error
