@@ -71,12 +71,14 @@ def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None)
     if given is None:
         raise file.error(keys, f"{path} has no layer", 'add a line such as: layer = "conv"')
     names = file.knob((*keys, "layer"), given)
+    if "head" in names.values and not only:
+        what = f"{path}.layer = 'head', the rule is that the head comes last and once"
+        raise file.error((*keys, "layer"), what, "describe it in [head]")
     kinds = {str(name): _layer(file, (*keys, "layer"), str(name)) for name in names.values}
     depth = file.knob((*keys, "depth"), 1 if only else raw.pop("depth", 1))
-    for value in depth.values:
-        if type(value) is not int or not 0 <= value <= 50:
-            what = f"depth = {value!r}, the rule is 0 to 50 layers"
-            raise file.error((*keys, "depth"), what, "give depth a legal value")
+    if not all(type(value) is int and 0 <= value <= 50 for value in depth.values):
+        what = f"depth = {depth}, the rule is 0 to 50 layers"
+        raise file.error((*keys, "depth"), what, "give depth legal values")
     checks = {name: layer_checks(kind) for name, kind in kinds.items()}
     fields = _read_fields(file, keys, path, raw, checks)
     shared = _read_all(file, kinds)
@@ -110,12 +112,12 @@ def train_table(file: SpaceFile) -> Table:
 
 def layer_checks(kind: type[Layer]) -> Checks:
     """The fields of a layer that a file may set: not those that the layer settles when placed."""
-    defaults = {item.name: item.default for item in dataclasses.fields(kind)}
-    placed = [kind().placed_after(channels) for channels in (24, 40)]
     found: Checks = {}
     for name, about in kind.searchable().items():
-        if all(getattr(layer, name) == defaults[name] for layer in placed):
-            found[name] = (defaults[name], functools.partial(_try, kind, name, about["kind"]))
+        default = getattr(kind(), name)
+        other = about["choices"][-1] if about["kind"] == "choice" else default + 1
+        if getattr(kind(**{name: other}).placed_after(24), name) == other:
+            found[name] = (default, functools.partial(_try, kind, name, about["kind"]))
     return found
 
 

@@ -58,6 +58,7 @@ MISTAKES = {
     "inner width that the layer sets": ("expand = [2, 3]", "hidden = 8", 15, ["'hidden'"]),
     "illegal learning rate": ("lr = [0.1, 0.2]", "lr = [0.1, -1.0]", 21, ["lr = -1.0"]),
     "illegal depth": ("depth = [1, 2, 0]", "depth = [1.5]", 12, ["depth = 1.5"]),
+    "head as a stage": ('"mbconv"]', '"head"]', 10, ["[head]"]),
     "illegal resolution": ('["native", 16]', '["nativ", 16]', 3, ["'nativ'", "'native'"]),
     "illegal example": ("[16, 16, 1]", "[16, 16]", 4, ["height, width and channels"]),
     "stage that is one table": ("[[stage]]\n", "[stage]\n", 9, ["[[stage]]"]),
