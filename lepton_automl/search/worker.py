@@ -16,6 +16,8 @@ from lepton_automl.errors import LeptonError
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import Task, run_task
 
+OUTPUT, ERRORS = 1, 2
+"""File descriptors every process starts with."""
 PARENT_CHECK_SECONDS = 0.2
 
 
@@ -24,8 +26,8 @@ def main() -> None:
     parent, locks = int(sys.argv[1]), Path(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator to answer.
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # What a library prints is no answer.
+    answers = os.fdopen(os.dup(OUTPUT), "w")
+    os.dup2(ERRORS, OUTPUT)  # What a library prints is no answer.
     torch.set_num_threads(1)
     quiet = Quiet(locks)
     for line in sys.stdin:

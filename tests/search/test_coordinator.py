@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton_automl.config import Limits
+from lepton_automl.errors import InfeasibleError
+from lepton_automl.events import Event
+from lepton_automl.model import Model
+from lepton_automl.search import SearchResult, SearchWork, rungs, search
+from lepton_automl.search.ledger import Ledger, LedgerView
+from tests.searching import InlineWorkers, ScoredWorkers, work
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may be tidied up after it."""
+
+
+class DoomedLedger(Ledger):
+    """Dies before or after its n-th event."""
+
+    def __init__(self, path: Path, events: int, *, before: bool) -> None:
+        super().__init__(path)
+        self.left, self.before = events, before
+
+    def record(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        self.left -= 1
+        if not self.left and self.before:
+            raise Killed
+        super().record(kind, key, value)
+        if not self.left:
+            raise Killed
+
+
+@pytest.fixture(autouse=True)
+def _short_rungs(monkeypatch):
+    monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
+
+
+def events_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    with LedgerView(folder / "ledger.db") as view:
+        return [
+            (kind, key, {k: v for k, v in value.items() if k != "seconds"})
+            for kind, key, value in view.events()
+        ]
+
+
+def run(folder: Path, **changes: Any) -> SearchResult:
+    job = work(folder, **changes)
+    try:
+        return search(job, InlineWorkers(job.jobs))
+    finally:
+        job.ledger.close()
+
+
+def test_a_search_killed_at_random_events_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    wanted = run(whole)
+    rng, kills, trained = np.random.default_rng(0), 0, []
+    while True:
+        doom = int(rng.integers(1, 6))
+        ledger = DoomedLedger(broken / "ledger.db", doom, before=bool(rng.random() < 0.5))
+        workers = InlineWorkers()
+        try:
+            found = search(work(broken, ledger), workers)
+            break
+        except Killed:
+            kills += 1
+        finally:
+            ledger.close()
+            trained += [task.key for task in workers.tasks]
+    assert kills >= 4
+    assert events_of(broken) == events_of(whole)
+    assert found.best.digest == wanted.best.digest
+    assert found.number == wanted.number
+    finished = [key for kind, key, _ in events_of(whole) if kind == "rung"]
+    assert set(trained) == set(finished)
+    assert len(trained) - len(finished) <= kills
+
+
+def test_two_searches_with_one_seed_are_equal_and_another_seed_is_not(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", trials=3)
+    second = run(tmp_path / "b", trials=3)
+    other = run(tmp_path / "c", trials=3, seed=1)
+    assert events_of(tmp_path / "a") == events_of(tmp_path / "b")
+    assert first.best.digest == second.best.digest != other.best.digest
+
+
+def test_the_winner_is_saved_and_answers_as_reported(tmp_path: Path) -> None:
+    found = run(tmp_path / "run", trials=4)
+    saved = Model.load(tmp_path / "run" / "models" / "best")
+    assert saved.digest == found.best.digest
+    assert saved.metrics["validation_accuracy"] == found.correct.mean()
+    assert len(found.predictions) == len(found.correct) == 18
+    assert [row.number for row in found.rows] == [0, 1, 2, 3]
+    assert found.number in [row.number for row in found.rows]
+    assert (tmp_path / "run" / "models" / "best" / "recipe.json").is_file()
+
+
+def test_a_finished_search_is_answered_from_the_ledger_and_more_trials_go_on(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    first = run(folder, trials=3)
+    events = events_of(folder)
+    job = work(folder, trials=3)
+    again = search(job, ScoredWorkers())
+    job.ledger.close()
+    assert events_of(folder) == events
+    assert again.best.digest == first.best.digest
+    more = run(folder, trials=5)
+    assert [row.number for row in more.rows] == [0, 1, 2, 3, 4]
+    assert events_of(folder)[: len(events)] == events
+
+
+def test_checkpoints_that_are_gone_are_made_again_bit_for_bit(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = run(folder, trials=3)
+    (folder / "models" / "best" / "recipe.json").unlink()
+    for path in (folder / "checkpoints").rglob("*.safetensors"):
+        path.unlink()
+    assert run(folder, trials=3).best.digest == first.best.digest
+
+
+def test_only_checkpoints_that_matter_are_kept(tmp_path: Path) -> None:
+    found = run(tmp_path / "run")
+    kept = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir()]
+    assert 1 <= len(kept) <= 2
+    assert all(name.startswith(f"{found.number:05d}-") for name in kept)
+
+
+def test_what_nothing_can_meet_is_answered_with_what_would_fit(tmp_path: Path) -> None:
+    job, workers = work(tmp_path / "run", limits=Limits(max_size_bytes=1000)), InlineWorkers()
+    with pytest.raises(InfeasibleError) as caught:
+        search(job, workers)
+    assert "size in kB" in caught.value.what
+    assert "--max-size-kb" in caught.value.fix
+    assert workers.tasks == []
+    kilobytes = float(caught.value.fix.split()[1])
+    job = work(tmp_path / "again", limits=Limits(max_size_bytes=int(kilobytes * 1000)), trials=1)
+    found = search(job, InlineWorkers())
+    assert found.rows[0].cost.size_bytes <= kilobytes * 1000
+
+
+def test_ctrl_c_leaves_the_best_so_far_and_the_search_goes_on(tmp_path: Path) -> None:
+    class Interrupted(InlineWorkers):
+        def finished(self, timeout: float = 1.0) -> Any:
+            if len(self.tasks) == 4:
+                raise KeyboardInterrupt
+            return super().finished(timeout)
+
+    folder, told = tmp_path / "run", list[Event]()
+    job = work(folder, emit=told.append)
+    with pytest.raises(KeyboardInterrupt):
+        search(job, Interrupted())
+    job.ledger.close()
+    assert "best so far" in told[-1].message
+    Model.load(folder / "models" / "best")
+    assert run(folder).best.digest == run(tmp_path / "whole").best.digest
+
+
+def test_several_tasks_at_once_train_every_trial_once(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", jobs=3, trials=12)
+    workers = ScoredWorkersThatSave(3)
+    found = search(job, workers)
+    keys = [task.key for task in workers.tasks]
+    assert len(keys) == len(set(keys))
+    assert {row.number for row in found.rows} == set(range(12))
+    promoted = [row for row in found.rows if row.rung >= 1]
+    assert len(promoted) >= 4
+    job.ledger.close()
+
+
+def test_a_budget_plans_the_rungs_and_is_kept(tmp_path: Path) -> None:
+    told: list[Event] = []
+    job = work(tmp_path / "run", budget_seconds=6.0, trials=None, emit=told.append)
+    found = search(job, InlineWorkers())
+    assert job.ledger.alive_seconds() < 8
+    plan = job.ledger.get("plan", "search")
+    assert plan is not None
+    assert plan["epochs"] >= 1
+    assert plan["seconds_per_work"] > 0
+    assert found.rows
+    assert any(event.total == 6.0 for event in told)
+    job.ledger.close()
+
+
+class ScoredWorkersThatSave(ScoredWorkers):
+    """As if trained: a fresh model is saved for every task."""
+
+    def run(self, task: Any) -> Any:
+        import dataclasses
+
+        InlineWorkers.run(self, dataclasses.replace(task, cycles=(), start=""))
+        return super().run(task)
+
+
+def test_search_work_is_what_the_package_gives() -> None:
+    assert SearchWork.__module__ == "lepton_automl.search.work"

@@ -1,0 +1,139 @@
+"""A small search for tests: 8x8 pictures of three classes, a small space, tasks in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lepton_automl import space, targets
+from lepton_automl.config import Limits
+from lepton_automl.cost import Cost
+from lepton_automl.dataset import Dataset, open_dataset
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.task import Task, TaskResult, pack, run_task
+from lepton_automl.search.trials import Candidate, Score
+from lepton_automl.search.work import SearchWork
+from tests.nets import random_arch
+
+SPACE = """
+doc = "small"
+[input]
+resolution = "native"
+[stem]
+out = [8, 16]
+[[stage]]
+layer = "conv"
+out = [8, 16, 24]
+stride = 2
+[head]
+features = [0, 16]
+[train]
+lr = [0.05, 0.02]
+weight_decay = [5e-4, 5e-3]
+batch_size = 32
+epochs = 9
+[[candidate]]
+name = "known"
+stem = { out = 8 }
+stage1 = { out = 16 }
+"""
+
+
+def dataset(folder: Path, per_class: int = 40) -> Dataset:
+    """Noisy stripes, blocks and points, written as an npz file."""
+    rng = np.random.default_rng(0)
+    shapes = np.zeros((3, 8, 8))
+    shapes[0, ::2], shapes[1, :4, :4], shapes[2, 2:6:3, 2:6:3] = 150, 150, 250
+    labels = np.repeat(np.arange(3), per_class)
+    pictures = shapes[labels] + rng.normal(60, 40, (len(labels), 8, 8))
+    path = folder / "data.npz"
+    np.savez(path, x=pictures.clip(0, 255).astype(np.uint8), y=labels)
+    return open_dataset(str(path))
+
+
+def small_space(folder: Path, text: str = SPACE) -> space.SearchSpace:
+    """The search space of `text`."""
+    path = folder / "small.toml"
+    path.write_text(text)
+    return space.load(str(path))
+
+
+def work(folder: Path, ledger: Ledger | None = None, **changes: Any) -> SearchWork:
+    """A search of six trials in `folder`; data and space lie beside it."""
+    settings: dict[str, Any] = {
+        "folder": folder,
+        "dataset": dataset(folder.parent),
+        "space": small_space(folder.parent),
+        "limits": Limits(),
+        "objectives": ("accuracy", "size_bytes"),
+        "target": targets.load(),
+        "prefer": "size",
+        "seed": 0,
+        "jobs": 1,
+        "device": torch.device("cpu"),
+        "budget_seconds": None,
+        "trials": 6,
+        "ledger": ledger or Ledger(folder / "ledger.db"),
+        "cache": folder / "cache",
+    }
+    return SearchWork(**(settings | changes))
+
+
+class InlineWorkers(Workers):
+    """Runs tasks in this process when their results are asked for, and remembers them."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+        self.tasks: list[Task] = []
+        self._waiting: deque[Task] = deque()
+
+    @property
+    def free(self) -> int:
+        return self.jobs - len(self._waiting)
+
+    @property
+    def busy(self) -> list[Task]:
+        return list(self._waiting)
+
+    def start(self, task: Task) -> None:
+        self._waiting.append(task)
+
+    def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+        del timeout
+        task = self._waiting.popleft()
+        self.tasks.append(task)
+        return [(task, self.run(task))]
+
+    def run(self, task: Task) -> TaskResult:
+        return run_task(task, contextlib.nullcontext)
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+class ScoredWorkers(InlineWorkers):
+    """Trains nothing: a task's result is decided by its key."""
+
+    def run(self, task: Task) -> TaskResult:
+        seed = sum(task.key.encode()) + 1000 * len(task.cycles)
+        share = 0.5 + 0.4 * np.random.default_rng(seed).random()
+        return TaskResult((0.01,) * len(task.cycles), pack(np.arange(200) < 200 * share))
+
+
+def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any) -> Candidate:
+    """A candidate of a random architecture."""
+    arch = random_arch(number, input=(8, 8, 1), classes=3)
+    cost = Cost(size, size // 2, size // 2, arch.graph.macs, 2_000)
+    return Candidate(number, params, {}, arch, Recipe(epochs=epochs), cost)
+
+
+def score(rung: str, right: int, *, epochs: int = 1, n: int = 200, failed: str = "") -> Score:
+    """A score with so many right answers of `n`."""
+    return Score(rung, epochs, np.arange(n) < right, failed)

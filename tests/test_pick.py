@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from lepton_automl.config import Limits
+from lepton_automl.cost import Cost
+from lepton_automl.pick import Option, choose, clearly_below, excess, ranked
+
+
+def option(number: int, right: int, size: int, *, n: int = 400, ms: float | None = None) -> Option:
+    correct = np.arange(n) < right
+    return Option(number, correct, Cost(size, size // 2, size // 2, 1000 * size, 4096, ms))
+
+
+def test_the_cheapest_that_is_not_distinguishably_below_the_best_is_chosen() -> None:
+    options = [option(0, 396, 40_000), option(1, 395, 12_000), option(2, 380, 5_000)]
+    chosen = choose(options, Limits(), "size")
+    assert chosen.number == 1
+    assert "cheapest" in chosen.reason
+
+
+def test_with_a_minimum_the_cheapest_that_surely_reaches_it_is_chosen() -> None:
+    options = [option(0, 399, 40_000), option(1, 395, 12_000), option(2, 381, 5_000)]
+    assert choose(options, Limits(min_accuracy=0.95), "size").number == 1
+    assert choose(options, Limits(min_accuracy=0.90), "size").number == 2
+    assert "none reaches" in choose(options, Limits(min_accuracy=0.999), "size").reason
+
+
+def test_what_breaks_a_cost_limit_is_not_chosen_while_anything_keeps_it() -> None:
+    options = [option(0, 399, 40_000), option(1, 300, 12_000)]
+    assert choose(options, Limits(max_size_bytes=20_000), "size").number == 1
+    assert choose(options, Limits(max_size_bytes=1_000), "size").number == 0
+
+
+def test_latency_decides_where_it_is_preferred_and_close_times_do_not() -> None:
+    slow_small = option(0, 395, 10_000, ms=0.030)
+    fast_large = option(1, 395, 20_000, ms=0.010)
+    assert choose([slow_small, fast_large], Limits(), "size").number == 0
+    assert choose([slow_small, fast_large], Limits(), "latency").number == 1
+    as_fast = option(2, 395, 10_000, ms=0.01005)
+    assert choose([fast_large, as_fast], Limits(), "latency").number == 2
+
+
+def test_ranked_gives_each_choice_once_those_before_it_are_gone() -> None:
+    options = [option(0, 396, 40_000), option(1, 395, 12_000), option(2, 300, 5_000)]
+    assert [o.number for o in ranked(options, Limits(), "size", 3)] == [1, 0, 2]
+    assert [o.number for o in ranked(options, Limits(), "size", 1)] == [1]
+
+
+def test_the_excess_is_relative_and_only_of_stated_limits_and_known_costs() -> None:
+    cost = Cost(30_000, 20_000, 21_000, 500_000, 8_000)
+    limits = Limits(max_size_bytes=20_000, max_macs=600_000, max_latency_ms=0.001)
+    assert excess(cost, limits) == pytest.approx({"max_size_bytes": 0.5})
+
+
+def test_clearly_below_is_the_normal_one_sided_bound_of_the_paired_difference() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        best, other = rng.random(300) < 0.95, rng.random(300) < rng.uniform(0.85, 0.97)
+        pairs = best.astype(float) - other
+        bound = pairs.mean() - norm.ppf(0.9) * pairs.std() / np.sqrt(300)
+        assert clearly_below(other, best) == (bound > 0)
+
+
+def test_equal_answers_are_never_clearly_below() -> None:
+    correct = np.arange(100) < 90
+    assert not clearly_below(correct, correct)
