@@ -20,6 +20,7 @@ from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import placed
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
+from lepton_automl.optimizers import Optimizer
 from lepton_automl.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ Forward = Callable[[Tensor], Tensor]
 
 CHUNK_BYTES = 2 << 20
 """Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
-LR_BATCH = 64
-"""The batch size that `Recipe.lr` is meant for."""
 
 
 class Diverged(LeptonError):
@@ -129,22 +128,18 @@ def descend(
     device = device or torch.device("cpu")
     placed(network, device).train()
     batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
-    optimizer = _optimizer(network, recipe, batches.size)
+    optimizer = Optimizer(network.parameters(), recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
-    peak = optimizer.param_groups[0]["lr"]
     run = forward or network
     total, last = torch.zeros((), device=device), math.nan
     for step in range(batches.count):
         with turn():
             x, labels = batches.take(step)
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale[step]
             wanted = None if teacher is None else _answer(teacher, x)
             with _arithmetic(device):
                 loss = _loss(run(x), labels, wanted, recipe, distill_weight, temperature)
             torch.autograd.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.step(scale[step])
             total += loss.detach()
             if batches.is_last_of_chunk(step):
                 last = _finite(total, batches.per_chunk, step)
@@ -225,19 +220,6 @@ def schedule(name: str, steps: int) -> list[float]:
         else:
             scale.append(0.5 * (1 - math.cos(math.pi * left)))
     return scale
-
-
-def _optimizer(network: nn.Module, recipe: Recipe, batch: int) -> torch.optim.Optimizer:
-    """The recipe's optimiser; norms and biases are not decayed."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr * math.sqrt(batch / LR_BATCH), fused=True)
-    lr = recipe.lr * batch / LR_BATCH
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
 
 
 def _loss(

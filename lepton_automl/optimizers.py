@@ -1,0 +1,107 @@
+"""SGD and AdamW on torch's fused kernels, without the seconds that torch.optim's classes import."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
+
+from lepton_automl.recipe import Recipe
+
+LR_BATCH = 64
+"""The batch size that `Recipe.lr` is meant for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters under one weight decay, with their moments."""
+
+    weight_decay: float
+    parameters: list[Tensor]
+    first: list[Tensor] = field(init=False)
+    """Momentum, or AdamW's running mean of gradients."""
+    second: list[Tensor] = field(init=False)
+    """AdamW's running mean of squared gradients."""
+    steps: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("first", "second"):
+            object.__setattr__(self, name, [torch.zeros_like(p) for p in self.parameters])
+        steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        object.__setattr__(self, "steps", steps)
+
+
+class Optimizer:
+    """The optimiser of a recipe; norms and biases are not decayed.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+        What to train; every one must receive a gradient in every step.
+    recipe : Recipe
+        Kind, learning rate and weight decay.
+    batch : int
+        Samples a step. The learning rate follows it, in proportion for SGD (Goyal et al. 2017,
+        section 2.1, arXiv:1706.02677), as its root for AdamW (Malladi et al. 2022, section 4,
+        arXiv:2205.10287).
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], recipe: Recipe, batch: int) -> None:
+        trained = [p for p in parameters if p.requires_grad]
+        self.groups = (
+            Group(recipe.weight_decay, [p for p in trained if p.ndim > 1]),
+            Group(0.0, [p for p in trained if p.ndim <= 1]),
+        )
+        self._update = _adamw if recipe.optimizer == "adamw" else _sgd
+        ratio = batch / LR_BATCH
+        self.lr = recipe.lr * (math.sqrt(ratio) if recipe.optimizer == "adamw" else ratio)
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """Move the parameters at `scale` times the peak rate and forget their gradients."""
+        for group in self.groups:
+            gradients = [p.grad for p in group.parameters if p.grad is not None]
+            self._update(group, gradients, self.lr * scale)
+            for parameter in group.parameters:
+                parameter.grad = None
+
+
+def _sgd(group: Group, gradients: list[Tensor], lr: float) -> None:
+    """Nesterov momentum 0.9."""
+    sgd(
+        group.parameters,
+        gradients,
+        list(group.first),
+        fused=True,
+        weight_decay=group.weight_decay,
+        momentum=0.9,
+        lr=lr,
+        dampening=0.0,
+        nesterov=True,
+        maximize=False,
+    )
+
+
+def _adamw(group: Group, gradients: list[Tensor], lr: float) -> None:
+    """Decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
+    adamw(
+        group.parameters,
+        gradients,
+        group.first,
+        group.second,
+        [],
+        group.steps,
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=lr,
+        weight_decay=group.weight_decay,
+        eps=1e-8,
+        maximize=False,
+    )
