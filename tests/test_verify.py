@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +21,7 @@ from lepton_automl.verdict import Verdict
 from lepton_automl.verify import (
     Request,
     log_opening,
+    main,
     openings,
     reference_predictions,
     verify,
@@ -63,10 +64,21 @@ def snapshot(folder):
     }
 
 
-def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found):
-    before = snapshot(request_.folder)
+@pytest.mark.slow
+def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found, monkeypatch):
+    before, run, children = snapshot(request_.folder), subprocess.run, []
+
+    def noted(*args, **options):
+        children.append(run(*args, **options))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "run", noted)
     fresh = verify_in_fresh_process(request_)
     assert snapshot(request_.folder) == before
+    (child,) = children
+    assert child.args == [sys.executable, "-m", "lepton_automl.verify"]
+    assert json.loads(child.stdout)["verdict"] == "holds"
+    assert child.stderr == ""
     assert fresh.status == found.status == "holds"
     assert fresh.exit_code == 0
     assert fresh.parity == found.parity
@@ -127,7 +139,7 @@ def test_a_tampered_file_is_named_and_nothing_is_measured(request_):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    verdict = verify_in_fresh_process(request_)
+    verdict = verify(request_)
     assert verdict.status == "broken"
     assert verdict.exit_code == 6
     assert "model.int8.onnx has changed" in verdict.reasons[0]
@@ -163,13 +175,6 @@ def test_golden_answers_that_do_not_fit_break_parity(request_):
     verdict = verify(request_)
     assert verdict.status == "broken"
     assert "parity" in verdict.reasons[0]
-
-
-def test_without_a_manifest_a_user_is_told_what_to_do(request_):
-    (request_.folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"no manifest\.json") as caught:
-        verify_in_fresh_process(request_)
-    assert "lepton export" in caught.value.fix
 
 
 def test_a_bundle_being_made_is_checked_by_what_was_written(original, request_):
@@ -208,18 +213,17 @@ def test_a_request_survives_json(request_):
     assert Request.from_json(request_.to_json()) == request_
 
 
-def test_the_process_answers_with_json_and_nothing_else(request_):
-    (request_.folder / "labels.txt").unlink()
-    child = subprocess.run(
-        [sys.executable, "-m", "lepton_automl.verify"],
-        input=request_.to_json(),
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert json.loads(child.stdout)["verdict"] == "broken"
-    assert child.stderr == ""
+def test_the_process_answers_errors_as_json(request_, monkeypatch, capsys):
+    (request_.folder / "manifest.json").unlink()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(request_.to_json()))
+    main()
+    answer = capsys.readouterr().out
+    assert json.loads(answer)["error"] == "DataError"
+    ended = subprocess.CompletedProcess([], 0, stdout=answer, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(DataError, match=r"no manifest\.json") as caught:
+        verify_in_fresh_process(request_)
+    assert "lepton export" in caught.value.fix
 
 
 @pytest.mark.parametrize(("code", "error"), [(-9, MachineError), (1, RuntimeError)])
