@@ -39,7 +39,13 @@ def split(
     else:
         drawn = _by_group(labels[pool], groups[pool], wanted, seed)
     given[pool] = drawn
-    _check(labels[given == "train"], class_names, [])
+    absent = set(range(len(class_names))) - set(labels[given == "train"].tolist())
+    if absent:
+        raise DataError(
+            f"with groups kept together, train has no picture of "
+            f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
+            fix="try another --seed, give the parts yourself, or add groups with these classes",
+        )
     return given
 
 

@@ -130,7 +130,8 @@ def test_writing_to_mapped_tensors_leaves_the_files_alone(digits, tmp_path):
 def test_a_damaged_cache_file_is_made_anew(digits, tmp_path):
     files = digits.files("validation", (8, 8), tmp_path)
     whole = files.pixels.read_bytes()
-    for damage in (b"", whole[:60], whole[: len(whole) // 2]):
+    other = digits.files("test", (8, 8), tmp_path).pixels.read_bytes()
+    for damage in (b"", whole[:60], whole[: len(whole) // 2], other):
         files.pixels.write_bytes(damage)
         digits.files("validation", (8, 8), tmp_path)
         assert files.pixels.read_bytes() == whole
@@ -271,7 +272,7 @@ def test_skipping_every_picture_is_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="2 of 2"):
+    with pytest.raises(DataError, match="2 of 2 pictures"):
         open_dataset(tmp_path, skip_corrupt=True)
 
 

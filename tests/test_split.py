@@ -104,3 +104,19 @@ def test_a_class_that_is_only_in_a_given_test_part_is_refused():
     labels, parts = np.array([0] * 9 + [1]), np.array(["train"] * 9 + ["test"])
     with pytest.raises(DataError, match="'b' has 0"):
         split(labels, NAMES[:2], parts, None, seed=0)
+
+
+def test_a_class_that_groups_keep_out_of_train_is_refused():
+    # One group fills train with class a, so the only group with class b goes elsewhere.
+    groups = np.concatenate([np.zeros(800, int), np.repeat(np.arange(1, 21), 10), np.ones(4, int)])
+    labels = np.repeat([0, 1], [1000, 4])
+    with pytest.raises(DataError, match="no picture of 'b'"):
+        split(labels, NAMES[:2], None, groups, seed=0)
+
+
+def test_a_rare_class_in_few_groups_reaches_every_part():
+    groups = np.repeat(np.arange(100), 10)
+    labels = ((groups < 6) & (np.arange(1000) % 2 == 0)).astype(int)
+    for seed in range(5):
+        parts = split(labels, NAMES[:2], None, groups, seed)
+        assert all(counts(parts, labels, part)[1] for part in np.unique(parts))

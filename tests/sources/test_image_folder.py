@@ -43,6 +43,12 @@ def test_a_class_called_train_is_a_class(tmp_path):
     assert read(write_folder(tmp_path, {"bus": 1, "train": 1})).class_names == ("bus", "train")
 
 
+def test_pictures_right_below_train_and_test_make_these_two_the_classes(tmp_path):
+    samples = read(write_folder(tmp_path, {"test": 1, "train": 2}))
+    assert samples.class_names == ("test", "train")
+    assert samples.labels.tolist() == [0, 1, 1]
+
+
 def test_folders_that_are_neither_part_nor_class_are_refused(tmp_path):
     write_folder(tmp_path, {"train/a": 1, "test/a": 1, "extra/a": 1})
     with pytest.raises(DataError, match="extra"):
