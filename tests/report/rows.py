@@ -1,0 +1,56 @@
+"""A search's outcome with made-up figures."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from lepton_automl.cost import Cost
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.work import SearchResult, TrialRow
+from tests.nets import random_arch, random_model
+
+
+def row(number: int, accuracy: float | None, size: int, latency: float | None) -> TrialRow:
+    """One candidate."""
+    return TrialRow(
+        number=number,
+        params={"stage1.out": 16},
+        arch=random_arch(number),
+        recipe=Recipe(),
+        cost=Cost(size, size // 2, size // 2, 1000, 100, latency),
+        accuracy=accuracy,
+        interval=None if accuracy is None else (accuracy - 0.01, accuracy + 0.01),
+        rung=2,
+        epochs=9,
+        feasible=True,
+    )
+
+
+def found(latency: float | None = 0.01) -> SearchResult:
+    """Two candidates on the front, one that never finished."""
+    later = None if latency is None else 2 * latency
+    first, winner = row(0, 0.9, 9_000, latency), row(1, 0.98, 12_000, later)
+    return SearchResult(
+        best=random_model(random_arch(1)),
+        number=1,
+        recipe=Recipe(),
+        reason="the cheapest [of all]",
+        rows=(first, winner, row(2, None, 15_000, latency)),
+        front=(first, winner),
+        correct=np.ones(3, bool),
+        predictions=np.zeros(3, np.int64),
+    )
+
+
+def status(verdict=None) -> SimpleNamespace:
+    """A run that works."""
+    return SimpleNamespace(
+        folder=SimpleNamespace(path="runs/[x]"),
+        definition=SimpleNamespace(data="digits", data_fingerprint="abc", space="tiny"),
+        alive_seconds=12.4,
+        events={"trial": 3},
+        has_winner=True,
+        verdict=verdict,
+    )

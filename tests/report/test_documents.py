@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from lepton_automl.errors import InfeasibleError
+from lepton_automl.predict import Prediction
+from lepton_automl.report import documents
+from tests.nets import random_arch, random_model
+from tests.report.rows import found
+from tests.verdicts import verdict
+
+
+def test_a_verdict_has_the_keys_programs_rely_on():
+    body = documents.document(verdict(), Path("runs/x/artifact"))
+    keys = {"artifact", "sha256", "verdict", "limits", "primary", "int8", "float"}
+    assert keys <= set(body)
+    assert body["artifact"] == "runs/x/artifact"
+    assert body["file"] == "runs/x/artifact/model.int8.onnx"
+    assert body["verdict"] == "holds"
+    assert body["exit_code"] == 0
+    assert json.loads(json.dumps(body))["int8"]["accuracy_interval"] == [0.9681, 0.9940]
+
+
+def test_a_damaged_artifact_has_no_figures_but_reasons():
+    broken = verdict(status="broken", problems=("x is missing",), int8=None, float32=None)
+    body = documents.document(broken, Path("a"))
+    assert body["int8"] is None
+    assert body["float"] is None
+    assert body["file"] is None
+    assert body["reasons"] == ["x is missing"]
+    assert body["exit_code"] == 6
+
+
+def test_a_search_lists_every_trial_and_names_the_front():
+    body = json.loads(json.dumps(documents.search_document(found())))
+    assert body["winner"] == 1
+    assert body["front"] == [0, 1]
+    assert [row["number"] for row in body["trials"]] == [0, 1, 2]
+    assert body["trials"][1]["size_bytes"] == 12_000
+    assert body["trials"][2]["accuracy"] is None
+
+
+def test_a_compression_counts_weights_of_each_net():
+    model = random_model(random_arch(3))
+    made = SimpleNamespace(reference=model, pruned_float=model, int8=model)
+    body = documents.compression_document(made)
+    weights = sum(v.numel() for k, v in model.weights.items() if v.ndim > 1)
+    assert body["reference"]["weights"] == weights
+    assert body["int8"]["digest"] == model.digest
+
+
+def test_predictions_are_rows():
+    body = documents.predictions_document([Prediction(Path("a.png"), "cat", 0.5)])
+    assert body == {"predictions": [{"file": "a.png", "label": "cat", "probability": 0.5}]}
+
+
+def test_an_error_carries_its_way_out():
+    body = documents.error_document(InfeasibleError("too big", fix="try 2 kB"))
+    assert body == {"error": "too big", "fix": "try 2 kB", "exit_code": 5}

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lepton_automl import report
+from lepton_automl.errors import DataError
+from lepton_automl.predict import Prediction
+from lepton_automl.report import terminal
+from lepton_automl.verdict import JudgedLimit
+from tests.nets import random_arch, random_model
+from tests.report.rows import found, status
+from tests.verdicts import figures, verdict
+
+
+def shown(view) -> str:
+    out = io.StringIO()
+    Console(file=out, width=140).print(view)
+    return out.getvalue()
+
+
+def test_a_verdict_shows_figures_limits_and_where_the_file_is():
+    text = shown(terminal.verdict_view(verdict(), Path("runs/x/artifact")))
+    for part in (
+        "98.61 % [96.81, 99.40]",
+        "13 us [12 us, 14 us]",
+        "size at most",
+        "20.0 kB",
+        "verdict: holds",
+        "runs/x/artifact/model.int8.onnx",
+        "a" * 12,
+        "Some CPU",
+        "0.28 points [-0.50, 1.10]",
+    ):
+        assert part in text
+    assert "opened" not in text
+
+
+def test_a_second_opening_is_marked():
+    assert "test part opened 2 times" in shown(terminal.verdict_view(verdict(openings=2), Path()))
+
+
+def test_an_undecided_limit_says_how_many_samples_would_decide():
+    limit = JudgedLimit("min_accuracy", 0.98, 0.9861, (0.968, 0.994), "undecided", 4321)
+    text = shown(terminal.verdict_view(verdict(status="undecided", limits=(limit,)), Path()))
+    assert "verdict: undecided" in text
+    assert "4321 samples" in text
+
+
+def test_a_broken_artifact_says_why():
+    broken = verdict(status="broken", problems=("a.onnx is missing",), int8=None, limits=())
+    text = shown(terminal.verdict_view(broken, Path()))
+    assert "a.onnx is missing" in text
+    assert "verdict: broken" in text
+
+
+def test_without_limits_it_says_that_none_was_judged():
+    assert "no limit was stated" in shown(terminal.verdict_view(verdict(limits=()), Path()))
+
+
+def test_it_says_plainly_that_float_is_faster():
+    fast = figures("model.fp32.onnx", latency_ms=0.0065, latency_interval=(0.006, 0.007))
+    text = shown(terminal.verdict_view(verdict(float32=fast), Path()))
+    assert "int8 ships; float is faster than int8 here, 0.50 of its time" in text
+
+
+def test_a_search_shows_the_front_the_plot_and_the_winner():
+    text = shown(terminal.search_view(found()))
+    assert "98.00 % [97.00, 99.00]" in text
+    assert "# winner" in text
+    assert "10 us" in text
+    assert "trial 1, the cheapest [of all]" in text
+
+
+def test_the_plot_uses_bytes_where_no_latency_was_measured():
+    text = terminal.front_plot(found(latency=None))
+    assert "9.0 kB" in text
+    assert "file" in text
+
+
+def test_names_with_brackets_are_shown_as_they_are():
+    rows = [Prediction(Path("[red].png"), "[b]cat[/b]", 0.5)]
+    assert "[b]cat[/b]" in shown(terminal.predictions_view(rows))
+    assert "[red].png" in shown(terminal.predictions_view(rows))
+    assert "runs/[x]" in shown(terminal.status_view(status()))
+    assert "no [x]" in shown(terminal.error_view(DataError("no [x]", fix="[y]")))
+
+
+def test_a_compression_shows_the_net_before_and_after():
+    model = random_model(random_arch(3))
+    made = SimpleNamespace(reference=model, pruned_float=model, int8=model)
+    text = shown(terminal.compression_view(made))
+    assert "pruned float" in text
+
+
+OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=None)
+MADE = SimpleNamespace(**dict.fromkeys(("reference", "pruned_float", "int8"), found().best))
+SHOWN = [
+    (report.show_verdict, OUTCOME, "verdict"),
+    (report.show_search, found(), "winner"),
+    (report.show_compression, MADE, "int8"),
+    (report.show_status, status(), "events"),
+    (report.show_predictions, [Prediction(Path("a"), "cat", 0.5)], "predictions"),
+]
+
+
+@pytest.mark.parametrize(("show", "value", "key"), SHOWN)
+def test_json_is_one_object_on_stdout_and_nothing_else(capsys, show, value, key):
+    show(value, json=True)
+    out, err = capsys.readouterr()
+    assert key in json.loads(out)
+    assert err == ""
+    show(value)
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert err == ""
+
+
+def test_a_run_shows_its_front_before_the_verdict(capsys):
+    report.show_verdict(SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=found()))
+    text = capsys.readouterr().out
+    assert text.index("# winner") < text.index("verdict: holds")
+
+
+def test_an_error_goes_to_stderr_and_as_json_to_stdout_too(capsys):
+    error = DataError("no cat in [x]", fix="give a cat")
+    report.show_error(error)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no cat in [x]" in err
+    assert "give a cat" in err
+    report.show_error(error, json=True)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": "no cat in [x]", "fix": "give a cat", "exit_code": 3}
+    assert "no cat" in err

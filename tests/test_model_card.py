@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from lepton_automl.bundle import About
+from lepton_automl.config import Limits
+from lepton_automl.model_card import card
+from lepton_automl.verdict import JudgedLimit
+from tests.verdicts import verdict
+
+ABOUT = About("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
+
+
+def test_every_figure_names_its_file_its_samples_and_its_machine():
+    text = card(verdict(), ABOUT)
+    for part in ("a" * 64, "b" * 64, "360", "Some CPU", "1.32.0", "98.61 % [96.81, 99.40]"):
+        assert part in text
+    assert "feedfacefeedface" in text
+    assert "opened" not in text
+
+
+def test_a_second_opening_marks_the_figures():
+    text = card(verdict(openings=2), ABOUT)
+    assert "## Figures (test part opened 2 times)" in text
+
+
+def test_tables_have_as_many_cells_in_every_row():
+    rows: list[list[int]] = [[]]
+    for line in card(verdict(), ABOUT).splitlines():
+        if line.startswith("|"):
+            rows[-1].append(line.replace("\\|", "").count("|"))
+        elif rows[-1]:
+            rows.append([])
+    assert len([table for table in rows if table]) == 5
+    assert all(len(set(table)) == 1 for table in rows if table)
+
+
+@pytest.mark.parametrize("status", ["holds", "broken", "undecided"])
+def test_the_verdict_is_the_heading(status):
+    assert f"## Verdict: {status}\n" in card(verdict(status=status), ABOUT)
+
+
+def test_an_undecided_limit_says_how_many_samples_would_decide():
+    limit = JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "undecided", 4321)
+    text = card(verdict(status="undecided", limits=(limit,)), ABOUT)
+    assert "about 4321 samples would decide" in text
+    assert "| accuracy drop at most 0.50 points | 0.28 points [-0.50, 1.10] | undecided |" in text
+
+
+def test_without_limits_it_does_not_claim_that_they_hold():
+    text = card(verdict(limits=()), ABOUT)
+    assert "No limit was stated" in text
+    assert "Every stated limit holds" not in text
+
+
+def test_a_broken_artifact_has_a_card_without_figures():
+    damaged = verdict(
+        status="broken",
+        problems=("x is missing",),
+        int8=None,
+        float32=None,
+        reference=None,
+        parity=None,
+        drops={},
+        limits=(),
+    )
+    text = card(damaged, ABOUT)
+    assert "x is missing" in text
+    assert "## Figures" not in text

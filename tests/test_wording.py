@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from lepton_automl import wording as w
+from lepton_automl.config import Limits
+from lepton_automl.verdict import JudgedLimit
+from tests.verdicts import figures, verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        (w.bytes_text, 812, "812 B"),
+        (w.bytes_text, 12_345, "12.3 kB"),
+        (w.bytes_text, 1_200_000, "1.20 MB"),
+        (w.count_text, 812, "812"),
+        (w.count_text, 230_720, "231 k"),
+        (w.count_text, 3.4e9, "3.4 G"),
+        (w.time_text, 0.0132, "13.2 us"),
+        (w.time_text, 1.344, "1.34 ms"),
+    ],
+)
+def test_quantities_have_units(text, value, expected):
+    assert text(value) == expected
+
+
+def test_every_limit_has_words_and_a_unit():
+    for name in Limits.__dataclass_fields__:
+        limit = JudgedLimit(name, 0.5, 0.25, (0.2, 0.3), "holds")
+        assert name in w.LIMIT_NAMES
+        assert w.measured_text(limit).startswith(w.value_text(name, 0.25))
+
+
+def test_intervals_do_not_repeat_the_unit_of_points():
+    limit = JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "undecided")
+    assert w.measured_text(limit) == "0.28 points [-0.50, 1.10]"
+
+
+FAST, SLOW = (0.006, 0.007), (0.020, 0.030)
+
+
+@pytest.mark.parametrize(
+    ("interval", "prefer", "expected", "hint"),
+    [
+        (FAST, "size", "float is faster", True),
+        (FAST, "latency", "float is faster", False),
+        (SLOW, "size", "int8 is faster", False),
+        ((0.0115, 0.0145), "size", "equally fast", False),
+    ],
+)
+def test_which_is_faster_is_said_as_far_as_the_intervals_tell(interval, prefer, expected, hint):
+    floating = figures("model.fp32.onnx", latency_ms=sum(interval) / 2, latency_interval=interval)
+    text = w.faster_text(verdict(float32=floating, prefer=prefer))
+    assert expected in text
+    assert ("--prefer latency" in text) == hint
+
+
+def test_only_a_second_opening_is_mentioned():
+    assert w.openings_text(verdict()) == ""
+    assert w.openings_text(verdict(openings=3)) == "test part opened 3 times"
