@@ -101,7 +101,7 @@ def _rounding(graph: Graph, values: QParams) -> Callable[[str, Tensor], Tensor]:
         if name not in own:
             return value
         scale, zero_point = values.scales[name], values.zero_points[name]
-        return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, 0, 255)
+        return torch.fake_quantize_per_tensor_affine(value.float(), scale, zero_point, 0, 255)
 
     return on_value
 

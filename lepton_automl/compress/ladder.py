@@ -37,6 +37,8 @@ class Rung:
     """`reference`, `pruned-1` and so on, `quantized`."""
     accuracy: float
     """Share of validation pictures that are right, 0 to 1; of the int8 file once quantized."""
+    arch: str
+    """`hash` of its architecture."""
     size_bytes: int
     """Of the int8 file."""
     macs: int
@@ -104,7 +106,8 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
         _write(folder, rungs, _rung("reference", model, work, why="every drop counts from here"))
     current = Model.load(folder / [rung.name for rung in rungs if rung.is_accepted][-1])
     while rungs[-1].name != QUANTIZED and (share := _next_share(rungs)):
-        tried = Prune(share).attempt(current, work)
+        known = frozenset(rung.arch for rung in rungs)
+        tried = Prune(share, known).attempt(current, work)
         if tried.model is None:
             work.emit(Event("compress", f"no more pruning: {tried.why}"))
             break
@@ -134,9 +137,16 @@ def _next_share(rungs: list[Rung]) -> float:
 def _rung(name: str, model: Model, work: Work, is_accepted: bool = True, *, why: str) -> Rung:
     limit = work.target.weight_limit
     file = int8_file(model) if model.qparams else random_int8(model.arch, limit)
-    timed = work.measure({name: file})[name] if work.measure else None
-    reached = validation_accuracy(model, work)
-    return Rung(name, reached, len(file), model.arch.graph.macs, timed, is_accepted, why)
+    return Rung(
+        name=name,
+        accuracy=validation_accuracy(model, work),
+        arch=model.arch.hash,
+        size_bytes=len(file),
+        macs=model.arch.graph.macs,
+        latency_ms=work.measure({name: file})[name] if work.measure else None,
+        is_accepted=is_accepted,
+        why=why,
+    )
 
 
 def _event(rung: Rung) -> Event:

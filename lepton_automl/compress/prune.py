@@ -49,10 +49,12 @@ class Prune(Step):
     ----------
     share : float
         Of the cost (bytes and multiply-accumulates, each in proportion), what to cut, 0 to 1.
+    known : frozenset of str
+        Hashes of architectures that were tried before and need no second try.
     """
 
-    def __init__(self, share: float = 0.2) -> None:
-        self.share = share
+    def __init__(self, share: float = 0.25, known: frozenset[str] = frozenset()) -> None:
+        self.share, self.known = share, known
 
     def __call__(self, model: Model, work: Work) -> Model:
         """The pruned model, or `model` itself."""
@@ -72,6 +74,8 @@ class Prune(Step):
         for name, size in sizes.items():
             best = torch.topk(scores[name], size).indices
             smaller = cut(smaller, name, sorted(best.tolist()))
+        if smaller.arch.hash in self.known:
+            return Attempt(None, False, "the next cut is one that was put back")
         slower = _slower(model.arch, smaller.arch, work)
         if slower:
             return Attempt(smaller, False, slower)
