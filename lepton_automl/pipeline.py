@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_automl import bundle, manifest
-from lepton_automl import verify as verifying
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
 from lepton_automl.config import RunConfig
-from lepton_automl.dataset import Dataset, labelled
+from lepton_automl.dataset import Dataset, labelled, open_dataset
 from lepton_automl.errors import DataError
 from lepton_automl.events import Emit, silent
-from lepton_automl.intake import open_dataset
 from lepton_automl.model import Model
 from lepton_automl.model_card import card
 from lepton_automl.recipe import Recipe
@@ -27,7 +25,13 @@ from lepton_automl.search.ledger import LedgerView
 from lepton_automl.session import Session, opened
 from lepton_automl.timing import Timing
 from lepton_automl.verdict import Verdict
-from lepton_automl.verify import Request
+from lepton_automl.verify import (
+    OPENING,
+    Request,
+    log_opening,
+    reference_predictions,
+    verify_in_fresh_process,
+)
 
 SEARCH_SHARE = 0.70
 """Of the whole budget, what may be used when compression begins."""
@@ -125,7 +129,7 @@ def verify(
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
         request = _request(folder, dataset, shape, Path(cache))
-        verdict = verifying.verify_in_fresh_process(
+        verdict = verify_in_fresh_process(
             dataclasses.replace(request, openings=_openings(folder))
         )
     return Outcome(folder, verdict)
@@ -211,12 +215,12 @@ def _prove(session: Session, digests: bundle.Digests, shape: tuple[int, int, int
     """Log the opening, verify in a fresh process, add card, verdict and manifest."""
     folder, dataset = session.folder.artifact, session.dataset
     request = _request(folder, dataset, shape, session.folder.cache)
-    openings = verifying.log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
+    openings = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
     session.tell("verify", f"{len(dataset.test)} test pictures, in a fresh process")
-    verdict = verifying.verify_in_fresh_process(
+    verdict = verify_in_fresh_process(
         dataclasses.replace(request, openings=openings, digests=digests)
     )
-    predictions = verifying.reference_predictions(folder, dataset.pixels("test", shape[:2]))
+    predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
     text = card(verdict, bundle.read_about(folder))
     bundle.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
     return Outcome(folder, verdict)
@@ -306,4 +310,4 @@ def _openings(folder: Path) -> int:
     except DataError:
         return 1
     with LedgerView(run_folder.ledger) as ledger:
-        return max(1, len(ledger.all(verifying.OPENING)))
+        return max(1, len(ledger.all(OPENING)))
