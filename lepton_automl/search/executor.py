@@ -17,7 +17,10 @@ from lepton_automl.search.task import Task, TaskResult
 ATTEMPTS = 2
 """A task whose worker dies is given to one more worker."""
 
-_START = "from lepton_automl.search.worker import main; main()"
+_START = (
+    "from lepton_automl.search.lifeline import hold; hold(); "
+    "from lepton_automl.search.worker import main; main()"
+)
 
 
 class WorkerDied(Exception):

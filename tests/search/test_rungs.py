@@ -45,7 +45,9 @@ def brute_force(points: np.ndarray) -> list[int]:
         front = {
             i
             for i in left
-            if not any((points[j] <= points[i]).all() and (points[j] < points[i]).any() for j in left)
+            if not any(
+                (points[j] <= points[i]).all() and (points[j] < points[i]).any() for j in left
+            )
         }
         for i in front:
             ranks[i] = rank

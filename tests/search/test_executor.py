@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.errors import DataError
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.task import Task
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from tests.searching import InlineWorkers, candidate, work
+
+pytestmark = pytest.mark.slow
+
+COORDINATOR = """
+import sys, time, pathlib
+from lepton_automl.search.executor import Workers
+workers = Workers(2, pathlib.Path(sys.argv[1]))
+print(*(worker._process.pid for worker in workers._all), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    with Workers(2, tmp_path_factory.mktemp("locks")) as pool:
+        yield pool
+
+
+def a_task(folder: Path, number: int = 0, epochs: int = 1) -> Task:
+    job = work(folder)
+    trials = Trials()
+    trials.add(candidate(number, epochs=epochs))
+    job.ledger.close()
+    return Tasks(job, trials).rung(trials.candidates[number], 0)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return status != "Z"
+
+
+def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while any(map(is_alive, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_alive, pids))
+
+
+def test_a_worker_process_gives_the_bits_that_this_process_gives(
+    workers: Workers, tmp_path: Path
+) -> None:
+    task = a_task(tmp_path / "run")
+    here = InlineWorkers().run(replace(task, out=str(tmp_path / "here")))
+    there = workers.call(replace(task, out=str(tmp_path / "there")))
+    assert there.correct == here.correct
+    written = [tmp_path / name / "weights.safetensors" for name in ("here", "there")]
+    assert written[0].read_bytes() == written[1].read_bytes()
+
+
+def test_two_tasks_run_at_once_and_results_go_to_the_right_ones(
+    workers: Workers, tmp_path: Path
+) -> None:
+    tasks = [a_task(tmp_path / "run", number) for number in (3, 4)]
+    for task in tasks:
+        workers.start(task)
+    assert workers.free == 0
+    assert workers.busy == tasks
+    found = dict[str, str]()
+    while workers.busy:
+        found |= {task.key: result.correct for task, result in workers.finished()}
+    assert found == {task.key: InlineWorkers().run(task).correct for task in tasks}
+
+
+def test_a_dead_worker_is_replaced_and_its_task_repeated(workers: Workers, tmp_path: Path) -> None:
+    before = [worker._process.pid for worker in workers._all]
+    task = a_task(tmp_path / "run", epochs=400)
+    workers.start(task)
+    time.sleep(0.5)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    while not (done := workers.finished()):
+        pass
+    assert done[0][1].failed == ""
+    assert done[0][1].correct
+    after = [worker._process.pid for worker in workers._all]
+    assert set(after) != set(before)
+
+
+def test_a_task_that_kills_every_worker_fails_and_the_others_live_on(tmp_path: Path) -> None:
+    with Workers(1, tmp_path / "locks") as pool:
+        task = a_task(tmp_path / "run", epochs=100_000 // 10)
+        pool.start(task)
+        killed = set[int]()
+        while not (done := pool.finished(0.2)):
+            pid = pool._all[0]._process.pid
+            if pid not in killed:
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+        assert "died 2 times" in done[0][1].failed
+        assert pool.call(a_task(tmp_path / "run")).failed == ""
+
+
+def test_what_a_task_raises_is_raised_here_and_the_worker_lives(
+    workers: Workers, tmp_path: Path
+) -> None:
+    task = replace(a_task(tmp_path / "run"), start=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="does not hold a model"):
+        workers.call(task)
+    assert workers.call(a_task(tmp_path / "run")).failed == ""
+
+
+def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COORDINATOR, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
+        assert coordinator.stdout is not None
+        pids = [int(pid) for pid in coordinator.stdout.readline().split()]
+        assert all(map(is_alive, pids))
+        coordinator.kill()
+    wait_until_gone(pids, 20.0)  # a worker may still be importing torch
+
+
+def test_closing_ends_all_workers_at_once(tmp_path: Path) -> None:
+    pool = Workers(2, tmp_path / "locks")
+    pids = [worker._process.pid for worker in pool._all]
+    pool.start(a_task(tmp_path / "run", epochs=5000))
+    pool.close()
+    wait_until_gone(pids)

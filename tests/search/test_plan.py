@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lepton_automl.search.plan import (
+    CANDIDATES_FEW,
+    LONGEST,
+    Clock,
+    Plan,
+    planned_epochs,
+    share_trained,
+    work_of,
+)
+
+MANY = 60_000
+
+
+def test_a_plan_survives_the_ledger() -> None:
+    plan = Plan(18, 1e-10, 2.5)
+    assert Plan.from_event(plan.to_event()) == plan
+
+
+def test_on_average_a_candidate_is_trained_about_a_quarter_of_the_epochs() -> None:
+    assert share_trained(27, MANY) == pytest.approx(3 + 6 / 3 + 18 / 9)
+    assert share_trained(1, MANY) == 1
+
+
+def test_plenty_of_time_lengthens_and_little_time_shortens_the_rungs() -> None:
+    plenty = planned_epochs(27, 0.01, 10_000, 2, MANY)
+    usual = planned_epochs(27, 1.0, 300, 1, MANY)
+    little = planned_epochs(27, 10.0, 120, 1, MANY)
+    none = planned_epochs(27, 1000.0, 1, 1, MANY)
+    assert plenty == 27 * LONGEST
+    assert usual == 27
+    assert 1 <= little < 27
+    assert none == 1
+
+
+def test_the_planned_length_gives_about_the_wanted_number_of_candidates() -> None:
+    for seconds_per_epoch in (2.0, 5.0, 12.0):
+        epochs = planned_epochs(27, seconds_per_epoch, 600, 2, MANY)
+        candidates = 600 * 2 / (share_trained(epochs, MANY) * seconds_per_epoch * 1.15 + 0.3)
+        assert candidates >= CANDIDATES_FEW or epochs == 1
+
+
+def test_the_clock_learns_from_what_tasks_really_took() -> None:
+    clock = Clock(lambda: 100.0, 30.0, 1e-9)
+    work = work_of(10**6, 1000, 1)
+    first = clock.seconds(work)
+    for _ in range(30):
+        clock.learn(2 * 1e-9 * work, work)
+    assert clock.seconds(work) - 0.3 == pytest.approx(2 * (first - 0.3), rel=0.01)
+
+
+def test_a_task_that_would_end_too_late_is_not_allowed() -> None:
+    clock = Clock(lambda: 100.0, 30.0, 1e-9)
+    assert clock.allows(50e9)
+    assert not clock.allows(70e9)
+    assert Clock(lambda: math.inf, 0.0, 0.0).allows(1e30)
+
+
+def test_the_winner_gets_the_epochs_that_fit_and_no_more_than_asked() -> None:
+    clock = Clock(lambda: 10.3, 0.0, 1e-9)
+    assert clock.final_epochs(1e9, 100) == math.floor(10 / 1.15)
+    assert clock.final_epochs(1e9, 4) == 4
+    assert clock.final_epochs(1e12, 4) == 0
+    endless = Clock(lambda: math.inf, 0.0, 0.0)
+    assert endless.is_endless
+    assert endless.final_epochs(1e9, 27) == 27

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_automl.dataset import LabelledFiles, labelled
+from lepton_automl.evaluate import accuracy
+from lepton_automl.model import Model
+from lepton_automl.search.task import Task, TaskResult, pack, unpack
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from tests.searching import InlineWorkers, candidate, work
+
+RUN = InlineWorkers().run
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    job, trials = work(tmp_path / "run"), Trials()
+    trials.add(candidate(0))
+    job.ledger.close()
+    return replace(Tasks(job, trials).rung(trials.candidates[0], 0), cycles=((1, 5), (2, 6)))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=50))
+def test_packed_answers_are_read_back(answers: list[bool]) -> None:
+    assert unpack(pack(np.array(answers))).tolist() == answers
+
+
+def test_a_task_and_its_result_survive_json(task: Task) -> None:
+    assert Task.from_json(task.to_json()) == task
+    result = TaskResult((0.1, 0.2), "3:oA==", "")
+    assert TaskResult.from_json(result.to_json()) == result
+
+
+def test_two_tasks_one_after_the_other_equal_one_of_all_their_cycles(
+    task: Task, tmp_path: Path
+) -> None:
+    whole = RUN(replace(task, out=str(tmp_path / "whole")))
+    RUN(replace(task, cycles=task.cycles[:1], out=str(tmp_path / "first")))
+    second = replace(
+        task, cycles=task.cycles[1:], start=str(tmp_path / "first"), out=str(tmp_path / "second")
+    )
+    assert RUN(second).correct == whole.correct
+    for name in ("weights.safetensors", "arch.json", "model.json"):
+        paths = [tmp_path / folder / name for folder in ("whole", "second")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_answers_are_those_of_the_saved_model(task: Task) -> None:
+    result = RUN(task)
+    validation = labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
+    assert (
+        unpack(result.correct).tolist() == accuracy(Model.load(Path(task.out)), validation).tolist()
+    )
+    assert len(result.seconds) == 2
+
+
+def test_a_diverging_training_is_a_result_and_saves_nothing(task: Task) -> None:
+    result = RUN(replace(task, scale=float("inf")))
+    assert "loss became" in result.failed
+    assert not Path(task.out).exists()
+
+
+def test_a_probe_sees_only_so_many_samples(task: Task) -> None:
+    few = RUN(replace(task, samples=8, cycles=((1, 0),)))
+    many = RUN(replace(task, samples=0, cycles=((1, 0),)))
+    assert few.correct != ""
+    assert many.correct != ""
