@@ -186,16 +186,12 @@ def open_dataset(
     skip_corrupt : bool
         Leave out picture files that cannot be read, instead of refusing the data.
     quarantine : Path, optional
-        File that lists what was left out, one `path<TAB>reason` a line.
+        Text file that names what was left out, a line each.
 
     Raises
     ------
-    DataError
-        If the data cannot be used.
-    ConfigError
-        If `test` is given for data that have a test part.
-    MachineError
-        If `quarantine` cannot be written.
+    DataError, ConfigError, MachineError
+        If the data cannot be used, have a test part beside `test`, or `quarantine` is read-only.
     """
     samples = intake.read(str(data), test)
     for note in samples.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -26,3 +27,12 @@ def write_npz(path: Path, **arrays) -> str:
     """A `.npz` file of `arrays`; its path as a user types it."""
     np.savez(path, **arrays)
     return str(path)
+
+
+def tree(folder):
+    """Every file below `folder` with its content's hash and time."""
+    return {
+        path: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

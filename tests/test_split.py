@@ -44,7 +44,7 @@ def test_the_seed_decides():
     assert (first != other).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     labels=st.lists(st.integers(0, 3), min_size=8, max_size=80),
     seed=st.integers(0, 9),
@@ -66,7 +66,7 @@ def test_every_class_is_in_every_part_that_is_drawn_or_it_is_refused(labels, see
         assert min(counts(parts, labels, part)) >= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2)), min_size=30), st.integers(0, 9))
 def test_groups_stay_together(pairs, seed):
     groups, labels = np.array(pairs).T

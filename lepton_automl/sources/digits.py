@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 
 from lepton_automl.sources import Samples, Source
@@ -18,12 +20,11 @@ class Digits(Source):
         return data == "digits"
 
     def read(self, data: str) -> Samples:
-        # Here, because scikit-learn takes a second to import and other sources do without.
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        levels, labels = load_digits().images, load_digits().target.astype(np.int64)
-        _, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=42)
+        # Loaded here: scikit-learn takes seconds to import, and other data do without.
+        digits = importlib.import_module("sklearn.datasets").load_digits()
+        split = importlib.import_module("sklearn.model_selection").train_test_split
+        levels, labels = digits.images, digits.target.astype(np.int64)
+        _, test = split(np.arange(len(labels)), test_size=0.2, random_state=42)
         parts = np.full(len(labels), "train", dtype="<U10")
         parts[test] = "test"
         return Samples(
