@@ -12,6 +12,8 @@ from lepton_automl.graph import Gate, Linear, MaxPool
 @dataclass
 class Fields:
     out: int = 8
+    same: int = 8
+    third: int = 8
     wide: int = 12
 
 
@@ -101,3 +103,12 @@ def test_a_gate_of_other_channels_cannot_be_joined(build):
     b = build.conv(build.input, "b", "wide")
     with pytest.raises(ArchError, match="8 and 12 channels"):
         build.mul(a, b, "product")
+
+
+def test_sums_that_share_a_value_tie_all_their_widths_together(build):
+    a, b, c = (build.conv(build.input, f, f) for f in ("out", "same", "third"))
+    build.add(c, b, "one")
+    graph = build.finish(build.add(a, b, "two"))
+    (width,) = graph.widths
+    assert width.fields == ((0, "out"), (0, "same"), (0, "third"))
+    assert width.axes == {a.axis, b.axis, c.axis}

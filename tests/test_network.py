@@ -79,6 +79,13 @@ def test_a_folded_network_owns_biases_and_no_normalisation():
     network = build(model.arch, folded).eval()
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
     assert set(weights_of(network)) == set(folded)
+    op = model.arch.graph.ops[0]
+    seen = {}
+    x = pixels(model.arch)
+    network(x, lambda name, value: seen.setdefault(name, value))
+    weight = folded[f"{op.name}.weight"]
+    by_hand = torch.conv2d(x, weight, torch.ones(len(weight)), op.stride, op.kernel // 2).relu()
+    assert torch.allclose(seen[op.y.name], by_hand, atol=1e-5)
 
 
 def test_missing_weights_are_an_error_and_not_left_random():

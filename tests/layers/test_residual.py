@@ -29,8 +29,9 @@ def test_the_activation_stands_after_the_sum(activation):
 
 
 def test_both_branches_share_the_output_width_and_the_inner_one_is_free():
-    graph = trace(Residual(out=8)).arch.graph
-    axes = {width.fields: width.axes for width in graph.widths}
+    arch = trace(Residual(out=8)).arch
+    assert arch.layers[0].hidden == 8
+    axes = {width.fields: width.axes for width in arch.graph.widths}
     assert set(axes) == {((0, "out"),), ((0, "hidden"),)}
 
 
