@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import os
 import re
@@ -136,11 +137,12 @@ def _read(data: str) -> Samples:
                 return samples
             raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
     what = "is of no known kind" if Path(data).exists() else "does not exist"
-    near = plugins.unknown(data, names, "source").fix
+    near = difflib.get_close_matches(data, names, n=1)
     raise DataError(
         f"{data} {what}",
-        fix="give a folder with one sub-folder of pictures per class, a .npz file, or the name "
-        f"of built-in data ({near})",
+        fix=(f"did you mean {near[0]!r}? " if near else "")
+        + "give a folder with one sub-folder of pictures per class, a .npz file, or digits "
+        f"(known sources: {', '.join(names)})",
     )
 
 
