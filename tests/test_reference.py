@@ -57,10 +57,16 @@ def one_operator(build) -> bytes:
     return write.file((2, 2, 1), 4, {})
 
 
-BYTES = np.array([0, 9, 10, 11, 30, 120, 254, 255], np.uint8).reshape(2, 2, 2, 1)
+def eighth(write: Writer) -> str:
+    scale, zero = write.constant(np.float32(0.125)), write.constant(np.uint8(0))
+    return write.node("DequantizeLinear", write.constant(np.uint8(1)), scale, zero)
+
+
+BYTES = np.array([0, 9, 12, 11, 32, 120, 252, 255], np.uint8).reshape(2, 2, 2, 1)
 OPERATORS = {
     "Add": (lambda w, x: w.node("Add", x, x), lambda v: 2 * v),
     "Mul": (lambda w, x: w.node("Mul", x, x), lambda v: v * v),
+    "Mul by an eighth": (lambda w, x: w.node("Mul", x, eighth(w)), lambda v: v / 8),
     "Sigmoid": (
         lambda w, x: w.node("Sigmoid", x),
         lambda v: Fraction(1 / (1 + math.exp(-v))),
