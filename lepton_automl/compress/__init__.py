@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 AIMED_DROP = 0.5
 """Accuracy points that may be lost on validation where the user states no `max_drop`."""
 
+CPU = torch.device("cpu")
+
 Measure = Callable[[Mapping[str, bytes]], Mapping[str, float]]
 """Milliseconds a sample of each named file, timed side by side."""
 
@@ -40,7 +42,7 @@ class Work:
     recipe: Recipe
     """How the reference was trained; recovery follows it at a lower rate."""
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     epochs: int = 0
     """Passes over the training part that all recovery together may take; 0: no training."""
     seconds_left: Callable[[], float] | None = None

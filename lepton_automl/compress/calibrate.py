@@ -74,10 +74,10 @@ def calibrate(
         Where to compute; the CPU by default.
     """
     device = device or torch.device("cpu")
-    network = model.network().to(device, memory_format=torch.channels_last)
+    network = model.network().to(device)
     statistics = _Statistics(len(pixels))
     with torch.inference_mode():
-        for part in pixels.split(batch):
+        for part in torch.split(pixels, batch):
             x = model.preprocessing.apply(part.to(device))
             network(statistics(model.arch.graph.input.name, x), statistics)
     return statistics.result()
@@ -106,7 +106,10 @@ class _Statistics:
             low, high = value.amin((0, 2, 3)), value.amax((0, 2, 3))
             mean = value.sum(0) / self._pictures
             if name in self._low:
-                low, high = torch.minimum(low, self._low[name]), torch.maximum(high, self._high[name])
+                low, high = (
+                    torch.minimum(low, self._low[name]),
+                    torch.maximum(high, self._high[name]),
+                )
                 mean = mean + self._mean[name]
             self._low[name], self._high[name], self._mean[name] = low, high, mean
         return value

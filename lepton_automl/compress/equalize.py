@@ -113,9 +113,11 @@ def _share(sizes: Tensor) -> Tensor:
 def _columns(op: Conv | Linear, weight: Tensor) -> Tensor:
     """How much of the int8 range of its output channels each input channel fills, at most."""
     rows = weight.abs().flatten(1).amax(1).clamp_min(1e-30)
-    return (weight.abs().flatten(2).amax(2) if isinstance(op, Conv) else weight.abs()).div(
-        rows[:, None]
-    ).amax(0)
+    return (
+        (weight.abs().flatten(2).amax(2) if isinstance(op, Conv) else weight.abs())
+        .div(rows[:, None])
+        .amax(0)
+    )
 
 
 def _rescale(

@@ -79,12 +79,14 @@ def simulated(
     graph = network.graph
     on_value = _rounding(graph, values)
     scales = {name: torch.from_numpy(s).to(device) for name, s in values.weight_scales.items()}
-    zeros = {name: torch.zeros(len(s), dtype=torch.int32, device=device) for name, s in scales.items()}
+    zeros = {
+        name: torch.zeros(len(s), dtype=torch.int32, device=device) for name, s in scales.items()
+    }
 
     def forward(x: Tensor) -> Tensor:
         weights = {
             f"owners.{name}.weight": torch.fake_quantize_per_channel_affine(
-                network.owners[name].weight, scale, zeros[name], 0, -limit, limit
+                network.get_parameter(f"owners.{name}.weight"), scale, zeros[name], 0, -limit, limit
             )
             for name, scale in scales.items()
         }

@@ -45,7 +45,7 @@ def importance(model: Model, data: Labelled, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     pixels = data.pixels[balanced(data.labels, PICTURES, seed)]
     total = {width.name: torch.zeros(width.size) for width in graph.widths}
-    for part in pixels.split(BATCH):
+    for part in torch.split(pixels, BATCH):
         values: dict[str, Tensor] = {}
 
         def keep(name: str, value: Tensor, values: dict[str, Tensor] = values) -> Tensor:

@@ -76,8 +76,8 @@ class Compressed:
                 fix="run `lepton compress` on this run first",
             )
         kept = [rung.name for rung in rungs if rung.is_accepted]
-        models = [Model.load(folder / name) for name in (kept[0], kept[-2], kept[-1])]
-        return cls(*models, rungs)
+        reference, pruned, int8 = (Model.load(folder / kept[n]) for n in (0, -2, -1))
+        return cls(reference, pruned, int8, rungs)
 
 
 def compress(model: Model, work: Work, folder: Path) -> Compressed:

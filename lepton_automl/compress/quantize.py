@@ -192,8 +192,9 @@ def _floor(graph: Graph, op: Op) -> float:
     gates = [reader for reader in readers if isinstance(reader, Gate)]
     gated = {gate.y.name for gate in gates}
     for reader in readers:
-        is_own = isinstance(reader, Mul) and reader.x.name == op.y.name
-        if reader not in gates and not (is_own and reader.gate.name in gated):
+        if isinstance(reader, Mul) and reader.x.name == op.y.name and reader.gate.name in gated:
+            continue
+        if not isinstance(reader, Gate):
             return -np.inf
     return min((SHUT[gate.kind] for gate in gates), default=-np.inf)
 
@@ -220,7 +221,8 @@ def _empty_scales(bias: np.ndarray, x_scale: np.float32) -> np.ndarray:
 
 
 def _rounded(weight: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
-    return np.clip(np.rint(weight / _column(scale, weight)), -limit, limit)
+    steps: np.ndarray = np.rint(weight / _column(scale, weight))
+    return steps.clip(-limit, limit)
 
 
 def _column(scale: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -31,9 +32,11 @@ def uneven(model, sigma, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weights = dict(model.weights)
     ops = list(model.arch.graph.weighted)
-    for before, after in zip(ops, ops[1:], strict=False):
+    for before, after in itertools.pairwise(ops):
         factor = torch.exp(sigma * torch.randn(before.y.channels, generator=generator))
-        weights[f"{before.name}.weight"] = weights[f"{before.name}.weight"] * factor[:, None, None, None]
+        weights[f"{before.name}.weight"] = (
+            weights[f"{before.name}.weight"] * factor[:, None, None, None]
+        )
         weights[f"{before.name}.bias"] = weights[f"{before.name}.bias"] * factor
         name = f"{after.name}.weight"
         if getattr(after, "depthwise", False):

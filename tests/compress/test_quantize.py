@@ -119,7 +119,11 @@ def test_corrected_biases_take_out_the_mean_error():
         bias = torch.from_numpy((q.biases["0/conv"] * step).astype(np.float32))
         given = torch.nn.functional.conv2d(x, weight, bias, 1, weight.shape[-1] // 2)
         wanted = torch.nn.functional.conv2d(
-            x, model.weights["0/conv.weight"], model.weights["0/conv.bias"], 1, weight.shape[-1] // 2
+            x,
+            model.weights["0/conv.weight"],
+            model.weights["0/conv.bias"],
+            1,
+            weight.shape[-1] // 2,
         )
         return (given - wanted).mean((0, 2, 3)).abs().max()
 
@@ -141,14 +145,23 @@ def test_the_step_trains_with_rounding_only_when_it_must():
     data = Labelled(pixels, labels)
     told = []
     work = Work(
-        data, data, model, Limits(max_drop=100.0), targets.load(), Recipe(), epochs=4, emit=told.append
+        data,
+        data,
+        model,
+        Limits(max_drop=100.0),
+        targets.load(),
+        Recipe(),
+        epochs=4,
+        emit=told.append,
     )
     made = Quantize().attempt(model, work)
     assert "trained" not in made.method
     assert len(made.pictures) == min(PICTURES, len(pixels))
     assert not told
     wrong = Labelled(pixels, (labels + 1) % 3)  # every answer of the file is wrong now
-    spoilt = dataclasses.replace(work, limits=Limits(max_drop=0.0), validation=data, reference=model)
+    spoilt = dataclasses.replace(
+        work, limits=Limits(max_drop=0.0), validation=data, reference=model
+    )
     coarse = dataclasses.replace(spoilt.target, weight_limit=1)
     Quantize().attempt(model, dataclasses.replace(spoilt, target=coarse, train=wrong))
     assert [event for event in told if "training with rounding" in event.message]

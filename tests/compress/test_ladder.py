@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lepton_automl import targets
+from lepton_automl.arch import chain
+from lepton_automl.compress import Work, ladder
+from lepton_automl.compress.ladder import Compressed, compress
+from lepton_automl.compress.scoring import int8_file, validation_accuracy
+from lepton_automl.config import Limits
+from lepton_automl.dataset import Labelled
+from lepton_automl.errors import DataError
+from lepton_automl.layers.conv import Conv
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.stem import Stem
+from lepton_automl.recipe import Recipe
+from tests.nets import random_model, random_pixels
+
+
+def setup(**more):
+    model = random_model(chain((8, 8, 1), [Stem(16), Conv(24), Head()], 3), 1)
+    pixels = random_pixels(model.arch, 96, 1)
+    with torch.no_grad():
+        labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
+    data = Labelled(pixels, labels)
+    settings = {"limits": Limits(max_drop=30.0), "epochs": 4, **more}
+    recipe = Recipe(batch_size=32, augment=0.0)
+    return model, Work(data, data, model, target=targets.load(), recipe=recipe, **settings)
+
+
+def test_a_ladder_leaves_a_smaller_int8_model_and_the_table_of_its_steps(tmp_path):
+    model, work = setup()
+    made = compress(model, work, tmp_path)
+    assert made.reference.digest == model.digest
+    assert made.int8.arch == made.pruned_float.arch
+    assert made.int8.arch.graph.macs < model.arch.graph.macs
+    assert [made.rungs[0].name, made.rungs[-1].name] == ["reference", "quantized"]
+    assert made.rungs[-1].size_bytes == len(int8_file(made.int8))
+    assert made.rungs[-1].accuracy == validation_accuracy(made.int8, work)
+    pictures = json.loads((tmp_path / ladder.CALIBRATION).read_text())["training_pictures"]
+    assert pictures == sorted(set(pictures))
+
+
+def test_two_ladders_are_equal_bit_for_bit(tmp_path):
+    model, work = setup()
+    first, second = (compress(model, work, tmp_path / name) for name in "ab")
+    assert int8_file(first.int8) == int8_file(second.int8)
+    assert first.rungs == second.rungs
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    model, work = setup()
+    whole = compress(model, work, tmp_path / "whole")
+    write, left = ladder.durable.write, 0
+
+    def dying(path, content):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return write(path, content)
+
+    monkeypatch.setattr(ladder.durable, "write", dying)
+    tries = 0
+    for first in (0, 2, 5, 3, 4, 6, 1, 7, 100):
+        left, tries = first, tries + 1
+        try:
+            made = compress(model, work, tmp_path / "killed")
+        except Killed:
+            continue
+        break
+    assert tries > 3
+    assert int8_file(made.int8) == int8_file(whole.int8)
+    assert made.rungs == whole.rungs
+
+
+def test_a_finished_ladder_is_read_and_not_climbed_again(tmp_path, monkeypatch):
+    model, work = setup()
+    compress(model, work, tmp_path)
+    monkeypatch.setattr(ladder, "Quantize", None)
+    monkeypatch.setattr(ladder, "Prune", None)
+    assert compress(model, work, tmp_path).rungs == Compressed.load(tmp_path).rungs
+
+
+def test_steps_are_told_as_they_are_done(tmp_path):
+    told = []
+    model, work = setup(emit=told.append)
+    made = compress(model, work, tmp_path)
+    assert [event.data["name"] for event in told if "name" in event.data] == [
+        rung.name for rung in made.rungs[1:]
+    ]
+
+
+def test_an_unfinished_or_damaged_ladder_is_said_to_be_so(tmp_path):
+    with pytest.raises(DataError, match="no finished compression"):
+        Compressed.load(tmp_path)
+    (tmp_path / ladder.RECORD).write_text("[{]")
+    with pytest.raises(DataError, match="damaged"):
+        Compressed.load(tmp_path)

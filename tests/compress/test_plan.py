@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import torch
+
+from lepton_automl import targets
+from lepton_automl.arch import chain
+from lepton_automl.compress import Work, plan
+from lepton_automl.config import Limits
+from lepton_automl.dataset import Labelled
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.stem import Stem
+from lepton_automl.recipe import Recipe
+from tests.nets import random_model, random_pixels
+
+
+def setup(**more):
+    model = random_model(chain((8, 8, 1), [Stem(8), Head()], 2), 0)
+    data = Labelled(random_pixels(model.arch, 1000), torch.arange(1000) % 2)
+    return model, Work(data, data, model, Limits(), targets.load(), Recipe(batch_size=16), **more)
+
+
+def test_without_a_clock_every_recovery_takes_the_same_share_of_the_epochs():
+    model, work = setup(epochs=13)
+    share = plan.effort(model, work)
+    assert share.data is work.train
+    assert share.epochs == 13 // plan.ROUNDS
+
+
+def test_no_epochs_is_no_training():
+    model, work = setup(epochs=0)
+    assert plan.effort(model, work) is None
+
+
+def test_a_pass_too_long_for_the_clock_is_made_over_fewer_pictures(monkeypatch):
+    monkeypatch.setattr(plan, "_seconds_a_picture", lambda model, work: 0.01)
+    model, work = setup(epochs=100, seconds_left=lambda: 10.0)
+    share = plan.effort(model, work)
+    assert share.epochs == 1
+    assert len(share.data) == 300
+    assert torch.bincount(share.data.labels).tolist() == [150, 150]
+    model, work = setup(epochs=100, seconds_left=lambda: 100.0)
+    assert plan.effort(model, work).epochs == 3
+    model, work = setup(epochs=100, seconds_left=lambda: 4.0)
+    assert plan.effort(model, work) is None
+
+
+def test_the_pace_is_measured_and_leaves_the_model_alone():
+    model, work = setup(epochs=4, seconds_left=lambda: 1000.0)
+    before = model.digest
+    assert plan.effort(model, work).epochs == 1
+    assert model.digest == before
