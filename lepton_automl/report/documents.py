@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,6 @@ from lepton_automl.verdict import Verdict
 
 if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
-    from lepton_automl.model import Model
     from lepton_automl.predict import Prediction
     from lepton_automl.search import SearchResult
     from lepton_automl.search.work import TrialRow
@@ -49,8 +48,16 @@ def search_document(found: SearchResult) -> dict[str, Any]:
 
 
 def compression_document(made: Compressed) -> dict[str, Any]:
-    """The object of `compress`: `reference`, `pruned_float` and `int8`."""
-    return {name: _model(getattr(made, name)) for name in ("reference", "pruned_float", "int8")}
+    """The object of `compress`: `steps`, each with `name`, `accuracy`, costs, `is_accepted`, `why`.
+
+    `reference`, `float` and `int8` are the digests of the models.
+    """
+    return {
+        "reference": made.reference.digest,
+        "float": made.pruned_float.digest,
+        "int8": made.int8.digest,
+        "steps": [dataclasses.asdict(rung) for rung in made.rungs],
+    }
 
 
 def status_document(status: Status) -> dict[str, Any]:
@@ -93,14 +100,4 @@ def _row(row: TrialRow) -> dict[str, Any]:
         "feasible": row.feasible,
         "note": row.note,
         "params": dict(row.params),
-    }
-
-
-def _model(model: Model) -> dict[str, Any]:
-    graph = model.arch.graph
-    return {
-        "digest": model.digest,
-        "weights": sum(math.prod(op.weight_shape) for op in graph.weighted),
-        "macs": graph.macs,
-        "metrics": model.metrics,
     }

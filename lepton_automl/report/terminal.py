@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,15 +68,18 @@ def front_plot(found: SearchResult) -> str:
 
 
 def compression_view(made: Compressed) -> RenderableType:
-    """The net before and after, and how accurate each is on validation."""
-    table = Table("", "weights", "MACs", "validation")
-    for name in ("reference", "pruned_float", "int8"):
-        model = getattr(made, name)
-        weights = sum(math.prod(op.weight_shape) for op in model.arch.graph.weighted)
-        accuracy = model.metrics.get("validation_accuracy")
-        shown = "" if accuracy is None else w.accuracy_text(accuracy)
-        macs = w.count_text(model.arch.graph.macs)
-        table.add_row(name.replace("_", " "), w.count_text(weights), macs, shown)
+    """Every step that was tried: what it cost, whether it was kept and why."""
+    table = Table("step", "validation", "int8 file", "MACs", "latency", "kept", "why")
+    for rung in made.rungs:
+        table.add_row(
+            rung.name,
+            w.accuracy_text(rung.accuracy),
+            w.bytes_text(rung.size_bytes),
+            w.count_text(rung.macs),
+            "" if rung.latency_ms is None else w.time_text(rung.latency_ms),
+            "yes" if rung.is_accepted else "no",
+            Text(rung.why),
+        )
     return table
 
 

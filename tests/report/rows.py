@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from lepton_automl.compress.ladder import Compressed, Rung
 from lepton_automl.cost import Cost
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.work import SearchResult, TrialRow
@@ -54,3 +55,14 @@ def status(verdict=None) -> SimpleNamespace:
         has_winner=True,
         verdict=verdict,
     )
+
+
+def compressed() -> Compressed:
+    """A winner, a cut that was put back, the int8 net."""
+    model = random_model(random_arch(1))
+    rungs = (
+        Rung("reference", 0.98, "a", 12_000, 1000, 0.02, True, "every drop counts from here"),
+        Rung("pruned-1", 0.9, "b", 9_000, 800, 0.015, False, "loses 8 points"),
+        Rung("quantized", 0.979, "a", 12_000, 1000, None, True, "static [plain]"),
+    )
+    return Compressed(model, model, model, rungs)

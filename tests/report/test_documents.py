@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.predict import Prediction
 from lepton_automl.report import documents
-from tests.nets import random_arch, random_model
-from tests.report.rows import found
+from tests.report.rows import compressed, found
 from tests.verdicts import verdict
 
 
@@ -42,13 +40,12 @@ def test_a_search_lists_every_trial_and_names_the_front():
     assert body["trials"][2]["accuracy"] is None
 
 
-def test_a_compression_counts_weights_of_each_net():
-    model = random_model(random_arch(3))
-    made = SimpleNamespace(reference=model, pruned_float=model, int8=model)
-    body = documents.compression_document(made)
-    weights = sum(v.numel() for k, v in model.weights.items() if v.ndim > 1)
-    assert body["reference"]["weights"] == weights
-    assert body["int8"]["digest"] == model.digest
+def test_a_compression_lists_every_step():
+    made = compressed()
+    body = json.loads(json.dumps(documents.compression_document(made)))
+    assert body["int8"] == made.int8.digest
+    assert [step["name"] for step in body["steps"]] == ["reference", "pruned-1", "quantized"]
+    assert [step["is_accepted"] for step in body["steps"]] == [True, False, True]
 
 
 def test_predictions_are_rows():

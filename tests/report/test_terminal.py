@@ -13,8 +13,7 @@ from lepton_automl.errors import DataError
 from lepton_automl.predict import Prediction
 from lepton_automl.report import terminal
 from lepton_automl.verdict import JudgedLimit
-from tests.nets import random_arch, random_model
-from tests.report.rows import found, status
+from tests.report.rows import compressed, found, status
 from tests.verdicts import figures, verdict
 
 
@@ -91,19 +90,20 @@ def test_names_with_brackets_are_shown_as_they_are():
     assert "no [x]" in shown(terminal.error_view(DataError("no [x]", fix="[y]")))
 
 
-def test_a_compression_shows_the_net_before_and_after():
-    model = random_model(random_arch(3))
-    made = SimpleNamespace(reference=model, pruned_float=model, int8=model)
-    text = shown(terminal.compression_view(made))
-    assert "pruned float" in text
+def test_a_compression_shows_every_step_and_why():
+    text = shown(terminal.compression_view(compressed()))
+    lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    assert " no " in lines["pruned-1"]
+    assert "loses 8 points" in lines["pruned-1"]
+    assert "static [plain]" in lines["quantized"]
+    assert "97.90 %" in lines["quantized"]
 
 
 OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=None)
-MADE = SimpleNamespace(**dict.fromkeys(("reference", "pruned_float", "int8"), found().best))
 SHOWN = [
     (report.show_verdict, OUTCOME, "verdict"),
     (report.show_search, found(), "winner"),
-    (report.show_compression, MADE, "int8"),
+    (report.show_compression, compressed(), "int8"),
     (report.show_status, status(), "events"),
     (report.show_predictions, [Prediction(Path("a"), "cat", 0.5)], "predictions"),
 ]
