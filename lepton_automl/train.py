@@ -33,6 +33,9 @@ Tick = Callable[[int, int], None]
 Forward = Callable[[Tensor], Tensor]
 """Logits (N, classes) of normalised pixels (N, C, H, W)."""
 
+PLAIN_FINISH = 0.25
+"""Last share of the batches, whose pictures are only mirrored, so that the net ends on pictures as
+they are (He et al. 2019, arXiv:1909.09148, "Data Augmentation Revisited")."""
 CHUNK_BYTES = 2 << 20
 """Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
 
@@ -131,7 +134,7 @@ def descend(
     optimizer = Optimizer(network.parameters(), recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
     run = forward or network
-    total, last = torch.zeros((), device=device), math.nan
+    total, since, last = torch.zeros((), device=device), 0, math.nan
     for step in range(batches.count):
         with turn():
             x, labels = batches.take(step)
@@ -142,7 +145,7 @@ def descend(
             optimizer.step(scale[step])
             total += loss.detach()
             if batches.is_last_of_chunk(step):
-                last = _finite(total, batches.per_chunk, step)
+                last, since = _finite(total, step + 1 - since, step), step + 1
                 total.zero_()
         tick(step + 1, batches.count)
     network.eval()
@@ -171,39 +174,41 @@ class Batches:
         samples = len(self.labels)
         self.size = max(2, min(recipe.batch_size, samples))
         self.count = max(1, math.ceil(epochs * samples / self.size))
-        picture = 4 * self.pixels[0].numel()
-        self.per_chunk = max(1, CHUNK_BYTES // (self.size * picture))
-        self._order_generator = torch.Generator().manual_seed(seed)
-        self._change_generator = torch.Generator(device).manual_seed(seed + 1)
+        self.plain_from = math.ceil(self.count * (1 - PLAIN_FINISH))
+        self.per_chunk = max(1, CHUNK_BYTES // (4 * self.size * self.pixels[0].numel()))
+        self._order_draws = torch.Generator().manual_seed(seed)
+        self._change_draws = torch.Generator(device).manual_seed(seed + 1)
         self._order = torch.zeros(0, dtype=torch.int64)
+        self._first = self._end = 0
         self._x = self._y = torch.zeros(0)
 
     def take(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`, which must be asked for in order: pictures and labels."""
-        place = step % self.per_chunk
-        if place == 0:
-            self._fill(min(self.per_chunk, self.count - step) * self.size)
-        part = slice(place * self.size, (place + 1) * self.size)
-        return self._x[part], self._y[part]
+        """Batch number `step`, to be asked for in order: pictures (B, C, H, W) and labels."""
+        if step == self._end:
+            self._first = step
+            stops = (self.plain_from if step < self.plain_from else self.count, self.count)
+            self._end = min(step + self.per_chunk, *stops)
+            self._fill((self._end - step) * self.size, plain=step >= self.plain_from)
+        start = (step - self._first) * self.size
+        return self._x[start : start + self.size], self._y[start : start + self.size]
 
     def is_last_of_chunk(self, step: int) -> bool:
-        """Whether the next batch starts a new chunk, or there is none."""
-        return (step + 1) % self.per_chunk == 0 or step + 1 == self.count
+        """Whether the batch after `step` starts a new chunk, or there is none."""
+        return step + 1 == self._end
 
-    def _fill(self, length: int) -> None:
+    def _fill(self, length: int, *, plain: bool) -> None:
         while len(self._order) < length:
-            more = torch.randperm(len(self.labels), generator=self._order_generator)
+            more = torch.randperm(len(self.labels), generator=self._order_draws)
             self._order = torch.cat([self._order, more])
         index = self._order[:length].to(self.pixels.device)
         self._order = self._order[length:]
-        changed = augment.gathered(
-            self.pixels,
-            index,
-            strength=self.recipe.augment,
+        self._x = augment.changed(
+            self.preprocessing.apply(self.pixels[index]),
+            0.0 if plain else self.recipe.augment,
             flip=self.recipe.flip,
-            generator=self._change_generator,
+            generator=self._change_draws,
         )
-        self._x, self._y = self.preprocessing.apply(changed), self.labels[index]
+        self._y = self.labels[index]
 
 
 def schedule(name: str, steps: int) -> list[float]:

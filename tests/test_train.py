@@ -238,3 +238,17 @@ def test_a_student_learns_from_the_teacher_what_the_labels_deny():
         fresh(7), wrong, PLAIN, epochs=8, seed=1, teacher=teacher, distill_weight=0.95
     )
     assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
+
+
+@pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])
+def test_the_last_quarter_of_the_batches_shows_pictures_as_they_are(monkeypatch, chunk):
+    monkeypatch.setattr(train, "CHUNK_BYTES", chunk)
+    data = stripes(16)
+    recipe = dataclasses.replace(PLAIN, batch_size=4, augment=1.0)
+    batches = train.Batches(data, SEEN, recipe, epochs=3, seed=1, device=CPU)
+    originals = {tuple(p.flatten().tolist()) for p in SEEN.apply(data.pixels)}
+    plain = [
+        all(tuple(p.flatten().tolist()) in originals for p in batches.take(step)[0])
+        for step in range(batches.count)
+    ]
+    assert plain == [False] * 9 + [True] * 3
