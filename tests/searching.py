@@ -137,3 +137,12 @@ def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any
 def score(rung: str, right: int, *, epochs: int = 1, n: int = 200, failed: str = "") -> Score:
     """A score with so many right answers of `n`."""
     return Score(rung, epochs, np.arange(n) < right, failed)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return status != "Z"

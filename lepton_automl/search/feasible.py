@@ -18,8 +18,9 @@ from lepton_automl.search.trials import Candidate, Refusal
 from lepton_automl.space import Draw as GivenPoint
 from lepton_automl.space import Knob
 
-ATTEMPTS = 40
-"""Points drawn for one candidate before the nearest one is repaired instead."""
+ATTEMPTS_FIRST, ATTEMPTS = 40, 150
+"""Points drawn for one candidate before the nearest one is repaired instead; fewer while none is
+known to be within the limits, because then the user may wait for bad news."""
 ROUNDS_OF_REPAIR = 3
 """Times every parameter is gone through."""
 
@@ -78,7 +79,7 @@ class Proposer:
         """
         refused: list[Refusal] = []
         self._nearest = None
-        for attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS if self._taken else ATTEMPTS_FIRST):
             point = self._sampler.ask(number, attempt)
             candidate = self._judge(number, point, refused)
             if candidate is not None:

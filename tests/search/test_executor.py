@@ -16,7 +16,7 @@ from lepton_automl.search.executor import Workers
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from tests.searching import InlineWorkers, candidate, work
+from tests.searching import InlineWorkers, candidate, is_alive, work
 
 pytestmark = pytest.mark.slow
 
@@ -41,14 +41,6 @@ def a_task(folder: Path, number: int = 0, epochs: int = 1) -> Task:
     trials.add(candidate(number, epochs=epochs))
     job.ledger.close()
     return Tasks(job, trials).rung(trials.candidates[number], 0)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return status != "Z"
 
 
 def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:

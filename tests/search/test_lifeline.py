@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.searching import is_alive
+
 CHILD = """
 import sys, time
 from lepton_automl.search.lifeline import hold
@@ -32,9 +34,9 @@ def test_it_dies_with_its_parent_within_a_second() -> None:
         assert parent.stdout.readline() == "held\n"
         parent.kill()
         until = time.monotonic() + 5
-        while time.monotonic() < until and _is_running(child):
+        while time.monotonic() < until and is_alive(child):
             time.sleep(0.02)
-        assert not _is_running(child)
+        assert not is_alive(child)
 
 
 def test_ctrl_c_does_not_end_it() -> None:
@@ -46,8 +48,3 @@ def test_ctrl_c_does_not_end_it() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.5)
         child.kill()
-
-
-def _is_running(pid: int) -> bool:
-    status = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return bool(status.stdout.strip()) and not status.stdout.startswith("Z")

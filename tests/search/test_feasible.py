@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lepton_automl.config import Limits
+from lepton_automl.errors import InfeasibleError
+from lepton_automl.objectives import load
+from lepton_automl.search.newcomers import Newcomers
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.trials import Candidate, Trials
+from tests.searching import score, small_space, work
+
+WIDE = """
+[input]
+resolution = "native"
+[stem]
+out = { low = 8, high = 64, step = 8 }
+[[stage]]
+layer = "conv"
+out = { low = 8, high = 64, step = 8 }
+[[stage]]
+layer = "conv"
+out = { low = 8, high = 64, step = 8 }
+[train]
+lr = 0.05
+"""
+SMALLEST_MACS = 8 * 8 * (8 * 9 + 2 * 8 * 8 * 9) + 8 * 3
+"""Of `WIDE` for 8x8 pictures of three classes: three 3x3 convolutions of 8 channels, a head."""
+NARROW = """
+[input]
+resolution = "native"
+[stem]
+out = [8, 16]
+[[stage]]
+layer = "conv"
+out = [8, 16]
+[train]
+lr = 0.05
+"""
+
+
+def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Candidate]:
+    job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
+    trials, found = Trials(), list[Candidate]()
+    objectives = [load(name) for name in job.objectives]
+    newcomers = Newcomers(job, trials, objectives, Quiet(folder / "locks"))
+    try:
+        for number in range(count):
+            candidate = newcomers.add()
+            if candidate is None:
+                break
+            found.append(candidate)
+            trials.score(number, score("0", 150))
+            newcomers.learn(number, score("0", 150))
+    finally:
+        job.ledger.close()
+    return found
+
+
+def test_every_candidate_keeps_the_limits_and_none_comes_twice(tmp_path: Path) -> None:
+    found = proposed(tmp_path / "run", 12, WIDE, max_macs=700_000)
+    assert len(found) == 12
+    assert all(candidate.cost.macs <= 700_000 for candidate in found)
+    assert len({(c.arch, c.recipe) for c in found}) == 12
+
+
+def test_a_limit_that_almost_nothing_meets_is_met_by_repairing(tmp_path: Path) -> None:
+    found = proposed(tmp_path / "run", 3, WIDE, max_macs=SMALLEST_MACS)
+    assert [candidate.cost.macs for candidate in found] == [SMALLEST_MACS]
+
+
+def test_a_space_that_is_used_up_ends_the_newcomers(tmp_path: Path) -> None:
+    found = proposed(tmp_path / "run", 10, NARROW)
+    assert len(found) == 4
+
+
+def test_the_smallest_named_is_the_smallest_there_is(tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        proposed(tmp_path / "run", 1, WIDE, max_macs=100)
+    assert caught.value.fix.startswith(f"--max-macs {SMALLEST_MACS} would fit")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.config import Limits
+from lepton_automl.events import Event
+from lepton_automl.objectives import load
+from lepton_automl.search import newcomers as module
+from lepton_automl.search.newcomers import Newcomers, label_bytes
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.trials import TRIAL, Trials, read_trials
+from lepton_automl.search.work import SearchWork
+from tests.searching import score, work
+
+
+def newcomers(job: SearchWork, trials: Trials) -> Newcomers:
+    return Newcomers(
+        job, trials, [load(n) for n in job.objectives], Quiet(job.folder / "checkpoints")
+    )
+
+
+def test_the_first_newcomers_are_the_known_good_ones(tmp_path: Path) -> None:
+    job, trials = work(tmp_path / "run"), Trials()
+    first = newcomers(job, trials).add()
+    job.ledger.close()
+    assert first is not None
+    assert first.params["stem.out"] == 8
+    assert first.params["stage1.out"] == 16
+    assert trials.candidates[0] is first
+
+
+def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) -> None:
+    job, trials = work(tmp_path / "run"), Trials()
+    source = newcomers(job, trials)
+    for number in range(3):
+        source.add()
+        trials.score(number, score("0", 100))
+        source.learn(number, score("0", 100))
+    assert list(job.ledger.all(TRIAL)) == ["0", "1", "2"]
+    assert len(read_trials(job.ledger)) == 3
+    job.ledger.close()
+
+
+def test_many_refusals_are_told_with_the_limit_that_bites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WORTH_TELLING", 1)
+    told: list[Event] = []
+    job = work(tmp_path / "run", limits=Limits(max_macs=9_000), emit=told.append)
+    trials = Trials()
+    newcomers(job, trials).add()
+    job.ledger.close()
+    assert trials.candidates[0].cost.macs <= 9_000
+    assert "few nets are within the limits; what bites: max_macs" in told[0].message
+
+
+def test_long_class_names_make_files_longer() -> None:
+    assert label_bytes(["0", "1"]) < label_bytes(["aeroplane", "dog"])
+    assert label_bytes(["aeroplane", "dog"]) - label_bytes(["0", "1"]) == 10

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import optuna
+import pytest
+
+from lepton_automl.arch import Arch
+from lepton_automl.cost import Cost
+from lepton_automl.errors import ArchError
+from lepton_automl.objectives import Objective, load
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.sampler import GUIDED_ATTEMPTS, Point, Sampler, seed_of
+from lepton_automl.search.trials import Candidate, Refusal
+from tests.nets import random_arch
+
+ARCH = random_arch(0, input=(8, 8, 1), classes=3)
+OBJECTIVES: list[Objective] = [load("accuracy"), load("size_bytes")]
+
+
+def draw(trial: Any) -> tuple[Arch, Recipe]:
+    if trial.suggest_categorical("kind", ["good", "odd"]) == "odd":
+        trial.suggest_float("only", 0.0, 1.0, step=0.1)
+    if trial.suggest_int("width", 8, 64, step=8) == 64:
+        raise ArchError("does not fit", fix="none")
+    return ARCH, Recipe(lr=trial.suggest_float("lr", 0.01, 0.1, step=0.01))
+
+
+def a_sampler(seed: int = 0, jobs: int = 1, first: tuple[dict[str, Any], ...] = ()) -> Sampler:
+    return Sampler(draw, OBJECTIVES, first, seed=seed, jobs=jobs)
+
+
+def cost(point: Point) -> Cost:
+    size = 100 * point.params["width"]
+    return Cost(size, size, size, size, size)
+
+
+def accuracy(point: Point) -> float:
+    return 0.9 - abs(point.params["lr"] - 0.05) + point.params["width"] / 1000
+
+
+class Play:
+    """A short search: what is refused, what fails, what is told."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.candidates = sampler, list[tuple[Candidate, float | None]]()
+
+    def step(self, number: int) -> dict[str, Any]:
+        refused: list[Refusal] = []
+        for attempt in itertools.count():
+            point = self.sampler.ask(number, attempt)
+            if point.arch is None or point.recipe is None:
+                refused.append(self.sampler.refuse(point, {"arch": 1.0}))
+            elif point.params["width"] == 8:
+                refused.append(self.sampler.refuse(point, {"max_size_bytes": 0.5}))
+            else:
+                break
+        self.sampler.accept(number, point)
+        about = (point.params, point.distributions, point.arch, point.recipe, cost(point))
+        value = None if number % 5 == 4 else accuracy(point)
+        self.sampler.tell(number, value, cost(point))
+        self.candidates.append((Candidate(number, *about, tuple(refused)), value))
+        return point.params
+
+
+@pytest.mark.parametrize("broken_at", [1, 7, 13, 24])
+def test_a_sampler_rebuilt_from_what_was_recorded_draws_what_the_first_would_have(
+    broken_at: int,
+) -> None:
+    whole, begun = Play(a_sampler()), Play(a_sampler())
+    wanted = [whole.step(number) for number in range(30)]
+    for number in range(broken_at):
+        begun.step(number)
+    rebuilt = a_sampler()
+    for candidate, value in begun.candidates:
+        event = Candidate.from_event(candidate.to_event())
+        rebuilt.restore(event, value, finished=True)
+    again = Play(rebuilt)
+    assert [again.step(number) for number in range(broken_at, 30)] == wanted[broken_at:]
+
+
+def test_a_candidate_that_was_at_work_is_told_after_the_restart() -> None:
+    play = Play(a_sampler())
+    play.step(0)
+    rebuilt = a_sampler()
+    candidate, value = play.candidates[0]
+    rebuilt.restore(candidate, None, finished=False)
+    rebuilt.tell(0, value, candidate.cost)
+    trials = [sampler._study.get_trials() for sampler in (play.sampler, rebuilt)]
+    told = [[(t.params, t.values) for t in ts if t.values] for ts in trials]
+    assert told[0] == told[1]
+
+
+def test_known_good_points_come_first_and_in_order() -> None:
+    first = ({"kind": "good", "width": 24, "lr": 0.02}, {"kind": "good", "width": 16, "lr": 0.1})
+    play = Play(a_sampler(first=first))
+    assert [play.step(0), play.step(1)] == list(first)
+
+
+def test_the_seed_decides_the_points() -> None:
+    draws = [[Play(a_sampler(seed)).step(3) for _ in range(2)] for seed in (0, 1)]
+    assert draws[0][0] == draws[0][1]
+    assert draws[0] != draws[1]
+
+
+def test_the_model_learns_where_good_points_are() -> None:
+    play = Play(Sampler(draw, [load("accuracy")], (), seed=3, jobs=1))
+    drawn = [play.step(number) for number in range(60)]
+    near = [abs(p["lr"] - 0.05) for p in drawn]
+    assert sum(near[40:]) / 20 < sum(near[:10]) / 10
+
+
+def test_after_many_refusals_points_are_drawn_evenly() -> None:
+    sampler = a_sampler()
+    sampler.ask(0, GUIDED_ATTEMPTS)
+    assert isinstance(sampler._study.sampler, optuna.samplers.RandomSampler)
+
+
+def test_layers_that_do_not_fit_are_a_point_without_an_architecture() -> None:
+    point = a_sampler().ask(0, 0, given={"kind": "good", "width": 64, "lr": 0.01})
+    assert point.arch is None
+
+
+def test_seeds_are_small_stable_and_different() -> None:
+    assert seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
+    assert all(0 <= seed_of(n) < 2**31 for n in range(100))

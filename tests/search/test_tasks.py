@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.search import rungs
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from tests.searching import candidate, work
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
+    monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
+    job, trials = work(tmp_path / "run"), Trials()
+    for number in range(2):
+        trials.add(candidate(number, epochs=27))
+    yield Tasks(job, trials)
+    job.ledger.close()
+
+
+def pretend_saved(tasks: Tasks, number: int, rung: str) -> Path:
+    folder = tasks.checkpoint(number, rung)
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").touch()
+    return folder
+
+
+def test_a_rung_starts_from_the_checkpoint_before_it(tasks: Tasks) -> None:
+    folder = pretend_saved(tasks, 0, "0")
+    task = tasks.rung(candidate(0, epochs=27), 1)
+    assert task.start == str(folder)
+    assert [epochs for epochs, _ in task.cycles] == [6]
+    assert task.key == "0-1"
+
+
+def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: Tasks) -> None:
+    short = tasks.rung(candidate(0, epochs=27), 0)
+    task = tasks.rung(candidate(0, epochs=27), 2)
+    assert task.start == ""
+    assert [epochs for epochs, _ in task.cycles] == [3, 6, 18]
+    assert task.cycles[:1] == short.cycles
+    assert task.seed == short.seed
+
+
+def test_candidates_and_cycles_have_seeds_of_their_own(tasks: Tasks) -> None:
+    one, two = (tasks.rung(candidate(number, epochs=27), 2) for number in (0, 1))
+    seeds = [one.seed, two.seed, *(seed for task in (one, two) for _, seed in task.cycles)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
+    folder = pretend_saved(tasks, 1, "1")
+    task = tasks.final(candidate(1, epochs=27), 2, 40, "final-0")
+    assert task.key == "1-final-0"
+    assert task.start == str(folder)
+    assert [epochs for epochs, _ in task.cycles] == [40]
+
+
+def test_a_probe_saves_nothing_and_sees_few_samples(tasks: Tasks) -> None:
+    probe = tasks.probe(candidate(0))
+    assert probe.out == probe.start == ""
+    assert probe.samples == tasks.samples
+    assert len(probe.cycles) == 2
+
+
+def test_collecting_keeps_only_what_is_named(tasks: Tasks) -> None:
+    kept, gone = pretend_saved(tasks, 0, "2"), pretend_saved(tasks, 1, "0")
+    lock = kept.parent / "room.lock"
+    lock.touch()
+    tasks.collect({kept})
+    assert kept.exists()
+    assert lock.exists()
+    assert not gone.exists()

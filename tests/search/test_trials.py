@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_automl.objectives import load
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.plan import Plan
+from lepton_automl.search.task import TaskResult, pack
+from lepton_automl.search.trials import (
+    PLAN,
+    RUNG,
+    TRIAL,
+    Candidate,
+    Refusal,
+    Score,
+    Trials,
+    parsed,
+    read_trials,
+    score_event,
+)
+from tests.searching import candidate, score
+
+
+def test_a_candidate_survives_the_ledger() -> None:
+    known = candidate(3, width=8, lr=0.1)
+    refused = (Refusal({"width": 64}, {"width": "{}"}, {"max_macs": 0.5}),)
+    known = Candidate(**(vars(known) | {"refused": refused}))
+    again = Candidate.from_event(json.loads(json.dumps(known.to_event())))
+    assert again.to_event() == known.to_event()
+    assert again.arch == known.arch
+    assert again.recipe == known.recipe
+    assert again.cost == known.cost
+    assert again.refused[0].excess == {"max_macs": 0.5}
+
+
+def test_trials_are_rebuilt_from_their_events(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.record(PLAN, "search", Plan(18, 1e-10, 0.5).to_event())
+    answers = np.arange(20) < 15
+    for number in (0, 1):
+        ledger.record(TRIAL, str(number), candidate(number).to_event())
+        result = TaskResult((0.5,), pack(answers))
+        ledger.record(RUNG, f"{number}-0", score_event(result, 2))
+    ledger.record(RUNG, "1-1", score_event(TaskResult(failed="diverged"), 6))
+    ledger.record(RUNG, "0-final-0", score_event(TaskResult((1.0,), pack(~answers)), 20))
+    trials = read_trials(ledger)
+    ledger.close()
+    assert len(trials) == 2
+    assert trials.epochs_of(0) == 18
+    assert trials.scores[0][0].accuracy == 0.75
+    assert trials.scores[1][1].failed == "diverged"
+    assert trials.finals[0].accuracy == 0.25
+
+
+def test_keys_name_a_trial_and_a_rung() -> None:
+    assert parsed("12-0") == (12, "0")
+    assert parsed("7-final-1") == (7, "final-1")
+
+
+def test_the_latest_is_the_final_training_unless_it_was_a_step_back() -> None:
+    trials = Trials()
+    trials.add(candidate(0))
+    trials.score(0, score("0", 150))
+    trials.score(0, score("final-0", 140))
+    assert trials.latest(0).rung == "0"
+    trials.score(0, score("final-1", 150))
+    assert trials.latest(0).rung == "final-1"
+    trials.score(0, score("1", 0, failed="diverged"))
+    assert trials.latest(0).rung == "final-1"
+
+
+def test_who_failed_at_the_first_rung_is_not_alive_and_has_no_standing() -> None:
+    trials, costs = Trials(), [load("size_bytes")]
+    for number in range(3):
+        trials.add(candidate(number, size=1000 * (number + 1)))
+    trials.score(0, score("0", 150))
+    trials.score(1, score("0", 0, failed="diverged"))
+    assert trials.alive() == [0]
+    assert trials.unstarted() == [2]
+    (standing,) = trials.standings(0, costs)
+    assert (standing.number, standing.accuracy, standing.costs) == (0, 0.75, (1000.0,))
+
+
+def test_beyond_a_rung_are_those_that_finished_the_next() -> None:
+    trials = Trials()
+    for number in range(2):
+        trials.add(candidate(number))
+        trials.score(number, score("0", 100))
+    trials.score(1, score("1", 120, epochs=3))
+    assert trials.beyond(0) == {1}
+    assert trials.epochs_before(1) == 3
+
+
+def test_a_failed_score_counts_nothing() -> None:
+    assert Score("0", 3, np.ones(5, np.bool_), failed="diverged").accuracy == 0.0
+    assert score("0", 50).accuracy == pytest.approx(0.25)

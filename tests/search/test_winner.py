@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.errors import ConfigError
+from lepton_automl.search.plan import Clock
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from lepton_automl.search.winner import Winners
+from lepton_automl.search.work import SearchWork
+from tests.searching import InlineWorkers, candidate, score, work
+
+ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
+
+
+def some(job: SearchWork, count: int = 3) -> tuple[Trials, Winners]:
+    trials = Trials()
+    for number in range(count):
+        trials.add(candidate(number, size=10_000 - number))
+        trials.score(number, score("0", 12 + number, epochs=9, n=18))
+    return trials, Winners(job, Tasks(job, trials), trials)
+
+
+def test_the_winner_is_trained_once_more_and_recorded(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials, winners = some(job)
+    workers = InlineWorkers()
+    choice = winners.crown(workers, ENDLESS)
+    assert workers.tasks[0].key == f"{choice.number}-final-0"
+    event = job.ledger.get("winner", "0")
+    assert event is not None
+    assert event["number"] == choice.number
+    assert Winners(job, Tasks(job, trials), trials).recorded() == choice
+    job.ledger.close()
+
+
+def test_a_longer_search_is_not_covered_by_the_winner_of_a_shorter(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", trials=3)
+    trials, winners = some(job)
+    winners.crown(InlineWorkers(), ENDLESS)
+    for asked, covered in ((2, True), (3, True), (4, False), (None, False)):
+        other = SearchWork(**(vars(job) | {"trials": asked, "budget_seconds": None}))
+        if asked is None:
+            other = SearchWork(**(vars(job) | {"trials": None, "budget_seconds": 60.0}))
+        found = Winners(other, Tasks(other, trials), trials).recorded()
+        assert (found is not None) == covered
+    job.ledger.close()
+
+
+def test_with_a_budget_several_workers_train_several_finalists(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", jobs=2, budget_seconds=100.0, trials=None)
+    _, winners = some(job)
+    workers = InlineWorkers(2)
+    winners.crown(workers, Clock(lambda: 10.0, 0.0, 1e-9))
+    finals = [task for task in workers.tasks if "final" in task.key]
+    assert len({task.key for task in finals}) == 2
+    job.ledger.close()
+
+
+def test_no_time_left_means_no_last_training(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", budget_seconds=100.0, trials=None)
+    trials, winners = some(job)
+    workers = InlineWorkers()
+    choice = winners.crown(workers, Clock(lambda: 0.0, 0.0, 1e-9))
+    assert trials.finals == {}
+    assert [task.key for task in workers.tasks] == [f"{choice.number}-0"]  # its checkpoint
+    job.ledger.close()
+
+
+def test_nobody_to_crown_is_one_clear_error(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials = Trials()
+    trials.add(candidate(0))
+    trials.score(0, score("0", 0, failed="the loss became nan by batch 3"))
+    with pytest.raises(ConfigError, match=r"none of 1 candidates could be trained.*nan"):
+        Winners(job, Tasks(job, trials), trials).crown(InlineWorkers(), ENDLESS)
+    job.ledger.close()
+
+
+def test_without_a_checkpoint_there_is_no_best_so_far(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    _, winners = some(job)
+    assert winners.leader() is not None
+    assert winners.save_best_so_far() is None
+    job.ledger.close()

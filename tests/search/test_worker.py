@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.task import TaskResult
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from lepton_automl.search.worker import answer
+from tests.searching import InlineWorkers, candidate, work
+
+
+def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> None:
+    job, trials = work(tmp_path / "run"), Trials()
+    trials.add(candidate(0, epochs=1))
+    job.ledger.close()
+    task = Tasks(job, trials).rung(trials.candidates[0], 0)
+    quiet = Quiet(tmp_path / "locks")
+    line = answer(task.to_json(), quiet)
+    assert "\n" not in line
+    found = TaskResult.from_json(json.loads(line)["result"])
+    assert found.correct == InlineWorkers().run(task).correct
+    bad = json.loads(answer(replace(task, start=str(tmp_path / "no")).to_json(), quiet))["error"]
+    assert bad["kind"] == "DataError"
+    assert bad["fix"]
+    quiet.close()
