@@ -129,9 +129,7 @@ def verify(
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
         request = _request(folder, dataset, shape, Path(cache))
-        verdict = verify_in_fresh_process(
-            dataclasses.replace(request, openings=_openings(folder))
-        )
+        verdict = verify_in_fresh_process(dataclasses.replace(request, openings=_openings(folder)))
     return Outcome(folder, verdict)
 
 
@@ -211,7 +209,7 @@ def _export(session: Session) -> Outcome:
     return _prove(session, digests, best.arch.input)
 
 
-def _prove(session: Session, digests: bundle.Digests, shape: tuple[int, int, int]) -> Outcome:
+def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int]) -> Outcome:
     """Log the opening, verify in a fresh process, add card, verdict and manifest."""
     folder, dataset = session.folder.artifact, session.dataset
     request = _request(folder, dataset, shape, session.folder.cache)
@@ -282,7 +280,7 @@ def _finish(session: Session, outcome: Outcome) -> None:
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
     about = bundle.read_about(folder)
-    seed = 0
+    seed, skip_corrupt = 0, False
     if data is None:
         try:
             definition = locate(folder).definition()
@@ -291,9 +289,9 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
                 f"{folder} does not lie in its run, so its data are not known",
                 fix=f"give the data: lepton verify {folder} DATA",
             ) from error
-        data, seed = definition.data, definition.seed
+        data, seed, skip_corrupt = definition.data, definition.seed, definition.skip_corrupt
         test = test or (Path(definition.test) if definition.test else None)
-    dataset = open_dataset(data, test=test, seed=seed, emit=emit)
+    dataset = open_dataset(data, test=test, seed=seed, skip_corrupt=skip_corrupt, emit=emit)
     if dataset.class_names != about.class_names:
         raise DataError(
             f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "

@@ -21,6 +21,7 @@ class Definition:
 
     data: str
     test: str
+    skip_corrupt: bool
     data_fingerprint: str
     space: str
     space_digest: str
@@ -49,7 +50,7 @@ class Definition:
         return cls(**document)
 
     def differences(self, other: Definition) -> list[str]:
-        """What is not the same, a line each; where the data lies does not matter."""
+        """What is not the same, a line each; the fingerprint tells whether the data are the same."""
         mine, theirs = (_flat(d) for d in (self, other))
         return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
 
@@ -193,6 +194,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         data=known.data,
         out=folder.path,
         test=Path(known.test) if known.test else None,
+        skip_corrupt=known.skip_corrupt,
         space=str(folder.space_file),
         limits=known.limits,
         objectives=known.objectives,
@@ -205,7 +207,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
 
 def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
-    for unimportant in ("data", "test", "space"):
+    for unimportant in ("data", "test", "skip_corrupt", "space"):
         document.pop(unimportant)
     limits = document.pop("limits")
     return document | {f"limit {k}": "none" if v is None else v for k, v in limits.items()}

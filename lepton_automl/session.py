@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lepton_automl import durable, plugins, space, targets
+from lepton_automl import audit, durable, plugins, space, targets
 from lepton_automl.config import RunConfig
 from lepton_automl.dataset import Dataset, open_dataset
 from lepton_automl.errors import ConfigError, MachineError
@@ -65,6 +65,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         quarantine=config.out.with_name(f"{config.out.name}.corrupt.txt"),
         emit=emit,
     )
+    audit.report(dataset, emit)
     known = known or space.load(_default_space(dataset))
     folder.claim(_definition(config, dataset, known), fresh=config.fresh)
     durable.write(folder.space_file, known.text)
@@ -115,6 +116,7 @@ def _definition(config: RunConfig, dataset: Dataset, known: SearchSpace) -> Defi
     return Definition(
         data=absolute(config.data),
         test=absolute(str(config.test)) if config.test else "",
+        skip_corrupt=config.skip_corrupt,
         data_fingerprint=dataset.fingerprint,
         space=known.name,
         space_digest=known.digest,

@@ -20,6 +20,7 @@ from lepton_automl.run_folder import (
 MINE = Definition(
     data="digits",
     test="",
+    skip_corrupt=False,
     data_fingerprint="abc",
     space="tiny",
     space_digest="def",
