@@ -50,7 +50,7 @@ class Definition:
         return cls(**document)
 
     def differences(self, other: Definition) -> list[str]:
-        """What is not the same, a line each; the fingerprint tells whether the data are the same."""
+        """What is not the same, a line each; the data are the same if their fingerprint is."""
         mine, theirs = (_flat(d) for d in (self, other))
         return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
 
