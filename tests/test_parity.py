@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from lepton_automl import parity as module
 from lepton_automl.parity import parity
-from lepton_automl.reference import integer_reference
+from lepton_automl.reference import IntegerReference, Outcome, integer_reference
 from tests.bundles import make_bundle
 
 AS_STORED = {"int8": 0.0, "float": 0.0}
@@ -51,6 +51,24 @@ def test_a_runtime_that_computes_something_else_is_found(files, monkeypatch):
     found = parity(*files, AS_STORED)
     assert not found.holds
     assert found.max_steps > 1
+
+
+@pytest.mark.parametrize(("steps", "holds"), [(1, True), (2, False)])
+def test_one_step_of_one_value_is_allowed_and_no_more(files, monkeypatch, steps, holds):
+    """Classes stay the same, so only the steps can tell."""
+
+    class Shifted(IntegerReference):
+        def run(self, pixels):
+            outcome = super().run(pixels)
+            stored = outcome.last_quantized.astype(int)
+            np.ravel(stored)[0] += steps
+            return Outcome(outcome.probabilities, stored)
+
+    monkeypatch.setattr(module, "integer_reference", Shifted)
+    found = parity(*files, AS_STORED)
+    assert found.max_steps == steps
+    assert found.n_same_class == found.n_clear
+    assert found.holds == holds
 
 
 @pytest.mark.parametrize(
