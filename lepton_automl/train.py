@@ -36,6 +36,7 @@ Forward = Callable[[Tensor], Tensor]
 PLAIN_FINISH = 0.25
 """Last share of the batches, whose pictures are only mirrored, so that the net ends on pictures as
 they are (He et al. 2019, arXiv:1909.09148, "Data Augmentation Revisited")."""
+SETTLE_PICTURES, SETTLE_BATCH = 1024, 256
 CHUNK_BYTES = 2 << 20
 """Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
 
@@ -106,6 +107,8 @@ def fit(
         turn=turn,
         tick=tick,
     )
+    with turn():
+        settle(network, data, model.preprocessing, seed=seed, device=device)
     return dataclasses.replace(
         model, weights=weights_of(network), qparams=None, metrics={}, parent=model.digest
     )
@@ -150,6 +153,34 @@ def descend(
         tick(step + 1, batches.count)
     network.eval()
     return Fit(batches.count, last)
+
+
+@torch.no_grad()
+def settle(
+    network: nn.Module,
+    data: Labelled,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Measure batch normalisation's means and variances anew on unchanged training pictures.
+
+    The running averages lag behind the weights where a training was short; the mean over a few
+    large batches does not (Wu and Johnson 2021, section 3, arXiv:2105.07576).
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
+    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
+    order = order.repeat(2)[: max(2, min(SETTLE_PICTURES, len(order)))]
+    network.train()
+    parts = torch.tensor_split(order, math.ceil(len(order) / SETTLE_BATCH))
+    for number, index in enumerate(parts):
+        for norm in norms:
+            norm.momentum = 1 / (number + 1)
+        network(preprocessing.apply(data.pixels[index].to(device)))
+    network.eval()
 
 
 class Batches:

@@ -98,9 +98,23 @@ def test_whole_batches_follow_torchs_plain_loop(optimizer):
         F.cross_entropy(network(x), data.labels, label_smoothing=0.1).backward()
         plain.step()
     for name, wanted in network.state_dict().items():
-        if "num_batches" not in name:
+        if "num_batches" not in name and "running" not in name:
             given = trained.weights[name.removeprefix("owners.")]
             torch.testing.assert_close(given, wanted, atol=2e-4, rtol=2e-3)
+
+
+def test_a_trained_net_knows_the_mean_and_variance_of_its_values_over_the_training_pictures():
+    data = stripes(300)
+    recipe = dataclasses.replace(PLAIN, augment=1.0)
+    trained = train.fit(fresh(), data, recipe, epochs=1, seed=0, device=CPU)
+    network, sums = build(small(), trained.weights).eval(), []
+    network.owners["0/conv"].norm.register_forward_hook(lambda *seen: sums.append(seen[1][0]))
+    with torch.no_grad():
+        network(SEEN.apply(data.pixels))
+    values = sums[0].transpose(0, 1).flatten(1)
+    mean, variance = (trained.weights[f"0/conv.norm.running_{n}"] for n in ("mean", "var"))
+    torch.testing.assert_close(mean, values.mean(1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(variance, values.var(1), atol=1e-3, rtol=0.02)
 
 
 @pytest.mark.parametrize(("samples", "batch"), [(1, 16), (17, 16), (5, 64), (16, 1), (3, 2)])
@@ -139,6 +153,16 @@ def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk)
         part = labels[10 * epoch : 10 * (epoch + 1)]
         assert sorted(part.tolist()) == list(range(10))
     assert not torch.equal(labels[:10], labels[10:20])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 17])
+def test_the_fewest_pictures_train_down_to_a_map_of_one_pixel(samples):
+    arch = chain((4, 4, 1), [Stem(out=8, stride=2), Conv(out=8, stride=2), Head(features=8)], 3)
+    model = train.fresh(arch, SEEN, 0)
+    data = stripes(samples)
+    data = Labelled(data.pixels[:, :4, :4], data.labels)
+    trained = train.fit(model, data, Recipe(), epochs=1, seed=0, device=CPU)
+    assert all(torch.isfinite(w).all() for w in trained.weights.values())
 
 
 def test_a_class_without_a_picture_is_never_predicted_for_sure():
@@ -188,7 +212,7 @@ def test_every_batch_waits_for_its_turn_and_is_told():
 
     train.fit(fresh(), stripes(40), PLAIN, epochs=2, seed=0, turn=turn, tick=tick)
     assert told == [(n, 5) for n in range(1, 6)]
-    assert len(open_turns) == 5
+    assert len(open_turns) == 5 + 1  # the last one for batch normalisation
 
 
 def test_another_forward_may_stand_for_the_network():
