@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import lepton_automl
+from lepton_automl import errors
+from lepton_automl.errors import LeptonError
+
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, LeptonError) and kind is not LeptonError
+]
+VERBS = ("run", "search", "compress", "export", "verify", "status", "predict", "spaces")
+
+
+def test_help_names_every_verb(lepton):
+    done = lepton("--help")
+    assert done.exit_code == 0
+    assert all(verb in done.out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(lepton, verb):
+    done = lepton(verb, "--help")
+    assert done.exit_code == 0
+    assert "--json" in done.out
+
+
+def test_the_version(lepton):
+    done = lepton("--version")
+    assert (done.exit_code, done.out) == (0, f"lepton {lepton_automl.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [("rnu",), ("run",), ("run", "digits", "--bugdet", "3m")])
+def test_a_wrong_command_line_is_exit_2_without_a_traceback(lepton, arguments):
+    done = lepton(*arguments)
+    assert done.exit_code == 2
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_its_message_its_way_out_and_its_exit_code(lepton, kind):
+    lepton.fake("pipeline.run", kind("the disk is round", fix="use a square one"))
+    done = lepton("run", "digits")
+    assert done.exit_code == kind.exit_code
+    assert done.out == ""
+    assert "the disk is round" in done.err
+    assert "use a square one" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_with_json_an_error_is_an_object_on_stdout(lepton):
+    lepton.fake("pipeline.run", errors.DataError("no data", fix="bring some"))
+    done = lepton("run", "digits", "--json")
+    assert json.loads(done.out) == {"error": "no data", "fix": "bring some", "exit_code": 3}
+
+
+def test_an_interrupted_command_says_how_to_go_on(lepton):
+    lepton.fake("pipeline.run", KeyboardInterrupt())
+    done = lepton("run", "my data.npz", "--seed", "3")
+    assert done.exit_code == 130
+    assert "lepton run 'my data.npz' --seed 3" in done.err
+
+
+def test_a_bug_is_not_hidden(lepton):
+    lepton.fake("pipeline.run", ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        lepton("run", "digits")
