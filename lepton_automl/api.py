@@ -13,7 +13,7 @@ from lepton_automl.events import Emit, silent
 from lepton_automl.pipeline import Outcome
 from lepton_automl.predict import Prediction
 from lepton_automl.predict import predict as predict_files
-from lepton_automl.run_folder import configured, default_out, locate, locate_artifact
+from lepton_automl.run_folder import configured, default_out, locate
 from lepton_automl.search import SearchResult
 from lepton_automl.status import Status
 from lepton_automl.status import status as read_status
@@ -77,7 +77,7 @@ def status(run: str | Path) -> Status:
 
 def predict(artifact: str | Path, files: Sequence[str | Path]) -> list[Prediction]:
     """Label and probability of each picture file."""
-    return predict_files(locate_artifact(Path(artifact)), [Path(file) for file in files])
+    return predict_files(Path(artifact), [Path(file) for file in files])
 
 
 def _config(data: str | Path, options: Options) -> RunConfig:

@@ -26,9 +26,9 @@ from lepton_automl.session import Session, opened
 from lepton_automl.timing import Timing
 from lepton_automl.verdict import Verdict
 from lepton_automl.verify import (
-    OPENING,
     Request,
     log_opening,
+    openings,
     reference_predictions,
     verify_in_fresh_process,
 )
@@ -129,7 +129,9 @@ def verify(
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
         request = _request(folder, dataset, shape, Path(cache))
-        verdict = verify_in_fresh_process(dataclasses.replace(request, openings=_openings(folder)))
+        verdict = verify_in_fresh_process(
+            dataclasses.replace(request, openings=_openings(folder, request.fingerprint))
+        )
     return Outcome(folder, verdict)
 
 
@@ -213,15 +215,22 @@ def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int
     """Log the opening, verify in a fresh process, add card, verdict and manifest."""
     folder, dataset = session.folder.artifact, session.dataset
     request = _request(folder, dataset, shape, session.folder.cache)
-    openings = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
+    opened_on = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
     session.tell("verify", f"{len(dataset.test)} test pictures, in a fresh process")
     verdict = verify_in_fresh_process(
-        dataclasses.replace(request, openings=openings, digests=digests)
+        dataclasses.replace(
+            request, openings=opened_on, digests=digests, quiet_reference_ms=_quiet(session)
+        )
     )
     predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
     text = card(verdict, bundle.read_about(folder))
     bundle.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
     return Outcome(folder, verdict)
+
+
+def _quiet(session: Session) -> float | None:
+    """Quiet time of the reference net where this run has measured it: one unit for all figures."""
+    return Timing(session.ledger).reference_ms() if _measure(session) else None
 
 
 def _request(folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path) -> Request:
@@ -301,11 +310,11 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
     return dataset
 
 
-def _openings(folder: Path) -> int:
-    """Files judged on this test part so far, as the run's ledger says."""
+def _openings(folder: Path, fingerprint: str) -> int:
+    """Files judged on this test part so far, as the ledger of its run says."""
     try:
         run_folder = locate(folder)
     except DataError:
         return 1
     with LedgerView(run_folder.ledger) as ledger:
-        return max(1, len(ledger.all(OPENING)))
+        return max(1, openings(ledger, fingerprint))

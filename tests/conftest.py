@@ -36,3 +36,11 @@ def _no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A small run through all stages, as (config, outcome); read it, never change it."""
+    from tests import runs  # torch, onnxruntime and optuna: only for tests that need a run
+
+    return runs.make(tmp_path_factory.mktemp("finished"))

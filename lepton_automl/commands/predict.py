@@ -16,6 +16,5 @@ def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
     """Classify picture files with the very file that ships."""
     from lepton_automl import report  # onnxruntime is slow to import; --help must not wait
     from lepton_automl.predict import predict as classify
-    from lepton_automl.run_folder import locate_artifact
 
-    report.show_predictions(classify(locate_artifact(artifact), files), json=json)
+    report.show_predictions(classify(artifact, files), json=json)
