@@ -138,9 +138,10 @@ def test_the_new_files_pass_their_own_tests(tested):
     assert tested("tests/sources/test_pixel_table.py") == 4
 
 
-def test_the_contracts_cover_the_new_layer_at_once(tested):
+def test_the_contracts_cover_the_new_layer_and_source_at_once(tested):
     assert tested("tests/contracts/test_layers.py") >= 10
-    assert tested("tests/contracts/") > tested("tests/contracts/test_layers.py")
+    assert tested("tests/contracts/test_parity.py") >= 1
+    assert tested("tests/contracts/test_sources.py") == 5
 
 
 def test_the_house_stays_in_order(tested):
