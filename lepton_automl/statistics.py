@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from scipy.special import bdtr, stdtrit
+from scipy.special import bdtr
+
+from lepton_automl import grouping
+from lepton_automl.grouping import Bounds
 
 Status = Literal["holds", "broken", "undecided"]
-Bounds = tuple[float, float]
 
 ONE_SIDED = 0.90
 """The two-sided level whose two ends are one-sided 95 % bounds."""
-ROUNDS = 4000
-"""Bootstrap samples: the 2.5 % quantile is then known to about 0.25 % of probability."""
 MOST_SAMPLES = 1e8
 """Where more samples than this would be needed, none are named."""
 
@@ -65,7 +64,7 @@ def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
     """
     if n == 0:
         return 0.0, 1.0
-    z2 = _z(level) ** 2
+    z2 = grouping.normal(level) ** 2
     share = correct / n
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -103,8 +102,8 @@ def group_bootstrap(
     and Pacifici 2015, J. Survey Stat. Methodol. 3, 484 (Wilson's interval, effective samples).
     """
     right = np.asarray(correct, bool)
-    drawn = _drawn_means(right.astype(float), groups, seed, level)
-    share = _effective_share(right.astype(float), groups, level)
+    drawn = grouping.drawn_means(right.astype(float), groups, seed, level)
+    share = grouping.effective_share(right.astype(float), groups, level)
     score = wilson(int(right.sum()) * share, len(right) * share, level)
     return min(score[0], drawn[0]), max(score[1], drawn[1])
 
@@ -141,9 +140,9 @@ def paired_drop(
     def bounds(level: float) -> Bounds:
         if groups is None:
             return tango(lost, won, n, level)
-        share = _effective_share(change, groups, level)
+        share = grouping.effective_share(change, groups, level)
         score = tango(lost * share, won * share, n * share, level)
-        drawn = _drawn_means(change, groups, seed, level)
+        drawn = grouping.drawn_means(change, groups, seed, level)
         return min(score[0], drawn[0]), max(score[1], drawn[1])
 
     low, high = bounds(0.95)
@@ -159,7 +158,7 @@ def tango(lost: float, won: float, n: float, level: float = 0.95) -> Bounds:
     """
     if n <= 0:
         return -1.0, 1.0
-    z, seen = _z(level), (lost - won) / n
+    z, seen = grouping.normal(level), (lost - won) / n
 
     def beyond(delta: float) -> float:
         """How far the score at `delta` is outside the interval; falls with |delta - seen|."""
@@ -200,7 +199,7 @@ def judge_accuracy(
     if seen == minimum:
         return "undecided", None
     # Wilson's bound passes `minimum` where the score test does, so its equation solves for n.
-    needed = minimum * (1 - minimum) * (_z(ONE_SIDED) / (seen - minimum)) ** 2
+    needed = minimum * (1 - minimum) * (grouping.normal(ONE_SIDED) / (seen - minimum)) ** 2
     end = 0 if seen > minimum else 1
     return "undecided", _whole(needed * _inflation(seen, (low, high)[end], alone[end]), n)
 
@@ -269,48 +268,6 @@ def _variance(lost: float, won: float, n: float, delta: float) -> float:
     return max(2 * other + delta * (1 - delta), 0.0)
 
 
-def _drawn_means(values: np.ndarray, groups: np.ndarray, seed: int, level: float) -> Bounds:
-    """Quantiles of the mean of `values` over draws of whole groups."""
-    sizes, sums = _by_group(values, groups)
-    count = len(sizes)
-    if count < 2:
-        return float(values.min()), float(values.max())
-    rng = np.random.default_rng(seed)
-    means = np.empty(ROUNDS)
-    at_once = max(1, 2_000_000 // count)
-    for start in range(0, ROUNDS, at_once):
-        draws = rng.integers(0, count, (min(at_once, ROUNDS - start), count))
-        means[start : start + at_once] = sums[draws].sum(1) / sizes[draws].sum(1)
-    # Few groups spread too little by (count - 1) / count and need Student's quantile.
-    wide = math.sqrt(count / (count - 1)) * _t(level, count)
-    tail = NormalDist().cdf(-wide)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _effective_share(values: np.ndarray, groups: np.ndarray, level: float) -> float:
-    """How many independent samples one sample in a group is worth, 0 to 1."""
-    sizes, sums = _by_group(values, groups)
-    count, n = len(sizes), len(values)
-    few = (_z(level) / _t(level, count)) ** 2
-    alone = float(values.var()) / n
-    if count < 2 or alone == 0:
-        return few * count / n
-    spread = float(((sums - values.mean() * sizes) ** 2).sum()) / n**2 * count / (count - 1)
-    return few * min(1.0, alone / spread) if spread else few
-
-
-def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples and sum of `values` of every group."""
-    _, member = np.unique(groups, return_inverse=True)
-    return np.bincount(member).astype(float), np.bincount(member, weights=values)
-
-
-def _t(level: float, count: int) -> float:
-    """Student's two-sided quantile for `count` groups."""
-    return float(stdtrit(max(count - 1, 1), (1 + level) / 2))
-
-
 def _inflation(seen: float, end: float, alone: float) -> float:
     """How many times the samples that groups cost, from how much wider they make a bound."""
     return 1.0 if alone == seen else max(1.0, ((end - seen) / (alone - seen)) ** 2)
@@ -329,7 +286,3 @@ def _root(rising: Callable[[float], float], low: float, high: float) -> float:
 
 def _whole(needed: float, n: int) -> int | None:
     return None if needed > MOST_SAMPLES else max(math.ceil(needed), n + 1)
-
-
-def _z(level: float) -> float:
-    return NormalDist().inv_cdf((1 + level) / 2)

@@ -112,7 +112,7 @@ def grouped(rng, groups, size, share, correlation):
 
 @pytest.mark.parametrize(("groups", "share"), [(12, 0.8), (40, 0.97)])
 def test_group_bootstrap_covers_where_wilson_does_not(groups, share, monkeypatch):
-    monkeypatch.setattr("lepton_automl.statistics.ROUNDS", 400)
+    monkeypatch.setattr("lepton_automl.grouping.ROUNDS", 400)
     rng = np.random.default_rng(3)
     ours = theirs = 0
     for trial in range(200):
