@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class Option:
     """(N,): which validation samples it gets right; the same samples for every option."""
     cost: Cost
 
-    @property
+    @functools.cached_property
     def accuracy(self) -> float:
         """Share of correct samples."""
         return float(self.correct.mean())
@@ -58,12 +59,13 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
     prefer : Prefer
         `size` or `latency`: which cost decides first where `min_accuracy` is not given.
     """
-    legal = [o for o in options if not excess(o.cost, limits)] or list(options)
+    stated = limits.stated
+    legal = [o for o in options if not _beyond(o.cost, stated)] or list(options)
     if limits.min_accuracy is not None:
         return _cheapest_reaching(legal, limits.min_accuracy)
     best = max(legal, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
-    close = [o for o in legal if not clearly_below(o.correct, best.correct)]
-    chosen = min(close, key=lambda o: _price(o, latency_first=prefer == "latency"))
+    by_price = sorted(legal, key=lambda o: _price(o, latency_first=prefer == "latency"))
+    chosen = next(o for o in by_price if not clearly_below(o.correct, best.correct))
     return Choice(
         chosen.number, "the cheapest whose accuracy is not distinguishably below the best"
     )
@@ -84,7 +86,10 @@ def excess(cost: Cost, limits: Limits) -> dict[str, float]:
 
     A cost that was not measured breaks nothing.
     """
-    stated = limits.stated
+    return _beyond(cost, limits.stated)
+
+
+def _beyond(cost: Cost, stated: Mapping[str, float]) -> dict[str, float]:
     found = {}
     for limit, name in COST_LIMITS.items():
         value = getattr(cost, name)
@@ -98,8 +103,11 @@ def clearly_below(correct: NDArray[np.bool_], best: NDArray[np.bool_]) -> bool:
 
     Paired: only samples that the two answer differently count (McNemar 1947).
     """
-    difference = best.astype(np.float64) - correct
-    return bool(difference.mean() > CLEARLY * difference.std() / math.sqrt(len(difference)))
+    n = len(best)
+    lost, won = np.count_nonzero(best & ~correct), np.count_nonzero(correct & ~best)
+    mean = (lost - won) / n
+    variance = (lost + won) / n - mean**2
+    return bool(mean > CLEARLY * math.sqrt(variance / n))
 
 
 def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:

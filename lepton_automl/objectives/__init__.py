@@ -22,6 +22,11 @@ class Objective(ABC):
     needs_timing: ClassVar[bool] = False
     """Reads `Cost.latency_ms`, which is measured only where something asks for it."""
 
+    @property
+    def sign(self) -> float:
+        """What a value is multiplied by so that less is better: 1 or -1."""
+        return 1.0 if self.direction == "minimize" else -1.0
+
     @abstractmethod
     def value(self, accuracy: float | None, cost: Cost) -> float:
         """The figure.

@@ -57,7 +57,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
                 _leave_usable(work, winners)
                 raise
     rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
-    front = outcome.front_of(rows, [load_objective(name) for name in work.objectives])
+    front = outcome.front_of(trials, [load_objective(name) for name in work.objectives])
     return winners.result(choice, rows, front)
 
 

@@ -18,6 +18,8 @@ from lepton_automl.search.trials import RUNG, Score, Trials, parsed, score_event
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchWork
 
+RECENT = 20
+"""A new candidate will probably take as long as so many before it on average."""
 HOPELESS = 8
 """After so many candidates without a single trained one, the search gives up."""
 
@@ -114,8 +116,8 @@ class Explorer:
             return False
         if not trials.alive():
             return len(trials) < HOPELESS
-        usual = sum(self._work_of(n, 0) for n in trials.candidates) / len(trials)
-        return self.clock.allows(usual)
+        recent = list(trials.candidates)[-RECENT:]
+        return self.clock.allows(sum(self._work_of(n, 0) for n in recent) / len(recent))
 
     def _record(self, task: Task, result: TaskResult) -> None:
         number, rung = parsed(task.key)
@@ -141,13 +143,12 @@ class Explorer:
         return {parsed(task.key)[0] for task in self._workers.busy}
 
     def _show(self, number: int) -> None:
-        rows = {n: outcome.row_of(self._trials, n) for n in self._trials.alive()}
         leader = self._winners.leader()
         done, total, seconds = self._how_far()
         event = outcome.progress(
             outcome.row_of(self._trials, number),
-            None if leader is None else rows[leader],
-            outcome.front_of(list(rows.values()), self._objectives),
+            None if leader is None else outcome.row_of(self._trials, leader),
+            outcome.front_of(self._trials, self._objectives),
             started=len(self._trials),
             done=done,
             total=total,

@@ -35,16 +35,16 @@ def row_of(trials: Trials, number: int) -> TrialRow:
     )
 
 
-def front_of(rows: Sequence[TrialRow], objectives: Sequence[Objective]) -> tuple[TrialRow, ...]:
+def front_of(trials: Trials, objectives: Sequence[Objective]) -> tuple[TrialRow, ...]:
     """Rows that no other is better than in every objective, the most accurate first."""
-    scored = [row for row in rows if row.accuracy is not None and row.feasible]
-    if not scored:
+    alive = trials.alive()
+    if not alive:
         return ()
-    sign = {"minimize": 1.0, "maximize": -1.0}
-    points = [[sign[o.direction] * o.value(r.accuracy, r.cost) for o in objectives] for r in scored]
+    known = [(trials.latest(n).accuracy, trials.candidates[n].cost) for n in alive]
+    points = [[o.sign * o.value(accuracy, cost) for o in objectives] for accuracy, cost in known]
     ranks = pareto_ranks(np.array(points, dtype=np.float64))
-    front = [row for row, rank in zip(scored, ranks, strict=True) if rank == 0]
-    return tuple(sorted(front, key=lambda r: (-(r.accuracy or 0.0), r.cost.size_bytes)))
+    rows = [row_of(trials, n) for n, rank in zip(alive, ranks, strict=True) if rank == 0]
+    return tuple(sorted(rows, key=lambda row: (-(row.accuracy or 0.0), row.cost.size_bytes)))
 
 
 def progress(

@@ -96,13 +96,14 @@ def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
     ndarray
         int64 (N,).
     """
-    at_most = (points[:, None, :] <= points[None, :, :]).all(2)
-    below = (points[:, None, :] < points[None, :, :]).any(2)
-    dominates = at_most & below
+    columns = [(column[:, None], column[None, :]) for column in points.T]
+    dominates = np.logical_and.reduce([a <= b for a, b in columns])
+    dominates &= np.logical_or.reduce([a < b for a, b in columns])
+    dominators = dominates.sum(0)
     ranks = np.full(len(points), -1, dtype=np.int64)
     rank = 0
-    while (ranks < 0).any():
-        left = ranks < 0
-        ranks[left & ~(dominates & left[:, None]).any(0)] = rank
+    while (front := (dominators == 0) & (ranks < 0)).any():
+        ranks[front] = rank
+        dominators -= dominates[front].sum(0)
         rank += 1
     return ranks

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.trial import TrialState, create_trial
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lepton_automl.arch import Arch
 from lepton_automl.cost import Cost
@@ -20,8 +22,8 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.search.trials import Candidate, Refusal
 from lepton_automl.space import Trial
 
-GUIDED_ATTEMPTS = 20
-"""After so many refused points for one candidate, the model is stuck: points are drawn evenly."""
+GUIDED_ATTEMPTS = 8
+"""After so many refused or known points for one candidate, the model is stuck: points are drawn evenly."""
 STARTUP_TRIALS = 10
 """Points drawn evenly before the model begins; the known-good ones count."""
 
@@ -45,6 +47,63 @@ class Point:
     def distributions(self) -> dict[str, str]:
         """What each value was drawn from, as JSON."""
         return {k: distribution_to_json(d) for k, d in self.trial.distributions.items()}
+
+
+class Repeatable(BaseSampler):
+    """Optuna's samplers with nothing that an interrupted search could not know again.
+
+    Every ask gets a new sampler with a seed of its own, so that nothing but the study and the
+    seed decides what is drawn. Only the intersection of the trials' search spaces, which takes
+    time and not chance, is kept from one ask to the next.
+
+    Parameters
+    ----------
+    jobs : int
+        Trials at work at the same time.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._shared = IntersectionSearchSpace(include_pruned=True)
+        self._now: BaseSampler = RandomSampler(0)
+
+    def begin(self, seed: int, attempt: int) -> None:
+        """The next ask: guided by the model at first, later drawn evenly."""
+        if attempt >= GUIDED_ATTEMPTS:
+            self._now = RandomSampler(seed)
+        else:
+            self._now = TPESampler(
+                seed=seed,
+                multivariate=True,
+                n_startup_trials=STARTUP_TRIALS,
+                constant_liar=self._jobs > 1,
+            )
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What all trials so far have in common; drawn together."""
+        del trial
+        if isinstance(self._now, RandomSampler):
+            return {}
+        shared = self._shared.calculate(study)
+        return {name: knob for name, knob in shared.items() if not knob.single()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw what all trials have in common."""
+        return self._now.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw what only some trials have."""
+        return self._now.sample_independent(study, trial, param_name, param_distribution)
 
 
 class Sampler:
@@ -81,8 +140,11 @@ class Sampler:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._draw, self._objectives, self._first = draw, objectives, first
-        self._seed, self._jobs = seed, jobs
-        self._study = optuna.create_study(directions=[o.direction for o in objectives])
+        self._seed = seed
+        self._repeatable = Repeatable(jobs)
+        self._study = optuna.create_study(
+            directions=[o.direction for o in objectives], sampler=self._repeatable
+        )
         self._running: dict[int, optuna.Trial] = {}
 
     def ask(self, number: int, attempt: int, given: Mapping[str, Any] | None = None) -> Point:
@@ -101,7 +163,7 @@ class Sampler:
             given = self._first[number]
         if given is not None:
             self._study.enqueue_trial(dict(given))
-        self._study.sampler = self._fresh_sampler(number, attempt)
+        self._repeatable.begin(seed_of(self._seed, "ask", number, attempt), attempt)
         trial = self._study.ask()
         try:
             arch, recipe = self._draw(trial)
@@ -159,18 +221,6 @@ class Sampler:
             for objective in self._objectives
             for value in [objective.value(accuracy, cost)]
         ]
-
-    def _fresh_sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
-        # A new object an ask: nothing but the study and the seed can decide what is drawn.
-        seed = seed_of(self._seed, "ask", number, attempt)
-        if attempt >= GUIDED_ATTEMPTS:
-            return optuna.samplers.RandomSampler(seed)
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            multivariate=True,
-            n_startup_trials=STARTUP_TRIALS,
-            constant_liar=self._jobs > 1,
-        )
 
 
 def seed_of(*parts: object) -> int:

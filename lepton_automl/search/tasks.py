@@ -32,6 +32,7 @@ class Tasks:
     def __init__(self, work: SearchWork, trials: Trials) -> None:
         self._work, self._trials = work, trials
         self._folder = work.folder / "checkpoints"
+        self._cycles_of: dict[int, tuple[int, ...]] = {}
         self._data: dict[Size, tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
 
     @property
@@ -46,7 +47,10 @@ class Tasks:
 
     def cycles(self, number: int) -> tuple[int, ...]:
         """Epochs of each rung of a candidate."""
-        return cycles(self._trials.epochs_of(number), self.samples)
+        epochs = self._trials.epochs_of(number)
+        if epochs not in self._cycles_of:
+            self._cycles_of[epochs] = cycles(epochs, self.samples)
+        return self._cycles_of[epochs]
 
     def rung(self, candidate: Candidate, rung: int) -> Task:
         """Train `candidate` to the end of `rung`."""

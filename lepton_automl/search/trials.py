@@ -162,8 +162,7 @@ class Trials:
     def costs(self, number: int, objectives: list[Objective]) -> tuple[float, ...]:
         """The candidate's figures for objectives that need no training; less is better."""
         cost = self.candidates[number].cost
-        sign = {"minimize": 1.0, "maximize": -1.0}
-        return tuple(sign[o.direction] * o.value(None, cost) for o in objectives)
+        return tuple(o.value(None, cost) * o.sign for o in objectives)
 
 
 def read_trials(ledger: LedgerView) -> Trials:

@@ -40,15 +40,14 @@ def test_rows_of_failed_and_unfinished_candidates_say_so() -> None:
 
 def test_the_front_is_what_nothing_dominates() -> None:
     trials = some_trials()
-    rows = [row_of(trials, number) for number in trials.candidates]
-    assert [row.number for row in front_of(rows, OBJECTIVES)] == [0, 1]
-    assert front_of([], OBJECTIVES) == ()
+    assert [row.number for row in front_of(trials, OBJECTIVES)] == [0, 1]
+    assert front_of(Trials(), OBJECTIVES) == ()
 
 
 def test_progress_tells_trial_best_and_time() -> None:
     trials = some_trials()
     rows = [row_of(trials, number) for number in trials.candidates]
-    front = front_of(rows, OBJECTIVES)
+    front = front_of(trials, OBJECTIVES)
     event = progress(rows[1], rows[0], front, started=5, done=30, total=120, seconds=88.0)
     assert event.message == (
         "trial 1, 1 epochs: 75.0% in 5.0 kB; best so far: trial 0, 90.0% in 9.0 kB; about 88 s left"

@@ -114,7 +114,7 @@ def test_the_model_learns_where_good_points_are() -> None:
 def test_after_many_refusals_points_are_drawn_evenly() -> None:
     sampler = a_sampler()
     sampler.ask(0, GUIDED_ATTEMPTS)
-    assert isinstance(sampler._study.sampler, optuna.samplers.RandomSampler)
+    assert isinstance(sampler._repeatable._now, optuna.samplers.RandomSampler)
 
 
 def test_layers_that_do_not_fit_are_a_point_without_an_architecture() -> None:
