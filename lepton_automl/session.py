@@ -55,7 +55,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     target = targets.load(config.target)
     device = chosen_device(config.device)
     _check_objectives(config)
-    known = space.load(config.space) if config.space else None
+    known = None if config.space is None else space.load(config.space)
     folder = RunFolder(config.out)
     dataset = open_dataset(
         config.data,

@@ -23,7 +23,7 @@ def compress(
 
     config = configured(
         locate(run),
-        budget_seconds=seconds(budget) if budget else None,
+        budget_seconds=None if budget is None else seconds(budget),
         jobs=jobs,
         device=device,
     )

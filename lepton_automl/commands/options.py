@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lepton_automl.config import Limits, RunConfig, seconds
+from lepton_automl.errors import ConfigError
 from lepton_automl.run_folder import default_out
 
 LIMITS = "Limits of the shipped file"
@@ -110,8 +113,21 @@ def limits(
     min_accuracy: float | None,
     max_drop: float | None,
 ) -> Limits:
-    """The limits in the units that the code uses."""
-    if min_accuracy is not None and 1 < min_accuracy <= 100:
+    """The limits in the units that the code uses.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range; the message names the option as it was typed.
+    """
+    above_zero = math.ulp(0.0)
+    _check("--max-latency-ms", max_latency_ms, "a number above 0", above_zero)
+    _check("--max-size-kb", max_size_kb, "at least 0.001", 0.001)
+    _check("--max-ram-kb", max_ram_kb, "at least 0.001", 0.001)
+    _check("--max-macs", _count(max_macs), "at least 1", 1)
+    _check("--min-accuracy", min_accuracy, "a share up to 1 or per cent up to 100", above_zero, 100)
+    _check("--max-drop", max_drop, "0 to 100 accuracy points", 0, 100)
+    if min_accuracy is not None and min_accuracy > 1:
         min_accuracy /= 100
     return Limits(
         max_latency_ms=max_latency_ms,
@@ -130,10 +146,20 @@ def config(
     return RunConfig(
         data=data,
         out=out or default_out(data),
-        budget_seconds=seconds(budget) if budget else None,
+        budget_seconds=None if budget is None else seconds(budget),
         objectives=tuple(name.strip() for name in objective.split(",") if name.strip()),
         **rest,
     )
+
+
+def _check(
+    option: str, value: float | None, rule: str, low: float, high: float = sys.float_info.max
+) -> None:
+    # NaN keeps no order and infinity is above every `high`: both are refused.
+    if value is not None and not low <= value <= high:
+        raise ConfigError(
+            f"{option} {value:g}, the rule is {rule}", fix=f"give {rule}, or leave {option} out"
+        )
 
 
 def _whole(value: float | None, unit: int) -> int | None:
