@@ -44,9 +44,10 @@ class Work:
     seed: int = 0
     device: torch.device = CPU
     epochs: int = 0
-    """Passes over the training part that all recovery together may take; 0: no training."""
+    """Passes over the training part that recovery may take in all, where no clock decides; a
+    recovery always takes the few hundred batches it needs to work. 0: no training."""
     seconds_left: Callable[[], float] | None = None
-    """Seconds until the compression must end; None: only `epochs` bounds it."""
+    """Seconds until the compression must end; None: `epochs` bounds it."""
     turn: Turn = contextlib.nullcontext
     emit: Emit = silent
     measure: Measure | None = None

@@ -18,7 +18,7 @@ from lepton_automl.errors import DataError
 from lepton_automl.events import Event
 from lepton_automl.model import Model
 
-FIRST_SHARE = 0.25
+FIRST_SHARE = 0.4
 """Of the cost, what the first cut takes."""
 SMALLEST_SHARE = 0.1
 """Cuts smaller than this are not worth a recovery."""

@@ -25,7 +25,7 @@ from lepton_automl.compress.scoring import (
 )
 from lepton_automl.evaluate import onnx_probabilities
 from lepton_automl.events import Event
-from lepton_automl.graph import Add, Conv, Gate, Graph, Linear, MaxPool, Mul, Op
+from lepton_automl.graph import Conv, Gate, Graph, Linear, MaxPool, Mul, Op
 from lepton_automl.model import Model, Preprocessing, QParams
 from lepton_automl.train import Diverged
 
@@ -179,8 +179,6 @@ def _range(op: Op, calibration: Calibration, floor: float) -> tuple[float, int]:
     high = max(0.0, calibration.high[op.y.name])
     if isinstance(op, Gate):
         low, high = 0.0, 1.0
-    if isinstance(op, (Conv, Add)) and op.clamp != "none":
-        low = 0.0
     # A value that is always 0 still needs a scale, and one far from denormal numbers.
     scale = np.float32(max(high - low, 1e-4) / 255)
     return float(scale), int(np.clip(np.rint(-low / scale), 0, 255))

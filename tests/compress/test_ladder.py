@@ -26,7 +26,7 @@ def setup(**more):
     with torch.no_grad():
         labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
     data = Labelled(pixels, labels)
-    settings = {"limits": Limits(max_drop=30.0), "epochs": 4, **more}
+    settings = {"limits": Limits(max_drop=100.0), "epochs": 4, **more}
     recipe = Recipe(batch_size=32, augment=0.0)
     return model, Work(data, data, model, target=targets.load(), recipe=recipe, **settings)
 

@@ -1,0 +1,12 @@
+"""Recoveries of a few batches, so that the tests of what surrounds them are quick."""
+
+from __future__ import annotations
+
+import pytest
+
+from lepton_automl.compress import plan
+
+
+@pytest.fixture(autouse=True)
+def _short_recovery(monkeypatch):
+    monkeypatch.setattr(plan, "LEAST_BATCHES", 12)
