@@ -47,3 +47,10 @@ def test_independent_samples_keep_their_worth_and_few_groups_lose_some():
 def test_values_that_all_agree_count_once_a_group():
     share = grouping.effective_share(np.ones(60), np.repeat(np.arange(12), 5), 0.95)
     assert share == pytest.approx((1.95996 / stats.t.ppf(0.975, 11)) ** 2 / 5, rel=1e-4)
+
+
+def test_quantiles_of_few_groups_are_widened_to_students():
+    values, groups = np.array([0.1, 0.5, 0.7, 0.2, 0.4, 0.8]), np.arange(6)
+    low, high = grouping.drawn_means(values, groups, 0, 0.8)
+    half = stats.t.ppf(0.9, 5) * values.std(ddof=1) / np.sqrt(6)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.06)

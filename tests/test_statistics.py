@@ -242,3 +242,10 @@ def test_classifiers_are_told_apart_by_their_disagreements_only():
     assert distinguishable(*pairs(300, 20, 4, 36))
     assert not distinguishable(*pairs(300, 5, 4, 36))
     assert not distinguishable(*pairs(300, 20, 4, 36), level=0.9999)
+
+
+def test_a_drop_is_broken_by_its_one_sided_bound():
+    drop = paired_drop(*pairs(340, 9, 3, 8))
+    between = (drop.low + drop.lower) / 2
+    assert judge_drop(drop, between) == ("broken", None)
+    assert judge_drop(drop, (drop.upper + drop.high) / 2) == ("holds", None)
