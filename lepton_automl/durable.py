@@ -13,6 +13,9 @@ from typing import Any
 
 from lepton_automl.errors import LeptonError, MachineError
 
+TEMPORARY = ".tmp"
+"""End of the name, after a dot and the writer's process id, of what is not whole yet."""
+
 
 def write(path: Path, content: bytes | str) -> Path:
     """Write `content` to `path` so that a crash leaves the old file or the new one.
@@ -23,7 +26,7 @@ def write(path: Path, content: bytes | str) -> Path:
         If the disk is full, the folder is read-only or cannot be made.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -42,6 +45,24 @@ def write(path: Path, content: bytes | str) -> Path:
 def write_json(path: Path, document: Any) -> Path:
     """Write `document` as indented JSON, keys in the order given."""
     return write(path, json.dumps(document, indent=2) + "\n")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether the name is one that `write` gives to what is not whole yet."""
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
+
+
+def sweep(folder: Path) -> None:
+    """Delete below `folder` what killed writers left; nobody else may write there meanwhile.
+
+    Raises
+    ------
+    MachineError
+        If the folder is read-only.
+    """
+    with writable(folder):
+        for path in folder.rglob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -132,7 +132,8 @@ class RunFolder:
                     fix="give another folder with --out, or --fresh to move the old one aside",
                 )
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A command killed in its first moment leaves a folder with nothing whole in it.
+        if self.path.is_dir() and not all(map(durable.is_leftover, self.path.iterdir())):
             raise ConfigError(
                 f"{self.path} is not empty and not a run of lepton",
                 fix="give a new folder with --out",

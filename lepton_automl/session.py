@@ -71,6 +71,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     durable.write(folder.space_file, known.text)
     ledger = Ledger(folder.ledger, since=started)
     try:
+        durable.sweep(config.out)
         yield Session(config, folder, ledger, dataset, known, target, device, emit)
     finally:
         ledger.close()

@@ -100,3 +100,13 @@ def test_the_hash_is_that_of_the_content(tmp_path):
     content = os.urandom(3_000_000)
     path = durable.write(tmp_path / "file", content)
     assert durable.sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_what_killed_writers_left_is_swept_away_and_nothing_else(tmp_path):
+    kept = [durable.write(tmp_path / name, b"x") for name in ("a", "in/b.tmp", ".c", "in/d.tmp.e")]
+    left = [tmp_path / "in" / ".b.7.tmp", tmp_path / ".a.123.tmp"]
+    for path in left:
+        path.touch()
+    assert all(map(durable.is_leftover, left))
+    durable.sweep(tmp_path)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

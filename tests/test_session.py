@@ -56,3 +56,14 @@ def test_cuda_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(MachineError) as caught:
         chosen_device("cuda")
     assert "--device cpu" in caught.value.fix
+
+
+def test_what_a_killed_command_left_half_written_is_gone(tmp_path):
+    left = tmp_path / "run" / "models" / ".weights.safetensors.4711.tmp"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.toml.4711.tmp").touch()
+    with opened(config(tmp_path), silent):
+        left.parent.mkdir()
+        left.touch()
+    with opened(config(tmp_path), silent):
+        assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix == ".tmp"]
