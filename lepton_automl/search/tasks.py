@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from lepton_automl import durable
 from lepton_automl.dataset import LabelledFiles, Size
 from lepton_automl.model import Preprocessing
 from lepton_automl.search.rungs import cycles
@@ -14,6 +15,8 @@ from lepton_automl.search.task import Task
 from lepton_automl.search.trials import Candidate, Trials
 from lepton_automl.search.work import SearchWork
 
+WEIGHTS = "weights.safetensors"
+"""Written last of a checkpoint and deleted first."""
 PROBE_SAMPLES = 4096
 """Sample-epochs of a speed measurement."""
 
@@ -90,16 +93,23 @@ class Tasks:
         """Delete all checkpoints but these."""
         for folder in self._folder.glob("[0-9]*-*"):
             if folder not in keep:
-                shutil.rmtree(folder, ignore_errors=True)
+                self._delete(folder)
 
     def discard(self, number: int, rung: str) -> None:
         """Delete a checkpoint that a later one has replaced."""
-        shutil.rmtree(self.checkpoint(number, rung), ignore_errors=True)
+        self._delete(self.checkpoint(number, rung))
+
+    @staticmethod
+    def _delete(checkpoint: Path) -> None:
+        # First what makes it whole: killed half-way, it must not be taken for a model.
+        with durable.writable(checkpoint):
+            (checkpoint / WEIGHTS).unlink(missing_ok=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
     @staticmethod
     def is_whole(checkpoint: Path) -> bool:
         """Whether a model was saved there to the end; its weights are written last."""
-        return (checkpoint / "weights.safetensors").is_file()
+        return (checkpoint / WEIGHTS).is_file()
 
     def _cycles(self, candidate: Candidate, count: int) -> list[tuple[int, int]]:
         seeds = [seed_of(self._work.seed, candidate.number, index) for index in range(count)]

@@ -160,6 +160,9 @@ class Winners:
         if workers is not None and not Tasks.is_whole(checkpoint):
             workers.call(self._task_of(number, score))
         model = Model.load(checkpoint)
+        # Until the new recipe is there, what lies here may be of two models.
+        with durable.writable(self._folder):
+            (self._folder / RECIPE).unlink(missing_ok=True)
         metrics = {"validation_accuracy": score.accuracy, "epochs": float(score.epochs)}
         dataclasses.replace(model, metrics=metrics).save(self._folder)
         recipe = self._trials.candidates[number].recipe

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +75,14 @@ def test_collecting_keeps_only_what_is_named(tasks: Tasks) -> None:
     assert kept.exists()
     assert lock.exists()
     assert not gone.exists()
+
+
+def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [pretend_saved(tasks, number, "0") for number in range(2)]
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    tasks.discard(0, "0")
+    tasks.collect(set())
+    assert not any(map(tasks.is_whole, folders))
+    assert tasks.rung(candidate(0, epochs=27), 1).start == ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lepton_automl import durable
 from lepton_automl.errors import ConfigError
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.tasks import Tasks
@@ -85,4 +86,24 @@ def test_without_a_checkpoint_there_is_no_best_so_far(tmp_path: Path) -> None:
     _, winners = some(job)
     assert winners.leader() is not None
     assert winners.save_best_so_far() is None
+    job.ledger.close()
+
+
+def test_a_save_that_is_killed_half_way_leaves_no_winner_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work(tmp_path / "run")
+    trials, winners = some(job)
+    winners.crown(InlineWorkers(), ENDLESS)
+    written = durable.write
+
+    def killed(path: Path, content: bytes | str) -> Path:
+        if path.name == "model.json":
+            raise KeyboardInterrupt
+        return written(path, content)
+
+    monkeypatch.setattr(durable, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        winners.save_best_so_far()
+    assert Winners(job, Tasks(job, trials), trials).recorded() is None
     job.ledger.close()
