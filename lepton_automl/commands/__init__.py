@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shlex
 import signal
 import sys
-from typing import Annotated, Never
+from pathlib import Path
+from typing import Annotated, Any, Never, cast
 
 import typer
 
@@ -18,6 +21,7 @@ from lepton_automl.commands.search import search
 from lepton_automl.commands.spaces import spaces
 from lepton_automl.commands.status import status
 from lepton_automl.commands.verify import verify
+from lepton_automl.durable import storage_error
 from lepton_automl.errors import Interrupted, LeptonError
 
 app = typer.Typer(
@@ -33,32 +37,64 @@ for command in (run, search, compress, export, verify, status, predict, spaces):
     app.command()(command)
 
 
-@app.callback()
-def lepton(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    """From labelled data to the smallest, fastest int8 CNN that is still accurate enough."""
-    if version:
+_WRONG_USAGE = cast("tuple[type[Exception], ...]", typer.BadParameter.__bases__)
+# click's UsageError, or that of typer's own copy of click.
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"lepton {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def lepton(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """From labelled data to the smallest, fastest int8 CNN that is still accurate enough."""
+    del version
 
 
 def main() -> None:
     """Run the command line; the only place where errors become messages and exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        code = app(standalone_mode=False)
     except LeptonError as error:
         _fail(error)
+    except _WRONG_USAGE as error:
+        _misused(error)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            raise
+        _fail(storage_error(Path(error.filename or "."), error))
     except KeyboardInterrupt:
+        code = Interrupted.exit_code
+    if code == Interrupted.exit_code:  # Ctrl-C inside of a command, as typer returns it.
         words = shlex.join(["lepton", *sys.argv[1:]])
         _fail(Interrupted("interrupted; what was finished is kept", fix=f"go on with: {words}"))
+    sys.exit(code)
 
 
 def _terminate(signal_number: int, frame: object) -> Never:
     """SIGTERM ends like Ctrl-C: what is finished is kept."""
     del signal_number, frame
     raise KeyboardInterrupt
+
+
+def _misused(error: Any) -> Never:
+    """A wrong command line: usage on stderr, as typer words it."""
+    error.show()
+    if "--json" in sys.argv:
+        fix = "see `lepton -h` and `lepton COMMAND -h`"
+        document = {"error": error.format_message(), "fix": fix, "exit_code": error.exit_code}
+        typer.echo(json.dumps(document, indent=2))
+    sys.exit(error.exit_code)
 
 
 def _fail(error: LeptonError) -> Never:

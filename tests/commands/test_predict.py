@@ -10,7 +10,7 @@ def test_artifact_and_files_reach_the_classifier_and_answers_come_back(lepton, r
     answer = [Prediction(Path("a.png"), "cat", 0.9)]
     classify = lepton.fake("predict.predict", answer)
     done = lepton("predict", str(run_folder), "a.png", "b", "--json")
-    assert classify.asked == [((run_folder / "artifact", [Path("a.png"), Path("b")]), {})]
+    assert classify.asked == [((run_folder, [Path("a.png"), Path("b")]), {})]
     assert json.loads(done.out) == {
         "predictions": [{"file": "a.png", "label": "cat", "probability": 0.9}]
     }
