@@ -298,6 +298,7 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
                 f"{folder} does not lie in its run, so its data are not known",
                 fix=f"give the data: lepton verify {folder} DATA",
             ) from error
+        definition.find_data(f"lepton verify {folder} DATA")
         data, seed, skip_corrupt = definition.data, definition.seed, definition.skip_corrupt
         test = test or (Path(definition.test) if definition.test else None)
     dataset = open_dataset(data, test=test, seed=seed, skip_corrupt=skip_corrupt, emit=emit)

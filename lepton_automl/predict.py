@@ -73,6 +73,11 @@ def shipped_file(artifact: Path) -> Path:
     """
     if artifact.is_file() and artifact.suffix == ".onnx":
         return artifact
+    if artifact.is_file() or not artifact.exists():
+        raise DataError(
+            f"{artifact} {'is no ONNX file' if artifact.is_file() else 'does not exist'}",
+            fix="give a run folder, its artifact/ or an .onnx file, then the pictures",
+        )
     nested = artifact / "artifact"
     folder = nested if nested.is_dir() and not (artifact / manifest.MANIFEST).exists() else artifact
     _, primary = manifest.read_manifest(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import time
 import tomllib
 from dataclasses import dataclass
@@ -48,6 +50,26 @@ class Definition:
         document["limits"] = Limits(**document["limits"])
         document["objectives"] = tuple(document["objectives"])
         return cls(**document)
+
+    def find_data(self, command: str) -> None:
+        """Make sure that data and test part are still where they were.
+
+        Parameters
+        ----------
+        command : str
+            Says where they are now.
+
+        Raises
+        ------
+        DataError
+            If they are not.
+        """
+        for place in (self.data, self.test):
+            if Path(place).is_absolute() and not Path(place).exists():
+                raise DataError(
+                    f"the data of this run are no longer at {place}",
+                    fix=f"put them back, or say where they are now: {command}",
+                )
 
     def differences(self, other: Definition) -> list[str]:
         """What is not the same, a line each; the data are the same if their fingerprint is."""
@@ -96,6 +118,12 @@ class RunFolder:
         """What is shipped."""
         return self.path / "artifact"
 
+    @property
+    def quarantine(self) -> Path:
+        """What `--skip-corrupt` left out, beside the folder: it is known before the run is."""
+        path = self.path if self.path.name not in {"", ".."} else self.path.resolve()
+        return path.parent / f"{path.name}.corrupt.txt"
+
     def definition(self) -> Definition:
         """What defines this run.
 
@@ -131,6 +159,7 @@ class RunFolder:
                     f"{self.path} holds another run: {'; '.join(changed)}",
                     fix="give another folder with --out, or --fresh to move the old one aside",
                 )
+            self._note_place(wanted)
             return
         # A command killed in its first moment leaves a folder with nothing whole in it.
         if self.path.is_dir() and not all(map(durable.is_leftover, self.path.iterdir())):
@@ -140,10 +169,26 @@ class RunFolder:
             )
         durable.write(self.definition_file, wanted.to_toml())
 
+    def discard(self) -> None:
+        """Remove a run that has trained nothing, and only what lepton made."""
+        for file in (self.definition_file, self.space_file, *self.path.glob("ledger.*")):
+            file.unlink(missing_ok=True)
+        for folder in (self.cache, self.path / "checkpoints"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # Something of the user's lies there too.
+            self.path.rmdir()
+
+    def _note_place(self, wanted: Definition) -> None:
+        """The same data may have moved: later commands look for them where they are now."""
+        known = self.definition()
+        now = dataclasses.replace(known, data=wanted.data, test=wanted.test)
+        if now != known:
+            durable.write(self.definition_file, now.to_toml())
+
     def _move_aside(self) -> None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        with durable.writable(self.path):
-            self.path.rename(self.path.with_name(f"{self.path.name}.{stamp}"))
+        stamp, path = time.strftime("%Y%m%d-%H%M%S"), self.path.resolve()
+        with durable.writable(path):
+            path.rename(path.with_name(f"{path.name}.{stamp}"))
 
 
 def locate(path: Path) -> RunFolder:
@@ -154,7 +199,7 @@ def locate(path: Path) -> RunFolder:
     DataError
         If there is no run.
     """
-    for candidate in (path, path.parent, path.parent.parent):
+    for candidate in (path, path.parent, path.parent.parent, *path.resolve().parents[:2]):
         if (candidate / "run.toml").is_file():
             return RunFolder(candidate)
     raise _nothing_at(path, "a run of lepton", "run.toml")
@@ -182,6 +227,11 @@ def default_out(data: str) -> Path:
 
 def _nothing_at(path: Path, what: str, file: str) -> LeptonError:
     reason = "there is no such path" if not path.exists() else f"there is no {file}"
+    if file == "manifest.json" and any((p / "run.toml").is_file() for p in (path, path.parent)):
+        return DataError(
+            f"{path} is not {what} yet: {reason}",
+            fix="finish its run: the same `lepton run`, or `lepton compress` and `lepton export`",
+        )
     return DataError(
         f"{path} is not {what}: {reason}",
         fix="give a folder that `lepton run` or `lepton search` made, or run one of them first",
@@ -191,6 +241,7 @@ def _nothing_at(path: Path, what: str, file: str) -> LeptonError:
 def configured(folder: RunFolder, **changes: Any) -> RunConfig:
     """The configuration that goes on with the run in `folder`."""
     known = folder.definition()
+    known.find_data(f"lepton search DATA --out {folder.path}")
     return RunConfig(
         data=known.data,
         out=folder.path,

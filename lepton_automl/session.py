@@ -13,10 +13,11 @@ import torch
 from lepton_automl import audit, durable, plugins, space, targets
 from lepton_automl.config import RunConfig
 from lepton_automl.dataset import Dataset, open_dataset
-from lepton_automl.errors import ConfigError, MachineError
+from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.events import Emit, Event
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.trials import RUNG
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
 
@@ -52,6 +53,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         If the data, the options or the folder cannot be used.
     """
     started = time.monotonic()
+    _check_place(config)
     target = targets.load(config.target)
     device = chosen_device(config.device)
     _check_objectives(config)
@@ -62,19 +64,24 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         test=config.test,
         seed=config.seed,
         skip_corrupt=config.skip_corrupt,
-        quarantine=config.out.with_name(f"{config.out.name}.corrupt.txt"),
+        quarantine=folder.quarantine,
         emit=emit,
     )
     audit.report(dataset, emit)
     known = known or space.load(_default_space(dataset))
     folder.claim(_definition(config, dataset, known), fresh=config.fresh)
     durable.write(folder.space_file, known.text)
-    ledger = Ledger(folder.ledger, since=started)
+    ledger, is_empty = Ledger(folder.ledger, since=started), False
     try:
         durable.sweep(config.out)
         yield Session(config, folder, ledger, dataset, known, target, device, emit)
+    except InfeasibleError:
+        is_empty = not ledger.all(RUNG)
+        raise
     finally:
         ledger.close()
+        if is_empty:
+            folder.discard()  # Or the corrected limit would be refused as another definition.
 
 
 def chosen_device(name: str) -> torch.device:
@@ -91,6 +98,17 @@ def chosen_device(name: str) -> torch.device:
             fix="use --device cpu, or install a CUDA build of torch",
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _check_place(config: RunConfig) -> None:
+    out = config.out.resolve()
+    for place in (config.data, config.test):
+        if place is not None and Path(place).is_dir() and out.is_relative_to(Path(place).resolve()):
+            raise ConfigError(
+                f"the run folder {config.out} lies inside the data {place}, where the next command "
+                "would take it for a class",
+                fix="give a folder outside of the data with --out",
+            )
 
 
 def _check_objectives(config: RunConfig) -> None:
