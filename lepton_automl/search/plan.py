@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from lepton_automl.search.rungs import ETA, cycles
 
-FINAL_SHARE = 0.28
-"""Of a search's time, kept for the winner's last training."""
+FINAL_SHARE, SCARCE_FINAL_SHARE = 0.28, 0.5
+"""Of a search's time, kept for the winner's last training; more where candidates are cut short:
+known-good candidates are near the best, and one net trained to the end beats many half trained."""
 CANDIDATES_FEW, CANDIDATES_MANY = 10, 60
 """Fewer candidates: shorter trainings; more: longer ones."""
 LONGEST = 3
@@ -33,6 +34,8 @@ class Plan:
     """Measured: seconds for one unit of `work_of`; 0 where no time is given."""
     begun: float
     """Seconds the run had been alive when the plan was made."""
+    final_share: float = FINAL_SHARE
+    """Of the time from then on, what is kept for the winner's last training."""
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""

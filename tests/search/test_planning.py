@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from lepton_automl.search.plan import Plan
 from lepton_automl.search.planning import clock_for, make_plan, seconds_left
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
@@ -61,3 +62,22 @@ def test_the_time_left_is_that_of_the_run_and_of_the_command(tmp_path: Path) -> 
     job = work(tmp_path / "run", budget_seconds=5.0, deadline=lambda: 7.0)
     assert 0 < seconds_left(job) <= 5.0
     job.ledger.close()
+
+
+def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Path) -> None:
+    def plan(budget_seconds: float, name: str) -> Plan:
+        job = work(tmp_path / name, budget_seconds=budget_seconds, trials=None)
+        trials = Trials()
+        trials.add(candidate(0))
+        made = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow())
+        kept = clock_for(job, made)
+        left = seconds_left(job)
+        job.ledger.close()
+        assert kept.allows(0.0)
+        assert left > 0
+        return made
+
+    plenty, scarce = plan(1e6, "plenty"), plan(200.0, "scarce")
+    own = candidate(0).recipe.epochs
+    assert (plenty.epochs or 0) >= own > (scarce.epochs or 0)
+    assert scarce.final_share > plenty.final_share
