@@ -47,8 +47,11 @@ class LedgerView:
     def __init__(self, path: Path) -> None:
         self.path = path
         with translated(path):
-            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-            self._db.execute("SELECT 1 FROM events LIMIT 1")
+            try:
+                self._db = _opened(path, "mode=ro")
+            except sqlite3.OperationalError:
+                # SQLite's index beside the file cannot be made on a read-only disk.
+                self._db = _opened(path, "immutable=1")
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value recorded under (kind, key), or None."""
@@ -200,6 +203,16 @@ class Ledger(LedgerView):
             return
         finally:
             self._db.execute("PRAGMA synchronous = FULL")
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
+    try:
+        db.execute("SELECT 1 FROM events LIMIT 1")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
 
 
 @contextmanager
