@@ -1,0 +1,229 @@
+"""Killed at any moment, a run goes on as if nothing had happened: no result lost, none made twice.
+
+`LEPTON_KILLS` says how often; 5 by default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lepton_automl import pipeline
+from lepton_automl.errors import DataError
+from lepton_automl.model import Model
+from tests import killing
+
+KILLS = int(os.environ.get("LEPTON_KILLS", "5"))
+EVERY = 20
+"""From so many kills on, nothing is left out to save time."""
+SEED = 7
+ORPHAN_SECONDS = 2.0
+"""A killed coordinator's processes have so long to notice."""
+
+# The whole run is made about three times over in one fixture, on a machine that may be busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * max(KILLS, 10))]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    killing.prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(home):
+    """The run nobody disturbs, with the time of each of its steps."""
+    return killing.uninterrupted(home)
+
+
+@pytest.fixture(scope="module")
+def killed(home, undisturbed):
+    """The same run, killed again and again and then left to end."""
+    _, timeline = undisturbed
+    run = killing.Run(home, "killed")
+    for moment in killing.moments(timeline, KILLS, SEED):
+        killing.kill_at(run, moment, min(timeline.values()))
+    run.finish()
+    return run
+
+
+def test_no_finished_trial_is_lost_or_decided_otherwise(undisturbed, killed):
+    # `look` has compared every row, to the byte, with all that was seen of it before each kill.
+    whole, _ = undisturbed
+    assert killed.story() == whole.story()
+    numbers = {key for _, kind, key, _, _ in killed.rows if kind == "trial"}
+    assert numbers == {str(number) for number in range(killing.TRIALS)}
+
+
+def test_no_finished_trial_is_trained_again(killed):
+    recorded = {checkpoint(key): at for _, kind, key, _, at in killed.rows if kind == "rung"}
+    assert set(killed.trainings) <= set(recorded)
+    late = {name: t for name, t in killed.trainings.items() if max(t) > recorded[name] * 1e9}
+    assert not late
+    # A kill may cost the training that was under way, never more.
+    assert sum(len(times) - 1 for times in killed.trainings.values()) <= KILLS
+
+
+def test_the_artifact_is_that_of_the_undisturbed_run_byte_for_byte(undisturbed, killed):
+    whole, _ = undisturbed
+    artifact = killed.artifact()
+    assert {"model.int8.onnx", "model.fp32.onnx", "reference/model.fp32.onnx"} <= set(artifact)
+    assert artifact == whole.artifact()
+    assert is_complete(killed.folder / "artifact")
+
+
+def test_kills_leave_nothing_behind(undisturbed, killed):
+    whole, _ = undisturbed
+    assert not killed.leftovers()
+    assert names(killed.folder) == names(whole.folder)
+
+
+def checkpoint(key: str) -> str:
+    """Folder of what the task with this key saves."""
+    number, _, rung = key.partition("-")
+    return f"{int(number):05d}-{rung}"
+
+
+def names(folder: Path) -> set[str]:
+    """Every file of a run but SQLite's own passing ones."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith("ledger.db-")}
+
+
+def is_complete(artifact: Path) -> bool:
+    """The manifest is there and every file is the one it names."""
+    files = json.loads((artifact / "manifest.json").read_text())["files"]
+    return all(
+        hashlib.sha256((artifact / name).read_bytes()).hexdigest() == about["sha256"]
+        for name, about in files.items()
+    )
+
+
+@pytest.fixture
+def search(home, request):
+    """A run of its own and its process, stopped from outside once two trials have finished."""
+    run = killing.Run(home, request.node.name)
+    process = run.start()
+    run.watch(process, lambda: sum(row[1] == "rung" for row in run.rows) >= 2)
+    yield run, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_no_worker_outlives_a_coordinator_that_was_killed_alone(search):
+    run, process = search
+    workers = killing.children(process.pid)
+    assert killing.alive(workers) == workers != set()
+    process.kill()
+    process.wait()
+    until = time.monotonic() + ORPHAN_SECONDS
+    while killing.alive(workers) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not killing.alive(workers)
+    run.look()
+
+
+def test_ctrl_c_leaves_the_best_so_far_and_says_how_to_go_on(search):
+    run, process = search
+    workers = killing.children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shlex.join(["lepton", *run.arguments]) in said
+    assert "Traceback" not in said
+    assert not killing.alive(workers)
+    assert Model.load(run.folder / "models" / "best").metrics["validation_accuracy"] > 0.3
+
+
+def test_after_sigterm_the_best_so_far_can_be_compressed(search):
+    run, process = search
+    workers = killing.children(process.pid)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shlex.join(["lepton", *run.arguments]) in said
+    assert not killing.alive(workers)
+    assert killing.ended(killing.lepton("compress", str(run.folder))) == 0
+    (int8,) = run.folder.glob("models/compressed-*/quantized")
+    assert Model.load(int8).qparams is not None
+
+
+KILLED_EXPORTS = """
+import os, shutil, signal, sys
+from pathlib import Path
+from lepton_automl import bundle, pipeline
+from lepton_automl.run_folder import RunFolder, configured
+
+finished, out, replace = Path(sys.argv[1]), Path(sys.argv[2]), Path.replace
+verdict = bundle.read_verdict(finished / "artifact")
+pipeline.verify_in_fresh_process = lambda request: verdict
+
+
+def export(folder, left):
+    def kill_or_replace(self, target):
+        nonlocal left
+        left -= folder / "artifact" in Path(target).parents
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = kill_or_replace
+    pipeline.export(configured(RunFolder(folder)))
+
+
+status, number = -1, 0
+while status:
+    number += 1
+    shutil.copytree(finished, out / str(number))
+    pid = os.fork()
+    if not pid:
+        try:
+            export(out / str(number), number)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in {0, -signal.SIGKILL}
+"""
+"""Export the run argv[1] in argv[2]/1, argv[2]/2, ..., killed when the first, second, ... file of
+the artifact is written but not yet renamed, until there is one more than there are files."""
+
+
+@pytest.fixture(scope="module")
+def exports(finished_run, tmp_path_factory):
+    """Run folders, one for each file whose writing was killed; the last one was not."""
+    out = tmp_path_factory.mktemp("exports")
+    assert (
+        killing.ended(killing.python("-c", KILLED_EXPORTS, str(finished_run[0].out), str(out))) == 0
+    )
+    return sorted(out.iterdir(), key=lambda folder: int(folder.name))
+
+
+def test_an_export_killed_at_any_write_leaves_a_whole_artifact_or_none(finished_run, exports):
+    files = names(finished_run[1].artifact)
+    *killed, last = (folder / "artifact" for folder in exports)
+    assert len(killed) == len(files)
+    assert not any((artifact / "manifest.json").exists() for artifact in killed)
+    assert is_complete(last)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        pipeline.verify(killed[-1])
+
+
+def test_an_export_killed_at_any_write_is_made_good_by_the_same_command(finished_run, exports):
+    config, outcome = finished_run
+    chosen = exports[:-1] if KILLS >= EVERY else exports[1:2]
+    for folder in chosen:
+        again = pipeline.run(dataclasses.replace(config, out=folder))
+        assert is_complete(again.artifact)
+        assert again.verdict.int8.sha256 == outcome.verdict.int8.sha256
+        assert names(again.artifact) == names(outcome.artifact)
