@@ -77,7 +77,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         assert left > 0
         return made
 
-    plenty, scarce = plan(1e6, "plenty"), plan(40.0, "scarce")
+    plenty, scarce = plan(1e6, "plenty"), plan(6.0, "scarce")
     own = candidate(0).recipe.epochs
     assert (plenty.epochs or 0) >= own > (scarce.epochs or 0)
     assert scarce.final_share > plenty.final_share
