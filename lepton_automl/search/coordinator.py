@@ -56,6 +56,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
             except KeyboardInterrupt:
                 _leave_usable(work, winners)
                 raise
+    winners.collect(choice.number)  # Also where a kill came between the winner and this.
     rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
     front = outcome.front_of(trials, [load_objective(name) for name in work.objectives])
     return winners.result(choice, rows, front)

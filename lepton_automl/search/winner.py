@@ -75,8 +75,13 @@ class Winners:
         self._save(choice, workers)
         event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
         self._work.ledger.record(WINNER, str(self._round), event | dataclasses.asdict(choice))
-        self._collect(choice.number)
         return choice
+
+    def collect(self, number: int) -> None:
+        """Keep the checkpoints of the winner; all others can be made again from the ledger."""
+        last = self._trials.scores[number][-1].rung
+        keep = {self._checkpoint(number), self._tasks.checkpoint(number, last)}
+        self._tasks.collect(keep)
 
     def leader(self) -> int | None:
         """Who would win now."""
@@ -177,12 +182,6 @@ class Winners:
 
     def _checkpoint(self, number: int) -> Path:
         return self._tasks.checkpoint(number, self._trials.latest(number).rung)
-
-    def _collect(self, number: int) -> None:
-        """Keep the checkpoints of the winner; all others can be made again from the ledger."""
-        last = self._trials.scores[number][-1].rung
-        keep = {self._checkpoint(number), self._tasks.checkpoint(number, last)}
-        self._tasks.collect(keep)
 
     def _options(self, numbers: Iterable[int]) -> list[Option]:
         trials = self._trials

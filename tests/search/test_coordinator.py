@@ -133,6 +133,15 @@ def test_only_checkpoints_that_matter_are_kept(tmp_path: Path) -> None:
     assert all(name.startswith(f"{found.number:05d}-") for name in kept)
 
 
+def test_a_kill_between_the_winner_and_tidying_up_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder)
+    kept = sorted((folder / "checkpoints").iterdir())
+    (folder / "checkpoints" / "00099-0").mkdir()
+    run(folder)
+    assert sorted((folder / "checkpoints").iterdir()) == kept
+
+
 def test_what_nothing_can_meet_is_answered_with_what_would_fit(tmp_path: Path) -> None:
     job, workers = work(tmp_path / "run", limits=Limits(max_size_bytes=1000)), InlineWorkers()
     with pytest.raises(InfeasibleError) as caught:
