@@ -10,9 +10,9 @@ from lepton_automl import pipeline
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.config import Limits, Prefer, RunConfig, seconds
 from lepton_automl.events import Emit, silent
-from lepton_automl.pipeline import Outcome
 from lepton_automl.predict import Prediction
 from lepton_automl.predict import predict as predict_files
+from lepton_automl.proof import Outcome
 from lepton_automl.run_folder import configured, default_out, locate
 from lepton_automl.search import SearchResult
 from lepton_automl.status import Status

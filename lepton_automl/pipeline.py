@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_automl import bundle, manifest
@@ -12,26 +10,16 @@ from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
 from lepton_automl.config import RunConfig
-from lepton_automl.dataset import Dataset, labelled, open_dataset
+from lepton_automl.dataset import labelled
 from lepton_automl.errors import DataError
 from lepton_automl.events import Emit, silent
 from lepton_automl.model import Model
-from lepton_automl.model_card import card
+from lepton_automl.proof import Outcome, prove_again, write_and_prove
 from lepton_automl.recipe import Recipe
-from lepton_automl.run_folder import locate, locate_artifact
 from lepton_automl.search import SearchResult, SearchWork
 from lepton_automl.search import search as find
-from lepton_automl.search.ledger import LedgerView
 from lepton_automl.session import Session, opened
 from lepton_automl.timing import Timing
-from lepton_automl.verdict import Verdict
-from lepton_automl.verify import (
-    Request,
-    log_opening,
-    openings,
-    reference_predictions,
-    verify_in_fresh_process,
-)
 
 SEARCH_SHARE = 0.70
 """Of the whole budget, what may be used when compression begins."""
@@ -39,16 +27,6 @@ COMPRESS_SHARE = 0.92
 """Of the whole budget, what may be used when the files are written."""
 RECOVERY_SHARE = 0.5
 """Epochs of recovery after pruning, as a share of the winner's own, where no budget decides."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished run leaves."""
-
-    artifact: Path
-    verdict: Verdict
-    found: SearchResult | None = None
-    """What the search found, where this call searched."""
 
 
 def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
@@ -110,29 +88,14 @@ def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
 def verify(
     artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
 ) -> Outcome:
-    """Prove a written artifact again; nothing is written but to a temporary folder.
-
-    Parameters
-    ----------
-    artifact : Path
-        The artifact folder, its run folder or the ONNX file.
-    data, test
-        Where the test part comes from; by default the run's own data.
+    """Prove a written artifact again, reading only; see `proof.prove_again`.
 
     Raises
     ------
     DataError
         If there is no finished artifact or no data to judge it on.
     """
-    folder = locate_artifact(artifact)
-    shape = bundle.read_about(folder).input
-    dataset = _data_of(folder, data, test, emit)
-    with tempfile.TemporaryDirectory() as cache:
-        request = _request(folder, dataset, shape, Path(cache))
-        verdict = verify_in_fresh_process(
-            dataclasses.replace(request, openings=_openings(folder, request.fingerprint))
-        )
-    return Outcome(folder, verdict)
+    return prove_again(artifact, data=data, test=test, emit=emit)
 
 
 def _search(session: Session, share: float) -> SearchResult:
@@ -186,63 +149,12 @@ def _compress(session: Session, best: Model, recipe: Recipe, share: float | None
 
 def _measure(session: Session) -> Measure | None:
     """Timings that a resumed run replays; None where nothing stated needs them."""
-    limits = session.config.limits
-    if "latency_ms" not in session.config.objectives and limits.max_latency_ms is None:
-        return None
-    return Timing(session.ledger).milliseconds
+    return Timing(session.ledger).milliseconds if session.is_timed else None
 
 
 def _export(session: Session) -> Outcome:
     best, _ = _winner(session)
-    made = Compressed.load(_compressed_folder(session, best))
-    session.tell("export", f"writing {session.folder.artifact}")
-    size, cache = best.arch.input[:2], session.folder.cache
-    digests = bundle.write_bundle(
-        session.folder.artifact,
-        int8=made.int8,
-        float_twin=made.pruned_float,
-        reference=best,
-        dataset=session.dataset,
-        validation=session.dataset.files("validation", size, cache),
-        limits=session.config.limits,
-        target=session.target,
-        prefer=session.config.prefer,
-    )
-    return _prove(session, digests, best.arch.input)
-
-
-def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int]) -> Outcome:
-    """Log the opening, verify in a fresh process, add card, verdict and manifest."""
-    folder, dataset = session.folder.artifact, session.dataset
-    request = _request(folder, dataset, shape, session.folder.cache)
-    opened_on = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
-    session.tell("verify", f"{len(dataset.test)} test pictures, in a fresh process")
-    verdict = verify_in_fresh_process(
-        dataclasses.replace(
-            request, openings=opened_on, digests=digests, quiet_reference_ms=_quiet(session)
-        )
-    )
-    predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
-    text = card(verdict, bundle.read_about(folder))
-    bundle.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
-    return Outcome(folder, verdict)
-
-
-def _quiet(session: Session) -> float | None:
-    """Quiet time of the reference net where this run has measured it: one unit for all figures."""
-    return Timing(session.ledger).reference_ms() if _measure(session) else None
-
-
-def _request(folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path) -> Request:
-    files = dataset.files("test", shape[:2], cache)
-    groups = dataset.test.groups
-    return Request(
-        folder=folder,
-        pixels=files.pixels,
-        labels=files.labels,
-        fingerprint=dataset.part_fingerprint("test"),
-        groups=None if groups is None else tuple(int(group) for group in groups),
-    )
+    return write_and_prove(session, best, Compressed.load(_compressed_folder(session, best)))
 
 
 def _winner(session: Session) -> tuple[Model, Recipe]:
@@ -263,7 +175,7 @@ def _compressed_folder(session: Session, best: Model) -> Path:
 def _finished(session: Session) -> Outcome | None:
     """The outcome that is there, unless more trials or time than it had are asked for."""
     folder, asked = session.folder.artifact, session.config
-    if not (folder / manifest.MANIFEST).is_file():
+    if not manifest.is_complete(folder):
         return None
     had = list(session.ledger.all("finished").values())
     if not had or (asked.trials or 0) > (had[-1]["trials"] or 0):
@@ -285,37 +197,3 @@ def _finish(session: Session, outcome: Outcome) -> None:
             "verdict": outcome.verdict.status,
         },
     )
-
-
-def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
-    about = bundle.read_about(folder)
-    seed, skip_corrupt = 0, False
-    if data is None:
-        try:
-            definition = locate(folder).definition()
-        except DataError as error:
-            raise DataError(
-                f"{folder} does not lie in its run, so its data are not known",
-                fix=f"give the data: lepton verify {folder} DATA",
-            ) from error
-        definition.find_data(f"lepton verify {folder} DATA")
-        data, seed, skip_corrupt = definition.data, definition.seed, definition.skip_corrupt
-        test = test or (Path(definition.test) if definition.test else None)
-    dataset = open_dataset(data, test=test, seed=seed, skip_corrupt=skip_corrupt, emit=emit)
-    if dataset.class_names != about.class_names:
-        raise DataError(
-            f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "
-            f"{', '.join(about.class_names)}",
-            fix="give data with the same classes",
-        )
-    return dataset
-
-
-def _openings(folder: Path, fingerprint: str) -> int:
-    """Files judged on this test part so far, as the ledger of its run says."""
-    try:
-        run_folder = locate(folder)
-    except DataError:
-        return 1
-    with LedgerView(run_folder.ledger) as ledger:
-        return max(1, openings(ledger, fingerprint))

@@ -38,6 +38,12 @@ class Session:
     device: torch.device
     emit: Emit
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether anything that was asked for is measured by the clock."""
+        has_limit = self.config.limits.max_latency_ms is not None
+        return has_limit or "latency_ms" in self.config.objectives
+
     def tell(self, stage: str, message: str) -> None:
         """Emit one line."""
         self.emit(Event(stage, message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -75,3 +76,12 @@ def copy(config: RunConfig, folder: Path) -> RunConfig:
     """The same run in another folder, to be changed at will."""
     shutil.copytree(config.out, folder / "run")
     return RunConfig(**(vars(config) | {"out": folder / "run"}))
+
+
+def digests(folder):
+    """sha256 of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 
 import numpy as np
 import onnxruntime
@@ -14,15 +13,6 @@ from lepton_automl.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.search.ledger import LedgerView
 from tests import runs
-
-
-def digests(folder):
-    """sha256 of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_a_run_leaves_a_file_whose_accuracy_a_bare_onnxruntime_confirms(finished_run):
@@ -49,12 +39,12 @@ def test_two_independent_runs_give_the_same_bytes(finished_run, tmp_path):
 
 def test_a_finished_run_answers_again_without_working(finished_run):
     config, outcome = finished_run
-    before = digests(outcome.artifact)
+    before = runs.digests(outcome.artifact)
     with LedgerView(config.out / "ledger.db") as ledger:
         events = list(ledger.events())
     again = pipeline.run(config)
     assert again.verdict == outcome.verdict
-    assert digests(outcome.artifact) == before
+    assert runs.digests(outcome.artifact) == before
     with LedgerView(config.out / "ledger.db") as ledger:
         assert list(ledger.events()) == events
 
@@ -76,47 +66,6 @@ def test_another_definition_into_the_same_folder_is_refused(finished_run):
         pipeline.run(dataclasses.replace(config, limits=Limits(max_macs=10)))
 
 
-def test_verification_reads_only_and_repeats_every_figure(finished_run):
-    config, outcome = finished_run
-    before = digests(config.out)
-    again = pipeline.verify(outcome.artifact / "model.int8.onnx").verdict
-    assert digests(config.out) == before
-    assert again.status == "holds"
-    assert again.openings == outcome.verdict.openings
-    for mine, theirs in (
-        (again.int8, outcome.verdict.int8),
-        (again.float32, outcome.verdict.float32),
-    ):
-        assert (mine.sha256, mine.accuracy, mine.accuracy_interval, mine.float_nodes) == (
-            theirs.sha256,
-            theirs.accuracy,
-            theirs.accuracy_interval,
-            theirs.float_nodes,
-        )
-
-
-def test_a_tampered_file_is_named_and_the_verdict_is_broken(finished_run, tmp_path):
-    config = runs.copy(finished_run[0], tmp_path)
-    file = config.out / "artifact" / "model.int8.onnx"
-    damaged = bytearray(file.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    file.write_bytes(bytes(damaged))
-    verdict = pipeline.verify(file).verdict
-    assert verdict.status == "broken"
-    assert verdict.exit_code == 6
-    assert "model.int8.onnx" in verdict.reasons[0]
-
-
-def test_an_artifact_alone_needs_to_be_told_its_data(finished_run, tmp_path):
-    config, outcome = finished_run
-    copied = runs.copy(config, tmp_path).out / "artifact"
-    alone = copied.rename(tmp_path / "alone")
-    with pytest.raises(DataError, match="data are not known"):
-        pipeline.verify(alone)
-    verdict = pipeline.verify(alone, data=config.data).verdict
-    assert verdict.int8.accuracy == outcome.verdict.int8.accuracy
-
-
 def test_stages_called_one_by_one_end_like_the_whole_run(finished_run, tmp_path):
     whole, outcome = finished_run
     config = dataclasses.replace(whole, out=tmp_path / "run")
@@ -129,22 +78,3 @@ def test_stages_called_one_by_one_end_like_the_whole_run(finished_run, tmp_path)
     pipeline.compress(config)
     made = pipeline.export(config)
     assert made.verdict.int8.sha256 == outcome.verdict.int8.sha256
-
-
-def test_the_pairing_can_be_repeated_from_the_bundle(finished_run):
-    config, outcome = finished_run
-    data = open_dataset(config.data, seed=config.seed)
-    reference = np.load(outcome.artifact / "reference_test_predictions.npy")
-    session = onnxruntime.InferenceSession(outcome.artifact / "model.int8.onnx")
-    answers = session.run(None, {"pixels": data.pixels("test", (8, 8))})[0].argmax(1)
-    labels = data.test.labels
-    lost = 100 * (np.mean(reference == labels) - np.mean(answers == labels))
-    assert outcome.verdict.drops["int8"].points == pytest.approx(lost)
-
-
-def test_the_manifest_lists_every_other_file_of_the_artifact(finished_run):
-    folder = finished_run[1].artifact
-    manifest = json.loads((folder / "manifest.json").read_text())
-    found = digests(folder)
-    del found["manifest.json"]
-    assert {name: item["sha256"] for name, item in manifest["files"].items()} == found

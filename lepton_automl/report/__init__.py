@@ -15,8 +15,8 @@ from lepton_automl.report.progress import screen
 
 if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
-    from lepton_automl.pipeline import Outcome
     from lepton_automl.predict import Prediction
+    from lepton_automl.proof import Outcome
     from lepton_automl.search import SearchResult
     from lepton_automl.status import Status
 
