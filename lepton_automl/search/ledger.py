@@ -17,6 +17,7 @@ from lepton_automl.durable import writable
 from lepton_automl.errors import ConfigError, LeptonError, MachineError
 
 HEARTBEAT_SECONDS = 0.5
+_CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
@@ -49,9 +50,11 @@ class LedgerView:
         with translated(path):
             try:
                 self._db = _opened(path, "mode=ro")
-            except sqlite3.OperationalError:
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _CLOSED:
+                    raise
                 # SQLite's index beside the file cannot be made on a read-only disk.
-                self._db = _opened(path, "immutable=1")
+                self._db = _opened(path, "mode=ro&immutable=1")
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value recorded under (kind, key), or None."""

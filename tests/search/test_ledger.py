@@ -128,3 +128,9 @@ def test_the_file_is_sqlite_with_a_write_ahead_log(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "ledger.db")
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     database.close()
+
+
+def test_looking_for_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="cannot be opened"):
+        LedgerView(tmp_path / "none.db")
+    assert list(tmp_path.iterdir()) == []
