@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,12 @@ class Fake:
 
     answer: Any
     asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    act: Callable[[], object] = lambda: None
+    """What it does before it answers."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         self.asked.append((arguments, options))
+        self.act()
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 
 import pytest
 
@@ -63,6 +66,30 @@ def test_an_interrupted_command_says_how_to_go_on(lepton):
     done = lepton("run", "my data.npz", "--seed", "3")
     assert done.exit_code == 130
     assert "lepton run 'my data.npz' --seed 3" in done.err
+
+
+def test_sigterm_ends_like_ctrl_c(lepton):
+    fake = lepton.fake("pipeline.run", None)
+    fake.act = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    done = lepton("run", "digits", "--json")
+    assert done.exit_code == 130
+    assert json.loads(done.out)["exit_code"] == 130
+    assert "lepton run digits" in done.err
+
+
+def test_a_full_disk_nobody_expected_is_a_message_too(lepton):
+    lepton.fake("pipeline.run", OSError(errno.ENOSPC, "No space left", "some/file"))
+    done = lepton("run", "digits")
+    assert done.exit_code == 7
+    assert "some/file" in done.err
+
+
+def test_with_json_a_wrong_command_line_is_an_object_on_stdout(lepton):
+    done = lepton("run", "digits", "--trials", "many", "--json")
+    body = json.loads(done.out)
+    assert (done.exit_code, body["exit_code"]) == (2, 2)
+    assert "--trials" in body["error"]
+    assert "--trials" in done.err
 
 
 def test_a_bug_is_not_hidden(lepton):

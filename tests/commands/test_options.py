@@ -70,6 +70,19 @@ def test_an_illegal_value_is_exit_4_with_the_way_out(lepton, arguments):
     assert "Traceback" not in done.err
 
 
+def test_an_illegal_limit_is_named_by_its_option():
+    with pytest.raises(ConfigError, match=r"--max-size-kb -1, the rule is at least 0\.001"):
+        limits(max_size_kb=-1)
+    with pytest.raises(ConfigError, match="--min-accuracy 101"):
+        limits(min_accuracy=101)
+
+
+@pytest.mark.parametrize("text", ["", " ", "0", "-5m", "nan"])
+def test_a_budget_that_is_no_time_is_refused(text):
+    with pytest.raises(ConfigError, match="is not a duration above zero"):
+        options.config("digits", None, text, "accuracy")
+
+
 def test_the_run_folder_is_named_after_the_data():
     assert options.config("a/photos/", None, None, "accuracy").out == Path("runs/photos")
     assert options.config("a/b.npz", None, None, "accuracy").out == Path("runs/b")
