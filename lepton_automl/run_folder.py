@@ -221,8 +221,10 @@ def locate_artifact(path: Path) -> Path:
 
 
 def default_out(data: str) -> Path:
-    """`runs/NAME` from the name of the data."""
-    return Path("runs") / (Path(data).resolve().stem or "data")
+    """`runs/NAME` from the name of the data; of its parent where it is only called `train`."""
+    path = Path(data).resolve()
+    named = path.parent if path.stem.lower() in {"train", "training"} else path
+    return Path("runs") / (named.stem or "data")
 
 
 def _nothing_at(path: Path, what: str, file: str) -> LeptonError:

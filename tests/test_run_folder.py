@@ -124,3 +124,4 @@ def test_the_default_folder_is_named_after_the_data():
     assert default_out("digits") == Path("runs/digits")
     assert default_out("/data/flowers/") == Path("runs/flowers")
     assert default_out("x/fashion.npz") == Path("runs/fashion")
+    assert default_out("/data/flowers/train") == Path("runs/flowers")
