@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -37,7 +38,7 @@ features = 0
 optimizer = "adamw"
 lr = [0.004, 0.007, 0.01]
 batch_size = 64
-epochs = 16
+epochs = EPOCHS
 [[candidate]]
 name = "only"
 stem.out = 16
@@ -60,6 +61,8 @@ class Run:
 
     home: Path
     name: str
+    epochs: int = 16
+    """Of a whole training."""
     rows: list[Row] = field(default_factory=list)
     trainings: dict[str, set[int]] = field(default_factory=dict)
     """Checkpoint -> times at which its weights were written, in ns: one each time it was made."""
@@ -70,7 +73,7 @@ class Run:
 
     @property
     def arguments(self) -> list[str]:
-        data, space = self.home / "few.npz", self.home / "space.toml"
+        data, space = self.home / "few.npz", self.home / f"{self.epochs}.toml"
         objectives = ",".join(runs.OBJECTIVES)
         return [
             *("run", str(data), "--space", str(space), "--trials", str(TRIALS), "--jobs", "1"),
@@ -79,6 +82,8 @@ class Run:
 
     def start(self) -> subprocess.Popen[str]:
         """The same command every time."""
+        space = self.home / f"{self.epochs}.toml"
+        space.write_text(SPACE.replace("EPOCHS", str(self.epochs)))
         return lepton(*self.arguments)
 
     def finish(self) -> None:
@@ -154,12 +159,6 @@ class Moment:
     """What comes next; empty at the end. At the latest then."""
 
 
-def prepare(home: Path) -> None:
-    """The data and the search space of the run."""
-    runs.quick_data(home)
-    (home / "space.toml").write_text(SPACE)
-
-
 def uninterrupted(home: Path) -> tuple[Run, dict[str, float]]:
     """A run nobody disturbs, and the seconds at which each step was reached."""
     run, timeline, begun = Run(home, "whole"), {}, time.monotonic()
@@ -217,7 +216,8 @@ def kill_at(run: Run, moment: Moment, startup: float) -> None:
         return is_next or time.monotonic() - begun >= waits
 
     run.watch(process, is_now)
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # What it ended with is told below.
+        os.killpg(process.pid, signal.SIGKILL)
     assert ended(process) == -signal.SIGKILL, f"it ended by itself before {moment}"
     run.look()
 
