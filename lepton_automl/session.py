@@ -60,6 +60,9 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     """
     started = time.monotonic()
     _check_place(config)
+    # Two threads of one training wait for each other at every step: on a core that is shared with
+    # anything else they are slower than one, and another number of threads gives other bits.
+    torch.set_num_threads(1)
     target = targets.load(config.target)
     device = chosen_device(config.device)
     _check_objectives(config)
