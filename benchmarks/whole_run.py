@@ -23,9 +23,10 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("options", nargs="*", help="after --: options of `lepton run`")
-    given = parser.parse_args()
-    rows = [one(given.data, seed, given.out, given.options) for seed in range(given.seeds)]
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    given = parser.parse_args(words[:cut])
+    rows = [one(given.data, seed, given.out, words[cut + 1 :]) for seed in range(given.seeds)]
     print(
         "| seed | int8 accuracy [95 %] | errors | bytes | int8 us | float us | s | verdict |"
     )
