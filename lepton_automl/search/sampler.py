@@ -23,7 +23,7 @@ from lepton_automl.search.trials import Candidate, Refusal
 from lepton_automl.space import Trial
 
 GUIDED_ATTEMPTS = 8
-"""After so many refused or known points for one candidate, the model is stuck: points are drawn evenly."""
+"""After so many refused or known points the model is stuck: points are drawn evenly."""
 STARTUP_TRIALS = 10
 """Points drawn evenly before the model begins; the known-good ones count."""
 
