@@ -27,9 +27,7 @@ def main() -> None:
     cut = words.index("--") if "--" in words else len(words)
     given = parser.parse_args(words[:cut])
     rows = [one(given.data, seed, given.out, words[cut + 1 :]) for seed in range(given.seeds)]
-    print(
-        "| seed | int8 accuracy [95 %] | errors | bytes | int8 us | float us | s | verdict |"
-    )
+    print("| seed | int8 accuracy [95 %] | errors | bytes | int8 us | float us | s | verdict |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(row["text"])
