@@ -57,7 +57,8 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
     limits : Limits
         Cost limits and `min_accuracy` count; `max_drop` is for the compression.
     prefer : Prefer
-        `size` or `latency`: which cost decides first where `min_accuracy` is not given.
+        `latency`: latency decides first, then bytes, as it does with `min_accuracy`. `size`: the
+        product of the two does, so that half the bytes pay for twice the time.
     """
     stated = limits.stated
     legal = [o for o in options if not _beyond(o.cost, stated)] or list(options)
@@ -131,9 +132,9 @@ def _lower_bound(share: float, n: int) -> float:
 
 def _price(option: Option, *, latency_first: bool) -> tuple[float, ...]:
     cost = option.cost
-    latency, size = _step(cost.latency_ms or 1.0), _step(cost.size_bytes)
-    first = (latency, size) if latency_first else (size, latency)
-    return (*first, -option.accuracy, cost.size_bytes, option.number)
+    latency_ms, size = cost.latency_ms or 1.0, cost.size_bytes
+    first = (_step(latency_ms), _step(size)) if latency_first else (_step(latency_ms * size),)
+    return (*first, -option.accuracy, size, option.number)
 
 
 def _step(value: float) -> float:

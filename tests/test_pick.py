@@ -35,9 +35,11 @@ def test_what_breaks_a_cost_limit_is_not_chosen_while_anything_keeps_it() -> Non
 
 
 def test_latency_decides_where_it_is_preferred_and_close_times_do_not() -> None:
-    slow_small = option(0, 395, 10_000, ms=0.030)
+    slow_small = option(0, 395, 10_000, ms=0.015)
     fast_large = option(1, 395, 20_000, ms=0.010)
+    much_slower = option(3, 395, 10_000, ms=0.030)
     assert choose([slow_small, fast_large], Limits(), "size").number == 0
+    assert choose([much_slower, fast_large], Limits(), "size").number == 1
     assert choose([slow_small, fast_large], Limits(), "latency").number == 1
     as_fast = option(2, 395, 10_000, ms=0.01005)
     assert choose([fast_large, as_fast], Limits(), "latency").number == 2
