@@ -20,6 +20,8 @@ from lepton_automl.search.work import SearchWork
 
 RECENT = 20
 """A new candidate will probably take as long as so many before it on average."""
+SECONDS_BETWEEN_EVENTS = 0.2
+"""Of progress: nobody reads faster."""
 HOPELESS = 8
 """After so many candidates without a single trained one, the search gives up."""
 
@@ -62,6 +64,7 @@ class Explorer:
         self._objectives = [load_objective(name) for name in work.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
         self._newcomers = Newcomers(work, trials, self._objectives, quiet)
+        self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         if trials.plan is None:
             first = trials.candidates.get(0) or self._newcomers.add()
@@ -143,6 +146,11 @@ class Explorer:
         return {parsed(task.key)[0] for task in self._workers.busy}
 
     def _show(self, number: int) -> None:
+        """Tell how far it is: who leads and the front take some time at hundreds of trials."""
+        now = time.monotonic()
+        if now - self._shown < SECONDS_BETWEEN_EVENTS:
+            return
+        self._shown = now
         leader = self._winners.leader()
         done, total, seconds = self._how_far()
         event = outcome.progress(

@@ -47,6 +47,7 @@ class Winners:
 
     def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials) -> None:
         self._work, self._tasks, self._trials = work, tasks, trials
+        self._known: dict[int, Option] = {}
         self._folder = work.folder / "models" / "best"
         earlier = list(work.ledger.all(WINNER).values())
         covering = [n for n, event in enumerate(earlier) if _covers(event, work)]
@@ -184,8 +185,15 @@ class Winners:
         return self._tasks.checkpoint(number, self._trials.latest(number).rung)
 
     def _options(self, numbers: Iterable[int]) -> list[Option]:
-        trials = self._trials
-        return [Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in numbers]
+        return [self._option(number) for number in numbers]
+
+    def _option(self, number: int) -> Option:
+        """Made again only after another training: its accuracy is asked for all the time."""
+        correct, known = self._trials.latest(number).correct, self._known.get(number)
+        if known is None or known.correct is not correct:
+            known = Option(number, correct, self._trials.candidates[number].cost)
+            self._known[number] = known
+        return known
 
     def _tell(self, number: int, more: int) -> None:
         self._work.emit(Event("search", f"trial {number} is trained for {more} more epochs"))
