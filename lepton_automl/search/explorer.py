@@ -11,7 +11,7 @@ from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.plan import share_trained, work_of
 from lepton_automl.search.planning import clock_for, make_plan, seconds_left
 from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.rungs import RUNGS, promotable
+from lepton_automl.search.rungs import RUNGS, order, promotable
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import RUNG, Score, Trials, parsed, score_event
@@ -63,6 +63,7 @@ class Explorer:
         self._winners, self._workers = winners, workers
         self._objectives = [load_objective(name) for name in work.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
+        self._ordered: dict[int, tuple[int, list[int]]] = {}
         self._newcomers = Newcomers(work, trials, self._objectives, quiet)
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
@@ -98,11 +99,18 @@ class Explorer:
 
     def _promotion(self, *, closing: bool) -> Task | None:
         for rung in reversed(range(RUNGS - 1)):
-            standings = self._trials.standings(rung, self._known_costs)
-            number = promotable(standings, self._promoted(rung), closing=closing)
+            number = promotable(self._order(rung), self._promoted(rung), closing=closing)
             if number is not None and self.clock.allows(self._work_of(number, rung + 1)):
                 return self._rung_task(number, rung + 1)
         return None
+
+    def _order(self, rung: int) -> list[int]:
+        """Who finished `rung`, best first; put in order again only when somebody new has."""
+        count, known = self._ordered.get(rung, (0, []))
+        if count != self._trials.finished(rung):
+            known = order(self._trials.standings(rung, self._known_costs))
+            self._ordered[rung] = (self._trials.finished(rung), known)
+        return known
 
     def _promoted(self, rung: int) -> set[int]:
         """Who went on beyond `rung`, is about to, or has no further rung."""

@@ -48,9 +48,7 @@ def cycles(epochs: int, samples: int) -> tuple[int, ...]:
     return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
 
 
-def promotable(
-    finished: Sequence[Standing], promoted: Collection[int], *, closing: bool
-) -> int | None:
+def promotable(finished: Sequence[int], promoted: Collection[int], *, closing: bool) -> int | None:
     """Who of those that finished a rung goes on now, if anybody.
 
     Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934, algorithm 2) on the Pareto
@@ -58,16 +56,16 @@ def promotable(
 
     Parameters
     ----------
-    finished : sequence of Standing
-        Everybody who has finished the rung.
+    finished : sequence of int
+        Numbers of all who have finished the rung, best first, as `order` gives them.
     promoted : collection of int
         Numbers of those who went on already.
     closing : bool
         Nobody new will come: the best goes on even if there are fewer than three.
     """
     quota = max(len(finished) // ETA, 1 if closing else 0)
-    best = order(finished)[:quota] if quota else []
-    return next((number for number in best if number not in promoted), None)
+    quota = min(quota, len(finished))
+    return next((number for number in finished[:quota] if number not in promoted), None)
 
 
 def order(standings: Sequence[Standing]) -> list[int]:

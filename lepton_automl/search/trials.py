@@ -108,6 +108,7 @@ class Trials:
         self.scores: dict[int, list[Score]] = {}
         self.finals: dict[int, Score] = {}
         self.plan: Plan | None = None
+        self._finished: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -123,6 +124,8 @@ class Trials:
             self.finals[number] = score
         else:
             self.scores[number].append(score)
+            rung = len(self.scores[number]) - 1
+            self._finished[rung] = self._finished.get(rung, 0) + 1
 
     def epochs_of(self, number: int) -> int:
         """Epochs of a candidate's last rung: as planned, or its recipe's own."""
@@ -154,6 +157,10 @@ class Trials:
             for number, scores in self.scores.items()
             if len(scores) > rung and not scores[rung].failed
         ]
+
+    def finished(self, rung: int) -> int:
+        """How many have finished `rung`, or failed at it."""
+        return self._finished.get(rung, 0)
 
     def beyond(self, rung: int) -> set[int]:
         """Numbers of those that finished more than `rung`, or tried."""

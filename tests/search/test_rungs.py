@@ -70,7 +70,7 @@ def test_rank_0_is_what_optuna_calls_the_best_trials() -> None:
 
 
 def test_one_in_three_goes_on_and_nobody_twice() -> None:
-    finished = [Standing(n, 0.5 + n / 100, (100.0,)) for n in range(7)]
+    finished = order([Standing(n, 0.5 + n / 100, (100.0,)) for n in range(7)])
     promoted: set[int] = set()
     while (number := promotable(finished, promoted, closing=False)) is not None:
         assert number not in promoted
@@ -79,7 +79,7 @@ def test_one_in_three_goes_on_and_nobody_twice() -> None:
 
 
 def test_nobody_goes_on_before_three_finished_unless_the_search_closes() -> None:
-    finished = [Standing(0, 0.9, (1.0,)), Standing(1, 0.8, (1.0,))]
+    finished = [0, 1]
     assert promotable(finished, set(), closing=False) is None
     assert promotable(finished, set(), closing=True) == 0
     assert promotable(finished, {0}, closing=True) is None
