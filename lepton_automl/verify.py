@@ -18,17 +18,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lepton_automl import bundle, errors, judging, manifest, onnxfile
+from lepton_automl import bundle, errors, judging, manifest, onnxfile, targets
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.judging import Evidence
-from lepton_automl.machine import this_machine
+from lepton_automl.machine import Machine, this_machine
 from lepton_automl.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8, MODELS, REFERENCE
 from lepton_automl.measuring import figures, file_problems
 from lepton_automl.parity import parity
 from lepton_automl.verdict import Parity, Precision, Verdict, overall
 
 PARITY_SAMPLES = 256
+EXACT_EVERYWHERE = 64
+"""Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
 OPENING = "opening"
 """Kind of the ledger's events that say which file was judged on which test part."""
 
@@ -167,6 +169,17 @@ def verify_in_fresh_process(request: Request) -> Verdict:
     return Verdict.from_document(answer)
 
 
+def saturation(target: str, machine: Machine) -> tuple[str, ...]:
+    """Why exact arithmetic may not be met here: a processor that adds products in 16 bits."""
+    if targets.load(target).weight_limit <= EXACT_EVERYWHERE or "avx512_vnni" in machine.flags:
+        return ()
+    return (
+        f"the file was made for {target}, whose weights use all 8 bits; this processor adds their "
+        "products in 16 bits and saturates: verify on such a processor, or make it with "
+        "--target x86-any",
+    )
+
+
 def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
     """Classes (N,) int64 that the float winner before pruning gives to pixels (N, H, W, C)."""
     session = onnxfile.session((folder / REFERENCE).read_bytes())
@@ -204,12 +217,14 @@ def _judged(
         limits, found[main_file], evidence[main_file], evidence[REFERENCE]
     )
     same = _parity(request.folder, files, pixels)
+    machine = this_machine()
+    problems = () if same.holds else saturation(about.target, machine)
     return Verdict(
-        status=overall(limits_judged, (), same),
+        status=overall(limits_judged, problems, same),
         primary=primary,
         prefer=prefer,
         limits=limits_judged,
-        problems=(),
+        problems=problems,
         parity=same,
         int8=found[INT8],
         float32=found[FLOAT],
@@ -218,7 +233,7 @@ def _judged(
         test_fingerprint=request.fingerprint,
         openings=request.openings,
         grouped=request.groups is not None,
-        machine=this_machine(),
+        machine=machine,
     )
 
 

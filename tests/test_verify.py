@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score
 from lepton_automl import bundle
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
+from lepton_automl.machine import this_machine
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.verdict import Verdict
 from lepton_automl.verify import (
@@ -24,6 +25,7 @@ from lepton_automl.verify import (
     main,
     openings,
     reference_predictions,
+    saturation,
     verify,
     verify_in_fresh_process,
 )
@@ -242,3 +244,18 @@ def test_each_file_opens_a_test_part_once(tmp_path):
         assert log_opening(ledger, "b" * 64, "part2") == 1
         assert openings(ledger, "part1") == 2
         assert openings(ledger, "part3") == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "is_told"),
+    [
+        ("x86-vnni", ("avx2",), True),
+        ("x86-vnni", ("avx2", "avx512_vnni"), False),
+        ("x86-any", ("avx2",), False),
+    ],
+)
+def test_a_processor_that_saturates_is_told_where_the_target_allows_all_8_bits(
+    target, flags, is_told
+):
+    machine = dataclasses.replace(this_machine(), flags=flags)
+    assert bool(saturation(target, machine)) == is_told
