@@ -82,7 +82,7 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name architecture, weights and arithmetic."""
+        """Sixteen hexadecimal digits that name everything `save` writes."""
         return hashlib.sha256(b"".join(self._files().values())).hexdigest()[:16]
 
     def network(self) -> Network:
