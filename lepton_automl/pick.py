@@ -15,6 +15,9 @@ from lepton_automl.cost import Cost
 
 CLEARLY = 1.2816
 """Standard errors of a one-sided 90 % bound."""
+LARGEST_GAP = 0.005
+"""Share of samples that a cheaper candidate may be below the best: on a small validation part
+hardly anything is distinguishable, and that is no reason to give accuracy away."""
 SAME_COST = math.log(1.05)
 """Costs within about 5 % count as equal: two timings of one file differ by as much."""
 
@@ -48,7 +51,7 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
 
     Those within the cost limits come first. With `min_accuracy` it is the cheapest whose accuracy
     reaches it (surely, if any does), by latency and then bytes. Without, it is the cheapest
-    whose accuracy is not distinguishably below the best.
+    whose accuracy is not distinguishably below the best, and at most `LARGEST_GAP` below it.
 
     Parameters
     ----------
@@ -66,9 +69,11 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
         return _cheapest_reaching(legal, limits.min_accuracy)
     best = max(legal, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
     by_price = sorted(legal, key=lambda o: _price(o, latency_first=prefer == "latency"))
-    chosen = next(o for o in by_price if not clearly_below(o.correct, best.correct))
+    near = [o for o in by_price if best.accuracy - o.accuracy <= LARGEST_GAP]
+    chosen = next(o for o in near if not clearly_below(o.correct, best.correct))
     return Choice(
-        chosen.number, "the cheapest whose accuracy is not distinguishably below the best"
+        chosen.number,
+        "the cheapest whose accuracy is not distinguishably below the best, half a point at most",
     )
 
 

@@ -21,6 +21,14 @@ def test_the_cheapest_that_is_not_distinguishably_below_the_best_is_chosen() -> 
     assert "cheapest" in chosen.reason
 
 
+def test_what_few_samples_cannot_tell_apart_may_still_be_no_more_than_half_a_point_below() -> None:
+    best = Option(0, np.arange(200) >= 4, Cost(40_000, 1, 1, 1, 1))
+    other = Option(1, (np.arange(200) < 188) | (np.arange(200) % 2 == 1), Cost(5_000, 1, 1, 1, 1))
+    assert best.accuracy - other.accuracy > 0.005
+    assert not clearly_below(other.correct, best.correct)
+    assert choose([best, other], Limits(), "size").number == 0
+
+
 def test_with_a_minimum_the_cheapest_that_surely_reaches_it_is_chosen() -> None:
     options = [option(0, 399, 40_000), option(1, 395, 12_000), option(2, 381, 5_000)]
     assert choose(options, Limits(min_accuracy=0.95), "size").number == 1
