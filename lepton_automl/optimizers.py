@@ -71,6 +71,22 @@ class Optimizer:
                 parameter.grad = None
 
 
+def schedule(name: str, steps: int) -> list[float]:
+    """Learning rate of every step as a share of the peak: up, then down to nearly nothing."""
+    rise = {"onecycle": 0.25, "cosine": 0.02, "trapezoid": 0.1}[name]
+    scale = []
+    for step in range(steps):
+        now = (step + 0.5) / steps
+        left = (1 - now) / (1 - rise)
+        if now < rise:
+            scale.append(now / rise)
+        elif name == "trapezoid":
+            scale.append(min(1.0, left / 0.4))
+        else:
+            scale.append(0.5 * (1 - math.cos(math.pi * left)))
+    return scale
+
+
 def _sgd(group: Group, gradients: list[Tensor], lr: float) -> None:
     """Nesterov momentum 0.9."""
     sgd(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import placed
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
-from lepton_automl.optimizers import Optimizer
+from lepton_automl.optimizers import Optimizer, schedule
 from lepton_automl.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -75,13 +75,16 @@ def fit(
     teacher: Model | None = None,
     distill_weight: float = 0.9,
     temperature: float = 4.0,
+    parts: int = 1,
     turn: Turn = contextlib.nullcontext,
     tick: Tick = _nothing,
 ) -> Model:
     """`model` after `epochs` more passes over `data`.
 
     A pure function: equal arguments on the CPU (and as many threads) give equal bits. Every call
-    runs the whole schedule of the recipe, so what it returns is a finished net.
+    runs the whole schedule of the recipe, so what it returns is a finished net. With `parts` above
+    1 a batch goes through the net in so many pieces, to need less memory: the steps are the same
+    but for rounding and for batch normalisation, which sees the pieces.
 
     Raises
     ------
@@ -90,9 +93,7 @@ def fit(
     """
     device = device or torch.device("cpu")
     network = build(model.arch, model.weights)
-    guide = None
-    if teacher is not None:
-        guide = placed(teacher.network(), device)
+    guide = None if teacher is None else placed(teacher.network(), device)
     descend(
         network,
         data,
@@ -104,6 +105,7 @@ def fit(
         teacher=guide,
         distill_weight=distill_weight,
         temperature=temperature,
+        parts=parts,
         turn=turn,
         tick=tick,
     )
@@ -127,10 +129,11 @@ def descend(
     teacher: Forward | None = None,
     distill_weight: float = 0.9,
     temperature: float = 4.0,
+    parts: int = 1,
     turn: Turn = contextlib.nullcontext,
     tick: Tick = _nothing,
 ) -> Fit:
-    """Train `network` in place."""
+    """Train `network` in place; `parts` as for `fit`."""
     device = device or torch.device("cpu")
     placed(network, device).train()
     batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
@@ -140,13 +143,14 @@ def descend(
     total, since, last = torch.zeros((), device=device), 0, math.nan
     for step in range(batches.count):
         with turn():
-            x, labels = batches.take(step)
-            wanted = None if teacher is None else _answer(teacher, x)
-            with _arithmetic(device):
-                loss = _loss(run(x), labels, wanted, recipe, distill_weight, temperature)
-            torch.autograd.backward(loss)
+            for x, labels in batches.pieces(step, parts):
+                wanted = None if teacher is None else _answer(teacher, x)
+                with _arithmetic(device):
+                    loss = _loss(run(x), labels, wanted, recipe, distill_weight, temperature)
+                    loss = loss * (len(labels) / batches.size)
+                torch.autograd.backward(loss)
+                total += loss.detach()
             optimizer.step(scale[step])
-            total += loss.detach()
             if batches.is_last_of_chunk(step):
                 last, since = _finite(total, step + 1 - since, step), step + 1
                 total.zero_()
@@ -223,6 +227,12 @@ class Batches:
         start = (step - self._first) * self.size
         return self._x[start : start + self.size], self._y[start : start + self.size]
 
+    def pieces(self, step: int, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batch number `step` in at most `parts` pieces, none smaller than two."""
+        parts = max(1, min(parts, self.size // 2))
+        x, labels = (whole.tensor_split(parts) for whole in self.take(step))
+        return zip(x, labels, strict=True)
+
     def is_last_of_chunk(self, step: int) -> bool:
         """Whether the batch after `step` starts a new chunk, or there is none."""
         return step + 1 == self._end
@@ -240,22 +250,6 @@ class Batches:
             generator=self._change_draws,
         )
         self._y = self.labels[index]
-
-
-def schedule(name: str, steps: int) -> list[float]:
-    """Learning rate of every step as a share of the peak: up, then down to nearly nothing."""
-    rise = {"onecycle": 0.25, "cosine": 0.02, "trapezoid": 0.1}[name]
-    scale = []
-    for step in range(steps):
-        now = (step + 0.5) / steps
-        left = (1 - now) / (1 - rise)
-        if now < rise:
-            scale.append(now / rise)
-        elif name == "trapezoid":
-            scale.append(min(1.0, left / 0.4))
-        else:
-            scale.append(0.5 * (1 - math.cos(math.pi * left)))
-    return scale
 
 
 def _loss(

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from lepton_automl.optimizers import Optimizer
+from lepton_automl.optimizers import Optimizer, schedule
 from lepton_automl.recipe import Recipe
 
 
@@ -66,3 +66,17 @@ def test_training_does_not_load_torchs_compiler():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["onecycle", "cosine", "trapezoid"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 400])
+def test_a_schedule_rises_to_the_peak_and_ends_near_nothing(name, steps):
+    scale = schedule(name, steps)
+    assert len(scale) == steps
+    assert 0 < min(scale) <= max(scale) <= 1
+    top = scale.index(max(scale))
+    assert scale[: top + 1] == sorted(scale[: top + 1])
+    assert scale[top:] == sorted(scale[top:], reverse=True)
+    if steps == 400:
+        assert max(scale) > 0.99
+        assert scale[-1] < 0.01

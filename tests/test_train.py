@@ -175,20 +175,6 @@ def test_colour_pictures_are_trained_alike():
     assert accuracy(model, stripes(channels=3)).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["onecycle", "cosine", "trapezoid"])
-@pytest.mark.parametrize("steps", [1, 2, 7, 400])
-def test_a_schedule_rises_to_the_peak_and_ends_near_nothing(name, steps):
-    scale = train.schedule(name, steps)
-    assert len(scale) == steps
-    assert 0 < min(scale) <= max(scale) <= 1
-    top = scale.index(max(scale))
-    assert scale[: top + 1] == sorted(scale[: top + 1])
-    assert scale[top:] == sorted(scale[top:], reverse=True)
-    if steps == 400:
-        assert max(scale) > 0.99
-        assert scale[-1] < 0.01
-
-
 def test_a_loss_that_is_not_finite_is_an_error_with_a_way_out():
     model = fresh()
     broken = {name: torch.full_like(w, math.nan) for name, w in model.weights.items()}
@@ -276,3 +262,40 @@ def test_the_last_quarter_of_the_batches_shows_pictures_as_they_are(monkeypatch,
         for step in range(batches.count)
     ]
     assert plain == [False] * 9 + [True] * 3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("parts", [2, 3, 5, 100])
+def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(optimizer, parts):
+    recipe = dataclasses.replace(PLAIN, optimizer=optimizer, augment=1.0, label_smoothing=0.1)
+    teacher = fresh(7).network()
+
+    def trained(parts):
+        torch.manual_seed(3)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(216, 3)
+        )
+        train.descend(
+            net, stripes(), SEEN, recipe, epochs=3, seed=1, device=CPU, teacher=teacher, parts=parts
+        )
+        return net.state_dict()
+
+    whole, pieces = trained(1), trained(parts)
+    for name, tensor in whole.items():
+        assert torch.allclose(tensor, pieces[name], atol=2e-5), name
+
+
+def test_pieces_are_never_smaller_than_two_and_together_the_batch():
+    recipe = dataclasses.replace(PLAIN, batch_size=7)
+    made = [train.Batches(stripes(), SEEN, recipe, epochs=1, seed=1, device=CPU) for _ in range(2)]
+    x, labels = made[0].take(0)
+    pieces = list(made[1].pieces(0, 5))
+    assert [len(part) for _, part in pieces] == [3, 2, 2]
+    assert torch.equal(torch.cat([part for part, _ in pieces]), x)
+    assert torch.equal(torch.cat([part for _, part in pieces]), labels)
+
+
+def test_a_net_with_batch_norm_trains_in_pieces_too():
+    data = stripes(128)
+    model = train.fit(fresh(), data, PLAIN, epochs=12, seed=0, device=CPU, parts=4)
+    assert accuracy(model, data).mean() > 0.9
