@@ -288,8 +288,7 @@ def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(op
 def test_pieces_are_never_smaller_than_two_and_together_the_batch():
     recipe = dataclasses.replace(PLAIN, batch_size=7)
     made = [train.Batches(stripes(), SEEN, recipe, epochs=1, seed=1, device=CPU) for _ in range(2)]
-    x, labels = made[0].take(0)
-    pieces = list(made[1].pieces(0, 5))
+    (x, labels), pieces = made[0].take(0), list(made[1].pieces(0, 5))
     assert [len(part) for _, part in pieces] == [3, 2, 2]
     assert torch.equal(torch.cat([part for part, _ in pieces]), x)
     assert torch.equal(torch.cat([part for _, part in pieces]), labels)
