@@ -28,8 +28,9 @@ class Option:
 
     number: int
     """Its trial number; the smaller one wins where all else is equal."""
-    correct: NDArray[np.bool_]
-    """(N,): which validation samples it gets right; the same samples for every option."""
+    correct: NDArray[np.bool_ | np.float64]
+    """(N,): how often it gets each validation sample right, 0 to 1, over its trainings; the same
+    samples for every option."""
     cost: Cost
 
     @functools.cached_property
@@ -67,7 +68,7 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
     legal = [o for o in options if not _beyond(o.cost, stated)] or list(options)
     if limits.min_accuracy is not None:
         return _cheapest_reaching(legal, limits.min_accuracy)
-    best = max(legal, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
+    best = _most_accurate(legal)
     by_price = sorted(legal, key=lambda o: _price(o, latency_first=prefer == "latency"))
     near = [o for o in by_price if best.accuracy - o.accuracy <= LARGEST_GAP]
     chosen = next(o for o in near if not clearly_below(o.correct, best.correct))
@@ -84,6 +85,22 @@ def ranked(options: Sequence[Option], limits: Limits, prefer: Prefer, count: int
         number = choose(left, limits, prefer).number
         chosen += [o for o in left if o.number == number]
         left = [o for o in left if o.number != number]
+    return chosen
+
+
+def finalists(
+    options: Sequence[Option], limits: Limits, prefer: Prefer, count: int
+) -> list[Option]:
+    """Who is worth a last training: the first choices, and the most accurate among them.
+
+    "Not distinguishably below the best" means little unless the best itself is trained to the end.
+    """
+    chosen = ranked(options, limits, prefer, count)
+    stated = limits.stated
+    legal = [o for o in options if not _beyond(o.cost, stated)] or list(options)
+    best = _most_accurate(legal)
+    if limits.min_accuracy is None and count > 1 and best.number not in {o.number for o in chosen}:
+        chosen[-1:] = [best]
     return chosen
 
 
@@ -104,27 +121,30 @@ def _beyond(cost: Cost, stated: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def clearly_below(correct: NDArray[np.bool_], best: NDArray[np.bool_]) -> bool:
+def clearly_below(
+    correct: NDArray[np.bool_ | np.float64], best: NDArray[np.bool_ | np.float64]
+) -> bool:
     """Whether the one-sided 90 % bound says that `correct` is worse than `best`.
 
     Paired: only samples that the two answer differently count (McNemar 1947).
     """
-    n = len(best)
-    lost, won = np.count_nonzero(best & ~correct), np.count_nonzero(correct & ~best)
-    mean = (lost - won) / n
-    variance = (lost + won) / n - mean**2
-    return bool(mean > CLEARLY * math.sqrt(variance / n))
+    lost = best.astype(np.float64) - correct
+    return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(len(lost)))
 
 
 def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
     reaching = [o for o in options if o.accuracy >= minimum]
     sure = [o for o in reaching if _lower_bound(o.accuracy, len(o.correct)) >= minimum]
     if not reaching:
-        best = max(options, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
+        best = _most_accurate(options)
         return Choice(best.number, f"the best there is: none reaches {minimum:.2%}")
     chosen = min(sure or reaching, key=lambda o: _price(o, latency_first=True))
     how = "surely reaches" if sure else "reaches"
     return Choice(chosen.number, f"the cheapest that {how} {minimum:.2%} on validation")
+
+
+def _most_accurate(options: Sequence[Option]) -> Option:
+    return max(options, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
 
 
 def _lower_bound(share: float, n: int) -> float:

@@ -15,7 +15,8 @@ known-good candidates are near the best, and one net trained to the end beats ma
 CANDIDATES_FEW, CANDIDATES_MANY = 10, 60
 """Fewer candidates: shorter trainings; more: longer ones."""
 LONGEST = 3
-"""Candidates are trained at most so many times the recipe's epochs, the winner at the end too."""
+"""Candidates are trained at most so many times the recipe's epochs, at the end so many times the
+search's."""
 EPOCH_OVERHEAD_MACS = 700_000
 """What a sample costs beside its MACs in training, in MACs: batches, augmentation, optimiser."""
 TASK_SECONDS = 0.3
@@ -128,10 +129,6 @@ class Clock:
         left = self.left() - self._final
         return left == math.inf or self.seconds(work) <= left
 
-    def final_epochs(self, work_per_epoch: float, most: int) -> int:
-        """Epochs that fit into all the time left, at most `most`; 0 if not even one does."""
-        left = self.left()
-        if left == math.inf:
-            return most
-        each = self.seconds(work_per_epoch) - TASK_SECONDS
-        return max(0, min(most, math.floor((left - TASK_SECONDS) / each)))
+    def has_time(self, work: float) -> bool:
+        """Whether a training of `work` probably ends before the search must."""
+        return self.seconds(work) / SAFETY <= self.left()

@@ -78,6 +78,24 @@ class Tasks:
         each.append((more, seed_of(self._work.seed, candidate.number, label)))
         return self._task(candidate, label, each, before=str(done - 1))
 
+    def fresh(self, candidate: Candidate, epochs: int, label: str) -> Task:
+        """Train `candidate` from nothing, with weights and order that no rung has seen.
+
+        Parameters
+        ----------
+        candidate : Candidate
+            One of the few best.
+        epochs : int
+            Of this training, one schedule from start to end.
+        label : str
+            Name of the last training, such as "final-0"; it decides the seeds.
+        """
+        seed = self._work.seed
+        each = [(epochs, seed_of(seed, candidate.number, label))]
+        task = self._task(candidate, label, each, before="none")
+        weights = seed_of(seed, candidate.number, f"{label} weights")
+        return dataclasses.replace(task, start="", seed=weights)
+
     def probe(self, candidate: Candidate) -> Task:
         """Train briefly, twice, saving nothing, to learn how fast this machine is."""
         samples = min(self.samples, PROBE_SAMPLES)

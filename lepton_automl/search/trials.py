@@ -24,7 +24,7 @@ TRIAL = "trial"
 RUNG = "rung"
 """Kinds of ledger events: `search` -> a `Plan`, number -> a `Candidate`, key -> a `Score`."""
 FINAL = "final"
-"""In place of a rung's number: the winner's last training."""
+"""In place of a rung's number: one of the last trainings of the few best."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,8 @@ class Score:
     """What a candidate reached at the end of a rung."""
 
     rung: str
-    """"0", "1", ... or "final-0", "final-1", ... for the last training of a winner."""
+    """"0", "1", ... or "final-0", "final-1", ... for a last training; another one of the same round
+    is "final-0-1"."""
     epochs: int
     """In all, this rung included."""
     correct: NDArray[np.bool_]
@@ -106,7 +107,7 @@ class Trials:
     def __init__(self) -> None:
         self.candidates: dict[int, Candidate] = {}
         self.scores: dict[int, list[Score]] = {}
-        self.finals: dict[int, Score] = {}
+        self.finals: dict[int, list[Score]] = {}
         self.plan: Plan | None = None
         self._finished: dict[int, int] = {}
 
@@ -121,7 +122,7 @@ class Trials:
     def score(self, number: int, score: Score) -> None:
         """The candidate has finished its next rung, or its last training."""
         if score.rung.startswith(FINAL):
-            self.finals[number] = score
+            self.finals.setdefault(number, []).append(score)
         else:
             self.scores[number].append(score)
             rung = len(self.scores[number]) - 1
@@ -141,10 +142,17 @@ class Trials:
         return [number for number, scores in self.scores.items() if not scores]
 
     def latest(self, number: int) -> Score:
-        """What the candidate reached last; a training that failed or was a step back is undone."""
-        final, good = self.finals.get(number), [s for s in self.scores[number] if not s.failed]
-        last = good[-1]
-        return final if final is not None and final.accuracy >= last.accuracy else last
+        """The best of its last rung and its last trainings, of equals the newest."""
+        trained = [self.searched(number), *(s for s in self.finals.get(number, []) if not s.failed)]
+        return max(reversed(trained), key=lambda score: score.accuracy)
+
+    def searched(self, number: int) -> Score:
+        """What the candidate had reached when it was selected, before any last training."""
+        return [s for s in self.scores[number] if not s.failed][-1]
+
+    def final(self, number: int, rung: str) -> Score | None:
+        """One of its last trainings, by its label."""
+        return next((s for s in self.finals.get(number, []) if s.rung == rung), None)
 
     def epochs_before(self, number: int) -> int:
         """Epochs a candidate had in its rungs."""

@@ -1,4 +1,4 @@
-"""The winner: who it is, its last training, and its place in RUN/models/best."""
+"""The winner: who it is once the few best are confirmed, and its place in RUN/models/best."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from lepton_automl import durable
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.evaluate import predict_logits
-from lepton_automl.events import Event
 from lepton_automl.model import Model
-from lepton_automl.pick import Choice, Option, choose, ranked
+from lepton_automl.pick import Choice, Option, choose
 from lepton_automl.recipe import Recipe
+from lepton_automl.search.confirm import Confirmation, planned
 from lepton_automl.search.cost_check import TIMING
 from lepton_automl.search.executor import Workers
-from lepton_automl.search.plan import LONGEST, Clock, work_of
+from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.trials import FINAL, Score, Trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
 
 WINNER = "winner"
 """Ledger events "0", "1", ...: a longer budget or more trials make another one."""
-MOST_FINALISTS = 3
 RECIPE = "recipe.json"
 """Written after the model: the winner is saved once it is there."""
 
@@ -53,6 +52,7 @@ class Winners:
         covering = [n for n, event in enumerate(earlier) if _covers(event, work)]
         self._round = covering[0] if covering else len(earlier)
         self._event = earlier[self._round] if covering else None
+        self._confirmation = Confirmation(work, tasks, trials, self._round)
 
     def recorded(self) -> Choice | None:
         """The winner of as long a search as is asked for, if it was named and saved before."""
@@ -61,7 +61,7 @@ class Winners:
         return Choice(self._event["number"], self._event["reason"])
 
     def crown(self, workers: Workers, clock: Clock) -> Choice:
-        """Train the few best for the last time, name the winner, save it.
+        """Train the few best to the end, let the outcome name the winner, save it.
 
         Raises
         ------
@@ -70,18 +70,23 @@ class Winners:
         """
         if not self._trials.alive():
             raise _untrainable(self._trials)
-        plan = self._plan(clock)
-        self._train(workers, plan)
-        choice = choose(self._options(plan), self._work.limits, self._work.prefer)
+        every = self._options(self._trials.alive())
+        options = self._confirmation.run(every, workers, clock) or every
+        choice = choose(options, self._work.limits, self._work.prefer)
         self._save(choice, workers)
         event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
         self._work.ledger.record(WINNER, str(self._round), event | dataclasses.asdict(choice))
         return choice
 
     def collect(self, number: int) -> None:
-        """Keep the checkpoints of the winner; all others can be made again from the ledger."""
-        last = self._trials.scores[number][-1].rung
-        keep = {self._checkpoint(number), self._tasks.checkpoint(number, last)}
+        """Keep the checkpoints of the winner and of last trainings, which `lepton pick` may want.
+
+        All others can be made again from the ledger.
+        """
+        keep = {self._checkpoint(number)}
+        keep.add(self._tasks.checkpoint(number, self._trials.searched(number).rung))
+        for final in self._confirmation.finals:
+            keep.add(self._tasks.checkpoint(final.number, final.label(self._round)))
         self._tasks.collect(keep)
 
     def leader(self) -> int | None:
@@ -91,11 +96,12 @@ class Winners:
 
     def save_best_so_far(self) -> int | None:
         """Leave who would win now in RUN/models/best; None where nobody has a checkpoint."""
-        number = self.leader()
-        if number is None or not Tasks.is_whole(self._checkpoint(number)):
+        there = [n for n in self._trials.alive() if Tasks.is_whole(self._checkpoint(n))]
+        if not there:
             return None
-        self._save(Choice(number, "the best so far"), None)
-        return number
+        choice = choose(self._options(there), self._work.limits, self._work.prefer)
+        self._save(Choice(choice.number, "the best so far"), None)
+        return choice.number
 
     def result(
         self, choice: Choice, rows: Sequence[TrialRow], front: Sequence[TrialRow]
@@ -116,47 +122,9 @@ class Winners:
             front=tuple(front),
             correct=predictions == validation.labels.numpy(),
             predictions=predictions,
+            confirmed=self._confirmation.confirmed(),
             timing={"quiet_reference_ms": reference["quiet_ms"]} if reference else {},
         )
-
-    def _plan(self, clock: Clock) -> dict[int, int]:
-        """Finalists and the epochs of their last training; decided once."""
-        key = f"{FINAL}-{self._round}"
-        known = self._work.ledger.get(PLAN, key)
-        if known is None:
-            many = self._work.budget_seconds is not None
-            count = min(self._work.jobs, MOST_FINALISTS) if many else 1
-            options = self._options(self._trials.alive())
-            chosen = ranked(options, self._work.limits, self._work.prefer, count)
-            epochs = {str(o.number): self._more_epochs(o.number, clock) for o in chosen}
-            known = {"epochs": epochs}
-            self._work.ledger.record(PLAN, key, known)
-        return {int(number): more for number, more in known["epochs"].items()}
-
-    def _more_epochs(self, number: int, clock: Clock) -> int:
-        own = self._trials.epochs_of(number)
-        most = own if clock.is_endless else own * LONGEST
-        macs = self._trials.candidates[number].cost.macs
-        return clock.final_epochs(work_of(macs, self._tasks.samples, 1), most)
-
-    def _train(self, workers: Workers, plan: dict[int, int]) -> None:
-        label = f"{FINAL}-{self._round}"
-        for number, more in plan.items():
-            final = self._trials.finals.get(number)
-            if more and (final is None or final.rung != label):
-                self._tell(number, more)
-                workers.start(self._final_task(number, label, more))
-        while workers.busy:
-            for task, result in workers.finished():
-                number, rung = parsed(task.key)
-                before = self._trials.epochs_before(number)
-                event = score_event(result, before + plan[number])
-                self._work.ledger.record(RUNG, task.key, event)
-                self._trials.score(number, Score.from_event(rung, event))
-
-    def _final_task(self, number: int, label: str, more: int) -> Task:
-        done = len([s for s in self._trials.scores[number] if not s.failed])
-        return self._tasks.final(self._trials.candidates[number], done, more, label)
 
     def _save(self, choice: Choice, workers: Workers | None) -> None:
         """Copy the winner's checkpoint to RUN/models/best, remaking it where it is gone."""
@@ -176,10 +144,13 @@ class Winners:
         durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
 
     def _task_of(self, number: int, score: Score) -> Task:
-        if score.rung.startswith(FINAL):
-            more = score.epochs - self._trials.epochs_before(number)
-            return self._final_task(number, score.rung, more)
-        return self._tasks.rung(self._trials.candidates[number], int(score.rung))
+        """The training that led to `score`."""
+        if not score.rung.startswith(FINAL):
+            return self._tasks.rung(self._trials.candidates[number], int(score.rung))
+        made_in = int(score.rung.split("-")[1])
+        finals = planned(self._work, made_in)
+        found = next(f for f in finals if (f.number, f.label(made_in)) == (number, score.rung))
+        return Confirmation(self._work, self._tasks, self._trials, made_in).task(found)
 
     def _checkpoint(self, number: int) -> Path:
         return self._tasks.checkpoint(number, self._trials.latest(number).rung)
@@ -194,9 +165,6 @@ class Winners:
             known = Option(number, correct, self._trials.candidates[number].cost)
             self._known[number] = known
         return known
-
-    def _tell(self, number: int, more: int) -> None:
-        self._work.emit(Event("search", f"trial {number} is trained for {more} more epochs"))
 
 
 def _covers(event: dict[str, Any], work: SearchWork) -> bool:

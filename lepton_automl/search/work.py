@@ -80,6 +80,30 @@ class TrialRow:
     """Why it failed, or nothing."""
 
 
+@dataclass(frozen=True)
+class Confirmed:
+    """One of the few best after trainings from nothing with seeds that the search has not seen."""
+
+    number: int
+    searched: float
+    """Share of validation samples right when it was selected: the best of many, so lucky."""
+    searched_epochs: int
+    accuracies: tuple[float, ...]
+    """The same share after each of its trainings to the end."""
+    epochs: int
+    """Of each."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over its trainings, which decides."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def spread(self) -> float:
+        """The best less the worst of its trainings; 0 where there is one."""
+        return max(self.accuracies) - min(self.accuracies)
+
+
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """What a search found."""
@@ -100,5 +124,9 @@ class SearchResult:
     """(N,): which validation samples the winner gets right."""
     predictions: NDArray[np.int64]
     """(N,): the winner's class for every validation sample."""
+    confirmed: tuple[Confirmed, ...] = ()
+    """The few best after their last trainings; none where time was too scarce for fresh ones."""
     timing: Mapping[str, float] = field(default_factory=dict)
     """`quiet_reference_ms`, where latencies were measured."""
+    hypervolume: tuple[tuple[float, float], ...] = ()
+    """(seconds the run had been alive, hypervolume of the front) after every rung."""

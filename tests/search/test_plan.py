@@ -61,11 +61,10 @@ def test_a_task_that_would_end_too_late_is_not_allowed() -> None:
     assert Clock(lambda: math.inf, 0.0, 0.0).allows(1e30)
 
 
-def test_the_winner_gets_the_epochs_that_fit_and_no_more_than_asked() -> None:
-    clock = Clock(lambda: 10.3, 0.0, 1e-9)
-    assert clock.final_epochs(1e9, 100) == math.floor(10 / 1.15)
-    assert clock.final_epochs(1e9, 4) == 4
-    assert clock.final_epochs(1e12, 4) == 0
+def test_a_last_training_may_use_all_the_time_that_is_left() -> None:
+    clock = Clock(lambda: 100.0, 30.0, 1e-9)
+    assert clock.has_time(95e9)
+    assert not clock.has_time(105e9)
     endless = Clock(lambda: math.inf, 0.0, 0.0)
     assert endless.is_endless
-    assert endless.final_epochs(1e9, 27) == 27
+    assert endless.has_time(1e30)

@@ -60,6 +60,20 @@ def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
     assert [epochs for epochs, _ in task.cycles] == [40]
 
 
+def test_a_fresh_training_starts_from_nothing_with_seeds_no_rung_has_seen(tasks: Tasks) -> None:
+    pretend_saved(tasks, 1, "1")
+    known = tasks.rung(candidate(1, epochs=27), 2)
+    first, second = (
+        tasks.fresh(candidate(1, epochs=27), 40, label) for label in ("final-0", "final-0-1")
+    )
+    assert (first.key, first.start) == ("1-final-0", "")
+    assert [epochs for epochs, _ in first.cycles] == [40]
+    seeds = [first.seed, second.seed, first.cycles[0][1], second.cycles[0][1]]
+    assert len({*seeds, known.seed, *(seed for _, seed in known.cycles)}) == 4 + 1 + len(
+        known.cycles
+    )
+
+
 def test_a_probe_saves_nothing_and_sees_few_samples(tasks: Tasks) -> None:
     probe = tasks.probe(candidate(0))
     assert probe.out == probe.start == ""

@@ -7,6 +7,7 @@ import pytest
 
 from lepton_automl import durable
 from lepton_automl.errors import ConfigError
+from lepton_automl.model import Model
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
@@ -51,13 +52,27 @@ def test_a_longer_search_is_not_covered_by_the_winner_of_a_shorter(tmp_path: Pat
     job.ledger.close()
 
 
-def test_with_a_budget_several_workers_train_several_finalists(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", jobs=2, budget_seconds=100.0, trials=None)
+def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials, winners = some(job)
+    choice = winners.crown(InlineWorkers(), ENDLESS)
+    best = trials.latest(choice.number)
+    mine = [trials.searched(choice.number), *trials.finals[choice.number]]
+    assert best.accuracy == max(score.accuracy for score in mine)
+    saved = Model.load(job.folder / "models" / "best")
+    assert saved.metrics["validation_accuracy"] == best.accuracy
+    job.ledger.close()
+
+
+def test_last_trainings_are_kept_for_a_later_pick(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
     _, winners = some(job)
-    workers = InlineWorkers(2)
-    winners.crown(workers, Clock(lambda: 10.0, 0.0, 1e-9))
-    finals = [task for task in workers.tasks if "final" in task.key]
-    assert len({task.key for task in finals}) == 2
+    workers = InlineWorkers()
+    choice = winners.crown(workers, ENDLESS)
+    winners.collect(choice.number)
+    finals = {Path(task.out) for task in workers.tasks if "final" in task.key}
+    assert len(finals) == 3
+    assert all(Tasks.is_whole(folder) for folder in finals)
     job.ledger.close()
 
 

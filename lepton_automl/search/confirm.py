@@ -1,0 +1,162 @@
+"""Confirmation: the few best trained to the end with fresh seeds, so no luck is carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lepton_automl.events import Event
+from lepton_automl.pick import Option, finalists
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals
+from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
+from lepton_automl.search.task import Task, TaskResult
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.work import Confirmed, SearchWork
+
+GRACE_SECONDS = 3.0
+"""So long after its end a search waits for a last training that takes longer than expected."""
+
+
+class Confirmation:
+    """The last trainings of one round; every longer search that was asked for makes a round.
+
+    Parameters
+    ----------
+    work : SearchWork
+        Goal and ledger.
+    tasks : Tasks
+        Makes the trainings.
+    trials : Trials
+        What is known; added to.
+    round_number : int
+        0, 1, ...
+    """
+
+    def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials, round_number: int) -> None:
+        self._work, self._tasks, self._trials = work, tasks, trials
+        self._round = round_number
+
+    @property
+    def finals(self) -> list[Final]:
+        """The last trainings that were decided on; none before."""
+        return planned(self._work, self._round)
+
+    def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
+        """Train the few best of `options` to the end; what each is then.
+
+        A training that the ledger knows is not repeated; one that cannot end in time is left out.
+        """
+        key = f"{FINAL}-{self._round}"
+        if self._work.ledger.get(PLAN, key) is None:
+            limits, prefer = self._work.limits, self._work.prefer
+            chosen = finalists(options, limits, prefer, FINALISTS)
+            entrants = [self._entrant(option.number, clock) for option in chosen]
+            plan = plan_finals(entrants, self._work.jobs, clock.left() - TASK_SECONDS)
+            self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
+            self._tell(_told(plan, len(chosen)))
+        self._train(workers, clock)
+        return [self._option(number) for number in self._numbers(self.finals)]
+
+    def confirmed(self) -> tuple[Confirmed, ...]:
+        """What trainings from nothing made of each of the few best."""
+        numbers = self._numbers([final for final in self.finals if final.is_fresh])
+        return tuple(
+            Confirmed(
+                number=number,
+                searched=self._trials.searched(number).accuracy,
+                searched_epochs=self._trials.searched(number).epochs,
+                accuracies=tuple(score.accuracy for score in scores),
+                epochs=scores[0].epochs,
+            )
+            for number in numbers
+            if (scores := self._scores(number))
+        )
+
+    def task(self, final: Final) -> Task:
+        """The training that `final` stands for."""
+        candidate, label = self._trials.candidates[final.number], final.label(self._round)
+        if final.is_fresh:
+            return self._tasks.fresh(candidate, final.epochs, label)
+        done = len([s for s in self._trials.scores[final.number] if not s.failed])
+        return self._tasks.final(candidate, done, final.epochs, label)
+
+    def _train(self, workers: Workers, clock: Clock) -> None:
+        left = [final for final in self.finals if self._score_of(final) is None]
+        while True:
+            while left and workers.free:
+                final = left.pop(0)
+                if clock.has_time(self._work_of(final)):
+                    workers.start(self.task(final))
+            if not workers.busy:
+                return
+            for task, result in workers.finished():
+                self._record(task, result)
+            if clock.left() < -GRACE_SECONDS and workers.busy:
+                late = ", ".join(str(parsed(task.key)[0]) for task in workers.busy)
+                self._tell(f"the time is over: the last training of trial {late} is left out")
+                return
+
+    def _record(self, task: Task, result: TaskResult) -> None:
+        number, rung = parsed(task.key)
+        final = next(f for f in self.finals if (f.number, f.label(self._round)) == (number, rung))
+        before = 0 if final.is_fresh else self._trials.epochs_before(number)
+        event = score_event(result, before + final.epochs)
+        self._work.ledger.record(RUNG, task.key, event)
+        score = Score.from_event(rung, event)
+        self._trials.score(number, score)
+        searched = self._trials.searched(number)
+        now = score.failed or f"{score.accuracy:.2%} after {score.epochs} epochs"
+        before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
+        self._tell(f"trial {number} trained to the end: {now}, {before_it}")
+
+    def _entrant(self, number: int, clock: Clock) -> Entrant:
+        candidate = self._trials.candidates[number]
+        epoch = clock.seconds(work_of(candidate.cost.macs, self._tasks.samples, 1)) - TASK_SECONDS
+        return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
+
+    def _work_of(self, final: Final) -> float:
+        macs = self._trials.candidates[final.number].cost.macs
+        return work_of(macs, self._tasks.samples, final.epochs)
+
+    def _option(self, number: int) -> Option:
+        """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""
+        scores = self._scores(number) or [self._trials.searched(number)]
+        share = np.mean([score.correct for score in scores], axis=0)
+        return Option(number, share, self._trials.candidates[number].cost)
+
+    def _scores(self, number: int) -> list[Score]:
+        """Of a candidate's last trainings, those that did not fail."""
+        found = [self._score_of(final) for final in self.finals if final.number == number]
+        return [score for score in found if score is not None and not score.failed]
+
+    def _score_of(self, final: Final) -> Score | None:
+        return self._trials.final(final.number, final.label(self._round))
+
+    def _tell(self, message: str) -> None:
+        self._work.emit(Event("search", message))
+
+    @staticmethod
+    def _numbers(finals: Sequence[Final]) -> list[int]:
+        return list(dict.fromkeys(final.number for final in finals))
+
+
+def planned(work: SearchWork, round_number: int) -> list[Final]:
+    """The last trainings that a round decided on."""
+    known = work.ledger.get(PLAN, f"{FINAL}-{round_number}") or {"finals": []}
+    return [Final.from_event(event) for event in known["finals"]]
+
+
+def _told(plan: Sequence[Final], count: int) -> str:
+    """The decision in a line."""
+    numbers = list(dict.fromkeys(final.number for final in plan))
+    if not numbers:
+        return "no time is left to train the best to the end"
+    who = f"trial {', '.join(map(str, numbers))}"
+    if not plan[0].is_fresh:
+        return f"time is scarce: {who} goes on from the search for {plan[0].epochs} more epochs"
+    few = "" if len(numbers) == count else f" (no time for {count})"
+    again = f" in {len(plan)} trainings" if len(plan) > len(numbers) else ""
+    return f"confirming {who}{few}: from nothing, fresh seeds, {plan[0].epochs} epochs{again}"

@@ -1,0 +1,140 @@
+"""Finals: who is trained to the end, for how long and how often, in the time there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lepton_automl.search.plan import LONGEST
+
+FINALISTS = 3
+"""Trained to the end where there is time for all of them."""
+MOST_SEEDS = 3
+"""Trainings of one finalist, where there is more time than the longest training takes."""
+FRESH_LEAST = 2
+"""A training from nothing gets at least so many times the epochs of a last rung that was shorter
+than its recipe asks for: shorter ones are worse than going on from the rung for the same seconds
+(benchmarks/README.md, "Confirming the best")."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One of the best candidates when the search ends."""
+
+    number: int
+    epochs: int
+    """Of the search's last rung: what its recipe asks for, or as planned."""
+    own: int
+    """What its recipe asks for."""
+    seconds_per_epoch: float
+    """Of its training in one worker."""
+
+    @property
+    def least(self) -> int:
+        """Epochs from which a training from nothing is as good as going on from the rung."""
+        return self.epochs if self.epochs >= self.own else max(self.own, FRESH_LEAST * self.epochs)
+
+    @property
+    def longest(self) -> int:
+        """Epochs beyond which more hardly help."""
+        return LONGEST * max(self.epochs, self.own)
+
+
+@dataclass(frozen=True)
+class Final:
+    """One training to the end."""
+
+    number: int
+    epochs: int
+    seed: int = 0
+    """Which of the candidate's trainings: 0, 1, 2."""
+    is_fresh: bool = True
+    """From nothing with weights and order of its own; else from the last rung's checkpoint."""
+
+    def label(self, round_number: int) -> str:
+        """Its place in the ledger and among the checkpoints."""
+        return f"final-{round_number}" + (f"-{self.seed}" if self.seed else "")
+
+    def to_event(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Self:
+        """Read what `to_event` wrote."""
+        return cls(**event)
+
+
+def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[Final]:
+    """The last trainings, in the order in which they are handed out.
+
+    Without a clock the first `FINALISTS` get their planned epochs. With one, as many as can be
+    trained from nothing in the time; then longer, then again with other seeds. Where there is no
+    time for even one of them, the best go on from where the search left them.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        The best first.
+    jobs : int
+        Trainings at the same time.
+    seconds : float
+        Until the last one must have ended; infinite where no time is given.
+    """
+    best = entrants[:FINALISTS]
+    if seconds == math.inf:
+        return [Final(e.number, e.epochs) for e in best]
+    for count in range(len(best), 0, -1):
+        chosen = best[:count]
+        if _lasting(chosen, _stretched(chosen, 1.0), jobs) <= seconds:
+            return _with_seeds(chosen, _longest_in(chosen, jobs, seconds), jobs, seconds)
+    more = [(e, min(e.longest, math.floor(seconds / e.seconds_per_epoch))) for e in best[:jobs]]
+    return [Final(e.number, epochs, is_fresh=False) for e, epochs in more if epochs > 0]
+
+
+def makespan(seconds: Sequence[float], jobs: int) -> float:
+    """When the last of several trainings ends, each given to the first free worker in turn."""
+    ends = [0.0] * jobs
+    for each in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + each)
+    return max(ends)
+
+
+def _stretched(entrants: Sequence[Entrant], factor: float) -> list[int]:
+    return [max(1, min(e.longest, round(factor * e.least))) for e in entrants]
+
+
+def _lasting(entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int) -> float:
+    each = zip(entrants, epochs, strict=True)
+    return makespan([e.seconds_per_epoch * n for e, n in each], jobs)
+
+
+def _longest_in(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[int]:
+    """Epochs of each, all stretched alike, as many as fit."""
+    factor, epochs = 1.0, _stretched(entrants, 1.0)
+    while any(n < e.longest for n, e in zip(epochs, entrants, strict=True)):
+        factor *= 1.05
+        longer = _stretched(entrants, factor)
+        if _lasting(entrants, longer, jobs) > seconds:
+            break
+        epochs = longer
+    return epochs
+
+
+def _with_seeds(
+    entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int, seconds: float
+) -> list[Final]:
+    """Every one once; again with other seeds where a worker would have nothing to do."""
+    plan = [Final(e.number, n) for e, n in zip(entrants, epochs, strict=True)]
+    each = [e.seconds_per_epoch * n for e, n in zip(entrants, epochs, strict=True)]
+    lasting = list(each)
+    for seed in range(1, MOST_SEEDS):
+        for final, took in zip(plan[: len(entrants)], each, strict=True):
+            if makespan([*lasting, took], jobs) <= seconds:
+                lasting.append(took)
+                plan.append(dataclasses.replace(final, seed=seed))
+    return plan

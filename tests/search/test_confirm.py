@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_automl.pick import Option
+from lepton_automl.search.confirm import Confirmation
+from lepton_automl.search.plan import Clock
+from lepton_automl.search.task import Task, TaskResult, pack
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials, read_trials
+from lepton_automl.search.work import SearchWork
+from tests.searching import InlineWorkers, candidate, score, work
+
+ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
+
+
+class Told(InlineWorkers):
+    """Trains nothing; a task gets as many of 200 right as its key says."""
+
+    def __init__(self, right: dict[str, int], jobs: int = 1) -> None:
+        super().__init__(jobs)
+        self.right = right
+
+    def run(self, task: Task) -> TaskResult:
+        right = self.right[task.key]
+        if right < 0:
+            return TaskResult(failed="the loss became nan")
+        return TaskResult((0.01,), pack(np.arange(200) < right))
+
+
+def some(job: SearchWork, *right: int) -> tuple[Trials, list[Option]]:
+    """Candidates, recorded, that got so many of 200 right; all of one size."""
+    trials = Trials()
+    for number, each in enumerate(right):
+        trials.add(candidate(number))
+        trials.score(number, score("0", each, epochs=9))
+        job.ledger.record("trial", str(number), candidate(number).to_event())
+        packed = pack(np.arange(200) < each)
+        event = {"epochs": 9, "correct": packed, "failed": "", "seconds": 1.0}
+        job.ledger.record("rung", f"{number}-0", event)
+    options = [
+        Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in trials.candidates
+    ]
+    return trials, options
+
+
+def confirmation(job: SearchWork, trials: Trials) -> Confirmation:
+    return Confirmation(job, Tasks(job, trials), trials, 0)
+
+
+def test_fresh_trainings_and_not_the_searchs_luck_decide(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials, options = some(job, 180, 190, 170, 185)
+    workers = Told({"1-final-0": 150, "3-final-0": 184, "0-final-0": 120})
+    now = confirmation(job, trials).run(options, workers, ENDLESS)
+    assert {option.number: option.accuracy for option in now} == {1: 0.75, 3: 0.92, 0: 0.6}
+    assert all(task.start == "" for task in workers.tasks)
+    found = {c.number: (c.searched, c.accuracy) for c in confirmation(job, trials).confirmed()}
+    assert found == {1: (0.95, 0.75), 3: (0.925, 0.92), 0: (0.9, 0.6)}
+    job.ledger.close()
+
+
+def test_a_finalist_with_several_seeds_counts_by_their_mean(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = some(job, 180)
+    clock = Clock(lambda: 1000.0, 0.0, 1e-12)
+    workers = Told({"0-final-0": 180, "0-final-0-1": 170, "0-final-0-2": 160})
+    (only,) = confirmation(job, trials).run(options, workers, clock)
+    assert only.accuracy == pytest.approx(0.85)
+    (about,) = confirmation(job, trials).confirmed()
+    assert about.accuracies == (0.9, 0.85, 0.8)
+    assert about.spread == pytest.approx(0.1)
+    assert trials.latest(0).rung in {"0", "final-0"}
+    job.ledger.close()
+
+
+def test_after_an_interruption_only_what_is_missing_is_trained(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials, options = some(job, 180, 190, 170)
+
+    class Dies(Told):
+        def run(self, task: Task) -> TaskResult:
+            if len(self.tasks) == 2:
+                raise KeyboardInterrupt
+            return super().run(task)
+
+    scores = {"0-final-0": 170, "1-final-0": 180, "2-final-0": 160}
+    first = Dies(scores)
+    with pytest.raises(KeyboardInterrupt):
+        confirmation(job, trials).run(options, first, ENDLESS)
+    again, trials = Told(scores), read_trials(job.ledger)
+    now = confirmation(job, trials).run([], again, ENDLESS)
+    assert [task.key for task in again.tasks] == [first.tasks[1].key, "2-final-0"][:2]
+    assert {o.number: o.accuracy for o in now} == {0: 0.85, 1: 0.9, 2: 0.8}
+    job.ledger.close()
+
+
+def test_who_fails_from_nothing_counts_as_the_search_left_him(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials, options = some(job, 180, 190)
+    confirm = confirmation(job, trials)
+    now = confirm.run(options, Told({"0-final-0": 181, "1-final-0": -1}), ENDLESS)
+    assert {o.number: o.accuracy for o in now} == {0: 0.905, 1: 0.95}
+    assert [c.number for c in confirm.confirmed()] == [0]
+    job.ledger.close()
+
+
+def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None:
+    told = []
+    job = work(tmp_path / "run", budget_seconds=9.0, trials=None, emit=told.append)
+    trials, options = some(job, 180, 190)
+    units = Tasks(job, trials).samples * (candidate(1).cost.macs + 700_000)
+    clock = Clock(lambda: 5.0, 0.0, 1.0 / units)
+    workers = Told({"1-final-0": 192})
+    confirmation(job, trials).run(options, workers, clock)
+    assert "time is scarce: trial 1 goes on from the search" in told[0].message
+    assert len(workers.tasks[0].cycles) == 2  # its rung, whose checkpoint is gone, and more
+    assert confirmation(job, trials).confirmed() == ()
+    job.ledger.close()
+
+
+def test_a_training_that_takes_far_longer_than_planned_is_left_out(tmp_path: Path) -> None:
+    told = []
+
+    class Slow(Told):
+        def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+            return [] if self.tasks else super().finished(timeout)
+
+    job = work(tmp_path / "run", budget_seconds=9.0, trials=None, emit=told.append)
+    trials, options = some(job, 180, 190)
+    workers = Slow({"1-final-0": 192, "0-final-0": 180}, jobs=2)
+    times = iter([100.0] * 12 + [-10.0] * 1000)
+    clock = Clock(lambda: next(times), 0.0, 1e-9)
+    now = confirmation(job, trials).run(options, workers, clock)
+    assert "left out" in told[-1].message
+    assert len(now) == 2
+    job.ledger.close()
