@@ -38,12 +38,16 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
 
 
 def search_document(found: SearchResult) -> dict[str, Any]:
-    """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate."""
+    """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate.
+
+    `hypervolume` is a list of [seconds, value], a pair a rung (see `search.hypervolume`).
+    """
     return {
         "winner": found.number,
         "reason": found.reason,
         "front": [row.number for row in found.front],
         "trials": [_row(row) for row in found.rows],
+        "hypervolume": [list(pair) for pair in found.hypervolume],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
@@ -11,6 +12,7 @@ from lepton_automl.objectives import load as load_objective
 from lepton_automl.search import outcome
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
+from lepton_automl.search.hypervolume import Progress, series
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import read_trials
@@ -47,8 +49,13 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     tasks = Tasks(work, trials)
     winners = Winners(work, tasks, trials)
     choice = winners.recorded()
+    objectives = [load_objective(name) for name in work.objectives]
     if choice is None:
-        with closing(Quiet(work.folder / "checkpoints")) as quiet, _started(work, workers) as own:
+        with (
+            work.ledger.watched(Progress(work.ledger, objectives, trials)),
+            closing(Quiet(work.folder / "checkpoints")) as quiet,
+            _started(work, workers) as own,
+        ):
             try:
                 explorer = Explorer(work, tasks, trials, winners, own, quiet)
                 explorer.explore()
@@ -58,8 +65,8 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
                 raise
     winners.collect(choice.number)  # Also where a kill came between the winner and this.
     rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
-    front = outcome.front_of(trials, [load_objective(name) for name in work.objectives])
-    return winners.result(choice, rows, front)
+    found = winners.result(choice, rows, outcome.front_of(trials, objectives))
+    return dataclasses.replace(found, hypervolume=tuple(series(work.ledger)))
 
 
 def _started(work: SearchWork, workers: Workers | None) -> AbstractContextManager[Workers]:

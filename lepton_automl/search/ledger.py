@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS sessions (
 """
 
 Value = dict[str, Any]
+Observer = Callable[[str, str, Mapping[str, Any]], None]
+"""Called with the kind, key and value of an event once it is on the disk."""
 
 
 class LedgerView:
@@ -122,6 +124,7 @@ class Ledger(LedgerView):
         self.path = path
         self._since = time.monotonic() if since is None else since
         self._lock = threading.RLock()
+        self._observers: list[Observer] = []
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._held = _hold(path.with_suffix(".lock"))
@@ -152,6 +155,17 @@ class Ledger(LedgerView):
             ).rowcount
         if not done and self.get(kind, key) != json.loads(text):
             raise ValueError(f"ledger: {kind} {key} is already recorded with another value")
+        for observer in self._observers if done else ():
+            observer(kind, key, value)
+
+    @contextmanager
+    def watched(self, observer: Observer) -> Iterator[None]:
+        """Tell `observer` of every new event until the block ends; it may record some itself."""
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value recorded under (kind, key), or None."""

@@ -134,3 +134,21 @@ def test_looking_for_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> No
     with pytest.raises(MachineError, match="cannot be opened"):
         LedgerView(tmp_path / "none.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_observer_is_told_of_new_events_only_and_may_record_some(tmp_path: Path) -> None:
+    ledger, seen = Ledger(tmp_path / "ledger.db"), list[tuple[str, str]]()
+
+    def observe(kind: str, key: str, value: object) -> None:
+        assert ledger.get(kind, key) == value
+        seen.append((kind, key))
+        if kind == "first":
+            ledger.record("second", key, {})
+
+    ledger.record("first", "before", {})
+    with ledger.watched(observe):
+        ledger.record("first", "a", {"x": 1})
+        ledger.record("first", "a", {"x": 1})
+    ledger.record("first", "after", {})
+    assert seen == [("first", "a"), ("second", "a")]
+    ledger.close()
