@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,9 @@ from lepton_automl.model import Model
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
+Turn = Callable[[], AbstractContextManager[None]]
+"""Entered around every batch, so that somebody else can have the machine to himself."""
+
 
 def placed(network: nn.Module, device: torch.device) -> nn.Module:
     """`network` itself, moved to `device` with channels last in memory, as kernels like it."""
@@ -25,7 +31,11 @@ def placed(network: nn.Module, device: torch.device) -> nn.Module:
 
 @torch.inference_mode()
 def predict_logits(
-    model: Model, pixels: Tensor, batch: int = 256, device: torch.device | None = None
+    model: Model,
+    pixels: Tensor,
+    batch: int = 256,
+    device: torch.device | None = None,
+    turn: Turn = contextlib.nullcontext,
 ) -> Tensor:
     """Logits of the float network.
 
@@ -39,6 +49,8 @@ def predict_logits(
         Pictures at once; it bounds the memory, not the result.
     device : torch.device, optional
         Where to compute; the CPU by default.
+    turn : callable
+        Entered around every batch, so that somebody else can have the machine to himself.
 
     Returns
     -------
@@ -47,19 +59,22 @@ def predict_logits(
     """
     device = device or torch.device("cpu")
     network = placed(model.network(), device)
-    parts = [
-        network(model.preprocessing.apply(part.to(device))).float().cpu()
-        for part in torch.split(pixels, batch)
-        if len(part)
-    ]
+    parts = []
+    for part in torch.split(pixels, batch) if len(pixels) else ():
+        with turn():
+            parts.append(network(model.preprocessing.apply(part.to(device))).float().cpu())
     return torch.cat(parts) if parts else torch.zeros(0, model.arch.classes)
 
 
 def accuracy(
-    model: Model, data: Labelled, batch: int = 256, device: torch.device | None = None
+    model: Model,
+    data: Labelled,
+    batch: int = 256,
+    device: torch.device | None = None,
+    turn: Turn = contextlib.nullcontext,
 ) -> np.ndarray:
     """Which samples the float network gets right: bool (N,); the mean is the accuracy."""
-    logits = predict_logits(model, data.pixels, batch=batch, device=device)
+    logits = predict_logits(model, data.pixels, batch=batch, device=device, turn=turn)
     right: np.ndarray = (logits.argmax(1) == data.labels.cpu()).numpy()
     return right
 

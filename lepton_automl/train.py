@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lepton_automl import augment
 from lepton_automl.arch import Arch
 from lepton_automl.errors import LeptonError
-from lepton_automl.evaluate import placed
+from lepton_automl.evaluate import Turn, placed
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
 from lepton_automl.optimizers import Optimizer, schedule
@@ -26,8 +26,6 @@ from lepton_automl.recipe import Recipe
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
-Turn = Callable[[], AbstractContextManager[None]]
-"""Entered around every batch, so that somebody else can have the machine to himself."""
 Tick = Callable[[int, int], None]
 """Told (batches done, batches in all) after every batch."""
 Forward = Callable[[Tensor], Tensor]

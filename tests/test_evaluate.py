@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,15 @@ def test_probabilities_of_a_file_come_in_the_order_of_the_pictures(tmp_path, as_
     given = onnx_probabilities(source, torch.from_numpy(pixels), batch=3)
     assert given.dtype == np.float32
     np.testing.assert_allclose(given, wanted, atol=1e-5)
+
+
+def test_every_batch_of_an_evaluation_waits_for_its_turn(model, pixels):
+    entered = []
+
+    @contextlib.contextmanager
+    def turn():
+        entered.append(True)
+        yield
+
+    predict_logits(model, pixels, batch=4, turn=turn)
+    assert len(entered) == 3

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from lepton_automl.config import Limits
+from lepton_automl.evaluate import Turn
 from lepton_automl.events import Emit, silent
 from lepton_automl.model import Model
 from lepton_automl.recipe import Recipe
 from lepton_automl.targets import Target
-from lepton_automl.train import Turn
 
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled

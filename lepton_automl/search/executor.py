@@ -1,80 +1,30 @@
-"""Executor: tasks in worker processes, one thread each; dead workers are replaced."""
+"""Executor: tasks in worker processes, one thread each; lost workers are replaced."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import dataclasses
+import queue
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from lepton_automl import errors
-from lepton_automl.errors import LeptonError, MachineError
+from lepton_automl.errors import LeptonError
+from lepton_automl.events import Emit, Event, silent
+from lepton_automl.search.patience import LEAST_SECONDS
+from lepton_automl.search.process import PROGRAM, Worker, WorkerLost
+from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import Task, TaskResult
 
 ATTEMPTS = 2
-"""A task whose worker dies is given to one more worker."""
-
-_START = (
-    "from lepton_automl.search.lifeline import hold; hold(); "
-    "from lepton_automl.search.worker import main; main()"
-)
-
-
-class WorkerDied(Exception):
-    """The worker's process ended before it answered."""
-
-
-class Worker:
-    """One process that works on one task at a time."""
-
-    def __init__(self, locks: Path, gpu: int | None = None) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(os.getpid()), str(locks)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=_environment(gpu),
-        )
-
-    def call(self, task: Task) -> TaskResult:
-        """The task's result.
-
-        Raises
-        ------
-        WorkerDied
-            If the process ends instead.
-        LeptonError
-            What the task raised.
-        """
-        if self._process.stdin is None or self._process.stdout is None:
-            raise WorkerDied
-        try:
-            self._process.stdin.write(task.to_json() + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except (OSError, ValueError) as error:  # ValueError: the pipe was closed by `stop`.
-            raise WorkerDied from error
-        if not line.endswith("\n"):
-            raise WorkerDied
-        return _read(line)
-
-    def stop(self) -> None:
-        """Kill the process; a task it had is lost and may be repeated."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Close the pipes of a stopped process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+"""A task whose worker is lost is given to one more worker."""
 
 
 class Workers:
     """`jobs` workers behind `concurrent.futures`.
+
+    A worker that dies, hangs or runs out of memory is replaced and costs its task one retry, after
+    a shortage of memory with batches in smaller pieces; a task that loses two workers fails.
 
     Parameters
     ----------
@@ -84,16 +34,35 @@ class Workers:
         Folder for the locks of `Quiet`.
     gpus : int
         Number of GPUs that workers are spread over; 0 where none is used.
+    emit : callable
+        Told what happened to workers.
+    patience : float
+        Seconds for which a worker may always be silent.
+    program : str
+        What a worker process runs, as Python text.
     """
 
-    def __init__(self, jobs: int, locks: Path, gpus: int = 0) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        locks: Path,
+        gpus: int = 0,
+        *,
+        emit: Emit = silent,
+        patience: float = LEAST_SECONDS,
+        program: str = PROGRAM,
+    ) -> None:
         self.jobs, self._locks, self._gpus = jobs, locks, gpus
+        self._emit, self._patience, self._program = emit, patience, program
         self._closing = False
         self._started = 0
+        self._quiet = Quiet(locks)
         self._idle = [self._worker() for _ in range(jobs)]
         self._all = list(self._idle)
         self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="worker")
         self._pending: dict[Future[TaskResult], Task] = {}
+        self._happened: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._first = 0.0
 
     @property
     def free(self) -> int:
@@ -105,8 +74,18 @@ class Workers:
         """The tasks at work, in the order they were started."""
         return list(self._pending.values())
 
+    def facts(self) -> dict[str, Any]:
+        """What each worker does, for those who watch.
+
+        Keys: `first`, when the first task was handed out (seconds since 1970), and `workers`, a
+        list of `slot`, `pid`, `task` (empty: idle), `since`, `share` done and `waits`.
+        """
+        workers = [{"slot": slot, **worker.facts()} for slot, worker in enumerate(self._all)]
+        return {"first": self._first, "workers": workers}
+
     def start(self, task: Task) -> None:
         """Hand a task to a free worker."""
+        self._first = self._first or time.time()
         self._pending[self._threads.submit(self._run, task)] = task
 
     def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
@@ -118,6 +97,8 @@ class Workers:
             What a task raised, such as a full disk.
         """
         done, _ = wait(self._pending, timeout, FIRST_COMPLETED)
+        while not self._happened.empty():
+            self._emit(Event("search", self._happened.get()))
         return [(self._pending.pop(f), f.result()) for f in list(self._pending) if f in done]
 
     def call(self, task: Task) -> TaskResult:
@@ -136,6 +117,7 @@ class Workers:
         for worker in self._all:
             worker.close()
         self._pending.clear()
+        self._quiet.close()
 
     def __enter__(self) -> Self:
         return self
@@ -144,24 +126,37 @@ class Workers:
         self.close()
 
     def _run(self, task: Task) -> TaskResult:
+        reasons: list[str] = []
         for _ in range(ATTEMPTS):
             worker = self._idle.pop()
             try:
                 result = worker.call(task)
-            except WorkerDied:
+            except WorkerLost as lost:
                 worker.stop()
                 self._replace(worker)
+                reasons.append(lost.why)
+                task = task.smaller() if lost.is_shortage else task
+                self._tell(task, lost, is_last=len(reasons) == ATTEMPTS)
             except LeptonError:
                 self._idle.append(worker)
                 raise
             else:
                 self._idle.append(worker)
-                return result
-        return TaskResult(failed=f"its worker process died {ATTEMPTS} times")
+                return dataclasses.replace(result, retried="".join(reasons))
+        return TaskResult(failed=f"it lost {ATTEMPTS} workers: {'; '.join(reasons)}")
+
+    def _tell(self, task: Task, lost: WorkerLost, *, is_last: bool) -> None:
+        number = task.key.partition("-")[0]
+        then = "another worker takes over"
+        if lost.is_shortage:
+            then += f", with batches in {task.pieces[-1]} pieces"
+        if is_last:
+            then = "the trial is given up"
+        self._happened.put(f"the worker of trial {number} {lost.why}; {then}")
 
     def _replace(self, worker: Worker) -> None:
         if self._closing:
-            raise WorkerDied
+            raise WorkerLost("was closed")
         worker.close()
         fresh = self._worker()
         self._all[self._all.index(worker)] = fresh
@@ -169,22 +164,5 @@ class Workers:
 
     def _worker(self) -> Worker:
         self._started += 1
-        return Worker(self._locks, self._started % self._gpus if self._gpus else None)
-
-
-def _environment(gpu: int | None) -> dict[str, str]:
-    # One thread each: two threads of a small net collapse when a core is shared.
-    fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    if gpu is not None:
-        fixed["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
-    return os.environ | fixed | {"PYTHONPATH": path}
-
-
-def _read(line: str) -> TaskResult:
-    document = json.loads(line)
-    if "result" in document:
-        return TaskResult.from_json(document["result"])
-    about = document["error"]
-    kind = getattr(errors, about["kind"], MachineError)
-    raise kind(about["what"], fix=about["fix"])
+        gpu = self._started % self._gpus if self._gpus else None
+        return Worker(self._locks, self._quiet, gpu, self._patience, self._program)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lepton_automl.durable import writable
+
+
+def _untold() -> None:
+    """Tell nobody."""
 
 
 class Quiet:
@@ -31,10 +35,24 @@ class Quiet:
             self._turnstile = os.open(folder / "turnstile.lock", flags, 0o644)
             self._room = os.open(folder / "room.lock", flags, 0o644)
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody measures or is about to."""
+        try:
+            fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+        return False
+
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A worker's batch: waits while somebody measures."""
-        fcntl.flock(self._turnstile, fcntl.LOCK_SH)
+    def turn(self, waits: Callable[[], None] = _untold) -> Iterator[None]:
+        """A worker's batch: waits while somebody measures, and calls `waits` before it does."""
+        try:
+            fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(self._turnstile, fcntl.LOCK_SH)
         fcntl.flock(self._room, fcntl.LOCK_SH)
         fcntl.flock(self._turnstile, fcntl.LOCK_UN)
         try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,12 +18,20 @@ from numpy.typing import NDArray
 
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, LabelledFiles, labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import Turn, accuracy
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import Diverged, fit, fresh
+from lepton_automl.train import Diverged, Tick, fit, fresh
 
-Turn = Callable[[], AbstractContextManager[None]]
+SMALLER = 4
+"""Where memory ran out, batches go through the net in so many times as many pieces."""
+
+Share = Callable[[float], None]
+"""Told, after every batch, which share of the task's training is done."""
+
+
+def _untold(share: float) -> None:
+    del share
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,20 @@ class Task:
     device: str = "cpu"
     samples: int = 0
     """Train on so many samples only; 0 is all."""
+    parts: tuple[int, ...] = ()
+    """In how many pieces the batches of each cycle go through the net; empty: whole."""
+    work: float = 0.0
+    """Size of the training in the units of `plan.work_of`; tells the speed, decides nothing."""
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """`parts`, one for every cycle."""
+        return self.parts or (1,) * len(self.cycles)
+
+    def smaller(self) -> Self:
+        """The same task in less memory: its last cycle in smaller pieces."""
+        *before, last = self.pieces
+        return dataclasses.replace(self, parts=(*before, last * SMALLER))
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -59,6 +81,7 @@ class Task:
         """Read what `to_json` wrote."""
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
+        document["parts"] = tuple(document["parts"])
         document["train"] = tuple(document["train"])
         document["validation"] = tuple(document["validation"])
         return cls(**document)
@@ -74,6 +97,10 @@ class TaskResult:
     """Which validation samples are right, packed by `pack`."""
     failed: str = ""
     """Why there is no model, or nothing."""
+    parts: int = 1
+    """In how many pieces the batches of the last cycle went through the net."""
+    retried: str = ""
+    """Why the task was given to a second worker, or nothing."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -86,7 +113,7 @@ class TaskResult:
         return cls(**(document | {"seconds": tuple(document["seconds"])}))
 
 
-def run_task(task: Task, turn: Turn) -> TaskResult:
+def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     """Train, save the model, answer the validation samples.
 
     The model is on the disk before this returns. A net whose loss leaves the finite numbers is a
@@ -103,18 +130,28 @@ def run_task(task: Task, turn: Turn) -> TaskResult:
     device = torch.device(task.device)
     model, recipe = _start(task), Recipe.from_json(task.recipe)
     seconds: list[float] = []
-    for epochs, seed in task.cycles:
+    steps = zip(task.cycles, task.pieces, _ticks(task, told), strict=True)
+    for (epochs, seed), parts, tick in steps:
         begun = time.perf_counter()
         try:
-            model = fit(model, data, recipe, epochs=epochs, seed=seed, device=device, turn=turn)
+            model = fit(
+                model,
+                data,
+                recipe,
+                epochs=epochs,
+                seed=seed,
+                device=device,
+                parts=parts,
+                turn=turn,
+                tick=tick,
+            )
         except Diverged as error:
-            return TaskResult(tuple(seconds), failed=error.what)
+            return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
     if task.out:
         model.save(Path(task.out))
-    with turn():
-        correct = accuracy(model, _part(task.validation), device=device)
-    return TaskResult(tuple(seconds), pack(correct))
+    correct = accuracy(model, _part(task.validation), device=device, turn=turn)
+    return TaskResult(tuple(seconds), pack(correct), parts=task.pieces[-1])
 
 
 def pack(correct: NDArray[np.bool_]) -> str:
@@ -127,6 +164,18 @@ def unpack(text: str) -> NDArray[np.bool_]:
     count, _, packed = text.partition(":")
     bits = np.frombuffer(base64.b64decode(packed), np.uint8)
     return np.unpackbits(bits, count=int(count)).astype(np.bool_)
+
+
+def _ticks(task: Task, told: Share) -> Iterator[Tick]:
+    """For each cycle, what its training tells after every batch."""
+    total, before = sum(epochs for epochs, _ in task.cycles), 0
+    for epochs, _ in task.cycles:
+        yield functools.partial(_tell, told, before / total, epochs / total)
+        before += epochs
+
+
+def _tell(told: Share, before: float, share: float, done: int, total: int) -> None:
+    told(before + share * done / total)
 
 
 def _start(task: Task) -> Model:

@@ -100,7 +100,7 @@ def test_a_task_that_kills_every_worker_fails_and_the_others_live_on(tmp_path: P
             if pid not in killed:
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
-        assert "died 2 times" in done[0][1].failed
+        assert "lost 2 workers: was killed by SIGKILL; was killed by" in done[0][1].failed
         assert pool.call(a_task(tmp_path / "run")).failed == ""
 
 

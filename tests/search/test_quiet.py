@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,3 +78,29 @@ def test_workers_do_not_wait_for_each_other(tmp_path: Path) -> None:
         pass
     one.close()
     two.close()
+
+
+def test_who_waits_says_so_first_and_others_can_see_why(tmp_path: Path) -> None:
+    measurer, worker, other = Quiet(tmp_path), Quiet(tmp_path), Quiet(tmp_path)
+    told: list[bool] = []
+    with worker.turn(lambda: told.append(True)):
+        assert not other.is_taken, "a batch is no measurement"
+    assert not told
+    with measurer.measuring():
+        assert other.is_taken
+        thread = threading.Thread(target=lambda: enter(worker, told))
+        thread.start()
+        until = time.monotonic() + 5
+        while not told and time.monotonic() < until:
+            time.sleep(0.01)
+        assert told == [True]
+    thread.join(5)
+    assert told == [True, False]
+    assert not other.is_taken
+    for quiet in (measurer, worker, other):
+        quiet.close()
+
+
+def enter(worker: Quiet, told: list[bool]) -> None:
+    with worker.turn(lambda: told.append(True)):
+        told.append(False)

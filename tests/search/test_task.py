@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lepton_automl.dataset import LabelledFiles, labelled
 from lepton_automl.evaluate import accuracy
 from lepton_automl.model import Model
-from lepton_automl.search.task import Task, TaskResult, pack, unpack
+from lepton_automl.search.task import Task, TaskResult, pack, run_task, unpack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from tests.searching import InlineWorkers, candidate, work
@@ -72,3 +73,24 @@ def test_a_probe_sees_only_so_many_samples(task: Task) -> None:
     many = RUN(replace(task, samples=0, cycles=((1, 0),)))
     assert few.correct != ""
     assert many.correct != ""
+
+
+def test_a_smaller_task_trains_its_last_cycle_in_pieces_and_says_so(task: Task) -> None:
+    assert task.pieces == (1, 1)
+    smaller = task.smaller()
+    assert smaller.pieces == (1, 4)
+    assert smaller.smaller().pieces == (1, 16)
+    assert Task.from_json(smaller.to_json()) == smaller
+    whole, pieces = RUN(task), RUN(smaller)
+    assert (whole.parts, pieces.parts) == (1, 4)
+    assert pieces.correct != ""
+    assert RUN(smaller).correct == pieces.correct
+
+
+def test_the_share_done_rises_to_one_over_all_cycles(task: Task) -> None:
+    told: list[float] = []
+    run_task(task, contextlib.nullcontext, told.append)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
+    # The first of the two cycles is one epoch of three.
+    assert any(share == pytest.approx(1 / 3) for share in told)

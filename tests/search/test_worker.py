@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.worker import answer
+from lepton_automl.search.worker import Voice, answer
 from tests.searching import InlineWorkers, candidate, work
 
 
@@ -18,11 +19,14 @@ def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> N
     job.ledger.close()
     task = Tasks(job, trials).rung(trials.candidates[0], 0)
     quiet = Quiet(tmp_path / "locks")
-    line = answer(task.to_json(), quiet)
+    said = io.StringIO()
+    voice = Voice(said, quiet)
+    voice.begin()
+    line = answer(task.to_json(), voice)
     assert "\n" not in line
     found = TaskResult.from_json(json.loads(line)["result"])
     assert found.correct == InlineWorkers().run(task).correct
-    bad = json.loads(answer(replace(task, start=str(tmp_path / "no")).to_json(), quiet))["error"]
+    bad = json.loads(answer(replace(task, start=str(tmp_path / "no")).to_json(), voice))["error"]
     assert bad["kind"] == "DataError"
     assert bad["fix"]
     quiet.close()
