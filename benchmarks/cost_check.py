@@ -14,7 +14,7 @@ import statistics
 import time
 
 from lepton_automl.arch import Arch, chain
-from lepton_automl.cost import Stopwatch, file_cost, random_int8
+from lepton_automl.cost import Stopwatch, file_cost
 from lepton_automl.errors import ArchError
 from lepton_automl.layers import Layer
 from lepton_automl.layers.conv import Conv
@@ -26,6 +26,7 @@ from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.sepconv import SepConv
 from lepton_automl.layers.stem import Stem
 from lepton_automl.onnxfile import session
+from lepton_automl.random_net import random_int8
 
 LARGEST_MACS = 15_000_000
 TARGET_MS = 60.0

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lepton_automl.arch import Arch
-from lepton_automl.exporters.onnx import int8_model
-from lepton_automl.graph import Add, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
+from lepton_automl.graph import Add, Gate, Graph, Mul
+from lepton_automl.latency_model import Basis, LatencyModel
 from lepton_automl.layers.conv import Conv as ConvLayer
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
-from lepton_automl.model import Model, Preprocessing, QParams
 from lepton_automl.onnxfile import INPUT, OUTPUT, session
+from lepton_automl.random_net import random_int8
 
 REFERENCE = Arch((16, 16, 1), (Stem(16), ConvLayer(32, stride=2), ConvLayer(32), Head(classes=10)))
 """The net every latency is a multiple of; never changed, or old measurements lose their meaning."""
-_RANGE = 4.0
-"""Width of the range a random value is stored in, in the units of a normalised net."""
+REPEATS = 2
+"""How often a doubtful latency is measured again: about 60 ms more at the most."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Cost:
     """Milliseconds a call on one thread of a quiet machine; None where not measured."""
     latency_low_ms: float | None = None
     latency_high_ms: float | None = None
+    latency_basis: Basis = "measured"
+    """What the latency is told from, where there is one."""
 
     def timed(self, latency: Latency, quiet_ms: float) -> Cost:
         """The same with a measured latency; `quiet_ms` as `quiet_reference_ms` gives it."""
@@ -51,6 +53,17 @@ class Cost:
             ratio * quiet_ms for ratio in (latency.ratio_low, latency.ratio, latency.ratio_high)
         )
         return replace(self, latency_ms=middle, latency_low_ms=low, latency_high_ms=high)
+
+    def told(self, model: LatencyModel, arch: Arch) -> Cost:
+        """The same with the latency that `model` tells of `arch`."""
+        told = model.latency(arch.graph)
+        return replace(
+            self,
+            latency_ms=told.milliseconds,
+            latency_low_ms=told.low,
+            latency_high_ms=told.high,
+            latency_basis=model.basis,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,19 @@ class Latency:
     """Median time of the reference net in these rounds."""
     median_ms: float
     """Median time as the clock gave it."""
+    rounds: int = 9
+
+
+@dataclass(frozen=True)
+class Written:
+    """A net and a file that was written of it."""
+
+    arch: Arch
+    file: bytes
+
+
+Doubt = Callable[[Latency], bool]
+"""Whether a latency is too close to a limit to be believed."""
 
 
 def static_cost(arch: Arch, weight_limit: int) -> Cost:
@@ -124,62 +150,6 @@ def peak_ram_bytes(graph: Graph) -> int:
     return peak
 
 
-def random_int8(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
-    """The int8 file of `arch` with random weights: the cost of a net does not depend on them."""
-    model = Model(arch, {}, Preprocessing(128, 1 / 64), random_qparams(arch, seed, weight_limit))
-    return int8_model(model, [str(number) for number in range(arch.classes)], {})
-
-
-def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:
-    """Random integers and scales under which values neither vanish nor all saturate.
-
-    Weights are uniform in +-`weight_limit`; pixels are (128, 1/64). Scales follow the spread a
-    value would have if its inputs were independent, so that the file also serves parity tests.
-    """
-    rng = np.random.default_rng(seed)
-    qparams = QParams({"input": 1 / 64}, {"input": 128}, {}, {}, {})
-    for op in arch.graph.ops:
-        if isinstance(op, (Conv, Linear)):
-            _draw(op, qparams, weight_limit, rng)
-        if not isinstance(op, Linear):
-            scale, qparams.zero_points[op.y.name] = _range(op, qparams, rng)
-            qparams.scales[op.y.name] = float(np.float32(scale))
-    return qparams
-
-
-def _draw(op: Conv | Linear, qparams: QParams, limit: int, rng: np.random.Generator) -> None:
-    shape, channels = op.weight_shape, op.weight_shape[0]
-    scale = np.float32(qparams.scales[op.x.name])
-    # 60 of 255 steps is the spread of a value that uses its range; limit / sqrt(3) of a weight.
-    spread = np.sqrt(np.prod(shape[1:])) * limit / np.sqrt(3) * 60
-    weight_scales = _RANGE / 3 / (spread * scale) * rng.uniform(0.7, 1.3, channels)
-    qparams.weights[op.name] = rng.integers(-limit, limit, shape, np.int8, endpoint=True)
-    qparams.weight_scales[op.name] = weight_scales.astype(np.float32)
-    qparams.biases[op.name] = (rng.normal(0, 0.5, channels) * spread).astype(np.int32)
-
-
-def _range(op: Op, qparams: QParams, rng: np.random.Generator) -> tuple[float, int]:
-    # As in a trained net no two values have the same scale or middle by construction: equal
-    # ones would be stored once, and the file would seem smaller than the one that ships.
-    x = op.inputs[0].name
-    scale, zero_point = qparams.scales[x], qparams.zero_points[x]
-    about = rng.uniform(0.9, 1.1)
-    match op:
-        case Conv() | Add():
-            middle = 0 if op.clamp != "none" else int(rng.integers(100, 156))
-            return about * _RANGE / 255, middle
-        case MaxPool():
-            return scale, zero_point
-        case GlobalPool():
-            return about * scale * 0.6, zero_point
-        case Gate():
-            return 1 / 255, 0
-        case Mul():
-            return about * scale * 0.7, zero_point
-        case Linear():
-            raise AssertionError("logits are never stored")
-
-
 class Stopwatch:
     """Times files on one thread, in rounds in which each file and the reference net take turns."""
 
@@ -187,7 +157,12 @@ class Stopwatch:
         self._reference = _call(random_int8(REFERENCE, 64))
 
     def measure(
-        self, files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.015
+        self,
+        files: Mapping[str, bytes],
+        *,
+        rounds: int = 9,
+        seconds: float = 0.015,
+        doubt: Doubt | None = None,
     ) -> dict[str, Latency]:
         """Latency of each file.
 
@@ -200,15 +175,22 @@ class Stopwatch:
         seconds : float
             Time each file, and the reference net, is run for over all rounds; a call that takes
             longer than its share is made once a round.
+        doubt : callable, optional
+            While it says so of any file, up to `REPEATS` times as many rounds again are added.
         """
         calls = {name: _call(file) for name, file in files.items()}
         times: dict[str, list[float]] = {name: [] for name in files}
-        references = []
-        for _ in range(rounds):
-            references.append(_block(self._reference, seconds / rounds))
-            for name, call in calls.items():
-                times[name].append(_block(call, seconds / rounds))
-        return {name: _latency(taken, references) for name, taken in times.items()}
+        references: list[float] = []
+        found: dict[str, Latency] = {}
+        for _ in range(1 + REPEATS):
+            for _ in range(rounds):
+                references.append(_block(self._reference, seconds / rounds))
+                for name, call in calls.items():
+                    times[name].append(_block(call, seconds / rounds))
+            found = {name: _latency(taken, references) for name, taken in times.items()}
+            if doubt is None or not any(map(doubt, found.values())):
+                break
+        return found
 
     def quiet_reference_ms(self, *, rounds: int = 40, seconds: float = 0.2) -> float:
         """Milliseconds of the reference net when nothing disturbs it: its quickest round."""
@@ -241,16 +223,20 @@ def _call(file: bytes) -> Callable[[], object]:
 
 
 def _block(call: Callable[[], object], seconds: float) -> float:
-    """Median seconds of a call, called over and over for about `seconds`, at least once."""
-    clock, taken = time.perf_counter, []
+    """Fewest seconds of a call, called over and over for about `seconds`, at least once.
+
+    What disturbs a call only ever adds to it: on a busy machine two measurements of one file
+    differ by half as much as with the median call of each block.
+    """
+    clock, least = time.perf_counter, math.inf
     before = clock()
     end = before + seconds
     while True:
         call()
         after = clock()
-        taken.append(after - before)
+        least = min(least, after - before)
         if after >= end:
-            return statistics.median(taken)
+            return least
         before = after
 
 
@@ -263,6 +249,7 @@ def _latency(taken: list[float], references: list[float]) -> Latency:
         ratio_high=ratios[-1 - outside],
         reference_ms=1e3 * statistics.median(references),
         median_ms=1e3 * statistics.median(taken),
+        rounds=len(ratios),
     )
 
 

@@ -22,6 +22,25 @@ class ChannelStep:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Assumed speeds of a target: what a latency is told from where nothing can time a file."""
+
+    device: str
+    """What they are assumed of."""
+    call_ns: float
+    """Nanoseconds of a call however small the net is."""
+    op_ns: float
+    """Nanoseconds of one more operation."""
+    mac_ns: float
+    """Nanoseconds of a multiply-accumulate of a dense convolution or a matrix product."""
+    depthwise_mac_ns: float
+    byte_ns: float
+    """Nanoseconds of a byte of weights or feature maps, read or written."""
+    factor: float
+    """The truth is taken to lie between the estimate divided and multiplied by it."""
+
+
+@dataclass(frozen=True)
 class Target:
     """Where a file will run."""
 
@@ -33,6 +52,8 @@ class Target:
     channel_step: ChannelStep
     latency: Literal["measured", "estimated"]
     """Whether this kind of machine can time the file itself."""
+    estimate: Estimate
+    """Where latencies are measured, it only orders what is tried."""
     note: str
 
 
@@ -67,5 +88,6 @@ def _target(name: str, row: dict[str, Any]) -> Target:
         activations=tuple(row["activations"]),
         channel_step=ChannelStep(**row["channel_step"]),
         latency=row["latency"],
+        estimate=Estimate(**row["estimate"]),
         note=row["note"],
     )

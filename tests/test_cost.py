@@ -11,27 +11,22 @@ from onnx import numpy_helper
 
 from lepton_automl import cost
 from lepton_automl.arch import chain
-from lepton_automl.compress.calibrate import calibrate
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
 from lepton_automl.cost import (
     Cost,
     Latency,
     Stopwatch,
     file_cost,
     peak_ram_bytes,
-    random_int8,
-    random_qparams,
     static_cost,
 )
-from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.exporters.onnx import float_model
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.mbconv import MBConv
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
-from lepton_automl.onnxfile import session
-from tests.nets import random_arch, random_model, random_pixels
+from lepton_automl.random_net import random_int8
+from tests.nets import random_arch, random_model
 
 ANY = ("relu", "relu6", "hswish", "silu", "none")
 LABELS = list("01234")
@@ -67,15 +62,6 @@ def test_bytes_are_those_in_the_file(seed):
     assert (found.weight_bytes, found.parameter_bytes) == (stored["weights"], stored["all"])
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_weights_make_a_file_as_large_as_real_ones(seed):
-    arch = random_arch(seed, activations=ANY)
-    model = fold(random_model(arch, seed))
-    pixels = random_pixels(arch, 32, seed)
-    real = int8_model(quantize(model, calibrate(model, pixels), 64), LABELS, {})
-    assert static_cost(arch, 64).size_bytes == pytest.approx(len(real), rel=0.02, abs=60)
-
-
 def test_peak_ram_of_a_plain_chain_is_its_largest_pair_of_neighbours():
     arch = chain((8, 8, 3), [Stem(4), Conv(16, stride=2), Head()], 5)
     sizes = [8 * 8 * 3, 8 * 8 * 4, 4 * 4 * 16, 16, 5]
@@ -92,31 +78,6 @@ def test_peak_ram_keeps_what_a_gate_multiplies():
     arch = chain((8, 8, 8), [Stem(8, activation="silu"), Head()], 5)
     # Before and after the gate, which may not overwrite what is read once more.
     assert peak_ram_bytes(arch.graph) == 2 * 8 * 8 * 8
-
-
-def test_random_values_neither_vanish_nor_saturate():
-    lively = []
-    for seed in range(6):
-        arch = random_arch(seed, activations=ANY)
-        model = onnx.ModelProto.FromString(random_int8(arch, 64, seed))
-        names = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"]
-        for name in names:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, 2, None))
-        pixels = random_pixels(arch, 8, seed).numpy()
-        for value in session(model.SerializeToString()).run(names, {"pixels": pixels}):
-            lively.append(((value > 0) & (value < 255)).mean() > 0.1 and np.unique(value).size > 3)
-    assert np.mean(lively) > 0.95
-
-
-def test_weights_use_the_whole_limit_and_no_more():
-    for limit in (7, 64, 127):
-        drawn = random_qparams(random_arch(3), 0, limit).weights
-        assert max(abs(w.astype(int)).max() for w in drawn.values()) == limit
-
-
-def test_random_parameters_depend_on_the_seed_only():
-    assert random_int8(SMALL, 64, 1) == random_int8(SMALL, 64, 1)
-    assert random_int8(SMALL, 64, 1) != random_int8(SMALL, 64, 2)
 
 
 def test_a_larger_net_takes_longer_in_the_same_rounds():

@@ -7,13 +7,13 @@ import onnx
 from onnx import numpy_helper
 
 from lepton_automl.arch import chain
-from lepton_automl.cost import random_int8
 from lepton_automl.exporters.onnx import float_model
 from lepton_automl.fusion import float_nodes, optimized
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
+from lepton_automl.random_net import random_int8
 from tests.nets import random_model
 
 ARCH = chain((16, 16, 3), [Stem(16), Residual(16), Conv(32, activation="relu6"), Head()], 3)

@@ -12,12 +12,12 @@ from lepton_automl.arch import chain
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.quantize import quantize
-from lepton_automl.cost import random_int8
 from lepton_automl.errors import ArchError
 from lepton_automl.exporters.onnx import float_model, int8_model
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.onnxfile import Writer, session
+from lepton_automl.random_net import random_int8
 from lepton_automl.reference import exposed, integer_reference
 from tests.nets import random_arch, random_model, random_pixels
 

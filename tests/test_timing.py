@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_automl.cost import random_int8
+from lepton_automl.random_net import random_int8
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.timing import FILE, Timing
 from tests.nets import random_arch

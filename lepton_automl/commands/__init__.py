@@ -13,6 +13,7 @@ from typing import Annotated, Any, Never, cast
 import typer
 
 from lepton_automl import __version__
+from lepton_automl.commands.bench import bench
 from lepton_automl.commands.compress import compress
 from lepton_automl.commands.export import export
 from lepton_automl.commands.predict import predict
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, search, compress, export, verify, status, predict, spaces):
+for command in (run, search, compress, export, verify, status, predict, spaces, bench):
     app.command()(command)
 
 

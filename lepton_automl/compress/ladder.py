@@ -13,10 +13,10 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.prune import Prune
 from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file, validation_accuracy
-from lepton_automl.cost import random_int8
 from lepton_automl.errors import DataError
 from lepton_automl.events import Event
 from lepton_automl.model import Model
+from lepton_automl.random_net import random_int8
 
 FIRST_SHARE = 0.4
 """Of the cost, what the first cut takes."""

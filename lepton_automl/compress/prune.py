@@ -15,10 +15,10 @@ from lepton_automl.compress import Step, Work
 from lepton_automl.compress.importance import importance
 from lepton_automl.compress.plan import Effort, effort
 from lepton_automl.compress.scoring import validation_accuracy
-from lepton_automl.cost import random_int8
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import Conv, Linear, Width
 from lepton_automl.model import Model
+from lepton_automl.random_net import random_int8
 from lepton_automl.targets import ChannelStep
 from lepton_automl.train import Diverged, fit
 

@@ -6,8 +6,9 @@ import dataclasses
 
 from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
-from lepton_automl.cost import Cost, Latency, Stopwatch, random_int8, static_cost
+from lepton_automl.cost import Cost, Latency, Stopwatch, static_cost
 from lepton_automl.pick import excess
+from lepton_automl.random_net import random_int8
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lepton_automl import plugins
-from lepton_automl.cost import random_int8
 from lepton_automl.exporters.onnx import float_model
 from lepton_automl.fusion import float_nodes
 from lepton_automl.onnxfile import probabilities, session
+from lepton_automl.random_net import random_int8
 from lepton_automl.reference import exposed, integer_reference
 from tests.nets import random_arch, random_model, random_pixels
 

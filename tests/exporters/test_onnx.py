@@ -12,7 +12,6 @@ from onnx import numpy_helper
 
 from lepton_automl import plugins
 from lepton_automl.arch import chain
-from lepton_automl.cost import random_qparams
 from lepton_automl.errors import ArchError, MachineError
 from lepton_automl.exporters import Exporter
 from lepton_automl.exporters.onnx import Onnx, float_model, folded, int8_model
@@ -23,6 +22,7 @@ from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.onnxfile import metadata_of, probabilities, session
+from lepton_automl.random_net import random_qparams
 from tests.nets import random_arch, random_model, random_pixels
 
 LABELS = ["a", "b", "c", "d", "e"]
