@@ -129,8 +129,9 @@ def test_checkpoints_that_are_gone_are_made_again_bit_for_bit(tmp_path: Path) ->
 def test_only_checkpoints_that_matter_are_kept(tmp_path: Path) -> None:
     found = run(tmp_path / "run")
     kept = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir()]
-    assert 1 <= len(kept) <= 2
-    assert all(name.startswith(f"{found.number:05d}-") for name in kept)
+    finals = [name for name in kept if "final" in name]
+    assert len(finals) == len(found.confirmed) == 3  # `lepton pick` may want them
+    assert [name[:5] for name in kept if name not in finals] in ([], [f"{found.number:05d}"])
 
 
 def test_a_kill_between_the_winner_and_tidying_up_leaves_nothing_for_ever(tmp_path: Path) -> None:
