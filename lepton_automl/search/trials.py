@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ PLAN = "plan"
 TRIAL = "trial"
 RUNG = "rung"
 """Kinds of ledger events: `search` -> a `Plan`, number -> a `Candidate`, key -> a `Score`."""
+WINNER = "winner"
+"""Ledger events "0", "1", ...: a longer budget or more trials make another one."""
 FINAL = "final"
 """In place of a rung's number: one of the last trainings of the few best."""
 
@@ -64,15 +67,24 @@ class Candidate:
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Candidate:
         """Read what `to_event` wrote."""
-        return cls(
-            event["number"],
-            event["params"],
-            event["distributions"],
-            Arch.from_json(event["arch"]),
-            Recipe.from_json(event["recipe"]),
-            Cost(**event["cost"]),
-            tuple(Refusal(**refusal) for refusal in event["refused"]),
-        )
+        known = dict(event)
+        known["cost"] = Cost(**event["cost"])
+        known["refused"] = tuple(Refusal(**refusal) for refusal in event["refused"])
+        # Thousands are rebuilt when a search goes on, and the nets of few of them are looked at.
+        known["texts"] = {name: known.pop(name) for name in ("arch", "recipe")}
+        candidate = object.__new__(cls)
+        vars(candidate).update(known)
+        return candidate
+
+    if not TYPE_CHECKING:  # Else it would hide misspelt names.
+
+        def __getattr__(self, name: str) -> object:
+            """`arch` and `recipe` of a recorded candidate, read when first asked for."""
+            reads = {"arch": Arch.from_json, "recipe": Recipe.from_json}
+            if name not in reads:
+                raise AttributeError(name)
+            vars(self)[name] = reads[name](vars(self)["texts"][name])
+            return vars(self)[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +96,16 @@ class Score:
     is "final-0-1"."""
     epochs: int
     """In all, this rung included."""
-    correct: NDArray[np.bool_]
-    """(N,) validation samples."""
+    answers: str
+    """Which validation samples are right, as `task.pack` writes them."""
     failed: str = ""
+    parts: int = 1
+    """In how many pieces batches went through the net; more than 1 after memory had run out."""
+
+    @functools.cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,) validation samples; none for a training that failed."""
+        return np.zeros(0, np.bool_) if self.failed else unpack(self.answers)
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -94,11 +113,9 @@ class Score:
         return 0.0 if self.failed else float(self.correct.mean())
 
     @classmethod
-    def from_event(cls, rung: str, event: dict[str, Any]) -> Score:
+    def from_event(cls, rung: str, event: Mapping[str, Any]) -> Score:
         """From the value of a `rung` event."""
-        failed = event["failed"]
-        correct = np.zeros(0, np.bool_) if failed else unpack(event["correct"])
-        return cls(rung, event["epochs"], correct, failed)
+        return cls(rung, event["epochs"], event["correct"], event["failed"], event.get("parts", 1))
 
 
 class Trials:
@@ -201,9 +218,12 @@ def parsed(key: str) -> tuple[int, str]:
 
 def score_event(result: TaskResult, epochs: int) -> dict[str, Any]:
     """What the ledger keeps of a task: everything that decides, and the seconds it took."""
-    return {
+    event = {
         "epochs": epochs,
         "correct": result.correct,
         "failed": result.failed,
         "seconds": round(sum(result.seconds), 3),
     }
+    if result.retried:
+        event |= {"parts": result.parts, "retried": result.retried}
+    return event

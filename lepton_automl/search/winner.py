@@ -22,11 +22,9 @@ from lepton_automl.search.executor import Workers
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, Score, Trials
+from lepton_automl.search.trials import FINAL, WINNER, Score, Trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
 
-WINNER = "winner"
-"""Ledger events "0", "1", ...: a longer budget or more trials make another one."""
 RECIPE = "recipe.json"
 """Written after the model: the winner is saved once it is there."""
 
