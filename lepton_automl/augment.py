@@ -17,36 +17,88 @@ LIGHT = 0.2
 in standard deviations. Each is drawn evenly from minus that to plus that."""
 
 
-def changed(x: Tensor, strength: float, *, flip: bool, generator: torch.Generator) -> Tensor:
-    """Pictures, each turned, zoomed, sheared, shifted and lit a little differently.
+def changed(
+    x: Tensor,
+    kind: str,
+    strength: float,
+    *,
+    mirrored: Tensor | None = None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Pictures, each changed a little differently; edges are filled by reflection.
 
     Parameters
     ----------
     x : Tensor
         float (B, C, H, W), normalised.
+    kind : str
+        `affine` turns, zooms, shears, shifts and lights; `crop` shifts by whole pixels.
     strength : float
         0 (none) to 1.
-    flip : bool
-        Mirror half of the pictures left to right.
+    mirrored : Tensor, optional
+        bool (B,): which pictures are mirrored left to right; None: none is.
     generator : torch.Generator
         Of the device of `x`.
 
     Returns
     -------
     Tensor
-        Of the shape of `x`, channels last in memory; edges are filled by reflection.
+        Of the shape of `x`, channels last in memory.
     """
-    sign = torch.ones(len(x), device=x.device)
-    if flip:
-        sign = 1 - 2 * (torch.rand(len(x), generator=generator, device=x.device) < 0.5).float()
     if not strength:
-        return torch.where(sign[:, None, None, None] < 0, x.flip(3), x) if flip else x
+        return x if mirrored is None else torch.where(_each(mirrored), x.flip(3), x)
+    if kind == "crop":
+        return _shifted(x, strength, mirrored, generator)
+    sign = torch.ones(len(x), device=x.device) if mirrored is None else 1 - 2 * mirrored.float()
     places = _places(sign, x.shape[2], x.shape[3], strength, generator)
     # Kernels for sampling like channels first, those for training channels last.
     y = F.grid_sample(x.contiguous(), places, padding_mode="reflection", align_corners=False)
     contrast, brightness = strength * LIGHT * _even(2, len(x), generator)[..., None, None, None]
     y.mul_(1 + contrast).add_(brightness)
     return y.contiguous(memory_format=torch.channels_last)
+
+
+def cut_out(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Pictures, each with one square anywhere in it made grey (DeVries 2017, arXiv:1708.04552).
+
+    Parameters
+    ----------
+    x : Tensor
+        float (B, C, H, W), normalised, so that 0 is the mean.
+    share : float
+        Side of the square as a share of the shorter side of the picture, 0 to 1.
+    generator : torch.Generator
+        Of the device of `x`.
+    """
+    side = round(share * min(x.shape[2:]))
+    if not side:
+        return x
+    down, right = (
+        _between(-(side // 2), size - (side + 1) // 2, len(x), generator) for size in x.shape[2:]
+    )
+    rows, columns = (
+        (places >= first[:, None]) & (places < first[:, None] + side)
+        for first, places in zip((down, right), _counted(x), strict=True)
+    )
+    return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def _shifted(
+    x: Tensor, strength: float, mirrored: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Each picture moved by up to `SHIFT` of its side, and mirrored where asked for."""
+    found = []
+    for size, places in zip(x.shape[2:], _counted(x), strict=True):
+        most = round(strength * SHIFT * size)
+        read = places + _between(-most, most, len(x), generator)[:, None]
+        found.append(size - 1 - (size - 1 - read.abs()).abs())
+    rows, columns = found
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    each = torch.arange(len(x), device=x.device)
+    # Indexed channels last, a pixel is read in one piece.
+    y = x.permute(0, 2, 3, 1)[each[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return y.permute(0, 3, 1, 2)
 
 
 def _places(
@@ -67,6 +119,21 @@ def _places(
     return places
 
 
+def _counted(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the rows and of the columns."""
+    return torch.arange(x.shape[2], device=x.device), torch.arange(x.shape[3], device=x.device)
+
+
+def _each(values: Tensor) -> Tensor:
+    """One value a picture, (B, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
 def _even(kinds: int, count: int, generator: torch.Generator) -> Tensor:
     """Draws (kinds, count) from -1 to 1."""
     return 2 * torch.rand(kinds, count, generator=generator, device=generator.device) - 1
+
+
+def _between(low: int, high: int, count: int, generator: torch.Generator) -> Tensor:
+    """Whole draws (count,), both ends included."""
+    return torch.randint(low, high + 1, (count,), generator=generator, device=generator.device)

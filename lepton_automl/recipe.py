@@ -24,13 +24,21 @@ class Recipe:
     schedule: str = "onecycle"
     """`onecycle` (linear up, cosine down), `cosine` or `trapezoid`."""
     weight_decay: float = 5e-4
-    """Decoupled; not on norms and biases."""
+    """Not on norms and biases; decoupled with `adamw`."""
     batch_size: int = 64
     label_smoothing: float = 0.0
     augment: float = 0.5
     """Strength of the pictures' random changes, 0 (none) to 1 (all)."""
+    augment_kind: str = "affine"
+    """`affine` (turned, zoomed, sheared, shifted, lit) or `crop` (shifted by whole pixels)."""
+    cutout: float = 0.0
+    """Side of a square made grey in each picture, as a share of the picture's; 0 makes none."""
+    plain_finish: float = 0.25
+    """Last share of the batches, whose pictures are only mirrored, so that the net ends on
+    pictures as they are (He et al. 2019, arXiv:1909.09148, "Data Augmentation Revisited")."""
     flip: bool = False
-    """Mirror half of the pictures left to right; only where orientation carries no label."""
+    """Mirror half of the pictures left to right, the other half in the next pass; only where
+    orientation carries no label."""
     epochs: int = 27
     """Passes over the training part at the last rung."""
 
@@ -46,6 +54,9 @@ class Recipe:
             "batch_size": (1 <= self.batch_size <= 4096, "1 to 4096"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
             "augment": (0 <= self.augment <= 1, "0 to 1"),
+            "augment_kind": (self.augment_kind in {"affine", "crop"}, "affine or crop"),
+            "cutout": (0 <= self.cutout <= 1, "0 to 1"),
+            "plain_finish": (0 <= self.plain_finish <= 1, "0 to 1"),
             "epochs": (1 <= self.epochs <= 10_000, "1 to 10000"),
         }
         for name, (holds, rule) in rules.items():

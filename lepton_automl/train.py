@@ -1,11 +1,11 @@
-"""Training: one loop, data resident on the device, pictures changed a chunk at a time."""
+"""Training: one loop over the batches, from weights to weights."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lepton_automl import augment
 from lepton_automl.arch import Arch
+from lepton_automl.batches import Batches
 from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import Turn, placed
 from lepton_automl.model import Model, Preprocessing
@@ -31,12 +31,7 @@ Tick = Callable[[int, int], None]
 Forward = Callable[[Tensor], Tensor]
 """Logits (N, classes) of normalised pixels (N, C, H, W)."""
 
-PLAIN_FINISH = 0.25
-"""Last share of the batches, whose pictures are only mirrored, so that the net ends on pictures as
-they are (He et al. 2019, arXiv:1909.09148, "Data Augmentation Revisited")."""
 SETTLE_PICTURES, SETTLE_BATCH = 1024, 256
-CHUNK_BYTES = 2 << 20
-"""Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
 
 
 class Diverged(LeptonError):
@@ -183,71 +178,6 @@ def settle(
             norm.momentum = 1 / (number + 1)
         network(preprocessing.apply(data.pixels[index].to(device)))
     network.eval()
-
-
-class Batches:
-    """Batches of normalised, randomly changed pictures, made a chunk at a time.
-
-    The order is one random permutation of the data after the other, cut into batches of one
-    size, so every sample is seen equally often and no batch is ever smaller than two.
-    """
-
-    def __init__(
-        self,
-        data: Labelled,
-        preprocessing: Preprocessing,
-        recipe: Recipe,
-        *,
-        epochs: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.pixels, self.labels = data.pixels.to(device), data.labels.to(device)
-        self.preprocessing, self.recipe = preprocessing, recipe
-        samples = len(self.labels)
-        self.size = max(2, min(recipe.batch_size, samples))
-        self.count = max(1, math.ceil(epochs * samples / self.size))
-        self.plain_from = math.ceil(self.count * (1 - PLAIN_FINISH))
-        self.per_chunk = max(1, CHUNK_BYTES // (4 * self.size * self.pixels[0].numel()))
-        self._order_draws = torch.Generator().manual_seed(seed)
-        self._change_draws = torch.Generator(device).manual_seed(seed + 1)
-        self._order = torch.zeros(0, dtype=torch.int64)
-        self._first = self._end = 0
-        self._x = self._y = torch.zeros(0)
-
-    def take(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`, to be asked for in order: pictures (B, C, H, W) and labels."""
-        if step == self._end:
-            self._first = step
-            stops = (self.plain_from if step < self.plain_from else self.count, self.count)
-            self._end = min(step + self.per_chunk, *stops)
-            self._fill((self._end - step) * self.size, plain=step >= self.plain_from)
-        start = (step - self._first) * self.size
-        return self._x[start : start + self.size], self._y[start : start + self.size]
-
-    def pieces(self, step: int, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batch number `step` in at most `parts` pieces, none smaller than two."""
-        parts = max(1, min(parts, self.size // 2))
-        x, labels = (whole.tensor_split(parts) for whole in self.take(step))
-        return zip(x, labels, strict=True)
-
-    def is_last_of_chunk(self, step: int) -> bool:
-        """Whether the batch after `step` starts a new chunk, or there is none."""
-        return step + 1 == self._end
-
-    def _fill(self, length: int, *, plain: bool) -> None:
-        while len(self._order) < length:
-            more = torch.randperm(len(self.labels), generator=self._order_draws)
-            self._order = torch.cat([self._order, more])
-        index = self._order[:length].to(self.pixels.device)
-        self._order = self._order[length:]
-        self._x = augment.changed(
-            self.preprocessing.apply(self.pixels[index]),
-            0.0 if plain else self.recipe.augment,
-            flip=self.recipe.flip,
-            generator=self._change_draws,
-        )
-        self._y = self.labels[index]
 
 
 def _loss(

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from lepton_automl import augment
 
+KINDS = pytest.mark.parametrize("kind", ["affine", "crop"])
+
 
 def draws(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -17,18 +19,46 @@ def noise(count=6, channels=3, height=9, width=12):
     return torch.randn(count, channels, height, width, generator=draws(9))
 
 
-def test_no_strength_changes_nothing():
+@KINDS
+def test_no_strength_changes_nothing(kind):
     x = noise()
-    assert torch.equal(augment.changed(x, 0.0, flip=False, generator=draws()), x)
+    assert torch.equal(augment.changed(x, kind, 0.0, generator=draws()), x)
 
 
-def test_a_flip_alone_mirrors_about_half_and_leaves_the_rest():
-    x = noise(200)
-    y = augment.changed(x, 0.0, flip=True, generator=draws())
-    mirrored = [torch.equal(b, a.flip(2)) for a, b in zip(x, y, strict=True)]
-    same = [torch.equal(b, a) for a, b in zip(x, y, strict=True)]
-    assert 70 < sum(mirrored) < 130
-    assert sum(mirrored) + sum(same) == 200
+@KINDS
+def test_a_flip_alone_mirrors_those_asked_for_and_leaves_the_rest(kind):
+    x, mirrored = noise(4), torch.tensor([True, False, False, True])
+    y = augment.changed(x, kind, 0.0, mirrored=mirrored, generator=draws())
+    wanted = torch.stack([x[0].flip(2), x[1], x[2], x[3].flip(2)])
+    assert torch.equal(y, wanted)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_is_one_of_the_pictures_windows(flip):
+    x = noise(300, 2, 8, 16)  # an eighth is one row and two columns
+    mirrored = torch.full((300,), flip)
+    y = augment.changed(x, "crop", 1.0, mirrored=mirrored, generator=draws())
+    source = F.pad(x.flip(3) if flip else x, (2, 2, 1, 1), mode="reflect")
+    windows = [source[:, :, i : i + 8, j : j + 16] for i in range(3) for j in range(5)]
+    found = torch.stack([(y == w).flatten(1).all(1) for w in windows])
+    assert (found.sum(0) == 1).all()
+    assert (found.sum(1) > 0).all()
+
+
+def test_a_cut_makes_one_square_grey_that_may_reach_over_the_edge():
+    x = torch.ones(4000, 3, 9, 12)
+    hidden = (augment.cut_out(x, 0.34, draws()) == 0).all(1)  # side 3 of 9
+    rows, columns = hidden.any(2).sum(1), hidden.any(1).sum(1)
+    assert torch.equal(hidden.flatten(1).sum(1), rows * columns)
+    assert set(rows.tolist()) == set(columns.tolist()) == {2, 3}
+    everywhere = hidden.float().mean(0)
+    assert everywhere.min() > 0
+    assert everywhere.max() < 0.2
+
+
+def test_a_cut_of_nothing_changes_nothing():
+    assert torch.equal(augment.cut_out(noise(), 0.0, draws()), noise())
+    assert torch.equal(augment.cut_out(noise(), 0.04, draws()), noise())
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -64,30 +94,34 @@ def test_a_shift_alone_moves_the_picture_by_whole_pixels(monkeypatch):
     for name in ("TURN", "ZOOM", "SHEAR", "LIGHT"):
         monkeypatch.setattr(augment, name, 0.0)
     monkeypatch.setattr(augment, "_even", lambda kinds, count, _: torch.ones(kinds, count))
-    y = augment.changed(x, 1.0, flip=False, generator=draws())  # 1/8 of 16 pixels is 2
+    y = augment.changed(x, "affine", 1.0, generator=draws())  # 1/8 of 16 pixels is 2
     torch.testing.assert_close(y[..., :14, :14], x[..., 2:, 2:], atol=1e-5, rtol=0)
     torch.testing.assert_close(y[..., 14, :14], x[..., 15, 2:], atol=1e-5, rtol=0)
 
 
 def test_an_even_picture_stays_even_and_light_stays_in_bounds():
     x = torch.full((500, 1, 8, 8), 2.0)
-    y = augment.changed(x, 0.5, flip=True, generator=draws())
+    y = augment.changed(x, "affine", 0.5, mirrored=torch.arange(500) < 250, generator=draws())
     torch.testing.assert_close(y, y[..., :1, :1].expand_as(y))
     assert 2 * 0.9 - 0.1 <= y.min() < 2 < y.max() <= 2 * 1.1 + 0.1
 
 
-def test_the_same_draws_give_the_same_pictures_channels_last():
+@KINDS
+def test_the_same_draws_give_the_same_pictures_channels_last(kind):
     one, two, other = (
-        augment.changed(noise(), 1.0, flip=True, generator=draws(seed)) for seed in (1, 1, 2)
+        augment.changed(noise(6, 3, 16), kind, 1.0, generator=draws(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert one.is_contiguous(memory_format=torch.channels_last)
-    assert one.shape == noise().shape
+    assert one.shape == (6, 3, 16, 12)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 9), (1, 1, 2, 2)])
-def test_the_smallest_pictures_are_changed_too(shape):
-    y = augment.changed(torch.randn(shape, generator=draws()), 1.0, flip=True, generator=draws())
+@KINDS
+def test_the_smallest_pictures_are_changed_too(kind, shape):
+    x, mirrored = torch.randn(shape, generator=draws()), torch.ones(shape[0], dtype=torch.bool)
+    y = augment.changed(x, kind, 1.0, mirrored=mirrored, generator=draws())
+    y = augment.cut_out(y, 1.0, draws())
     assert y.shape == shape
     assert torch.isfinite(y).all()

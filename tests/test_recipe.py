@@ -18,6 +18,9 @@ recipes = st.builds(
     batch_size=st.integers(1, 4096),
     label_smoothing=st.floats(0, 0.999),
     augment=st.floats(0, 1),
+    augment_kind=st.sampled_from(["affine", "crop"]),
+    cutout=st.floats(0, 1),
+    plain_finish=st.floats(0, 1),
     flip=st.booleans(),
     epochs=st.integers(1, 10_000),
 )
@@ -26,6 +29,14 @@ recipes = st.builds(
 @given(recipes)
 def test_a_recipe_survives_json(recipe):
     assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_recipe_of_an_older_run_means_what_it_meant():
+    text = '{"optimizer":"adamw","lr":0.01,"schedule":"cosine","weight_decay":0.1,'
+    text += '"batch_size":32,"label_smoothing":0.1,"augment":0.7,"flip":true,"epochs":9}'
+    read = Recipe.from_json(text)
+    assert (read.augment, read.augment_kind, read.cutout) == (0.7, "affine", 0.0)
+    assert read.plain_finish == 0.25
 
 
 @pytest.mark.parametrize(
@@ -42,6 +53,9 @@ def test_a_recipe_survives_json(recipe):
         ("batch_size", 4097),
         ("label_smoothing", 1.0),
         ("augment", 1.01),
+        ("augment_kind", "cut"),
+        ("cutout", -0.1),
+        ("plain_finish", 1.01),
         ("epochs", 0),
     ],
 )

@@ -139,22 +139,6 @@ def test_every_number_of_samples_fills_its_batches(samples, batch):
     assert math.isfinite(done.loss)
 
 
-@pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
-def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk):
-    monkeypatch.setattr(train, "CHUNK_BYTES", chunk)
-    pixels = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 8, 8, 1)
-    data, as_they_are = Labelled(pixels, torch.arange(10)), Preprocessing(0, 1.0)
-    recipe = dataclasses.replace(PLAIN, batch_size=4)
-    batches = train.Batches(data, as_they_are, recipe, epochs=3, seed=1, device=CPU)
-    taken = [batches.take(step) for step in range(batches.count)]
-    labels = torch.cat([y for _, y in taken])
-    assert torch.equal(torch.cat([x[:, 0, 3, 3] for x, _ in taken]).long(), labels)
-    for epoch in range(3):
-        part = labels[10 * epoch : 10 * (epoch + 1)]
-        assert sorted(part.tolist()) == list(range(10))
-    assert not torch.equal(labels[:10], labels[10:20])
-
-
 @pytest.mark.parametrize("samples", [1, 2, 17])
 def test_the_fewest_pictures_train_down_to_a_map_of_one_pixel(samples):
     arch = chain((4, 4, 1), [Stem(out=8, stride=2), Conv(out=8, stride=2), Head(features=8)], 3)
@@ -250,20 +234,6 @@ def test_a_student_learns_from_the_teacher_what_the_labels_deny():
     assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
 
 
-@pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])
-def test_the_last_quarter_of_the_batches_shows_pictures_as_they_are(monkeypatch, chunk):
-    monkeypatch.setattr(train, "CHUNK_BYTES", chunk)
-    data = stripes(16)
-    recipe = dataclasses.replace(PLAIN, batch_size=4, augment=1.0)
-    batches = train.Batches(data, SEEN, recipe, epochs=3, seed=1, device=CPU)
-    originals = {tuple(p.flatten().tolist()) for p in SEEN.apply(data.pixels)}
-    plain = [
-        all(tuple(p.flatten().tolist()) in originals for p in batches.take(step)[0])
-        for step in range(batches.count)
-    ]
-    assert plain == [False] * 9 + [True] * 3
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
 def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(optimizer, parts):
@@ -283,15 +253,6 @@ def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(op
     whole, pieces = trained(1), trained(parts)
     for name, tensor in whole.items():
         assert torch.allclose(tensor, pieces[name], atol=2e-5), name
-
-
-def test_pieces_are_never_smaller_than_two_and_together_the_batch():
-    recipe = dataclasses.replace(PLAIN, batch_size=7)
-    made = [train.Batches(stripes(), SEEN, recipe, epochs=1, seed=1, device=CPU) for _ in range(2)]
-    (x, labels), pieces = made[0].take(0), list(made[1].pieces(0, 5))
-    assert [len(part) for _, part in pieces] == [3, 2, 2]
-    assert torch.equal(torch.cat([part for part, _ in pieces]), x)
-    assert torch.equal(torch.cat([part for _, part in pieces]), labels)
 
 
 def test_a_net_with_batch_norm_trains_in_pieces_too():

@@ -1,0 +1,86 @@
+"""Batches against pictures that can be told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lepton_automl import batches
+from lepton_automl.batches import Batches
+from lepton_automl.dataset import Labelled
+from lepton_automl.model import Preprocessing
+from lepton_automl.recipe import Recipe
+
+CPU = torch.device("cpu")
+AS_THEY_ARE = Preprocessing(0, 1.0)
+PLAIN = Recipe(augment=0.0, batch_size=4)
+
+
+def numbered(count=10):
+    """Picture n is n + 1 everywhere, but 101 + n in its left column; its label is n."""
+    pixels = torch.arange(1, count + 1, dtype=torch.uint8)[:, None, None, None].repeat(1, 8, 8, 1)
+    pixels[:, :, 0] += 100
+    return Labelled(pixels, torch.arange(count))
+
+
+def made(recipe, epochs=3, data=None):
+    return Batches(data or numbered(), AS_THEY_ARE, recipe, epochs=epochs, seed=1, device=CPU)
+
+
+def taken(recipe, epochs=3, data=None):
+    """All pictures and all labels in order."""
+    source = made(recipe, epochs, data)
+    each = [source.take(step) for step in range(source.count)]
+    return torch.cat([x for x, _ in each]), torch.cat([y for _, y in each])
+
+
+@pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
+def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk):
+    monkeypatch.setattr(batches, "CHUNK_BYTES", chunk)
+    x, labels = taken(PLAIN)
+    assert torch.equal(x[:, 0, 3, 3].long(), labels + 1)
+    for epoch in range(3):
+        part = labels[10 * epoch : 10 * (epoch + 1)]
+        assert sorted(part.tolist()) == list(range(10))
+    assert not torch.equal(labels[:10], labels[10:20])
+
+
+@pytest.mark.parametrize("share", [0.25, 0.0, 1.0])
+@pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])
+@pytest.mark.parametrize("kind", [{"augment": 1.0}, {"cutout": 0.5}])
+def test_the_last_batches_show_pictures_as_they_are(monkeypatch, chunk, share, kind):
+    monkeypatch.setattr(batches, "CHUNK_BYTES", chunk)
+    recipe = dataclasses.replace(PLAIN, plain_finish=share, **kind)
+    x, labels = taken(recipe, epochs=4)
+    originals = AS_THEY_ARE.apply(numbered().pixels)[labels]
+    plain = (x == originals).flatten(1).all(1)
+    first = 4 * round((1 - share) * 10)  # whole batches
+    assert plain.tolist() == [False] * first + [True] * (40 - first)
+
+
+@pytest.mark.parametrize("augment", [0.0, 1.0])
+def test_whoever_is_mirrored_in_one_pass_is_not_in_the_next(augment):
+    recipe = dataclasses.replace(PLAIN, flip=True, augment=augment, augment_kind="crop")
+    x, labels = taken(recipe, epochs=4, data=numbered(60))
+    is_left = x[:, 0, 3, 0] >= 100
+    is_right = x[:, 0, 3, 7] >= 100
+    if not augment:
+        assert torch.equal(is_left, ~is_right)
+        sides = torch.stack(
+            [is_left[labels[60 * n : 60 * n + 60].argsort() + 60 * n] for n in range(4)]
+        )
+        assert torch.equal(sides[0], ~sides[1])
+        assert torch.equal(sides[:2], sides[2:])
+        assert 15 < sides[0].sum() < 45
+    assert is_left.any()
+    assert is_right.any()
+
+
+def test_pieces_are_never_smaller_than_two_and_together_the_batch():
+    recipe = dataclasses.replace(PLAIN, batch_size=7)
+    (x, labels), pieces = made(recipe).take(0), list(made(recipe).pieces(0, 5))
+    assert [len(part) for _, part in pieces] == [3, 2, 2]
+    assert torch.equal(torch.cat([part for part, _ in pieces]), x)
+    assert torch.equal(torch.cat([part for _, part in pieces]), labels)
