@@ -136,7 +136,7 @@ def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any
 
 def score(rung: str, right: int, *, epochs: int = 1, n: int = 200, failed: str = "") -> Score:
     """A score with so many right answers of `n`."""
-    return Score(rung, epochs, np.arange(n) < right, failed)
+    return Score(rung, epochs, pack(np.arange(n) < right), failed)
 
 
 def is_alive(pid: int) -> bool:

@@ -130,6 +130,7 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     device = torch.device(task.device)
     model, recipe = _start(task), Recipe.from_json(task.recipe)
     seconds: list[float] = []
+    parts = 1
     steps = zip(task.cycles, task.pieces, _ticks(task, told), strict=True)
     for (epochs, seed), parts, tick in steps:
         begun = time.perf_counter()
@@ -151,7 +152,7 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     if task.out:
         model.save(Path(task.out))
     correct = accuracy(model, _part(task.validation), device=device, turn=turn)
-    return TaskResult(tuple(seconds), pack(correct), parts=task.pieces[-1])
+    return TaskResult(tuple(seconds), pack(correct), parts=parts)
 
 
 def pack(correct: NDArray[np.bool_]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lepton_automl import durable
 from lepton_automl.dataset import LabelledFiles, Size
 from lepton_automl.model import Preprocessing
+from lepton_automl.search.plan import work_of
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
 from lepton_automl.search.task import Task
@@ -138,12 +139,14 @@ class Tasks:
     ) -> Task:
         start = self.checkpoint(candidate.number, before)
         is_there = self.is_whole(start)
+        parts = self._parts(candidate.number, rung, len(each))
+        each, parts = (each[-1:], parts[-1:]) if is_there else (each, parts)
         train, validation, preprocessing = self._files(candidate.arch.input[:2])
         return Task(
             key=f"{candidate.number}-{rung}",
             arch=candidate.arch.to_json(),
             recipe=candidate.recipe.to_json(),
-            cycles=tuple(each[-1:] if is_there else each),
+            cycles=tuple(each),
             seed=seed_of(self._work.seed, candidate.number, "weights"),
             start=str(start) if is_there else "",
             out=str(self.checkpoint(candidate.number, rung)),
@@ -152,7 +155,21 @@ class Tasks:
             train=(str(train.pixels), str(train.labels)),
             validation=(str(validation.pixels), str(validation.labels)),
             device=str(self._work.device),
+            parts=tuple(parts) if max(parts) > 1 else (),
+            work=work_of(candidate.cost.macs, self.samples, sum(epochs for epochs, _ in each)),
         )
+
+    def _parts(self, number: int, rung: str, count: int) -> list[int]:
+        """In how many pieces the batches of each cycle go, or went when its rung was trained.
+
+        A candidate for which memory ran out keeps to small pieces.
+        """
+        known = [score for score in self._trials.scores.get(number, []) if not score.failed]
+        usual = known[-1].parts if known else 1
+        earlier = [score.parts for score in known[: count - 1]]
+        same = [score for score in known if score.rung == rung]
+        last = same[0] if same else self._trials.final(number, rung)
+        return earlier + [usual] * (count - 1 - len(earlier)) + [last.parts if last else usual]
 
     def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
         if size not in self._data:

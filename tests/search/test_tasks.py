@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from lepton_automl.search import rungs
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from tests.searching import candidate, work
+from tests.searching import candidate, score, work
 
 
 @pytest.fixture
@@ -100,3 +101,27 @@ def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
     tasks.collect(set())
     assert not any(map(tasks.is_whole, folders))
     assert tasks.rung(candidate(0, epochs=27), 1).start == ""
+
+
+def test_a_candidate_for_which_memory_ran_out_keeps_to_small_pieces(tasks: Tasks) -> None:
+    one = candidate(0, epochs=27)
+    assert tasks.rung(one, 0).parts == ()
+    tasks._trials.score(0, score("0", 100))
+    tasks._trials.score(0, dataclasses.replace(score("1", 100), parts=4))
+    # Made again from nothing, every cycle goes as it went.
+    assert tasks.rung(one, 2).pieces == (1, 4, 4)
+    assert tasks.rung(one, 1).pieces == (1, 4)
+    assert tasks.rung(one, 0).pieces == (1,)
+    assert tasks.fresh(one, 40, "final-0").pieces == (4,)
+    tasks._trials.score(0, dataclasses.replace(score("final-0", 100), parts=16))
+    assert tasks.final(one, 2, 40, "final-0").pieces == (1, 4, 16)
+    pretend_saved(tasks, 0, "1")
+    assert tasks.rung(one, 2).pieces == (4,)
+
+
+def test_a_task_knows_how_much_work_it_is(tasks: Tasks) -> None:
+    one = candidate(0, epochs=27)
+    first, all_of_it = tasks.rung(one, 0), tasks.rung(one, 2)
+    assert all_of_it.work == pytest.approx(9 * first.work)
+    pretend_saved(tasks, 0, "1")
+    assert tasks.rung(one, 2).work == pytest.approx(6 * first.work)

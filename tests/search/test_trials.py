@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lepton_automl.arch import Arch
 from lepton_automl.objectives import load
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.plan import Plan
@@ -96,5 +98,29 @@ def test_beyond_a_rung_are_those_that_finished_the_next() -> None:
 
 
 def test_a_failed_score_counts_nothing() -> None:
-    assert Score("0", 3, np.ones(5, np.bool_), failed="diverged").accuracy == 0.0
+    assert Score("0", 3, "", failed="diverged").accuracy == 0.0
     assert score("0", 50).accuracy == pytest.approx(0.25)
+
+
+def test_a_recorded_net_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = candidate(3)
+    event = json.loads(json.dumps(known.to_event()))
+    read = Arch.from_json
+    monkeypatch.setattr(Arch, "from_json", lambda text: pytest.fail("nobody has asked"))
+    again = Candidate.from_event(event)
+    assert (again.number, again.cost) == (3, known.cost)
+    monkeypatch.setattr(Arch, "from_json", read)
+    assert again.arch == known.arch
+    assert again.arch is again.arch
+    assert dataclasses.replace(again, number=4).recipe == known.recipe
+    with pytest.raises(AttributeError, match="wings"):
+        again.wings  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_retry_and_its_smaller_pieces_are_kept_with_the_rung() -> None:
+    plain = score_event(TaskResult((1.0,), "1:gA=="), 3)
+    assert set(plain) == {"epochs", "correct", "failed", "seconds"}
+    assert Score.from_event("0", plain).parts == 1
+    retried = score_event(TaskResult((1.0,), "1:gA==", parts=4, retried="ran out of memory"), 3)
+    assert Score.from_event("0", retried).parts == 4
+    assert retried["retried"] == "ran out of memory"
