@@ -84,6 +84,9 @@ class RunConfig:
     seed: int = 0
     target: str = "x86-any"
     prefer: Prefer = "size"
+    latency_from: Path | None = None
+    """A latency table of the device the file is for; None: measured here, or the target's
+    estimate."""
     budget_seconds: float | None = None
     """Wall-clock seconds the command may be alive, summed over resumes."""
     trials: int | None = None
@@ -93,6 +96,8 @@ class RunConfig:
     device: str = "auto"
     skip_corrupt: bool = False
     fresh: bool = False
+    started: float | None = None
+    """`time.monotonic()` at which the command began; None: when its run is opened."""
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
@@ -108,6 +113,11 @@ class RunConfig:
             raise ConfigError(
                 f"--seed {self.seed}, the rule is 0 to {2**31 - 1}", fix="give another seed"
             )
+        if self.latency_from is not None and not self.asks_for_latency:
+            raise ConfigError(
+                f"--latency-from {self.latency_from} has no effect: no latency is asked for",
+                fix="state --max-latency-ms, or put latency_ms among the objectives",
+            )
         for name, value, legal in (
             ("device", self.device, {"auto", "cpu", "cuda"}),
             ("prefer", self.prefer, {"size", "latency"}),
@@ -117,6 +127,11 @@ class RunConfig:
                     f"--{name} {value!r} is not known",
                     fix=f"choose one of: {', '.join(sorted(legal))}",
                 )
+
+    @property
+    def asks_for_latency(self) -> bool:
+        """Whether a limit or an objective is about latency."""
+        return self.limits.max_latency_ms is not None or "latency_ms" in self.objectives
 
     @property
     def seconds_in_all(self) -> float | None:

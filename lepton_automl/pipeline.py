@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from lepton_automl import bundle, manifest
+from lepton_automl import bundle, manifest, shares
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
@@ -18,15 +21,11 @@ from lepton_automl.proof import Outcome, prove_again, write_and_prove
 from lepton_automl.recipe import Recipe
 from lepton_automl.search import SearchResult, SearchWork
 from lepton_automl.search import search as find
+from lepton_automl.search.trials import PLAN
 from lepton_automl.session import Session, opened
-from lepton_automl.timing import Timing
+from lepton_automl.timing import Timing, told_milliseconds
 
-SEARCH_SHARE = 0.70
-"""Of the whole budget, what may be used when compression begins."""
-COMPRESS_SHARE = 0.92
-"""Of the whole budget, what may be used when the files are written."""
-RECOVERY_SHARE = 0.5
-"""Epochs of recovery after pruning, as a share of the winner's own, where no budget decides."""
+Later = Callable[[float, int], Mapping[str, float]]
 
 
 def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
@@ -41,8 +40,8 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
         finished = _finished(session)
         if finished is not None:
             return finished
-        found = _search(session, SEARCH_SHARE)
-        _compress(session, found.best, found.recipe, COMPRESS_SHARE)
+        found = _search(session, _later(session))
+        _compress(session, found.best, found.recipe, _compression_ends(session))
         outcome = _export(session)
         _finish(session, outcome)
         return dataclasses.replace(outcome, found=found)
@@ -57,7 +56,7 @@ def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
         What a user can put right.
     """
     with opened(config, emit) as session:
-        return _search(session, 1.0)
+        return _search(session, None)
 
 
 def compress(config: RunConfig, *, emit: Emit = silent) -> Compressed:
@@ -70,7 +69,8 @@ def compress(config: RunConfig, *, emit: Emit = silent) -> Compressed:
     """
     with opened(config, emit) as session:
         best, recipe = _winner(session)
-        return _compress(session, best, recipe, None)
+        budget, begun = config.budget_seconds, session.ledger.alive_seconds()
+        return _compress(session, best, recipe, None if budget is None else begun + budget)
 
 
 def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
@@ -98,9 +98,9 @@ def verify(
     return prove_again(artifact, data=data, test=test, emit=emit)
 
 
-def _search(session: Session, share: float) -> SearchResult:
+def _search(session: Session, later: Later | None) -> SearchResult:
     config = session.config
-    budget = config.seconds_in_all
+    more: dict[str, Any] = {} if later is None else {"later": later}
     work = SearchWork(
         folder=session.folder.path,
         ledger=session.ledger,
@@ -113,23 +113,48 @@ def _search(session: Session, share: float) -> SearchResult:
         seed=config.seed,
         jobs=config.workers,
         device=session.device,
-        budget_seconds=None if budget is None else budget * share,
+        budget_seconds=config.seconds_in_all,
         trials=config.trials,
         cache=session.folder.cache,
         emit=session.emit,
+        latency_model=session.latency_model,
+        **more,
     )
     return find(work)
 
 
-def _compress(session: Session, best: Model, recipe: Recipe, share: float | None) -> Compressed:
+def _kept(session: Session, epoch_seconds: float, epochs: int) -> shares.Later:
+    """What the stages after the search need of the budget."""
+    data = session.dataset
+    sizes = shares.Sizes(
+        len(data.train), len(data.validation), len(data.test), session.start_seconds
+    )
+    return shares.later(session.config.seconds_in_all or 0.0, sizes, epoch_seconds, epochs)
+
+
+def _later(session: Session) -> Later:
+    return lambda epoch_seconds, epochs: _kept(session, epoch_seconds, epochs).by_stage
+
+
+def _kept_as_planned(session: Session) -> shares.Later:
+    plan = session.ledger.get(PLAN, "search") or {}
+    return _kept(session, plan.get("epoch_seconds", 0.0), plan.get("own_epochs", 0))
+
+
+def _compression_ends(session: Session) -> float | None:
+    """Seconds the run may have been alive when the files are written; None without a budget."""
+    budget = session.config.seconds_in_all
+    return None if budget is None else budget - _kept_as_planned(session).prove
+
+
+def _compress(session: Session, best: Model, recipe: Recipe, ends: float | None) -> Compressed:
+    """Until the run has been alive for `ends` seconds, or as long as it takes."""
     dataset, size = session.dataset, best.arch.input[:2]
     train, validation = (
         labelled(dataset.files(part, size, session.folder.cache))
         for part in ("train", "validation")
     )
-    budget, ledger = session.config.seconds_in_all, session.ledger
-    is_timed = budget is not None and share is not None
-    ends = (budget or 0.0) * (share or 0.0)
+    ledger = session.ledger
     work = Work(
         train=train,
         validation=validation,
@@ -139,16 +164,20 @@ def _compress(session: Session, best: Model, recipe: Recipe, share: float | None
         recipe=recipe,
         seed=session.config.seed,
         device=session.device,
-        epochs=max(1, round(recipe.epochs * RECOVERY_SHARE)),
-        seconds_left=(lambda: ends - ledger.alive_seconds()) if is_timed else None,
+        epochs=max(1, round(recipe.epochs * shares.RECOVERY_SHARE)),
+        seconds_left=None if ends is None else lambda: ends - ledger.alive_seconds(),
+        quantize_seconds=_kept_as_planned(session).quantize,
         emit=session.emit,
         measure=_measure(session),
+        latency_basis=session.latency_model.basis if session.latency_model else "measured",
     )
     return climb(best, work, _compressed_folder(session, best))
 
 
 def _measure(session: Session) -> Measure | None:
-    """Timings that a resumed run replays; None where nothing stated needs them."""
+    """Timings that a resumed run replays, or told ones; None where nothing stated needs them."""
+    if session.latency_model is not None and session.config.asks_for_latency:
+        return functools.partial(told_milliseconds, session.latency_model)
     return Timing(session.ledger).milliseconds if session.is_timed else None
 
 

@@ -15,6 +15,7 @@ from lepton_automl.config import RunConfig
 from lepton_automl.dataset import Dataset, open_dataset
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.events import Emit, Event
+from lepton_automl.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.trials import RUNG
@@ -35,14 +36,17 @@ class Session:
     dataset: Dataset
     space: SearchSpace
     target: Target
+    latency_model: LatencyModel | None
+    """Tells latencies of the device the file is for; None: this machine measures them."""
     device: torch.device
     emit: Emit
+    start_seconds: float = 0.0
+    """What the command took to start: how slow this machine is at the moment."""
 
     @property
     def is_timed(self) -> bool:
         """Whether anything that was asked for is measured by the clock."""
-        has_limit = self.config.limits.max_latency_ms is not None
-        return has_limit or "latency_ms" in self.config.objectives
+        return self.config.asks_for_latency and self.latency_model is None
 
     def tell(self, stage: str, message: str) -> None:
         """Emit one line."""
@@ -58,12 +62,16 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     DataError, ConfigError, MachineError
         If the data, the options or the folder cannot be used.
     """
-    started = time.monotonic()
+    now = time.monotonic()
+    started = now if config.started is None else config.started
     _check_place(config)
     # Two threads of one training wait for each other at every step: on a core that is shared with
     # anything else they are slower than one, and another number of threads gives other bits.
     torch.set_num_threads(1)
     target = targets.load(config.target)
+    model = _latency_model(config, target)
+    # Read before --fresh may move it aside.
+    table = config.latency_from.read_bytes() if config.latency_from else None
     device = chosen_device(config.device)
     _check_objectives(config)
     known = None if config.space is None else space.load(config.space)
@@ -78,12 +86,15 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     )
     audit.report(dataset, emit)
     known = known or space.load(_default_space(dataset))
-    folder.claim(_definition(config, dataset, known), fresh=config.fresh)
+    folder.claim(_definition(config, dataset, known, model), fresh=config.fresh)
     durable.write(folder.space_file, known.text)
+    if table is not None:
+        durable.write(folder.latency_file, table)
     ledger, is_empty = Ledger(folder.ledger, since=started), False
     try:
         durable.sweep(config.out)
-        yield Session(config, folder, ledger, dataset, known, target, device, emit)
+        took = now - started
+        yield Session(config, folder, ledger, dataset, known, target, model, device, emit, took)
     except InfeasibleError:
         is_empty = not ledger.all(RUNG)
         raise
@@ -91,6 +102,13 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         ledger.close()
         if is_empty:
             folder.discard()  # Or the corrected limit would be refused as another definition.
+
+
+def _latency_model(config: RunConfig, target: Target) -> LatencyModel | None:
+    """What tells latencies in place of this machine's clock."""
+    if config.latency_from is not None:
+        return read_table(config.latency_from)
+    return estimate(target) if target.latency == "estimated" else None
 
 
 def chosen_device(name: str) -> torch.device:
@@ -137,7 +155,9 @@ def _default_space(dataset: Dataset) -> str:
     return "tiny" if is_small else "mobile"
 
 
-def _definition(config: RunConfig, dataset: Dataset, known: SearchSpace) -> Definition:
+def _definition(
+    config: RunConfig, dataset: Dataset, known: SearchSpace, model: LatencyModel | None
+) -> Definition:
     def absolute(path: str) -> str:
         return str(Path(path).resolve()) if Path(path).exists() else path
 
@@ -153,4 +173,5 @@ def _definition(config: RunConfig, dataset: Dataset, known: SearchSpace) -> Defi
         target=config.target,
         prefer=config.prefer,
         limits=config.limits,
+        latency_from=model.digest if model else "",
     )

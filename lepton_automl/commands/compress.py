@@ -26,6 +26,7 @@ def compress(
         budget_seconds=None if budget is None else seconds(budget),
         jobs=jobs,
         device=device,
+        started=o.BEGUN,
     )
     with report.screen(quiet=quiet) as emit:
         steps = pipeline.compress(config, emit=emit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from lepton_automl.config import Limits, RunConfig, seconds
 from lepton_automl.errors import ConfigError
 from lepton_automl.run_folder import default_out
 
+BEGUN = time.monotonic()
+"""When the command began, as nearly as it can know: a budget counts from here."""
 LIMITS = "Limits of the shipped file"
 RUNNING = "How to run"
 
@@ -58,6 +61,13 @@ Device = Annotated[
 ]
 TargetName = Annotated[
     str, typer.Option("--target", help="Where the file will run; see `lepton spaces --targets`.")
+]
+LatencyFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-from",
+        help="Tell latencies from this table of another device; see `lepton bench`.",
+    ),
 ]
 PreferName = Annotated[
     str,
@@ -148,6 +158,7 @@ def config(
         out=out or default_out(data),
         budget_seconds=None if budget is None else seconds(budget),
         objectives=tuple(name.strip() for name in objective.split(",") if name.strip()),
+        started=BEGUN,
         **rest,
     )
 

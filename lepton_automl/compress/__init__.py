@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from lepton_automl.config import Limits
+from lepton_automl.cost import Written
 from lepton_automl.evaluate import Turn
 from lepton_automl.events import Emit, silent
+from lepton_automl.latency_model import Basis
 from lepton_automl.model import Model
 from lepton_automl.recipe import Recipe
 from lepton_automl.targets import Target
@@ -25,8 +27,8 @@ AIMED_DROP = 0.5
 
 CPU = torch.device("cpu")
 
-Measure = Callable[[Mapping[str, bytes]], Mapping[str, float]]
-"""Milliseconds a sample of each named file, timed side by side."""
+Measure = Callable[[Mapping[str, Written]], Mapping[str, float]]
+"""Milliseconds a sample of each named file, timed side by side or told of its net."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ class Work:
     recovery always takes the few hundred batches it needs to work. 0: no training."""
     seconds_left: Callable[[], float] | None = None
     """Seconds until the compression must end; None: `epochs` bounds it."""
+    quantize_seconds: float = 0.0
+    """Of these, kept for quantization, the last step."""
     turn: Turn = contextlib.nullcontext
     emit: Emit = silent
     measure: Measure | None = None
     """Times written files; None: bytes and multiply-accumulates decide."""
+    latency_basis: Basis = "measured"
+    """What these times are told from."""
 
     @property
     def allowed_drop(self) -> float:

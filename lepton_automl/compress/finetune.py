@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import stored
-from lepton_automl.compress.plan import Effort
+from lepton_automl.compress.plan import Effort, deadline
 from lepton_automl.graph import Graph
 from lepton_automl.model import Model, QParams
 from lepton_automl.network import Network, build, weights_of
@@ -43,6 +43,8 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
     ------
     Diverged
         If the loss becomes infinite or not a number.
+    OutOfTime
+        If the compression must end before the training does.
     """
     values = model.qparams
     assert values is not None, "the caller has quantized it"
@@ -59,6 +61,7 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
         teacher=work.reference.network().to(work.device),
         distill_weight=1.0,
         turn=work.turn,
+        tick=deadline(work),
     )
     return _rounded(model, values, network, work.target.weight_limit)
 

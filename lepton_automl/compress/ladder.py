@@ -13,8 +13,10 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.prune import Prune
 from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file, validation_accuracy
+from lepton_automl.cost import Written
 from lepton_automl.errors import DataError
 from lepton_automl.events import Event
+from lepton_automl.latency_model import Basis
 from lepton_automl.model import Model
 from lepton_automl.random_net import random_int8
 
@@ -46,6 +48,8 @@ class Rung:
     """Of the int8 file at batch 1; None where nothing is measured."""
     is_accepted: bool
     why: str
+    latency_basis: Basis = "measured"
+    """What the latency is told from."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
         _write(folder, rungs, _rung("reference", model, work, why="every drop counts from here"))
     current = Model.load(folder / [rung.name for rung in rungs if rung.is_accepted][-1])
     while rungs[-1].name != QUANTIZED and (share := _next_share(rungs)):
+        if work.seconds_left is not None and work.seconds_left() <= work.quantize_seconds:
+            work.emit(Event("compress", "no more pruning: the time is over"))
+            break
         known = frozenset(rung.arch for rung in rungs)
         tried = Prune(share, known).attempt(current, work)
         if tried.model is None:
@@ -143,9 +150,10 @@ def _rung(name: str, model: Model, work: Work, is_accepted: bool = True, *, why:
         arch=model.arch.hash,
         size_bytes=len(file),
         macs=model.arch.graph.macs,
-        latency_ms=work.measure({name: file})[name] if work.measure else None,
+        latency_ms=work.measure({name: Written(model.arch, file)})[name] if work.measure else None,
         is_accepted=is_accepted,
         why=why,
+        latency_basis=work.latency_basis,
     )
 
 

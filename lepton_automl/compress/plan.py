@@ -1,4 +1,4 @@
-"""How much training a step of the compression may take: by epochs, or by the clock."""
+"""How much training a step of the compression may take: by epochs, or by the clock; and its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import balanced
 from lepton_automl.dataset import Labelled
 from lepton_automl.model import Model
-from lepton_automl.train import fit
+from lepton_automl.train import Tick, fit
 
 ROUNDS = 4
 """Recoveries that the epochs of a whole compression are shared by."""
@@ -32,19 +32,52 @@ class Effort:
     epochs: int
 
 
-def effort(model: Model, work: Work) -> Effort | None:
+class OutOfTime(Exception):
+    """The compression must end before a training does."""
+
+
+def deadline(work: Work, kept: float = 0.0) -> Tick:
+    """What a training is to call after every batch.
+
+    A training that was planned to take a part of the time may take all of it on a machine that has
+    become slower, but no more.
+
+    Parameters
+    ----------
+    work : Work
+        Knows the seconds that are left.
+    kept : float
+        Of these, for the steps after the training.
+
+    Raises
+    ------
+    OutOfTime
+        By the function that is returned, when there is no time left.
+    """
+
+    def tick(done: int, total: int) -> None:
+        if done < total and work.seconds_left is not None and work.seconds_left() <= kept:
+            raise OutOfTime
+
+    return tick
+
+
+def effort(model: Model, work: Work, kept: float = 0.0) -> Effort | None:
     """What one recovery of `model` may take; None where there is no time or epoch for any.
 
     Without a clock it is a fixed share of `work.epochs`, so that equal calls train equally. With
     one it is what fits into a share of the time left, at most `work.epochs`, and a pass too
-    long for that is made over fewer pictures, of all classes.
+    long for that is made over fewer pictures, of all classes. `kept` seconds of it are for later.
     """
     if work.epochs < 1:
         return None
     least = math.ceil(LEAST_BATCHES * work.recipe.batch_size / len(work.train))
     if work.seconds_left is None:
         return Effort(work.train, max(work.epochs // ROUNDS, least))
-    affordable = work.seconds_left() * TIME_SHARE / _seconds_a_picture(model, work)
+    if work.seconds_left() <= kept:
+        return None
+    pace = _seconds_a_picture(model, work)
+    affordable = (work.seconds_left() - kept) * TIME_SHARE / pace
     if affordable >= len(work.train):
         return Effort(work.train, min(max(work.epochs, least), int(affordable / len(work.train))))
     if affordable < TRIAL_BATCHES * work.recipe.batch_size:

@@ -13,8 +13,9 @@ from torch import Tensor
 from lepton_automl.arch import Arch
 from lepton_automl.compress import Step, Work
 from lepton_automl.compress.importance import importance
-from lepton_automl.compress.plan import Effort, effort
+from lepton_automl.compress.plan import Effort, OutOfTime, deadline, effort
 from lepton_automl.compress.scoring import validation_accuracy
+from lepton_automl.cost import Written
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import Conv, Linear, Width
 from lepton_automl.model import Model
@@ -79,13 +80,15 @@ class Prune(Step):
         slower = _slower(model.arch, smaller.arch, work)
         if slower:
             return Attempt(smaller, False, slower)
-        share = effort(smaller, work)
+        share = effort(smaller, work, work.quantize_seconds)
         if share is None:
             return Attempt(None, False, "no time left to recover")
         try:
             recovered = recover(smaller, work, share)
         except Diverged as error:
             return Attempt(smaller, False, error.what)
+        except OutOfTime:
+            return Attempt(None, False, "the time is over")
         return _judged(dataclasses.replace(recovered, parent=model.digest), work)
 
     def _sizes(self, model: Model, work: Work) -> tuple[dict[str, int], dict[str, Tensor]]:
@@ -108,6 +111,7 @@ def recover(model: Model, work: Work, share: Effort) -> Model:
         device=work.device,
         teacher=work.reference,
         turn=work.turn,
+        tick=deadline(work, work.quantize_seconds),
     )
 
 
@@ -242,10 +246,12 @@ def _slower(before: Arch, after: Arch, work: Work) -> str:
     if work.measure is None:
         return ""
     limit = work.target.weight_limit
-    times = work.measure({"b": random_int8(before, limit), "a": random_int8(after, limit)})
+    written = {"b": before, "a": after}
+    times = work.measure({k: Written(v, random_int8(v, limit)) for k, v in written.items()})
     if times["a"] <= SLOWER * times["b"]:
         return ""
-    return f"slower: {times['a'] * 1000:.1f} us, before {times['b'] * 1000:.1f} us"
+    called = "slower" if work.latency_basis == "measured" else f"{work.latency_basis} slower"
+    return f"{called}: {times['a'] * 1000:.1f} us, before {times['b'] * 1000:.1f} us"
 
 
 def _judged(model: Model, work: Work) -> Attempt:

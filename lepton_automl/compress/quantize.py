@@ -16,7 +16,7 @@ from lepton_automl.compress.calibrate import PICTURES, Calibration, balanced, ca
 from lepton_automl.compress.equalize import equalize
 from lepton_automl.compress.finetune import finetune
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.plan import effort
+from lepton_automl.compress.plan import OutOfTime, effort
 from lepton_automl.compress.scoring import (
     divergence,
     float_probabilities,
@@ -99,7 +99,7 @@ def _trained(made: Quantized, work: Work) -> Quantized:
     work.emit(Event("compress", f"int8 reaches {made.accuracy:.2%} only: training with rounding"))
     try:
         tuned = finetune(made.model, work, share)
-    except Diverged:
+    except (Diverged, OutOfTime):
         return made
     accuracy = validation_accuracy(tuned, work)
     if accuracy <= made.accuracy:

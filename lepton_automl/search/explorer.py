@@ -7,9 +7,10 @@ import time
 from lepton_automl.objectives import load as load_objective
 from lepton_automl.search import outcome
 from lepton_automl.search.executor import Workers
+from lepton_automl.search.finals import FINALISTS
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.plan import share_trained, work_of
-from lepton_automl.search.planning import clock_for, make_plan, seconds_left
+from lepton_automl.search.planning import clock_for, make_plan, search_ends, seconds_left
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.rungs import RUNGS, order, promotable
 from lepton_automl.search.task import Task, TaskResult
@@ -173,14 +174,16 @@ class Explorer:
         self._work.emit(event)
 
     def _how_far(self) -> tuple[float, float, float]:
-        """Done, total (seconds of a budget, or epochs) and the seconds that are left, about."""
+        """Done and total (seconds of the search, or epochs); what the whole run still takes."""
         budget, trials = self._work.budget_seconds, self._trials
         if budget is not None:
-            return self._work.ledger.alive_seconds(), budget, max(0.0, seconds_left(self._work))
+            ends = search_ends(self._work, trials.plan)
+            left = max(0.0, seconds_left(self._work, trials.plan)) + budget - ends
+            return self._work.ledger.alive_seconds(), ends, left
         done = self._epochs_done()
         mean = sum(trials.epochs_of(n) for n in trials.candidates) / len(trials)
         share = share_trained(round(mean), self._tasks.samples)
-        total = max((self._work.trials or len(trials)) * share, done) + mean
+        total = max((self._work.trials or len(trials)) * share, done) + FINALISTS * mean
         speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
         return done, total, speed * (total - done)
 

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from lepton_automl.search.rungs import ETA, cycles
 
-FINAL_SHARE, SCARCE_FINAL_SHARE = 0.28, 0.5
-"""Of a search's time, kept for the winner's last training; more where candidates are cut short:
-known-good candidates are near the best, and one net trained to the end beats many half trained."""
+FINAL_SHARES, SCARCE_FINAL_SHARE = (0.28, 0.34, 0.4), 0.5
+"""Of a search's time, kept to train the best to the end: the first that is enough for three; more
+where candidates are cut short: known-good candidates are near the best, and one net trained to the
+end beats many half trained."""
 CANDIDATES_FEW, CANDIDATES_MANY = 10, 60
 """Fewer candidates: shorter trainings; more: longer ones."""
 LONGEST = 3
@@ -35,8 +36,12 @@ class Plan:
     """Measured: seconds for one unit of `work_of`; 0 where no time is given."""
     begun: float
     """Seconds the run had been alive when the plan was made."""
-    final_share: float = FINAL_SHARE
-    """Of the time from then on, what is kept for the winner's last training."""
+    final_share: float = FINAL_SHARES[0]
+    """Of the search's time from then on, what is kept for the last trainings of the best."""
+    epoch_seconds: float = 0.0
+    """Measured: an epoch of the first candidate; 0 where no time is given."""
+    own_epochs: int = 0
+    """What its recipe asks for."""
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""

@@ -7,8 +7,10 @@ import math
 
 from lepton_automl.events import Event
 from lepton_automl.search.executor import Workers
+from lepton_automl.search.finals import FINALISTS, Entrant, makespan
 from lepton_automl.search.plan import (
-    FINAL_SHARE,
+    FINAL_SHARES,
+    SAFETY,
     SCARCE_FINAL_SHARE,
     Clock,
     Plan,
@@ -18,50 +20,77 @@ from lepton_automl.search.plan import (
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import PLAN, Candidate
 from lepton_automl.search.work import SearchWork
+from lepton_automl.shares import percent
 
 USUAL_SECONDS_PER_WORK = 1e-10
 """Where the first candidate cannot be timed."""
 
 
-def seconds_left(work: SearchWork) -> float:
+def search_ends(work: SearchWork, plan: Plan | None) -> float:
+    """Seconds the run may have been alive when the search ends: the budget less later stages."""
+    if work.budget_seconds is None:
+        return math.inf
+    later = work.later(plan.epoch_seconds, plan.own_epochs) if plan else {}
+    return work.budget_seconds - sum(later.values())
+
+
+def seconds_left(work: SearchWork, plan: Plan | None) -> float:
     """Until the search must end."""
-    budget = math.inf if work.budget_seconds is None else work.budget_seconds
-    return min(budget - work.ledger.alive_seconds(), work.deadline())
+    return min(search_ends(work, plan) - work.ledger.alive_seconds(), work.deadline())
 
 
 def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers) -> Plan:
-    """The plan, recorded; without a budget every recipe's own epochs count."""
+    """The plan, recorded and told; without a budget every recipe's own epochs count."""
     plan = Plan(None, 0.0, 0.0)
     if work.budget_seconds is not None:
         begun = work.ledger.alive_seconds()
         speed = _seconds_per_work(tasks, first, workers)
         epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
-        plan = _planned(work, tasks, first.recipe.epochs, epoch)
-        plan = dataclasses.replace(plan, seconds_per_work=speed, begun=begun)
-        message = f"an epoch takes about {epoch:.2g} s; candidates get up to {plan.epochs}"
-        work.emit(Event("search", message))
+        plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, first.recipe.epochs))
+        work.emit(Event("plan", _told(work, plan)))
     work.ledger.record(PLAN, "search", plan.to_event())
     return plan
 
 
-def _planned(work: SearchWork, tasks: Tasks, own: int, seconds_per_epoch: float) -> Plan:
-    """Keep more for the end where candidates get fewer epochs than their recipe asks for."""
-    left = max(0.0, seconds_left(work))
+def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
+    """`plan` with the epochs of candidates and what is kept for the end.
 
-    def epochs(share: float) -> int:
+    More is kept where candidates get fewer epochs than their recipe asks for.
+    """
+    left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
+    known: dict[float, int] = {}
+    for share in (*FINAL_SHARES, SCARCE_FINAL_SHARE):
         seconds = (1 - share) * left
-        return planned_epochs(own, seconds_per_epoch, seconds, work.jobs, tasks.samples)
+        known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
-    share = FINAL_SHARE if epochs(FINAL_SHARE) >= own else SCARCE_FINAL_SHARE
-    return Plan(epochs(share), 0.0, 0.0, share)
+    def is_enough(share: float) -> bool:
+        entrant = Entrant(0, known[share], own, SAFETY * plan.epoch_seconds)
+        lasting = makespan([entrant.least * entrant.seconds_per_epoch] * FINALISTS, work.jobs)
+        return known[share] >= own and lasting <= share * left
+
+    usual = FINAL_SHARES[0] if known[FINAL_SHARES[0]] >= own else SCARCE_FINAL_SHARE
+    share = next(filter(is_enough, FINAL_SHARES), usual)
+    return dataclasses.replace(plan, epochs=known[share], final_share=share)
+
+
+def _told(work: SearchWork, plan: Plan) -> str:
+    """The shares in a line, with the speed they follow from."""
+    budget = work.budget_seconds or 0.0
+    search = search_ends(work, plan)
+    final = plan.final_share * max(0.0, search - plan.begun)
+    later = work.later(plan.epoch_seconds, plan.own_epochs)
+    parts = [f"search {percent(search, budget)}, of these {final:.0f} s to confirm the best"]
+    parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in later.items()]
+    pace = f"an epoch takes about {plan.epoch_seconds:.2g} s, candidates get up to {plan.epochs}"
+    return f"{'; '.join(parts)}; {pace}"
 
 
 def clock_for(work: SearchWork, plan: Plan) -> Clock:
     """Time left and the time of tasks, under `plan`."""
     kept = 0.0
     if work.budget_seconds is not None:
-        kept = plan.final_share * max(0.0, work.budget_seconds - plan.begun)
-    return Clock(lambda: seconds_left(work), kept, plan.seconds_per_work)
+        kept = plan.final_share * max(0.0, search_ends(work, plan) - plan.begun)
+    return Clock(lambda: seconds_left(work, plan), kept, plan.seconds_per_work)
 
 
 def _seconds_per_work(tasks: Tasks, first: Candidate, workers: Workers) -> float:

@@ -17,6 +17,7 @@ from lepton_automl.config import Limits, Prefer
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import Dataset
 from lepton_automl.events import Emit, silent
+from lepton_automl.latency_model import LatencyModel
 from lepton_automl.model import Model
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.ledger import Ledger
@@ -26,6 +27,11 @@ from lepton_automl.targets import Target
 
 def _endless() -> float:
     return math.inf
+
+
+def _nothing(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
+    del epoch_seconds, epochs
+    return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +52,20 @@ class SearchWork:
     """Worker processes, at least 1."""
     device: torch.device
     budget_seconds: float | None
-    """The search ends when the run has been alive so long; None: `trials` ends it."""
+    """The run may be alive so long, `later` stages included; None: `trials` ends the search."""
     trials: int | None
     """Candidates to train; None: the budget ends it."""
     ledger: Ledger
     cache: Path
     """Folder for decoded pictures."""
     emit: Emit = silent
+    latency_model: LatencyModel | None = None
+    """Tells latencies of another device; None: they are measured here."""
     deadline: Callable[[], float] = _endless
     """Seconds until the search must end for another reason."""
+    later: Callable[[float, int], Mapping[str, float]] = _nothing
+    """Seconds of the budget that the stages after the search need, by name, given the seconds of an
+    epoch and the epochs of a whole training."""
 
 
 @dataclass(frozen=True, eq=False)

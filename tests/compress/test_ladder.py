@@ -104,3 +104,17 @@ def test_an_unfinished_or_damaged_ladder_is_said_to_be_so(tmp_path):
     (tmp_path / ladder.RECORD).write_text("[{]")
     with pytest.raises(DataError, match="damaged"):
         Compressed.load(tmp_path)
+
+
+def test_where_the_time_is_over_what_is_there_is_quantized(tmp_path):
+    model, work = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
+    made = compress(model, work, tmp_path)
+    assert [rung.name for rung in made.rungs] == ["reference", "quantized"]
+
+
+def test_a_recovery_that_meets_the_deadline_is_dropped_and_the_net_before_it_quantized(tmp_path):
+    times = iter([100.0] * 6 + [0.0] * 1000)
+    model, work = setup(seconds_left=lambda: next(times))
+    made = compress(model, work, tmp_path)
+    assert [rung.name for rung in made.rungs] == ["reference", "quantized"]
+    assert made.int8.arch == model.arch

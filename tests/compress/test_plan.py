@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lepton_automl import targets
@@ -10,6 +11,7 @@ from lepton_automl.dataset import Labelled
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.recipe import Recipe
+from lepton_automl.train import fit
 from tests.nets import random_model, random_pixels
 
 
@@ -54,3 +56,26 @@ def test_the_pace_is_measured_and_leaves_the_model_alone():
     before = model.digest
     assert plan.effort(model, work).epochs == 50
     assert model.digest == before
+
+
+def test_seconds_kept_for_later_are_not_spent_on_a_recovery(monkeypatch):
+    monkeypatch.setattr(plan, "_seconds_a_picture", lambda model, work: 0.01)
+    model, work = setup(epochs=100, seconds_left=lambda: 14.0)
+    assert len(plan.effort(model, work, kept=4.0).data) == 300
+    assert plan.effort(model, work, kept=14.0) is None
+
+
+def test_a_training_stops_at_the_batch_after_which_no_time_is_left():
+    times = iter([3.0, 2.0, 1.0, 0.0])
+    model, work = setup(epochs=9, seconds_left=lambda: next(times))
+    done = []
+
+    def tick(step, total):
+        done.append(step)
+        plan.deadline(work)(step, total)
+
+    with pytest.raises(plan.OutOfTime):
+        fit(model, work.train, work.recipe, epochs=1, seed=0, tick=tick)
+    assert done == [1, 2, 3, 4]
+    _, endless = setup(epochs=9)
+    fit(model, work.train, work.recipe, epochs=1, seed=0, tick=plan.deadline(endless))

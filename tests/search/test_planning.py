@@ -3,8 +3,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
+from lepton_automl.events import Event
 from lepton_automl.search.plan import Plan
-from lepton_automl.search.planning import clock_for, make_plan, seconds_left
+from lepton_automl.search.planning import clock_for, make_plan, search_ends, seconds_left
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import PLAN, Trials
@@ -30,7 +33,7 @@ def test_without_a_budget_every_recipe_keeps_its_epochs(tmp_path: Path) -> None:
     plan = make_plan(job, Tasks(job, trials), trials.candidates[0], workers)
     assert plan.epochs is None
     assert workers.tasks == []
-    assert seconds_left(job) == math.inf
+    assert seconds_left(job, None) == math.inf
     assert clock_for(job, plan).is_endless
     job.ledger.close()
 
@@ -57,10 +60,10 @@ def test_a_first_candidate_that_cannot_be_timed_does_not_stop_the_search(tmp_pat
 
 def test_the_time_left_is_that_of_the_run_and_of_the_command(tmp_path: Path) -> None:
     job = work(tmp_path / "run", budget_seconds=100.0, deadline=lambda: 7.0)
-    assert seconds_left(job) == 7.0
+    assert seconds_left(job, None) == 7.0
     job.ledger.close()
     job = work(tmp_path / "run", budget_seconds=5.0, deadline=lambda: 7.0)
-    assert 0 < seconds_left(job) <= 5.0
+    assert 0 < seconds_left(job, None) <= 5.0
     job.ledger.close()
 
 
@@ -71,7 +74,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         trials.add(candidate(0))
         made = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow())
         kept = clock_for(job, made)
-        left = seconds_left(job)
+        left = seconds_left(job, made)
         job.ledger.close()
         assert kept.allows(0.0)
         assert left > 0
@@ -81,3 +84,41 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
     own = candidate(0).recipe.epochs
     assert (plenty.epochs or 0) >= own > (scarce.epochs or 0)
     assert scarce.final_share > plenty.final_share
+
+
+def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) -> None:
+    told: list[Event] = []
+    asked: list[tuple[float, int]] = []
+
+    def later(epoch_seconds: float, epochs: int) -> dict[str, float]:
+        asked.append((epoch_seconds, epochs))
+        return {"compression": 30.0, "files and verdict": 10.0}
+
+    job = work(tmp_path / "run", budget_seconds=100.0, trials=None, later=later, emit=told.append)
+    trials = Trials()
+    trials.add(candidate(0))
+    tasks = Tasks(job, trials)
+    plan = make_plan(job, tasks, trials.candidates[0], Slow())
+    probed = tasks.probe(trials.candidates[0]).cycles[-1][0]
+    assert set(asked) == {(plan.epoch_seconds, candidate(0).recipe.epochs)}
+    assert plan.epoch_seconds == pytest.approx(10.0 / probed)
+    assert search_ends(job, plan) == 60.0
+    assert seconds_left(job, plan) == pytest.approx(60.0 - job.ledger.alive_seconds(), abs=0.1)
+    assert "search 60 % (60 s), of these" in told[0].message
+    assert "compression 30 % (30 s); files and verdict 10 % (10 s)" in told[0].message
+    job.ledger.close()
+
+
+def test_enough_is_kept_for_three_to_be_trained_to_the_end(tmp_path: Path) -> None:
+    class Paced(InlineWorkers):
+        def run(self, task: Task) -> TaskResult:
+            return TaskResult((9.0, 0.12 * task.cycles[-1][0]), "1:gA==")
+
+    job = work(tmp_path / "run", budget_seconds=60.0, trials=None)
+    trials = Trials()
+    trials.add(candidate(0))
+    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Paced())
+    kept = plan.final_share * 60.0
+    assert plan.epochs is not None
+    assert 3 * plan.epochs * 0.12 <= kept <= 0.4 * 60.0
+    job.ledger.close()
