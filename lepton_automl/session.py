@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from lepton_automl.events import Emit, Event
 from lepton_automl.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.live import COMMAND
 from lepton_automl.search.trials import RUNG
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
@@ -91,6 +95,8 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     if table is not None:
         durable.write(folder.latency_file, table)
     ledger, is_empty = Ledger(folder.ledger, since=started), False
+    emit = ledger.live.following(emit)
+    ledger.live.tell(COMMAND, {"words": _typed(), "pid": os.getpid()})
     try:
         durable.sweep(config.out)
         took = now - started
@@ -109,6 +115,13 @@ def _latency_model(config: RunConfig, target: Target) -> LatencyModel | None:
     if config.latency_from is not None:
         return read_table(config.latency_from)
     return estimate(target) if target.latency == "estimated" else None
+
+
+def _typed() -> str:
+    """The command line that works on the run; empty where no command does."""
+    name = Path(sys.argv[0])
+    is_command = name.name == "lepton" or name.parts[-2:] == ("lepton_automl", "__main__.py")
+    return shlex.join(["lepton", *sys.argv[1:]]) if is_command else ""
 
 
 def chosen_device(name: str) -> torch.device:

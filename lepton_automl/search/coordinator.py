@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import torch
 
@@ -13,6 +14,7 @@ from lepton_automl.search import outcome
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
 from lepton_automl.search.hypervolume import Progress, series
+from lepton_automl.search.live import WORKERS
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import read_trials
@@ -69,11 +71,18 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     return dataclasses.replace(found, hypervolume=tuple(series(work.ledger)))
 
 
-def _started(work: SearchWork, workers: Workers | None) -> AbstractContextManager[Workers]:
+@contextmanager
+def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
     if workers is not None:
-        return nullcontext(workers)
+        yield workers
+        return
     gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
-    return Workers(work.jobs, work.folder / "checkpoints", gpus)
+    with Workers(work.jobs, work.folder / "checkpoints", gpus, emit=work.emit) as own:
+        work.ledger.live.ask(WORKERS, own.facts)
+        try:
+            yield own
+        finally:
+            work.ledger.live.tell(WORKERS, own.facts() | {"workers": []})
 
 
 def _leave_usable(work: SearchWork, winners: Winners) -> None:

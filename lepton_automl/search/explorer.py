@@ -80,9 +80,11 @@ class Explorer:
             while self._workers.free and (task := self._next()):
                 self._workers.start(task)
             if not self._workers.busy:
-                return
+                break
             for task, result in self._workers.finished():
                 self._record(task, result)
+        if trained := self._trials.alive():
+            self._show(trained[-1], is_last=True)
 
     def _next(self) -> Task | None:
         """What to train now: interrupted, promoted, new; in the end the best of those left."""
@@ -154,10 +156,10 @@ class Explorer:
     def _at_work(self) -> set[int]:
         return {parsed(task.key)[0] for task in self._workers.busy}
 
-    def _show(self, number: int) -> None:
+    def _show(self, number: int, *, is_last: bool = False) -> None:
         """Tell how far it is: who leads and the front take some time at hundreds of trials."""
         now = time.monotonic()
-        if now - self._shown < SECONDS_BETWEEN_EVENTS:
+        if now - self._shown < SECONDS_BETWEEN_EVENTS and not is_last:
             return
         self._shown = now
         leader = self._winners.leader()

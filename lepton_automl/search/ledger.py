@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,9 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from lepton_automl.durable import writable
-from lepton_automl.errors import ConfigError, LeptonError, MachineError
+from lepton_automl.errors import ConfigError, LeptonError
+from lepton_automl.search import live
+from lepton_automl.search.storage import translated
 
 HEARTBEAT_SECONDS = 0.5
+PATIENCE_SECONDS = 0.5
+"""Another command's lock is waited for so long: `is_held` takes it for a moment."""
 _CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 _TABLES = """
@@ -81,6 +86,28 @@ class LedgerView:
         for kind, key, value in rows:
             yield kind, key, dict(json.loads(value))
 
+    def keys(self, kind: str) -> list[str]:
+        """All keys of `kind`, in the order they were recorded."""
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT key FROM events WHERE kind = ? ORDER BY seq", (kind,)
+            ).fetchall()
+        return [key for (key,) in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many events of each kind there are, in the order the kinds came up."""
+        with translated(self.path):
+            return dict(
+                self._db.execute(
+                    "SELECT kind, COUNT(*) FROM events GROUP BY kind ORDER BY MIN(seq)"
+                ).fetchall()
+            )
+
+    def notes(self) -> dict[str, live.Note]:
+        """What the last command that worked on this run said of itself, by name."""
+        with translated(self.path):
+            return live.read(self._db)
+
     def alive_seconds(self) -> float:
         """Seconds in which commands worked on this run, summed over all resumes."""
         with translated(self.path):
@@ -124,6 +151,8 @@ class Ledger(LedgerView):
         self.path = path
         self._since = time.monotonic() if since is None else since
         self._lock = threading.RLock()
+        self.live = live.Notes()
+        """What the command does at this moment, for those who watch; no event, and not kept."""
         self._observers: list[Observer] = []
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,11 +224,13 @@ class Ledger(LedgerView):
             self._db = sqlite3.connect(self.path, timeout=20, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_TABLES)
+            self._db.executescript(_TABLES + live.TABLE)
             self._before = super().alive_seconds()
             with self._db:
+                live.clear(self._db)
                 self._session = self._db.execute(
-                    "INSERT INTO sessions (started, seconds) VALUES (?, 0)", (time.time(),)
+                    "INSERT INTO sessions (started, seconds) VALUES (?, ?)",
+                    (time.time(), time.monotonic() - self._since),
                 ).lastrowid
 
     def _beat(self) -> None:
@@ -216,10 +247,12 @@ class Ledger(LedgerView):
                     "UPDATE sessions SET seconds = ? WHERE id = ?",
                     (time.monotonic() - self._since, self._session),
                 )
+                self.live.save(self._db)
         except sqlite3.Error:
             return
         finally:
-            self._db.execute("PRAGMA synchronous = FULL")
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("PRAGMA synchronous = FULL")
 
 
 def _opened(path: Path, how: str) -> sqlite3.Connection:
@@ -232,57 +265,35 @@ def _opened(path: Path, how: str) -> sqlite3.Connection:
     return db
 
 
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite says about `path` into one clear message.
-
-    Raises
-    ------
-    MachineError
-        In place of any `sqlite3.Error`.
-    """
+def is_held(path: Path) -> bool:
+    """Whether a command works on the run with the ledger `path` now, wherever it was started."""
     try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        what, fix = _SAID.get(code, (f"cannot be used: {error}", "give another folder with --out"))
-        raise MachineError(f"{path} {what}", fix=fix) from error
-
-
-_SAID = {
-    sqlite3.SQLITE_FULL: (
-        "cannot grow: no space left on the disk",
-        "free some space, then run the same command; nothing recorded so far is lost",
-    ),
-    sqlite3.SQLITE_READONLY: (
-        "cannot be written: the folder is read-only",
-        "give a folder you may write to with --out",
-    ),
-    sqlite3.SQLITE_CANTOPEN: (
-        "cannot be opened",
-        "give a run folder that exists and that you may use",
-    ),
-    sqlite3.SQLITE_NOTADB: (
-        "is not a ledger of lepton",
-        "start anew with --fresh or another --out",
-    ),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", "start anew with --fresh or another --out"),
-    sqlite3.SQLITE_IOERR: (
-        "cannot be written: the disk reports an error",
-        "free some space or give another folder with --out, then run the same command",
-    ),
-}
+        handle = os.open(path.with_suffix(".lock"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _hold(path: Path) -> int:
     with writable(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise ConfigError(
-            f"another command works on the run in {path.parent}",
-            fix="wait for it or stop it, or give another folder with --out",
-        ) from error
-    return handle
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() < until:
+                time.sleep(PATIENCE_SECONDS / 50)
+                continue
+            os.close(handle)
+            raise ConfigError(
+                f"another command works on the run in {path.parent}",
+                fix="wait for it or stop it, or give another folder with --out",
+            ) from error
+        return handle

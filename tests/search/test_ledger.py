@@ -152,3 +152,20 @@ def test_an_observer_is_told_of_new_events_only_and_may_record_some(tmp_path: Pa
     ledger.record("first", "after", {})
     assert seen == [("first", "a"), ("second", "a")]
     ledger.close()
+
+
+def test_keys_and_counts_are_those_of_the_events(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    for kind, key in (("plan", "search"), ("rung", "1-0"), ("trial", "2"), ("rung", "0-0")):
+        ledger.record(kind, key, {})
+    assert ledger.keys("rung") == ["1-0", "0-0"]
+    assert list(ledger.counts().items()) == [("plan", 1), ("rung", 2), ("trial", 1)]
+    ledger.close()
+
+
+def test_seconds_before_the_ledger_was_opened_count_at_once(tmp_path: Path) -> None:
+    # A command killed before its first heartbeat has taken time too.
+    ledger = Ledger(tmp_path / "ledger.db", since=time.monotonic() - 7)
+    with LedgerView(tmp_path / "ledger.db") as view:
+        assert 7 <= view.alive_seconds() < 8
+    ledger.close()
