@@ -17,6 +17,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Dataset, LabelledFiles
 from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.latency_model import LatencyModel, from_document
 from lepton_automl.manifest import (
     ABOUT,
     ARCHS,
@@ -54,6 +55,8 @@ class About:
     target: str
     prefer: str
     limits: Limits
+    latency: LatencyModel | None = None
+    """What tells latencies of the device the files are for; None: the machine that verifies."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -64,6 +67,8 @@ class About:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body["limits"] = Limits(**body["limits"])
+        if body.get("latency") is not None:
+            body["latency"] = from_document(body["latency"])
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         return cls(**body)
 
@@ -79,6 +84,7 @@ def write_bundle(
     limits: Limits,
     target: Target,
     prefer: str,
+    latency_model: LatencyModel | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Digests:
     """Write everything but what only verification can tell; `seal` completes the bundle.
@@ -97,6 +103,8 @@ def write_bundle(
         The validation part at the nets' size; golden samples are taken from it.
     limits, target, prefer
         What the run was asked for; recorded.
+    latency_model : LatencyModel, optional
+        Tells latencies of the device the files are for.
     metadata : mapping of str to str, optional
         Further words for the ONNX files; nothing measured, no times.
 
@@ -123,6 +131,7 @@ def write_bundle(
         target=target.name,
         prefer=prefer,
         limits=limits,
+        latency=latency_model,
     )
     files = {
         INT8: int8_model(int8, names, words),

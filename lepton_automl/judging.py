@@ -52,7 +52,9 @@ def judge(
     """Judge the stated limits, and only these.
 
     Size, multiply-accumulates and memory are exact. A latency holds if its whole interval is
-    within the limit, an accuracy or a drop if the one-sided 95 % bound says so.
+    within the limit, an accuracy or a drop if the one-sided 95 % bound says so. Where the file is
+    for another device, the latency told of that device is judged, never the one measured here; an
+    estimate from assumed speeds can break a limit, but not prove that it holds.
     """
     judged = []
     for name, limit in limits.stated.items():
@@ -81,10 +83,11 @@ def keeps_exact(limits: Limits, figures: Figures) -> bool:
 def ships(int8: Figures, floating: Figures, limits: Limits, prefer: str) -> Precision:
     """Which file ships: int8, or with `latency` the faster of those that keep the exact limits.
 
+    Where the files are for another device, int8 ships: nothing tells which is faster there.
     The float file is faster where its whole latency interval lies below int8's. Accuracy on the
     test part has no say: choosing by it would spoil the figure.
     """
-    if prefer != "latency":
+    if prefer != "latency" or int8.elsewhere is not None:
         return "int8"
     int8_keeps, float_keeps = keeps_exact(limits, int8), keeps_exact(limits, floating)
     if int8_keeps != float_keeps:
@@ -98,9 +101,14 @@ def is_faster(one: Figures, other: Figures) -> bool:
 
 
 def _latency(name: str, limit: float, figures: Figures) -> JudgedLimit:
-    low, high = figures.latency_interval
+    told = figures.elsewhere
+    low, high = told.latency_interval if told else figures.latency_interval
+    basis = told.basis if told else "measured"
     status: Status = "holds" if high <= limit else "broken" if low > limit else "undecided"
-    return JudgedLimit(name, limit, figures.latency_ms, (low, high), status)
+    if status == "holds" and basis == "estimated":
+        status = "undecided"
+    figure = told.latency_ms if told else figures.latency_ms
+    return JudgedLimit(name, limit, figure, (low, high), status, basis=basis)
 
 
 def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:

@@ -11,8 +11,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from lepton_automl import bundle, fusion, onnxfile
 from lepton_automl.cost import Cost, Stopwatch, file_cost
 from lepton_automl.judging import Evidence
+from lepton_automl.latency_model import LatencyModel
 from lepton_automl.manifest import INT8
-from lepton_automl.verdict import Figures
+from lepton_automl.verdict import Elsewhere, Figures
 
 ROUNDS = 15
 SECONDS = 0.3
@@ -76,6 +77,13 @@ def figures(
         timed = static.timed(latencies[name], quiet)
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
     return found
+
+
+def told(folder: Path, model: LatencyModel) -> Elsewhere:
+    """Latency of the int8 file in `folder` on the device whose prices `model` has."""
+    found = model.latency(bundle.read_arch(folder, INT8).graph)
+    interval = (found.low, found.high)
+    return Elsewhere(found.milliseconds, interval, model.basis, model.device)
 
 
 def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes) -> Figures:

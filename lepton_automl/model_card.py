@@ -95,6 +95,7 @@ def _figures(verdict: Verdict) -> str:
     if not present:
         return ""
     rows = [(label, *(text(item) for item in present.values())) for label, text in _ROWS.items()]
+    rows = [row for row in rows if any(row[1:])]
     mark = w.openings_text(verdict)
     title = "## Figures" + (f" ({mark})" if mark else "")
     return f"{title}\n\n{_table(('', *present), rows)}"
@@ -110,6 +111,7 @@ _ROWS: dict[str, Callable[[Figures], str]] = {
     "multiply-accumulates": lambda f: w.count_text(f.macs),
     "feature memory at most": lambda f: w.bytes_text(f.peak_ram_bytes),
     "latency [95 %]": w.latency_text,
+    "latency where it will run": w.told_text,
     "operators in float": w.nodes_text,
 }
 
@@ -132,6 +134,8 @@ def _how(verdict: Verdict) -> str:
         "thread, every optimisation on, in rounds in which the files and one fixed net take turns; "
         "the figure is the ratio to that net times its quiet time.\n"
     )
+    if told := w.told_of(verdict):
+        text += f"{told}\n"
     if verdict.parity is not None:
         p = verdict.parity
         text += (

@@ -59,6 +59,7 @@ def write_and_prove(session: Session, best: Model, made: Compressed) -> Outcome:
         limits=session.config.limits,
         target=session.target,
         prefer=session.config.prefer,
+        latency_model=session.latency_model,
     )
     return _prove(session, digests, best.arch.input)
 

@@ -32,6 +32,8 @@ class Definition:
     target: str
     prefer: str
     limits: Limits
+    latency_from: str = ""
+    """Digest of the latency table; empty without one."""
 
     def to_toml(self) -> str:
         """The definition as a file a person can read."""
@@ -92,6 +94,11 @@ class RunFolder:
     def space_file(self) -> Path:
         """A copy of the search space, so that the run stays whole if the original changes."""
         return self.path / "space.toml"
+
+    @property
+    def latency_file(self) -> Path:
+        """A copy of the latency table of `--latency-from`; there only with one."""
+        return self.path / "latency_table.json"
 
     @property
     def ledger(self) -> Path:
@@ -171,7 +178,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove a run that has trained nothing, and only what lepton made."""
-        for file in (self.definition_file, self.space_file, *self.path.glob("ledger.*")):
+        own = (self.definition_file, self.space_file, self.latency_file)
+        for file in (*own, *self.path.glob("ledger.*")):
             file.unlink(missing_ok=True)
         for folder in (self.cache, self.path / "checkpoints"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -255,6 +263,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         seed=known.seed,
         target=known.target,
         prefer="latency" if known.prefer == "latency" else "size",
+        latency_from=folder.latency_file if known.latency_from else None,
         **changes,
     )
 

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 
-from lepton_automl.cost import Latency, Stopwatch
-from lepton_automl.search.cost_check import TIMING
+from lepton_automl.cost import Written
+from lepton_automl.latency_model import LatencyModel
+from lepton_automl.search.latencies import Latencies
 from lepton_automl.search.ledger import Ledger
 
 FILE = "file latency"
-"""Ledger events: first digits of a file's sha256 -> its measured latency."""
+"""Ledger events "machine/first digits of a file's sha256" -> its measured latency."""
 
 
 class Timing:
     """Milliseconds of files: the ratio to the reference net times its recorded quiet time."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._stopwatch: Stopwatch | None = None
+        self._latencies = Latencies(ledger)
 
-    def milliseconds(self, files: Mapping[str, bytes]) -> dict[str, float]:
+    def milliseconds(self, nets: Mapping[str, Written]) -> dict[str, float]:
         """Time of a call at batch 1 on one thread of each file; the new ones take turns."""
-        keys = {name: hashlib.sha256(file).hexdigest()[:16] for name, file in files.items()}
-        new = {name: files[name] for name, key in keys.items() if not self._ledger.get(FILE, key)}
+        keys = {name: hashlib.sha256(net.file).hexdigest()[:16] for name, net in nets.items()}
+        new = {
+            key: nets[name].file
+            for name, key in keys.items()
+            if self._latencies.known(FILE, key) is None
+        }
         if new:
-            for name, latency in self._watch().measure(new).items():
-                self._ledger.record(FILE, keys[name], dataclasses.asdict(latency))
-        quiet_ms = self.reference_ms()
-        return {name: self._known(key).ratio * quiet_ms for name, key in keys.items()}
+            self._latencies.measure(FILE, new)
+        return {name: self._ratio(key) * self.reference_ms() for name, key in keys.items()}
 
     def reference_ms(self) -> float:
-        """Quiet time of the fixed reference net, as this run first measured it."""
-        known = self._ledger.get(TIMING, "reference")
-        if known is None:
-            known = {"quiet_ms": self._watch().quiet_reference_ms()}
-            self._ledger.record(TIMING, "reference", known)
-        return float(known["quiet_ms"])
+        """Quiet time of the fixed reference net, as this run first measured it here."""
+        return self._latencies.reference_ms()
 
-    def _known(self, key: str) -> Latency:
-        found = self._ledger.get(FILE, key)
-        assert found is not None, "recorded above"
-        return Latency(**found)
+    def _ratio(self, key: str) -> float:
+        found = self._latencies.known(FILE, key)
+        assert found is not None, "recorded before it is asked for"
+        return found.ratio
 
-    def _watch(self) -> Stopwatch:
-        if self._stopwatch is None:
-            self._stopwatch = Stopwatch()
-        return self._stopwatch
+
+def told_milliseconds(model: LatencyModel, nets: Mapping[str, Written]) -> dict[str, float]:
+    """What `Timing.milliseconds` gives, told of each net by `model` instead of timed."""
+    return {name: model.latency(net.arch.graph).milliseconds for name, net in nets.items()}

@@ -9,11 +9,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lepton_automl.errors import DataError, VerdictError
+from lepton_automl.latency_model import Basis
 from lepton_automl.machine import Machine
 
 Status = Literal["holds", "broken", "undecided"]
 Precision = Literal["int8", "float"]
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Latency of a file on the device it is for, where that device did not time it."""
+
+    latency_ms: float
+    latency_interval: Interval
+    basis: Basis
+    """`predicted` from a table that the device measured, or `estimated` from assumed speeds."""
+    device: str
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,12 @@ class Figures:
     peak_ram_bytes: int
     """Feature maps alive at once, at one byte (int8) or four (float) an element."""
     latency_ms: float
-    """A sample at batch 1 on one thread: ratio to the fixed net times its quiet time."""
+    """A sample at batch 1 on one thread, here: ratio to the fixed net times its quiet time."""
     latency_interval: Interval
     float_nodes: tuple[str, ...]
     """Nodes that compute in float once ONNX Runtime has optimised the graph."""
+    elsewhere: Elsewhere | None = None
+    """Where the file is for another device; a latency limit is then judged by this."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +83,11 @@ class JudgedLimit:
     status: Status
     n_needed: int | None = None
     """About how many test samples would decide, where more samples can."""
+    basis: Basis = "measured"
+    """What the figure is told from."""
 
     def __str__(self) -> str:
-        text = f"{self.name} {self.limit:g}: measured {self.measured:.6g}"
+        text = f"{self.name} {self.limit:g}: {self.basis} {self.measured:.6g}"
         if self.interval is not None:
             text += f" [{self.interval[0]:.6g}, {self.interval[1]:.6g}]"
         text += f", {self.status}"
@@ -205,7 +221,10 @@ def overall(
 
 
 def _figures(body: dict[str, Any] | None) -> Figures | None:
-    return None if body is None else Figures(**_tuples(body))
+    if body is None:
+        return None
+    told = body.get("elsewhere")
+    return Figures(**_tuples(body | {"elsewhere": Elsewhere(**_tuples(told)) if told else None}))
 
 
 def _tuples(body: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton_automl.latency_model import Basis
 from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
 
 LIMIT_NAMES = {
@@ -53,6 +54,33 @@ def latency_text(figures: Figures) -> str:
     return f"{time_text(figures.latency_ms)} [{low}, {high}]"
 
 
+def latency_title(basis: Basis) -> str:
+    """`latency`, or what it is called where nothing timed it."""
+    return "latency" if basis == "measured" else f"{basis} latency"
+
+
+def told_text(figures: Figures) -> str:
+    """Latency on the device the file is for, called what it is; nothing where that is here."""
+    told = figures.elsewhere
+    if told is None:
+        return ""
+    low, high = (time_text(end) for end in told.latency_interval)
+    return f"{told.basis} {time_text(told.latency_ms)} [{low}, {high}]"
+
+
+def told_of(verdict: Verdict) -> str:
+    """Whose latency is told and how; nothing where latencies are those of this machine."""
+    told = verdict.int8.elsewhere if verdict.int8 else None
+    if told is None:
+        return ""
+    how = "a table measured there" if told.basis == "predicted" else "assumed speeds"
+    limit = " An estimate cannot prove that a limit holds." if told.basis == "estimated" else ""
+    return (
+        f"Latency on {told.device} is {told.basis} from {how}; a latency limit is judged by it, "
+        f"not by what was measured here.{limit}"
+    )
+
+
 def drop_text(drop: PairedDrop) -> str:
     """Points lost, with interval and one-sided bound."""
     return (
@@ -75,6 +103,7 @@ def value_text(name: str, value: float) -> str:
 def measured_text(limit: JudgedLimit) -> str:
     """What was measured against a limit, with its interval."""
     text = value_text(limit.name, limit.measured)
+    text = text if limit.basis == "measured" else f"{limit.basis} {text}"
     if limit.interval is None:
         return text
     if limit.name == "min_accuracy":

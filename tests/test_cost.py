@@ -126,3 +126,17 @@ def test_milliseconds_are_ratios_of_the_quiet_reference():
     assert timed.latency_ms == pytest.approx(0.08)
     assert timed.latency_low_ms == pytest.approx(0.06)
     assert timed.latency_high_ms == pytest.approx(0.12)
+
+
+@pytest.mark.parametrize(("doubts", "rounds"), [(1, [9]), (2, [9, 18]), (99, [9, 18, 27])])
+def test_a_doubtful_latency_is_measured_longer_and_pooled(monkeypatch, doubts, rounds):
+    monkeypatch.setattr(cost, "_call", lambda file: lambda: None)
+    seen = []
+
+    def doubt(latency):
+        seen.append(latency.rounds)
+        return len(seen) < doubts
+
+    found = Stopwatch().measure({"it": b""}, seconds=0, doubt=doubt)["it"]
+    assert seen == rounds
+    assert found.rounds == rounds[-1]

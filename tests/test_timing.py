@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from lepton_automl import targets
+from lepton_automl.cost import Written
+from lepton_automl.latency_model import estimate
+from lepton_automl.machine import this_machine
 from lepton_automl.random_net import random_int8
+from lepton_automl.search.latencies import TIMING, fingerprint
 from lepton_automl.search.ledger import Ledger
-from lepton_automl.timing import FILE, Timing
+from lepton_automl.timing import FILE, Timing, told_milliseconds
 from tests.nets import random_arch
 
 
@@ -15,18 +20,26 @@ def ledger(tmp_path):
     opened.close()
 
 
+def written(seed: int) -> Written:
+    return Written(random_arch(seed), random_int8(random_arch(seed), 64))
+
+
 def test_a_file_is_timed_once_and_replayed_ever_after(ledger):
-    files = {"net": random_int8(random_arch(0), 64)}
-    first = Timing(ledger).milliseconds(files)
+    first = Timing(ledger).milliseconds({"net": written(0)})
     assert first["net"] > 0
-    again = Timing(ledger).milliseconds({"same bytes, other name": files["net"]})
+    again = Timing(ledger).milliseconds({"same bytes, other name": written(0)})
     assert again["same bytes, other name"] == first["net"]
     assert len(ledger.all(FILE)) == 1
 
 
 def test_a_time_is_the_ratio_to_the_reference_net_times_its_recorded_quiet_time(ledger):
-    ledger.record("timing", "reference", {"quiet_ms": 2.0})
-    files = {"net": random_int8(random_arch(1), 64)}
-    found = Timing(ledger).milliseconds(files)["net"]
+    here = fingerprint(this_machine())
+    ledger.record(TIMING, here, {"quiet_ms": 2.0, "machine": "this"})
+    found = Timing(ledger).milliseconds({"net": written(1)})["net"]
     (recorded,) = ledger.all(FILE).values()
     assert found == pytest.approx(2.0 * recorded["ratio"])
+
+
+def test_told_times_need_no_clock():
+    model, net = estimate(targets.load("cortex-m")), written(2)
+    assert told_milliseconds(model, {"a": net}) == {"a": model.latency(net.arch.graph).milliseconds}

@@ -100,6 +100,7 @@ def _row(row: TrialRow) -> dict[str, Any]:
         "macs": cost.macs,
         "peak_ram_bytes": cost.peak_ram_bytes,
         "latency_ms": cost.latency_ms,
+        "latency_basis": cost.latency_basis,
         "epochs": row.epochs,
         "feasible": row.feasible,
         "note": row.note,

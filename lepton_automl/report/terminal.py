@@ -35,6 +35,8 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]
     parts.append(Text(f"measured on {verdict.machine}", "dim"))
+    if told := w.told_of(verdict):
+        parts.append(Text(told, "yellow"))
     words = "no limit was stated" if _is_unjudged(verdict) else w.ANSWERS[verdict.status]
     head = Text.assemble("verdict: ", (verdict.status, f"bold {COLOURS[verdict.status]}"))
     shipped = artifact / w.precision_text(verdict.primary)
@@ -43,7 +45,8 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
 
 def search_view(found: SearchResult) -> RenderableType:
     """The front as a table and a plot, and why the winner is the winner."""
-    table = Table("", "trial", "accuracy [95 %]", "latency", "file", "MACs", "epochs")
+    title = _latency_title(found)
+    table = Table("", "trial", "accuracy [95 %]", title, "file", "MACs", "epochs")
     for row in found.front[:FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
     winner = f"winner: trial {found.number}, {found.reason}"
@@ -63,13 +66,14 @@ def front_plot(found: SearchResult) -> str:
             cost or 0.0, row.accuracy or 0.0, "winner" if row.number == found.number else mark
         )
 
-    label, text = ("latency", w.time_text) if is_timed else ("file", w.bytes_text)
+    label, text = (_latency_title(found), w.time_text) if is_timed else ("file", w.bytes_text)
     return plot([point(row) for row in rows], text, label)
 
 
 def compression_view(made: Compressed) -> RenderableType:
     """Every step that was tried: what it cost, whether it was kept and why."""
-    table = Table("step", "validation", "int8 file", "MACs", "latency", "kept", "why")
+    title = w.latency_title(made.rungs[0].latency_basis if made.rungs else "measured")
+    table = Table("step", "validation", "int8 file", "MACs", title, "kept", "why")
     for rung in made.rungs:
         table.add_row(
             rung.name,
@@ -116,7 +120,9 @@ def _figures(verdict: Verdict) -> Table:
     found = (verdict.int8, verdict.float32, verdict.reference)
     present = [item for item in found if item is not None]
     for name, text in _ROWS.items():
-        table.add_row(name, *(text(item) for item in present))
+        cells = [text(item) for item in present]
+        if any(cells):
+            table.add_row(name, *cells)
     return table
 
 
@@ -128,6 +134,7 @@ _ROWS: dict[str, Callable[[Figures], str]] = {
     "accuracy [95 %]": lambda f: w.accuracy_text(f.accuracy, f.accuracy_interval),
     "test samples": lambda f: str(f.n_samples),
     "latency [95 %]": w.latency_text,
+    "latency there": w.told_text,
     "file": lambda f: w.bytes_text(f.size_bytes),
     "weights": lambda f: w.bytes_text(f.weight_bytes),
     "MACs": lambda f: w.count_text(f.macs),
@@ -157,6 +164,10 @@ def _limits(verdict: Verdict) -> Table:
             Text(limit.status + hint, COLOURS[limit.status]),
         )
     return table
+
+
+def _latency_title(found: SearchResult) -> str:
+    return w.latency_title(found.rows[0].cost.latency_basis if found.rows else "measured")
 
 
 def _cells(row: TrialRow) -> tuple[str, ...]:

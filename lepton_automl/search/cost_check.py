@@ -6,27 +6,32 @@ import dataclasses
 
 from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
-from lepton_automl.cost import Cost, Latency, Stopwatch, static_cost
+from lepton_automl.cost import Cost, Latency, file_cost
+from lepton_automl.latency_model import LatencyModel, estimate
 from lepton_automl.pick import excess
 from lepton_automl.random_net import random_int8
+from lepton_automl.search.guess import Guess
+from lepton_automl.search.latencies import LATENCY, Latencies
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
+from lepton_automl.targets import Target
 
-LATENCY = "latency"
-"""Ledger events: architecture -> its measured latency; never taken again."""
-TIMING = "timing"
-"""Ledger event `reference`: the quiet time of the fixed reference net."""
+NEAR = 0.02
+"""A limit so close to the interval of a measured latency asks for more rounds."""
 
 
 class CostCheck:
     """Costs of architectures, each found once.
 
+    A net is within a latency limit if the median of its rounds is. Where the limit lies inside of
+    the interval of that median, or next to it, more rounds are measured before the median decides.
+
     Parameters
     ----------
     limits : Limits
         Only what is within the other limits is timed.
-    weight_limit : int
-        Of the target.
+    target : Target
+        Where the file will run.
     label_bytes : int
         What class names and metadata add to a file.
     needs_latency : bool
@@ -35,56 +40,96 @@ class CostCheck:
         Keeps measured latencies.
     quiet : Quiet
         Makes the workers pause.
+    model : LatencyModel, optional
+        Tells latencies of another device instead of measuring them here.
     """
 
     def __init__(
         self,
         limits: Limits,
-        weight_limit: int,
+        target: Target,
         label_bytes: int,
         *,
         needs_latency: bool,
         ledger: Ledger,
         quiet: Quiet,
+        model: LatencyModel | None = None,
     ) -> None:
-        self.limits, self._weight_limit, self._label_bytes = limits, weight_limit, label_bytes
+        self.limits, self._label_bytes = limits, label_bytes
+        self._weight_limit = target.weight_limit
         self._ledger, self._quiet = ledger, quiet
         self._known: dict[str, Cost] = {}
-        self._stopwatch: Stopwatch | None = None
-        self.reference_ms = self._reference() if needs_latency else None
+        self.model = model if needs_latency else None
+        self._latencies = Latencies(ledger) if needs_latency and model is None else None
+        self.reference_ms = self._reference() if self._latencies else None
+        prices = (model or estimate(target)) if needs_latency else None
+        self.guess = Guess(label_bytes, prices)
+        """Costs from the graph alone, to order what is tried."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Another machine that measured this run before, if there is one."""
+        return self._latencies.elsewhere if self._latencies else None
 
     def __call__(self, arch: Arch) -> Cost:
         """Cost of the int8 file; with its latency if that is asked for and all else is kept."""
         if arch.hash not in self._known:
-            self._known[arch.hash] = self._cost(arch)
+            file = random_int8(arch, self._weight_limit)
+            cost = self._static(arch, file)
+            if not excess(cost, self.limits):
+                cost = self._timed(arch, cost, file)
+            self._known[arch.hash] = cost
+        return self._learnt(arch)
+
+    def whole(self, arch: Arch) -> Cost:
+        """Cost with its latency, if that is asked for, whatever limits it breaks."""
+        known = self._known.get(arch.hash)
+        if known is None or (known.latency_ms is None and self.guess.tells_latency):
+            file = random_int8(arch, self._weight_limit)
+            self._known[arch.hash] = self._timed(arch, self._static(arch, file), file)
+        return self._learnt(arch)
+
+    def _learnt(self, arch: Arch) -> Cost:
+        # Also of costs known before: a resumed search must guess as the uninterrupted one did.
+        self.guess.learn(arch, self._known[arch.hash])
         return self._known[arch.hash]
 
-    def _cost(self, arch: Arch) -> Cost:
-        static = static_cost(arch, self._weight_limit)
-        cost = dataclasses.replace(static, size_bytes=static.size_bytes + self._label_bytes)
-        if self.reference_ms is None or excess(cost, self.limits):
-            return cost
-        return cost.timed(self._latency(arch), self.reference_ms)
+    def _static(self, arch: Arch, file: bytes) -> Cost:
+        static = file_cost(arch, file)
+        return dataclasses.replace(static, size_bytes=static.size_bytes + self._label_bytes)
 
-    def _latency(self, arch: Arch) -> Latency:
-        known = self._ledger.get(LATENCY, arch.hash)
-        if known is None:
+    def _timed(self, arch: Arch, cost: Cost, file: bytes) -> Cost:
+        if self.model is not None:
+            return self._told(arch, cost, self.model)
+        if self.reference_ms is None:
+            return cost
+        return cost.timed(self._latency(arch, file), self.reference_ms)
+
+    def _told(self, arch: Arch, cost: Cost, model: LatencyModel) -> Cost:
+        cost = cost.told(model, arch)
+        key = f"{model.digest or model.basis}/{arch.hash}"
+        if self._ledger.get(LATENCY, key) is None:
+            event = {"milliseconds": cost.latency_ms, "basis": model.basis, "of": model.device}
+            self._ledger.record(LATENCY, key, event)
+        return cost
+
+    def _latency(self, arch: Arch, file: bytes) -> Latency:
+        assert self._latencies is not None
+        if self._latencies.known(LATENCY, arch.hash) is None:
             with self._quiet.measuring():
-                file = random_int8(arch, self._weight_limit)
-                latency = self._watch().measure({"candidate": file})["candidate"]
-            known = dataclasses.asdict(latency)
-            self._ledger.record(LATENCY, arch.hash, known)
-        return Latency(**known)
+                self._latencies.measure(LATENCY, {arch.hash: file}, self._is_near)
+        known = self._latencies.known(LATENCY, arch.hash)
+        assert known is not None, "recorded above"
+        return known
+
+    def _is_near(self, latency: Latency) -> bool:
+        limit = self.limits.max_latency_ms
+        if limit is None or self.reference_ms is None:
+            return False
+        low, high = (r * self.reference_ms for r in (latency.ratio_low, latency.ratio_high))
+        return low * (1 - NEAR) <= limit <= high * (1 + NEAR)
 
     def _reference(self) -> float:
-        known = self._ledger.get(TIMING, "reference")
-        if known is None:
-            with self._quiet.measuring():
-                known = {"quiet_ms": self._watch().quiet_reference_ms()}
-            self._ledger.record(TIMING, "reference", known)
-        return float(known["quiet_ms"])
-
-    def _watch(self) -> Stopwatch:
-        if self._stopwatch is None:
-            self._stopwatch = Stopwatch()
-        return self._stopwatch
+        assert self._latencies is not None
+        with self._quiet.measuring():
+            return self._latencies.reference_ms()

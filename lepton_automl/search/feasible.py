@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from lepton_automl.arch import Arch
 from lepton_automl.config import COST_LIMITS
-from lepton_automl.cost import Cost
-from lepton_automl.errors import ArchError
+from lepton_automl.errors import InfeasibleError
 from lepton_automl.pick import excess
 from lepton_automl.search.cost_check import CostCheck
-from lepton_automl.search.impossible import impossible
+from lepton_automl.search.impossible import Tally, impossible
+from lepton_automl.search.repair import Near, Repair, spread
 from lepton_automl.search.sampler import Draw, Point, Sampler
 from lepton_automl.search.trials import Candidate, Refusal
-from lepton_automl.space import Draw as GivenPoint
 from lepton_automl.space import Knob
 
-ATTEMPTS_FIRST, ATTEMPTS = 40, 150
-"""Points drawn for one candidate before the nearest one is repaired instead; fewer while none is
-known to be within the limits, because then the user may wait for bad news."""
-ROUNDS_OF_REPAIR = 3
-"""Times every parameter is gone through."""
-
-
-@dataclass(frozen=True, eq=False)
-class Near:
-    """A point that breaks limits, with what it costs."""
-
-    params: dict[str, Any]
-    cost: Cost
-    excess: dict[str, float]
-
-    @property
-    def distance(self) -> float:
-        """How far beyond all limits together."""
-        return sum(self.excess.values())
+REFUSED = 40
+"""Points beyond the limits that are looked at for one candidate before the nearest are repaired."""
+DRAWN = 150
+"""Points drawn for one candidate in all: those that are known already cost next to nothing."""
+STARTS = 3
+"""Points that are repaired, one after the other."""
 
 
 class Proposer:
-    """Draws points until one keeps the limits and is new.
+    """Draws points until one keeps the limits and is new, for a bounded time.
 
     Parameters
     ----------
@@ -64,10 +48,13 @@ class Proposer:
         check: CostCheck,
         known: Sequence[Candidate],
     ) -> None:
-        self._sampler, self._draw, self._knobs, self._check = sampler, draw, knobs, check
+        self._sampler, self._check = sampler, check
+        self._repair = Repair(draw, knobs, check)
         self._taken = {_identity(c.arch, c.recipe.to_json()) for c in known}
-        self._nearest: Near | None = None
-        self._least: dict[str, float] = {}
+        self._refused: list[Refusal] = []
+        self._near: list[Near] = []
+        self.tally = Tally(check.limits)
+        """How many of the drawn points are within the limits, and what the others break."""
 
     def propose(self, number: int) -> Candidate | None:
         """Candidate `number`, or None where nothing new is left within the limits.
@@ -77,32 +64,31 @@ class Proposer:
         InfeasibleError
             If no point within the limits is known at all.
         """
-        refused: list[Refusal] = []
-        self._nearest = None
-        for attempt in range(ATTEMPTS if self._taken else ATTEMPTS_FIRST):
-            point = self._sampler.ask(number, attempt)
-            candidate = self._judge(number, point, refused)
+        # What this candidate becomes must not depend on anything that a resumed search forgets.
+        self._refused, self._near = [], []
+        self._check.guess.forget()
+        for attempt in range(DRAWN):
+            candidate = self._judge(number, self._sampler.ask(number, attempt), counts=True)
             if candidate is not None:
                 return candidate
-        repaired = self._repair()
-        if repaired is not None:
-            point = self._sampler.ask(number, ATTEMPTS, given=repaired)
-            candidate = self._judge(number, point, refused)
-            if candidate is not None:
-                return candidate
-        if not self._taken and self._nearest is not None:
-            raise impossible(self._check.limits, self._least, self._nearest.cost)
-        return None
+            if len(self._near) == REFUSED:
+                break
+        repaired = self._repaired(number)
+        if repaired is None and not self._taken and self._near:
+            raise self._impossible()
+        return repaired
 
-    def _judge(self, number: int, point: Point, refused: list[Refusal]) -> Candidate | None:
+    def _judge(self, number: int, point: Point, *, counts: bool) -> Candidate | None:
         if point.arch is None or point.recipe is None:
-            refused.append(self._sampler.refuse(point, {"arch": 1.0}))
+            self._refused.append(self._sampler.refuse(point, {"arch": 1.0}))
             return None
         cost = self._check(point.arch)
         broken = excess(cost, self._check.limits)
-        self._remember(point.params, cost, broken)
+        if counts:
+            self.tally.count(cost, broken)
         if broken:
-            refused.append(self._sampler.refuse(point, broken))
+            self._near.append(Near(point.params, point.arch, point.recipe, cost, broken))
+            self._refused.append(self._sampler.refuse(point, broken))
             return None
         identity = _identity(point.arch, point.recipe.to_json())
         if identity in self._taken:
@@ -111,47 +97,26 @@ class Proposer:
         self._taken.add(identity)
         self._sampler.accept(number, point)
         about = (point.params, point.distributions, point.arch, point.recipe, cost)
-        return Candidate(number, *about, tuple(refused))
+        return Candidate(number, *about, tuple(self._refused))
 
-    def _remember(self, params: dict[str, Any], cost: Cost, broken: dict[str, float]) -> None:
-        for name in COST_LIMITS.values():
-            value = getattr(cost, name)
-            if value is not None:
-                self._least[name] = min(value, self._least.get(name, value))
-        near = Near(params, cost, broken)
-        if broken and (self._nearest is None or near.distance < self._nearest.distance):
-            self._nearest = near
-
-    def _repair(self) -> dict[str, Any] | None:
-        """Parameters within the limits, found from the nearest point one parameter at a time."""
-        best = self._nearest
-        for _ in range(ROUNDS_OF_REPAIR):
-            before = best
-            for path, knob in self._knobs.items():
-                best = self._least_of(best, path, knob.values)
-                if best is not None and not best.excess:
-                    return best.params
-            if best is before:
-                break
+    def _repaired(self, number: int) -> Candidate | None:
+        for attempt, start in enumerate(spread(self._near, STARTS)):
+            found = self._repair.toward(start)
+            self._near.append(found)
+            if found.excess or _identity(found.arch, found.recipe.to_json()) in self._taken:
+                continue
+            point = self._sampler.ask(number, DRAWN + attempt, given=found.params)
+            candidate = self._judge(number, point, counts=False)
+            if candidate is not None:
+                return candidate
         return None
 
-    def _least_of(self, start: Near | None, path: str, values: Sequence[Any]) -> Near | None:
-        if start is None or path not in start.params:
-            return start
-        others = [self._near(start.params | {path: v}) for v in values if v != start.params[path]]
-        found = [start, *(near for near in others if near is not None)]
-        return min(found, key=lambda near: near.distance)
-
-    def _near(self, params: dict[str, Any]) -> Near | None:
-        point = GivenPoint(0, params)
-        try:
-            arch, _ = self._draw(point)
-            cost = self._check(arch)
-        except ArchError:
-            return None
-        near = Near(dict(point.params), cost, excess(cost, self._check.limits))
-        self._remember(near.params, cost, near.excess)
-        return near
+    def _impossible(self) -> InfeasibleError:
+        """Why there is nothing: the least there is of each cost, and the nearest point of all."""
+        nearest = min(self._near, key=lambda point: point.distance)
+        stated = [limit for limit in self._check.limits.stated if limit in COST_LIMITS]
+        least = {limit: self._repair.least(nearest, limit).cost for limit in stated}
+        return impossible(self._check.limits, least, self._check.whole(nearest.arch))
 
 
 def _identity(arch: Arch, recipe: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from lepton_automl.arch import Arch
@@ -19,7 +20,7 @@ from lepton_automl.space import Trial
 METADATA_BYTES = 120
 """Fingerprint of the data and version in a file, with their keys."""
 WORTH_TELLING = 20
-"""Refused points for one candidate from which the user is told that limits bite."""
+"""Refused points for one candidate from which the user is told once that limits bite."""
 
 
 class Newcomers:
@@ -44,23 +45,26 @@ class Newcomers:
         self._sampler = Sampler(
             self._draw, objectives, work.space.candidates, seed=work.seed, jobs=work.jobs
         )
-        for number, candidate in trials.candidates.items():
-            scores = trials.scores[number]
-            accuracy = None if not scores or scores[0].failed else scores[0].accuracy
-            self._sampler.restore(candidate, accuracy, finished=bool(scores))
         check = CostCheck(
             work.limits,
-            work.target.weight_limit,
+            work.target,
             label_bytes(work.dataset.class_names),
             needs_latency=work.limits.max_latency_ms is not None
             or any(objective.needs_timing for objective in objectives),
             ledger=work.ledger,
             quiet=quiet,
+            model=work.latency_model,
         )
+        self._time_here(check)
+        for number, candidate in trials.candidates.items():
+            scores = trials.scores[number]
+            accuracy = None if not scores or scores[0].failed else scores[0].accuracy
+            self._sampler.restore(candidate, accuracy, finished=bool(scores))
         known, knobs = list(trials.candidates.values()), work.space.parameters()
         self._proposer = Proposer(self._sampler, self._draw, knobs, check, known)
         self.exhausted = False
         """Nothing new is left in the space within the limits."""
+        self._told: set[str] = set()
 
     def add(self) -> Candidate | None:
         """The next candidate, recorded; None where the space is exhausted.
@@ -76,9 +80,7 @@ class Newcomers:
             self.exhausted = True
             self._tell("nothing new is left in the search space within the limits")
             return None
-        if len(candidate.refused) >= WORTH_TELLING:
-            worst = sorted({limit for refusal in candidate.refused for limit in refusal.excess})
-            self._tell(f"few nets are within the limits; what bites: {', '.join(worst)}")
+        self._warn(candidate)
         self._work.ledger.record(TRIAL, str(number), candidate.to_event())
         self._trials.add(candidate)
         return candidate
@@ -87,6 +89,27 @@ class Newcomers:
         """What a candidate reached at the first rung."""
         accuracy = None if score.failed else score.accuracy
         self._sampler.tell(number, accuracy, self._trials.candidates[number].cost)
+
+    def _warn(self, candidate: Candidate) -> None:
+        """Say that limits bite: when one first takes long to meet, and when hardly any net does."""
+        tally = self._proposer.tally
+        reasons = {"many": len(candidate.refused) >= WORTH_TELLING, "scarce": tally.is_scarce}
+        new = {reason for reason, holds in reasons.items() if holds} - self._told
+        if new:
+            self._told |= new
+            self._tell(tally.words())
+
+    def _time_here(self, check: CostCheck) -> None:
+        """On another machine than before, measure the candidates' latencies anew."""
+        if check.elsewhere is None:
+            return
+        known = self._trials.candidates
+        self._tell(
+            f"this run was measured on {check.elsewhere}, which this machine is not: latencies "
+            f"of {len(known)} candidates are measured anew"
+        )
+        for number, candidate in known.items():
+            known[number] = dataclasses.replace(candidate, cost=check.whole(candidate.arch))
 
     def _draw(self, trial: Trial) -> tuple[Arch, Recipe]:
         data = self._work.dataset

@@ -90,8 +90,11 @@ def progress(
 def _short(row: TrialRow) -> str:
     if row.accuracy is None:
         return row.note or "not trained yet"
-    latency = "" if row.cost.latency_ms is None else f", {row.cost.latency_ms * 1e3:.0f} us"
-    return f"{row.accuracy:.1%} in {row.cost.size_bytes / 1e3:.1f} kB{latency}"
+    cost, latency = row.cost, ""
+    if cost.latency_ms is not None:
+        called = "" if cost.latency_basis == "measured" else f" {cost.latency_basis}"
+        latency = f", {cost.latency_ms * 1e3:.0f} us{called}"
+    return f"{row.accuracy:.1%} in {cost.size_bytes / 1e3:.1f} kB{latency}"
 
 
 def _facts(row: TrialRow) -> dict[str, object]:
@@ -101,6 +104,7 @@ def _facts(row: TrialRow) -> dict[str, object]:
         "size_bytes": row.cost.size_bytes,
         "macs": row.cost.macs,
         "latency_ms": row.cost.latency_ms,
+        "latency_basis": row.cost.latency_basis,
         "rung": row.rung,
         "epochs": row.epochs,
         "note": row.note,

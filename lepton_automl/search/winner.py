@@ -17,8 +17,8 @@ from lepton_automl.model import Model
 from lepton_automl.pick import Choice, Option, choose
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.confirm import Confirmation, planned
-from lepton_automl.search.cost_check import TIMING
 from lepton_automl.search.executor import Workers
+from lepton_automl.search.latencies import last_reference_ms
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
@@ -110,7 +110,7 @@ class Winners:
         validation = labelled(self._work.dataset.files("validation", size, self._work.cache))
         logits = predict_logits(best, validation.pixels, device=self._work.device)
         predictions = logits.argmax(1).numpy().astype(np.int64)
-        reference = self._work.ledger.get(TIMING, "reference")
+        reference_ms = last_reference_ms(self._work.ledger)
         return SearchResult(
             best=best,
             number=choice.number,
@@ -121,7 +121,7 @@ class Winners:
             correct=predictions == validation.labels.numpy(),
             predictions=predictions,
             confirmed=self._confirmation.confirmed(),
-            timing={"quiet_reference_ms": reference["quiet_ms"]} if reference else {},
+            timing={"quiet_reference_ms": reference_ms} if reference_ms else {},
         )
 
     def _save(self, choice: Choice, workers: Workers | None) -> None:

@@ -1,0 +1,160 @@
+"""Repair: from points beyond the limits to one within them, a parameter at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_automl.arch import Arch
+from lepton_automl.config import COST_LIMITS
+from lepton_automl.cost import Cost
+from lepton_automl.errors import ArchError
+from lepton_automl.pick import excess
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.cost_check import CostCheck
+from lepton_automl.space import Draw, Knob, Trial
+
+ROUNDS = 6
+"""Times every parameter is gone through."""
+CHECKS = 8
+"""Nets that are written and timed in one repair; all others are only guessed."""
+PAIRS = 400
+"""Pairs of changes that are guessed where no single one helps."""
+RECIPE = "train."
+"""Parameters that cost nothing."""
+
+Distance = Callable[[Cost], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """A point of the space, with what it costs."""
+
+    params: dict[str, Any]
+    arch: Arch
+    recipe: Recipe
+    cost: Cost
+    excess: dict[str, float]
+
+    @property
+    def distance(self) -> float:
+        """How far beyond all limits together."""
+        return sum(self.excess.values())
+
+
+@dataclass(frozen=True, eq=False)
+class _Guessed:
+    params: dict[str, Any]
+    arch: Arch
+    recipe: Recipe
+    distance: float
+
+
+class Repair:
+    """Coordinate descent on guessed costs; what it arrives at is checked, which corrects the guess.
+
+    Parameters
+    ----------
+    draw : callable
+        Samples an `Arch` and a `Recipe` from a trial.
+    knobs : mapping
+        The space's open parameters.
+    check : CostCheck
+        Costs and limits.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[[Trial], tuple[Arch, Recipe]],
+        knobs: Mapping[str, Knob],
+        check: CostCheck,
+    ) -> None:
+        self._draw, self._check = draw, check
+        self._values = {k: knob.values for k, knob in knobs.items() if not k.startswith(RECIPE)}
+
+    def toward(self, start: Near) -> Near:
+        """The best point that is found from `start`: within the limits, or as near as it gets."""
+        best, current = start, start
+        for _ in range(CHECKS):
+            arrived = self._descend(current.params, self._beyond)
+            found = self._checked(arrived)
+            if not found.excess:
+                return found
+            if found.distance < best.distance:
+                best = found
+            if arrived.arch == current.arch:
+                break
+            current = found
+        return best
+
+    def least(self, start: Near, limit: str) -> Near:
+        """The point with the smallest cost that one limit is about, whatever the others say."""
+        name = COST_LIMITS[limit]
+        arrived = self._descend(start.params, lambda cost: float(getattr(cost, name) or 0.0))
+        return self._checked(arrived)
+
+    def _beyond(self, cost: Cost) -> float:
+        return sum(excess(cost, self._check.limits).values())
+
+    def _checked(self, point: _Guessed) -> Near:
+        cost = self._check.whole(point.arch)
+        beyond = excess(cost, self._check.limits)
+        return Near(point.params, point.arch, point.recipe, cost, beyond)
+
+    def _descend(self, params: dict[str, Any], distance: Distance) -> _Guessed:
+        best = self._guessed(params, distance)
+        assert best is not None, "the start is a point of the space"
+        for _ in range(ROUNDS):
+            before = best
+            for path in self._values:
+                best = self._best(best, self._changes(best.params, path), distance)
+            if best is before:
+                best = self._best(best, self._pairs(best.params), distance)
+            if best is before or best.distance <= 0:
+                break
+        return best
+
+    def _best(
+        self, start: _Guessed, changes: Iterator[dict[str, Any]], distance: Distance
+    ) -> _Guessed:
+        found = (self._guessed(start.params | change, distance) for change in changes)
+        return min([start, *filter(None, found)], key=lambda point: point.distance)
+
+    def _changes(self, params: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
+        if path in params:
+            yield from ({path: v} for v in self._values[path] if v != params[path])
+
+    def _pairs(self, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Two changes at once: widths against depths, one stage against another."""
+        single = [change for path in self._values for change in self._changes(params, path)]
+        both = ({**a, **b} for a, b in itertools.combinations(single, 2) if a.keys() != b.keys())
+        step = max(1, len(single) ** 2 // 2 // PAIRS)
+        yield from itertools.islice(both, 0, None, step)
+
+    def _guessed(self, params: Mapping[str, Any], distance: Distance) -> _Guessed | None:
+        point = Draw(0, params)
+        try:
+            arch, recipe = self._draw(point)
+            cost = self._check.guess(arch)
+        except ArchError:
+            return None
+        return _Guessed(dict(point.params), arch, recipe, distance(cost))
+
+
+def spread(points: Sequence[Near], count: int) -> list[Near]:
+    """The nearest points that no other is nearer than in every limit, then the nearest of the rest.
+
+    A combination of limits is seldom kept by changing the point that is nearest to all of them
+    together: one that breaks only the other limit may have less far to go.
+    """
+    ordered = sorted(points, key=lambda point: point.distance)
+    front = [p for n, p in enumerate(ordered) if not any(_within(q, p) for q in ordered[:n])]
+    rest = [point for point in ordered if point not in front]
+    return [*front, *rest][:count]
+
+
+def _within(one: Near, other: Near) -> bool:
+    """Whether `one` is beyond no limit by more than `other` is."""
+    return all(value <= other.excess.get(limit, 0.0) for limit, value in one.excess.items())

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.machine import Machine, this_machine
+from lepton_automl.random_net import random_int8
+from lepton_automl.search.latencies import LATENCY, Latencies, fingerprint, last_reference_ms
+from lepton_automl.search.ledger import Ledger
+from tests.nets import random_arch
+
+FILE = random_int8(random_arch(1, input=(8, 8, 1), classes=3), 64)
+OTHER = Machine("Other Core", ("avx2",), 4, "1.32.0", "Linux x86_64")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.db")
+    yield opened
+    opened.close()
+
+
+def test_what_was_measured_is_replayed_on_the_same_machine(ledger: Ledger) -> None:
+    first = Latencies(ledger)
+    quiet = first.reference_ms()
+    first.measure(LATENCY, {"net": FILE})
+    again = Latencies(ledger)
+    assert again.reference_ms() == quiet == last_reference_ms(ledger)
+    assert again.known(LATENCY, "net") == first.known(LATENCY, "net") is not None
+    assert again.elsewhere is None
+
+
+def test_another_machines_figures_are_not_known_here(ledger: Ledger) -> None:
+    there = Latencies(ledger, OTHER)
+    there.reference_ms()
+    there.measure(LATENCY, {"net": FILE})
+    here = Latencies(ledger)
+    assert here.known(LATENCY, "net") is None
+    assert here.elsewhere == str(OTHER)
+    assert there.elsewhere is None
+    here.reference_ms()
+    assert there.elsewhere == str(this_machine())
+    assert there.known(LATENCY, "net") is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "is_other"),
+    [
+        ({"cpu": "x"}, True),
+        ({"flags": ()}, True),
+        ({"onnxruntime": "1.33.0"}, True),
+        ({"system": "Darwin arm64"}, True),
+        ({"cores": 64}, False),
+    ],
+)
+def test_a_machine_is_what_latencies_depend_on(change: dict[str, object], is_other: bool) -> None:
+    changed = dataclasses.replace(OTHER, **change)  # type: ignore[arg-type]
+    assert (fingerprint(changed) != fingerprint(OTHER)) == is_other
+
+
+def test_a_run_that_timed_nothing_has_no_reference(ledger: Ledger) -> None:
+    assert last_reference_ms(ledger) is None

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lepton_automl import space, targets
+from lepton_automl.arch import Arch
+from lepton_automl.config import Limits
+from lepton_automl.cost import Cost
+from lepton_automl.latency_model import estimate
+from lepton_automl.pick import excess
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.cost_check import CostCheck
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.repair import Near, Repair, spread
+from lepton_automl.space import Draw, SearchSpace, Trial
+
+TARGET = targets.load("cortex-m")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(tmp_path / "ledger.db")
+    yield opened
+    opened.close()
+
+
+def repair(ledger: Ledger, found: SearchSpace, limits: Limits) -> tuple[Repair, CostCheck]:
+    """Latencies are told, so that the answers do not depend on the machine."""
+    check = CostCheck(
+        limits,
+        TARGET,
+        100,
+        needs_latency=True,
+        ledger=ledger,
+        quiet=Quiet(ledger.path.parent / "locks"),
+        model=estimate(TARGET),
+    )
+
+    def draw(trial: Trial) -> tuple[Arch, Recipe]:
+        return found.sample(trial, size=(28, 28), channels=1, classes=10, target=TARGET)
+
+    return Repair(draw, found.parameters(), check), check
+
+
+def start(found: SearchSpace, check: CostCheck, seed: int) -> Near:
+    point = Draw(seed)
+    arch, recipe = found.sample(point, size=(28, 28), channels=1, classes=10, target=TARGET)
+    cost = check.whole(arch)
+    return Near(dict(point.params), arch, recipe, cost, excess(cost, check.limits))
+
+
+@pytest.mark.parametrize("name", ["tiny", "residual", "mobile"])
+def test_what_one_net_keeps_is_kept_from_far_away(ledger: Ledger, name: str) -> None:
+    found = space.load(name)
+    _, check = repair(ledger, found, Limits())
+    small = min((start(found, check, seed) for seed in range(20)), key=lambda n: n.cost.size_bytes)
+    limits = Limits(
+        max_latency_ms=small.cost.latency_ms,
+        max_size_bytes=small.cost.size_bytes,
+        max_macs=small.cost.macs,
+        max_peak_ram_bytes=small.cost.peak_ram_bytes,
+    )
+    mended, check = repair(ledger, found, limits)
+    for seed in range(100, 103):
+        arrived = mended.toward(start(found, check, seed))
+        assert not arrived.excess
+        assert not excess(check(arrived.arch), limits)
+
+
+def test_the_least_of_each_cost_is_below_every_drawn_one(ledger: Ledger) -> None:
+    found = space.load("residual")
+    mended, check = repair(ledger, found, Limits())
+    drawn = [start(found, check, seed) for seed in range(40)]
+    for limit, name in (("max_macs", "macs"), ("max_size_bytes", "size_bytes")):
+        least = getattr(mended.least(drawn[0], limit).cost, name)
+        assert least <= min(getattr(near.cost, name) for near in drawn)
+
+
+def test_the_recipe_of_the_start_is_kept(ledger: Ledger) -> None:
+    found = space.load("tiny")
+    mended, check = repair(ledger, found, Limits(max_size_bytes=9_000))
+    begun = start(found, check, 3)
+    assert mended.toward(begun).recipe == begun.recipe
+
+
+def near(**beyond: float) -> Near:
+    arch, recipe = next(_points)
+    return Near({}, arch, recipe, Cost(1, 1, 1, 1, 1), beyond)
+
+
+_found = space.load("tiny")
+_points = (
+    _found.sample(Draw(seed), size=(8, 8), channels=1, classes=3, target=TARGET)
+    for seed in itertools.count()
+)
+
+
+def test_starts_differ_in_the_limits_they_break() -> None:
+    first = near(size=0.1)
+    second = near(size=0.2)
+    third = near(macs=0.5)
+    assert spread([third, second, first], 2) == [first, third]
+    assert spread([third, second, first], 3) == [first, third, second]
+    assert spread([], 3) == []
