@@ -23,6 +23,7 @@ from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.live import COMMAND
 from lepton_automl.search.trials import RUNG
+from lepton_automl.shares import start_seconds
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
 
@@ -68,6 +69,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     """
     now = time.monotonic()
     started = now if config.started is None else config.started
+    start = start_seconds(now - started, time.process_time())
     _check_place(config)
     # Two threads of one training wait for each other at every step: on a core that is shared with
     # anything else they are slower than one, and another number of threads gives other bits.
@@ -99,8 +101,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     ledger.live.tell(COMMAND, {"words": _typed(), "pid": os.getpid()})
     try:
         durable.sweep(config.out)
-        took = now - started
-        yield Session(config, folder, ledger, dataset, known, target, model, device, emit, took)
+        yield Session(config, folder, ledger, dataset, known, target, model, device, emit, start)
     except InfeasibleError:
         is_empty = not ledger.all(RUNG)
         raise

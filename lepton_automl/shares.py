@@ -14,16 +14,17 @@ TEACHER = 1.5
 """A step with a teacher takes so many times as long as one without."""
 FORWARD = 1 / 3
 """Of the time of a training step, what the answer alone takes."""
-STARTS_TO_QUANTIZE, STARTS_TO_PROVE = 2.0, 3.5
+STARTS_TO_QUANTIZE, STARTS_TO_PROVE = 0.7, 2.0
 """Work that no net's size decides, in units of what this command took to start: writing and
 calibrating some int8 files; a fresh process, rounds of latency, exact arithmetic."""
-START_SECONDS = 1.5
-"""What it takes at least to start, on an idle machine."""
+START_SECONDS, MOST_WAITING = 1.5, 3.0
+"""What it takes at least to start; at most so many times its processor time counts, because disks
+are slow the first time only."""
 QUANTIZED_SAMPLES = 9 * 512
 """Answers of int8 files while one is chosen."""
 FILES = 3
 """Proven on the test part: int8, its float twin, the reference."""
-MOST_TO_COMPRESS, LEAST_TO_COMPRESS, MOST_TO_PROVE = 0.3, 0.06, 0.3
+MOST_TO_COMPRESS, LEAST_TO_COMPRESS, MOST_TO_PROVE = 0.3, 0.06, 0.2
 """Of the budget."""
 
 
@@ -36,7 +37,7 @@ class Sizes:
     test: int
     """Samples of the parts."""
     start_seconds: float
-    """What the command took from its start until the data were opened."""
+    """What the command took to start, of `start_seconds`."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def later(budget: float, sizes: Sizes, epoch_seconds: float, epochs: int) -> Lat
     epochs : int
         Of a whole training.
     """
-    start = max(START_SECONDS, sizes.start_seconds)
+    start = sizes.start_seconds
     sample = epoch_seconds / sizes.train
     answers = FORWARD * sample
     prove = STARTS_TO_PROVE * start + FILES * answers * sizes.test
@@ -77,6 +78,19 @@ def later(budget: float, sizes: Sizes, epoch_seconds: float, epochs: int) -> Lat
     most = MOST_TO_COMPRESS * budget
     whole = min(max(quantize + RECOVERIES * recovery, LEAST_TO_COMPRESS * budget), most)
     return Later(whole, min(quantize, whole), min(prove, MOST_TO_PROVE * budget))
+
+
+def start_seconds(wall: float, processor: float) -> float:
+    """How slow this machine is at the moment: seconds a process takes to start here.
+
+    Parameters
+    ----------
+    wall : float
+        Seconds this command took by the clock; 0 where that is not known.
+    processor : float
+        Seconds of processor time it took.
+    """
+    return max(START_SECONDS, min(wall, MOST_WAITING * processor))
 
 
 def percent(part: float, whole: float) -> str:

@@ -16,9 +16,9 @@ FINALISTS = 3
 MOST_SEEDS = 3
 """Trainings of one finalist, where there is more time than the longest training takes."""
 FRESH_LEAST = 2
-"""A training from nothing gets at least so many times the epochs of a last rung that was shorter
-than its recipe asks for: shorter ones are worse than going on from the rung for the same seconds
-(benchmarks/README.md, "Confirming the best")."""
+"""Where the clock decides, a training from nothing gets at least so many times the epochs of the
+last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung for
+the same seconds (benchmarks/README.md, "Confirming the best")."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Entrant:
     @property
     def least(self) -> int:
         """Epochs from which a training from nothing is as good as going on from the rung."""
-        return self.epochs if self.epochs >= self.own else max(self.own, FRESH_LEAST * self.epochs)
+        return max(self.own, self.epochs, FRESH_LEAST * min(self.epochs, self.own))
 
     @property
     def longest(self) -> int:

@@ -47,10 +47,11 @@ def test_scarce_time_confirms_fewer_and_then_goes_on_from_the_search() -> None:
     assert plan_finals(some(), 1, 0.5) == []
 
 
-def test_where_the_search_cut_trainings_short_a_fresh_one_gets_its_recipes_length() -> None:
-    assert Entrant(0, 30, 27, 1.0).least == 30
+def test_a_fresh_training_gets_its_recipes_length_and_twice_what_the_search_gave() -> None:
     assert Entrant(0, 5, 27, 1.0).least == 27
     assert Entrant(0, 20, 27, 1.0).least == 40
+    assert Entrant(0, 27, 27, 1.0).least == 54
+    assert Entrant(0, 81, 27, 1.0).least == 81
 
 
 def test_more_time_makes_them_longer_and_then_again_with_other_seeds() -> None:
