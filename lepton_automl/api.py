@@ -36,6 +36,8 @@ class Options(TypedDict, total=False):
     device: str
     skip_corrupt: bool
     fresh: bool
+    optuna_storage: str
+    callbacks: Sequence[str]
 
 
 def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
@@ -91,6 +93,8 @@ def _config(data: str | Path, options: Options) -> RunConfig:
         given["space"] = str(given["space"])
     if "objectives" in given:
         given["objectives"] = tuple(options["objectives"])
+    if "callbacks" in given:
+        given["callbacks"] = tuple(options["callbacks"])
     return RunConfig(
         data=str(data),
         budget_seconds=None if budget is None else seconds(str(budget)),

@@ -96,6 +96,10 @@ class RunConfig:
     device: str = "auto"
     skip_corrupt: bool = False
     fresh: bool = False
+    optuna_storage: str | None = None
+    """Where every trial is mirrored to: the URL of a database or the path of a journal file."""
+    callbacks: tuple[str, ...] = ()
+    """Names of callbacks that are told how the search goes."""
     started: float | None = None
     """`time.monotonic()` at which the command began; None: when its run is opened."""
 

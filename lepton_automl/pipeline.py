@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lepton_automl import bundle, manifest, shares
+from lepton_automl import bundle, ecosystem, manifest, shares
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
@@ -36,10 +36,12 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
     LeptonError
         What a user can put right.
     """
+    ecosystem.check(config)
     with opened(config, emit) as session:
         finished = _finished(session)
         if finished is not None:
-            return finished
+            with ecosystem.told(session):  # Of a finished run they may not know all.
+                return finished
         found = _search(session, _later(session))
         _compress(session, found.best, found.recipe, _compression_ends(session))
         outcome = _export(session)
@@ -55,6 +57,7 @@ def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
     LeptonError
         What a user can put right.
     """
+    ecosystem.check(config)
     with opened(config, emit) as session:
         return _search(session, None)
 
@@ -120,7 +123,8 @@ def _search(session: Session, later: Later | None) -> SearchResult:
         latency_model=session.latency_model,
         **more,
     )
-    return find(work)
+    with ecosystem.told(session):
+        return find(work)
 
 
 def _kept(session: Session, epoch_seconds: float, epochs: int) -> shares.Later:

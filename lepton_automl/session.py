@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,6 @@ from lepton_automl.events import Emit, Event
 from lepton_automl.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.live import COMMAND
 from lepton_automl.search.trials import RUNG
 from lepton_automl.shares import start_seconds
 from lepton_automl.space import SearchSpace
@@ -98,10 +98,12 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         durable.write(folder.latency_file, table)
     ledger, is_empty = Ledger(folder.ledger, since=started), False
     emit = ledger.live.following(emit)
-    ledger.live.tell(COMMAND, {"words": _typed(), "pid": os.getpid()})
     try:
-        durable.sweep(config.out)
-        yield Session(config, folder, ledger, dataset, known, target, model, device, emit, start)
+        with ledger.live.working(_command(config)):
+            durable.sweep(config.out)
+            yield Session(
+                config, folder, ledger, dataset, known, target, model, device, emit, start
+            )
     except InfeasibleError:
         is_empty = not ledger.all(RUNG)
         raise
@@ -118,11 +120,18 @@ def _latency_model(config: RunConfig, target: Target) -> LatencyModel | None:
     return estimate(target) if target.latency == "estimated" else None
 
 
-def _typed() -> str:
-    """The command line that works on the run; empty where no command does."""
+def _command(config: RunConfig) -> dict[str, Any]:
+    """What those who watch are told of the command; `words` is empty for a call from Python."""
     name = Path(sys.argv[0])
-    is_command = name.name == "lepton" or name.parts[-2:] == ("lepton_automl", "__main__.py")
-    return shlex.join(["lepton", *sys.argv[1:]]) if is_command else ""
+    is_typed = name.name == "lepton" or name.parts[-2:] == ("lepton_automl", "__main__.py")
+    words = shlex.join(["lepton", *sys.argv[1:]]) if is_typed else ""
+    budget = config.seconds_in_all
+    return {
+        "words": words,
+        "pid": os.getpid(),
+        "budget_seconds": budget,
+        "trials": config.trials,
+    }
 
 
 def chosen_device(name: str) -> torch.device:

@@ -21,7 +21,7 @@ MAX_FUNCTION_LINES = 40
 MAX_MEDIAN_FUNCTION_LINES = 9
 MAY_PRINT = {"commands", "report"}
 UNMIRRORED = {"contracts", "e2e", "examples", "benchmarks"}
-PLUG_INS = {"layers", "sources", "objectives"}
+PLUG_INS = {"layers", "sources", "objectives", "callbacks"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

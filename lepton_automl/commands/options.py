@@ -18,6 +18,7 @@ BEGUN = time.monotonic()
 """When the command began, as nearly as it can know: a budget counts from here."""
 LIMITS = "Limits of the shipped file"
 RUNNING = "How to run"
+TELLING = "Whom to tell"
 
 Data = Annotated[
     str, typer.Argument(help="digits, a folder with a sub-folder a class, or an .npz file.")
@@ -109,6 +110,23 @@ SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out and say how many.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Move an old run aside and start again.")]
+OptunaStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--optuna-storage",
+        metavar="URL",
+        help="Mirror every trial into this Optuna storage: sqlite:///x.db, or a journal file.",
+        rich_help_panel=TELLING,
+    ),
+]
+Callbacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--callback",
+        help="Tell tensorboard, wandb or mlflow as well; with commas or repeated.",
+        rich_help_panel=TELLING,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=RUNNING)]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUNNING)
@@ -161,6 +179,12 @@ def config(
         started=BEGUN,
         **rest,
     )
+
+
+def names(given: list[str] | None) -> tuple[str, ...]:
+    """Names from an option that may be repeated and may hold commas, each once."""
+    split = [name.strip() for text in given or [] for name in text.split(",")]
+    return tuple(dict.fromkeys(name for name in split if name))
 
 
 def _check(

@@ -28,6 +28,8 @@ def run(
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,
     device: o.Device = "auto",
+    optuna_storage: o.OptunaStorage = None,
+    callback: o.Callbacks = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
@@ -51,6 +53,8 @@ def run(
         device=device,
         skip_corrupt=skip_corrupt,
         fresh=fresh,
+        optuna_storage=optuna_storage,
+        callbacks=o.names(callback),
     )
     from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
 

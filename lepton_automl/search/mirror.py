@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -24,8 +25,6 @@ from lepton_automl.search.plots import Plots
 from lepton_automl.search.rungs import RUNGS
 from lepton_automl.search.trials import RUNG, TRIAL, WINNER, Candidate, Refusal, Score, parsed
 
-MIRROR = "mirror"
-"""Ledger event `study`: the name of the run's study in whatever storage it is mirrored to."""
 PATIENCE, PATIENCE_PER_JOB = 12, 9
 """Optuna cannot change what is complete, so a trial is written as complete once it has waited for
 so many other results without going on to its next rung; more where longer ones run beside it."""
@@ -69,7 +68,9 @@ class Mirror:
     """
 
     name = "the mirror in the Optuna storage"
-    failures = (OptunaError, SQLAlchemyError, OSError, RuntimeError, ValueError, LookupError)
+    failures: tuple[type[Exception], ...] = (
+        *(OptunaError, SQLAlchemyError, OSError, RuntimeError, ValueError, LookupError),
+    )
 
     def __init__(
         self,
@@ -235,6 +236,18 @@ def open_storage(url: str) -> BaseStorage:
         raise MachineError(
             f"--optuna-storage {shown(url)} cannot be used: {reason}", fix=fix
         ) from error
+
+
+def reopening(url: str) -> str:
+    """The URL or path by which another command opens the storage; empty if it has a password."""
+    if "://" not in url:
+        return str(Path(url).resolve())
+    parts = make_url(url)
+    if parts.password is not None:
+        return ""
+    if parts.drivername.startswith("sqlite") and parts.database:
+        parts = parts.set(database=str(Path(parts.database).resolve()))
+    return parts.render_as_string()
 
 
 def shown(url: str) -> str:

@@ -13,6 +13,7 @@ def test_every_option_reaches_the_search(lepton):
         *("search", "photos", "--out", "x", "--space", "mobile", "--budget", "10m"),
         *("--trials", "12", "--max-size-kb", "24", "--min-accuracy", "90"),
         *("--objective", "accuracy,macs", "--seed", "3", "--jobs", "2", "--quiet"),
+        *("--optuna-storage", "x.db", "--callback", "tensorboard,wandb", "--callback", "wandb"),
     )
     assert search.config == RunConfig(
         data="photos",
@@ -24,6 +25,8 @@ def test_every_option_reaches_the_search(lepton):
         budget_seconds=600,
         trials=12,
         jobs=2,
+        optuna_storage="x.db",
+        callbacks=("tensorboard", "wandb"),
     )
 
 
