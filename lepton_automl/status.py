@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from lepton_automl import bundle
 from lepton_automl.errors import DataError
 from lepton_automl.manifest import MANIFEST
 from lepton_automl.run_folder import Definition, RunFolder
-from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search import live
+from lepton_automl.search.ledger import LedgerView, is_held
+from lepton_automl.search.live import Note
 from lepton_automl.verdict import Verdict
+
+SILENT_SECONDS = 10.0
+"""A command writes down twice a second that it lives; after so long it is stopped or starved."""
+RUNG, HYPERVOLUME, REFERENCE = "rung", "hypervolume", "reference"
+"""Names of the ledger's events, written out: the modules that own them import torch."""
+
+State = Literal["working", "silent", "interrupted", "ended"]
+
+
+@dataclass(frozen=True)
+class WorkerNow:
+    """What one worker does."""
+
+    pid: int
+    task: str
+    """Key of its task, such as "7-0" or "7-final-0"; empty where it has none."""
+    seconds: float
+    """Since it was given the task."""
+    share: float
+    """How much of its training is done, 0 to 1."""
+    waits: bool
+    """It pauses because something is measured."""
+
+
+@dataclass(frozen=True)
+class RungNow:
+    """How many candidates have come how far."""
+
+    rung: int
+    finished: int
+    promoted: int
+    """Of those, how many are in the next rung or have finished it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +62,31 @@ class Status:
     has_winner: bool
     verdict: Verdict | None
     """None until the artifact is complete."""
+    state: State
+    """`working`; `silent`: there, but stopped or starved; `interrupted`: killed or stopped, nobody
+    works on it; `ended` by itself."""
+    command: Mapping[str, Any]
+    """Of the last command: `words` as typed, `pid`, `budget_seconds`, `trials`."""
+    silent_seconds: float
+    """Since the last sign of life of the command that works on it; 0 where there is none."""
+    error: str
+    """What the last command ended with, where it was an error."""
+    progress: Mapping[str, Any]
+    """`stage`, `message`, `done` and `total` of its last event that counts something."""
+    messages: tuple[Mapping[str, Any], ...]
+    """`stage`, `message` and `at` (seconds since 1970) of the last events that do not."""
+    workers: tuple[WorkerNow, ...]
+    rungs: tuple[RungNow, ...]
+    found: Mapping[str, Any]
+    """`best`, `front` (the candidates' figures), `trials` and `eta_seconds`, as the search told
+    them last."""
+    hypervolume: tuple[float, ...]
+    """Of the front, after every rung."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a command works on it."""
+        return self.state in {"working", "silent"}
 
 
 def status(folder: RunFolder) -> Status:
@@ -41,15 +102,80 @@ def status(folder: RunFolder) -> Status:
             f"{folder.path} has not begun: there is no {folder.ledger.name}",
             fix="run `lepton run` or `lepton search` into this folder",
         )
+    is_open = is_held(folder.ledger)
     with LedgerView(folder.ledger) as ledger:
-        events = dict(Counter(kind for kind, _, _ in ledger.events()))
+        notes, rungs = ledger.notes(), ledger.keys(RUNG)
+        volumes = ledger.all(HYPERVOLUME) if HYPERVOLUME in (counts := ledger.counts()) else {}
         seconds = ledger.alive_seconds()
     is_complete = (folder.artifact / MANIFEST).is_file()
+    verdict = bundle.read_verdict(folder.artifact) if is_complete else None
+    workers = _workers(notes) if is_open else ()
     return Status(
         folder=folder,
         definition=folder.definition(),
         alive_seconds=seconds,
-        events=events,
+        events=counts,
         has_winner=(folder.best / "weights.safetensors").is_file(),
-        verdict=bundle.read_verdict(folder.artifact) if is_complete else None,
+        verdict=verdict,
+        state=_state(notes, is_open=is_open, is_complete=is_complete),
+        command=_value(notes, live.COMMAND),
+        silent_seconds=_silence(notes) if is_open else 0.0,
+        error=_value(notes, live.ENDED).get("error", ""),
+        progress=_value(notes, live.PROGRESS) if is_open else {},
+        messages=tuple(_value(notes, live.MESSAGES).get("last", ())),
+        workers=workers,
+        rungs=_rungs(rungs, [worker.task for worker in workers]),
+        found=_value(notes, live.FOUND),
+        hypervolume=tuple(v["value"] for key, v in volumes.items() if key != REFERENCE),
     )
+
+
+def _state(notes: Mapping[str, Note], *, is_open: bool, is_complete: bool) -> State:
+    if is_open:
+        return "silent" if _silence(notes) > SILENT_SECONDS else "working"
+    has_ended = live.ENDED in notes or (not notes and is_complete)
+    return "ended" if has_ended else "interrupted"
+
+
+def _silence(notes: Mapping[str, Note]) -> float:
+    """Seconds since the command said that it lives; 0 before it has said so at all."""
+    return max(0.0, time.time() - notes[live.HEART].at) if live.HEART in notes else 0.0
+
+
+def _workers(notes: Mapping[str, Note]) -> tuple[WorkerNow, ...]:
+    now = time.time()
+    return tuple(
+        WorkerNow(
+            worker["pid"],
+            worker["task"],
+            max(0.0, now - worker["since"]) if worker["task"] else 0.0,
+            worker["share"],
+            worker["waits"],
+        )
+        for worker in _value(notes, live.WORKERS).get("workers", ())
+    )
+
+
+def _rungs(finished: list[str], at_work: list[str]) -> tuple[RungNow, ...]:
+    """Counts from the keys of rungs and tasks; last trainings are no rungs."""
+    done, reached = set(_numbered(finished)), set(_numbered(finished + at_work))
+    last = max((rung for _, rung in reached), default=-1)
+    return tuple(
+        RungNow(
+            rung,
+            sum(r == rung for _, r in done),
+            sum((number, rung + 1) in reached for number, r in done if r == rung),
+        )
+        for rung in range(last + 1)
+    )
+
+
+def _numbered(keys: list[str]) -> list[tuple[int, int]]:
+    split = [key.split("-") for key in keys]
+    return [
+        (int(k[0]), int(k[1])) for k in split if len(k) == 2 and k[0].isdigit() and k[1].isdigit()
+    ]
+
+
+def _value(notes: Mapping[str, Note], name: str) -> dict[str, Any]:
+    return notes[name].value if name in notes else {}

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from lepton_automl.errors import LeptonError
 from lepton_automl.report import documents, terminal
 from lepton_automl.report.progress import screen
+from lepton_automl.report.watch import status_view, watch_status
 
 if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
@@ -28,6 +29,7 @@ __all__ = [
     "show_search",
     "show_status",
     "show_verdict",
+    "watch_status",
 ]
 WIDTH = 120
 """Columns where the output is not a terminal."""
@@ -65,7 +67,7 @@ def show_status(status: Status, *, json: bool = False) -> None:
     if json:
         _print(documents.status_document(status))
     else:
-        _show(terminal.status_view(status))
+        _show(status_view(status))
 
 
 def show_predictions(rows: Sequence[Prediction], *, json: bool = False) -> None:

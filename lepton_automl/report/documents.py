@@ -65,11 +65,27 @@ def compression_document(made: Compressed) -> dict[str, Any]:
 
 
 def status_document(status: Status) -> dict[str, Any]:
-    """The object of `status`."""
+    """The object of `status`.
+
+    Keys: `run`, `state` (`working`, `silent`, `interrupted`, `ended`), `command` (`words`, `pid`,
+    `budget_seconds`, `trials`), `error` that ended it, `alive_seconds`, `events`, `progress`
+    (`stage`, `message`, `done`, `total`), `messages`, `workers` (a list: `pid`, `task`, `seconds`, `share`, `waits`), `rungs`
+    (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`, `trials`, `eta_seconds`),
+    `hypervolume` (the last value or null), `has_winner`, `verdict`.
+    """
     return {
         "run": str(status.folder.path),
+        "state": status.state,
+        "command": dict(status.command),
+        "error": status.error,
         "alive_seconds": status.alive_seconds,
         "events": status.events,
+        "progress": dict(status.progress),
+        "messages": [dict(message) for message in status.messages],
+        "workers": [dataclasses.asdict(worker) for worker in status.workers],
+        "rungs": [dataclasses.asdict(rung) for rung in status.rungs],
+        "found": dict(status.found),
+        "hypervolume": status.hypervolume[-1] if status.hypervolume else None,
         "has_winner": status.has_winner,
         "verdict": None if status.verdict is None else status.verdict.status,
     }

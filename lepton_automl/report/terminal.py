@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
     from lepton_automl.predict import Prediction
     from lepton_automl.search.work import SearchResult, TrialRow
-    from lepton_automl.status import Status
 
 COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
 FRONT_ROWS = 12
@@ -84,20 +83,6 @@ def compression_view(made: Compressed) -> RenderableType:
             "yes" if rung.is_accepted else "no",
             Text(rung.why),
         )
-    return table
-
-
-def status_view(status: Status) -> RenderableType:
-    """What a run has done so far."""
-    table = Table(show_header=False)
-    table.add_row("run", Text(str(status.folder.path)))
-    table.add_row("data", Text(f"{status.definition.data} ({status.definition.data_fingerprint})"))
-    table.add_row("space", Text(status.definition.space))
-    table.add_row("alive", f"{status.alive_seconds:.0f} s")
-    for kind, count in status.events.items():
-        table.add_row(kind, str(count))
-    table.add_row("winner", "in models/best" if status.has_winner else "none yet")
-    table.add_row("verdict", "none yet" if status.verdict is None else status.verdict.status)
     return table
 
 

@@ -6,17 +6,21 @@ import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_automl.errors import LeptonError
 from lepton_automl.events import Emit, Event
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS live (name TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
 """
-HEART, COMMAND, WORKERS = "heart", "command", "workers"
-"""Names: that it is alive; what was typed; what `Workers.facts` says."""
+HEART, ENDED = "heart", "ended"
+"""Names: that the command is alive; that it has ended by itself, with an `error` or well."""
+COMMAND, WORKERS = "command", "workers"
+"""What was typed; what `Workers.facts` says."""
 PROGRESS, MESSAGES, FOUND = "progress", "messages", "found"
 """How far the stage is; the last messages; the best and the front, which outlive the command."""
 LAST_MESSAGES = 6
@@ -49,6 +53,17 @@ class Notes:
     def ask(self, name: str, source: Callable[[], Facts]) -> None:
         """Note what `source` says from now on, whenever notes are saved."""
         self._sources[name] = source
+
+    @contextmanager
+    def working(self, command: Facts) -> Iterator[None]:
+        """Note the command, and how it ends unless it is interrupted or killed."""
+        self.tell(COMMAND, command)
+        try:
+            yield
+        except LeptonError as error:
+            self.tell(ENDED, {"error": error.what})
+            raise
+        self.tell(ENDED, {})
 
     def following(self, emit: Emit) -> Emit:
         """`emit` whose events are noted as well."""

@@ -35,3 +35,15 @@ def test_what_is_no_run_is_refused(lepton, tmp_path):
     done = lepton("status", str(tmp_path / "nothing"))
     assert done.exit_code == 3
     assert "no such path" in done.err
+
+
+def test_watching_a_run_nobody_works_on_shows_it_once(lepton, working):
+    done = lepton("status", str(working), "--watch")
+    assert done.exit_code == 0
+    assert "nobody works on it now; it was interrupted" in done.out
+
+
+def test_a_screen_cannot_be_one_json_object(lepton, working):
+    done = lepton("status", str(working), "--watch", "--json")
+    assert done.exit_code == 4
+    assert "leave one of them out" in done.err

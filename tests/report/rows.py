@@ -10,6 +10,7 @@ from lepton_automl.compress.ladder import Compressed, Rung
 from lepton_automl.cost import Cost
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.work import SearchResult, TrialRow
+from lepton_automl.status import RungNow, Status, WorkerNow
 from tests.nets import random_arch, random_model
 
 
@@ -45,16 +46,34 @@ def found(latency: float | None = 0.01) -> SearchResult:
     )
 
 
-def status(verdict=None) -> SimpleNamespace:
-    """A run that works."""
-    return SimpleNamespace(
-        folder=SimpleNamespace(path="runs/[x]"),
-        definition=SimpleNamespace(data="digits", data_fingerprint="abc", space="tiny"),
-        alive_seconds=12.4,
-        events={"trial": 3},
-        has_winner=True,
-        verdict=verdict,
-    )
+def status(**changes) -> Status:
+    """A run that works: one worker trains, one waits, one has nothing to do."""
+    point = {"number": 3, "accuracy": 0.981, "size_bytes": 12_345, "latency_ms": 0.0512}
+    point |= {"macs": 1_200_000, "rung": 1, "epochs": 6, "note": ""}
+    definition = SimpleNamespace(data="digits", data_fingerprint="abc", space="tiny")
+    settings = {
+        "folder": SimpleNamespace(path="runs/[x]"),
+        "definition": definition,
+        "alive_seconds": 130.0,
+        "events": {"plan": 1, "trial": 3},
+        "has_winner": False,
+        "verdict": None,
+        "state": "working",
+        "command": {"words": "lepton run digits", "pid": 4711, "budget_seconds": 600.0},
+        "silent_seconds": 0.2,
+        "error": "",
+        "progress": {"stage": "search", "message": "trial [3]", "done": 130.0, "total": 520.0},
+        "messages": ({"stage": "search", "message": "the worker of trial 1 [x]", "at": 1.0},),
+        "workers": (
+            WorkerNow(101, "7-1", 4.2, 0.5, False),
+            WorkerNow(102, "3-final-0", 9.0, 0.1, True),
+            WorkerNow(103, "", 0.0, 0.0, False),
+        ),
+        "rungs": (RungNow(0, 3, 1), RungNow(1, 1, 0)),
+        "found": {"best": point, "front": [point], "trials": 3, "eta_seconds": 480.0},
+        "hypervolume": (0.1, 0.4, 0.8),
+    }
+    return Status(**(settings | changes))
 
 
 def compressed() -> Compressed:

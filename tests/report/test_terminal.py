@@ -86,7 +86,6 @@ def test_names_with_brackets_are_shown_as_they_are():
     rows = [Prediction(Path("[red].png"), "[b]cat[/b]", 0.5)]
     assert "[b]cat[/b]" in shown(terminal.predictions_view(rows))
     assert "[red].png" in shown(terminal.predictions_view(rows))
-    assert "runs/[x]" in shown(terminal.status_view(status()))
     assert "no [x]" in shown(terminal.error_view(DataError("no [x]", fix="[y]")))
 
 
