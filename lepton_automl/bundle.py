@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from lepton_automl import __version__, durable, onnxfile
 from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.dataset import Dataset, LabelledFiles
 from lepton_automl.exporters.onnx import float_model, int8_model
 from lepton_automl.latency_model import LatencyModel, from_document
@@ -57,6 +58,8 @@ class About:
     limits: Limits
     latency: LatencyModel | None = None
     """What tells latencies of the device the files are for; None: the machine that verifies."""
+    confirmed: tuple[Confirmed, ...] = ()
+    """The search's few best after their last trainings."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -67,6 +70,7 @@ class About:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body["limits"] = Limits(**body["limits"])
+        body["confirmed"] = tuple(Confirmed.from_dict(c) for c in body.get("confirmed", ()))
         if body.get("latency") is not None:
             body["latency"] = from_document(body["latency"])
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
@@ -86,6 +90,7 @@ def write_bundle(
     prefer: str,
     latency_model: LatencyModel | None = None,
     metadata: Mapping[str, str] | None = None,
+    confirmed: Sequence[Confirmed] = (),
 ) -> Digests:
     """Write everything but what only verification can tell; `seal` completes the bundle.
 
@@ -107,6 +112,8 @@ def write_bundle(
         Tells latencies of the device the files are for.
     metadata : mapping of str to str, optional
         Further words for the ONNX files; nothing measured, no times.
+    confirmed : sequence of Confirmed
+        The search's few best, for the card.
 
     Returns
     -------
@@ -131,6 +138,7 @@ def write_bundle(
         target=target.name,
         prefer=prefer,
         limits=limits,
+        confirmed=tuple(confirmed),
         latency=latency_model,
     )
     files = {

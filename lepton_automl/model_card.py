@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from lepton_automl import wording as w
 from lepton_automl.bundle import About
+from lepton_automl.confirmed import summary
 from lepton_automl.verdict import Figures, Verdict
 
 USE = """## Use
@@ -53,7 +54,9 @@ def card(verdict: Verdict, about: About) -> str:
         What the bundle says of itself.
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
-    return "\n".join([*filter(None, sections), _how(verdict), _use(verdict, about), FILES])
+    return "\n".join(
+        [*filter(None, sections), _chosen(about), _how(verdict), _use(verdict, about), FILES]
+    )
 
 
 def _head(verdict: Verdict, about: About) -> str:
@@ -124,6 +127,15 @@ def _drops(verdict: Verdict) -> str:
     }
     rows = [(names.get(name, name), w.drop_text(drop)) for name, drop in verdict.drops.items()]
     return _table(("accuracy lost, paired [95 %]", ""), rows) if rows else ""
+
+
+def _chosen(about: About) -> str:
+    if not about.confirmed:
+        return ""
+    head = ("trial", *w.CONFIRMED_COLUMNS)
+    rows = [(str(each.number), *w.confirmed_cells(each)) for each in about.confirmed]
+    text = "## How it was chosen\n\nOn the validation part, " + summary(about.confirmed)
+    return f"{text}.\n\n{_table(head, rows)}"
 
 
 def _how(verdict: Verdict) -> str:

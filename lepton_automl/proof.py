@@ -17,6 +17,7 @@ from lepton_automl.model_card import card
 from lepton_automl.run_folder import locate, locate_artifact
 from lepton_automl.search import SearchResult
 from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.winner import confirmed_in
 from lepton_automl.session import Session
 from lepton_automl.timing import Timing
 from lepton_automl.verdict import Verdict
@@ -59,6 +60,7 @@ def write_and_prove(session: Session, best: Model, made: Compressed) -> Outcome:
         limits=session.config.limits,
         target=session.target,
         prefer=session.config.prefer,
+        confirmed=confirmed_in(session.ledger),
         latency_model=session.latency_model,
     )
     return _prove(session, digests, best.arch.input)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.latency_model import Basis
 from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
 
@@ -141,3 +142,18 @@ def precision_text(precision: Precision) -> str:
 def nodes_text(figures: Figures) -> str:
     """How many operators compute in float."""
     return str(len(figures.float_nodes)) if figures.float_nodes else "none"
+
+
+CONFIRMED_COLUMNS = ("when selected", "confirmed", "spread over seeds", "trainings")
+"""Heads of what `confirmed_cells` gives."""
+
+
+def confirmed_cells(each: Confirmed) -> tuple[str, ...]:
+    """Accuracies on the validation part before and after the last trainings."""
+    times = len(each.accuracies)
+    return (
+        f"{accuracy_text(each.searched)} after {each.searched_epochs} epochs",
+        accuracy_text(each.accuracy),
+        f"{100 * each.spread:.2f} points" if times > 1 else "one seed",
+        f"{times} of {each.epochs} epochs",
+    )

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from lepton_automl.bundle import About
 from lepton_automl.config import Limits
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.model_card import card
 from lepton_automl.verdict import JudgedLimit
 from tests.verdicts import verdict
@@ -38,6 +41,15 @@ def test_tables_have_as_many_cells_in_every_row():
 @pytest.mark.parametrize("status", ["holds", "broken", "undecided"])
 def test_the_verdict_is_the_heading(status):
     assert f"## Verdict: {status}\n" in card(verdict(status=status), ABOUT)
+
+
+def test_a_card_tells_how_the_few_best_were_confirmed():
+    few = (Confirmed(4, 0.98, 9, (0.95, 0.97), 27), Confirmed(2, 0.97, 9, (0.96,), 27))
+    text = card(verdict(), dataclasses.replace(ABOUT, confirmed=few))
+    assert "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points | 2 of 27 epochs |" in text
+    assert "| 2 | 97.00 % after 9 epochs | 96.00 % | one seed | 1 of 27 epochs |" in text
+    assert "97.50 % when selected on average, 96.00 % confirmed" in text
+    assert "How it was chosen" not in card(verdict(), ABOUT)
 
 
 def test_an_undecided_limit_says_how_many_samples_would_decide():

@@ -46,6 +46,7 @@ def search_document(found: SearchResult) -> dict[str, Any]:
         "winner": found.number,
         "reason": found.reason,
         "front": [row.number for row in found.front],
+        "confirmed": [each.document() for each in found.confirmed],
         "trials": [_row(row) for row in found.rows],
         "hypervolume": [list(pair) for pair in found.hypervolume],
     }

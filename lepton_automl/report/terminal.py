@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl import wording as w
+from lepton_automl.confirmed import Confirmed, summary
 from lepton_automl.errors import LeptonError
 from lepton_automl.report.plot import Mark, Point, plot
 from lepton_automl.verdict import Figures, Verdict
@@ -49,7 +50,16 @@ def search_view(found: SearchResult) -> RenderableType:
     for row in found.front[:FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
     winner = f"winner: trial {found.number}, {found.reason}"
-    return Group(table, Text(front_plot(found)), Text(winner))
+    return Group(table, Text(front_plot(found)), *_confirmed(found.confirmed), Text(winner))
+
+
+def _confirmed(confirmed: Sequence[Confirmed]) -> list[RenderableType]:
+    if not confirmed:
+        return []
+    table = Table("trial", *w.CONFIRMED_COLUMNS)
+    for each in confirmed:
+        table.add_row(str(each.number), *w.confirmed_cells(each))
+    return [table, Text(summary(confirmed))]
 
 
 def front_plot(found: SearchResult) -> str:

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.events import Event
 from lepton_automl.pick import Option, finalists
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals
+from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
-from lepton_automl.search.work import Confirmed, SearchWork
+from lepton_automl.search.work import SearchWork
 
 GRACE_SECONDS = 3.0
 """So long after its end a search waits for a last training that takes longer than expected."""
@@ -42,7 +44,7 @@ class Confirmation:
     @property
     def finals(self) -> list[Final]:
         """The last trainings that were decided on; none before."""
-        return planned(self._work, self._round)
+        return planned(self._work.ledger, self._round)
 
     def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
         """Train the few best of `options` to the end; what each is then.
@@ -58,22 +60,7 @@ class Confirmation:
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
             self._tell(_told(plan, len(chosen)))
         self._train(workers, clock)
-        return [self._option(number) for number in self._numbers(self.finals)]
-
-    def confirmed(self) -> tuple[Confirmed, ...]:
-        """What trainings from nothing made of each of the few best."""
-        numbers = self._numbers([final for final in self.finals if final.is_fresh])
-        return tuple(
-            Confirmed(
-                number=number,
-                searched=self._trials.searched(number).accuracy,
-                searched_epochs=self._trials.searched(number).epochs,
-                accuracies=tuple(score.accuracy for score in scores),
-                epochs=scores[0].epochs,
-            )
-            for number in numbers
-            if (scores := self._scores(number))
-        )
+        return [self._option(number) for number in _numbers(self.finals)]
 
     def task(self, final: Final) -> Task:
         """The training that `final` stands for."""
@@ -129,8 +116,7 @@ class Confirmation:
 
     def _scores(self, number: int) -> list[Score]:
         """Of a candidate's last trainings, those that did not fail."""
-        found = [self._score_of(final) for final in self.finals if final.number == number]
-        return [score for score in found if score is not None and not score.failed]
+        return _good(self._trials, self.finals, number, self._round)
 
     def _score_of(self, final: Final) -> Score | None:
         return self._trials.final(final.number, final.label(self._round))
@@ -138,20 +124,42 @@ class Confirmation:
     def _tell(self, message: str) -> None:
         self._work.emit(Event("search", message))
 
-    @staticmethod
-    def _numbers(finals: Sequence[Final]) -> list[int]:
-        return list(dict.fromkeys(final.number for final in finals))
 
-
-def planned(work: SearchWork, round_number: int) -> list[Final]:
+def planned(ledger: LedgerView, round_number: int) -> list[Final]:
     """The last trainings that a round decided on."""
-    known = work.ledger.get(PLAN, f"{FINAL}-{round_number}") or {"finals": []}
+    known = ledger.get(PLAN, f"{FINAL}-{round_number}") or {"finals": []}
     return [Final.from_event(event) for event in known["finals"]]
+
+
+def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Confirmed, ...]:
+    """What trainings from nothing made of each of the few best."""
+    finals = [final for final in planned(ledger, round_number) if final.is_fresh]
+    return tuple(
+        Confirmed(
+            number=number,
+            searched=trials.searched(number).accuracy,
+            searched_epochs=trials.searched(number).epochs,
+            accuracies=tuple(score.accuracy for score in scores),
+            epochs=scores[0].epochs,
+        )
+        for number in _numbers(finals)
+        if (scores := _good(trials, finals, number, round_number))
+    )
+
+
+def _good(trials: Trials, finals: Sequence[Final], number: int, round_number: int) -> list[Score]:
+    mine = [final.label(round_number) for final in finals if final.number == number]
+    found = [trials.final(number, label) for label in mine]
+    return [score for score in found if score is not None and not score.failed]
+
+
+def _numbers(finals: Sequence[Final]) -> list[int]:
+    return list(dict.fromkeys(final.number for final in finals))
 
 
 def _told(plan: Sequence[Final], count: int) -> str:
     """The decision in a line."""
-    numbers = list(dict.fromkeys(final.number for final in plan))
+    numbers = _numbers(plan)
     if not numbers:
         return "no time is left to train the best to the end"
     who = f"trial {', '.join(map(str, numbers))}"

@@ -17,8 +17,8 @@ MOST_SEEDS = 3
 """Trainings of one finalist, where there is more time than the longest training takes."""
 FRESH_LEAST = 2
 """Where the clock decides, a training from nothing gets at least so many times the epochs of the
-last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung for
-the same seconds (benchmarks/README.md, "Confirming the best")."""
+last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung
+for the same seconds (benchmarks/README.md, "Confirming the best")."""
 
 
 @dataclass(frozen=True)

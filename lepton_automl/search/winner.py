@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from lepton_automl import durable
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.evaluate import predict_logits
 from lepton_automl.model import Model
 from lepton_automl.pick import Choice, Option, choose
 from lepton_automl.recipe import Recipe
-from lepton_automl.search.confirm import Confirmation, planned
+from lepton_automl.search.confirm import Confirmation, confirmed, planned
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.latencies import last_reference_ms
+from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, WINNER, Score, Trials
+from lepton_automl.search.trials import FINAL, WINNER, Score, Trials, read_trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
 
 RECIPE = "recipe.json"
@@ -120,7 +122,7 @@ class Winners:
             front=tuple(front),
             correct=predictions == validation.labels.numpy(),
             predictions=predictions,
-            confirmed=self._confirmation.confirmed(),
+            confirmed=confirmed(self._work.ledger, self._trials, self._round),
             timing={"quiet_reference_ms": reference_ms} if reference_ms else {},
         )
 
@@ -146,7 +148,7 @@ class Winners:
         if not score.rung.startswith(FINAL):
             return self._tasks.rung(self._trials.candidates[number], int(score.rung))
         made_in = int(score.rung.split("-")[1])
-        finals = planned(self._work, made_in)
+        finals = planned(self._work.ledger, made_in)
         found = next(f for f in finals if (f.number, f.label(made_in)) == (number, score.rung))
         return Confirmation(self._work, self._tasks, self._trials, made_in).task(found)
 
@@ -163,6 +165,12 @@ class Winners:
             known = Option(number, correct, self._trials.candidates[number].cost)
             self._known[number] = known
         return known
+
+
+def confirmed_in(ledger: LedgerView) -> tuple[Confirmed, ...]:
+    """The few best of the newest search of a run, after their last trainings."""
+    rounds = [int(key) for key in ledger.all(WINNER)]
+    return confirmed(ledger, read_trials(ledger), max(rounds)) if rounds else ()
 
 
 def _covers(event: dict[str, Any], work: SearchWork) -> bool:

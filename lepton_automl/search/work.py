@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.arch import Arch
 from lepton_automl.config import Limits, Prefer
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import Dataset
 from lepton_automl.events import Emit, silent
@@ -89,30 +90,6 @@ class TrialRow:
     """Within the cost limits and trainable."""
     note: str = ""
     """Why it failed, or nothing."""
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """One of the few best after trainings from nothing with seeds that the search has not seen."""
-
-    number: int
-    searched: float
-    """Share of validation samples right when it was selected: the best of many, so lucky."""
-    searched_epochs: int
-    accuracies: tuple[float, ...]
-    """The same share after each of its trainings to the end."""
-    epochs: int
-    """Of each."""
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over its trainings, which decides."""
-        return sum(self.accuracies) / len(self.accuracies)
-
-    @property
-    def spread(self) -> float:
-        """The best less the worst of its trainings; 0 where there is one."""
-        return max(self.accuracies) - min(self.accuracies)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
+from lepton_automl.confirmed import Confirmed
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.predict import Prediction
 from lepton_automl.report import documents
@@ -38,6 +42,15 @@ def test_a_search_lists_every_trial_and_names_the_front():
     assert [row["number"] for row in body["trials"]] == [0, 1, 2]
     assert body["trials"][1]["size_bytes"] == 12_000
     assert body["trials"][2]["accuracy"] is None
+
+
+def test_a_search_gives_what_the_few_best_reached_before_and_after():
+    few = (Confirmed(1, 0.98, 9, (0.95, 0.97), 27),)
+    body = documents.search_document(dataclasses.replace(found(), confirmed=few))
+    (row,) = json.loads(json.dumps(body))["confirmed"]
+    assert row["searched_accuracy"] == 0.98
+    assert row["confirmed_accuracy"] == pytest.approx(0.96)
+    assert row["spread"] == pytest.approx(0.02)
 
 
 def test_a_compression_lists_every_step():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.pick import Option
-from lepton_automl.search.confirm import Confirmation
+from lepton_automl.search.confirm import Confirmation, confirmed
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
@@ -59,7 +59,7 @@ def test_fresh_trainings_and_not_the_searchs_luck_decide(tmp_path: Path) -> None
     now = confirmation(job, trials).run(options, workers, ENDLESS)
     assert {option.number: option.accuracy for option in now} == {1: 0.75, 3: 0.92, 0: 0.6}
     assert all(task.start == "" for task in workers.tasks)
-    found = {c.number: (c.searched, c.accuracy) for c in confirmation(job, trials).confirmed()}
+    found = {c.number: (c.searched, c.accuracy) for c in confirmed(job.ledger, trials, 0)}
     assert found == {1: (0.95, 0.75), 3: (0.925, 0.92), 0: (0.9, 0.6)}
     job.ledger.close()
 
@@ -71,7 +71,7 @@ def test_a_finalist_with_several_seeds_counts_by_their_mean(tmp_path: Path) -> N
     workers = Told({"0-final-0": 180, "0-final-0-1": 170, "0-final-0-2": 160})
     (only,) = confirmation(job, trials).run(options, workers, clock)
     assert only.accuracy == pytest.approx(0.85)
-    (about,) = confirmation(job, trials).confirmed()
+    (about,) = confirmed(job.ledger, trials, 0)
     assert about.accuracies == (0.9, 0.85, 0.8)
     assert about.spread == pytest.approx(0.1)
     assert trials.latest(0).rung in {"0", "final-0"}
@@ -105,7 +105,7 @@ def test_who_fails_from_nothing_counts_as_the_search_left_him(tmp_path: Path) ->
     confirm = confirmation(job, trials)
     now = confirm.run(options, Told({"0-final-0": 181, "1-final-0": -1}), ENDLESS)
     assert {o.number: o.accuracy for o in now} == {0: 0.905, 1: 0.95}
-    assert [c.number for c in confirm.confirmed()] == [0]
+    assert [c.number for c in confirmed(job.ledger, trials, 0)] == [0]
     job.ledger.close()
 
 
@@ -119,7 +119,7 @@ def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None
     confirmation(job, trials).run(options, workers, clock)
     assert "time is scarce: trial 1 goes on from the search" in told[0].message
     assert len(workers.tasks[0].cycles) == 2  # its rung, whose checkpoint is gone, and more
-    assert confirmation(job, trials).confirmed() == ()
+    assert confirmed(job.ledger, trials, 0) == ()
     job.ledger.close()
 
 

@@ -1,0 +1,65 @@
+"""Confirmed: what a candidate reached in the search, and again from nothing with fresh seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One of the few best after trainings from nothing with seeds that the search has not seen."""
+
+    number: int
+    """Its trial number."""
+    searched: float
+    """Share of validation samples right when it was selected: the best of many, so lucky."""
+    searched_epochs: int
+    accuracies: tuple[float, ...]
+    """The same share after each of its trainings to the end, at least one."""
+    epochs: int
+    """Of each."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over its trainings, which decides."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def spread(self) -> float:
+        """The best less the worst of its trainings; 0 where there is one."""
+        return max(self.accuracies) - min(self.accuracies)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        return {
+            "number": self.number,
+            "searched_accuracy": self.searched,
+            "searched_epochs": self.searched_epochs,
+            "confirmed_accuracy": self.accuracy,
+            "accuracies": list(self.accuracies),
+            "spread": self.spread,
+            "epochs": self.epochs,
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Self:
+        """From its fields, as `dataclasses.asdict` gives them."""
+        return cls(**(body | {"accuracies": tuple(body["accuracies"])}))
+
+
+def summary(confirmed: Sequence[Confirmed]) -> str:
+    """What the confirmation showed, in a sentence; nothing where nobody was confirmed."""
+    if not confirmed:
+        return ""
+    count = len(confirmed)
+    before, after = (
+        100 * sum(values) / count
+        for values in ([c.searched for c in confirmed], [c.accuracy for c in confirmed])
+    )
+    means = [100 * c.accuracy for c in confirmed]
+    who = f"the best {count} were" if count > 1 else "the best was"
+    text = f"{who} trained from nothing with fresh seeds: {before:.2f} % when selected"
+    text += f"{' on average' if count > 1 else ''}, {after:.2f} % confirmed"
+    return text + (f", {max(means) - min(means):.2f} points between them" if count > 1 else "")

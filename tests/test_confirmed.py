@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lepton_automl.confirmed import Confirmed, summary
+
+FIRST = Confirmed(4, 0.98, 9, (0.95, 0.97), 27)
+SECOND = Confirmed(2, 0.96, 9, (0.955,), 27)
+
+
+def test_the_mean_of_its_trainings_counts_and_their_range_is_the_spread() -> None:
+    assert FIRST.accuracy == pytest.approx(0.96)
+    assert FIRST.spread == pytest.approx(0.02)
+    assert SECOND.spread == 0
+
+
+def test_the_summary_says_what_selection_promised_and_what_was_kept() -> None:
+    text = summary([FIRST, SECOND])
+    assert "97.00 % when selected on average, 95.75 % confirmed" in text
+    assert "0.50 points between them" in text
+    assert summary([SECOND]).startswith("the best was trained")
+    assert summary([]) == ""
+
+
+def test_it_survives_json_as_its_fields() -> None:
+    body = dataclasses.asdict(FIRST) | {"accuracies": [0.95, 0.97]}
+    assert Confirmed.from_dict(body) == FIRST
