@@ -21,6 +21,8 @@ DRAWN = 150
 """Points drawn for one candidate in all: those that are known already cost next to nothing."""
 STARTS = 3
 """Points that are repaired, one after the other."""
+LOOKED_AT = 6
+"""Points that are timed, whatever they break, to name the nearest."""
 
 
 class Proposer:
@@ -73,9 +75,11 @@ class Proposer:
                 return candidate
             if len(self._near) == REFUSED:
                 break
-        repaired = self._repaired(number)
-        if repaired is None and not self._taken and self._near:
-            raise self._impossible()
+        least = {} if self._taken else self._least()
+        hopeless = any(limit in near.excess for limit, near in least.items())
+        repaired = self._repaired(number, 1 if hopeless else STARTS)
+        if repaired is None and least:
+            raise self._impossible(least)
         return repaired
 
     def _judge(self, number: int, point: Point, *, counts: bool) -> Candidate | None:
@@ -99,8 +103,8 @@ class Proposer:
         about = (point.params, point.distributions, point.arch, point.recipe, cost)
         return Candidate(number, *about, tuple(self._refused))
 
-    def _repaired(self, number: int) -> Candidate | None:
-        for attempt, start in enumerate(spread(self._near, STARTS)):
+    def _repaired(self, number: int, starts: int) -> Candidate | None:
+        for attempt, start in enumerate(spread(self._near, starts)):
             found = self._repair.toward(start)
             self._near.append(found)
             if found.excess or _identity(found.arch, found.recipe.to_json()) in self._taken:
@@ -111,12 +115,22 @@ class Proposer:
                 return candidate
         return None
 
-    def _impossible(self) -> InfeasibleError:
-        """Why there is nothing: the least there is of each cost, and the nearest point of all."""
+    def _least(self) -> dict[str, Near]:
+        """The net with the least of each limited cost; they are points to repair, too."""
+        if not self._near:
+            return {}
         nearest = min(self._near, key=lambda point: point.distance)
         stated = [limit for limit in self._check.limits.stated if limit in COST_LIMITS]
-        least = {limit: self._repair.least(nearest, limit).cost for limit in stated}
-        return impossible(self._check.limits, least, self._check.whole(nearest.arch))
+        least = {limit: self._repair.least(nearest, limit) for limit in stated}
+        self._near += least.values()
+        return least
+
+    def _impossible(self, least: Mapping[str, Near]) -> InfeasibleError:
+        """Why there is nothing: the least there is of each cost, and the nearest point of all."""
+        costs = [self._check.whole(near.arch) for near in spread(self._near, LOOKED_AT)]
+        nearest = min(costs, key=lambda cost: sum(excess(cost, self._check.limits).values()))
+        smallest = {limit: near.cost for limit, near in least.items()}
+        return impossible(self._check.limits, smallest, nearest)
 
 
 def _identity(arch: Arch, recipe: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from lepton_automl.arch import Arch
 from lepton_automl.cost import Cost, peak_ram_bytes
@@ -71,5 +71,5 @@ class Guess:
 def _weights(arch: Arch) -> tuple[int, int]:
     """Bytes of the weights, and with biases and scales."""
     shapes = [op.weight_shape for op in arch.graph.weighted]
-    weights = sum(int(np.prod(shape)) for shape in shapes)
+    weights = sum(math.prod(shape) for shape in shapes)
     return weights, weights + 12 * sum(shape[0] for shape in shapes)

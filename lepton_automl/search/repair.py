@@ -18,9 +18,9 @@ from lepton_automl.space import Draw, Knob, Trial
 
 ROUNDS = 6
 """Times every parameter is gone through."""
-CHECKS = 8
+CHECKS = 5
 """Nets that are written and timed in one repair; all others are only guessed."""
-PAIRS = 400
+PAIRS = 100
 """Pairs of changes that are guessed where no single one helps."""
 RECIPE = "train."
 """Parameters that cost nothing."""

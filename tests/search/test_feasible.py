@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lepton_automl.config import Limits
+from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.cost import Cost, static_cost
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.objectives import load
+from lepton_automl.pick import excess
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.space import Draw as GivenPoint
 from tests.searching import score, small_space, work
 
 WIDE = """
@@ -81,3 +86,39 @@ def test_the_smallest_named_is_the_smallest_there_is(tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError) as caught:
         proposed(tmp_path / "run", 1, WIDE, max_macs=100)
     assert caught.value.fix.startswith(f"--max-macs {SMALLEST_MACS} would fit")
+
+
+UNITS = {
+    "--max-size-kb": ("max_size_bytes", 1000),
+    "--max-macs": ("max_macs", 1),
+    "--max-ram-kb": ("max_peak_ram_bytes", 1000),
+}
+
+
+def combination(seed: int, pool: list[Cost]) -> dict[str, int]:
+    """Some of the limits that no clock decides, from what nothing meets to what half do."""
+    rng, stated = random.Random(seed), {}
+    for limit, _ in rng.sample(list(UNITS.values()), rng.randint(1, 3)):
+        values = sorted(getattr(cost, COST_LIMITS[limit]) for cost in pool)
+        place = rng.uniform(-0.3, 0.5)
+        value = values[int(place * len(values))] if place > 0 else (1 + place) * values[0]
+        stated[limit] = round(value)
+    return stated
+
+
+@pytest.mark.parametrize("name", ["tiny", "residual", "mobile"])
+def test_every_combination_of_limits_is_answered(tmp_path: Path, name: str) -> None:
+    text = (Path("search_spaces") / f"{name}.toml").read_text()
+    found = small_space(tmp_path, text)
+    pool = [static_cost(found.example_arch(GivenPoint(seed)), 64) for seed in range(30)]
+    for seed in range(4):
+        stated = combination(seed, pool)
+        try:
+            candidates = proposed(tmp_path / f"run{seed}", 1, text, **stated)
+        except InfeasibleError as error:
+            for option, value in re.findall(r"(--max-[a-z-]+) ([0-9.]+)", error.fix):
+                limit, unit = UNITS[option]
+                stated[limit] = round(float(value) * unit)
+            candidates = proposed(tmp_path / f"again{seed}", 1, text, **stated)
+        assert len(candidates) == 1
+        assert not excess(candidates[0].cost, Limits(**stated))

@@ -1,0 +1,218 @@
+"""Random combinations of cost limits: every one is answered, by nets within them or by a reason.
+
+    python benchmarks/limits.py [--combinations 200] [--candidates 3]
+
+Nothing is trained: points are drawn, written, timed, refused and repaired as a search does it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+import re
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lepton_automl import space, targets
+from lepton_automl.arch import Arch
+from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.cost import Cost
+from lepton_automl.errors import InfeasibleError
+from lepton_automl.objectives import load
+from lepton_automl.pick import excess
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.cost_check import CostCheck
+from lepton_automl.search.feasible import Proposer
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.sampler import Sampler
+from lepton_automl.space import Draw, SearchSpace, Trial
+
+SPACES = ("tiny", "residual", "mobile")
+TARGET = targets.load()
+POOL = 60
+"""Nets of a space whose costs the limits are drawn around."""
+OBJECTIVES = ("accuracy", "size_bytes")
+OPTIONS = {
+    "--max-latency-ms": ("max_latency_ms", 1.0),
+    "--max-size-kb": ("max_size_bytes", 1000.0),
+    "--max-macs": ("max_macs", 1.0),
+    "--max-ram-kb": ("max_peak_ram_bytes", 1000.0),
+}
+
+
+@dataclass
+class Answer:
+    """What came of one combination."""
+
+    space: str
+    limits: Limits
+    found: list[Cost] = field(default_factory=list)
+    error: InfeasibleError | None = None
+    asks: list[float] = field(default_factory=list)
+    """Seconds of each ask."""
+    checks: list[float] = field(default_factory=list)
+    """Seconds of each check of a net that turned out to be beyond the limits."""
+    told: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Every net found is within the limits, or none was found and a reason is named."""
+        kept = all(not excess(cost, self.limits) for cost in self.found)
+        return kept and bool(self.found) != (self.error is not None)
+
+
+class Watched(CostCheck):
+    """A cost check that writes down what a refused net took."""
+
+    def __call__(self, arch: Arch) -> Cost:
+        """Check and note."""
+        is_new = arch.hash not in self._known
+        begun = time.perf_counter()
+        cost = super().__call__(arch)
+        if is_new and excess(cost, self.limits):
+            self.taken.append(time.perf_counter() - begun)
+        return cost
+
+    taken: list[float]
+
+
+def drawn_pool(found: SearchSpace, folder: Path) -> list[Cost]:
+    """Costs of evenly drawn nets, latency included."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        ledger = Ledger(Path(place) / "ledger.db")
+        check = checker(Limits(max_latency_ms=1e9), ledger, Path(place))
+        costs = [check(found.example_arch(Draw(seed))) for seed in range(POOL)]
+        ledger.close()
+    return costs
+
+
+def checker(limits: Limits, ledger: Ledger, folder: Path) -> Watched:
+    """The check a search would use."""
+    check = Watched(
+        limits,
+        TARGET,
+        120,
+        needs_latency=limits.max_latency_ms is not None,
+        ledger=ledger,
+        quiet=Quiet(folder / "locks"),
+    )
+    check.taken = []
+    return check
+
+
+def combination(rng: random.Random, pool: list[Cost]) -> Limits:
+    """Some of the four limits; now and then one that nothing can meet."""
+    chosen = [limit for limit in COST_LIMITS if rng.random() < 0.55] or ["max_size_bytes"]
+    stated = {}
+    for limit in chosen:
+        values = sorted(getattr(cost, COST_LIMITS[limit]) for cost in pool)
+        quantile = rng.uniform(-0.15, 0.5)
+        value = values[max(0, int(quantile * len(values)))]
+        value *= rng.uniform(0.2, 1.0) if quantile < 0 else rng.uniform(0.9, 1.1)
+        stated[limit] = value if limit == "max_latency_ms" else max(1, round(value))
+    return Limits(**stated)  # type: ignore[arg-type]
+
+
+def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: Path) -> Answer:
+    """Ask for `count` candidates as a search does, with made-up accuracies."""
+    answer = Answer(found.name, limits)
+
+    def draw(trial: Trial) -> tuple[Arch, Recipe]:
+        height, width, channels = found.example
+        return found.sample(
+            trial, size=(height, width), channels=channels, classes=10, target=TARGET
+        )
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        ledger = Ledger(Path(place) / "ledger.db")
+        check = checker(limits, ledger, Path(place))
+        sampler = Sampler(draw, [load(n) for n in OBJECTIVES], found.candidates, seed=seed, jobs=1)
+        proposer = Proposer(sampler, draw, found.parameters(), check, [])
+        try:
+            for number in range(count):
+                begun = time.perf_counter()
+                try:
+                    candidate = proposer.propose(number)
+                finally:
+                    answer.asks.append(time.perf_counter() - begun)
+                if candidate is None:
+                    break
+                answer.found.append(candidate.cost)
+                sampler.tell(number, random.Random(number).random(), candidate.cost)
+        except InfeasibleError as error:
+            answer.error = error
+        ledger.close()
+    answer.checks = check.taken
+    answer.told = proposer.tally.words() if proposer.tally.is_scarce else ""
+    return answer
+
+
+def named(answer: Answer) -> Limits:
+    """The limits with what the error says would fit."""
+    assert answer.error is not None
+    stated = dict(answer.limits.stated)
+    for option, value in re.findall(r"(--max-[a-z-]+) ([0-9.e+]+)", answer.error.fix):
+        limit, unit = OPTIONS[option]
+        number = float(value) * unit
+        stated[limit] = number if limit == "max_latency_ms" else round(number)
+    return Limits(**stated)  # type: ignore[arg-type]
+
+
+def lied(answer: Answer, pool: list[Cost]) -> bool:
+    """Called impossible, though a net that was merely drawn is within all the limits."""
+    return answer.error is not None and any(not excess(cost, answer.limits) for cost in pool)
+
+
+def report(answers: list[Answer], pools: dict[str, list[Cost]], fitting: int) -> None:
+    """Print the table."""
+    print(f"{'space':10}{'asked':>6}{'nets':>6}{'impossible':>11}{'wrong':>6}{'longest ask s':>14}")
+    for name in SPACES:
+        own = [a for a in answers if a.space == name]
+        wrong = sum(not a.is_right or lied(a, pools[name]) for a in own)
+        errors, longest = sum(a.error is not None for a in own), max(max(a.asks) for a in own)
+        print(f"{name:10}{len(own):6}{len(own) - errors:6}{errors:11}{wrong:6}{longest:14.2f}")
+    checks = sorted(1e3 * s for a in answers for s in a.checks)
+    nine, mean = checks[int(0.9 * (len(checks) - 1))], statistics.mean(checks)
+    print(
+        f"{len(checks)} refused nets: {statistics.median(checks):.1f} ms each in the middle, "
+        f"{mean:.1f} on average, 90 %: {nine:.1f}, worst {checks[-1]:.1f}"
+    )
+    impossible = sum(a.error is not None for a in answers)
+    print(f"what would fit, tried: {fitting} of {impossible} fit; scarce and told: ", end="")
+    print(sum(bool(a.told) for a in answers), "combinations")
+    asks = sorted(s for a in answers for s in a.asks)
+    print(f"{len(asks)} asks, {statistics.median(asks):.2f} s in the middle, worst {asks[-1]:.2f}")
+    print("limits stated:", dict(collections.Counter(k for a in answers for k in a.limits.stated)))
+
+
+def main() -> None:
+    """Draw the combinations, answer them, try what would fit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--combinations", type=int, default=200)
+    parser.add_argument("--candidates", type=int, default=3)
+    given = parser.parse_args()
+    begun, rng = time.perf_counter(), random.Random(0)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        spaces = {name: space.load(name) for name in SPACES}
+        pools = {name: drawn_pool(found, folder) for name, found in spaces.items()}
+        answers, fitting = [], 0
+        for seed in range(given.combinations):
+            name = SPACES[seed % len(SPACES)]
+            limits = combination(rng, pools[name])
+            answer = answered(spaces[name], limits, given.candidates, seed, folder)
+            answers.append(answer)
+            if answer.error is not None:
+                again = answered(spaces[name], named(answer), 1, seed, folder)
+                fitting += again.is_right and again.error is None
+        report(answers, pools, fitting)
+    print(f"{time.perf_counter() - begun:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
