@@ -13,12 +13,12 @@ from lepton_automl.objectives import load as load_objective
 from lepton_automl.run_folder import Definition
 from lepton_automl.search.feed import Feed
 from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.mirror import Mirror, open_storage, reopening
+from lepton_automl.search.mirror import Mirror, open_storage
 from lepton_automl.search.watching import Slow, watched
 from lepton_automl.session import Session
 
 ECOSYSTEM = "ecosystem"
-"""Kind of ledger events: `run` -> the run's name elsewhere, `storage` -> where its mirror is."""
+"""Kind of ledger event: `run` -> the run's name elsewhere."""
 
 
 @contextmanager
@@ -82,9 +82,6 @@ def _observers(session: Session) -> Iterator[Slow]:
         storage = open_storage(config.optuna_storage)
         objectives = {name: load_objective(name) for name in config.objectives}
         yield Mirror(storage, name, objectives, config.limits, jobs=config.workers)
-        if session.ledger.get(ECOSYSTEM, "storage") is None:
-            url = reopening(config.optuna_storage)
-            session.ledger.record(ECOSYSTEM, "storage", {"url": url})
         session.tell("search", f"mirrored as study {name}")
     run = Run(name, folder.path, facts(folder.definition()))
     for callback in config.callbacks:

@@ -15,6 +15,7 @@ import typer
 from lepton_automl import __version__
 from lepton_automl.commands.bench import bench
 from lepton_automl.commands.compress import compress
+from lepton_automl.commands.dashboard import dashboard
 from lepton_automl.commands.export import export
 from lepton_automl.commands.predict import predict
 from lepton_automl.commands.run import run
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, search, compress, export, verify, status, predict, spaces, bench):
+for command in (run, search, compress, export, verify, status, dashboard, predict, spaces, bench):
     app.command()(command)
 
 

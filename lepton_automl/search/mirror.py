@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -236,18 +235,6 @@ def open_storage(url: str) -> BaseStorage:
         raise MachineError(
             f"--optuna-storage {shown(url)} cannot be used: {reason}", fix=fix
         ) from error
-
-
-def reopening(url: str) -> str:
-    """The URL or path by which another command opens the storage; empty if it has a password."""
-    if "://" not in url:
-        return str(Path(url).resolve())
-    parts = make_url(url)
-    if parts.password is not None:
-        return ""
-    if parts.drivername.startswith("sqlite") and parts.database:
-        parts = parts.set(database=str(Path(parts.database).resolve()))
-    return parts.render_as_string()
 
 
 def shown(url: str) -> str:

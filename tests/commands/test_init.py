@@ -16,7 +16,17 @@ KINDS = [
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, LeptonError) and kind is not LeptonError
 ]
-VERBS = ("run", "search", "compress", "export", "verify", "status", "predict", "spaces")
+VERBS = (
+    "run",
+    "search",
+    "compress",
+    "export",
+    "verify",
+    "status",
+    "dashboard",
+    "predict",
+    "spaces",
+)
 
 
 def test_help_names_every_verb(lepton):
