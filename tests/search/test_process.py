@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import threading
 import time
@@ -127,3 +128,16 @@ def test_who_waits_for_a_measurement_longer_than_the_patience_is_not_lost(
     with measurer.measuring():
         assert worker.call(TASK).correct == "7-0"
     measurer.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_a_worker_frees_it_gets_again_without_asking_the_system(start: Start) -> None:
+    worker = start(
+        "    import resource\n"
+        "    def faults():\n"
+        "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "        bytearray(64 << 20)\n"  # More than glibc keeps by itself.
+        "        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "    faults(); say(result=json.dumps({'seconds': [faults()]}))\n"
+    )
+    assert worker.call(TASK).seconds[0] < 1000
