@@ -59,7 +59,7 @@ class Feed:
             return
         number, rung = parsed(key)
         score, candidate = Score.from_event(rung, dict(event)), self._candidates[number]
-        costs = {name: cost for name, cost in vars(candidate.cost).items() if cost is not None}
+        costs = {k: v for k, v in vars(candidate.cost).items() if isinstance(v, int | float)}
         self._callback.rung(
             Rung(
                 step,

@@ -59,6 +59,7 @@ def test_a_rung_is_told_with_all_that_is_known_of_it() -> None:
     assert (first.accuracy, first.hypervolume, first.seconds) == (0.5, 0.25, 0.5)
     assert (first.params, first.costs["size_bytes"]) == ({"stem.out": 8}, 5_000)
     assert "latency_ms" not in first.costs
+    assert all(isinstance(cost, int | float) for cost in first.costs.values())
     assert (second.step, second.accuracy, second.failed) == (1, None, "diverged")
     assert notebook.ends == [End(0, "alone")]
     assert made.failures == (KeyError,)
