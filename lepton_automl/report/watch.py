@@ -111,7 +111,8 @@ def _time(status: Status) -> str:
 
 def _progress(progress: Mapping[str, Any]) -> str:
     share = progress["done"] / progress["total"] if progress["total"] else 0.0
-    return f"{_bar(share)} {progress['message']}"
+    # The message goes on with the best so far and the time left, which have lines of their own.
+    return f"{_bar(share)} {progress['message'].partition(';')[0]}"
 
 
 def _bar(share: float) -> str:

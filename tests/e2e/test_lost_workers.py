@@ -1,0 +1,182 @@
+"""Workers that starve, hang, die or meet a full disk: the search says so and loses nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.errors import MachineError
+from lepton_automl.events import Event
+from lepton_automl.search import search
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.ledger import Ledger
+from tests.searching import InlineWorkers, work
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+HEAD = """
+from lepton_automl.search.lifeline import hold; hold()
+import errno, os, resource, signal, sys, torch
+from pathlib import Path
+from lepton_automl.search import worker
+
+run, folder = worker.run_task, Path(sys.argv[2])
+
+def once(name):
+    try:
+        (folder / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+def starve():
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
+    hoard = []
+    while True:
+        hoard.append(torch.empty(1 << 24))
+"""
+TAIL = """
+worker.run_task = run_task
+worker.main()
+"""
+BAD_LUCK = (
+    HEAD
+    + """
+def run_task(task, turn, told):
+    if task.key == "1-0" and task.pieces[-1] == 1:
+        starve()
+    if task.key == "2-0" and once("stopped"):
+        told_before = told
+        def told(share):
+            told_before(share)
+            if share > 0.5:
+                os.kill(os.getpid(), signal.SIGSTOP)
+    if task.key == "3-0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(task, turn, told)
+"""
+    + TAIL
+)
+FULL_DISK = (
+    HEAD
+    + """
+def full(handle):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def run_task(task, turn, told):
+    if task.key == "2-0":
+        os.fsync = full
+    return run(task, turn, told)
+"""
+    + TAIL
+)
+
+
+def story(ledger):
+    """Every event in order, without the seconds it took."""
+    return [(kind, key, value | {"seconds": 0}) for kind, key, value in ledger.events()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The ledger of the same search without bad luck, and its winner."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    job = work(folder / "run")
+    found = search(job, InlineWorkers())
+    yield job.ledger, found
+    job.ledger.close()
+
+
+def test_bad_luck_costs_one_retry_then_the_candidate_and_is_told(tmp_path, undisturbed):
+    whole, _ = undisturbed
+    told: list[Event] = []
+    job = work(tmp_path / "run", emit=told.append)
+    with Workers(1, job.folder / "locks", emit=told.append, patience=3, program=BAD_LUCK) as pool:
+        found = search(job, pool)
+    rungs = job.ledger.all("rung")
+    assert rungs["0-0"]["correct"] == whole.get("rung", "0-0")["correct"]
+    assert rungs["1-0"]["retried"].startswith("ran out of memory")
+    assert (rungs["1-0"]["parts"], rungs["1-0"]["failed"]) == (4, "")
+    # A task given to another worker has the bits it would have had.
+    assert rungs["2-0"]["retried"].startswith("gave no sign of life")
+    assert rungs["2-0"]["correct"] == whole.get("rung", "2-0")["correct"]
+    assert (
+        rungs["3-0"]["failed"] == "it lost 2 workers: was killed by SIGKILL; was killed by SIGKILL"
+    )
+    rows = {row.number: row for row in found.rows}
+    assert [number for number, row in rows.items() if not row.feasible] == [3]
+    said = [event.message for event in told]
+    for number, what in enumerate(
+        ("ran out of memory", "gave no sign of life", "was killed by SIGKILL"), 1
+    ):
+        assert any(f"the worker of trial {number} {what}" in line for line in said), said
+    assert any("with batches in 4 pieces" in line for line in said)
+    assert any("the trial is given up" in line for line in said)
+    job.ledger.close()
+    again = work(tmp_path / "run", Ledger(job.folder / "ledger.db"))
+    idle = InlineWorkers()
+    assert search(again, idle).number == found.number
+    assert not idle.tasks
+    again.ledger.close()
+
+
+def test_a_full_disk_in_the_middle_stops_cleanly_and_the_same_search_goes_on(tmp_path, undisturbed):
+    whole, outcome = undisturbed
+    job = work(tmp_path / "run")
+    with (
+        Workers(1, job.folder / "locks", program=FULL_DISK) as pool,
+        pytest.raises(MachineError, match="no space left") as error,
+    ):
+        search(job, pool)
+    assert "the same command" in error.value.fix
+    assert set(job.ledger.all("rung")) == {"0-0", "1-0"}
+    assert not list(job.folder.rglob("*.tmp"))
+    found = search(work(tmp_path / "run", job.ledger), InlineWorkers())
+    assert story(job.ledger) == story(whole)
+    assert found.number == outcome.number
+    job.ledger.close()
+
+
+TOGETHER = """
+import pathlib, sys
+from lepton_automl.search.process import Worker, WorkerLost
+from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.task import Task
+BODY = '''
+import json, sys, time
+def say(**words):
+    print(json.dumps(words), flush=True)
+for line in sys.stdin:
+    for number in range(30):
+        say(share=number / 30)
+        time.sleep(0.1)
+    say(result=json.dumps({"seconds": [3.0]}))
+'''
+folder = pathlib.Path(sys.argv[1])
+worker = Worker(folder, Quiet(folder), None, 1.0, BODY)
+print("begun", flush=True)
+worker.call(Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", "")))
+worker.stop()
+print("done", flush=True)
+"""
+
+
+def test_ctrl_z_is_no_hanging(tmp_path):
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=root, start_new_session=True
+    ) as both:
+        assert both.stdout.readline() == "begun\n"
+        time.sleep(1)
+        os.killpg(both.pid, signal.SIGSTOP)
+        time.sleep(5)
+        os.killpg(both.pid, signal.SIGCONT)
+        assert both.stdout.readline() == "done\n"
