@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -9,9 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lepton_automl import bundle, durable
+from lepton_automl import bundle, durable, targets
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
+from lepton_automl.latency_model import estimate
 from lepton_automl.manifest import damage, is_complete, read_manifest
 from tests.bundles import CLASSES, make_bundle
 from tests.verdicts import verdict
@@ -160,3 +162,10 @@ def test_a_damaged_array_is_named(folder):
     (folder / "golden/int8.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"golden/int8\.npy"):
         bundle.read_array(folder, "golden/int8.npy")
+
+
+def test_what_tells_latencies_elsewhere_is_read_back(folder):
+    about = bundle.read_about(folder)
+    assert about.latency is None
+    told = dataclasses.replace(about, latency=estimate(targets.load("arm64")))
+    assert bundle.About.from_json(told.to_json()) == told

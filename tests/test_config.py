@@ -96,3 +96,13 @@ def test_ten_minutes_are_the_budget_where_nothing_is_said():
 def test_there_is_a_worker_for_every_core_unless_a_number_is_given():
     assert RunConfig("digits", Path("x")).workers >= 1
     assert RunConfig("digits", Path("x"), jobs=3).workers == 3
+
+
+@pytest.mark.parametrize(
+    "asks", [{"objectives": ("accuracy", "latency_ms")}, {"limits": Limits(max_latency_ms=1.0)}]
+)
+def test_a_latency_table_needs_something_that_asks_for_latency(asks):
+    table, silent = Path("table.json"), {"objectives": ("accuracy", "macs")}
+    assert RunConfig("digits", Path("runs/x"), latency_from=table, **(silent | asks))
+    with pytest.raises(ConfigError, match=r"--latency-from table\.json has no effect"):
+        RunConfig("digits", Path("runs/x"), latency_from=table, **silent)

@@ -5,7 +5,7 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.judging import Evidence, judge, keeps_exact, paired, ships
-from tests.verdicts import figures
+from tests.verdicts import elsewhere, figures
 
 
 def evidence(correct: int, n: int, groups=None) -> Evidence:
@@ -127,3 +127,34 @@ def test_the_faster_file_ships_only_if_asked_for_and_legal(floating, limits, pre
 def test_latency_and_accuracy_are_no_exact_limits():
     limits = Limits(max_latency_ms=1e-9, min_accuracy=1.0, max_drop=0.0)
     assert keeps_exact(limits, INT8)
+
+
+@pytest.mark.parametrize(
+    ("basis", "limit_ms", "status"),
+    [
+        ("predicted", 3.0, "holds"),
+        ("predicted", 2.9, "undecided"),
+        ("predicted", 0.9, "broken"),
+        ("estimated", 3.0, "undecided"),
+        ("estimated", 300.0, "undecided"),
+        ("estimated", 0.9, "broken"),
+    ],
+)
+def test_on_another_device_its_latency_is_judged_and_an_estimate_proves_nothing(
+    basis, limit_ms, status
+):
+    here = {"latency_ms": 0.001, "latency_interval": (0.001, 0.001)}
+    told = elsewhere(basis)
+    limit = judged(Limits(max_latency_ms=limit_ms), evidence(9, 10), elsewhere=told, **here)
+    assert (limit.status, limit.basis) == (status, basis)
+    assert limit.measured == 2.0
+    assert limit.interval == (1.0, 3.0)
+    assert f"{basis} 2" in str(limit)
+
+
+def test_int8_ships_where_nothing_tells_which_is_faster():
+    slow = figures(latency_interval=(2.0, 3.0))
+    fast = figures("model.fp32.onnx", latency_interval=(0.1, 0.2))
+    assert ships(slow, fast, Limits(), "latency") == "float"
+    there = figures(latency_interval=(2.0, 3.0), elsewhere=elsewhere())
+    assert ships(there, fast, Limits(), "latency") == "int8"

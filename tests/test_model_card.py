@@ -9,7 +9,7 @@ from lepton_automl.config import Limits
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.model_card import card
 from lepton_automl.verdict import JudgedLimit
-from tests.verdicts import verdict
+from tests.verdicts import elsewhere, figures, verdict
 
 ABOUT = About("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
 
@@ -79,3 +79,12 @@ def test_a_broken_artifact_has_a_card_without_figures():
     text = card(damaged, ABOUT)
     assert "x is missing" in text
     assert "## Figures" not in text
+
+
+def test_an_estimate_is_called_one_everywhere_on_the_card():
+    limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis="estimated")
+    text = card(verdict(int8=figures(elsewhere=elsewhere()), limits=(limit,)), ABOUT)
+    assert text.count("estimated 2 ms") == 2
+    assert "Latency on cortex-m: a core is estimated from assumed speeds" in text
+    assert "An estimate cannot prove that a limit holds." in text
+    assert "where it will run" not in card(verdict(), ABOUT)

@@ -125,3 +125,18 @@ def test_the_default_folder_is_named_after_the_data():
     assert default_out("/data/flowers/") == Path("runs/flowers")
     assert default_out("x/fashion.npz") == Path("runs/fashion")
     assert default_out("/data/flowers/train") == Path("runs/flowers")
+
+
+def test_another_latency_table_is_another_run_and_a_run_keeps_its_copy(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    told = dataclasses.replace(MINE, latency_from="0123", objectives=("accuracy", "latency_ms"))
+    folder.claim(told, fresh=False)
+    assert folder.definition() == told
+    assert configured(folder).latency_from == folder.latency_file
+    with pytest.raises(ConfigError, match="latency_from: 0123 here, 4567 asked for"):
+        folder.claim(dataclasses.replace(told, latency_from="4567"), fresh=False)
+
+
+def test_a_definition_from_before_there_were_tables_has_none():
+    text = "".join(x for x in MINE.to_toml().splitlines(True) if not x.startswith("latency_from"))
+    assert Definition.from_toml(text) == MINE

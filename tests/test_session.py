@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -67,3 +69,50 @@ def test_what_a_killed_command_left_half_written_is_gone(tmp_path):
         left.touch()
     with opened(config(tmp_path), silent):
         assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix == ".tmp"]
+
+
+TABLE = {
+    "lepton_latency_table": 1,
+    "machine": {"cpu": "Tiny Core", "system": "Linux arm"},
+    "onnxruntime": "1.20.0",
+    "error": {"most": 0.25},
+    "nanoseconds": {"call": 1000.0},
+}
+
+
+def test_a_latency_table_is_copied_into_the_run_and_defines_it(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(TABLE))
+    with opened(config(tmp_path, latency_from=path), silent) as session:
+        assert session.latency_model.basis == "predicted"
+        assert not session.is_timed
+        copy = session.folder.latency_file
+        assert copy.read_bytes() == path.read_bytes()
+        assert session.folder.definition().latency_from == session.latency_model.digest
+    with opened(config(tmp_path, latency_from=copy), silent) as session:
+        assert session.latency_model.basis == "predicted"
+    with opened(config(tmp_path, latency_from=copy, fresh=True), silent) as session:
+        assert session.folder.latency_file.read_bytes() == path.read_bytes()
+    with (
+        pytest.raises(ConfigError, match="another run: latency_from"),
+        opened(config(tmp_path), silent),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("target", "basis"), [("x86-any", None), ("cortex-m", "estimated")])
+def test_only_a_target_that_is_not_here_is_estimated(tmp_path, target, basis):
+    with opened(config(tmp_path, target=target), silent) as session:
+        assert (session.latency_model and session.latency_model.basis) == basis
+        assert session.is_timed == (basis is None)
+
+
+def test_a_malformed_table_is_answered_before_anything_is_written(tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text("{}")
+    with (
+        pytest.raises(ConfigError, match="is not a latency table"),
+        opened(config(tmp_path, latency_from=path), silent),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()

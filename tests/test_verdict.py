@@ -7,7 +7,7 @@ import pytest
 
 from lepton_automl.errors import DataError
 from lepton_automl.verdict import JudgedLimit, Parity, Verdict, overall
-from tests.verdicts import verdict
+from tests.verdicts import elsewhere, figures, verdict
 
 
 def limit(status, needed=None):
@@ -89,3 +89,12 @@ def test_reasons_name_problems_and_parity():
     assert lines[0] == "a.onnx is missing"
     assert "parity" in lines[1]
     assert "9 steps" in lines[1]
+
+
+@pytest.mark.parametrize("basis", ["estimated", "predicted"])
+def test_a_latency_told_of_another_device_survives_json(basis):
+    limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis=basis)
+    one = verdict(int8=figures(elsewhere=elsewhere(basis)), limits=(limit,))
+    assert Verdict.from_json(one.to_json()) == one
+    assert one.document()["int8"]["elsewhere"]["basis"] == basis
+    assert one.document()["limits"][0]["basis"] == basis

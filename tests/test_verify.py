@@ -13,9 +13,10 @@ import onnxruntime
 import pytest
 from sklearn.metrics import accuracy_score
 
-from lepton_automl import bundle
+from lepton_automl import bundle, targets
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
+from lepton_automl.latency_model import estimate
 from lepton_automl.machine import this_machine
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.verdict import Verdict
@@ -259,3 +260,16 @@ def test_a_processor_that_saturates_is_told_where_the_target_allows_all_8_bits(
 ):
     machine = dataclasses.replace(this_machine(), flags=flags)
     assert bool(saturation(target, machine)) == is_told
+
+
+def test_on_another_device_the_told_latency_is_judged_not_the_one_here(request_, monkeypatch):
+    about = bundle.read_about(request_.folder)
+    model = estimate(targets.load("cortex-m"))
+    monkeypatch.setattr(bundle, "read_about", lambda _: dataclasses.replace(about, latency=model))
+    found = verify(dataclasses.replace(request_, limits=Limits(max_latency_ms=1000.0)))
+    told = model.latency(bundle.read_arch(request_.folder, "model.int8.onnx").graph)
+    assert found.int8.elsewhere.latency_ms == told.milliseconds
+    assert found.float32.elsewhere is None
+    (limit,) = found.limits
+    assert (limit.basis, limit.status) == ("estimated", "undecided")
+    assert found.exit_code == 6

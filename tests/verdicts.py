@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lepton_automl.machine import Machine
-from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Parity, Verdict
+from lepton_automl.verdict import Elsewhere, Figures, JudgedLimit, PairedDrop, Parity, Verdict
 
 
 def figures(file: str = "model.int8.onnx", **changes) -> Figures:
@@ -47,3 +47,8 @@ def verdict(**changes) -> Verdict:
         machine=Machine("Some CPU", ("avx2",), 2, "1.32.0", "Linux x86_64"),
     )
     return dataclasses.replace(base, **changes)
+
+
+def elsewhere(basis: str = "estimated", **changes) -> Elsewhere:
+    """Two milliseconds on another device, give or take one."""
+    return dataclasses.replace(Elsewhere(2.0, (1.0, 3.0), basis, "cortex-m: a core"), **changes)

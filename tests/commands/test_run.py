@@ -18,6 +18,7 @@ def test_every_option_reaches_the_run(lepton):
         *("--max-size-kb", "24", "--max-macs", "2M", "--max-ram-kb", "64"),
         *("--min-accuracy", "0.9", "--max-drop", "0", "--objective", "accuracy,macs"),
         *("--prefer", "latency", "--target", "x86-vnni", "--seed", "3"),
+        *("--latency-from", "there.json"),
         *("--skip-corrupt", "--fresh", "--jobs", "2", "--device", "cpu", "--quiet"),
     )
     assert run.config == RunConfig(
@@ -29,6 +30,7 @@ def test_every_option_reaches_the_run(lepton):
         objectives=("accuracy", "macs"),
         seed=3,
         target="x86-vnni",
+        latency_from=Path("there.json"),
         prefer="latency",
         budget_seconds=5400,
         trials=12,

@@ -14,17 +14,19 @@ def test_every_option_reaches_the_search(lepton):
         *("--trials", "12", "--max-size-kb", "24", "--min-accuracy", "90"),
         *("--objective", "accuracy,macs", "--seed", "3", "--jobs", "2", "--quiet"),
         *("--optuna-storage", "x.db", "--callback", "tensorboard,wandb", "--callback", "wandb"),
+        *("--max-latency-ms", "2", "--latency-from", "there.json"),
     )
     assert search.config == RunConfig(
         data="photos",
         out=Path("x"),
         space="mobile",
-        limits=Limits(max_size_bytes=24_000, min_accuracy=0.9),
+        limits=Limits(max_latency_ms=2, max_size_bytes=24_000, min_accuracy=0.9),
         objectives=("accuracy", "macs"),
         seed=3,
         budget_seconds=600,
         trials=12,
         jobs=2,
+        latency_from=Path("there.json"),
         optuna_storage="x.db",
         callbacks=("tensorboard", "wandb"),
     )

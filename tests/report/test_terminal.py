@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ from lepton_automl.predict import Prediction
 from lepton_automl.report import terminal
 from lepton_automl.verdict import JudgedLimit
 from tests.report.rows import compressed, found, status
-from tests.verdicts import figures, verdict
+from tests.verdicts import elsewhere, figures, verdict
 
 
 def shown(view) -> str:
@@ -137,3 +138,19 @@ def test_an_error_goes_to_stderr_and_as_json_to_stdout_too(capsys):
     out, err = capsys.readouterr()
     assert json.loads(out) == {"error": "no cat in [x]", "fix": "give a cat", "exit_code": 3}
     assert "no cat" in err
+
+
+@pytest.mark.parametrize("basis", ["estimated", "predicted"])
+def test_a_told_latency_is_called_what_it_is(basis):
+    limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis=basis)
+    there = figures(elsewhere=elsewhere(basis))
+    text = shown(terminal.verdict_view(verdict(int8=there, limits=(limit,)), Path()))
+    assert text.count(f"{basis} 2 ms") == 2
+    assert "not by what was measured here" in text
+    search = found()
+    for row in search.rows:
+        object.__setattr__(row, "cost", dataclasses.replace(row.cost, latency_basis=basis))
+    assert f"{basis} latency" in shown(terminal.search_view(search))
+    made = compressed()
+    object.__setattr__(made.rungs[0], "latency_basis", basis)
+    assert f"{basis} latency" in shown(terminal.compression_view(made))
