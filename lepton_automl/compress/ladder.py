@@ -109,7 +109,7 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
         model.save(folder / "reference")
         _write(folder, rungs, _rung("reference", model, work, why="every drop counts from here"))
     current = Model.load(folder / [rung.name for rung in rungs if rung.is_accepted][-1])
-    while rungs[-1].name != QUANTIZED and (share := _next_share(rungs)):
+    while rungs[-1].name != QUANTIZED and work.epochs and (share := _next_share(rungs)):
         if work.seconds_left is not None and work.seconds_left() <= work.quantize_seconds:
             work.emit(Event("compress", "no more pruning: the time is over"))
             break

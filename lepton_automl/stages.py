@@ -1,0 +1,177 @@
+"""Stages: one at a time, each with the time it may take; the pipeline puts them in order."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_automl import ecosystem, shares
+from lepton_automl.compress import Measure, Work
+from lepton_automl.compress.ladder import Compressed
+from lepton_automl.compress.ladder import compress as climb
+from lepton_automl.dataset import labelled
+from lepton_automl.errors import DataError
+from lepton_automl.model import Model
+from lepton_automl.proof import Outcome, write_and_prove
+from lepton_automl.recipe import Recipe
+from lepton_automl.search import SearchResult, SearchWork
+from lepton_automl.search import search as find
+from lepton_automl.search.trials import PLAN
+from lepton_automl.session import Session
+from lepton_automl.timing import Timing, told_milliseconds
+
+Later = Callable[[float, int], Mapping[str, float]]
+"""Seconds of later stages by name, given the seconds of an epoch and a training's epochs."""
+
+
+def found(session: Session, later: Later | None) -> SearchResult:
+    """Search; `later` stages share the budget, None: there are none.
+
+    Raises
+    ------
+    LeptonError
+        What `search.coordinator.search` raises.
+    """
+    with ecosystem.told(session):
+        return find(search_work(session, later))
+
+
+def search_work(session: Session, later: Later | None = None) -> SearchWork:
+    """What the search of this run is given."""
+    config = session.config
+    more: dict[str, Any] = {} if later is None else {"later": later}
+    return SearchWork(
+        folder=session.folder.path,
+        ledger=session.ledger,
+        dataset=session.dataset,
+        space=session.space,
+        target=session.target,
+        limits=config.limits,
+        objectives=config.objectives,
+        prefer=config.prefer,
+        seed=config.seed,
+        jobs=config.workers,
+        device=session.device,
+        budget_seconds=config.seconds_in_all,
+        trials=config.trials,
+        cache=session.folder.cache,
+        emit=session.emit,
+        latency_model=session.latency_model,
+        **more,
+    )
+
+
+def _kept(session: Session, epoch_seconds: float, epochs: int) -> shares.Later:
+    """What the stages after the search need of the budget."""
+    data = session.dataset
+    sizes = shares.Sizes(
+        len(data.train), len(data.validation), len(data.test), session.start_seconds
+    )
+    return shares.later(session.config.seconds_in_all or 0.0, sizes, epoch_seconds, epochs)
+
+
+def later(session: Session) -> Later:
+    """What compression, files and verdict will need, as the search's plan asks for it."""
+    return lambda epoch_seconds, epochs: _kept(session, epoch_seconds, epochs).by_stage
+
+
+def _kept_as_planned(session: Session) -> shares.Later:
+    plan = session.ledger.get(PLAN, "search") or {}
+    return _kept(session, plan.get("epoch_seconds", 0.0), plan.get("own_epochs", 0))
+
+
+def compression_ends(session: Session) -> float | None:
+    """Seconds the run may have been alive when the files are written; None without a budget."""
+    budget = session.config.seconds_in_all
+    return None if budget is None else budget - _kept_as_planned(session).prove
+
+
+def compressed(
+    session: Session,
+    best: Model,
+    recipe: Recipe,
+    ends: float | None,
+    *,
+    step: Model | None = None,
+) -> Compressed:
+    """Prune, recover and quantize.
+
+    Parameters
+    ----------
+    session : Session
+        Data, limits, folder.
+    best : Model
+        The float net that every drop is counted from.
+    recipe : Recipe
+        How it was trained.
+    ends : float or None
+        Seconds the run may have been alive at the end; None: as long as it takes.
+    step : Model, optional
+        A pruned net of `best`, which is only quantized.
+    """
+    dataset, size, ledger = session.dataset, best.arch.input[:2], session.ledger
+    train, validation = (
+        labelled(dataset.files(part, size, session.folder.cache))
+        for part in ("train", "validation")
+    )
+    work = Work(
+        train=train,
+        validation=validation,
+        reference=best,
+        limits=session.config.limits,
+        target=session.target,
+        recipe=recipe,
+        seed=session.config.seed,
+        device=session.device,
+        epochs=max(1, round(recipe.epochs * shares.RECOVERY_SHARE)) if step is None else 0,
+        seconds_left=None if ends is None else lambda: ends - ledger.alive_seconds(),
+        quantize_seconds=_kept_as_planned(session).quantize,
+        emit=session.emit,
+        measure=measure(session),
+        latency_basis=session.latency_model.basis if session.latency_model else "measured",
+    )
+    return climb(step or best, work, compressed_folder(session, step or best))
+
+
+def measure(session: Session) -> Measure | None:
+    """Timings that a resumed run replays, or told ones; None where nothing stated needs them."""
+    if session.latency_model is not None and session.config.asks_for_latency:
+        return functools.partial(told_milliseconds, session.latency_model)
+    return Timing(session.ledger).milliseconds if session.is_timed else None
+
+
+def exported(session: Session, step: Model | None = None) -> Outcome:
+    """Write the files of what was compressed, judge them, seal the folder.
+
+    Raises
+    ------
+    DataError
+        If nothing was searched or compressed yet.
+    """
+    best, _ = winner(session)
+    made = Compressed.load(compressed_folder(session, step or best))
+    return write_and_prove(session, best, made)
+
+
+def winner(session: Session) -> tuple[Model, Recipe]:
+    """The best net of a search and how it was trained.
+
+    Raises
+    ------
+    DataError
+        If there is none yet.
+    """
+    folder = session.folder.best
+    if not (folder / "recipe.json").is_file():
+        raise DataError(
+            f"{session.folder.path} has no winner yet: {folder} is not there",
+            fix="run `lepton search` into this folder first",
+        )
+    return Model.load(folder), Recipe.from_json((folder / "recipe.json").read_text())
+
+
+def compressed_folder(session: Session, best: Model) -> Path:
+    """A folder a winner, so that a winner of a longer search does not meet another's steps."""
+    return session.folder.models / f"compressed-{best.digest[:8]}"
