@@ -10,6 +10,8 @@ from lepton_automl import pipeline
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.config import Limits, Prefer, RunConfig, seconds
 from lepton_automl.events import Emit, silent
+from lepton_automl.picking import Picked, Wanted
+from lepton_automl.picking import pick as pick_point
 from lepton_automl.predict import Prediction
 from lepton_automl.predict import predict as predict_files
 from lepton_automl.proof import Outcome
@@ -30,7 +32,9 @@ class Options(TypedDict, total=False):
     limits: Limits
     objectives: Sequence[str]
     seed: int
+    warm_start: str | Path
     target: str
+    latency_from: str | Path
     prefer: Prefer
     jobs: int
     device: str
@@ -60,6 +64,26 @@ def export(run: str | Path, *, emit: Emit = silent) -> Outcome:
     return pipeline.export(configured(locate(Path(run))), emit=emit)
 
 
+def pick(
+    run: str | Path,
+    *,
+    limits: Limits,
+    prefer: Prefer | None = None,
+    budget: str | float | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    emit: Emit = silent,
+) -> Picked:
+    """Another point of the front in `run` as a whole artifact; see `lepton pick --help`."""
+    config = configured(
+        locate(Path(run)),
+        budget_seconds=None if budget is None else seconds(str(budget)),
+        device=device,
+    )
+    wanted = Wanted(limits, prefer, None if out is None else Path(out))
+    return pick_point(config, wanted, emit=emit)
+
+
 def verify(
     artifact: str | Path,
     data: str | None = None,
@@ -85,7 +109,7 @@ def predict(artifact: str | Path, files: Sequence[str | Path]) -> list[Predictio
 def _config(data: str | Path, options: Options) -> RunConfig:
     given = dict(options)
     budget = given.pop("budget", None)
-    for name in ("out", "test"):
+    for name in ("out", "test", "latency_from", "warm_start"):
         if name in given:
             given[name] = Path(str(given[name]))
     given.setdefault("out", default_out(str(data)))

@@ -87,6 +87,8 @@ class RunConfig:
     latency_from: Path | None = None
     """A latency table of the device the file is for; None: measured here, or the target's
     estimate."""
+    warm_start: Path | None = None
+    """A run whose candidates or front this one begins with."""
     budget_seconds: float | None = None
     """Wall-clock seconds the command may be alive, summed over resumes."""
     trials: int | None = None
@@ -100,7 +102,7 @@ class RunConfig:
     """Where every trial is mirrored to: the URL of a database or the path of a journal file."""
     callbacks: tuple[str, ...] = ()
     """Names of callbacks that are told how the search goes."""
-    started: float | None = None
+    started: float | None = field(default=None, compare=False)
     """`time.monotonic()` at which the command began; None: when its run is opened."""
 
     def __post_init__(self) -> None:

@@ -34,6 +34,10 @@ class Definition:
     limits: Limits
     latency_from: str = ""
     """Digest of the latency table; empty without one."""
+    warm_start: str = ""
+    """Folder of the run that this one began with; empty without one."""
+    warm_digest: str = ""
+    """Of what that run had recorded."""
 
     def to_toml(self) -> str:
         """The definition as a file a person can read."""
@@ -84,6 +88,8 @@ class RunFolder:
     """Paths inside a run folder."""
 
     path: Path
+    cache_of: Path | None = None
+    """Of another run folder, whose decoded pictures serve this one too."""
 
     @property
     def definition_file(self) -> Path:
@@ -108,7 +114,7 @@ class RunFolder:
     @property
     def cache(self) -> Path:
         """Decoded pictures; may be deleted at any time."""
-        return self.path / "cache"
+        return (self.cache_of or self.path) / "cache"
 
     @property
     def models(self) -> Path:
@@ -119,6 +125,11 @@ class RunFolder:
     def best(self) -> Path:
         """The search's winner, float."""
         return self.models / "best"
+
+    @property
+    def picks(self) -> Path:
+        """What `lepton pick` made of other points of the front, a folder each."""
+        return self.path / "picks"
 
     @property
     def artifact(self) -> Path:
@@ -207,7 +218,7 @@ def locate(path: Path) -> RunFolder:
     DataError
         If there is no run.
     """
-    for candidate in (path, path.parent, path.parent.parent, *path.resolve().parents[:2]):
+    for candidate in (path, path.parent, path.parent.parent, *path.resolve().parents[:4]):
         if (candidate / "run.toml").is_file():
             return RunFolder(candidate)
     raise _nothing_at(path, "a run of lepton", "run.toml")
@@ -264,14 +275,16 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         target=known.target,
         prefer="latency" if known.prefer == "latency" else "size",
         latency_from=folder.latency_file if known.latency_from else None,
+        warm_start=Path(known.warm_start) if known.warm_start else None,
         **changes,
     )
 
 
 def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
-    for unimportant in ("data", "test", "skip_corrupt", "space"):
+    for unimportant in ("data", "test", "skip_corrupt", "space", "warm_start"):
         document.pop(unimportant)
+    document["warm start"] = document.pop("warm_digest") or "none"
     limits = document.pop("limits")
     return document | {f"limit {k}": "none" if v is None else v for k, v in limits.items()}
 

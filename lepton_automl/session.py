@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lepton_automl.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.trials import RUNG
+from lepton_automl.search.warm_start import Source, source
 from lepton_automl.shares import start_seconds
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
@@ -92,18 +93,26 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     )
     audit.report(dataset, emit)
     known = known or space.load(_default_space(dataset))
-    folder.claim(_definition(config, dataset, known, model), fresh=config.fresh)
-    durable.write(folder.space_file, known.text)
+    warm = _claimed(config, folder, dataset, known, model)
     if table is not None:
         durable.write(folder.latency_file, table)
-    ledger, is_empty = Ledger(folder.ledger, since=started), False
-    emit = ledger.live.following(emit)
-    try:
+    with _held(folder, started) as ledger:
+        emit = ledger.live.following(emit)
         with ledger.live.working(_command(config)):
             durable.sweep(config.out)
+            if begun_with := warm.keep(ledger):
+                emit(Event("search", begun_with))
             yield Session(
                 config, folder, ledger, dataset, known, target, model, device, emit, start
             )
+
+
+@contextmanager
+def _held(folder: RunFolder, started: float) -> Iterator[Ledger]:
+    """The ledger, held; a run that could train nothing leaves no folder."""
+    ledger, is_empty = Ledger(folder.ledger, since=started), False
+    try:
+        yield ledger
     except InfeasibleError:
         is_empty = not ledger.all(RUNG)
         raise
@@ -111,6 +120,36 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         ledger.close()
         if is_empty:
             folder.discard()  # Or the corrected limit would be refused as another definition.
+
+
+def _claimed(
+    config: RunConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    known: SearchSpace,
+    model: LatencyModel | None,
+) -> Source:
+    """Make the folder this run's; what it begins with is read before."""
+    definition = _definition(config, dataset, known, model)
+    warm = _warm_start(config, definition, dataset, known)
+    definition = replace(definition, warm_start=warm.place, warm_digest=warm.digest)
+    folder.claim(definition, fresh=config.fresh)
+    durable.write(folder.space_file, known.text)
+    return warm
+
+
+def _warm_start(
+    config: RunConfig, wanted: Definition, dataset: Dataset, known: SearchSpace
+) -> Source:
+    return source(
+        config.warm_start,
+        RunFolder(config.out),
+        wanted,
+        known,
+        samples=len(dataset.train),
+        budget_seconds=config.seconds_in_all,
+        fresh=config.fresh,
+    )
 
 
 def _latency_model(config: RunConfig, target: Target) -> LatencyModel | None:

@@ -54,6 +54,7 @@ def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
         ({"data_fingerprint": "other"}, "data_fingerprint"),
         ({"limits": Limits(max_size_bytes=1)}, "limit max_size_bytes: 24000 here, 1 asked for"),
         ({"objectives": ("accuracy",)}, "objectives"),
+        ({"warm_digest": "ab"}, "warm start: none here, ab asked for"),
     ],
 )
 def test_another_definition_is_refused_with_the_difference_and_both_ways_out(

@@ -70,6 +70,14 @@ LatencyFrom = Annotated[
         help="Tell latencies from this table of another device; see `lepton bench`.",
     ),
 ]
+WarmStart = Annotated[
+    Path | None,
+    typer.Option(
+        "--warm-start",
+        metavar="RUN",
+        help="Begin with what another run knows: its candidates, or on other data its front.",
+    ),
+]
 PreferName = Annotated[
     str,
     typer.Option("--prefer", help="size ships int8; latency ships the faster of int8 and float."),
