@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from lepton_automl.objectives import load as load_objective
 from lepton_automl.run_folder import Definition
 from lepton_automl.search.feed import Feed
 from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.mirror import Mirror, open_storage
 from lepton_automl.search.watching import Slow, watched
 from lepton_automl.session import Session
 
@@ -79,9 +79,11 @@ def _observers(session: Session) -> Iterator[Slow]:
     config, folder = session.config, session.folder
     name = study_name(session.ledger, folder.path.resolve().name)
     if config.optuna_storage is not None:
-        storage = open_storage(config.optuna_storage)
+        # Loaded here: the database layer takes a fifth of a second, and few mirror a search.
+        mirror = importlib.import_module("lepton_automl.search.mirror")
+        storage = mirror.open_storage(config.optuna_storage)
         objectives = {name: load_objective(name) for name in config.objectives}
-        yield Mirror(storage, name, objectives, config.limits, jobs=config.workers)
+        yield mirror.Mirror(storage, name, objectives, config.limits, jobs=config.workers)
         session.tell("search", f"mirrored as study {name}")
     run = Run(name, folder.path, facts(folder.definition()))
     for callback in config.callbacks:

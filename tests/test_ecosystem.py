@@ -12,7 +12,7 @@ from lepton_automl import ecosystem, pipeline
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.run_folder import Definition, RunFolder
-from lepton_automl.search import search
+from lepton_automl.search import mirror, search
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.trials import TRIAL
 from tests.searching import InlineWorkers, candidate, work
@@ -64,7 +64,7 @@ def test_every_session_mirrors_to_the_same_study(session: Any, tmp_path: Path) -
 
 def test_a_password_is_not_written_down(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = optuna.storages.InMemoryStorage()
-    monkeypatch.setattr(ecosystem, "open_storage", lambda url: storage)
+    monkeypatch.setattr(mirror, "open_storage", lambda url: storage)
     with ecosystem.told(asked(session, optuna_storage="postgresql://me:secret@host/db")):
         pass
     assert not any(b"secret" in path.read_bytes() for path in session.folder.path.iterdir())
@@ -77,7 +77,7 @@ def test_a_storage_that_breaks_in_the_middle_costs_a_warning(
         def create_new_trial(self, *arguments: Any, **options: Any) -> int:
             raise OSError("the server is gone")
 
-    monkeypatch.setattr(ecosystem, "open_storage", lambda url: Breaking())
+    monkeypatch.setattr(mirror, "open_storage", lambda url: Breaking())
     with ecosystem.told(asked(session, optuna_storage="anything")):
         session.ledger.record(TRIAL, "0", candidate(0).to_event())
         session.ledger.record(TRIAL, "1", candidate(1).to_event())
