@@ -145,13 +145,15 @@ def write_bundle(
         INT8: int8_model(int8, names, words),
         FLOAT: float_model(float_twin, names, words),
         REFERENCE: float_model(reference, names, words),
-        ARCHS[INT8]: (int8.arch.to_json() + "\n").encode(),
-        ARCHS[REFERENCE]: (reference.arch.to_json() + "\n").encode(),
+        **{ARCHS[k]: _json(m.arch) for k, m in ((INT8, int8), (REFERENCE, reference))},
         LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
         ABOUT: about.to_json().encode(),
     }
-    files |= _golden(files, validation)
-    return _write_all(folder, files)
+    return _write_all(folder, files | _golden(files, validation))
+
+
+def _json(arch: Arch) -> bytes:
+    return (arch.to_json() + "\n").encode()
 
 
 def seal(

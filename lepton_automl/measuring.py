@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnx
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from lepton_automl import bundle, fusion, onnxfile
+from lepton_automl.arch import Arch
 from lepton_automl.cost import Cost, Stopwatch, file_cost
 from lepton_automl.judging import Evidence
 from lepton_automl.latency_model import LatencyModel
@@ -55,6 +57,7 @@ def figures(
     digests: Mapping[str, str],
     evidence: Mapping[str, Evidence],
     quiet_reference_ms: float | None,
+    model: LatencyModel | None = None,
 ) -> dict[str, Figures]:
     """Measure every file; latencies are taken in turns with one fixed reference net.
 
@@ -66,6 +69,8 @@ def figures(
         Content, sha256, and which test samples are right.
     quiet_reference_ms : float, optional
         Recorded quiet time of the fixed reference net, milliseconds; measured if None.
+    model : LatencyModel, optional
+        Tells the latency of the int8 file on the device it is for, besides the one here.
     """
     watch = Stopwatch()
     quiet = quiet_reference_ms or watch.quiet_reference_ms()
@@ -76,12 +81,14 @@ def figures(
         static = file_cost(arch, file, value_bytes=1 if name == INT8 else 4)
         timed = static.timed(latencies[name], quiet)
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
+        if model is not None and name == INT8:
+            found[name] = dataclasses.replace(found[name], elsewhere=_told(arch, model))
     return found
 
 
-def told(folder: Path, model: LatencyModel) -> Elsewhere:
-    """Latency of the int8 file in `folder` on the device whose prices `model` has."""
-    found = model.latency(bundle.read_arch(folder, INT8).graph)
+def _told(arch: Arch, model: LatencyModel) -> Elsewhere:
+    """Latency of an int8 file of `arch` on the device whose prices `model` has."""
+    found = model.latency(arch.graph)
     interval = (found.low, found.high)
     return Elsewhere(found.milliseconds, interval, model.basis, model.device)
 

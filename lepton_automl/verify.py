@@ -24,7 +24,7 @@ from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.judging import Evidence
 from lepton_automl.machine import Machine, this_machine
 from lepton_automl.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8, MODELS, REFERENCE
-from lepton_automl.measuring import figures, file_problems, told
+from lepton_automl.measuring import figures, file_problems
 from lepton_automl.parity import parity
 from lepton_automl.verdict import Parity, Precision, Verdict, overall
 
@@ -205,10 +205,8 @@ def _judged(
     about = bundle.read_about(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
     pixels, evidence = _evidence(request, about.input, files)
-    found = figures(request.folder, files, digests, evidence, request.quiet_reference_ms)
-    if about.latency is not None:
-        there = told(request.folder, about.latency)
-        found[INT8] = dataclasses.replace(found[INT8], elsewhere=there)
+    quiet_ms = request.quiet_reference_ms
+    found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency)
     primary = primary or judging.ships(found[INT8], found[FLOAT], limits, prefer)
     main_file = INT8 if primary == "int8" else FLOAT
     drops = {

@@ -123,7 +123,8 @@ def faster_text(verdict: Verdict) -> str:
     hint = ""
     if floating.latency_interval[1] < int8.latency_interval[0]:
         text = f"float is faster than int8 here, {ratio:.2f} of its time"
-        hint = "; --prefer latency ships the faster one" if verdict.prefer == "size" else ""
+        chosen = verdict.prefer != "size" or int8.elsewhere is not None
+        hint = "" if chosen else "; --prefer latency ships the faster one"
     elif int8.latency_interval[1] < floating.latency_interval[0]:
         text = f"int8 is faster than float here, {1 / ratio:.2f} of its time"
     return f"{verdict.primary} ships; {text}{hint}."

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from lepton_automl import wording as w
 from lepton_automl.config import Limits
 from lepton_automl.verdict import JudgedLimit
-from tests.verdicts import figures, verdict
+from tests.verdicts import elsewhere, figures, verdict
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,10 @@ def test_which_is_faster_is_said_as_far_as_the_intervals_tell(interval, prefer, 
 def test_only_a_second_opening_is_mentioned():
     assert w.openings_text(verdict()) == ""
     assert w.openings_text(verdict(openings=3)) == "test part opened 3 times"
+
+
+def test_what_is_faster_here_is_no_hint_for_another_device():
+    slow = figures(latency_interval=(2.0, 3.0))
+    assert "--prefer latency" in w.faster_text(verdict(int8=slow))
+    there = dataclasses.replace(slow, elsewhere=elsewhere())
+    assert "--prefer" not in w.faster_text(verdict(int8=there))
