@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lepton_automl.objectives import load as load_objective
 from lepton_automl.search import outcome
+from lepton_automl.search.advisor import Advisor
+from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS
+from lepton_automl.search.ideas import Ideas
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.plan import share_trained, work_of
 from lepton_automl.search.planning import clock_for, make_plan, search_ends, seconds_left
 from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.rungs import RUNGS, order, promotable
+from lepton_automl.search.rungs import RUNGS, may_go_on
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import RUNG, Score, Trials, parsed, score_event
@@ -64,8 +69,17 @@ class Explorer:
         self._winners, self._workers = winners, workers
         self._objectives = [load_objective(name) for name in work.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
-        self._ordered: dict[int, tuple[int, list[int]]] = {}
         self._newcomers = Newcomers(work, trials, self._objectives, quiet)
+        knobs = work.space.parameters()
+        self._advisor = Advisor(
+            trials,
+            self._objectives,
+            work.limits,
+            Encoding(knobs),
+            Ideas(self._newcomers.draw, self._newcomers.guess, work.seed),
+            lambda number: len(tasks.cycles(number)),
+            work.seed,
+        )
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         if trials.plan is None:
@@ -87,42 +101,45 @@ class Explorer:
             self._show(trained[-1], is_last=True)
 
     def _next(self) -> Task | None:
-        """What to train now: interrupted, promoted, new; in the end the best of those left."""
-        return (
-            self._interrupted()
-            or self._promotion(closing=False)
-            or self._newcomer()
-            or self._promotion(closing=True)
-        )
+        """What to train now: interrupted, else the most promising, somebody new or known."""
+        return self._interrupted() or self._advised()
 
     def _interrupted(self) -> Task | None:
         at_work = self._at_work()
         waiting = [number for number in self._trials.unstarted() if number not in at_work]
         return self._rung_task(waiting[0], 0) if waiting else None
 
-    def _promotion(self, *, closing: bool) -> Task | None:
-        for rung in reversed(range(RUNGS - 1)):
-            number = promotable(self._order(rung), self._promoted(rung), closing=closing)
-            if number is not None and self.clock.allows(self._work_of(number, rung + 1)):
-                return self._rung_task(number, rung + 1)
-        return None
+    def _advised(self) -> Task | None:
+        """Known-good candidates first; then what the advisor says."""
+        new, trials = self._wants_more(), self._trials
+        if new and len(trials) < len(self._work.space.candidates):
+            return self._newcomer(()) or self._advised()
+        may_go_on = self._may_go_on(closing=not new)
+        if not new and not may_go_on:
+            return None
+        advice = self._advisor.advise(may_go_on, self._at_work(), new=new)
+        if advice.promote is not None:
+            return self._rung_task(advice.promote, len(trials.scores[advice.promote]))
+        return self._newcomer(advice.wishes) or self._advised() if new else None
 
-    def _order(self, rung: int) -> list[int]:
-        """Who finished `rung`, best first; put in order again only when somebody new has."""
-        count, known = self._ordered.get(rung, (0, []))
-        if count != self._trials.finished(rung):
-            known = order(self._trials.standings(rung, self._known_costs))
-            self._ordered[rung] = (self._trials.finished(rung), known)
-        return known
+    def _newcomer(self, wishes: Sequence[Mapping[str, Any]]) -> Task | None:
+        candidate = self._newcomers.add(wishes)
+        return None if candidate is None else self._rung_task(candidate.number, 0)
+
+    def _may_go_on(self, *, closing: bool) -> list[int]:
+        """Who may be trained to the next rung, as far as quotas, intervals and time allow."""
+        found = []
+        for rung in range(RUNGS - 1):
+            standings = self._trials.standings(rung, self._known_costs)
+            found += may_go_on(standings, self._promoted(rung), rung=rung, closing=closing)
+        return [
+            n for n in found if self.clock.allows(self._work_of(n, len(self._trials.scores[n])))
+        ]
 
     def _promoted(self, rung: int) -> set[int]:
         """Who went on beyond `rung`, is about to, or has no further rung."""
         last = {n for n in self._trials.candidates if len(self._tasks.cycles(n)) == rung + 1}
         return self._trials.beyond(rung) | self._at_work() | last
-
-    def _newcomer(self) -> Task | None:
-        candidate = self._newcomers.add() if self._wants_more() else None
-        return None if candidate is None else self._rung_task(candidate.number, 0)
 
     def _wants_more(self) -> bool:
         wanted, trials = self._work.trials, self._trials

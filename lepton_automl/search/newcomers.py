@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lepton_automl.arch import Arch
+from lepton_automl.cost import Cost
+from lepton_automl.errors import ConfigError
 from lepton_automl.events import Event
 from lepton_automl.objectives import Objective
 from lepton_automl.recipe import Recipe
@@ -14,6 +17,7 @@ from lepton_automl.search.feasible import Proposer
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.sampler import Sampler
 from lepton_automl.search.trials import TRIAL, Candidate, Score, Trials
+from lepton_automl.search.warm_start import recorded
 from lepton_automl.search.work import SearchWork
 from lepton_automl.space import Trial
 
@@ -42,10 +46,13 @@ class Newcomers:
         self, work: SearchWork, trials: Trials, objectives: Sequence[Objective], quiet: Quiet
     ) -> None:
         self._work, self._trials = work, trials
-        self._sampler = Sampler(
-            self._draw, objectives, work.space.candidates, seed=work.seed, jobs=work.jobs
-        )
-        check = CostCheck(
+        warm = recorded(work.ledger)
+        self.first = [*warm.first, *work.space.candidates]
+        """Points that are tried before anything is asked."""
+        self.observed = warm.within(work.limits)
+        """Known from another run."""
+        self._sampler = Sampler(self.draw, objectives, self.first, seed=work.seed)
+        self._check = check = CostCheck(
             work.limits,
             work.target,
             label_bytes(work.dataset.class_names),
@@ -56,18 +63,31 @@ class Newcomers:
             model=work.latency_model,
         )
         self._time_here(check)
+        for other in self.observed:
+            self._sampler.restore(other.candidate, other.accuracy, finished=True)
         for number, candidate in trials.candidates.items():
             scores = trials.scores[number]
             accuracy = None if not scores or scores[0].failed else scores[0].accuracy
             self._sampler.restore(candidate, accuracy, finished=bool(scores))
-        known, knobs = list(trials.candidates.values()), work.space.parameters()
-        self._proposer = Proposer(self._sampler, self._draw, knobs, check, known)
+        known = [*(other.candidate for other in self.observed), *trials.candidates.values()]
+        knobs = work.space.parameters()
+        self._proposer = Proposer(self._sampler, self.draw, knobs, check, known)
         self.exhausted = False
         """Nothing new is left in the space within the limits."""
         self._told: set[str] = set()
 
-    def add(self) -> Candidate | None:
+    def guess(self, arch: Arch) -> Cost:
+        """What a net would cost, about; the same whatever was found before."""
+        self._check.guess.forget()
+        return self._check.guess(arch)
+
+    def add(self, wishes: Sequence[Mapping[str, Any]] = ()) -> Candidate | None:
         """The next candidate, recorded; None where the space is exhausted.
+
+        Parameters
+        ----------
+        wishes : sequence of mapping
+            Points to take, the best first, where they are new and within the limits.
 
         Raises
         ------
@@ -75,8 +95,15 @@ class Newcomers:
             If no point within the limits is known at all.
         """
         number = len(self._trials)
+        self._sampler.wishes = wishes
         candidate = self._proposer.propose(number)
         if candidate is None:
+            if not number:
+                raise ConfigError(
+                    "all nets of the space within the limits were trained in the run that "
+                    "--warm-start names",
+                    fix="take what that run found (see `lepton pick`), or another --space",
+                )
             self.exhausted = True
             self._tell("nothing new is left in the search space within the limits")
             return None
@@ -111,7 +138,8 @@ class Newcomers:
         for number, candidate in known.items():
             known[number] = dataclasses.replace(candidate, cost=check.whole(candidate.arch))
 
-    def _draw(self, trial: Trial) -> tuple[Arch, Recipe]:
+    def draw(self, trial: Trial) -> tuple[Arch, Recipe]:
+        """What a trial gives for these data and this target."""
         data = self._work.dataset
         return self._work.space.sample(
             trial,

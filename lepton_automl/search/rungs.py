@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.statistics import wilson
+
 ETA = 3
 """One in so many candidates goes on to the next rung, which is so many times longer."""
 RUNGS = 3
+SURE = 0.9
+"""Level of the intervals that drop a candidate."""
 LEAST_SAMPLES = 6000
 """The first rung shows a net at least so many pictures: with fewer, all nets look alike."""
 
@@ -25,6 +29,8 @@ class Standing:
     """Share of validation samples it gets right after this rung."""
     costs: tuple[float, ...]
     """Known costs that are objectives; less is better."""
+    samples: int = 1
+    """Of the validation part."""
 
 
 def milestones(epochs: int, samples: int) -> tuple[int, ...]:
@@ -48,37 +54,48 @@ def cycles(epochs: int, samples: int) -> tuple[int, ...]:
     return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
 
 
-def promotable(finished: Sequence[int], promoted: Collection[int], *, closing: bool) -> int | None:
-    """Who of those that finished a rung goes on now, if anybody.
+def may_go_on(
+    standings: Sequence[Standing], promoted: Collection[int], *, rung: int, closing: bool
+) -> list[int]:
+    """Who of those that finished a rung may go on: not yet promoted, not dropped, within quota.
 
-    Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934, algorithm 2) on the Pareto
-    rank of accuracy and known costs instead of on one loss.
+    Half of them and one more may while new candidates come, since a good one need not wait for
+    others, and one in three when none will. Intervals drop nobody at the first rung: recipes that
+    are slow at first overtake others later (benchmarks/study).
 
     Parameters
     ----------
-    finished : sequence of int
-        Numbers of all who have finished the rung, best first, as `order` gives them.
+    standings : sequence of Standing
+        All who have finished the rung.
     promoted : collection of int
         Numbers of those who went on already.
+    rung : int
+        Which one, from 0.
     closing : bool
-        Nobody new will come: the best goes on even if there are fewer than three.
+        Nobody new will come.
     """
-    quota = max(len(finished) // ETA, 1 if closing else 0)
-    quota = min(quota, len(finished))
-    return next((number for number in finished[:quota] if number not in promoted), None)
-
-
-def order(standings: Sequence[Standing]) -> list[int]:
-    """Numbers, best first: by Pareto rank, within a rank by accuracy, then cost, then number."""
-    if not standings:
+    count = len(standings)
+    quota = max(1, count // ETA) if closing else count // 2 + 1
+    if len({s.number for s in standings} & set(promoted)) >= quota:
         return []
-    points = np.array([(-s.accuracy, *s.costs) for s in standings], dtype=np.float64)
-    ranks = pareto_ranks(points)
-    keys = [
-        (int(rank), -s.accuracy, s.costs, s.number)
-        for rank, s in zip(ranks, standings, strict=True)
-    ]
-    return [key[-1] for key in sorted(keys)]
+    out = dropped(standings) if rung else set()
+    return [s.number for s in standings if s.number not in promoted and s.number not in out]
+
+
+def dropped(standings: Sequence[Standing]) -> set[int]:
+    """Numbers of those that another is surely better than at no higher cost.
+
+    Surely: the lower end of the other's 90 % interval (Wilson 1927) is above the upper end of
+    theirs.
+    """
+    if not standings:
+        return set()
+    bounds = [wilson(s.accuracy * s.samples, s.samples, SURE) for s in standings]
+    low, high = (np.array(ends) for ends in zip(*bounds, strict=True))
+    costs = np.array([s.costs for s in standings]).reshape(len(standings), -1)
+    cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)
+    out: NDArray[np.bool_] = np.any((low[:, None] > high[None, :]) & cheaper, axis=0)
+    return {s.number for s, is_out in zip(standings, out, strict=True) if is_out}
 
 
 def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -10,8 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.search_space import IntersectionSearchSpace
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lepton_automl.arch import Arch
@@ -22,10 +21,8 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.search.trials import Candidate, Refusal
 from lepton_automl.space import Trial
 
-GUIDED_ATTEMPTS = 8
-"""After so many refused or known points the model is stuck: points are drawn evenly."""
-STARTUP_TRIALS = 10
-"""Points drawn evenly before the model begins; the known-good ones count."""
+WISHES = 24
+"""After so many refused or known points the advisor is stuck: points are drawn evenly."""
 
 Draw = Callable[[Trial], tuple[Arch, Recipe]]
 
@@ -49,51 +46,32 @@ class Point:
         return {k: distribution_to_json(d) for k, d in self.trial.distributions.items()}
 
 
-class Repeatable(BaseSampler):
-    """Optuna's samplers with nothing that an interrupted search could not know again.
+class Wished(BaseSampler):
+    """Takes the values it was given; what they leave open is drawn evenly.
 
-    Every ask gets a new sampler with a seed of its own, so that nothing but the study and the
-    seed decides what is drawn. Only the intersection of the trials' search spaces, which takes
-    time and not chance, is kept from one ask to the next.
-
-    Parameters
-    ----------
-    jobs : int
-        Trials at work at the same time.
+    Every ask is begun with a seed of its own, so that nothing but that and the values decides.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self._jobs = jobs
-        self._shared = IntersectionSearchSpace(include_pruned=True)
-        self._now: BaseSampler = RandomSampler(0)
+    def __init__(self) -> None:
+        self.begin(0, {})
 
-    def begin(self, seed: int, attempt: int) -> None:
-        """The next ask: guided by the model at first, later drawn evenly."""
-        if attempt >= GUIDED_ATTEMPTS:
-            self._now = RandomSampler(seed)
-        else:
-            self._now = TPESampler(
-                seed=seed,
-                multivariate=True,
-                n_startup_trials=STARTUP_TRIALS,
-                constant_liar=self._jobs > 1,
-            )
+    def begin(self, seed: int, values: Mapping[str, Any]) -> None:
+        """The next ask."""
+        self._even, self._values = RandomSampler(seed), values
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What all trials so far have in common; drawn together."""
-        del trial
-        if isinstance(self._now, RandomSampler):
-            return {}
-        shared = self._shared.calculate(study)
-        return {name: knob for name, knob in shared.items() if not knob.single()}
+        """Nothing: every parameter is asked for by itself."""
+        del study, trial
+        return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw what all trials have in common."""
-        return self._now.sample_relative(study, trial, search_space)
+        """Nothing."""
+        del study, trial, search_space
+        return {}
 
     def sample_independent(
         self,
@@ -102,17 +80,18 @@ class Repeatable(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw what only some trials have."""
-        return self._now.sample_independent(study, trial, param_name, param_distribution)
+        """The value given, or an even draw."""
+        if param_name in self._values:
+            return self._values[param_name]
+        return self._even.sample_independent(study, trial, param_name, param_distribution)
 
 
 class Sampler:
-    """A multivariate tree-structured Parzen estimator (Falkner et al. 2018) over all objectives.
+    """Asks Optuna's study for points: known-good ones first, then what the advisor wishes.
 
     Every ask is seeded by (seed, trial number, attempt) alone and the study holds only what the
     ledger holds, so a search that was interrupted draws what it would have drawn. Optuna is told
-    the accuracy at the first rung, which every candidate has, and the logarithm of costs: a
-    doubling counts the same everywhere.
+    the accuracy at the first rung, which every candidate has, and the logarithm of costs.
 
     Parameters
     ----------
@@ -124,9 +103,6 @@ class Sampler:
         Parameters of the first candidates.
     seed : int
         Of the study.
-    jobs : int
-        With more than one, candidates still at work count as bad ones, so that the workers
-        spread out (constant liar, Ginsbourger et al. 2010).
     """
 
     def __init__(
@@ -136,15 +112,16 @@ class Sampler:
         first: Sequence[Mapping[str, Any]],
         *,
         seed: int,
-        jobs: int,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._draw, self._objectives, self._first = draw, objectives, first
         self._seed = seed
-        self._repeatable = Repeatable(jobs)
+        self._wished = Wished()
         self._study = optuna.create_study(
-            directions=[o.direction for o in objectives], sampler=self._repeatable
+            directions=[o.direction for o in objectives], sampler=self._wished
         )
+        self.wishes: Sequence[Mapping[str, Any]] = ()
+        """Points for the next candidate, the best first; after them, points are drawn evenly."""
         self._running: dict[int, optuna.Trial] = {}
 
     def ask(self, number: int, attempt: int, given: Mapping[str, Any] | None = None) -> Point:
@@ -161,9 +138,9 @@ class Sampler:
         """
         if given is None and attempt == 0 and number < len(self._first):
             given = self._first[number]
-        if given is not None:
-            self._study.enqueue_trial(dict(given))
-        self._repeatable.begin(seed_of(self._seed, "ask", number, attempt), attempt)
+        elif given is None and attempt < min(len(self.wishes), WISHES):
+            given = self.wishes[attempt]
+        self._wished.begin(seed_of(self._seed, "ask", number, attempt), given or {})
         trial = self._study.ask()
         try:
             arch, recipe = self._draw(trial)

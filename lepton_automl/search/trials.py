@@ -178,7 +178,12 @@ class Trials:
     def standings(self, rung: int, costs: list[Objective]) -> list[Standing]:
         """Everybody who finished `rung`."""
         return [
-            Standing(number, scores[rung].accuracy, self.costs(number, costs))
+            Standing(
+                number,
+                scores[rung].accuracy,
+                self.costs(number, costs),
+                len(scores[rung].correct),
+            )
             for number, scores in self.scores.items()
             if len(scores) > rung and not scores[rung].failed
         ]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import optuna
 import pytest
 
 from lepton_automl.arch import Arch
@@ -11,7 +10,7 @@ from lepton_automl.cost import Cost
 from lepton_automl.errors import ArchError
 from lepton_automl.objectives import Objective, load
 from lepton_automl.recipe import Recipe
-from lepton_automl.search.sampler import GUIDED_ATTEMPTS, Point, Sampler, seed_of
+from lepton_automl.search.sampler import WISHES, Point, Sampler, seed_of
 from lepton_automl.search.trials import Candidate, Refusal
 from tests.nets import random_arch
 
@@ -27,8 +26,8 @@ def draw(trial: Any) -> tuple[Arch, Recipe]:
     return ARCH, Recipe(lr=trial.suggest_float("lr", 0.01, 0.1, step=0.01))
 
 
-def a_sampler(seed: int = 0, jobs: int = 1, first: tuple[dict[str, Any], ...] = ()) -> Sampler:
-    return Sampler(draw, OBJECTIVES, first, seed=seed, jobs=jobs)
+def a_sampler(seed: int = 0, first: tuple[dict[str, Any], ...] = ()) -> Sampler:
+    return Sampler(draw, OBJECTIVES, first, seed=seed)
 
 
 def cost(point: Point) -> Cost:
@@ -104,17 +103,27 @@ def test_the_seed_decides_the_points() -> None:
     assert draws[0] != draws[1]
 
 
-def test_the_model_learns_where_good_points_are() -> None:
-    play = Play(Sampler(draw, [load("accuracy")], (), seed=3, jobs=1))
-    drawn = [play.step(number) for number in range(60)]
-    near = [abs(p["lr"] - 0.05) for p in drawn]
-    assert sum(near[40:]) / 20 < sum(near[:10]) / 10
+def test_wishes_come_after_the_known_good_ones_in_order() -> None:
+    wishes = [{"kind": "good", "width": 16 + 8 * n, "lr": 0.03} for n in range(3)]
+    sampler = a_sampler(first=({"kind": "good", "width": 48, "lr": 0.1},))
+    sampler.wishes = wishes
+    assert sampler.ask(0, 0).params["width"] == 48
+    assert [sampler.ask(1, attempt).params for attempt in range(3)] == wishes
+
+
+def test_what_a_wish_leaves_open_is_drawn_and_the_study_knows_it() -> None:
+    sampler = a_sampler()
+    sampler.wishes = [{"kind": "odd", "width": 16}]
+    point = sampler.ask(0, 0)
+    assert {"only", "lr"} < set(point.params)
+    assert sampler._study.get_trials()[0].params == point.params
 
 
 def test_after_many_refusals_points_are_drawn_evenly() -> None:
     sampler = a_sampler()
-    sampler.ask(0, GUIDED_ATTEMPTS)
-    assert isinstance(sampler._repeatable._now, optuna.samplers.RandomSampler)
+    sampler.wishes = [{"kind": "good", "width": 16, "lr": 0.05}] * (WISHES + 10)
+    drawn = [sampler.ask(0, WISHES + n).params for n in range(10)]
+    assert len({str(params) for params in drawn}) > 5
 
 
 def test_layers_that_do_not_fit_are_a_point_without_an_architecture() -> None:

@@ -1,0 +1,143 @@
+"""Advisor: asks the guide about a search's candidates and about ideas for new ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_automl.config import Limits
+from lepton_automl.objectives import Objective
+from lepton_automl.pick import excess
+from lepton_automl.search.encoding import Encoding
+from lepton_automl.search.guide import Contender, best_of, budgets, prospects
+from lepton_automl.search.ideas import Idea, Ideas
+from lepton_automl.search.sampler import seed_of
+from lepton_automl.search.trials import Candidate, Trials
+
+PARENTS = 6
+"""Candidates that ideas are made from."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do next: train `promote` for longer, or try `wishes`, the best first."""
+
+    promote: int | None
+    wishes: tuple[Mapping[str, Any], ...] = ()
+
+
+class Advisor:
+    """Decides from the trials and the seed alone, so that a resumed search decides the same.
+
+    Parameters
+    ----------
+    trials : Trials
+        What is known.
+    objectives : sequence of Objective
+        Those of the search.
+    limits : Limits
+        Ideas that seem to break them are tried last.
+    encoding : Encoding
+        Of the space.
+    ideas : Ideas
+        New points.
+    rungs_of : callable
+        How many rungs a candidate has.
+    seed : int
+        Of the search.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        objectives: Sequence[Objective],
+        limits: Limits,
+        encoding: Encoding,
+        ideas: Ideas,
+        rungs_of: Callable[[int], int],
+        seed: int,
+    ) -> None:
+        self._trials, self._limits, self._ideas = trials, limits, ideas
+        self._known_costs = [o for o in objectives if not o.needs_training]
+        self._encoding, self._rungs_of, self._seed = encoding, rungs_of, seed
+
+    def advise(self, may_go_on: Collection[int], at_work: Collection[int], *, new: bool) -> Advice:
+        """The most promising of those who may go on and, if `new`, of ideas.
+
+        Parameters
+        ----------
+        may_go_on : collection of int
+            Numbers of candidates that may be trained to their next rung.
+        at_work : collection of int
+            Numbers of those that are in training now.
+        new : bool
+            Whether a new candidate may start.
+        """
+        known = {n: c for n in self._trials.candidates if (c := self._contender(n, at_work))}
+        ideas = self._sound_ideas() if new else []
+        if not any(c.results for c in known.values()):
+            return Advice(None, tuple(idea.params for idea in ideas))
+        contenders = [*known.values(), *(self._new(idea) for idea in ideas)]
+        turn = random.Random(seed_of(self._seed, "turn", self._turn()))
+        prospect = prospects(self._encoding, contenders, budgets(contenders, turn))
+        rows = {row: number for row, number in enumerate(known) if number in may_go_on}
+        fresh = sorted(range(len(known), len(contenders)), key=lambda row: (-prospect[row], row))
+        oldest, newest = best_of(prospect, rows), best_of(prospect, fresh)
+        if oldest is not None and (newest is None or prospect[oldest] >= prospect[newest]):
+            return Advice(rows[oldest])
+        if not new and rows:  # None of them is within the budget of this turn.
+            return Advice(min(rows.values()))
+        return Advice(None, tuple(contenders[row].params for row in fresh))
+
+    def _turn(self) -> int:
+        return len(self._trials) + sum(len(scores) for scores in self._trials.scores.values())
+
+    def _contender(self, number: int, at_work: Collection[int]) -> Contender | None:
+        """A candidate as the guide sees it; None where nothing is known of it."""
+        candidate, scores = self._trials.candidates[number], self._trials.scores[number]
+        left = self._rungs_of(number) - 1
+        results = tuple(
+            (max(0, left - rung), self._worst() if score.failed else score.accuracy)
+            for rung, score in enumerate(scores)
+        )
+        ahead = max(0, left - len(scores)) if number in at_work else None
+        if not results and ahead is None:
+            return None
+        return Contender(candidate.params, self._costs(candidate), results, self._samples(), ahead)
+
+    def _worst(self) -> float:
+        """Of a training that failed: like the worst of the others."""
+        good = [
+            s.accuracy for scores in self._trials.scores.values() for s in scores if not s.failed
+        ]
+        return min(good, default=0.0)
+
+    def _samples(self) -> int:
+        good = (s for scores in self._trials.scores.values() for s in scores if not s.failed)
+        first = next(good, None)
+        return 1 if first is None else len(first.correct)
+
+    def _costs(self, known: Candidate | Idea) -> tuple[float, ...]:
+        return tuple(o.value(None, known.cost) * o.sign for o in self._known_costs)
+
+    def _new(self, idea: Idea) -> Contender:
+        return Contender(idea.params, self._costs(idea))
+
+    def _sound_ideas(self) -> list[Idea]:
+        """Within the limits, as far as can be guessed; the nearest where none is."""
+        ideas = self._ideas(len(self._trials), self._parents())
+        beyond = [sum(excess(idea.cost, self._limits).values()) for idea in ideas]
+        within = [idea for idea, much in zip(ideas, beyond, strict=True) if not much]
+        if within:
+            return within
+        return [ideas[n] for n in sorted(range(len(ideas)), key=lambda n: (beyond[n], n))]
+
+    def _parents(self) -> list[Mapping[str, Any]]:
+        trials = self._trials
+        ranked = sorted(
+            trials.alive(),
+            key=lambda n: (-len(trials.scores[n]), -trials.searched(n).accuracy, n),
+        )
+        return [trials.candidates[number].params for number in ranked[:PARENTS]]

@@ -1,0 +1,110 @@
+"""Ideas: points of the space that could be tried next, with what they would cost, about."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_automl.arch import Arch
+from lepton_automl.cost import Cost
+from lepton_automl.errors import ArchError
+from lepton_automl.recipe import Recipe
+from lepton_automl.search.sampler import seed_of
+from lepton_automl.space import Draw, Scalar, Trial
+
+WINDOW, STEP = 96, 6
+"""Points drawn evenly that are thought about at a time, and how many of them are new each time."""
+NEAR = 18
+"""Points made from the best ones by changing a parameter or two."""
+
+Make = Callable[[Trial], tuple[Arch, Recipe]]
+
+
+@dataclass(frozen=True, eq=False)
+class Idea:
+    """A point whose layers fit together."""
+
+    params: Mapping[str, Any]
+    cost: Cost
+    """Guessed."""
+
+
+class Ideas:
+    """The same ideas for the same turn and the same best points, whatever was asked before.
+
+    Parameters
+    ----------
+    make : callable
+        Samples an `Arch` and a `Recipe` from a trial.
+    guess : callable
+        Cost of an architecture, about.
+    seed : int
+        Of the search.
+    """
+
+    def __init__(self, make: Make, guess: Callable[[Arch], Cost], seed: int) -> None:
+        self._make, self._guess, self._seed = make, guess, seed
+        self._drawn: dict[int, tuple[Mapping[str, Any], Arch] | None] = {}
+
+    def __call__(self, turn: int, best: Sequence[Mapping[str, Any]]) -> list[Idea]:
+        """Ideas for a turn.
+
+        Parameters
+        ----------
+        turn : int
+            Number of the candidate that one of them may become.
+        best : sequence of mapping
+            Parameters of points worth changing a little.
+        """
+        first = turn * STEP
+        window = range(first, first + WINDOW)
+        self._drawn = {n: self._drawn[n] for n in window if n in self._drawn}
+        points = [self._even(number) for number in window]
+        if best:
+            points += [self._near(turn, number, best) for number in range(NEAR)]
+        return [Idea(p[0], self._guess(p[1])) for p in points if p is not None]
+
+    def _even(self, number: int) -> tuple[Mapping[str, Any], Arch] | None:
+        if number not in self._drawn:
+            self._drawn[number] = self._point(Asked(seed_of(self._seed, "even", number)))
+        return self._drawn[number]
+
+    def _near(
+        self, turn: int, number: int, best: Sequence[Mapping[str, Any]]
+    ) -> tuple[Mapping[str, Any], Arch] | None:
+        seed = seed_of(self._seed, "near", turn, number)
+        chance = random.Random(seed)
+        parent = best[number % len(best)]
+        changed = set(chance.sample(sorted(parent), min(len(parent), chance.choice((1, 2)))))
+        kept = {path: value for path, value in parent.items() if path not in changed}
+        return self._point(Asked(seed, kept))
+
+    def _point(self, asked: Asked) -> tuple[Mapping[str, Any], Arch] | None:
+        try:
+            arch, _ = self._make(asked)
+            arch.graph  # noqa: B018 - a cached property that raises
+        except ArchError:
+            return None
+        return {path: asked.params[path] for path in asked.asked}, arch
+
+
+class Asked(Draw):
+    """A draw that knows which of the values given to it were asked for."""
+
+    def __init__(self, seed: int, given: Mapping[str, Scalar] | None = None) -> None:
+        super().__init__(seed, given)
+        self.asked: list[str] = []
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        self.asked.append(name)
+        return super().suggest_categorical(name, choices)
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, step: int) -> int:
+        self.asked.append(name)
+        return super().suggest_int(name, low, high, step=step)
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, step: float) -> float:
+        self.asked.append(name)
+        return super().suggest_float(name, low, high, step=step)
