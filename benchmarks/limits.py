@@ -131,7 +131,7 @@ def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         ledger = Ledger(Path(place) / "ledger.db")
         check = checker(limits, ledger, Path(place))
-        sampler = Sampler(draw, [load(n) for n in OBJECTIVES], found.candidates, seed=seed, jobs=1)
+        sampler = Sampler(draw, [load(n) for n in OBJECTIVES], found.candidates, seed=seed)
         proposer = Proposer(sampler, draw, found.parameters(), check, [])
         try:
             for number in range(count):
