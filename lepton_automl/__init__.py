@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lepton_automl.api import compress, export, predict, run, search, status, verify
+    from lepton_automl.api import compress, export, pick, predict, run, search, status, verify
 
 __version__ = "0.1.0"
-__all__ = ["compress", "export", "predict", "run", "search", "status", "verify"]
+__all__ = ["compress", "export", "pick", "predict", "run", "search", "status", "verify"]
 
 
 class _Package(ModuleType):

@@ -17,6 +17,7 @@ from lepton_automl.commands.bench import bench
 from lepton_automl.commands.compress import compress
 from lepton_automl.commands.dashboard import dashboard
 from lepton_automl.commands.export import export
+from lepton_automl.commands.pick import pick
 from lepton_automl.commands.predict import predict
 from lepton_automl.commands.run import run
 from lepton_automl.commands.search import search
@@ -35,7 +36,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, search, compress, export, verify, status, dashboard, predict, spaces, bench):
+for command in (
+    run,
+    search,
+    compress,
+    export,
+    verify,
+    pick,
+    status,
+    dashboard,
+    predict,
+    spaces,
+    bench,
+):
     app.command()(command)
 
 

@@ -73,7 +73,7 @@ class Compressed:
         DataError
             If it is not there or not finished.
         """
-        rungs = _read(folder)
+        rungs = read_rungs(folder)
         if not rungs or rungs[-1].name != QUANTIZED:
             raise DataError(
                 f"{folder} holds no finished compression",
@@ -104,7 +104,7 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
     MachineError
         If the folder cannot be written.
     """
-    rungs = list(_read(folder))
+    rungs = list(read_rungs(folder))
     if not rungs:
         model.save(folder / "reference")
         _write(folder, rungs, _rung("reference", model, work, why="every drop counts from here"))
@@ -168,7 +168,14 @@ def _write(folder: Path, rungs: list[Rung], new: Rung) -> None:
     durable.write_json(folder / RECORD, [dataclasses.asdict(rung) for rung in rungs])
 
 
-def _read(folder: Path) -> tuple[Rung, ...]:
+def read_rungs(folder: Path) -> tuple[Rung, ...]:
+    """The steps recorded in `folder`, none where no compression began.
+
+    Raises
+    ------
+    DataError
+        If the record is damaged.
+    """
     path = folder / RECORD
     if not path.is_file():
         return ()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from lepton_automl.errors import LeptonError
 from lepton_automl.report import documents, terminal
@@ -16,6 +17,8 @@ from lepton_automl.report.watch import status_view, watch_status
 
 if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
+    from lepton_automl.front import Front
+    from lepton_automl.picking import Picked
     from lepton_automl.predict import Prediction
     from lepton_automl.proof import Outcome
     from lepton_automl.search import SearchResult
@@ -25,6 +28,8 @@ __all__ = [
     "screen",
     "show_compression",
     "show_error",
+    "show_front",
+    "show_pick",
     "show_predictions",
     "show_search",
     "show_status",
@@ -52,6 +57,25 @@ def show_search(found: SearchResult, *, json: bool = False) -> None:
         _print(documents.search_document(found))
     else:
         _show(terminal.search_view(found))
+
+
+def show_front(front: Front, *, json: bool = False) -> None:
+    """What a run has trained and which it chose."""
+    if json:
+        _print(documents.search_document(front))
+    else:
+        _show(terminal.search_view(front))
+
+
+def show_pick(picked: Picked, *, json: bool = False) -> None:
+    """Which point was picked and the verdict on it."""
+    outcome = picked.outcome
+    if json:
+        about = {"picked": picked.label, "reason": picked.reason}
+        _print(about | documents.document(outcome.verdict, outcome.artifact))
+    else:
+        _show(Text(f"picked: {picked.label}, {picked.reason}"))
+        _show(terminal.verdict_view(outcome.verdict, outcome.artifact))
 
 
 def show_compression(made: Compressed, *, json: bool = False) -> None:

@@ -12,6 +12,7 @@ from lepton_automl.verdict import Verdict
 
 if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
+    from lepton_automl.front import Front
     from lepton_automl.predict import Prediction
     from lepton_automl.search import SearchResult
     from lepton_automl.search.work import TrialRow
@@ -37,7 +38,7 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
     }
 
 
-def search_document(found: SearchResult) -> dict[str, Any]:
+def search_document(found: SearchResult | Front) -> dict[str, Any]:
     """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate.
 
     `hypervolume` is a list of [seconds, value], a pair a rung (see `search.hypervolume`).

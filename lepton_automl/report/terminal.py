@@ -18,6 +18,7 @@ from lepton_automl.verdict import Figures, Verdict
 
 if TYPE_CHECKING:
     from lepton_automl.compress.ladder import Compressed
+    from lepton_automl.front import Front
     from lepton_automl.predict import Prediction
     from lepton_automl.search.work import SearchResult, TrialRow
 
@@ -43,7 +44,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
 
 
-def search_view(found: SearchResult) -> RenderableType:
+def search_view(found: SearchResult | Front) -> RenderableType:
     """The front as a table and a plot, and why the winner is the winner."""
     title = _latency_title(found)
     table = Table("", "trial", "accuracy [95 %]", title, "file", "MACs", "epochs")
@@ -62,7 +63,7 @@ def _confirmed(confirmed: Sequence[Confirmed]) -> list[RenderableType]:
     return [table, Text(summary(confirmed))]
 
 
-def front_plot(found: SearchResult) -> str:
+def front_plot(found: SearchResult | Front) -> str:
     """Accuracy against latency, or against bytes where no latency was measured."""
     rows = [row for row in found.rows if row.accuracy is not None and row.feasible]
     is_timed = bool(rows) and all(row.cost.latency_ms is not None for row in rows)
@@ -161,7 +162,7 @@ def _limits(verdict: Verdict) -> Table:
     return table
 
 
-def _latency_title(found: SearchResult) -> str:
+def _latency_title(found: SearchResult | Front) -> str:
     return w.latency_title(found.rows[0].cost.latency_basis if found.rows else "measured")
 
 

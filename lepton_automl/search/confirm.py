@@ -127,8 +127,8 @@ class Confirmation:
 
 def planned(ledger: LedgerView, round_number: int) -> list[Final]:
     """The last trainings that a round decided on."""
-    known = ledger.get(PLAN, f"{FINAL}-{round_number}") or {"finals": []}
-    return [Final.from_event(event) for event in known["finals"]]
+    known = ledger.get(PLAN, f"{FINAL}-{round_number}") or {}
+    return [Final.from_event(event) for event in known.get("finals", [])]
 
 
 def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Confirmed, ...]:

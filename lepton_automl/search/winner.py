@@ -132,7 +132,7 @@ class Winners:
         score = self._trials.latest(number)
         checkpoint = self._checkpoint(number)
         if workers is not None and not Tasks.is_whole(checkpoint):
-            workers.call(self._task_of(number, score))
+            workers.call(self.task_of(number, score))
         model = Model.load(checkpoint)
         # Until the new recipe is there, what lies here may be of two models.
         with durable.writable(self._folder):
@@ -143,8 +143,8 @@ class Winners:
         recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
         durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
 
-    def _task_of(self, number: int, score: Score) -> Task:
-        """The training that led to `score`."""
+    def task_of(self, number: int, score: Score) -> Task:
+        """The training of a candidate that led to `score`."""
         if not score.rung.startswith(FINAL):
             return self._tasks.rung(self._trials.candidates[number], int(score.rung))
         made_in = int(score.rung.split("-")[1])

@@ -1,0 +1,92 @@
+"""Front: what a run has trained so far, read from its ledger alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_automl.config import Prefer
+from lepton_automl.confirmed import Confirmed
+from lepton_automl.errors import DataError
+from lepton_automl.objectives import load as load_objective
+from lepton_automl.pick import Choice, Option, choose
+from lepton_automl.run_folder import Definition, RunFolder
+from lepton_automl.search import outcome
+from lepton_automl.search.hypervolume import series
+from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.trials import WINNER, Trials, read_trials
+from lepton_automl.search.winner import confirmed_in
+from lepton_automl.search.work import TrialRow
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The trained candidates of a run and the one that was chosen."""
+
+    rows: tuple[TrialRow, ...]
+    """All candidates, by number."""
+    front: tuple[TrialRow, ...]
+    """Those that no other is better than in every objective, the most accurate first."""
+    number: int
+    """Of the one chosen."""
+    reason: str
+    """Why, in words."""
+    confirmed: tuple[Confirmed, ...] = ()
+    """The few best after their last trainings."""
+    hypervolume: tuple[tuple[float, float], ...] = ()
+    """(seconds the run had been alive, hypervolume of the front) after every rung."""
+
+
+def read_front(folder: RunFolder) -> Front:
+    """The front of a run, reading only; also while it works.
+
+    Raises
+    ------
+    DataError
+        If it has not trained anything yet.
+    """
+    if not folder.ledger.is_file():
+        raise _untrained(folder.path)
+    with LedgerView(folder.ledger) as ledger:
+        return front_of(ledger, folder.definition())
+
+
+def front_of(ledger: LedgerView, definition: Definition) -> Front:
+    """The front that a ledger knows.
+
+    Raises
+    ------
+    DataError
+        If nothing was trained yet.
+    """
+    trials = read_trials(ledger)
+    choice = _choice(ledger, trials, definition)
+    objectives = [load_objective(name) for name in definition.objectives]
+    return Front(
+        rows=tuple(outcome.row_of(trials, number) for number in sorted(trials.candidates)),
+        front=outcome.front_of(trials, objectives),
+        number=choice.number,
+        reason=choice.reason,
+        confirmed=confirmed_in(ledger),
+        hypervolume=tuple(series(ledger)),
+    )
+
+
+def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choice:
+    """The winner that was named last, or who would be now."""
+    named = list(ledger.all(WINNER).values())
+    if named:
+        return Choice(named[-1]["number"], named[-1]["reason"])
+    options = [
+        Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in trials.alive()
+    ]
+    if not options:
+        raise _untrained(ledger.path.parent)
+    prefer: Prefer = "latency" if definition.prefer == "latency" else "size"
+    return choose(options, definition.limits, prefer)
+
+
+def _untrained(folder: Path) -> DataError:
+    return DataError(
+        f"{folder} has no trained candidate yet", fix="run `lepton search` into this folder first"
+    )
