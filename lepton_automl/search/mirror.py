@@ -115,6 +115,8 @@ class Mirror:
             key = f"{number}-refused-{index}"
             about = {KEY: key, NUMBER: number, ROLE: "refused"}
             self._line(key, _frozen(refusal, TrialState.PRUNED, about, refusal.excess))
+            self._plots.judge(refusal.excess)
+        self._plots.judge(self._constraints(candidate))
         self._begin(number, str(number))
 
     def _begin(self, number: int, key: str) -> None:
@@ -184,13 +186,17 @@ class Mirror:
     ) -> FrozenTrial:
         candidate = self._candidates[number]
         costs = {k: v for k, v in vars(candidate.cost).items() if v is not None}
-        constraints = {
-            limit: costs[name] / stated - 1
-            for limit, name in COST_LIMITS.items()
-            if name in costs and (stated := self._limits.stated.get(limit)) is not None
-        }
         about = {KEY: key, NUMBER: number, ROLE: role} | costs
+        constraints = self._constraints(candidate)
         return _frozen(candidate, state, about, constraints, values=values, steps=steps)
+
+    def _constraints(self, candidate: Candidate) -> dict[str, float]:
+        found = {}
+        for limit, stated in self._limits.stated.items():
+            cost = getattr(candidate.cost, COST_LIMITS.get(limit, ""), None)
+            if cost is not None:
+                found[limit] = cost / stated - 1
+        return found
 
     def _values(self, number: int, accuracy: float) -> list[float]:
         cost = self._candidates[number].cost
@@ -268,7 +274,7 @@ def _frozen(
         distributions={k: json_to_distribution(d) for k, d in point.distributions.items()},
         values=values,
         intermediate_values=steps,
-        user_attrs=about,
+        user_attrs=about | {f"constraint {k}": round(v, 4) for k, v in constraints.items()},
         constraints=dict(constraints),
         # The names are Optuna 5's; optuna-dashboard up to 0.21 reads the older list alone.
         system_attrs={"constraints": list(constraints.values())} if constraints else None,

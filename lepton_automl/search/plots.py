@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.storages import BaseStorage
+
+from lepton_automl.config import COST_LIMITS
 
 DRAW_SECONDS = 10.0
 """Between two drawings of a search that goes on."""
@@ -16,9 +19,10 @@ CHUNK = 2045
 
 
 class Plots:
-    """Accuracy by epochs and hypervolume over time.
+    """Accuracy by epochs, hypervolume over time, and costs against their limits.
 
-    The dashboard draws intermediate values of one objective only (0.21, and optuna#3450). A figure
+    The dashboard draws intermediate values of one objective only (0.21, and optuna#3450), and
+    constraints not at all where nothing was trained. A figure
     is what plotly reads, cut into attributes of the study as
     `optuna_dashboard.save_plotly_graph_object` does; neither package is needed here.
 
@@ -34,6 +38,8 @@ class Plots:
         self._storage, self._study_id = storage, study_id
         self._lines: dict[int, list[tuple[int, float]]] = {}
         self._growth: list[tuple[float, float]] = []
+        self._judged: dict[str, list[tuple[int, float]]] = {}
+        self._points = 0
         self._drawn: dict[str, str] = {}
         self._last = -DRAW_SECONDS
         self._is_new = False
@@ -48,6 +54,14 @@ class Plots:
         self._growth.append((seconds, value))
         self._is_new = True
 
+    def judge(self, constraints: Mapping[str, float]) -> None:
+        """One more point, by how much it is within (below 0) or beyond each limit."""
+        self._points += 1
+        for limit, value in constraints.items():
+            if limit in COST_LIMITS:
+                self._judged.setdefault(limit, []).append((self._points, 1 + value))
+                self._is_new = True
+
     def draw(self, now: float | None) -> None:
         """Write what is new.
 
@@ -61,6 +75,8 @@ class Plots:
         self._is_new, self._last = False, self._last if now is None else now
         self._write("accuracy", self._accuracy())
         self._write("hypervolume", self._hypervolume())
+        if self._judged:
+            self._write("limits", self._limits())
 
     def _accuracy(self) -> dict[str, Any]:
         lines = [
@@ -73,6 +89,13 @@ class Plots:
         line = _trace(self._growth, "front", "lines")
         line["line"] = {"shape": "hv"}
         return _figure([line], "Hypervolume of the front", "seconds", "hypervolume")
+
+    def _limits(self) -> dict[str, Any]:
+        points = [_trace(known, limit, "markers") for limit, known in self._judged.items()]
+        figure = _figure(points, "Cost / limit: beyond 1 is refused untrained", "point", "share")
+        ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
+        figure["layout"] |= {"showlegend": True, "shapes": [{"type": "line", **ends}]}
+        return figure
 
     def _write(self, name: str, figure: dict[str, Any]) -> None:
         text = json.dumps(figure, separators=(",", ":"))

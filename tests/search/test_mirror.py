@@ -112,6 +112,7 @@ def test_constraints_are_optunas_and_those_the_dashboard_reads() -> None:
     kept, refused = trials(storage)["1"], trials(storage)["1-refused-0"]
     assert kept.constraints["max_size_bytes"] == pytest.approx(10_000 / 12_000 - 1)
     assert refused.constraints["max_size_bytes"] == 0.5
+    assert refused.user_attrs["constraint max_size_bytes"] == 0.5
     assert refused.system_attrs["constraints"] == [0.5]
 
 

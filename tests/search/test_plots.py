@@ -70,3 +70,14 @@ def test_a_search_that_goes_on_draws_now_and_then(study: optuna.Study) -> None:
         plots.draw(now=float(second))
         count = len(figures(study)["accuracy"]["data"])
         assert count == 1 + 10 * (second // 10)
+
+
+def test_costs_are_drawn_against_their_limits(study: optuna.Study) -> None:
+    plots = Plots(study._storage, study._study_id)
+    plots.judge({"max_size_bytes": 0.5})
+    plots.judge({"arch": 1.0})
+    plots.judge({"max_size_bytes": -0.25, "max_macs": -0.5})
+    plots.draw(now=None)
+    size, macs = figures(study)["limits"]["data"]
+    assert (size["name"], size["x"], size["y"]) == ("max_size_bytes", [1, 3], [1.5, 0.75])
+    assert (macs["name"], macs["x"], macs["y"]) == ("max_macs", [3], [0.5])
