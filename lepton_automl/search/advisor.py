@@ -15,6 +15,7 @@ from lepton_automl.search.guide import Contender, best_of, budgets, prospects
 from lepton_automl.search.ideas import Idea, Ideas
 from lepton_automl.search.sampler import seed_of
 from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.warm_start import Observed
 
 PARENTS = 6
 """Candidates that ideas are made from."""
@@ -47,6 +48,8 @@ class Advisor:
         How many rungs a candidate has.
     seed : int
         Of the search.
+    observed : sequence of Observed
+        Known from another run; they cannot go on.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class Advisor:
         ideas: Ideas,
         rungs_of: Callable[[int], int],
         seed: int,
+        observed: Sequence[Observed] = (),
     ) -> None:
+        self._observed = observed
         self._trials, self._limits, self._ideas = trials, limits, ideas
         self._known_costs = [o for o in objectives if not o.needs_training]
         self._encoding, self._rungs_of, self._seed = encoding, rungs_of, seed
@@ -76,14 +81,15 @@ class Advisor:
             Whether a new candidate may start.
         """
         known = {n: c for n in self._trials.candidates if (c := self._contender(n, at_work))}
+        seen = [*known.values(), *map(self._elsewhere, self._observed)]
         ideas = self._sound_ideas() if new else []
-        if not any(c.results for c in known.values()):
+        if not any(c.results for c in seen):
             return Advice(None, tuple(idea.params for idea in ideas))
-        contenders = [*known.values(), *(self._new(idea) for idea in ideas)]
+        contenders = [*seen, *(self._new(idea) for idea in ideas)]
         turn = random.Random(seed_of(self._seed, "turn", self._turn()))
         prospect = prospects(self._encoding, contenders, budgets(contenders, turn))
         rows = {row: number for row, number in enumerate(known) if number in may_go_on}
-        fresh = sorted(range(len(known), len(contenders)), key=lambda row: (-prospect[row], row))
+        fresh = sorted(range(len(seen), len(contenders)), key=lambda row: (-prospect[row], row))
         oldest, newest = best_of(prospect, rows), best_of(prospect, fresh)
         if oldest is not None and (newest is None or prospect[oldest] >= prospect[newest]):
             return Advice(rows[oldest])
@@ -107,11 +113,18 @@ class Advisor:
             return None
         return Contender(candidate.params, self._costs(candidate), results, self._samples(), ahead)
 
+    def _elsewhere(self, known: Observed) -> Contender:
+        """What another run has trained as the guide sees it."""
+        results = tuple((n, self._worst() if a is None else a) for n, a in known.results)
+        costs = self._costs(known.candidate)
+        return Contender(known.candidate.params, costs, results, known.samples)
+
     def _worst(self) -> float:
         """Of a training that failed: like the worst of the others."""
         good = [
             s.accuracy for scores in self._trials.scores.values() for s in scores if not s.failed
         ]
+        good += [a for known in self._observed for _, a in known.results if a is not None]
         return min(good, default=0.0)
 
     def _samples(self) -> int:
@@ -136,8 +149,14 @@ class Advisor:
 
     def _parents(self) -> list[Mapping[str, Any]]:
         trials = self._trials
-        ranked = sorted(
-            trials.alive(),
-            key=lambda n: (-len(trials.scores[n]), -trials.searched(n).accuracy, n),
-        )
-        return [trials.candidates[number].params for number in ranked[:PARENTS]]
+        ranked = [
+            (len(trials.scores[n]), trials.searched(n).accuracy, trials.candidates[n].params)
+            for n in trials.alive()
+        ]
+        ranked += [
+            (len(known.results), known.best, known.candidate.params)
+            for known in self._observed
+            if known.best is not None
+        ]
+        ranked.sort(key=lambda row: row[:2], reverse=True)  # Stable: the first of equals.
+        return [params for _, _, params in ranked[:PARENTS]]

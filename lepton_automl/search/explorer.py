@@ -79,11 +79,12 @@ class Explorer:
             Ideas(self._newcomers.draw, self._newcomers.guess, work.seed),
             lambda number: len(tasks.cycles(number)),
             work.seed,
+            self._newcomers.observed,
         )
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         if trials.plan is None:
-            first = trials.candidates.get(0) or self._newcomers.add()
+            first = trials.candidates.get(0) or self._newcomers.add(self._wishes())
             assert first is not None, "the first candidate is refused by an error"
             trials.plan = make_plan(work, tasks, first, workers)
         self.clock = clock_for(work, trials.plan)
@@ -112,7 +113,7 @@ class Explorer:
     def _advised(self) -> Task | None:
         """Known-good candidates first; then what the advisor says."""
         new, trials = self._wants_more(), self._trials
-        if new and len(trials) < len(self._work.space.candidates):
+        if new and len(trials) < len(self._newcomers.first):
             return self._newcomer(()) or self._advised()
         may_go_on = self._may_go_on(closing=not new)
         if not new and not may_go_on:
@@ -121,6 +122,11 @@ class Explorer:
         if advice.promote is not None:
             return self._rung_task(advice.promote, len(trials.scores[advice.promote]))
         return self._newcomer(advice.wishes) or self._advised() if new else None
+
+    def _wishes(self) -> tuple[Mapping[str, Any], ...]:
+        """For the first candidate of all, where another run knows what is good."""
+        known = self._newcomers.observed and not self._newcomers.first
+        return self._advisor.advise([], [], new=True).wishes if known else ()
 
     def _newcomer(self, wishes: Sequence[Mapping[str, Any]]) -> Task | None:
         candidate = self._newcomers.add(wishes)

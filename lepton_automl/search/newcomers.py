@@ -47,10 +47,10 @@ class Newcomers:
     ) -> None:
         self._work, self._trials = work, trials
         warm = recorded(work.ledger)
-        self.first = [*warm.first, *work.space.candidates]
-        """Points that are tried before anything is asked."""
         self.observed = warm.within(work.limits)
         """Known from another run."""
+        self.first = [*warm.first, *warm.unseen(work.space.candidates)]
+        """Points that are tried before anything is asked."""
         self._sampler = Sampler(self.draw, objectives, self.first, seed=work.seed)
         self._check = check = CostCheck(
             work.limits,

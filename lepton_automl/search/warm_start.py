@@ -36,11 +36,18 @@ class Observed:
     results: tuple[tuple[int, float | None], ...]
     """(rungs left after it, share of the same validation samples right) of each of its rungs, at
     least one; None where the training failed."""
+    samples: int = 1
+    """Of the validation part."""
 
     @property
     def accuracy(self) -> float | None:
         """After its first rung."""
         return self.results[0][1]
+
+    @property
+    def best(self) -> float | None:
+        """After the last rung that did not fail; None where the first did."""
+        return next((a for _, a in reversed(self.results) if a is not None), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +62,11 @@ class Warm:
     def within(self, limits: Limits) -> list[Observed]:
         """Those observed that this run's limits admit."""
         return [known for known in self.observed if not excess(known.candidate.cost, limits)]
+
+    def unseen(self, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those points that the other run has not trained."""
+        known = [observed.candidate.params for observed in self.observed]
+        return [point for point in points if not any(_is_at(params, point) for params in known)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,9 @@ def recorded(ledger: LedgerView) -> Warm:
         return Warm()
     observed = [
         Observed(
-            Candidate.from_event(known["candidate"]), tuple((n, a) for n, a in known["results"])
+            Candidate.from_event(known["candidate"]),
+            tuple((n, a) for n, a in known["results"]),
+            known["samples"],
         )
         for known in event["observed"]
     ]
@@ -204,7 +218,8 @@ def _observed(trials: Trials, wanted: Definition, samples: int) -> list[dict[str
         ]
         # Its refused points broke limits that may not be this run's.
         event = candidate.to_event() | {"refused": []}
-        found.append({"candidate": event, "results": results})
+        answered = max(len(score.correct) for score in scores)
+        found.append({"candidate": event, "results": results, "samples": max(1, answered)})
     return found
 
 
@@ -240,6 +255,11 @@ def _fitting(
             fix="use the same --space as that run, or leave --warm-start out",
         )
     return found
+
+
+def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Whether all that was asked for is as in `point`, which may hold more."""
+    return all(params[path] == value for path, value in point.items() if path in params)
 
 
 def _choices(knob: Knob | None) -> str:

@@ -11,6 +11,7 @@ from lepton_automl.search.advisor import Advice, Advisor
 from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.ideas import Ideas
 from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.warm_start import Observed
 from lepton_automl.space import Choice, Range
 from tests.nets import random_arch
 from tests.searching import score
@@ -110,3 +111,31 @@ def test_some_turns_look_for_the_best_at_a_lower_cost() -> None:
         one = advisor(trials, objectives=("accuracy", "size_bytes"))
         promoted.add(one.advise([0, 1], [], new=False).promote)
     assert promoted == {0, 1}
+
+
+def seen(width: int, *accuracies: float | None) -> Observed:
+    """A candidate of another run."""
+    candidate = Candidate(9, {"width": width, "lr": 0.1}, {}, ARCH, Recipe(), guess(ARCH))
+    results = tuple((2 - rung, accuracy) for rung, accuracy in enumerate(accuracies))
+    return Observed(candidate, results, 200)
+
+
+def test_what_another_run_has_seen_counts_as_known_but_cannot_go_on() -> None:
+    observed = [
+        seen(8, 0.3),
+        seen(16, 0.4),
+        seen(56, 0.85),
+        seen(64, 0.9, 0.95, 0.97),
+        seen(8, None),
+    ]
+    objectives, ideas = [load("accuracy")], Ideas(make, guess, 0)
+    made = Advisor(
+        Trials(), objectives, Limits(), Encoding(KNOBS), ideas, lambda number: 3, 0, observed
+    )
+    advice = made.advise([], [], new=True)
+    assert advice.promote is None
+    widths = [wish["width"] for wish in advice.wishes[:10]]
+    assert min(widths) >= 48
+    assert sum(
+        advisor(Trials()).advise([], [], new=True).wishes[n]["width"] < 48 for n in range(10)
+    )

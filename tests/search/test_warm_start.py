@@ -12,6 +12,7 @@ from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.objectives import load
 from lepton_automl.run_folder import Definition, RunFolder
+from lepton_automl.search import search
 from lepton_automl.search.ledger import Ledger, LedgerView
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.plan import Plan
@@ -19,7 +20,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import pack
 from lepton_automl.search.trials import PLAN, RUNG, TRIAL, WINNER, Trials, read_trials
 from lepton_automl.search.warm_start import MOST_FIRST, WARM, Source, recorded, source
-from tests.searching import SPACE, score, small_space, work
+from tests.searching import SPACE, InlineWorkers, score, small_space, work
 
 SAMPLES = 84
 """Of the training part of `searching.dataset`."""
@@ -109,7 +110,6 @@ def test_under_the_same_conditions_what_it_trained_is_known_and_never_trained_ag
     made, trials, ledger = begun(tmp_path, taken(tmp_path, other))
     known = {c.arch.hash + c.recipe.to_json() for c in trained(other).candidates.values()}
     results = [observed.results for observed in made.observed]
-    # Nine epochs in rungs of 9: with so few samples the first rung is the only one.
     assert [r[0][1] for r in results] == [0.6, 0.75, None]
     assert results[1][-1][1] == 0.8
     new = [made.add() for _ in range(4)]
@@ -271,9 +271,24 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
     assert candidate is not None
     job.ledger.close()
     job = work(tmp_path / "second", space=only)
-    event = {"first": [], "observed": [{"candidate": candidate.to_event(), "results": [(0, 0.5)]}]}
+    event = {
+        "first": [],
+        "observed": [{"candidate": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
+    }
     Source("elsewhere", "ab", event).keep(job.ledger)
     made = Newcomers(job, Trials(), [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
     with pytest.raises(ConfigError, match="--warm-start names"):
         made.add()
     job.ledger.close()
+
+
+def test_a_search_goes_on_from_what_is_known(tmp_path: Path, other: Path) -> None:
+    found = taken(tmp_path, other)
+    job = work(tmp_path / "mine", trials=2)
+    found.keep(job.ledger)
+    result = search(job, InlineWorkers())
+    job.ledger.close()
+    old = {n: c for n, c in trained(other).candidates.items() if n < 3}
+    assert [row.number for row in result.rows] == [0, 1]
+    for row in result.rows:
+        assert all((row.arch, row.recipe) != (c.arch, c.recipe) for c in old.values())
