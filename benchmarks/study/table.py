@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 from numpy.typing import NDArray
 
 from lepton_automl import space
@@ -69,8 +70,6 @@ def read(name: str) -> Table:
     rows = [row for shard in shards for row in json.loads(shard.read_text())]
     costs = json.loads((HERE / "tables" / f"{name}-costs.json").read_text())
     loaded = space.load(HERE / f"{name}.toml")
-    import record
-
     points = record.points(name)
     numbers = [row["number"] for row in rows]
     return Table(

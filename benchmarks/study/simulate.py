@@ -1,0 +1,237 @@
+"""Samplers times stopping rules on the recorded tables, in epochs until the best is found.
+
+Command: python benchmarks/study/simulate.py --seeds 30; it goes on where it was stopped
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import samplers
+from ours import Ours
+from rules import LAST, RULES, Rule, State
+from table import EPOCHS, HERE, Table, read
+
+from lepton_automl import durable
+from lepton_automl.search.hypervolume import hypervolume
+
+TRIALS = 100
+MOST = 900
+"""Epochs after which a search that has not arrived is given up."""
+BUDGETS = (30, 100, 200)
+"""Epochs after which the hypervolume is taken."""
+WORST = 0.6
+"""Accuracy that the hypervolume is counted from."""
+SLOW = 10
+"""Seeds of a Gaussian process."""
+NAMES = ("tiny", "residual")
+STEPS = tuple(b - a for a, b in zip((0, *EPOCHS), EPOCHS, strict=False))
+"""Epochs of each rung by itself."""
+
+
+Enough = Callable[["list[Trained]"], bool]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One step of a simulated search."""
+
+    spent: int
+    """Epochs in all after it."""
+    number: int
+    rung: int
+
+
+def run(
+    table: Table, sampler: samplers.Sampler, rule: Rule, trials: int, enough: Enough
+) -> list[Trained]:
+    """A search in one worker, until it is enough or the trials and promotions are used up."""
+    state, steps = State(), list[Trained]()
+    trials = min(trials, len(sampler.left))
+    while not enough(steps):
+        closing = len(state.seen) >= trials
+        number = rule.next(state, closing=closing)
+        if number is None and closing:
+            break
+        if number is None:
+            _end_last(state, sampler)
+            number = sampler.ask()
+            state.seen[number] = []
+        steps.append(_step(table, state, number, steps))
+        sampler.see(number, state.seen[number])
+    return steps
+
+
+def run_ours(table: Table, guide: Ours, trials: int, enough: Enough) -> list[Trained]:
+    """The same with the search's own guide, which is sampler and rule at once."""
+    state, steps = State(), list[Trained]()
+    while not enough(steps):
+        chosen = guide.next(state, closing=len(state.seen) >= trials)
+        if chosen is None:
+            break
+        state.seen.setdefault(chosen[0], [])
+        steps.append(_step(table, state, chosen[0], steps))
+    return steps
+
+
+def _step(table: Table, state: State, number: int, steps: list[Trained]) -> Trained:
+    rung = len(state.seen[number])
+    state.seen[number].append(float(table.accuracy[number, rung]))
+    return Trained((steps[-1].spent if steps else 0) + STEPS[rung], number, rung)
+
+
+def _end_last(state: State, sampler: samplers.Sampler) -> None:
+    last = next(reversed(state.seen), None)
+    if last is not None:
+        sampler.end(last, state.seen[last])
+
+
+def arrival(table: Table, steps: list[Trained]) -> float:
+    """Epochs until a point near to the best was trained to the end; infinite if none was."""
+    for step in steps:
+        if step.rung == LAST and table.accuracy[step.number, LAST] >= table.target:
+            return float(step.spent)
+    return math.inf
+
+
+def volume(table: Table, steps: list[Trained], epochs: int) -> float:
+    """Hypervolume of accuracy and doublings of size after so many epochs, in that of all points."""
+    reached = {step.number: step.rung for step in steps if step.spent <= epochs}
+    return _volume(table, reached) / _volume(
+        table, dict.fromkeys(np.flatnonzero(table.feasible), LAST)
+    )
+
+
+def _volume(table: Table, reached: dict[int, int]) -> float:
+    sizes = {n: math.log2(table.costs[n]["size_bytes"]) for n in reached}
+    points = [(-table.accuracy[n, rung], sizes[n]) for n, rung in reached.items()]
+    return hypervolume(np.array(points), np.array([-WORST, math.log2(table.limit) + 0.01]))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A sampler with a stopping rule."""
+
+    sampler: str
+    rule: str
+    costs: bool = False
+    """Trades size off too, for the hypervolume."""
+
+    @property
+    def seeds(self) -> int:
+        """Most seeds that it is worth."""
+        return SLOW if self.sampler == "gp" else 10**6
+
+
+OPTUNA = {
+    "tpe": samplers.tpe,
+    "tpe-warm": samplers.tpe,
+    "tpe-joint": samplers.joint,
+    "nsga2": samplers.genetic,
+    "gp": samplers.process,
+}
+CELLS = (
+    *(Cell("random", rule) for rule in RULES),
+    *(Cell("tpe", rule) for rule in RULES),
+    *(Cell("evolution", rule) for rule in ("none", "median", "asha")),
+    *(Cell("tpe-joint", rule) for rule in ("median", "asha")),
+    *(Cell("tpe-warm", rule) for rule in ("median", "asha")),
+    *(Cell("nsga2", rule) for rule in ("median", "asha")),
+    *(Cell("gp", rule) for rule in ("median", "asha")),
+    *(Cell("ours", rule) for rule in ("ours", "none", "median", "asha")),
+    Cell("ours-cold", "ours"),
+    Cell("random", "ours"),
+    *(Cell(name, "asha", costs=True) for name in ("random", "tpe-joint", "nsga2")),
+    Cell("ours", "ours", costs=True),
+)
+
+
+def simulated(table: Table, cell: Cell, seed: int) -> list[Trained]:
+    """One search."""
+    enough = functools.partial(_enough, table, cell)
+    if cell.rule == "ours":
+        ideas = {"random": 1}.get(cell.sampler)
+        settings: dict[str, Any] = {} if ideas is None else {"ideas": ideas}
+        warm = cell.sampler == "ours"
+        return run_ours(
+            table, Ours(table, seed, costs=cell.costs, warm=warm, **settings), TRIALS, enough
+        )
+    sizes = [c["size_bytes"] for c in table.costs] if cell.costs else None
+    rule = RULES[cell.rule](sizes) if sizes else RULES[cell.rule]()
+    return run(table, _sampler(table, cell, seed, rule), rule, TRIALS, enough)
+
+
+def _enough(table: Table, cell: Cell, steps: list[Trained]) -> bool:
+    if not steps:
+        return False
+    if cell.costs:
+        return steps[-1].spent >= BUDGETS[-1]
+    return steps[-1].spent >= MOST or math.isfinite(arrival(table, steps[-1:]))
+
+
+def _sampler(table: Table, cell: Cell, seed: int, rule: Rule) -> samplers.Sampler:
+    if cell.sampler in OPTUNA:
+        return samplers.Optuna(
+            table,
+            seed,
+            OPTUNA[cell.sampler],
+            tells_first=rule.tells_first,
+            warm=cell.sampler == "tpe-warm",
+            costs=cell.costs,
+        )
+    own = {
+        "random": samplers.Evenly,
+        "evolution": samplers.Evolution,
+        "ours": samplers.Expected,
+    }
+    return own[cell.sampler](table, seed)
+
+
+def outcome(name: str, cell: Cell, seeds: int) -> dict[str, Any]:
+    """What a cell gives over the seeds: epochs to arrive, or hypervolumes."""
+    table, begun = read(name), time.process_time()
+    runs = [simulated(table, cell, seed) for seed in range(min(seeds, cell.seeds))]
+    row: dict[str, Any] = {"table": name, "sampler": cell.sampler, "rule": cell.rule}
+    if cell.costs:
+        row["volumes"] = {str(b): [round(volume(table, r, b), 4) for r in runs] for b in BUDGETS}
+    else:
+        arrivals = [arrival(table, r) for r in runs]
+        row["arrivals"] = [None if math.isinf(a) else int(a) for a in arrivals]
+        row["spent"] = [r[-1].spent for r in runs]
+    return row | {"seconds": round(time.process_time() - begun, 1)}
+
+
+def main() -> None:
+    """Simulate what is missing in `results.json`, a line a cell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    path = HERE / "results.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    known = {(r["table"], r["sampler"], r["rule"], "volumes" in r) for r in rows}
+    missing = [
+        (name, cell)
+        for cell in CELLS
+        for name in NAMES
+        if (name, cell.sampler, cell.rule, cell.costs) not in known
+    ]
+    with concurrent.futures.ProcessPoolExecutor(given.jobs) as pool:
+        tasks = [pool.submit(outcome, name, cell, given.seeds) for name, cell in missing]
+        for task in concurrent.futures.as_completed(tasks):
+            rows.append(task.result())
+            text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+            durable.write(path, f"[\n{text}\n]\n")
+
+
+if __name__ == "__main__":
+    main()
