@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton_automl import front_plot
 from lepton_automl.config import Prefer
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.errors import DataError
@@ -17,6 +18,9 @@ from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.trials import WINNER, Trials, read_trials
 from lepton_automl.search.winner import confirmed_in
 from lepton_automl.search.work import TrialRow
+
+PICK = "pick"
+"""Ledger events: name of a pick -> the number of its candidate and the epochs of its training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,3 +94,18 @@ def _untrained(folder: Path) -> DataError:
     return DataError(
         f"{folder} has no trained candidate yet", fix="run `lepton search` into this folder first"
     )
+
+
+def draw(folder: RunFolder, ledger: LedgerView) -> None:
+    """Draw what a run has trained, and what was picked of it, into its `front.svg`.
+
+    Raises
+    ------
+    DataError
+        If it has not trained anything yet.
+    MachineError
+        If the file cannot be written.
+    """
+    front = front_of(ledger, folder.definition())
+    picked = {event["number"] for event in ledger.all(PICK).values()}
+    front_plot.write(folder.path, front.rows, front.front, front.number, picked)

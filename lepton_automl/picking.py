@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lepton_automl.candidates import Candidates, Point
 from lepton_automl.config import Limits, Prefer, RunConfig
 from lepton_automl.errors import ConfigError
 from lepton_automl.events import Emit, Event, silent
+from lepton_automl.front import PICK, draw
 from lepton_automl.model import Model
 from lepton_automl.pick import choose
 from lepton_automl.proof import Outcome
@@ -25,8 +27,6 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.winner import Winners
 from lepton_automl.session import Session, opened
 
-PICK = "pick"
-"""Ledger events: name of the pick -> what was chosen and how long it is trained."""
 RECIPE, REFERENCE, ACCURACY = "recipe.json", "reference", "validation_accuracy"
 LEAST_SHARE = 1 / 3
 """Of its recipe's epochs; a training shorter than this is no training to the end."""
@@ -99,6 +99,7 @@ def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
         folder = wanted.out or run.folder.picks / f"{point.name}-{wanted.name}"
         session = dataclasses.replace(session, folder=RunFolder(folder, run.folder.path))
         outcome = _made(session, candidates, point, began)
+        draw(run.folder, run.ledger)
     return Picked(point.label, choice.reason, outcome)
 
 
@@ -139,18 +140,24 @@ def _trained(session: Session, candidates: Candidates, number: int, left: float)
         score = trials.latest(number)
         task = Winners(candidates.work, tasks, trials).task_of(number, score)
         epochs, accuracy = score.epochs, score.accuracy
+        _decided(session, number, lambda: epochs)
     else:
-        key = session.folder.path.name
-        known = session.ledger.get(PICK, key)
-        if known is None:
-            known = {"number": number, "epochs": _epochs(session, candidates, number, left)}
-            session.ledger.record(PICK, key, known)
-        epochs = known["epochs"]
+        epochs = _decided(session, number, lambda: _epochs(session, candidates, number, left))
         task, accuracy = tasks.fresh(trials.candidates[number], epochs, PICK), None
     if not Tasks.is_whole(Path(task.out)):
         accuracy = _run(session, task, f"trial {number} is trained to the end, {epochs} epochs")
     metrics = {"epochs": float(epochs)} | ({} if accuracy is None else {ACCURACY: accuracy})
     return dataclasses.replace(Model.load(Path(task.out)), metrics=metrics)
+
+
+def _decided(session: Session, number: int, epochs: Callable[[], int]) -> int:
+    """How long this pick is trained; decided once and written down."""
+    key = session.folder.path.name
+    known = session.ledger.get(PICK, key)
+    if known is None:
+        known = {"number": number, "epochs": epochs()}
+        session.ledger.record(PICK, key, known)
+    return int(known["epochs"])
 
 
 def _run(session: Session, task: Task, message: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lepton_automl import ecosystem, shares
+from lepton_automl import ecosystem, front, shares
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
@@ -35,7 +35,9 @@ def found(session: Session, later: Later | None) -> SearchResult:
         What `search.coordinator.search` raises.
     """
     with ecosystem.told(session):
-        return find(search_work(session, later))
+        result = find(search_work(session, later))
+    front.draw(session.folder, session.ledger)
+    return result
 
 
 def search_work(session: Session, later: Later | None = None) -> SearchWork:
@@ -52,7 +54,8 @@ def search_work(session: Session, later: Later | None = None) -> SearchWork:
         objectives=config.objectives,
         prefer=config.prefer,
         seed=config.seed,
-        jobs=config.workers,
+        jobs=session.workers,
+        workers_per_gpu=session.workers_per_gpu,
         device=session.device,
         budget_seconds=config.seconds_in_all,
         trials=config.trials,
