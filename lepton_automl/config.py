@@ -95,6 +95,8 @@ class RunConfig:
     """Candidates to train; with it and no budget the length of everything is fixed."""
     jobs: int | None = None
     """Worker processes; None: one a core, or one a GPU."""
+    jobs_per_gpu: int | None = None
+    """Worker processes on each GPU; 0: as many as make the whole faster; None: not asked for."""
     device: str = "auto"
     skip_corrupt: bool = False
     fresh: bool = False
@@ -114,6 +116,11 @@ class RunConfig:
         if self.jobs is not None and not 1 <= self.jobs <= 256:
             raise ConfigError(
                 f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one a core"
+            )
+        if self.jobs_per_gpu is not None and self.jobs is not None:
+            raise ConfigError(
+                f"--jobs {self.jobs} and --jobs-per-gpu both say how many workers there are",
+                fix="leave one of them out",
             )
         if not 0 <= self.seed < 2**31:
             raise ConfigError(

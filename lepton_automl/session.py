@@ -54,6 +54,20 @@ class Session:
         """Whether anything that was asked for is measured by the clock."""
         return self.config.asks_for_latency and self.latency_model is None
 
+    @property
+    def workers(self) -> int:
+        """Worker processes to begin with: one a core, or one a GPU, or what was asked for."""
+        if self.device.type == "cpu" or self.config.jobs is not None:
+            return self.config.workers
+        return torch.cuda.device_count() * (self.config.jobs_per_gpu or 1)
+
+    @property
+    def workers_per_gpu(self) -> int | None:
+        """How many workers a GPU may get at most while that pays; None: their number is fixed."""
+        if self.device.type == "cpu" or self.config.jobs or self.config.jobs_per_gpu:
+            return None
+        return max(1, self.config.workers // torch.cuda.device_count())
+
     def tell(self, stage: str, message: str) -> None:
         """Emit one line."""
         self.emit(Event(stage, message))
@@ -80,6 +94,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     # Read before --fresh may move it aside.
     table = config.latency_from.read_bytes() if config.latency_from else None
     device = chosen_device(config.device)
+    _check_jobs(config, device)
     _check_objectives(config)
     known = None if config.space is None else space.load(config.space)
     folder = RunFolder(config.out)
@@ -187,6 +202,14 @@ def chosen_device(name: str) -> torch.device:
             fix="use --device cpu, or install a CUDA build of torch",
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _check_jobs(config: RunConfig, device: torch.device) -> None:
+    if config.jobs_per_gpu is not None and device.type == "cpu":
+        raise ConfigError(
+            "--jobs-per-gpu has no effect: this search computes on the processor",
+            fix="leave it out; --jobs says how many workers there are, by default one a core",
+        )
 
 
 def _check_place(config: RunConfig) -> None:

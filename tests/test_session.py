@@ -42,6 +42,7 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
         ({"objectives": ("accuracy", "macs", "macs")}, "each once", "--objective"),
         ({"space": "tinny"}, "'tinny'", "tiny"),
         ({"target": "x86-vni"}, "'x86-vni'", "x86-vnni"),
+        ({"jobs_per_gpu": 2, "device": "cpu"}, "--jobs-per-gpu has no effect", "--jobs"),
     ],
 )
 def test_a_wrong_option_is_answered_before_anything_is_written(tmp_path, more, said, hint):
@@ -116,3 +117,28 @@ def test_a_malformed_table_is_answered_before_anything_is_written(tmp_path):
     ):
         pass
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "workers", "most"),
+    [
+        ({}, 2, 4),
+        ({"jobs_per_gpu": 0}, 2, 4),
+        ({"jobs_per_gpu": 3}, 6, None),
+        ({"jobs": 5}, 5, None),
+    ],
+)
+def test_gpus_get_a_worker_each_and_more_where_nothing_else_is_said(
+    tmp_path, monkeypatch, more, workers, most
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
+    with opened(config(tmp_path, **more), silent) as session:
+        assert (session.workers, session.workers_per_gpu) == (workers, most)
+
+
+def test_a_processor_gets_one_worker_a_core(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
+    with opened(config(tmp_path, device="cpu"), silent) as session:
+        assert (session.workers, session.workers_per_gpu) == (9, None)

@@ -16,6 +16,7 @@ from lepton_automl.run_folder import default_out
 
 BEGUN = time.monotonic()
 """When the command began, as nearly as it can know: a budget counts from here."""
+MOST_JOBS_PER_GPU = 64
 LIMITS = "Limits of the shipped file"
 RUNNING = "How to run"
 TELLING = "Whom to tell"
@@ -54,6 +55,14 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         "--jobs", help="Worker processes.  [default: one a core]", rich_help_panel=RUNNING
+    ),
+]
+JobsPerGpu = Annotated[
+    str | None,
+    typer.Option(
+        "--jobs-per-gpu",
+        help="Worker processes on each GPU: auto adds them while that is faster.  [default: auto]",
+        rich_help_panel=RUNNING,
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
@@ -193,6 +202,24 @@ def names(given: list[str] | None) -> tuple[str, ...]:
     """Names from an option that may be repeated and may hold commas, each once."""
     split = [name.strip() for text in given or [] for name in text.split(",")]
     return tuple(dict.fromkeys(name for name in split if name))
+
+
+def per_gpu(text: str | None) -> int | None:
+    """What --jobs-per-gpu says: 0 for `auto`.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither `auto` nor a number in its range.
+    """
+    if text is None or text == "auto":
+        return None if text is None else 0
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS_PER_GPU:
+        raise ConfigError(
+            f"--jobs-per-gpu {text}, the rule is auto or 1 to {MOST_JOBS_PER_GPU}",
+            fix="leave it out: as many as make the search faster",
+        )
+    return int(text)
 
 
 def _check(

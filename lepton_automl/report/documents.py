@@ -71,8 +71,9 @@ def status_document(status: Status) -> dict[str, Any]:
 
     Keys: `run`, `state` (`working`, `silent`, `interrupted`, `ended`), `command` (`words`, `pid`,
     `budget_seconds`, `trials`), `error` that ended it, `alive_seconds`, `events`, `progress`
-    (`stage`, `message`, `done`, `total`), `messages`, `workers` (a list: `pid`, `task`, `seconds`, `share`, `waits`), `rungs`
-    (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`, `trials`, `eta_seconds`),
+    (`stage`, `message`, `done`, `total`), `messages`, `workers` (a list: `pid`, `task`, `seconds`,
+    `share`, `waits`), `rungs` (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`,
+    `trials`, `eta_seconds`),
     `hypervolume` (the last value or null), `has_winner`, `verdict`.
     """
     return {

@@ -15,6 +15,7 @@ from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
 from lepton_automl.search.hypervolume import Progress, series
 from lepton_automl.search.live import WORKERS
+from lepton_automl.search.packing import Packing
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import read_trials
@@ -77,7 +78,9 @@ def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
         yield workers
         return
     gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
-    with Workers(work.jobs, work.folder / "checkpoints", gpus, emit=work.emit) as own:
+    packing = Packing(work.workers_per_gpu) if work.workers_per_gpu else None
+    locks = work.folder / "checkpoints"
+    with Workers(work.jobs, locks, gpus, emit=work.emit, packing=packing) as own:
         work.ledger.live.ask(WORKERS, own.facts)
         try:
             yield own

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from lepton_automl.errors import LeptonError
 from lepton_automl.events import Emit, Event, silent
+from lepton_automl.search.packing import Packing
 from lepton_automl.search.patience import LEAST_SECONDS
 from lepton_automl.search.process import PROGRAM, Worker, WorkerLost
 from lepton_automl.search.quiet import Quiet
@@ -38,6 +39,8 @@ class Workers:
         Told what happened to workers.
     patience : float
         Seconds for which a worker may always be silent.
+    packing : Packing or None
+        Decides how many workers share a GPU while they work; None: `jobs` stays.
     program : str
         What a worker process runs, as Python text.
     """
@@ -50,24 +53,25 @@ class Workers:
         *,
         emit: Emit = silent,
         patience: float = LEAST_SECONDS,
+        packing: Packing | None = None,
         program: str = PROGRAM,
     ) -> None:
-        self.jobs, self._locks, self._gpus = jobs, locks, gpus
+        self.jobs, self._locks, self._gpus, self._packing = jobs, locks, gpus, packing
         self._emit, self._patience, self._program = emit, patience, program
         self._closing = False
-        self._started = 0
         self._quiet = Quiet(locks)
-        self._idle = [self._worker() for _ in range(jobs)]
+        self._idle = [self._worker(slot % gpus if gpus else None) for slot in range(jobs)]
         self._all = list(self._idle)
-        self._threads = ThreadPoolExecutor(jobs, thread_name_prefix="worker")
+        threads = max(jobs, gpus * packing.most) if packing else jobs
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         self._pending: dict[Future[TaskResult], Task] = {}
         self._happened: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._first = 0.0
+        self._first = self._work_done = 0.0
 
     @property
     def free(self) -> int:
         """How many more tasks can be started now."""
-        return self.jobs - len(self._pending)
+        return max(0, self.jobs - len(self._pending))
 
     @property
     def busy(self) -> list[Task]:
@@ -99,7 +103,10 @@ class Workers:
         done, _ = wait(self._pending, timeout, FIRST_COMPLETED)
         while not self._happened.empty():
             self._emit(Event("search", self._happened.get()))
-        return [(self._pending.pop(f), f.result()) for f in list(self._pending) if f in done]
+        found = [(self._pending.pop(f), f.result()) for f in list(self._pending) if f in done]
+        self._work_done += sum(task.work for task, _ in found)
+        self._pack()
+        return found
 
     def call(self, task: Task) -> TaskResult:
         """Run one task and wait for it."""
@@ -158,11 +165,40 @@ class Workers:
         if self._closing:
             raise WorkerLost("was closed")
         worker.close()
-        fresh = self._worker()
+        fresh = self._worker(worker.gpu)
         self._all[self._all.index(worker)] = fresh
         self._idle.append(fresh)
 
-    def _worker(self) -> Worker:
-        self._started += 1
-        gpu = self._started % self._gpus if self._gpus else None
+    def _worker(self, gpu: int | None) -> Worker:
         return Worker(self._locks, self._quiet, gpu, self._patience, self._program)
+
+    def _pack(self) -> None:
+        """Have as many workers on each GPU as pay."""
+        if self._packing is None:
+            return
+        before, workers = self._packing.count, list(self._all)
+        done = self._work_done + sum(worker.work_done for worker in workers)
+        known = [worker.memory for worker in workers if worker.memory is not None]
+        least = min(known, key=lambda memory: memory.free, default=None)
+        ready = all(worker.has_trained for worker in workers)
+        count = self._packing.look(time.monotonic(), done, least, ready=ready)
+        if count != before:
+            self._emit(Event("search", f"workers on each GPU: {count}, before {before}"))
+            self.jobs = count * self._gpus
+        for gpu in range(self._gpus):
+            on_it = [worker for worker in workers if worker.gpu == gpu]
+            if len(on_it) < count:
+                self._all.append(worker := self._worker(gpu))
+                self._idle.append(worker)
+            elif len(on_it) > count and len(self._all) > len(self._pending):
+                self._retire(on_it)
+
+    def _retire(self, workers: list[Worker]) -> None:
+        """Stop one of `workers` that has nothing to do, if there is one."""
+        for worker in workers:
+            if worker in self._idle:
+                self._idle.remove(worker)
+                self._all.remove(worker)
+                worker.stop()
+                worker.close()
+                return

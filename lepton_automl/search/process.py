@@ -15,6 +15,7 @@ from typing import Any
 
 from lepton_automl import errors
 from lepton_automl.errors import MachineError
+from lepton_automl.search.packing import Memory
 from lepton_automl.search.patience import Patience
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.shortage import kills_for_memory, was_shortage
@@ -69,8 +70,13 @@ class Worker:
     def __init__(
         self, locks: Path, quiet: Quiet, gpu: int | None, patience: float, program: str
     ) -> None:
+        self.gpu = gpu
+        self.has_trained = False
+        """It has got beyond the first batches of a task."""
+        self.memory: Memory | None = None
+        """Of its GPU, as it said last."""
         self._quiet, self._least = quiet, patience
-        self._task, self._since = "", 0.0
+        self._task, self._since, self._work = "", 0.0, 0.0
         self._said: dict[str, Any] = {}
         self._rest, self._is_known = b"", False
         self._process = subprocess.Popen(
@@ -84,6 +90,11 @@ class Worker:
         self._input, self._output = self._process.stdin, self._process.stdout
         self._poll = select.poll()
         self._poll.register(self._output)
+
+    @property
+    def work_done(self) -> float:
+        """How much of its task is done, in the units of `plan.work_of`."""
+        return float(self._work * self._said.get("share", 0.0))
 
     def facts(self) -> dict[str, Any]:
         """What it does now; see `Workers.facts`."""
@@ -107,13 +118,13 @@ class Worker:
             What the task raised.
         """
         kills = kills_for_memory()
-        self._task, self._since = task.key, time.time()
+        self._task, self._since, self._work = task.key, time.time(), task.work
         try:
             return _read(self._answer(task))
         except (OSError, ValueError, EOFError) as error:  # ValueError: `close` was called.
             raise self._died(kills) from error
         finally:
-            self._task, self._said = "", {}
+            self._task, self._said, self._work = "", {}, 0.0
 
     def stop(self) -> None:
         """Kill the process; a task it had is lost and may be repeated."""
@@ -138,9 +149,15 @@ class Worker:
                 continue
             patience.heard()
             self._is_known, self._said = True, dict(json.loads(line))
+            self._learn()
             if not self._said.keys() & {"share", "waits"}:
                 return self._said
         raise WorkerLost(f"gave no sign of life for {patience.silent:.0f} s")
+
+    def _learn(self) -> None:
+        self.has_trained = self.has_trained or self._said.get("share", 0.0) > 0
+        if "free" in self._said:
+            self.memory = Memory(self._said["free"], self._said["total"])
 
     def _line(self) -> bytes | None:
         """The next line; None if there is none for a while."""

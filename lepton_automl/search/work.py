@@ -50,7 +50,7 @@ class SearchWork:
     prefer: Prefer
     seed: int
     jobs: int
-    """Worker processes, at least 1."""
+    """Worker processes, at least 1; where GPUs are packed, to begin with."""
     device: torch.device
     budget_seconds: float | None
     """The run may be alive so long, `later` stages included; None: `trials` ends the search."""
@@ -60,6 +60,8 @@ class SearchWork:
     cache: Path
     """Folder for decoded pictures."""
     emit: Emit = silent
+    workers_per_gpu: int | None = None
+    """As many at most while that makes the whole faster; None: `jobs` workers, whatever comes."""
     latency_model: LatencyModel | None = None
     """Tells latencies of another device; None: they are measured here."""
     deadline: Callable[[], float] = _endless

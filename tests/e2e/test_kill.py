@@ -1,6 +1,6 @@
 """Killed at any moment, a run goes on as if nothing had happened: no result lost, none made twice.
 
-`LEPTON_KILLS` says how often; 5 by default.
+A worker, the coordinator or all of them are killed. `LEPTON_KILLS` says how often; 5 by default.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import json
 import os
 import shlex
 import signal
+import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -20,14 +22,15 @@ import pytest
 from lepton_automl import pipeline
 from lepton_automl.errors import DataError
 from lepton_automl.model import Model
-from tests import killing, runs
+from tests import killer as killers
+from tests import killing, processes, runs
 
 KILLS = int(os.environ.get("LEPTON_KILLS", "5"))
 EVERY = 20
 """From so many kills on, nothing is left out to save time."""
 SEED = 7
-ORPHAN_SECONDS = 2.0
-"""A killed coordinator's processes have so long to notice."""
+START_SECONDS = 3.0
+"""From the start of a command to its first task, on an idle machine."""
 LONG_EPOCHS = 1000
 """A first rung that takes far longer than that."""
 
@@ -45,18 +48,27 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(home):
     """The run nobody disturbs, with the time of each of its steps."""
-    return killing.uninterrupted(home)
+    return killers.uninterrupted(home)
 
 
 @pytest.fixture(scope="module")
-def killed(home, undisturbed):
-    """The same run, killed again and again and then left to end."""
+def killer(home, undisturbed):
+    """Has killed the same run again and again, and then let it end."""
     _, timeline = undisturbed
-    run = killing.Run(home, "killed")
-    for moment in killing.moments(timeline, KILLS, SEED):
-        killing.kill_at(run, moment, min(timeline.values()))
-    run.finish()
-    return run
+    killer = killers.Killer(killing.Run(home, "killed"), min(timeline.values()))
+    moments, victims = killers.moments(timeline, KILLS, SEED), killers.victims(KILLS, SEED)
+    for moment, whom in zip(moments, victims, strict=True):
+        killer.strike(moment, whom)
+    killer.finish()
+    starts = [round(seconds, 2) for seconds in sorted(killer.starts)]
+    sys.stderr.write(f"\nkilled: {dict(killer.kills)}; seconds to the first task: {starts}\n")
+    return killer
+
+
+@pytest.fixture(scope="module")
+def killed(killer):
+    """The run that was killed."""
+    return killer.run
 
 
 def test_no_finished_trial_is_lost_or_decided_otherwise(undisturbed, killed):
@@ -82,6 +94,20 @@ def test_the_artifact_is_that_of_the_undisturbed_run_byte_for_byte(undisturbed, 
     assert {"model.int8.onnx", "model.fp32.onnx", "reference/model.fp32.onnx"} <= set(artifact)
     assert artifact == whole.artifact()
     assert is_complete(killed.folder / "artifact")
+
+
+def test_everybody_was_killed_and_nobody_outlived_his_coordinator(killer):
+    assert sum(killer.kills.values()) == KILLS
+    assert KILLS < EVERY or all(killer.kills[whom] for whom in ("group", "worker", "coordinator"))
+    assert not killer.left
+
+
+def test_the_first_task_is_handed_out_soon(killer):
+    begun = time.monotonic()
+    assert processes.ended(processes.python("-c", "import torch")) == 0
+    # On an idle machine torch takes more than a second: a busy one is given as much more time.
+    usual = time.monotonic() - begun
+    assert statistics.median(killer.starts) <= max(START_SECONDS, 3 * usual)
 
 
 def test_kills_leave_nothing_behind(undisturbed, killed):
@@ -128,41 +154,41 @@ def test_no_worker_outlives_a_coordinator_that_was_killed_alone(home):
     process = run.start()
     run.watch(process, lambda: "plan search" in run.reached())
     time.sleep(1)  # The first task is on its way.
-    workers = killing.children(process.pid)
-    assert killing.alive(workers) == workers != set()
+    workers = processes.children(process.pid)
+    assert processes.alive(workers) == workers != set()
     process.kill()
     process.wait()
-    until = time.monotonic() + ORPHAN_SECONDS
-    while killing.alive(workers) and time.monotonic() < until:
+    until = time.monotonic() + killers.ORPHAN_SECONDS
+    while processes.alive(workers) and time.monotonic() < until:
         time.sleep(0.02)
-    left = killing.alive(workers)
+    left = processes.alive(workers)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    killing.ended(process)
+    processes.ended(process)
     assert not left
 
 
 def test_ctrl_c_leaves_the_best_so_far_and_says_how_to_go_on(search):
     run, process = search
-    workers = killing.children(process.pid)
+    workers = processes.children(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert shlex.join(["lepton", *run.arguments]) in said
     assert "Traceback" not in said
-    assert not killing.alive(workers)
+    assert not processes.alive(workers)
     assert Model.load(run.folder / "models" / "best").metrics["validation_accuracy"] > 0.3
 
 
 def test_after_sigterm_the_best_so_far_can_be_compressed(search):
     run, process = search
-    workers = killing.children(process.pid)
+    workers = processes.children(process.pid)
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert shlex.join(["lepton", *run.arguments]) in said
-    assert not killing.alive(workers)
-    assert killing.ended(killing.lepton("compress", str(run.folder))) == 0
+    assert not processes.alive(workers)
+    assert processes.ended(processes.lepton("compress", str(run.folder))) == 0
     (int8,) = run.folder.glob("models/compressed-*/quantized")
     assert Model.load(int8).qparams is not None
 
@@ -213,7 +239,7 @@ def exports(finished_run, tmp_path_factory):
     files = len(names(finished / "artifact"))
     some = range(1, files + 2) if KILLS >= EVERY else (2, files // 2, files - 1, files, files + 1)
     command = (KILLED_EXPORTS, str(finished), str(out), *map(str, some))
-    assert killing.ended(killing.python("-c", *command)) == 0
+    assert processes.ended(processes.python("-c", *command)) == 0
     return sorted(out.iterdir(), key=lambda folder: int(folder.name))
 
 

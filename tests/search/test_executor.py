@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.errors import DataError
+from lepton_automl.events import Event
+from lepton_automl.search import packing
 from lepton_automl.search.executor import Workers
+from lepton_automl.search.packing import Packing
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
@@ -129,3 +132,45 @@ def test_closing_ends_all_workers_at_once(tmp_path: Path) -> None:
     pool.start(a_task(tmp_path / "run", epochs=5000))
     pool.close()
     wait_until_gone(pids)
+
+
+ON_A_GPU = """
+import json, os, sys, time
+from lepton_automl.search.lifeline import hold
+hold()
+def say(**words):
+    print(json.dumps({"free": 70, "total": 100, **words}), flush=True)
+for line in sys.stdin:
+    task = json.loads(line)
+    for number in range(1, 4):
+        time.sleep(0.02)
+        say(share=number / 4)
+    say(result=json.dumps({"correct": os.environ["CUDA_VISIBLE_DEVICES"], "seconds": [1.0]}))
+"""
+
+
+def test_workers_are_added_to_every_gpu_and_taken_away_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(packing, "wanted", lambda rates, now, memory, most: plan.pop(0))
+    plan, told = [2, 2, 3, 2, 2, *[1] * 999], list[Event]()
+    task = replace(Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", "")), work=1.0)
+    pool = Workers(2, tmp_path, 2, emit=told.append, packing=Packing(8), program=ON_A_GPU)
+    seen, most = set[str](), 0
+    with pool:
+        for number in range(200):
+            while pool.free:
+                pool.start(replace(task, key=f"{number}-0"))
+            seen |= {result.correct for _, result in pool.finished()}
+            most = max(most, len(pool.facts()["workers"]))
+            if len(plan) < 900 and len(pool._all) == 2:
+                break
+        assert sorted(worker.gpu for worker in pool._all) == [0, 1]
+        assert pool.jobs == 2
+    assert seen == {"0", "1"}
+    assert most == 6
+    assert [event.message for event in told] == [
+        f"workers on each GPU: {now}, before {before}"
+        for before, now in ((1, 2), (2, 3), (3, 2), (2, 1))
+    ]

@@ -39,6 +39,22 @@ def test_it_dies_with_its_parent_within_a_second() -> None:
         assert not is_alive(child)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked for it")
+def test_one_that_is_stopped_dies_too() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "held\n"
+        os.kill(child, signal.SIGSTOP)
+        parent.kill()
+        until = time.monotonic() + 5
+        while time.monotonic() < until and is_alive(child):
+            time.sleep(0.02)
+        assert not is_alive(child)
+
+
 def test_ctrl_c_does_not_end_it() -> None:
     command = [sys.executable, "-c", CHILD, str(os.getpid())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:

@@ -1,0 +1,101 @@
+"""Processes seen from outside, in groups of their own; a ledger read without lepton."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+LONGEST_SECONDS = 240.0
+Row = tuple[int, str, str, str, float]
+"""seq, kind, key, value, at: a row of the ledger as it lies on the disk."""
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """The exit code of a process that is about to end; what it said is shown if a test fails."""
+    sys.stderr.write(process.communicate(timeout=LONGEST_SECONDS)[1])
+    return process.returncode
+
+
+def lepton(*arguments: str) -> subprocess.Popen[str]:
+    """`lepton ARGUMENTS` in a process group of its own."""
+    return python("-m", "lepton_automl", *arguments)
+
+
+def python(*arguments: str) -> subprocess.Popen[str]:
+    """Python in a process group of its own, in the root of the project."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def read_rows(ledger: Path) -> list[Row]:
+    """What the ledger holds, read without lepton; nothing while there is none."""
+    try:
+        db = sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)
+    except sqlite3.OperationalError:
+        return []
+    try:
+        return db.execute("SELECT seq, kind, key, value, at FROM events ORDER BY seq").fetchall()
+    except sqlite3.OperationalError:
+        return []
+    finally:
+        db.close()
+
+
+def note(ledger: Path, name: str) -> dict[str, Any]:
+    """What the command at work says of itself under `name`; nothing while it does not."""
+    try:
+        db = sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)
+    except sqlite3.OperationalError:
+        return {}
+    try:
+        found = db.execute("SELECT value FROM live WHERE name = ?", (name,)).fetchone()
+    except sqlite3.OperationalError:
+        return {}
+    finally:
+        db.close()
+    return dict(json.loads(found[0])) if found else {}
+
+
+def children(pid: int, word: str = "") -> set[int]:
+    """Processes that `pid` has started and that were called with `word`."""
+    return {child for child, parent, _, words in _processes() if parent == pid and word in words}
+
+
+def zombies(pid: int) -> set[int]:
+    """Processes that `pid` has started, that have ended and that it has not asked after."""
+    return {child for child, parent, state, _ in _processes() if (parent, state) == (pid, "Z")}
+
+
+def _processes() -> Iterator[tuple[int, int, str, str]]:
+    """Process id, parent, state and command line of everybody."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            words = (stat.parent / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        yield int(stat.parent.name), int(fields[1]), fields[0], words
+
+
+def alive(pids: Iterable[int]) -> set[int]:
+    """Those of `pids` that still run."""
+    found = set()
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state not in "ZX":
+            found.add(pid)
+    return found
