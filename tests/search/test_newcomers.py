@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.events import Event
+from lepton_automl.machine import Machine
 from lepton_automl.objectives import load
+from lepton_automl.search import latencies
 from lepton_automl.search import newcomers as module
 from lepton_automl.search.newcomers import Newcomers, label_bytes
 from lepton_automl.search.quiet import Quiet
@@ -61,3 +64,26 @@ def test_many_refusals_are_told_with_the_limit_that_bites(
 def test_long_class_names_make_files_longer() -> None:
     assert label_bytes(["0", "1"]) < label_bytes(["aeroplane", "dog"])
     assert label_bytes(["aeroplane", "dog"]) - label_bytes(["0", "1"]) == 10
+
+
+def test_on_another_machine_latencies_are_measured_anew_and_never_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Event] = []
+    asked: dict[str, Any] = {"objectives": ("accuracy", "latency_ms"), "emit": told.append}
+    job, trials = work(tmp_path / "run", **asked), Trials()
+    other = Machine("Other Core", (), 4, "1.32.0", "Linux x86_64")
+    with monkeypatch.context() as patch:
+        patch.setattr(latencies, "this_machine", lambda: other)
+        newcomers(job, trials).add()
+    there = trials.candidates[0].cost
+    again = read_trials(job.ledger)
+    newcomers(job, again)
+    assert again.candidates[0].cost.latency_ms != there.latency_ms
+    assert again.candidates[0].cost.size_bytes == there.size_bytes
+    assert "measured on Other Core" in told[-1].message
+    once_more = read_trials(job.ledger)
+    newcomers(job, once_more)
+    assert once_more.candidates[0].cost == again.candidates[0].cost
+    assert len(job.ledger.all(latencies.LATENCY)) == 2
+    job.ledger.close()
