@@ -68,6 +68,7 @@ class Candidates:
         self.trials: Trials = read_trials(session.ledger)
         self.work = stages.search_work(session)
         self.tasks = Tasks(self.work, self.trials)
+        self._groups = session.dataset.validation.groups
 
     def legal(self) -> list[Point]:
         """The points that keep the limits, as far as costs and known accuracies tell.
@@ -129,7 +130,9 @@ class Candidates:
         good = [score for score in self.trials.finals.get(number, []) if not score.failed]
         scores = good or [self.trials.searched(number)]
         share = np.mean([score.correct for score in scores], axis=0)
-        return Point(f"trial {number}", f"trial-{number}", Option(number, share, cost), number)
+        return Point(
+            f"trial {number}", f"trial-{number}", Option(number, share, cost, self._groups), number
+        )
 
     def _steps(self) -> list[Point]:
         """Pruned nets that a compression of this run has kept, numbered after all trials."""
@@ -141,7 +144,8 @@ class Candidates:
             for rung in kept:
                 number = len(self.trials) + len(points)
                 model = Model.load(folder / rung.name)
-                option = Option(number, self._correct(model), self._check.whole(model.arch))
+                cost = self._check.whole(model.arch)
+                option = Option(number, self._correct(model), cost, self._groups)
                 label = f"{rung.name} of the winner"
                 points.append(Point(label, rung.name, option, winner, folder / rung.name))
         return points

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from lepton_automl.config import COST_LIMITS, Limits, Prefer
 from lepton_automl.cost import Cost
+from lepton_automl.grouping import effective_share
 
-CLEARLY = 1.2816
-"""Standard errors of a one-sided 90 % bound."""
+CLEARLY, BEYOND = 1.2816, 0.1
+"""Standard errors of a one-sided 90 % bound, and what lies beyond it."""
 LARGEST_GAP = 0.005
 """Share of samples that a cheaper candidate may be below the best: on a small validation part
 hardly anything is distinguishable, and that is no reason to give accuracy away."""
@@ -32,6 +33,8 @@ class Option:
     """(N,): how often it gets each validation sample right, 0 to 1, over its trainings; the same
     samples for every option."""
     cost: Cost
+    groups: NDArray[np.int64] | None = None
+    """(N,): samples of one group belong together; None: each stands for itself."""
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -71,7 +74,7 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
     best = _most_accurate(legal)
     by_price = sorted(legal, key=lambda o: _price(o, latency_first=prefer == "latency"))
     near = [o for o in by_price if best.accuracy - o.accuracy <= LARGEST_GAP]
-    chosen = next(o for o in near if not clearly_below(o.correct, best.correct))
+    chosen = next(o for o in near if not clearly_below(o.correct, best.correct, o.groups))
     return Choice(
         chosen.number,
         "the cheapest whose accuracy is not distinguishably below the best, half a point at most",
@@ -122,19 +125,29 @@ def _beyond(cost: Cost, stated: Mapping[str, float]) -> dict[str, float]:
 
 
 def clearly_below(
-    correct: NDArray[np.bool_ | np.float64], best: NDArray[np.bool_ | np.float64]
+    correct: NDArray[np.bool_ | np.float64],
+    best: NDArray[np.bool_ | np.float64],
+    groups: NDArray[np.int64] | None = None,
 ) -> bool:
     """Whether the one-sided 90 % bound says that `correct` is worse than `best`.
 
-    Paired: only samples that the two answer differently count (McNemar 1947).
+    Paired: only samples that the two answer differently count (McNemar 1947). Samples in groups
+    count for as many independent ones as they are worth (see `grouping.effective_share`).
     """
     lost = best.astype(np.float64) - correct
-    return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(len(lost)))
+    return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(_worth(lost, groups)))
+
+
+def _worth(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> float:
+    """Independent samples that tell as much."""
+    if groups is None:
+        return len(values)
+    return len(values) * effective_share(values, groups, 1 - 2 * BEYOND)
 
 
 def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
     reaching = [o for o in options if o.accuracy >= minimum]
-    sure = [o for o in reaching if _lower_bound(o.accuracy, len(o.correct)) >= minimum]
+    sure = [o for o in reaching if _lower_bound(o) >= minimum]
     if not reaching:
         best = _most_accurate(options)
         return Choice(best.number, f"the best there is: none reaches {minimum:.2%}")
@@ -147,8 +160,10 @@ def _most_accurate(options: Sequence[Option]) -> Option:
     return max(options, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
 
 
-def _lower_bound(share: float, n: int) -> float:
+def _lower_bound(option: Option) -> float:
     """One-sided 90 % Wilson bound (Wilson 1927)."""
+    share = option.accuracy
+    n = _worth(option.correct.astype(np.float64), option.groups)
     z2 = CLEARLY**2
     centre = share + z2 / (2 * n)
     spread = CLEARLY * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from lepton_automl.config import Limits
 from lepton_automl.cost import Cost
-from lepton_automl.pick import Option, choose, clearly_below, excess, ranked
+from lepton_automl.pick import Option, choose, clearly_below, excess, finalists, ranked
 
 
 def option(number: int, right: int, size: int, *, n: int = 400, ms: float | None = None) -> Option:
@@ -77,3 +80,39 @@ def test_clearly_below_is_the_normal_one_sided_bound_of_the_paired_difference() 
 def test_equal_answers_are_never_clearly_below() -> None:
     correct = np.arange(100) < 90
     assert not clearly_below(correct, correct)
+
+
+def test_samples_in_groups_count_for_what_they_are_worth() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(30), 20)
+    # All samples of a group are alike, so that 30 groups of 20 tell as much as 30 samples.
+    alike = rng.random(30) < 0.15
+    best = np.ones(600, bool)
+    other = ~alike[groups]
+    lost = np.array([float(alike[group]) for group in range(30)])
+    bound = lost.mean() - student_t.ppf(0.9, 29) * lost.std(ddof=1) / np.sqrt(30)
+    assert clearly_below(other, best, groups) == (bound > 0)
+    few = np.arange(30) == 3
+    assert clearly_below(~few[groups], best)
+    assert not clearly_below(~few[groups], best, groups)
+
+
+def test_with_groups_a_minimum_is_sure_later() -> None:
+    groups = np.repeat(np.arange(20), 20)
+    correct = np.arange(400) < 388
+    grouped = Option(0, correct, Cost(5_000, 1, 1, 1, 1), groups)
+    alone = dataclasses.replace(grouped, groups=None)
+    assert "surely" in choose([alone], Limits(min_accuracy=0.95), "size").reason
+    assert "surely" not in choose([grouped], Limits(min_accuracy=0.95), "size").reason
+
+
+def test_the_most_accurate_is_always_among_the_finalists() -> None:
+    samples = np.arange(400)
+    options = [
+        Option(n, (samples // 10 != n) | (samples % 10 >= 5 - (n == 0)), Cost(size, 1, 1, 1, 1))
+        for n, size in enumerate((10_000, 8_000, 6_000, 4_000))
+    ]
+    ordered = [o.number for o in ranked(options, Limits(), "size", 2)]
+    assert 0 not in ordered
+    assert [o.number for o in finalists(options, Limits(), "size", 2)] == [ordered[0], 0]
+    assert [o.number for o in finalists(options, Limits(), "size", 1)] == ordered[:1]

@@ -112,7 +112,8 @@ class Confirmation:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""
         scores = self._scores(number) or [self._trials.searched(number)]
         share = np.mean([score.correct for score in scores], axis=0)
-        return Option(number, share, self._trials.candidates[number].cost)
+        groups = self._work.dataset.validation.groups
+        return Option(number, share, self._trials.candidates[number].cost, groups)
 
     def _scores(self, number: int) -> list[Score]:
         """Of a candidate's last trainings, those that did not fail."""

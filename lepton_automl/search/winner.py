@@ -162,7 +162,12 @@ class Winners:
         """Made again only after another training: its accuracy is asked for all the time."""
         correct, known = self._trials.latest(number).correct, self._known.get(number)
         if known is None or known.correct is not correct:
-            known = Option(number, correct, self._trials.candidates[number].cost)
+            known = Option(
+                number,
+                correct,
+                self._trials.candidates[number].cost,
+                self._work.dataset.validation.groups,
+            )
             self._known[number] = known
         return known
 
