@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import warnings
 from contextlib import closing
 from typing import Annotated
 
@@ -31,6 +32,8 @@ def dashboard(run: o.Run, port: Port = 8080, json: o.Json = False) -> None:
             f"lepton dashboard needs a package that is not installed: {error}",
             fix="pip install 'lepton-automl[dashboard]'",
         ) from error
+    # Optuna's advice on importances of few trials would fill the terminal at every request.
+    warnings.simplefilter("ignore", UserWarning)
     with closing(Dashboard(folder, port)) as board:
         if json:
             typer.echo(json_text.dumps({"url": board.url, "study": board.study}))

@@ -185,7 +185,8 @@ class Mirror:
         steps: dict[int, float] | None = None,
     ) -> FrozenTrial:
         candidate = self._candidates[number]
-        costs = {k: v for k, v in vars(candidate.cost).items() if v is not None}
+        known = {name: getattr(candidate.cost, name) for name in COST_LIMITS.values()}
+        costs = {name: cost for name, cost in known.items() if cost is not None}
         about = {KEY: key, NUMBER: number, ROLE: role} | costs
         constraints = self._constraints(candidate)
         return _frozen(candidate, state, about, constraints, values=values, steps=steps)
