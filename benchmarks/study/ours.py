@@ -78,7 +78,8 @@ class Ours:
         may = [row for row, n in enumerate(numbers) if n in go or row >= len(state.seen)]
         if not may:
             return None
-        prospect = prospects(self.encoding, contenders, budgets(contenders, self.random))
+        budget, seed = budgets(contenders, self.random), self.random.getrandbits(31)
+        prospect = prospects(self.encoding, contenders, budget, seed)
         row = best_of(prospect, may)
         return numbers[may[0] if row is None else row]
 

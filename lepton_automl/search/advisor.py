@@ -86,8 +86,9 @@ class Advisor:
         if not any(c.results for c in seen):
             return Advice(None, tuple(idea.params for idea in ideas))
         contenders = [*seen, *(self._new(idea) for idea in ideas)]
-        turn = random.Random(seed_of(self._seed, "turn", self._turn()))
-        prospect = prospects(self._encoding, contenders, budgets(contenders, turn))
+        seed = seed_of(self._seed, "turn", self._turn())
+        budget = budgets(contenders, random.Random(seed))
+        prospect = prospects(self._encoding, contenders, budget, seed)
         rows = {row: number for row, number in enumerate(known) if number in may_go_on}
         fresh = sorted(range(len(seen), len(contenders)), key=lambda row: (-prospect[row], row))
         oldest, newest = best_of(prospect, rows), best_of(prospect, fresh)

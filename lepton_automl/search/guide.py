@@ -16,6 +16,11 @@ from lepton_automl.search.surrogate import Seen, Surrogate
 FREE = 0.5
 """Share of the turns that look for accuracy alone; the others look for it at a cost at most that
 of a candidate drawn for the turn, so that the whole front moves."""
+FAVOURITES = 80
+"""Contenders with the highest bounds, of those to train and of those that are trained to the end,
+that are looked at together."""
+LEAST = -20.0
+"""Logarithm of a share that is as good as nothing: among such, the bound decides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +52,13 @@ def budgets(contenders: Sequence[Contender], turn: random.Random) -> tuple[float
 
 
 def prospects(
-    encoding: Encoding, contenders: Sequence[Contender], budget: Sequence[float]
+    encoding: Encoding, contenders: Sequence[Contender], budget: Sequence[float], seed: int
 ) -> Floats:
-    """What may come of each contender: the logarithm of its expected improvement at the end.
+    """What may come of training each contender, as a logarithm: its share of the improvement.
 
-    It is the improvement over the best that was trained to the end within the budget, in
-    logarithms of the error. What the next rung costs does not count: on recorded tables the
-    first rungs, which are cheap, then serve as the search's questions and the last as its answers
-    (benchmarks/study).
+    It is the improvement over the best that was trained to the end within the budget. What the
+    next rung costs does not count: on recorded tables the first rungs, which are cheap, serve as
+    the search's questions and the last one as its answers (benchmarks/study).
 
     Parameters
     ----------
@@ -64,12 +68,29 @@ def prospects(
         At least one of them with results.
     budget : sequence of float
         As `budgets` gives it.
+    seed : int
+        Of what is drawn.
 
     Returns
     -------
     ndarray
         (N,); minus infinity for those beyond the budget.
     """
+    surrogate = _surrogate(encoding, contenders)
+    within = [row for row, c in enumerate(contenders) if _fits(c.costs, budget)]
+    complete = [row for row in within if contenders[row].is_complete]
+    mean, bound = surrogate.at_end(), surrogate.bound()
+    open_ = sorted(set(within) - set(complete), key=lambda row: (-bound[row], row))[:FAVOURITES]
+    reached = sorted(complete, key=lambda row: (-mean[row], row))[:FAVOURITES]
+    prospect = np.full(len(contenders), -np.inf)
+    prospect[within] = LEAST + (bound[within] - bound.max())
+    if open_:
+        shares = surrogate.shares(open_, reached, seed)
+        prospect[open_] = np.logaddexp(prospect[open_], np.log(np.maximum(shares, 1e-300)))
+    return prospect
+
+
+def _surrogate(encoding: Encoding, contenders: Sequence[Contender]) -> Surrogate:
     rows = encoding.rows([c.params for c in contenders])
     seen = [
         Seen(row, left, accuracy, c.samples)
@@ -78,14 +99,7 @@ def prospects(
     ]
     surrogate = Surrogate(encoding, rows, seen)
     ahead = [(row, c.at_work) for row, c in enumerate(contenders) if c.at_work is not None]
-    if ahead:
-        surrogate = surrogate.supposing(ahead)
-    within = np.array([_fits(c.costs, budget) for c in contenders])
-    complete = [row for row, c in enumerate(contenders) if c.is_complete and within[row]]
-    mean = surrogate.at_end()
-    rivals = complete or [row for row in range(len(contenders)) if within[row]]
-    best = max(rivals, key=lambda row: mean[row])
-    return np.where(within, surrogate.improvement(best, reached=bool(complete)), -np.inf)
+    return surrogate.supposing(ahead) if ahead else surrogate
 
 
 def best_of(prospect: Floats, among: Collection[int]) -> int | None:

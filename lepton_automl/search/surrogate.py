@@ -14,7 +14,7 @@ from lepton_automl.search.encoding import Encoding, Floats
 
 Whole = NDArray[np.int64]
 
-JOINT, OWN = 0.4, 0.03
+JOINT, OWN = 0.1, 0.02
 """Variance of what parameters do together, and of what is a net's own, as shares of what they do
 one by one."""
 EARLY_OWN = 0.06
@@ -28,8 +28,8 @@ PAIRED = 0.5
 SCALES, EARLY = (0.1, 0.2, 0.4, 0.8), (0.1, 0.3, 1.0)
 """How far nets differ, in logarithms of the error, and how much more of it each rung still to come
 may change: taken are those under which what was seen is likeliest."""
-UNREACHED = 0.3
-"""Doubt about the best itself where it was not trained to the end, in those about the others."""
+DRAWS, JITTER = 256, 1e-5
+"""Ends drawn at a time; variance, in squared scales, that keeps their covariance positive."""
 JUDGED = 64
 """Results that this choice looks at, the first ones: it takes time, and they tell enough."""
 
@@ -109,28 +109,53 @@ class Surrogate:
         expected: Floats = self._mean + self._ends @ self._weights
         return expected
 
-    def improvement(self, best: int, *, reached: bool = True) -> Floats:
-        """Expected improvement of every point at the end (Mockus 1978) over the point `best`.
+    def shares(self, rows: Sequence[int], reached: Sequence[int], seed: int) -> Floats:
+        """What each point adds to the improvement that all of them together promise.
+
+        Many ends are drawn from the joint distribution; in each, only the best point counts, with
+        what it is above the best that was reached: the expected improvement of a batch
+        (Ginsbourger et al. 2010, section 3.1), divided among those that bring it. Points that are
+        much alike then do not push each other forward.
 
         Parameters
         ----------
-        best : int
-            Row of a point.
-        reached : bool
-            It was trained to the end. One that was not may do so itself, which is worth
-            something where no other is likely to be better.
+        rows : sequence of int
+            Points that may be trained, at least one.
+        reached : sequence of int
+            Points that were trained to the end; if none, the middle one of `rows` counts.
+        seed : int
+            Of the draws.
 
         Returns
         -------
         ndarray
-            (N,) logarithms of it.
+            (len(rows),), at least 0, in logarithms of the error.
         """
-        mean = self.at_end()
-        known = ((self._ends - self._ends[best]) ** 2).sum(1)
-        deviation = np.sqrt(np.maximum(self._difference_before(best) - known, 1e-10))
-        if not reached:
-            deviation[best] = UNREACHED * np.median(deviation)
-        return _log_improvement(mean - mean[best], deviation)
+        everybody = np.array([*rows, *reached])
+        ends = self._draws(everybody, seed)
+        ours, theirs = ends[: len(rows)], ends[len(rows) :]
+        rival = theirs.max(0) if len(reached) else np.median(ours, axis=0)
+        gain = np.maximum(ours.max(0) - rival, 0)
+        shares: Floats = ((ours == ours.max(0)) * gain).mean(1)
+        return shares
+
+    def bound(self) -> Floats:
+        """Upper bound of what every point will reach at the end, (N,)."""
+        single, joint, same = (np.diag(part) for part in self._likeness)
+        before = self._scale**2 * (single + JOINT * joint + OWN * same) + LEVEL + RUNG_LEVEL
+        doubt = np.sqrt(np.maximum(before - (self._ends**2).sum(1), 0))
+        bound: Floats = self.at_end() + doubt
+        return bound
+
+    def _draws(self, rows: Whole, seed: int) -> Floats:
+        """(rows, DRAWS) values at the end, drawn together."""
+        ends = self._ends[rows]
+        left = np.zeros_like(rows)
+        covariance = self._kernel(rows, left, rows, left, self._scale, self._early) - ends @ ends.T
+        covariance[np.diag_indices(len(rows))] += JITTER * self._scale**2
+        normal = np.random.default_rng(seed).standard_normal((len(rows), DRAWS))
+        drawn: Floats = self.at_end()[rows, None] + np.linalg.cholesky(covariance) @ normal
+        return drawn
 
     def _solve(self) -> None:
         self._factor = self._cholesky(len(self._values), self._scale, self._early)
@@ -146,13 +171,6 @@ class Surrogate:
         """(rows, seen): products of these are the covariances that the results explain."""
         among = self._kernel(self._at, self._left, rows, left, self._scale, self._early)
         return _solved(self._factor, among).T
-
-    def _difference_before(self, best: int) -> Floats:
-        """Variance of the difference of every point to `best` before anything was seen."""
-        single, joint, same = (part[:, best] for part in self._likeness)
-        alike = single + JOINT * joint + OWN * same
-        difference: Floats = 2 * self._scale**2 * (1 + JOINT + OWN - alike)
-        return difference
 
     def _likeliest(self, count: int) -> tuple[float, float]:
         values = self._values[:count] - self._values[:count].mean()
@@ -183,11 +201,3 @@ class Surrogate:
 
 def _solved(factor: Floats, values: Floats) -> Floats:
     return np.asarray(np.linalg.solve(factor, values), np.float64)
-
-
-def _log_improvement(gain: Floats, deviation: Floats) -> Floats:
-    u = gain / deviation
-    density = np.exp(-0.5 * u**2) / math.sqrt(2 * math.pi)
-    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in u])
-    improvement: Floats = np.log(np.maximum(deviation * (u * below + density), 1e-300))
-    return improvement

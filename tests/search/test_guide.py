@@ -28,7 +28,7 @@ def test_a_search_of_guided_steps_ends_at_the_best_point() -> None:
     best = points.index({"width": 64, "lr": 0.1})
     while len(results.get(best, ())) < 3:
         everybody = [Contender(p, (), results.get(n, ()), 4000) for n, p in enumerate(points)]
-        prospect = prospects(ENCODING, everybody, ())
+        prospect = prospects(ENCODING, everybody, (), spent)
         row = best_of(prospect, [n for n, c in enumerate(everybody) if not c.is_complete])
         assert row is not None
         left = 2 - len(results.get(row, ()))
@@ -39,7 +39,7 @@ def test_a_search_of_guided_steps_ends_at_the_best_point() -> None:
 
 def test_beyond_the_budget_nobody_has_a_prospect() -> None:
     everybody = [contender(8, 0.1, (2, 0.6)), contender(64, 0.1, (2, 0.9)), contender(16, 0.2)]
-    prospect = prospects(ENCODING, everybody, (16.0,))
+    prospect = prospects(ENCODING, everybody, (16.0,), 0)
     assert prospect[1] == -math.inf
     assert np.isfinite(prospect[[0, 2]]).all()
     assert best_of(prospect, [1]) is None
@@ -55,9 +55,9 @@ def test_a_budget_is_open_or_what_a_trained_candidate_costs() -> None:
 
 def test_what_is_at_work_is_not_asked_about_twice() -> None:
     trained = [contender(8, 0.05, (2, 0.6)), contender(64, 0.05, (2, 0.8), (1, 0.85), (0, 0.9))]
-    alone = prospects(ENCODING, [*trained, contender(40, 0.1), contender(48, 0.1)], (math.inf,))
+    alone = prospects(ENCODING, [*trained, contender(40, 0.1), contender(48, 0.1)], (math.inf,), 0)
     busy = contender(48, 0.1, at_work=2)
-    beside = prospects(ENCODING, [*trained, contender(40, 0.1), busy], (math.inf,))
+    beside = prospects(ENCODING, [*trained, contender(40, 0.1), busy], (math.inf,), 0)
     assert beside[2] < alone[2]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -52,16 +54,39 @@ def test_expectations_are_those_of_the_joint_normal_distribution() -> None:
         assert model.at_end()[row] == pytest.approx(expected, rel=1e-6)
 
 
-def test_improvement_is_the_closed_form_and_needs_room() -> None:
-    known = seen((12, 2), (12, 1), (12, 0), (3, 2))
-    model = Surrogate(ENCODING, ROWS, known)
-    improvement = np.exp(model.improvement(12))
-    rng, row = np.random.default_rng(0), 20
-    mean = model.at_end()
-    variance = model._difference_before(12) - ((model._ends - model._ends[12]) ** 2).sum(1)
-    draws = rng.normal(mean[row] - mean[12], np.sqrt(variance[row]), 400_000)
-    assert improvement[row] == pytest.approx(np.maximum(draws, 0).mean(), rel=0.02)
-    assert improvement[12] < improvement[row]
+def test_shares_add_up_to_the_expected_improvement_of_all_together() -> None:
+    """Of one point alone it is the closed form (Mockus 1978), and points add up."""
+    model = Surrogate(ENCODING, ROWS, seen((12, 2), (12, 1), (12, 0), (3, 2)))
+    shares = [model.shares([row], [12], seed)[0] for row in (20,) for seed in range(40)]
+    both = model.at_end()[[20, 12]]
+    ends = model._ends[[20, 12]]
+    zero = np.zeros(2, np.int64)
+    rows = np.array([20, 12])
+    covariance = model._kernel(rows, zero, rows, zero, model._scale, model._early) - ends @ ends.T
+    deviation = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    u = (both[0] - both[1]) / deviation
+    density = math.exp(-0.5 * u * u) / math.sqrt(2 * math.pi)
+    below = 0.5 * math.erfc(-u / math.sqrt(2))
+    assert np.mean(shares) == pytest.approx(deviation * (u * below + density), rel=0.05)
+    together = model.shares([20, 21, 22], [12], 0)
+    assert together.sum() >= model.shares([20], [12], 0).sum() * 0.9
+    assert (together >= 0).all()
+
+
+def test_a_point_that_others_are_like_has_a_smaller_share() -> None:
+    model = Surrogate(ENCODING, ROWS, seen((12, 2), (12, 1), (12, 0)))
+    alone = model.shares([24, 4], [12], 0)
+    beside = model.shares([24, 4, 23, 19], [12], 0)
+    assert beside[0] / beside[1] < alone[0] / alone[1]
+
+
+def test_a_bound_is_above_the_expectation_and_nears_it_as_results_come() -> None:
+    models = [
+        Surrogate(ENCODING, ROWS, [*seen((12, 2), (12, 1)), *more])
+        for more in ([], seen((20, 2)), seen((20, 2), (20, 1)))
+    ]
+    doubts = [model.bound()[20] - model.at_end()[20] for model in models]
+    assert doubts[0] > doubts[1] > doubts[2] > 0
 
 
 def test_main_effects_are_found_from_few_first_rungs() -> None:
@@ -83,4 +108,5 @@ def test_a_training_at_work_leaves_expectations_and_takes_doubt() -> None:
     model = Surrogate(ENCODING, ROWS, seen((12, 2), (3, 2), (3, 0)))
     supposed = model.supposing([(20, 2)])
     assert np.allclose(model.at_end(), supposed.at_end(), atol=1e-6)
-    assert supposed.improvement(3)[20] < model.improvement(3)[20]
+    doubts = [m.bound()[20] - m.at_end()[20] for m in (model, supposed)]
+    assert doubts[1] < doubts[0]
