@@ -55,8 +55,10 @@ class Answer:
     error: InfeasibleError | None = None
     asks: list[float] = field(default_factory=list)
     """Seconds of each ask."""
-    checks: list[float] = field(default_factory=list)
-    """Seconds of each check of a net that turned out to be beyond the limits."""
+    busy: list[float] = field(default_factory=list)
+    """Of these, the CPU time."""
+    checks: list[tuple[float, float]] = field(default_factory=list)
+    """Seconds by the clock and of CPU time of each net that turned out to be beyond the limits."""
     told: str = ""
 
     @property
@@ -72,13 +74,13 @@ class Watched(CostCheck):
     def __call__(self, arch: Arch) -> Cost:
         """Check and note."""
         is_new = arch.hash not in self._known
-        begun = time.perf_counter()
+        begun, busy = time.perf_counter(), time.process_time()
         cost = super().__call__(arch)
         if is_new and excess(cost, self.limits):
-            self.taken.append(time.perf_counter() - begun)
+            self.taken.append((time.perf_counter() - begun, time.process_time() - busy))
         return cost
 
-    taken: list[float]
+    taken: list[tuple[float, float]]
 
 
 def drawn_pool(found: SearchSpace, folder: Path) -> list[Cost]:
@@ -135,11 +137,12 @@ def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: 
         proposer = Proposer(sampler, draw, found.parameters(), check, [])
         try:
             for number in range(count):
-                begun = time.perf_counter()
+                begun, busy = time.perf_counter(), time.process_time()
                 try:
                     candidate = proposer.propose(number)
                 finally:
                     answer.asks.append(time.perf_counter() - begun)
+                    answer.busy.append(time.process_time() - busy)
                 if candidate is None:
                     break
                 answer.found.append(candidate.cost)
@@ -168,6 +171,14 @@ def lied(answer: Answer, pool: list[Cost]) -> bool:
     return answer.error is not None and any(not excess(cost, answer.limits) for cost in pool)
 
 
+def spread(values: list[float]) -> str:
+    """Median, mean, ninth tenth and worst."""
+    ordered = sorted(values)
+    nine, worst = ordered[int(0.9 * (len(ordered) - 1))], ordered[-1]
+    middle, mean = statistics.median(ordered), statistics.mean(ordered)
+    return f"median {middle:.2f}, mean {mean:.2f}, 90 % {nine:.2f}, worst {worst:.2f}"
+
+
 def report(answers: list[Answer], pools: dict[str, list[Cost]], fitting: int) -> None:
     """Print the table."""
     print(f"{'space':10}{'asked':>6}{'nets':>6}{'impossible':>11}{'wrong':>6}{'longest ask s':>14}")
@@ -176,17 +187,15 @@ def report(answers: list[Answer], pools: dict[str, list[Cost]], fitting: int) ->
         wrong = sum(not a.is_right or lied(a, pools[name]) for a in own)
         errors, longest = sum(a.error is not None for a in own), max(max(a.asks) for a in own)
         print(f"{name:10}{len(own):6}{len(own) - errors:6}{errors:11}{wrong:6}{longest:14.2f}")
-    checks = sorted(1e3 * s for a in answers for s in a.checks)
-    nine, mean = checks[int(0.9 * (len(checks) - 1))], statistics.mean(checks)
-    print(
-        f"{len(checks)} refused nets: {statistics.median(checks):.1f} ms each in the middle, "
-        f"{mean:.1f} on average, 90 %: {nine:.1f}, worst {checks[-1]:.1f}"
-    )
+    for kind, place in (("by the clock", 0), ("of CPU time", 1)):
+        checks = [1e3 * taken[place] for answer in answers for taken in answer.checks]
+        print(f"{len(checks)} refused nets, ms {kind}: {spread(checks)}")
     impossible = sum(a.error is not None for a in answers)
     print(f"what would fit, tried: {fitting} of {impossible} fit; scarce and told: ", end="")
     print(sum(bool(a.told) for a in answers), "combinations")
-    asks = sorted(s for a in answers for s in a.asks)
-    print(f"{len(asks)} asks, {statistics.median(asks):.2f} s in the middle, worst {asks[-1]:.2f}")
+    for kind, name in (("by the clock", "asks"), ("of CPU time", "busy")):
+        asks = [seconds for answer in answers for seconds in getattr(answer, name)]
+        print(f"{len(asks)} asks, s {kind}: {spread(asks)}")
     print("limits stated:", dict(collections.Counter(k for a in answers for k in a.limits.stated)))
 
 
@@ -209,7 +218,10 @@ def main() -> None:
             answers.append(answer)
             if answer.error is not None:
                 again = answered(spaces[name], named(answer), 1, seed, folder)
-                fitting += again.is_right and again.error is None
+                fits = again.is_right and again.error is None
+                fitting += fits
+                if not fits:
+                    print(f"{name}: {answer.error}\n  again with {named(answer)}: {again.error}")
         report(answers, pools, fitting)
     print(f"{time.perf_counter() - begun:.0f} s in all")
 
