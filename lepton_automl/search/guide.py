@@ -13,9 +13,9 @@ import numpy as np
 from lepton_automl.search.encoding import Encoding, Floats
 from lepton_automl.search.surrogate import Seen, Surrogate
 
-FREE = 0.5
-"""Share of the turns that look for accuracy alone; the others look for it at a cost at most that
-of a candidate drawn for the turn, so that the whole front moves."""
+FREE = 1 / 3
+"""Share of the turns that look for accuracy alone; the others look for it at a limited cost, so
+that the whole front moves."""
 FAVOURITES = 80
 """Contenders with the highest bounds, of those to train and of those that are trained to the end,
 that are looked at together."""
@@ -44,11 +44,22 @@ class Contender:
 
 
 def budgets(contenders: Sequence[Contender], turn: random.Random) -> tuple[float, ...]:
-    """Costs that a turn's candidate may have at most; infinite where accuracy alone counts."""
-    tried = [c for c in contenders if c.results]
-    if not tried or turn.random() < FREE:
-        return (math.inf,) * (len(contenders[0].costs) if contenders else 0)
-    return turn.choice(tried).costs
+    """Costs that a turn's candidate may have at most; infinite where accuracy alone counts.
+
+    One cost is limited at a time, to anything between the least and the most there is, as likely
+    between 10 and 20 as between 100 and 200.
+    """
+    columns = list(zip(*(c.costs for c in contenders), strict=True))
+    limited = -1 if not columns or turn.random() < FREE else turn.randrange(len(columns))
+    return tuple(
+        _between(column, turn.random()) if place == limited else math.inf
+        for place, column in enumerate(columns)
+    )
+
+
+def _between(costs: Sequence[float], share: float) -> float:
+    least, most = max(min(costs), 1e-9), max(*costs, 1e-9)
+    return max(least * (most / least) ** share, min(costs))
 
 
 def prospects(

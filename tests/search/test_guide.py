@@ -46,11 +46,20 @@ def test_beyond_the_budget_nobody_has_a_prospect() -> None:
     assert best_of(prospect, [0, 1, 2]) in (0, 2)
 
 
-def test_a_budget_is_open_or_what_a_trained_candidate_costs() -> None:
+def test_a_budget_is_open_or_anything_between_the_costs_evenly_in_logarithms() -> None:
     everybody = [contender(8, 0.1, (2, 0.6)), contender(32, 0.1, (2, 0.9)), contender(64, 0.2)]
-    drawn = {budgets(everybody, random.Random(n)) for n in range(60)}
-    assert drawn == {(math.inf,), (8.0,), (32.0,)}
+    drawn = [budgets(everybody, random.Random(n))[0] for n in range(600)]
+    limited = [cost for cost in drawn if cost < math.inf]
+    assert 360 < len(limited) < 440
+    assert all(8 <= cost <= 64 for cost in limited)
+    assert 0.4 < sum(cost < math.sqrt(8 * 64) for cost in limited) / len(limited) < 0.6
     assert budgets([], random.Random(0)) == ()
+
+
+def test_one_of_several_costs_is_limited_at_a_time() -> None:
+    everybody = [Contender({}, (1.0, 5.0)), Contender({}, (4.0, 0.0))]
+    drawn = [budgets(everybody, random.Random(n)) for n in range(60)]
+    assert {sum(cost < math.inf for cost in two) for two in drawn} == {0, 1}
 
 
 def test_what_is_at_work_is_not_asked_about_twice() -> None:
