@@ -78,11 +78,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="CIFAR-10, 1,000 training and 200 test pictures a class")
     parser.add_argument("--budget", default="15m", help="more where the core is shared")
+    parser.add_argument("--trials", default="1", help="1: the first net that the space names")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--out", default="runs/race")
     given = parser.parse_args()
     small, latency_ms = POINTS[1], resnet8_ms()
     options = ["--space", "residual", "--jobs", "1", "--budget", given.budget]
+    options += ["--trials", given.trials]
     options += ["--max-size-kb", f"{small.size_bytes / 1000:g}", "--seed", given.seed]
     options += ["--max-latency-ms", f"{latency_ms * small.us / RESNET8_US:.4f}"]
     found, seconds = run(given.data, [*options, "--out", given.out])
