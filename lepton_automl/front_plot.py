@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from lepton_automl import durable
+from lepton_automl import durable, svg
 from lepton_automl import wording as w
 from lepton_automl.search.work import TrialRow
 
@@ -184,19 +184,19 @@ def _frame(
 ) -> list[str]:
     """Title, legend, grid, axes and their names."""
     bottom, right, middle = HEIGHT - BOTTOM, WIDTH - RIGHT, (TOP + HEIGHT - BOTTOM) / 2
-    parts = [_text(LEFT, 28, f"{name}: what the search found", INK, size=17, weight=600)]
+    parts = [svg.text(LEFT, 28, f"{name}: what the search found", INK, size=17, weight=600)]
     parts += _legend(has_picks)
     for at, words in _heights(y, is_perfect):
-        parts.append(_line(LEFT, at, right, at, GRID))
-        parts.append(_text(LEFT - 10, at + 4, words, FAINT, anchor="end"))
+        parts.append(svg.line(LEFT, at, right, at, GRID))
+        parts.append(svg.text(LEFT - 10, at + 4, words, FAINT, anchor="end"))
     for at, words in names:
-        parts.append(_line(at, TOP, at, bottom, GRID))
-        parts.append(_text(at, bottom + 20, words, FAINT, anchor="middle"))
-    parts.append(_line(LEFT, bottom, right, bottom, FAINT))
-    parts.append(_line(LEFT, TOP, LEFT, bottom, FAINT))
+        parts.append(svg.line(at, TOP, at, bottom, GRID))
+        parts.append(svg.text(at, bottom + 20, words, FAINT, anchor="middle"))
+    parts.append(svg.line(LEFT, bottom, right, bottom, FAINT))
+    parts.append(svg.line(LEFT, TOP, LEFT, bottom, FAINT))
     turned = f' transform="rotate(-90 20 {middle:.1f})"'
-    parts.append(_text(20, middle, "accuracy on validation", INK, anchor="middle", more=turned))
-    parts.append(_text((LEFT + right) / 2, HEIGHT - 16, label, INK, anchor="middle"))
+    parts.append(svg.text(20, middle, "accuracy on validation", INK, anchor="middle", more=turned))
+    parts.append(svg.text((LEFT + right) / 2, HEIGHT - 16, label, INK, anchor="middle"))
     return parts
 
 
@@ -221,7 +221,7 @@ def _legend(has_picks: bool) -> list[str]:
     ):
         if kind == "picked" and not has_picks:
             continue
-        parts += [_shape(kind, at, 50), _text(at + 12, 54, words, FAINT)]
+        parts += [_shape(kind, at, 50), svg.text(at + 12, 54, words, FAINT)]
         at += 34 + 6.6 * len(words)
     return parts
 
@@ -232,7 +232,7 @@ def _mark(row: TrialRow, x: float, y: Scale, kind: str) -> str:
     colour = {"chosen": CHOSEN, "picked": PICKED}.get(kind, FRONT)
     parts = [f"<g><title>{escape(_about(row))}</title>"]
     bottom = min(y(low), HEIGHT - BOTTOM)
-    parts.append(_line(x, bottom, x, max(y(high), TOP), colour, opacity=0.45, width=1.6))
+    parts.append(svg.line(x, bottom, x, max(y(high), TOP), colour, opacity=0.45, width=1.6))
     parts.append(_shape(kind, x, at))
     if kind != "front":
         is_left = x > WIDTH - 190
@@ -240,35 +240,28 @@ def _mark(row: TrialRow, x: float, y: Scale, kind: str) -> str:
             f"trial {row.number}: {row.accuracy or 0.0:.1%}, {w.bytes_text(row.cost.size_bytes)}"
         )
         parts.append(
-            _text(
+            svg.text(
                 x + (-13 if is_left else 13),
                 at - 9,
                 words,
                 colour,
                 weight=600,
                 anchor="end" if is_left else "start",
-                more=' paint-order="stroke" stroke="#ffffff" stroke-width="4"',
+                more=svg.HALO,
             )
         )
     return "".join([*parts, "</g>"])
 
 
 def _shape(kind: str, x: float, y: float) -> str:
-    if kind == "chosen":
-        points = " ".join(
-            f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in ((0, -8), (8, 0), (0, 8), (-8, 0))
-        )
-        return f'<polygon points="{points}" fill="{CHOSEN}" stroke="#ffffff" stroke-width="1.5"/>'
-    if kind == "picked":
-        return (
-            f'<rect x="{x - 5.5:.1f}" y="{y - 5.5:.1f}" width="11" height="11" fill="{PICKED}" '
-            'stroke="#ffffff" stroke-width="1.5"/>'
-        )
-    radius, fill, opacity = (5.5, FRONT, 1.0) if kind == "front" else (3.2, FAINT, 0.45)
-    return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" fill-opacity="{opacity}" '
-        'stroke="#ffffff" stroke-width="1"/>'
-    )
+    match kind:
+        case "chosen":
+            return svg.diamond(x, y, 8, CHOSEN)
+        case "picked":
+            return svg.square(x, y, 5.5, PICKED)
+        case "front":
+            return svg.circle(x, y, 5.5, FRONT)
+    return svg.circle(x, y, 3.2, FAINT, opacity=0.45)
 
 
 def _dot(x: float, y: float, about: str) -> str:
@@ -296,29 +289,3 @@ def _about(row: TrialRow) -> str:
     accuracy = w.accuracy_text(row.accuracy or 0.0, row.interval)
     size = w.bytes_text(row.cost.size_bytes)
     return f"trial {row.number}, {row.epochs} epochs: {accuracy}, {size}{latency}"
-
-
-def _line(
-    x1: float, y1: float, x2: float, y2: float, colour: str, *, opacity: float = 1, width: float = 1
-) -> str:
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
-        f'stroke-opacity="{opacity}" stroke-width="{width}"/>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    words: str,
-    colour: str,
-    *,
-    size: int = 13,
-    weight: int = 400,
-    anchor: str = "start",
-    more: str = "",
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" font-weight="{weight}" '
-        f'text-anchor="{anchor}"{more}>{escape(words)}</text>'
-    )

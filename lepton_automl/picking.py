@@ -116,8 +116,9 @@ def _made(session: Session, candidates: Candidates, point: Point, began: float) 
         _leave_best(session, candidates, point, left)
     best, recipe = stages.winner(session)
     step = None if point.step is None else Model.load(point.step)
-    stages.compressed(session, best, recipe, ends, step=step)
-    return stages.exported(session, step)
+    with stages.telling_what_is_there(session):
+        stages.compressed(session, best, recipe, ends, step=step)
+        return stages.exported(session, step)
 
 
 def _leave_best(session: Session, candidates: Candidates, point: Point, left: float) -> None:

@@ -29,8 +29,9 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
             with ecosystem.told(session):  # Of a finished run they may not know all.
                 return finished
         found = stages.found(session, stages.later(session))
-        stages.compressed(session, found.best, found.recipe, stages.compression_ends(session))
-        outcome = stages.exported(session)
+        with stages.telling_what_is_there(session):
+            stages.compressed(session, found.best, found.recipe, stages.compression_ends(session))
+            outcome = stages.exported(session)
         _finish(session, outcome)
         return dataclasses.replace(outcome, found=found)
 

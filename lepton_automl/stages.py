@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,16 @@ def compressed(
         latency_basis=session.latency_model.basis if session.latency_model else "measured",
     )
     return climb(step or best, work, compressed_folder(session, step or best))
+
+
+@contextmanager
+def telling_what_is_there(session: Session) -> Iterator[None]:
+    """Say what can be used already where the user stops what the block does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        session.tell("run", f"stopped; the best float net is in {session.folder.best}")
+        raise
 
 
 def measure(session: Session) -> Measure | None:

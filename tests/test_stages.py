@@ -38,3 +38,14 @@ def test_later_stages_ask_for_more_of_a_larger_budget_and_of_slower_nets(finishe
         work = stages.search_work(session, stages.later(session))
         assert sum(work.later(0.1, 20).values()) == quick
         assert stages.search_work(session).later(0.1, 20) == {}
+
+
+def test_who_stops_a_run_is_told_what_is_there(finished_run):
+    told = []
+    with (
+        opened(finished_run[0], told.append) as session,
+        pytest.raises(KeyboardInterrupt),
+        stages.telling_what_is_there(session),
+    ):
+        raise KeyboardInterrupt
+    assert told[-1].message.endswith("models/best")
