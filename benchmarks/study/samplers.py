@@ -17,7 +17,7 @@ from table import Table
 
 from lepton_automl.space.trial import suggest
 
-STUCK = 8
+STUCK = 3
 """Known or infeasible points in a row after which one is drawn evenly."""
 
 
@@ -33,10 +33,10 @@ class Sampler(ABC):
     def ask(self) -> int:
         """The next point."""
 
-    def see(self, number: int, values: list[float]) -> None:
+    def see(self, number: int, values: list[float]) -> None:  # noqa: B027 - not all want it
         """What a point reached at its rungs so far."""
 
-    def end(self, number: int, values: list[float]) -> None:
+    def end(self, number: int, values: list[float]) -> None:  # noqa: B027 - not all want it
         """The point is not trained any further."""
 
     def take(self, number: int) -> int:

@@ -1,0 +1,108 @@
+"""lepton against the hand-written Optuna script, live: same data, space, limit and wall time.
+
+    python benchmarks/study/live.py fashion_12k.npz --space tiny --max-size-kb 30 --seeds 5
+    python benchmarks/study/live.py cifar10_20k.npz --space residual --max-size-kb 124 --thirds
+
+A pair is run in one go, each program alone; what is recorded is not run again. With `--thirds`
+lepton also runs with a third of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lepton_automl import durable
+
+SCRIPT = Path(__file__).parents[1] / "optuna_script.py"
+
+
+def said(command: list[str]) -> dict[str, Any]:
+    """The JSON a program prints last, and the seconds it took."""
+    begun = time.monotonic()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, json.JSONDecodeError) as error:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}") from error
+    return found | {"wall": round(time.monotonic() - begun, 1)}
+
+
+def lepton(given: argparse.Namespace, seed: int, seconds: float) -> dict[str, Any]:
+    """`lepton run`, one worker."""
+    out = given.out / f"{Path(given.data).stem}-{seconds:.0f}-{seed}"
+    options = {
+        "--budget": f"{seconds:.0f}s",
+        "--max-size-kb": str(given.max_size_kb),
+        "--space": given.space,
+        "--seed": str(seed),
+        "--jobs": "1",
+        "--out": str(out),
+    }
+    words = [word for pair in options.items() for word in pair]
+    found = said([sys.executable, "-m", "lepton_automl", "run", given.data, *words, "--json"])
+    if "verdict" not in found:
+        raise SystemExit(f"lepton said {found}")
+    int8 = found["int8"]
+    keep = {key: int8[key] for key in ("size_bytes", "latency_ms")}
+    return {"int8_accuracy": int8["accuracy"], "wall": found["wall"]} | keep
+
+
+def script(given: argparse.Namespace, seed: int, seconds: float) -> dict[str, Any]:
+    """The hand-written one."""
+    options = ["--seconds", f"{seconds:.0f}", "--max-size-kb", str(given.max_size_kb)]
+    options += ["--space", given.space, "--seed", str(seed)]
+    return said([sys.executable, str(SCRIPT), given.data, *options])
+
+
+def main() -> None:
+    """Run what is missing, then print every pair."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--space", default="residual")
+    parser.add_argument("--max-size-kb", type=float, default=124.0)
+    parser.add_argument("--seconds", type=float, default=900.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--thirds", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/live"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / f"{Path(given.data).stem}-{given.seconds:.0f}.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for seed in range(given.seeds):
+        wanted = {"lepton": lambda s=seed: lepton(given, s, given.seconds)}
+        wanted["script"] = lambda s=seed: script(given, s, given.seconds)
+        if given.thirds:
+            wanted["third"] = lambda s=seed: lepton(given, s, given.seconds / 3)
+        for name, run in wanted.items():
+            if f"{name}-{seed}" not in known:
+                known[f"{name}-{seed}"] = run()
+                durable.write_json(path, known)
+    show(known, given.seeds, [*wanted])
+
+
+def show(known: dict[str, Any], seeds: int, names: list[str]) -> None:
+    """A row a seed, and the means."""
+    print(f"| seed | {' | '.join(f'{n}: int8, bytes, s' for n in names)} |")
+    print("|---|" + "---|" * len(names))
+    for seed in range(seeds):
+        rows = [known[f"{name}-{seed}"] for name in names]
+        cells = [f"{r['int8_accuracy']:.2%}, {r['size_bytes']}, {r['wall']:.0f}" for r in rows]
+        print(f"| {seed} | {' | '.join(cells)} |")
+    means = [
+        statistics.mean(known[f"{name}-{seed}"]["int8_accuracy"] for seed in range(seeds))
+        for name in names
+    ]
+    print(f"| mean | {' | '.join(f'{mean:.2%}' for mean in means)} |")
+
+
+if __name__ == "__main__":
+    main()
