@@ -47,7 +47,7 @@ class Limits:
     @property
     def stated(self) -> dict[str, float]:
         """The limits that were given, by name."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return {k: v for k, v in vars(self).items() if v is not None}
 
 
 COST_LIMITS = {

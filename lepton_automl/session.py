@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from lepton_automl import audit, durable, plugins, space, targets
 from lepton_automl.config import RunConfig
@@ -89,6 +90,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     # Two threads of one training wait for each other at every step: on a core that is shared with
     # anything else they are slower than one, and another number of threads gives other bits.
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's matrices too: the search's model would take the workers' cores.
     target = targets.load(config.target)
     model = _latency_model(config, target)
     # Read before --fresh may move it aside.

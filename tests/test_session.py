@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from lepton_automl.config import RunConfig
 from lepton_automl.errors import ConfigError, MachineError
@@ -142,3 +143,8 @@ def test_a_processor_gets_one_worker_a_core(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
     with opened(config(tmp_path, device="cpu"), silent) as session:
         assert (session.workers, session.workers_per_gpu) == (9, None)
+
+
+def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
+    with threadpool_limits(2), opened(config(tmp_path), silent):
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}

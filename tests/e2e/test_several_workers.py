@@ -1,0 +1,40 @@
+"""Several workers finish in another order each time; what a candidate becomes does not change."""
+
+from __future__ import annotations
+
+import pytest
+
+from lepton_automl.search import rungs, search
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import TRIAL, Candidate, Trials
+from tests.searching import InlineWorkers, work
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
+    job = work(tmp_path / "run", jobs=3, trials=5)
+    monkeypatch.setattr(Tasks, "discard", lambda self, number, rung: None)
+    monkeypatch.setattr(Tasks, "collect", lambda self, keep: None)
+    with Workers(3, job.folder / "locks") as pool:
+        found = search(job, pool)
+    kept = {
+        weights.parent.name: weights.read_bytes()
+        for weights in job.folder.glob("checkpoints/*/weights.safetensors")
+    }
+    alone, trials = work(tmp_path / "alone", job.ledger), Trials()
+    checked = 0
+    for row in found.rows:
+        candidate = Candidate.from_event(job.ledger.get(TRIAL, str(row.number)))
+        trials.add(candidate)
+        for rung in range(row.rung + 1):
+            task = Tasks(alone, trials).rung(candidate, rung)
+            InlineWorkers().run(task)
+            name = f"{row.number:05d}-{rung}"
+            written = alone.folder / "checkpoints" / name / "weights.safetensors"
+            assert written.read_bytes() == kept[name]
+            checked += 1
+    assert checked >= 6, "every trial, and at least one that went on"
+    job.ledger.close()
