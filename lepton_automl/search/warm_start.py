@@ -88,8 +88,11 @@ class Source:
         if self.event["observed"]:
             count = len(self.event["observed"])
             return f"warm start: {count} candidates of {self.place} are known already"
-        count = len(self.event["first"])
-        return f"warm start: the {count} best trade-offs of {self.place} are trained first"
+        first = self.event["first"]
+        told = f"warm start: the {len(first)} best trade-offs of {self.place} are trained first"
+        strange = self.event["strange"]
+        more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+        return told + f"; not of this space: {', '.join(strange[:SHOWN])}{more}" * bool(strange)
 
 
 def recorded(ledger: LedgerView) -> Warm:
@@ -169,8 +172,11 @@ def source(
         if is_same and _length(ledger, trials) == budget_seconds:
             event = {"first": [], "observed": _observed(trials, wanted, samples)}
         else:
-            first = _fitting(_front(ledger, trials, known), space, other)
-            event = {"first": first, "observed": []}
+            points = _front(ledger, trials, known)
+            first = _fitting(points, space, other)
+            kept = {path for point in first for path in point}
+            strange = sorted({path for point in points for path in point} - kept)
+            event = {"first": first, "observed": [], "strange": strange}
         return Source(place, _digest(ledger), event)
 
 

@@ -157,7 +157,11 @@ def test_in_another_space_what_fits_is_taken(tmp_path: Path, other: Path) -> Non
     text = SPACE.replace("out = [8, 16]", "out = [8, 16, 32]").replace(
         "lr = [0.05, 0.02]", "lr = [0.9, 0.8]"
     )
-    _, _, ledger = begun(tmp_path, taken(tmp_path, other, text), space=small_space(tmp_path, text))
+    found, mine = taken(tmp_path, other, text), small_space(tmp_path, text)
+    said = Ledger(tmp_path / "said" / "ledger.db")
+    assert found.keep(said).endswith("are trained first; not of this space: train.lr")
+    said.close()
+    _, _, ledger = begun(tmp_path, found, space=mine)
     winner = trained(other).candidates[1].params
     first = recorded(ledger).first[0]
     assert first == {path: value for path, value in winner.items() if path != "train.lr"}
