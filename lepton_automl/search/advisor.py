@@ -7,9 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_automl.config import Limits
 from lepton_automl.objectives import Objective
-from lepton_automl.pick import excess
 from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.guide import Contender, best_of, budgets, prospects
 from lepton_automl.search.ideas import Idea, Ideas
@@ -38,8 +36,6 @@ class Advisor:
         What is known.
     objectives : sequence of Objective
         Those of the search.
-    limits : Limits
-        Ideas that seem to break them are tried last.
     encoding : Encoding
         Of the space.
     ideas : Ideas
@@ -56,7 +52,6 @@ class Advisor:
         self,
         trials: Trials,
         objectives: Sequence[Objective],
-        limits: Limits,
         encoding: Encoding,
         ideas: Ideas,
         rungs_of: Callable[[int], int],
@@ -64,7 +59,7 @@ class Advisor:
         observed: Sequence[Observed] = (),
     ) -> None:
         self._observed = observed
-        self._trials, self._limits, self._ideas = trials, limits, ideas
+        self._trials, self._ideas = trials, ideas
         self._known_costs = [o for o in objectives if not o.needs_training]
         self._encoding, self._rungs_of, self._seed = encoding, rungs_of, seed
 
@@ -142,11 +137,8 @@ class Advisor:
     def _sound_ideas(self) -> list[Idea]:
         """Within the limits, as far as can be guessed; the nearest where none is."""
         ideas = self._ideas(len(self._trials), self._parents())
-        beyond = [sum(excess(idea.cost, self._limits).values()) for idea in ideas]
-        within = [idea for idea, much in zip(ideas, beyond, strict=True) if not much]
-        if within:
-            return within
-        return [ideas[n] for n in sorted(range(len(ideas)), key=lambda n: (beyond[n], n))]
+        within = [idea for idea in ideas if not idea.beyond]
+        return within or sorted(ideas, key=lambda idea: idea.beyond)
 
     def _parents(self) -> list[Mapping[str, Any]]:
         trials = self._trials

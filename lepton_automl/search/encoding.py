@@ -32,15 +32,18 @@ class Encoding:
     """
 
     def __init__(self, knobs: Mapping[str, Knob]) -> None:
-        self._levels = {path: _levels(knob) for path, knob in knobs.items()}
-        sizes = [len(levels) + 1 for levels in self._levels.values()]
-        self._first = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, np.int64)
+        sizes = [len(knob.values) + 1 for knob in knobs.values()]
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        self._places = [
+            (start, path, _levels(knob))
+            for start, (path, knob) in zip(starts, knobs.items(), strict=True)
+        ]
         self._size, self._count = sum(sizes), max(1, len(sizes))
         self._alike = np.zeros((self._size, self._size))
         floor = math.exp(-JOINT_DECAY / self._count)
         self._log_joint = np.zeros_like(self._alike)
-        for first, knob, size in zip(self._first, knobs.values(), sizes, strict=True):
-            here = slice(first, first + size)
+        for start, knob, size in zip(starts, knobs.values(), sizes, strict=True):
+            here = slice(start, start + size)
             self._alike[here, here] = _alike(knob)
             self._log_joint[here, here] = np.log(floor + (1 - floor) * _alike(knob))
 
@@ -53,11 +56,15 @@ class Encoding:
             (N, levels).
         """
         rows = np.zeros((len(points), self._size))
-        for row, point in zip(rows, points, strict=True):
-            for first, (path, levels) in zip(self._first, self._levels.items(), strict=True):
-                level = levels[point[path]] if path in point else len(levels)
-                row[first + level] = 1.0
+        columns = [self._columns(point) for point in points]
+        rows[np.arange(len(points))[:, None], np.array(columns, np.int64)] = 1.0
         return rows
+
+    def _columns(self, point: Mapping[str, Any]) -> list[int]:
+        return [
+            first + (levels[point[path]] if path in point else len(levels))
+            for first, path, levels in self._places
+        ]
 
     def likeness(self, a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:
         """How alike points are, 0 to 1: one parameter at a time, all together, and identical.

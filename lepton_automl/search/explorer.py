@@ -74,9 +74,8 @@ class Explorer:
         self._advisor = Advisor(
             trials,
             self._objectives,
-            work.limits,
             Encoding(knobs),
-            Ideas(self._newcomers.draw, self._newcomers.guess, work.seed),
+            Ideas(self._newcomers.draw, self._newcomers.guess, work.limits, work.seed),
             lambda number: len(tasks.cycles(number)),
             work.seed,
             self._newcomers.observed,

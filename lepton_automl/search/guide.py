@@ -19,6 +19,8 @@ that the whole front moves."""
 FAVOURITES = 80
 """Contenders with the highest bounds, of those to train and of those that are trained to the end,
 that are looked at together."""
+MOST = 240
+"""Results that are learnt from: the time it takes grows with their cube."""
 LEAST = -20.0
 """Logarithm of a share that is as good as nothing: among such, the bound decides."""
 
@@ -59,7 +61,7 @@ def budgets(contenders: Sequence[Contender], turn: random.Random) -> tuple[float
 
 def _between(costs: Sequence[float], share: float) -> float:
     least, most = max(min(costs), 1e-9), max(*costs, 1e-9)
-    return max(least * (most / least) ** share, min(costs))
+    return float(max(least * (most / least) ** share, min(costs)))
 
 
 def prospects(
@@ -108,7 +110,9 @@ def _surrogate(encoding: Encoding, contenders: Sequence[Contender]) -> Surrogate
         for row, c in enumerate(contenders)
         for left, accuracy in c.results
     ]
-    surrogate = Surrogate(encoding, rows, seen)
+    # The last rungs tell most, and of the others the newest are nearest to what is tried now.
+    seen = sorted(seen, key=lambda one: (one.left, -one.row))[:MOST]
+    surrogate = Surrogate(encoding, rows, sorted(seen, key=lambda one: (one.row, -one.left)))
     ahead = [(row, c.at_work) for row, c in enumerate(contenders) if c.at_work is not None]
     return surrogate.supposing(ahead) if ahead else surrogate
 

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_automl.arch import Arch
+from lepton_automl.config import Limits
 from lepton_automl.cost import Cost
 from lepton_automl.errors import ArchError
+from lepton_automl.pick import excess
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.sampler import seed_of
 from lepton_automl.space import Draw, Scalar, Trial
 
-WINDOW, STEP = 96, 6
+WINDOW, STEP = 96, 4
 """Points drawn evenly that are thought about at a time, and how many of them are new each time."""
-NEAR = 18
+NEAR = 12
 """Points made from the best ones by changing a parameter or two."""
 
 Make = Callable[[Trial], tuple[Arch, Recipe]]
@@ -29,6 +31,8 @@ class Idea:
     params: Mapping[str, Any]
     cost: Cost
     """Guessed."""
+    beyond: float
+    """How far it seems to be beyond the limits, all together; 0 within them."""
 
 
 class Ideas:
@@ -40,13 +44,17 @@ class Ideas:
         Samples an `Arch` and a `Recipe` from a trial.
     guess : callable
         Cost of an architecture, about.
+    limits : Limits
+        What a net may cost.
     seed : int
         Of the search.
     """
 
-    def __init__(self, make: Make, guess: Callable[[Arch], Cost], seed: int) -> None:
-        self._make, self._guess, self._seed = make, guess, seed
-        self._drawn: dict[int, tuple[Mapping[str, Any], Arch] | None] = {}
+    def __init__(
+        self, make: Make, guess: Callable[[Arch], Cost], limits: Limits, seed: int
+    ) -> None:
+        self._make, self._guess, self._limits, self._seed = make, guess, limits, seed
+        self._drawn: dict[int, Idea | None] = {}
 
     def __call__(self, turn: int, best: Sequence[Mapping[str, Any]]) -> list[Idea]:
         """Ideas for a turn.
@@ -64,16 +72,14 @@ class Ideas:
         points = [self._even(number) for number in window]
         if best:
             points += [self._near(turn, number, best) for number in range(NEAR)]
-        return [Idea(p[0], self._guess(p[1])) for p in points if p is not None]
+        return [point for point in points if point is not None]
 
-    def _even(self, number: int) -> tuple[Mapping[str, Any], Arch] | None:
+    def _even(self, number: int) -> Idea | None:
         if number not in self._drawn:
             self._drawn[number] = self._point(Asked(seed_of(self._seed, "even", number)))
         return self._drawn[number]
 
-    def _near(
-        self, turn: int, number: int, best: Sequence[Mapping[str, Any]]
-    ) -> tuple[Mapping[str, Any], Arch] | None:
+    def _near(self, turn: int, number: int, best: Sequence[Mapping[str, Any]]) -> Idea | None:
         seed = seed_of(self._seed, "near", turn, number)
         chance = random.Random(seed)
         parent = best[number % len(best)]
@@ -81,13 +87,15 @@ class Ideas:
         kept = {path: value for path, value in parent.items() if path not in changed}
         return self._point(Asked(seed, kept))
 
-    def _point(self, asked: Asked) -> tuple[Mapping[str, Any], Arch] | None:
+    def _point(self, asked: Asked) -> Idea | None:
         try:
             arch, _ = self._make(asked)
             arch.graph  # noqa: B018 - a cached property that raises
         except ArchError:
             return None
-        return {path: asked.params[path] for path in asked.asked}, arch
+        cost = self._guess(arch)
+        beyond = sum(excess(cost, self._limits).values())
+        return Idea({path: asked.params[path] for path in asked.asked}, cost, beyond)
 
 
 class Asked(Draw):

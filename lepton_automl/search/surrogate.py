@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lepton_automl.search.encoding import Encoding, Floats
@@ -79,7 +80,7 @@ class Surrogate:
     """
 
     def __init__(self, encoding: Encoding, rows: Floats, seen: Sequence[Seen]) -> None:
-        self._likeness = encoding.likeness(rows, rows)
+        self._encoding, self._rows = encoding, rows
         self._at = np.array([s.row for s in seen])
         self._left = np.array([s.left for s in seen])
         self._values = np.array([s.value for s in seen])
@@ -141,10 +142,8 @@ class Surrogate:
 
     def bound(self) -> Floats:
         """Upper bound of what every point will reach at the end, (N,)."""
-        single, joint, same = (np.diag(part) for part in self._likeness)
-        before = self._scale**2 * (single + JOINT * joint + OWN * same) + LEVEL + RUNG_LEVEL
-        doubt = np.sqrt(np.maximum(before - (self._ends**2).sum(1), 0))
-        bound: Floats = self.at_end() + doubt
+        before = self._scale**2 * (1 + JOINT + OWN) + LEVEL + RUNG_LEVEL
+        bound: Floats = self.at_end() + np.sqrt(np.maximum(before - (self._ends**2).sum(1), 0))
         return bound
 
     def _draws(self, rows: Whole, seed: int) -> Floats:
@@ -160,7 +159,7 @@ class Surrogate:
     def _solve(self) -> None:
         self._factor = self._cholesky(len(self._values), self._scale, self._early)
         self._weights = _solved(self._factor, self._values - self._mean)
-        everybody = np.arange(len(self._likeness[0]))
+        everybody = np.arange(len(self._rows))
         self._ends = self._explained(everybody, np.zeros_like(everybody))
 
     def _expected(self, rows: Whole, left: Whole) -> Floats:
@@ -191,7 +190,7 @@ class Surrogate:
     def _kernel(
         self, a: Whole, left_a: Whole, b: Whole, left_b: Whole, scale: float, early: float
     ) -> Floats:
-        single, joint, same = (part[np.ix_(a, b)] for part in self._likeness)
+        single, joint, same = self._encoding.likeness(self._rows[a], self._rows[b])
         alike = single + JOINT * joint + OWN * same
         still = np.minimum(left_a[:, None], left_b) * (early * single + EARLY_OWN * same)
         level = LEVEL + RUNG_LEVEL * (left_a[:, None] == left_b)
@@ -200,4 +199,7 @@ class Surrogate:
 
 
 def _solved(factor: Floats, values: Floats) -> Floats:
-    return np.asarray(np.linalg.solve(factor, values), np.float64)
+    """What a lower triangle times it is `values`; numpy knows no triangles and takes 3 times."""
+    columns = torch.from_numpy(values.reshape(len(values), -1))
+    solved = torch.linalg.solve_triangular(torch.from_numpy(factor), columns, upper=False)
+    return np.asarray(solved.numpy(), np.float64).reshape(values.shape)

@@ -35,8 +35,8 @@ def guess(arch: Arch) -> Cost:
 
 def advisor(trials: Trials, limits: Limits = Limits(), **changes: Any) -> Advisor:  # noqa: B008
     objectives = [load(name) for name in changes.get("objectives", ("accuracy",))]
-    ideas = Ideas(make, changes.get("guess", guess), 0)
-    return Advisor(trials, objectives, limits, Encoding(KNOBS), ideas, lambda number: 3, 0)
+    ideas = Ideas(make, changes.get("guess", guess), limits, 0)
+    return Advisor(trials, objectives, Encoding(KNOBS), ideas, lambda number: 3, 0)
 
 
 def known(*rows: tuple[int, float, tuple[int, ...]]) -> Trials:
@@ -89,7 +89,7 @@ def test_ideas_that_seem_to_break_limits_are_no_wishes_while_others_do_not() -> 
     limits = Limits(max_size_bytes=3000)
     DRAWN.clear()
     widths = iter([])
-    ideas = Ideas(make, lambda arch: Cost(1, 1, 1, 1, 1), 0)
+    ideas = Ideas(make, lambda arch: Cost(1, 1, 1, 1, 1), Limits(), 0)
     drawn = [idea.params["width"] for idea in ideas(0, [])]
     widths = iter(drawn)
     advice = advisor(Trials(), limits, guess=by_width).advise([], [], new=True)
@@ -128,10 +128,8 @@ def test_what_another_run_has_seen_counts_as_known_but_cannot_go_on() -> None:
         seen(64, 0.9, 0.95, 0.97),
         seen(8, None),
     ]
-    objectives, ideas = [load("accuracy")], Ideas(make, guess, 0)
-    made = Advisor(
-        Trials(), objectives, Limits(), Encoding(KNOBS), ideas, lambda number: 3, 0, observed
-    )
+    objectives, ideas = [load("accuracy")], Ideas(make, guess, Limits(), 0)
+    made = Advisor(Trials(), objectives, Encoding(KNOBS), ideas, lambda number: 3, 0, observed)
     advice = made.advise([], [], new=True)
     assert advice.promote is None
     widths = [wish["width"] for wish in advice.wishes[:10]]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_automl.arch import Arch
+from lepton_automl.config import Limits
 from lepton_automl.cost import Cost
 from lepton_automl.errors import ArchError
 from lepton_automl.recipe import Recipe
@@ -23,7 +24,7 @@ def make(trial: Any) -> tuple[Arch, Recipe]:
 
 
 def ideas(seed: int = 0) -> Ideas:
-    return Ideas(make, lambda arch: Cost(1, 1, 1, 1, 1), seed)
+    return Ideas(make, lambda arch: Cost(1, 1, 1, 1, 1), Limits(), seed)
 
 
 def test_ideas_follow_from_seed_turn_and_best_points_alone() -> None:
