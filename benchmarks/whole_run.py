@@ -3,7 +3,8 @@
     python benchmarks/whole_run.py digits --seeds 3 -- --budget 3m --jobs 1
     python benchmarks/whole_run.py fashion_mnist.npz -- --budget 20m --max-size-kb 40
 
-What follows `--` goes to `lepton run` as it is. Each run opens its test part once.
+What follows `--` goes to `lepton run` as it is. Each run opens its test part once. With a budget
+the table says how much of it was used; beyond the larger of 5 % and 10 s the benchmark ends with 1.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from lepton_automl.config import seconds as budget_seconds
 
 
 def main() -> None:
@@ -33,6 +37,20 @@ def main() -> None:
         print(row["text"])
     errors, samples = (sum(row[key] for row in rows) for key in ("errors", "samples"))
     print(f"\n{errors} errors in {samples} test samples; {rows[0]['machine']}")
+    budget = asked(words[cut + 1 :])
+    if budget is not None:
+        used = [row["seconds"] for row in rows]
+        allowed = budget + max(0.05 * budget, 10.0)
+        print(
+            f"{min(used):.0f} to {max(used):.0f} s of {budget:.0f} s used, {allowed:.0f} s allowed"
+        )
+        sys.exit(int(max(used) > allowed))
+
+
+def asked(options: list[str]) -> float | None:
+    """The budget among the options, in seconds."""
+    given = [after for before, after in pairwise(options) if before == "--budget"]
+    return budget_seconds(given[-1]) if given else None
 
 
 def one(data: str, seed: int, out: Path, options: list[str]) -> dict[str, Any]:
@@ -58,7 +76,13 @@ def one(data: str, seed: int, out: Path, options: list[str]) -> dict[str, Any]:
         f"| {1e3 * floating['latency_ms']:.1f} | {seconds:.0f} | {found['verdict']} |"
     )
     machine = " ".join(str(value) for value in found["machine"].values())
-    return {"text": text, "errors": errors, "samples": int8["n_samples"], "machine": machine}
+    return {
+        "text": text,
+        "errors": errors,
+        "samples": int8["n_samples"],
+        "machine": machine,
+        "seconds": seconds,
+    }
 
 
 if __name__ == "__main__":
