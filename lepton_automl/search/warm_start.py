@@ -170,7 +170,7 @@ def source(
             )
         is_same = _conditions(known) == _conditions(wanted)
         if is_same and _length(ledger, trials) == budget_seconds:
-            event = {"first": [], "observed": _observed(trials, wanted, samples)}
+            event: dict[str, Any] = {"first": [], "observed": _observed(trials, wanted, samples)}
         else:
             points = _front(ledger, trials, known)
             first = _fitting(points, space, other)
