@@ -132,7 +132,7 @@ def test_what_another_run_has_seen_counts_as_known_but_cannot_go_on() -> None:
     made = Advisor(Trials(), objectives, Encoding(KNOBS), ideas, lambda number: 3, 0, observed)
     advice = made.advise([], [], new=True)
     assert advice.promote is None
-    widths = [wish["width"] for wish in advice.wishes[:10]]
+    widths = [wish["width"] for wish in advice.wishes[:5]]
     assert min(widths) >= 48
     assert sum(
         advisor(Trials()).advise([], [], new=True).wishes[n]["width"] < 48 for n in range(10)
