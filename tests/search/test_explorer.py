@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lepton_automl.arch import Arch
 from lepton_automl.search import rungs
 from lepton_automl.search.explorer import HOPELESS, Explorer
 from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.task import Task, TaskResult
+from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.winner import Winners
@@ -83,4 +85,35 @@ def test_no_task_is_started_that_the_time_does_not_allow(tmp_path: Path) -> None
     workers = ScoredWorkers()
     trials = explored(job, workers)
     assert 1 <= len(trials) < 50
+    job.ledger.close()
+
+
+def test_several_workers_are_advised_while_others_are_at_work(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", trials=9, jobs=3)
+    workers = ScoredWorkers(jobs=3)
+    trials = explored(job, workers)
+    keys = [task.key for task in workers.tasks]
+    assert len(keys) == len(set(keys))
+    assert len(trials) == 9
+    assert max(len(scores) for scores in trials.scores.values()) == 3
+    job.ledger.close()
+
+
+def test_a_promising_candidate_goes_on_before_all_newcomers_have_started(tmp_path: Path) -> None:
+    class Honest(ScoredWorkers):
+        """Known after its parameters: the wider the better, the more epochs the better."""
+
+        def run(self, task: Task) -> TaskResult:
+            net = Arch.from_json(task.arch)
+            width = sum(op.weight_shape[0] for op in net.graph.weighted)
+            error = 0.5 * (30 / width) ** 0.5 * 0.7 ** len(task.cycles)
+            return TaskResult((0.01,), pack(np.arange(200) < 200 * (1 - error)))
+
+    job = work(tmp_path / "run", trials=12, objectives=("accuracy",))
+    workers = Honest()
+    explored(job, workers)
+    keys = [task.key for task in workers.tasks]
+    first_end = next(place for place, key in enumerate(keys) if key.endswith("-2"))
+    assert first_end < keys.index("11-0")
+    assert sum(key.endswith("-2") for key in keys) < 6
     job.ledger.close()
