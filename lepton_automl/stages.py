@@ -83,7 +83,7 @@ def later(session: Session) -> Later:
 
 def _kept_as_planned(session: Session) -> shares.Later:
     plan = session.ledger.get(PLAN, "search") or {}
-    return _kept(session, plan.get("epoch_seconds", 0.0), plan.get("own_epochs", 0))
+    return _kept(session, plan.get("epoch_seconds", 0.0), plan.get("whole_epochs", 0))
 
 
 def compression_ends(session: Session) -> float | None:
@@ -129,7 +129,7 @@ def compressed(
         recipe=recipe,
         seed=session.config.seed,
         device=session.device,
-        epochs=max(1, round(recipe.epochs * shares.RECOVERY_SHARE)) if step is None else 0,
+        epochs=_recovery(session, recipe, ends) if step is None else 0,
         seconds_left=None if ends is None else lambda: ends - ledger.alive_seconds(),
         quantize_seconds=_kept_as_planned(session).quantize,
         emit=session.emit,
@@ -137,6 +137,13 @@ def compressed(
         latency_basis=session.latency_model.basis if session.latency_model else "measured",
     )
     return climb(step or best, work, compressed_folder(session, step or best))
+
+
+def _recovery(session: Session, recipe: Recipe, ends: float | None) -> int:
+    """Epochs of recovery at most; with a clock a net that was trained for few may get more."""
+    plan = session.ledger.get(PLAN, "search") or {}
+    own = 0 if ends is None else plan.get("own_epochs", 0)
+    return max(1, round(shares.RECOVERY_SHARE * max(recipe.epochs, own)))
 
 
 @contextmanager

@@ -42,6 +42,8 @@ class Plan:
     """Measured: an epoch of the first candidate; 0 where no time is given."""
     own_epochs: int = 0
     """What its recipe asks for."""
+    whole_epochs: int = 0
+    """Of a whole training, about, which the time of later stages follows from."""
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""

@@ -30,7 +30,7 @@ def search_ends(work: SearchWork, plan: Plan | None) -> float:
     """Seconds the run may have been alive when the search ends: the budget less later stages."""
     if work.budget_seconds is None:
         return math.inf
-    later = work.later(plan.epoch_seconds, plan.own_epochs) if plan else {}
+    later = work.later(plan.epoch_seconds, plan.whole_epochs) if plan else {}
     return work.budget_seconds - sum(later.values())
 
 
@@ -46,7 +46,11 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
         begun = work.ledger.alive_seconds()
         speed = _seconds_per_work(tasks, first, workers)
         epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
-        plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, first.recipe.epochs))
+        own = first.recipe.epochs
+        plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, own, own))
+        # Cut short, trainings leave less to recover after a cut: the search gets that time too.
+        plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
+        plan = _planned(work, tasks, plan)
         work.emit(Event("plan", _told(work, plan)))
     work.ledger.record(PLAN, "search", plan.to_event())
     return plan
@@ -78,7 +82,7 @@ def _told(work: SearchWork, plan: Plan) -> str:
     budget = work.budget_seconds or 0.0
     search = search_ends(work, plan)
     final = plan.final_share * max(0.0, search - plan.begun)
-    later = work.later(plan.epoch_seconds, plan.own_epochs)
+    later = work.later(plan.epoch_seconds, plan.whole_epochs)
     parts = [f"search {percent(search, budget)}, of these {final:.0f} s to confirm the best"]
     parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in later.items()]
     pace = f"an epoch takes about {plan.epoch_seconds:.2g} s, candidates get up to {plan.epochs}"

@@ -123,3 +123,22 @@ def test_enough_is_kept_for_three_to_be_trained_to_the_end(tmp_path: Path) -> No
     least = max(plan.epochs, 2 * min(plan.epochs, 9))
     assert 3 * least * 0.12 <= kept <= 0.4 * 60.0
     job.ledger.close()
+
+
+def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def later(epoch_seconds: float, epochs: int) -> dict[str, float]:
+        asked.append(epochs)
+        return {"compression": epochs * epoch_seconds}
+
+    job = work(tmp_path / "run", budget_seconds=8.0, trials=None, later=later)
+    trials = Trials()
+    trials.add(candidate(0))
+    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow())
+    assert plan.epochs is not None
+    assert asked[0] == candidate(0).recipe.epochs
+    assert plan.whole_epochs < candidate(0).recipe.epochs
+    assert plan.whole_epochs <= plan.epochs
+    assert search_ends(job, plan) == 8.0 - plan.whole_epochs * plan.epoch_seconds
+    job.ledger.close()
