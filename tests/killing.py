@@ -88,10 +88,14 @@ class Run:
 
     def start(self) -> subprocess.Popen[str]:
         """The same command every time."""
+        self.prepare()
+        return lepton(*self.arguments)
+
+    def prepare(self) -> None:
+        """Write the files that the command names, but the data."""
         space = self.home / f"{self.epochs}.toml"
         space.write_text(SPACE.replace("EPOCHS", str(self.epochs)))
         (self.home / "table.json").write_text(json.dumps(TABLE))
-        return lepton(*self.arguments)
 
     def finish(self) -> None:
         """The command left alone until it ends by itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -65,6 +66,12 @@ def note(ledger: Path, name: str) -> dict[str, Any]:
     finally:
         db.close()
     return dict(json.loads(found[0])) if found else {}
+
+
+def seconds(ledger: Path) -> float:
+    """What the ledger has counted, over all commands."""
+    with contextlib.closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as db:
+        return float(db.execute("SELECT SUM(seconds) FROM sessions").fetchone()[0])
 
 
 def children(pid: int, word: str = "") -> set[int]:

@@ -260,3 +260,33 @@ def test_an_export_killed_at_any_write_is_made_good_by_the_same_command(finished
         assert is_complete(again.artifact)
         assert again.verdict.int8.sha256 == outcome.verdict.int8.sha256
         assert names(again.artifact) == names(outcome.artifact)
+
+
+@pytest.mark.skipif(KILLS < EVERY, reason="takes a minute")
+def test_a_budget_holds_over_interruptions(home):
+    run, budget, kills = killing.Run(home, "budgeted"), 60.0, 2
+    run.prepare()
+    words = ["search", *run.arguments[1:]]
+    words[words.index("--trials") : words.index("--trials") + 2] = ["--budget", f"{budget:g}s"]
+    words[-1] = str(run.folder)
+    ledger, spent = run.folder / "ledger.db", []
+    for number in range(kills + 1):
+        begun = time.monotonic()
+        process = processes.lepton(*words)
+        if number < kills:
+            while not begun_training(ledger):
+                assert process.poll() is None
+                time.sleep(killing.POLL_SECONDS)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert processes.ended(process) == (-signal.SIGKILL if number < kills else 0)
+        spent.append(time.monotonic() - begun)
+    counted = processes.seconds(ledger)
+    # A killed command loses at most a heartbeat of the count, and Python's own start.
+    assert sum(spent) - 2 * len(spent) <= counted <= sum(spent)
+    assert sum(spent) <= budget + 10 + 2 * len(spent)
+
+
+def begun_training(ledger: Path) -> bool:
+    """Whether the command at work has handed a task out two seconds ago."""
+    first = processes.note(ledger, "workers").get("first", 0.0)
+    return 2 <= time.time() - first < 60
