@@ -10,8 +10,8 @@ from typing import Any, Self
 from lepton_automl.search.rungs import ETA, cycles
 
 FINAL_SHARES, SCARCE_FINAL_SHARE = (0.28, 0.34, 0.4), 0.5
-"""Of a search's time, kept to train the best to the end: the first that is enough for three; more
-where candidates are cut short: known-good candidates are near the best, and one net trained to the
+"""Of a search's time, kept to train the best to the end: the first that is enough; more where
+candidates are cut short: known-good candidates are near the best, and one net trained to the
 end beats many half trained."""
 CANDIDATES_FEW, CANDIDATES_MANY = 10, 60
 """Fewer candidates: shorter trainings; more: longer ones."""

@@ -59,7 +59,8 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
 def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
     """`plan` with the epochs of candidates and what is kept for the end.
 
-    More is kept where candidates get fewer epochs than their recipe asks for.
+    Enough for three trainings from nothing, else for one; as much as for all candidates together
+    where these would get fewer epochs than their recipe asks for.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
     known: dict[float, int] = {}
@@ -67,13 +68,14 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
         seconds = (1 - share) * left
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
-    def is_enough(share: float) -> bool:
+    def is_enough(share: float, count: int) -> bool:
         entrant = Entrant(0, known[share], own, SAFETY * plan.epoch_seconds)
-        lasting = makespan([entrant.least * entrant.seconds_per_epoch] * FINALISTS, work.jobs)
-        return known[share] >= own and lasting <= share * left
+        lasting = makespan([entrant.least * entrant.seconds_per_epoch] * count, work.jobs)
+        return lasting <= share * left
 
-    usual = FINAL_SHARES[0] if known[FINAL_SHARES[0]] >= own else SCARCE_FINAL_SHARE
-    share = next(filter(is_enough, FINAL_SHARES), usual)
+    whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
+    some = [share for share in known if known[share] >= own and is_enough(share, 1)]
+    share = [*whole, *some, SCARCE_FINAL_SHARE][0]
     return dataclasses.replace(plan, epochs=known[share], final_share=share)
 
 

@@ -142,3 +142,19 @@ def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: 
     assert plan.whole_epochs <= plan.epochs
     assert search_ends(job, plan) == 8.0 - plan.whole_epochs * plan.epoch_seconds
     job.ledger.close()
+
+
+def test_where_there_is_no_time_for_three_there_is_for_one(tmp_path: Path) -> None:
+    class Paced(InlineWorkers):
+        def run(self, task: Task) -> TaskResult:
+            return TaskResult((9.0, 0.35 * task.cycles[-1][0]), "1:gA==")
+
+    job = work(tmp_path / "run", budget_seconds=30.0, jobs=2, trials=None)
+    trials = Trials()
+    trials.add(candidate(0))
+    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Paced())
+    assert plan.epochs is not None
+    least = max(9, plan.epochs, 2 * min(plan.epochs, 9)) * plan.epoch_seconds
+    assert plan.epochs >= 9
+    assert least <= plan.final_share * 30.0 < 2 * least  # two workers: three take twice as long
+    job.ledger.close()
