@@ -146,12 +146,12 @@ CELLS = (
     *(Cell("tpe-joint", rule) for rule in ("median", "asha")),
     *(Cell("tpe-warm", rule) for rule in ("median", "asha")),
     *(Cell("nsga2", rule) for rule in ("median", "asha")),
-    *(Cell("gp", rule) for rule in ("median", "asha")),
     *(Cell("ours", rule) for rule in ("ours", "none", "median", "asha")),
     Cell("ours-cold", "ours"),
     Cell("random", "ours"),
     *(Cell(name, "asha", costs=True) for name in ("random", "tpe-joint", "nsga2")),
     Cell("ours", "ours", costs=True),
+    *(Cell("gp", rule) for rule in ("median", "asha")),
 )
 
 
