@@ -49,7 +49,8 @@ class Confirmation:
     def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
         """Train the few best of `options` to the end; what each is then.
 
-        A training that the ledger knows is not repeated; one that cannot end in time is left out.
+        A training that the ledger knows is not repeated; one that cannot end in time is left out,
+        and so is a candidate without any: its figures of the search are those of a lucky one.
         """
         key = f"{FINAL}-{self._round}"
         if self._work.ledger.get(PLAN, key) is None:
@@ -60,7 +61,7 @@ class Confirmation:
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
             self._tell(_told(plan, len(chosen)))
         self._train(workers, clock)
-        return [self._option(number) for number in _numbers(self.finals)]
+        return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
 
     def task(self, final: Final) -> Task:
         """The training that `final` stands for."""
@@ -110,8 +111,7 @@ class Confirmation:
 
     def _option(self, number: int) -> Option:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""
-        scores = self._scores(number) or [self._trials.searched(number)]
-        share = np.mean([score.correct for score in scores], axis=0)
+        share = np.mean([score.correct for score in self._scores(number)], axis=0)
         groups = self._work.dataset.validation.groups
         return Option(number, share, self._trials.candidates[number].cost, groups)
 
