@@ -14,7 +14,7 @@ TEACHER = 1.5
 """A step with a teacher takes so many times as long as one without."""
 FORWARD = 1 / 3
 """Of the time of a training step, what the answer alone takes."""
-STARTS_TO_QUANTIZE, STARTS_TO_PROVE = 0.7, 2.0
+STARTS_TO_QUANTIZE, STARTS_TO_PROVE = 0.7, 3.0
 """Work that no net's size decides, in units of what this command took to start: writing and
 calibrating some int8 files; a fresh process, rounds of latency, exact arithmetic."""
 START_SECONDS, MOST_WAITING = 1.5, 3.0
@@ -24,7 +24,7 @@ QUANTIZED_SAMPLES = 9 * 512
 """Answers of int8 files while one is chosen."""
 FILES = 3
 """Proven on the test part: int8, its float twin, the reference."""
-MOST_TO_COMPRESS, LEAST_TO_COMPRESS, MOST_TO_PROVE = 0.22, 0.06, 0.2
+MOST_TO_COMPRESS, LEAST_TO_COMPRESS, MOST_TO_PROVE = 0.22, 0.06, 0.25
 """Of the budget."""
 
 
