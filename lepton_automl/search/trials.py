@@ -127,6 +127,7 @@ class Trials:
         self.finals: dict[int, list[Score]] = {}
         self.plan: Plan | None = None
         self._finished: dict[int, int] = {}
+        self._standings: dict[tuple[object, ...], dict[int, Standing]] = {}
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -176,17 +177,14 @@ class Trials:
         return max((s.epochs for s in self.scores[number] if not s.failed), default=0)
 
     def standings(self, rung: int, costs: list[Objective]) -> list[Standing]:
-        """Everybody who finished `rung`."""
-        return [
-            Standing(
-                number,
-                scores[rung].accuracy,
-                self.costs(number, costs),
-                len(scores[rung].correct),
-            )
-            for number, scores in self.scores.items()
-            if len(scores) > rung and not scores[rung].failed
-        ]
+        """Everybody who finished `rung`; each is made once, as this is asked for all the time."""
+        known = self._standings.setdefault((rung, *map(type, costs)), {})
+        for number, scores in self.scores.items():
+            if number not in known and len(scores) > rung and not scores[rung].failed:
+                score = scores[rung]
+                about = self.costs(number, costs), len(score.correct)
+                known[number] = Standing(number, score.accuracy, *about)
+        return [known[number] for number in self.scores if number in known]
 
     def finished(self, rung: int) -> int:
         """How many have finished `rung`, or failed at it."""

@@ -124,3 +124,21 @@ def test_a_retry_and_its_smaller_pieces_are_kept_with_the_rung() -> None:
     retried = score_event(TaskResult((1.0,), "1:gA==", parts=4, retried="ran out of memory"), 3)
     assert Score.from_event("0", retried).parts == 4
     assert retried["retried"] == "ran out of memory"
+
+
+def test_standings_are_those_of_all_who_finished_a_rung_whenever_they_are_asked_for() -> None:
+    trials, size, macs = Trials(), load("size_bytes"), load("macs")
+    for number in range(3):
+        trials.add(candidate(number, size=1000 * (3 - number)))
+    trials.score(2, score("0", 100))
+    assert [s.number for s in trials.standings(0, [size])] == [2]
+    trials.score(0, score("0", 150))
+    trials.score(1, score("0", 0, failed="diverged"))
+    now = trials.standings(0, [size])
+    # By number, not in the order they came in.
+    assert [(s.number, s.accuracy, s.costs) for s in now] == [
+        (0, 0.75, (3000.0,)),
+        (2, 0.5, (1000.0,)),
+    ]
+    assert trials.standings(0, [macs])[0].costs == (trials.candidates[0].cost.macs,)
+    assert trials.standings(1, [size]) == []
