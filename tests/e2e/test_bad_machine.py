@@ -128,6 +128,7 @@ def test_verbs_that_only_read_work_on_a_read_only_disk(lepton, disk, finished_ru
 def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(words, tmp_path):
     more = [*words, "--out", "my run"]
     more[more.index("--trials") + 1] = "500"
+    more[more.index("--space") + 1] = "tiny"  # The small one ends soon: it has four nets.
     root = str(Path(__file__).parents[2])
     child = subprocess.Popen(
         [sys.executable, "-m", "lepton_automl", *more],
