@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lepton_automl.search.encoding import Encoding, Floats
 
 Whole = NDArray[np.int64]
+Likeness = tuple[Floats, Floats, Floats]
 
 JOINT, OWN = 0.1, 0.02
 """Variance of what parameters do together, and of what is a net's own, as shares of what they do
@@ -157,7 +158,8 @@ class Surrogate:
         return drawn
 
     def _solve(self) -> None:
-        self._factor = self._cholesky(len(self._values), self._scale, self._early)
+        likeness = self._alike(len(self._values))
+        self._factor = self._cholesky(likeness, self._scale, self._early)
         self._weights = _solved(self._factor, self._values - self._mean)
         everybody = np.arange(len(self._rows))
         self._ends = self._explained(everybody, np.zeros_like(everybody))
@@ -172,30 +174,43 @@ class Surrogate:
         return _solved(self._factor, among).T
 
     def _likeliest(self, count: int) -> tuple[float, float]:
-        values = self._values[:count] - self._values[:count].mean()
+        values, likeness = self._values[:count] - self._values[:count].mean(), self._alike(count)
 
         def likelihood(pair: tuple[float, float]) -> float:
-            factor = self._cholesky(count, *pair)
+            factor = self._cholesky(likeness, *pair)
             weights = _solved(factor, values)
             return float(-0.5 * weights @ weights - np.log(np.diag(factor)).sum())
 
         return max(((s, e) for s in SCALES for e in EARLY), key=likelihood)
 
-    def _cholesky(self, count: int, scale: float, early: float) -> Floats:
-        at, left = self._at[:count], self._left[:count]
-        kernel = self._kernel(at, left, at, left, scale, early)
+    def _alike(self, count: int) -> Likeness:
+        """Of the first so many results."""
+        rows = self._rows[self._at[:count]]
+        return self._encoding.likeness(rows, rows)
+
+    def _cholesky(self, likeness: Likeness, scale: float, early: float) -> Floats:
+        count = len(likeness[0])
+        left = self._left[:count]
+        kernel = _covariance(likeness, left, left, scale, early)
         kernel[np.diag_indices(count)] += self._variances[:count] + (NOISE * scale) ** 2
         return np.asarray(np.linalg.cholesky(kernel), np.float64)
 
     def _kernel(
         self, a: Whole, left_a: Whole, b: Whole, left_b: Whole, scale: float, early: float
     ) -> Floats:
-        single, joint, same = self._encoding.likeness(self._rows[a], self._rows[b])
-        alike = single + JOINT * joint + OWN * same
-        still = np.minimum(left_a[:, None], left_b) * (early * single + EARLY_OWN * same)
-        level = LEVEL + RUNG_LEVEL * (left_a[:, None] == left_b)
-        kernel: Floats = scale**2 * (alike + still) + level
-        return kernel
+        likeness = self._encoding.likeness(self._rows[a], self._rows[b])
+        return _covariance(likeness, left_a, left_b, scale, early)
+
+
+def _covariance(
+    likeness: Likeness, left_a: Whole, left_b: Whole, scale: float, early: float
+) -> Floats:
+    single, joint, same = likeness
+    alike = single + JOINT * joint + OWN * same
+    still = np.minimum(left_a[:, None], left_b) * (early * single + EARLY_OWN * same)
+    level = LEVEL + RUNG_LEVEL * (left_a[:, None] == left_b)
+    covariance: Floats = scale**2 * (alike + still) + level
+    return covariance
 
 
 def _solved(factor: Floats, values: Floats) -> Floats:
