@@ -44,7 +44,7 @@ SECONDS = 2.0
 JOBS = 2
 STARTS = 5
 PROGRAM = f"""
-from lepton_automl.search.lifeline import hold; hold()
+from lepton_automl.lifeline import hold; hold()
 import time
 from lepton_automl.search import task, worker
 

@@ -1,7 +1,7 @@
 """Verification: the written files, in ONNX Runtime, on the locked test part, reading only.
 
-`python -m lepton_automl.verify` reads a request as JSON from stdin and answers with a verdict on
-stdout; that is how `verify_in_fresh_process` sees to it that nothing but the files counts.
+`verify_in_fresh_process` sees to it that nothing but the files counts: `main`, in a process of its
+own, reads a request as JSON from stdin and answers with a verdict on stdout.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from lepton_automl.measuring import figures, file_problems
 from lepton_automl.parity import parity
 from lepton_automl.verdict import Parity, Precision, Verdict, overall
 
+PROGRAM = (
+    "from lepton_automl.lifeline import hold; hold(); from lepton_automl.verify import main; main()"
+)
 PARITY_SAMPLES = 256
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
@@ -149,7 +152,7 @@ def verify_in_fresh_process(request: Request) -> Verdict:
     root = str(Path(__file__).parents[1])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     child = subprocess.run(
-        [sys.executable, "-m", "lepton_automl.verify"],
+        [sys.executable, "-c", PROGRAM, str(os.getpid())],
         input=request.to_json(),
         capture_output=True,
         text=True,
@@ -288,7 +291,3 @@ def _refused(request: Request, problems: list[str]) -> Verdict:
         grouped=request.groups is not None,
         machine=this_machine(),
     )
-
-
-if __name__ == "__main__":
-    main()

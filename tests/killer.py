@@ -19,6 +19,9 @@ from tests.processes import alive, children, ended, note, zombies
 ORPHAN_SECONDS = 2.0
 """A killed coordinator's processes have so long to notice."""
 Whom = Literal["group", "worker", "coordinator"]
+EARLY = 0.2
+"""Share of commands that are killed while they start."""
+AMONG: tuple[Whom, ...] = ("group", "coordinator", *["worker"] * 4)
 
 
 @dataclass(frozen=True)
@@ -76,27 +79,34 @@ class Killer:
     run: Run
     startup: float
     """Seconds a command takes to find what was reached before."""
+    chance: random.Random
     kills: Counter[Whom] = field(default_factory=Counter)
     starts: list[float] = field(default_factory=list)
     """Seconds from the start of a command to its first task, of those that came so far."""
     left: set[int] = field(default_factory=set)
     """Processes that outlived their coordinator for longer than `ORPHAN_SECONDS`."""
+    is_over: bool = False
+    """The run was quicker than the one nobody disturbed, and has ended."""
     process: subprocess.Popen[str] | None = None
     _begun: float = 0.0
     _calm_until: int = 0
     """Finished rungs before which no other worker is killed: a task may lose only one."""
 
-    def strike(self, moment: Moment, whom: Whom) -> None:
-        """Kill at the moment; the coordinator where no worker may be killed."""
+    def strike(self, moment: Moment) -> None:
+        """Kill somebody at the moment; a worker in two of three cases where one may be."""
         process = self._wait(moment)
+        if process.poll() is not None:
+            self.is_over = True
+            return
         self._note_start()
         trains = sorted(children(process.pid, "search.worker"))
-        if whom == "worker" and trains and self._finished() >= self._calm_until:
+        is_calm = bool(trains) and self._finished() >= self._calm_until
+        whom = self.chance.choice(AMONG if is_calm else AMONG[:2])
+        if whom == "worker":
             assert not zombies(process.pid)
-            os.kill(random.Random(len(self.starts)).choice(trains), signal.SIGKILL)
+            os.kill(self.chance.choice(trains), signal.SIGKILL)
             self._calm_until = self._finished() + 2
         else:
-            whom = "group" if whom == "group" else "coordinator"
             self._end(process, whom)
         self.kills[whom] += 1
         self.run.look()
@@ -125,17 +135,23 @@ class Killer:
     def _wait(self, moment: Moment) -> subprocess.Popen[str]:
         """Look on until the moment has come.
 
-        A command that finds the step reached already has its start-up to repeat first.
+        A command that finds the step reached already has to start again first; one in five such
+        commands is killed meanwhile.
         """
-        startup, known = 0.0, self.run.reached()
+        known, waits, starts = self.run.reached(), moment.seconds, False
         if self.process is None:
-            self._begun, startup = time.time(), self.startup
+            self._begun, starts = time.time(), moment.after in self.run.reached()
             self.process = self.run.start()
-        begun = time.monotonic()
-        waits = moment.seconds + (startup if moment.after in known else 0.0)
+            if starts and self.chance.random() < EARLY:
+                starts, waits = False, self.chance.random() * self.startup
+        begun, process = time.monotonic(), self.process
 
         def is_now() -> bool:
-            nonlocal begun
+            nonlocal begun, starts
+            if starts:
+                starts = note(self.run.folder / "ledger.db", "command").get("pid") != process.pid
+                begun = time.monotonic()
+                return False
             reached = self.run.reached()
             if moment.after and moment.after not in known:
                 if moment.after not in reached:
@@ -146,10 +162,6 @@ class Killer:
             return is_next or time.monotonic() - begun >= waits
 
         self.run.watch(self.process, is_now)
-        if self.process.poll() == 0:  # It was quicker than the run that nobody disturbed.
-            ended(self.process)
-            self.process = self.run.start()
-            time.sleep(self.startup / 4)
         return self.process
 
     def _note_start(self) -> None:
@@ -159,10 +171,3 @@ class Killer:
 
     def _finished(self) -> int:
         return sum(kind == "rung" for _, kind, _, _, _ in self.run.rows)
-
-
-def victims(count: int, seed: int) -> list[Whom]:
-    """Whom each kill hits: everybody in turn, in a random order."""
-    found: list[Whom] = [("group", "worker", "coordinator")[n % 3] for n in range(count)]
-    random.Random(seed).shuffle(found)
-    return found

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ def note(ledger: Path, name: str) -> dict[str, Any]:
     finally:
         db.close()
     return dict(json.loads(found[0])) if found else {}
+
+
+def begun_training(ledger: Path) -> bool:
+    """Whether the command at work has handed a task out two seconds ago."""
+    first = note(ledger, "workers").get("first", 0.0)
+    return 2 <= time.time() - first < 60
 
 
 def seconds(ledger: Path) -> float:

@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnxruntime
@@ -21,6 +23,7 @@ from lepton_automl.machine import this_machine
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.verdict import Verdict
 from lepton_automl.verify import (
+    PROGRAM,
     Request,
     log_opening,
     main,
@@ -30,6 +33,7 @@ from lepton_automl.verify import (
     verify,
     verify_in_fresh_process,
 )
+from tests import processes
 from tests.bundles import make_bundle
 from tests.verdicts import verdict as any_verdict
 
@@ -79,7 +83,7 @@ def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found, monke
     fresh = verify_in_fresh_process(request_)
     assert snapshot(request_.folder) == before
     (child,) = children
-    assert child.args == [sys.executable, "-m", "lepton_automl.verify"]
+    assert child.args == [sys.executable, "-c", PROGRAM, str(os.getpid())]
     assert json.loads(child.stdout)["verdict"] == "holds"
     assert child.stderr == ""
     assert fresh.status == found.status == "holds"
@@ -235,6 +239,22 @@ def test_a_process_that_dies_is_no_verdict(request_, monkeypatch, code, error):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(error, match=r"signal 9|a traceback"):
         verify_in_fresh_process(request_)
+
+
+def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
+    os.mkfifo(pixels := tmp_path / "never written")
+    endless = dataclasses.replace(request_, pixels=pixels).to_json()
+    asks = "from lepton_automl.verify import *; verify_in_fresh_process(Request.from_json({!r}))"
+    parent = processes.python("-c", asks.format(endless))
+    while not (child := processes.children(parent.pid, "hold()")):
+        time.sleep(0.02)
+    time.sleep(0.5)
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 5
+    while processes.alive(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not processes.alive(child)
 
 
 def test_each_file_opens_a_test_part_once(tmp_path):

@@ -22,7 +22,7 @@ from lepton_automl.search.shortage import kills_for_memory, was_shortage
 from lepton_automl.search.task import Task, TaskResult
 
 PROGRAM = (
-    "from lepton_automl.search.lifeline import hold; hold(); "
+    "from lepton_automl.lifeline import hold; hold(); "
     "from lepton_automl.search.worker import main; main()"
 )
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}

@@ -136,7 +136,7 @@ def test_closing_ends_all_workers_at_once(tmp_path: Path) -> None:
 
 ON_A_GPU = """
 import json, os, sys, time
-from lepton_automl.search.lifeline import hold
+from lepton_automl.lifeline import hold
 hold()
 def say(**words):
     print(json.dumps({"free": 70, "total": 100, **words}), flush=True)

@@ -19,7 +19,7 @@ from lepton_automl.search.task import Task
 TASK = Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", ""))
 HEAD = """
 import json, os, sys, time
-from lepton_automl.search.lifeline import hold
+from lepton_automl.lifeline import hold
 hold()
 def say(**words):
     print(json.dumps(words), flush=True)

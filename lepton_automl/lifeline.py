@@ -1,4 +1,4 @@
-"""Lifeline: a worker dies with its coordinator, and leaves Ctrl-C to it."""
+"""Lifeline: a process dies with the one that started it, and leaves Ctrl-C to it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def hold() -> None:
 
 
 def _ask_the_kernel() -> None:
-    """On Linux a worker that is stopped, or stuck in a kernel of torch, dies too."""
+    """On Linux a process that is stopped, or stuck in a kernel of torch, dies too."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _die_with(parent: int) -> None:
-    # A killed coordinator cannot say goodbye; its workers must not train on for nobody.
+    # A killed parent cannot say goodbye; nobody is left to read what its children work out.
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)

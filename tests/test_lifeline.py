@@ -12,7 +12,7 @@ from tests.searching import is_alive
 
 CHILD = """
 import sys, time
-from lepton_automl.search.lifeline import hold
+from lepton_automl.lifeline import hold
 hold()
 print("held", flush=True)
 time.sleep(60)
