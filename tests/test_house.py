@@ -126,7 +126,15 @@ def printing() -> Iterator[str]:
 
 def runs_alone(tree: ast.Module) -> bool:
     """The module is a process of its own: what it writes is an answer to the one that began it."""
-    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node) for node in tree.body)
+    return any(
+        (isinstance(node, ast.If) and "__main__" in ast.unparse(node))
+        or (
+            isinstance(node, ast.FunctionDef)
+            and node.name == "main"
+            and "sys.stdin" in ast.unparse(node)
+        )
+        for node in tree.body
+    )
 
 
 def local_imports() -> Iterator[str]:
