@@ -12,7 +12,7 @@ demo: $(VENV)/.ready
 	$(BIN)/lepton run digits --budget 3m
 
 check: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -22,7 +22,7 @@ lint: $(VENV)/.ready
 
 # kill -9 of a worker, the coordinator or all of them at 100 random moments instead of the suite's 5.
 kill-test: $(VENV)/.ready
-	LEPTON_KILLS=100 $(BIN)/python -m pytest -s tests/e2e/test_kill.py
+	LEPTON_KILLS=100 $(BIN)/python -m pytest -s -n 0 tests/e2e/test_kill.py
 
 # Exact versions of today's newest releases that pyproject.toml admits, but torch, which is pinned.
 lock:

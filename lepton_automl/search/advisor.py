@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_automl.cost import Cost
 from lepton_automl.objectives import Objective
 from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.guide import Contender, best_of, budgets, prospects
@@ -17,6 +18,8 @@ from lepton_automl.search.warm_start import Observed
 
 PARENTS = 6
 """Candidates that ideas are made from."""
+FEW = 12
+"""Ideas with the least work that are kept where there is time for none."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Advisor:
         Of the search.
     observed : sequence of Observed
         Known from another run; they cannot go on.
+    has_time : callable
+        Whether a net of that cost could still be trained to the end.
     """
 
     def __init__(
@@ -56,9 +61,10 @@ class Advisor:
         ideas: Ideas,
         rungs_of: Callable[[int], int],
         seed: int,
-        observed: Sequence[Observed] = (),
+        observed: Sequence[Observed],
+        has_time: Callable[[Cost], bool],
     ) -> None:
-        self._observed = observed
+        self._observed, self._has_time = observed, has_time
         self._trials, self._ideas = trials, ideas
         self._known_costs = [o for o in objectives if not o.needs_training]
         self._encoding, self._rungs_of, self._seed = encoding, rungs_of, seed
@@ -135,10 +141,12 @@ class Advisor:
         return Contender(idea.params, self._costs(idea))
 
     def _sound_ideas(self) -> list[Idea]:
-        """Within the limits, as far as can be guessed; the nearest where none is."""
+        """Within limits and time, as far as can be guessed; the nearest where none is."""
         ideas = self._ideas(len(self._trials), self._parents())
         within = [idea for idea in ideas if not idea.beyond]
-        return within or sorted(ideas, key=lambda idea: idea.beyond)
+        within = within or sorted(ideas, key=lambda idea: idea.beyond)
+        in_time = [idea for idea in within if self._has_time(idea.cost)]
+        return in_time or sorted(within, key=lambda idea: idea.cost.macs)[:FEW]
 
     def _parents(self) -> list[Mapping[str, Any]]:
         trials = self._trials

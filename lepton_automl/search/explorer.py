@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lepton_automl.cost import Cost
 from lepton_automl.objectives import load as load_objective
 from lepton_automl.search import outcome
 from lepton_automl.search.advisor import Advisor
@@ -79,6 +80,7 @@ class Explorer:
             lambda number: len(tasks.cycles(number)),
             work.seed,
             self._newcomers.observed,
+            self._has_time,
         )
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
@@ -126,6 +128,17 @@ class Explorer:
         """For the first candidate of all, where another run knows what is good."""
         known = self._newcomers.observed and not self._newcomers.first
         return self._advisor.advise([], [], new=True).wishes if known else ()
+
+    def _has_time(self, cost: Cost) -> bool:
+        """Whether a net could be trained to the last rung before the search must end.
+
+        A net ten times as large takes ten times as long: its first rung alone may eat the time in
+        which others would have been trained to the end, as it never could be.
+        """
+        plan = self._trials.plan
+        if plan is None or plan.epochs is None:
+            return True
+        return self.clock.has_time(work_of(cost.macs, self._tasks.samples, plan.epochs))
 
     def _newcomer(self, wishes: Sequence[Mapping[str, Any]]) -> Task | None:
         candidate = self._newcomers.add(wishes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from lepton_automl.arch import Arch
@@ -36,7 +37,8 @@ def guess(arch: Arch) -> Cost:
 def advisor(trials: Trials, limits: Limits = Limits(), **changes: Any) -> Advisor:  # noqa: B008
     objectives = [load(name) for name in changes.get("objectives", ("accuracy",))]
     ideas = Ideas(make, changes.get("guess", guess), limits, 0)
-    return Advisor(trials, objectives, Encoding(KNOBS), ideas, lambda number: 3, 0)
+    has_time = changes.get("has_time", lambda _: True)
+    return Advisor(trials, objectives, Encoding(KNOBS), ideas, lambda number: 3, 0, (), has_time)
 
 
 def known(*rows: tuple[int, float, tuple[int, ...]]) -> Trials:
@@ -96,6 +98,25 @@ def test_ideas_that_seem_to_break_limits_are_no_wishes_while_others_do_not() -> 
     assert {wish["width"] for wish in advice.wishes} == {w for w in drawn if w <= 30}
 
 
+def test_ideas_that_could_not_be_trained_to_the_end_are_no_wishes() -> None:
+    macs: list[int] = []
+
+    def growing(arch: Arch) -> Cost:
+        del arch
+        macs.append(len(macs))
+        return dataclasses.replace(Cost(1, 1, 1, 1, 1), macs=macs[-1])
+
+    def wishes(most: int) -> list[dict[str, Any]]:
+        macs.clear()
+        one = advisor(Trials(), guess=growing, has_time=lambda cost: cost.macs <= most)
+        return [dict(wish) for wish in one.advise([], [], new=True).wishes]
+
+    everything = wishes(1000)
+    assert wishes(19) == everything[:20]
+    # Where there is time for none, those with the least work are left.
+    assert wishes(-1) == everything[:12]
+
+
 def test_a_failed_training_counts_as_the_worst() -> None:
     trials = known((64, 0.05, (150,)), (64, 0.1, (140,)), (56, 0.2, ()))
     trials.score(2, score("0", 0, failed="diverged"))
@@ -129,7 +150,9 @@ def test_what_another_run_has_seen_counts_as_known_but_cannot_go_on() -> None:
         seen(8, None),
     ]
     objectives, ideas = [load("accuracy")], Ideas(make, guess, Limits(), 0)
-    made = Advisor(Trials(), objectives, Encoding(KNOBS), ideas, lambda number: 3, 0, observed)
+    made = Advisor(
+        Trials(), objectives, Encoding(KNOBS), ideas, lambda number: 3, 0, observed, lambda _: True
+    )
     advice = made.advise([], [], new=True)
     assert advice.promote is None
     widths = [wish["width"] for wish in advice.wishes[:5]]
