@@ -25,13 +25,13 @@ SCRIPT = Path(__file__).parents[1] / "optuna_script.py"
 
 
 def said(command: list[str]) -> dict[str, Any]:
-    """The JSON a program prints last, and the seconds it took."""
+    """The JSON that is all a program prints, and the seconds it took."""
     begun = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     try:
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, json.JSONDecodeError) as error:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except json.JSONDecodeError as error:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}") from error
     return found | {"wall": round(time.monotonic() - begun, 1)}
 
