@@ -55,6 +55,10 @@ class LedgerView:
     def __init__(self, path: Path) -> None:
         self.path = path
         with translated(path):
+            if _is_at_rest(path):
+                # SQLite would leave two files beside a ledger that is only looked at.
+                self._db = _opened(path, "mode=ro&immutable=1")
+                return
             try:
                 self._db = _opened(path, "mode=ro")
             except sqlite3.OperationalError as error:
@@ -263,6 +267,11 @@ def _opened(path: Path, how: str) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Whether all of the ledger is in its one file, and no command writes to it."""
+    return not path.with_name(f"{path.name}-wal").exists() and not is_held(path)
 
 
 def is_held(path: Path) -> bool:

@@ -70,6 +70,16 @@ def test_a_reader_sees_a_live_ledger(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_looking_at_a_ledger_that_was_closed_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    with Ledger(file) as ledger:
+        ledger.record("trial", "0", {"state": "kept"})
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    with LedgerView(file) as view:
+        assert view.get("trial", "0") == {"state": "kept"}
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
 def test_seconds_alive_are_summed_over_sessions_and_idle_time_is_not(tmp_path: Path) -> None:
     first = Ledger(tmp_path / "ledger.db", since=time.monotonic() - 100)
     first.close()
