@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from lepton_automl.commands import options as o
+from lepton_automl.search.spawn import standing_by
 
 
 def run(
@@ -62,9 +63,10 @@ def run(
         optuna_storage=optuna_storage,
         callbacks=o.names(callback),
     )
-    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+    with standing_by(config.out):
+        from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
 
-    with report.screen(quiet=quiet) as emit:
-        outcome = pipeline.run(config, emit=emit)
-    report.show_verdict(outcome, json=json)
-    raise typer.Exit(outcome.verdict.exit_code)
+        with report.screen(quiet=quiet) as emit:
+            outcome = pipeline.run(config, emit=emit)
+        report.show_verdict(outcome, json=json)
+        raise typer.Exit(outcome.verdict.exit_code)

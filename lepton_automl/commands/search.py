@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lepton_automl.commands import options as o
+from lepton_automl.search.spawn import standing_by
 
 
 def search(
@@ -60,8 +61,9 @@ def search(
         optuna_storage=optuna_storage,
         callbacks=o.names(callback),
     )
-    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+    with standing_by(config.out):
+        from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
 
-    with report.screen(quiet=quiet) as emit:
-        found = pipeline.search(config, emit=emit)
-    report.show_search(found, json=json)
+        with report.screen(quiet=quiet) as emit:
+            found = pipeline.search(config, emit=emit)
+        report.show_search(found, json=json)

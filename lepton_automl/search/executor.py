@@ -13,8 +13,9 @@ from lepton_automl.errors import LeptonError
 from lepton_automl.events import Emit, Event, silent
 from lepton_automl.search.packing import Packing
 from lepton_automl.search.patience import LEAST_SECONDS
-from lepton_automl.search.process import PROGRAM, Worker, WorkerLost
+from lepton_automl.search.process import Worker, WorkerLost
 from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.spawn import PROGRAM
 from lepton_automl.search.task import Task, TaskResult
 
 ATTEMPTS = 2

@@ -8,25 +8,19 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from lepton_automl import errors
 from lepton_automl.errors import MachineError
+from lepton_automl.search import spawn
 from lepton_automl.search.packing import Memory
 from lepton_automl.search.patience import Patience
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.shortage import kills_for_memory, was_shortage
 from lepton_automl.search.task import Task, TaskResult
 
-PROGRAM = (
-    "from lepton_automl.lifeline import hold; hold(); "
-    "from lepton_automl.search.worker import main; main()"
-)
-KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""glibc keeps the memory of one batch for the next: a tenth of a training step on a CPU."""
 LOOK_SECONDS = 0.25
 """A silent worker is looked after so often."""
 READ_BYTES = 1 << 16
@@ -79,12 +73,8 @@ class Worker:
         self._task, self._since, self._work = "", 0.0, 0.0
         self._said: dict[str, Any] = {}
         self._rest, self._is_known = b"", False
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program, str(os.getpid()), str(locks)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=_environment(gpu),
-        )
+        ahead = spawn.taken(locks) if program == spawn.PROGRAM and gpu is None else None
+        self._process = ahead or spawn.spawned(program, locks, gpu)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -180,15 +170,6 @@ class Worker:
             return WorkerLost("was killed because memory ran out", is_shortage=True)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return WorkerLost(how)
-
-
-def _environment(gpu: int | None) -> dict[str, str]:
-    # One thread each: two threads of a small net collapse when a core is shared.
-    fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEEPS_MEMORY}
-    if gpu is not None:
-        fixed["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
-    return os.environ | fixed | {"PYTHONPATH": path}
 
 
 def _read(answer: dict[str, Any]) -> TaskResult:
