@@ -15,6 +15,8 @@ SHIFT = 0.125
 LIGHT = 0.2
 """At strength 1: rotation, log zoom, shear, shift as a share of the side, contrast and brightness
 in standard deviations. Each is drawn evenly from minus that to plus that."""
+TINT, SATURATION = 0.2, 0.5
+"""At strength 1, likewise: hue, and contrast and brightness of one channel; saturation."""
 
 
 def changed(
@@ -81,6 +83,64 @@ def cut_out(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
         for first, places in zip((down, right), _counted(x), strict=True)
     )
     return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def coloured(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """RGB pictures, each with another hue, saturation and light of its channels, in place.
+
+    Parameters
+    ----------
+    x : Tensor
+        float (B, C, H, W), normalised; returned as it is where C is not 3.
+    strength : float
+        0 (none) to 1.
+    generator : torch.Generator
+        Of the device of `x`.
+    """
+    if not strength or x.shape[1] != 3:
+        return x
+    saturation, *rest = strength * _even(8, len(x), generator)
+    gain, light = torch.stack(rest[:3], 1), torch.stack(rest[3:6], 1)
+    grey = x.mean(1, keepdim=True)
+    # A small turn about the grey axis moves each channel by a share of the other two's difference.
+    turn = (TINT * rest[6])[:, None, None, None] * (x.roll(1, 1) - x.roll(2, 1))
+    x = x.add_(turn).lerp_(grey.expand_as(x), (SATURATION * saturation)[:, None, None, None])
+    return x.mul_(1 + (TINT * gain)[..., None, None]).add_((TINT * light)[..., None, None])
+
+
+def mixed(
+    x: Tensor, mixup: float, cutmix: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Pictures, some with another one in them; the partner of number i is number B - 1 - i.
+
+    Parameters
+    ----------
+    x : Tensor
+        float (B, C, H, W).
+    mixup, cutmix : float
+        Shares of the pictures that are blended (Zhang et al. 2018, arXiv:1710.09412, with alpha 1)
+        and that get a rectangle (Yun et al. 2019, arXiv:1905.04899).
+    generator : torch.Generator
+        Of the device of `x`.
+
+    Returns
+    -------
+    tuple of Tensor
+        The pictures, and what is left of each one in itself: (B,), 0 to 1.
+    """
+    height, width = x.shape[2:]
+    kind, share, down, across = torch.rand(4, len(x), generator=generator, device=x.device)
+    kept = torch.where(kind < mixup, share, 1.0)
+    side = (1 - share).sqrt()
+    inside = [
+        (places + 0.5 > (1 - side[:, None]) * first[:, None] * size)
+        & (places + 0.5 < ((1 - side[:, None]) * first[:, None] + side[:, None]) * size)
+        for first, places, size in zip((down, across), _counted(x), (height, width), strict=True)
+    ]
+    is_cut = (kind >= mixup) & (kind < mixup + cutmix)
+    hole = inside[0][:, :, None] & inside[1][:, None, :] & is_cut[:, None, None]
+    weight = kept[:, None, None] * (~hole)
+    return torch.lerp(x.flip(0), x, weight[:, None]), weight.mean((1, 2))
 
 
 def _shifted(

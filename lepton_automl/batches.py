@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2 << 20
 """Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
+
+
+class Batch(NamedTuple):
+    """Some pictures and what they show."""
+
+    x: Tensor
+    """float (B, C, H, W), normalised."""
+    labels: Tensor
+    """int64 (B,)."""
+    others: Tensor | None = None
+    """int64 (B,): labels of the pictures that were mixed into these; None where none was."""
+    kept: Tensor | None = None
+    """(B,): share of each picture that is still its own."""
 
 
 class Batches:
@@ -53,27 +66,46 @@ class Batches:
         self._is_mirrored = torch.rand(samples, generator=side_draws) < 0.5
         self._mirrored = torch.zeros(0, dtype=torch.bool)
         self._first = self._end = 0
-        self._x = self._y = torch.zeros(0)
+        self._chunk = Batch(torch.zeros(0), torch.zeros(0))
 
-    def take(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch number `step`, to be asked for in order: pictures (B, C, H, W) and labels."""
+    def take(self, step: int) -> Batch:
+        """Batch number `step`, to be asked for in order."""
         if step == self._end:
             self._first = step
             stops = (self.plain_from if step < self.plain_from else self.count, self.count)
             self._end = min(step + self.per_chunk, *stops)
             self._fill((self._end - step) * self.size, is_plain=step >= self.plain_from)
         start = (step - self._first) * self.size
-        return self._x[start : start + self.size], self._y[start : start + self.size]
+        return _cut(self._chunk, start, start + self.size)
 
-    def pieces(self, step: int, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def pieces(self, step: int, parts: int) -> Iterator[Batch]:
         """Batch number `step` in at most `parts` pieces, none smaller than two."""
-        parts = max(1, min(parts, self.size // 2))
-        x, labels = (whole.tensor_split(parts) for whole in self.take(step))
-        return zip(x, labels, strict=True)
+        whole, parts = self.take(step), max(1, min(parts, self.size // 2))
+        ends = [len(part) for part in whole.labels.tensor_split(parts)]
+        starts = [sum(ends[:number]) for number in range(parts)]
+        return (_cut(whole, a, a + n) for a, n in zip(starts, ends, strict=True))
 
     def is_last_of_chunk(self, step: int) -> bool:
         """Whether the batch after `step` starts a new chunk, or there is none."""
         return step + 1 == self._end
+
+    def state(self) -> dict[str, Tensor]:
+        """What decides the batches still to come, by name; after the last batch of a chunk."""
+        return {
+            "order draws": self._order_draws.get_state(),
+            "change draws": self._change_draws.get_state(),
+            "order": self._order,
+            "mirrored": self._mirrored,
+            "is mirrored": self._is_mirrored,
+            "end": torch.tensor(self._end),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._order_draws.set_state(state["order draws"])
+        self._change_draws.set_state(state["change draws"])
+        self._order, self._mirrored = state["order"], state["mirrored"]
+        self._is_mirrored, self._end = state["is mirrored"], int(state["end"])
 
     def _fill(self, length: int, *, is_plain: bool) -> None:
         while len(self._order) < length:
@@ -91,5 +123,22 @@ class Batches:
             mirrored=mirrored if recipe.flip else None,
             generator=self._change_draws,
         )
-        self._x = x if is_plain else augment.cut_out(x, recipe.cutout, self._change_draws)
-        self._y = self.labels[index]
+        self._chunk = Batch(x, self.labels[index])
+        if not is_plain:
+            x = augment.coloured(x, recipe.colour, self._change_draws)
+            x = augment.cut_out(x, recipe.cutout, self._change_draws)
+            self._chunk = self._mixed(x, self.labels[index])
+
+    def _mixed(self, x: Tensor, labels: Tensor) -> Batch:
+        mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
+        if not mixup and not cutmix:
+            return Batch(x, labels)
+        x, kept = augment.mixed(x, mixup, cutmix, self._change_draws)
+        return Batch(x, labels, labels.flip(0), kept)
+
+
+def _cut(whole: Batch, start: int, stop: int) -> Batch:
+    here = slice(start, stop)
+    if whole.others is None or whole.kept is None:
+        return Batch(whole.x[here], whole.labels[here])
+    return Batch(whole.x[here], whole.labels[here], whole.others[here], whole.kept[here])

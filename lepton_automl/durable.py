@@ -47,6 +47,18 @@ def write_json(path: Path, document: Any) -> Path:
     return write(path, json.dumps(document, indent=2) + "\n")
 
 
+def remove(path: Path) -> None:
+    """Delete a file that may be missing.
+
+    Raises
+    ------
+    MachineError
+        If the folder is read-only.
+    """
+    with writable(path):
+        path.unlink(missing_ok=True)
+
+
 def is_leftover(path: Path) -> bool:
     """Whether the name is one that `write` gives to what is not whole yet."""
     return path.name.startswith(".") and path.name.endswith(TEMPORARY)

@@ -1,9 +1,9 @@
-"""SGD and AdamW on torch's fused kernels, without the seconds that torch.optim's classes import."""
+"""SGD, AdamW and Muon on torch's fused kernels: torch.optim's classes take seconds to import."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,20 +11,26 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from lepton_automl import muon
 from lepton_automl.recipe import Recipe
 
 LR_BATCH = 64
 """The batch size that `Recipe.lr` is meant for."""
 
 
+Update = Callable[["Group", list[Tensor], float], None]
+"""Moves the parameters of a group, given their gradients and the learning rate."""
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Parameters under one weight decay, with their moments."""
+    """Parameters that move by one rule under one weight decay, with their moments."""
 
+    update: Update
     weight_decay: float
     parameters: list[Tensor]
     first: list[Tensor] = field(init=False)
-    """Momentum, or AdamW's running mean of gradients."""
+    """Momentum, or a running mean of gradients."""
     second: list[Tensor] = field(init=False)
     """AdamW's running mean of squared gradients."""
     steps: list[Tensor] = field(init=False)
@@ -47,28 +53,46 @@ class Optimizer:
         Kind, learning rate and weight decay.
     batch : int
         Samples a step. The learning rate follows it, in proportion for SGD (Goyal et al. 2017,
-        section 2.1, arXiv:1706.02677), as its root for AdamW (Malladi et al. 2022, section 4,
-        arXiv:2205.10287).
+        section 2.1, arXiv:1706.02677), as its root for AdamW and Muon (Malladi et al. 2022,
+        section 4, arXiv:2205.10287).
     """
 
     def __init__(self, parameters: Iterable[Tensor], recipe: Recipe, batch: int) -> None:
         trained = [p for p in parameters if p.requires_grad]
-        self.groups = (
-            Group(recipe.weight_decay, [p for p in trained if p.ndim > 1]),
-            Group(0.0, [p for p in trained if p.ndim <= 1]),
-        )
-        self._update = _adamw if recipe.optimizer == "adamw" else _sgd
+        weights, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+        rest = _sgd if recipe.optimizer == "sgd" else _adamw
+        groups = [Group(rest, 0.0, others)]
+        if recipe.optimizer == "muon":
+            matrices = [p for p in weights if muon.is_matrix(p)]
+            weights = [p for p in weights if not muon.is_matrix(p)]
+            groups.append(Group(_muon, recipe.weight_decay, matrices))
+        groups.append(Group(rest, recipe.weight_decay, weights))
+        self.groups = [group for group in groups if group.parameters]
         ratio = batch / LR_BATCH
-        self.lr = recipe.lr * (math.sqrt(ratio) if recipe.optimizer == "adamw" else ratio)
+        self.lr = recipe.lr * (ratio if recipe.optimizer == "sgd" else math.sqrt(ratio))
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
         """Move the parameters at `scale` times the peak rate and forget their gradients."""
         for group in self.groups:
             gradients = [p.grad for p in group.parameters if p.grad is not None]
-            self._update(group, gradients, self.lr * scale)
+            group.update(group, gradients, self.lr * scale)
             for parameter in group.parameters:
                 parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """All moments, by name."""
+        return {
+            f"{number}.{name}.{place}": tensor
+            for number, group in enumerate(self.groups)
+            for name in ("first", "second", "steps")
+            for place, tensor in enumerate(getattr(group, name))
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
 
 def schedule(name: str, steps: int) -> list[float]:
@@ -121,3 +145,7 @@ def _adamw(group: Group, gradients: list[Tensor], lr: float) -> None:
         eps=1e-8,
         maximize=False,
     )
+
+
+def _muon(group: Group, gradients: list[Tensor], lr: float) -> None:
+    muon.step(group.parameters, gradients, group.first, lr, group.weight_decay)

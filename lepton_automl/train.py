@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lepton_automl.arch import Arch
-from lepton_automl.batches import Batches
+from lepton_automl.averaging import Average
+from lepton_automl.batches import Batch, Batches
 from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import Turn, placed
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
 from lepton_automl.optimizers import Optimizer, schedule
 from lepton_automl.recipe import Recipe
+from lepton_automl.snapshot import Snapshot, State, Stateful
 
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
@@ -71,13 +75,16 @@ def fit(
     parts: int = 1,
     turn: Turn = contextlib.nullcontext,
     tick: Tick = _nothing,
+    snapshot: Path | None = None,
 ) -> Model:
     """`model` after `epochs` more passes over `data`.
 
     A pure function: equal arguments on the CPU (and as many threads) give equal bits. Every call
     runs the whole schedule of the recipe, so what it returns is a finished net. With `parts` above
     1 a batch goes through the net in so many pieces, to need less memory: the steps are the same
-    but for rounding and for batch normalisation, which sees the pieces.
+    but for rounding and for batch normalisation, which sees the pieces. With `snapshot`, a file,
+    the state is kept there now and then: killed anywhere and called again, the training goes on
+    and ends, on the CPU, on the same bits. Whoever keeps the result deletes the file.
 
     Raises
     ------
@@ -87,6 +94,10 @@ def fit(
     device = device or torch.device("cpu")
     network = build(model.arch, model.weights)
     guide = None if teacher is None else placed(teacher.network(), device)
+    kept = None
+    if snapshot is not None:
+        made_from = (model, data, recipe, epochs, seed, device, teacher, distill_weight)
+        kept = Snapshot(snapshot, _name_of(*made_from, temperature, parts))
     descend(
         network,
         data,
@@ -101,12 +112,24 @@ def fit(
         parts=parts,
         turn=turn,
         tick=tick,
+        snapshot=kept,
     )
     with turn():
         settle(network, data, model.preprocessing, seed=seed, device=device)
     return dataclasses.replace(
         model, weights=weights_of(network), qparams=None, metrics={}, parent=model.digest
     )
+
+
+def _name_of(
+    model: Model, data: Labelled, recipe: Recipe, epochs: int, seed: int, device: torch.device,
+    teacher: Model | None, *others: float,
+) -> str:  # fmt: skip
+    """Everything a training is made from but the pixels, which are as many as the labels."""
+    labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
+    guide = "" if teacher is None else teacher.digest
+    parts = (model.digest, labels, recipe.to_json(), epochs, seed, device.type, guide, *others)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def descend(
@@ -125,28 +148,36 @@ def descend(
     parts: int = 1,
     turn: Turn = contextlib.nullcontext,
     tick: Tick = _nothing,
+    snapshot: Snapshot | None = None,
 ) -> Fit:
-    """Train `network` in place; `parts` as for `fit`."""
+    """Train `network` in place; `parts` as for `fit`. It goes on from what `snapshot` kept."""
     device = device or torch.device("cpu")
     placed(network, device).train()
     batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
     optimizer = Optimizer(network.parameters(), recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
     run = forward or network
-    total, since, last = torch.zeros((), device=device), 0, math.nan
-    for step in range(batches.count):
+    average = Average(recipe.average, list(network.parameters()), batches.count)
+    changing: dict[str, Stateful]
+    changing = {"net": _Net(network), "rates": optimizer, "batches": batches, "average": average}
+    begun = 0 if snapshot is None else snapshot.resume(changing)
+    total, since, last = torch.zeros((), device=device), begun, math.nan
+    for step in range(begun, batches.count):
         with turn():
-            for x, labels in batches.pieces(step, parts):
-                wanted = None if teacher is None else _answer(teacher, x)
+            for batch in batches.pieces(step, parts):
+                wanted = None if teacher is None else _answer(teacher, batch.x)
                 with _arithmetic(device):
-                    loss = _loss(run(x), labels, wanted, recipe, distill_weight, temperature)
-                    loss = loss * (len(labels) / batches.size)
+                    loss = _loss(run(batch.x), batch, wanted, recipe, distill_weight, temperature)
+                    loss = loss * (len(batch.labels) / batches.size)
                 torch.autograd.backward(loss)
                 total += loss.detach()
             optimizer.step(scale[step])
+            average.follow(step)
             if batches.is_last_of_chunk(step):
                 last, since = _finite(total, step + 1 - since, step), step + 1
                 total.zero_()
+                if snapshot is not None:
+                    snapshot.keep(step + 1, changing)
         tick(step + 1, batches.count)
     network.eval()
     return Fit(batches.count, last)
@@ -180,16 +211,37 @@ def settle(
     network.eval()
 
 
+class _Net:
+    """Weights and running statistics, as a snapshot keeps them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def state(self) -> State:
+        return dict(self._network.state_dict())
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._network.load_state_dict(state)
+
+
 def _loss(
     logits: Tensor,
-    labels: Tensor,
+    batch: Batch,
     wanted: Tensor | None,
     recipe: Recipe,
     weight: float,
     temperature: float,
 ) -> Tensor:
     """Cross entropy, mixed with distance from the teacher (Hinton et al. 2015, section 2)."""
-    hard = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    smoothing = recipe.label_smoothing
+    if batch.others is None or batch.kept is None:
+        hard = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+    else:
+        own, other = (
+            F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+            for labels in (batch.labels, batch.others)
+        )
+        hard = torch.lerp(other, own, batch.kept).mean()
     if wanted is None:
         return hard
     ours = F.log_softmax(logits / temperature, 1)

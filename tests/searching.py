@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ class InlineWorkers(Workers):
     @property
     def busy(self) -> list[Task]:
         return list(self._waiting)
+
+    def seconds_to_go(self) -> float:
+        return math.inf
 
     def start(self, task: Task) -> None:
         self._waiting.append(task)

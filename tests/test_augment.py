@@ -125,3 +125,51 @@ def test_the_smallest_pictures_are_changed_too(kind, shape):
     y = augment.cut_out(y, 1.0, draws())
     assert y.shape == shape
     assert torch.isfinite(y).all()
+
+
+def test_colours_change_by_picture_and_channel_and_never_across_places():
+    x = noise(200)
+    y = augment.coloured(x.clone(), 1.0, draws())
+    assert not torch.allclose(x, y)
+    # In each picture every colour goes where one 3x4 matrix sends it, the same at all places.
+    before = torch.cat([x.flatten(2), torch.ones(200, 1, x[0, 0].numel())], 1).mT
+    found = torch.linalg.lstsq(before, y.flatten(2).mT).solution
+    assert torch.allclose(before @ found, y.flatten(2).mT, atol=1e-3)
+    assert (found[:, 3].std(0) > 0.05).all()
+
+
+def test_grey_is_not_coloured_and_no_strength_changes_nothing():
+    x = noise(4, 1)
+    assert torch.equal(augment.coloured(x.clone(), 1.0, draws()), x)
+    x = noise(4, 3)
+    assert torch.equal(augment.coloured(x.clone(), 0.0, draws()), x)
+
+
+def test_mixup_blends_with_the_partner_by_the_share_it_tells():
+    x = noise(300)
+    y, kept = augment.mixed(x, 1.0, 0.0, draws())
+    assert torch.allclose(y, torch.lerp(x.flip(0), x, kept[:, None, None, None]), atol=1e-5)
+    assert 0.4 < kept.mean() < 0.6
+
+
+def test_cutmix_takes_one_rectangle_of_the_partner_and_tells_its_share():
+    x = noise(300, height=16, width=16)
+    y, kept = augment.mixed(x, 0.0, 1.0, draws())
+    is_other = (y == x.flip(0)).all(1)
+    assert torch.equal((y == x).all(1), ~is_other)
+    assert torch.allclose(1 - is_other.float().mean((1, 2)), kept)
+    for hole in is_other:
+        rows, columns = hole.any(1).nonzero(), hole.any(0).nonzero()
+        if len(rows):
+            assert hole[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+    assert 0.4 < kept.mean() < 0.6
+
+
+def test_so_many_pictures_are_mixed_as_asked_for():
+    x = noise(2000, 1, 4, 4)
+    y, kept = augment.mixed(x, 0.2, 0.3, draws())
+    untouched = (y == x).flatten(1).all(1)
+    assert torch.equal(kept[untouched], torch.ones(int(untouched.sum())))
+    blended = ((y != x) & (y != x.flip(0))).flatten(1).any(1)
+    assert 0.15 < blended.float().mean() < 0.25
+    assert 0.45 < untouched.float().mean() < 0.62

@@ -33,7 +33,7 @@ def taken(recipe, epochs=3, data=None):
     """All pictures and all labels in order."""
     source = made(recipe, epochs, data)
     each = [source.take(step) for step in range(source.count)]
-    return torch.cat([x for x, _ in each]), torch.cat([y for _, y in each])
+    return torch.cat([batch.x for batch in each]), torch.cat([batch.labels for batch in each])
 
 
 @pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
@@ -80,7 +80,34 @@ def test_whoever_is_mirrored_in_one_pass_is_not_in_the_next(augment):
 
 def test_pieces_are_never_smaller_than_two_and_together_the_batch():
     recipe = dataclasses.replace(PLAIN, batch_size=7)
-    (x, labels), pieces = made(recipe).take(0), list(made(recipe).pieces(0, 5))
-    assert [len(part) for _, part in pieces] == [3, 2, 2]
-    assert torch.equal(torch.cat([part for part, _ in pieces]), x)
-    assert torch.equal(torch.cat([part for _, part in pieces]), labels)
+    whole, pieces = made(recipe).take(0), list(made(recipe).pieces(0, 5))
+    assert [len(part.labels) for part in pieces] == [3, 2, 2]
+    assert torch.equal(torch.cat([part.x for part in pieces]), whole.x)
+    assert torch.equal(torch.cat([part.labels for part in pieces]), whole.labels)
+
+
+def test_labels_of_mixed_pictures_are_those_of_both_halves():
+    recipe = dataclasses.replace(PLAIN, batch_size=5, mixup=1.0, plain_finish=0.0)
+    source = made(recipe, epochs=2)
+    for step in range(source.count):
+        batch = source.take(step)
+        own, other = (y.float() + 1 for y in (batch.labels, batch.others))
+        assert torch.allclose(batch.x[:, 0, 3, 3], torch.lerp(other, own, batch.kept), atol=1e-4)
+        assert 0 < batch.kept.min() < batch.kept.max() < 1
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_is_restored_goes_on_with_the_same_batches(monkeypatch, step):
+    monkeypatch.setattr(batches, "CHUNK_BYTES", 1)
+    recipe = dataclasses.replace(PLAIN, flip=True, augment=1.0, cutout=0.5, cutmix=0.5)
+    whole, first, second = made(recipe), made(recipe), made(recipe)
+    for number in range(whole.count):
+        expected = whole.take(number)
+        if number < step:
+            first.take(number)
+        if number == step:
+            second.restore({k: v.clone() for k, v in first.state().items()})
+        if number >= step:
+            found = second.take(number)
+            assert torch.equal(found.x, expected.x)
+            assert torch.equal(found.labels, expected.labels)

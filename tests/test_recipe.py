@@ -11,7 +11,7 @@ from lepton_automl.recipe import Recipe
 
 recipes = st.builds(
     Recipe,
-    optimizer=st.sampled_from(["sgd", "adamw"]),
+    optimizer=st.sampled_from(["sgd", "adamw", "muon"]),
     lr=st.floats(1e-6, 10),
     schedule=st.sampled_from(["onecycle", "cosine", "trapezoid"]),
     weight_decay=st.floats(0, 1),
@@ -20,6 +20,10 @@ recipes = st.builds(
     augment=st.floats(0, 1),
     augment_kind=st.sampled_from(["affine", "crop"]),
     cutout=st.floats(0, 1),
+    average=st.sampled_from(["none", "ema", "lookahead"]),
+    colour=st.floats(0, 1),
+    mixup=st.floats(0, 1),
+    cutmix=st.floats(0, 1),
     plain_finish=st.floats(0, 1),
     flip=st.booleans(),
     epochs=st.integers(1, 10_000),
@@ -37,6 +41,7 @@ def test_a_recipe_of_an_older_run_means_what_it_meant():
     read = Recipe.from_json(text)
     assert (read.augment, read.augment_kind, read.cutout) == (0.7, "affine", 0.0)
     assert read.plain_finish == 0.25
+    assert (read.average, read.colour, read.mixup, read.cutmix) == ("none", 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,10 @@ def test_a_recipe_of_an_older_run_means_what_it_meant():
         ("augment", 1.01),
         ("augment_kind", "cut"),
         ("cutout", -0.1),
+        ("average", "swa"),
+        ("colour", 1.01),
+        ("mixup", -0.1),
+        ("cutmix", 1.01),
         ("plain_finish", 1.01),
         ("epochs", 0),
     ],

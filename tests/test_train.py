@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lepton_automl import train
 from lepton_automl.arch import chain
+from lepton_automl.batches import Batch
 from lepton_automl.dataset import Labelled
 from lepton_automl.evaluate import accuracy, predict_logits
 from lepton_automl.layers.conv import Conv
@@ -215,7 +216,7 @@ def test_the_distilled_loss_is_hintons_formula():
     generator = torch.Generator().manual_seed(0)
     logits, wanted = torch.randn(2, 5, 3, generator=generator).double()
     labels = torch.tensor([0, 1, 2, 0, 1])
-    given = train._loss(logits, labels, wanted, Recipe(), 0.7, 3.0)
+    given = train._loss(logits, Batch(logits, labels), wanted, Recipe(), 0.7, 3.0)
     hard, soft = 0.0, 0.0
     for z, t, label in zip(logits, wanted, labels, strict=True):
         p, q, alone = (t / 3).softmax(0), (z / 3).softmax(0), z.softmax(0)

@@ -17,9 +17,12 @@ from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
 from lepton_automl.search.work import SearchWork
+from lepton_automl.shares import COMPRESSION
 
-GRACE_SECONDS = 3.0
-"""So long after its end a search waits for a last training that takes longer than expected."""
+GRACE_SECONDS, GRACE_SHARE = 3.0, 0.5
+"""So long after its end a search waits for a last training that takes longer than expected; and
+for one that will probably end by then, this share of what is kept for the compression: minutes of
+training are not thrown away for want of seconds."""
 
 
 class Confirmation:
@@ -82,10 +85,17 @@ class Confirmation:
                 return
             for task, result in workers.finished():
                 self._record(task, result)
-            if clock.left() < -GRACE_SECONDS and workers.busy:
+            if workers.busy and self._is_too_late(-clock.left(), workers.seconds_to_go()):
                 late = ", ".join(str(parsed(task.key)[0]) for task in workers.busy)
                 self._tell(f"the time is over: the last training of trial {late} is left out")
                 return
+
+    def _is_too_late(self, late: float, to_go: float) -> bool:
+        """Whether the search ended `late` s ago, and what is at work will not end soon enough."""
+        plan, later = self._trials.plan, 0.0
+        if plan is not None:
+            later = self._work.later(plan.epoch_seconds, plan.whole_epochs).get(COMPRESSION, 0.0)
+        return late > GRACE_SECONDS and late + to_go > GRACE_SHARE * later
 
     def _record(self, task: Task, result: TaskResult) -> None:
         number, rung = parsed(task.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import queue
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -78,6 +79,12 @@ class Workers:
     def busy(self) -> list[Task]:
         """The tasks at work, in the order they were started."""
         return list(self._pending.values())
+
+    def seconds_to_go(self) -> float:
+        """Until the last task at work ends, if all go on as they went; infinite if nobody knows."""
+        now, at_work = time.time(), [worker.facts() for worker in self._all]
+        each = [(now - one["since"], one["share"]) for one in at_work if one["task"]]
+        return max((s * (1 - done) / done if done else math.inf for s, done in each), default=0.0)
 
     def facts(self) -> dict[str, Any]:
         """What each worker does, for those who watch.

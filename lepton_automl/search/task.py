@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lepton_automl import durable
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, LabelledFiles, labelled
 from lepton_automl.evaluate import Turn, accuracy
@@ -23,6 +24,8 @@ from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
 from lepton_automl.train import Diverged, Tick, fit, fresh
 
+HALF_WAY = "half-way.safetensors"
+"""Beside the model to be: what a killed training goes on from."""
 SMALLER = 4
 """Where memory ran out, batches go through the net in so many times as many pieces."""
 
@@ -132,7 +135,9 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     seconds: list[float] = []
     parts = 1
     steps = zip(task.cycles, task.pieces, _ticks(task, told), strict=True)
-    for (epochs, seed), parts, tick in steps:
+    half_way = Path(task.out) / HALF_WAY if task.out else None
+    for number, ((epochs, seed), parts, tick) in enumerate(steps):
+        is_last = number + 1 == len(task.cycles)
         begun = time.perf_counter()
         try:
             model = fit(
@@ -145,12 +150,15 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
                 parts=parts,
                 turn=turn,
                 tick=tick,
+                snapshot=half_way if is_last else None,
             )
         except Diverged as error:
             return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
     if task.out:
         model.save(Path(task.out))
+    if half_way is not None:
+        durable.remove(half_way)
     correct = accuracy(model, _part(task.validation), device=device, turn=turn)
     return TaskResult(tuple(seconds), pack(correct), parts=parts)
 

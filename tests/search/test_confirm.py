@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from lepton_automl.pick import Option
 from lepton_automl.search.confirm import Confirmation, confirmed
-from lepton_automl.search.plan import Clock
+from lepton_automl.search.plan import Clock, Plan
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials, read_trials
@@ -138,4 +139,28 @@ def test_a_training_that_takes_far_longer_than_planned_is_left_out(tmp_path: Pat
     now = confirmation(job, trials).run(options, workers, clock)
     assert "left out" in told[-1].message
     assert [option.number for option in now] == [1]
+    job.ledger.close()
+
+
+@pytest.mark.parametrize(("to_go", "is_kept"), [(10.0, True), (30.0, False)])
+def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
+    tmp_path: Path, to_go: float, is_kept: bool
+) -> None:
+    class Late(Told):
+        def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+            if next(turns) < 5:
+                return []
+            return super().finished(timeout)
+
+        def seconds_to_go(self) -> float:
+            return to_go
+
+    later = {"later": lambda epoch_seconds, epochs: {"compression": 60.0, "files": 10.0}}
+    job = replace(work(tmp_path / "run", budget_seconds=9.0, trials=None), **later)
+    trials, options = some(job, 180)
+    trials.plan = Plan(9, 1e-9, 0.0)
+    turns, workers = iter(range(1000)), Late({"0-final-0": 192})
+    times = iter([100.0] * 6 + [-10.0] * 1000)
+    confirmation(job, trials).run(options, workers, Clock(lambda: next(times), 0.0, 1e-9))
+    assert bool(trials.final(0, "final-0")) is is_kept
     job.ledger.close()

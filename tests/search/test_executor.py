@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -174,3 +175,19 @@ def test_workers_are_added_to_every_gpu_and_taken_away_again(
         f"workers on each GPU: {now}, before {before}"
         for before, now in ((1, 2), (2, 3), (3, 2), (2, 1))
     ]
+
+
+def test_seconds_to_go_follow_from_what_is_done(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert workers.seconds_to_go() == 0.0
+    now = time.time()
+    said = [
+        {"task": "1-0", "since": now - 30, "share": 0.75},
+        {"task": "2-0", "since": now - 20, "share": 0.5},
+    ]
+    for worker, facts in zip(workers._all, said, strict=True):
+        monkeypatch.setattr(worker, "facts", lambda facts=facts: facts)
+    assert workers.seconds_to_go() == pytest.approx(20.0, abs=0.5)
+    said[1]["share"] = 0.0
+    assert workers.seconds_to_go() == math.inf
