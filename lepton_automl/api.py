@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     jobs: int
     device: str
     skip_corrupt: bool
+    no_flip: bool
     fresh: bool
     optuna_storage: str
     callbacks: Sequence[str]

@@ -99,6 +99,8 @@ class RunConfig:
     """Worker processes on each GPU; 0: as many as make the whole faster; None: not asked for."""
     device: str = "auto"
     skip_corrupt: bool = False
+    no_flip: bool = False
+    """Never mirror training pictures; else the data are asked whether they may be."""
     fresh: bool = False
     optuna_storage: str | None = None
     """Where every trial is mirrored to: the URL of a database or the path of a journal file."""

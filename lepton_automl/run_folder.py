@@ -38,6 +38,7 @@ class Definition:
     """Folder of the run that this one began with; empty without one."""
     warm_digest: str = ""
     """Of what that run had recorded."""
+    no_flip: bool = False
 
     def to_toml(self) -> str:
         """The definition as a file a person can read."""
@@ -268,6 +269,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         out=folder.path,
         test=Path(known.test) if known.test else None,
         skip_corrupt=known.skip_corrupt,
+        no_flip=known.no_flip,
         space=str(folder.space_file),
         limits=known.limits,
         objectives=known.objectives,

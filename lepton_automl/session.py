@@ -109,7 +109,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         emit=emit,
     )
     audit.report(dataset, emit)
-    known = known or space.load(_default_space(dataset))
+    known = _flipping(known or space.load(_default_space(dataset)), allowed=not config.no_flip)
     warm = _claimed(config, folder, dataset, known, model)
     if table is not None:
         durable.write(folder.latency_file, table)
@@ -237,6 +237,17 @@ def _check_objectives(config: RunConfig) -> None:
         )
 
 
+def _flipping(known: SearchSpace, *, allowed: bool) -> SearchSpace:
+    if allowed:
+        return known
+    if True not in {value for knob in known.train_knobs("flip") for value in knob.values}:
+        raise ConfigError(
+            f"--no-flip has no effect: the search space {known.name} never flips pictures",
+            fix="leave it out",
+        )
+    return known.fixing("flip", value=False)
+
+
 def _default_space(dataset: Dataset) -> str:
     is_small = dataset.size is not None and max(dataset.size) <= SMALL_PICTURE
     return "tiny" if is_small else "mobile"
@@ -252,6 +263,7 @@ def _definition(
         data=absolute(config.data),
         test=absolute(str(config.test)) if config.test else "",
         skip_corrupt=config.skip_corrupt,
+        no_flip=config.no_flip,
         data_fingerprint=dataset.fingerprint,
         space=known.name,
         space_digest=known.digest,

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lepton_automl.arch import Arch
 from lepton_automl.averaging import Average
 from lepton_automl.batches import Batch, Batches
 from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import Turn, placed
+from lepton_automl.loss import Forward, Loss
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
 from lepton_automl.optimizers import Optimizer, schedule
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 Tick = Callable[[int, int], None]
 """Told (batches done, batches in all) after every batch."""
-Forward = Callable[[Tensor], Tensor]
-"""Logits (N, classes) of normalised pixels (N, C, H, W)."""
 
+CPU = torch.device("cpu")
 SETTLE_PICTURES, SETTLE_BATCH = 1024, 256
 
 
@@ -61,21 +60,27 @@ def fresh(arch: Arch, preprocessing: Preprocessing, seed: int) -> Model:
     return Model(arch, weights_of(build(arch, seed=seed)), preprocessing)
 
 
+class Course(TypedDict):
+    """How one training is run; see `descend`."""
+
+    epochs: int
+    seed: int
+    device: NotRequired[torch.device]
+    distill_weight: NotRequired[float]
+    temperature: NotRequired[float]
+    parts: NotRequired[int]
+    turn: NotRequired[Turn]
+    tick: NotRequired[Tick]
+
+
 def fit(
     model: Model,
     data: Labelled,
     recipe: Recipe,
     *,
-    epochs: int,
-    seed: int,
-    device: torch.device | None = None,
     teacher: Model | None = None,
-    distill_weight: float = 0.9,
-    temperature: float = 4.0,
-    parts: int = 1,
-    turn: Turn = contextlib.nullcontext,
-    tick: Tick = _nothing,
     snapshot: Path | None = None,
+    **course: Unpack[Course],
 ) -> Model:
     """`model` after `epochs` more passes over `data`.
 
@@ -91,45 +96,27 @@ def fit(
     Diverged
         If the loss becomes infinite or not a number.
     """
-    device = device or torch.device("cpu")
+    device = course.get("device", CPU)
     network = build(model.arch, model.weights)
+    kept = None if snapshot is None else _snapshot(snapshot, model, data, recipe, teacher, course)
     guide = None if teacher is None else placed(teacher.network(), device)
-    kept = None
-    if snapshot is not None:
-        made_from = (model, data, recipe, epochs, seed, device, teacher, distill_weight)
-        kept = Snapshot(snapshot, _name_of(*made_from, temperature, parts))
-    descend(
-        network,
-        data,
-        model.preprocessing,
-        recipe,
-        epochs=epochs,
-        seed=seed,
-        device=device,
-        teacher=guide,
-        distill_weight=distill_weight,
-        temperature=temperature,
-        parts=parts,
-        turn=turn,
-        tick=tick,
-        snapshot=kept,
-    )
-    with turn():
-        settle(network, data, model.preprocessing, seed=seed, device=device)
+    descend(network, data, model.preprocessing, recipe, teacher=guide, snapshot=kept, **course)
+    with course.get("turn", contextlib.nullcontext)():
+        settle(network, data, model.preprocessing, seed=course["seed"], device=device)
     return dataclasses.replace(
         model, weights=weights_of(network), qparams=None, metrics={}, parent=model.digest
     )
 
 
-def _name_of(
-    model: Model, data: Labelled, recipe: Recipe, epochs: int, seed: int, device: torch.device,
-    teacher: Model | None, *others: float,
-) -> str:  # fmt: skip
-    """Everything a training is made from but the pixels, which are as many as the labels."""
+def _snapshot(
+    path: Path, model: Model, data: Labelled, recipe: Recipe, teacher: Model | None, course: Course
+) -> Snapshot:
+    """Named by all a training is made from, but the pixels, which are as many as the labels."""
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     guide = "" if teacher is None else teacher.digest
-    parts = (model.digest, labels, recipe.to_json(), epochs, seed, device.type, guide, *others)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    decisive = sorted((k, str(v)) for k, v in course.items() if k not in {"turn", "tick"})
+    parts = (model.digest, labels, recipe.to_json(), guide, decisive)
+    return Snapshot(path, hashlib.sha256(repr(parts).encode()).hexdigest())
 
 
 def descend(
@@ -140,7 +127,7 @@ def descend(
     *,
     epochs: int,
     seed: int,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
     forward: Forward | None = None,
     teacher: Forward | None = None,
     distill_weight: float = 0.9,
@@ -150,32 +137,51 @@ def descend(
     tick: Tick = _nothing,
     snapshot: Snapshot | None = None,
 ) -> Fit:
-    """Train `network` in place; `parts` as for `fit`. It goes on from what `snapshot` kept."""
-    device = device or torch.device("cpu")
+    """Train `network` in place, on from what `snapshot` kept.
+
+    Parameters
+    ----------
+    network, data, preprocessing, recipe
+        What is trained, on what, how.
+    epochs : int
+        Passes over the data: the whole schedule of the recipe.
+    seed : int
+        Of the order and the random changes of pictures.
+    device : torch.device, optional
+        Where to compute; the CPU by default.
+    forward : callable, optional
+        What is trained if it is not `network` alone, but something around it.
+    teacher : callable, optional
+        Whose answers count as well, by `distill_weight` at `temperature`; see `Loss`.
+    parts : int
+        In how many pieces a batch goes through the net.
+    turn, tick : callable
+        Entered around every batch; told of it afterwards.
+    snapshot : Snapshot, optional
+        Where the state is kept now and then.
+
+    Raises
+    ------
+    Diverged
+        If the loss becomes infinite or not a number.
+    """
     placed(network, device).train()
     batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
     optimizer = Optimizer(network.parameters(), recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
-    run = forward or network
+    run, loss_of = forward or network, Loss(recipe, teacher, distill_weight, temperature)
     average = Average(recipe.average, list(network.parameters()), batches.count)
-    changing: dict[str, Stateful]
-    changing = {"net": _Net(network), "rates": optimizer, "batches": batches, "average": average}
+    changing = _changing(network, optimizer, batches, average)
     begun = 0 if snapshot is None else snapshot.resume(changing)
     total, since, last = torch.zeros((), device=device), begun, math.nan
     for step in range(begun, batches.count):
         with turn():
             for batch in batches.pieces(step, parts):
-                wanted = None if teacher is None else _answer(teacher, batch.x)
-                with _arithmetic(device):
-                    loss = _loss(run(batch.x), batch, wanted, recipe, distill_weight, temperature)
-                    loss = loss * (len(batch.labels) / batches.size)
-                torch.autograd.backward(loss)
-                total += loss.detach()
+                total += _learn(run, loss_of, batch, batches.size)
             optimizer.step(scale[step])
             average.follow(step)
             if batches.is_last_of_chunk(step):
                 last, since = _finite(total, step + 1 - since, step), step + 1
-                total.zero_()
                 if snapshot is not None:
                     snapshot.keep(step + 1, changing)
         tick(step + 1, batches.count)
@@ -211,6 +217,21 @@ def settle(
     network.eval()
 
 
+def _learn(run: Forward, loss_of: Loss, batch: Batch, whole: int) -> Tensor:
+    """Add a batch's gradients; its part of the mean loss over the `whole` pictures of a step."""
+    with _arithmetic(batch.x.device):
+        loss = loss_of(run(batch.x), batch) * (len(batch.labels) / whole)
+    torch.autograd.backward(loss)
+    return loss.detach()
+
+
+def _changing(
+    network: nn.Module, optimizer: Optimizer, batches: Batches, average: Average
+) -> dict[str, Stateful]:
+    """What a snapshot keeps."""
+    return {"net": _Net(network), "rates": optimizer, "batches": batches, "average": average}
+
+
 class _Net:
     """Weights and running statistics, as a snapshot keeps them."""
 
@@ -224,38 +245,6 @@ class _Net:
         self._network.load_state_dict(state)
 
 
-def _loss(
-    logits: Tensor,
-    batch: Batch,
-    wanted: Tensor | None,
-    recipe: Recipe,
-    weight: float,
-    temperature: float,
-) -> Tensor:
-    """Cross entropy, mixed with distance from the teacher (Hinton et al. 2015, section 2)."""
-    smoothing = recipe.label_smoothing
-    if batch.others is None or batch.kept is None:
-        hard = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-    else:
-        own, other = (
-            F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-            for labels in (batch.labels, batch.others)
-        )
-        hard = torch.lerp(other, own, batch.kept).mean()
-    if wanted is None:
-        return hard
-    ours = F.log_softmax(logits / temperature, 1)
-    theirs = F.log_softmax(wanted / temperature, 1)
-    soft = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    return (1 - weight) * hard + weight * temperature**2 * soft
-
-
-@torch.no_grad()
-def _answer(teacher: Forward, x: Tensor) -> Tensor:
-    with _arithmetic(x.device):
-        return teacher(x)
-
-
 def _arithmetic(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 where it pays: on CUDA."""
     if device.type == "cuda":
@@ -264,7 +253,9 @@ def _arithmetic(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _finite(total: Tensor, count: int, step: int) -> float:
+    """The mean loss of `count` batches, whose sum starts anew."""
     loss = float(total) / count
+    total.zero_()
     if not math.isfinite(loss):
         raise Diverged(
             f"the loss became {loss} by batch {step + 1}",

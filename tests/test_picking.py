@@ -138,7 +138,7 @@ def test_a_budget_too_short_to_train_is_refused_with_one_that_is_not(run):
     forget_finals(run.out)
     wanted = Wanted(Limits(max_macs=smaller(run.out).cost.macs))
     with pytest.raises(ConfigError, match="too short") as caught:
-        pick(resumed(run.out, budget_seconds=0.2), wanted)
+        pick(resumed(run.out, budget_seconds=0.01), wanted)
     assert "--budget" in caught.value.fix
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from lepton_automl import train
 from lepton_automl.arch import chain
-from lepton_automl.batches import Batch
 from lepton_automl.dataset import Labelled
 from lepton_automl.evaluate import accuracy, predict_logits
 from lepton_automl.layers.conv import Conv
@@ -210,19 +209,6 @@ def test_a_folded_model_trains_without_batch_normalisation():
     trained = train.fit(folded, stripes(96), PLAIN, epochs=8, seed=0)
     assert trained.is_folded
     assert accuracy(trained, stripes()).mean() > 0.9
-
-
-def test_the_distilled_loss_is_hintons_formula():
-    generator = torch.Generator().manual_seed(0)
-    logits, wanted = torch.randn(2, 5, 3, generator=generator).double()
-    labels = torch.tensor([0, 1, 2, 0, 1])
-    given = train._loss(logits, Batch(logits, labels), wanted, Recipe(), 0.7, 3.0)
-    hard, soft = 0.0, 0.0
-    for z, t, label in zip(logits, wanted, labels, strict=True):
-        p, q, alone = (t / 3).softmax(0), (z / 3).softmax(0), z.softmax(0)
-        soft += sum(float(a * math.log(a / b)) for a, b in zip(p, q, strict=True)) / 5
-        hard -= math.log(alone[label]) / 5
-    assert float(given) == pytest.approx(0.3 * hard + 0.7 * 9 * soft)
 
 
 def test_a_student_learns_from_the_teacher_what_the_labels_deny():

@@ -126,6 +126,13 @@ MaxDrop = Annotated[
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out and say how many.")
 ]
+NoFlip = Annotated[
+    bool,
+    typer.Option(
+        "--no-flip",
+        help="Never mirror training pictures; else validation decides.",
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Move an old run aside and start again.")]
 OptunaStorage = Annotated[
     str | None,

@@ -108,7 +108,7 @@ class Confirmation:
         searched = self._trials.searched(number)
         now = score.failed or f"{score.accuracy:.2%} after {score.epochs} epochs"
         before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
-        self._tell(f"trial {number} trained to the end: {now}, {before_it}")
+        self._tell(f"trial {number} trained to the end: {now}, {before_it}{pace_text(result)}")
 
     def _entrant(self, number: int, clock: Clock) -> Entrant:
         candidate = self._trials.candidates[number]
@@ -134,6 +134,14 @@ class Confirmation:
 
     def _tell(self, message: str) -> None:
         self._work.emit(Event("search", message))
+
+
+def pace_text(result: TaskResult) -> str:
+    """How fast a training went; nothing where it was too short to tell."""
+    if not result.utilisation:
+        return ""
+    share = f"{result.utilisation:.0%} of the matrix peak"
+    return f"; {result.pictures_per_second:.0f} pictures/s, {share}"
 
 
 def planned(ledger: LedgerView, round_number: int) -> list[Final]:

@@ -15,6 +15,7 @@ from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
 from lepton_automl.search.hypervolume import Progress, series
 from lepton_automl.search.live import WORKERS
+from lepton_automl.search.orientation import oriented
 from lepton_automl.search.packing import Packing
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
@@ -60,6 +61,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
             _started(work, workers) as own,
         ):
             try:
+                work = dataclasses.replace(work, space=oriented(work, tasks, own))
                 explorer = Explorer(work, tasks, trials, winners, own, quiet)
                 explorer.explore()
                 choice = winners.crown(own, explorer.clock)

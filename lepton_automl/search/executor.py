@@ -62,8 +62,8 @@ class Workers:
         self._emit, self._patience, self._program = emit, patience, program
         self._closing = False
         self._quiet = Quiet(locks)
-        self._idle = [self._worker(slot % gpus if gpus else None) for slot in range(jobs)]
-        self._all = list(self._idle)
+        self._all = [self._worker(slot % gpus if gpus else None) for slot in range(jobs)]
+        self._idle = self._all[::-1]  # The first one may be up already, and is taken first.
         threads = max(jobs, gpus * packing.most) if packing else jobs
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         self._pending: dict[Future[TaskResult], Task] = {}

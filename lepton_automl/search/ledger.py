@@ -17,12 +17,11 @@ from typing import Any, Self
 from lepton_automl.durable import writable
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.search import live
-from lepton_automl.search.storage import translated
+from lepton_automl.search.storage import read_only, translated
 
 HEARTBEAT_SECONDS = 0.5
 PATIENCE_SECONDS = 0.5
 """Another command's lock is waited for so long: `is_held` takes it for a moment."""
-_CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
@@ -55,17 +54,8 @@ class LedgerView:
     def __init__(self, path: Path) -> None:
         self.path = path
         with translated(path):
-            if _is_at_rest(path):
-                # SQLite would leave two files beside a ledger that is only looked at.
-                self._db = _opened(path, "mode=ro&immutable=1")
-                return
-            try:
-                self._db = _opened(path, "mode=ro")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in _CLOSED:
-                    raise
-                # SQLite's index beside the file cannot be made on a read-only disk.
-                self._db = _opened(path, "mode=ro&immutable=1")
+            wal = path.with_name(f"{path.name}-wal")
+            self._db = read_only(path, at_rest=not wal.exists() and not is_held(path))
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value recorded under (kind, key), or None."""
@@ -257,21 +247,6 @@ class Ledger(LedgerView):
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("PRAGMA synchronous = FULL")
-
-
-def _opened(path: Path, how: str) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
-    try:
-        db.execute("SELECT 1 FROM events LIMIT 1")
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
-
-
-def _is_at_rest(path: Path) -> bool:
-    """Whether all of the ledger is in its one file, and no command writes to it."""
-    return not path.with_name(f"{path.name}-wal").exists() and not is_held(path)
 
 
 def is_held(path: Path) -> bool:

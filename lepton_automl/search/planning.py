@@ -8,6 +8,7 @@ import math
 from lepton_automl.events import Event
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, makespan
+from lepton_automl.search.orientation import FLIP
 from lepton_automl.search.plan import (
     FINAL_SHARES,
     SAFETY,
@@ -44,7 +45,8 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
     plan = Plan(None, 0.0, 0.0)
     if work.budget_seconds is not None:
         begun = work.ledger.alive_seconds()
-        speed = _seconds_per_work(tasks, first, workers)
+        known = work.ledger.get(PLAN, FLIP) or {}
+        speed = known.get("speed") or _seconds_per_work(tasks, first, workers)
         epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
         own = first.recipe.epochs
         plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, own, own))

@@ -1,4 +1,4 @@
-"""Storage: what SQLite says about a ledger's file, in words with a way out."""
+"""Storage: a ledger's file opened to be read, and what SQLite says of it in words."""
 
 from __future__ import annotations
 
@@ -27,6 +27,43 @@ def translated(path: Path) -> Iterator[None]:
         raise MachineError(f"{path} {what}", fix=fix) from error
 
 
+def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
+    """A ledger that is only looked at.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    at_rest : bool
+        All of it is in that file and nobody writes: SQLite then leaves no files of its own beside
+        it, as it does beside a live one.
+
+    Raises
+    ------
+    sqlite3.Error
+        If it cannot be read.
+    """
+    if not at_rest:
+        try:
+            return _opened(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _CLOSED:
+                raise
+    # Also where SQLite's index beside the file cannot be made, on a read-only disk.
+    return _opened(path, "mode=ro&immutable=1")
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
+    try:
+        db.execute("SELECT 1 FROM events LIMIT 1")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+_CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _SAID = {
     sqlite3.SQLITE_FULL: (
         "cannot grow: no space left on the disk",

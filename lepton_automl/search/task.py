@@ -21,8 +21,9 @@ from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, LabelledFiles, labelled
 from lepton_automl.evaluate import Turn, accuracy
 from lepton_automl.model import Model, Preprocessing
+from lepton_automl.pace import Pace, utilisation
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import Diverged, Tick, fit, fresh
+from lepton_automl.train import Course, Diverged, Tick, fit, fresh
 
 HALF_WAY = "half-way.safetensors"
 """Beside the model to be: what a killed training goes on from."""
@@ -60,6 +61,8 @@ class Task:
     device: str = "cpu"
     samples: int = 0
     """Train on so many samples only; 0 is all."""
+    mirrors: bool = False
+    """Answer the validation samples mirrored as well."""
     parts: tuple[int, ...] = ()
     """In how many pieces the batches of each cycle go through the net; empty: whole."""
     work: float = 0.0
@@ -98,10 +101,16 @@ class TaskResult:
     """Of each cycle."""
     correct: str = ""
     """Which validation samples are right, packed by `pack`."""
+    mirrored: str = ""
+    """Which are right when mirrored, if that was asked for."""
     failed: str = ""
     """Why there is no model, or nothing."""
     parts: int = 1
     """In how many pieces the batches of the last cycle went through the net."""
+    pictures_per_second: float = 0.0
+    """Of the last cycle; 0 where it was too short to tell."""
+    utilisation: float = 0.0
+    """Of the last cycle: the share of the device's matrix peak; 0 likewise."""
     retried: str = ""
     """Why the task was given to a second worker, or nothing."""
 
@@ -127,40 +136,53 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     LeptonError
         If the start or the data cannot be read, or the model cannot be written.
     """
-    data = _part(task.train)
-    if task.samples:
-        data = Labelled(data.pixels[: task.samples], data.labels[: task.samples])
-    device = torch.device(task.device)
-    model, recipe = _start(task), Recipe.from_json(task.recipe)
-    seconds: list[float] = []
-    parts = 1
-    steps = zip(task.cycles, task.pieces, _ticks(task, told), strict=True)
-    half_way = Path(task.out) / HALF_WAY if task.out else None
-    for number, ((epochs, seed), parts, tick) in enumerate(steps):
-        is_last = number + 1 == len(task.cycles)
+    device, seconds, parts = torch.device(task.device), list[float](), 1
+    data, model, recipe = _training_part(task), _start(task), Recipe.from_json(task.recipe)
+    pace = Pace(min(recipe.batch_size, len(data)))
+    steps = zip(task.cycles, task.pieces, _ticks(task, told), _snapshots(task), strict=True)
+    for (epochs, seed), parts, tick, snapshot in steps:
+        pace = Pace(min(recipe.batch_size, len(data)))
+        course = Course(epochs=epochs, seed=seed, device=device, parts=parts, turn=turn)
         begun = time.perf_counter()
         try:
-            model = fit(
-                model,
-                data,
-                recipe,
-                epochs=epochs,
-                seed=seed,
-                device=device,
-                parts=parts,
-                turn=turn,
-                tick=tick,
-                snapshot=half_way if is_last else None,
-            )
+            course["tick"] = _both(pace.told, tick)
+            model = fit(model, data, recipe, snapshot=snapshot, **course)
         except Diverged as error:
             return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
     if task.out:
         model.save(Path(task.out))
-    if half_way is not None:
-        durable.remove(half_way)
-    correct = accuracy(model, _part(task.validation), device=device, turn=turn)
-    return TaskResult(tuple(seconds), pack(correct), parts=parts)
+        durable.remove(Path(task.out) / HALF_WAY)
+    plain, mirrored = _answers(model, task, turn)
+    return TaskResult(
+        tuple(seconds),
+        plain,
+        mirrored,
+        parts=parts,
+        pictures_per_second=pace.pictures_per_second,
+        utilisation=utilisation(pace, model.arch.graph.macs, device),
+    )
+
+
+def _training_part(task: Task) -> Labelled:
+    data, count = _part(task.train), task.samples
+    return Labelled(data.pixels[:count], data.labels[:count]) if count else data
+
+
+def _snapshots(task: Task) -> list[Path | None]:
+    """Of each cycle; only the last one may be long, and what a killed one began is gone on with."""
+    end = len(task.cycles) - 1
+    return [Path(task.out) / HALF_WAY if task.out and n == end else None for n in range(end + 1)]
+
+
+def _answers(model: Model, task: Task, turn: Turn) -> tuple[str, str]:
+    """Which validation samples are right, as they are and, if asked for, mirrored."""
+    data, device = _part(task.validation), torch.device(task.device)
+    plain, mirrored = pack(accuracy(model, data, device=device, turn=turn)), ""
+    if task.mirrors:
+        flipped = Labelled(data.pixels.flip(2), data.labels)
+        mirrored = pack(accuracy(model, flipped, device=device, turn=turn))
+    return plain, mirrored
 
 
 def pack(correct: NDArray[np.bool_]) -> str:
@@ -181,6 +203,14 @@ def _ticks(task: Task, told: Share) -> Iterator[Tick]:
     for epochs, _ in task.cycles:
         yield functools.partial(_tell, told, before / total, epochs / total)
         before += epochs
+
+
+def _both(one: Tick, other: Tick) -> Tick:
+    def tick(done: int, total: int) -> None:
+        one(done, total)
+        other(done, total)
+
+    return tick
 
 
 def _tell(told: Share, before: float, share: float, done: int, total: int) -> None:

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 from lepton_automl import durable
+from lepton_automl.arch import Arch
 from lepton_automl.dataset import LabelledFiles, Size
 from lepton_automl.model import Preprocessing
+from lepton_automl.recipe import Recipe
 from lepton_automl.search.plan import work_of
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
@@ -96,6 +98,28 @@ class Tasks:
         task = self._task(candidate, label, each, before="none")
         weights = seed_of(seed, candidate.number, f"{label} weights")
         return dataclasses.replace(task, start="", seed=weights)
+
+    def mirror(self, arch: Arch, recipe: Recipe) -> Task:
+        """Train briefly, twice, saving nothing; answer validation pictures mirrored as well."""
+        samples = min(self.samples, PROBE_SAMPLES)
+        epochs = max(1, PROBE_SAMPLES // samples)
+        train, validation, preprocessing = self._files(arch.input[:2])
+        return Task(
+            key="mirror-0",
+            arch=arch.to_json(),
+            recipe=recipe.to_json(),
+            cycles=((1, 0), (epochs, 1)),
+            seed=seed_of(self._work.seed, "mirror"),
+            start="",
+            out="",
+            zero_point=preprocessing.zero_point,
+            scale=preprocessing.scale,
+            train=(str(train.pixels), str(train.labels)),
+            validation=(str(validation.pixels), str(validation.labels)),
+            device=str(self._work.device),
+            samples=samples,
+            mirrors=True,
+        )
 
     def probe(self, candidate: Candidate) -> Task:
         """Train briefly, twice, saving nothing, to learn how fast this machine is."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton_automl import targets
 from lepton_automl.arch import Arch, chain
 from lepton_automl.layers import Layer
 from lepton_automl.recipe import Recipe
-from lepton_automl.space.file import Knob, Scalar
+from lepton_automl.space.file import Choice, Knob, Scalar
 from lepton_automl.space.shape import fitted, scaled
 from lepton_automl.space.tables import Table
 from lepton_automl.space.trial import Trial, drawn, made, suggest
@@ -72,6 +72,24 @@ class SearchSpace:
     def parameters(self) -> dict[str, Knob]:
         """What is open to choose, by path: the parameters of a study."""
         return {path: knob for path, knob in self.knobs.items() if len(knob.values) > 1}
+
+    def train_knobs(self, field: str) -> list[Knob]:
+        """The knob of a recipe's field for each optimiser that has it."""
+        return [fields[field][1] for fields in self.train.fields.values() if field in fields]
+
+    def fixing(self, field: str, *, value: Scalar) -> SearchSpace:
+        """The same space with one field of every recipe set; it keeps its name and digest."""
+        fixed = {
+            name: {**fields, field: (f"train.{field}", Choice((value,)))}
+            for name, fields in self.train.fields.items()
+        }
+        changed = replace(self, train=replace(self.train, fields=fixed))
+        gone = self.knobs.keys() - changed.parameters().keys()
+        candidates = tuple(
+            {path: set_to for path, set_to in candidate.items() if path not in gone}
+            for candidate in self.candidates
+        )
+        return replace(changed, candidates=candidates)
 
     @property
     def points(self) -> int:

@@ -81,9 +81,10 @@ def test_two_tasks_run_at_once_and_results_go_to_the_right_ones(
 
 def test_a_dead_worker_is_replaced_and_its_task_repeated(workers: Workers, tmp_path: Path) -> None:
     before = [worker._process.pid for worker in workers._all]
-    task = a_task(tmp_path / "run", epochs=400)
+    task = a_task(tmp_path / "run", epochs=1000)
     workers.start(task)
-    time.sleep(0.5)
+    while not any(each["share"] for each in workers.facts()["workers"]):
+        time.sleep(0.01)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     while not (done := workers.finished()):

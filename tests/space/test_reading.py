@@ -43,7 +43,7 @@ MISTAKES = {
     "unknown field": ("stride = 2", "strid = 2", 13, ["'strid'", "did you mean 'stride'?"]),
     "unknown field of one layer": ("expand = [2, 3]", "expant = 2", 15, ["did you mean 'expand'"]),
     "unknown recipe field": ("epochs = 9", "epoch = 9", 20, ["did you mean 'epochs'?"]),
-    "unknown optimizer": ('"adamw"]', '"adam"]', 19, ["sgd or adamw"]),
+    "unknown optimizer": ('"adamw"]', '"adam"]', 19, ["sgd, adamw or muon"]),
     "table of a layer not chosen": ("[stage.mbconv]", "[stage.sepconv]", 14, ["'sepconv'"]),
     "unknown part of a range": ("step = 8", "steps = 8", 11, ["did you mean 'step'?"]),
     "range that misses its end": ("high = 24", "high = 25", 11, ["leads from low to high"]),

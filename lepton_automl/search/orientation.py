@@ -1,0 +1,94 @@
+"""Orientation: whether a mirrored picture still shows what its label says, asked of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.events import Event
+from lepton_automl.search.executor import Workers
+from lepton_automl.search.plan import work_of
+from lepton_automl.search.task import unpack
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import PLAN
+from lepton_automl.search.work import SearchWork
+from lepton_automl.space import Draw, SearchSpace
+
+FLIP = "flip"
+"""Key of the event, and field of a recipe."""
+TOLERATED = 0.1
+"""Of what a net has learnt beyond guessing, the share that mirroring may cost."""
+CONFIDENCE_Z = 1.645
+"""Standard errors within which a loss may be chance, and beyond which learning is not."""
+
+
+def oriented(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
+    """The space, without flips where validation does not favour them.
+
+    The first known-good net is trained briefly on pictures as they are. If it recognises mirrored
+    validation pictures about as well, left and right carry no label, and flips may be tried; a net
+    that learns too little to tell gets none. The outcome is recorded once.
+    """
+    space = work.space
+    if True not in {value for knob in space.train_knobs(FLIP) for value in knob.values}:
+        return space
+    event = work.ledger.get(PLAN, FLIP)
+    if event is None:
+        event = _asked(work, tasks, workers)
+        work.ledger.record(PLAN, FLIP, event)
+        work.emit(Event("plan", _told(event)))
+    return space if event["is_used"] else space.fixing(FLIP, value=False)
+
+
+def is_favoured(plain: NDArray[np.bool_], mirrored: NDArray[np.bool_], classes: int) -> bool:
+    """Whether a net that never saw mirrored pictures recognises them about as well.
+
+    Parameters
+    ----------
+    plain, mirrored : ndarray
+        (N,): which samples it gets right as they are, and mirrored; N at least 1.
+    classes : int
+        How many there are.
+    """
+    lost = plain.astype(float) - mirrored
+    learnt = plain.mean() - 1 / classes
+    chance = CONFIDENCE_Z * np.sqrt(plain.mean() * (1 - plain.mean()) / len(plain))
+    if learnt <= chance:
+        return False
+    error = CONFIDENCE_Z * lost.std() / np.sqrt(len(lost))
+    return bool(lost.mean() <= max(TOLERATED * learnt, error))
+
+
+def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
+    data = work.dataset
+    arch, recipe = work.space.sample(
+        Draw(work.seed, next(iter(work.space.candidates), None)),
+        size=data.size,
+        channels=data.channels,
+        classes=len(data.class_names),
+        target=work.target,
+    )
+    task = tasks.mirror(arch, dataclasses.replace(recipe, flip=False))
+    result = workers.call(task)
+    if result.failed:
+        return {"is_used": False, "plain": 0.0, "mirrored": 0.0, "samples": 0, "speed": 0.0}
+    plain, mirrored = unpack(result.correct), unpack(result.mirrored)
+    units = work_of(arch.graph.macs, task.samples, task.cycles[-1][0])
+    return {
+        "is_used": is_favoured(plain, mirrored, len(data.class_names)),
+        "plain": float(plain.mean()),
+        "mirrored": float(mirrored.mean()),
+        "samples": len(plain),
+        "speed": result.seconds[-1] / units,
+    }
+
+
+def _told(event: dict[str, Any]) -> str:
+    if not event["samples"]:
+        return "pictures are not flipped: a first net could not be trained"
+    figures = f"{event['mirrored']:.1%} of {event['samples']}, {event['plain']:.1%} as they are"
+    verdict = "may be flipped" if event["is_used"] else "are not flipped"
+    return f"pictures {verdict}: a net that never saw mirrored ones recognises {figures}"

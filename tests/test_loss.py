@@ -1,0 +1,62 @@
+"""Losses against the formulas, sample by sample."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lepton_automl.batches import Batch
+from lepton_automl.loss import Loss
+from lepton_automl.recipe import Recipe
+
+LABELS = torch.tensor([0, 1, 2, 0, 1])
+
+
+def drawn(seed=0):
+    return torch.randn(5, 3, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def cross_entropy(logits, label, smoothing=0.0):
+    p = logits.softmax(0)
+    even = sum(-math.log(each) for each in p) / len(p)
+    return (1 - smoothing) * -math.log(p[label]) + smoothing * even
+
+
+def alone(recipe=None):
+    return Loss(recipe or Recipe(), None, 0.9, 4.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_a_teacher_it_is_the_smoothed_cross_entropy(smoothing):
+    given = alone(Recipe(label_smoothing=smoothing))(drawn(), Batch(drawn(), LABELS))
+    pairs = zip(drawn(), LABELS, strict=True)
+    assert float(given) == pytest.approx(sum(cross_entropy(z, y, smoothing) for z, y in pairs) / 5)
+
+
+def test_the_distilled_loss_is_hintons_formula():
+    logits, wanted = drawn(), drawn(1)
+    given = Loss(Recipe(), lambda x: wanted, 0.7, 3.0)(logits, Batch(logits, LABELS))
+    hard, soft = 0.0, 0.0
+    for z, t, label in zip(logits, wanted, LABELS, strict=True):
+        p, q = (t / 3).softmax(0), (z / 3).softmax(0)
+        soft += sum(float(a * math.log(a / b)) for a, b in zip(p, q, strict=True)) / 5
+        hard += cross_entropy(z, label) / 5
+    assert float(given) == pytest.approx(0.3 * hard + 0.7 * 9 * soft)
+
+
+def test_mixed_pictures_count_by_their_shares():
+    others, kept = LABELS.flip(0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]).double()
+    given = alone()(drawn(), Batch(drawn(), LABELS, others, kept))
+    rows = zip(drawn(), LABELS, others, kept, strict=True)
+    wanted = sum(s * cross_entropy(z, a) + (1 - s) * cross_entropy(z, b) for z, a, b, s in rows)
+    assert float(given) == pytest.approx(float(wanted / 5))
+
+
+def test_a_teacher_gets_no_gradient():
+    seen = torch.ones(5, 3, requires_grad=True)
+    logits = drawn().float().requires_grad_()
+    Loss(Recipe(), lambda x: seen * 2, 0.5, 2.0)(logits, Batch(drawn(), LABELS)).backward()
+    assert logits.grad is not None
+    assert seen.grad is None

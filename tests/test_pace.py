@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from lepton_automl import pace
+from lepton_automl.pace import Pace, peak_macs_per_second, utilisation
+
+CPU = torch.device("cpu")
+
+
+def walked(steps, seconds, batch=10, monkeypatch=None):
+    now = iter(100 + seconds * n / (steps - 1) for n in range(steps))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    walk = Pace(batch)
+    for step in range(steps):
+        walk.told(step + 1, steps)
+    return walk
+
+
+def test_pictures_are_counted_from_the_first_batch_on(monkeypatch):
+    walk = walked(21, 4.0, monkeypatch=monkeypatch)
+    assert walk.seconds == pytest.approx(4.0)
+    assert walk.pictures_per_second == pytest.approx(20 * 10 / 4)
+
+
+def test_one_batch_has_no_pace():
+    walk = Pace(8)
+    assert walk.pictures_per_second == 0
+    walk.told(1, 1)
+    assert walk.pictures_per_second == 0
+    assert utilisation(walk, 10**6, CPU) == 0
+
+
+def test_a_training_that_does_nothing_but_products_uses_all_there_is(monkeypatch):
+    monkeypatch.setattr(pace, "LEAST_SECONDS", 0.0)
+    torch.set_num_threads(1)
+    peak_macs_per_second.cache_clear()
+    side = pace.SIDES["cpu"]
+    square, walk = torch.ones(side, side), Pace(1)
+    for step in range(20):
+        square @ square
+        walk.told(step + 1, 20)
+    # One product a "picture", counted as the three that a training's passes would be.
+    assert 0.3 < utilisation(walk, side**3 // pace.PASSES, CPU) < 1.2
+
+
+def test_the_yardstick_is_measured_once():
+    assert peak_macs_per_second("cpu") == peak_macs_per_second("cpu") > 1e8
