@@ -9,8 +9,12 @@ from pathlib import Path
 
 import onnxruntime
 
-NOTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""Processor features that decide which int8 kernels run, as Linux names them."""
+NOTED_FLAGS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
+    "amx_bf16",
+)
+"""Processor features that decide which kernels run, as Linux names them: those of int8 files, and
+the one that decides in which numbers trainings multiply."""
 
 
 @dataclass(frozen=True)

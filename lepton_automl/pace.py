@@ -7,6 +7,8 @@ import time
 
 import torch
 
+from lepton_automl.arithmetic import number_type
+
 SIDES = {"cpu": 512, "cuda": 8192}
 """Of the square matrices whose product is the yardstick; large enough to keep the device busy."""
 PRODUCTS = 4
@@ -69,11 +71,10 @@ def utilisation(pace: Pace, macs: int, device: torch.device) -> float:
 def peak_macs_per_second(device: str) -> float:
     """Multiply-accumulates a second of a large matrix product, the best of a few.
 
-    In float32 on one thread of a CPU, in bfloat16 on CUDA, as trainings are.
+    In the numbers that trainings multiply there; on one thread of a CPU.
     """
     side = SIDES[device]
-    square = torch.ones(side, side, device=device)
-    square = square.bfloat16() if device == "cuda" else square
+    square = torch.ones(side, side, device=device, dtype=number_type(torch.device(device)))
     best = 0.0
     for _ in range(PRODUCTS + 1):
         start = time.perf_counter()

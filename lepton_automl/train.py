@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton_automl.arch import Arch
+from lepton_automl.arithmetic import arithmetic, number_type
 from lepton_automl.averaging import Average
 from lepton_automl.batches import Batch, Batches
 from lepton_automl.errors import LeptonError
@@ -115,7 +115,8 @@ def _snapshot(
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     guide = "" if teacher is None else teacher.digest
     decisive = sorted((k, str(v)) for k, v in course.items() if k not in {"turn", "tick"})
-    parts = (model.digest, labels, recipe.to_json(), guide, decisive)
+    numbers = number_type(course.get("device", CPU))
+    parts = (model.digest, labels, recipe.to_json(), guide, decisive, numbers)
     return Snapshot(path, hashlib.sha256(repr(parts).encode()).hexdigest())
 
 
@@ -219,7 +220,7 @@ def settle(
 
 def _learn(run: Forward, loss_of: Loss, batch: Batch, whole: int) -> Tensor:
     """Add a batch's gradients; its part of the mean loss over the `whole` pictures of a step."""
-    with _arithmetic(batch.x.device):
+    with arithmetic(batch.x.device):
         loss = loss_of(run(batch.x), batch) * (len(batch.labels) / whole)
     torch.autograd.backward(loss)
     return loss.detach()
@@ -243,13 +244,6 @@ class _Net:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self._network.load_state_dict(state)
-
-
-def _arithmetic(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 where it pays: on CUDA."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def _finite(total: Tensor, count: int, step: int) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lepton_automl import pace
+from lepton_automl.arithmetic import number_type
 from lepton_automl.pace import Pace, peak_macs_per_second, utilisation
 
 CPU = torch.device("cpu")
@@ -39,7 +40,7 @@ def test_a_training_that_does_nothing_but_products_uses_all_there_is(monkeypatch
     torch.set_num_threads(1)
     peak_macs_per_second.cache_clear()
     side = pace.SIDES["cpu"]
-    square, walk = torch.ones(side, side), Pace(1)
+    square, walk = torch.ones(side, side, dtype=number_type(CPU)), Pace(1)
     for step in range(20):
         square @ square
         walk.told(step + 1, 20)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lepton_automl import train
+from lepton_automl import arithmetic, train
 from lepton_automl.arch import chain
 from lepton_automl.dataset import Labelled
 from lepton_automl.evaluate import accuracy, predict_logits
@@ -44,6 +44,12 @@ def fresh(seed=0, classes=3, channels=1):
     return train.fresh(small(classes, channels), SEEN, seed)
 
 
+@pytest.fixture
+def float32(monkeypatch):
+    """Trainings multiply as the oracle does, whatever the processor is good at."""
+    monkeypatch.setattr(arithmetic, "_has_tiles", lambda: False)
+
+
 def test_a_fresh_model_depends_on_its_seed_alone():
     assert fresh(1).digest == fresh(1).digest != fresh(2).digest
     assert fresh(1).preprocessing == SEEN
@@ -63,14 +69,17 @@ def test_fit_leaves_its_argument_and_the_global_draws_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("has_tiles", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_it_learns_what_can_be_learned(optimizer):
+def test_it_learns_what_can_be_learned(optimizer, has_tiles, monkeypatch):
+    monkeypatch.setattr(arithmetic, "_has_tiles", lambda: has_tiles)
     lr = 0.05 if optimizer == "sgd" else 0.01
     recipe = Recipe(optimizer=optimizer, lr=lr, augment=0.0, batch_size=16)
     trained = train.fit(fresh(), stripes(96), recipe, epochs=10, seed=0, device=CPU)
     assert accuracy(trained, stripes(60, seed=9)).mean() > 0.95
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_whole_batches_follow_torchs_plain_loop(optimizer):
     data = stripes(12)
@@ -221,6 +230,7 @@ def test_a_student_learns_from_the_teacher_what_the_labels_deny():
     assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
 def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(optimizer, parts):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from lepton_automl.arithmetic import exact
 from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import stored
 from lepton_automl.compress.plan import Effort, deadline
@@ -93,7 +94,8 @@ def simulated(
             )
             for name, scale in scales.items()
         }
-        logits: Tensor = functional_call(network, weights, (x, on_value))
+        with exact(device):
+            logits: Tensor = functional_call(network, weights, (x, on_value))
         return logits
 
     return forward

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lepton_automl import arithmetic
+from lepton_automl.arithmetic import exact, number_type
+from lepton_automl.machine import this_machine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tiles"])
+def has_tiles(request, monkeypatch):
+    monkeypatch.setattr(arithmetic, "_has_tiles", lambda: request.param)
+    return request.param
+
+
+def convolved():
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    return F.conv2d(x, weight), F.conv2d(x.double(), weight.double())
+
+
+def test_products_are_bfloat16_where_the_processor_has_tiles(has_tiles):
+    with arithmetic.arithmetic(CPU):
+        found, wanted = convolved()
+    assert found.dtype == number_type(CPU) == (torch.bfloat16 if has_tiles else torch.float32)
+    error = (found.double() - wanted).abs().max() / wanted.abs().max()
+    assert error < (2**-7 if has_tiles else 1e-6)
+
+
+def test_within_it_exact_products_are_float32(has_tiles):
+    with arithmetic.arithmetic(CPU), exact(CPU):
+        found, wanted = convolved()
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), wanted, atol=1e-4)
+
+
+def test_the_rule_reads_the_list_of_processors(tmp_path, monkeypatch):
+    for flags, wanted in (("avx512f amx_bf16 amx_tile", True), ("avx512f avx512_bf16", False)):
+        listed = tmp_path / "cpuinfo"
+        listed.write_text(f"model name\t: x\nflags\t\t: {flags}\n")
+        machine = this_machine(listed)
+        monkeypatch.setattr(arithmetic, "this_machine", lambda machine=machine: machine)
+        arithmetic._has_tiles.cache_clear()
+        assert arithmetic._has_tiles() is wanted
+    arithmetic._has_tiles.cache_clear()
+
+
+def test_cuda_multiplies_in_bfloat16():
+    assert number_type(torch.device("cuda")) == torch.bfloat16
