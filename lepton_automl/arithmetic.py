@@ -15,7 +15,7 @@ TILES = "amx_bf16"
 
 
 def number_type(device: torch.device) -> torch.dtype:
-    """Of the factors of large products: bfloat16 on CUDA and on processors with tiles, else float32.
+    """Of large products' factors: bfloat16 on CUDA and on processors with tiles, else float32.
 
     A rule and no measurement, so that equal machines compute equal bits. Weights, sums, batch
     normalisation and losses are float32 in any case (Micikevicius et al. 2018, section 3,

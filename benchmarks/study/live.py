@@ -3,19 +3,23 @@
     python benchmarks/study/live.py fashion_12k.npz --space tiny --max-size-kb 30 --seeds 5
     python benchmarks/study/live.py cifar10_20k.npz --space residual --max-size-kb 124 --thirds
 
-A pair is run in one go, each program alone; what is recorded is not run again. With `--thirds`
-lepton also runs with a third of the time.
+A pair is run in one go; what is recorded is not run again. With `--thirds` lepton also runs with a
+third of the time. With `--together` both programs of a pair run at once, each on a core of its own,
+so that whatever else the machine does meets both.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +28,11 @@ from lepton_automl import durable
 SCRIPT = Path(__file__).parents[1] / "optuna_script.py"
 
 
-def said(command: list[str]) -> dict[str, Any]:
-    """The JSON that is all a program prints, and the seconds it took."""
+def said(command: list[str], core: int | None) -> dict[str, Any]:
+    """The JSON that is all a program prints, and the seconds it took; on one core if told which."""
     begun = time.monotonic()
+    if core is not None:
+        command = ["taskset", "-c", str(core), *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     try:
@@ -48,7 +54,8 @@ def lepton(given: argparse.Namespace, seed: int, seconds: float) -> dict[str, An
         "--out": str(out),
     }
     words = [word for pair in options.items() for word in pair]
-    found = said([sys.executable, "-m", "lepton_automl", "run", given.data, *words, "--json"])
+    command = [sys.executable, "-m", "lepton_automl", "run", given.data, *words, "--json"]
+    found = said(command, 0 if given.together else None)
     if "verdict" not in found:
         raise SystemExit(f"lepton said {found}")
     int8 = found["int8"]
@@ -60,7 +67,7 @@ def script(given: argparse.Namespace, seed: int, seconds: float) -> dict[str, An
     """The hand-written one."""
     options = ["--seconds", f"{seconds:.0f}", "--max-size-kb", str(given.max_size_kb)]
     options += ["--space", given.space, "--seed", str(seed)]
-    return said([sys.executable, str(SCRIPT), given.data, *options])
+    return said([sys.executable, str(SCRIPT), given.data, *options], 1 if given.together else None)
 
 
 def main() -> None:
@@ -72,21 +79,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--thirds", action="store_true")
+    parser.add_argument("--together", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/live"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"{Path(given.data).stem}-{given.seconds:.0f}.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for seed in range(given.seeds):
-        wanted = {"lepton": lambda s=seed: lepton(given, s, given.seconds)}
-        wanted["script"] = lambda s=seed: script(given, s, given.seconds)
-        if given.thirds:
-            wanted["third"] = lambda s=seed: lepton(given, s, given.seconds / 3)
-        for name, run in wanted.items():
+
+    def record(seed: int, runs: Mapping[str, Callable[[], dict[str, Any]]]) -> None:
+        for name, run in runs.items():
             if f"{name}-{seed}" not in known:
                 known[f"{name}-{seed}"] = run()
                 durable.write_json(path, known)
-    show(known, given.seeds, [*wanted])
+
+    names = ["lepton", "script"]
+    for seed in range(given.seeds):
+        ours = {"lepton": functools.partial(lepton, given, seed, given.seconds)}
+        if given.thirds:
+            ours["third"] = functools.partial(lepton, given, seed, given.seconds / 3)
+        theirs = {"script": functools.partial(script, given, seed, given.seconds)}
+        with ThreadPoolExecutor(2 if given.together else 1) as threads:
+            for done in [threads.submit(record, seed, runs) for runs in (ours, theirs)]:
+                done.result()
+    show(known, given.seeds, [*names, "third"] if given.thirds else names)
 
 
 def show(known: dict[str, Any], seeds: int, names: list[str]) -> None:
