@@ -12,7 +12,7 @@ from lepton_automl.search.orientation import FLIP
 from lepton_automl.search.plan import (
     FINAL_SHARES,
     SAFETY,
-    SCARCE_FINAL_SHARE,
+    SCARCE_FINAL_SHARES,
     Clock,
     Plan,
     planned_epochs,
@@ -61,12 +61,13 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
 def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
     """`plan` with the epochs of candidates and what is kept for the end.
 
-    Enough for three trainings from nothing, else for one; as much as for all candidates together
-    where these would get fewer epochs than their recipe asks for.
+    Enough for three trainings from nothing, else for one; at least as much as for all candidates
+    together where these would get fewer epochs than their recipe asks for, and nearly all where
+    there is not even time for one such training.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
     known: dict[float, int] = {}
-    for share in (*FINAL_SHARES, SCARCE_FINAL_SHARE):
+    for share in (*FINAL_SHARES, *SCARCE_FINAL_SHARES):
         seconds = (1 - share) * left
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
@@ -77,7 +78,8 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
 
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
     some = [share for share in known if known[share] >= own and is_enough(share, 1)]
-    share = [*whole, *some, SCARCE_FINAL_SHARE][0]
+    short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1)]
+    share = [*whole, *some, *short, SCARCE_FINAL_SHARES[-1]][0]
     return dataclasses.replace(plan, epochs=known[share], final_share=share)
 
 
