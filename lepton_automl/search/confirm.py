@@ -79,7 +79,7 @@ class Confirmation:
         while True:
             while left and workers.free:
                 final = left.pop(0)
-                if clock.has_time(self._work_of(final)):
+                if clock.has_time(self._work_of(final), final.number):
                     workers.start(self.task(final))
             if not workers.busy:
                 return
@@ -112,7 +112,8 @@ class Confirmation:
 
     def _entrant(self, number: int, clock: Clock) -> Entrant:
         candidate = self._trials.candidates[number]
-        epoch = clock.seconds(work_of(candidate.cost.macs, self._tasks.samples, 1)) - TASK_SECONDS
+        work = work_of(candidate.cost.macs, self._tasks.samples, 1)
+        epoch = clock.seconds(work, number) - TASK_SECONDS
         return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
 
     def _work_of(self, final: Final) -> float:

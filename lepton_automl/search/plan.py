@@ -114,28 +114,37 @@ class Clock:
     ) -> None:
         self.left, self._final = left, final_seconds
         self._seconds, self._work = seconds_per_work, 1.0
+        self._own: dict[int | None, float] = {}
 
     @property
     def is_endless(self) -> bool:
         """No time is given."""
         return self.left() == math.inf
 
-    def learn(self, seconds: float, work: float) -> None:
-        """A training of `work` took `seconds`; the newest count most, as machines drift."""
+    def learn(self, seconds: float, work: float, number: int) -> None:
+        """A training of `work` took candidate `number` so many `seconds`.
+
+        Of all candidates together the newest count most, as machines drift.
+        """
         if self._work == 1.0:
             self._seconds, self._work = self._seconds * work, work
         self._seconds = 0.8 * self._seconds + seconds
         self._work = 0.8 * self._work + work
+        self._own[number] = seconds / work
 
-    def seconds(self, work: float) -> float:
-        """What a training of `work` will probably take, in seconds."""
-        return SAFETY * self._seconds * work / self._work + TASK_SECONDS
+    def seconds(self, work: float, number: int | None = None) -> float:
+        """What a training of `work` will probably take, in seconds.
+
+        By the candidate's own pace where it is known: nets of equal work may differ by a factor.
+        """
+        pace = self._own.get(number, self._seconds / self._work)
+        return SAFETY * pace * work + TASK_SECONDS
 
     def allows(self, work: float) -> bool:
         """Whether a training of `work` ends before the time kept for the winner begins."""
         left = self.left() - self._final
         return left == math.inf or self.seconds(work) <= left
 
-    def has_time(self, work: float) -> bool:
+    def has_time(self, work: float, number: int | None = None) -> bool:
         """Whether a training of `work` probably ends before the search must."""
-        return self.seconds(work) / SAFETY <= self.left()
+        return self.seconds(work, number) / SAFETY <= self.left()

@@ -50,8 +50,19 @@ def test_the_clock_learns_from_what_tasks_really_took() -> None:
     work = work_of(10**6, 1000, 1)
     first = clock.seconds(work)
     for _ in range(30):
-        clock.learn(2 * 1e-9 * work, work)
+        clock.learn(2 * 1e-9 * work, work, 0)
     assert clock.seconds(work) - 0.3 == pytest.approx(2 * (first - 0.3), rel=0.01)
+
+
+def test_a_net_that_is_known_keeps_its_own_pace() -> None:
+    clock = Clock(lambda: 100.0, 0.0, 1e-9)
+    clock.learn(6.0, 1e9, 0)
+    for number in (1, 2, 3):
+        clock.learn(14.0, 1e9, number)
+    assert clock.seconds(3e9, 0) == pytest.approx(1.15 * 18.0 + 0.3)
+    assert clock.seconds(3e9, 9) == clock.seconds(3e9) > 1.15 * 35.0
+    assert clock.has_time(15e9, 0)
+    assert not clock.has_time(15e9, 1)
 
 
 def test_a_task_that_would_end_too_late_is_not_allowed() -> None:
