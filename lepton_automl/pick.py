@@ -67,8 +67,7 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
         `latency`: latency decides first, then bytes, as it does with `min_accuracy`. `size`: the
         product of the two does, so that half the bytes pay for twice the time.
     """
-    stated = limits.stated
-    legal = [o for o in options if not _beyond(o.cost, stated)] or list(options)
+    legal = _legal(options, limits)
     if limits.min_accuracy is not None:
         return _cheapest_reaching(legal, limits.min_accuracy)
     best = _most_accurate(legal)
@@ -99,12 +98,30 @@ def finalists(
     "Not distinguishably below the best" means little unless the best itself is trained to the end.
     """
     chosen = ranked(options, limits, prefer, count)
-    stated = limits.stated
-    legal = [o for o in options if not _beyond(o.cost, stated)] or list(options)
-    best = _most_accurate(legal)
+    best = _most_accurate(_legal(options, limits))
     if limits.min_accuracy is None and count > 1 and best.number not in {o.number for o in chosen}:
         chosen[-1:] = [best]
     return chosen
+
+
+def early(options: Sequence[Option], limits: Limits, count: int) -> list[Option]:
+    """Who is worth a last training where all were trained too briefly to show what they can reach.
+
+    After a first epoch small nets are as good as those that will leave them behind, so no cheaper
+    one is preferred: of those not distinguishably below the best the first, as spaces name their
+    known-good candidates with the best one first; then the others by accuracy.
+    """
+    legal = _legal(options, limits)
+    best = _most_accurate(legal)
+    far = {o.number for o in legal if clearly_below(o.correct, best.correct, o.groups)}
+    return sorted(
+        legal, key=lambda o: (o.number in far, -o.accuracy if o.number in far else 0.0, o.number)
+    )[:count]
+
+
+def _legal(options: Sequence[Option], limits: Limits) -> list[Option]:
+    """Those within the cost limits; all where none is."""
+    return [o for o in options if not _beyond(o.cost, limits.stated)] or list(options)
 
 
 def excess(cost: Cost, limits: Limits) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.events import Event
-from lepton_automl.pick import Option, finalists
+from lepton_automl.pick import Option, early, finalists
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals
 from lepton_automl.search.ledger import LedgerView
@@ -57,14 +57,19 @@ class Confirmation:
         """
         key = f"{FINAL}-{self._round}"
         if self._work.ledger.get(PLAN, key) is None:
-            limits, prefer = self._work.limits, self._work.prefer
-            chosen = finalists(options, limits, prefer, FINALISTS)
+            chosen = self._finalists(options)
             entrants = [self._entrant(option.number, clock) for option in chosen]
             plan = plan_finals(entrants, self._work.jobs, clock.left() - TASK_SECONDS)
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
             self._tell(_told(plan, len(chosen)))
         self._train(workers, clock)
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
+
+    def _finalists(self, options: Sequence[Option]) -> list[Option]:
+        limits, plan = self._work.limits, self._trials.plan
+        if plan is not None and plan.is_scarce:
+            return early(options, limits, FINALISTS)
+        return finalists(options, limits, self._work.prefer, FINALISTS)
 
     def task(self, final: Final) -> Task:
         """The training that `final` stands for."""

@@ -45,6 +45,11 @@ class Plan:
     whole_epochs: int = 0
     """Of a whole training, about, which the time of later stages follows from."""
 
+    @property
+    def is_scarce(self) -> bool:
+        """Hardly anything but one last training fits: only known-good candidates are tried."""
+        return self.final_share == SCARCE_FINAL_SHARES[-1]
+
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""
         return dict(vars(self))

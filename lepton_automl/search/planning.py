@@ -61,9 +61,8 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
 def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
     """`plan` with the epochs of candidates and what is kept for the end.
 
-    Enough for three trainings from nothing, else for one; at least as much as for all candidates
-    together where these would get fewer epochs than their recipe asks for, and nearly all where
-    there is not even time for one such training.
+    Enough for three trainings from nothing, else for one. Where candidates would get fewer epochs
+    than their recipe asks for, enough for one of twice as many, or nearly all there is.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
     known: dict[float, int] = {}
@@ -71,14 +70,14 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
         seconds = (1 - share) * left
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
-    def is_enough(share: float, count: int) -> bool:
+    def is_enough(share: float, count: int, times: int = 1) -> bool:
         entrant = Entrant(0, known[share], own, SAFETY * plan.epoch_seconds)
-        lasting = makespan([entrant.least * entrant.seconds_per_epoch] * count, work.jobs)
+        lasting = makespan([times * entrant.least * entrant.seconds_per_epoch] * count, work.jobs)
         return lasting <= share * left
 
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
     some = [share for share in known if known[share] >= own and is_enough(share, 1)]
-    short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1)]
+    short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1, times=2)]
     share = [*whole, *some, *short, SCARCE_FINAL_SHARES[-1]][0]
     return dataclasses.replace(plan, epochs=known[share], final_share=share)
 
@@ -92,7 +91,8 @@ def _told(work: SearchWork, plan: Plan) -> str:
     parts = [f"search {percent(search, budget)}, of these {final:.0f} s to confirm the best"]
     parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in later.items()]
     pace = f"an epoch takes about {plan.epoch_seconds:.2g} s, candidates get up to {plan.epochs}"
-    return f"{'; '.join(parts)}; {pace}"
+    few = "; time is scarce: only known-good candidates are tried" if plan.is_scarce else ""
+    return f"{'; '.join(parts)}; {pace}{few}"
 
 
 def clock_for(work: SearchWork, plan: Plan) -> Clock:

@@ -80,10 +80,16 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         assert left > 0
         return made
 
-    plenty, scarce = plan(1e6, "plenty"), plan(6.0, "scarce")
     own = candidate(0).recipe.epochs
-    assert (plenty.epochs or 0) >= own > (scarce.epochs or 0)
-    assert scarce.final_share > plenty.final_share
+    plenty, scarce = plan(1e6, "plenty"), plan(4.0, "scarce")
+    whole = own * scarce.epoch_seconds
+    some = plan(3.2 * whole, "some")
+    assert (plenty.epochs or 0) >= own > (some.epochs or 0) >= (scarce.epochs or 0)
+    assert scarce.final_share > some.final_share > plenty.final_share
+    assert scarce.is_scarce
+    assert not some.is_scarce
+    # Twice what the recipe asks for, with a margin, fits into what is kept.
+    assert 1.15 * 2 * whole <= some.final_share * 3.2 * whole
 
 
 def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) -> None:
