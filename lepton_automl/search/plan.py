@@ -47,8 +47,11 @@ class Plan:
 
     @property
     def is_scarce(self) -> bool:
-        """Hardly anything but one last training fits: only known-good candidates are tried."""
-        return self.final_share == SCARCE_FINAL_SHARES[-1]
+        """Candidates would be trained too briefly to show what they can reach.
+
+        Then only those that a space names as known-good are tried.
+        """
+        return self.epochs is not None and ETA * self.epochs <= self.own_epochs
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""

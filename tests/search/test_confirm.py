@@ -164,3 +164,19 @@ def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
     confirmation(job, trials).run(options, workers, Clock(lambda: next(times), 0.0, 1e-9))
     assert bool(trials.final(0, "final-0")) is is_kept
     job.ledger.close()
+
+
+@pytest.mark.parametrize(("planned", "first"), [(3, 0), (9, 1)])
+def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
+    tmp_path: Path, planned: int, first: int
+) -> None:
+    job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = some(job, 180, 180)
+    small = replace(options[1].cost, size_bytes=options[1].cost.size_bytes // 2)
+    options[1] = Option(1, options[1].correct, small)
+    trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
+    labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
+    workers = Told(dict.fromkeys(labels, 190))
+    confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
+    assert workers.tasks[0].key == f"{first}-final-0"
+    job.ledger.close()

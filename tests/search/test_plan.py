@@ -79,3 +79,13 @@ def test_a_last_training_may_use_all_the_time_that_is_left() -> None:
     endless = Clock(lambda: math.inf, 0.0, 0.0)
     assert endless.is_endless
     assert endless.has_time(1e30)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "own", "wanted"),
+    [(None, 40, False), (40, 40, False), (14, 40, False), (13, 40, True)],
+)
+def test_a_third_of_what_a_recipe_asks_for_is_too_brief(
+    epochs: int | None, own: int, wanted: bool
+) -> None:
+    assert Plan(epochs, 1.0, 0.0, own_epochs=own).is_scarce is wanted
