@@ -16,6 +16,7 @@ from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.warm_start import is_at, recorded
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import COMPRESSION
 
@@ -66,10 +67,13 @@ class Confirmation:
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
 
     def _finalists(self, options: Sequence[Option]) -> list[Option]:
-        limits, plan = self._work.limits, self._trials.plan
-        if plan is not None and plan.is_scarce:
-            return early(options, limits, FINALISTS)
-        return finalists(options, limits, self._work.prefer, FINALISTS)
+        work, plan = self._work, self._trials.plan
+        if plan is None or not plan.is_scarce:
+            return finalists(options, work.limits, work.prefer, FINALISTS)
+        points = recorded(work.ledger).begins_with(work.space.candidates)
+        params = {o.number: self._trials.candidates[o.number].params for o in options}
+        known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
+        return early(known_good or options, work.limits, FINALISTS)
 
     def task(self, final: Final) -> Task:
         """The training that `final` stands for."""

@@ -165,9 +165,6 @@ class Explorer:
             return False
         if not trials.alive():
             return len(trials) < HOPELESS
-        known_good = len(self._newcomers.first)
-        if trials.plan and trials.plan.is_scarce and 0 < known_good <= len(trials):
-            return False
         recent = list(trials.candidates)[-RECENT:]
         return self.clock.allows(sum(self._work_of(n, 0) for n in recent) / len(recent))
 

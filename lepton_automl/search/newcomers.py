@@ -49,7 +49,7 @@ class Newcomers:
         warm = recorded(work.ledger)
         self.observed = warm.within(work.limits)
         """Known from another run."""
-        self.first = [*warm.first, *warm.unseen(work.space.candidates)]
+        self.first = warm.begins_with(work.space.candidates)
         """Points that are tried before anything is asked."""
         self._sampler = Sampler(self.draw, objectives, self.first, seed=work.seed)
         self._check = check = CostCheck(

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from lepton_automl.search.rungs import ETA, cycles
 
-FINAL_SHARES, SCARCE_FINAL_SHARES = (0.28, 0.34, 0.4), (0.5, 0.6, 0.7, 0.8, 0.9)
+FINAL_SHARES, SCARCE_FINAL_SHARES = (0.28, 0.34, 0.4), (0.5, 0.6, 0.7, 0.9)
 """Of a search's time, kept to train the best to the end: the first that is enough. More where
 candidates are cut short: known-good candidates are near the best, and one net trained to the
 end beats many half trained (benchmarks/README.md, "Where time is scarce")."""
@@ -47,9 +47,9 @@ class Plan:
 
     @property
     def is_scarce(self) -> bool:
-        """Candidates would be trained too briefly to show what they can reach.
+        """Candidates are trained too briefly to show what they can reach.
 
-        Then only those that a space names as known-good are tried.
+        Then one that the space names as known-good is trained to the end.
         """
         return self.epochs is not None and ETA * self.epochs <= self.own_epochs
 

@@ -78,8 +78,11 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
     some = [share for share in known if known[share] >= own and is_enough(share, 1)]
     short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1, times=2)]
-    share = [*whole, *some, *short, SCARCE_FINAL_SHARES[-1]][0]
-    return dataclasses.replace(plan, epochs=known[share], final_share=share)
+    plans = [
+        dataclasses.replace(plan, epochs=known[share], final_share=share)
+        for share in (*whole, *some, *short, SCARCE_FINAL_SHARES[-1])
+    ]
+    return next((plan for plan in plans if not plan.is_scarce), plans[-1])
 
 
 def _told(work: SearchWork, plan: Plan) -> str:
@@ -91,7 +94,7 @@ def _told(work: SearchWork, plan: Plan) -> str:
     parts = [f"search {percent(search, budget)}, of these {final:.0f} s to confirm the best"]
     parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in later.items()]
     pace = f"an epoch takes about {plan.epoch_seconds:.2g} s, candidates get up to {plan.epochs}"
-    few = "; time is scarce: only known-good candidates are tried" if plan.is_scarce else ""
+    few = "; time is scarce: a known-good one is trained to the end" if plan.is_scarce else ""
     return f"{'; '.join(parts)}; {pace}{few}"
 
 

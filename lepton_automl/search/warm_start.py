@@ -63,10 +63,11 @@ class Warm:
         """Those observed that this run's limits admit."""
         return [known for known in self.observed if not excess(known.candidate.cost, limits)]
 
-    def unseen(self, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Those points that the other run has not trained."""
+    def begins_with(self, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """What is tried first where a space names `points`: those the other run has not trained."""
         known = [observed.candidate.params for observed in self.observed]
-        return [point for point in points if not any(_is_at(params, point) for params in known)]
+        unseen = [point for point in points if not any(is_at(params, point) for params in known)]
+        return [*self.first, *unseen]
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ def _fitting(
     return found
 
 
-def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+def is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
     """Whether all that was asked for is as in `point`, which may hold more."""
     return all(params[path] == value for path, value in point.items() if path in params)
 

@@ -180,3 +180,20 @@ def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
     confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
     assert workers.tasks[0].key == f"{first}-final-0"
     job.ledger.close()
+
+
+@pytest.mark.parametrize(("planned", "first"), [(3, 1), (9, 0)])
+def test_after_a_few_epochs_what_the_space_calls_good_goes_before_what_looks_better(
+    tmp_path: Path, planned: int, first: int
+) -> None:
+    job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = some(job, 180, 120)
+    for number, width in ((0, 16), (1, 8)):
+        trials.candidates[number] = replace(candidate(number), params={"stem.out": width})
+    assert job.space.candidates[0]["stem.out"] == 8
+    trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
+    labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
+    workers = Told(dict.fromkeys(labels, 190))
+    confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
+    assert workers.tasks[0].key == f"{first}-final-0"
+    job.ledger.close()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,25 +116,4 @@ def test_a_promising_candidate_goes_on_before_all_newcomers_have_started(tmp_pat
     first_end = next(place for place, key in enumerate(keys) if key.endswith("-2"))
     assert first_end < keys.index("11-0")
     assert sum(key.endswith("-2") for key in keys) < 6
-    job.ledger.close()
-
-
-def test_where_time_is_scarce_only_known_good_candidates_are_tried(tmp_path: Path) -> None:
-    class Slow(ScoredWorkers):
-        """The probe tells that an epoch takes three seconds; nothing takes that long here."""
-
-        def run(self, task: Task) -> TaskResult:
-            found = super().run(task)
-            epochs = task.cycles[-1][0]
-            return replace(found, seconds=(9.0, 3.0 * epochs)) if "probe" in task.key else found
-
-    job = work(tmp_path / "run", budget_seconds=60.0, trials=None)
-    trials, workers = explored(job, Slow()), Slow()
-    assert trials.plan is not None
-    assert trials.plan.is_scarce
-    assert len(trials) == len(job.space.candidates) == 1
-    job.ledger.close()
-    job = work(tmp_path / "free", budget_seconds=60.0, trials=None)
-    job = replace(job, space=replace(job.space, candidates=()))
-    assert len(explored(job, workers)) > 1
     job.ledger.close()

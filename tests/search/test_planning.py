@@ -15,10 +15,14 @@ from tests.searching import InlineWorkers, candidate, work
 
 
 class Slow(InlineWorkers):
-    """A machine on which every cycle takes ten seconds, as far as it tells."""
+    """A machine on which every cycle takes as long, as far as it tells."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self.seconds = seconds
 
     def run(self, task: Task) -> TaskResult:
-        return TaskResult((99.0, 10.0), "1:gA==")
+        return TaskResult((99.0, self.seconds), "1:gA==")
 
 
 class Broken(InlineWorkers):
@@ -72,7 +76,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         job = work(tmp_path / name, budget_seconds=budget_seconds, trials=None)
         trials = Trials()
         trials.add(candidate(0))
-        made = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow())
+        made = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow(1e4))
         kept = clock_for(job, made)
         left = seconds_left(job, made)
         job.ledger.close()
@@ -81,15 +85,14 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         return made
 
     own = candidate(0).recipe.epochs
-    plenty, scarce = plan(1e6, "plenty"), plan(4.0, "scarce")
+    plenty, scarce = plan(1e9, "plenty"), plan(4e3, "scarce")
     whole = own * scarce.epoch_seconds
-    some = plan(3.2 * whole, "some")
-    assert (plenty.epochs or 0) >= own > (some.epochs or 0) >= (scarce.epochs or 0)
+    some = plan(12 * whole, "some")
+    assert (plenty.epochs or 0) >= own > (some.epochs or 0) > (scarce.epochs or 0)
     assert scarce.final_share > some.final_share > plenty.final_share
-    assert scarce.is_scarce
-    assert not plenty.is_scarce
+    assert [each.is_scarce for each in (scarce, some, plenty)] == [True, False, False]
     # Twice what the recipe asks for, with a margin, fits into what is kept.
-    assert 1.15 * 2 * whole <= some.final_share * 3.2 * whole
+    assert 1.15 * 2 * whole <= some.final_share * 12 * whole
 
 
 def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) -> None:
