@@ -12,7 +12,7 @@ class Event:
     """One thing that happened, or how far a stage has come."""
 
     stage: str
-    """`intake`, `search`, `train`, `compress`, `export`, `verify` or `run`."""
+    """`intake`, `plan`, `search`, `confirm`, `compress`, `export`, `verify` or `run`."""
     message: str
     """One line for a person."""
     done: float | None = None

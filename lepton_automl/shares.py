@@ -98,3 +98,11 @@ def percent(part: float, whole: float) -> str:
     """A share and its seconds: `60 % (72 s)`."""
     share = 100 * part / whole if whole > 0 else math.nan
     return f"{share:.0f} % ({part:.0f} s)"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `2 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

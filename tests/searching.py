@@ -106,6 +106,10 @@ class InlineWorkers(Workers):
     def seconds_to_go(self) -> float:
         return math.inf
 
+    def facts(self) -> dict[str, Any]:
+        at_work = [{"task": task.key, "share": 0.5} for task in self._waiting]
+        return {"first": 0.0, "workers": [*at_work, {"task": "", "share": 0.0}]}
+
     def start(self, task: Task) -> None:
         self._waiting.append(task)
 

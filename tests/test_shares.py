@@ -8,6 +8,7 @@ from lepton_automl.shares import (
     MOST_TO_COMPRESS,
     MOST_TO_PROVE,
     Sizes,
+    duration,
     later,
     percent,
     start_seconds,
@@ -50,3 +51,8 @@ def test_a_disk_that_is_slow_once_does_not_count_as_a_slow_machine() -> None:
 
 def test_a_share_is_told_with_its_seconds() -> None:
     assert percent(72.0, 120.0) == "60 % (72 s)"
+
+
+def test_durations_read_well():
+    texts = [duration(seconds) for seconds in (0.4, 99, 130, 5999, 7500)]
+    assert texts == ["0 s", "99 s", "2 min", "1 h 40 min", "2 h 05 min"]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl import wording as w
+from lepton_automl.shares import duration
 
 if TYPE_CHECKING:
     from lepton_automl.status import Status, WorkerNow
@@ -59,14 +60,6 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(
         SPARKS[round(top * (v - low) / (high - low)) if high > low else 0] for v in shown
     )
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `2 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _head(status: Status) -> Table:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lepton_automl.confirmed import Confirmed
-from lepton_automl.events import Event
+from lepton_automl.events import Emit, Event
 from lepton_automl.pick import Option, early, finalists
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals
@@ -18,8 +20,10 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
 from lepton_automl.search.warm_start import is_at, recorded
 from lepton_automl.search.work import SearchWork
-from lepton_automl.shares import COMPRESSION
+from lepton_automl.shares import COMPRESSION, duration
 
+CONFIRM = "confirm"
+"""The stage that its progress is told as."""
 GRACE_SECONDS, GRACE_SHARE = 3.0, 0.5
 """So long after its end a search waits for a last training that takes longer than expected; and
 for one that will probably end by then, this share of what is kept for the compression: minutes of
@@ -85,6 +89,7 @@ class Confirmation:
 
     def _train(self, workers: Workers, clock: Clock) -> None:
         left = [final for final in self.finals if self._score_of(final) is None]
+        bar = Bar(len(left), self._work.emit)
         while True:
             while left and workers.free:
                 final = left.pop(0)
@@ -94,6 +99,7 @@ class Confirmation:
                 return
             for task, result in workers.finished():
                 self._record(task, result)
+            bar.show(len(left) + len(workers.busy), workers.facts()["workers"])
             if workers.busy and self._is_too_late(-clock.left(), workers.seconds_to_go()):
                 late = ", ".join(str(parsed(task.key)[0]) for task in workers.busy)
                 self._tell(f"the time is over: the last training of trial {late} is left out")
@@ -144,6 +150,32 @@ class Confirmation:
 
     def _tell(self, message: str) -> None:
         self._work.emit(Event("search", message))
+
+
+class Bar:
+    """How far last trainings are.
+
+    Parameters
+    ----------
+    count : int
+        Trainings.
+    emit : callable
+        Is told.
+    """
+
+    def __init__(self, count: int, emit: Emit) -> None:
+        self._count, self._emit, self._begun = count, emit, time.monotonic()
+
+    def show(self, left: int, workers: Sequence[Mapping[str, Any]]) -> None:
+        """Tell it, where `left` have not ended and `workers` are at them."""
+        at_work = [worker for worker in workers if worker["task"]]
+        done = self._count - left + sum(worker["share"] for worker in at_work)
+        if not done:
+            return
+        seconds = (time.monotonic() - self._begun) * (self._count / done - 1)
+        numbers = ", ".join(str(parsed(worker["task"])[0]) for worker in at_work)
+        who = f"trial {numbers} to the end, about {duration(seconds)} left" if numbers else "done"
+        self._emit(Event(CONFIRM, who, done, float(self._count)))
 
 
 def pace_text(result: TaskResult) -> str:

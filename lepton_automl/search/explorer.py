@@ -204,7 +204,7 @@ class Explorer:
             None if leader is None else outcome.row_of(self._trials, leader),
             outcome.front_of(self._trials, self._objectives),
             started=len(self._trials),
-            done=done,
+            done=total if is_last else done,
             total=total,
             seconds=seconds,
         )

@@ -12,6 +12,7 @@ from lepton_automl.objectives import Objective
 from lepton_automl.search.rungs import pareto_ranks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.work import TrialRow
+from lepton_automl.shares import duration
 from lepton_automl.statistics import wilson
 
 
@@ -76,7 +77,7 @@ def progress(
     """
     about = f"trial {last.number}, {last.epochs} epochs: {_short(last)}"
     leader = f"; best so far: trial {best.number}, {_short(best)}" if best else ""
-    left = "" if math.isinf(seconds) else f"; about {_duration(seconds)} left"
+    left = "" if math.isinf(seconds) else f"; about {duration(seconds)} left"
     data = {
         "trial": _facts(last),
         "best": _facts(best) if best else None,
@@ -109,9 +110,3 @@ def _facts(row: TrialRow) -> dict[str, object]:
         "epochs": row.epochs,
         "note": row.note,
     }
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from lepton_automl.report.watch import duration, sparkline, status_view, watch_status
+from lepton_automl.report.watch import sparkline, status_view, watch_status
 from tests.report.rows import status
 
 
@@ -89,8 +89,3 @@ def test_a_sparkline_ends_with_the_newest_value_and_fits(count):
     assert len(line) == min(count, len(line)) <= 40
     assert list(line) == sorted(line)
     assert line[-1] == ("█" if count > 1 else "▁")
-
-
-def test_durations_read_well():
-    texts = [duration(seconds) for seconds in (0.4, 99, 130, 5999, 7500)]
-    assert texts == ["0 s", "99 s", "2 min", "1 h 40 min", "2 h 05 min"]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lepton_automl.events import Event
 from lepton_automl.pick import Option
 from lepton_automl.search.confirm import Confirmation, confirmed
 from lepton_automl.search.plan import Clock, Plan
@@ -196,4 +198,22 @@ def test_after_a_few_epochs_what_the_space_calls_good_goes_before_what_looks_bet
     workers = Told(dict.fromkeys(labels, 190))
     confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
     assert workers.tasks[0].key == f"{first}-final-0"
+    job.ledger.close()
+
+
+def test_how_far_last_trainings_are_is_told_and_when_they_will_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Event] = []
+    job = work(tmp_path / "run", emit=told.append)
+    trials, options = some(job, 180, 180, 180)
+    now = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    workers = Told({f"{n}-final-0": 190 for n in range(3)}, jobs=2)
+    confirmation(job, trials).run(options, workers, ENDLESS)
+    bars = [event for event in told if event.stage == "confirm"]
+    # One has ended after 50 s, another is half done, the third has not begun; and so on.
+    assert [(event.done, event.total) for event in bars] == [(1.5, 3), (2.5, 3), (3, 3)]
+    assert bars[0].message == "trial 1 to the end, about 50 s left"
+    assert bars[1].message == "trial 2 to the end, about 20 s left"
     job.ledger.close()
