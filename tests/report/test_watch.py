@@ -94,3 +94,10 @@ def test_a_sparkline_ends_with_the_newest_value_and_fits(count):
 def test_durations_read_well():
     texts = [duration(seconds) for seconds in (0.4, 99, 130, 5999, 7500)]
     assert texts == ["0 s", "99 s", "2 min", "1 h 40 min", "2 h 05 min"]
+
+
+def test_balanced_accuracy_is_called_so():
+    balanced = status()
+    balanced.definition.balanced = True
+    assert "balanced accuracy" in shown(balanced)
+    assert "balanced" not in shown(status())
