@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from lepton_automl import pipeline
 from lepton_automl.compress.ladder import Compressed
-from lepton_automl.config import Limits, Prefer, RunConfig, seconds
+from lepton_automl.config import Balance, Limits, Prefer, RunConfig, seconds
 from lepton_automl.events import Emit, silent
 from lepton_automl.picking import Picked, Wanted
 from lepton_automl.picking import pick as pick_point
@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     device: str
     skip_corrupt: bool
     no_flip: bool
+    balance: Balance
     fresh: bool
     optuna_storage: str
     callbacks: Sequence[str]

@@ -12,6 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
+from lepton_automl.balance import LEAST_SHARE, is_uneven
 from lepton_automl.dataset import Dataset, Part
 from lepton_automl.events import Emit, Event
 
@@ -24,18 +25,22 @@ class Finding:
     """One thing about the data that figures depend on."""
 
     kind: str
-    """`duplicates`, `contradictions`, `leaking groups`, `absent classes`, `few samples`."""
+    """`duplicates`, `contradictions`, `leaking groups`, `absent classes`, `few samples`,
+    `uneven classes`."""
     message: str
     """What, how many, and an example."""
     fix: str
     """The way out."""
     count: int
-    """Samples concerned; classes for `absent classes` and `few samples`."""
+    """Samples concerned; classes for `absent classes`, `few samples` and `uneven classes`."""
 
 
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
-    checks = (_leaking_groups, _duplicates, _contradictions, _absent_classes, _few_samples)
+    checks = (
+        *(_leaking_groups, _duplicates, _contradictions),
+        *(_absent_classes, _few_samples, _uneven_classes),
+    )
     return tuple(finding for check in checks for finding in check(dataset))
 
 
@@ -123,6 +128,22 @@ def _few_samples(dataset: Dataset) -> Iterator[Finding]:
             "add test pictures; accuracy of these classes is a guess",
             len(few),
         )
+
+
+def _uneven_classes(dataset: Dataset) -> Iterator[Finding]:
+    labels, names = dataset.train.labels, dataset.class_names
+    if not is_uneven(labels):
+        return
+    counts = _counts(dataset, dataset.train)
+    rare, common = int(np.argmin(counts)), int(np.argmax(counts))
+    what = f"{names[rare]} has {counts[rare]} train pictures, {names[common]} {counts[common]}: "
+    if dataset.train.is_balanced:
+        what += "every class counts alike, in training and in accuracy (balanced accuracy)"
+        fix = "with --balance off every picture does"
+    else:
+        what += "every picture counts alike, so rare classes hardly do"
+        fix = "with --balance on every class counts alike"
+    yield Finding("uneven classes", what, fix, sum(n < LEAST_SHARE * max(counts) for n in counts))
 
 
 def _counts(dataset: Dataset, part: Part) -> list[int]:

@@ -60,6 +60,8 @@ class About:
     """What tells latencies of the device the files are for; None: the machine that verifies."""
     confirmed: tuple[Confirmed, ...] = ()
     """The search's few best after their last trainings."""
+    balanced: bool = False
+    """Every class counts alike in accuracies and drops."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -125,8 +127,7 @@ def write_bundle(
     MachineError
         If the folder cannot be written.
     """
-    with durable.writable(folder):
-        (folder / MANIFEST).unlink(missing_ok=True)
+    _unseal(folder)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
     names = dataset.class_names
     about = About(
@@ -140,6 +141,7 @@ def write_bundle(
         limits=limits,
         confirmed=tuple(confirmed),
         latency=latency_model,
+        balanced=validation.is_balanced,
     )
     files = {
         INT8: int8_model(int8, names, words),
@@ -150,6 +152,11 @@ def write_bundle(
         ABOUT: about.to_json().encode(),
     }
     return _write_all(folder, files | _golden(files, validation))
+
+
+def _unseal(folder: Path) -> None:
+    with durable.writable(folder):
+        (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _json(arch: Arch) -> bytes:

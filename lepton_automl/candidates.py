@@ -14,6 +14,7 @@ from lepton_automl import shares, stages
 from lepton_automl import wording as w
 from lepton_automl.compress.ladder import read_rungs
 from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.cost import Cost
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import DataError, InfeasibleError
 from lepton_automl.evaluate import accuracy
@@ -26,7 +27,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import RUNG, WINNER, Score, Trials, parsed, read_trials
 from lepton_automl.session import Session
-from lepton_automl.statistics import wilson
+from lepton_automl.statistics import interval, wilson
 
 OPTIONS = {
     "max_latency_ms": ("--max-latency-ms", 1.0),
@@ -68,7 +69,7 @@ class Candidates:
         self.trials: Trials = read_trials(session.ledger)
         self.work = stages.search_work(session)
         self.tasks = Tasks(self.work, self.trials)
-        self._groups = session.dataset.validation.groups
+        self._validation = session.dataset.validation
 
     def legal(self) -> list[Point]:
         """The points that keep the limits, as far as costs and known accuracies tell.
@@ -89,8 +90,7 @@ class Candidates:
         if not kept:
             raise _too_dear(points, limits)
         least, best = limits.min_accuracy, max(kept, key=lambda point: point.option.accuracy)
-        n = len(best.option.correct)
-        if least is not None and wilson(round(best.option.accuracy * n), n)[1] < least:
+        if least is not None and _upper(best.option) < least:
             raise _too_weak(best, least)
         return kept
 
@@ -130,9 +130,11 @@ class Candidates:
         good = [score for score in self.trials.finals.get(number, []) if not score.failed]
         scores = good or [self.trials.searched(number)]
         share = np.mean([score.correct for score in scores], axis=0)
-        return Point(
-            f"trial {number}", f"trial-{number}", Option(number, share, cost, self._groups), number
-        )
+        option = self._option(number, share, cost)
+        return Point(f"trial {number}", f"trial-{number}", option, number)
+
+    def _option(self, number: int, correct: np.ndarray, cost: Cost) -> Option:
+        return Option(number, correct, cost, self._validation.groups, self._validation.strata)
 
     def _steps(self) -> list[Point]:
         """Pruned nets that a compression of this run has kept, numbered after all trials."""
@@ -145,7 +147,7 @@ class Candidates:
                 number = len(self.trials) + len(points)
                 model = Model.load(folder / rung.name)
                 cost = self._check.whole(model.arch)
-                option = Option(number, self._correct(model), cost, self._groups)
+                option = self._option(number, self._correct(model), cost)
                 label = f"{rung.name} of the winner"
                 points.append(Point(label, rung.name, option, winner, folder / rung.name))
         return points
@@ -181,6 +183,14 @@ def _too_dear(points: Sequence[Point], limits: Limits) -> InfeasibleError:
         fix=f"{' '.join(option_text(n, v) for n, v in values.items())} would fit; or search with "
         "this limit, into another folder",
     )
+
+
+def _upper(option: Option) -> float:
+    """What the accuracy is at most, as far as the validation samples tell."""
+    if option.strata is not None:
+        return interval(option.correct, option.groups, option.strata)[1]
+    n = len(option.correct)
+    return wilson(round(option.accuracy * n), n)[1]
 
 
 def _too_weak(best: Point, least: float) -> InfeasibleError:

@@ -13,6 +13,7 @@ from typing import Literal
 from lepton_automl.errors import ConfigError
 
 Prefer = Literal["size", "latency"]
+Balance = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ class RunConfig:
     skip_corrupt: bool = False
     no_flip: bool = False
     """Never mirror training pictures; else the data are asked whether they may be."""
+    balance: Balance = "auto"
+    """Whether every class counts alike, in training and in accuracy, or every sample does; `auto`:
+    where the rarest class has few training samples (`balance.LEAST_SHARE`)."""
     fresh: bool = False
     optuna_storage: str | None = None
     """Where every trial is mirrored to: the URL of a database or the path of a journal file."""
@@ -136,6 +140,7 @@ class RunConfig:
         for name, value, legal in (
             ("device", self.device, {"auto", "cpu", "cuda"}),
             ("prefer", self.prefer, {"size", "latency"}),
+            ("balance", self.balance, {"auto", "on", "off"}),
         ):
             if value not in legal:
                 raise ConfigError(

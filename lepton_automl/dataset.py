@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lepton_automl import decode, durable, intake
+from lepton_automl.balance import Strata, is_even, is_uneven
+from lepton_automl.config import Balance
+from lepton_automl.errors import ConfigError
 from lepton_automl.events import Emit, Event, silent
 from lepton_automl.intake import Content
 from lepton_automl.model import Preprocessing
@@ -41,9 +45,16 @@ class Part:
     """uint8 (N, H, W, C), or arrays and file paths one a sample."""
     digests: tuple[bytes, ...]
     """A hash of every picture's content."""
+    is_balanced: bool = False
+    """Every class counts alike, in training and in accuracy; else every sample does."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def strata(self) -> Strata:
+        """(N,): what `balance` counts by."""
+        return self.labels if self.is_balanced else None
 
     @property
     def fingerprint(self) -> str:
@@ -62,9 +73,20 @@ class Labelled:
     """uint8 (N, H, W, C)."""
     labels: Tensor
     """int64 (N,)."""
+    is_balanced: bool = False
+    """Every class counts alike; else every sample does."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def strata(self) -> Strata:
+        """(N,): what `balance` counts by."""
+        return self.labels.cpu().numpy() if self.is_balanced else None
+
+    def first(self, count: int) -> Labelled:
+        """The first samples alone."""
+        return dataclasses.replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,7 @@ class LabelledFiles:
     """.npy, uint8 (N, H, W, C)."""
     labels: Path
     """.npy, int64 (N,)."""
+    is_balanced: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +173,25 @@ class Dataset:
         shape = (len(source), *size, self.channels)
         _keep(pixels, shape, lambda: self.pixels(part, size))
         _keep(labels, shape[:1], lambda: source.labels)
-        return LabelledFiles(pixels, labels)
+        return LabelledFiles(pixels, labels, source.is_balanced)
+
+    def counting(self, balance: Balance) -> Dataset:
+        """These data where every class counts alike, if that is asked for; else as they are.
+
+        Raises
+        ------
+        ConfigError
+            If it is the same who counts alike.
+        """
+        if balance == "on" and all(is_even(part.labels) for part in self.parts):
+            raise ConfigError(
+                "--balance on has no effect: all classes have as many pictures",
+                fix="leave it out",
+            )
+        if balance == "off" or (balance == "auto" and not is_uneven(self.train.labels)):
+            return self
+        train, validation, test = (dataclasses.replace(p, is_balanced=True) for p in self.parts)
+        return dataclasses.replace(self, train=train, validation=validation, test=test)
 
 
 def labelled(files: LabelledFiles) -> Labelled:
@@ -160,7 +201,7 @@ def labelled(files: LabelledFiles) -> Labelled:
     """
     # Mode c: pages are shared until somebody writes to them.
     pixels, labels = (np.load(path, mmap_mode="c") for path in (files.pixels, files.labels))
-    return Labelled(torch.from_numpy(pixels), torch.from_numpy(labels))
+    return Labelled(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
 
 
 def open_dataset(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_automl import front_plot
+from lepton_automl import wording as w
 from lepton_automl.config import Prefer
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.errors import DataError
@@ -39,6 +40,8 @@ class Front:
     """The few best after their last trainings."""
     hypervolume: tuple[tuple[float, float], ...] = ()
     """(seconds the run had been alive, hypervolume of the front) after every rung."""
+    is_balanced: bool = False
+    """Every class counts alike in all accuracies."""
 
 
 def read_front(folder: RunFolder) -> Front:
@@ -73,6 +76,7 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
         reason=choice.reason,
         confirmed=confirmed_in(ledger),
         hypervolume=tuple(series(ledger)),
+        is_balanced=definition.balanced,
     )
 
 
@@ -82,7 +86,8 @@ def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choic
     if named:
         return Choice(named[-1]["number"], named[-1]["reason"])
     options = [
-        Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in trials.alive()
+        Option(n, trials.latest(n).correct, trials.candidates[n].cost, strata=trials.strata)
+        for n in trials.alive()
     ]
     if not options:
         raise _untrained(ledger.path.parent)
@@ -108,4 +113,5 @@ def draw(folder: RunFolder, ledger: LedgerView) -> None:
     """
     front = front_of(ledger, folder.definition())
     picked = {event["number"] for event in ledger.all(PICK).values()}
-    front_plot.write(folder.path, front.rows, front.front, front.number, picked)
+    measure = w.accuracy_title(front.is_balanced)
+    front_plot.write(folder.path, front.rows, front.front, front.number, picked, measure)

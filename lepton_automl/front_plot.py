@@ -61,6 +61,7 @@ def write(
     front: Sequence[TrialRow],
     chosen: int,
     picked: Collection[int] = (),
+    measure: str = "accuracy",
 ) -> Path | None:
     """Draw the trained candidates into `folder`/front.svg; None where there are none.
 
@@ -74,6 +75,8 @@ def write(
         Number of the winner.
     picked : collection of int
         Numbers that `lepton pick` made artifacts of.
+    measure : str
+        What the accuracy is called.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def write(
     trained = [row for row in rows if row.accuracy is not None and row.feasible]
     if not trained:
         return None
-    text = draw(trained, {row.number for row in front}, chosen, picked, folder.resolve().name)
+    name = folder.resolve().name
+    text = draw(trained, {row.number for row in front}, chosen, picked, name, measure)
     return durable.write(folder / FILE, text)
 
 
@@ -93,6 +97,7 @@ def draw(
     chosen: int,
     picked: Collection[int],
     name: str,
+    measure: str = "accuracy",
 ) -> str:
     """The drawing as SVG.
 
@@ -109,7 +114,7 @@ def draw(
         *_frame(
             y,
             _names(x, text, costs.values()),
-            f"{label}, less is better",
+            (f"{label}, less is better", f"{measure} on validation"),
             name,
             has_picks=bool(picked),
             is_perfect=any(row.accuracy == 1.0 for row in rows),
@@ -128,7 +133,7 @@ def draw(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
-        f'font-size="13">\n<title>{escape(name)}: accuracy against {escape(label)}</title>\n'
+        f'font-size="13">\n<title>{escape(name)}: {measure} against {escape(label)}</title>\n'
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
     )
 
@@ -176,7 +181,7 @@ def _names(
 def _frame(
     y: Scale,
     names: Sequence[tuple[float, str]],
-    label: str,
+    labels: tuple[str, str],
     name: str,
     *,
     has_picks: bool,
@@ -195,8 +200,8 @@ def _frame(
     parts.append(svg.line(LEFT, bottom, right, bottom, FAINT))
     parts.append(svg.line(LEFT, TOP, LEFT, bottom, FAINT))
     turned = f' transform="rotate(-90 20 {middle:.1f})"'
-    parts.append(svg.text(20, middle, "accuracy on validation", INK, anchor="middle", more=turned))
-    parts.append(svg.text((LEFT + right) / 2, HEIGHT - 16, label, INK, anchor="middle"))
+    parts.append(svg.text(20, middle, labels[1], INK, anchor="middle", more=turned))
+    parts.append(svg.text((LEFT + right) / 2, HEIGHT - 16, labels[0], INK, anchor="middle"))
     return parts
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_automl import statistics
+from lepton_automl import balance, statistics
+from lepton_automl.balance import Strata
 from lepton_automl.config import COST_LIMITS, Limits
 from lepton_automl.verdict import (
     Figures,
@@ -26,23 +27,23 @@ class Evidence:
     """bool (N,)."""
     groups: np.ndarray | None = None
     """(N,): samples of one group belong together."""
+    strata: Strata = None
+    """(N,): class of each sample where every class counts alike; None: every sample does."""
 
     @property
     def accuracy(self) -> float:
-        """Share of correct samples, 0 to 1."""
-        return float(self.correct.mean())
+        """Share of correct samples, 0 to 1; of each class, on average, where these count alike."""
+        return balance.mean(self.correct, self.strata)
 
     @property
     def interval(self) -> Interval:
-        """95 %: Wilson, or cluster bootstrap over groups."""
-        if self.groups is not None:
-            return statistics.group_bootstrap(self.correct, self.groups)
-        return statistics.wilson(int(self.correct.sum()), len(self.correct))
+        """95 %: Wilson, or a bootstrap over groups or within classes."""
+        return statistics.interval(self.correct, self.groups, self.strata)
 
 
 def paired(reference: Evidence, file: Evidence) -> PairedDrop:
     """Accuracy points lost from `reference` to `file` on the same samples."""
-    drop = statistics.paired_drop(reference.correct, file.correct, file.groups)
+    drop = statistics.paired_drop(reference.correct, file.correct, file.groups, file.strata)
     return PairedDrop(drop.points, drop.low, drop.high, drop.upper, drop.n)
 
 
@@ -112,14 +113,13 @@ def _latency(name: str, limit: float, figures: Figures) -> JudgedLimit:
 
 
 def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:
-    correct, bounds = file.correct, None
-    if file.groups is not None:
-        bounds = statistics.group_bootstrap(correct, file.groups, level=statistics.ONE_SIDED)
-    status, needed = statistics.judge_accuracy(int(correct.sum()), len(correct), limit, bounds)
+    level, right = statistics.ONE_SIDED, balance.total(file.correct, file.strata)
+    bounds = statistics.interval(file.correct, file.groups, file.strata, level=level)
+    status, needed = statistics.judge_accuracy(right, len(file.correct), limit, bounds)
     return JudgedLimit(name, limit, file.accuracy, file.interval, status, needed)
 
 
 def _drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
-    drop = statistics.paired_drop(reference.correct, file.correct, file.groups)
+    drop = statistics.paired_drop(reference.correct, file.correct, file.groups, file.strata)
     status, needed = statistics.judge_drop(drop, limit)
     return JudgedLimit(name, limit, drop.points, (drop.low, drop.high), status, needed)

@@ -28,13 +28,21 @@ class Loss:
         Of the teacher, 0 to 1.
     temperature : float
         By which both answers are softened, above 0.
+    class_weights : Tensor, optional
+        (classes,): what a picture of each class counts; None: all count alike.
     """
 
     def __init__(
-        self, recipe: Recipe, teacher: Forward | None, weight: float, temperature: float
+        self,
+        recipe: Recipe,
+        teacher: Forward | None,
+        weight: float,
+        temperature: float,
+        class_weights: Tensor | None = None,
     ) -> None:
         self._smoothing, self._teacher = recipe.label_smoothing, teacher
         self._weight, self._temperature = weight, temperature
+        self._class_weights = class_weights
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean over a batch, given what the net answered it."""
@@ -45,14 +53,32 @@ class Loss:
             wanted = self._teacher(batch.x)
         ours = F.log_softmax(logits / self._temperature, 1)
         theirs = F.log_softmax(wanted / self._temperature, 1)
-        soft = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        soft = self._soft(ours, theirs, batch)
         return (1 - self._weight) * hard + self._weight * self._temperature**2 * soft
 
     def _hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        if batch.others is None or batch.kept is None:
+        if (batch.others is None or batch.kept is None) and self._class_weights is None:
             return F.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)
-        own, other = (
-            F.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="none")
-            for labels in (batch.labels, batch.others)
-        )
-        return torch.lerp(other, own, batch.kept).mean()
+
+        def of(labels: Tensor) -> Tensor:
+            loss = F.cross_entropy(
+                logits, labels, label_smoothing=self._smoothing, reduction="none"
+            )
+            return loss if self._class_weights is None else loss * self._class_weights[labels]
+
+        return _mixed(of, batch).mean()
+
+    def _soft(self, ours: Tensor, theirs: Tensor, batch: Batch) -> Tensor:
+        weights = self._class_weights
+        if weights is None:
+            return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        each = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+        return (each * _mixed(lambda labels: weights[labels], batch)).mean()
+
+
+def _mixed(of: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """(B,): what `of` gives for labels, by the shares of the pictures in each mixture."""
+    own = of(batch.labels)
+    if batch.others is None or batch.kept is None:
+        return own
+    return torch.lerp(of(batch.others), own, batch.kept)

@@ -82,7 +82,8 @@ def _answer(verdict: Verdict) -> str:
     lines += [f"- {reason}" for reason in verdict.reasons]
     rows = [
         (
-            f"{w.LIMIT_NAMES[limit.name]} {w.value_text(limit.name, limit.limit)}",
+            f"{w.limit_title(limit.name, verdict.balanced)} "
+            + w.value_text(limit.name, limit.limit),
             w.measured_text(limit),
             limit.status,
         )
@@ -97,16 +98,21 @@ def _figures(verdict: Verdict) -> str:
     present = {name: item for name, item in found.items() if item is not None}
     if not present:
         return ""
-    rows = [(label, *(text(item) for item in present.values())) for label, text in _ROWS.items()]
+    labels = {_ACCURACY: f"{w.accuracy_title(verdict.balanced)} [95 %]"}
+    rows = [
+        (labels.get(label, label), *(text(item) for item in present.values()))
+        for label, text in _ROWS.items()
+    ]
     rows = [row for row in rows if any(row[1:])]
     mark = w.openings_text(verdict)
     title = "## Figures" + (f" ({mark})" if mark else "")
     return f"{title}\n\n{_table(('', *present), rows)}"
 
 
+_ACCURACY = "accuracy [95 %]"
 _ROWS: dict[str, Callable[[Figures], str]] = {
     "sha256": lambda f: f"`{f.sha256}`",
-    "accuracy [95 %]": lambda f: w.accuracy_text(f.accuracy, f.accuracy_interval),
+    _ACCURACY: lambda f: w.accuracy_text(f.accuracy, f.accuracy_interval),
     "test samples": lambda f: str(f.n_samples),
     "file": lambda f: w.bytes_text(f.size_bytes),
     "weights": lambda f: w.bytes_text(f.weight_bytes),
@@ -126,7 +132,8 @@ def _drops(verdict: Verdict) -> str:
         "int8_against_float": "float minus int8",
     }
     rows = [(names.get(name, name), w.drop_text(drop)) for name, drop in verdict.drops.items()]
-    return _table(("accuracy lost, paired [95 %]", ""), rows) if rows else ""
+    title = f"{w.accuracy_title(verdict.balanced)} lost, paired [95 %]"
+    return _table((title, ""), rows) if rows else ""
 
 
 def _chosen(about: About) -> str:
@@ -134,15 +141,15 @@ def _chosen(about: About) -> str:
         return ""
     head = ("trial", *w.CONFIRMED_COLUMNS)
     rows = [(str(each.number), *w.confirmed_cells(each)) for each in about.confirmed]
-    text = "## How it was chosen\n\nOn the validation part, " + summary(about.confirmed)
+    by = ", by balanced accuracy" if about.balanced else ""
+    text = f"## How it was chosen\n\nOn the validation part{by}, {summary(about.confirmed)}"
     return f"{text}.\n\n{_table(head, rows)}"
 
 
 def _how(verdict: Verdict) -> str:
-    kind = "cluster bootstrap over groups" if verdict.grouped else "Wilson"
     text = (
         f"## How it was measured\n\nThe written files, in a fresh process, on {verdict.machine}. "
-        f"Accuracy intervals: {kind}. Drops are paired on the same samples. Latency: batch 1, one "
+        f"{w.accuracy_kind(verdict)} Drops are paired on the same samples. Latency: batch 1, one "
         "thread, every optimisation on, in rounds in which the files and one fixed net take turns; "
         "the figure is the ratio to that net times its quiet time.\n"
     )

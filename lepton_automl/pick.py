@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl import balance
+from lepton_automl.balance import Strata
 from lepton_automl.config import COST_LIMITS, Limits, Prefer
 from lepton_automl.cost import Cost
 from lepton_automl.grouping import effective_share
+from lepton_automl.statistics import interval
 
 CLEARLY, BEYOND = 1.2816, 0.1
 """Standard errors of a one-sided 90 % bound, and what lies beyond it."""
@@ -35,11 +38,13 @@ class Option:
     cost: Cost
     groups: NDArray[np.int64] | None = None
     """(N,): samples of one group belong together; None: each stands for itself."""
+    strata: Strata = None
+    """(N,): class of each sample where every class counts alike; None: every sample does."""
 
     @functools.cached_property
     def accuracy(self) -> float:
-        """Share of correct samples."""
-        return float(self.correct.mean())
+        """Share of correct samples; of each class, on average, where every class counts alike."""
+        return balance.mean(self.correct, self.strata)
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,11 @@ def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
     best = _most_accurate(legal)
     by_price = sorted(legal, key=lambda o: _price(o, latency_first=prefer == "latency"))
     near = [o for o in by_price if best.accuracy - o.accuracy <= LARGEST_GAP]
-    chosen = next(o for o in near if not clearly_below(o.correct, best.correct, o.groups))
+    chosen = next(o for o in near if not clearly_below(o.correct, best.correct, o.groups, o.strata))
+    measure = "accuracy" if best.strata is None else "balanced accuracy"
     return Choice(
         chosen.number,
-        "the cheapest whose accuracy is not distinguishably below the best, half a point at most",
+        f"the cheapest whose {measure} is not distinguishably below the best, half a point at most",
     )
 
 
@@ -113,7 +119,7 @@ def early(options: Sequence[Option], limits: Limits, count: int) -> list[Option]
     """
     legal = _legal(options, limits)
     best = _most_accurate(legal)
-    far = {o.number for o in legal if clearly_below(o.correct, best.correct, o.groups)}
+    far = {o.number for o in legal if clearly_below(o.correct, best.correct, o.groups, o.strata)}
     return sorted(
         legal, key=lambda o: (o.number in far, -o.accuracy if o.number in far else 0.0, o.number)
     )[:count]
@@ -145,13 +151,15 @@ def clearly_below(
     correct: NDArray[np.bool_ | np.float64],
     best: NDArray[np.bool_ | np.float64],
     groups: NDArray[np.int64] | None = None,
+    strata: Strata = None,
 ) -> bool:
     """Whether the one-sided 90 % bound says that `correct` is worse than `best`.
 
     Paired: only samples that the two answer differently count (McNemar 1947). Samples in groups
-    count for as many independent ones as they are worth (see `grouping.effective_share`).
+    count for as many independent ones as they are worth (see `grouping.effective_share`), and
+    with `strata` every class counts alike.
     """
-    lost = best.astype(np.float64) - correct
+    lost = balance.influence(best.astype(np.float64) - correct, strata)
     return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(_worth(lost, groups)))
 
 
@@ -178,7 +186,9 @@ def _most_accurate(options: Sequence[Option]) -> Option:
 
 
 def _lower_bound(option: Option) -> float:
-    """One-sided 90 % Wilson bound (Wilson 1927)."""
+    """One-sided 90 % Wilson bound (Wilson 1927); by draws where every class counts alike."""
+    if option.strata is not None:
+        return interval(option.correct, option.groups, option.strata, level=1 - 2 * BEYOND)[0]
     share = option.accuracy
     n = _worth(option.correct.astype(np.float64), option.groups)
     z2 = CLEARLY**2

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_automl import bundle, durable, manifest, stages
+from lepton_automl import balance, bundle, durable, manifest, stages
 from lepton_automl.candidates import Candidates, Point
 from lepton_automl.config import Limits, Prefer, RunConfig
 from lepton_automl.errors import ConfigError
@@ -174,7 +174,7 @@ def _run(session: Session, task: Task, message: str) -> float:
             f"the training to the end failed: {result.failed}",
             fix="state other limits, so that another net is picked",
         )
-    return float(unpack(result.correct).mean())
+    return balance.mean(unpack(result.correct), session.dataset.validation.strata)
 
 
 def _epochs(session: Session, candidates: Candidates, number: int, left: float) -> int:

@@ -39,6 +39,8 @@ class Definition:
     warm_digest: str = ""
     """Of what that run had recorded."""
     no_flip: bool = False
+    balanced: bool = False
+    """Every class counts alike, in training and in accuracy."""
 
     def to_toml(self) -> str:
         """The definition as a file a person can read."""
@@ -270,6 +272,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         test=Path(known.test) if known.test else None,
         skip_corrupt=known.skip_corrupt,
         no_flip=known.no_flip,
+        balance="on" if known.balanced else "off",
         space=str(folder.space_file),
         limits=known.limits,
         objectives=known.objectives,

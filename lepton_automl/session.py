@@ -107,7 +107,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         skip_corrupt=config.skip_corrupt,
         quarantine=folder.quarantine,
         emit=emit,
-    )
+    ).counting(config.balance)
     audit.report(dataset, emit)
     known = _flipping(known or space.load(_default_space(dataset)), allowed=not config.no_flip)
     warm = _claimed(config, folder, dataset, known, model)
@@ -264,6 +264,7 @@ def _definition(
         test=absolute(str(config.test)) if config.test else "",
         skip_corrupt=config.skip_corrupt,
         no_flip=config.no_flip,
+        balanced=dataset.train.is_balanced,
         data_fingerprint=dataset.fingerprint,
         space=known.name,
         space_digest=known.digest,

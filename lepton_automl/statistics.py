@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import bdtr
 
-from lepton_automl import grouping
+from lepton_automl import balance, grouping
+from lepton_automl.balance import Strata
 from lepton_automl.grouping import Bounds
 
 Status = Literal["holds", "broken", "undecided"]
@@ -36,10 +37,10 @@ class Drop:
     upper: float
     """One-sided bound: the drop is at most this."""
     n: int
-    lost: int
-    """Samples only the reference gets right."""
-    won: int
-    """Samples only the file gets right."""
+    lost: float
+    """Samples only the reference gets right; as many as they count where classes count alike."""
+    won: float
+    """Samples only the file gets right; likewise."""
 
 
 def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
@@ -73,20 +74,26 @@ def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
     return low, high
 
 
-def group_bootstrap(
-    correct: np.ndarray, groups: np.ndarray, seed: int = 0, level: float = 0.95
+def interval(
+    correct: np.ndarray,
+    groups: np.ndarray | None = None,
+    strata: Strata = None,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Bounds:
-    """Interval of a share whose samples come in groups: whole groups are drawn.
+    """Interval of an accuracy: Wilson's, or by draws where there are groups or classes count.
 
-    The wider of the bootstrap and of Wilson's interval for the effective number of samples; the
-    latter also stands where the bootstrap has nothing to draw from, as when nothing is wrong.
+    Whole groups are drawn; without groups each class is drawn from itself. The wider of the
+    bootstrap and of Wilson's interval for the effective number of samples; the latter also stands
+    where the bootstrap has nothing to draw from, as when nothing is wrong.
 
     Parameters
     ----------
     correct : ndarray
-        bool (N,).
-    groups : ndarray
-        (N,), equal where samples belong together; of any sortable type.
+        bool (N,), or shares of several trainings.
+    groups, strata : ndarray, optional
+        (N,), equal where samples belong together, of any sortable type; the class of each sample
+        where every class counts alike.
     seed : int
         Of the draws.
     level : float
@@ -101,31 +108,35 @@ def group_bootstrap(
     2015, The American Statistician 69, 371, section 5.1 (quantiles widened for few groups); Dean
     and Pacifici 2015, J. Survey Stat. Methodol. 3, 484 (Wilson's interval, effective samples).
     """
-    right = np.asarray(correct, bool)
-    drawn = grouping.drawn_means(right.astype(float), groups, seed, level)
-    share = grouping.effective_share(right.astype(float), groups, level)
-    score = wilson(int(right.sum()) * share, len(right) * share, level)
-    return min(score[0], drawn[0]), max(score[1], drawn[1])
+    right = np.asarray(correct).astype(float)
+    share = balance.effective_share(right, groups, strata, level)
+    score = wilson(balance.total(right, strata) * share, len(right) * share, level)
+    if (groups is None and strata is None) or not len(right):
+        return score
+    drawn = balance.drawn_means(right, groups, strata, seed, level)
+    # Influence values of groups that hold other classes than most may leave 0 to 1.
+    return max(0.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
 
 
 def paired_drop(
     reference_correct: np.ndarray,
     file_correct: np.ndarray,
     groups: np.ndarray | None = None,
+    strata: Strata = None,
     seed: int = 0,
 ) -> Drop:
     """How much accuracy is lost between two classifiers on the same samples.
 
-    Without groups Tango's score interval, whose one-sided bound is his test of non-inferiority;
-    with groups the wider of that for the effective number of samples and of a bootstrap of whole
-    groups (see `group_bootstrap`).
+    Tango's score interval, whose one-sided bound is his test of non-inferiority; with groups, or
+    where every class counts alike, the wider of that for the effective number of samples and of a
+    bootstrap (see `bootstrap`).
 
     Parameters
     ----------
     reference_correct, file_correct : ndarray
         bool (N,), sample by sample.
-    groups : ndarray, optional
-        (N,), equal where samples belong together.
+    groups, strata : ndarray, optional
+        (N,), as in `interval`.
     seed : int
         Of the bootstrap.
 
@@ -134,16 +145,16 @@ def paired_drop(
     Laake 2014, Statistics in Medicine 33, 2850.
     """
     before, after = np.asarray(reference_correct, bool), np.asarray(file_correct, bool)
-    lost, won, n = int((before & ~after).sum()), int((after & ~before).sum()), len(before)
-    change = before.astype(float) - after.astype(float)
+    lost, won = balance.total(before & ~after, strata), balance.total(after & ~before, strata)
+    change, n = before.astype(float) - after.astype(float), len(before)
 
     def bounds(level: float) -> Bounds:
-        if groups is None:
-            return tango(lost, won, n, level)
-        share = grouping.effective_share(change, groups, level)
+        share = balance.effective_share(change, groups, strata, level)
         score = tango(lost * share, won * share, n * share, level)
-        drawn = grouping.drawn_means(change, groups, seed, level)
-        return min(score[0], drawn[0]), max(score[1], drawn[1])
+        if (groups is None and strata is None) or not n:
+            return score
+        drawn = balance.drawn_means(change, groups, strata, seed, level)
+        return max(-1.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
 
     low, high = bounds(0.95)
     lower, upper = bounds(ONE_SIDED)
@@ -170,18 +181,18 @@ def tango(lost: float, won: float, n: float, level: float = 0.95) -> Bounds:
 
 
 def judge_accuracy(
-    correct: int, n: int, minimum: float, bounds: Bounds | None = None
+    correct: float, n: int, minimum: float, bounds: Bounds | None = None
 ) -> tuple[Status, int | None]:
     """Whether an accuracy is at least `minimum`, as a one-sided 95 % bound says.
 
     Parameters
     ----------
-    correct, n : int
-        Right samples, samples.
+    correct, n : float, int
+        Right samples (as many as they count where classes count alike), samples.
     minimum : float
         Share, 0 to 1.
     bounds : (float, float), optional
-        One-sided 95 % bounds where samples come in groups: `group_bootstrap(level=ONE_SIDED)`.
+        One-sided 95 % bounds where they are not Wilson's: `interval(level=ONE_SIDED)`.
 
     Returns
     -------

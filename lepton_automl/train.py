@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from lepton_automl import balance
 from lepton_automl.arch import Arch
 from lepton_automl.arithmetic import arithmetic, number_type
 from lepton_automl.averaging import Average
@@ -113,6 +114,7 @@ def _snapshot(
 ) -> Snapshot:
     """Named by all a training is made from, but the pixels, which are as many as the labels."""
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
+    labels += " balanced" if data.is_balanced else ""
     guide = "" if teacher is None else teacher.digest
     decisive = sorted((k, str(v)) for k, v in course.items() if k not in {"turn", "tick"})
     numbers = number_type(course.get("device", CPU))
@@ -170,7 +172,7 @@ def descend(
     batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
     optimizer = Optimizer(network.parameters(), recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
-    run, loss_of = forward or network, Loss(recipe, teacher, distill_weight, temperature)
+    loss_of = Loss(recipe, teacher, distill_weight, temperature, _class_weights(data, device))
     average = Average(recipe.average, list(network.parameters()), batches.count)
     changing = _changing(network, optimizer, batches, average)
     begun = 0 if snapshot is None else snapshot.resume(changing)
@@ -178,7 +180,7 @@ def descend(
     for step in range(begun, batches.count):
         with turn():
             for batch in batches.pieces(step, parts):
-                total += _learn(run, loss_of, batch, batches.size)
+                total += _learn(forward or network, loss_of, batch, batches.size)
             optimizer.step(scale[step])
             average.follow(step)
             if batches.is_last_of_chunk(step):
@@ -224,6 +226,13 @@ def _learn(run: Forward, loss_of: Loss, batch: Batch, whole: int) -> Tensor:
         loss = loss_of(run(batch.x), batch) * (len(batch.labels) / whole)
     torch.autograd.backward(loss)
     return loss.detach()
+
+
+def _class_weights(data: Labelled, device: torch.device) -> Tensor | None:
+    """What a picture of each class counts; None where all count alike."""
+    if data.strata is None:
+        return None
+    return torch.from_numpy(balance.class_weights(data.strata)).to(device)
 
 
 def _changing(

@@ -36,9 +36,11 @@ class Figures:
     """Path inside the artifact folder."""
     sha256: str
     accuracy: float
-    """Share of test samples classified correctly, 0 to 1."""
+    """Share of test samples classified correctly, 0 to 1; of each class, on average, in a verdict
+    that is `balanced`."""
     accuracy_interval: Interval
-    """95 %: Wilson, or bootstrap over groups where the data has groups."""
+    """95 %: Wilson, or bootstrap over groups where the data has groups, within classes where these
+    count alike."""
     n_samples: int
     size_bytes: int
     weight_bytes: int
@@ -135,6 +137,8 @@ class Verdict:
     grouped: bool
     """Intervals are over groups of samples that belong together."""
     machine: Machine
+    balanced: bool = False
+    """Every class counts alike: accuracies are means of the classes' recalls."""
 
     @property
     def shipped(self) -> Figures | None:
@@ -155,7 +159,11 @@ class Verdict:
                 f"parity: {self.parity.n_same_class} of {self.parity.n_clear} clear samples agree "
                 f"with integer arithmetic, largest difference {self.parity.max_steps} steps"
             )
-        return lines + [str(limit) for limit in self.limits if limit.status != "holds"]
+        return lines + [self._told(limit) for limit in self.limits if limit.status != "holds"]
+
+    def _told(self, limit: JudgedLimit) -> str:
+        is_of_it = self.balanced and limit.name in {"min_accuracy", "max_drop"}
+        return f"{limit}{'; of balanced accuracy' * is_of_it}"
 
     def document(self) -> dict[str, Any]:
         """The verdict as plain JSON values; `float32` is called `float` there."""
@@ -204,6 +212,7 @@ class Verdict:
             openings=body["openings"],
             grouped=body["grouped"],
             machine=Machine(**_tuples(body["machine"])),
+            balanced=body.get("balanced", False),
         )
 
 

@@ -207,7 +207,7 @@ def _judged(
 ) -> Verdict:
     about = bundle.read_about(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
-    pixels, evidence = _evidence(request, about.input, files)
+    pixels, evidence = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
     found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency)
     primary = primary or judging.ships(found[INT8], found[FLOAT], limits, prefer)
@@ -217,17 +217,15 @@ def _judged(
         "float": judging.paired(evidence[REFERENCE], evidence[FLOAT]),
         "int8_against_float": judging.paired(evidence[FLOAT], evidence[INT8]),
     }
-    limits_judged = judging.judge(
-        limits, found[main_file], evidence[main_file], evidence[REFERENCE]
-    )
+    judged = judging.judge(limits, found[main_file], evidence[main_file], evidence[REFERENCE])
     same = _parity(request.folder, files, pixels)
     machine = this_machine()
     problems = () if same.holds else saturation(about.target, machine)
     return Verdict(
-        status=overall(limits_judged, problems, same),
+        status=overall(judged, problems, same),
         primary=primary,
         prefer=prefer,
-        limits=limits_judged,
+        limits=judged,
         problems=problems,
         parity=same,
         int8=found[INT8],
@@ -237,27 +235,30 @@ def _judged(
         test_fingerprint=request.fingerprint,
         openings=request.openings,
         grouped=request.groups is not None,
+        balanced=about.balanced,
         machine=machine,
     )
 
 
 def _evidence(
-    request: Request, shape: tuple[int, int, int], files: Mapping[str, bytes]
+    request: Request, about: bundle.About, files: Mapping[str, bytes]
 ) -> tuple[np.ndarray, dict[str, Evidence]]:
     """The test pictures, and which of them each file gets right."""
     pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)
     labels = np.load(request.labels, allow_pickle=False)
-    if pixels.shape[1:] != shape or len(pixels) != len(labels) or not len(labels):
+    if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
         raise DataError(
             f"a test part of {len(labels)} labels and pixels {pixels.shape} does not fit a net for "
-            f"pictures {shape}",
+            f"pictures {about.input}",
             fix="give the data that the artifact was made from",
         )
     groups = None if request.groups is None else np.asarray(request.groups)
     right = {}
     for name, file in files.items():
         answers = onnxfile.probabilities(onnxfile.session(file), pixels)
-        right[name] = Evidence(answers.argmax(1) == labels, groups)
+        right[name] = Evidence(
+            answers.argmax(1) == labels, groups, labels if about.balanced else None
+        )
     return pixels, right
 
 

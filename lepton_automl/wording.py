@@ -49,6 +49,25 @@ def accuracy_text(accuracy: float, interval: tuple[float, float] | None = None) 
     )
 
 
+def accuracy_title(is_balanced: bool) -> str:
+    """What an accuracy is called: `balanced accuracy` where every class counts alike."""
+    return "balanced accuracy" if is_balanced else "accuracy"
+
+
+def limit_title(name: str, is_balanced: bool) -> str:
+    """What a limit is called."""
+    return LIMIT_NAMES[name].replace("accuracy", accuracy_title(is_balanced))
+
+
+def accuracy_kind(verdict: Verdict) -> str:
+    """What the accuracies are and how their intervals were made."""
+    alone = "stratified bootstrap" if verdict.balanced else "Wilson"
+    kind = "cluster bootstrap over groups" if verdict.grouped else alone
+    if not verdict.balanced:
+        return f"Accuracy intervals: {kind}."
+    return f"Balanced accuracy is the mean share of right answers of each class; intervals: {kind}."
+
+
 def latency_text(figures: Figures) -> str:
     """Latency with its interval."""
     low, high = (time_text(end) for end in figures.latency_interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,9 @@ class Made:
     request: Request
 
 
-def make_bundle(root: Path, *, limits: Limits | None = None, prefer: str = "size") -> Made:
+def make_bundle(
+    root: Path, *, limits: Limits | None = None, prefer: str = "size", balanced: bool = False
+) -> Made:
     """Write `root/artifact`; three of four test labels are what the float net says."""
     arch = chain((8, 8, 3), [Stem(8), Conv(16, stride=2), Head()], len(CLASSES))
     model = random_model(arch, 3)
@@ -51,7 +54,7 @@ def make_bundle(root: Path, *, limits: Limits | None = None, prefer: str = "size
         float_twin=twin,
         reference=model,
         dataset=SimpleNamespace(name="pets", class_names=CLASSES, fingerprint="0123456789abcdef"),
-        validation=validation,
+        validation=dataclasses.replace(validation, is_balanced=balanced),
         limits=limits or Limits(),
         target=load(),
         prefer=prefer,

@@ -41,6 +41,12 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture
+def float32(monkeypatch):
+    """Trainings multiply as an oracle does, whatever the processor is good at."""
+    monkeypatch.setattr("lepton_automl.arithmetic._has_tiles", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A small run through all stages, as (config, outcome); read it, never change it."""

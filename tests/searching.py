@@ -47,8 +47,8 @@ stage1 = { out = 16 }
 """
 
 
-def dataset(folder: Path, per_class: int = 40) -> Dataset:
-    """Noisy stripes, blocks and points, written as an npz file."""
+def dataset(folder: Path, per_class: int | list[int] = 40) -> Dataset:
+    """Noisy stripes, blocks and points, so many of each, written as an npz file."""
     rng = np.random.default_rng(0)
     shapes = np.zeros((3, 8, 8))
     shapes[0, ::2], shapes[1, :4, :4], shapes[2, 2:6:3, 2:6:3] = 150, 150, 250

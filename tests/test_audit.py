@@ -78,3 +78,15 @@ def test_findings_are_told_with_the_way_out(dataset):
     assert len(findings) == len(events) == 1
     assert findings[0].message in events[0].message
     assert findings[0].fix in events[0].message
+
+
+def test_a_rare_class_is_told_with_what_it_means(dataset):
+    uneven = dataset(y_train=(np.arange(40) >= 34).astype(int))
+    (finding,) = audit(uneven)
+    assert (finding.kind, finding.count) == ("uneven classes", 1)
+    assert "1 has 6 train pictures, 0 34: every picture counts alike" in finding.message
+    assert "--balance on" in finding.fix
+    (finding,) = audit(uneven.counting("auto"))
+    assert "every class counts alike" in finding.message
+    assert "balanced accuracy" in finding.message
+    assert "--balance off" in finding.fix

@@ -106,3 +106,10 @@ def test_a_latency_table_needs_something_that_asks_for_latency(asks):
     assert RunConfig("digits", Path("runs/x"), latency_from=table, **(silent | asks))
     with pytest.raises(ConfigError, match=r"--latency-from table\.json has no effect"):
         RunConfig("digits", Path("runs/x"), latency_from=table, **silent)
+
+
+def test_what_counts_alike_has_three_answers():
+    assert RunConfig("digits", Path("x")).balance == "auto"
+    with pytest.raises(ConfigError, match="--balance 'maybe' is not known") as caught:
+        RunConfig("digits", Path("x"), balance="maybe")
+    assert "auto, off, on" in caught.value.fix

@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from lepton_automl import decode
 from lepton_automl.dataset import labelled, open_dataset
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from tests.pictures import random_pictures, tree, write_folder, write_npz
 
 
@@ -204,3 +204,39 @@ def test_a_picture_of_every_mode_is_taken(tmp_path):
     dataset = open_dataset(tmp_path)
     assert sum(len(part) for part in dataset.parts) == 18
     assert dataset.pixels("train", (6, 5)).shape[1:] == (6, 5, 3)
+
+
+@pytest.fixture
+def uneven(tmp_path):
+    labels = np.repeat([0, 1], [60, 10])
+    return open_dataset(write_npz(tmp_path / "u.npz", x=random_pictures(70, (4, 4, 1)), y=labels))
+
+
+def test_every_class_counts_alike_where_one_is_rare_or_it_is_asked_for(uneven, digits, tmp_path):
+    assert not uneven.train.is_balanced
+    assert uneven.test.strata is None
+    for asked, data, expected in [
+        ("auto", uneven, True),
+        ("on", uneven, True),
+        ("off", uneven, False),
+        ("auto", digits, False),
+        ("on", digits, True),
+    ]:
+        counted = data.counting(asked)
+        assert [part.is_balanced for part in counted.parts] == [expected] * 3
+        assert counted.fingerprint == data.fingerprint
+    counted = uneven.counting("auto")
+    assert counted.test.strata is counted.test.labels
+    data = labelled(counted.files("train", (4, 4), tmp_path))
+    assert data.strata.tolist() == counted.train.labels.tolist()
+    assert data.first(3).strata.tolist() == counted.train.labels[:3].tolist()
+    assert labelled(uneven.files("train", (4, 4), tmp_path)).strata is None
+
+
+def test_asking_for_what_makes_no_difference_is_refused(tmp_path):
+    arrays = {"x": random_pictures(40, (4, 4, 1)), "y": np.arange(40) % 2}
+    even = open_dataset(write_npz(tmp_path / "e.npz", **arrays))
+    with pytest.raises(ConfigError, match="--balance on has no effect") as caught:
+        even.counting("on")
+    assert caught.value.fix == "leave it out"
+    assert even.counting("auto") is even.counting("off") is even

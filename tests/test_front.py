@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
+from lepton_automl.config import Limits
 from lepton_automl.errors import DataError
-from lepton_automl.front import draw, read_front
+from lepton_automl.front import draw, front_of, read_front
 from lepton_automl.run_folder import RunFolder
-from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.ledger import Ledger, LedgerView
+from lepton_automl.search.task import TaskResult, pack
+from lepton_automl.search.trials import score_event
 from tests import runs
+from tests.searching import candidate
 
 
 def test_the_front_of_a_finished_run_is_the_one_it_found(finished_run):
@@ -33,3 +40,19 @@ def test_every_finished_search_has_its_front_drawn(finished_run, tmp_path):
 def test_what_has_not_begun_has_no_front(tmp_path):
     with pytest.raises(DataError, match="no trained candidate"):
         read_front(RunFolder(tmp_path))
+
+
+def test_while_a_search_works_whoever_would_win_by_balanced_accuracy_is_chosen(tmp_path):
+    labels = np.repeat([0, 1], [180, 20])
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.record("plan", "classes", {"validation": labels.tolist()})
+    part = SimpleNamespace(strata=labels, groups=None)
+    # The second is right as often, but never about the rare class.
+    for number, right in enumerate((np.arange(200) >= 20, np.arange(200) < 180)):
+        ledger.record("trial", str(number), candidate(number, size=20_000 - number).to_event())
+        ledger.record("rung", f"{number}-0", score_event(TaskResult((1.0,), pack(right)), 1, part))
+    about = {"limits": Limits(), "prefer": "size", "objectives": ("accuracy", "size_bytes")}
+    front = front_of(ledger, SimpleNamespace(balanced=True, **about))
+    ledger.close()
+    assert (front.number, front.is_balanced) == (0, True)
+    assert [row.accuracy for row in front.rows] == pytest.approx([(160 / 180 + 1) / 2, 0.5])

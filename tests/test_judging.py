@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.config import Limits
 from lepton_automl.judging import Evidence, judge, keeps_exact, paired, ships
@@ -158,3 +159,24 @@ def test_int8_ships_where_nothing_tells_which_is_faster():
     assert ships(slow, fast, Limits(), "latency") == "float"
     there = figures(latency_interval=(2.0, 3.0), elsewhere=elsewhere())
     assert ships(there, fast, Limits(), "latency") == "int8"
+
+
+def test_where_classes_count_alike_accuracy_drop_and_limits_are_balanced():
+    labels = np.repeat([0, 1, 2], [500, 60, 40])
+    before = np.arange(600) % 20 != 0
+    after = before & ~((labels == 2) & (np.arange(600) % 2 == 0))
+    file, reference = Evidence(after, strata=labels), Evidence(before, strata=labels)
+    answers = [np.where(right, labels, (labels + 1) % 3) for right in (before, after)]
+    scores = [balanced_accuracy_score(labels, answer) for answer in answers]
+    assert (reference.accuracy, file.accuracy) == pytest.approx(scores)
+    assert file.interval[0] < file.accuracy < file.interval[1]
+    drop = paired(reference, file)
+    assert drop.points == pytest.approx(100 * (scores[0] - scores[1]))
+    assert drop.low < drop.points < drop.upper
+    assert judged(Limits(min_accuracy=0.85), file).status == "broken"
+    assert judged(Limits(min_accuracy=0.85), Evidence(after)).status == "holds"
+    limit = judged(Limits(max_drop=10), file, reference)
+    assert (limit.status, limit.measured) == ("broken", pytest.approx(drop.points))
+    undecided = judged(Limits(min_accuracy=0.77), file)
+    assert undecided.status == "undecided"
+    assert undecided.n_needed > 600

@@ -60,3 +60,44 @@ def test_a_teacher_gets_no_gradient():
     Loss(Recipe(), lambda x: seen * 2, 0.5, 2.0)(logits, Batch(drawn(), LABELS)).backward()
     assert logits.grad is not None
     assert seen.grad is None
+
+
+COUNTS = torch.tensor([4, 2, 6])
+WEIGHTS = torch.tensor([1.0, 2.0, 2 / 3]).double()  # 12 pictures, 3 classes: 12 / (3 * count)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_pictures_are_as_if_rare_ones_were_there_more_often(smoothing):
+    labels = torch.repeat_interleave(torch.arange(3), COUNTS)
+    logits = torch.randn(12, 3, generator=torch.Generator().manual_seed(3)).double()
+    recipe = Recipe(label_smoothing=smoothing)
+    given = Loss(recipe, None, 0.9, 4.0, WEIGHTS)(logits, Batch(logits, labels))
+    often = torch.repeat_interleave(torch.arange(12), 12 // COUNTS[labels])
+    wanted = alone(recipe)(logits[often], Batch(logits, labels[often]))
+    assert float(given) == pytest.approx(float(wanted))
+
+
+def test_what_a_teacher_says_and_what_is_mixed_counts_by_class_too():
+    others, kept = LABELS.flip(0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]).double()
+    wanted, hard, soft = drawn(1), 0.0, 0.0
+    rows = zip(drawn(), wanted, LABELS, others, kept, strict=True)
+    for z, t, own, other, share in rows:
+        each = float(share * WEIGHTS[own] + (1 - share) * WEIGHTS[other])
+        p, q = (t / 3).softmax(0), (z / 3).softmax(0)
+        soft += each * sum(float(a * math.log(a / b)) for a, b in zip(p, q, strict=True)) / 5
+        hard += float(share * WEIGHTS[own] * cross_entropy(z, own)) / 5
+        hard += float((1 - share) * WEIGHTS[other] * cross_entropy(z, other)) / 5
+    loss = Loss(Recipe(), lambda x: wanted, 0.7, 3.0, WEIGHTS)
+    given = loss(drawn(), Batch(drawn(), LABELS, others, kept))
+    assert float(given) == pytest.approx(0.3 * hard + 0.7 * 9 * soft)
+
+
+def test_a_class_that_is_absent_from_a_batch_leaves_the_loss_finite():
+    labels = torch.zeros(5, dtype=torch.int64)
+    given = Loss(Recipe(label_smoothing=0.1), None, 0.9, 4.0, WEIGHTS)(
+        drawn(), Batch(drawn(), labels)
+    )
+    assert float(given) == pytest.approx(
+        float(WEIGHTS[0])
+        * float(alone(Recipe(label_smoothing=0.1))(drawn(), Batch(drawn(), labels)))
+    )

@@ -88,3 +88,20 @@ def test_an_estimate_is_called_one_everywhere_on_the_card():
     assert "Latency on cortex-m: a core is estimated from assumed speeds" in text
     assert "An estimate cannot prove that a limit holds." in text
     assert "where it will run" not in card(verdict(), ABOUT)
+
+
+def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
+    limits = (
+        JudgedLimit("min_accuracy", 0.99, 0.9861, (0.96, 0.98), "broken"),
+        JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "holds"),
+    )
+    few = (Confirmed(4, 0.98, 9, (0.95, 0.97), 27),)
+    about = dataclasses.replace(ABOUT, confirmed=few, balanced=True)
+    text = card(verdict(limits=limits, balanced=True, status="broken"), about)
+    assert "On the validation part, by balanced accuracy, the best was" in text
+    assert "; of balanced accuracy" in text
+    assert (
+        text.count("accuracy") == text.count("balanced accuracy") + text.count("min_accuracy") + 1
+    )
+    assert "Balanced accuracy is the mean share of right answers of each class" in text
+    assert "alanced" not in card(verdict(), ABOUT)

@@ -135,3 +135,44 @@ def test_the_most_accurate_is_always_among_the_finalists() -> None:
     assert 0 not in ordered
     assert [o.number for o in finalists(options, Limits(), "size", 2)] == [ordered[0], 0]
     assert [o.number for o in finalists(options, Limits(), "size", 1)] == ordered[:1]
+
+
+UNEVEN = np.repeat([0, 1], [380, 20])
+
+
+def balanced(number: int, wrong: tuple[int, int], size: int) -> Option:
+    """Some samples of the common class are wrong and some of the rare one."""
+    correct = np.concatenate([np.arange(380) >= wrong[0], np.arange(20) >= wrong[1]])
+    return Option(number, correct, Cost(size, 1, 1, 1, 1), strata=UNEVEN)
+
+
+def test_where_classes_count_alike_a_rare_one_decides() -> None:
+    fair, common = balanced(0, (40, 0), 40_000), balanced(1, (0, 12), 5_000)
+    assert fair.accuracy == pytest.approx((340 / 380 + 1) / 2)
+    chosen = choose([fair, common], Limits(), "size")
+    assert chosen.number == 0
+    assert "balanced accuracy" in chosen.reason
+    alone = [dataclasses.replace(o, strata=None) for o in (fair, common)]
+    assert choose(alone, Limits(), "size").number == 1
+    assert "balanced" not in choose(alone, Limits(), "size").reason
+
+
+def test_clearly_below_is_the_stratified_normal_bound_where_classes_count_alike() -> None:
+    rng, answers = np.random.default_rng(2), []
+    for _ in range(200):
+        best = rng.random(400) < 0.95
+        other = rng.random(400) < np.array([0.94, rng.uniform(0.7, 0.97)])[UNEVEN]
+        each = np.split(best.astype(float) - other, [380])
+        error = np.sqrt(sum(lost.var() / len(lost) for lost in each)) / 2
+        bound = np.mean([lost.mean() for lost in each]) - norm.ppf(0.9) * error
+        answers.append(clearly_below(other, best, None, UNEVEN))
+        assert answers[-1] == (bound > 0)
+    assert 20 < sum(answers) < 180
+
+
+def test_a_minimum_is_not_surely_reached_by_a_few_samples_of_a_rare_class() -> None:
+    option = balanced(0, (4, 0), 5_000)
+    assert "surely" not in choose([option], Limits(min_accuracy=0.97), "size").reason
+    assert "surely" in choose([option], Limits(min_accuracy=0.85), "size").reason
+    alone = dataclasses.replace(option, strata=None)
+    assert "surely" in choose([alone], Limits(min_accuracy=0.97), "size").reason

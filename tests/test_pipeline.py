@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 import onnxruntime
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl import pipeline
 from lepton_automl.config import Limits
@@ -78,3 +79,29 @@ def test_stages_called_one_by_one_end_like_the_whole_run(finished_run, tmp_path)
     pipeline.compress(config)
     made = pipeline.export(config)
     assert made.verdict.int8.sha256 == outcome.verdict.int8.sha256
+
+
+def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_agree(tmp_path):
+    digits = np.load(runs.quick_data(tmp_path))
+    rank = np.array([(digits["y"][:n] == y).sum() for n, y in enumerate(digits["y"])])
+    kept = rank < np.where(digits["y"] >= 7, 14, 90)
+    path = tmp_path / "rare.npz"
+    np.savez(path, x=digits["x"][kept], y=digits["y"][kept])
+    limits = Limits(min_accuracy=0.2, max_drop=90)
+    config = runs.quick_config(tmp_path, data=str(path), trials=1, limits=limits)
+    outcome = pipeline.run(config)
+    verdict, data = outcome.verdict, open_dataset(config.data)
+    session = onnxruntime.InferenceSession(outcome.artifact / "model.int8.onnx")
+    (answers,) = session.run(None, {"pixels": data.pixels("test", (8, 8))})
+    reached = balanced_accuracy_score(data.test.labels, answers.argmax(1))
+    assert verdict.int8.accuracy == pytest.approx(reached)
+    assert verdict.limits[0].measured == pytest.approx(reached)
+    assert (verdict.balanced, verdict.status) == (True, "holds")
+    assert outcome.found.is_balanced
+    assert "balanced accuracy [95 %]" in (outcome.artifact / "MODEL_CARD.md").read_text()
+    assert "balanced accuracy on validation" in (config.out / "front.svg").read_text()
+    assert pipeline.run(dataclasses.replace(config, balance="on")).verdict == verdict
+    again = pipeline.verify(outcome.artifact).verdict
+    assert again.int8.accuracy_interval == verdict.int8.accuracy_interval
+    with pytest.raises(ConfigError, match="balanced: True here, False asked for"):
+        pipeline.run(dataclasses.replace(config, balance="off"))

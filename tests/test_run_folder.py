@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
         ({"data_fingerprint": "other"}, "data_fingerprint"),
         ({"limits": Limits(max_size_bytes=1)}, "limit max_size_bytes: 24000 here, 1 asked for"),
         ({"objectives": ("accuracy",)}, "objectives"),
+        ({"balanced": True}, "balanced: False here, True asked for"),
         ({"warm_digest": "ab"}, "warm start: none here, ab asked for"),
     ],
 )
@@ -141,3 +143,14 @@ def test_another_latency_table_is_another_run_and_a_run_keeps_its_copy(tmp_path)
 def test_a_definition_from_before_there_were_tables_has_none():
     text = "".join(x for x in MINE.to_toml().splitlines(True) if not x.startswith("latency_from"))
     assert Definition.from_toml(text) == MINE
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_run_that_goes_on_counts_as_it_did(tmp_path, balanced):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(dataclasses.replace(MINE, balanced=balanced), fresh=False)
+    assert f"balanced = {str(balanced).lower()}\n" in folder.definition_file.read_text()
+    assert configured(folder).balance == ("on" if balanced else "off")
+    text = folder.definition_file.read_text()
+    folder.definition_file.write_text(re.sub("balanced = .*\n", "", text))
+    assert not folder.definition().balanced, "as in runs that are older than the question"

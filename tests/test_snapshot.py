@@ -118,3 +118,14 @@ def test_nothing_is_kept_before_it_is_time(tmp_path):
     Snapshot(path, "key", 0.0).keep(3, {})
     assert Snapshot(path, "key").resume({}) == 3
     assert Snapshot(path, "another").resume({}) == 0
+
+
+def test_a_training_in_which_classes_count_alike_does_not_go_on_from_one_where_they_did_not(
+    tmp_path,
+):
+    path, data = tmp_path / "half-way", dataclasses.replace(stripes(), is_balanced=True)
+    with pytest.raises(Stopped):
+        fitted(PLAIN, path, stop=10)
+    assert path.exists()
+    again = train.fit(fresh(), data, PLAIN, epochs=4, seed=3, snapshot=path)
+    assert again.digest == train.fit(fresh(), data, PLAIN, epochs=4, seed=3).digest

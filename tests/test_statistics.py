@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
+from sklearn.metrics import balanced_accuracy_score
 
+from lepton_automl import balance
 from lepton_automl.statistics import (
     ONE_SIDED,
     distinguishable,
-    group_bootstrap,
+    interval,
     judge_accuracy,
     judge_drop,
     mcnemar,
@@ -117,7 +119,7 @@ def test_group_bootstrap_covers_where_wilson_does_not(groups, share, monkeypatch
     ours = theirs = 0
     for trial in range(200):
         right, member = grouped(rng, groups, 10, share, 0.3)
-        low, high = group_bootstrap(right, member, trial)
+        low, high = interval(right, member, seed=trial)
         ours += low <= share <= high
         low, high = wilson(int(right.sum()), len(right))
         theirs += low <= share <= high
@@ -129,11 +131,11 @@ def test_groups_of_one_are_nearly_independent_samples():
     rng = np.random.default_rng(0)
     right = rng.random(500) < 0.9
     alone = wilson(int(right.sum()), 500)
-    assert group_bootstrap(right, np.arange(500)) == pytest.approx(alone, abs=0.006)
+    assert interval(right, np.arange(500)) == pytest.approx(alone, abs=0.006)
 
 
 def test_groups_that_all_agree_count_as_one_sample_each():
-    low, high = group_bootstrap(np.ones(1000, bool), np.repeat(np.arange(10), 100))
+    low, high = interval(np.ones(1000, bool), np.repeat(np.arange(10), 100))
     assert high == 1.0
     assert low == pytest.approx(wilson(10, 10)[0], abs=0.07)
     assert low < wilson(10, 10)[0]
@@ -142,11 +144,11 @@ def test_groups_that_all_agree_count_as_one_sample_each():
 def test_group_names_may_be_text_and_the_draws_repeat():
     right = np.array([1, 0, 1, 1, 0, 1], bool)
     names = np.array(["a", "a", "b", "b", "c", "c"])
-    assert group_bootstrap(right, names, 5) == group_bootstrap(right, np.repeat([0, 1, 2], 2), 5)
+    assert interval(right, names, seed=5) == interval(right, np.repeat([0, 1, 2], 2), seed=5)
 
 
 def test_one_group_says_next_to_nothing():
-    low, high = group_bootstrap(np.array([1, 1, 1, 0], bool), np.zeros(4))
+    low, high = interval(np.array([1, 1, 1, 0], bool), np.zeros(4))
     assert (low, high) == (0.0, 1.0)
 
 
@@ -249,3 +251,50 @@ def test_a_drop_is_broken_by_its_one_sided_bound():
     between = (drop.low + drop.lower) / 2
     assert judge_drop(drop, between) == ("broken", None)
     assert judge_drop(drop, (drop.upper + drop.high) / 2) == ("holds", None)
+
+
+UNEVEN = np.repeat([0, 1, 2], [300, 60, 12])
+
+
+@pytest.mark.parametrize(
+    "chances", [(0.95, 0.9, 0.7), (0.98, 0.98, 0.98), (0.9, 0.6, 0.9), (0.7, 0.95, 0.95)]
+)
+def test_balanced_intervals_cover_as_often_as_they_say(chances, monkeypatch):
+    monkeypatch.setattr(balance, "ROUNDS", 600)
+    rng, hits, sure = np.random.default_rng(5), 0, 0
+    for trial in range(300):
+        right = rng.random(len(UNEVEN)) < np.array(chances)[UNEVEN]
+        low, high = interval(right, None, UNEVEN, trial)
+        hits += low <= np.mean(chances) <= high
+        sure += interval(right, None, UNEVEN, trial, ONE_SIDED)[0] <= np.mean(chances)
+    assert min(hits, sure) >= 0.91 * 300
+
+
+def test_a_rare_class_that_is_all_right_is_not_taken_for_perfect():
+    right = np.arange(len(UNEVEN)) >= 15
+    low, high = interval(right, None, UNEVEN)
+    assert low < 0.95 < high
+    assert interval(np.ones(372, bool), None, UNEVEN)[1] == 1.0
+
+
+def test_a_balanced_drop_is_the_difference_of_balanced_accuracies_and_covers(monkeypatch):
+    monkeypatch.setattr(balance, "ROUNDS", 600)
+    rng, hits, sure = np.random.default_rng(6), 0, 0
+    for trial in range(300):
+        before = rng.random(len(UNEVEN)) < 0.9
+        after = before & (rng.random(len(UNEVEN)) >= np.array([0.02, 0.05, 0.2])[UNEVEN])
+        drop = paired_drop(before, after, None, UNEVEN, trial)
+        seen = [balanced_accuracy_score(UNEVEN, (UNEVEN + ~r) % 3) for r in (before, after)]
+        assert drop.points == pytest.approx(100 * (seen[0] - seen[1]))
+        hits += drop.low <= 90 * (0.02 + 0.05 + 0.2) / 3 <= drop.high
+        sure += drop.upper >= 90 * (0.02 + 0.05 + 0.2) / 3
+    assert min(hits, sure) >= 0.92 * 300
+
+
+def test_classes_of_one_size_count_as_samples_do_but_for_the_draws():
+    labels, right = np.repeat([0, 1], 400), np.arange(800) % 11 > 0
+    assert interval(right, None, labels) == pytest.approx(wilson(right.sum(), 800), abs=0.004)
+    pair = right, right & (np.arange(800) % 13 > 0)
+    assert paired_drop(*pair, None, labels).upper == pytest.approx(
+        paired_drop(*pair).upper, abs=0.3
+    )

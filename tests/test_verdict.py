@@ -98,3 +98,18 @@ def test_a_latency_told_of_another_device_survives_json(basis):
     assert Verdict.from_json(one.to_json()) == one
     assert one.document()["int8"]["elsewhere"]["basis"] == basis
     assert one.document()["limits"][0]["basis"] == basis
+
+
+def test_a_balanced_verdict_reads_back_and_says_what_its_reasons_are_about():
+    limits = (
+        JudgedLimit("min_accuracy", 0.9, 0.8, (0.7, 0.85), "broken"),
+        JudgedLimit("max_size_bytes", 10_000, 12_000, None, "broken"),
+    )
+    found = verdict(status="broken", limits=limits, balanced=True)
+    assert Verdict.from_json(found.to_json()) == found
+    accuracy, size = found.reasons
+    assert accuracy == f"{limits[0]}; of balanced accuracy"
+    assert size == str(limits[1])
+    older = found.document()
+    del older["balanced"]
+    assert not Verdict.from_document(older).balanced

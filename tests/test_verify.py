@@ -13,7 +13,7 @@ import time
 import numpy as np
 import onnxruntime
 import pytest
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lepton_automl import bundle, targets
 from lepton_automl.config import Limits
@@ -91,30 +91,35 @@ def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found, monke
     assert fresh.parity == found.parity
     assert fresh.drops == found.drops
     assert fresh.int8.accuracy == found.int8.accuracy
-    assert (
-        fresh.int8.sha256
-        == hashlib.sha256((request_.folder / "model.int8.onnx").read_bytes()).hexdigest()
-    )
+    file = request_.folder / "model.int8.onnx"
+    assert fresh.int8.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_accuracy_is_what_scikit_learn_says(original, found):
-    pixels, labels = np.load(original.request.pixels), np.load(original.request.labels)
-    for name, item in (
-        ("model.int8.onnx", found.int8),
-        ("model.fp32.onnx", found.float32),
-        ("reference/model.fp32.onnx", found.reference),
-    ):
-        assert item.accuracy == accuracy_score(labels, predicted(original.folder / name, pixels))
+@pytest.fixture(scope="module", params=[accuracy_score, balanced_accuracy_score])
+def scored(request, original, found, tmp_path_factory):
+    if request.param is accuracy_score:
+        return found, original, request.param
+    made = make_bundle(tmp_path_factory.mktemp("balanced"), limits=STATED, balanced=True)
+    return verify(dataclasses.replace(made.request, digests=made.digests)), made, request.param
+
+
+def test_accuracy_is_what_scikit_learn_says(scored):
+    found, made, score = scored
+    pixels, labels = np.load(made.request.pixels), np.load(made.request.labels)
+    for item in (found.int8, found.float32, found.reference):
+        wanted = score(labels, predicted(made.folder / item.file, pixels))
+        assert item.accuracy == pytest.approx(wanted, abs=1e-12)
         assert item.n_samples == len(labels)
         assert item.accuracy_interval[0] < item.accuracy < item.accuracy_interval[1]
+    assert found.balanced == (score is balanced_accuracy_score)
 
 
-def test_drops_are_differences_of_accuracies(found):
-    accuracies = {"int8": found.int8.accuracy, "float": found.float32.accuracy}
-    for name, accuracy in accuracies.items():
-        expected = 100 * (found.reference.accuracy - accuracy)
+def test_drops_are_differences_of_accuracies(scored):
+    found = scored[0]
+    for name, item in (("int8", found.int8), ("float", found.float32)):
+        expected = 100 * (found.reference.accuracy - item.accuracy)
         assert found.drops[name].points == pytest.approx(expected)
-    twin = 100 * (accuracies["float"] - accuracies["int8"])
+    twin = 100 * (found.float32.accuracy - found.int8.accuracy)
     assert found.drops["int8_against_float"].points == pytest.approx(twin)
 
 

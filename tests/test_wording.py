@@ -68,3 +68,15 @@ def test_what_is_faster_here_is_no_hint_for_another_device():
     assert "--prefer latency" in w.faster_text(verdict(int8=slow))
     there = dataclasses.replace(slow, elsewhere=elsewhere())
     assert "--prefer" not in w.faster_text(verdict(int8=there))
+
+
+def test_accuracy_is_called_balanced_where_it_is():
+    assert w.limit_title("min_accuracy", False) == "accuracy at least"
+    assert w.limit_title("min_accuracy", True) == "balanced accuracy at least"
+    assert w.limit_title("max_drop", True) == "balanced accuracy drop at most"
+    assert w.limit_title("max_macs", True) == w.LIMIT_NAMES["max_macs"]
+    assert w.accuracy_kind(verdict()) == "Accuracy intervals: Wilson."
+    assert "stratified bootstrap" in w.accuracy_kind(verdict(balanced=True))
+    for is_balanced in (False, True):
+        kind = w.accuracy_kind(verdict(grouped=True, balanced=is_balanced))
+        assert "cluster bootstrap over groups" in kind

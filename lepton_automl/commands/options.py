@@ -133,6 +133,13 @@ NoFlip = Annotated[
         help="Never mirror training pictures; else validation decides.",
     ),
 ]
+BalanceName = Annotated[
+    str,
+    typer.Option(
+        "--balance",
+        help="Whether every class counts alike: on, off, or auto where one is rare.",
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Move an old run aside and start again.")]
 OptunaStorage = Annotated[
     str | None,

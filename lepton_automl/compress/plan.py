@@ -88,7 +88,7 @@ def effort(model: Model, work: Work, kept: float = 0.0) -> Effort | None:
 def subset(data: Labelled, count: int, seed: int) -> Labelled:
     """At most `count` samples, from all classes in turn."""
     index = balanced(data.labels, count, seed)
-    return Labelled(data.pixels[index], data.labels[index])
+    return dataclasses.replace(data, pixels=data.pixels[index], labels=data.labels[index])
 
 
 def _seconds_a_picture(model: Model, work: Work) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from lepton_automl import balance
 from lepton_automl.compress import Work
 from lepton_automl.evaluate import accuracy, onnx_probabilities, predict_logits
 from lepton_automl.exporters.onnx import int8_model
@@ -17,11 +18,17 @@ def int8_file(model: Model) -> bytes:
 
 
 def validation_accuracy(model: Model, work: Work) -> float:
-    """Share of validation pictures that are right, 0 to 1; of the int8 file if quantized."""
+    """Share of validation pictures that are right, 0 to 1; of the int8 file if quantized.
+
+    Of each class, on average, where these count alike.
+    """
+    data = work.validation
     if model.qparams is None:
-        return float(accuracy(model, work.validation, device=work.device).mean())
-    answers = onnx_probabilities(int8_file(model), work.validation.pixels).argmax(1)
-    return float((answers == work.validation.labels.cpu().numpy()).mean())
+        right = accuracy(model, data, device=work.device)
+    else:
+        answers = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
+        right = answers == data.labels.cpu().numpy()
+    return balance.mean(right, data.strata)
 
 
 def float_probabilities(model: Model, pixels: Tensor) -> np.ndarray:

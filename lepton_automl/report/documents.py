@@ -26,7 +26,7 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
     `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `Figures`; null if the files are damaged), `drops`, `parity`, `problems`,
-    `test_fingerprint`, `openings`, `grouped`, `machine`, `prefer`.
+    `test_fingerprint`, `openings`, `grouped`, `balanced`, `machine`, `prefer`.
     """
     file = str(artifact / verdict.shipped.file) if verdict.shipped else None
     return {
@@ -41,6 +41,7 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
 def search_document(found: SearchResult | Front) -> dict[str, Any]:
     """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate.
 
+    `balanced` says that every class counts alike in all accuracies.
     `hypervolume` is a list of [seconds, value], a pair a rung (see `search.hypervolume`).
     """
     return {
@@ -48,6 +49,7 @@ def search_document(found: SearchResult | Front) -> dict[str, Any]:
         "reason": found.reason,
         "front": [row.number for row in found.front],
         "confirmed": [each.document() for each in found.confirmed],
+        "balanced": found.is_balanced,
         "trials": [_row(row) for row in found.rows],
         "hypervolume": [list(pair) for pair in found.hypervolume],
     }

@@ -47,7 +47,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
 def search_view(found: SearchResult | Front) -> RenderableType:
     """The front as a table and a plot, and why the winner is the winner."""
     title = _latency_title(found)
-    table = Table("", "trial", "accuracy [95 %]", title, "file", "MACs", "epochs")
+    table = Table("", "trial", _accuracy_title(found.is_balanced), title, "file", "MACs", "epochs")
     for row in found.front[:FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
     winner = f"winner: trial {found.number}, {found.reason}"
@@ -118,7 +118,8 @@ def _figures(verdict: Verdict) -> Table:
     for name, text in _ROWS.items():
         cells = [text(item) for item in present]
         if any(cells):
-            table.add_row(name, *cells)
+            title = _accuracy_title(verdict.balanced) if name == _ACCURACY else name
+            table.add_row(title, *cells)
     return table
 
 
@@ -126,8 +127,9 @@ def _digest(figures: Figures) -> str:
     return figures.sha256[:12]
 
 
+_ACCURACY = "accuracy [95 %]"
 _ROWS: dict[str, Callable[[Figures], str]] = {
-    "accuracy [95 %]": lambda f: w.accuracy_text(f.accuracy, f.accuracy_interval),
+    _ACCURACY: lambda f: w.accuracy_text(f.accuracy, f.accuracy_interval),
     "test samples": lambda f: str(f.n_samples),
     "latency [95 %]": w.latency_text,
     "latency there": w.told_text,
@@ -142,8 +144,9 @@ _ROWS: dict[str, Callable[[Figures], str]] = {
 
 def _drops(verdict: Verdict) -> list[Text]:
     names = {"int8": "reference minus int8", "int8_against_float": "float minus int8"}
+    title = w.accuracy_title(verdict.balanced)
     return [
-        Text(f"accuracy lost, {name}: {w.drop_text(verdict.drops[key])}")
+        Text(f"{title} lost, {name}: {w.drop_text(verdict.drops[key])}")
         for key, name in names.items()
         if key in verdict.drops
     ]
@@ -154,7 +157,7 @@ def _limits(verdict: Verdict) -> Table:
     for limit in verdict.limits:
         hint = f", about {limit.n_needed} samples would decide" if limit.n_needed else ""
         table.add_row(
-            w.LIMIT_NAMES[limit.name],
+            w.limit_title(limit.name, verdict.balanced),
             w.value_text(limit.name, limit.limit),
             w.measured_text(limit),
             Text(limit.status + hint, COLOURS[limit.status]),
@@ -164,6 +167,10 @@ def _limits(verdict: Verdict) -> Table:
 
 def _latency_title(found: SearchResult | Front) -> str:
     return w.latency_title(found.rows[0].cost.latency_basis if found.rows else "measured")
+
+
+def _accuracy_title(is_balanced: bool) -> str:
+    return f"{w.accuracy_title(is_balanced)} [95 %]"
 
 
 def _cells(row: TrialRow) -> tuple[str, ...]:

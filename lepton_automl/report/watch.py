@@ -45,7 +45,7 @@ def status_view(status: Status) -> RenderableType:
     if status.rungs:
         parts.append(_rungs(status))
     if status.found.get("front"):
-        parts.append(_front(status.found))
+        parts.append(_front(status.found, w.accuracy_title(status.definition.balanced)))
     parts += [Text(f"{said['stage']:<9} {said['message']}", "dim") for said in status.messages]
     return Group(*parts, *_ending(status))
 
@@ -138,10 +138,10 @@ def _rungs(status: Status) -> Table:
     return table
 
 
-def _front(found: Mapping[str, Any]) -> Table:
+def _front(found: Mapping[str, Any], title: str) -> Table:
     front = found["front"]
     more = f" (the first {FRONT_ROWS} of {len(front)})" if len(front) > FRONT_ROWS else ""
-    table = Table("front" + more, "accuracy", "file", "latency", "MACs", "epochs")
+    table = Table("front" + more, title, "file", "latency", "MACs", "epochs")
     for row in front[:FRONT_ROWS]:
         latency = "" if row["latency_ms"] is None else w.time_text(row["latency_ms"])
         size, macs = w.bytes_text(row["size_bytes"]), w.count_text(row["macs"])

@@ -132,7 +132,7 @@ class Advisor:
     def _samples(self) -> int:
         good = (s for scores in self._trials.scores.values() for s in scores if not s.failed)
         first = next(good, None)
-        return 1 if first is None else len(first.correct)
+        return 1 if first is None else first.samples
 
     def _costs(self, known: Candidate | Idea) -> tuple[float, ...]:
         return tuple(o.value(None, known.cost) * o.sign for o in self._known_costs)

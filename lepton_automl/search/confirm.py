@@ -116,7 +116,7 @@ class Confirmation:
         number, rung = parsed(task.key)
         final = next(f for f in self.finals if (f.number, f.label(self._round)) == (number, rung))
         before = 0 if final.is_fresh else self._trials.epochs_before(number)
-        event = score_event(result, before + final.epochs)
+        event = score_event(result, before + final.epochs, self._work.dataset.validation)
         self._work.ledger.record(RUNG, task.key, event)
         score = Score.from_event(rung, event)
         self._trials.score(number, score)
@@ -138,8 +138,8 @@ class Confirmation:
     def _option(self, number: int) -> Option:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""
         share = np.mean([score.correct for score in self._scores(number)], axis=0)
-        groups = self._work.dataset.validation.groups
-        return Option(number, share, self._trials.candidates[number].cost, groups)
+        part = self._work.dataset.validation
+        return Option(number, share, self._trials.candidates[number].cost, part.groups, part.strata)
 
     def _scores(self, number: int) -> list[Score]:
         """Of a candidate's last trainings, those that did not fail."""

@@ -19,7 +19,7 @@ from lepton_automl.search.orientation import oriented
 from lepton_automl.search.packing import Packing
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import read_trials
+from lepton_automl.search.trials import CLASSES, PLAN, read_trials
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchResult, SearchWork
 
@@ -53,6 +53,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     tasks = Tasks(work, trials)
     winners = Winners(work, tasks, trials)
     choice = winners.recorded()
+    _record_classes(work)
     objectives = [load_objective(name) for name in work.objectives]
     if choice is None:
         with (
@@ -72,6 +73,13 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
     found = winners.result(choice, rows, outcome.front_of(trials, objectives))
     return dataclasses.replace(found, hypervolume=tuple(series(work.ledger)))
+
+
+def _record_classes(work: SearchWork) -> None:
+    """Where every class counts alike, those who read the ledger alone need the samples' classes."""
+    strata = work.dataset.validation.strata
+    if strata is not None and work.ledger.get(PLAN, CLASSES) is None:
+        work.ledger.record(PLAN, CLASSES, {"validation": strata.tolist()})
 
 
 @contextmanager

@@ -170,7 +170,8 @@ class Explorer:
 
     def _record(self, task: Task, result: TaskResult) -> None:
         number, rung = parsed(task.key)
-        event = score_event(result, sum(self._tasks.cycles(number)[: int(rung) + 1]))
+        epochs = sum(self._tasks.cycles(number)[: int(rung) + 1])
+        event = score_event(result, epochs, self._work.dataset.validation)
         self._work.ledger.record(RUNG, task.key, event)
         score = Score.from_event(rung, event)
         self._trials.score(number, score)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl import balance
+from lepton_automl.balance import Strata
 from lepton_automl.events import Event
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.plan import work_of
@@ -43,7 +45,9 @@ def oriented(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
     return space if event["is_used"] else space.fixing(FLIP, value=False)
 
 
-def is_favoured(plain: NDArray[np.bool_], mirrored: NDArray[np.bool_], classes: int) -> bool:
+def is_favoured(
+    plain: NDArray[np.bool_], mirrored: NDArray[np.bool_], classes: int, strata: Strata = None
+) -> bool:
     """Whether a net that never saw mirrored pictures recognises them about as well.
 
     Parameters
@@ -52,10 +56,13 @@ def is_favoured(plain: NDArray[np.bool_], mirrored: NDArray[np.bool_], classes: 
         (N,): which samples it gets right as they are, and mirrored; N at least 1.
     classes : int
         How many there are.
+    strata : ndarray, optional
+        (N,): class of each sample where every class counts alike.
     """
-    lost = plain.astype(float) - mirrored
-    learnt = plain.mean() - 1 / classes
-    chance = CONFIDENCE_Z * np.sqrt(plain.mean() * (1 - plain.mean()) / len(plain))
+    lost = balance.influence(plain.astype(float) - mirrored, strata)
+    right = balance.influence(plain, strata)
+    learnt = right.mean() - 1 / classes
+    chance = CONFIDENCE_Z * right.std() / np.sqrt(len(right))
     if learnt <= chance:
         return False
     error = CONFIDENCE_Z * lost.std() / np.sqrt(len(lost))
@@ -76,11 +83,12 @@ def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     if result.failed:
         return {"is_used": False, "plain": 0.0, "mirrored": 0.0, "samples": 0, "speed": 0.0}
     plain, mirrored = unpack(result.correct), unpack(result.mirrored)
+    strata = data.validation.strata
     units = work_of(arch.graph.macs, task.samples, task.cycles[-1][0])
     return {
-        "is_used": is_favoured(plain, mirrored, len(data.class_names)),
-        "plain": float(plain.mean()),
-        "mirrored": float(mirrored.mean()),
+        "is_used": is_favoured(plain, mirrored, len(data.class_names), strata),
+        "plain": balance.mean(plain, strata),
+        "mirrored": balance.mean(mirrored, strata),
         "samples": len(plain),
         "speed": result.seconds[-1] / units,
     }

@@ -13,7 +13,6 @@ from lepton_automl.search.rungs import pareto_ranks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.work import TrialRow
 from lepton_automl.shares import duration
-from lepton_automl.statistics import wilson
 
 
 def row_of(trials: Trials, number: int) -> TrialRow:
@@ -28,7 +27,7 @@ def row_of(trials: Trials, number: int) -> TrialRow:
         recipe=candidate.recipe,
         cost=candidate.cost,
         accuracy=score.accuracy if score else None,
-        interval=wilson(int(score.correct.sum()), len(score.correct)) if score else None,
+        interval=score.interval if score else None,
         rung=len(scores) - 1,
         epochs=score.epochs if score else 0,
         feasible=not scores or score is not None,

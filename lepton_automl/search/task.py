@@ -67,6 +67,8 @@ class Task:
     """In how many pieces the batches of each cycle go through the net; empty: whole."""
     work: float = 0.0
     """Size of the training in the units of `plan.work_of`; tells the speed, decides nothing."""
+    is_balanced: bool = False
+    """Every class counts alike in the training."""
 
     @property
     def pieces(self) -> tuple[int, ...]:
@@ -165,8 +167,8 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
 
 
 def _training_part(task: Task) -> Labelled:
-    data, count = _part(task.train), task.samples
-    return Labelled(data.pixels[:count], data.labels[:count]) if count else data
+    data, count = _part(task, task.train), task.samples
+    return data.first(count) if count else data
 
 
 def _snapshots(task: Task) -> list[Path | None]:
@@ -177,7 +179,7 @@ def _snapshots(task: Task) -> list[Path | None]:
 
 def _answers(model: Model, task: Task, turn: Turn) -> tuple[str, str]:
     """Which validation samples are right, as they are and, if asked for, mirrored."""
-    data, device = _part(task.validation), torch.device(task.device)
+    data, device = _part(task, task.validation), torch.device(task.device)
     plain, mirrored = pack(accuracy(model, data, device=device, turn=turn)), ""
     if task.mirrors:
         flipped = Labelled(data.pixels.flip(2), data.labels)
@@ -224,5 +226,5 @@ def _start(task: Task) -> Model:
     return fresh(Arch.from_json(task.arch), preprocessing, task.seed)
 
 
-def _part(paths: tuple[str, str]) -> Labelled:
-    return labelled(LabelledFiles(Path(paths[0]), Path(paths[1])))
+def _part(task: Task, paths: tuple[str, str]) -> Labelled:
+    return labelled(LabelledFiles(Path(paths[0]), Path(paths[1]), task.is_balanced))

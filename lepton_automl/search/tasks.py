@@ -117,6 +117,7 @@ class Tasks:
             train=(str(train.pixels), str(train.labels)),
             validation=(str(validation.pixels), str(validation.labels)),
             device=str(self._work.device),
+            is_balanced=train.is_balanced,
             samples=samples,
             mirrors=True,
         )
@@ -179,6 +180,7 @@ class Tasks:
             train=(str(train.pixels), str(train.labels)),
             validation=(str(validation.pixels), str(validation.labels)),
             device=str(self._work.device),
+            is_balanced=train.is_balanced,
             parts=tuple(parts) if max(parts) > 1 else (),
             work=work_of(candidate.cost.macs, self.samples, sum(epochs for epochs, _ in each)),
         )

@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl import balance
 from lepton_automl.arch import Arch
+from lepton_automl.balance import Strata
 from lepton_automl.cost import Cost
+from lepton_automl.dataset import Part
 from lepton_automl.objectives import Objective
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import Plan
 from lepton_automl.search.rungs import Standing
 from lepton_automl.search.task import TaskResult, unpack
+from lepton_automl.statistics import interval, wilson
 
-PLAN = "plan"
+PLAN, CLASSES = "plan", "classes"
 TRIAL = "trial"
 RUNG = "rung"
-"""Kinds of ledger events: `search` -> a `Plan`, number -> a `Candidate`, key -> a `Score`."""
+"""Kinds of ledger events: `search` -> a `Plan`, `classes` -> those of the validation samples where
+every class counts alike, number -> a `Candidate`, key -> a `Score`."""
 WINNER = "winner"
 """Ledger events "0", "1", ...: a longer budget or more trials make another one."""
 FINAL = "final"
@@ -101,6 +106,8 @@ class Score:
     failed: str = ""
     parts: int = 1
     """In how many pieces batches went through the net; more than 1 after memory had run out."""
+    balanced: Mapping[str, float] | None = None
+    """`accuracy`, `low`, `high` and `samples` where every class counts alike."""
 
     @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
@@ -109,13 +116,28 @@ class Score:
 
     @functools.cached_property
     def accuracy(self) -> float:
-        """Share of correct samples; 0 for a training that failed."""
+        """Share of correct samples, or what takes its place; 0 for a training that failed."""
+        if self.balanced is not None:
+            return self.balanced["accuracy"]
         return 0.0 if self.failed else float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the accuracy."""
+        if self.balanced is not None:
+            return self.balanced["low"], self.balanced["high"]
+        return wilson(int(self.correct.sum()), len(self.correct))
+
+    @property
+    def samples(self) -> int:
+        """Independent samples that tell as much; 0 for a training that failed."""
+        return len(self.correct) if self.balanced is None else int(self.balanced["samples"])
 
     @classmethod
     def from_event(cls, rung: str, event: Mapping[str, Any]) -> Score:
         """From the value of a `rung` event."""
-        return cls(rung, event["epochs"], event["correct"], event["failed"], event.get("parts", 1))
+        answers, failed, parts = event["correct"], event["failed"], event.get("parts", 1)
+        return cls(rung, event["epochs"], answers, failed, parts, event.get("balanced"))
 
 
 class Trials:
@@ -126,6 +148,7 @@ class Trials:
         self.scores: dict[int, list[Score]] = {}
         self.finals: dict[int, list[Score]] = {}
         self.plan: Plan | None = None
+        self.strata: Strata = None
         self._finished: dict[int, int] = {}
         self._standings: dict[tuple[object, ...], dict[int, Standing]] = {}
 
@@ -182,7 +205,7 @@ class Trials:
         for number, scores in self.scores.items():
             if number not in known and len(scores) > rung and not scores[rung].failed:
                 score = scores[rung]
-                about = self.costs(number, costs), len(score.correct)
+                about = self.costs(number, costs), score.samples
                 known[number] = Standing(number, score.accuracy, *about)
         return [known[number] for number in self.scores if number in known]
 
@@ -205,6 +228,8 @@ def read_trials(ledger: LedgerView) -> Trials:
     trials = Trials()
     plan = ledger.get(PLAN, "search")
     trials.plan = Plan.from_event(plan) if plan else None
+    classes = ledger.get(PLAN, CLASSES)
+    trials.strata = np.array(classes["validation"], np.int64) if classes else None
     for event in ledger.all(TRIAL).values():
         trials.add(Candidate.from_event(event))
     for key, event in ledger.all(RUNG).items():
@@ -219,7 +244,7 @@ def parsed(key: str) -> tuple[int, str]:
     return int(number), rung
 
 
-def score_event(result: TaskResult, epochs: int) -> dict[str, Any]:
+def score_event(result: TaskResult, epochs: int, validation: Part | None = None) -> dict[str, Any]:
     """What the ledger keeps of a task: everything that decides, and the seconds it took."""
     event = {
         "epochs": epochs,
@@ -229,4 +254,15 @@ def score_event(result: TaskResult, epochs: int) -> dict[str, Any]:
     }
     if result.retried:
         event |= {"parts": result.parts, "retried": result.retried}
+    if validation is not None and validation.strata is not None and not result.failed:
+        event["balanced"] = _balanced(unpack(result.correct), validation)
     return event
+
+
+def _balanced(correct: NDArray[np.bool_], validation: Part) -> dict[str, float]:
+    """What every class counting alike makes of answers: the ledger's readers know no labels."""
+    strata, groups = validation.strata, validation.groups
+    low, high = interval(correct, groups, strata)
+    share = balance.effective_share(correct, None, strata, 0.95)
+    accuracy, samples = balance.mean(correct, strata), max(1, round(len(correct) * share))
+    return {"accuracy": accuracy, "low": low, "high": high, "samples": samples}

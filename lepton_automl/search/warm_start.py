@@ -199,8 +199,9 @@ def _digest(ledger: LedgerView) -> str:
     return digest.hexdigest()[:16]
 
 
-def _conditions(known: Definition) -> tuple[str, ...]:
-    return known.space_digest, known.data_fingerprint, known.target, known.latency_from
+def _conditions(known: Definition) -> tuple[object, ...]:
+    same = known.space_digest, known.data_fingerprint, known.target, known.latency_from
+    return *same, known.balanced
 
 
 def _length(ledger: LedgerView, trials: Trials) -> float | None:
@@ -225,7 +226,7 @@ def _observed(trials: Trials, wanted: Definition, samples: int) -> list[dict[str
         ]
         # Its refused points broke limits that may not be this run's.
         event = candidate.to_event() | {"refused": []}
-        answered = max(len(score.correct) for score in scores)
+        answered = max(score.samples for score in scores)
         found.append({"candidate": event, "results": results, "samples": max(1, answered)})
     return found
 

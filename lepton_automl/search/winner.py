@@ -124,6 +124,7 @@ class Winners:
             predictions=predictions,
             confirmed=confirmed(self._work.ledger, self._trials, self._round),
             timing={"quiet_reference_ms": reference_ms} if reference_ms else {},
+            is_balanced=self._work.dataset.validation.is_balanced,
         )
 
     def _save(self, choice: Choice, workers: Workers | None) -> None:
@@ -162,12 +163,8 @@ class Winners:
         """Made again only after another training: its accuracy is asked for all the time."""
         correct, known = self._trials.latest(number).correct, self._known.get(number)
         if known is None or known.correct is not correct:
-            known = Option(
-                number,
-                correct,
-                self._trials.candidates[number].cost,
-                self._work.dataset.validation.groups,
-            )
+            cost, part = self._trials.candidates[number].cost, self._work.dataset.validation
+            known = Option(number, correct, cost, part.groups, part.strata)
             self._known[number] = known
         return known
 

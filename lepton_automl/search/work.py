@@ -81,9 +81,10 @@ class TrialRow:
     recipe: Recipe
     cost: Cost
     accuracy: float | None
-    """Share of validation samples right at the last rung; None if it never finished one."""
+    """Share of validation samples right at the last rung, of each class on average where these
+    count alike; None if it never finished one."""
     interval: tuple[float, float] | None
-    """Wilson 95 % interval of the accuracy."""
+    """95 % interval of the accuracy: Wilson's, or by draws where every class counts alike."""
     rung: int
     """Rungs finished, less one: -1 for none."""
     epochs: int
@@ -120,3 +121,5 @@ class SearchResult:
     """`quiet_reference_ms`, where latencies were measured."""
     hypervolume: tuple[tuple[float, float], ...] = ()
     """(seconds the run had been alive, hypervolume of the front) after every rung."""
+    is_balanced: bool = False
+    """Every class counts alike in all accuracies."""

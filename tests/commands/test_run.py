@@ -19,7 +19,17 @@ def test_every_option_reaches_the_run(lepton):
         *("--min-accuracy", "0.9", "--max-drop", "0", "--objective", "accuracy,macs"),
         *("--prefer", "latency", "--target", "x86-vnni", "--seed", "3"),
         *("--latency-from", "there.json"),
-        *("--skip-corrupt", "--fresh", "--jobs", "2", "--device", "cpu", "--quiet"),
+        *(
+            "--balance",
+            "on",
+            "--skip-corrupt",
+            "--fresh",
+            "--jobs",
+            "2",
+            "--device",
+            "cpu",
+            "--quiet",
+        ),
     )
     assert run.config == RunConfig(
         data="photos",
@@ -37,6 +47,7 @@ def test_every_option_reaches_the_run(lepton):
         jobs=2,
         device="cpu",
         skip_corrupt=True,
+        balance="on",
         fresh=True,
     )
 

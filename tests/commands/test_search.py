@@ -14,7 +14,7 @@ def test_every_option_reaches_the_search(lepton):
         *("--trials", "12", "--max-size-kb", "24", "--min-accuracy", "90"),
         *("--objective", "accuracy,macs", "--seed", "3", "--jobs", "2", "--quiet"),
         *("--optuna-storage", "x.db", "--callback", "tensorboard,wandb", "--callback", "wandb"),
-        *("--warm-start", "runs/old"),
+        *("--warm-start", "runs/old", "--balance", "off"),
         *("--max-latency-ms", "2", "--latency-from", "there.json"),
     )
     assert search.config == RunConfig(
@@ -29,6 +29,7 @@ def test_every_option_reaches_the_search(lepton):
         jobs=2,
         latency_from=Path("there.json"),
         warm_start=Path("runs/old"),
+        balance="off",
         optuna_storage="x.db",
         callbacks=("tensorboard", "wandb"),
     )

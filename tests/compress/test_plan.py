@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -79,3 +81,9 @@ def test_a_training_stops_at_the_batch_after_which_no_time_is_left():
     assert done == [1, 2, 3, 4]
     _, endless = setup(epochs=9)
     fit(model, work.train, work.recipe, epochs=1, seed=0, tick=plan.deadline(endless))
+
+
+def test_a_subset_counts_as_the_whole_does():
+    _, work = setup()
+    assert not plan.subset(work.train, 10, 0).is_balanced
+    assert plan.subset(dataclasses.replace(work.train, is_balanced=True), 10, 0).is_balanced

@@ -54,3 +54,16 @@ def test_the_judged_file_is_a_standard_one():
     model = fold(random_model(random_arch(3), 3))
     made = quantize(model, calibrate(model, random_pixels(model.arch, 8)), 64)
     onnx.checker.check_model(int8_file(made), full_check=True)
+
+
+def test_where_classes_count_alike_so_do_their_shares():
+    model = fold(random_model(random_arch(3), 3))
+    pixels = random_pixels(model.arch, 40, 3)
+    labels = float_probabilities(model, pixels).argmax(1)
+    labels[:10] = (labels[:10] + 1) % model.arch.classes
+    data = Labelled(pixels, torch.from_numpy(labels), is_balanced=True)
+    work = Work(data, data, model, Limits(), targets.load(), Recipe())
+    answers = float_probabilities(model, pixels).argmax(1)
+    each = [(answers == labels)[labels == k].mean() for k in np.unique(labels)]
+    assert validation_accuracy(model, work) == pytest.approx(np.mean(each))
+    assert validation_accuracy(model, work) != 0.75

@@ -50,7 +50,9 @@ def status(**changes) -> Status:
     """A run that works: one worker trains, one waits, one has nothing to do."""
     point = {"number": 3, "accuracy": 0.981, "size_bytes": 12_345, "latency_ms": 0.0512}
     point |= {"macs": 1_200_000, "rung": 1, "epochs": 6, "note": ""}
-    definition = SimpleNamespace(data="digits", data_fingerprint="abc", space="tiny")
+    definition = SimpleNamespace(
+        data="digits", data_fingerprint="abc", space="tiny", balanced=False
+    )
     settings = {
         "folder": SimpleNamespace(path="runs/[x]"),
         "definition": definition,

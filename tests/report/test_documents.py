@@ -69,3 +69,10 @@ def test_predictions_are_rows():
 def test_an_error_carries_its_way_out():
     body = documents.error_document(InfeasibleError("too big", fix="try 2 kB"))
     assert body == {"error": "too big", "fix": "try 2 kB", "exit_code": 5}
+
+
+def test_programs_are_told_whether_accuracy_is_balanced():
+    assert documents.document(verdict(balanced=True), Path("a"))["balanced"] is True
+    assert documents.document(verdict(), Path("a"))["balanced"] is False
+    balanced = dataclasses.replace(found(), is_balanced=True)
+    assert documents.search_document(balanced)["balanced"] is True

@@ -154,3 +154,13 @@ def test_a_told_latency_is_called_what_it_is(basis):
     made = compressed()
     object.__setattr__(made.rungs[0], "latency_basis", basis)
     assert f"{basis} latency" in shown(terminal.compression_view(made))
+
+
+def test_balanced_accuracy_is_called_so():
+    limit = JudgedLimit("min_accuracy", 0.98, 0.9861, (0.968, 0.994), "holds")
+    text = shown(terminal.verdict_view(verdict(limits=(limit,), balanced=True), Path()))
+    assert text.count("accuracy") == text.count("balanced accuracy") == 3
+    assert "balanced" not in shown(terminal.verdict_view(verdict(), Path()))
+    search = dataclasses.replace(found(), is_balanced=True)
+    assert "balanced accuracy [95 %]" in shown(terminal.search_view(search))
+    assert "balanced" not in shown(terminal.search_view(found()))

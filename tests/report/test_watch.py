@@ -89,3 +89,10 @@ def test_a_sparkline_ends_with_the_newest_value_and_fits(count):
     assert len(line) == min(count, len(line)) <= 40
     assert list(line) == sorted(line)
     assert line[-1] == ("█" if count > 1 else "▁")
+
+
+def test_balanced_accuracy_is_called_so():
+    balanced = status()
+    balanced.definition.balanced = True
+    assert "balanced accuracy" in shown(balanced)
+    assert "balanced" not in shown(status())

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.config import Limits
 from lepton_automl.errors import InfeasibleError
@@ -13,7 +14,9 @@ from lepton_automl.events import Event
 from lepton_automl.model import Model
 from lepton_automl.search import SearchResult, SearchWork, rungs, search
 from lepton_automl.search.ledger import Ledger, LedgerView
-from tests.searching import InlineWorkers, ScoredWorkers, work
+from lepton_automl.search.task import unpack
+from lepton_automl.statistics import interval
+from tests.searching import InlineWorkers, ScoredWorkers, dataset, work
 
 
 class Killed(BaseException):
@@ -211,3 +214,29 @@ class ScoredWorkersThatSave(ScoredWorkers):
 
 def test_search_work_is_what_the_package_gives() -> None:
     assert SearchWork.__module__ == "lepton_automl.search.work"
+
+
+def test_where_classes_count_alike_all_accuracies_of_a_search_are_balanced(tmp_path: Path) -> None:
+    data = dataset(tmp_path, [60, 40, 16]).counting("auto")
+    folder, labels = tmp_path / "run", data.validation.labels
+    found = run(folder, dataset=data, trials=3)
+    assert found.is_balanced
+    for _, _, event in (e for e in events_of(folder) if e[0] == "rung"):
+        answers = np.where(unpack(event["correct"]), labels, (labels + 1) % 3)
+        wanted = balanced_accuracy_score(labels, answers)
+        assert event["balanced"]["accuracy"] == pytest.approx(wanted)
+    winner, reached = found.rows[found.number], balanced_accuracy_score(labels, found.predictions)
+    assert winner.accuracy == pytest.approx(reached)
+    assert found.best.metrics["validation_accuracy"] == pytest.approx(reached)
+    assert winner.interval == interval(found.correct, None, labels)
+
+
+def test_workers_train_as_the_data_count(tmp_path: Path) -> None:
+    data, digests = dataset(tmp_path, [60, 40, 16]), []
+    for name in ("on", "off"):
+        workers = InlineWorkers()
+        job = work(tmp_path / name, dataset=data.counting(name), trials=1)
+        digests.append(search(job, workers).best.digest)
+        job.ledger.close()
+        assert {task.is_balanced for task in workers.tasks} == {name == "on"}
+    assert digests[0] != digests[1]

@@ -88,3 +88,10 @@ def test_digits_are_not_flipped(tmp_path: Path) -> None:
     found = oriented(asked, Tasks(asked, Trials()), workers)
     assert {v for knob in found.train_knobs("flip") for v in knob.values} == {False}
     asked.ledger.close()
+
+
+def test_where_classes_count_alike_a_rare_one_that_mirroring_spoils_forbids_flips() -> None:
+    labels = np.repeat([0, 1], [1900, 100])
+    plain, mirrored = np.ones(2000, bool), (labels == 0) | (np.arange(2000) % 2 == 0)
+    assert is_favoured(plain, mirrored, 2)
+    assert not is_favoured(plain, mirrored, 2, labels)

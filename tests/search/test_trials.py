@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.arch import Arch
 from lepton_automl.objectives import load
@@ -24,6 +26,7 @@ from lepton_automl.search.trials import (
     read_trials,
     score_event,
 )
+from lepton_automl.statistics import interval, wilson
 from tests.searching import candidate, score
 
 
@@ -142,3 +145,25 @@ def test_standings_are_those_of_all_who_finished_a_rung_whenever_they_are_asked_
     ]
     assert trials.standings(0, [macs])[0].costs == (trials.candidates[0].cost.macs,)
     assert trials.standings(1, [size]) == []
+
+
+def test_where_classes_count_alike_the_ledger_keeps_what_its_readers_cannot_tell(
+    tmp_path: Path,
+) -> None:
+    labels = np.repeat([0, 1], [180, 20])
+    part = SimpleNamespace(strata=labels, groups=None)
+    right = np.arange(200) < 190
+    event = score_event(TaskResult((1.0,), pack(right)), 3, part)
+    score_ = Score.from_event("0", json.loads(json.dumps(event)))
+    assert score_.accuracy == pytest.approx(balanced_accuracy_score(labels, labels * right))
+    assert score_.interval == interval(right, None, labels)
+    assert 20 < score_.samples < 80, "ten of the rare twenty being wrong decides"
+    assert "balanced" not in score_event(TaskResult((1.0,), "", failed="diverged"), 3, part)
+    plain = Score.from_event("0", score_event(TaskResult((1.0,), pack(right)), 3))
+    assert (plain.accuracy, plain.samples) == (0.95, 200)
+    assert plain.interval == wilson(190, 200)
+    trials = Trials()
+    trials.add(candidate(0))
+    trials.score(0, score_)
+    (standing,) = trials.standings(0, [load("size_bytes")])
+    assert (standing.accuracy, standing.samples) == (score_.accuracy, score_.samples)
