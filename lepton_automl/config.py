@@ -68,8 +68,8 @@ DEFAULT_BUDGET_SECONDS = 600.0
 class RunConfig:
     """Everything a user says about a run.
 
-    Data, space, limits, objectives, seed, target and preference define it; the rest may change
-    from one call to the next.
+    Data, space, limits, objectives, seed, target, preference and what counts alike define it; the
+    rest may change from one call to the next.
     """
 
     data: str

@@ -140,3 +140,11 @@ def test_a_class_with_one_sample_and_a_class_without_give_numbers():
     low, high = balance.drawn_means(right, None, labels, 0, LEVEL)
     assert low < balance.mean(right, labels) < high
     assert np.isfinite(balance.influence(right, labels)).all()
+
+
+@pytest.mark.parametrize("n", [4, 6, 40])
+def test_few_samples_of_a_class_spread_as_their_unbiased_variance_says(n):
+    labels, values = np.repeat(np.arange(8), n), np.random.default_rng(8).random(8 * n)
+    low, high = balance.drawn_means(values, None, labels, 0, LEVEL)
+    variances = [values[labels == k].var(ddof=1) / n for k in range(8)]
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(sum(variances)) / 8, rel=0.05)

@@ -176,3 +176,11 @@ def test_a_minimum_is_not_surely_reached_by_a_few_samples_of_a_rare_class() -> N
     assert "surely" in choose([option], Limits(min_accuracy=0.85), "size").reason
     alone = dataclasses.replace(option, strata=None)
     assert "surely" in choose([alone], Limits(min_accuracy=0.97), "size").reason
+
+
+def test_what_is_clearly_below_in_a_rare_class_is_not_chosen_for_its_price() -> None:
+    strata, place = np.repeat([0, 1], [20_000, 2_000]), np.arange(22_000)
+    best = Option(0, place >= 60, Cost(40_000, 1, 1, 1, 1), strata=strata)
+    other = Option(1, place < 22_000 - 16, Cost(5_000, 1, 1, 1, 1), strata=strata)
+    assert 0 < best.accuracy - other.accuracy < 0.005
+    assert choose([best, other], Limits(), "size").number == 0
