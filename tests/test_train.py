@@ -18,7 +18,7 @@ from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Preprocessing
-from lepton_automl.network import build
+from lepton_automl.network import build, weights_of
 from lepton_automl.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -211,12 +211,33 @@ def test_a_folded_model_trains_without_batch_normalisation():
     assert accuracy(trained, stripes()).mean() > 0.9
 
 
+def test_of_several_teachers_the_mean_of_the_logits_counts():
+    one, other = (train.fit(fresh(n), stripes(96), PLAIN, epochs=2, seed=n) for n in (1, 2))
+    first, second = one.network(), other.network()
+    network = build(fresh(7).arch, fresh(7).weights)
+    train.descend(
+        network,
+        stripes(),
+        SEEN,
+        PLAIN,
+        epochs=2,
+        seed=3,
+        teacher=lambda x: (first(x) + second(x)) / 2,
+    )
+    train.settle(network, stripes(), SEEN, seed=3, device=CPU)
+    taught = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one, other])
+    wanted = weights_of(network)
+    assert all(torch.allclose(taught.weights[k], wanted[k], atol=1e-5) for k in wanted)
+    alone = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one])
+    assert alone.digest != taught.digest
+
+
 def test_a_student_learns_from_the_teacher_what_the_labels_deny():
     data = stripes(96)
     teacher = train.fit(fresh(), data, PLAIN, epochs=8, seed=0)
     wrong = Labelled(data.pixels, (data.labels + 1) % 3)
     student = train.fit(
-        fresh(7), wrong, PLAIN, epochs=8, seed=1, teacher=teacher, distill_weight=0.95
+        fresh(7), wrong, PLAIN, epochs=8, seed=1, teachers=[teacher], distill_weight=0.95
     )
     assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
 
