@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_automl.events import Event
 from lepton_automl.pick import Option
 from lepton_automl.search.confirm import Confirmation, confirmed
-from lepton_automl.search.plan import Clock, Plan
+from lepton_automl.search.plan import TASK_SECONDS, Clock, Plan
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials, read_trials
@@ -47,6 +48,16 @@ def some(job: SearchWork, *right: int) -> tuple[Trials, list[Option]]:
         Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in trials.candidates
     ]
     return trials, options
+
+
+def pretend_trained(job: SearchWork, trials: Trials) -> None:
+    """As if every training had left its net."""
+    tasks = Tasks(job, trials)
+    for number, scores in trials.scores.items():
+        for each in [*scores, *trials.finals.get(number, [])]:
+            folder = tasks.checkpoint(number, each.rung)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "weights.safetensors").touch()
 
 
 def confirmation(job: SearchWork, trials: Trials) -> Confirmation:
@@ -110,6 +121,91 @@ def test_who_fails_from_nothing_cannot_win_while_another_does_not(tmp_path: Path
     job.ledger.close()
 
 
+def test_the_winner_has_one_lesson_from_all_finalists_that_changes_nobodys_figures(
+    tmp_path: Path,
+) -> None:
+    told: list[Event] = []
+    job = work(tmp_path / "run", emit=told.append)
+    trials, options = some(job, 180, 190, 170)
+    scores = {"0-final-0": 170, "1-final-0": 180, "2-final-0": 160, "0-final-0-taught": 175}
+    confirm, workers = confirmation(job, trials), Told(scores)
+    before = confirm.run(options, workers, ENDLESS)
+    pretend_trained(job, trials)
+    confirm.teach(0, workers, ENDLESS)
+    lesson = workers.tasks[-1]
+    assert lesson.key == "0-final-0-taught"
+    checkpoint = Tasks(job, trials).checkpoint
+    assert set(lesson.teachers) == {str(checkpoint(n, "final-0")) for n in range(3)}
+    assert "trial 0 is trained from nothing once more" in told[-2].message
+    assert "learns from trials 1, 0, 2" in told[-2].message
+    assert "87.50%" in told[-1].message
+    after = confirm.run([], Told({}), ENDLESS)
+    assert [(o.number, o.accuracy) for o in after] == [(o.number, o.accuracy) for o in before]
+    by_number = {each.number: each for each in confirmed(job.ledger, trials, 0)}
+    assert [by_number[n].taught for n in range(3)] == [0.875, None, None]
+    assert by_number[0].accuracies == (0.85,)
+    job.ledger.close()
+
+
+def test_a_lesson_once_decided_is_given_also_after_an_interruption(tmp_path: Path) -> None:
+    class Dies(Told):
+        def run(self, task: Task) -> TaskResult:
+            if task.teachers:
+                raise KeyboardInterrupt
+            return super().run(task)
+
+    job = work(tmp_path / "run")
+    trials, options = some(job, 180, 190, 170)
+    scores = {"0-final-0": 170, "1-final-0": 180, "2-final-0": 160, "1-final-0-taught": 199}
+    confirm, first = confirmation(job, trials), Dies(scores)
+    confirm.run(options, first, ENDLESS)
+    pretend_trained(job, trials)
+    with pytest.raises(KeyboardInterrupt):
+        confirm.teach(1, first, ENDLESS)
+    again, trials = Told(scores), read_trials(job.ledger)
+    confirmation(job, trials).teach(1, again, ENDLESS)
+    assert again.tasks == [first.tasks[-1]]
+    assert trials.latest(1).rung == "final-0-taught"
+    confirmation(job, trials).teach(1, again, ENDLESS)
+    assert len(again.tasks) == 1
+    job.ledger.close()
+
+
+@pytest.mark.parametrize("left", [0.9, 1.1])
+def test_a_lesson_is_given_only_where_its_teachers_answers_fit_into_the_time(
+    tmp_path: Path, left: float
+) -> None:
+    job = work(tmp_path / "run")
+    trials, options = some(job, 180, 170)
+    workers = Told({"0-final-0": 170, "1-final-0": 160, "0-final-0-taught": 160})
+    confirm = confirmation(job, trials)
+    confirm.run(options, workers, ENDLESS)
+    pretend_trained(job, trials)
+    own, other = (trials.candidates[n].cost.macs for n in range(2))
+    units = 9 * Tasks(job, trials).samples * (1.5 * own + 0.5 * other + 700_000)
+    # A second for the training by itself, with the margin of everything that is planned.
+    clock = Clock(lambda: left * 1.15 + TASK_SECONDS, 0.0, 1 / units)
+    confirm.teach(0, workers, clock)
+    assert [task.key for task in workers.tasks[2:]] == (["0-final-0-taught"] if left > 1 else [])
+    confirm.teach(0, workers, ENDLESS)  # Decided once.
+    assert len(workers.tasks) == (3 if left > 1 else 2)
+    job.ledger.close()
+
+
+def test_a_lesson_that_fails_leaves_the_winner_as_it_was(tmp_path: Path) -> None:
+    job = work(tmp_path / "run")
+    trials, options = some(job, 180, 170)
+    workers = Told({"0-final-0": 185, "1-final-0": 160, "0-final-0-taught": -1})
+    confirm = confirmation(job, trials)
+    confirm.run(options, workers, ENDLESS)
+    pretend_trained(job, trials)
+    confirm.teach(0, workers, ENDLESS)
+    assert trials.latest(0).rung == "final-0"
+    assert workers.tasks[-1].teachers
+    assert all(about.taught is None for about in confirmed(job.ledger, trials, 0))
+    job.ledger.close()
+
+
 def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None:
     told = []
     job = work(tmp_path / "run", budget_seconds=9.0, trials=None, emit=told.append)
@@ -117,7 +213,10 @@ def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None
     units = Tasks(job, trials).samples * (candidate(1).cost.macs + 700_000)
     clock = Clock(lambda: 5.0, 0.0, 1.0 / units)
     workers = Told({"1-final-0": 192})
-    confirmation(job, trials).run(options, workers, clock)
+    confirm = confirmation(job, trials)
+    confirm.run(options, workers, clock)
+    confirm.teach(1, workers, ENDLESS)  # Nothing was trained from nothing that it could replace.
+    assert len(workers.tasks) == 1
     assert "time is scarce: trial 1 goes on from the search" in told[0].message
     assert len(workers.tasks[0].cycles) == 2  # its rung, whose checkpoint is gone, and more
     assert confirmed(job.ledger, trials, 0) == ()
