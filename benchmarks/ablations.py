@@ -175,7 +175,8 @@ class Bench:
         start = fresh(arch, self.preprocessing, seed)
         if is_whitened:
             start = whitened(start, self.train)
-        return fit(start, self.train, recipe, epochs=epochs, seed=seed, teacher=teacher)
+        guides = () if teacher is None else (teacher,)
+        return fit(start, self.train, recipe, epochs=epochs, seed=seed, teachers=guides)
 
 
 def whitened(model: Model, data: Labelled) -> Model:

@@ -14,8 +14,8 @@ Data that are known by their plain accuracy stay so: of SVHN's ten digits the ra
 two classes it is where guessing the common one is right three times in four."""
 
 MOST_WEIGHT = 50.0
-"""Of one sample in training: heavier ones throw a net about at usual rates (of 12 trainings with one
-sample of weight 200 three failed at a rate of 0.2, none with 50)."""
+"""Of one sample in training: heavier ones throw a net about (of 12 trainings with one sample of
+weight 200 and a rate of 0.2 four failed, none with 50)."""
 
 Strata = NDArray[np.int64] | None
 """(N,): class of each sample where every class counts alike; None: every sample does."""

@@ -20,6 +20,9 @@ class Confirmed:
     """The same share after each of its trainings to the end, at least one."""
     epochs: int
     """Of each."""
+    taught: float | None = None
+    """The same share after one more, in which it learnt from all of these as well; None where there
+    was none. It does not decide who wins, but the better net ships."""
 
     @property
     def accuracy(self) -> float:
@@ -41,6 +44,7 @@ class Confirmed:
             "accuracies": list(self.accuracies),
             "spread": self.spread,
             "epochs": self.epochs,
+            "taught_accuracy": self.taught,
         }
 
     @classmethod
@@ -62,4 +66,9 @@ def summary(confirmed: Sequence[Confirmed]) -> str:
     who = f"the best {count} were" if count > 1 else "the best was"
     text = f"{who} trained from nothing with fresh seeds: {before:.2f} % when selected"
     text += f"{' on average' if count > 1 else ''}, {after:.2f} % confirmed"
-    return text + (f", {max(means) - min(means):.2f} points between them" if count > 1 else "")
+    text += f", {max(means) - min(means):.2f} points between them" if count > 1 else ""
+    return text + "".join(
+        f"; trial {c.number} once more, learning from all of them, {100 * c.taught:.2f} %"
+        for c in confirmed
+        if c.taught is not None
+    )

@@ -25,7 +25,10 @@ LISTED, TABLE, REFERENCE = "nets.json", "latency_table.json", "reference.onnx"
 ROUNDS, SECONDS = 12, 0.02
 """Turns that each net takes with the reference net, and seconds it runs for in all of them."""
 FOLDS = 10
-NOTED_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+NOTED_FLAGS = (
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
+    "amx_bf16",
+)
 
 Call = Callable[[], object]
 

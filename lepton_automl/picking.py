@@ -22,9 +22,9 @@ from lepton_automl.proof import Outcome
 from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.plan import LONGEST, SAFETY
 from lepton_automl.search.quiet import Quiet
+from lepton_automl.search.remaking import missing
 from lepton_automl.search.task import Task, run_task, unpack
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.winner import Winners
 from lepton_automl.session import Session, opened
 
 RECIPE, REFERENCE, ACCURACY = "recipe.json", "reference", "validation_accuracy"
@@ -139,16 +139,17 @@ def _trained(session: Session, candidates: Candidates, number: int, left: float)
     trials, tasks = candidates.trials, candidates.tasks
     if candidates.final(number) is not None:
         score = trials.latest(number)
-        task = Winners(candidates.work, tasks, trials).task_of(number, score)
-        epochs, accuracy = score.epochs, score.accuracy
+        out, epochs, accuracy = tasks.checkpoint(number, score.rung), score.epochs, score.accuracy
+        todo = missing(f"{number}-{score.rung}", tasks, trials, session.ledger)
         _decided(session, number, lambda: epochs)
     else:
         epochs = _decided(session, number, lambda: _epochs(session, candidates, number, left))
-        task, accuracy = tasks.fresh(trials.candidates[number], epochs, PICK), None
-    if not Tasks.is_whole(Path(task.out)):
+        out, accuracy = tasks.checkpoint(number, PICK), None
+        todo = [] if Tasks.is_whole(out) else [tasks.fresh(trials.candidates[number], epochs, PICK)]
+    for task in todo:
         accuracy = _run(session, task, f"trial {number} is trained to the end, {epochs} epochs")
     metrics = {"epochs": float(epochs)} | ({} if accuracy is None else {ACCURACY: accuracy})
-    return dataclasses.replace(Model.load(Path(task.out)), metrics=metrics)
+    return dataclasses.replace(Model.load(out), metrics=metrics)
 
 
 def _decided(session: Session, number: int, epochs: Callable[[], int]) -> int:

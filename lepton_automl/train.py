@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -79,7 +79,7 @@ def fit(
     data: Labelled,
     recipe: Recipe,
     *,
-    teacher: Model | None = None,
+    teachers: Sequence[Model] = (),
     snapshot: Path | None = None,
     **course: Unpack[Course],
 ) -> Model:
@@ -90,7 +90,8 @@ def fit(
     1 a batch goes through the net in so many pieces, to need less memory: the steps are the same
     but for rounding and for batch normalisation, which sees the pieces. With `snapshot`, a file,
     the state is kept there now and then: killed anywhere and called again, the training goes on
-    and ends, on the CPU, on the same bits. Whoever keeps the result deletes the file.
+    and ends, on the CPU, on the same bits. Whoever keeps the result deletes the file. Of several
+    `teachers`, which see the same pixels, the mean of the logits counts.
 
     Raises
     ------
@@ -99,8 +100,8 @@ def fit(
     """
     device = course.get("device", CPU)
     network = build(model.arch, model.weights)
-    kept = None if snapshot is None else _snapshot(snapshot, model, data, recipe, teacher, course)
-    guide = None if teacher is None else placed(teacher.network(), device)
+    kept = None if snapshot is None else _snapshot(snapshot, model, data, recipe, teachers, course)
+    guide = _mean([placed(teacher.network(), device) for teacher in teachers])
     descend(network, data, model.preprocessing, recipe, teacher=guide, snapshot=kept, **course)
     with course.get("turn", contextlib.nullcontext)():
         settle(network, data, model.preprocessing, seed=course["seed"], device=device)
@@ -110,16 +111,28 @@ def fit(
 
 
 def _snapshot(
-    path: Path, model: Model, data: Labelled, recipe: Recipe, teacher: Model | None, course: Course
+    path: Path,
+    model: Model,
+    data: Labelled,
+    recipe: Recipe,
+    teachers: Sequence[Model],
+    course: Course,
 ) -> Snapshot:
     """Named by all a training is made from, but the pixels, which are as many as the labels."""
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     labels += " balanced" if data.is_balanced else ""
-    guide = "" if teacher is None else teacher.digest
+    guides = [teacher.digest for teacher in teachers]
     decisive = sorted((k, str(v)) for k, v in course.items() if k not in {"turn", "tick"})
     numbers = number_type(course.get("device", CPU))
-    parts = (model.digest, labels, recipe.to_json(), guide, decisive, numbers)
+    parts = (model.digest, labels, recipe.to_json(), guides, decisive, numbers)
     return Snapshot(path, hashlib.sha256(repr(parts).encode()).hexdigest())
+
+
+def _mean(networks: Sequence[nn.Module]) -> Forward | None:
+    """The mean of their logits, as they are where there is one."""
+    if not networks:
+        return None
+    return lambda x: torch.stack([network(x) for network in networks]).mean(0)
 
 
 def descend(

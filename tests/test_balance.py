@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from lepton_automl import balance
+from lepton_automl import balance, train
+from lepton_automl.dataset import Labelled
+from lepton_automl.evaluate import accuracy
+from tests.test_train import PLAIN, fresh, stripes
 
 LEVEL = 0.95
 
@@ -148,3 +154,50 @@ def test_few_samples_of_a_class_spread_as_their_unbiased_variance_says(n):
     low, high = balance.drawn_means(values, None, labels, 0, LEVEL)
     variances = [values[labels == k].var(ddof=1) / n for k in range(8)]
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(sum(variances)) / 8, rel=0.05)
+
+
+def uneven(count=400, rare=10, seed=0):
+    """Two classes that overlap, the second with few pictures: noise, or noise a little lighter."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.arange(count) < rare).long()
+    noise = torch.randint(0, 200, (count, 8, 8, 1), generator=generator)
+    return Labelled((noise + 6 * labels[:, None, None, None]).to(torch.uint8), labels)
+
+
+def test_where_classes_count_alike_a_rare_class_is_recognised_as_often_as_a_common_one():
+    data, judged = uneven(), uneven(600, 300, seed=1)
+    recalls = {}
+    for is_balanced in (False, True):
+        given = dataclasses.replace(data, is_balanced=is_balanced)
+        model = train.fit(fresh(classes=2), given, PLAIN, epochs=8, seed=0)
+        right = accuracy(model, judged)
+        recalls[is_balanced] = right[300:].mean(), right[:300].mean()
+    assert recalls[False][1] < 0.2 < recalls[False][0]
+    assert recalls[True][1] > recalls[False][1] + 0.3
+    assert sum(recalls[True]) > sum(recalls[False]) + 0.1
+
+
+@pytest.mark.parametrize("kind", [{}, {"mixup": 0.5, "cutmix": 0.5}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize(("samples", "batch"), [(17, 16), (64, 4), (2, 16), (1, 16)])
+def test_one_picture_of_a_class_and_classes_absent_from_batches_train(kind, samples, batch):
+    data = stripes(samples, classes=1)
+    labels = data.labels.clone()
+    labels[-1] = 2  # one picture of the third class, none of the second
+    data = Labelled(data.pixels, labels, is_balanced=True)
+    recipe = dataclasses.replace(PLAIN, batch_size=batch, augment=1.0, **kind)
+    model = train.fit(fresh(), data, recipe, epochs=6, seed=0, teachers=[fresh(1)])
+    assert all(torch.isfinite(w).all() for w in model.weights.values())
+
+
+def test_the_only_picture_of_a_class_is_learnt_and_its_weight_spoils_nothing():
+    data = stripes(600, classes=2)
+    labels = data.labels.clone()
+    labels[599] = 2
+    pixels = data.pixels.clone()
+    pixels[599] = stripes(3).pixels[2]
+    recipe = dataclasses.replace(PLAIN, lr=0.2)
+    lone = Labelled(pixels, labels, is_balanced=True)
+    model = train.fit(fresh(), lone, recipe, epochs=8, seed=0)
+    right = accuracy(model, lone)
+    assert right[-1]
+    assert right[:-1].mean() > 0.95

@@ -20,6 +20,10 @@ def test_the_summary_says_what_selection_promised_and_what_was_kept() -> None:
     text = summary([FIRST, SECOND])
     assert "97.00 % when selected on average, 95.75 % confirmed" in text
     assert "0.50 points between them" in text
+    taught = dataclasses.replace(SECOND, taught=0.965)
+    assert (
+        summary([FIRST, taught]) == f"{text}; trial 2 once more, learning from all of them, 96.50 %"
+    )
     assert summary([SECOND]).startswith("the best was trained")
     assert summary([]) == ""
 

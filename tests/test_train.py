@@ -18,7 +18,7 @@ from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Preprocessing
-from lepton_automl.network import build
+from lepton_automl.network import build, weights_of
 from lepton_automl.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -214,12 +214,33 @@ def test_a_folded_model_trains_without_batch_normalisation():
     assert accuracy(trained, stripes()).mean() > 0.9
 
 
+def test_of_several_teachers_the_mean_of_the_logits_counts():
+    one, other = (train.fit(fresh(n), stripes(96), PLAIN, epochs=2, seed=n) for n in (1, 2))
+    first, second = one.network(), other.network()
+    network = build(fresh(7).arch, fresh(7).weights)
+    train.descend(
+        network,
+        stripes(),
+        SEEN,
+        PLAIN,
+        epochs=2,
+        seed=3,
+        teacher=lambda x: (first(x) + second(x)) / 2,
+    )
+    train.settle(network, stripes(), SEEN, seed=3, device=CPU)
+    taught = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one, other])
+    wanted = weights_of(network)
+    assert all(torch.allclose(taught.weights[k], wanted[k], atol=1e-5) for k in wanted)
+    alone = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one])
+    assert alone.digest != taught.digest
+
+
 def test_a_student_learns_from_the_teacher_what_the_labels_deny():
     data = stripes(96)
     teacher = train.fit(fresh(), data, PLAIN, epochs=8, seed=0)
     wrong = Labelled(data.pixels, (data.labels + 1) % 3)
     student = train.fit(
-        fresh(7), wrong, PLAIN, epochs=8, seed=1, teacher=teacher, distill_weight=0.95
+        fresh(7), wrong, PLAIN, epochs=8, seed=1, teachers=[teacher], distill_weight=0.95
     )
     assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
 
@@ -250,50 +271,3 @@ def test_a_net_with_batch_norm_trains_in_pieces_too():
     data = stripes(128)
     model = train.fit(fresh(), data, PLAIN, epochs=12, seed=0, device=CPU, parts=4)
     assert accuracy(model, data).mean() > 0.9
-
-
-def uneven(count=400, rare=10, seed=0):
-    """Two classes that overlap, the second with few pictures: noise, or noise a little lighter."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = (torch.arange(count) < rare).long()
-    noise = torch.randint(0, 200, (count, 8, 8, 1), generator=generator)
-    return Labelled((noise + 6 * labels[:, None, None, None]).to(torch.uint8), labels)
-
-
-def test_where_classes_count_alike_a_rare_class_is_recognised_as_often_as_a_common_one():
-    data, judged = uneven(), uneven(600, 300, seed=1)
-    recalls = {}
-    for is_balanced in (False, True):
-        given = dataclasses.replace(data, is_balanced=is_balanced)
-        model = train.fit(fresh(classes=2), given, PLAIN, epochs=8, seed=0)
-        right = accuracy(model, judged)
-        recalls[is_balanced] = right[300:].mean(), right[:300].mean()
-    assert recalls[False][1] < 0.2 < recalls[False][0]
-    assert recalls[True][1] > recalls[False][1] + 0.3
-    assert sum(recalls[True]) > sum(recalls[False]) + 0.1
-
-
-@pytest.mark.parametrize("kind", [{}, {"mixup": 0.5, "cutmix": 0.5}, {"label_smoothing": 0.1}])
-@pytest.mark.parametrize(("samples", "batch"), [(17, 16), (64, 4), (2, 16), (1, 16)])
-def test_one_picture_of_a_class_and_classes_absent_from_batches_train(kind, samples, batch):
-    data = stripes(samples, classes=1)
-    labels = data.labels.clone()
-    labels[-1] = 2  # one picture of the third class, none of the second
-    data = Labelled(data.pixels, labels, is_balanced=True)
-    recipe = dataclasses.replace(PLAIN, batch_size=batch, augment=1.0, **kind)
-    model = train.fit(fresh(), data, recipe, epochs=6, seed=0, teacher=fresh(1))
-    assert all(torch.isfinite(w).all() for w in model.weights.values())
-
-
-def test_the_only_picture_of_a_class_is_learnt_and_its_weight_spoils_nothing():
-    data = stripes(600, classes=2)
-    labels = data.labels.clone()
-    labels[599] = 2
-    pixels = data.pixels.clone()
-    pixels[599] = stripes(3).pixels[2]
-    recipe = dataclasses.replace(PLAIN, lr=0.2)
-    lone = Labelled(pixels, labels, is_balanced=True)
-    model = train.fit(fresh(), lone, recipe, epochs=8, seed=0)
-    right = accuracy(model, lone)
-    assert right[-1]
-    assert right[:-1].mean() > 0.95

@@ -96,5 +96,5 @@ def _seconds_a_picture(model: Model, work: Work) -> float:
     # Hardly moved, so that no net diverges here; only the time counts.
     recipe = dataclasses.replace(work.recipe, lr=1e-6)
     started = time.monotonic()
-    fit(model, few, recipe, epochs=1, seed=0, device=work.device, teacher=work.reference)
+    fit(model, few, recipe, epochs=1, seed=0, device=work.device, teachers=(work.reference,))
     return (time.monotonic() - started) / len(few)

@@ -109,7 +109,7 @@ def recover(model: Model, work: Work, share: Effort) -> Model:
         epochs=share.epochs,
         seed=work.seed,
         device=work.device,
-        teacher=work.reference,
+        teachers=(work.reference,),
         turn=work.turn,
         tick=deadline(work, work.quantize_seconds),
     )

@@ -12,9 +12,11 @@ from lepton_automl.confirmed import Confirmed
 from lepton_automl.events import Emit, Event
 from lepton_automl.pick import Option, early, finalists
 from lepton_automl.search.executor import Workers
-from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals
+from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals, planned
 from lepton_automl.search.ledger import LedgerView
-from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
+from lepton_automl.search.lesson import LESSON, lesson_for, lesson_of, told
+from lepton_automl.search.plan import SAFETY, TASK_SECONDS, Clock, work_of
+from lepton_automl.search.remaking import missing, training
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
@@ -52,7 +54,11 @@ class Confirmation:
     @property
     def finals(self) -> list[Final]:
         """The last trainings that were decided on; none before."""
-        return planned(self._work.ledger, self._round)
+        return planned(self._work.ledger, f"{FINAL}-{self._round}")
+
+    @property
+    def _lesson(self) -> Final | None:
+        return lesson_of(self._work.ledger, self._round)
 
     def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
         """Train the few best of `options` to the end; what each is then.
@@ -67,7 +73,7 @@ class Confirmation:
             plan = plan_finals(entrants, self._work.jobs, clock.left() - TASK_SECONDS)
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
             self._tell(_told(plan, len(chosen)))
-        self._train(workers, clock)
+        self._train(self.finals, workers, clock)
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
 
     def _finalists(self, options: Sequence[Option]) -> list[Option]:
@@ -79,22 +85,37 @@ class Confirmation:
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         return early(known_good or options, work.limits, FINALISTS)
 
-    def task(self, final: Final) -> Task:
-        """The training that `final` stands for."""
-        candidate, label = self._trials.candidates[final.number], final.label(self._round)
-        if final.is_fresh:
-            return self._tasks.fresh(candidate, final.epochs, label)
-        done = len([s for s in self._trials.scores[final.number] if not s.failed])
-        return self._tasks.final(candidate, done, final.epochs, label)
+    def teach(self, number: int, workers: Workers, clock: Clock) -> None:
+        """Give the winner a lesson, if there are others to learn from and there is time for it.
 
-    def _train(self, workers: Workers, clock: Clock) -> None:
-        left = [final for final in self.finals if self._score_of(final) is None]
+        It decides nothing but which of the winner's trainings ships: the better on validation.
+        """
+        key = f"{LESSON}-{self._round}"
+        if self._work.ledger.get(PLAN, key) is None:
+            plan = self._plan_lesson(number, clock)
+            self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
+            for final in plan:
+                self._tell(told(final))
+        lesson = self._lesson
+        if lesson is not None and self._score_of(lesson) is None:
+            for key in lesson.teachers:
+                for task in missing(key, self._tasks, self._trials, self._work.ledger):
+                    workers.call(task)
+            self._train([lesson], workers, clock)
+
+    def _plan_lesson(self, number: int, clock: Clock) -> list[Final]:
+        lesson = lesson_for(number, self.finals, self._trials, self._round)
+        is_in_time = lesson is not None and clock.has_time(SAFETY * self._work_of(lesson), number)
+        return [lesson] if lesson is not None and is_in_time else []
+
+    def _train(self, finals: Sequence[Final], workers: Workers, clock: Clock) -> None:
+        left = [final for final in finals if self._score_of(final) is None]
         bar = Bar(len(left), self._work.emit)
         while True:
             while left and workers.free:
                 final = left.pop(0)
                 if clock.has_time(self._work_of(final), final.number):
-                    workers.start(self.task(final))
+                    workers.start(training(final, self._round, self._tasks, self._trials))
             if not workers.busy:
                 return
             for task, result in workers.finished():
@@ -114,7 +135,8 @@ class Confirmation:
 
     def _record(self, task: Task, result: TaskResult) -> None:
         number, rung = parsed(task.key)
-        final = next(f for f in self.finals if (f.number, f.label(self._round)) == (number, rung))
+        every = [*self.finals, *filter(None, [self._lesson])]
+        final = next(f for f in every if (f.number, f.label(self._round)) == (number, rung))
         before = 0 if final.is_fresh else self._trials.epochs_before(number)
         event = score_event(result, before + final.epochs, self._work.dataset.validation)
         self._work.ledger.record(RUNG, task.key, event)
@@ -132,8 +154,7 @@ class Confirmation:
         return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
 
     def _work_of(self, final: Final) -> float:
-        macs = self._trials.candidates[final.number].cost.macs
-        return work_of(macs, self._tasks.samples, final.epochs)
+        return self._tasks.work(final.number, final.epochs, final.teachers)
 
     def _option(self, number: int) -> Option:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""
@@ -186,15 +207,10 @@ def pace_text(result: TaskResult) -> str:
     return f"; {result.pictures_per_second:.0f} pictures/s, {share}"
 
 
-def planned(ledger: LedgerView, round_number: int) -> list[Final]:
-    """The last trainings that a round decided on."""
-    known = ledger.get(PLAN, f"{FINAL}-{round_number}") or {}
-    return [Final.from_event(event) for event in known.get("finals", [])]
-
-
 def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Confirmed, ...]:
     """What trainings from nothing made of each of the few best."""
-    finals = [final for final in planned(ledger, round_number) if final.is_fresh]
+    finals = [final for final in planned(ledger, f"{FINAL}-{round_number}") if final.is_fresh]
+    lesson = lesson_of(ledger, round_number)
     return tuple(
         Confirmed(
             number=number,
@@ -202,10 +218,19 @@ def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Co
             searched_epochs=trials.searched(number).epochs,
             accuracies=tuple(score.accuracy for score in scores),
             epochs=scores[0].epochs,
+            taught=_reached(lesson, trials, number, round_number),
         )
         for number in _numbers(finals)
         if (scores := _good(trials, finals, number, round_number))
     )
+
+
+def _reached(lesson: Final | None, trials: Trials, number: int, round_number: int) -> float | None:
+    """What a candidate reached in a lesson; None where it had none."""
+    if lesson is None or lesson.number != number:
+        return None
+    scores = _good(trials, [lesson], number, round_number)
+    return scores[0].accuracy if scores else None
 
 
 def _good(trials: Trials, finals: Sequence[Final], number: int, round_number: int) -> list[Score]:

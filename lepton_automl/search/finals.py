@@ -9,12 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import LONGEST
+from lepton_automl.search.trials import PLAN
+from lepton_automl.shares import TEACHER
 
 FINALISTS = 3
 """Trained to the end where there is time for all of them."""
 MOST_SEEDS = 3
 """Trainings of one finalist, where there is more time than the longest training takes."""
+LEAST_TEACHERS = 2
+"""A net learns next to nothing from one of its own kind, but from the mean of several, which is
+better than each of them (benchmarks/README.md, "Taught by other nets")."""
 FRESH_LEAST = 2
 """Where the clock decides, a training from nothing gets at least so many times the epochs of the
 last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung
@@ -54,10 +60,13 @@ class Final:
     """Which of the candidate's trainings: 0, 1, 2."""
     is_fresh: bool = True
     """From nothing with weights and order of its own; else from the last rung's checkpoint."""
+    teachers: tuple[str, ...] = ()
+    """Numbers and rungs of nets whose answers count beside the labels, such as "3-final-0"."""
 
     def label(self, round_number: int) -> str:
         """Its place in the ledger and among the checkpoints."""
-        return f"final-{round_number}" + (f"-{self.seed}" if self.seed else "")
+        ending = "-taught" if self.teachers else f"-{self.seed}" if self.seed else ""
+        return f"final-{round_number}{ending}"
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""
@@ -66,7 +75,13 @@ class Final:
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what `to_event` wrote."""
-        return cls(**event)
+        return cls(**(event | {"teachers": tuple(event.get("teachers", ()))}))
+
+
+def planned(ledger: LedgerView, key: str) -> list[Final]:
+    """The last trainings that a plan in the ledger names, such as "final-0" or "lesson-0"."""
+    known = ledger.get(PLAN, key) or {}
+    return [Final.from_event(event) for event in known.get("finals", [])]
 
 
 def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[Final]:
@@ -128,13 +143,28 @@ def _longest_in(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[
 def _with_seeds(
     entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int, seconds: float
 ) -> list[Final]:
-    """Every one once; again with other seeds where a worker would have nothing to do."""
+    """Every one once; again with other seeds where a worker would have nothing to do.
+
+    Where all get as many epochs as help, one of them can be taught in the time left, and that comes
+    before other seeds. Where they do not, longer trainings are the better use of it
+    (benchmarks/README.md, "Taught by other nets").
+    """
     plan = [Final(e.number, n) for e, n in zip(entrants, epochs, strict=True)]
     each = [e.seconds_per_epoch * n for e, n in zip(entrants, epochs, strict=True)]
-    lasting = list(each)
+    lasting, lesson = list(each), _lesson_seconds(entrants, epochs)
+    seconds -= lesson if makespan(lasting, jobs) + lesson <= seconds else 0.0
     for seed in range(1, MOST_SEEDS):
         for final, took in zip(plan[: len(entrants)], each, strict=True):
             if makespan([*lasting, took], jobs) <= seconds:
                 lasting.append(took)
                 plan.append(dataclasses.replace(final, seed=seed))
     return plan
+
+
+def _lesson_seconds(entrants: Sequence[Entrant], epochs: Sequence[int]) -> float:
+    """What the longest training takes while all answer too; 0 where nobody is to be taught."""
+    pairs = list(zip(entrants, epochs, strict=True))
+    if len(pairs) < LEAST_TEACHERS or any(n < e.longest for e, n in pairs):
+        return 0.0
+    answers = (TEACHER - 1) * sum(e.seconds_per_epoch for e in entrants)
+    return max(n * (e.seconds_per_epoch + answers) for e, n in pairs)

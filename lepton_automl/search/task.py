@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, LabelledFiles, labelled
 from lepton_automl.evaluate import Turn, accuracy
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.pace import Pace, utilisation
+from lepton_automl.pace import PASSES, Pace, utilisation
 from lepton_automl.recipe import Recipe
 from lepton_automl.train import Course, Diverged, Tick, fit, fresh
 
@@ -65,6 +65,9 @@ class Task:
     """Answer the validation samples mirrored as well."""
     parts: tuple[int, ...] = ()
     """In how many pieces the batches of each cycle go through the net; empty: whole."""
+    teachers: tuple[str, ...] = ()
+    """Folders of models of the same input. Their answers count beside the labels, as those of the
+    uncut net do in a compression."""
     work: float = 0.0
     """Size of the training in the units of `plan.work_of`; tells the speed, decides nothing."""
     is_balanced: bool = False
@@ -90,6 +93,7 @@ class Task:
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
         document["parts"] = tuple(document["parts"])
+        document["teachers"] = tuple(document["teachers"])
         document["train"] = tuple(document["train"])
         document["validation"] = tuple(document["validation"])
         return cls(**document)
@@ -141,6 +145,7 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     device, seconds, parts = torch.device(task.device), list[float](), 1
     data, model, recipe = _training_part(task), _start(task), Recipe.from_json(task.recipe)
     pace = Pace(min(recipe.batch_size, len(data)))
+    teachers = [Model.load(Path(folder)) for folder in task.teachers]
     steps = zip(task.cycles, task.pieces, _ticks(task, told), _snapshots(task), strict=True)
     for (epochs, seed), parts, tick, snapshot in steps:
         pace = Pace(min(recipe.batch_size, len(data)))
@@ -148,7 +153,7 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
         begun = time.perf_counter()
         try:
             course["tick"] = _both(pace.told, tick)
-            model = fit(model, data, recipe, snapshot=snapshot, **course)
+            model = fit(model, data, recipe, teachers=teachers, snapshot=snapshot, **course)
         except Diverged as error:
             return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
@@ -162,8 +167,14 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
         mirrored,
         parts=parts,
         pictures_per_second=pace.pictures_per_second,
-        utilisation=utilisation(pace, model.arch.graph.macs, device),
+        utilisation=utilisation(pace, _macs(model, teachers), device),
     )
+
+
+def _macs(model: Model, teachers: Sequence[Model]) -> int:
+    """Multiply-accumulates of a picture, so that `PASSES` times as many are those of a training."""
+    answers = sum(teacher.arch.graph.macs for teacher in teachers)
+    return model.arch.graph.macs + answers // PASSES
 
 
 def _training_part(task: Task) -> Labelled:

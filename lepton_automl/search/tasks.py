@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from lepton_automl import durable
@@ -15,8 +16,9 @@ from lepton_automl.search.plan import work_of
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
 from lepton_automl.search.task import Task
-from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.trials import Candidate, Trials, parsed
 from lepton_automl.search.work import SearchWork
+from lepton_automl.shares import TEACHER
 
 WEIGHTS = "weights.safetensors"
 """Written last of a checkpoint and deleted first."""
@@ -81,7 +83,9 @@ class Tasks:
         each.append((more, seed_of(self._work.seed, candidate.number, label)))
         return self._task(candidate, label, each, before=str(done - 1))
 
-    def fresh(self, candidate: Candidate, epochs: int, label: str) -> Task:
+    def fresh(
+        self, candidate: Candidate, epochs: int, label: str, teachers: Sequence[str] = ()
+    ) -> Task:
         """Train `candidate` from nothing, with weights and order that no rung has seen.
 
         Parameters
@@ -92,12 +96,23 @@ class Tasks:
             Of this training, one schedule from start to end.
         label : str
             Name of the last training, such as "final-0"; it decides the seeds.
+        teachers : sequence of str, optional
+            Whose answers count beside the labels: numbers and rungs, such as "3-final-0".
         """
         seed = self._work.seed
         each = [(epochs, seed_of(seed, candidate.number, label))]
         task = self._task(candidate, label, each, before="none")
         weights = seed_of(seed, candidate.number, f"{label} weights")
-        return dataclasses.replace(task, start="", seed=weights)
+        task = dataclasses.replace(task, start="", seed=weights)
+        folders = tuple(str(self.checkpoint(*parsed(key))) for key in teachers)
+        work = self.work(candidate.number, epochs, teachers)
+        return dataclasses.replace(task, teachers=folders, work=work)
+
+    def work(self, number: int, epochs: int, teachers: Sequence[str] = ()) -> float:
+        """Size of a training in units of `work_of`, the answers of teachers included."""
+        macs = self._trials.candidates[number].cost.macs
+        answers = sum(self._trials.candidates[parsed(key)[0]].cost.macs for key in teachers)
+        return work_of(macs + round((TEACHER - 1) * answers), self.samples, epochs)
 
     def mirror(self, arch: Arch, recipe: Recipe) -> Task:
         """Train briefly, twice, saving nothing; answer validation pictures mirrored as well."""

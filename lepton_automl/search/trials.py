@@ -98,7 +98,7 @@ class Score:
 
     rung: str
     """"0", "1", ... or "final-0", "final-1", ... for a last training; another one of the same round
-    is "final-0-1"."""
+    is "final-0-1", a taught one "final-0-taught"."""
     epochs: int
     """In all, this rung included."""
     answers: str

@@ -17,14 +17,14 @@ from lepton_automl.evaluate import predict_logits
 from lepton_automl.model import Model
 from lepton_automl.pick import Choice, Option, choose
 from lepton_automl.recipe import Recipe
-from lepton_automl.search.confirm import Confirmation, confirmed, planned
+from lepton_automl.search.confirm import Confirmation, confirmed
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.latencies import last_reference_ms
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import Clock
-from lepton_automl.search.task import Task
+from lepton_automl.search.remaking import missing
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, WINNER, Score, Trials, read_trials
+from lepton_automl.search.trials import WINNER, Trials, read_trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
 
 RECIPE = "recipe.json"
@@ -73,6 +73,7 @@ class Winners:
         every = self._options(self._trials.alive())
         options = self._confirmation.run(every, workers, clock) or every
         choice = choose(options, self._work.limits, self._work.prefer)
+        self._confirmation.teach(choice.number, workers, clock)
         self._save(choice, workers)
         event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
         self._work.ledger.record(WINNER, str(self._round), event | dataclasses.asdict(choice))
@@ -132,8 +133,10 @@ class Winners:
         number = choice.number
         score = self._trials.latest(number)
         checkpoint = self._checkpoint(number)
-        if workers is not None and not Tasks.is_whole(checkpoint):
-            workers.call(self.task_of(number, score))
+        if workers is not None:
+            key = f"{number}-{score.rung}"
+            for task in missing(key, self._tasks, self._trials, self._work.ledger):
+                workers.call(task)
         model = Model.load(checkpoint)
         # Until the new recipe is there, what lies here may be of two models.
         with durable.writable(self._folder):
@@ -143,15 +146,6 @@ class Winners:
         recipe = self._trials.candidates[number].recipe
         recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
         durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
-
-    def task_of(self, number: int, score: Score) -> Task:
-        """The training of a candidate that led to `score`."""
-        if not score.rung.startswith(FINAL):
-            return self._tasks.rung(self._trials.candidates[number], int(score.rung))
-        made_in = int(score.rung.split("-")[1])
-        finals = planned(self._work.ledger, made_in)
-        found = next(f for f in finals if (f.number, f.label(made_in)) == (number, score.rung))
-        return Confirmation(self._work, self._tasks, self._trials, made_in).task(found)
 
     def _checkpoint(self, number: int) -> Path:
         return self._tasks.checkpoint(number, self._trials.latest(number).rung)

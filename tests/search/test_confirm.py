@@ -51,6 +51,16 @@ def some(job: SearchWork, *right: int) -> tuple[Trials, list[Option]]:
     return trials, options
 
 
+def pretend_trained(job: SearchWork, trials: Trials) -> None:
+    """As if every training had left its net."""
+    tasks = Tasks(job, trials)
+    for number, scores in trials.scores.items():
+        for each in [*scores, *trials.finals.get(number, [])]:
+            folder = tasks.checkpoint(number, each.rung)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "weights.safetensors").touch()
+
+
 def confirmation(job: SearchWork, trials: Trials) -> Confirmation:
     return Confirmation(job, Tasks(job, trials), trials, 0)
 
@@ -119,7 +129,10 @@ def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None
     units = Tasks(job, trials).samples * (candidate(1).cost.macs + 700_000)
     clock = Clock(lambda: 5.0, 0.0, 1.0 / units)
     workers = Told({"1-final-0": 192})
-    confirmation(job, trials).run(options, workers, clock)
+    confirm = confirmation(job, trials)
+    confirm.run(options, workers, clock)
+    confirm.teach(1, workers, ENDLESS)  # Nothing was trained from nothing that it could replace.
+    assert len(workers.tasks) == 1
     assert "time is scarce: trial 1 goes on from the search" in told[0].message
     assert len(workers.tasks[0].cycles) == 2  # its rung, whose checkpoint is gone, and more
     assert confirmed(job.ledger, trials, 0) == ()

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lepton_automl import durable
 from lepton_automl.errors import ConfigError
 from lepton_automl.model import Model
 from lepton_automl.search.plan import Clock
+from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.winner import Winners
@@ -64,13 +68,38 @@ def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path
     job.ledger.close()
 
 
+@pytest.mark.parametrize("gain", [-1, 1])
+def test_a_taught_net_ships_only_where_it_is_better(tmp_path: Path, gain: int) -> None:
+    class Told(InlineWorkers):
+        def run(self, task: Task) -> TaskResult:
+            found = super().run(task)
+            right = 17 + (gain if task.teachers else 0)
+            return replace(found, correct=pack(np.arange(18) < right))
+
+    job = work(tmp_path / "run")
+    trials, winners = some(job)
+    workers = Told()
+    number = winners.crown(workers, ENDLESS).number
+    taught = workers.tasks[-1]
+    assert taught.key == f"{number}-final-0-taught"
+    shipped = Model.load(job.folder / "models" / "best")
+    wanted = "final-0-taught" if gain > 0 else "final-0"
+    kept = Model.load(Tasks(job, trials).checkpoint(number, wanted))
+    assert all(torch.equal(shipped.weights[name], kept.weights[name]) for name in kept.weights)
+    assert shipped.metrics["validation_accuracy"] == (18 if gain > 0 else 17) / 18
+    winners.collect(number)
+    assert Tasks.is_whole(Path(taught.out)) is (gain > 0)
+    job.ledger.close()
+
+
 def test_last_trainings_are_kept_for_a_later_pick(tmp_path: Path) -> None:
     job = work(tmp_path / "run")
     _, winners = some(job)
     workers = InlineWorkers()
     choice = winners.crown(workers, ENDLESS)
     winners.collect(choice.number)
-    finals = {Path(task.out) for task in workers.tasks if "final" in task.key}
+    alone = [task for task in workers.tasks if not task.teachers]
+    finals = {Path(task.out) for task in alone if "final" in task.key}
     assert len(finals) == 3
     assert all(Tasks.is_whole(folder) for folder in finals)
     job.ledger.close()

@@ -1,0 +1,57 @@
+"""Lesson: the winner's last training once more, with the answers of all finalists beside labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lepton_automl.search.finals import LEAST_TEACHERS, Final, planned
+from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.trials import Trials, parsed
+
+LESSON = "lesson"
+"""Key of the ledger's plan, with the round's number."""
+
+
+def lesson_of(ledger: LedgerView, round_number: int) -> Final | None:
+    """The lesson that a round decided on, if it did."""
+    return next(iter(planned(ledger, f"{LESSON}-{round_number}")), None)
+
+
+def lesson_for(
+    number: int, finals: Sequence[Final], trials: Trials, round_number: int
+) -> Final | None:
+    """A candidate's last training once more, taught by the best net of each that had one.
+
+    None where it was not trained from nothing, or where too few others see pictures of its size.
+
+    Parameters
+    ----------
+    number : int
+        The candidate.
+    finals : sequence of Final
+        The last trainings of a round.
+    trials : Trials
+        What came of them.
+    round_number : int
+        Which round.
+    """
+    size, best = trials.candidates[number].arch.input, dict[int, tuple[float, str]]()
+    for final in finals:
+        score = trials.final(final.number, final.label(round_number))
+        alike = trials.candidates[final.number].arch.input == size
+        if final.is_fresh and alike and score is not None and not score.failed:
+            known = best.get(final.number, (-1.0, ""))
+            best[final.number] = max(known, (score.accuracy, score.rung), key=lambda each: each[0])
+    if number not in best or len(best) < LEAST_TEACHERS:
+        return None
+    epochs = next(final.epochs for final in finals if final.number == number)
+    return Final(number, epochs, teachers=tuple(f"{n}-{rung}" for n, (_, rung) in best.items()))
+
+
+def told(lesson: Final) -> str:
+    """The decision in a line."""
+    numbers = [str(parsed(key)[0]) for key in lesson.teachers]
+    return (
+        f"trial {lesson.number} is trained from nothing once more, {lesson.epochs} epochs, and "
+        f"learns from trials {', '.join(numbers)} as well; the better net ships"
+    )
