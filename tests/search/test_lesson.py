@@ -83,7 +83,7 @@ def test_the_winner_has_one_lesson_from_all_finalists_that_changes_nobodys_figur
     said = [event.message for event in happened if event.stage == "search"]
     assert "trial 0 is trained from nothing once more" in said[-2]
     assert "learns from trials 1, 0, 2" in said[-2]
-    assert "87.50%" in told[-1].message
+    assert "87.50%" in said[-1]
     after = confirm.run([], Told({}), ENDLESS)
     assert [(o.number, o.accuracy) for o in after] == [(o.number, o.accuracy) for o in before]
     by_number = {each.number: each for each in confirmed(job.ledger, trials, 0)}
