@@ -22,6 +22,9 @@ CLEARLY, BEYOND = 1.2816, 0.1
 LARGEST_GAP = 0.005
 """Share of samples that a cheaper candidate may be below the best: on a small validation part
 hardly anything is distinguishable, and that is no reason to give accuracy away."""
+LEARNING = 0.3
+"""Power of the passes with which errors fall: on CIFAR-10 two nets of `residual` came from 53.6 %
+after one pass to 20.8 % after 22, and from 52.2 % to 15.7 % after 46."""
 SAME_COST = math.log(1.05)
 """Costs within about 5 % count as equal: two timings of one file differ by as much."""
 
@@ -110,19 +113,31 @@ def finalists(
     return chosen
 
 
-def early(options: Sequence[Option], limits: Limits, count: int) -> list[Option]:
+def early(
+    options: Sequence[Option], limits: Limits, growth: Mapping[int, float], count: int
+) -> list[Option]:
     """Who is worth a last training where all were trained too briefly to show what they can reach.
 
     After a first epoch small nets are as good as those that will leave them behind, so no cheaper
-    one is preferred: of those not distinguishably below the best the first, as spaces name their
-    known-good candidates with the best one first; then the others by accuracy.
+    one is preferred; but a net that is trained faster gets more passes. Errors are taken to fall
+    with a power of the passes (Hestness et al. 2017, arXiv:1712.00409, see them fall so with data).
+
+    Parameters
+    ----------
+    options : sequence of Option
+        At least one.
+    limits : Limits
+        Those within the cost limits come alone, if any is.
+    growth : mapping
+        How many times as many passes each will have had, by number.
+    count : int
+        How many at most.
     """
-    legal = _legal(options, limits)
-    best = _most_accurate(legal)
-    far = {o.number for o in legal if clearly_below(o.correct, best.correct, o.groups, o.strata)}
-    return sorted(
-        legal, key=lambda o: (o.number in far, -o.accuracy if o.number in far else 0.0, o.number)
-    )[:count]
+
+    def error(option: Option) -> float:
+        return (1 - option.accuracy) * math.pow(growth[option.number], -LEARNING)
+
+    return sorted(_legal(options, limits), key=lambda o: (error(o), o.number))[:count]
 
 
 def _legal(options: Sequence[Option], limits: Limits) -> list[Option]:

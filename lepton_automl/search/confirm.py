@@ -68,7 +68,7 @@ class Confirmation:
         """
         key = f"{FINAL}-{self._round}"
         if self._work.ledger.get(PLAN, key) is None:
-            chosen = self._finalists(options)
+            chosen = self._finalists(options, clock)
             entrants = [self._entrant(option.number, clock) for option in chosen]
             plan = plan_finals(entrants, self._work.jobs, clock.left() - TASK_SECONDS)
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
@@ -76,14 +76,20 @@ class Confirmation:
         self._train(self.finals, workers, clock)
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
 
-    def _finalists(self, options: Sequence[Option]) -> list[Option]:
-        work, plan = self._work, self._trials.plan
-        if plan is None or not plan.is_scarce:
+    def _finalists(self, options: Sequence[Option], clock: Clock) -> list[Option]:
+        work, trials = self._work, self._trials
+        if trials.plan is None or not trials.plan.is_scarce:
             return finalists(options, work.limits, work.prefer, FINALISTS)
         points = recorded(work.ledger).begins_with(work.space.candidates)
-        params = {o.number: self._trials.candidates[o.number].params for o in options}
+        params = {o.number: trials.candidates[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
-        return early(known_good or options, work.limits, FINALISTS)
+        entrants = [self._entrant(o.number, clock) for o in options]
+        growth = {
+            e.number: 1
+            + min(e.own, clock.left() / e.seconds_per_epoch) / trials.searched(e.number).epochs
+            for e in entrants
+        }
+        return early(known_good or options, work.limits, growth, FINALISTS)
 
     def teach(self, number: int, workers: Workers, clock: Clock) -> None:
         """Give the winner a lesson, if there are others to learn from and there is time for it.

@@ -55,6 +55,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     choice = winners.recorded()
     _record_classes(work)
     objectives = [load_objective(name) for name in work.objectives]
+    is_new = choice is None
     if choice is None:
         with (
             work.ledger.watched(Progress(work.ledger, objectives, trials)),
@@ -72,6 +73,8 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     winners.collect(choice.number)  # Also where a kill came between the winner and this.
     rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
     found = winners.result(choice, rows, outcome.front_of(trials, objectives))
+    if is_new:
+        work.emit(outcome.ended(outcome.row_of(trials, choice.number), found.front, len(rows)))
     return dataclasses.replace(found, hypervolume=tuple(series(work.ledger)))
 
 

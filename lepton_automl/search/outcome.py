@@ -87,6 +87,11 @@ def progress(
     return Event("search", about + leader + left, min(done, total), total, data)
 
 
+def ended(winner: TrialRow, front: Sequence[TrialRow], started: int) -> Event:
+    """The last event: figures after the last trainings, which those who watch may still show."""
+    return progress(winner, winner, front, started=started, done=1.0, total=1.0, seconds=math.inf)
+
+
 def _short(row: TrialRow) -> str:
     if row.accuracy is None:
         return row.note or "not trained yet"

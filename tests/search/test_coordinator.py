@@ -202,6 +202,21 @@ def test_a_budget_plans_the_rungs_and_is_kept(tmp_path: Path) -> None:
     job.ledger.close()
 
 
+def test_what_is_told_last_is_what_was_found_last(tmp_path: Path) -> None:
+    told: list[Event] = []
+    job = work(tmp_path / "run", emit=told.append)
+    found = search(job, InlineWorkers())
+    last = [event for event in told if event.done is not None][-1]
+    assert last.done == last.total
+    front = {row.number: (row.accuracy, row.epochs) for row in found.front}
+    assert {f["number"]: (f["accuracy"], f["epochs"]) for f in last.data["front"]} == front
+    assert last.data["best"]["number"] == found.number
+    count = len(told)
+    assert search(job, InlineWorkers()).number == found.number
+    assert len(told) == count  # A search that is over has nothing to tell.
+    job.ledger.close()
+
+
 class ScoredWorkersThatSave(ScoredWorkers):
     """As if trained: a fresh model is saved for every task."""
 
