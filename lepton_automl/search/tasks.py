@@ -118,24 +118,9 @@ class Tasks:
         """Train briefly, twice, saving nothing; answer validation pictures mirrored as well."""
         samples = min(self.samples, PROBE_SAMPLES)
         epochs = max(1, PROBE_SAMPLES // samples)
-        train, validation, preprocessing = self._files(arch.input[:2])
-        return Task(
-            key="mirror-0",
-            arch=arch.to_json(),
-            recipe=recipe.to_json(),
-            cycles=((1, 0), (epochs, 1)),
-            seed=seed_of(self._work.seed, "mirror"),
-            start="",
-            out="",
-            zero_point=preprocessing.zero_point,
-            scale=preprocessing.scale,
-            train=(str(train.pixels), str(train.labels)),
-            validation=(str(validation.pixels), str(validation.labels)),
-            device=str(self._work.device),
-            is_balanced=train.is_balanced,
-            samples=samples,
-            mirrors=True,
-        )
+        seed = seed_of(self._work.seed, "mirror")
+        task = self._afresh("mirror-0", arch, recipe, ((1, 0), (epochs, 1)), seed)
+        return dataclasses.replace(task, samples=samples, mirrors=True)
 
     def probe(self, candidate: Candidate) -> Task:
         """Train briefly, twice, saving nothing, to learn how fast this machine is."""
@@ -181,23 +166,35 @@ class Tasks:
         is_there = self.is_whole(start)
         parts = self._parts(candidate.number, rung, len(each))
         each, parts = (each[-1:], parts[-1:]) if is_there else (each, parts)
-        train, validation, preprocessing = self._files(candidate.arch.input[:2])
-        return Task(
-            key=f"{candidate.number}-{rung}",
-            arch=candidate.arch.to_json(),
-            recipe=candidate.recipe.to_json(),
-            cycles=tuple(each),
-            seed=seed_of(self._work.seed, candidate.number, "weights"),
+        seed = seed_of(self._work.seed, candidate.number, "weights")
+        key = f"{candidate.number}-{rung}"
+        return dataclasses.replace(
+            self._afresh(key, candidate.arch, candidate.recipe, tuple(each), seed),
             start=str(start) if is_there else "",
             out=str(self.checkpoint(candidate.number, rung)),
+            parts=tuple(parts) if max(parts) > 1 else (),
+            work=work_of(candidate.cost.macs, self.samples, sum(epochs for epochs, _ in each)),
+        )
+
+    def _afresh(
+        self, key: str, arch: Arch, recipe: Recipe, each: tuple[tuple[int, int], ...], seed: int
+    ) -> Task:
+        """A training of these data that starts from weights of `seed` and saves nothing."""
+        train, validation, preprocessing = self._files(arch.input[:2])
+        return Task(
+            key=key,
+            arch=arch.to_json(),
+            recipe=recipe.to_json(),
+            cycles=each,
+            seed=seed,
+            start="",
+            out="",
             zero_point=preprocessing.zero_point,
             scale=preprocessing.scale,
             train=(str(train.pixels), str(train.labels)),
             validation=(str(validation.pixels), str(validation.labels)),
             device=str(self._work.device),
             is_balanced=train.is_balanced,
-            parts=tuple(parts) if max(parts) > 1 else (),
-            work=work_of(candidate.cost.macs, self.samples, sum(epochs for epochs, _ in each)),
         )
 
     def _parts(self, number: int, rung: str, count: int) -> list[int]:

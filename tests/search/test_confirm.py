@@ -181,6 +181,15 @@ def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
     job.ledger.close()
 
 
+def first_trained(job: SearchWork, trials: Trials, options: list[Option]) -> int:
+    """Of two candidates the one that is trained to the end first."""
+    labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
+    workers = Told(dict.fromkeys(labels, 190))
+    confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
+    job.ledger.close()
+    return int(workers.tasks[0].key.partition("-")[0])
+
+
 @pytest.mark.parametrize(("planned", "first"), [(3, 0), (9, 1)])
 def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
     tmp_path: Path, planned: int, first: int
@@ -190,11 +199,7 @@ def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
     small = replace(options[1].cost, size_bytes=options[1].cost.size_bytes // 2)
     options[1] = Option(1, options[1].correct, small)
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
-    labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
-    workers = Told(dict.fromkeys(labels, 190))
-    confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
-    assert workers.tasks[0].key == f"{first}-final-0"
-    job.ledger.close()
+    assert first_trained(job, trials, options) == first
 
 
 @pytest.mark.parametrize(("planned", "first"), [(3, 1), (9, 0)])
@@ -207,11 +212,7 @@ def test_after_a_few_epochs_what_the_space_calls_good_goes_before_what_looks_bet
         trials.candidates[number] = replace(candidate(number), params={"stem.out": width})
     assert job.space.candidates[0]["stem.out"] == 8
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
-    labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
-    workers = Told(dict.fromkeys(labels, 190))
-    confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
-    assert workers.tasks[0].key == f"{first}-final-0"
-    job.ledger.close()
+    assert first_trained(job, trials, options) == first
 
 
 def test_how_far_last_trainings_are_is_told_and_when_they_will_end(
