@@ -60,8 +60,26 @@ COST_LIMITS = {
 """Limit name -> the cost it bounds; these are known before any training."""
 
 
+ACCURACY = "accuracy"
+"""The objective that every search has."""
+EVERY_OBJECTIVE = (ACCURACY, "latency_ms", "size_bytes")
+"""What a search minds where the user does not say."""
 DEFAULT_BUDGET_SECONDS = 600.0
 """Ten minutes, where neither a budget nor a number of trials is given."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the choice among trained nets is made by."""
+
+    limits: Limits = field(default_factory=Limits)
+    prefer: Prefer = "size"
+    objectives: tuple[str, ...] = EVERY_OBJECTIVE
+
+    @property
+    def minds_costs(self) -> bool:
+        """Whether of two nets within the limits a cheaper one is better."""
+        return self.objectives != (ACCURACY,)
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ class RunConfig:
     space: str | None = None
     """A shipped search space or a file; None: by the size of the pictures."""
     limits: Limits = field(default_factory=Limits)
-    objectives: tuple[str, ...] = ("accuracy", "latency_ms", "size_bytes")
+    objectives: tuple[str, ...] = EVERY_OBJECTIVE
     seed: int = 0
     target: str = "x86-any"
     prefer: Prefer = "size"
@@ -147,6 +165,11 @@ class RunConfig:
                     f"--{name} {value!r} is not known",
                     fix=f"choose one of: {', '.join(sorted(legal))}",
                 )
+
+    @property
+    def goal(self) -> Goal:
+        """What the winner is chosen by."""
+        return Goal(self.limits, self.prefer, self.objectives)
 
     @property
     def asks_for_latency(self) -> bool:

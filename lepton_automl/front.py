@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lepton_automl import front_plot
 from lepton_automl import wording as w
-from lepton_automl.config import Prefer
+from lepton_automl.config import Goal, Prefer
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.errors import DataError
 from lepton_automl.objectives import load as load_objective
@@ -92,7 +92,7 @@ def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choic
     if not options:
         raise _untrained(ledger.path.parent)
     prefer: Prefer = "latency" if definition.prefer == "latency" else "size"
-    return choose(options, definition.limits, prefer)
+    return choose(options, Goal(definition.limits, prefer, definition.objectives))
 
 
 def _untrained(folder: Path) -> DataError:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_automl import balance
 from lepton_automl.balance import Strata
-from lepton_automl.config import COST_LIMITS, Limits, Prefer
+from lepton_automl.config import COST_LIMITS, Goal, Limits
 from lepton_automl.cost import Cost
 from lepton_automl.grouping import effective_share
 from lepton_automl.statistics import interval
@@ -58,55 +58,55 @@ class Choice:
     reason: str
 
 
-def choose(options: Sequence[Option], limits: Limits, prefer: Prefer) -> Choice:
+def choose(options: Sequence[Option], goal: Goal) -> Choice:
     """The option that serves the goal best.
 
     Those within the cost limits come first. With `min_accuracy` it is the cheapest whose accuracy
     reaches it (surely, if any does), by latency and then bytes. Without, it is the cheapest
-    whose accuracy is not distinguishably below the best, and at most `LARGEST_GAP` below it.
+    whose accuracy is not distinguishably below the best, and at most `LARGEST_GAP` below it; or
+    the most accurate, where accuracy is the only objective.
 
     Parameters
     ----------
     options : sequence of Option
         At least one.
-    limits : Limits
-        Cost limits and `min_accuracy` count; `max_drop` is for the compression.
-    prefer : Prefer
-        `latency`: latency decides first, then bytes, as it does with `min_accuracy`. `size`: the
-        product of the two does, so that half the bytes pay for twice the time.
+    goal : Goal
+        Of its limits those of cost and `min_accuracy` count; `max_drop` is for the compression.
+        `prefer` is `latency`: latency decides first, then bytes, as it does with `min_accuracy`.
+        `size`: the product of the two does, so that half the bytes pay for twice the time.
     """
-    legal = _legal(options, limits)
-    if limits.min_accuracy is not None:
-        return _cheapest_reaching(legal, limits.min_accuracy)
+    legal = _legal(options, goal.limits)
+    if goal.limits.min_accuracy is not None:
+        return _cheapest_reaching(legal, goal.limits.min_accuracy)
     best = _most_accurate(legal)
-    by_price = sorted(legal, key=lambda o: _price(o, latency_first=prefer == "latency"))
+    measure = "accuracy" if best.strata is None else "balanced accuracy"
+    if not goal.minds_costs:
+        return Choice(best.number, f"the best {measure} of those within the limits")
+    by_price = sorted(legal, key=lambda o: _price(o, latency_first=goal.prefer == "latency"))
     near = [o for o in by_price if best.accuracy - o.accuracy <= LARGEST_GAP]
     chosen = next(o for o in near if not clearly_below(o.correct, best.correct, o.groups, o.strata))
-    measure = "accuracy" if best.strata is None else "balanced accuracy"
     return Choice(
         chosen.number,
         f"the cheapest whose {measure} is not distinguishably below the best, half a point at most",
     )
 
 
-def ranked(options: Sequence[Option], limits: Limits, prefer: Prefer, count: int) -> list[Option]:
+def ranked(options: Sequence[Option], goal: Goal, count: int) -> list[Option]:
     """The first `count` choices: each is what `choose` takes once those before it are gone."""
     left, chosen = list(options), list[Option]()
     while left and len(chosen) < count:
-        number = choose(left, limits, prefer).number
+        number = choose(left, goal).number
         chosen += [o for o in left if o.number == number]
         left = [o for o in left if o.number != number]
     return chosen
 
 
-def finalists(
-    options: Sequence[Option], limits: Limits, prefer: Prefer, count: int
-) -> list[Option]:
+def finalists(options: Sequence[Option], goal: Goal, count: int) -> list[Option]:
     """Who is worth a last training: the first choices, and the most accurate among them.
 
     "Not distinguishably below the best" means little unless the best itself is trained to the end.
     """
-    chosen = ranked(options, limits, prefer, count)
+    chosen, limits = ranked(options, goal, count), goal.limits
     best = _most_accurate(_legal(options, limits))
     if limits.min_accuracy is None and count > 1 and best.number not in {o.number for o in chosen}:
         chosen[-1:] = [best]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lepton_automl import balance, bundle, durable, manifest, stages
 from lepton_automl.candidates import Candidates, Point
-from lepton_automl.config import Limits, Prefer, RunConfig
+from lepton_automl.config import EVERY_OBJECTIVE, Goal, Limits, Prefer, RunConfig
 from lepton_automl.errors import ConfigError
 from lepton_automl.events import Emit, Event, silent
 from lepton_automl.front import PICK, draw
@@ -93,7 +93,8 @@ def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
         session = dataclasses.replace(run, config=asked)
         candidates = Candidates(session, quiet)
         points = candidates.legal()
-        choice = choose([point.option for point in points], limits, prefer)
+        minded = run.config.objectives if wanted.prefer is None else EVERY_OBJECTIVE
+        choice = choose([point.option for point in points], Goal(limits, prefer, minded))
         point = next(p for p in points if p.option.number == choice.number)
         session.tell(PICK, f"{point.label}, {choice.reason}")
         folder = wanted.out or run.folder.picks / f"{point.name}-{wanted.name}"

@@ -29,8 +29,11 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
             with ecosystem.told(session):  # Of a finished run they may not know all.
                 return finished
         found = stages.found(session, stages.later(session))
+        ends = stages.compression_ends(session)
         with stages.telling_what_is_there(session):
-            stages.compressed(session, found.best, found.recipe, stages.compression_ends(session))
+            stages.compressed(
+                session, found.best, found.recipe, ends, prunes=config.goal.minds_costs
+            )
             outcome = stages.exported(session)
         _finish(session, outcome)
         return dataclasses.replace(outcome, found=found)

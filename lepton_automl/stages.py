@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -73,7 +74,10 @@ def _kept(session: Session, epoch_seconds: float, epochs: int) -> shares.Later:
     sizes = shares.Sizes(
         len(data.train), len(data.validation), len(data.test), session.start_seconds
     )
-    return shares.later(session.config.seconds_in_all or 0.0, sizes, epoch_seconds, epochs)
+    kept = shares.later(session.config.seconds_in_all or 0.0, sizes, epoch_seconds, epochs)
+    # Where no cost is minded, nothing is pruned: the time is the search's.
+    minds_costs = session.config.goal.minds_costs
+    return kept if minds_costs else dataclasses.replace(kept, compress=kept.quantize)
 
 
 def later(session: Session) -> Later:
@@ -99,6 +103,7 @@ def compressed(
     ends: float | None,
     *,
     step: Model | None = None,
+    prunes: bool = True,
 ) -> Compressed:
     """Prune, recover and quantize.
 
@@ -114,6 +119,8 @@ def compressed(
         Seconds the run may have been alive at the end; None: as long as it takes.
     step : Model, optional
         A pruned net of `best`, which is only quantized.
+    prunes : bool
+        Whether `best` is to become cheaper before it is quantized.
     """
     dataset, size, ledger = session.dataset, best.arch.input[:2], session.ledger
     train, validation = (
@@ -129,7 +136,7 @@ def compressed(
         recipe=recipe,
         seed=session.config.seed,
         device=session.device,
-        epochs=_recovery(session, recipe, ends) if step is None else 0,
+        epochs=_recovery(session, recipe, ends) if prunes and step is None else 0,
         seconds_left=None if ends is None else lambda: ends - ledger.alive_seconds(),
         quantize_seconds=_kept_as_planned(session).quantize,
         emit=session.emit,

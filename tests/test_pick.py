@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from lepton_automl.config import Limits
+from lepton_automl.config import Goal, Limits
 from lepton_automl.cost import Cost
 from lepton_automl.pick import (
     Option,
@@ -27,7 +27,7 @@ def option(number: int, right: int, size: int, *, n: int = 400, ms: float | None
 
 def test_the_cheapest_that_is_not_distinguishably_below_the_best_is_chosen() -> None:
     options = [option(0, 396, 40_000), option(1, 395, 12_000), option(2, 380, 5_000)]
-    chosen = choose(options, Limits(), "size")
+    chosen = choose(options, Goal())
     assert chosen.number == 1
     assert "cheapest" in chosen.reason
 
@@ -37,37 +37,48 @@ def test_what_few_samples_cannot_tell_apart_may_still_be_no_more_than_half_a_poi
     other = Option(1, (np.arange(200) < 188) | (np.arange(200) % 2 == 1), Cost(5_000, 1, 1, 1, 1))
     assert best.accuracy - other.accuracy > 0.005
     assert not clearly_below(other.correct, best.correct)
-    assert choose([best, other], Limits(), "size").number == 0
+    assert choose([best, other], Goal()).number == 0
+
+
+def test_where_accuracy_is_the_only_objective_no_accuracy_is_given_away_for_costs() -> None:
+    options = [option(0, 397, 40_000), option(1, 396, 12_000), option(2, 399, 90_000)]
+    alone = Goal(Limits(max_size_bytes=50_000), objectives=("accuracy",))
+    assert choose(options, alone).number == 0
+    assert "best accuracy" in choose(options, alone).reason
+    assert [o.number for o in finalists(options, alone, 2)] == [0, 1]
+    assert choose(options, Goal(alone.limits, objectives=("accuracy", "macs"))).number == 1
+    least = dataclasses.replace(alone, limits=Limits(min_accuracy=0.9))
+    assert choose(options, least).number == 1
 
 
 def test_with_a_minimum_the_cheapest_that_surely_reaches_it_is_chosen() -> None:
     options = [option(0, 399, 40_000), option(1, 395, 12_000), option(2, 381, 5_000)]
-    assert choose(options, Limits(min_accuracy=0.95), "size").number == 1
-    assert choose(options, Limits(min_accuracy=0.90), "size").number == 2
-    assert "none reaches" in choose(options, Limits(min_accuracy=0.999), "size").reason
+    assert choose(options, Goal(Limits(min_accuracy=0.95))).number == 1
+    assert choose(options, Goal(Limits(min_accuracy=0.90))).number == 2
+    assert "none reaches" in choose(options, Goal(Limits(min_accuracy=0.999))).reason
 
 
 def test_what_breaks_a_cost_limit_is_not_chosen_while_anything_keeps_it() -> None:
     options = [option(0, 399, 40_000), option(1, 300, 12_000)]
-    assert choose(options, Limits(max_size_bytes=20_000), "size").number == 1
-    assert choose(options, Limits(max_size_bytes=1_000), "size").number == 0
+    assert choose(options, Goal(Limits(max_size_bytes=20_000))).number == 1
+    assert choose(options, Goal(Limits(max_size_bytes=1_000))).number == 0
 
 
 def test_latency_decides_where_it_is_preferred_and_close_times_do_not() -> None:
     slow_small = option(0, 395, 10_000, ms=0.015)
     fast_large = option(1, 395, 20_000, ms=0.010)
     much_slower = option(3, 395, 10_000, ms=0.030)
-    assert choose([slow_small, fast_large], Limits(), "size").number == 0
-    assert choose([much_slower, fast_large], Limits(), "size").number == 1
-    assert choose([slow_small, fast_large], Limits(), "latency").number == 1
+    assert choose([slow_small, fast_large], Goal()).number == 0
+    assert choose([much_slower, fast_large], Goal()).number == 1
+    assert choose([slow_small, fast_large], Goal(prefer="latency")).number == 1
     as_fast = option(2, 395, 10_000, ms=0.01005)
-    assert choose([fast_large, as_fast], Limits(), "latency").number == 2
+    assert choose([fast_large, as_fast], Goal(prefer="latency")).number == 2
 
 
 def test_ranked_gives_each_choice_once_those_before_it_are_gone() -> None:
     options = [option(0, 396, 40_000), option(1, 395, 12_000), option(2, 300, 5_000)]
-    assert [o.number for o in ranked(options, Limits(), "size", 3)] == [1, 0, 2]
-    assert [o.number for o in ranked(options, Limits(), "size", 1)] == [1]
+    assert [o.number for o in ranked(options, Goal(), 3)] == [1, 0, 2]
+    assert [o.number for o in ranked(options, Goal(), 1)] == [1]
 
 
 def test_the_excess_is_relative_and_only_of_stated_limits_and_known_costs() -> None:
@@ -110,8 +121,8 @@ def test_with_groups_a_minimum_is_sure_later() -> None:
     correct = np.arange(400) < 388
     grouped = Option(0, correct, Cost(5_000, 1, 1, 1, 1), groups)
     alone = dataclasses.replace(grouped, groups=None)
-    assert "surely" in choose([alone], Limits(min_accuracy=0.95), "size").reason
-    assert "surely" not in choose([grouped], Limits(min_accuracy=0.95), "size").reason
+    assert "surely" in choose([alone], Goal(Limits(min_accuracy=0.95))).reason
+    assert "surely" not in choose([grouped], Goal(Limits(min_accuracy=0.95))).reason
 
 
 def test_after_a_first_epoch_what_errors_will_fall_to_decides_and_no_cost() -> None:
@@ -132,10 +143,10 @@ def test_the_most_accurate_is_always_among_the_finalists() -> None:
         Option(n, (samples // 10 != n) | (samples % 10 >= 5 - (n == 0)), Cost(size, 1, 1, 1, 1))
         for n, size in enumerate((10_000, 8_000, 6_000, 4_000))
     ]
-    ordered = [o.number for o in ranked(options, Limits(), "size", 2)]
+    ordered = [o.number for o in ranked(options, Goal(), 2)]
     assert 0 not in ordered
-    assert [o.number for o in finalists(options, Limits(), "size", 2)] == [ordered[0], 0]
-    assert [o.number for o in finalists(options, Limits(), "size", 1)] == ordered[:1]
+    assert [o.number for o in finalists(options, Goal(), 2)] == [ordered[0], 0]
+    assert [o.number for o in finalists(options, Goal(), 1)] == ordered[:1]
 
 
 UNEVEN = np.repeat([0, 1], [380, 20])
@@ -150,12 +161,12 @@ def balanced(number: int, wrong: tuple[int, int], size: int) -> Option:
 def test_where_classes_count_alike_a_rare_one_decides() -> None:
     fair, common = balanced(0, (40, 0), 40_000), balanced(1, (0, 12), 5_000)
     assert fair.accuracy == pytest.approx((340 / 380 + 1) / 2)
-    chosen = choose([fair, common], Limits(), "size")
+    chosen = choose([fair, common], Goal())
     assert chosen.number == 0
     assert "balanced accuracy" in chosen.reason
     alone = [dataclasses.replace(o, strata=None) for o in (fair, common)]
-    assert choose(alone, Limits(), "size").number == 1
-    assert "balanced" not in choose(alone, Limits(), "size").reason
+    assert choose(alone, Goal()).number == 1
+    assert "balanced" not in choose(alone, Goal()).reason
 
 
 def test_clearly_below_is_the_stratified_normal_bound_where_classes_count_alike() -> None:
@@ -173,10 +184,10 @@ def test_clearly_below_is_the_stratified_normal_bound_where_classes_count_alike(
 
 def test_a_minimum_is_not_surely_reached_by_a_few_samples_of_a_rare_class() -> None:
     option = balanced(0, (4, 0), 5_000)
-    assert "surely" not in choose([option], Limits(min_accuracy=0.97), "size").reason
-    assert "surely" in choose([option], Limits(min_accuracy=0.85), "size").reason
+    assert "surely" not in choose([option], Goal(Limits(min_accuracy=0.97))).reason
+    assert "surely" in choose([option], Goal(Limits(min_accuracy=0.85))).reason
     alone = dataclasses.replace(option, strata=None)
-    assert "surely" in choose([alone], Limits(min_accuracy=0.97), "size").reason
+    assert "surely" in choose([alone], Goal(Limits(min_accuracy=0.97))).reason
 
 
 def test_what_is_clearly_below_in_a_rare_class_is_not_chosen_for_its_price() -> None:
@@ -184,4 +195,4 @@ def test_what_is_clearly_below_in_a_rare_class_is_not_chosen_for_its_price() -> 
     best = Option(0, place >= 60, Cost(40_000, 1, 1, 1, 1), strata=strata)
     other = Option(1, place < 22_000 - 16, Cost(5_000, 1, 1, 1, 1), strata=strata)
     assert 0 < best.accuracy - other.accuracy < 0.005
-    assert choose([best, other], Limits(), "size").number == 0
+    assert choose([best, other], Goal()).number == 0

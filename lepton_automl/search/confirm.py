@@ -79,7 +79,7 @@ class Confirmation:
     def _finalists(self, options: Sequence[Option], clock: Clock) -> list[Option]:
         work, trials = self._work, self._trials
         if trials.plan is None or not trials.plan.is_scarce:
-            return finalists(options, work.limits, work.prefer, FINALISTS)
+            return finalists(options, work.goal, FINALISTS)
         points = recorded(work.ledger).begins_with(work.space.candidates)
         params = {o.number: trials.candidates[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]

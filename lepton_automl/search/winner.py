@@ -72,7 +72,7 @@ class Winners:
             raise _untrainable(self._trials)
         every = self._options(self._trials.alive())
         options = self._confirmation.run(every, workers, clock) or every
-        choice = choose(options, self._work.limits, self._work.prefer)
+        choice = choose(options, self._work.goal)
         self._confirmation.teach(choice.number, workers, clock)
         self._save(choice, workers)
         event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
@@ -93,14 +93,14 @@ class Winners:
     def leader(self) -> int | None:
         """Who would win now."""
         options = self._options(self._trials.alive())
-        return choose(options, self._work.limits, self._work.prefer).number if options else None
+        return choose(options, self._work.goal).number if options else None
 
     def save_best_so_far(self) -> int | None:
         """Leave who would win now in RUN/models/best; None where nobody has a checkpoint."""
         there = [n for n in self._trials.alive() if Tasks.is_whole(self._checkpoint(n))]
         if not there:
             return None
-        choice = choose(self._options(there), self._work.limits, self._work.prefer)
+        choice = choose(self._options(there), self._work.goal)
         self._save(Choice(choice.number, "the best so far"), None)
         return choice.number
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lepton_automl.arch import Arch
-from lepton_automl.config import Limits, Prefer
+from lepton_automl.config import Goal, Limits, Prefer
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import Dataset
@@ -69,6 +69,11 @@ class SearchWork:
     later: Callable[[float, int], Mapping[str, float]] = _nothing
     """Seconds of the budget that the stages after the search need, by name, given the seconds of an
     epoch and the epochs of a whole training."""
+
+    @property
+    def goal(self) -> Goal:
+        """What the winner is chosen by."""
+        return Goal(self.limits, self.prefer, self.objectives)
 
 
 @dataclass(frozen=True, eq=False)
