@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2 << 20
 """Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
+RESIDENT_SHARE = 0.5
+"""Of a GPU's free memory, what pictures may take; more stay where they are, often a mapped file,
+and come to it a chunk at a time."""
 
 
 class Batch(NamedTuple):
@@ -52,7 +55,8 @@ class Batches:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.pixels, self.labels = data.pixels.to(device), data.labels.to(device)
+        self.device, self.labels = device, data.labels.to(device)
+        self.pixels = data.pixels.to(device) if fits(data.pixels, device) else data.pixels
         self.preprocessing, self.recipe = preprocessing, recipe
         samples = len(self.labels)
         self.size = max(2, min(recipe.batch_size, samples))
@@ -113,21 +117,23 @@ class Batches:
             self._order = torch.cat([self._order, more])
             self._mirrored = torch.cat([self._mirrored, self._is_mirrored[more]])
             self._is_mirrored = ~self._is_mirrored
-        device, recipe = self.pixels.device, self.recipe
-        index, mirrored = (q[:length].to(device) for q in (self._order, self._mirrored))
+        recipe, index = self.recipe, self._order[:length]
+        mirrored = self._mirrored[:length].to(self.device)
+        pixels = self.pixels[index.to(self.pixels.device)].to(self.device)
+        labels = self.labels[index.to(self.device)]
         self._order, self._mirrored = self._order[length:], self._mirrored[length:]
         x = augment.changed(
-            self.preprocessing.apply(self.pixels[index]),
+            self.preprocessing.apply(pixels),
             recipe.augment_kind,
             0.0 if is_plain else recipe.augment,
             mirrored=mirrored if recipe.flip else None,
             generator=self._change_draws,
         )
-        self._chunk = Batch(x, self.labels[index])
+        self._chunk = Batch(x, labels)
         if not is_plain:
             x = augment.coloured(x, recipe.colour, self._change_draws)
             x = augment.cut_out(x, recipe.cutout, self._change_draws)
-            self._chunk = self._mixed(x, self.labels[index])
+            self._chunk = self._mixed(x, labels)
 
     def _mixed(self, x: Tensor, labels: Tensor) -> Batch:
         mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
@@ -135,6 +141,14 @@ class Batches:
             return Batch(x, labels)
         x, kept = augment.mixed(x, mixup, cutmix, self._change_draws)
         return Batch(x, labels, labels.flip(0), kept)
+
+
+def fits(pixels: Tensor, device: torch.device) -> bool:
+    """Whether pictures may be kept on the device for the whole training."""
+    if device.type != "cuda":
+        return True  # Mapped files are memory already, and read a page at a time.
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return pixels.nbytes <= RESIDENT_SHARE * free_bytes
 
 
 def _cut(whole: Batch, start: int, stop: int) -> Batch:

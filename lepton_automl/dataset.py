@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lepton_automl import decode, durable, intake
+from lepton_automl import intake, pixel_cache
 from lepton_automl.balance import Strata, is_even, is_uneven
 from lepton_automl.config import Balance
 from lepton_automl.errors import ConfigError
@@ -143,15 +142,17 @@ class Dataset:
         DataError
             If a picture file has gone or changed for the worse since the data were opened.
         """
-        return _decoded(self.part(part).pictures, self.channels, size)
+        made = pixel_cache.blocks(self.part(part).pictures, self.channels, size)
+        return np.concatenate(list(made))
 
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
         pictures = self.train.pictures
         places = np.linspace(0, len(self.train) - 1, min(SAMPLED, len(self.train)))
         chosen = intake.take(pictures, places.round().astype(np.int64))
-        pixels = _decoded(chosen, self.channels, size)
-        levels, counts = np.arange(256), np.bincount(pixels.reshape(-1), minlength=256)
+        levels, counts = np.arange(256), np.zeros(256, np.int64)
+        for block in pixel_cache.blocks(chosen, self.channels, size):
+            counts += np.bincount(block.reshape(-1), minlength=256)
         mean = float((levels * counts).sum() / counts.sum())
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
         # Pictures of one grey all over have no deviation; one step is the least there is.
@@ -171,8 +172,9 @@ class Dataset:
         stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
-        _keep(pixels, shape, lambda: self.pixels(part, size))
-        _keep(labels, shape[:1], lambda: source.labels)
+        made = functools.partial(pixel_cache.blocks, source.pictures, self.channels, size)
+        pixel_cache.keep(pixels, shape, np.dtype(np.uint8), made)
+        pixel_cache.keep(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels])
         return LabelledFiles(pixels, labels, source.is_balanced)
 
     def counting(self, balance: Balance) -> Dataset:
@@ -260,29 +262,6 @@ def _part(content: Content, drawn: NDArray[np.str_], name: str) -> Part:
         pictures=intake.take(samples.pictures, places),
         digests=tuple(content.digests[place] for place in places),
     )
-
-
-def _decoded(pictures: Pictures, channels: int, size: Size) -> NDArray[np.uint8]:
-    if isinstance(pictures, np.ndarray) and pictures.shape[1:] == (*size, channels):
-        return pictures
-    pixels = np.empty((len(pictures), *size, channels), np.uint8)
-
-    def put(place: int) -> None:
-        pixels[place] = decode.decode(pictures[place], channels, size)
-
-    decode.each(put, range(len(pictures)))
-    return pixels
-
-
-def _keep(path: Path, shape: tuple[int, ...], make: Callable[[], NDArray[np.generic]]) -> None:
-    try:
-        if np.load(path, mmap_mode="r").shape == shape:
-            return
-    except (OSError, ValueError, EOFError):
-        pass  # Not there, or not whole: made anew.
-    buffer = io.BytesIO()
-    np.save(buffer, make(), allow_pickle=False)
-    durable.write(path, buffer.getvalue())
 
 
 def _digest(*texts: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from lepton_automl import batches
-from lepton_automl.batches import Batches
+from lepton_automl.batches import Batches, fits
 from lepton_automl.dataset import Labelled
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
@@ -111,3 +112,19 @@ def test_what_is_restored_goes_on_with_the_same_batches(monkeypatch, step):
             found = second.take(number)
             assert torch.equal(found.x, expected.x)
             assert torch.equal(found.labels, expected.labels)
+
+
+def test_mapped_pictures_are_read_from_their_file_and_not_copied(tmp_path):
+    path = tmp_path / "pixels.npy"
+    np.save(path, np.arange(64 * 16, dtype=np.uint8).reshape(64, 4, 4, 1))
+    mapped = torch.from_numpy(np.load(path, mmap_mode="c"))
+    there = made(PLAIN, data=Labelled(mapped, torch.arange(64)))
+    assert there.pixels.data_ptr() == mapped.data_ptr()
+
+
+@pytest.mark.parametrize(("free", "kept"), [(3000, True), (1500, False)])
+def test_a_gpu_keeps_what_takes_half_of_its_free_memory_at_most(monkeypatch, free, kept):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
+    pixels = torch.zeros(64, 4, 4, 1, dtype=torch.uint8)
+    assert fits(pixels, torch.device("cuda")) == kept
+    assert fits(pixels, torch.device("cpu"))
