@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     latency_from: str | Path
     prefer: Prefer
     jobs: int
+    final_jobs: int
     device: str
     skip_corrupt: bool
     no_flip: bool

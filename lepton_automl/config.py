@@ -116,6 +116,8 @@ class RunConfig:
     """Worker processes; None: one a core, or one a GPU."""
     jobs_per_gpu: int | None = None
     """Worker processes on each GPU; 0: as many as make the whole faster; None: not asked for."""
+    final_jobs: int = 1
+    """Processes that train one net together at the end, each with its share of every batch."""
     device: str = "auto"
     skip_corrupt: bool = False
     no_flip: bool = False

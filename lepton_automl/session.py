@@ -212,6 +212,13 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
             "--jobs-per-gpu has no effect: this search computes on the processor",
             fix="leave it out; --jobs says how many workers there are, by default one a core",
         )
+    most = config.workers if device.type == "cpu" else torch.cuda.device_count()
+    if not 1 <= config.final_jobs <= most:
+        raise ConfigError(
+            f"--final-jobs {config.final_jobs}, the rule is 1 to {most}: there are so many "
+            f"{'workers' if device.type == 'cpu' else 'GPUs'}",
+            fix="leave it out, or give fewer",
+        )
 
 
 def _check_place(config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,13 +40,23 @@ class Snapshot:
     key : str
         Names everything that the training is made from. What was kept under another key, or is
         damaged, counts as nothing.
-    seconds_between : float
+    seconds_between : float, optional
         Between two times of keeping.
+    is_writer : bool
+        Whether this process keeps anything; of several in one training the first does.
     """
 
-    def __init__(self, path: Path, key: str, seconds_between: float = SECONDS_BETWEEN) -> None:
-        self.path, self.key = path, key
-        self._between, self._kept = seconds_between, time.monotonic()
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        seconds_between: float | None = None,
+        *,
+        is_writer: bool = True,
+    ) -> None:
+        self.path, self.key, self._is_writer = path, key, is_writer
+        self._between = SECONDS_BETWEEN if seconds_between is None else seconds_between
+        self._kept = time.monotonic()
 
     def keep(self, step: int, parts: Mapping[str, Stateful]) -> None:
         """Write the state after `step` batches where it is time to.
@@ -56,7 +67,7 @@ class Snapshot:
             If the file cannot be written.
         """
         now = time.monotonic()
-        if now - self._kept < self._between:
+        if not self._is_writer or now - self._kept < self._between:
             return
         tensors = {
             f"{name}/{key}": tensor.detach().cpu().contiguous()
@@ -82,3 +93,19 @@ class Snapshot:
                 {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
             )
         return int(about["step"])
+
+
+class _Nowhere(Snapshot):
+    """Keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), "", is_writer=False)
+
+    def resume(self, parts: Mapping[str, Stateful]) -> int:
+        """Nothing is done yet."""
+        del parts
+        return 0
+
+
+NOWHERE = _Nowhere()
+"""For trainings that are not to be gone on with."""

@@ -57,6 +57,7 @@ def search_work(session: Session, later: Later | None = None) -> SearchWork:
         prefer=config.prefer,
         seed=config.seed,
         jobs=session.workers,
+        final_jobs=config.final_jobs,
         workers_per_gpu=session.workers_per_gpu,
         device=session.device,
         budget_seconds=config.seconds_in_all,

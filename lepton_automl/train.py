@@ -25,8 +25,9 @@ from lepton_automl.loss import Forward, Loss
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
 from lepton_automl.optimizers import Optimizer, schedule
+from lepton_automl.parallel import ALONE, Ranks
 from lepton_automl.recipe import Recipe
-from lepton_automl.snapshot import Snapshot, State, Stateful
+from lepton_automl.snapshot import NOWHERE, Snapshot, State, Stateful
 
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
@@ -70,6 +71,7 @@ class Course(TypedDict):
     distill_weight: NotRequired[float]
     temperature: NotRequired[float]
     parts: NotRequired[int]
+    ranks: NotRequired[Ranks]
     turn: NotRequired[Turn]
     tick: NotRequired[Tick]
 
@@ -100,7 +102,9 @@ def fit(
     """
     device = course.get("device", CPU)
     network = build(model.arch, model.weights)
-    kept = None if snapshot is None else _snapshot(snapshot, model, data, recipe, teachers, course)
+    kept = (
+        NOWHERE if snapshot is None else _snapshot(snapshot, model, data, recipe, teachers, course)
+    )
     guide = _mean([placed(teacher.network(), device) for teacher in teachers])
     descend(network, data, model.preprocessing, recipe, teacher=guide, snapshot=kept, **course)
     with course.get("turn", contextlib.nullcontext)():
@@ -122,10 +126,13 @@ def _snapshot(
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     labels += " balanced" if data.is_balanced else ""
     guides = [teacher.digest for teacher in teachers]
-    decisive = sorted((k, str(v)) for k, v in course.items() if k not in {"turn", "tick"})
-    numbers = number_type(course.get("device", CPU))
-    parts = (model.digest, labels, recipe.to_json(), guides, decisive, numbers)
-    return Snapshot(path, hashlib.sha256(repr(parts).encode()).hexdigest())
+    told = {"turn", "tick", "ranks"}
+    decisive = sorted((k, str(v)) for k, v in course.items() if k not in told)
+    ranks = course.get("ranks", ALONE)
+    how = (number_type(course.get("device", CPU)), ranks.count)
+    parts = (model.digest, labels, recipe.to_json(), guides, decisive, how)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()
+    return Snapshot(path, key, is_writer=ranks.rank == 0)
 
 
 def _mean(networks: Sequence[nn.Module]) -> Forward | None:
@@ -149,9 +156,10 @@ def descend(
     distill_weight: float = 0.9,
     temperature: float = 4.0,
     parts: int = 1,
+    ranks: Ranks = ALONE,
     turn: Turn = contextlib.nullcontext,
     tick: Tick = _nothing,
-    snapshot: Snapshot | None = None,
+    snapshot: Snapshot = NOWHERE,
 ) -> Fit:
     """Train `network` in place, on from what `snapshot` kept.
 
@@ -171,6 +179,8 @@ def descend(
         Whose answers count as well, by `distill_weight` at `temperature`; see `Loss`.
     parts : int
         In how many pieces a batch goes through the net.
+    ranks : Ranks
+        Which of several processes this is; each calls this with the same arguments but for this.
     turn, tick : callable
         Entered around every batch; told of it afterwards.
     snapshot : Snapshot, optional
@@ -182,24 +192,23 @@ def descend(
         If the loss becomes infinite or not a number.
     """
     placed(network, device).train()
-    batches = Batches(data, preprocessing, recipe, epochs=epochs, seed=seed, device=device)
+    batches = Batches(data, preprocessing, recipe, epochs, seed, device, ranks)
     optimizer = Optimizer(network.parameters(), recipe, batches.size)
     scale = schedule(recipe.schedule, batches.count)
     loss_of = Loss(recipe, teacher, distill_weight, temperature, _class_weights(data, device))
     average = Average(recipe.average, list(network.parameters()), batches.count)
     changing = _changing(network, optimizer, batches, average)
-    begun = 0 if snapshot is None else snapshot.resume(changing)
-    total, since, last = torch.zeros((), device=device), begun, math.nan
-    for step in range(begun, batches.count):
+    first, total, last = snapshot.resume(changing), torch.zeros((), device=device), math.nan
+    run, whole = forward or ranks.wrapped(network), batches.size / ranks.count
+    for step in range(first, batches.count):
         with turn():
             for batch in batches.pieces(step, parts):
-                total += _learn(forward or network, loss_of, batch, batches.size)
+                total += _learn(run, loss_of, batch, whole)
             optimizer.step(scale[step])
             average.follow(step)
             if batches.is_last_of_chunk(step):
-                last, since = _finite(total, step + 1 - since, step), step + 1
-                if snapshot is not None:
-                    snapshot.keep(step + 1, changing)
+                last = _finite(ranks.mean(total), batches.chunk_length, step)
+                snapshot.keep(step + 1, changing)
         tick(step + 1, batches.count)
     network.eval()
     return Fit(batches.count, last)
@@ -233,7 +242,7 @@ def settle(
     network.eval()
 
 
-def _learn(run: Forward, loss_of: Loss, batch: Batch, whole: int) -> Tensor:
+def _learn(run: Forward, loss_of: Loss, batch: Batch, whole: float) -> Tensor:
     """Add a batch's gradients; its part of the mean loss over the `whole` pictures of a step."""
     with arithmetic(batch.x.device):
         loss = loss_of(run(batch.x), batch) * (len(batch.labels) / whole)

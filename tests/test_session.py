@@ -44,6 +44,8 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
         ({"space": "tinny"}, "'tinny'", "tiny"),
         ({"target": "x86-vni"}, "'x86-vni'", "x86-vnni"),
         ({"jobs_per_gpu": 2, "device": "cpu"}, "--jobs-per-gpu has no effect", "--jobs"),
+        ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "fewer"),
+        ({"final_jobs": 0}, "--final-jobs 0, the rule is 1 to", "leave it out"),
     ],
 )
 def test_a_wrong_option_is_answered_before_anything_is_written(tmp_path, more, said, hint):

@@ -65,6 +65,15 @@ JobsPerGpu = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+FinalJobs = Annotated[
+    int,
+    typer.Option(
+        "--final-jobs",
+        help="Processes that train one net together at the end; they talk over sockets of this "
+        "machine alone.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RUNNING)

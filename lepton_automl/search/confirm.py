@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.events import Emit, Event
+from lepton_automl.parallel import gain
 from lepton_automl.pick import Option, early, finalists
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals, planned
@@ -70,7 +72,8 @@ class Confirmation:
         if self._work.ledger.get(PLAN, key) is None:
             chosen = self._finalists(options, clock)
             entrants = [self._entrant(option.number, clock) for option in chosen]
-            plan = plan_finals(entrants, self._work.jobs, clock.left() - TASK_SECONDS)
+            plan = plan_finals(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
+            plan = [dataclasses.replace(final, ranks=self._work.final_jobs) for final in plan]
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
             self._tell(_told(plan, len(chosen)))
         self._train(self.finals, workers, clock)
@@ -111,6 +114,8 @@ class Confirmation:
 
     def _plan_lesson(self, number: int, clock: Clock) -> list[Final]:
         lesson = lesson_for(number, self.finals, self._trials, self._round)
+        if lesson is not None:
+            lesson = dataclasses.replace(lesson, ranks=self._work.final_jobs)
         is_in_time = lesson is not None and clock.has_time(SAFETY * self._work_of(lesson), number)
         return [lesson] if lesson is not None and is_in_time else []
 
@@ -118,7 +123,7 @@ class Confirmation:
         left = [final for final in finals if self._score_of(final) is None]
         bar = Bar(len(left), self._work.emit)
         while True:
-            while left and workers.free:
+            while left and self._has_room(workers):
                 final = left.pop(0)
                 if clock.has_time(self._work_of(final), final.number):
                     workers.start(training(final, self._round, self._tasks, self._trials))
@@ -131,6 +136,11 @@ class Confirmation:
                 late = ", ".join(str(parsed(task.key)[0]) for task in workers.busy)
                 self._tell(f"the time is over: the last training of trial {late} is left out")
                 return
+
+    def _has_room(self, workers: Workers) -> bool:
+        """Whether one more training finds as many idle workers as it has processes."""
+        busy, team = len(workers.busy), self._work.final_jobs
+        return workers.free > 0 and (not busy or team * (busy + 1) <= workers.free + busy)
 
     def _is_too_late(self, late: float, to_go: float) -> bool:
         """Whether the search ended `late` s ago, and what is at work will not end soon enough."""
@@ -156,11 +166,11 @@ class Confirmation:
     def _entrant(self, number: int, clock: Clock) -> Entrant:
         candidate = self._trials.candidates[number]
         work = work_of(candidate.cost.macs, self._tasks.samples, 1)
-        epoch = clock.seconds(work, number) - TASK_SECONDS
+        epoch = (clock.seconds(work, number) - TASK_SECONDS) / gain(self._work.final_jobs)
         return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
 
     def _work_of(self, final: Final) -> float:
-        return self._tasks.work(final.number, final.epochs, final.teachers)
+        return self._tasks.work(final.number, final.epochs, final.teachers) / gain(final.ranks)
 
     def _option(self, number: int) -> Option:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""

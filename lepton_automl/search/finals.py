@@ -62,6 +62,8 @@ class Final:
     """From nothing with weights and order of its own; else from the last rung's checkpoint."""
     teachers: tuple[str, ...] = ()
     """Numbers and rungs of nets whose answers count beside the labels, such as "3-final-0"."""
+    ranks: int = 1
+    """Processes that train it together."""
 
     def label(self, round_number: int) -> str:
         """Its place in the ledger and among the checkpoints."""

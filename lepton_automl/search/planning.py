@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from lepton_automl.events import Event
+from lepton_automl.parallel import gain
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, makespan
 from lepton_automl.search.orientation import FLIP
@@ -71,8 +72,10 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
-        entrant = Entrant(0, known[share], own, SAFETY * plan.epoch_seconds)
-        lasting = makespan([times * entrant.least * entrant.seconds_per_epoch] * count, work.jobs)
+        epoch_seconds = SAFETY * plan.epoch_seconds / gain(work.final_jobs)
+        entrant = Entrant(0, known[share], own, epoch_seconds)
+        each = times * entrant.least * entrant.seconds_per_epoch
+        lasting = makespan([each] * count, work.finals_at_once)
         return lasting <= share * left
 
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from lepton_automl.search.finals import Final, planned
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.lesson import LESSON
@@ -14,9 +16,11 @@ def training(final: Final, round_number: int, tasks: Tasks, trials: Trials) -> T
     """The training that `final` stands for."""
     candidate, label = trials.candidates[final.number], final.label(round_number)
     if final.is_fresh:
-        return tasks.fresh(candidate, final.epochs, label, final.teachers)
-    done = len([s for s in trials.scores[final.number] if not s.failed])
-    return tasks.final(candidate, done, final.epochs, label)
+        task = tasks.fresh(candidate, final.epochs, label, final.teachers)
+    else:
+        done = len([s for s in trials.scores[final.number] if not s.failed])
+        task = tasks.final(candidate, done, final.epochs, label)
+    return dataclasses.replace(task, ranks=final.ranks)
 
 
 def missing(key: str, tasks: Tasks, trials: Trials, ledger: LedgerView) -> list[Task]:

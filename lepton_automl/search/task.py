@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from lepton_automl.dataset import Labelled, LabelledFiles, labelled
 from lepton_automl.evaluate import Turn, accuracy
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.pace import PASSES, Pace, utilisation
+from lepton_automl.parallel import Ranks, fitting
 from lepton_automl.recipe import Recipe
+from lepton_automl.search.team import assembled
 from lepton_automl.train import Course, Diverged, Tick, fit, fresh
 
 HALF_WAY = "half-way.safetensors"
@@ -72,6 +76,8 @@ class Task:
     """Size of the training in the units of `plan.work_of`; tells the speed, decides nothing."""
     is_balanced: bool = False
     """Every class counts alike in the training."""
+    ranks: int = 1
+    """Processes that train together, each with its share of every batch."""
 
     @property
     def pieces(self) -> tuple[int, ...]:
@@ -142,6 +148,16 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     LeptonError
         If the start or the data cannot be read, or the model cannot be written.
     """
+    batch_size = min(Recipe.from_json(task.recipe).batch_size, task.samples or math.inf)
+    count = fitting(task.ranks, int(batch_size)) if task.out else 1
+    with assembled(task.to_json(), count, Path(task.out)) as ranks:
+        return run_share(task, ranks, turn, told)
+
+
+def run_share(
+    task: Task, ranks: Ranks, turn: Turn = contextlib.nullcontext, told: Share = _untold
+) -> TaskResult:
+    """`run_task` in one of the processes that do it together; the first has the result."""
     device, seconds, parts = torch.device(task.device), list[float](), 1
     data, model, recipe = _training_part(task), _start(task), Recipe.from_json(task.recipe)
     pace = Pace(min(recipe.batch_size, len(data)))
@@ -150,6 +166,7 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
     for (epochs, seed), parts, tick, snapshot in steps:
         pace = Pace(min(recipe.batch_size, len(data)))
         course = Course(epochs=epochs, seed=seed, device=device, parts=parts, turn=turn)
+        course["ranks"] = ranks
         begun = time.perf_counter()
         try:
             course["tick"] = _both(pace.told, tick)
@@ -157,6 +174,8 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
         except Diverged as error:
             return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
+    if ranks.rank:
+        return TaskResult()
     if task.out:
         model.save(Path(task.out))
         durable.remove(Path(task.out) / HALF_WAY)

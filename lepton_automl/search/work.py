@@ -62,6 +62,8 @@ class SearchWork:
     emit: Emit = silent
     workers_per_gpu: int | None = None
     """As many at most while that makes the whole faster; None: `jobs` workers, whatever comes."""
+    final_jobs: int = 1
+    """Processes that train one net together at the end."""
     latency_model: LatencyModel | None = None
     """Tells latencies of another device; None: they are measured here."""
     deadline: Callable[[], float] = _endless
@@ -69,6 +71,11 @@ class SearchWork:
     later: Callable[[float, int], Mapping[str, float]] = _nothing
     """Seconds of the budget that the stages after the search need, by name, given the seconds of an
     epoch and the epochs of a whole training."""
+
+    @property
+    def finals_at_once(self) -> int:
+        """Last trainings at the same time."""
+        return max(1, self.jobs // self.final_jobs)
 
     @property
     def goal(self) -> Goal:

@@ -77,6 +77,23 @@ def test_fresh_trainings_and_not_the_searchs_luck_decide(tmp_path: Path) -> None
     job.ledger.close()
 
 
+def test_a_team_trains_one_finalist_after_the_other_and_is_remembered(tmp_path: Path) -> None:
+    class OneAtATime(Told):
+        def start(self, task: Task) -> None:
+            assert not self.busy
+            super().start(task)
+
+    job = work(tmp_path / "run", jobs=2, final_jobs=2)
+    trials, options = some(job, 180, 190)
+    workers = OneAtATime({"1-final-0": 150, "0-final-0": 184}, jobs=2)
+    confirmation(job, trials).run(options, workers, ENDLESS)
+    assert [task.ranks for task in workers.tasks] == [2, 2]
+    job.ledger.close()
+    again = work(tmp_path / "run", final_jobs=1)
+    assert [final.ranks for final in confirmation(again, trials).finals] == [2, 2]
+    again.ledger.close()
+
+
 def test_a_finalist_with_several_seeds_counts_by_their_mean(tmp_path: Path) -> None:
     job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
     trials, options = some(job, 180)

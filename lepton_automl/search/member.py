@@ -1,0 +1,25 @@
+"""A member of a team: a process that does its share of a task and says nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from lepton_automl.parallel import Ranks, joined
+from lepton_automl.search.task import Task, run_share
+
+OUTPUT, ERRORS = 1, 2
+"""File descriptors every process starts with."""
+
+
+def main() -> None:
+    """Read who it is and the task, a line each; the second argument is where the team meets."""
+    os.dup2(ERRORS, OUTPUT)  # Nobody reads what a library prints.
+    torch.set_num_threads(1)
+    rank, count = map(int, sys.stdin.readline().split())
+    task = Task.from_json(sys.stdin.readline())
+    with joined(Path(sys.argv[2]).as_uri(), Ranks(rank, count)) as ranks:
+        run_share(task, ranks)

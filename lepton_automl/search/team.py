@@ -1,0 +1,70 @@
+"""A team: a worker and the processes it starts train one net together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lepton_automl import durable
+from lepton_automl.parallel import ALONE, Ranks, joined
+from lepton_automl.search.spawn import spawned
+
+PROGRAM = (
+    "from lepton_automl.lifeline import hold; hold(); "
+    "from lepton_automl.search.member import main; main()"
+)
+
+
+@contextmanager
+def assembled(task: str, count: int, folder: Path) -> Iterator[Ranks]:
+    """Inside, `count` processes run `task` with this one as the first; others end with it.
+
+    Parameters
+    ----------
+    task : str
+        JSON of the task, as the others need it.
+    count : int
+        Processes in all.
+    folder : Path
+        Where they meet.
+    """
+    if count == 1:
+        yield ALONE
+        return
+    with durable.writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    meeting = folder.resolve() / f"meeting.{os.getpid()}"
+    meeting.unlink(missing_ok=True)
+    others = [_other(task, Ranks(rank, count), meeting) for rank in range(1, count)]
+    try:
+        with joined(meeting.as_uri(), Ranks(0, count)) as ranks:
+            yield ranks
+    finally:
+        for process in others:
+            process.kill()
+            process.communicate()
+        meeting.unlink(missing_ok=True)
+
+
+def _other(task: str, ranks: Ranks, meeting: Path) -> subprocess.Popen[bytes]:
+    process = spawned(PROGRAM, meeting, _gpu(ranks))
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(f"{ranks.rank} {ranks.count}\n{task}\n".encode())
+        process.stdin.flush()
+    return process
+
+
+def _gpu(ranks: Ranks) -> int | None:
+    """The GPU of another process: this one's neighbour; None on a processor."""
+    own = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if not torch.cuda.is_available() or not own.isdigit():
+        return None
+    first = int(own) // ranks.count * ranks.count
+    return first + (int(own) + ranks.rank) % ranks.count

@@ -1,0 +1,107 @@
+"""Tasks that several processes do together, with the real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_automl import snapshot
+from lepton_automl.evaluate import accuracy
+from lepton_automl.model import Model
+from lepton_automl.search import team
+from lepton_automl.search.task import Task, _part, run_task, unpack
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from tests.searching import candidate, work
+
+
+class Stopped(Exception):
+    """As a signal would."""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Iterator[Task]:
+    job, trials = work(tmp_path / "run"), Trials()
+    trials.add(candidate(0))
+    recipe = json.dumps(json.loads(candidate(0).recipe.to_json()) | {"batch_size": 32})
+    yield replace(
+        Tasks(job, trials).fresh(trials.candidates[0], 6, "final-0"), ranks=2, recipe=recipe
+    )
+    job.ledger.close()
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that are started."""
+    started: list[subprocess.Popen[bytes]] = []
+    original = team._other
+
+    def watched(*args: object) -> subprocess.Popen[bytes]:
+        started.append(original(*args))  # type: ignore[arg-type]
+        return started[-1]
+
+    monkeypatch.setattr(team, "_other", watched)
+    return started
+
+
+def test_two_processes_leave_one_net_and_nothing_else(
+    task: Task, others: list[subprocess.Popen[bytes]]
+) -> None:
+    result = run_task(task, contextlib.nullcontext)
+    assert not result.failed
+    (other,) = others
+    assert other.poll() is not None
+    model, data = Model.load(Path(task.out)), _part(task, task.validation)
+    assert (unpack(result.correct) == accuracy(model, data)).all()
+    assert np.mean(unpack(result.correct)) > 0.6
+    assert not [path for path in Path(task.out).iterdir() if "meeting" in path.name]
+
+
+def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "SECONDS_BETWEEN", 0.0)
+    # Longer than a chunk of batches, which is 512 here: states are kept between chunks.
+    task = replace(task, cycles=((300, 1),))
+    whole = replace(task, out=str(tmp_path / "whole"))
+    run_task(whole, contextlib.nullcontext)
+
+    def stop(share: float) -> None:
+        if share > 0.8:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run_task(task, contextlib.nullcontext, stop)
+    assert (Path(task.out) / "half-way.safetensors").is_file()
+    shares: list[float] = []
+    run_task(task, contextlib.nullcontext, shares.append)
+    assert shares[0] > 0.4
+    assert Model.load(Path(task.out)).digest == Model.load(Path(whole.out)).digest
+
+
+def test_without_one_of_them_the_training_fails_and_does_not_wait(
+    task: Task, others: list[subprocess.Popen[bytes]]
+) -> None:
+    def kill(share: float) -> None:
+        if share > 0.3:
+            others[0].kill()
+
+    with pytest.raises(RuntimeError):
+        run_task(replace(task, cycles=((200, 1),)), contextlib.nullcontext, kill)
+    assert others[0].poll() is not None
+    assert not (Path(task.out) / "weights.safetensors").is_file()
+
+
+def test_small_batches_are_one_process_s_work(
+    task: Task, others: list[subprocess.Popen[bytes]]
+) -> None:
+    recipe = json.dumps(json.loads(task.recipe) | {"batch_size": 20})
+    run_task(replace(task, recipe=recipe, cycles=((1, 1),)), contextlib.nullcontext)
+    assert not others
