@@ -23,6 +23,7 @@ from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.plan import LONGEST, SAFETY
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.remaking import missing
+from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.task import Task, run_task, unpack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.session import Session, opened
@@ -129,6 +130,8 @@ def _leave_best(session: Session, candidates: Candidates, point: Point, left: fl
     else:
         model = _trained(session, candidates, point.trial, left)
     recipe = candidates.trials.candidates[point.trial].recipe
+    if candidates.final(point.trial) is not None:
+        recipe = recipe_of(recipe, candidates.trials.latest(point.trial).rung)
     epochs = candidates.trials.epochs_of(point.trial)
     model.save(session.folder.best)
     text = dataclasses.replace(recipe, epochs=epochs).to_json()

@@ -12,17 +12,18 @@ import numpy as np
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.events import Emit, Event
 from lepton_automl.parallel import gain
-from lepton_automl.pick import Option, early, finalists
+from lepton_automl.pick import Option
+from lepton_automl.search.entrants import Entrants
 from lepton_automl.search.executor import Workers
-from lepton_automl.search.finals import FINALISTS, Entrant, Final, plan_finals, planned
+from lepton_automl.search.finals import Entrant, Final, plan_finals, planned
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.lesson import LESSON, lesson_for, lesson_of, told
-from lepton_automl.search.plan import SAFETY, TASK_SECONDS, Clock, work_of
+from lepton_automl.search.plan import SAFETY, TASK_SECONDS, Clock
 from lepton_automl.search.remaking import missing, training
+from lepton_automl.search.strategy import augment_of
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
-from lepton_automl.search.warm_start import is_at, recorded
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import COMPRESSION, duration
 
@@ -70,29 +71,13 @@ class Confirmation:
         """
         key = f"{FINAL}-{self._round}"
         if self._work.ledger.get(PLAN, key) is None:
-            chosen = self._finalists(options, clock)
-            entrants = [self._entrant(option.number, clock) for option in chosen]
+            entrants = Entrants(self._work, self._tasks, self._trials, clock).of(options)
             plan = plan_finals(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
             plan = [dataclasses.replace(final, ranks=self._work.final_jobs) for final in plan]
             self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
-            self._tell(_told(plan, len(chosen)))
+            self._tell(_told(plan, len(_numbers(entrants))))
         self._train(self.finals, workers, clock)
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
-
-    def _finalists(self, options: Sequence[Option], clock: Clock) -> list[Option]:
-        work, trials = self._work, self._trials
-        if trials.plan is None or not trials.plan.is_scarce:
-            return finalists(options, work.goal, FINALISTS)
-        points = recorded(work.ledger).begins_with(work.space.candidates)
-        params = {o.number: trials.candidates[o.number].params for o in options}
-        known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
-        entrants = [self._entrant(o.number, clock) for o in options]
-        growth = {
-            e.number: 1
-            + min(e.own, clock.left() / e.seconds_per_epoch) / trials.searched(e.number).epochs
-            for e in entrants
-        }
-        return early(known_good or options, work.limits, growth, FINALISTS)
 
     def teach(self, number: int, workers: Workers, clock: Clock) -> None:
         """Give the winner a lesson, if there are others to learn from and there is time for it.
@@ -161,19 +146,17 @@ class Confirmation:
         searched = self._trials.searched(number)
         now = score.failed or f"{score.accuracy:.2%} after {score.epochs} epochs"
         before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
-        self._tell(f"trial {number} trained to the end: {now}, {before_it}{pace_text(result)}")
-
-    def _entrant(self, number: int, clock: Clock) -> Entrant:
-        candidate = self._trials.candidates[number]
-        work = work_of(candidate.cost.macs, self._tasks.samples, 1)
-        epoch = (clock.seconds(work, number) - TASK_SECONDS) / gain(self._work.final_jobs)
-        return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
+        how = "" if final.augment is None else f" with augment {final.augment:g}"
+        self._tell(f"trial {number} trained to the end{how}: {now}, {before_it}{pace_text(result)}")
 
     def _work_of(self, final: Final) -> float:
         return self._tasks.work(final.number, final.epochs, final.teachers) / gain(final.ranks)
 
     def _option(self, number: int) -> Option:
-        """A candidate as its last trainings show it: the mean over seeds, not the luckiest."""
+        """A candidate as its last trainings show it: the mean over seeds, not the luckiest.
+
+        Where it was trained with stronger changes as well, the better of the two counts.
+        """
         share = np.mean([score.correct for score in self._scores(number)], axis=0)
         part = self._work.dataset.validation
         return Option(number, share, self._trials.candidates[number].cost, part.groups, part.strata)
@@ -250,12 +233,21 @@ def _reached(lesson: Final | None, trials: Trials, number: int, round_number: in
 
 
 def _good(trials: Trials, finals: Sequence[Final], number: int, round_number: int) -> list[Score]:
+    """Of the better strategy, where there are two."""
     mine = [final.label(round_number) for final in finals if final.number == number]
     found = [trials.final(number, label) for label in mine]
-    return [score for score in found if score is not None and not score.failed]
+    by_strategy: dict[float | None, list[Score]] = {}
+    for score in found:
+        if score is not None and not score.failed:
+            by_strategy.setdefault(augment_of(score.rung), []).append(score)
+    return max(by_strategy.values(), key=_mean_accuracy, default=[])
 
 
-def _numbers(finals: Sequence[Final]) -> list[int]:
+def _mean_accuracy(scores: Sequence[Score]) -> float:
+    return sum(score.accuracy for score in scores) / len(scores)
+
+
+def _numbers(finals: Sequence[Final | Entrant]) -> list[int]:
     return list(dict.fromkeys(final.number for final in finals))
 
 
@@ -269,4 +261,6 @@ def _told(plan: Sequence[Final], count: int) -> str:
         return f"time is scarce: {who} goes on from the search for {plan[0].epochs} more epochs"
     few = "" if len(numbers) == count else f" (no time for {count})"
     again = f" in {len(plan)} trainings" if len(plan) > len(numbers) else ""
-    return f"confirming {who}{few}: from nothing, fresh seeds, {plan[0].epochs} epochs{again}"
+    changes = [f"augment {f.augment:g} for trial {f.number}" for f in plan if f.augment is not None]
+    more = f", also with {changes[0]}" if changes else ""
+    return f"confirming {who}{few}: from nothing, fresh seeds, {plan[0].epochs} epochs{again}{more}"

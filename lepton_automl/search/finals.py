@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import LONGEST
+from lepton_automl.search.strategy import marked
 from lepton_automl.search.trials import PLAN
 from lepton_automl.shares import TEACHER
 
@@ -38,6 +39,8 @@ class Entrant:
     """What its recipe asks for."""
     seconds_per_epoch: float
     """Of its training in one worker."""
+    augment: float | None = None
+    """How much its last training changes pictures; None: as its recipe says."""
 
     @property
     def least(self) -> int:
@@ -64,11 +67,13 @@ class Final:
     """Numbers and rungs of nets whose answers count beside the labels, such as "3-final-0"."""
     ranks: int = 1
     """Processes that train it together."""
+    augment: float | None = None
+    """How much pictures are changed; None: as the recipe says."""
 
     def label(self, round_number: int) -> str:
         """Its place in the ledger and among the checkpoints."""
         ending = "-taught" if self.teachers else f"-{self.seed}" if self.seed else ""
-        return f"final-{round_number}{ending}"
+        return marked(f"final-{round_number}{ending}", self.augment)
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""
@@ -104,12 +109,13 @@ def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[
     """
     best = entrants[:FINALISTS]
     if seconds == math.inf:
-        return [Final(e.number, e.epochs) for e in best]
+        return [Final(e.number, e.epochs, augment=e.augment) for e in best]
     for count in range(len(best), 0, -1):
         chosen = best[:count]
         if _lasting(chosen, _stretched(chosen, 1.0), jobs) <= seconds:
             return _with_seeds(chosen, _longest_in(chosen, jobs, seconds), jobs, seconds)
-    more = [(e, min(e.longest, math.floor(seconds / e.seconds_per_epoch))) for e in best[:jobs]]
+    as_searched = [e for e in best if e.augment is None][:jobs]
+    more = [(e, min(e.longest, math.floor(seconds / e.seconds_per_epoch))) for e in as_searched]
     return [Final(e.number, epochs, is_fresh=False) for e, epochs in more if epochs > 0]
 
 
@@ -151,8 +157,9 @@ def _with_seeds(
     before other seeds. Where they do not, longer trainings are the better use of it
     (benchmarks/README.md, "Taught by other nets").
     """
-    plan = [Final(e.number, n) for e, n in zip(entrants, epochs, strict=True)]
-    each = [e.seconds_per_epoch * n for e, n in zip(entrants, epochs, strict=True)]
+    pairs = list(zip(entrants, epochs, strict=True))
+    plan = [Final(e.number, n, augment=e.augment) for e, n in pairs]
+    each = [e.seconds_per_epoch * n for e, n in pairs]
     lasting, lesson = list(each), _lesson_seconds(entrants, epochs)
     seconds -= lesson if makespan(lasting, jobs) + lesson <= seconds else 0.0
     for seed in range(1, MOST_SEEDS):

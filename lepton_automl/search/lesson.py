@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lepton_automl.search.finals import LEAST_TEACHERS, Final, planned
 from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.strategy import augment_of
 from lepton_automl.search.trials import Trials, parsed
 
 LESSON = "lesson"
@@ -45,7 +46,8 @@ def lesson_for(
     if number not in best or len(best) < LEAST_TEACHERS:
         return None
     epochs = next(final.epochs for final in finals if final.number == number)
-    return Final(number, epochs, teachers=tuple(f"{n}-{rung}" for n, (_, rung) in best.items()))
+    teachers = tuple(f"{n}-{rung}" for n, (_, rung) in best.items())
+    return Final(number, epochs, teachers=teachers, augment=augment_of(best[number][1]))
 
 
 def told(lesson: Final) -> str:

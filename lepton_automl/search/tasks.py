@@ -15,6 +15,7 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.search.plan import work_of
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
+from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.task import Task
 from lepton_automl.search.trials import Candidate, Trials, parsed
 from lepton_automl.search.work import SearchWork
@@ -102,8 +103,9 @@ class Tasks:
         seed = self._work.seed
         each = [(epochs, seed_of(seed, candidate.number, label))]
         task = self._task(candidate, label, each, before="none")
+        recipe = recipe_of(candidate.recipe, label).to_json()
         weights = seed_of(seed, candidate.number, f"{label} weights")
-        task = dataclasses.replace(task, start="", seed=weights)
+        task = dataclasses.replace(task, start="", seed=weights, recipe=recipe)
         folders = tuple(str(self.checkpoint(*parsed(key))) for key in teachers)
         work = self.work(candidate.number, epochs, teachers)
         return dataclasses.replace(task, teachers=folders, work=work)

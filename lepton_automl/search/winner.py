@@ -23,6 +23,7 @@ from lepton_automl.search.latencies import last_reference_ms
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.remaking import missing
+from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import WINNER, Trials, read_trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
@@ -143,7 +144,7 @@ class Winners:
             (self._folder / RECIPE).unlink(missing_ok=True)
         metrics = {"validation_accuracy": score.accuracy, "epochs": float(score.epochs)}
         dataclasses.replace(model, metrics=metrics).save(self._folder)
-        recipe = self._trials.candidates[number].recipe
+        recipe = recipe_of(self._trials.candidates[number].recipe, score.rung)
         recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
         durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
 

@@ -1,0 +1,75 @@
+"""Entrants: who is worth a last training when the search ends, and how it may differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from lepton_automl.parallel import gain
+from lepton_automl.pick import Option, early, finalists
+from lepton_automl.search.finals import FINALISTS, Entrant
+from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
+from lepton_automl.search.strategy import stronger
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Trials
+from lepton_automl.search.warm_start import is_at, recorded
+from lepton_automl.search.work import SearchWork
+
+
+class Entrants:
+    """Chooses them from what the search has found.
+
+    Parameters
+    ----------
+    work : SearchWork
+        Goal and space.
+    tasks : Tasks
+        Knows the data.
+    trials : Trials
+        What is known.
+    clock : Clock
+        How fast each candidate is trained, and the time left.
+    """
+
+    def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials, clock: Clock) -> None:
+        self._work, self._tasks, self._trials, self._clock = work, tasks, trials, clock
+
+    def of(self, options: Sequence[Option]) -> list[Entrant]:
+        """At most `FINALISTS`, the best first; with stronger changes of pictures it comes again."""
+        chosen = self._finalists(self._distinct(options))
+        entrants = [self._entrant(option.number) for option in chosen]
+        for first in entrants[:1]:
+            recipe = self._trials.candidates[first.number].recipe
+            if (augment := stronger(recipe, self._work.space)) is not None:
+                entrants.insert(1, dataclasses.replace(first, augment=augment))
+        return entrants[:FINALISTS]
+
+    def _distinct(self, options: Sequence[Option]) -> list[Option]:
+        """Of each architecture the most accurate: others would hardly be another choice."""
+        best: dict[str, Option] = {}
+        for option in sorted(options, key=lambda o: (-o.accuracy, o.number)):
+            best.setdefault(self._trials.candidates[option.number].arch.hash, option)
+        return sorted(best.values(), key=lambda o: o.number)
+
+    def _finalists(self, options: Sequence[Option]) -> list[Option]:
+        plan = self._trials.plan
+        if plan is None or not plan.is_scarce:
+            return finalists(options, self._work.goal, FINALISTS)
+        points = recorded(self._work.ledger).begins_with(self._work.space.candidates)
+        params = {o.number: self._trials.candidates[o.number].params for o in options}
+        known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
+        growth = {o.number: self._growth(o.number) for o in options}
+        return early(known_good or options, self._work.limits, growth, FINALISTS)
+
+    def _growth(self, number: int) -> float:
+        """How many times as many passes it will have had."""
+        entrant = self._entrant(number)
+        more = min(entrant.own, self._clock.left() / entrant.seconds_per_epoch)
+        return 1 + more / self._trials.searched(number).epochs
+
+    def _entrant(self, number: int) -> Entrant:
+        candidate = self._trials.candidates[number]
+        work = work_of(candidate.cost.macs, self._tasks.samples, 1)
+        seconds = self._clock.seconds(work, number) - TASK_SECONDS
+        epoch = seconds / gain(self._work.final_jobs)
+        return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
