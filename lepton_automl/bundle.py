@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lepton_automl import __version__, durable, onnxfile
+from lepton_automl.about import About
 from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.dataset import Dataset, LabelledFiles
 from lepton_automl.exporters.onnx import float_model, int8_model
-from lepton_automl.latency_model import LatencyModel, from_document
+from lepton_automl.latency_model import LatencyModel
 from lepton_automl.manifest import (
     ABOUT,
     ARCHS,
@@ -40,43 +38,6 @@ from lepton_automl.targets import Target
 from lepton_automl.verdict import Verdict
 
 GOLDEN_SAMPLES = 16
-
-
-@dataclass(frozen=True)
-class About:
-    """What the files of a bundle cannot say themselves; `about.json`."""
-
-    lepton: str
-    """Version that wrote the bundle."""
-    data: str
-    data_fingerprint: str
-    class_names: tuple[str, ...]
-    input: tuple[int, int, int]
-    """Height, width, channels."""
-    target: str
-    prefer: str
-    limits: Limits
-    latency: LatencyModel | None = None
-    """What tells latencies of the device the files are for; None: the machine that verifies."""
-    confirmed: tuple[Confirmed, ...] = ()
-    """The search's few best after their last trainings."""
-    balanced: bool = False
-    """Every class counts alike in accuracies and drops."""
-
-    def to_json(self) -> str:
-        """Indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> About:
-        """Read what `to_json` wrote."""
-        body = json.loads(text)
-        body["limits"] = Limits(**body["limits"])
-        body["confirmed"] = tuple(Confirmed.from_dict(c) for c in body.get("confirmed", ()))
-        if body.get("latency") is not None:
-            body["latency"] = from_document(body["latency"])
-        body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
-        return cls(**body)
 
 
 def write_bundle(
@@ -154,6 +115,22 @@ def write_bundle(
     return _write_all(folder, files | _golden(files, validation))
 
 
+def write_foreign(
+    folder: Path, about: About, models: Mapping[str, bytes], validation: LabelledFiles
+) -> Digests:
+    """`write_bundle` for a model made elsewhere, from its files.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    _unseal(folder)
+    labels = "\n".join(" ".join(name.split()) for name in about.class_names) + "\n"
+    texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode()}
+    return _write_all(folder, {**models, **texts, **_golden(models, validation)})
+
+
 def _unseal(folder: Path) -> None:
     with durable.writable(folder):
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -207,21 +184,6 @@ def seal(
         },
     }
     return durable.write_json(folder / MANIFEST, manifest)
-
-
-def read_about(folder: Path) -> About:
-    """What `about.json` says.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read.
-    """
-    path = folder / ABOUT
-    try:
-        return About.from_json(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise unusable(path, error) from error
 
 
 def read_verdict(folder: Path) -> Verdict:

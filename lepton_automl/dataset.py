@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +158,16 @@ class Dataset:
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
         # Pictures of one grey all over have no deviation; one step is the least there is.
         return Preprocessing(round(mean), float(np.float32(1 / max(variance**0.5, 1.0))))
+
+    def fed_to(self, class_names: Sequence[str], channels: int) -> Dataset:
+        """The same pictures for a net with its own order of the same classes, and channels."""
+        if (self.class_names, self.channels) == (tuple(class_names), channels):
+            return self
+        place = np.array([class_names.index(name) for name in self.class_names], np.int64)
+        train, validation, test = (
+            dataclasses.replace(part, labels=place[part.labels]) for part in self.parts
+        )
+        return Dataset(self.name, tuple(class_names), channels, self.size, train, validation, test)
 
     def files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
         """A part decoded into `cache`, once: files already there are given back.

@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> tuple[Digests, Precision]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unusable(path, error) from error
-    missing = {*MODELS, *ARCHS.values(), ABOUT} - set(digests)
+    missing = {*MODELS, ABOUT} - set(digests)
     if missing or primary not in ("int8", "float"):
         raise unusable(path, f"it does not list {', '.join(sorted(missing)) or 'what ships'}")
     return digests, "int8" if primary == "int8" else "float"

@@ -10,11 +10,13 @@ import onnx
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from lepton_automl import bundle, fusion, onnxfile
+from lepton_automl.about import read_about
 from lepton_automl.arch import Arch
 from lepton_automl.cost import Cost, Stopwatch, file_cost
 from lepton_automl.judging import Evidence
 from lepton_automl.latency_model import LatencyModel
 from lepton_automl.manifest import INT8
+from lepton_automl.onnx_cost import onnx_cost
 from lepton_automl.verdict import Elsewhere, Figures
 
 ROUNDS = 15
@@ -77,13 +79,20 @@ def figures(
     latencies = watch.measure(files, rounds=ROUNDS, seconds=SECONDS)
     found = {}
     for name, file in files.items():
-        arch = bundle.read_arch(folder, name)
-        static = file_cost(arch, file, value_bytes=1 if name == INT8 else 4)
+        static = _static(folder, name, file)
         timed = static.timed(latencies[name], quiet)
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
         if model is not None and name == INT8:
+            arch = bundle.read_arch(folder, name)
             found[name] = dataclasses.replace(found[name], elsewhere=_told(arch, model))
     return found
+
+
+def _static(folder: Path, name: str, file: bytes) -> Cost:
+    value_bytes = 1 if name == INT8 else 4
+    if read_about(folder).origin == "foreign":
+        return onnx_cost(file, value_bytes)
+    return file_cost(bundle.read_arch(folder, name), file, value_bytes)
 
 
 def _told(arch: Arch, model: LatencyModel) -> Elsewhere:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from lepton_automl import wording as w
-from lepton_automl.bundle import About
+from lepton_automl.about import About
 from lepton_automl.confirmed import summary
 from lepton_automl.verdict import Figures, Verdict
 
@@ -55,7 +55,7 @@ def card(verdict: Verdict, about: About) -> str:
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
     return "\n".join(
-        [*filter(None, sections), _chosen(about), _how(verdict), _use(verdict, about), FILES]
+        [*filter(None, sections), _made(about), _how(verdict), _use(verdict, about), FILES]
     )
 
 
@@ -136,7 +136,9 @@ def _drops(verdict: Verdict) -> str:
     return _table((title, ""), rows) if rows else ""
 
 
-def _chosen(about: About) -> str:
+def _made(about: About) -> str:
+    if about.notes:
+        return "## How it was made\n\n" + "\n".join(f"- {note}" for note in about.notes) + "\n"
     if not about.confirmed:
         return ""
     head = ("trial", *w.CONFIRMED_COLUMNS)

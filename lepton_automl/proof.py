@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_automl import bundle, manifest
+from lepton_automl.about import read_about
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.dataset import Dataset, open_dataset
 from lepton_automl.errors import DataError
@@ -84,10 +85,10 @@ def prove_again(
         If there is no finished artifact or no data to judge it on.
     """
     folder = locate_artifact(artifact)
-    shape = bundle.read_about(folder).input
+    shape = read_about(folder).input
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
-        request = _request(folder, dataset, shape, Path(cache))
+        request = request_for(folder, dataset, shape, Path(cache))
         verdict = verify_in_fresh_process(
             dataclasses.replace(request, openings=_openings(folder, request.fingerprint))
         )
@@ -97,7 +98,7 @@ def prove_again(
 def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int]) -> Outcome:
     """Log the opening, verify in a fresh process, add card, verdict and manifest."""
     folder, dataset = session.folder.artifact, session.dataset
-    request = _request(folder, dataset, shape, session.folder.cache)
+    request = request_for(folder, dataset, shape, session.folder.cache)
     opened_on = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
     session.tell("verify", f"{len(dataset.test)} test pictures, in a fresh process")
     verdict = verify_in_fresh_process(
@@ -106,7 +107,7 @@ def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int
         )
     )
     predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
-    text = card(verdict, bundle.read_about(folder))
+    text = card(verdict, read_about(folder))
     bundle.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
     return Outcome(folder, verdict)
 
@@ -116,7 +117,10 @@ def _quiet(session: Session) -> float | None:
     return Timing(session.ledger).reference_ms() if session.is_timed else None
 
 
-def _request(folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path) -> Request:
+def request_for(
+    folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path
+) -> Request:
+    """What verification of an artifact on the test part of `dataset` is asked."""
     files = dataset.files("test", shape[:2], cache)
     groups = dataset.test.groups
     return Request(
@@ -129,7 +133,7 @@ def _request(folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache:
 
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
-    about = bundle.read_about(folder)
+    about = read_about(folder)
     seed, skip_corrupt = 0, False
     if data is None:
         try:
@@ -143,13 +147,13 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
         data, seed, skip_corrupt = definition.data, definition.seed, definition.skip_corrupt
         test = test or (Path(definition.test) if definition.test else None)
     dataset = open_dataset(data, test=test, seed=seed, skip_corrupt=skip_corrupt, emit=emit)
-    if dataset.class_names != about.class_names:
+    if set(dataset.class_names) != set(about.class_names):
         raise DataError(
             f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "
             f"{', '.join(about.class_names)}",
             fix="give data with the same classes",
         )
-    return dataset
+    return dataset.fed_to(about.class_names, about.input[2])
 
 
 def _openings(folder: Path, fingerprint: str) -> int:

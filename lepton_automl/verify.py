@@ -19,11 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from lepton_automl import bundle, errors, judging, manifest, onnxfile, targets
+from lepton_automl.about import About, read_about
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, LeptonError, MachineError
+from lepton_automl.golden import golden_differences, golden_problems
 from lepton_automl.judging import Evidence
 from lepton_automl.machine import Machine, this_machine
-from lepton_automl.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8, MODELS, REFERENCE
+from lepton_automl.manifest import FLOAT, GOLDEN, INT8, MODELS, REFERENCE
 from lepton_automl.measuring import figures, file_problems
 from lepton_automl.parity import parity
 from lepton_automl.verdict import Parity, Precision, Verdict, overall
@@ -205,7 +207,7 @@ def _judged(
     digests: Mapping[str, str],
     primary: Precision | None,
 ) -> Verdict:
-    about = bundle.read_about(request.folder)
+    about = read_about(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
     pixels, evidence = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
@@ -218,9 +220,13 @@ def _judged(
         "int8_against_float": judging.paired(evidence[FLOAT], evidence[INT8]),
     }
     judged = judging.judge(limits, found[main_file], evidence[main_file], evidence[REFERENCE])
-    same = _parity(request.folder, files, pixels)
     machine = this_machine()
-    problems = () if same.holds else saturation(about.target, machine)
+    same: Parity | None = None
+    if about.origin == "foreign":
+        problems = tuple(golden_problems(request.folder, files))
+    else:
+        same = _parity(request.folder, files, pixels)
+        problems = () if same.holds else saturation(about.target, machine)
     return Verdict(
         status=overall(judged, problems, same),
         primary=primary,
@@ -241,7 +247,7 @@ def _judged(
 
 
 def _evidence(
-    request: Request, about: bundle.About, files: Mapping[str, bytes]
+    request: Request, about: About, files: Mapping[str, bytes]
 ) -> tuple[np.ndarray, dict[str, Evidence]]:
     """The test pictures, and which of them each file gets right."""
     pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)
@@ -263,12 +269,7 @@ def _evidence(
 
 
 def _parity(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
-    golden = bundle.read_array(folder, GOLDEN)
-    apart = {}
-    for precision, name in (("int8", INT8), ("float", FLOAT)):
-        answers = onnxfile.probabilities(onnxfile.session(files[name]), golden)
-        stored = bundle.read_array(folder, GOLDEN_ANSWERS[name])
-        apart[precision] = float(np.abs(answers - stored).max(initial=0.0))
+    golden, apart = bundle.read_array(folder, GOLDEN), golden_differences(folder, files)
     chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)
     samples = np.concatenate([golden, pixels[chosen]])
     return parity(files[INT8], files[FLOAT], samples, apart)

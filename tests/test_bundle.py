@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from lepton_automl import bundle, durable, targets
+from lepton_automl.about import About, read_about
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
 from lepton_automl.latency_model import estimate
@@ -128,11 +129,11 @@ def test_classes_take_turns_among_the_golden_samples():
 
 
 def test_what_the_bundle_says_of_itself_is_read_back(folder):
-    about = bundle.read_about(folder)
+    about = read_about(folder)
     assert about.class_names == CLASSES
     assert about.input == (8, 8, 3)
     assert about.limits == Limits(max_drop=0.5)
-    assert about == bundle.About.from_json(about.to_json())
+    assert about == About.from_json(about.to_json())
 
 
 def test_the_verdict_and_the_reference_predictions_are_read_back(folder):
@@ -155,7 +156,7 @@ def test_the_same_models_give_the_same_bytes(original, tmp_path):
 def test_a_damaged_document_is_named(folder, name):
     (folder / name).write_text("{}")
     with pytest.raises(DataError):
-        (bundle.read_about if name == "about.json" else bundle.read_verdict)(folder)
+        (read_about if name == "about.json" else bundle.read_verdict)(folder)
 
 
 def test_a_damaged_array_is_named(folder):
@@ -165,7 +166,7 @@ def test_a_damaged_array_is_named(folder):
 
 
 def test_what_tells_latencies_elsewhere_is_read_back(folder):
-    about = bundle.read_about(folder)
+    about = read_about(folder)
     assert about.latency is None
     told = dataclasses.replace(about, latency=estimate(targets.load("arm64")))
-    assert bundle.About.from_json(told.to_json()) == told
+    assert About.from_json(told.to_json()) == told

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lepton_automl.bundle import About
+from lepton_automl.about import About
 from lepton_automl.config import Limits
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.model_card import card

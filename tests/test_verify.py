@@ -16,6 +16,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lepton_automl import bundle, targets
+from lepton_automl.about import read_about
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
 from lepton_automl.latency_model import estimate
@@ -288,7 +289,7 @@ def test_a_processor_that_saturates_is_told_where_the_target_allows_all_8_bits(
 
 
 def test_on_another_device_the_told_latency_is_judged_not_the_one_here(request_, monkeypatch):
-    about = bundle.read_about(request_.folder)
+    about = read_about(request_.folder)
     model = estimate(targets.load("cortex-m"))
     monkeypatch.setattr(bundle, "read_about", lambda _: dataclasses.replace(about, latency=model))
     found = verify(dataclasses.replace(request_, limits=Limits(max_latency_ms=1000.0)))

@@ -1,23 +1,93 @@
-"""`lepton compress`: prune, recover and quantize the winner of a search."""
+"""`lepton compress`: make the winner of a search, or any float ONNX classifier, smaller."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from lepton_automl.commands import options as o
 from lepton_automl.config import seconds
+from lepton_automl.errors import ConfigError
+
+Source = Annotated[
+    Path, typer.Argument(help="A run, or with --data a float ONNX classifier of yours.")
+]
+Pictures = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="For a model of yours: pictures it knows, best ones it was not trained on."
+    ),
+]
+Preprocessing = Annotated[
+    Path | None,
+    typer.Option(
+        "--preprocessing",
+        help="TOML or JSON with scale, mean, std and order: how the model wants its pixels.",
+    ),
+]
 
 
 def compress(
-    run: o.Run,
+    source: Source,
+    data: Pictures = None,
+    test: o.Test = None,
+    preprocessing: Preprocessing = None,
+    out: o.Out = None,
+    max_latency_ms: o.MaxLatency = None,
+    max_size_kb: o.MaxSize = None,
+    max_macs: o.MaxMacs = None,
+    max_ram_kb: o.MaxRam = None,
+    min_accuracy: o.MinAccuracy = None,
+    max_drop: o.MaxDrop = None,
+    prefer: o.PreferName = "size",
+    target: o.TargetName = "x86-any",
+    seed: o.Seed = 0,
+    skip_corrupt: o.SkipCorrupt = False,
     budget: o.Budget = None,
     jobs: o.Jobs = None,
     device: o.Device = "auto",
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Prune, recover and quantize the best net of RUN.
+    """Prune, recover and quantize the best net of a run, or quantize a model made elsewhere.
 
-    Every accepted step is kept; the same command again goes on after the last one.
+    Of a run every accepted step is kept; the same command again goes on after the last one. A model
+    of yours is quantized so that it keeps its accuracy, with a few layers in float if need be, and
+    its written file is proven on the test part.
     """
+    limits = o.limits(max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop)
+    stated = {
+        "--test": test, "--preprocessing": preprocessing, "--out": out, "--seed": seed,
+        "--skip-corrupt": skip_corrupt, "a limit": limits.stated,
+        "--prefer": prefer != "size", "--target": target != "x86-any",
+    }  # fmt: skip
+    if data is None:
+        _check_no_effect(stated, "a run knows it already; for a model of yours give --data as well")
+        _compress_run(source, budget, jobs, device, quiet=quiet, json=json)
+        return
+    _check_no_effect(
+        {"--budget": budget, "--jobs": jobs, "--device": device != "auto"},
+        "a model of yours is not trained, so it takes minutes on one core: leave it out",
+    )
+    from lepton_automl import report  # torch is slow to import; --help must not wait
+    from lepton_automl.foreign.compressing import Order, compress_model
+
+    folder = out or Path("runs", f"{source.stem}-int8")
+    order = Order(
+        source, data, folder, test, preprocessing, limits, o.preference(prefer), target, seed,
+        skip_corrupt,
+    )  # fmt: skip
+    with report.screen(quiet=quiet) as emit:
+        outcome = compress_model(order, emit=emit)
+    report.show_verdict(outcome, json=json)
+
+
+def _compress_run(
+    run: Path, budget: str | None, jobs: int | None, device: str, *, quiet: bool, json: bool
+) -> None:
     from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
     from lepton_automl.run_folder import configured, locate
 
@@ -31,3 +101,9 @@ def compress(
     with report.screen(quiet=quiet) as emit:
         steps = pipeline.compress(config, emit=emit)
     report.show_compression(steps, json=json)
+
+
+def _check_no_effect(stated: Mapping[str, object], fix: str) -> None:
+    for name, value in stated.items():
+        if value:
+            raise ConfigError(f"{name} has no effect here", fix=fix)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lepton_automl.config import Limits, RunConfig, seconds
+from lepton_automl.config import Limits, Prefer, RunConfig, seconds
 from lepton_automl.errors import ConfigError
 from lepton_automl.run_folder import default_out
 
@@ -225,6 +225,20 @@ def names(given: list[str] | None) -> tuple[str, ...]:
     """Names from an option that may be repeated and may hold commas, each once."""
     split = [name.strip() for text in given or [] for name in text.split(",")]
     return tuple(dict.fromkeys(name for name in split if name))
+
+
+def preference(text: str) -> Prefer:
+    """What --prefer says.
+
+    Raises
+    ------
+    ConfigError
+        If it is not known.
+    """
+    match text:
+        case "size" | "latency":
+            return text
+    raise ConfigError(f"--prefer {text!r} is not known", fix="choose one of: latency, size")
 
 
 def per_gpu(text: str | None) -> int | None:

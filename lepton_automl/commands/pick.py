@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lepton_automl.commands import options as o
-from lepton_automl.config import Prefer, seconds
+from lepton_automl.config import seconds
 from lepton_automl.errors import ConfigError
 
 Out = Annotated[
@@ -52,7 +52,7 @@ def pick(
             f"--{'out' if out else 'budget'} has no effect: nothing is to be picked",
             fix="state a limit or --prefer, or leave it out to list the front",
         )
-    chosen = _known(prefer)
+    chosen = None if prefer is None else o.preference(prefer)
     from lepton_automl import picking, report  # torch is slow to import; --help must not wait
     from lepton_automl.front import read_front
     from lepton_automl.run_folder import configured, locate
@@ -72,10 +72,3 @@ def pick(
         picked = picking.pick(config, wanted, emit=emit)
     report.show_pick(picked, json=json)
     raise typer.Exit(picked.outcome.verdict.exit_code)
-
-
-def _known(prefer: str | None) -> Prefer | None:
-    match prefer:
-        case None | "size" | "latency":
-            return prefer
-    raise ConfigError(f"--prefer {prefer!r} is not known", fix="choose one of: latency, size")

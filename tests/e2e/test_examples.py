@@ -78,7 +78,7 @@ def test_it_answers_as_lepton_predict_does(model, tmp_path):
 
 
 def test_the_code_in_the_model_card_runs(model, tmp_path):
-    from lepton_automl.bundle import read_about
+    from lepton_automl.about import read_about
     from lepton_automl.model_card import card
     from tests.verdicts import verdict
 

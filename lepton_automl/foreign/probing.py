@@ -1,0 +1,118 @@
+"""Probing: an unknown model is first opened in a process of its own, so that only that can die."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lepton_automl import durable, errors
+from lepton_automl.errors import DataError, LeptonError
+from lepton_automl.foreign import Foreign
+from lepton_automl.foreign.preparing import labels_in, preparation
+from lepton_automl.foreign.reading import read, signature
+from lepton_automl.foreign.wrapping import wrapped
+
+PROGRAM = (
+    "from lepton_automl.lifeline import hold; hold(); "
+    "from lepton_automl.foreign.probing import main; main()"
+)
+
+
+def probed(
+    path: Path, preprocessing: Path | None, class_names: Sequence[str], out: Path
+) -> Foreign:
+    """The model in our form, its file also in `out`.
+
+    Parameters
+    ----------
+    path : Path
+        An ONNX file nobody vouches for.
+    preprocessing : Path, optional
+        Says how its pictures are prepared.
+    class_names : sequence of str
+        Of the data; a model that names its own classes must have the same.
+    out : Path
+        Where the float file is written.
+
+    Raises
+    ------
+    DataError, ConfigError
+        Why the model is refused.
+    """
+    request = {
+        "path": str(path),
+        "preprocessing": None if preprocessing is None else str(preprocessing),
+        "class_names": list(class_names),
+        "out": str(out),
+    }
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    child = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(os.getpid())],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+    if child.returncode < 0:
+        raise DataError(
+            f"{path} ended the process that opened it by signal {-child.returncode}",
+            fix="give a sound ONNX file",
+        )
+    if child.returncode:
+        raise RuntimeError(f"opening {path} failed:\n{child.stderr}")
+    answer = json.loads(child.stdout)
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
+    names = {name: tuple(answer[name]) for name in ("shape", "class_names", "kept_float")}
+    return Foreign(out.read_bytes(), seen_as=answer["seen_as"], **names)
+
+
+def main() -> None:
+    """Answer one request; what a user can put right is answered, not raised."""
+    request = json.loads(sys.stdin.read())
+    try:
+        answer = _opened(**request)
+    except LeptonError as error:
+        answer = {"error": type(error).__name__, "what": error.what, "fix": error.fix}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _opened(
+    path: str, preprocessing: str | None, class_names: Sequence[str], out: str
+) -> dict[str, object]:
+    file = Path(path)
+    model = read(file)
+    seen = signature(file, model)
+    given = None if preprocessing is None else Path(preprocessing)
+    names = _names(file, labels_in(model), class_names, seen.classes)
+    found = wrapped(file, model, seen, preparation(file, model, seen, given), names)
+    durable.write(Path(out), found.file)
+    return {**dataclasses.asdict(found), "file": None}
+
+
+def _names(
+    path: Path, own: Sequence[str] | None, wanted: Sequence[str], classes: int
+) -> tuple[str, ...]:
+    """Class names in the order of the outputs."""
+    if len(wanted) != classes:
+        raise DataError(
+            f"{path} tells {classes} classes apart, the data have {len(wanted)}: "
+            f"{', '.join(wanted[:5])}{', ...' if len(wanted) > 5 else ''}",
+            fix="give data with one folder for each class of the model",
+        )
+    if own is None or len(own) != classes:
+        return tuple(wanted)
+    if set(own) != set(wanted):
+        strange = sorted(set(own) - set(wanted))
+        raise DataError(
+            f"{path} knows classes that the data do not have: {', '.join(strange[:5])}",
+            fix="name the folders of the data as the model names its classes",
+        )
+    return tuple(own)

@@ -1,0 +1,103 @@
+"""Repair: where int8 loses too much, the layers that cost most stay float, as few as will do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from lepton_automl.compress.scoring import divergence
+from lepton_automl.foreign.quantizing import Quantized, answers, quantized
+from lepton_automl.onnx_cost import WEIGHTED
+
+JUDGED = 128
+"""Training pictures by which layers are ranked."""
+
+Holds = Callable[[bytes], bool]
+Tell = Callable[[str, float], None]
+"""Told what is tried and how far, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Some layers in float, and what came of it."""
+
+    nodes: tuple[str, ...]
+    made: Quantized
+    holds: bool
+
+
+def ranked_layers(
+    made: Quantized, pixels: NDArray[np.uint8], weight_limit: int, tell: Tell
+) -> list[tuple[str, float]]:
+    """Layers and how much nearer the answers come with each alone in float, the most first.
+
+    Parameters
+    ----------
+    made : Quantized
+        All in int8.
+    pixels : uint8 array (N, H, W, C)
+        Training pictures.
+    weight_limit : int
+        Largest weight, 1 to 127.
+    tell : callable
+        Told of each layer.
+    """
+    wanted = answers(made.source.file, pixels[:JUDGED])
+    before = divergence(wanted, answers(made.file, pixels[:JUDGED]))
+    layers = [
+        node.name
+        for node in ModelProto.FromString(made.source.file).graph.node
+        if node.op_type in WEIGHTED and node.name
+    ]
+    gains = []
+    for place, name in enumerate(layers):
+        tell(f"how much int8 costs in {name}", place / len(layers))
+        file = _with_float(made, [name], pixels, weight_limit).file
+        gains.append((name, before - divergence(wanted, answers(file, pixels[:JUDGED]))))
+    return sorted(gains, key=lambda pair: -pair[1])
+
+
+def repaired(
+    made: Quantized,
+    pixels: NDArray[np.uint8],
+    weight_limit: int,
+    holds: Holds,
+    tell: Tell,
+) -> list[Fix]:
+    """What was tried until `holds`, the last one the best: 1, 2, 4, ... of the dearest layers.
+
+    Then as few as still hold. Where nothing holds, all layers end in float.
+    """
+    layers = [name for name, _ in ranked_layers(made, pixels, weight_limit, tell)]
+    tried: dict[int, Fix] = {}
+
+    def attempt(count: int) -> bool:
+        tell(f"{count} of {len(layers)} layers in float", count / len(layers))
+        new = _with_float(made, layers[:count], pixels, weight_limit)
+        tried[count] = Fix(new.kept_float, new, holds(new.file))
+        return tried[count].holds
+
+    low, high = 0, 1
+    while high < len(layers) and not attempt(high):
+        low, high = high, 2 * high
+    high = min(high, len(layers))
+    if high not in tried:
+        attempt(high)
+    while tried[high].holds and high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if attempt(middle) else (middle, high)
+    order = [fix for count, fix in tried.items() if count != high]
+    return [*order, tried[high]]
+
+
+def _with_float(
+    made: Quantized, nodes: Sequence[str], pixels: NDArray[np.uint8], weight_limit: int
+) -> Quantized:
+    file = quantized(made.source, pixels, weight_limit, averages=made.averages, kept_float=nodes)
+    apart = divergence(answers(made.source.file, pixels), answers(file, pixels))
+    return dataclasses.replace(made, file=file, divergence=apart, kept_float=tuple(nodes))
