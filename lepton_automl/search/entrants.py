@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from lepton_automl.compress.plan import subset
+from lepton_automl.dataset import labelled
+from lepton_automl.evaluate import accuracy
+from lepton_automl.model import Model
 from lepton_automl.parallel import gain
 from lepton_automl.pick import Option, early, finalists
 from lepton_automl.search.finals import FINALISTS, Entrant
@@ -14,6 +18,13 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.warm_start import is_at, recorded
 from lepton_automl.search.work import SearchWork
+
+MEMORISED = 0.5
+"""Where a net errs on training pictures less than so many times as often as on validation ones,
+longer training makes it worse, unless they are changed more (benchmarks/README.md, "Stronger
+changes at the end")."""
+JUDGED = 2000
+"""Training pictures this is judged by."""
 
 
 class Entrants:
@@ -35,14 +46,33 @@ class Entrants:
         self._work, self._tasks, self._trials, self._clock = work, tasks, trials, clock
 
     def of(self, options: Sequence[Option]) -> list[Entrant]:
-        """At most `FINALISTS`, the best first; with stronger changes of pictures it comes again."""
+        """At most `FINALISTS`, the best first; trained otherwise it comes a second time."""
         chosen = self._finalists(self._distinct(options))
-        entrants = [self._entrant(option.number) for option in chosen]
-        for first in entrants[:1]:
-            recipe = self._trials.candidates[first.number].recipe
-            if (augment := stronger(recipe, self._work.space)) is not None:
-                entrants.insert(1, dataclasses.replace(first, augment=augment))
+        pairs = [self._strategies(option.number) for option in chosen]
+        entrants = [pair[0] for pair in pairs]
+        entrants[1:1] = [other for pair in pairs[:1] for other in pair[1:]]
         return entrants[:FINALISTS]
+
+    def _strategies(self, number: int) -> list[Entrant]:
+        """A candidate as its recipe says and with stronger changes, the better choice first."""
+        own = self._entrant(number)
+        augment = stronger(self._trials.candidates[number].recipe, self._work.space)
+        if augment is None:
+            return [own]
+        both = [own, dataclasses.replace(own, augment=augment)]
+        return both[::-1] if self._memorises(number) else both
+
+    def _memorises(self, number: int) -> bool:
+        """Whether its net knows training pictures much better than others, though changed ones."""
+        score = self._trials.searched(number)
+        checkpoint = self._tasks.checkpoint(number, score.rung)
+        if not self._tasks.is_whole(checkpoint):
+            return False
+        model = Model.load(checkpoint)
+        files = self._work.dataset.files("train", model.arch.input[:2], self._work.cache)
+        some = subset(labelled(files), JUDGED, self._work.seed)
+        right = accuracy(model, some, device=self._work.device)
+        return bool(1 - right.mean() < MEMORISED * (1 - score.accuracy))
 
     def _distinct(self, options: Sequence[Option]) -> list[Option]:
         """Of each architecture the most accurate: others would hardly be another choice."""

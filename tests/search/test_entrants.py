@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lepton_automl.pick import Option
+from lepton_automl.search import entrants
 from lepton_automl.search.entrants import Entrants
 from lepton_automl.search.finals import FINALISTS, Entrant
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.work import SearchWork
+from lepton_automl.train import fresh
 from tests.searching import SPACE, candidate, score, small_space, work
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
@@ -26,25 +29,38 @@ def chosen(job: SearchWork, right: dict[int, int], nets: dict[int, int]) -> list
         trials.add(replace(candidate(nets[number]), number=number))
         trials.score(number, score("0", each, epochs=9))
     options = [Option(n, np.arange(200) < k, trials.candidates[n].cost) for n, k in right.items()]
-    entrants = Entrants(job, Tasks(job, trials), trials, ENDLESS).of(options)
+    found = Entrants(job, Tasks(job, trials), trials, ENDLESS).of(options)
     job.ledger.close()
-    return entrants
+    return found
 
 
 def test_of_one_architecture_only_the_best_candidate_enters(tmp_path: Path) -> None:
     job = work(tmp_path / "run", objectives=("accuracy",))
     nets = {0: 7, 1: 8, 2: 7, 3: 9, 4: 10}
-    entrants = chosen(job, {0: 190, 1: 170, 2: 180, 3: 160, 4: 150}, nets)
-    assert [e.number for e in entrants] == [0, 1, 3]
+    found = chosen(job, {0: 190, 1: 170, 2: 180, 3: 160, 4: 150}, nets)
+    assert [e.number for e in found] == [0, 1, 3]
 
 
 def test_the_first_enters_again_with_stronger_changes_that_the_space_offers(tmp_path: Path) -> None:
     job = work(tmp_path / "run", objectives=("accuracy",))
     job = replace(job, space=small_space(tmp_path, OFFERED))
-    entrants = chosen(job, {0: 170, 1: 190, 2: 180}, {0: 0, 1: 1, 2: 2})
-    assert [(e.number, e.augment) for e in entrants] == [
+    found = chosen(job, {0: 170, 1: 190, 2: 180}, {0: 0, 1: 1, 2: 2})
+    assert [(e.number, e.augment) for e in found] == [
         (1, None),
         (1, 1.0),
         (2, None),
     ]  # A recipe has 0.5.
-    assert len(entrants) == FINALISTS
+    assert len(found) == FINALISTS
+
+
+@pytest.mark.parametrize(("share", "order"), [(0.99, [1.0, None]), (0.96, [None, 1.0])])
+def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, order: list[float | None]
+) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",))
+    job = replace(job, space=small_space(tmp_path, OFFERED))
+    model = fresh(candidate(0).arch, job.dataset.preprocessing((8, 8)), 0)
+    model.save(Tasks(job, Trials()).checkpoint(0, "0"))
+    monkeypatch.setattr(entrants, "accuracy", lambda *a, **k: np.arange(100) < 100 * share)
+    found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
+    assert [e.augment for e in found] == order
