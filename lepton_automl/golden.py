@@ -9,7 +9,11 @@ import numpy as np
 
 from lepton_automl import bundle, onnxfile
 from lepton_automl.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
-from lepton_automl.parity import GOLDEN_TOLERANCE
+from lepton_automl.parity import GOLDEN_TOLERANCE, parity
+from lepton_automl.verdict import Parity
+
+PARITY_SAMPLES = 256
+"""Pictures besides the golden ones."""
 
 
 def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, float]:
@@ -30,3 +34,11 @@ def golden_problems(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         for precision, apart in golden_differences(folder, files).items()
         if apart > GOLDEN_TOLERANCE[precision]
     ]
+
+
+def parity_of(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
+    """The int8 file against exact integer arithmetic, on golden samples and some of `pixels`."""
+    golden, apart = bundle.read_array(folder, GOLDEN), golden_differences(folder, files)
+    chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)
+    samples = np.concatenate([golden, pixels[chosen]])
+    return parity(files[INT8], files[FLOAT], samples, apart)

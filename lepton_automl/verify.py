@@ -18,22 +18,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lepton_automl import bundle, errors, judging, manifest, onnxfile, targets
+from lepton_automl import errors, judging, manifest, onnxfile, targets
 from lepton_automl.about import About, read_about
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, LeptonError, MachineError
-from lepton_automl.golden import golden_differences, golden_problems
+from lepton_automl.golden import golden_problems, parity_of
 from lepton_automl.judging import Evidence
 from lepton_automl.machine import Machine, this_machine
-from lepton_automl.manifest import FLOAT, GOLDEN, INT8, MODELS, REFERENCE
+from lepton_automl.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.measuring import figures, file_problems
-from lepton_automl.parity import parity
 from lepton_automl.verdict import Parity, Precision, Verdict, overall
 
 PROGRAM = (
     "from lepton_automl.lifeline import hold; hold(); from lepton_automl.verify import main; main()"
 )
-PARITY_SAMPLES = 256
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
 OPENING = "opening"
@@ -221,12 +219,7 @@ def _judged(
     }
     judged = judging.judge(limits, found[main_file], evidence[main_file], evidence[REFERENCE])
     machine = this_machine()
-    same: Parity | None = None
-    if about.origin == "foreign":
-        problems = tuple(golden_problems(request.folder, files))
-    else:
-        same = _parity(request.folder, files, pixels)
-        problems = () if same.holds else saturation(about.target, machine)
+    same, problems = _soundness(request.folder, about, files, pixels, machine)
     return Verdict(
         status=overall(judged, problems, same),
         primary=primary,
@@ -244,6 +237,20 @@ def _judged(
         balanced=about.balanced,
         machine=machine,
     )
+
+
+def _soundness(
+    folder: Path,
+    about: About,
+    files: Mapping[str, bytes],
+    pixels: np.ndarray,
+    machine: Machine,
+) -> tuple[Parity | None, tuple[str, ...]]:
+    """Parity, where integers can be told exactly, and what is wrong."""
+    if about.origin == "foreign":
+        return None, tuple(golden_problems(folder, files))
+    same = parity_of(folder, files, pixels)
+    return same, () if same.holds else saturation(about.target, machine)
 
 
 def _evidence(
@@ -266,13 +273,6 @@ def _evidence(
             answers.argmax(1) == labels, groups, labels if about.balanced else None
         )
     return pixels, right
-
-
-def _parity(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
-    golden, apart = bundle.read_array(folder, GOLDEN), golden_differences(folder, files)
-    chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)
-    samples = np.concatenate([golden, pixels[chosen]])
-    return parity(files[INT8], files[FLOAT], samples, apart)
 
 
 def _refused(request: Request, problems: list[str]) -> Verdict:

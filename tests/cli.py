@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from collections.abc import Callable
@@ -63,8 +64,8 @@ class Lepton:
         return Done(code if isinstance(code, int) else 0, *self._capfd.readouterr())
 
     def fake(self, place: str, answer: Any) -> Fake:
-        """Put a fake with this answer in the place of a function of a loaded module."""
+        """Put a fake with this answer in the place of a function of a module."""
         module, name = f"lepton_automl.{place}".rsplit(".", 1)
         stage = Fake(answer)
-        self._monkeypatch.setattr(sys.modules[module], name, stage)
+        self._monkeypatch.setattr(importlib.import_module(module), name, stage)
         return stage

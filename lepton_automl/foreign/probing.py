@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lepton_automl import durable, errors
 from lepton_automl.errors import DataError, LeptonError
@@ -21,6 +22,18 @@ PROGRAM = (
     "from lepton_automl.lifeline import hold; hold(); "
     "from lepton_automl.foreign.probing import main; main()"
 )
+
+
+ODD = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What ONNX's code and ours raise where a file is not what it should be."""
 
 
 def probed(
@@ -67,21 +80,35 @@ def probed(
         )
     if child.returncode:
         raise RuntimeError(f"opening {path} failed:\n{child.stderr}")
-    answer = json.loads(child.stdout)
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
-    names = {name: tuple(answer[name]) for name in ("shape", "class_names", "kept_float")}
-    return Foreign(out.read_bytes(), seen_as=answer["seen_as"], **names)
+    said = json.loads(child.stdout)
+    if "error" in said:
+        raise getattr(errors, said["error"])(said["what"], fix=said["fix"])
+    names = {name: tuple(said[name]) for name in ("shape", "class_names", "kept_float")}
+    return Foreign(out.read_bytes(), seen_as=said["seen_as"], **names)
 
 
 def main() -> None:
-    """Answer one request; what a user can put right is answered, not raised."""
-    request = json.loads(sys.stdin.read())
+    """Answer one request."""
+    sys.stdout.write(json.dumps(answer(json.loads(sys.stdin.read()))))
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `main` answers; what a user can put right is answered, not raised.
+
+    A damaged file may break any rule that ONNX's own code relies on, so whatever that raises is
+    the file's fault; the kind of error is told, for those who know the file to be sound.
+    """
     try:
-        answer = _opened(**request)
+        return _opened(**request)
     except LeptonError as error:
-        answer = {"error": type(error).__name__, "what": error.what, "fix": error.fix}
-    sys.stdout.write(json.dumps(answer))
+        known = error
+    except ODD as error:
+        line = (str(error).strip().splitlines() or [""])[0]
+        known = DataError(
+            f"{request['path']} cannot be used: {type(error).__name__}: {line}",
+            fix="export the model again; if it is sound, please report this",
+        )
+    return {"error": type(known).__name__, "what": known.what, "fix": known.fix}
 
 
 def _opened(

@@ -102,8 +102,9 @@ def quantized(
     *,
     averages: bool = False,
     kept_float: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> bytes:
-    """The int8 file of a wrapped model, some of its nodes left in float."""
+    """The int8 file of a wrapped model, some of its nodes left in float, or all but `only`."""
     more: dict[str, Any] = {"CalibMovingAverage": averages}
     with tempfile.TemporaryDirectory() as folder, _unlogged():
         out = Path(folder) / "int8.onnx"
@@ -118,6 +119,7 @@ def quantized(
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_exclude=[*model.kept_float, *kept_float],
+            nodes_to_quantize=list(only),
             extra_options=more,
         )
         made = ModelProto.FromString(out.read_bytes())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from lepton_automl.compress.scoring import divergence
 from lepton_automl.foreign.quantizing import Quantized, answers, quantized
@@ -34,7 +34,9 @@ class Fix:
 def ranked_layers(
     made: Quantized, pixels: NDArray[np.uint8], weight_limit: int, tell: Tell
 ) -> list[tuple[str, float]]:
-    """Layers and how much nearer the answers come with each alone in float, the most first.
+    """Layers and how far the answers go astray, in nats, with that one alone in int8; most first.
+
+    One alone in float would tell less: what it reads was rounded for its neighbours before.
 
     Parameters
     ----------
@@ -48,18 +50,21 @@ def ranked_layers(
         Told of each layer.
     """
     wanted = answers(made.source.file, pixels[:JUDGED])
-    before = divergence(wanted, answers(made.file, pixels[:JUDGED]))
-    layers = [
-        node.name
-        for node in ModelProto.FromString(made.source.file).graph.node
-        if node.op_type in WEIGHTED and node.name
-    ]
-    gains = []
-    for place, name in enumerate(layers):
-        tell(f"how much int8 costs in {name}", place / len(layers))
-        file = _with_float(made, [name], pixels, weight_limit).file
-        gains.append((name, before - divergence(wanted, answers(file, pixels[:JUDGED]))))
-    return sorted(gains, key=lambda pair: -pair[1])
+    graph = ModelProto.FromString(made.source.file).graph
+    layers = [node for node in graph.node if node.op_type in WEIGHTED and node.name]
+    costs = []
+    for place, layer in enumerate(layers):
+        tell(f"what int8 costs in {layer.name.removeprefix('net/')}", place / len(layers))
+        alone = [layer.name, *_followers(graph, layer)]
+        file = quantized(made.source, pixels, weight_limit, averages=made.averages, only=alone)
+        costs.append((layer.name, divergence(wanted, answers(file, pixels[:JUDGED]))))
+    return sorted(costs, key=lambda pair: -pair[1])
+
+
+def _followers(graph: GraphProto, layer: NodeProto) -> list[str]:
+    """Names of clamps that an integer kernel does in the same go."""
+    readers = [node for node in graph.node if layer.output[0] in node.input]
+    return [node.name for node in readers if node.op_type in ("Relu", "Clip") and node.name]
 
 
 def repaired(

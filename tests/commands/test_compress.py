@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from lepton_automl.proof import Outcome
 from tests.report import rows
+from tests.verdicts import verdict
 
 
 def test_a_run_goes_on_as_it_was_defined_with_what_may_change(lepton, run_folder):
@@ -22,3 +26,29 @@ def test_json_names_the_models_and_every_step(lepton, run_folder):
     body = json.loads(done.out)
     assert (body["reference"], body["int8"]) == (made.reference.digest, made.int8.digest)
     assert [step["name"] for step in body["steps"]] == [rung.name for rung in made.rungs]
+
+
+def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
+    compress = lepton.fake("foreign.compressing.compress_model", Outcome(tmp_path, verdict()))
+    model = tmp_path / "net.onnx"
+    lepton(
+        *("compress", str(model), "--data", "pictures", "--max-drop", "0.5", "--seed", "3"),
+        *("--preprocessing", "a.toml", "--prefer", "latency", "--target", "x86-vnni"),
+    )
+    order = compress.config
+    assert (order.model, order.data, order.seed) == (model, "pictures", 3)
+    assert (order.limits.max_drop, order.prefer, order.target) == (0.5, "latency", "x86-vnni")
+    assert str(order.out) == "runs/net-int8"
+
+
+@pytest.mark.parametrize("option", [("--max-drop", "1"), ("--out", "x"), ("--test", "x")])
+def test_what_a_run_knows_already_has_no_effect(lepton, run_folder, option):
+    done = lepton("compress", str(run_folder), *option)
+    assert done.exit_code == 4
+    assert "has no effect" in done.err
+
+
+def test_what_only_trainings_need_has_no_effect_on_ones_own_model(lepton):
+    done = lepton("compress", "net.onnx", "--data", "pictures", "--budget", "5m")
+    assert done.exit_code == 4
+    assert "has no effect" in done.err

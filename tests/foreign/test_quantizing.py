@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from lepton_automl import fusion, onnxfile
+from lepton_automl.foreign.quantizing import closest, quantized
+from lepton_automl.measuring import file_problems
+from tests.foreign import models
+from tests.foreign.test_wrapping import answers, wrap
+
+
+def weights_of(file: bytes) -> list[np.ndarray]:
+    """int8 weights of every convolution and matrix."""
+    model = onnx.ModelProto.FromString(file)
+    stored = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
+    return [array for array in stored if array.dtype == np.int8 and array.ndim > 1]
+
+
+def test_the_file_is_standard_runs_in_integers_and_answers_alike() -> None:
+    pixels, labels = models.pictures(150, seed=1)
+    train, _ = models.pictures(128)
+    found = wrap(models.model())
+    made = closest(found, train, 127)
+    assert not file_problems("it", made.file)
+    assert onnxfile.labels_of(made.file) == list(models.CLASSES)
+    names = " ".join(fusion.float_nodes(made.file))
+    assert "Conv" not in names
+    assert "Gemm" not in names
+    right = [(answers(f, pixels).argmax(1) == labels).mean() for f in (found.file, made.file)]
+    assert abs(right[0] - right[1]) <= 0.02
+    assert made.divergence < 0.01
+
+
+@pytest.mark.parametrize(("limit", "most"), [(127, 127), (64, 64)])
+def test_weights_keep_to_what_the_target_adds_exactly(limit: int, most: int) -> None:
+    train, _ = models.pictures(64)
+    file = quantized(wrap(models.model()), train, limit)
+    assert max(np.abs(w.astype(int)).max() for w in weights_of(file)) <= most
+
+
+def test_of_uneven_channels_the_equalised_file_is_taken() -> None:
+    train, _ = models.pictures(128)
+    made = closest(wrap(models.uneven(2.5, seed=3)), train, 127)
+    assert made.method.startswith("equalized")
+
+
+def test_nodes_may_stay_float() -> None:
+    train, _ = models.pictures(64)
+    found = wrap(models.model())
+    graph = onnx.ModelProto.FromString(found.file).graph
+    first = next(node.name for node in graph.node if node.op_type == "Conv")
+    count = len(weights_of(quantized(found, train, 127)))
+    assert len(weights_of(quantized(found, train, 127, kept_float=[first]))) == count - 1
