@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,14 +83,18 @@ def compress_model(order: Order, *, emit: Emit = silent) -> Outcome:
     dataset = open_dataset(
         order.data, test=order.test, seed=order.seed, skip_corrupt=order.skip_corrupt, emit=emit
     )
-    _claim(order, dataset)
+    wanted = _checked(order, dataset)
     artifact = order.out / "artifact"
     if manifest.is_complete(artifact):
         emit(Event(STAGE, f"compressed before: {artifact}"))
         return Outcome(artifact, bundle.read_verdict(artifact))
     emit(Event(STAGE, f"opening {order.model} in a process of its own"))
-    float_file = order.out / FLOAT_FILE
-    model = probed(order.model, order.preprocessing, dataset.class_names, float_file)
+    with tempfile.TemporaryDirectory() as folder:
+        made_in = Path(folder) / FLOAT_FILE
+        model = probed(order.model, order.preprocessing, dataset.class_names, made_in)
+    # A model that was refused leaves nothing behind.
+    durable.write_json(order.out / REQUEST, wanted)
+    durable.write(order.out / FLOAT_FILE, model.file)
     dataset = dataset.fed_to(model.class_names, model.shape[2])
     made, steps = Compression(order, model, dataset, emit).run()
     return _proven(order, model, dataset, made, steps, emit)
@@ -182,8 +187,8 @@ class Compression:
         self._emit(Event(STAGE, text, share, 1.0))
 
 
-def _claim(order: Order, dataset: Dataset) -> None:
-    """Make the folder this order's, or see that it is."""
+def _checked(order: Order, dataset: Dataset) -> dict[str, object]:
+    """What the folder is claimed by, if it is free or this order's already."""
     path = order.out / REQUEST
     try:
         digest = durable.sha256(order.model)
@@ -191,7 +196,7 @@ def _claim(order: Order, dataset: Dataset) -> None:
         raise DataError(
             f"{order.model} cannot be read: {error.strerror}", fix="give an ONNX file"
         ) from error
-    wanted = {
+    wanted: dict[str, object] = {
         "model_sha256": digest,
         "data_fingerprint": dataset.fingerprint,
         "preprocessing": None if order.preprocessing is None else order.preprocessing.read_text(),
@@ -205,8 +210,7 @@ def _claim(order: Order, dataset: Dataset) -> None:
                 f"{order.out} is not empty and holds no compression",
                 fix="give a new folder with --out",
             )
-        durable.write_json(path, wanted)
-        return
+        return wanted
     known = json.loads(path.read_text())
     if known != wanted:
         changed = [name for name in wanted if known.get(name) != wanted[name]]
@@ -214,6 +218,7 @@ def _claim(order: Order, dataset: Dataset) -> None:
             f"{order.out} holds another compression, with other {', '.join(changed)}",
             fix="give another folder with --out",
         )
+    return wanted
 
 
 def _proven(

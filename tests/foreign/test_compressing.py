@@ -116,6 +116,14 @@ def test_a_model_that_only_guesses_here_is_fed_wrongly(tmp_path: Path) -> None:
         compress_model(wanted)
 
 
+def test_a_refused_model_leaves_nothing_behind(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    wanted.model.write_bytes(b"no model")
+    with pytest.raises(DataError, match="not an ONNX file"):
+        compress_model(wanted)
+    assert not wanted.out.exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     wanted.out.mkdir()
