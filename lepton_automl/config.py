@@ -16,6 +16,10 @@ Prefer = Literal["size", "latency"]
 Balance = Literal["auto", "on", "off"]
 
 
+DROPS = ("max_drop", "max_class_drop")
+"""Limits in accuracy points, which may be 0."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the shipped file must keep; None is no limit. Only stated limits are judged."""
@@ -32,18 +36,22 @@ class Limits:
     """Share of test samples classified correctly, 0 to 1."""
     max_drop: float | None = None
     """Accuracy points (0 to 100) the file may lose against the float reference."""
+    max_class_drop: float | None = None
+    """Points (0 to 100) it may lose of any class's share of right answers."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if value is None:
                 continue
-            if not math.isfinite(value) or value < 0 or (value == 0 and item.name != "max_drop"):
+            if not math.isfinite(value) or value < 0 or (value == 0 and item.name not in DROPS):
                 raise _illegal(item.name, value, "a number above 0")
         if self.min_accuracy is not None and self.min_accuracy > 1:
             raise _illegal("min_accuracy", self.min_accuracy, "a share between 0 and 1")
-        if self.max_drop is not None and self.max_drop > 100:
-            raise _illegal("max_drop", self.max_drop, "accuracy points between 0 and 100")
+        for name in DROPS:
+            value = getattr(self, name)
+            if value is not None and value > 100:
+                raise _illegal(name, value, "accuracy points between 0 and 100")
 
     @property
     def stated(self) -> dict[str, float]:

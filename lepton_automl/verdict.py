@@ -87,11 +87,14 @@ class JudgedLimit:
     """About how many test samples would decide, where more samples can."""
     basis: Basis = "measured"
     """What the figure is told from."""
+    of: int | None = None
+    """The class it is about, by its place among the outputs; None: all."""
 
     def __str__(self) -> str:
         text = f"{self.name} {self.limit:g}: {self.basis} {self.measured:.6g}"
         if self.interval is not None:
             text += f" [{self.interval[0]:.6g}, {self.interval[1]:.6g}]"
+        text += "" if self.of is None else f" in class {self.of}"
         text += f", {self.status}"
         return text + (f" (about {self.n_needed} samples would decide)" if self.n_needed else "")
 

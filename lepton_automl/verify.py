@@ -270,7 +270,7 @@ def _evidence(
     for name, file in files.items():
         answers = onnxfile.probabilities(onnxfile.session(file), pixels)
         right[name] = Evidence(
-            answers.argmax(1) == labels, groups, labels if about.balanced else None
+            answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
         )
     return pixels, right
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton_automl.config import DROPS
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.latency_model import Basis
 from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
@@ -13,6 +14,7 @@ LIMIT_NAMES = {
     "max_peak_ram_bytes": "feature memory at most",
     "min_accuracy": "accuracy at least",
     "max_drop": "accuracy drop at most",
+    "max_class_drop": "drop of any class at most",
 }
 ANSWERS = {
     "holds": "Every stated limit holds.",
@@ -117,7 +119,7 @@ def value_text(name: str, value: float) -> str:
         return bytes_text(value)
     if name == "min_accuracy":
         return accuracy_text(value)
-    return f"{value:.2f} points" if name == "max_drop" else count_text(value)
+    return f"{value:.2f} points" if name in DROPS else count_text(value)
 
 
 def measured_text(limit: JudgedLimit) -> str:
@@ -129,7 +131,8 @@ def measured_text(limit: JudgedLimit) -> str:
     if limit.name == "min_accuracy":
         return accuracy_text(limit.measured, limit.interval)
     low, high = (value_text(limit.name, end) for end in limit.interval)
-    return f"{text} [{low.removesuffix(' points')}, {high.removesuffix(' points')}]"
+    text += f" [{low.removesuffix(' points')}, {high.removesuffix(' points')}]"
+    return text if limit.of is None else f"{text} (class {limit.of})"
 
 
 def faster_text(verdict: Verdict) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.config import COST_LIMITS, Limits, RunConfig, seconds
+from lepton_automl.config import COST_LIMITS, DROPS, Limits, RunConfig, seconds
 from lepton_automl.errors import ConfigError
 
 FIELDS = [field.name for field in dataclasses.fields(Limits)]
@@ -30,13 +30,15 @@ def test_a_limit_that_no_file_could_be_judged_by_is_refused(field, value):
     assert str(value) in caught.value.what
 
 
-@pytest.mark.parametrize("field", [f for f in FIELDS if f != "max_drop"])
+@pytest.mark.parametrize("field", [f for f in FIELDS if f not in DROPS])
 def test_zero_is_no_limit_but_for_the_drop(field):
     with pytest.raises(ConfigError, match=field):
         Limits(**{field: 0})
 
 
-@pytest.mark.parametrize(("field", "value"), [("min_accuracy", 1.01), ("max_drop", 100.5)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("min_accuracy", 1.01), ("max_drop", 100.5), ("max_class_drop", 101)]
+)
 def test_shares_and_points_have_an_upper_end(field, value):
     with pytest.raises(ConfigError, match=field):
         Limits(**{field: value})

@@ -180,3 +180,41 @@ def test_where_classes_count_alike_accuracy_drop_and_limits_are_balanced():
     undecided = judged(Limits(min_accuracy=0.77), file)
     assert undecided.status == "undecided"
     assert undecided.n_needed > 600
+
+
+def by_class(kept: dict[int, tuple[int, int, int]]) -> tuple[Evidence, Evidence]:
+    """Reference and file; of each class so many samples, right before, right after."""
+    labels = np.concatenate([np.full(n, label) for label, (n, _, _) in kept.items()])
+    before = np.concatenate([np.arange(n) < one for n, one, _ in kept.values()])
+    after = np.concatenate([np.arange(n) < two for n, _, two in kept.values()])
+    return Evidence(before, labels=labels), Evidence(after, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "of"),
+    [
+        ({0: (5000, 4500, 4495), 1: (5000, 4500, 4500)}, "holds", 0),
+        ({0: (5000, 4500, 4500), 1: (5000, 4500, 4200)}, "broken", 1),
+        ({0: (5000, 4500, 4500), 1: (40, 36, 35)}, "undecided", 1),
+    ],
+)
+def test_a_drop_is_judged_by_the_class_that_stands_worst(kept, status, of):
+    reference, file = by_class(kept)
+    limit = judged(Limits(max_class_drop=2.0), file, reference)
+    assert (limit.status, limit.of) == (status, of)
+    n, before, after = kept[of]
+    assert limit.measured == pytest.approx(100 * (before - after) / n)
+    assert status != "undecided" or limit.n_needed > len(file.correct)
+
+
+def test_of_many_classes_one_that_seems_to_break_it_by_chance_does_not():
+    draws = np.random.default_rng(0)
+    broken = 0
+    for _ in range(60):
+        labels = np.repeat(np.arange(40), 100)
+        before = draws.random(len(labels)) < 0.9
+        flips = draws.random(len(labels)) < 0.06  # As many lost as won: no class loses anything.
+        after = np.where(flips, draws.random(len(labels)) < 0.5, before)
+        pair = Evidence(before, labels=labels), Evidence(after, labels=labels)
+        broken += judged(Limits(max_class_drop=2.0), pair[1], pair[0]).status == "broken"
+    assert broken <= 6

@@ -42,6 +42,7 @@ def compress(
     max_ram_kb: o.MaxRam = None,
     min_accuracy: o.MinAccuracy = None,
     max_drop: o.MaxDrop = None,
+    per_class_max_drop: o.MaxClassDrop = None,
     prefer: o.PreferName = "size",
     target: o.TargetName = "x86-any",
     seed: o.Seed = 0,
@@ -58,7 +59,15 @@ def compress(
     of yours is quantized so that it keeps its accuracy, with a few layers in float if need be, and
     its written file is proven on the test part.
     """
-    limits = o.limits(max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop)
+    limits = o.limits(
+        max_latency_ms,
+        max_size_kb,
+        max_macs,
+        max_ram_kb,
+        min_accuracy,
+        max_drop,
+        per_class_max_drop,
+    )
     stated = {
         "--test": test, "--preprocessing": preprocessing, "--out": out, "--seed": seed,
         "--skip-corrupt": skip_corrupt, "a limit": limits.stated,

@@ -132,6 +132,14 @@ MaxDrop = Annotated[
         "--max-drop", help="Accuracy points below the float winner.", rich_help_panel=LIMITS
     ),
 ]
+MaxClassDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--per-class-max-drop",
+        help="Accuracy points any class may lose.",
+        rich_help_panel=LIMITS,
+    ),
+]
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out and say how many.")
 ]
@@ -180,6 +188,7 @@ def limits(
     max_ram_kb: float | None,
     min_accuracy: float | None,
     max_drop: float | None,
+    max_class_drop: float | None = None,
 ) -> Limits:
     """The limits in the units that the code uses.
 
@@ -195,6 +204,7 @@ def limits(
     _check("--max-macs", _count(max_macs), "at least 1", 1)
     _check("--min-accuracy", min_accuracy, "a share up to 1 or per cent up to 100", above_zero, 100)
     _check("--max-drop", max_drop, "0 to 100 accuracy points", 0, 100)
+    _check("--per-class-max-drop", max_class_drop, "0 to 100 accuracy points", 0, 100)
     if min_accuracy is not None and min_accuracy > 1:
         min_accuracy /= 100
     return Limits(
@@ -204,6 +214,7 @@ def limits(
         max_peak_ram_bytes=_whole(max_ram_kb, 1000),
         min_accuracy=min_accuracy,
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
     )
 
 

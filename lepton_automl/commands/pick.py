@@ -31,6 +31,7 @@ def pick(
     max_ram_kb: o.MaxRam = None,
     min_accuracy: o.MinAccuracy = None,
     max_drop: o.MaxDrop = None,
+    per_class_max_drop: o.MaxClassDrop = None,
     prefer: Preference = None,
     out: Out = None,
     budget: Budget = None,
@@ -45,7 +46,15 @@ def pick(
     below the best is trained to the end, compressed and proven. The run's own limits stay where no
     other is stated.
     """
-    limits = o.limits(max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop)
+    limits = o.limits(
+        max_latency_ms,
+        max_size_kb,
+        max_macs,
+        max_ram_kb,
+        min_accuracy,
+        max_drop,
+        per_class_max_drop,
+    )
     is_asked = bool(limits.stated) or prefer is not None
     if not is_asked and (out or budget):
         raise ConfigError(

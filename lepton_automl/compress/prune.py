@@ -14,7 +14,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.compress import Step, Work
 from lepton_automl.compress.importance import importance
 from lepton_automl.compress.plan import Effort, OutOfTime, deadline, effort
-from lepton_automl.compress.scoring import validation_accuracy
+from lepton_automl.compress.scoring import keeps_classes, validation_accuracy
 from lepton_automl.cost import Written
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import Conv, Linear, Width
@@ -264,6 +264,8 @@ def _judged(model: Model, work: Work) -> Attempt:
     least = work.limits.min_accuracy or 0.0
     if drop > allowed + 1e-9:
         return Attempt(model, False, why)
+    if not keeps_classes(model, work, 0.5):
+        return Attempt(model, False, "a class loses more than half of what it may")
     if reached < min(least, reference):
         return Attempt(model, False, f"{reached:.2%} on validation, at least {least:.2%} asked")
     return Attempt(model, True, why)

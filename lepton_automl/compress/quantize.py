@@ -21,6 +21,7 @@ from lepton_automl.compress.scoring import (
     divergence,
     float_probabilities,
     int8_file,
+    keeps_classes,
     validation_accuracy,
 )
 from lepton_automl.evaluate import onnx_probabilities
@@ -66,7 +67,8 @@ class Quantize(Step):
         """The same, with what the report needs to know."""
         made = _closest(fold(model), work)
         allowed = validation_accuracy(work.reference, work) - work.allowed_drop / 100
-        return made if made.accuracy >= allowed else _trained(made, work)
+        holds = made.accuracy >= allowed and keeps_classes(made.model, work)
+        return made if holds else _trained(made, work)
 
 
 def _closest(model: Model, work: Work) -> Quantized:
@@ -102,7 +104,8 @@ def _trained(made: Quantized, work: Work) -> Quantized:
     except (Diverged, OutOfTime):
         return made
     accuracy = validation_accuracy(tuned, work)
-    if accuracy <= made.accuracy:
+    mends = keeps_classes(tuned, work) and not keeps_classes(made.model, work)
+    if accuracy <= made.accuracy and not mends:
         return made
     method = f"{made.method}, trained with rounding"
     return dataclasses.replace(made, model=tuned, method=method, accuracy=accuracy)

@@ -9,6 +9,7 @@ from lepton_automl import balance
 from lepton_automl.compress import Work
 from lepton_automl.evaluate import accuracy, onnx_probabilities, predict_logits
 from lepton_automl.exporters.onnx import int8_model
+from lepton_automl.judging import Evidence, class_drops
 from lepton_automl.model import Model
 
 
@@ -22,13 +23,27 @@ def validation_accuracy(model: Model, work: Work) -> float:
 
     Of each class, on average, where these count alike.
     """
+    return balance.mean(_right(model, work), work.validation.strata)
+
+
+def _right(model: Model, work: Work) -> np.ndarray:
     data = work.validation
     if model.qparams is None:
-        right = accuracy(model, data, device=work.device)
-    else:
-        answers = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
-        right = answers == data.labels.cpu().numpy()
-    return balance.mean(right, data.strata)
+        return accuracy(model, data, device=work.device)
+    answers = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
+    right: np.ndarray = answers == data.labels.cpu().numpy()
+    return right
+
+
+def keeps_classes(model: Model, work: Work, share: float = 1.0) -> bool:
+    """Whether no class loses more on validation than `share` of what it may; any where none may."""
+    limit = work.limits.max_class_drop
+    if limit is None:
+        return True
+    labels = work.validation.labels.cpu().numpy()
+    before, after = (Evidence(_right(m, work), labels=labels) for m in (work.reference, model))
+    drops = class_drops(before, after).values()
+    return max(drop.points for drop in drops) <= share * limit + 1e-9
 
 
 def float_probabilities(model: Model, pixels: Tensor) -> np.ndarray:

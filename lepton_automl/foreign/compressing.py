@@ -161,12 +161,16 @@ class Compression:
     def _answered(self, file: bytes) -> Evidence:
         data = self._validation
         right = answers(file, data.pixels.numpy()).argmax(1) == data.labels.numpy()
-        return Evidence(right, None, data.strata)
+        return Evidence(right, None, data.strata, data.labels.numpy())
 
     def _holds(self, file: bytes) -> bool:
-        allowed = self._order.limits.max_drop
-        drop = judging.paired(self._right, self._answered(file)).points
-        return drop <= (AIMED_DROP if allowed is None else allowed) + 1e-9
+        limits, found = self._order.limits, self._answered(file)
+        allowed = AIMED_DROP if limits.max_drop is None else limits.max_drop
+        holds = judging.paired(self._right, found).points <= allowed + 1e-9
+        if limits.max_class_drop is None:
+            return holds
+        drops = judging.class_drops(self._right, found).values()
+        return holds and max(drop.points for drop in drops) <= limits.max_class_drop + 1e-9
 
     def _step(self, name: str, file: bytes, count: int, is_kept: bool, why: str) -> Step:
         found = self._answered(file)

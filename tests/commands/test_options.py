@@ -12,7 +12,7 @@ from lepton_automl.errors import ConfigError
 def limits(**given):
     names = (
         *("max_latency_ms", "max_size_kb", "max_macs", "max_ram_kb"),
-        *("min_accuracy", "max_drop"),
+        *("min_accuracy", "max_drop", "max_class_drop"),
     )
     return options.limits(**dict.fromkeys(names) | given)
 

@@ -165,3 +165,17 @@ def test_the_step_trains_with_rounding_only_when_it_must():
     coarse = dataclasses.replace(spoilt.target, weight_limit=1)
     Quantize().attempt(model, dataclasses.replace(spoilt, target=coarse, train=wrong))
     assert [event for event in told if "training with rounding" in event.message]
+
+
+def test_a_class_that_loses_too_much_has_the_net_trained_with_rounding():
+    model, pixels = plain()
+    labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
+    data, told = Labelled(pixels, labels), []
+    limits = Limits(max_drop=100.0, max_class_drop=0.0)
+    coarse = dataclasses.replace(targets.load(), weight_limit=1)
+    work = Work(data, data, model, limits, coarse, Recipe(), epochs=4, emit=told.append)
+    Quantize().attempt(model, work)
+    assert [event for event in told if "training with rounding" in event.message]
+    told.clear()
+    Quantize().attempt(model, dataclasses.replace(work, limits=Limits(max_drop=100.0)))
+    assert not told
