@@ -9,11 +9,15 @@ from typing import Annotated
 import typer
 
 from lepton_automl.commands import options as o
-from lepton_automl.config import seconds
+from lepton_automl.config import RunConfig, seconds
 from lepton_automl.errors import ConfigError
 
 Source = Annotated[
-    Path, typer.Argument(help="A run, or with --data a float ONNX classifier of yours.")
+    Path,
+    typer.Argument(
+        help="A run; or with --data a float ONNX classifier, or a folder with arch.json and "
+        "weights.safetensors."
+    ),
 ]
 Pictures = Annotated[
     str | None,
@@ -60,14 +64,8 @@ def compress(
     its written file is proven on the test part.
     """
     limits = o.limits(
-        max_latency_ms,
-        max_size_kb,
-        max_macs,
-        max_ram_kb,
-        min_accuracy,
-        max_drop,
-        per_class_max_drop,
-    )
+        max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop, per_class_max_drop
+    )  # fmt: skip
     stated = {
         "--test": test, "--preprocessing": preprocessing, "--out": out, "--seed": seed,
         "--skip-corrupt": skip_corrupt, "a limit": limits.stated,
@@ -77,20 +75,38 @@ def compress(
         _check_no_effect(stated, "a run knows it already; for a model of yours give --data as well")
         _compress_run(source, budget, jobs, device, quiet=quiet, json=json)
         return
+    folder = out or Path("runs", f"{source.stem}-int8")
+    if source.is_dir():
+        _check_no_effect({"--preprocessing": preprocessing}, "put a model.json into the folder")
+        config = o.config(
+            data, folder, budget, "accuracy,latency_ms,size_bytes", test=test, limits=limits,
+            prefer=prefer, target=target, seed=seed, skip_corrupt=skip_corrupt, jobs=jobs,
+            device=device,
+        )  # fmt: skip
+        _compress_net(config, source, quiet=quiet, json=json)
+        return
     _check_no_effect(
         {"--budget": budget, "--jobs": jobs, "--device": device != "auto"},
-        "a model of yours is not trained, so it takes minutes on one core: leave it out",
+        "a model made elsewhere is not trained, so it takes minutes on one core: leave it out",
     )
     from lepton_automl import report  # torch is slow to import; --help must not wait
     from lepton_automl.foreign.compressing import Order, compress_model
 
-    folder = out or Path("runs", f"{source.stem}-int8")
     order = Order(
         source, data, folder, test, preprocessing, limits, o.preference(prefer), target, seed,
         skip_corrupt,
     )  # fmt: skip
     with report.screen(quiet=quiet) as emit:
         outcome = compress_model(order, emit=emit)
+    report.show_verdict(outcome, json=json)
+
+
+def _compress_net(config: RunConfig, source: Path, *, quiet: bool, json: bool) -> None:
+    from lepton_automl import report  # torch is slow to import; --help must not wait
+    from lepton_automl.adopting import compress_net
+
+    with report.screen(quiet=quiet) as emit:
+        outcome = compress_net(config, source, emit=emit)
     report.show_verdict(outcome, json=json)
 
 
