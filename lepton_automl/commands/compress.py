@@ -64,7 +64,8 @@ def compress(
     its written file is proven on the test part.
     """
     limits = o.limits(
-        max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop, per_class_max_drop
+        max_latency_ms, max_size_kb, max_macs, max_ram_kb, min_accuracy, max_drop,
+        per_class_max_drop,
     )  # fmt: skip
     stated = {
         "--test": test, "--preprocessing": preprocessing, "--out": out, "--seed": seed,
