@@ -50,9 +50,9 @@ class Setting:
 
 
 SETTINGS = {
-    "fashion": Setting("tiny", "medium", 6000, 18, "large"),
+    "fashion": Setting("tiny", "quick", 6000, 18, "large"),
     "cifar10": Setting("residual", "half", 6000, 18, "resnet8"),
-    "digits": Setting("tiny", "medium", 2400, 18, "large"),
+    "digits": Setting("tiny", "quick", 2400, 18, "large"),
     "flowers": Setting("mobile", "medium", 2400, 18, "medium"),
 }
 
