@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lepton_automl import ecosystem, front, shares
+from lepton_automl import ecosystem, front, ladder_plot, shares
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
@@ -144,7 +144,9 @@ def compressed(
         measure=measure(session),
         latency_basis=session.latency_model.basis if session.latency_model else "measured",
     )
-    return climb(step or best, work, compressed_folder(session, step or best))
+    made = climb(step or best, work, compressed_folder(session, step or best))
+    ladder_plot.write(session.folder.path, made.rungs)
+    return made
 
 
 def _recovery(session: Session, recipe: Recipe, ends: float | None) -> int:

@@ -6,19 +6,20 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from lepton_automl import durable
+from lepton_automl import balance, durable
 from lepton_automl.compress import Work
 from lepton_automl.compress.prune import Prune
 from lepton_automl.compress.quantize import Quantize
-from lepton_automl.compress.scoring import int8_file, validation_accuracy
+from lepton_automl.compress.scoring import int8_file, validation_right
 from lepton_automl.cost import Written
 from lepton_automl.errors import DataError
 from lepton_automl.events import Event
 from lepton_automl.latency_model import Basis
 from lepton_automl.model import Model
 from lepton_automl.random_net import random_int8
+from lepton_automl.statistics import interval
 
 FIRST_SHARE = 0.4
 """Of the cost, what the first cut takes."""
@@ -50,6 +51,8 @@ class Rung:
     why: str
     latency_basis: Basis = "measured"
     """What the latency is told from."""
+    interval: tuple[float, float] | None = None
+    """95 % of the accuracy."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,11 @@ def _next_share(rungs: list[Rung]) -> float:
 def _rung(name: str, model: Model, work: Work, is_accepted: bool = True, *, why: str) -> Rung:
     limit = work.target.weight_limit
     file = int8_file(model) if model.qparams else random_int8(model.arch, limit)
+    right, strata = validation_right(model, work), work.validation.strata
     return Rung(
         name=name,
-        accuracy=validation_accuracy(model, work),
+        accuracy=balance.mean(right, strata),
+        interval=interval(right, None, strata),
         arch=model.arch.hash,
         size_bytes=len(file),
         macs=model.arch.graph.macs,
@@ -180,8 +185,13 @@ def read_rungs(folder: Path) -> tuple[Rung, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(Rung(**item) for item in json.loads(path.read_text()))
+        return tuple(Rung(**_read(item)) for item in json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{path} is damaged: {error}", fix=f"remove {folder} and compress again"
         ) from error
+
+
+def _read(item: dict[str, Any]) -> dict[str, Any]:
+    known = item.get("interval")
+    return item | {"interval": None if known is None else tuple(known)}

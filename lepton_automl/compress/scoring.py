@@ -23,10 +23,11 @@ def validation_accuracy(model: Model, work: Work) -> float:
 
     Of each class, on average, where these count alike.
     """
-    return balance.mean(_right(model, work), work.validation.strata)
+    return balance.mean(validation_right(model, work), work.validation.strata)
 
 
-def _right(model: Model, work: Work) -> np.ndarray:
+def validation_right(model: Model, work: Work) -> np.ndarray:
+    """Which validation pictures are right, bool (N,); of the int8 file if quantized."""
     data = work.validation
     if model.qparams is None:
         return accuracy(model, data, device=work.device)
@@ -41,7 +42,9 @@ def keeps_classes(model: Model, work: Work, share: float = 1.0) -> bool:
     if limit is None:
         return True
     labels = work.validation.labels.cpu().numpy()
-    before, after = (Evidence(_right(m, work), labels=labels) for m in (work.reference, model))
+    before, after = (
+        Evidence(validation_right(m, work), labels=labels) for m in (work.reference, model)
+    )
     drops = class_drops(before, after).values()
     return max(drop.points for drop in drops) <= share * limit + 1e-9
 

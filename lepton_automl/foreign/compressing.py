@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl import __version__, bundle, durable, judging, manifest, targets
+from lepton_automl import (
+    __version__,
+    bundle,
+    durable,
+    judging,
+    ladder_plot,
+    manifest,
+    targets,
+)
 from lepton_automl.about import About, read_about
 from lepton_automl.compress import AIMED_DROP
 from lepton_automl.compress.calibrate import PICTURES, balanced
@@ -60,13 +68,15 @@ class Step:
     name: str
     accuracy: float
     """Share of validation samples that are right, 0 to 1."""
+    interval: tuple[float, float]
+    """95 %."""
     drop: float
     """Points below the float model on the same samples."""
     size_bytes: int
     latency_ms: float
     kept_float: int
     """Layers that stay float."""
-    is_kept: bool
+    is_accepted: bool
     why: str
 
 
@@ -172,15 +182,17 @@ class Compression:
         drops = judging.class_drops(self._right, found).values()
         return holds and max(drop.points for drop in drops) <= limits.max_class_drop + 1e-9
 
-    def _step(self, name: str, file: bytes, count: int, is_kept: bool, why: str) -> Step:
+    def _step(self, name: str, file: bytes, count: int, is_accepted: bool, why: str) -> Step:
         found = self._answered(file)
         drop = judging.paired(self._right, found).points
         small = slimmed(file)
         latency = self._watch.measure({name: small})[name].median_ms
-        return Step(name, found.accuracy, drop, len(small), latency, count, is_kept, why)
+        return Step(
+            name, found.accuracy, found.interval, drop, len(small), latency, count, is_accepted, why
+        )
 
     def _tell(self, step: Step) -> None:
-        verb = "kept" if step.is_kept else "not enough"
+        verb = "kept" if step.is_accepted else "not enough"
         text = (
             f"{step.name} {verb}: {step.accuracy:.2%}, {step.size_bytes / 1000:.1f} kB, "
             f"{1000 * step.latency_ms:.0f} us, {step.why}"
@@ -236,6 +248,7 @@ def _proven(
     """Write the files, open the test part once, judge, seal."""
     folder, size = order.out / "artifact", model.shape[:2]
     durable.write_json(order.out / STEPS, [dataclasses.asdict(step) for step in steps])
+    ladder_plot.write(order.out, steps)
     emit(Event("export", f"writing {folder}"))
     small = slimmed(model.file)
     files = {manifest.INT8: slimmed(made.file), manifest.FLOAT: small, manifest.REFERENCE: small}

@@ -83,11 +83,11 @@ def front_plot(found: SearchResult | Front) -> str:
 def compression_view(made: Compressed) -> RenderableType:
     """Every step that was tried: what it cost, whether it was kept and why."""
     title = w.latency_title(made.rungs[0].latency_basis if made.rungs else "measured")
-    table = Table("step", "validation", "int8 file", "MACs", title, "kept", "why")
+    table = Table("step", "validation [95 %]", "int8 file", "MACs", title, "kept", "why")
     for rung in made.rungs:
         table.add_row(
             rung.name,
-            w.accuracy_text(rung.accuracy),
+            w.accuracy_text(rung.accuracy, rung.interval),
             w.bytes_text(rung.size_bytes),
             w.count_text(rung.macs),
             "" if rung.latency_ms is None else w.time_text(rung.latency_ms),

@@ -69,9 +69,9 @@ def test_what_int8_breaks_is_repaired_and_every_step_is_written_down(
     outcome = compress_model(wanted, emit=told.append)
     steps = json.loads((wanted.out / "steps.json").read_text())
     assert [step["name"] for step in steps][:2] == ["float", "int8"]
-    assert not steps[1]["is_kept"]
+    assert not steps[1]["is_accepted"]
     assert steps[1]["drop"] > 2
-    assert steps[-1]["is_kept"]
+    assert steps[-1]["is_accepted"]
     assert 0 < steps[-1]["kept_float"] <= 3
     assert outcome.verdict.drops["int8"].points < 2
     assert any("not enough" in event.message for event in told)

@@ -82,7 +82,17 @@ def compressed() -> Compressed:
     """A winner, a cut that was put back, the int8 net."""
     model = random_model(random_arch(1))
     rungs = (
-        Rung("reference", 0.98, "a", 12_000, 1000, 0.02, True, "every drop counts from here"),
+        Rung(
+            "reference",
+            0.98,
+            "a",
+            12_000,
+            1000,
+            0.02,
+            True,
+            "every drop counts from here",
+            interval=(0.96, 0.99),
+        ),
         Rung("pruned-1", 0.9, "b", 9_000, 800, 0.015, False, "loses 8 points"),
         Rung("quantized", 0.979, "a", 12_000, 1000, None, True, "static [plain]"),
     )
