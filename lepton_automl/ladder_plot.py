@@ -163,7 +163,7 @@ def _mark(step: Tried, x: float, y: Scale, kind: str) -> str:
             _shape(kind, x, y(step.accuracy)),
             svg.text(
                 x + (-12 if is_left else 12),
-                y(step.accuracy) - 9,
+                y(step.accuracy) + (22 if kind == "shipped" else -9),
                 step.name,
                 colour,
                 anchor="end" if is_left else "start",
