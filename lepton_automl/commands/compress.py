@@ -10,7 +10,7 @@ import typer
 
 from lepton_automl.commands import options as o
 from lepton_automl.config import RunConfig, seconds
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, DataError
 
 Source = Annotated[
     Path,
@@ -117,8 +117,16 @@ def _compress_run(
     from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
     from lepton_automl.run_folder import configured, locate
 
+    try:
+        folder = locate(run)
+    except DataError as error:
+        if run.suffix != ".onnx":
+            raise
+        raise DataError(
+            error.what, fix=f"for a model of yours: lepton compress {run} --data PICTURES"
+        ) from error
     config = configured(
-        locate(run),
+        folder,
         budget_seconds=None if budget is None else seconds(budget),
         jobs=jobs,
         device=device,

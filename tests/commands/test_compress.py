@@ -52,3 +52,10 @@ def test_what_only_trainings_need_has_no_effect_on_ones_own_model(lepton):
     done = lepton("compress", "net.onnx", "--data", "pictures", "--budget", "5m")
     assert done.exit_code == 4
     assert "has no effect" in done.err
+
+
+def test_a_model_without_pictures_is_told_to_give_some(lepton, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"net")
+    done = lepton("compress", "net.onnx")
+    assert done.exit_code == 3
+    assert "lepton compress net.onnx --data PICTURES" in done.err
