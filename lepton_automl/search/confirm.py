@@ -147,7 +147,8 @@ class Confirmation:
         now = score.failed or f"{score.accuracy:.2%} after {score.epochs} epochs"
         before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
         how = "" if final.augment is None else f" with augment {final.augment:g}"
-        self._tell(f"trial {number} trained to the end{how}: {now}, {before_it}{pace_text(result)}")
+        verb = "taught" if final.teachers else "trained"
+        self._tell(f"trial {number} {verb} to the end{how}: {now}, {before_it}{pace_text(result)}")
 
     def _work_of(self, final: Final) -> float:
         return self._tasks.work(final.number, final.epochs, final.teachers) / gain(final.ranks)
