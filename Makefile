@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build.
 TORCH_INDEX ?=
 
-.PHONY: demo check lint kill-test lock clean
+.PHONY: demo check lint kill-test fuzz lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lepton run digits --budget 3m
@@ -23,6 +23,10 @@ lint: $(VENV)/.ready
 # kill -9 of a worker, the coordinator or all of them at 100 random moments instead of the suite's 5.
 kill-test: $(VENV)/.ready
 	LEPTON_KILLS=100 $(BIN)/python -m pytest -s -n 0 tests/e2e/test_kill.py
+
+# 10,000 damaged ONNX files instead of the suite's 200.
+fuzz: $(VENV)/.ready
+	LEPTON_MUTATED=10000 $(BIN)/python -m pytest -s -n 0 tests/foreign/test_probing.py -k damaged
 
 # Exact versions of today's newest releases that pyproject.toml admits, but torch, which is pinned.
 lock:
