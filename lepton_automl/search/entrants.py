@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from lepton_automl.compress.plan import subset
@@ -10,7 +11,7 @@ from lepton_automl.dataset import labelled
 from lepton_automl.evaluate import accuracy
 from lepton_automl.model import Model
 from lepton_automl.parallel import gain
-from lepton_automl.pick import Option, early, finalists
+from lepton_automl.pick import LEARNING_ON, Option, early, finalists
 from lepton_automl.search.finals import FINALISTS, Entrant
 from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
 from lepton_automl.search.strategy import stronger
@@ -47,7 +48,8 @@ class Entrants:
 
     def of(self, options: Sequence[Option]) -> list[Entrant]:
         """At most `FINALISTS`, the best first; trained otherwise it comes a second time."""
-        chosen = self._finalists(self._distinct(options))
+        distinct = self._distinct(options)
+        chosen = self._in_time(self._finalists(distinct), distinct)
         pairs = [self._strategies(option.number) for option in chosen]
         entrants = [pair[0] for pair in pairs]
         entrants[1:1] = [other for pair in pairs[:1] for other in pair[1:]]
@@ -90,6 +92,28 @@ class Entrants:
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         growth = {o.number: self._growth(o.number) for o in options}
         return early(known_good or options, self._work.limits, growth, FINALISTS)
+
+    def _in_time(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
+        """`chosen`, unless the first is too slow to be trained from nothing in the time left.
+
+        Then one that is trained faster may come out ahead, as it gets many more passes.
+        """
+        left = self._clock.left() - TASK_SECONDS
+        entrants = {o.number: self._entrant(o.number) for o in options}
+
+        def is_in_time(entrant: Entrant) -> bool:
+            return entrant.least * entrant.seconds_per_epoch <= left
+
+        if left == math.inf or not chosen or is_in_time(entrants[chosen[0].number]):
+            return chosen
+        growth = {
+            number: min(entrant.longest, left / entrant.seconds_per_epoch)
+            / self._trials.searched(number).epochs
+            if is_in_time(entrant)
+            else self._growth(number)
+            for number, entrant in entrants.items()
+        }
+        return early(options, self._work.limits, growth, FINALISTS, LEARNING_ON)
 
     def _growth(self, number: int) -> float:
         """How many times as many passes it will have had."""

@@ -11,7 +11,8 @@ from lepton_automl.pick import Option
 from lepton_automl.search import entrants
 from lepton_automl.search.entrants import Entrants
 from lepton_automl.search.finals import FINALISTS, Entrant
-from lepton_automl.search.plan import Clock
+from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.plan import Clock, work_of
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.work import SearchWork
@@ -22,14 +23,16 @@ ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 OFFERED = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")
 
 
-def chosen(job: SearchWork, right: dict[int, int], nets: dict[int, int]) -> list[Entrant]:
+def chosen(
+    job: SearchWork, right: dict[int, int], nets: dict[int, int], clock: Clock = ENDLESS
+) -> list[Entrant]:
     """Of candidates that got so many of 200 right, each with the net of that number."""
     trials = Trials()
     for number, each in right.items():
         trials.add(replace(candidate(nets[number]), number=number))
         trials.score(number, score("0", each, epochs=9))
     options = [Option(n, np.arange(200) < k, trials.candidates[n].cost) for n, k in right.items()]
-    found = Entrants(job, Tasks(job, trials), trials, ENDLESS).of(options)
+    found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
     job.ledger.close()
     return found
 
@@ -64,3 +67,17 @@ def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_cha
     monkeypatch.setattr(entrants, "accuracy", lambda *a, **k: np.arange(100) < 100 * share)
     found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order
+
+
+def test_one_too_slow_for_a_last_training_gives_way_to_a_faster_one(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",), budget_seconds=100.0, trials=None)
+    paces = {0: 10.0, 1: 0.1}  # Seconds an epoch.
+    units = {n: work_of(candidate(n).cost.macs, len(job.dataset.train), 1) for n in paces}
+    for left, first in ((30.0, 1), (1000.0, 0)):
+        clock = Clock(lambda seconds=left: seconds, 0.0, 1e-9)  # type: ignore[misc]
+        for number, seconds in paces.items():
+            clock.learn(seconds, units[number], number)
+        again = replace(job, ledger=Ledger(tmp_path / f"{left}" / "ledger.db"))
+        found = chosen(again, {0: 190, 1: 189}, {0: 0, 1: 1}, clock)
+        assert found[0].number == first
+    job.ledger.close()
