@@ -48,9 +48,7 @@ class Entrants:
 
     def of(self, options: Sequence[Option]) -> list[Entrant]:
         """At most `FINALISTS`, the best first; trained otherwise it comes a second time."""
-        distinct = self._distinct(options)
-        chosen = self._in_time(self._finalists(distinct), distinct)
-        pairs = [self._strategies(option.number) for option in chosen]
+        pairs = [self._strategies(o.number) for o in self._finalists(self._distinct(options))]
         entrants = [pair[0] for pair in pairs]
         entrants[1:1] = [other for pair in pairs[:1] for other in pair[1:]]
         return entrants[:FINALISTS]
@@ -86,7 +84,7 @@ class Entrants:
     def _finalists(self, options: Sequence[Option]) -> list[Option]:
         plan = self._trials.plan
         if plan is None or not plan.is_scarce:
-            return finalists(options, self._work.goal, FINALISTS)
+            return self._in_time(finalists(options, self._work.goal, FINALISTS), options)
         points = recorded(self._work.ledger).begins_with(self._work.space.candidates)
         params = {o.number: self._trials.candidates[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
