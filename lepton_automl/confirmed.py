@@ -23,6 +23,8 @@ class Confirmed:
     taught: float | None = None
     """The same share after one more, in which it learnt from all of these as well; None where there
     was none. It does not decide who wins, but the better net ships."""
+    augment: float | None = None
+    """How much pictures were changed, where its recipe says less; None: as that says."""
 
     @property
     def accuracy(self) -> float:
@@ -45,6 +47,7 @@ class Confirmed:
             "spread": self.spread,
             "epochs": self.epochs,
             "taught_accuracy": self.taught,
+            "augment": self.augment,
         }
 
     @classmethod
@@ -67,6 +70,9 @@ def summary(confirmed: Sequence[Confirmed]) -> str:
     text = f"{who} trained from nothing with fresh seeds: {before:.2f} % when selected"
     text += f"{' on average' if count > 1 else ''}, {after:.2f} % confirmed"
     text += f", {max(means) - min(means):.2f} points between them" if count > 1 else ""
+    text += "".join(
+        f", trial {c.number} with augment {c.augment:g}" for c in confirmed if c.augment is not None
+    )
     return text + "".join(
         f"; trial {c.number} once more, learning from all of them, {100 * c.taught:.2f} %"
         for c in confirmed

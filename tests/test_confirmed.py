@@ -24,6 +24,8 @@ def test_the_summary_says_what_selection_promised_and_what_was_kept() -> None:
     assert (
         summary([FIRST, taught]) == f"{text}; trial 2 once more, learning from all of them, 96.50 %"
     )
+    stronger = dataclasses.replace(SECOND, augment=0.5)
+    assert summary([FIRST, stronger]) == f"{text}, trial 2 with augment 0.5"
     assert summary([SECOND]).startswith("the best was trained")
     assert summary([]) == ""
 

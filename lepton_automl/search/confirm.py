@@ -219,6 +219,7 @@ def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Co
             accuracies=tuple(score.accuracy for score in scores),
             epochs=scores[0].epochs,
             taught=_reached(lesson, trials, number, round_number),
+            augment=augment_of(scores[0].rung),
         )
         for number in _numbers(finals)
         if (scores := _good(trials, finals, number, round_number))

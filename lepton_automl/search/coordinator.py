@@ -68,7 +68,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
                 explorer.explore()
                 choice = winners.crown(own, explorer.clock)
             except KeyboardInterrupt:
-                _leave_usable(work, winners)
+                _leave_usable(work)
                 raise
     winners.collect(choice.number)  # Also where a kill came between the winner and this.
     rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
@@ -101,8 +101,10 @@ def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
             work.ledger.live.tell(WORKERS, own.facts() | {"workers": []})
 
 
-def _leave_usable(work: SearchWork, winners: Winners) -> None:
-    number = winners.save_best_so_far()
+def _leave_usable(work: SearchWork) -> None:
+    # By the ledger: the interruption may have come between it and what is known here.
+    trials = read_trials(work.ledger)
+    number = Winners(work, Tasks(work, trials), trials).save_best_so_far()
     if number is None:
         work.emit(Event("search", "stopped before the first candidate was trained"))
     else:

@@ -176,6 +176,24 @@ def test_ctrl_c_leaves_the_best_so_far_and_the_search_goes_on(tmp_path: Path) ->
     assert run(folder).best.digest == run(tmp_path / "whole").best.digest
 
 
+def test_ctrl_c_just_after_a_result_was_written_down_finds_it_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work(tmp_path / "run")
+    record = job.ledger.record
+
+    def stopped(kind: str, key: str, value: Mapping[str, Any]) -> None:
+        record(kind, key, value)
+        if kind == "rung":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(job.ledger, "record", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search(job, InlineWorkers())
+    assert Model.load(job.folder / "models" / "best").arch.classes == 3
+    job.ledger.close()
+
+
 def test_several_tasks_at_once_train_every_trial_once(tmp_path: Path) -> None:
     job = work(tmp_path / "run", jobs=3, trials=12)
     workers = ScoredWorkersThatSave(3)
