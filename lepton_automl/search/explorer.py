@@ -179,7 +179,9 @@ class Explorer:
             self._newcomers.learn(number, score)
         if not score.failed:
             self._tasks.discard(number, str(int(rung) - 1))
-            self.clock.learn(result.seconds[-1], self._work_of(number, int(rung)), number)
+            pictures = self._tasks.cycles(number)[int(rung)] * self._tasks.samples
+            seconds = result.steady_seconds(pictures)
+            self.clock.learn(seconds, self._work_of(number, int(rung)), number)
         self._show(number)
 
     def _rung_task(self, number: int, rung: int) -> Task:

@@ -23,7 +23,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, LabelledFiles, labelled
 from lepton_automl.evaluate import Turn, accuracy
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.pace import PASSES, Pace, utilisation
+from lepton_automl.pace import LEAST_SECONDS, PASSES, Pace, utilisation
 from lepton_automl.parallel import Ranks, fitting
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.team import assembled
@@ -125,6 +125,13 @@ class TaskResult:
     """Of the last cycle: the share of the device's matrix peak; 0 likewise."""
     retried: str = ""
     """Why the task was given to a second worker, or nothing."""
+
+    def steady_seconds(self, pictures: int) -> float:
+        """Of the last cycle, without its start: what so many pictures take in a long training."""
+        whole = self.seconds[-1]
+        if not self.pictures_per_second or whole < LEAST_SECONDS:
+            return whole
+        return min(whole, pictures / self.pictures_per_second)
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -43,6 +43,14 @@ def test_a_task_and_its_result_survive_json(task: Task) -> None:
     assert TaskResult.from_json(result.to_json()) == result
 
 
+def test_how_long_a_long_training_takes_is_told_without_the_start_of_a_short_one() -> None:
+    result = TaskResult((9.0, 7.0), pictures_per_second=500.0)
+    assert result.steady_seconds(3000) == 6.0
+    assert result.steady_seconds(9000) == 7.0
+    assert TaskResult((7.0,)).steady_seconds(3000) == 7.0
+    assert TaskResult((0.7,), pictures_per_second=500.0).steady_seconds(300) == 0.7
+
+
 def test_two_tasks_one_after_the_other_equal_one_of_all_their_cycles(
     task: Task, tmp_path: Path
 ) -> None:
