@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 LEAST_SHARE = 16
 """Pictures of a batch each process gets at least; batch normalisation sees no others."""
-EFFICIENCY = 0.8
+EFFICIENCY = 0.6
 """Of so many times the speed of one process (benchmarks/README.md, "One net, two processes")."""
 
 
@@ -32,13 +33,17 @@ class Ranks:
     def wrapped(self, network: nn.Module) -> nn.Module:
         """What is trained in place of `network`, so that all processes take equal steps.
 
-        Statistics of batch normalisation are those of the first process.
+        Each keeps its own running statistics, which are measured anew at the end: to share them at
+        every step takes a small net longer than the step.
         """
         if self.count == 1:
             return network
         device = next(network.parameters()).device
         own = None if device.type == "cpu" else [device.index or 0]
-        return DistributedDataParallel(network, device_ids=own)
+        with warnings.catch_warnings():
+            # The word that replaces it from torch 2.13 on is not known to 2.11.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(network, own, broadcast_buffers=False)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all processes, in place."""
@@ -58,7 +63,7 @@ def fitting(count: int, batch_size: int) -> int:
 
 def gain(count: int) -> float:
     """How many times as fast as one process so many probably are."""
-    return 1.0 if count == 1 else EFFICIENCY * count
+    return max(1.0, EFFICIENCY * count)
 
 
 @contextmanager

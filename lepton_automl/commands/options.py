@@ -69,8 +69,8 @@ FinalJobs = Annotated[
     int,
     typer.Option(
         "--final-jobs",
-        help="Processes that train one net together at the end; they talk over sockets of this "
-        "machine alone.",
+        help="Processes that train one net together at the end, over sockets of this machine; "
+        "pays for nets of some million MACs.",
         rich_help_panel=RUNNING,
     ),
 ]
