@@ -128,8 +128,14 @@ def test_a_folder_of_all_modes_and_sizes_gives_an_artifact_that_classifies_them(
 def test_pictures_of_one_pixel_make_a_run(lepton, quick):
     np.savez("few.npz", x=PICTURES[:, :1, :1], y=np.where(LABELS, "yes", "no"))
     done = lepton("search", "few.npz", *quick, "--json")
-    assert done.exit_code == 0, done.err
-    assert json.loads(done.out)["winner"] == 0
+    # Pictures of one colour each leave batch normalisation nothing to divide by: in bfloat16, on
+    # processors with tiles, rounding decides whether the net diverges. Then that is said.
+    if done.exit_code == 4:
+        assert "the loss became nan" in done.err
+        assert "Traceback" not in done.err
+    else:
+        assert done.exit_code == 0, done.err
+        assert json.loads(done.out)["winner"] == 0
 
 
 def objects():
