@@ -56,7 +56,7 @@ def read(path: Path) -> ModelProto:
     _fetch_external(path, model)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # Whatever its C++ code throws.
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise _refused(path, f"not sound ONNX: {str(error).strip().splitlines()[0]}") from error
     return model
 
@@ -134,7 +134,7 @@ def _fetch_external(path: Path, model: ModelProto) -> None:
                 )
     try:
         load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # Offsets and lengths come from the file.
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise _refused(path, f"its weights cannot be read: {error}") from error
 
 

@@ -59,7 +59,7 @@ def wrapped(
 def _converted(path: Path, model: ModelProto) -> ModelProto:
     try:
         return onnx.version_converter.convert_version(model, OPSET)
-    except Exception as error:  # Its C++ code throws what it likes.
+    except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{path} cannot be converted to opset {OPSET}: {_first(error)}",
             fix=f"export the model with opset {OPSET}",
