@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lepton_automl import errors, judging, manifest, onnxfile, targets
+from lepton_automl import judging, manifest, onnxfile, targets
 from lepton_automl.about import About, read_about
+from lepton_automl.asking import answer_of
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.golden import golden_problems, parity_of
@@ -149,26 +148,14 @@ def verify_in_fresh_process(request: Request) -> Verdict:
     MachineError
         If the process was killed, for instance for want of memory.
     """
-    root = str(Path(__file__).parents[1])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    child = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(os.getpid())],
-        input=request.to_json(),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )
-    if child.returncode < 0:
-        raise MachineError(
-            f"the verifying process was ended by signal {-child.returncode}",
+
+    def died(number: int) -> LeptonError:
+        return MachineError(
+            f"the verifying process was ended by signal {number}",
             fix="free some memory, then run the same command",
         )
-    if child.returncode:
-        raise RuntimeError(f"verification failed:\n{child.stderr}")
-    answer = json.loads(child.stdout)
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
+
+    answer = answer_of(PROGRAM, request.to_json(), "verification", died)
     return Verdict.from_document(answer)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_automl import durable, errors
+from lepton_automl import durable
+from lepton_automl.asking import answer_of
 from lepton_automl.errors import DataError, LeptonError
 from lepton_automl.foreign import Foreign
 from lepton_automl.foreign.preparing import labels_in, preparation
@@ -63,26 +62,14 @@ def probed(
         "class_names": list(class_names),
         "out": str(out),
     }
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    child = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(os.getpid())],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )
-    if child.returncode < 0:
-        raise DataError(
-            f"{path} ended the process that opened it by signal {-child.returncode}",
+
+    def died(number: int) -> LeptonError:
+        return DataError(
+            f"{path} ended the process that opened it by signal {number}",
             fix="give a sound ONNX file",
         )
-    if child.returncode:
-        raise RuntimeError(f"opening {path} failed:\n{child.stderr}")
-    said = json.loads(child.stdout)
-    if "error" in said:
-        raise getattr(errors, said["error"])(said["what"], fix=said["fix"])
+
+    said = answer_of(PROGRAM, json.dumps(request), f"opening {path}", died)
     names = {name: tuple(said[name]) for name in ("shape", "class_names", "kept_float")}
     return Foreign(out.read_bytes(), seen_as=said["seen_as"], **names)
 
