@@ -87,7 +87,6 @@ def test_a_larger_net_takes_longer_in_the_same_rounds():
     assert found["large"].ratio > 3 * found["small"].ratio
     for one in found.values():
         assert one.ratio_low <= one.ratio <= one.ratio_high
-        assert one.ratio == pytest.approx(one.median_ms / one.reference_ms, rel=0.5)
 
 
 def test_a_busy_host_changes_times_but_not_ratios(monkeypatch):
@@ -106,6 +105,7 @@ def test_a_busy_host_changes_times_but_not_ratios(monkeypatch):
     monkeypatch.setattr(cost, "_call", stub)
     found = Stopwatch().measure({"it": b"slow"}, rounds=15, seconds=0.3)["it"]
     assert found.ratio == pytest.approx(3, rel=0.1)
+    assert found.median_ms / found.reference_ms == pytest.approx(3, rel=0.3)
     quiet = Stopwatch().quiet_reference_ms(rounds=100, seconds=3)
     assert quiet == pytest.approx(1.0, rel=0.1)
 
