@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lepton_automl.durable import writable
+
+LONGEST_WAIT_SECONDS = 5.0
+"""Who measures waits no longer: a process that was stopped in a batch may never end it."""
+LOOK_SECONDS = 0.001
 
 
 def _untold() -> None:
@@ -62,9 +67,13 @@ class Quiet:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Nobody else computes inside; batches that have begun are ended first."""
-        fcntl.flock(self._turnstile, fcntl.LOCK_EX)
-        fcntl.flock(self._room, fcntl.LOCK_EX)
+        """Nobody else computes inside; batches that have begun are ended first.
+
+        One that does not end in `LONGEST_WAIT_SECONDS` is not waited for: a hanging worker is
+        given up elsewhere, and until then the others have work to do.
+        """
+        _take(self._turnstile)
+        _take(self._room)
         try:
             yield
         finally:
@@ -75,3 +84,15 @@ class Quiet:
         """Give the files back."""
         os.close(self._turnstile)
         os.close(self._room)
+
+
+def _take(lock: int) -> None:
+    """Hold a lock alone; after `LONGEST_WAIT_SECONDS` go on without it."""
+    until = time.monotonic() + LONGEST_WAIT_SECONDS
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            return

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+from lepton_automl.search import quiet as quiet_module
 from lepton_automl.search.quiet import Quiet
 
 BUSY = """
@@ -70,6 +71,24 @@ def test_a_worker_killed_in_its_batch_or_stopped_measurer_blocks_nobody(tmp_path
     with quiet.turn():
         pass
     quiet.close()
+
+
+def test_a_stopped_worker_delays_who_measures_but_not_for_ever(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(quiet_module, "LONGEST_WAIT_SECONDS", 0.3)
+    stopped, measurer, worker = Quiet(tmp_path), Quiet(tmp_path), Quiet(tmp_path)
+    told: list[bool] = []
+    with stopped.turn():
+        asked = time.monotonic()
+        with measurer.measuring():
+            assert 0.3 <= time.monotonic() - asked < 5
+            thread = threading.Thread(target=lambda: enter(worker, told))
+            thread.start()
+            time.sleep(0.1)
+            assert told == [True], "the others still pause"
+        thread.join(5)
+        assert told == [True, False], "and go on, while one hangs"
+    for quiet in (stopped, measurer, worker):
+        quiet.close()
 
 
 def test_workers_do_not_wait_for_each_other(tmp_path: Path) -> None:
