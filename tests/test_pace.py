@@ -38,14 +38,19 @@ def test_one_batch_has_no_pace():
 def test_a_training_that_does_nothing_but_products_uses_all_there_is(monkeypatch):
     monkeypatch.setattr(pace, "LEAST_SECONDS", 0.0)
     torch.set_num_threads(1)
+    # Of a few, as another process may take the processor in the middle of any one.
+    assert any(0.3 < products_alone() < 1.2 for _ in range(10))
+
+
+def products_alone():
+    """Share of the peak; one product a "picture", counted as the three that its passes would be."""
     peak_macs_per_second.cache_clear()
     side = pace.SIDES["cpu"]
     square, walk = torch.ones(side, side, dtype=number_type(CPU)), Pace(1)
     for step in range(20):
         square @ square
         walk.told(step + 1, 20)
-    # One product a "picture", counted as the three that a training's passes would be.
-    assert 0.3 < utilisation(walk, side**3 // pace.PASSES, CPU) < 1.2
+    return utilisation(walk, side**3 // pace.PASSES, CPU)
 
 
 def test_the_yardstick_is_measured_once():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class Confirmation:
                 self._record(task, result)
             bar.show(len(left) + len(workers.busy), workers.facts()["workers"])
             if workers.busy and self._is_too_late(-clock.left(), workers.seconds_to_go()):
-                late = ", ".join(str(parsed(task.key)[0]) for task in workers.busy)
+                late = _listed(task.key for task in workers.busy)
                 self._tell(f"the time is over: the last training of trial {late} is left out")
                 return
 
@@ -194,9 +194,14 @@ class Bar:
         if not done:
             return
         seconds = (time.monotonic() - self._begun) * (self._count / done - 1)
-        numbers = ", ".join(str(parsed(worker["task"])[0]) for worker in at_work)
+        numbers = _listed(worker["task"] for worker in at_work)
         who = f"trial {numbers} to the end, about {duration(seconds)} left" if numbers else "done"
         self._emit(Event(CONFIRM, who, done, float(self._count)))
+
+
+def _listed(keys: Iterable[str]) -> str:
+    """Whose trainings these are, each candidate once."""
+    return ", ".join(dict.fromkeys(str(parsed(key)[0]) for key in keys))
 
 
 def pace_text(result: TaskResult) -> str:
