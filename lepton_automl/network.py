@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Network(nn.Module):
         self.owners = nn.ModuleDict()
         for op in graph.weighted:
             self.owners[op.name] = ConvNorm(op, folded) if isinstance(op, Conv) else Product(op)
-        self._last_reader = _last_readers(graph)
+        self._last_read = _last_read(graph)
 
     def forward(self, x: Tensor, on_value: OnValue | None = None) -> Tensor:
         """Logits (N, classes) of normalised pixels (N, C, H, W).
@@ -42,12 +42,21 @@ class Network(nn.Module):
         `on_value(name, tensor)` sees every value that int8 arithmetic stores and may replace it.
         """
         values = {self.graph.input.name: x}
+        for _ in self.walk(values, on_value):
+            pass
+        return values[self.graph.output.name]
+
+    def walk(self, values: dict[str, Tensor], on_value: OnValue | None = None) -> Iterator[Op]:
+        """Each operation, before it reads from `values` and adds to them what it gives.
+
+        What nobody reads any more is deleted. `on_value` as in `forward`.
+        """
         for number, op in enumerate(self.graph.ops):
+            yield op
             y = self._run(op, values)
             values[op.y.name] = on_value(op.y.name, y) if on_value else y
-            for name in self._last_reader[number]:
+            for name in self._last_read[number]:
                 del values[name]
-        return values[self.graph.output.name]
 
     def _run(self, op: Op, values: dict[str, Tensor]) -> Tensor:
         match op:
@@ -125,7 +134,7 @@ def weights_of(network: Network) -> dict[str, Tensor]:
     }
 
 
-def _last_readers(graph: Graph) -> list[list[str]]:
+def _last_read(graph: Graph) -> list[list[str]]:
     """For each operation the values nobody reads after it, so that memory is freed early."""
     last = {v.name: n for n, op in enumerate(graph.ops) for v in op.inputs}
     return [[name for name, n in last.items() if n == number] for number in range(len(graph.ops))]

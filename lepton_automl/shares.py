@@ -20,8 +20,8 @@ calibrating some int8 files; a fresh process, rounds of latency, exact arithmeti
 START_SECONDS, MOST_WAITING = 1.5, 3.0
 """What it takes at least to start; at most so many times its processor time counts, because disks
 are slow the first time only."""
-QUANTIZED_SAMPLES = 9 * 512
-"""Answers of int8 files while one is chosen."""
+QUANTIZED_SAMPLES = 20 * 512
+"""Answers of int8 files while one is chosen, and what learning two roundings takes."""
 FILES = 3
 """Proven on the test part: int8, its float twin, the reference."""
 MOST_TO_COMPRESS, LEAST_TO_COMPRESS, MOST_TO_PROVE = 0.15, 0.06, 0.25

@@ -130,8 +130,10 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
     if rungs[-1].name != QUANTIZED:
         made = Quantize().attempt(current, work)
         made.model.save(folder / QUANTIZED)
-        durable.write_json(folder / CALIBRATION, {"training_pictures": made.pictures})
-        why = f"{made.method}; {made.divergence:.2g} nats from float"
+        told = {"training_pictures": made.pictures, "nats_from_float": made.tried}
+        durable.write_json(folder / CALIBRATION, told)
+        nearest = f"{made.tried['plain']:.2g} by plain rounding"
+        why = f"{made.method}; {made.divergence:.2g} nats from float, {nearest}"
         _write(folder, rungs, _rung(QUANTIZED, made.model, work, why=why))
         work.emit(_event(rungs[-1]))
     return Compressed.load(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from lepton_automl.compress.equalize import equalize
 from lepton_automl.compress.finetune import finetune
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.plan import OutOfTime, effort
+from lepton_automl.compress.rounding import BIAS_LIMIT, reconstruct
 from lepton_automl.compress.scoring import (
     divergence,
     float_probabilities,
@@ -30,8 +32,6 @@ from lepton_automl.graph import Conv, Gate, Graph, Linear, MaxPool, Mul, Op
 from lepton_automl.model import Model, Preprocessing, QParams
 from lepton_automl.train import Diverged
 
-BIAS_LIMIT = 2**29
-"""Biases stay within this, so that bias plus products fit into 32 bits."""
 BIAS_STEPS = 2**20
 """A channel without weights gets a scale that writes its bias in at least as many steps."""
 CLIPS = np.arange(100, 79, -1, dtype=np.float32) / np.float32(100)
@@ -54,6 +54,8 @@ class Quantized:
     """Of its answers from the float net's on those pictures, nats."""
     accuracy: float
     """Share of validation pictures that are right, 0 to 1."""
+    tried: Mapping[str, float]
+    """The divergence of every way that was tried, by its method."""
 
 
 class Quantize(Step):
@@ -71,6 +73,16 @@ class Quantize(Step):
         return made if holds else _trained(made, work)
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way to quantize a net."""
+
+    method: str
+    model: Model
+    divergence: float
+    """Of its answers from the float net's, nats."""
+
+
 def _closest(model: Model, work: Work) -> Quantized:
     """Of all ways to quantize, the one whose file answers most like the float net.
 
@@ -81,16 +93,32 @@ def _closest(model: Model, work: Work) -> Quantized:
     pixels, limit = work.train.pixels[ids], work.target.weight_limit
     wanted = float_probabilities(model, pixels)
     even = equalize(model, calibrate(model, pixels, device=work.device))
-    found: list[tuple[float, str, Model]] = []
+    ways = []
     for name, source in {"plain": model, "equalized": even}.items():
         calibration = calibrate(source, pixels, device=work.device)
+        own = []
         for clip, correct in itertools.product((False, True), repeat=2):
             made = quantize(source, calibration, limit, clip=clip, correct=correct)
-            distance = divergence(wanted, onnx_probabilities(int8_file(made), pixels))
-            words = [name, *["clipped"] * clip, *["corrected"] * correct]
-            found.append((distance, ", ".join(words), made))
-    distance, method, best = min(found, key=lambda item: item[0])
-    return Quantized(best, method, tuple(ids.tolist()), distance, validation_accuracy(best, work))
+            words = ", ".join([name, *["clipped"] * clip, *["corrected"] * correct])
+            own.append(_way(words, made, pixels, wanted))
+        best = min(own, key=_divergence)
+        learned = f"{best.method.removesuffix(', corrected')}, reconstructed"
+        own.append(_way(learned, reconstruct(best.model, pixels, limit), pixels, wanted))
+        ways += own
+    best = min(ways, key=_divergence)
+    reached = validation_accuracy(best.model, work)
+    tried = {way.method: way.divergence for way in ways}
+    found = tuple(ids.tolist())
+    return Quantized(best.model, best.method, found, best.divergence, reached, tried)
+
+
+def _way(method: str, made: Model, pixels: Tensor, wanted: np.ndarray) -> Way:
+    given = onnx_probabilities(int8_file(made), pixels)
+    return Way(method, made, divergence(wanted, given))
+
+
+def _divergence(way: Way) -> float:
+    return way.divergence
 
 
 def _trained(made: Quantized, work: Work) -> Quantized:

@@ -1,0 +1,157 @@
+"""Rounding learned by reconstruction: each layer's integers give what the float layer gave.
+
+Rounding to the nearest integer is best for every weight alone, not for their sum. Layer after
+layer, from what the rounded layers before it really give, the weights are first solved anew by
+least squares for the float net's values, then rounded one by one, each error made good by the
+weights still to come (Frantar et al. 2023, section 3, arXiv:2210.17323; the aim is that of Nagel
+et al. 2020, arXiv:2004.10568). No label, no gradient; the file costs what it did before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lepton_automl.compress.calibrate import stored
+from lepton_automl.graph import Conv, Graph, Linear
+from lepton_automl.model import Model, QParams
+
+LARGEST_BYTES = 1 << 26
+"""Of one value of all pictures together, in float32; of large ones there are fewer pictures."""
+PATCHES = 1 << 14
+"""Patches a layer is solved from at most; they have some hundred unknowns."""
+RIDGE = 0.01
+"""Of a patch's mean square: how much the weights are held to where they were."""
+BIAS_LIMIT = 2**29
+"""Biases stay within this, so that bias plus products fit into 32 bits."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of a layer's patches in the float net, `x`, and in the rounded one, `z`, by group."""
+
+    x_mean: Tensor
+    """(groups, 1, taps)."""
+    z_mean: Tensor
+    xz: Tensor
+    """(groups, taps, taps): covariance."""
+    zz: Tensor
+
+
+def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
+    """A quantized model with integers and biases that answer more like its float weights.
+
+    Parameters
+    ----------
+    model : Model
+        Folded and quantized; its scales stay.
+    pixels : Tensor
+        uint8 (N, H, W, C), training pictures.
+    weight_limit : int
+        Weights lie in +-`weight_limit`, 1 to 127.
+    """
+    assert model.qparams is not None, "the caller has quantized it"
+    graph, values = model.arch.graph, model.qparams
+    whole, rounded = model.network(), model.network()
+    x = model.preprocessing.apply(pixels[: _count(graph)])
+    wholes, roundeds = ({graph.input.name: x} for _ in range(2))
+    walks = (whole.walk(wholes), rounded.walk(roundeds, _rounding(graph, values)))
+    with torch.inference_mode():
+        for op, _ in zip(*walks, strict=True):
+            if isinstance(op, (Conv, Linear)):
+                a, b = (_patches(op, each[op.x.name]) for each in (wholes, roundeds))
+                values = _with_layer(op, model, values, _moments(a, b), weight_limit)
+                _place(rounded.owners[op.name], op, values)
+    return dataclasses.replace(model, qparams=values, parent=model.digest)
+
+
+def _count(graph: Graph) -> int:
+    """Pictures whose largest value stays in bounds."""
+    largest = max(op.y.size for op in graph.ops)
+    return max(1, LARGEST_BYTES // (4 * largest))
+
+
+def _rounding(graph: Graph, values: QParams) -> Callable[[str, Tensor], Tensor]:
+    own = set(stored(graph))
+
+    def on_value(name: str, value: Tensor) -> Tensor:
+        if name not in own:
+            return value
+        scale, zero_point = values.scales[name], values.zero_points[name]
+        return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, 0, 255)
+
+    return on_value
+
+
+def _patches(op: Conv | Linear, value: Tensor) -> Tensor:
+    """(groups, patches, taps): what outputs of the layer are products of."""
+    if isinstance(op, Linear):
+        return value.flatten(1)[None]
+    padded = F.pad(value, [op.kernel // 2] * 4)
+    places = torch.cartesian_prod(torch.arange(op.y.height), torch.arange(op.y.width))
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+    corners = op.stride * places[order[: max(1, PATCHES // len(value))]]
+    k, groups = op.kernel, op.x.channels if op.depthwise else 1
+    seen = [padded[:, :, r : r + k, c : c + k].flatten(2) for r, c in corners.tolist()]
+    whole = torch.cat(seen)  # (patches, channels, taps)
+    return whole.reshape(len(whole), groups, -1).transpose(0, 1)
+
+
+def _moments(x: Tensor, z: Tensor) -> Moments:
+    """Of patches (groups, patches, taps)."""
+    x_mean, z_mean = (each.double().mean(1, keepdim=True) for each in (x, z))
+    x, z = x - x_mean.float(), z - z_mean.float()
+    return Moments(x_mean, z_mean, *((each.mT @ z).double() / x.shape[1] for each in (x, z)))
+
+
+def _with_layer(
+    op: Conv | Linear, model: Model, values: QParams, seen: Moments, limit: int
+) -> QParams:
+    """`values` with this layer's integers and biases made anew."""
+    weight, bias = (model.weights[f"{op.name}.{part}"].double() for part in ("weight", "bias"))
+    groups, taps = seen.zz.shape[:2]
+    rows = weight.reshape(groups, -1, taps)
+    scale = torch.from_numpy(values.weight_scales[op.name]).double().reshape(groups, -1, 1)
+    held = RIDGE * seen.zz.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    squares = seen.zz + held[:, None, None] * torch.eye(taps, dtype=torch.float64)
+    wanted = rows + torch.linalg.solve(squares, (rows @ (seen.xz - seen.zz)).mT).mT
+    integers = _rounded(wanted, scale, squares, limit)
+    missed = rows * seen.x_mean - integers * scale * seen.z_mean
+    step = values.scales[op.x.name] * scale.flatten()
+    steps = ((bias + missed.sum(2).flatten()) / step).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
+    new = integers.reshape(weight.shape).to(torch.int8).numpy()
+    return dataclasses.replace(
+        values,
+        weights={**values.weights, op.name: new},
+        biases={**values.biases, op.name: steps.to(torch.int32).numpy()},
+    )
+
+
+def _rounded(wanted: Tensor, scale: Tensor, squares: Tensor, limit: int) -> Tensor:
+    """Integers (groups, out, taps), the taps that matter most first."""
+    order = squares.diagonal(dim1=1, dim2=2).argsort(1, descending=True)[:, None]
+    rows, across = wanted.gather(2, order.expand_as(wanted)), order.expand_as(squares)
+    inverse = torch.linalg.inv(squares.gather(1, across.mT).gather(2, across))
+    upper = torch.linalg.cholesky((inverse + inverse.mT) / 2, upper=True)
+    integers = torch.zeros_like(rows)
+    for tap in range(rows.shape[2]):
+        here = slice(tap, tap + 1)
+        integers[:, :, here] = (rows[:, :, here] / scale).round().clamp(-limit, limit)
+        error = (rows[:, :, here] - integers[:, :, here] * scale) / upper[:, here, here]
+        rows[:, :, tap + 1 :] -= error * upper[:, here, tap + 1 :]
+    return torch.zeros_like(integers).scatter(2, order.expand_as(integers), integers)
+
+
+def _place(owner: torch.nn.Module, op: Conv | Linear, values: QParams) -> None:
+    """Give a layer of the rounded net what its integers mean."""
+    scale = values.weight_scales[op.name]
+    weight = values.weights[op.name] * scale.reshape(-1, *[1] * (len(op.weight_shape) - 1))
+    step = np.float32(values.scales[op.x.name]) * scale
+    owner.get_parameter("weight").copy_(torch.from_numpy(weight))
+    owner.get_parameter("bias").copy_(torch.from_numpy(values.biases[op.name] * step))
