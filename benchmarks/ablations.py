@@ -126,7 +126,12 @@ class Bench:
     @classmethod
     def opened(cls, name: str, path: str, cache: Path) -> Bench:
         """Read the data; the test part stays closed."""
-        setting, data = SETTINGS[name], open_dataset(path)
+        return cls.of(SETTINGS[name], path, cache)
+
+    @classmethod
+    def of(cls, setting: Setting, path: str, cache: Path) -> Bench:
+        """The same for a setting of one's own."""
+        data, target = open_dataset(path), targets.load()
         known = space.load(setting.space).fixing("flip", value=False)
 
         def drawn(candidate: str) -> tuple[Arch, Recipe]:
@@ -136,7 +141,7 @@ class Bench:
                 size=data.size,
                 channels=data.channels,
                 classes=len(data.class_names),
-                target=targets.load(),
+                target=target,
             )
 
         arch, recipe = drawn(setting.candidate)

@@ -42,7 +42,7 @@ def equalize(model: Model, calibration: Calibration) -> Model:
     for _ in range(ROUNDS):
         for group in groups:
             factor = _factor(model.arch.graph, group, weights, peaks)
-            _rescale(model.arch.graph, group, weights, peaks, factor)
+            rescale(model.arch.graph, group, weights, peaks, factor)
     return dataclasses.replace(model, weights=weights, qparams=None, parent=model.digest)
 
 
@@ -120,13 +120,14 @@ def _columns(op: Conv | Linear, weight: Tensor) -> Tensor:
     )
 
 
-def _rescale(
+def rescale(
     graph: Graph,
     group: frozenset[str],
     weights: dict[str, Tensor],
     peaks: dict[str, Tensor],
     factor: Tensor,
 ) -> None:
+    """Divide the values of a group by `factor` (channels,), in `weights` and `peaks`; see above."""
     for name in group:
         peaks[name] = peaks[name] / factor
     for op in graph.weighted:
