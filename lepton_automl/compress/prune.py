@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.compress import Step, Work
 from lepton_automl.compress.importance import importance
 from lepton_automl.compress.plan import Effort, OutOfTime, deadline, effort
+from lepton_automl.compress.savings import Savings, savings, smaller
 from lepton_automl.compress.scoring import keeps_classes, validation_accuracy
 from lepton_automl.cost import Written
 from lepton_automl.errors import ArchError
@@ -29,8 +29,6 @@ LR_SHARE = 0.5
 """Of the recipe's peak learning rate, what recovery uses: the net is nearly trained already."""
 SLOWER = 1.02
 """A cut net may take this much of the time before and still count as no slower: timer noise."""
-CHANNEL_BYTES = 12
-"""Bytes of an output channel besides its weights: int32 bias, two float32 scales."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Prune(Step):
     Parameters
     ----------
     share : float
-        Of the cost (bytes and multiply-accumulates, each in proportion), what to cut, 0 to 1.
+        Of the cost, what to cut, 0 to 1; see `Savings`.
     known : frozenset of str
         Hashes of architectures that were tried before and need no second try.
     """
@@ -70,7 +68,7 @@ class Prune(Step):
         """
         sizes, scores = self._sizes(model, work)
         if not sizes:
-            return Attempt(None, False, "no width has a channel step to spare")
+            return Attempt(None, False, "no cut would save anything")
         smaller = model
         for name, size in sizes.items():
             best = torch.topk(scores[name], size).indices
@@ -95,8 +93,8 @@ class Prune(Step):
         """New sizes of widths, and how much each of their channels matters."""
         steps = channel_steps(model.arch, work.target.channel_step)
         scores = importance(model, work.train, work.seed)
-        weighed = _weights(work)
-        return chosen(model.arch, scores, steps, self.share, weighed), scores
+        saves = savings(model.arch, steps, work)
+        return chosen(model.arch, scores, steps, self.share, saves), scores
 
 
 def recover(model: Model, work: Work, share: Effort) -> Model:
@@ -120,7 +118,7 @@ def chosen(
     scores: Mapping[str, Tensor],
     steps: Mapping[str, int],
     share: float,
-    weighed: tuple[float, float] = (0.5, 0.5),
+    saves: Savings,
 ) -> dict[str, int]:
     """Sizes of the widths to cut so that about `share` of the cost goes at the least loss.
 
@@ -134,34 +132,30 @@ def chosen(
         Width name -> multiple that its size is rounded to; never cut below it.
     share : float
         Of the cost, 0 to 1.
-    weighed : (float, float)
-        Weights of the bytes saved and the multiply-accumulates saved.
+    saves : Savings
+        What a smaller net saves.
     """
     ordered = {name: score.sort().values.cumsum(0) for name, score in scores.items()}
-    whole, sizes = _prices(arch), {w.name: w.size for w in arch.graph.widths}
+    sizes = {w.name: w.size for w in arch.graph.widths}
     start, now = dict(sizes), arch
-
-    def cost(of: Arch) -> float:
-        parts = zip(weighed, _prices(of), whole, strict=True)
-        return sum(weight * price / full for weight, price, full in parts)
 
     def lost(name: str, size: int) -> float:
         gone = start[name] - size
         return float(ordered[name][gone - 1]) if gone else 0.0
 
-    while cost(now) > 1 - share:
+    while saves.of(now) < share:
         offers = []
         for name, size in sizes.items():
-            fewer = (math.ceil(size / steps[name]) - 1) * steps[name]
-            if fewer:
-                saved = cost(now) - cost(now.with_widths({name: fewer}))
-                price = lost(name, fewer) - lost(name, size)
-                offers.append((price / saved, name, fewer))
+            for fewer in smaller(size, steps[name]):
+                saved = saves.of(now.with_widths({name: fewer})) - saves.of(now)
+                if saved > 0:
+                    price = lost(name, fewer) - lost(name, size)
+                    offers.append((price / saved, -fewer, name))
         if not offers:
             break
-        _, name, fewer = min(offers)
-        sizes[name] = fewer
-        now = now.with_widths({name: fewer})
+        _, fewer, name = min(offers)
+        sizes[name] = -fewer
+        now = now.with_widths({name: -fewer})
     return {name: size for name, size in sizes.items() if size < start[name]}
 
 
@@ -223,22 +217,6 @@ def _cut_operation(
         weight = weight[:, index]
     changed[name] = weight.contiguous()
     return changed
-
-
-def _prices(arch: Arch) -> tuple[float, float]:
-    """Bytes of the parameters as int8, and multiply-accumulates."""
-    size = sum(
-        math.prod(op.weight_shape) + CHANNEL_BYTES * op.y.channels for op in arch.graph.weighted
-    )
-    return float(size), float(arch.graph.macs)
-
-
-def _weights(work: Work) -> tuple[float, float]:
-    """What the stated limits ask to save: bytes, multiply-accumulates, or both alike."""
-    limits = work.limits
-    size = limits.max_size_bytes is not None
-    speed = limits.max_latency_ms is not None or limits.max_macs is not None
-    return (0.5, 0.5) if size == speed else (float(size), float(speed))
 
 
 def _slower(before: Arch, after: Arch, work: Work) -> str:

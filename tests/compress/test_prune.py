@@ -11,6 +11,7 @@ from lepton_automl.arch import chain
 from lepton_automl.compress import Work
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.prune import Prune, channel_steps, chosen, cut
+from lepton_automl.compress.savings import Savings
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
 from lepton_automl.errors import ArchError
@@ -93,18 +94,19 @@ def test_cuts_go_where_least_is_lost_and_end_at_whole_steps():
     arch = small_net()
     scores = {w.name: torch.ones(w.size) for w in arch.graph.widths}
     scores["1/out"] = torch.full((32,), 1e-6)
-    sizes = chosen(arch, scores, dict.fromkeys(scores, 8), 0.3)
+    sizes = chosen(arch, scores, dict.fromkeys(scores, 8), 0.3, Savings(arch, 0.5, 0.5))
     assert set(sizes) == {"1/out"}
     assert sizes["1/out"] in {8, 16, 24}
-    every = chosen(arch, scores, dict.fromkeys(scores, 8), 0.999)
+    every = chosen(arch, scores, dict.fromkeys(scores, 8), 0.999, Savings(arch, 0.5, 0.5))
     assert every == {"0/out": 8, "1/out": 8, "2/out": 8}  # nothing below one step
-    assert chosen(arch, scores, dict.fromkeys(scores, 64), 0.3) == {}
+    coarse = dict.fromkeys(scores, 64)
+    assert chosen(arch, scores, coarse, 0.3, Savings(arch, 0.5, 0.5)) == {}
 
 
 def test_the_cost_that_is_cut_is_the_share_that_was_asked():
     arch = small_net()
     scores = {w.name: torch.arange(w.size) + 1.0 for w in arch.graph.widths}
-    sizes = chosen(arch, scores, dict.fromkeys(scores, 1), 0.4, (0.0, 1.0))
+    sizes = chosen(arch, scores, dict.fromkeys(scores, 1), 0.4, Savings(arch, 0.0, 1.0))
     assert 0.55 < arch.with_widths(sizes).graph.macs / arch.graph.macs <= 0.6
 
 
@@ -148,9 +150,14 @@ def test_a_cut_that_loses_too_much_is_put_back():
     assert Prune(0.6)(model, work) is model
 
 
+def slower(files):
+    """Each smaller width alone saves a half, all together save nothing."""
+    return {name: {"whole": 1.0, "b": 1.0, "a": 1.5}.get(name, 0.5) for name in files}
+
+
 def test_a_cut_that_is_measured_to_be_slower_is_refused_before_any_training():
     model = random_model(small_net(), 1)
-    work = work_for(model, measure=lambda files: {"b": 1.0, "a": 1.5}, epochs=10**9)
+    work = work_for(model, measure=slower, epochs=10**9)
     tried = Prune(0.3).attempt(model, work)
     assert not tried.is_accepted
     assert "slower" in tried.why
