@@ -1,0 +1,179 @@
+"""Which channels to cut: several importances on the same nets, before and after a short recovery.
+
+    python benchmarks/importances.py fashion=fashion_mnist.npz cifar10=cifar10.npz --seeds 3
+
+Nets are trained on a part of the training pictures, 40 % of their cost (bytes and
+multiply-accumulates alike) is cut away by each importance, then they learn from the whole net for
+400 batches. Judged on validation pictures; no test part is opened. Every net is one line of the
+file; what is there is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from ablations import Bench
+from int8 import TASKS, rows
+from torch import Tensor
+
+from lepton_automl import targets
+from lepton_automl.compress import Work
+from lepton_automl.compress.calibrate import balanced
+from lepton_automl.compress.importance import importance, makers
+from lepton_automl.compress.plan import LEAST_BATCHES, Effort
+from lepton_automl.compress.prune import channel_steps, chosen, cut, recover
+from lepton_automl.compress.savings import Savings
+from lepton_automl.config import Limits
+from lepton_automl.dataset import Labelled
+from lepton_automl.evaluate import accuracy
+from lepton_automl.graph import Conv
+from lepton_automl.model import Model
+from lepton_automl.train import fit, fresh
+
+SHARE = 0.4
+PICTURES = 512
+USED = ("fashion, quick", "fashion, large", "cifar10, half")
+
+Scores = dict[str, Tensor]
+
+
+def norms(model: Model, data: Labelled, seed: int) -> Scores:
+    """Length of the filters that make a channel (Li et al. 2017, arXiv:1608.08710)."""
+    del data, seed
+    return _over_makers(model, lambda name: model.weights[f"{name}.weight"].flatten(1).norm(dim=1))
+
+
+def scales(model: Model, data: Labelled, seed: int) -> Scores:
+    """Size of batch normalisation's factor (Liu et al. 2017, arXiv:1708.06519)."""
+    del data, seed
+    return _over_makers(model, lambda name: model.weights[f"{name}.norm.weight"].abs())
+
+
+def chance(model: Model, data: Labelled, seed: int) -> Scores:
+    """No importance at all."""
+    del data
+    draws = torch.Generator().manual_seed(seed)
+    return {w.name: torch.rand(w.size, generator=draws) for w in model.arch.graph.widths}
+
+
+def taylor(model: Model, data: Labelled, seed: int) -> Scores:
+    """First-order change of the labels' loss (Molchanov et al. 2017, arXiv:1611.06440)."""
+    values, labels = _seen(model, data, seed)
+    loss = torch.nn.functional.cross_entropy(values["logits"], labels)
+    names = [n for w in model.arch.graph.widths for n in makers(model.arch.graph, w)]
+    found = torch.autograd.grad(loss, [values[name] for name in names])
+    gradients = dict(zip(names, found, strict=True))
+    effect = {n: (values[n] * gradients[n]).sum((2, 3)).abs().mean(0).detach() for n in names}
+    return _over_makers(model, effect.__getitem__)
+
+
+def reconstruction(model: Model, data: Labelled, seed: int) -> Scores:
+    """What the layers that read a channel would miss: its mean square times their weights'."""
+    values, _ = _seen(model, data, seed)
+    graph, found = model.arch.graph, {}
+    for width in graph.widths:
+        total = torch.zeros(width.size)
+        for op in graph.weighted:
+            if op.x.axis in width.axes and not (isinstance(op, Conv) and op.depthwise):
+                weight = model.weights[f"{op.name}.weight"]
+                power = values[op.x.name].square().mean((0, 2, 3)).detach()
+                total += power * weight.square().transpose(0, 1).flatten(1).sum(1)
+        found[width.name] = total
+    return found
+
+
+WAYS: dict[str, Callable[[Model, Labelled, int], Scores]] = {
+    "Fisher information of the answers (ours)": importance,
+    "first-order change of the loss": taylor,
+    "what readers would miss": reconstruction,
+    "length of the filters": norms,
+    "batch normalisation's factor": scales,
+    "chance": chance,
+}
+
+
+def _over_makers(model: Model, score: Callable[[str], Tensor]) -> Scores:
+    graph = model.arch.graph
+    owners = {op.y.name: op.name for op in graph.weighted}
+    return {
+        width.name: torch.stack([score(owners[v]) for v in makers(graph, width)]).sum(0)
+        for width in graph.widths
+    }
+
+
+def _seen(model: Model, data: Labelled, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Values of all operations on some training pictures, and the labels of these."""
+    ids, values = balanced(data.labels, PICTURES, seed), {}
+
+    def keep(name: str, value: Tensor) -> Tensor:
+        values[name] = value
+        return value
+
+    x = model.preprocessing.apply(data.pixels[ids])
+    values["logits"] = model.network()(x, keep)
+    return values | {model.arch.graph.input.name: x}, data.labels[ids]
+
+
+def tried(model: Model, bench: Bench, seed: int) -> dict[str, list[float]]:
+    """Of each way: accuracy after the cut, after recovery, share of multiply-accumulates left."""
+    target = targets.load()
+    work = Work(bench.train, bench.validation, model, Limits(), target, bench.recipe, seed=seed)
+    steps, saves = channel_steps(model.arch, target.channel_step), Savings(model.arch, 0.5, 0.5)
+    epochs = math.ceil(LEAST_BATCHES * bench.recipe.batch_size / len(bench.train))
+    found = {}
+    for name, way in WAYS.items():
+        scores, less = way(model, bench.train, seed), model
+        for width, size in chosen(model.arch, scores, steps, SHARE, saves).items():
+            best = torch.topk(scores[width], size).indices
+            less = cut(less, width, sorted(best.tolist()))
+        mended = recover(less, work, Effort(bench.train, epochs))
+        right = [float(accuracy(m, bench.validation).mean()) for m in (less, mended)]
+        found[name] = [*right, less.arch.graph.macs / model.arch.graph.macs]
+    return found
+
+
+def main() -> None:
+    """Train and cut what is missing, then a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="*", help="NAME=PATH")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/importances.jsonl"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    places = dict(item.split("=", 1) for item in given.data)
+    for seed in range(given.seeds):
+        for task in USED:
+            data, setting = TASKS[task]
+            is_known = any(row["key"] == [task, seed] for row in rows(given.out))
+            if data not in places or is_known:
+                continue
+            bench = Bench.of(setting, places[data], given.out.parent / "cache")
+            start = fresh(bench.arch, bench.preprocessing, seed)
+            model = fit(start, bench.train, bench.recipe, epochs=setting.epochs, seed=seed)
+            before = float(accuracy(model, bench.validation).mean())
+            line = {"key": [task, seed], "before": before, "ways": tried(model, bench, seed)}
+            with given.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    known = rows(given.out)
+    tasks = [task for task in USED if any(row["key"][0] == task for row in known)]
+    print(f"| points lost: at once, recovered | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
+    for way in WAYS:
+        cells = []
+        for task in tasks:
+            mine = [row for row in known if row["key"][0] == task]
+            lost = [[100 * (r["before"] - part) for part in r["ways"][way][:2]] for r in mine]
+            once, end = (statistics.mean(each) for each in zip(*lost, strict=True))
+            spread = statistics.stdev(e for _, e in lost) if len(lost) > 1 else math.nan
+            cells.append(f"{once:.1f}, {end:+.2f} ± {spread:.2f} ({len(mine)})")
+        print(f"| {way} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
