@@ -1,0 +1,139 @@
+"""Whether Optuna finds better cuts than the greedy ladder, with as many recoveries.
+
+    python benchmarks/ladder_search.py fashion=fashion_mnist.npz cifar10=cifar10.npz --seeds 3
+
+The ladder cuts 40 % of the cost at the least loss of importance, from what it kept last, and halves
+that wherever the cut is put back, six times at most. Optuna's TPE chooses the size of every width
+(multiples of the target's step, channels by the same importance), as often; it begins with the
+ladder's first cut. Every cut learns from the whole net for 400 batches and counts only if at most
+0.25 points are lost on validation. Given is the share of bytes and multiply-accumulates saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from ablations import Bench
+from importances import USED
+from int8 import TASKS, rows
+
+from lepton_automl import targets
+from lepton_automl.compress import Work
+from lepton_automl.compress.importance import importance
+from lepton_automl.compress.ladder import FIRST_SHARE, ROUNDS, SMALLEST_SHARE
+from lepton_automl.compress.plan import LEAST_BATCHES, Effort
+from lepton_automl.compress.prune import Prune, channel_steps, chosen, cut, recover
+from lepton_automl.compress.savings import Savings, smaller
+from lepton_automl.compress.scoring import validation_accuracy
+from lepton_automl.config import Limits
+from lepton_automl.model import Model
+from lepton_automl.train import fit, fresh
+
+ALLOWED = 0.25
+"""Points on validation: half of what may be lost in all, as in the ladder."""
+
+
+def greedy(model: Model, work: Work) -> tuple[float, int]:
+    """What the ladder saves, and the recoveries it took."""
+    saves, now, share, tried = Savings(model.arch, 0.5, 0.5), model, FIRST_SHARE, 0
+    known: set[str] = set()
+    while tried < ROUNDS and share >= SMALLEST_SHARE:
+        attempt = Prune(share, frozenset(known)).attempt(now, work)
+        if attempt.model is None:
+            break
+        tried += 1
+        known.add(attempt.model.arch.hash)
+        if attempt.is_accepted:
+            now = attempt.model
+        else:
+            share /= 2
+    return saves.of(now.arch), tried
+
+
+def searched(model: Model, work: Work, count: int) -> float:
+    """What the best of `count` cuts that TPE chose saves."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    saves, steps = (
+        Savings(model.arch, 0.5, 0.5),
+        channel_steps(model.arch, work.target.channel_step),
+    )
+    scores = importance(model, work.train, work.seed)
+    before, best = validation_accuracy(model, work), [0.0]
+    epochs = math.ceil(LEAST_BATCHES * work.recipe.batch_size / len(work.train))
+    whole = {w.name: w.size for w in model.arch.graph.widths}
+
+    def objective(trial: optuna.Trial) -> float:
+        less = model
+        for name, size in whole.items():
+            choices = [size, *smaller(size, steps[name])]
+            wanted = trial.suggest_categorical(name, choices)
+            keep = torch.topk(scores[name], wanted).indices
+            less = cut(less, name, sorted(keep.tolist())) if wanted < size else less
+        saved = saves.of(less.arch)
+        mended = recover(less, work, Effort(work.train, epochs))
+        lost = 100 * (before - validation_accuracy(mended, work))
+        if lost <= ALLOWED:
+            best[0] = max(best[0], saved)
+        return saved if lost <= ALLOWED else -lost
+
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=work.seed)
+    )
+    first = chosen(model.arch, scores, steps, FIRST_SHARE, saves)
+    study.enqueue_trial(whole | first)
+    study.optimize(objective, n_trials=count)
+    return best[0]
+
+
+def compared(bench: Bench, seed: int, epochs: int) -> dict[str, Any]:
+    """Both on one net."""
+    start = fresh(bench.arch, bench.preprocessing, seed)
+    model = fit(start, bench.train, bench.recipe, epochs=epochs, seed=seed)
+    work = Work(
+        bench.train, bench.validation, model, Limits(), targets.load(), bench.recipe, seed=seed
+    )
+    work = dataclasses.replace(work, epochs=1)
+    ladder, tried = greedy(model, work)
+    return {"ladder": ladder, "tried": tried, "optuna": searched(model, work, max(tried, 1))}
+
+
+def main() -> None:
+    """Compare on what is missing, then a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="*", help="NAME=PATH")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder_search.jsonl"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    places = dict(item.split("=", 1) for item in given.data)
+    for seed in range(given.seeds):
+        for task in USED:
+            data, setting = TASKS[task]
+            is_known = any(row["key"] == [task, seed] for row in rows(given.out))
+            if data not in places or is_known:
+                continue
+            bench = Bench.of(setting, places[data], given.out.parent / "cache")
+            line = {"key": [task, seed]} | compared(bench, seed, setting.epochs)
+            with given.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    print("| task | ladder saves | Optuna saves | cuts tried |\n|---|---|---|---|")
+    for task in USED:
+        mine = [row for row in rows(given.out) if row["key"][0] == task]
+        if mine:
+            ladder, other, tried = (
+                statistics.mean(row[k] for row in mine) for k in ("ladder", "optuna", "tried")
+            )
+            print(f"| {task} ({len(mine)}) | {ladder:.0%} | {other:.0%} | {tried:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
