@@ -38,7 +38,7 @@ from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch
 from lepton_automl.exporters.onnx import float_model
-from lepton_automl.foreign.quantizing import _Pictures, _unlogged
+from lepton_automl.foreign.quantizing import Pictures, unlogged
 from lepton_automl.model import Model
 from lepton_automl.statistics import paired_drop
 from lepton_automl.train import fit, fresh
@@ -72,10 +72,10 @@ def rescaled(model: Model, seed: int) -> Model:
 
 def theirs(file: bytes, pixels: Tensor, **more: Any) -> bytes:
     """The quantizer of onnxruntime on our float file, calibrated on the same pictures."""
-    with tempfile.TemporaryDirectory() as folder, _unlogged():
+    with tempfile.TemporaryDirectory() as folder, unlogged():
         source, out = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(file)
-        quantize_static(source, out, _Pictures(pixels.numpy()), **more)
+        quantize_static(source, out, Pictures(pixels.numpy()), **more)
         return out.read_bytes()
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lepton_automl import (
     __version__,
@@ -30,7 +28,7 @@ from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.events import Emit, Event, silent
 from lepton_automl.foreign import Foreign
 from lepton_automl.foreign.probing import probed
-from lepton_automl.foreign.quantizing import Quantized, answers, closest
+from lepton_automl.foreign.quantizing import Quantized, Quantizer, answers, closest
 from lepton_automl.foreign.repairing import repaired
 from lepton_automl.foreign.slimming import slimmed
 from lepton_automl.judging import Evidence
@@ -41,6 +39,8 @@ from lepton_automl.verify import log_opening, reference_predictions, verify_in_f
 
 STAGE = "compress"
 REQUEST, FLOAT_FILE, STEPS = "request.json", "float.onnx", "steps.json"
+MADE = "made"
+"""Folder of the files that were tried, until the artifact is sealed."""
 LEAST_TIMES_CHANCE = 1.5
 """Accuracy of the float model on validation, as a multiple of guessing; below, something is off."""
 
@@ -127,12 +127,12 @@ class Compression:
 
     def __init__(self, order: Order, model: Foreign, dataset: Dataset, emit: Emit) -> None:
         self._order, self._model, self._emit = order, model, emit
-        self._limit = targets.load(order.target).weight_limit
         size, cache = model.shape[:2], order.out / "cache"
         train = labelled(dataset.files("train", size, cache))
         self._validation: Labelled = labelled(dataset.files("validation", size, cache))
         ids = balanced(train.labels, PICTURES, order.seed)
-        self._pixels: NDArray[np.uint8] = train.pixels[ids].numpy()
+        limit = targets.load(order.target).weight_limit
+        self._quantizer = Quantizer(train.pixels[ids].numpy(), limit, order.out / MADE)
         self._watch = Stopwatch()
         self._right = self._answered(model.file)
         self._classes = len(dataset.class_names)
@@ -142,13 +142,13 @@ class Compression:
         self._check_float()
         steps = [self._step("float", self._model.file, 0, True, "every drop counts from here")]
         self._tell(steps[-1])
-        made = closest(self._model, self._pixels, self._limit)
+        made = closest(self._model, self._quantizer)
         holds = self._holds(made.file)
         why = f"{made.method}; {made.divergence:.2g} nats from float"
         steps.append(self._step("int8", made.file, 0, holds, why))
         self._tell(steps[-1])
         if not holds:
-            for fix in repaired(made, self._pixels, self._limit, self._holds, self._tried):
+            for fix in repaired(made, self._quantizer, self._holds, self._tried):
                 made, count = fix.made, len(fix.nodes)
                 why = f"in float: {', '.join(name.removeprefix('net/') for name in fix.nodes[:3])}"
                 why += ", ..." if count > 3 else ""
@@ -267,6 +267,7 @@ def _proven(
     predictions = reference_predictions(folder, dataset.pixels("test", size))
     text = card(verdict, read_about(folder))
     bundle.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
+    shutil.rmtree(order.out / MADE, ignore_errors=True)
     return Outcome(folder, verdict)
 
 

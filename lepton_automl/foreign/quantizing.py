@@ -5,15 +5,17 @@ uint8 values and int8 weights with a scale a channel, the only pair its kernels 
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 from onnxruntime.quantization import (
@@ -24,7 +26,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from lepton_automl import onnxfile
+from lepton_automl import __version__, durable, onnxfile
 from lepton_automl.compress.scoring import divergence
 from lepton_automl.foreign import Foreign
 from lepton_automl.foreign.equalizing import equalized
@@ -32,6 +34,7 @@ from lepton_automl.foreign.equalizing import equalized
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow the 16 bits that older processors add in."""
 BATCH = 16
+VERSIONS = (__version__, onnxruntime.__version__)
 RANGES = {"ranges of all pictures": False, "ranges averaged over batches": True}
 """Ways to calibrate, and whether they average."""
 
@@ -51,7 +54,7 @@ class Quantized:
     """Nodes of the model that stay float, by repair."""
 
 
-class _Pictures(CalibrationDataReader):  # type: ignore[misc]
+class Pictures(CalibrationDataReader):  # type: ignore[misc]
     """Hands out a batch at a time, so that memory holds no more."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
@@ -65,75 +68,88 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {onnxfile.INPUT: batch}
 
 
-def closest(model: Foreign, pixels: NDArray[np.uint8], weight_limit: int) -> Quantized:
-    """Of all ways to quantize, the one whose file answers most like the float model.
+class Quantizer:
+    """Quantizes on the same pictures for the same target, and remembers every file it made.
 
     Parameters
     ----------
-    model : Foreign
-        Float.
     pixels : uint8 array (N, H, W, C)
         Training pictures; no label is needed.
     weight_limit : int
         Largest weight, 1 to 127.
+    memory : Path, optional
+        A folder in which the files outlive this process, so that nothing is made twice after it
+        was killed.
     """
-    wanted = answers(model.file, pixels)
-    even = Foreign(
-        equalized(model.file, pixels),
-        model.shape,
-        model.class_names,
-        model.kept_float,
-        model.seen_as,
-    )
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], weight_limit: int, memory: Path | None = None
+    ) -> None:
+        self.pixels, self._limit, self._memory = pixels, weight_limit, memory
+        self._about = hashlib.sha256(pixels.tobytes() + bytes([weight_limit])).hexdigest()
+
+    def __call__(
+        self,
+        model: Foreign,
+        *,
+        averages: bool = False,
+        kept_float: Sequence[str] = (),
+        only: Sequence[str] = (),
+    ) -> bytes:
+        """The int8 file of a wrapped model, some of its nodes left in float, or all but `only`."""
+        how = (averages, [*model.kept_float, *kept_float], list(only))
+        if self._memory is None:
+            return self._quantized(model.file, *how)
+        parts = repr((hashlib.sha256(model.file).hexdigest(), self._about, how, VERSIONS))
+        place = self._memory / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.onnx"
+        if not place.is_file():
+            durable.write(place, self._quantized(model.file, *how))
+        return place.read_bytes()
+
+    def _quantized(
+        self, file: bytes, averages: bool, excluded: list[str], only: list[str]
+    ) -> bytes:
+        with tempfile.TemporaryDirectory() as folder, unlogged():
+            out = Path(folder) / "int8.onnx"
+            quantize_static(
+                ModelProto.FromString(file),
+                out,
+                Pictures(self.pixels),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=self._limit <= EXACT_EVERYWHERE,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=excluded,
+                nodes_to_quantize=only,
+                extra_options={"CalibMovingAverage": averages},
+            )
+            made = ModelProto.FromString(out.read_bytes())
+        kept = [item for item in made.opset_import if item.domain in ("", "ai.onnx")]
+        del made.opset_import[:]
+        made.opset_import.extend(kept)
+        del made.metadata_props[:]
+        made.metadata_props.extend(ModelProto.FromString(file).metadata_props)
+        return bytes(made.SerializeToString(deterministic=True))
+
+
+def closest(model: Foreign, quantizer: Quantizer) -> Quantized:
+    """Of all ways to quantize a float model, the one whose file answers most like it."""
+    wanted = answers(model.file, quantizer.pixels)
+    even = dataclasses.replace(model, file=equalized(model.file, quantizer.pixels))
     sources = {"plain": model} | ({"equalized": even} if even.file != model.file else {})
     found = []
     for name, source in sources.items():
         for how, averages in RANGES.items():
-            file = quantized(source, pixels, weight_limit, averages=averages)
-            apart = divergence(wanted, answers(file, pixels))
+            file = quantizer(source, averages=averages)
+            apart = divergence(wanted, answers(file, quantizer.pixels))
             found.append(Quantized(file, f"{name}, {how}", apart, source, averages))
     return min(found, key=lambda one: one.divergence)
 
 
-def quantized(
-    model: Foreign,
-    pixels: NDArray[np.uint8],
-    weight_limit: int,
-    *,
-    averages: bool = False,
-    kept_float: Sequence[str] = (),
-    only: Sequence[str] = (),
-) -> bytes:
-    """The int8 file of a wrapped model, some of its nodes left in float, or all but `only`."""
-    more: dict[str, Any] = {"CalibMovingAverage": averages}
-    with tempfile.TemporaryDirectory() as folder, _unlogged():
-        out = Path(folder) / "int8.onnx"
-        quantize_static(
-            ModelProto.FromString(model.file),
-            out,
-            _Pictures(pixels),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=weight_limit <= EXACT_EVERYWHERE,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[*model.kept_float, *kept_float],
-            nodes_to_quantize=list(only),
-            extra_options=more,
-        )
-        made = ModelProto.FromString(out.read_bytes())
-    kept = [item for item in made.opset_import if item.domain in ("", "ai.onnx")]
-    del made.opset_import[:]
-    made.opset_import.extend(kept)
-    source = ModelProto.FromString(model.file)
-    del made.metadata_props[:]
-    made.metadata_props.extend(source.metadata_props)
-    return bytes(made.SerializeToString(deterministic=True))
-
-
 @contextmanager
-def _unlogged() -> Iterator[None]:
+def unlogged() -> Iterator[None]:
     """It advises, on the root logger, what `wrapping` has done already."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

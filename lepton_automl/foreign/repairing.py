@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lepton_automl.compress.scoring import divergence
-from lepton_automl.foreign.quantizing import Quantized, answers, quantized
+from lepton_automl.foreign.quantizing import Quantized, Quantizer, answers
 from lepton_automl.onnx_cost import WEIGHTED
 
 JUDGED = 128
@@ -31,9 +29,7 @@ class Fix:
     holds: bool
 
 
-def ranked_layers(
-    made: Quantized, pixels: NDArray[np.uint8], weight_limit: int, tell: Tell
-) -> list[tuple[str, float]]:
+def ranked_layers(made: Quantized, quantizer: Quantizer, tell: Tell) -> list[tuple[str, float]]:
     """Layers and how far the answers go astray, in nats, with that one alone in int8; most first.
 
     One alone in float would tell less: what it reads was rounded for its neighbours before.
@@ -42,22 +38,21 @@ def ranked_layers(
     ----------
     made : Quantized
         All in int8.
-    pixels : uint8 array (N, H, W, C)
-        Training pictures.
-    weight_limit : int
-        Largest weight, 1 to 127.
+    quantizer : Quantizer
+        That made it.
     tell : callable
         Told of each layer.
     """
-    wanted = answers(made.source.file, pixels[:JUDGED])
+    pixels = quantizer.pixels[:JUDGED]
+    wanted = answers(made.source.file, pixels)
     graph = ModelProto.FromString(made.source.file).graph
     layers = [node for node in graph.node if node.op_type in WEIGHTED and node.name]
     costs = []
     for place, layer in enumerate(layers):
         tell(f"what int8 costs in {layer.name.removeprefix('net/')}", place / len(layers))
         alone = [layer.name, *_followers(graph, layer)]
-        file = quantized(made.source, pixels, weight_limit, averages=made.averages, only=alone)
-        costs.append((layer.name, divergence(wanted, answers(file, pixels[:JUDGED]))))
+        file = quantizer(made.source, averages=made.averages, only=alone)
+        costs.append((layer.name, divergence(wanted, answers(file, pixels))))
     return sorted(costs, key=lambda pair: -pair[1])
 
 
@@ -67,23 +62,17 @@ def _followers(graph: GraphProto, layer: NodeProto) -> list[str]:
     return [node.name for node in readers if node.op_type in ("Relu", "Clip") and node.name]
 
 
-def repaired(
-    made: Quantized,
-    pixels: NDArray[np.uint8],
-    weight_limit: int,
-    holds: Holds,
-    tell: Tell,
-) -> list[Fix]:
+def repaired(made: Quantized, quantizer: Quantizer, holds: Holds, tell: Tell) -> list[Fix]:
     """What was tried until `holds`, the last one the best: 1, 2, 4, ... of the dearest layers.
 
     Then as few as still hold. Where nothing holds, all layers end in float.
     """
-    layers = [name for name, _ in ranked_layers(made, pixels, weight_limit, tell)]
+    layers = [name for name, _ in ranked_layers(made, quantizer, tell)]
     tried: dict[int, Fix] = {}
 
     def attempt(count: int) -> bool:
         tell(f"{count} of {len(layers)} layers in float", count / len(layers))
-        new = _with_float(made, layers[:count], pixels, weight_limit)
+        new = _with_float(made, layers[:count], quantizer)
         tried[count] = Fix(new.kept_float, new, holds(new.file))
         return tried[count].holds
 
@@ -100,9 +89,10 @@ def repaired(
     return [*order, tried[high]]
 
 
-def _with_float(
-    made: Quantized, nodes: Sequence[str], pixels: NDArray[np.uint8], weight_limit: int
-) -> Quantized:
-    file = quantized(made.source, pixels, weight_limit, averages=made.averages, kept_float=nodes)
+def _with_float(made: Quantized, nodes: Sequence[str], quantizer: Quantizer) -> Quantized:
+    file, pixels = (
+        quantizer(made.source, averages=made.averages, kept_float=nodes),
+        quantizer.pixels,
+    )
     apart = divergence(answers(made.source.file, pixels), answers(file, pixels))
     return dataclasses.replace(made, file=file, divergence=apart, kept_float=tuple(nodes))

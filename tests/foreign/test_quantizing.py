@@ -5,7 +5,8 @@ import onnx
 import pytest
 
 from lepton_automl import fusion, onnxfile
-from lepton_automl.foreign.quantizing import closest, quantized
+from lepton_automl.foreign import quantizing
+from lepton_automl.foreign.quantizing import Quantizer, closest
 from lepton_automl.measuring import file_problems
 from tests.foreign import models
 from tests.foreign.test_wrapping import answers, wrap
@@ -22,7 +23,7 @@ def test_the_file_is_standard_runs_in_integers_and_answers_alike() -> None:
     pixels, labels = models.pictures(150, seed=1)
     train, _ = models.pictures(128)
     found = wrap(models.model())
-    made = closest(found, train, 127)
+    made = closest(found, Quantizer(train, 127))
     assert not file_problems("it", made.file)
     assert onnxfile.labels_of(made.file) == list(models.CLASSES)
     names = " ".join(fusion.float_nodes(made.file))
@@ -36,13 +37,13 @@ def test_the_file_is_standard_runs_in_integers_and_answers_alike() -> None:
 @pytest.mark.parametrize(("limit", "most"), [(127, 127), (64, 64)])
 def test_weights_keep_to_what_the_target_adds_exactly(limit: int, most: int) -> None:
     train, _ = models.pictures(64)
-    file = quantized(wrap(models.model()), train, limit)
+    file = Quantizer(train, limit)(wrap(models.model()))
     assert max(np.abs(w.astype(int)).max() for w in weights_of(file)) <= most
 
 
 def test_of_uneven_channels_the_equalised_file_is_taken() -> None:
     train, _ = models.pictures(128)
-    made = closest(wrap(models.uneven(2.5, seed=3)), train, 127)
+    made = closest(wrap(models.uneven(2.5, seed=3)), Quantizer(train, 127))
     assert made.method.startswith("equalized")
 
 
@@ -50,6 +51,21 @@ def test_nodes_may_stay_float() -> None:
     train, _ = models.pictures(64)
     found = wrap(models.model())
     graph = onnx.ModelProto.FromString(found.file).graph
+    quantizer = Quantizer(train, 127)
     first = next(node.name for node in graph.node if node.op_type == "Conv")
-    count = len(weights_of(quantized(found, train, 127)))
-    assert len(weights_of(quantized(found, train, 127, kept_float=[first]))) == count - 1
+    count = len(weights_of(quantizer(found)))
+    assert len(weights_of(quantizer(found, kept_float=[first]))) == count - 1
+
+
+def test_what_was_made_before_a_kill_is_not_made_again(tmp_path, monkeypatch) -> None:
+    train, _ = models.pictures(64)
+    found = wrap(models.model())
+    file = Quantizer(train, 127, tmp_path)(found)
+    assert file == Quantizer(train, 127)(found)
+    monkeypatch.setattr(quantizing, "quantize_static", None)
+    assert Quantizer(train, 127, tmp_path)(found) == file
+    for other in (Quantizer(train, 64, tmp_path), Quantizer(train[:50], 127, tmp_path)):
+        with pytest.raises(TypeError):
+            other(found)
+    with pytest.raises(TypeError):
+        Quantizer(train, 127, tmp_path)(found, averages=True)

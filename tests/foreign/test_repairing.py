@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lepton_automl.foreign.quantizing import Quantized, answers, quantized
+from lepton_automl.foreign.quantizing import Quantized, Quantizer, answers
 from lepton_automl.foreign.repairing import ranked_layers, repaired
 from tests.foreign import models
 from tests.foreign.test_wrapping import wrap
 
 TRAIN, _ = models.pictures(96)
+QUANTIZER = Quantizer(TRAIN, 127)
 
 
 def untold(text: str, share: float) -> None:
@@ -18,11 +19,11 @@ def untold(text: str, share: float) -> None:
 def broken() -> Quantized:
     """Not equalised, with one layer that int8 breaks."""
     found = wrap(models.uneven(2.5, seed=3))
-    return Quantized(quantized(found, TRAIN, 127), "plain", 1.0, found, averages=False)
+    return Quantized(QUANTIZER(found), "plain", 1.0, found, averages=False)
 
 
 def test_the_layer_that_costs_most_comes_first() -> None:
-    ranked = ranked_layers(broken(), TRAIN, 127, untold)
+    ranked = ranked_layers(broken(), QUANTIZER, untold)
     assert len(ranked) == 3
     assert [cost for _, cost in ranked] == sorted((c for _, c in ranked), reverse=True)
     assert ranked[0][1] > 10 * ranked[-1][1]
@@ -38,7 +39,7 @@ def test_as_few_layers_as_hold_stay_float() -> None:
 
     made = broken()
     assert not holds(made.file)
-    fixes = repaired(made, TRAIN, 127, holds, untold)
+    fixes = repaired(made, QUANTIZER, holds, untold)
     assert fixes[-1].holds
     fewer = [fix for fix in fixes if len(fix.nodes) < len(fixes[-1].nodes)]
     assert not any(fix.holds for fix in fewer)
@@ -47,7 +48,7 @@ def test_as_few_layers_as_hold_stay_float() -> None:
 
 def test_where_nothing_holds_all_is_float_and_answers_as_before() -> None:
     made = broken()
-    last = repaired(made, TRAIN, 127, lambda file: False, untold)[-1]
+    last = repaired(made, QUANTIZER, lambda file: False, untold)[-1]
     assert not last.holds
     assert len(last.nodes) == 3
     apart = np.abs(answers(last.made.file, TRAIN) - answers(made.source.file, TRAIN))
