@@ -51,9 +51,9 @@ class Setting:
 
 SETTINGS = {
     "fashion": Setting("tiny", "quick", 6000, 18, "large"),
-    "cifar10": Setting("residual", "half", 6000, 18, "resnet8"),
+    "cifar10": Setting("residual", "half", 4000, 18, "resnet8"),
     "digits": Setting("tiny", "quick", 2400, 18, "large"),
-    "flowers": Setting("mobile", "medium", 2400, 18, "medium"),
+    "flowers": Setting("mobile", "medium", 1600, 18, "medium"),
 }
 
 Change = Callable[[Recipe], Recipe]
