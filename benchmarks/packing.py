@@ -30,7 +30,7 @@ from lepton_automl.search.spawn import KEEPS_MEMORY
 from lepton_automl.space import Draw
 from lepton_automl.train import descend, fresh
 
-BATCH, PICTURES = 64, 1024
+BATCH, PICTURES, ENDLESS = 64, 1024, 1000
 KNOWN = {"quick": ("tiny", (28, 28), 1), "half": ("residual", (32, 32), 3)}
 """Candidates of spaces; `resnet8` is the one of `training.py`."""
 
@@ -68,7 +68,7 @@ def child(net: str, device: str) -> None:
 
         try:
             place = torch.device(device)
-            descend(network, data, SEEN, recipe, epochs=10**6, seed=0, device=place, tick=tick)
+            descend(network, data, SEEN, recipe, epochs=ENDLESS, seed=0, device=place, tick=tick)
         except Enough:
             pass
         return batches[0] * BATCH

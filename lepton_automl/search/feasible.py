@@ -19,6 +19,8 @@ REFUSED = 40
 """Points beyond the limits that are looked at for one candidate before the nearest are repaired."""
 DRAWN = 150
 """Points drawn for one candidate in all: those that are known already cost next to nothing."""
+SHRUNK = 2 * DRAWN
+"""The ask by which a known-good point is taken that was shrunk until it fits."""
 STARTS = 3
 """Points that are repaired, one after the other."""
 LOOKED_AT = 6
@@ -71,6 +73,8 @@ class Proposer:
         self._check.guess.forget()
         for attempt in range(DRAWN):
             candidate = self._judge(number, self._sampler.ask(number, attempt), counts=True)
+            if candidate is None and self._near and self._sampler.is_first(number, attempt):
+                candidate = self._taken_up(number, self._repair.shrink(self._near[0]), SHRUNK)
             if candidate is not None:
                 return candidate
             if len(self._near) == REFUSED:
@@ -107,13 +111,17 @@ class Proposer:
         for attempt, start in enumerate(spread(self._near, starts)):
             found = self._repair.toward(start)
             self._near.append(found)
-            if found.excess or _identity(found.arch, found.recipe.to_json()) in self._taken:
-                continue
-            point = self._sampler.ask(number, DRAWN + attempt, given=found.params)
-            candidate = self._judge(number, point, counts=False)
+            candidate = self._taken_up(number, found, DRAWN + attempt)
             if candidate is not None:
                 return candidate
         return None
+
+    def _taken_up(self, number: int, found: Near, attempt: int) -> Candidate | None:
+        """What was repaired as a candidate; None where it is no use."""
+        if found.excess or _identity(found.arch, found.recipe.to_json()) in self._taken:
+            return None
+        point = self._sampler.ask(number, attempt, given=found.params)
+        return self._judge(number, point, counts=False)
 
     def _least(self) -> dict[str, Near]:
         """The net with the least of each limited cost; they are points to repair, too."""

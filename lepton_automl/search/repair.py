@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ CHECKS = 5
 """Nets that are written and timed in one repair; all others are only guessed."""
 PAIRS = 100
 """Pairs of changes that are guessed where no single one helps."""
+SHRINKS = 12
+"""Changes of a good net at most until it is within the limits."""
+LEAST_LOST, BEYOND_ALL = 1e-3, 1e9
+"""Doublings of capacity that any change counts for; more than any change can be worth."""
 RECIPE = "train."
 """Parameters that cost nothing."""
 
@@ -89,6 +94,39 @@ class Repair:
             current = found
         return best
 
+    def shrink(self, start: Near) -> Near:
+        """The point within the limits that keeps most of a good one, a change at a time.
+
+        Most of its weights and multiply-accumulates: each change is the one that goes furthest
+        towards the limits for what it takes of these. Where none helps, the nearest point.
+        """
+        current = start
+        for _ in range(SHRINKS):
+            if not current.excess:
+                break
+            smaller = self._smaller(current)
+            if smaller is None:
+                break
+            current = self._checked(smaller)
+        return current
+
+    def _smaller(self, start: Near) -> _Guessed | None:
+        """`start` after one change; None where no single one leads towards the limits."""
+        whole, beyond = _capacity(self._check.guess(start.arch)), start.distance
+        best, most = None, 0.0
+        for path in self._values:
+            for change in self._changes(start.params, path):
+                found = self._guessed(start.params | change, self._beyond)
+                if found is None or found.distance >= beyond:
+                    continue
+                lost = whole - _capacity(self._check.guess(found.arch))
+                gained = (beyond - found.distance) / max(lost, LEAST_LOST)
+                # One that is within the limits is worth more than any on the way there.
+                worth = gained if found.distance else BEYOND_ALL - max(lost, LEAST_LOST)
+                if worth > most:
+                    best, most = found, worth
+        return best
+
     def least(self, start: Near, limit: str) -> Near:
         """The point with the smallest cost that one limit is about, whatever the others say."""
         name = COST_LIMITS[limit]
@@ -141,6 +179,11 @@ class Repair:
         except ArchError:
             return None
         return _Guessed(dict(point.params), arch, recipe, distance(cost))
+
+
+def _capacity(cost: Cost) -> float:
+    """How much a net can hold and compute, in doublings of weights and multiply-accumulates."""
+    return math.log2(max(1, cost.weight_bytes)) + math.log2(max(1, cost.macs))
 
 
 def spread(points: Sequence[Near], count: int) -> list[Near]:

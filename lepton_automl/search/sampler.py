@@ -136,7 +136,7 @@ class Sampler:
         given : mapping, optional
             Values to take instead of drawing.
         """
-        if given is None and attempt == 0 and number < len(self._first):
+        if given is None and self.is_first(number, attempt):
             given = self._first[number]
         elif given is None and attempt < min(len(self.wishes), WISHES):
             given = self.wishes[attempt]
@@ -148,6 +148,10 @@ class Sampler:
         except ArchError:
             return Point(trial, None, None)
         return Point(trial, arch, recipe)
+
+    def is_first(self, number: int, attempt: int) -> bool:
+        """Whether this ask gives a point that is known to be good."""
+        return attempt == 0 and number < len(self._first)
 
     def accept(self, number: int, point: Point) -> None:
         """The point becomes candidate `number`; its figures are told later."""

@@ -122,3 +122,22 @@ def test_every_combination_of_limits_is_answered(tmp_path: Path, name: str) -> N
             candidates = proposed(tmp_path / f"again{seed}", 1, text, **stated)
         assert len(candidates) == 1
         assert not excess(candidates[0].cost, Limits(**stated))
+
+
+def test_known_good_nets_beyond_a_limit_are_shrunk_and_come_first(tmp_path: Path) -> None:
+    known = """
+[[candidate]]
+name = "wide"
+stem = { out = 64 }
+stage1 = { out = 64 }
+stage2 = { out = 64 }
+[[candidate]]
+name = "narrow"
+stem = { out = 16 }
+"""
+    first, second = proposed(tmp_path, 2, WIDE + known, max_size_bytes=30_000)
+    assert first.cost.size_bytes <= 30_000
+    assert first.cost.weight_bytes > 15_000
+    assert max(first.arch.graph.widths, key=lambda w: w.size).size == 64
+    assert second.params["stem.out"] == 16
+    assert [len(one.refused) for one in (first, second)] == [1, 0]

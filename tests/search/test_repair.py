@@ -107,3 +107,39 @@ def test_starts_differ_in_the_limits_they_break() -> None:
     assert spread([third, second, first], 2) == [first, third]
     assert spread([third, second, first], 3) == [first, third, second]
     assert spread([], 3) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("tiny", Limits(max_size_bytes=12_000)),
+        ("residual", Limits(max_size_bytes=25_000)),
+        ("residual", Limits(max_macs=3_000_000)),
+        ("mobile", Limits(max_size_bytes=60_000, max_macs=1_000_000)),
+    ],
+)
+def test_a_known_good_net_that_is_too_large_stays_as_large_as_it_may(
+    ledger: Ledger, name: str, limits: Limits
+) -> None:
+    found = space.load(name)
+    made, check = repair(ledger, found, limits)
+    for params in found.candidates:
+        point = Draw(0, params)
+        arch, recipe = found.sample(point, size=(28, 28), channels=1, classes=10, target=TARGET)
+        cost = check.whole(arch)
+        begun = Near(dict(point.params), arch, recipe, cost, excess(cost, limits))
+        shrunk = made.shrink(begun)
+        assert not shrunk.excess
+        if not begun.excess:
+            assert shrunk is begun
+            continue
+        assert shrunk.recipe == begun.recipe
+        # Nothing of what was changed can be put back alone.
+        for path in shrunk.params.keys() & begun.params.keys():
+            if shrunk.params[path] != begun.params[path]:
+                back = Draw(0, shrunk.params | {path: begun.params[path]})
+                again, _ = found.sample(back, size=(28, 28), channels=1, classes=10, target=TARGET)
+                assert excess(check.whole(again), limits)
+        towards = made.toward(begun).cost
+        kept = [c.macs * c.weight_bytes for c in (shrunk.cost, towards)]
+        assert kept[0] >= 0.9 * kept[1]
