@@ -11,6 +11,7 @@ from pathlib import Path
 from lepton_automl import durable, svg
 from lepton_automl import wording as w
 from lepton_automl.search.work import TrialRow
+from lepton_automl.shares import epochs_text
 
 FILE = "front.svg"
 WIDTH, HEIGHT = 820, 500
@@ -293,4 +294,4 @@ def _about(row: TrialRow) -> str:
     latency = "" if row.cost.latency_ms is None else f", {w.time_text(row.cost.latency_ms)}"
     accuracy = w.accuracy_text(row.accuracy or 0.0, row.interval)
     size = w.bytes_text(row.cost.size_bytes)
-    return f"trial {row.number}, {row.epochs} epochs: {accuracy}, {size}{latency}"
+    return f"trial {row.number}, {epochs_text(row.epochs)}: {accuracy}, {size}{latency}"

@@ -27,6 +27,7 @@ from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.task import Task, run_task, unpack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.session import Session, opened
+from lepton_automl.shares import epochs_text
 
 RECIPE, REFERENCE, ACCURACY = "recipe.json", "reference", "validation_accuracy"
 LEAST_SHARE = 1 / 3
@@ -151,7 +152,9 @@ def _trained(session: Session, candidates: Candidates, number: int, left: float)
         out, accuracy = tasks.checkpoint(number, PICK), None
         todo = [] if Tasks.is_whole(out) else [tasks.fresh(trials.candidates[number], epochs, PICK)]
     for task in todo:
-        accuracy = _run(session, task, f"trial {number} is trained to the end, {epochs} epochs")
+        accuracy = _run(
+            session, task, f"trial {number} is trained to the end, {epochs_text(epochs)}"
+        )
     metrics = {"epochs": float(epochs)} | ({} if accuracy is None else {ACCURACY: accuracy})
     return dataclasses.replace(Model.load(out), metrics=metrics)
 
@@ -195,7 +198,7 @@ def _epochs(session: Session, candidates: Candidates, number: int, left: float) 
         kept = (session.config.budget_seconds or 0.0) - left
         raise ConfigError(
             f"the time is too short to train trial {number} to the end: {max(left, 0):.0f} s are "
-            f"left for it, {own} epochs take about {own * each:.0f} s",
+            f"left for it, {epochs_text(own)} take about {own * each:.0f} s",
             fix=f"give --budget {math.ceil(kept + own * each)}s, or leave it out",
         )
     return epochs

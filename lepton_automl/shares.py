@@ -100,6 +100,11 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.0f} % ({part:.0f} s)"
 
 
+def epochs_text(count: int) -> str:
+    """`1 epoch`, `9 epochs`."""
+    return "1 epoch" if count == 1 else f"{count} epochs"
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `2 h 05 min`."""
     if seconds < 100:

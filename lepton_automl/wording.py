@@ -5,6 +5,7 @@ from __future__ import annotations
 from lepton_automl.config import DROPS
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.latency_model import Basis
+from lepton_automl.shares import epochs_text
 from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
 
 LIMIT_NAMES = {
@@ -175,8 +176,8 @@ def confirmed_cells(each: Confirmed) -> tuple[str, ...]:
     """Accuracies on the validation part before and after the last trainings."""
     times = len(each.accuracies)
     return (
-        f"{accuracy_text(each.searched)} after {each.searched_epochs} epochs",
+        f"{accuracy_text(each.searched)} after {epochs_text(each.searched_epochs)}",
         accuracy_text(each.accuracy),
         f"{100 * each.spread:.2f} points" if times > 1 else "one seed",
-        f"{times} of {each.epochs} epochs",
+        f"{times} of {epochs_text(each.epochs)}",
     )

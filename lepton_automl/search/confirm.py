@@ -25,7 +25,7 @@ from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
 from lepton_automl.search.work import SearchWork
-from lepton_automl.shares import COMPRESSION, duration
+from lepton_automl.shares import COMPRESSION, duration, epochs_text
 
 CONFIRM = "confirm"
 """The stage that its progress is told as."""
@@ -144,7 +144,7 @@ class Confirmation:
         score = Score.from_event(rung, event)
         self._trials.score(number, score)
         searched = self._trials.searched(number)
-        now = score.failed or f"{score.accuracy:.2%} after {score.epochs} epochs"
+        now = score.failed or f"{score.accuracy:.2%} after {epochs_text(score.epochs)}"
         before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
         how = "" if final.augment is None else f" with augment {final.augment:g}"
         verb = "taught" if final.teachers else "trained"
@@ -270,4 +270,5 @@ def _told(plan: Sequence[Final], count: int) -> str:
     again = f" in {len(plan)} trainings" if len(plan) > len(numbers) else ""
     changes = [f"augment {f.augment:g} for trial {f.number}" for f in plan if f.augment is not None]
     more = f", also with {changes[0]}" if changes else ""
-    return f"confirming {who}{few}: from nothing, fresh seeds, {plan[0].epochs} epochs{again}{more}"
+    length = epochs_text(plan[0].epochs)
+    return f"confirming {who}{few}: from nothing, fresh seeds, {length}{again}{more}"

@@ -8,6 +8,7 @@ from lepton_automl.search.finals import LEAST_TEACHERS, Final, planned
 from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.strategy import augment_of
 from lepton_automl.search.trials import Trials, parsed
+from lepton_automl.shares import epochs_text
 
 LESSON = "lesson"
 """Key of the ledger's plan, with the round's number."""
@@ -54,6 +55,7 @@ def told(lesson: Final) -> str:
     """The decision in a line."""
     numbers = [str(parsed(key)[0]) for key in lesson.teachers]
     return (
-        f"trial {lesson.number} is trained from nothing once more, {lesson.epochs} epochs, and "
+        f"trial {lesson.number} is trained from nothing once more, "
+        f"{epochs_text(lesson.epochs)}, and "
         f"learns from trials {', '.join(numbers)} as well; the better net ships"
     )

@@ -12,7 +12,7 @@ from lepton_automl.objectives import Objective
 from lepton_automl.search.rungs import pareto_ranks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.work import TrialRow
-from lepton_automl.shares import duration
+from lepton_automl.shares import duration, epochs_text
 
 
 def row_of(trials: Trials, number: int) -> TrialRow:
@@ -74,7 +74,7 @@ def progress(
     seconds : float
         Until the end, probably.
     """
-    about = f"trial {last.number}, {last.epochs} epochs: {_short(last)}"
+    about = f"trial {last.number}, {epochs_text(last.epochs)}: {_short(last)}"
     leader = f"; best so far: trial {best.number}, {_short(best)}" if best else ""
     left = "" if math.isinf(seconds) else f"; about {duration(seconds)} left"
     data = {

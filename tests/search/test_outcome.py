@@ -50,7 +50,7 @@ def test_progress_tells_trial_best_and_time() -> None:
     front = front_of(trials, OBJECTIVES)
     event = progress(rows[1], rows[0], front, started=5, done=30, total=120, seconds=88.0)
     assert event.message == (
-        "trial 1, 1 epochs: 75.0% in 5.0 kB; best so far: trial 0, 90.0% in 9.0 kB; about 88 s left"
+        "trial 1, 1 epoch: 75.0% in 5.0 kB; best so far: trial 0, 90.0% in 9.0 kB; about 88 s left"
     )
     assert (event.done, event.total) == (30, 120)
     assert [item["number"] for item in event.data["front"]] == [0, 1]
