@@ -10,6 +10,7 @@ et al. 2020, arXiv:2004.10568). No label, no gradient; the file costs what it di
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ LARGEST_BYTES = 1 << 26
 """Of one value of all pictures together, in float32; of large ones there are fewer pictures."""
 PATCHES = 1 << 14
 """Patches a layer is solved from at most; they have some hundred unknowns."""
+MOST_TAPS = 2304
+"""3x3 over 256 channels: solving takes seconds. A layer with more keeps its integers."""
 RIDGE = 0.01
 """Of a patch's mean square: how much the weights are held to where they were."""
 BIAS_LIMIT = 2**29
@@ -64,11 +67,18 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
     walks = (whole.walk(wholes), rounded.walk(roundeds, _rounding(graph, values)))
     with torch.inference_mode():
         for op, _ in zip(*walks, strict=True):
-            if isinstance(op, (Conv, Linear)):
+            if not isinstance(op, (Conv, Linear)):
+                continue
+            if _taps(op) <= MOST_TAPS:
                 a, b = (_patches(op, each[op.x.name]) for each in (wholes, roundeds))
                 values = _with_layer(op, model, values, _moments(a, b), weight_limit)
-                _place(rounded.owners[op.name], op, values)
+            _place(rounded.owners[op.name], op, values)
     return dataclasses.replace(model, qparams=values, parent=model.digest)
+
+
+def _taps(op: Conv | Linear) -> int:
+    """Weights that one output is the sum over."""
+    return math.prod(op.weight_shape[1:])
 
 
 def _count(graph: Graph) -> int:

@@ -113,3 +113,14 @@ def test_of_large_pictures_fewer_are_enough(monkeypatch):
     monkeypatch.setattr(rounding, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
     few, same = reconstruct(before, pixels, 64), reconstruct(before, pixels[:10], 64)
     assert int8_file(few) == int8_file(same)
+
+
+def test_a_layer_too_large_to_solve_keeps_its_integers(monkeypatch):
+    arch = chain((16, 16, 3), [Stem(16), Conv(16), Head()], 5)
+    model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
+    before = quantize(model, calibrate(model, pixels), 8)
+    monkeypatch.setattr(rounding, "MOST_TAPS", 100)
+    q, p = reconstruct(before, pixels, 8).qparams, before.qparams
+    same = {name: bool((q.weights[name] == p.weights[name]).all()) for name in q.weights}
+    assert same == {"0/conv": False, "1/conv": True, "2/logits": False}
+    assert (q.biases["1/conv"] == p.biases["1/conv"]).all()
