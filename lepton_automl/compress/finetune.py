@@ -16,9 +16,8 @@ from torch.func import functional_call
 
 from lepton_automl.arithmetic import exact
 from lepton_automl.compress import Work
-from lepton_automl.compress.calibrate import stored
 from lepton_automl.compress.plan import Effort, deadline
-from lepton_automl.graph import Graph
+from lepton_automl.compress.rounding import as_stored
 from lepton_automl.model import Model, QParams
 from lepton_automl.network import Network, build, weights_of
 from lepton_automl.recipe import Recipe
@@ -80,8 +79,7 @@ def simulated(
     network: Network, values: QParams, limit: int, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """Logits as int8 arithmetic gives them, with gradients for the float weights of `network`."""
-    graph = network.graph
-    on_value = _rounding(graph, values)
+    on_value = as_stored(network.graph, values)
     scales = {name: torch.from_numpy(s).to(device) for name, s in values.weight_scales.items()}
     zeros = {
         name: torch.zeros(len(s), dtype=torch.int32, device=device) for name, s in scales.items()
@@ -99,18 +97,6 @@ def simulated(
         return logits
 
     return forward
-
-
-def _rounding(graph: Graph, values: QParams) -> Callable[[str, Tensor], Tensor]:
-    own = set(stored(graph))
-
-    def on_value(name: str, value: Tensor) -> Tensor:
-        if name not in own:
-            return value
-        scale, zero_point = values.scales[name], values.zero_points[name]
-        return torch.fake_quantize_per_tensor_affine(value.float(), scale, zero_point, 0, 255)
-
-    return on_value
 
 
 def _recipe(recipe: Recipe) -> Recipe:

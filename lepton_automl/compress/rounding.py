@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 from lepton_automl.compress.calibrate import stored
 from lepton_automl.graph import Conv, Graph, Linear
 from lepton_automl.model import Model, QParams
+from lepton_automl.network import OnValue, weights_of
 
 LARGEST_BYTES = 1 << 26
 """Of one value of all pictures together, in float32; of large ones there are fewer pictures."""
@@ -64,7 +64,7 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
     whole, rounded = model.network(), model.network()
     x = model.preprocessing.apply(pixels[: _count(graph)])
     wholes, roundeds = ({graph.input.name: x} for _ in range(2))
-    walks = (whole.walk(wholes), rounded.walk(roundeds, _rounding(graph, values)))
+    walks = (whole.walk(wholes), rounded.walk(roundeds, as_stored(graph, values)))
     with torch.inference_mode():
         for op, _ in zip(*walks, strict=True):
             if not isinstance(op, (Conv, Linear)):
@@ -72,8 +72,12 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
             if _taps(op) <= MOST_TAPS:
                 a, b = (_patches(op, each[op.x.name]) for each in (wholes, roundeds))
                 values = _with_layer(op, model, values, _moments(a, b), weight_limit)
-            _place(rounded.owners[op.name], op, values)
-    return dataclasses.replace(model, qparams=values, parent=model.digest)
+            for part, meant in _meaning(op, values).items():
+                rounded.owners[op.name].get_parameter(part).copy_(meant)
+    # Whoever trains on from here starts from these integers, not from what they were made of.
+    return dataclasses.replace(
+        model, weights=weights_of(rounded), qparams=values, parent=model.digest
+    )
 
 
 def _taps(op: Conv | Linear) -> int:
@@ -87,14 +91,15 @@ def _count(graph: Graph) -> int:
     return max(1, LARGEST_BYTES // (4 * largest))
 
 
-def _rounding(graph: Graph, values: QParams) -> Callable[[str, Tensor], Tensor]:
+def as_stored(graph: Graph, values: QParams) -> OnValue:
+    """Rounds every value as int8 arithmetic stores it; gradients pass but where it is clipped."""
     own = set(stored(graph))
 
     def on_value(name: str, value: Tensor) -> Tensor:
         if name not in own:
             return value
         scale, zero_point = values.scales[name], values.zero_points[name]
-        return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, 0, 255)
+        return torch.fake_quantize_per_tensor_affine(value.float(), scale, zero_point, 0, 255)
 
     return on_value
 
@@ -158,10 +163,9 @@ def _rounded(wanted: Tensor, scale: Tensor, squares: Tensor, limit: int) -> Tens
     return torch.zeros_like(integers).scatter(2, order.expand_as(integers), integers)
 
 
-def _place(owner: torch.nn.Module, op: Conv | Linear, values: QParams) -> None:
-    """Give a layer of the rounded net what its integers mean."""
+def _meaning(op: Conv | Linear, values: QParams) -> dict[str, Tensor]:
+    """Weight and bias that the integers of a layer stand for."""
     scale = values.weight_scales[op.name]
     weight = values.weights[op.name] * scale.reshape(-1, *[1] * (len(op.weight_shape) - 1))
-    step = np.float32(values.scales[op.x.name]) * scale
-    owner.get_parameter("weight").copy_(torch.from_numpy(weight))
-    owner.get_parameter("bias").copy_(torch.from_numpy(values.biases[op.name] * step))
+    bias = values.biases[op.name] * (np.float32(values.scales[op.x.name]) * scale)
+    return {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias).float()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lepton_automl.arch import chain
-from lepton_automl.compress import rounding
+from lepton_automl.compress import finetune, rounding
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.quantize import quantize
@@ -113,6 +113,15 @@ def test_of_large_pictures_fewer_are_enough(monkeypatch):
     monkeypatch.setattr(rounding, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
     few, same = reconstruct(before, pixels, 64), reconstruct(before, pixels[:10], 64)
     assert int8_file(few) == int8_file(same)
+
+
+def test_who_trains_on_starts_from_the_learned_integers():
+    arch = chain((16, 16, 3), [Stem(16), SepConv(24), Head()], 5)
+    model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
+    made = reconstruct(quantize(model, calibrate(model, pixels), 64), pixels, 64)
+    again = finetune._rounded(made, made.qparams, finetune.trainable(made, made.qparams), 64)
+    assert int8_file(again) == int8_file(made)
+    assert int8_file(made) != int8_file(quantize(model, calibrate(model, pixels), 64))
 
 
 def test_a_layer_too_large_to_solve_keeps_its_integers(monkeypatch):
