@@ -14,8 +14,9 @@ from lepton_automl.confirmed import Confirmed
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.evaluate import predict_logits
+from lepton_automl.events import Event
 from lepton_automl.model import Model
-from lepton_automl.pick import Choice, Option, choose
+from lepton_automl.pick import Choice, Option, choose, finalists
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.confirm import Confirmation, confirmed
 from lepton_automl.search.executor import Workers
@@ -27,6 +28,7 @@ from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import WINNER, Trials, read_trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
+from lepton_automl.shares import epochs_text
 
 RECIPE = "recipe.json"
 """Written after the model: the winner is saved once it is there."""
@@ -72,13 +74,38 @@ class Winners:
         if not self._trials.alive():
             raise _untrainable(self._trials)
         every = self._options(self._trials.alive())
-        options = self._confirmation.run(every, workers, clock) or every
-        choice = choose(options, self._work.goal)
+        trained = self._confirmation.run(every, workers, clock)
+        passed_over = self._passed_over(every) if trained else []
+        choice = choose([*trained, *passed_over] or every, self._work.goal)
+        if choice.number in {option.number for option in passed_over}:
+            self._tell(choice.number)
         self._confirmation.teach(choice.number, workers, clock)
         self._save(choice, workers)
         event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
         self._work.ledger.record(WINNER, str(self._round), event | dataclasses.asdict(choice))
         return choice
+
+    def _passed_over(self, every: Sequence[Option]) -> list[Option]:
+        """The first choice of the search, if it was too slow for a last training but is whole.
+
+        What it reached may be luck, as it was chosen for it; but after all the epochs of its recipe
+        it is what those that were trained in its place have to be better than.
+        """
+        first = finalists(every, self._work.goal, 1)[0]
+        candidate = self._trials.candidates[first.number]
+        is_whole = self._trials.searched(first.number).epochs >= candidate.recipe.epochs
+        was_trained = first.number in {final.number for final in self._confirmation.finals}
+        return [first] if is_whole and not was_trained else []
+
+    def _tell(self, number: int) -> None:
+        score = self._trials.searched(number)
+        self._work.emit(
+            Event(
+                "search",
+                f"trial {number}, too slow for a last training, stays ahead of what was trained in "
+                f"its place: {score.accuracy:.2%} after {epochs_text(score.epochs)} in the search",
+            )
+        )
 
     def collect(self, number: int) -> None:
         """Keep the checkpoints of the winner and of last trainings, which `lepton pick` may want.

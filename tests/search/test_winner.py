@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch
 from lepton_automl import durable
 from lepton_automl.errors import ConfigError
 from lepton_automl.model import Model
+from lepton_automl.pick import Option
+from lepton_automl.search.finals import Final
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
@@ -102,6 +105,27 @@ def test_last_trainings_are_kept_for_a_later_pick(tmp_path: Path) -> None:
     finals = {Path(task.out) for task in alone if "final" in task.key}
     assert len(finals) == 3
     assert all(Tasks.is_whole(folder) for folder in finals)
+    job.ledger.close()
+
+
+@pytest.mark.parametrize(("epochs", "others", "wins"), [(27, 160, 0), (26, 160, 1), (27, 180, 1)])
+def test_who_was_too_slow_for_a_last_training_is_beaten_or_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, others: int, wins: int
+) -> None:
+    """A recipe asks for 27 epochs; 170 of 200 are right after the search, `others` at the end."""
+    job = work(tmp_path / "run", objectives=("accuracy",))
+    trials = Trials()
+    for number, right in ((0, 170), (1, 150)):
+        trials.add(candidate(number, epochs=27))
+        trials.score(number, score("2", right, epochs=epochs))
+    winners, final = Winners(job, Tasks(job, trials), trials), Final(1, 90)
+    confirmed = Option(1, np.arange(200) < others, trials.candidates[1].cost)
+    stub = SimpleNamespace(
+        run=lambda *given: [confirmed], finals=[final], teach=lambda *given: None
+    )
+    monkeypatch.setattr(winners, "_confirmation", stub)
+    monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
+    assert winners.crown(InlineWorkers(), ENDLESS).number == wins
     job.ledger.close()
 
 
