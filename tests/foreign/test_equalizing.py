@@ -5,7 +5,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from lepton_automl.foreign.equalizing import chains, equalized
-from lepton_automl.foreign.quantizing import quantized
+from lepton_automl.foreign.quantizing import Quantizer
 from tests.foreign import models
 from tests.foreign.test_wrapping import answers, wrap
 
@@ -24,9 +24,9 @@ def test_what_uneven_channels_break_is_mended_without_training() -> None:
     train, _ = models.pictures(128)
     found = wrap(models.uneven(2.5, seed=3))
     whole = (answers(found.file, pixels).argmax(1) == labels).mean()
-    broken = quantized(found, train, 127)
+    broken = Quantizer(train, 127)(found)
     even = type(found)(equalized(found.file, train), *list(vars(found).values())[1:])
-    mended = quantized(even, train, 127)
+    mended = Quantizer(train, 127)(even)
     lost, left = (
         whole - (answers(file, pixels).argmax(1) == labels).mean() for file in (broken, mended)
     )

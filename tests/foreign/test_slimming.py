@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lepton_automl import onnxfile
-from lepton_automl.foreign.quantizing import quantized
+from lepton_automl.foreign.quantizing import Quantizer
 from lepton_automl.foreign.slimming import slimmed
 from lepton_automl.measuring import file_problems
 from tests.foreign import models
@@ -15,7 +15,7 @@ from tests.foreign.test_wrapping import answers, wrap
 def test_a_slim_file_answers_the_same_in_fewer_bytes(kind: str) -> None:
     pixels, _ = models.pictures(64)
     found = wrap(models.model(kind))
-    for file in (found.file, quantized(found, pixels, 127)):
+    for file in (found.file, Quantizer(pixels, 127)(found)):
         small = slimmed(file)
         assert len(small) < len(file)
         assert np.array_equal(answers(small, pixels), answers(file, pixels))

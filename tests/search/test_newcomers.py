@@ -56,8 +56,8 @@ def test_many_refusals_are_told_with_the_limit_that_bites(
     newcomers(job, trials).add()
     job.ledger.close()
     assert trials.candidates[0].cost.macs <= 14_000
-    assert "few nets are within the limits, 1 of 2 drawn" in told[0].message
-    assert "what bites: max_macs (50% of the points)" in told[0].message
+    assert "few nets are within the limits, 0 of 1 drawn" in told[0].message
+    assert "what bites: max_macs (100% of the points)" in told[0].message
     assert "; the nearest is" in told[0].message
 
 
