@@ -22,7 +22,7 @@ import dataclasses, sys
 import torch
 from safetensors.torch import save_file
 from lepton_automl import arithmetic
-from lepton_automl.parallel import Ranks, joined
+from lepton_automl.parallel import Ranks, joined, leave
 from lepton_automl.train import descend
 from tests.test_train import PLAIN, fresh, stripes
 
@@ -41,6 +41,7 @@ with joined(meeting, told) as ranks:
     fitted = descend(network, data, seen, recipe, epochs=4, seed=1, ranks=ranks)
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file({**weights, "loss": torch.tensor(fitted.loss)}, f"{out}-{ranks.rank}")
+leave()
 """
 
 

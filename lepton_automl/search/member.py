@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lepton_automl.parallel import Ranks, joined
+from lepton_automl.parallel import Ranks, joined, leave
 from lepton_automl.search.task import Task, run_share
 
 OUTPUT, ERRORS = 1, 2
@@ -23,3 +23,4 @@ def main() -> None:
     task = Task.from_json(sys.stdin.readline())
     with joined(Path(sys.argv[2]).as_uri(), Ranks(rank, count)) as ranks:
         run_share(task, ranks)
+    leave()
