@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,8 +100,7 @@ def joined(meeting: str = "env://", ranks: Ranks | None = None) -> Iterator[Rank
 def leave() -> NoReturn:
     """End a process that has done its share, without the libraries' own farewell.
 
-    In it threads of gloo now and then end the process with SIGABRT, though all work is done.
+    In it threads of gloo now and then end the process with SIGABRT, though all work is done. What
+    was printed and not flushed is lost.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)
