@@ -211,16 +211,20 @@ def run(bench: Bench, variant: str, seed: int) -> dict[str, Any]:
     return {"accuracy": float(accuracy(model, bench.validation).mean()), "seconds": seconds}
 
 
-def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """What is known, by data set, variant and seed; a line that was cut off counts as nothing."""
-    known = {}
+def rows(path: Path) -> list[dict[str, Any]]:
+    """What is known, a line each; one that was cut off counts as nothing."""
+    known = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            known.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-        known[row["data"], row["variant"], row["seed"]] = row
     return known
+
+
+def read(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What is known, by data set, variant and seed."""
+    return {(row["data"], row["variant"], row["seed"]): row for row in rows(path)}
 
 
 def cell(known: dict[tuple[str, str, int], dict[str, Any]], name: str, variant: str) -> str:

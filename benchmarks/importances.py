@@ -10,16 +10,14 @@ file; what is there is not trained again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 from ablations import Bench
-from int8 import TASKS, rows
+from int8 import each_net
 from torch import Tensor
 
 from lepton_automl import targets
@@ -34,7 +32,6 @@ from lepton_automl.dataset import Labelled
 from lepton_automl.evaluate import accuracy
 from lepton_automl.graph import Conv
 from lepton_automl.model import Model
-from lepton_automl.train import fit, fresh
 
 SHARE = 0.4
 PICTURES = 512
@@ -120,8 +117,8 @@ def _seen(model: Model, data: Labelled, seed: int) -> tuple[dict[str, Tensor], T
     return values | {model.arch.graph.input.name: x}, data.labels[ids]
 
 
-def tried(model: Model, bench: Bench, seed: int) -> dict[str, list[float]]:
-    """Of each way: accuracy after the cut, after recovery, share of multiply-accumulates left."""
+def tried(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
+    """Accuracy before; of each way after the cut, after recovery, and the share of MACs left."""
     target = targets.load()
     work = Work(bench.train, bench.validation, model, Limits(), target, bench.recipe, seed=seed)
     steps, saves = channel_steps(model.arch, target.channel_step), Savings(model.arch, 0.5, 0.5)
@@ -135,33 +132,13 @@ def tried(model: Model, bench: Bench, seed: int) -> dict[str, list[float]]:
         mended = recover(less, work, Effort(bench.train, epochs))
         right = [float(accuracy(m, bench.validation).mean()) for m in (less, mended)]
         found[name] = [*right, less.arch.graph.macs / model.arch.graph.macs]
-    return found
+    before = float(accuracy(model, bench.validation).mean())
+    return {"before": before, "ways": found}
 
 
 def main() -> None:
     """Train and cut what is missing, then a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="*", help="NAME=PATH")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/importances.jsonl"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    places = dict(item.split("=", 1) for item in given.data)
-    for seed in range(given.seeds):
-        for task in USED:
-            data, setting = TASKS[task]
-            is_known = any(row["key"] == [task, seed] for row in rows(given.out))
-            if data not in places or is_known:
-                continue
-            bench = Bench.of(setting, places[data], given.out.parent / "cache")
-            start = fresh(bench.arch, bench.preprocessing, seed)
-            model = fit(start, bench.train, bench.recipe, epochs=setting.epochs, seed=seed)
-            before = float(accuracy(model, bench.validation).mean())
-            line = {"key": [task, seed], "before": before, "ways": tried(model, bench, seed)}
-            with given.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-    known = rows(given.out)
+    known = each_net(__doc__, "importances.jsonl", USED, tried)
     tasks = [task for task in USED if any(row["key"][0] == task for row in known)]
     print(f"| points lost: at once, recovered | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for way in WAYS:

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ablations import Bench, Setting
+from ablations import Bench, Setting, rows
 from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
@@ -132,43 +133,54 @@ def measured(model: Model, bench: Bench) -> dict[str, Any]:
     return {"n": len(labels), "float": float((wanted == labels).mean()), "ways": found}
 
 
-def main() -> None:
-    """Train and quantize what is missing, then a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def each_net(
+    about: str | None, out: str, tasks: Collection[str], work: Callable[[Model, Bench, int], Any]
+) -> list[dict[str, Any]]:
+    """Train what is missing of `tasks`, keep what `work` says of each net; all that is known.
+
+    Parameters
+    ----------
+    about : str
+        For `--help`.
+    out : str
+        Name of the file in `runs/`, a line a net.
+    tasks : collection of str
+        Keys of `TASKS`.
+    work : callable
+        Of a trained model, its data and its seed: what is to be kept, a dict.
+    """
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("data", nargs="*", help="NAME=PATH")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--part", default="0/1")
-    parser.add_argument("--out", type=Path, default=Path("runs/int8.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("runs") / out)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    part, parts = map(int, given.part.split("/"))
     places = dict(item.split("=", 1) for item in given.data)
-    jobs = [(t, s) for s in range(given.seeds) for t in TASKS if TASKS[t][0] in places]
-    for number, (task, seed) in enumerate(jobs):
-        if number % parts != part or any(r["key"] == [task, seed] for r in rows(given.out)):
-            continue
+    for seed, task in itertools.product(range(given.seeds), tasks):
         data, setting = TASKS[task]
+        if data not in places or any(row["key"] == [task, seed] for row in rows(given.out)):
+            continue
         bench = Bench.of(setting, places[data], given.out.parent / "cache")
         start = fresh(bench.arch, bench.preprocessing, seed)
-        model = fold(fit(start, bench.train, bench.recipe, epochs=setting.epochs, seed=seed))
-        line = {"key": [task, seed], "plain": measured(model, bench)}
-        line["hard"] = measured(rescaled(model, seed), bench)
+        model = fit(start, bench.train, bench.recipe, epochs=setting.epochs, seed=seed)
+        line = {"key": [task, seed]} | work(model, bench, seed)
         with given.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
+    return rows(given.out)
+
+
+def both(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
+    """The net as it is, and made hard."""
+    model = fold(model)
+    return {"plain": measured(model, bench), "hard": measured(rescaled(model, seed), bench)}
+
+
+def main() -> None:
+    """Train and quantize what is missing, then two tables."""
+    known = each_net(__doc__, "int8.jsonl", TASKS, both)
     for kind in ("plain", "hard"):
-        table(kind, rows(given.out))
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """What is known; a line that was cut off counts as nothing."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
+        table(kind, known)
 
 
 def table(kind: str, known: list[dict[str, Any]]) -> None:

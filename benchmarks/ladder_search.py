@@ -11,19 +11,15 @@ ladder's first cut. Every cut learns from the whole net for 400 batches and coun
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
 import math
 import statistics
-from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from ablations import Bench
 from importances import USED
-from int8 import TASKS, rows
+from int8 import each_net
 
 from lepton_automl import targets
 from lepton_automl.compress import Work
@@ -35,7 +31,6 @@ from lepton_automl.compress.savings import Savings, smaller
 from lepton_automl.compress.scoring import validation_accuracy
 from lepton_automl.config import Limits
 from lepton_automl.model import Model
-from lepton_automl.train import fit, fresh
 
 ALLOWED = 0.25
 """Points on validation: half of what may be lost in all, as in the ladder."""
@@ -93,41 +88,23 @@ def searched(model: Model, work: Work, count: int) -> float:
     return best[0]
 
 
-def compared(bench: Bench, seed: int, epochs: int) -> dict[str, Any]:
+def compared(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
     """Both on one net."""
-    start = fresh(bench.arch, bench.preprocessing, seed)
-    model = fit(start, bench.train, bench.recipe, epochs=epochs, seed=seed)
     work = Work(
-        bench.train, bench.validation, model, Limits(), targets.load(), bench.recipe, seed=seed
+        *(bench.train, bench.validation, model, Limits(), targets.load(), bench.recipe),
+        seed=seed,
+        epochs=1,
     )
-    work = dataclasses.replace(work, epochs=1)
     ladder, tried = greedy(model, work)
     return {"ladder": ladder, "tried": tried, "optuna": searched(model, work, max(tried, 1))}
 
 
 def main() -> None:
     """Compare on what is missing, then a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="*", help="NAME=PATH")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/ladder_search.jsonl"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    places = dict(item.split("=", 1) for item in given.data)
-    for seed in range(given.seeds):
-        for task in USED:
-            data, setting = TASKS[task]
-            is_known = any(row["key"] == [task, seed] for row in rows(given.out))
-            if data not in places or is_known:
-                continue
-            bench = Bench.of(setting, places[data], given.out.parent / "cache")
-            line = {"key": [task, seed]} | compared(bench, seed, setting.epochs)
-            with given.out.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+    known = each_net(__doc__, "ladder_search.jsonl", USED, compared)
     print("| task | ladder saves | Optuna saves | cuts tried |\n|---|---|---|---|")
     for task in USED:
-        mine = [row for row in rows(given.out) if row["key"][0] == task]
+        mine = [row for row in known if row["key"][0] == task]
         if mine:
             ladder, other, tried = (
                 statistics.mean(row[k] for row in mine) for k in ("ladder", "optuna", "tried")

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from lepton_automl.arithmetic import exact
 from lepton_automl.compress import Work
 from lepton_automl.compress.plan import Effort, deadline
-from lepton_automl.compress.rounding import as_stored
+from lepton_automl.compress.rounding import as_stored, meaning
 from lepton_automl.model import Model, QParams
 from lepton_automl.network import Network, build, weights_of
 from lepton_automl.recipe import Recipe
@@ -68,10 +68,7 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
 
 def trainable(model: Model, values: QParams) -> Network:
     """The float network of a quantized model, with the biases its file has."""
-    biases = {}
-    for op in model.arch.graph.weighted:
-        step = np.float32(values.scales[op.x.name]) * values.weight_scales[op.name]
-        biases[f"{op.name}.bias"] = torch.from_numpy(values.biases[op.name] * step).float()
+    biases = {f"{op.name}.bias": meaning(op, values)["bias"] for op in model.arch.graph.weighted}
     return build(model.arch, {**model.weights, **biases})
 
 

@@ -69,22 +69,22 @@ class Prune(Step):
         sizes, scores = self._sizes(model, work)
         if not sizes:
             return Attempt(None, False, "no cut would save anything")
-        smaller = model
+        less = model
         for name, size in sizes.items():
             best = torch.topk(scores[name], size).indices
-            smaller = cut(smaller, name, sorted(best.tolist()))
-        if smaller.arch.hash in self.known:
+            less = cut(less, name, sorted(best.tolist()))
+        if less.arch.hash in self.known:
             return Attempt(None, False, "the next cut is one that was put back")
-        slower = _slower(model.arch, smaller.arch, work)
+        slower = _slower(model.arch, less.arch, work)
         if slower:
-            return Attempt(smaller, False, slower)
-        share = effort(smaller, work, work.quantize_seconds)
+            return Attempt(less, False, slower)
+        share = effort(less, work, work.quantize_seconds)
         if share is None:
             return Attempt(None, False, "no time left to recover")
         try:
-            recovered = recover(smaller, work, share)
+            recovered = recover(less, work, share)
         except Diverged as error:
-            return Attempt(smaller, False, error.what)
+            return Attempt(less, False, error.what)
         except OutOfTime:
             return Attempt(None, False, "the time is over")
         return _judged(dataclasses.replace(recovered, parent=model.digest), work)

@@ -72,7 +72,7 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
             if _taps(op) <= MOST_TAPS:
                 a, b = (_patches(op, each[op.x.name]) for each in (wholes, roundeds))
                 values = _with_layer(op, model, values, _moments(a, b), weight_limit)
-            for part, meant in _meaning(op, values).items():
+            for part, meant in meaning(op, values).items():
                 rounded.owners[op.name].get_parameter(part).copy_(meant)
     # Whoever trains on from here starts from these integers, not from what they were made of.
     return dataclasses.replace(
@@ -163,7 +163,7 @@ def _rounded(wanted: Tensor, scale: Tensor, squares: Tensor, limit: int) -> Tens
     return torch.zeros_like(integers).scatter(2, order.expand_as(integers), integers)
 
 
-def _meaning(op: Conv | Linear, values: QParams) -> dict[str, Tensor]:
+def meaning(op: Conv | Linear, values: QParams) -> dict[str, Tensor]:
     """Weight and bias that the integers of a layer stand for."""
     scale = values.weight_scales[op.name]
     weight = values.weights[op.name] * scale.reshape(-1, *[1] * (len(op.weight_shape) - 1))
