@@ -24,7 +24,7 @@ from lepton_automl import targets
 from lepton_automl.arch import Arch
 from lepton_automl.compress import Work
 from lepton_automl.compress.importance import importance
-from lepton_automl.compress.prune import channel_steps, chosen
+from lepton_automl.compress.offers import channel_steps, chosen
 from lepton_automl.compress.savings import Savings, savings
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, Written

@@ -1,11 +1,11 @@
-"""Which channels to cut: several importances on the same nets, before and after a short recovery.
+"""Which channels to cut: several importances, with and without least squares, with a recovery.
 
     python benchmarks/importances.py fashion=fashion_mnist.npz cifar10=cifar10.npz --seeds 3
 
 Nets are trained on a part of the training pictures, 40 % of their cost (bytes and
-multiply-accumulates alike) is cut away by each importance, then they learn from the whole net for
-400 batches. Judged on validation pictures; no test part is opened. Every net is one line of the
-file; what is there is not trained again.
+multiply-accumulates alike) is cut away by each importance; they learn from the whole net for 400
+batches, as cut and as refitted by least squares. Judged on validation pictures; no test part is
+opened. Every net is one line of the file; what is there is not trained again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from torch import Tensor
 from lepton_automl import targets
 from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import balanced
-from lepton_automl.compress.importance import importance, makers
+from lepton_automl.compress.cutting import cut
+from lepton_automl.compress.importance import filter_length, importance, makers
+from lepton_automl.compress.offers import channel_steps, chosen
 from lepton_automl.compress.plan import LEAST_BATCHES, Effort
-from lepton_automl.compress.prune import channel_steps, chosen, cut, recover
+from lepton_automl.compress.prune import recover
+from lepton_automl.compress.refit import refit
 from lepton_automl.compress.savings import Savings
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
@@ -38,12 +41,6 @@ PICTURES = 512
 USED = ("fashion, quick", "fashion, large", "cifar10, half")
 
 Scores = dict[str, Tensor]
-
-
-def norms(model: Model, data: Labelled, seed: int) -> Scores:
-    """Length of the filters that make a channel (Li et al. 2017, arXiv:1608.08710)."""
-    del data, seed
-    return _over_makers(model, lambda name: model.weights[f"{name}.weight"].flatten(1).norm(dim=1))
 
 
 def scales(model: Model, data: Labelled, seed: int) -> Scores:
@@ -89,7 +86,7 @@ WAYS: dict[str, Callable[[Model, Labelled, int], Scores]] = {
     "Fisher information of the answers (ours)": importance,
     "first-order change of the loss": taylor,
     "what readers would miss": reconstruction,
-    "length of the filters": norms,
+    "length of the filters (ours)": filter_length,
     "batch normalisation's factor": scales,
     "chance": chance,
 }
@@ -123,14 +120,15 @@ def tried(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
     work = Work(bench.train, bench.validation, model, Limits(), target, bench.recipe, seed=seed)
     steps, saves = channel_steps(model.arch, target.channel_step), Savings(model.arch, 0.5, 0.5)
     epochs = math.ceil(LEAST_BATCHES * bench.recipe.batch_size / len(bench.train))
-    found = {}
+    pixels, found = bench.train.pixels[balanced(bench.train.labels, PICTURES, seed)], {}
     for name, way in WAYS.items():
-        scores, less = way(model, bench.train, seed), model
+        scores, less, kept = way(model, bench.train, seed), model, {}
         for width, size in chosen(model.arch, scores, steps, SHARE, saves).items():
-            best = torch.topk(scores[width], size).indices
-            less = cut(less, width, sorted(best.tolist()))
-        mended = recover(less, work, Effort(bench.train, epochs))
-        right = [float(accuracy(m, bench.validation).mean()) for m in (less, mended)]
+            kept[width] = torch.topk(scores[width], size).indices.sort().values
+            less = cut(less, width, kept[width].tolist())
+        fitted = refit(less, model, kept, pixels)
+        mended = [recover(each, work, Effort(bench.train, epochs)) for each in (less, fitted)]
+        right = [float(accuracy(m, bench.validation).mean()) for m in (less, fitted, *mended)]
         found[name] = [*right, less.arch.graph.macs / model.arch.graph.macs]
     before = float(accuracy(model, bench.validation).mean())
     return {"before": before, "ways": found}
@@ -140,16 +138,22 @@ def main() -> None:
     """Train and cut what is missing, then a table."""
     known = each_net(__doc__, "importances.jsonl", USED, tried)
     tasks = [task for task in USED if any(row["key"][0] == task for row in known)]
-    print(f"| points lost: at once, recovered | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
+    print("points lost: at once, refitted; after recovery, without and with\n")
+    print(f"| | {' | '.join(tasks)} |\n|---|{'---|' * len(tasks)}")
     for way in WAYS:
-        cells = []
-        for task in tasks:
-            mine = [row for row in known if row["key"][0] == task]
-            lost = [[100 * (r["before"] - part) for part in r["ways"][way][:2]] for r in mine]
-            once, end = (statistics.mean(each) for each in zip(*lost, strict=True))
-            spread = statistics.stdev(e for _, e in lost) if len(lost) > 1 else math.nan
-            cells.append(f"{once:.1f}, {end:+.2f} ± {spread:.2f} ({len(mine)})")
+        cells = [cell([row for row in known if row["key"][0] == task], way) for task in tasks]
         print(f"| {way} | {' | '.join(cells)} |")
+
+
+def cell(rows: list[dict[str, Any]], way: str) -> str:
+    """Means over seeds; of what is recovered with its standard deviation."""
+    lost = [[100 * (row["before"] - part) for part in row["ways"][way][:4]] for row in rows]
+    once, fitted, *ends = zip(*lost, strict=True)
+    shown = [f"{statistics.mean(each):.1f}" for each in (once, fitted)]
+    for each in ends:
+        spread = statistics.stdev(each) if len(each) > 1 else math.nan
+        shown.append(f"{statistics.mean(each):+.2f} ± {spread:.2f}")
+    return f"{', '.join(shown[:2])}; {', '.join(shown[2:])} ({len(lost)})"
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from int8 import each_net
 
 from lepton_automl import targets
 from lepton_automl.compress import Work
+from lepton_automl.compress.cutting import cut
 from lepton_automl.compress.importance import importance
 from lepton_automl.compress.ladder import FIRST_SHARE, ROUNDS, SMALLEST_SHARE
+from lepton_automl.compress.offers import channel_steps, chosen
 from lepton_automl.compress.plan import LEAST_BATCHES, Effort
-from lepton_automl.compress.prune import Prune, channel_steps, chosen, cut, recover
+from lepton_automl.compress.prune import Prune, recover
 from lepton_automl.compress.savings import Savings, smaller
 from lepton_automl.compress.scoring import validation_accuracy
 from lepton_automl.config import Limits

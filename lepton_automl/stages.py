@@ -105,6 +105,7 @@ def compressed(
     *,
     step: Model | None = None,
     prunes: bool = True,
+    is_aim: bool = False,
 ) -> Compressed:
     """Prune, recover and quantize.
 
@@ -122,6 +123,8 @@ def compressed(
         A pruned net of `best`, which is only quantized.
     prunes : bool
         Whether `best` is to become cheaper before it is quantized.
+    is_aim : bool
+        Whether pruning ends at the limits on costs.
     """
     dataset, size, ledger = session.dataset, best.arch.input[:2], session.ledger
     train, validation = (
@@ -143,6 +146,7 @@ def compressed(
         emit=session.emit,
         measure=measure(session),
         latency_basis=session.latency_model.basis if session.latency_model else "measured",
+        is_aim=is_aim,
     )
     made = climb(step or best, work, compressed_folder(session, step or best))
     ladder_plot.write(session.folder.path, made.rungs)

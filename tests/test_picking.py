@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from lepton_automl import picking
-from lepton_automl.compress.prune import cut
+from lepton_automl.compress.cutting import cut
 from lepton_automl.config import Limits
 from lepton_automl.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError

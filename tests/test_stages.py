@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lepton_automl import stages
-from lepton_automl.compress.prune import cut
+from lepton_automl.compress.cutting import cut
 from lepton_automl.errors import DataError
 from lepton_automl.events import silent
 from lepton_automl.session import opened

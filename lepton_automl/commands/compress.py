@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lepton_automl.commands import options as o
-from lepton_automl.config import RunConfig, seconds
+from lepton_automl.config import Limits, Prefer, RunConfig, seconds
 from lepton_automl.errors import ConfigError, DataError
 
 Source = Annotated[
@@ -59,7 +60,8 @@ def compress(
 ) -> None:
     """Prune, recover and quantize the best net of a run, or quantize a model made elsewhere.
 
-    Of a run every accepted step is kept; the same command again goes on after the last one. A model
+    Of a run every accepted step is kept; the same command again goes on after the last one. With
+    limits its best net is pruned until it keeps them, in a folder of its own, and proven. A model
     of yours is quantized so that it keeps its accuracy, with a few layers in float if need be, and
     its written file is proven on the test part.
     """
@@ -73,8 +75,10 @@ def compress(
         "--prefer": prefer != "size", "--target": target != "x86-any",
     }  # fmt: skip
     if data is None:
-        _check_no_effect(stated, "a run knows it already; for a model of yours give --data as well")
-        _compress_run(source, budget, jobs, device, quiet=quiet, json=json)
+        _check_run(stated, has_limits=bool(limits.stated))
+        changes = {"budget_seconds": None if budget is None else seconds(budget), "jobs": jobs}
+        config = _of_run(source, **changes, device=device, started=o.BEGUN)
+        _compress_run(config, limits, o.preference(prefer), out, quiet=quiet, json=json)
         return
     folder = out or Path("runs", f"{source.stem}-int8")
     if source.is_dir():
@@ -111,27 +115,46 @@ def _compress_net(config: RunConfig, source: Path, *, quiet: bool, json: bool) -
     report.show_verdict(outcome, json=json)
 
 
-def _compress_run(
-    run: Path, budget: str | None, jobs: int | None, device: str, *, quiet: bool, json: bool
-) -> None:
-    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+def _check_run(stated: Mapping[str, object], *, has_limits: bool) -> None:
+    """A run has its limits; others mean a folder of their own."""
+    again = {"--out", "a limit", "--prefer"} if has_limits else set()
+    _check_no_effect(
+        {name: given for name, given in stated.items() if name not in again},
+        "a run knows it already; for a model of yours give --data as well",
+    )
+
+
+def _of_run(run: Path, **changes: Any) -> RunConfig:
+    """As the run was defined, with what may change."""
     from lepton_automl.run_folder import configured, locate
 
     try:
-        folder = locate(run)
+        return configured(locate(run), **changes)
     except DataError as error:
         if run.suffix != ".onnx":
             raise
         raise DataError(
             error.what, fix=f"for a model of yours: lepton compress {run} --data PICTURES"
         ) from error
-    config = configured(
-        folder,
-        budget_seconds=None if budget is None else seconds(budget),
-        jobs=jobs,
-        device=device,
-        started=o.BEGUN,
-    )
+
+
+def _compress_run(
+    config: RunConfig,
+    limits: Limits,
+    prefer: Prefer,
+    out: Path | None,
+    *,
+    quiet: bool,
+    json: bool,
+) -> None:
+    """As the run was defined; or within other limits, in a folder of its own."""
+    from lepton_automl import pipeline, report  # torch is slow to import; --help must not wait
+
+    if limits.stated:
+        place = out or config.out.with_name(f"{config.out.name}-int8")
+        own = dataclasses.replace(config, out=place, limits=limits, prefer=prefer)
+        _compress_net(own, config.out / "models" / "best", quiet=quiet, json=json)
+        return
     with report.screen(quiet=quiet) as emit:
         steps = pipeline.compress(config, emit=emit)
     report.show_compression(steps, json=json)

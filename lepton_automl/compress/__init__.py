@@ -58,6 +58,8 @@ class Work:
     """Times written files; None: bytes and multiply-accumulates decide."""
     latency_basis: Basis = "measured"
     """What these times are told from."""
+    is_aim: bool = False
+    """Whether the limits on costs are where pruning ends, and not only what a net must keep."""
 
     @property
     def allowed_drop(self) -> float:

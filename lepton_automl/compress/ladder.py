@@ -12,6 +12,7 @@ from lepton_automl import balance, durable
 from lepton_automl.compress import Work
 from lepton_automl.compress.prune import Prune
 from lepton_automl.compress.quantize import Quantize
+from lepton_automl.compress.savings import is_within
 from lepton_automl.compress.scoring import int8_file, validation_right
 from lepton_automl.cost import Written
 from lepton_automl.errors import DataError
@@ -25,8 +26,8 @@ FIRST_SHARE = 0.4
 """Of the cost, what the first cut takes."""
 SMALLEST_SHARE = 0.1
 """Cuts smaller than this are not worth a recovery."""
-ROUNDS = 6
-"""Cuts tried at most."""
+ROUNDS, AIMED_ROUNDS = 6, 16
+"""Cuts tried at most; where limits are to be reached."""
 QUANTIZED = "quantized"
 RECORD = "ladder.json"
 CALIBRATION = "calibration.json"
@@ -112,7 +113,10 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
         model.save(folder / "reference")
         _write(folder, rungs, _rung("reference", model, work, why="every drop counts from here"))
     current = Model.load(folder / [rung.name for rung in rungs if rung.is_accepted][-1])
-    while rungs[-1].name != QUANTIZED and work.epochs and (share := _next_share(rungs)):
+    while rungs[-1].name != QUANTIZED and work.epochs and (share := _next_share(rungs, work)):
+        if _is_there(rungs, current, work):
+            work.emit(Event("compress", "no more pruning: it is within the limits"))
+            break
         if work.seconds_left is not None and work.seconds_left() <= work.quantize_seconds:
             work.emit(Event("compress", "no more pruning: the time is over"))
             break
@@ -139,11 +143,18 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
     return Compressed.load(folder)
 
 
-def _next_share(rungs: list[Rung]) -> float:
+def _next_share(rungs: list[Rung], work: Work) -> float:
     """Of the cost, what the next cut takes: halved by every one put back; 0 to stop."""
     tried = rungs[1:]
+    rounds = AIMED_ROUNDS if work.is_aim else ROUNDS
     share = FIRST_SHARE / 2 ** sum(not rung.is_accepted for rung in tried)
-    return share if len(tried) < ROUNDS and share >= SMALLEST_SHARE else 0.0
+    return share if len(tried) < rounds and share >= SMALLEST_SHARE else 0.0
+
+
+def _is_there(rungs: list[Rung], current: Model, work: Work) -> bool:
+    """Whether limits were what pruning is for, and they are kept."""
+    last = [rung for rung in rungs if rung.is_accepted][-1]
+    return work.is_aim and is_within(work.limits, current.arch, last.size_bytes, last.latency_ms)
 
 
 def _rung(name: str, model: Model, work: Work, is_accepted: bool = True, *, why: str) -> Rung:

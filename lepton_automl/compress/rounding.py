@@ -10,41 +10,19 @@ et al. 2020, arXiv:2004.10568). No label, no gradient; the file costs what it di
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lepton_automl.compress.calibrate import stored
+from lepton_automl.compress.moments import MOST_TAPS, Moments, count, patches, taps
 from lepton_automl.graph import Conv, Graph, Linear
 from lepton_automl.model import Model, QParams
 from lepton_automl.network import OnValue, weights_of
 
-LARGEST_BYTES = 1 << 26
-"""Of one value of all pictures together, in float32; of large ones there are fewer pictures."""
-PATCHES = 1 << 14
-"""Patches a layer is solved from at most; they have some hundred unknowns."""
-MOST_TAPS = 2304
-"""3x3 over 256 channels: solving takes seconds. A layer with more keeps its integers."""
-RIDGE = 0.01
-"""Of a patch's mean square: how much the weights are held to where they were."""
 BIAS_LIMIT = 2**29
 """Biases stay within this, so that bias plus products fit into 32 bits."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Of a layer's patches in the float net, `x`, and in the rounded one, `z`, by group."""
-
-    x_mean: Tensor
-    """(groups, 1, taps)."""
-    z_mean: Tensor
-    xz: Tensor
-    """(groups, taps, taps): covariance."""
-    zz: Tensor
 
 
 def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
@@ -62,33 +40,22 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
     assert model.qparams is not None, "the caller has quantized it"
     graph, values = model.arch.graph, model.qparams
     whole, rounded = model.network(), model.network()
-    x = model.preprocessing.apply(pixels[: _count(graph)])
+    x = model.preprocessing.apply(pixels[: count(graph)])
     wholes, roundeds = ({graph.input.name: x} for _ in range(2))
     walks = (whole.walk(wholes), rounded.walk(roundeds, as_stored(graph, values)))
     with torch.inference_mode():
         for op, _ in zip(*walks, strict=True):
             if not isinstance(op, (Conv, Linear)):
                 continue
-            if _taps(op) <= MOST_TAPS:
-                a, b = (_patches(op, each[op.x.name]) for each in (wholes, roundeds))
-                values = _with_layer(op, model, values, _moments(a, b), weight_limit)
+            if taps(op) <= MOST_TAPS:
+                a, b = (patches(op, each[op.x.name]) for each in (wholes, roundeds))
+                values = _with_layer(op, model, values, Moments.of(a, b), weight_limit)
             for part, meant in meaning(op, values).items():
                 rounded.owners[op.name].get_parameter(part).copy_(meant)
     # Whoever trains on from here starts from these integers, not from what they were made of.
     return dataclasses.replace(
         model, weights=weights_of(rounded), qparams=values, parent=model.digest
     )
-
-
-def _taps(op: Conv | Linear) -> int:
-    """Weights that one output is the sum over."""
-    return math.prod(op.weight_shape[1:])
-
-
-def _count(graph: Graph) -> int:
-    """Pictures whose largest value stays in bounds."""
-    largest = max(op.y.size for op in graph.ops)
-    return max(1, LARGEST_BYTES // (4 * largest))
 
 
 def as_stored(graph: Graph, values: QParams) -> OnValue:
@@ -104,39 +71,15 @@ def as_stored(graph: Graph, values: QParams) -> OnValue:
     return on_value
 
 
-def _patches(op: Conv | Linear, value: Tensor) -> Tensor:
-    """(groups, patches, taps): what outputs of the layer are products of."""
-    if isinstance(op, Linear):
-        return value.flatten(1)[None]
-    padded = F.pad(value, [op.kernel // 2] * 4)
-    places = torch.cartesian_prod(torch.arange(op.y.height), torch.arange(op.y.width))
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
-    corners = op.stride * places[order[: max(1, PATCHES // len(value))]]
-    k, groups = op.kernel, op.x.channels if op.depthwise else 1
-    seen = [padded[:, :, r : r + k, c : c + k].flatten(2) for r, c in corners.tolist()]
-    whole = torch.cat(seen)  # (patches, channels, taps)
-    return whole.reshape(len(whole), groups, -1).transpose(0, 1)
-
-
-def _moments(x: Tensor, z: Tensor) -> Moments:
-    """Of patches (groups, patches, taps)."""
-    x_mean, z_mean = (each.double().mean(1, keepdim=True) for each in (x, z))
-    x, z = x - x_mean.float(), z - z_mean.float()
-    return Moments(x_mean, z_mean, *((each.mT @ z).double() / x.shape[1] for each in (x, z)))
-
-
 def _with_layer(
     op: Conv | Linear, model: Model, values: QParams, seen: Moments, limit: int
 ) -> QParams:
     """`values` with this layer's integers and biases made anew."""
     weight, bias = (model.weights[f"{op.name}.{part}"].double() for part in ("weight", "bias"))
-    groups, taps = seen.zz.shape[:2]
-    rows = weight.reshape(groups, -1, taps)
+    groups, width = seen.zz.shape[:2]
+    rows = weight.reshape(groups, -1, width)
     scale = torch.from_numpy(values.weight_scales[op.name]).double().reshape(groups, -1, 1)
-    held = RIDGE * seen.zz.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-    squares = seen.zz + held[:, None, None] * torch.eye(taps, dtype=torch.float64)
-    wanted = rows + torch.linalg.solve(squares, (rows @ (seen.xz - seen.zz)).mT).mT
-    integers = _rounded(wanted, scale, squares, limit)
+    integers = _rounded(seen.solved(rows, rows), scale, seen.squares, limit)
     missed = rows * seen.x_mean - integers * scale * seen.z_mean
     step = values.scales[op.x.name] * scale.flatten()
     steps = ((bias + missed.sum(2).flatten()) / step).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)

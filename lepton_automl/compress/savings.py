@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from lepton_automl.arch import Arch
 from lepton_automl.compress import Work
-from lepton_automl.cost import Written
+from lepton_automl.compress.cutting import shortened, spare
+from lepton_automl.config import Limits
+from lepton_automl.cost import Written, peak_ram_bytes
 from lepton_automl.random_net import random_int8
 
 CHANNEL_BYTES = 12
 """Bytes of an output channel besides its weights: int32 bias, two float32 scales."""
+ROOM = 0.97
+"""Of a limit on bytes or time, what a net may take to count as within it: labels, and a timer."""
 NOISE = 0.01
 """Of a net's time: what a cut must save to be told from a timer's noise."""
 
-Milliseconds = Mapping[tuple[str, int], float]
-"""What each smaller size of each width saves alone."""
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """What was measured of a net and of smaller ones."""
+
+    whole: float
+    """Of the net itself."""
+    widths: Mapping[tuple[str, int], float]
+    """What each smaller size of each width saves alone."""
+    layers: Mapping[int, float] = field(default_factory=dict)
+    """What it saves to leave a layer out."""
 
 
 class Savings:
@@ -33,7 +47,7 @@ class Savings:
     size, speed : float
         What bytes count and what speed counts, together 1.
     milliseconds : mapping, optional
-        By width and size; without it multiply-accumulates stand for time.
+        Without it multiply-accumulates stand for time.
     """
 
     def __init__(
@@ -41,25 +55,80 @@ class Savings:
     ) -> None:
         self._bytes, self._macs = _bytes(arch), arch.graph.macs
         self._milliseconds = milliseconds
-        self._most = _most(milliseconds or {})
+        self._most = _most(milliseconds.widths) if milliseconds else 0.0
         is_blind = milliseconds is not None and not self._most
         self._size, self._speed = (1.0, 0.0) if is_blind and size else (size, speed)
 
     def of(self, smaller: Arch) -> float:
         """Of a net with the same widths, none of them larger."""
+        known = self._milliseconds
+        return self._together(smaller, None if known is None else self._saved(smaller))
+
+    def of_layer(self, layer: int, shorter: Arch) -> float:
+        """Of the net without a layer."""
+        known = self._milliseconds
+        saved = None if known is None else known.layers.get(layer, 0.0)
+        return self._together(shorter, saved)
+
+    def is_enough(self, work: Work) -> Callable[[Arch], bool]:
+        """Whether a net with smaller widths keeps the limits that the ladder is to reach."""
+        limits, weights = work.limits, work.target.weight_limit
+
+        def told(smaller: Arch) -> bool:
+            if not work.is_aim:
+                return False
+            size = len(random_int8(smaller, weights))
+            milliseconds = None
+            if self._milliseconds is not None:
+                milliseconds = self._milliseconds.whole - self._saved(smaller)
+            return is_within(limits, smaller, size, milliseconds)
+
+        return told
+
+    def _together(self, smaller: Arch, milliseconds: float | None) -> float:
         saved = 0.0
         if self._size:
             saved += self._size * (1 - _bytes(smaller) / self._bytes)
-        if self._speed:
-            saved += self._speed * self._time(smaller)
+        if self._speed and milliseconds is None:
+            saved += self._speed * (1 - smaller.graph.macs / self._macs)
+        elif self._speed and milliseconds and self._milliseconds:
+            saved += self._speed * milliseconds / (self._most or self._milliseconds.whole)
         return saved
 
-    def _time(self, smaller: Arch) -> float:
-        if self._milliseconds is None:
-            return 1 - smaller.graph.macs / self._macs
+    def _saved(self, smaller: Arch) -> float:
+        """Milliseconds."""
+        assert self._milliseconds is not None, "the caller has looked"
         sizes = ((width.name, width.size) for width in smaller.graph.widths)
-        saved = sum(self._milliseconds.get(each, 0.0) for each in sizes)
-        return saved / self._most if self._most else 0.0
+        return sum(self._milliseconds.widths.get(each, 0.0) for each in sizes)
+
+
+def is_within(limits: Limits, arch: Arch, size_bytes: int, milliseconds: float | None) -> bool:
+    """Whether a net keeps every stated limit on its costs, with some room for noise and labels.
+
+    Parameters
+    ----------
+    limits : Limits
+        Those on accuracy do not matter here.
+    arch : Arch
+        Of the net.
+    size_bytes : int
+        Of its int8 file.
+    milliseconds : float or None
+        Of its int8 file; None keeps no limit on latency.
+    """
+    costs = {
+        "max_size_bytes": size_bytes,
+        "max_latency_ms": milliseconds,
+        "max_macs": arch.graph.macs,
+        "max_peak_ram_bytes": peak_ram_bytes(arch.graph),
+    }
+    exact = {"max_macs", "max_peak_ram_bytes"}
+    for name, cost in costs.items():
+        limit = limits.stated.get(name)
+        room = 1.0 if name in exact else ROOM
+        if limit is not None and (cost is None or cost > room * limit):
+            return False
+    return True
 
 
 def savings(arch: Arch, steps: Mapping[str, int], work: Work) -> Savings:
@@ -77,20 +146,27 @@ def measured(arch: Arch, steps: Mapping[str, int], work: Work) -> Milliseconds:
     """What each smaller size of each width saves alone; what noise could be counts as nothing."""
     assert work.measure is not None, "the caller has looked"
     limit = work.target.weight_limit
-    nets = {"whole": arch} | {
-        f"{width.name}={size}": arch.with_widths({width.name: size})
+    nets = {"whole": arch}
+    widths = {
+        f"{width.name}={size}": (width.name, size)
         for width in arch.graph.widths
         for size in smaller(width.size, steps[width.name])
     }
-    files = {name: Written(net, random_int8(net, limit)) for name, net in nets.items()}
-    times = dict(work.measure(files))
-    whole = times.pop("whole")
-    saved = {}
-    for name, milliseconds in times.items():
-        width, _, size = name.rpartition("=")
-        is_noise = whole - milliseconds < NOISE * whole
-        saved[width, int(size)] = 0.0 if is_noise else whole - milliseconds
-    return saved
+    layers = {f"without {layer}": layer for layer in spare(arch)}
+    nets |= {key: arch.with_widths({name: size}) for key, (name, size) in widths.items()}
+    nets |= {key: shortened(arch, layer) for key, layer in layers.items()}
+    times = work.measure({k: Written(net, random_int8(net, limit)) for k, net in nets.items()})
+    whole = times["whole"]
+
+    def saved(key: str) -> float:
+        less = whole - times[key]
+        return 0.0 if less < NOISE * whole else less
+
+    return Milliseconds(
+        whole,
+        {each: saved(key) for key, each in widths.items()},
+        {layer: saved(key) for key, layer in layers.items()},
+    )
 
 
 def smaller(size: int, step: int) -> list[int]:
@@ -98,7 +174,7 @@ def smaller(size: int, step: int) -> list[int]:
     return [step * count for count in range(math.ceil(size / step) - 1, 0, -1)]
 
 
-def _most(milliseconds: Milliseconds) -> float:
+def _most(milliseconds: Mapping[tuple[str, int], float]) -> float:
     """What all widths together could save."""
     best: dict[str, float] = {}
     for (width, _), saved in milliseconds.items():

@@ -41,11 +41,29 @@ def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
     assert str(order.out) == "runs/net-int8"
 
 
-@pytest.mark.parametrize("option", [("--max-drop", "1"), ("--out", "x"), ("--test", "x")])
+@pytest.mark.parametrize("option", [("--seed", "1"), ("--out", "x"), ("--test", "x")])
 def test_what_a_run_knows_already_has_no_effect(lepton, run_folder, option):
     done = lepton("compress", str(run_folder), *option)
     assert done.exit_code == 4
     assert "has no effect" in done.err
+
+
+def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder, tmp_path):
+    compress = lepton.fake("adopting.compress_net", Outcome(tmp_path, verdict()))
+    lepton("compress", str(run_folder), "--max-size-kb", "20", "--prefer", "latency")
+    (((config, net), _),) = compress.asked
+    assert net == run_folder / "models" / "best"
+    assert config.out == run_folder.with_name(f"{run_folder.name}-int8")
+    assert (config.data, config.seed, config.prefer) == ("digits", 7, "latency")
+    assert config.limits.stated == {"max_size_bytes": 20_000}
+    lepton("compress", str(run_folder), "--max-drop", "1", "--out", str(tmp_path / "there"))
+    assert compress.asked[1][0][0].out == tmp_path / "there"
+
+
+def test_even_with_limits_a_run_knows_its_data(lepton, run_folder):
+    done = lepton("compress", str(run_folder), "--max-drop", "1", "--seed", "3")
+    assert done.exit_code == 4
+    assert "--seed has no effect" in done.err
 
 
 def test_what_only_trainings_need_has_no_effect_on_ones_own_model(lepton):

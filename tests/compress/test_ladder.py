@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -118,3 +119,26 @@ def test_a_recovery_that_meets_the_deadline_is_dropped_and_the_net_before_it_qua
     made = compress(model, work, tmp_path)
     assert [rung.name for rung in made.rungs] == ["reference", "quantized"]
     assert made.int8.arch == model.arch
+
+
+def test_where_limits_are_the_aim_pruning_ends_as_soon_as_they_are_kept(tmp_path):
+    model, work = setup()
+    everything = compress(model, work, tmp_path / "all").rungs
+    before = everything[0].size_bytes
+    limits = Limits(max_drop=100.0, max_size_bytes=round(0.8 * before))
+    _, work = setup(is_aim=True, limits=limits)
+    told = []
+    work = dataclasses.replace(work, emit=lambda event: told.append(event.message))
+    rungs = compress(model, work, tmp_path / "some").rungs
+    within = [rung.size_bytes <= 0.8 * before for rung in rungs]
+    assert within == [False] * (len(rungs) - 2) + [True, True]
+    assert rungs[-1].size_bytes > everything[-1].size_bytes
+    assert "no more pruning: it is within the limits" in told
+
+
+def test_a_net_within_the_limits_it_should_reach_is_only_quantized(tmp_path):
+    model, work = setup(is_aim=True, limits=Limits(max_drop=100.0, max_size_bytes=10**6))
+    assert [rung.name for rung in compress(model, work, tmp_path).rungs] == [
+        "reference",
+        "quantized",
+    ]

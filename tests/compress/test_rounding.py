@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lepton_automl.arch import chain
-from lepton_automl.compress import finetune, rounding
+from lepton_automl.compress import finetune, moments, rounding
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.quantize import quantize
@@ -86,31 +86,12 @@ def test_each_depthwise_filter_is_solved_as_if_it_were_alone():
         assert torch.equal(together[n], alone[0])
 
 
-@pytest.mark.parametrize("middle", [Conv(6, stride=2), SepConv(4)], ids=["dense", "depthwise"])
-def test_patches_times_weights_are_the_convolution(middle):
-    arch = chain((8, 8, 3), [Stem(4), middle, Head()], 5)
-    model = fold(random_model(arch, 0))
-    op = list(arch.graph.weighted)[1]
-    value = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    patches = rounding._patches(op, value)
-    weight = model.weights[f"{op.name}.weight"]
-    rows = weight.reshape(len(patches), -1, patches.shape[2])
-    given = (patches @ rows.mT).transpose(0, 1).flatten(1)
-    groups = op.x.channels if op.depthwise else 1
-    wanted = torch.nn.functional.conv2d(
-        value, weight, None, op.stride, op.kernel // 2, 1, groups
-    ).permute(0, 2, 3, 1)
-    torch.testing.assert_close(
-        given.sort(0).values, wanted.flatten(0, 2).sort(0).values, rtol=1e-4, atol=1e-5
-    )
-
-
 def test_of_large_pictures_fewer_are_enough(monkeypatch):
     arch = chain((16, 16, 3), [Stem(16), Head()], 5)
     model = fold(random_model(arch, 1))
     pixels = random_pixels(arch, 64, 1)
     before = quantize(model, calibrate(model, pixels), 64)
-    monkeypatch.setattr(rounding, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
+    monkeypatch.setattr(moments, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
     few, same = reconstruct(before, pixels, 64), reconstruct(before, pixels[:10], 64)
     assert int8_file(few) == int8_file(same)
 

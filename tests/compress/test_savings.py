@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ import torch
 from lepton_automl import targets
 from lepton_automl.arch import chain
 from lepton_automl.compress import Work
-from lepton_automl.compress.prune import chosen
-from lepton_automl.compress.savings import Savings, measured, savings, smaller
+from lepton_automl.compress.cutting import shortened
+from lepton_automl.compress.offers import chosen
+from lepton_automl.compress.savings import ROOM, Savings, is_within, measured, savings, smaller
 from lepton_automl.config import Limits
-from lepton_automl.cost import file_cost
+from lepton_automl.cost import Written, file_cost, peak_ram_bytes
 from lepton_automl.dataset import Labelled
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
@@ -59,9 +62,9 @@ def test_without_a_clock_multiply_accumulates_stand_for_time():
 def test_a_step_within_a_block_saves_no_time_and_is_not_taken():
     work = work_for(Limits(max_latency_ms=1.0), blocks)
     saved = measured(ARCH, STEPS, work)
-    assert saved["0/out", 24] == 0
-    assert saved["0/out", 16] > 0
-    assert saved["1/out", 40] == saved["1/out", 40 // 16 * 16 + 8] == 0
+    assert saved.widths["0/out", 24] == 0
+    assert saved.widths["0/out", 16] > 0
+    assert saved.widths["1/out", 40] == 0
     scores = {w.name: torch.arange(w.size) + 1.0 for w in ARCH.graph.widths}
     for share in np.linspace(0.1, 1.0, 7):
         sizes = chosen(ARCH, scores, STEPS, share, savings(ARCH, STEPS, work))
@@ -77,7 +80,7 @@ def test_what_noise_could_be_counts_as_nothing():
         Limits(max_latency_ms=1.0),
         lambda files: {name: 1 + 0.004 * rng.uniform(-1, 1) for name in files},
     )
-    assert set(measured(ARCH, STEPS, work).values()) == {0.0}
+    assert set(measured(ARCH, STEPS, work).widths.values()) == {0.0}
     scores = {w.name: torch.ones(w.size) for w in ARCH.graph.widths}
     assert chosen(ARCH, scores, STEPS, 0.4, savings(ARCH, STEPS, work)) == {}
 
@@ -106,3 +109,54 @@ def test_sizes_go_down_in_whole_steps():
     assert smaller(20, 8) == [16, 8]
     assert smaller(8, 8) == []
     assert smaller(24, 8) == [16, 8]
+
+
+def test_a_layer_saves_what_the_net_without_it_was_measured_to():
+    arch = chain((8, 8, 1), [Stem(32), Conv(32), Head()], 3)
+    times = {"whole": 1.0, "without 1": 0.7}
+    work = work_for(
+        Limits(max_latency_ms=0.1),
+        lambda files: {name: times.get(name, 0.9) for name in files},
+    )
+    saved = savings(arch, STEPS, work)
+    # Each of two widths can save 0.1 ms at most.
+    assert saved.of_layer(1, shortened(arch, 1)) == pytest.approx(0.3 / 0.2)
+    by_macs = Savings(arch, 0.0, 1.0)
+    share = 1 - shortened(arch, 1).graph.macs / arch.graph.macs
+    assert by_macs.of_layer(1, shortened(arch, 1)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        (Limits(min_accuracy=0.9), True),
+        (Limits(max_size_bytes=1000), False),
+        (Limits(max_size_bytes=1100), True),
+        (Limits(max_latency_ms=0.5), False),
+        (Limits(max_latency_ms=0.6), True),
+        (Limits(max_macs=ARCH.graph.macs), True),
+        (Limits(max_macs=ARCH.graph.macs - 1), False),
+        (Limits(max_peak_ram_bytes=peak_ram_bytes(ARCH.graph)), True),
+        (Limits(max_peak_ram_bytes=peak_ram_bytes(ARCH.graph) - 1), False),
+        (Limits(max_size_bytes=1100, max_latency_ms=0.5), False),
+    ],
+)
+def test_within_the_limits_means_all_of_them_and_some_room(limits, wanted):
+    assert 1000 / 1100 < ROOM < 1
+    assert is_within(limits, ARCH, 1000, 0.5) is wanted
+
+
+def test_what_nobody_measured_keeps_no_limit_on_latency():
+    assert not is_within(Limits(max_latency_ms=9.0), ARCH, 1000, None)
+
+
+def test_enough_is_where_the_limits_are_kept_if_they_are_the_aim():
+    half = ARCH.with_widths({"1/out": 16})
+    times = blocks({"half": Written(half, b""), "whole": Written(ARCH, b"")})
+    limits = Limits(max_latency_ms=(times["half"] + times["whole"]) / 2)
+    work = work_for(limits, blocks)
+    saves = savings(ARCH, STEPS, work)
+    assert not saves.is_enough(work)(half)
+    aimed = dataclasses.replace(work, is_aim=True)
+    assert saves.is_enough(aimed)(half)
+    assert not saves.is_enough(aimed)(ARCH)

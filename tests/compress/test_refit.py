@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lepton_automl.arch import chain
+from lepton_automl.compress import refit as refitting
+from lepton_automl.compress.cutting import OUTPUT_PARTS, cut
+from lepton_automl.compress.fold import fold
+from lepton_automl.compress.refit import refit
+from lepton_automl.graph import ACTIVATIONS, Conv
+from lepton_automl.layers.conv import Conv as Dense
+from lepton_automl.layers.head import Head
+from lepton_automl.layers.mbconv import MBConv
+from lepton_automl.layers.residual import Residual
+from lepton_automl.layers.sepconv import SepConv
+from lepton_automl.layers.stem import Stem
+from tests.nets import random_arch, random_model, random_pixels
+
+
+def logits(model, pixels):
+    with torch.no_grad():
+        return model.network()(model.preprocessing.apply(pixels))
+
+
+def halved(model, number=None):
+    """Every other channel of one width, or of all of them."""
+    less, kept = model, {}
+    widths = model.arch.graph.widths
+    for width in widths if number is None else [widths[number % len(widths)]]:
+        kept[width.name] = torch.arange(0, width.size, 2)
+        less = cut(less, width.name, kept[width.name].tolist())
+    return less, kept
+
+
+def distance(model, wanted, pixels):
+    return float((logits(model, pixels) - logits(wanted, pixels)).square().mean())
+
+
+def in_pairs(model, width):
+    """The same net, each odd channel of a width made equal to the even one before it."""
+    weights = {name: tensor.clone() for name, tensor in model.weights.items()}
+    for op in model.arch.graph.weighted:
+        for part in ("weight", *OUTPUT_PARTS):
+            tensor = weights.get(f"{op.name}.{part}")
+            if op.y.axis in width.axes and tensor is not None:
+                tensor[1::2] = tensor[::2]
+    return dataclasses.replace(model, weights=weights)
+
+
+NETS = {
+    "dense": [Stem(16), Dense(16), Dense(16, stride=2), Head()],
+    "residual": [Stem(16), Residual(16), Residual(16, stride=2), Head()],
+    "depthwise": [Stem(16), SepConv(16), SepConv(16, stride=2), Head()],
+    "gated": [Stem(16), MBConv(16, expand=2, se=4), Head(features=16)],
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("form", [fold, lambda model: model], ids=["folded", "not folded"])
+def test_the_twin_of_each_channel_that_goes_takes_its_place(name, form):
+    model = form(random_model(chain((12, 12, 3), NETS[name], 5), 1))
+    pixels, others = random_pixels(model.arch, 256, 1), random_pixels(model.arch, 64, 2)
+    for number, width in enumerate(model.arch.graph.widths):
+        twins = in_pairs(model, width)
+        less, kept = halved(twins, number)
+        mended = refit(less, twins, kept, pixels)
+        assert distance(mended, twins, others) < 0.02 * distance(less, twins, others), width.name
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_cut_everywhere_answers_more_like_the_whole_net(seed):
+    model = random_model(random_arch(seed, activations=ACTIVATIONS), seed)
+    pixels, others = random_pixels(model.arch, 256, seed), random_pixels(model.arch, 64, seed + 100)
+    less, kept = halved(model)
+    mended = refit(less, model, kept, pixels)
+    assert mended.arch == less.arch
+    assert distance(mended, model, others) < distance(less, model, others)
+
+
+def test_it_makes_no_difference_whether_normalisation_was_folded_before():
+    model = random_model(chain((12, 12, 3), NETS["residual"], 5), 1)
+    pixels = random_pixels(model.arch, 128, 1)
+    less, kept = halved(model)
+    before, after = fold(model), fold(refit(less, model, kept, pixels))
+    same = refit(fold(less), before, kept, pixels)
+    # The ridge holds weights that differ by the factor of a channel.
+    assert distance(after, same, pixels) < 0.05 * distance(fold(less), same, pixels)
+
+
+def test_a_net_that_was_not_cut_stays_as_it_is():
+    model = random_model(random_arch(3), 3)
+    pixels = random_pixels(model.arch, 64, 3)
+    same = refit(model, model, {}, pixels)
+    torch.testing.assert_close(logits(same, pixels), logits(model, pixels), rtol=1e-3, atol=1e-3)
+
+
+def test_each_channel_has_the_mean_it_had():
+    model = fold(random_model(chain((12, 12, 3), NETS["dense"], 5), 1))
+    pixels = random_pixels(model.arch, 128, 1)
+    less, kept = halved(model, 0)
+    mended = refit(less, model, kept, pixels)
+    # The second convolution reads what was cut; before its clamp its means are to be met.
+    name = list(model.arch.graph.weighted)[1].name
+    seen = [_before_clamp(each, name, pixels).mean((0, 2, 3)) for each in (model, mended)]
+    torch.testing.assert_close(*seen, rtol=0.02, atol=0.02)
+
+
+def _before_clamp(model, name, pixels):
+    network, found = model.network(), {}
+    owner = network.owners[name]
+    owner.op = dataclasses.replace(owner.op, clamp="none")
+    network(model.preprocessing.apply(pixels), lambda n, v: found.setdefault(n, v))
+    op = next(op for op in model.arch.graph.ops if op.name == name)
+    assert isinstance(op, Conv)
+    return found[op.y.name].detach()
+
+
+def test_the_given_models_are_left_alone():
+    model = random_model(random_arch(5), 5)
+    less, kept = halved(model)
+    before = model.digest, less.digest
+    mended = refit(less, model, kept, random_pixels(model.arch, 64, 5))
+    assert (model.digest, less.digest) == before
+    assert mended.parent == less.digest
+
+
+def test_a_layer_too_large_to_solve_keeps_its_weights(monkeypatch):
+    model = random_model(chain((12, 12, 3), NETS["dense"], 5), 1)
+    less, kept = halved(model)
+    monkeypatch.setattr(refitting, "MOST_TAPS", 20)
+    mended = refit(less, model, kept, random_pixels(model.arch, 64, 1))
+    same = [
+        torch.equal(*(m.weights[f"{op.name}.weight"] for m in (mended, less)))
+        for op in less.arch.graph.weighted
+    ]
+    assert same == [True, True, True, False]
