@@ -59,6 +59,10 @@ LIMIT = 127
 """Weights of all: what a processor with VNNI adds without overflow."""
 
 
+More = Callable[[bytes], dict[str, Callable[[], bytes]]]
+"""Of a float file: further ways to an int8 file, by name."""
+
+
 def rescaled(model: Model, seed: int) -> Model:
     """The same function, channels of sizes that differ by a factor of e^1.4 (one sigma)."""
     weights, draws = dict(model.weights), torch.Generator().manual_seed(seed)
@@ -109,12 +113,13 @@ def answered(file: bytes, bench: Bench) -> np.ndarray:
     return onnxfile.probabilities(onnxfile.session(file), pixels).argmax(1)
 
 
-def measured(model: Model, bench: Bench) -> dict[str, Any]:
+def measured(model: Model, bench: Bench, more: More | None = None) -> dict[str, Any]:
     """Of every way: points lost, agreement, bytes, latency against float, seconds to make."""
     labels, names = bench.validation.labels.numpy(), [str(n) for n in range(model.arch.classes)]
     float_file = float_model(model, names, {})
     wanted, files, found = answered(float_file, bench), {"float": float_file}, {}
-    for name, make in ways(model, bench, float_file).items():
+    others = more(float_file) if more else {}
+    for name, make in (ways(model, bench, float_file) | others).items():
         begun = time.perf_counter()
         files[name] = make()
         seconds, given = time.perf_counter() - begun, answered(files[name], bench)

@@ -50,15 +50,19 @@ def orthogonal(stack: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly, of (N, rows, columns).
 
     A Newton-Schulz iteration on the singular values (Bernstein and Newhouse 2024,
-    arXiv:2409.20325), in bfloat16 on CUDA.
+    arXiv:2409.20325). Every round multiplies X by a polynomial of X X', so the rounds are made on
+    that small square alone, and X is multiplied once by all of them: two fifths of the arithmetic
+    for a 3x3 convolution.
     """
     a, b, c = QUINTIC
-    x = stack.bfloat16() if stack.is_cuda else stack
-    is_tall = x.shape[1] > x.shape[2]
-    x = x.mT if is_tall else x
+    is_tall = stack.shape[1] > stack.shape[2]
+    x = stack.mT if is_tall else stack
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    square, one = x @ x.mT, torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    product = one.expand_as(square)
     for _ in range(ROUNDS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    found: Tensor = (x.mT if is_tall else x).to(stack.dtype)
-    return found
+        factor = torch.baddbmm(b * square, square, square, alpha=c) + a * one
+        product = factor @ product
+        square = factor @ square @ factor
+    found = product @ x
+    return found.mT if is_tall else found
