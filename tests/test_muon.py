@@ -12,15 +12,45 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 27), (2, 40, 9), (1, 16, 16)])
-def test_every_direction_becomes_about_equally_long_and_none_turns(shape):
-    stack = drawn(*shape)
-    left, _, right = torch.linalg.svd(stack, full_matrices=False)
-    inside = left.mT @ muon.orthogonal(stack) @ right.mT
-    singular = inside.diagonal(dim1=1, dim2=2)
+SHAPES = [(8, 27), (40, 9), (16, 16), (64, 576), (33, 70), (10, 128), (1, 5)]
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_every_direction_becomes_about_equally_long_and_none_turns(number):
+    matrices = [drawn(*shape, seed=place) for place, shape in enumerate(SHAPES)]
+    left, _, right = torch.linalg.svd(matrices[number], full_matrices=False)
+    inside = left.mT @ muon.orthogonal(matrices)[number] @ right.mT
+    singular = inside.diagonal()
     assert singular.min() > 0.5
     assert singular.max() < 1.3
-    assert (inside - torch.diag_embed(singular)).abs().max() < 1e-3
+    assert (inside - torch.diag(singular)).abs().max() < 1e-3
+
+
+def newton_schulz(x):
+    """The oracle: the iteration as it is published, on X itself, in float64."""
+    a, b, c = muon.QUINTIC
+    x = x.double() / (x.double().norm() + 1e-7)
+    for _ in range(muon.ROUNDS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.float()
+
+
+@pytest.mark.parametrize("kind", ["random", "of rank 3", "over five orders"])
+def test_rounds_on_squares_are_rounds_on_the_matrix(kind):
+    x = drawn(48, 288)
+    if kind == "of rank 3":
+        x = drawn(48, 3, seed=1) @ drawn(3, 288, seed=2) + 1e-6 * x
+    if kind == "over five orders":
+        left, _, right = torch.linalg.svd(x, full_matrices=False)
+        x = left @ torch.diag(torch.logspace(0, -5, 48)) @ right
+    wanted, (given,) = newton_schulz(x), muon.orthogonal([x])
+    assert (given - wanted).norm() < 2e-3 * wanted.norm()
+
+
+def test_no_gradient_is_no_move():
+    (given,) = muon.orthogonal([torch.zeros(8, 20)])
+    assert torch.equal(given, torch.zeros(8, 20))
 
 
 def test_matrices_are_what_mixes_inputs():
