@@ -34,7 +34,8 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import PICTURES, balanced, calibrate
 from lepton_automl.compress.equalize import proportional, rescale
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import Quantize, quantize
+from lepton_automl.compress.integers import quantize
+from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch

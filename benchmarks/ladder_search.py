@@ -2,11 +2,12 @@
 
     python benchmarks/ladder_search.py fashion=fashion_mnist.npz cifar10=cifar10.npz --seeds 3
 
-The ladder cuts 40 % of the cost at the least loss of importance, from what it kept last, and halves
-that wherever the cut is put back, six times at most. Optuna's TPE chooses the size of every width
+The ladder takes the cheapest offer for 40 % of the cost, from what it kept last, and halves that
+wherever the cut is put back, six times at most. Optuna's TPE chooses the size of every width
 (multiples of the target's step, channels by the same importance), as often; it begins with the
-ladder's first cut. Every cut learns from the whole net for 400 batches and counts only if at most
-0.25 points are lost on validation. Given is the share of bytes and multiply-accumulates saved.
+ladder's first cut by channels. Every cut is refitted by least squares, learns from the whole net
+for 400 batches and counts only if at most 0.25 points are lost on validation. Given is the share of
+bytes and multiply-accumulates saved.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ from importances import USED
 from int8 import each_net
 
 from lepton_automl import targets
+from lepton_automl.arch import Arch
 from lepton_automl.compress import Work
+from lepton_automl.compress.calibrate import PICTURES, balanced
 from lepton_automl.compress.cutting import cut
 from lepton_automl.compress.importance import importance
 from lepton_automl.compress.ladder import FIRST_SHARE, ROUNDS, SMALLEST_SHARE
 from lepton_automl.compress.offers import channel_steps, chosen
 from lepton_automl.compress.plan import LEAST_BATCHES, Effort
 from lepton_automl.compress.prune import Prune, recover
+from lepton_automl.compress.refit import refit
 from lepton_automl.compress.savings import Savings, smaller
 from lepton_automl.compress.scoring import validation_accuracy
 from lepton_automl.config import Limits
 from lepton_automl.model import Model
+from lepton_automl.random_net import random_int8
 
 ALLOWED = 0.25
 """Points on validation: half of what may be lost in all, as in the ladder."""
@@ -40,7 +45,7 @@ ALLOWED = 0.25
 
 def greedy(model: Model, work: Work) -> tuple[float, int]:
     """What the ladder saves, and the recoveries it took."""
-    saves, now, share, tried = Savings(model.arch, 0.5, 0.5), model, FIRST_SHARE, 0
+    now, share, tried = model, FIRST_SHARE, 0
     known: set[str] = set()
     while tried < ROUNDS and share >= SMALLEST_SHARE:
         attempt = Prune(share, frozenset(known)).attempt(now, work)
@@ -52,7 +57,14 @@ def greedy(model: Model, work: Work) -> tuple[float, int]:
             now = attempt.model
         else:
             share /= 2
-    return saves.of(now.arch), tried
+    return saved(model.arch, now.arch), tried
+
+
+def saved(before: Arch, after: Arch) -> float:
+    """Of bytes and multiply-accumulates, half and half; layers may be gone."""
+    limit = targets.load().weight_limit
+    sizes = [len(random_int8(arch, limit)) for arch in (after, before)]
+    return 1 - (sizes[0] / sizes[1] + after.graph.macs / before.graph.macs) / 2
 
 
 def searched(model: Model, work: Work, count: int) -> float:
@@ -64,22 +76,25 @@ def searched(model: Model, work: Work, count: int) -> float:
     )
     scores = importance(model, work.train, work.seed)
     before, best = validation_accuracy(model, work), [0.0]
+    pixels = work.train.pixels[balanced(work.train.labels, PICTURES, work.seed)]
     epochs = math.ceil(LEAST_BATCHES * work.recipe.batch_size / len(work.train))
     whole = {w.name: w.size for w in model.arch.graph.widths}
 
     def objective(trial: optuna.Trial) -> float:
-        less = model
+        less, kept = model, {}
         for name, size in whole.items():
             choices = [size, *smaller(size, steps[name])]
             wanted = trial.suggest_categorical(name, choices)
-            keep = torch.topk(scores[name], wanted).indices
-            less = cut(less, name, sorted(keep.tolist())) if wanted < size else less
-        saved = saves.of(less.arch)
-        mended = recover(less, work, Effort(work.train, epochs))
+            if wanted < size:
+                kept[name] = torch.topk(scores[name], wanted).indices.sort().values
+                less = cut(less, name, kept[name].tolist())
+        gain = saved(model.arch, less.arch)
+        fitted = refit(less, model, kept, pixels)
+        mended = recover(fitted, work, Effort(work.train, epochs))
         lost = 100 * (before - validation_accuracy(mended, work))
         if lost <= ALLOWED:
-            best[0] = max(best[0], saved)
-        return saved if lost <= ALLOWED else -lost
+            best[0] = max(best[0], gain)
+        return gain if lost <= ALLOWED else -lost
 
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=work.seed)

@@ -20,7 +20,7 @@ import torch
 from lepton_automl import space, targets
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
+from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, static_cost

@@ -14,7 +14,7 @@ from lepton_automl.arch import chain
 from lepton_automl.bundle import write_bundle
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
+from lepton_automl.compress.integers import quantize
 from lepton_automl.config import Limits
 from lepton_automl.dataset import LabelledFiles
 from lepton_automl.evaluate import predict_logits

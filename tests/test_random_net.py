@@ -7,7 +7,7 @@ import pytest
 from lepton_automl.arch import chain
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
+from lepton_automl.compress.integers import quantize
 from lepton_automl.cost import (
     static_cost,
 )

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from lepton_automl.arch import chain
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
+from lepton_automl.compress.integers import quantize
 from lepton_automl.errors import ArchError
 from lepton_automl.exporters.onnx import float_model, int8_model
 from lepton_automl.layers.head import Head

@@ -11,7 +11,7 @@ from typing import Any, Self
 from lepton_automl import balance, durable
 from lepton_automl.compress import Work
 from lepton_automl.compress.prune import Prune
-from lepton_automl.compress.quantize import Quantize
+from lepton_automl.compress.quantize import Quantize, Quantized
 from lepton_automl.compress.savings import is_within
 from lepton_automl.compress.scoring import int8_file, validation_right
 from lepton_automl.cost import Written
@@ -28,6 +28,8 @@ SMALLEST_SHARE = 0.1
 """Cuts smaller than this are not worth a recovery."""
 ROUNDS, AIMED_ROUNDS = 6, 16
 """Cuts tried at most; where limits are to be reached."""
+TELLING_POINTS = 0.1
+"""On validation, what plain rounding must lose more to be mentioned."""
 QUANTIZED = "quantized"
 RECORD = "ladder.json"
 CALIBRATION = "calibration.json"
@@ -134,13 +136,21 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
     if rungs[-1].name != QUANTIZED:
         made = Quantize().attempt(current, work)
         made.model.save(folder / QUANTIZED)
-        told = {"training_pictures": made.pictures, "nats_from_float": made.tried}
+        prices = [dataclasses.asdict(price) for price in made.prices]
+        told = {"training_pictures": made.pictures, "ways": prices}
         durable.write_json(folder / CALIBRATION, told)
-        nearest = f"{made.tried['plain']:.2g} by plain rounding"
-        why = f"{made.method}; {made.divergence:.2g} nats from float, {nearest}"
+        why = f"{made.method}; {made.divergence:.2g} nats from float, {_plainly(made)}"
         _write(folder, rungs, _rung(QUANTIZED, made.model, work, why=why))
         work.emit(_event(rungs[-1]))
     return Compressed.load(folder)
+
+
+def _plainly(made: Quantized) -> str:
+    """What plain rounding would have given."""
+    plain = made.prices[0]
+    text = f"{plain.nats_from_float:.2g} by plain rounding"
+    lost = 0.0 if plain.accuracy is None else 100 * (made.accuracy - plain.accuracy)
+    return text if lost < TELLING_POINTS else f"{text}, which loses {lost:.1f} points more"
 
 
 def _next_share(rungs: list[Rung], work: Work) -> float:

@@ -1,24 +1,25 @@
-"""Static quantization: uint8 values, int8 weights with a scale an output channel, int32 biases."""
+"""Quantization: of all ways to integers the one closest to the float net, trained if it must."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lepton_automl.compress import Step, Work
-from lepton_automl.compress.calibrate import PICTURES, Calibration, balanced, calibrate
+from lepton_automl.compress.calibrate import PICTURES, balanced, calibrate
 from lepton_automl.compress.equalize import equalize
 from lepton_automl.compress.finetune import finetune
 from lepton_automl.compress.fold import fold
+from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.plan import OutOfTime, effort
-from lepton_automl.compress.rounding import BIAS_LIMIT, reconstruct
+from lepton_automl.compress.rounding import reconstruct
 from lepton_automl.compress.scoring import (
     divergence,
     float_probabilities,
@@ -28,17 +29,8 @@ from lepton_automl.compress.scoring import (
 )
 from lepton_automl.evaluate import onnx_probabilities
 from lepton_automl.events import Event
-from lepton_automl.graph import Conv, Gate, Graph, Linear, MaxPool, Mul, Op
-from lepton_automl.model import Model, Preprocessing, QParams
+from lepton_automl.model import Model
 from lepton_automl.train import Diverged
-
-BIAS_STEPS = 2**20
-"""A channel without weights gets a scale that writes its bias in at least as many steps."""
-CLIPS = np.arange(100, 79, -1, dtype=np.float32) / np.float32(100)
-"""Shares of the largest weight tried as the end of the int8 range."""
-
-SHUT = {"hard_sigmoid": -3.0, "sigmoid": -8.0}
-"""Where a gate is shut, exactly or to within a step of what it gives."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,21 @@ class Quantized:
     """Of its answers from the float net's on those pictures, nats."""
     accuracy: float
     """Share of validation pictures that are right, 0 to 1."""
-    tried: Mapping[str, float]
-    """The divergence of every way that was tried, by its method."""
+    prices: tuple[Price, ...]
+    """Of every way that was tried."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one way costs; none of them costs bytes or time of the file."""
+
+    method: str
+    nats_from_float: float
+    """Of its answers from the float net's, on training pictures."""
+    seconds: float
+    """To make it and to answer these pictures."""
+    accuracy: float | None = None
+    """On validation pictures, 0 to 1, if it was judged there."""
 
 
 class Quantize(Step):
@@ -67,8 +72,8 @@ class Quantize(Step):
 
     def attempt(self, model: Model, work: Work) -> Quantized:
         """The same, with what the report needs to know."""
-        made = _closest(fold(model), work)
         allowed = validation_accuracy(work.reference, work) - work.allowed_drop / 100
+        made = _closest(fold(model), work, allowed)
         holds = made.accuracy >= allowed and keeps_classes(made.model, work)
         return made if holds else _trained(made, work)
 
@@ -81,40 +86,56 @@ class Way:
     model: Model
     divergence: float
     """Of its answers from the float net's, nats."""
+    seconds: float
 
 
-def _closest(model: Model, work: Work) -> Quantized:
+def _closest(model: Model, work: Work, allowed: float) -> Quantized:
     """Of all ways to quantize, the one whose file answers most like the float net.
 
     All are tried because none is always best: equalisation saves nets with uneven channels and
-    slightly harms others. They are compared on training pictures, where no label is needed.
+    slightly harms others. They are compared on training pictures, where no label is needed. Where
+    plain rounding gives less than the `allowed` accuracy, all are judged on validation too, so
+    that one can see what each mends.
     """
     ids = balanced(work.train.labels, PICTURES, work.seed)
-    pixels, limit = work.train.pixels[ids], work.target.weight_limit
-    wanted = float_probabilities(model, pixels)
+    ways = _ways(model, work, work.train.pixels[ids])
+    best, plain = min(ways, key=_divergence), ways[0]
+    accuracy = {way.method: validation_accuracy(way.model, work) for way in (plain, best)}
+    if accuracy[plain.method] < allowed:
+        accuracy |= {w.method: validation_accuracy(w.model, work) for w in ways if w is not plain}
+    prices = (Price(w.method, w.divergence, w.seconds, accuracy.get(w.method)) for w in ways)
+    reached = accuracy[best.method]
+    return Quantized(
+        best.model, best.method, tuple(ids.tolist()), best.divergence, reached, tuple(prices)
+    )
+
+
+def _ways(model: Model, work: Work, pixels: Tensor) -> list[Way]:
+    """Plain rounding first."""
+    limit, wanted = work.target.weight_limit, float_probabilities(model, pixels)
     even = equalize(model, calibrate(model, pixels, device=work.device))
     ways = []
     for name, source in {"plain": model, "equalized": even}.items():
         calibration = calibrate(source, pixels, device=work.device)
         own = []
         for clip, correct in itertools.product((False, True), repeat=2):
-            made = quantize(source, calibration, limit, clip=clip, correct=correct)
+            make = functools.partial(
+                quantize, source, calibration, limit, clip=clip, correct=correct
+            )
             words = ", ".join([name, *["clipped"] * clip, *["corrected"] * correct])
-            own.append(_way(words, made, pixels, wanted))
+            own.append(_way(words, make, pixels, wanted))
         best = min(own, key=_divergence)
         learned = f"{best.method.removesuffix(', corrected')}, reconstructed"
-        own.append(_way(learned, reconstruct(best.model, pixels, limit), pixels, wanted))
-        ways += own
-    best = min(ways, key=_divergence)
-    reached = validation_accuracy(best.model, work)
-    tried = {way.method: way.divergence for way in ways}
-    found = tuple(ids.tolist())
-    return Quantized(best.model, best.method, found, best.divergence, reached, tried)
+        make = functools.partial(reconstruct, best.model, pixels, limit)
+        ways += [*own, _way(learned, make, pixels, wanted)]
+    return ways
 
 
-def _way(method: str, made: Model, pixels: Tensor, wanted: np.ndarray) -> Way:
+def _way(method: str, make: Callable[[], Model], pixels: Tensor, wanted: np.ndarray) -> Way:
+    begun = time.monotonic()
+    made = make()
     given = onnx_probabilities(int8_file(made), pixels)
-    return Way(method, made, divergence(wanted, given))
+    return Way(method, made, divergence(wanted, given), time.monotonic() - begun)
 
 
 def _divergence(way: Way) -> float:
@@ -123,7 +144,7 @@ def _divergence(way: Way) -> float:
 
 def _trained(made: Quantized, work: Work) -> Quantized:
     """`made` fine-tuned with rounding if that is better on validation."""
-    share = effort(made.model, work)
+    begun, share = time.monotonic(), effort(made.model, work)
     if share is None:
         return made
     work.emit(Event("compress", f"int8 reaches {made.accuracy:.2%} only: training with rounding"))
@@ -131,142 +152,13 @@ def _trained(made: Quantized, work: Work) -> Quantized:
         tuned = finetune(made.model, work, share)
     except (Diverged, OutOfTime):
         return made
-    accuracy = validation_accuracy(tuned, work)
+    accuracy, method = validation_accuracy(tuned, work), f"{made.method}, trained with rounding"
+    pixels = work.train.pixels[list(made.pictures)]
+    wanted = float_probabilities(work.reference, pixels)
+    nats = divergence(wanted, onnx_probabilities(int8_file(tuned), pixels))
+    price = Price(method, nats, time.monotonic() - begun, accuracy)
+    made = dataclasses.replace(made, prices=(*made.prices, price))
     mends = keeps_classes(tuned, work) and not keeps_classes(made.model, work)
     if accuracy <= made.accuracy and not mends:
         return made
-    method = f"{made.method}, trained with rounding"
     return dataclasses.replace(made, model=tuned, method=method, accuracy=accuracy)
-
-
-def quantize(
-    model: Model,
-    calibration: Calibration,
-    weight_limit: int,
-    *,
-    clip: bool = True,
-    correct: bool = True,
-) -> Model:
-    """`model` with the integers that its int8 file holds.
-
-    Parameters
-    ----------
-    model : Model
-        Folded.
-    calibration : Calibration
-        Of this very model.
-    weight_limit : int
-        Weights lie in +-`weight_limit`, 1 to 127.
-    clip : bool
-        End each channel's range where the squared error of its weights is least, instead of at
-        its largest weight.
-    correct : bool
-        Take the mean error that rounded weights cause on the calibration pictures out of the
-        biases (Nagel et al. 2019, section 4.2, arXiv:1906.04721).
-    """
-    graph = model.arch.graph
-    scales, zero_points = _arithmetic(graph, model.preprocessing, calibration)
-    weights, weight_scales, biases = {}, {}, {}
-    for op in graph.weighted:
-        weight = model.weights[f"{op.name}.weight"].numpy()
-        bias = model.weights[f"{op.name}.bias"].numpy()
-        x_scale = np.float32(scales[op.x.name])
-        scale = _weight_scales(weight, weight_limit, clip)
-        scale = np.maximum(scale, np.abs(bias) / (x_scale * np.float32(BIAS_LIMIT)))
-        empty = ~weight.reshape(len(weight), -1).any(1)
-        scale[empty] = _empty_scales(bias[empty], x_scale)
-        integers = _rounded(weight, scale, weight_limit)
-        if correct:
-            bias = bias + _mean_error(op, weight - integers * _column(scale, weight), calibration)
-        weights[op.name], weight_scales[op.name] = integers.astype(np.int8), scale
-        biases[op.name] = np.rint(bias / (x_scale * scale).astype(np.float64)).astype(np.int32)
-    qparams = QParams(scales, zero_points, weights, weight_scales, biases)
-    return dataclasses.replace(model, qparams=qparams, parent=model.digest)
-
-
-def _arithmetic(
-    graph: Graph, preprocessing: Preprocessing, calibration: Calibration
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Scale and zero point of every value but the logits."""
-    scales = {graph.input.name: float(np.float32(preprocessing.scale))}
-    zero_points = {graph.input.name: preprocessing.zero_point}
-    for op in graph.ops:
-        match op:
-            case Linear():
-                continue
-            case MaxPool():
-                scales[op.y.name] = scales[op.x.name]
-                zero_points[op.y.name] = zero_points[op.x.name]
-            case _:
-                scales[op.y.name], zero_points[op.y.name] = _range(
-                    op, calibration, _floor(graph, op)
-                )
-    return scales, zero_points
-
-
-def _range(op: Op, calibration: Calibration, floor: float) -> tuple[float, int]:
-    """Scale and zero point of the value that `op` gives; 0 is always met exactly."""
-    low = max(floor, min(0.0, calibration.low[op.y.name]))
-    high = max(0.0, calibration.high[op.y.name])
-    if isinstance(op, Gate):
-        low, high = 0.0, 1.0
-    # A value that is always 0 still needs a scale, and one far from denormal numbers.
-    scale = np.float32(max(high - low, 1e-4) / 255)
-    return float(scale), int(np.clip(np.rint(-low / scale), 0, 255))
-
-
-def _floor(graph: Graph, op: Op) -> float:
-    """Below this the value that `op` gives makes no difference: its gate is shut."""
-    readers = graph.readers(op.y)
-    gates = [reader for reader in readers if isinstance(reader, Gate)]
-    gated = {gate.y.name for gate in gates}
-    for reader in readers:
-        if isinstance(reader, Mul) and reader.x.name == op.y.name and reader.gate.name in gated:
-            continue
-        if not isinstance(reader, Gate):
-            return -np.inf
-    return min((SHUT[gate.kind] for gate in gates), default=-np.inf)
-
-
-def _weight_scales(weight: np.ndarray, limit: int, clip: bool) -> np.ndarray:
-    """float32 (out,): the step of each output channel's weights."""
-    rows = weight.reshape(len(weight), -1)
-    widest: np.ndarray = (np.abs(rows).max(1) / np.float32(limit)).astype(np.float32)
-    if not clip:
-        return widest
-    best, least = widest, np.full(len(rows), np.inf)
-    for share in CLIPS:
-        scale = np.maximum(widest * share, np.finfo(np.float32).tiny)
-        error = ((rows - _rounded(rows, scale, limit) * scale[:, None]) ** 2).sum(1)
-        best = np.where(error < least, scale, best)
-        least = np.minimum(error, least)
-    return best
-
-
-def _empty_scales(bias: np.ndarray, x_scale: np.float32) -> np.ndarray:
-    """Scales for channels whose weights are all zero: only the bias is to be met."""
-    wanted = np.abs(bias) / (x_scale * np.float32(BIAS_STEPS))
-    return np.where(bias == 0, np.float32(1), wanted).astype(np.float32)
-
-
-def _rounded(weight: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
-    steps: np.ndarray = np.rint(weight / _column(scale, weight))
-    return steps.clip(-limit, limit)
-
-
-def _column(scale: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return scale.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def _mean_error(op: Conv | Linear, error: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """Mean over pictures and positions of what weights `error` would give, (out,).
-
-    A convolution is linear, so that of the mean picture is the mean over all pictures.
-    """
-    mean, weight = calibration.means[op.x.name][None], torch.from_numpy(error).float()
-    if isinstance(op, Linear):
-        return F.linear(mean.flatten(1), weight)[0].numpy()
-    groups = op.x.channels if op.depthwise else 1
-    y: Tensor = F.conv2d(mean, weight, None, op.stride, op.kernel // 2, 1, groups)
-    result: np.ndarray = y.mean((0, 2, 3)).numpy()
-    return result

@@ -10,7 +10,7 @@ from lepton_automl.arch import chain
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.equalize import equalize, proportional
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
+from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.scoring import divergence, float_probabilities, int8_file
 from lepton_automl.evaluate import onnx_probabilities
 from lepton_automl.graph import ACTIVATIONS

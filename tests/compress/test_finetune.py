@@ -9,8 +9,8 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.finetune import finetune, simulated, trainable
 from lepton_automl.compress.fold import fold
+from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.plan import Effort
-from lepton_automl.compress.quantize import quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled

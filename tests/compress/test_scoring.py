@@ -12,7 +12,7 @@ from lepton_automl import targets
 from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import quantize
+from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.scoring import (
     divergence,
     float_probabilities,
