@@ -29,8 +29,9 @@ from lepton_automl.shares import start_seconds
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
 
-SMALL_PICTURE = 40
-"""Up to this many rows and columns a picture is one for the space `tiny`."""
+TINIEST, SMALL_GREY, SMALL = 24, 40, 64
+"""Up to so many rows and columns pictures are for the space `tiny`, grey ones too, and for
+`residual`."""
 
 
 @dataclass(frozen=True)
@@ -256,8 +257,10 @@ def _flipping(known: SearchSpace, *, allowed: bool) -> SearchSpace:
 
 
 def _default_space(dataset: Dataset) -> str:
-    is_small = dataset.size is not None and max(dataset.size) <= SMALL_PICTURE
-    return "tiny" if is_small else "mobile"
+    side = SMALL + 1 if dataset.size is None else max(dataset.size)
+    if side <= (SMALL_GREY if dataset.channels == 1 else TINIEST):
+        return "tiny"
+    return "residual" if side <= SMALL else "mobile"
 
 
 def _definition(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from lepton_automl import session
 from lepton_automl.config import RunConfig
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.events import silent
@@ -150,3 +152,22 @@ def test_a_processor_gets_one_worker_a_core(tmp_path, monkeypatch):
 def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
     with threadpool_limits(2), opened(config(tmp_path), silent):
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "space"),
+    [
+        ((8, 8), 3, "tiny"),
+        ((28, 28), 1, "tiny"),
+        ((32, 32), 3, "residual"),
+        ((40, 64), 1, "residual"),
+        ((96, 96), 3, "mobile"),
+    ],
+)
+def test_the_space_follows_the_pictures_where_none_is_named(size, channels, space):
+    data = SimpleNamespace(size=size, channels=channels)
+    assert session._default_space(data) == space
+
+
+def test_pictures_of_many_sizes_are_photos():
+    assert session._default_space(SimpleNamespace(size=None, channels=3)) == "mobile"
