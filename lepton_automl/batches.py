@@ -67,6 +67,7 @@ class Batches:
         self.plain_from = math.ceil(self.count * (1 - recipe.plain_finish))
         self._ranks, self._own, self._seed = ranks, ranks.share(self.size), seed
         self.width = self._own.stop - self._own.start
+        self.mean = self.size / ranks.count  # Of the widths of all processes.
         most = math.ceil(self.size / ranks.count)
         self.per_chunk = max(1, CHUNK_BYTES // (4 * most * self.pixels[0].numel()))
         self._order_draws = torch.Generator().manual_seed(seed)

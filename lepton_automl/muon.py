@@ -27,7 +27,7 @@ def step(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     momenta: Sequence[Tensor],
-    lr: float,
+    lr: float | Tensor,
     weight_decay: float,
 ) -> None:
     """Move `parameters` in place (Jordan et al. 2024, "Muon"; scale and decay: Liu et al. 2025).
@@ -40,7 +40,7 @@ def step(
     moves = orthogonal([each.reshape(len(each), -1) for each in ahead])
     for weight, move in zip(parameters, moves, strict=True):
         length = LIKE_ADAMW * max(move.shape) ** 0.5 * lr
-        weight.mul_(1 - lr * weight_decay).sub_(move.view(weight.shape), alpha=length)
+        weight.mul_(1 - lr * weight_decay).sub_(move.view(weight.shape) * length)
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,9 @@ LR_BATCH = 64
 """The batch size that `Recipe.lr` is meant for."""
 
 
-Update = Callable[["Group", list[Tensor], float], None]
+Rate = float | Tensor
+"""A number, or one on the device of the weights."""
+Update = Callable[["Group", list[Tensor], Rate], None]
 """Moves the parameters of a group, given their gradients and the learning rate."""
 
 
@@ -72,7 +74,7 @@ class Optimizer:
         self.lr = recipe.lr * (ratio if recipe.optimizer == "sgd" else math.sqrt(ratio))
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
+    def step(self, scale: Rate) -> None:
         """Move the parameters at `scale` times the peak rate and forget their gradients."""
         for group in self.groups:
             gradients = [p.grad for p in group.parameters if p.grad is not None]
@@ -111,7 +113,7 @@ def schedule(name: str, steps: int) -> list[float]:
     return scale
 
 
-def _sgd(group: Group, gradients: list[Tensor], lr: float) -> None:
+def _sgd(group: Group, gradients: list[Tensor], lr: Rate) -> None:
     """Nesterov momentum 0.9."""
     sgd(
         group.parameters,
@@ -120,14 +122,14 @@ def _sgd(group: Group, gradients: list[Tensor], lr: float) -> None:
         fused=True,
         weight_decay=group.weight_decay,
         momentum=0.9,
-        lr=lr,
+        lr=lr,  # type: ignore[arg-type]  # fused kernels take a tensor as well
         dampening=0.0,
         nesterov=True,
         maximize=False,
     )
 
 
-def _adamw(group: Group, gradients: list[Tensor], lr: float) -> None:
+def _adamw(group: Group, gradients: list[Tensor], lr: Rate) -> None:
     """Decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     adamw(
         group.parameters,
@@ -147,5 +149,5 @@ def _adamw(group: Group, gradients: list[Tensor], lr: float) -> None:
     )
 
 
-def _muon(group: Group, gradients: list[Tensor], lr: float) -> None:
+def _muon(group: Group, gradients: list[Tensor], lr: Rate) -> None:
     muon.step(group.parameters, gradients, group.first, lr, group.weight_decay)

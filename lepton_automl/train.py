@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from lepton_automl import balance
 from lepton_automl.arch import Arch
-from lepton_automl.arithmetic import arithmetic, number_type
+from lepton_automl.arithmetic import number_type
 from lepton_automl.averaging import Average
-from lepton_automl.batches import Batch, Batches
+from lepton_automl.batches import Batches
+from lepton_automl.captured import Captured
 from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import Turn, placed
 from lepton_automl.loss import Forward, Loss
@@ -28,6 +29,7 @@ from lepton_automl.optimizers import Optimizer, schedule
 from lepton_automl.parallel import ALONE, Ranks
 from lepton_automl.recipe import Recipe
 from lepton_automl.snapshot import NOWHERE, Snapshot, State, Stateful
+from lepton_automl.stepping import Learn, Stepper
 
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
@@ -199,12 +201,12 @@ def descend(
     average = Average(recipe.average, list(network.parameters()), batches.count)
     changing = _changing(network, optimizer, batches, average)
     first, total, last = snapshot.resume(changing), torch.zeros((), device=device), math.nan
-    run, whole = forward or ranks.wrapped(network), batches.size / ranks.count
+    learn: Learn = Stepper(forward or ranks.wrapped(network), loss_of, optimizer, batches.mean)
+    if device.type == "cuda" and parts == ranks.count == 1 and forward is None:
+        learn = Captured(learn, lambda: changing["net"].state() | optimizer.state())
     for step in range(first, batches.count):
         with turn():
-            for batch in batches.pieces(step, parts):
-                total += _learn(run, loss_of, batch, whole)
-            optimizer.step(scale[step])
+            total += learn(batches.pieces(step, parts), scale[step])
             average.follow(step)
             if batches.is_last_of_chunk(step):
                 last = _finite(ranks.mean(total), batches.chunk_length, step)
@@ -240,14 +242,6 @@ def settle(
             norm.momentum = 1 / (number + 1)
         network(preprocessing.apply(data.pixels[index].to(device)))
     network.eval()
-
-
-def _learn(run: Forward, loss_of: Loss, batch: Batch, whole: float) -> Tensor:
-    """Add a batch's gradients; its part of the mean loss over the `whole` pictures of a step."""
-    with arithmetic(batch.x.device):
-        loss = loss_of(run(batch.x), batch) * (len(batch.labels) / whole)
-    torch.autograd.backward(loss)
-    return loss.detach()
 
 
 def _class_weights(data: Labelled, device: torch.device) -> Tensor | None:
