@@ -29,9 +29,9 @@ from lepton_automl.shares import start_seconds
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
 
-TINIEST, SMALL_GREY, SMALL = 24, 40, 64
-"""Up to so many rows and columns pictures are for the space `tiny`, grey ones too, and for
-`residual`."""
+TINIEST, SMALL = 24, 64
+"""Up to so many rows and columns pictures are for the space `tiny`, and for `residual`, or for
+`tiny` if they are grey."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _flipping(known: SearchSpace, *, allowed: bool) -> SearchSpace:
 
 def _default_space(dataset: Dataset) -> str:
     side = SMALL + 1 if dataset.size is None else max(dataset.size)
-    if side <= (SMALL_GREY if dataset.channels == 1 else TINIEST):
+    if side <= (SMALL if dataset.channels == 1 else TINIEST):
         return "tiny"
     return "residual" if side <= SMALL else "mobile"
 

@@ -160,7 +160,7 @@ def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
         ((8, 8), 3, "tiny"),
         ((28, 28), 1, "tiny"),
         ((32, 32), 3, "residual"),
-        ((40, 64), 1, "residual"),
+        ((40, 64), 1, "tiny"),
         ((96, 96), 3, "mobile"),
     ],
 )
