@@ -18,8 +18,9 @@ from lepton_automl.recipe import Recipe
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
-CHUNK_BYTES = 2 << 20
-"""Pictures changed at once, as float32: enough to hide Python, little enough for the cache."""
+CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
+"""Pictures changed at once, as float32: enough to hide Python, little enough for the cache. A GPU
+is waited for once a chunk, to see that the loss is finite, so there are many steps between."""
 RESIDENT_SHARE = 0.5
 """Of a GPU's free memory, what pictures may take; more stay where they are, often a mapped file,
 and come to it a chunk at a time."""
@@ -69,7 +70,7 @@ class Batches:
         self.width = self._own.stop - self._own.start
         self.mean = self.size / ranks.count  # Of the widths of all processes.
         most = math.ceil(self.size / ranks.count)
-        self.per_chunk = max(1, CHUNK_BYTES // (4 * most * self.pixels[0].numel()))
+        self.per_chunk = max(1, CHUNK_BYTES[device.type] // (4 * most * self.pixels[0].numel()))
         self._order_draws = torch.Generator().manual_seed(seed)
         self._change_draws = torch.Generator(device)
         self._order = torch.zeros(0, dtype=torch.int64)

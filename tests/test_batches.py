@@ -39,7 +39,7 @@ def taken(recipe, epochs=3, data=None):
 
 @pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
 def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk):
-    monkeypatch.setattr(batches, "CHUNK_BYTES", chunk)
+    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", chunk)
     x, labels = taken(PLAIN)
     assert torch.equal(x[:, 0, 3, 3].long(), labels + 1)
     for epoch in range(3):
@@ -52,7 +52,7 @@ def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk)
 @pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])
 @pytest.mark.parametrize("kind", [{"augment": 1.0}, {"cutout": 0.5}])
 def test_the_last_batches_show_pictures_as_they_are(monkeypatch, chunk, share, kind):
-    monkeypatch.setattr(batches, "CHUNK_BYTES", chunk)
+    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", chunk)
     recipe = dataclasses.replace(PLAIN, plain_finish=share, **kind)
     x, labels = taken(recipe, epochs=4)
     originals = AS_THEY_ARE.apply(numbered().pixels)[labels]
@@ -99,7 +99,7 @@ def test_labels_of_mixed_pictures_are_those_of_both_halves():
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_what_is_restored_goes_on_with_the_same_batches(monkeypatch, step):
-    monkeypatch.setattr(batches, "CHUNK_BYTES", 1)
+    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", 1)
     recipe = dataclasses.replace(PLAIN, flip=True, augment=1.0, cutout=0.5, cutmix=0.5)
     whole, first, second = made(recipe), made(recipe), made(recipe)
     for number in range(whole.count):

@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from lepton_automl import batches, snapshot
 from tests.test_snapshot import RICH, slowly
-batches.CHUNK_BYTES = 5000
+batches.CHUNK_BYTES["cpu"] = 5000
 snapshot.Snapshot.__init__.__defaults__ = (0.0,)
 print("begun", flush=True)
 slowly(Path(sys.argv[1]))
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(batches, "CHUNK_BYTES", 5000)
+    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", 5000)
     monkeypatch.setattr(snapshot.Snapshot.__init__, "__defaults__", (0.0,))
 
 
