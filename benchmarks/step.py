@@ -47,10 +47,13 @@ class Step:
         The net.
     rounds : int
         Steps at most.
+    optimizer : str
+        As a recipe names it.
     """
 
-    def __init__(self, arch: Arch, rounds: int) -> None:
-        recipe, data = Recipe(batch_size=BATCH), noise(arch, BATCH * rounds)
+    def __init__(self, arch: Arch, rounds: int, optimizer: str) -> None:
+        recipe = Recipe(optimizer=optimizer, batch_size=BATCH)
+        data = noise(arch, BATCH * rounds)
         self.network = build(arch).train()
         self.batches = Batches(data, SEEN, recipe, 1, 0, CPU)
         self.optimizer = Optimizer(self.network.parameters(), recipe, BATCH)
@@ -128,11 +131,12 @@ def main() -> None:
     """Print two tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", choices=list(NAMES), default="resnet8")
+    parser.add_argument("--optimizer", choices=["sgd", "adamw", "muon"], default="sgd")
     parser.add_argument("--rounds", type=int, default=200)
     given = parser.parse_args()
     torch.set_num_threads(1)
     name, arch = list(nets().items())[NAMES[given.net]]
-    step = Step(arch, 2 * given.rounds)
+    step = Step(arch, 2 * given.rounds, given.optimizer)
     taken: dict[str, list[float]] = {part: [] for part in step.parts}
     for number in range(given.rounds):
         for part, work in step.parts.items():

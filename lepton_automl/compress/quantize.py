@@ -62,6 +62,11 @@ class Price:
     accuracy: float | None = None
     """On validation pictures, 0 to 1, if it was judged there."""
 
+    def __str__(self) -> str:
+        right = "" if self.accuracy is None else f"{self.accuracy:.2%} on validation, "
+        far = f"{self.nats_from_float:.2g} nats from float"
+        return f"{self.method}: {right}{far}, made in {self.seconds:.1f} s"
+
 
 class Quantize(Step):
     """Equalise, calibrate, round; train with rounding only if validation loses too much."""
@@ -103,7 +108,9 @@ def _closest(model: Model, work: Work, allowed: float) -> Quantized:
     accuracy = {way.method: validation_accuracy(way.model, work) for way in (plain, best)}
     if accuracy[plain.method] < allowed:
         accuracy |= {w.method: validation_accuracy(w.model, work) for w in ways if w is not plain}
-    prices = (Price(w.method, w.divergence, w.seconds, accuracy.get(w.method)) for w in ways)
+    prices = [Price(w.method, w.divergence, w.seconds, accuracy.get(w.method)) for w in ways]
+    for price in prices if len(accuracy) == len(ways) else ():
+        work.emit(Event("compress", f"int8 {price}"))
     reached = accuracy[best.method]
     return Quantized(
         best.model, best.method, tuple(ids.tolist()), best.divergence, reached, tuple(prices)

@@ -73,9 +73,12 @@ def test_what_each_way_gives_is_listed_where_plain_rounding_gives_too_little():
     data = Labelled(pixels, labels)
     coarse = dataclasses.replace(targets.load(), weight_limit=2)
     for limits, is_broken in ((Limits(max_drop=100.0), False), (Limits(max_drop=0.0), True)):
-        work = Work(data, data, model, limits, coarse, Recipe())
+        told = []
+        work = Work(data, data, model, limits, coarse, Recipe(), emit=told.append)
         made = Quantize().attempt(model, work)
         assert made.prices[0].method == "plain"
+        prices = [event.message for event in told if event.message.startswith("int8 ")]
+        assert prices[: len(made.prices)] == [f"int8 {p}" for p in made.prices] * is_broken
         judged = {price.method for price in made.prices if price.accuracy is not None}
         every = {price.method for price in made.prices}
         assert judged == (every if is_broken else {"plain", made.method})
