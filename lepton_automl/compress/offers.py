@@ -44,7 +44,8 @@ def offers(model: Model, work: Work, share: float, known: frozenset[str]) -> lis
     """Channels for about `share` of the cost, by each importance, and every layer alone.
 
     What is predicted before the refit says little of what is left after it, so each cut is made,
-    refitted and compared by its answers on training pictures.
+    refitted and compared by its answers on training pictures. Where the time is over, those that
+    are ready are all.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def offers(model: Model, work: Work, share: float, known: frozenset[str]) -> lis
         if saved > 0 and less.arch.hash not in known:
             harm = divergence(wanted, float_probabilities(less, pixels))
             found.append(Offer(less, what, saved, max(harm, 0.0)))
+        if work.seconds_left is not None and work.seconds_left() <= work.quantize_seconds:
+            break
     return found
 
 

@@ -142,3 +142,9 @@ def test_a_layer_whose_absence_saves_no_time_is_not_on_offer_where_time_counts()
     found = offers(model, limited, 0.3, frozenset())
     assert "layer 1 left out" not in [offer.what for offer in found]
     assert "layer 3 left out" in [offer.what for offer in found]
+
+
+def test_where_the_time_is_over_the_first_offer_is_all():
+    model = random_model(deep_net(), 1)
+    found = offers(model, work_for(model, seconds_left=lambda: 0.0), 0.3, frozenset())
+    assert [offer.what for offer in found] == ["channels by what the answers lose"]
