@@ -125,7 +125,7 @@ def _leave_best(model: Model, recipe: Recipe, session: Session) -> None:
         if Model.load(best).digest != model.digest:
             raise ConfigError(
                 f"{session.folder.path} holds the compression of another net",
-                fix="give another folder with --out, or --fresh to move the old one aside",
+                fix="give another folder with --out",
             )
         return
     model.save(best)

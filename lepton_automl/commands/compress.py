@@ -111,7 +111,12 @@ def _compress_net(config: RunConfig, source: Path, *, quiet: bool, json: bool) -
     from lepton_automl.adopting import compress_net
 
     with report.screen(quiet=quiet) as emit:
-        outcome = compress_net(config, source, emit=emit)
+        try:
+            outcome = compress_net(config, source, emit=emit)
+        except ConfigError as error:  # `run` and `search` have --fresh, this command has not.
+            if "--fresh" not in error.fix:
+                raise
+            raise ConfigError(error.what, fix="give another folder with --out") from error
     report.show_verdict(outcome, json=json)
 
 

@@ -96,4 +96,5 @@ def _squares(loss: Tensor, values: list[Tensor]) -> Tensor:
 
 
 IMPORTANCES = {"what the answers lose": importance, "the length of their filters": filter_length}
-"""Those that a cut is tried with. After a refit and a recovery others were no better than these."""
+"""Those that a cut is tried with. After a refit and a recovery no other one was better than the
+better of these."""

@@ -46,7 +46,7 @@ class Savings:
         Before the cut.
     size, speed : float
         What bytes count and what speed counts, together 1.
-    milliseconds : mapping, optional
+    milliseconds : Milliseconds, optional
         Without it multiply-accumulates stand for time.
     """
 

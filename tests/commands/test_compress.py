@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lepton_automl.errors import ConfigError
 from lepton_automl.proof import Outcome
 from tests.report import rows
 from tests.verdicts import verdict
@@ -58,6 +59,19 @@ def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder
     assert config.limits.stated == {"max_size_bytes": 20_000}
     lepton("compress", str(run_folder), "--max-drop", "1", "--out", str(tmp_path / "there"))
     assert compress.asked[1][0][0].out == tmp_path / "there"
+
+
+def test_the_way_out_of_a_folder_that_is_taken_is_one_that_this_command_has(
+    lepton, run_folder, monkeypatch
+):
+    def taken(config, source, emit):
+        raise ConfigError("it holds another run", fix="--out, or --fresh to move it aside")
+
+    monkeypatch.setattr("lepton_automl.adopting.compress_net", taken)
+    done = lepton("compress", str(run_folder), "--max-size-kb", "20")
+    assert done.exit_code == 4
+    assert "give another folder with --out" in done.err
+    assert "--fresh" not in done.err
 
 
 def test_even_with_limits_a_run_knows_its_data(lepton, run_folder):
