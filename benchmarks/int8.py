@@ -168,12 +168,22 @@ def each_net(
         if data not in places or any(row["key"] == [task, seed] for row in rows(given.out)):
             continue
         bench = Bench.of(setting, places[data], given.out.parent / "cache")
-        start = fresh(bench.arch, bench.preprocessing, seed)
-        model = fit(start, bench.train, bench.recipe, epochs=setting.epochs, seed=seed)
-        line = {"key": [task, seed]} | work(model, bench, seed)
+        kept = given.out.parent / "nets" / f"{task.replace(', ', '-')}-{seed}"
+        line = {"key": [task, seed]} | work(trained(bench, seed, kept), bench, seed)
         with given.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
     return rows(given.out)
+
+
+def trained(bench: Bench, seed: int, folder: Path) -> Model:
+    """The net of a task; kept in `folder`, because several benchmarks begin with it."""
+    if (folder / "weights.safetensors").is_file():
+        return Model.load(folder)
+    start = fresh(bench.arch, bench.preprocessing, seed)
+    epochs = bench.setting.epochs
+    model = fit(start, bench.train, bench.recipe, epochs=epochs, seed=seed)
+    model.save(folder)
+    return model
 
 
 def both(model: Model, bench: Bench, seed: int) -> dict[str, Any]:

@@ -10,17 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lepton_automl.compress.calibrate import Calibration
+from lepton_automl.compress.ranges import arithmetic
 from lepton_automl.compress.rounding import BIAS_LIMIT
-from lepton_automl.graph import Conv, Gate, Graph, Linear, MaxPool, Mul, Op
-from lepton_automl.model import Model, Preprocessing, QParams
+from lepton_automl.graph import Conv, Linear
+from lepton_automl.model import Model, QParams
 
 BIAS_STEPS = 2**20
 """A channel without weights gets a scale that writes its bias in at least as many steps."""
 CLIPS = np.arange(100, 79, -1, dtype=np.float32) / np.float32(100)
 """Shares of the largest weight tried as the end of the int8 range."""
-
-SHUT = {"hard_sigmoid": -3.0, "sigmoid": -8.0}
-"""Where a gate is shut, exactly or to within a step of what it gives."""
 
 
 def quantize(
@@ -49,7 +47,7 @@ def quantize(
         biases (Nagel et al. 2019, section 4.2, arXiv:1906.04721).
     """
     graph = model.arch.graph
-    scales, zero_points = _arithmetic(graph, model.preprocessing, calibration)
+    scales, zero_points = arithmetic(graph, model.preprocessing, calibration)
     weights, weight_scales, biases = {}, {}, {}
     for op in graph.weighted:
         weight = model.weights[f"{op.name}.weight"].numpy()
@@ -66,50 +64,6 @@ def quantize(
         biases[op.name] = np.rint(bias / (x_scale * scale).astype(np.float64)).astype(np.int32)
     qparams = QParams(scales, zero_points, weights, weight_scales, biases)
     return dataclasses.replace(model, qparams=qparams, parent=model.digest)
-
-
-def _arithmetic(
-    graph: Graph, preprocessing: Preprocessing, calibration: Calibration
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Scale and zero point of every value but the logits."""
-    scales = {graph.input.name: float(np.float32(preprocessing.scale))}
-    zero_points = {graph.input.name: preprocessing.zero_point}
-    for op in graph.ops:
-        match op:
-            case Linear():
-                continue
-            case MaxPool():
-                scales[op.y.name] = scales[op.x.name]
-                zero_points[op.y.name] = zero_points[op.x.name]
-            case _:
-                scales[op.y.name], zero_points[op.y.name] = _range(
-                    op, calibration, _floor(graph, op)
-                )
-    return scales, zero_points
-
-
-def _range(op: Op, calibration: Calibration, floor: float) -> tuple[float, int]:
-    """Scale and zero point of the value that `op` gives; 0 is always met exactly."""
-    low = max(floor, min(0.0, calibration.low[op.y.name]))
-    high = max(0.0, calibration.high[op.y.name])
-    if isinstance(op, Gate):
-        low, high = 0.0, 1.0
-    # A value that is always 0 still needs a scale, and one far from denormal numbers.
-    scale = np.float32(max(high - low, 1e-4) / 255)
-    return float(scale), int(np.clip(np.rint(-low / scale), 0, 255))
-
-
-def _floor(graph: Graph, op: Op) -> float:
-    """Below this the value that `op` gives makes no difference: its gate is shut."""
-    readers = graph.readers(op.y)
-    gates = [reader for reader in readers if isinstance(reader, Gate)]
-    gated = {gate.y.name for gate in gates}
-    for reader in readers:
-        if isinstance(reader, Mul) and reader.x.name == op.y.name and reader.gate.name in gated:
-            continue
-        if not isinstance(reader, Gate):
-            return -np.inf
-    return min((SHUT[gate.kind] for gate in gates), default=-np.inf)
 
 
 def _weight_scales(weight: np.ndarray, limit: int, clip: bool) -> np.ndarray:

@@ -19,6 +19,7 @@ from lepton_automl.compress.finetune import finetune
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.plan import OutOfTime, effort
+from lepton_automl.compress.ranges import narrowed
 from lepton_automl.compress.rounding import reconstruct
 from lepton_automl.compress.scoring import (
     divergence,
@@ -123,18 +124,18 @@ def _ways(model: Model, work: Work, pixels: Tensor) -> list[Way]:
     even = equalize(model, calibrate(model, pixels, device=work.device))
     ways = []
     for name, source in {"plain": model, "equalized": even}.items():
-        calibration = calibrate(source, pixels, device=work.device)
-        own = []
-        for clip, correct in itertools.product((False, True), repeat=2):
-            make = functools.partial(
-                quantize, source, calibration, limit, clip=clip, correct=correct
-            )
-            words = ", ".join([name, *["clipped"] * clip, *["corrected"] * correct])
-            own.append(_way(words, make, pixels, wanted))
-        best = min(own, key=_divergence)
-        learned = f"{best.method.removesuffix(', corrected')}, reconstructed"
-        make = functools.partial(reconstruct, best.model, pixels, limit)
-        ways += [*own, _way(learned, make, pixels, wanted)]
+        whole = calibrate(source, pixels, device=work.device)
+        narrow = narrowed(source, whole, pixels, device=work.device)
+        for ends, clip, correct in itertools.product((whole, narrow), (False, True), (False, True)):
+            make = functools.partial(quantize, source, ends, limit, clip=clip, correct=correct)
+            told = {"narrowed": ends is narrow, "clipped": clip, "corrected": correct}
+            words = ", ".join([name, *(word for word, is_so in told.items() if is_so)])
+            ways.append(_way(words, make, pixels, wanted))
+        # Learning the rounding takes the longest; from narrowed ranges it ended closest on every
+        # net that was measured.
+        start = quantize(source, narrow, limit, correct=False)
+        make = functools.partial(reconstruct, start, pixels, limit)
+        ways.append(_way(f"{name}, narrowed, clipped, reconstructed", make, pixels, wanted))
     return ways
 
 
