@@ -45,19 +45,19 @@ ALLOWED = 0.25
 
 def greedy(model: Model, work: Work) -> tuple[float, int]:
     """What the ladder saves, and the recoveries it took."""
-    now, share, tried = model, FIRST_SHARE, 0
+    now, share, recoveries = model, FIRST_SHARE, 0
     known: set[str] = set()
-    while tried < ROUNDS and share >= SMALLEST_SHARE:
+    while len(known) < ROUNDS and share >= SMALLEST_SHARE:
         attempt = Prune(share, frozenset(known)).attempt(now, work)
         if attempt.model is None:
             break
-        tried += 1
+        recoveries += attempt.recoveries
         known.add(attempt.model.arch.hash)
         if attempt.is_accepted:
             now = attempt.model
         else:
             share /= 2
-    return saved(model.arch, now.arch), tried
+    return saved(model.arch, now.arch), recoveries
 
 
 def saved(before: Arch, after: Arch) -> float:
@@ -119,7 +119,7 @@ def compared(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Compare on what is missing, then a table."""
     known = each_net(__doc__, "ladder_search.jsonl", USED, compared)
-    print("| task | ladder saves | Optuna saves | cuts tried |\n|---|---|---|---|")
+    print("| task | ladder saves | Optuna saves | recoveries |\n|---|---|---|---|")
     for task in USED:
         mine = [row for row in known if row["key"][0] == task]
         if mine:

@@ -6,10 +6,11 @@ import torch
 
 from lepton_automl import targets
 from lepton_automl.arch import chain
-from lepton_automl.compress import Work
-from lepton_automl.compress.prune import Prune
+from lepton_automl.compress import Work, plan, prune
+from lepton_automl.compress.prune import RECOVERIES, Prune, recover
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
+from lepton_automl.evaluate import accuracy
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
@@ -19,6 +20,16 @@ from tests.nets import random_model, random_pixels
 
 def small_net():
     return chain((8, 8, 1), [Stem(20), Conv(32), Conv(16), Head()], 3)
+
+
+def spread():
+    """A net whose answers are spread over all classes, so that there is much to lose."""
+    model = random_model(small_net(), 1)
+    x = model.preprocessing.apply(random_pixels(model.arch, 128, 1))
+    with torch.no_grad():
+        middle = model.network()(x).median(0).values
+    bias = {"3/logits.bias": model.weights["3/logits.bias"] - middle}
+    return dataclasses.replace(model, weights={**model.weights, **bias})
 
 
 def work_for(model, **more):
@@ -41,12 +52,7 @@ def test_a_cut_that_keeps_the_accuracy_is_kept():
 
 
 def test_a_cut_that_loses_too_much_is_put_back():
-    model = random_model(small_net(), 1)
-    x = model.preprocessing.apply(random_pixels(model.arch, 128, 1))
-    with torch.no_grad():  # answers spread over all classes, so that there is much to lose
-        middle = model.network()(x).median(0).values
-    bias = {"3/logits.bias": model.weights["3/logits.bias"] - middle}
-    model = dataclasses.replace(model, weights={**model.weights, **bias})
+    model = spread()
     work = work_for(model, limits=Limits(max_drop=1.0))
     work = dataclasses.replace(work, recipe=Recipe(lr=1e-6))
     tried = Prune(0.6).attempt(model, work)
@@ -75,3 +81,30 @@ def test_nothing_is_tried_without_time_or_twice():
     tried = Prune(0.3).attempt(model, work_for(model))
     again = Prune(0.3, frozenset({tried.model.arch.hash})).attempt(model, work_for(model))
     assert again.model.arch.hash != tried.model.arch.hash
+
+
+def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypatch):
+    monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
+    model = spread()
+    once = Prune(0.4).attempt(model, work_for(model, limits=Limits(max_drop=0.0), epochs=1))
+    right = accuracy(once.model, work_for(model).validation).mean()
+    lost = 100 * (1 - right)  # of 128 pictures; a standard error is 3 points
+    assert (once.recoveries, once.is_accepted, lost > 10) == (1, False, True)
+
+    far = work_for(model, limits=Limits(max_drop=2 * (lost - 8)), epochs=1)
+    assert Prune(0.4).attempt(model, far).recoveries == 1
+    near = work_for(model, limits=Limits(max_drop=2 * (lost - 2)), epochs=1)
+    more = Prune(0.4).attempt(model, near)
+    assert 2 <= more.recoveries <= RECOVERIES
+    assert f"recovered {more.recoveries} times" in more.why
+    by_hand = recover(once.model, near, plan.effort(once.model, near), near.seed + 1)
+    if more.recoveries == 3:
+        by_hand = recover(by_hand, near, plan.effort(by_hand, near), near.seed + 2)
+    assert all(torch.equal(more.model.weights[n], w) for n, w in by_hand.weights.items())
+    missed = 100 * (1 - accuracy(more.model, near.validation).mean())
+    assert more.is_accepted == (missed <= lost - 2 + 1e-9)
+    assert more.model.parent == model.digest
+
+    efforts = iter([plan.effort(once.model, near), None])
+    monkeypatch.setattr(prune, "effort", lambda *_: next(efforts))
+    assert Prune(0.4).attempt(model, near).recoveries == 1
