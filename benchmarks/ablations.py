@@ -126,6 +126,8 @@ class Bench:
     preprocessing: Preprocessing
     train: Labelled
     validation: Labelled
+    kept: Path | None = None
+    """Where trained nets are, a folder a seed."""
 
     @classmethod
     def opened(cls, name: str, path: str, cache: Path) -> Bench:

@@ -168,15 +168,17 @@ def each_net(
         if data not in places or any(row["key"] == [task, seed] for row in rows(given.out)):
             continue
         bench = Bench.of(setting, places[data], given.out.parent / "cache")
-        kept = given.out.parent / "nets" / f"{task.replace(', ', '-')}-{seed}"
-        line = {"key": [task, seed]} | work(trained(bench, seed, kept), bench, seed)
+        bench = dataclasses.replace(bench, kept=given.out.parent / "nets" / task.replace(", ", "-"))
+        line = {"key": [task, seed]} | work(trained(bench, seed), bench, seed)
         with given.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
     return rows(given.out)
 
 
-def trained(bench: Bench, seed: int, folder: Path) -> Model:
-    """The net of a task; kept in `folder`, because several benchmarks begin with it."""
+def trained(bench: Bench, seed: int) -> Model:
+    """The net of a task; kept, because several benchmarks begin with it."""
+    assert bench.kept is not None, "each_net has said where"
+    folder = bench.kept / str(seed)
     if (folder / "weights.safetensors").is_file():
         return Model.load(folder)
     start = fresh(bench.arch, bench.preprocessing, seed)
