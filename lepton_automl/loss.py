@@ -46,6 +46,10 @@ class Loss:
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean over a batch, given what the net answered it."""
+        # No answer depends on what all logits have in common, so their gradients sum to rounding
+        # errors, which Muon makes as long as any other step: a net that learns from its like drifts
+        # that way, and a few of its channels grow until int8 can hardly tell the others apart.
+        logits = logits - logits.mean(1, keepdim=True)
         hard = self._hard(logits, batch)
         if self._teacher is None:
             return hard
