@@ -58,29 +58,27 @@ def offers(model: Model, work: Work, share: float, known: frozenset[str]) -> lis
     known : frozenset of str
         Hashes of architectures that are not to be offered.
     """
-    steps = channel_steps(model.arch, work.target.channel_step)
-    saves = savings(model.arch, steps, work)
     pixels = work.train.pixels[balanced(work.train.labels, PICTURES, work.seed)]
     wanted = float_probabilities(model, pixels)
     found = []
-    for less, what, saved in _cuts(model, work, share, steps, saves, pixels):
-        if saved > 0 and less.arch.hash not in known:
-            harm = divergence(wanted, float_probabilities(less, pixels))
-            found.append(Offer(less, what, saved, max(harm, 0.0)))
+    for less, what, saved in _cuts(model, work, share, known, pixels):
+        harm = divergence(wanted, float_probabilities(less, pixels))
+        found.append(Offer(less, what, saved, max(harm, 0.0)))
         if work.seconds_left is not None and work.seconds_left() <= work.quantize_seconds:
             break
     return found
 
 
 def _cuts(
-    model: Model,
-    work: Work,
-    share: float,
-    steps: Mapping[str, int],
-    saves: Savings,
-    pixels: Tensor,
+    model: Model, work: Work, share: float, known: frozenset[str], pixels: Tensor
 ) -> Iterator[tuple[Model, str, float]]:
-    """Each cut, in words, and what it saves."""
+    """Each cut that pays, refitted, in words, and what it saves."""
+    steps = channel_steps(model.arch, work.target.channel_step)
+    saves = savings(model.arch, steps, work)
+
+    def pays(arch: Arch, saved: float, layer: int | None = None) -> bool:
+        return saved > 0 and arch.hash not in known and saves.pays(work, arch, layer)
+
     for name, importance in IMPORTANCES.items():
         scores = importance(model, work.train, work.seed)
         sizes = chosen(model.arch, scores, steps, share, saves, saves.is_enough(work))
@@ -88,13 +86,12 @@ def _cuts(
         for width, size in sizes.items():
             kept[width] = torch.topk(scores[width], size).indices.sort().values
             less = cut(less, width, kept[width].tolist())
-        if sizes:
-            words = f"channels by {name}"
-            yield refit(less, model, kept, pixels), words, saves.of(less.arch)
+        if pays(less.arch, saved := saves.of(less.arch)):
+            yield refit(less, model, kept, pixels), f"channels by {name}", saved
     for layer in spare(model.arch):
         less = without(model, layer)
-        words = f"layer {layer} left out"
-        yield refit(less, model, {}, pixels, gone=layer), words, saves.of_layer(layer, less.arch)
+        if pays(less.arch, saved := saves.of_layer(layer, less.arch), layer):
+            yield refit(less, model, {}, pixels, gone=layer), f"layer {layer} left out", saved
 
 
 def chosen(

@@ -9,6 +9,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.compress import Step, Work
 from lepton_automl.compress.offers import offers
 from lepton_automl.compress.plan import Effort, OutOfTime, deadline, effort
+from lepton_automl.compress.savings import is_within
 from lepton_automl.compress.scoring import keeps_classes, validation_accuracy, validation_right
 from lepton_automl.cost import Written
 from lepton_automl.model import Model
@@ -18,10 +19,12 @@ from lepton_automl.train import Diverged, fit
 
 LR_SHARE = 0.5
 """Of the recipe's peak learning rate, what recovery uses: the net is nearly trained already."""
+ACCURACY = "validation_accuracy"
 SLOWER = 1.02
 """A cut net may take this much of the time before and still count as no slower: timer noise."""
-RECOVERIES = 3
-"""Of one cut, while it misses by no more than chance: cheaper than another cut from the start."""
+RECOVERIES, AIMED_RECOVERIES = 3, 6
+"""Of one cut, while it misses by no more than chance; while it gets better, where it is what
+reaches the limits: cheaper than another cut from the start."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,35 @@ class Prune(Step):
 
 
 def _further(made: Attempt, work: Work, what: str) -> Attempt:
-    """Recovered again while it misses by no more than chance, and there is time."""
-    while not made.is_accepted and made.recoveries < RECOVERIES:
-        assert made.model is not None, "it was judged"
-        if not _is_close(made.model, work):
+    """Recovered again while there is time and hope."""
+    assert made.model is not None, "it was judged"
+    reaches, parent = _reaches(made.model.arch, work), made.model.parent
+    while not made.is_accepted and made.recoveries < (AIMED_RECOVERIES if reaches else RECOVERIES):
+        before, count = made.model, made.recoveries + 1
+        if not reaches and not _is_close(before, work):
             break
-        count = made.recoveries + 1
         try:
-            share = effort(made.model, work, work.quantize_seconds)
+            share = effort(before, work, work.quantize_seconds)
             if share is None:
                 break
-            ready = recover(made.model, work, share, work.seed + made.recoveries)
+            ready = recover(before, work, share, work.seed + made.recoveries)
         except (Diverged, OutOfTime):
             break
-        ready = dataclasses.replace(ready, parent=made.model.parent)
+        ready = dataclasses.replace(ready, parent=parent)
         made = _judged(ready, work, f"{what}, recovered {count} times", count)
+        assert made.model is not None, "it was judged"
+        if reaches and made.model.metrics[ACCURACY] <= before.metrics[ACCURACY]:
+            break
     return made
+
+
+def _reaches(arch: Arch, work: Work) -> bool:
+    """Whether a net keeps the limits on costs, if these are the aim."""
+    if not work.is_aim:
+        return False
+    file = random_int8(arch, work.target.weight_limit, 2)
+    milliseconds = work.measure({"a": Written(arch, file)})["a"] if work.measure else None
+    return is_within(work.limits, arch, len(file), milliseconds)
 
 
 def recover(model: Model, work: Work, share: Effort, seed: int | None = None) -> Model:
@@ -143,7 +159,7 @@ def _judged(model: Model, work: Work, told: str, recoveries: int) -> Attempt:
     reference = validation_accuracy(work.reference, work)
     reached = validation_accuracy(model, work)
     drop = 100 * (reference - reached)
-    model = dataclasses.replace(model, metrics={"validation_accuracy": reached})
+    model = dataclasses.replace(model, metrics={ACCURACY: reached})
     allowed = work.allowed_drop / 2
     why = f"{told}, {drop:+.2f} points lost on validation, {allowed:.2f} allowed"
     least = work.limits.min_accuracy or 0.0

@@ -17,6 +17,8 @@ CHANNEL_BYTES = 12
 """Bytes of an output channel besides its weights: int32 bias, two float32 scales."""
 ROOM = 0.97
 """Of a limit on bytes or time, what a net may take to count as within it: labels, and a timer."""
+LEAST = 0.03
+"""Of the whole net's cost: what a cut must save to be worth a recovery, unless it is enough."""
 NOISE = 0.01
 """Of a net's time: what a cut must save to be told from a timer's noise."""
 
@@ -61,17 +63,21 @@ class Savings:
 
     def of(self, smaller: Arch) -> float:
         """Of a net with the same widths, none of them larger."""
-        known = self._milliseconds
-        return self._together(smaller, None if known is None else self._saved(smaller))
+        return self._together(smaller, None, self._most)
 
     def of_layer(self, layer: int, shorter: Arch) -> float:
         """Of the net without a layer."""
-        known = self._milliseconds
-        saved = None if known is None else known.layers.get(layer, 0.0)
-        return self._together(shorter, saved)
+        return self._together(shorter, layer, self._most)
 
-    def is_enough(self, work: Work) -> Callable[[Arch], bool]:
-        """Whether a net with smaller widths keeps the limits that the ladder is to reach."""
+    def pays(self, work: Work, smaller: Arch, layer: int | None = None) -> bool:
+        """Whether a net saves enough of the whole cost, or keeps the limits that are the aim."""
+        return self._together(smaller, layer) >= LEAST or self.is_enough(work, layer)(smaller)
+
+    def is_enough(self, work: Work, layer: int | None = None) -> Callable[[Arch], bool]:
+        """Whether a net keeps the limits that the ladder is to reach.
+
+        One with smaller widths, or the one without `layer`.
+        """
         limits, weights = work.limits, work.target.weight_limit
 
         def told(smaller: Arch) -> bool:
@@ -80,24 +86,27 @@ class Savings:
             size = len(random_int8(smaller, weights))
             milliseconds = None
             if self._milliseconds is not None:
-                milliseconds = self._milliseconds.whole - self._saved(smaller)
+                milliseconds = self._milliseconds.whole - self._saved(smaller, layer)
             return is_within(limits, smaller, size, milliseconds)
 
         return told
 
-    def _together(self, smaller: Arch, milliseconds: float | None) -> float:
+    def _together(self, smaller: Arch, layer: int | None, most: float = 0.0) -> float:
+        """Of `most` milliseconds, or of the whole net's."""
         saved = 0.0
         if self._size:
             saved += self._size * (1 - _bytes(smaller) / self._bytes)
-        if self._speed and milliseconds is None:
+        if self._speed and self._milliseconds is None:
             saved += self._speed * (1 - smaller.graph.macs / self._macs)
-        elif self._speed and milliseconds and self._milliseconds:
-            saved += self._speed * milliseconds / (self._most or self._milliseconds.whole)
+        elif self._speed and self._milliseconds and (less := self._saved(smaller, layer)):
+            saved += self._speed * less / (most or self._milliseconds.whole)
         return saved
 
-    def _saved(self, smaller: Arch) -> float:
+    def _saved(self, smaller: Arch, layer: int | None) -> float:
         """Milliseconds."""
         assert self._milliseconds is not None, "the caller has looked"
+        if layer is not None:
+            return self._milliseconds.layers.get(layer, 0.0)
         sizes = ((width.name, width.size) for width in smaller.graph.widths)
         return sum(self._milliseconds.widths.get(each, 0.0) for each in sizes)
 

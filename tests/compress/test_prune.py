@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 from lepton_automl import targets
 from lepton_automl.arch import chain
 from lepton_automl.compress import Work, plan, prune
-from lepton_automl.compress.prune import RECOVERIES, Prune, recover
+from lepton_automl.compress.prune import AIMED_RECOVERIES, RECOVERIES, Prune, recover
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
 from lepton_automl.evaluate import accuracy
@@ -108,3 +109,23 @@ def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypat
     efforts = iter([plan.effort(once.model, near), None])
     monkeypatch.setattr(prune, "effort", lambda *_: next(efforts))
     assert Prune(0.4).attempt(model, near).recoveries == 1
+
+
+def test_a_cut_that_reaches_the_limits_is_recovered_as_long_as_it_gets_better(monkeypatch):
+    monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
+    model = spread()
+    whole = work_for(model, limits=Limits(max_drop=0.0), epochs=1)
+    small = Prune(0.4).attempt(model, whole).model.arch.graph.macs
+    limits = Limits(max_drop=0.0, max_macs=small)
+    work = dataclasses.replace(whole, limits=limits, is_aim=True)
+    tried = Prune(0.4).attempt(model, work)
+    assert tried.model.arch.graph.macs <= small
+    now = Prune(0.4).attempt(model, dataclasses.replace(work, is_aim=False)).model
+    shares = [accuracy(now, work.validation).mean()]
+    while len(shares) < AIMED_RECOVERIES and (len(shares) < 2 or shares[-1] > shares[-2]):
+        now = recover(now, work, plan.effort(now, work), work.seed + len(shares))
+        shares.append(accuracy(now, work.validation).mean())
+    assert tried.recoveries == len(shares) > 1
+    assert tried.model.metrics["validation_accuracy"] == pytest.approx(shares[-1])
+    beyond = dataclasses.replace(work, limits=Limits(max_drop=0.0, max_macs=small // 2))
+    assert Prune(0.4).attempt(model, beyond).recoveries == 1

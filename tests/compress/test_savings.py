@@ -177,3 +177,31 @@ def test_the_whole_net_takes_turns_with_the_smaller_ones_on_a_machine_that_drift
     measure({"reference": Written(ARCH, random_int8(ARCH, work.target.weight_limit))})
     saved = measured(ARCH, STEPS, work)
     assert all(milliseconds > 0 for milliseconds in saved.widths.values())
+
+
+def test_a_cut_that_saves_next_to_nothing_of_the_whole_does_not_pay():
+    def flat(files):
+        """Widths matter little: half of all MACs are 4 % of the time."""
+        return {n: 1 + 0.08 * net.arch.graph.macs / ARCH.graph.macs for n, net in files.items()}
+
+    small, half = ARCH.with_widths({"1/out": 40}), ARCH.with_widths({"0/out": 16, "1/out": 16})
+    work = work_for(Limits(max_latency_ms=1.0), flat)
+    saves = savings(ARCH, STEPS, work)
+    assert saves.of(half) > 0.5  # of what widths can save at most
+    assert saves.pays(work, half)
+    assert not saves.pays(work, small)
+    enough = work_for(Limits(max_latency_ms=1.07 / 0.97), flat)
+    assert not savings(ARCH, STEPS, enough).pays(enough, small)
+    aimed = dataclasses.replace(enough, is_aim=True)
+    assert savings(ARCH, STEPS, aimed).pays(aimed, small)
+
+
+def test_a_layer_pays_by_what_the_net_without_it_takes():
+    arch = chain((8, 8, 1), [Stem(32), Conv(32), Head()], 3)
+    for saved, wanted in ((0.3, True), (0.02, False)):
+        times = {"whole": 1.0, "without 1": 1 - saved}
+        work = work_for(
+            Limits(max_latency_ms=0.1),
+            lambda files, times=times: {name: times.get(name, 1.0) for name in files},
+        )
+        assert savings(arch, STEPS, work).pays(work, shortened(arch, 1), 1) is wanted
