@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -29,7 +29,9 @@ from onnxruntime.quantization import (
 from lepton_automl import __version__, durable, onnxfile
 from lepton_automl.compress.scoring import divergence
 from lepton_automl.foreign import Foreign
+from lepton_automl.foreign.correcting import corrected
 from lepton_automl.foreign.equalizing import equalized
+from lepton_automl.onnx_cost import WEIGHTED
 
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow the 16 bits that older processors add in."""
@@ -131,6 +133,7 @@ class Quantizer:
         made.opset_import.extend(kept)
         del made.metadata_props[:]
         made.metadata_props.extend(ModelProto.FromString(file).metadata_props)
+        _leave_logits(made.graph)
         return bytes(made.SerializeToString(deterministic=True))
 
 
@@ -142,10 +145,44 @@ def closest(model: Foreign, quantizer: Quantizer) -> Quantized:
     found = []
     for name, source in sources.items():
         for how, averages in RANGES.items():
-            file = quantizer(source, averages=averages)
-            apart = divergence(wanted, answers(file, quantizer.pixels))
-            found.append(Quantized(file, f"{name}, {how}", apart, source, averages))
+            file, apart, is_corrected = nearer(
+                quantizer(source, averages=averages), wanted, quantizer
+            )
+            method = f"{name}, {how}" + ", corrected" * is_corrected
+            found.append(Quantized(file, method, apart, source, averages))
     return min(found, key=lambda one: one.divergence)
+
+
+def nearer(
+    file: bytes, wanted: NDArray[np.float32], quantizer: Quantizer
+) -> tuple[bytes, float, bool]:
+    """The file or the corrected one, how far it is from `wanted` in nats, and which it is."""
+    found = []
+    for is_corrected in (False, True):
+        given = answers(file, quantizer.pixels)
+        found.append((file, divergence(wanted, given), is_corrected))
+        file = corrected(file, wanted, given)
+    return min(found, key=lambda one: one[1])
+
+
+def _leave_logits(graph: GraphProto) -> None:
+    """Take away the rounding of what the last matrix gives: its kernel can answer in float."""
+    makers = {value: node for node in graph.node for value in node.output}
+    node = makers[graph.output[0].name]
+    while node.op_type not in WEIGHTED and node.input and node.input[0] in makers:
+        before = makers[node.input[0]]
+        if before.op_type != "DequantizeLinear":
+            node = before
+            continue
+        rounding = makers.get(before.input[0])
+        layer = None if rounding is None else makers.get(rounding.input[0])
+        if rounding is None or layer is None or layer.op_type not in ("Gemm", "MatMul"):
+            return
+        node.input[0] = rounding.input[0]
+        for gone in (before, rounding):
+            if not any(gone.output[0] in other.input for other in graph.node):
+                graph.node.remove(gone)
+        return
 
 
 @contextmanager

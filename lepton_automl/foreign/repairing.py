@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lepton_automl.compress.scoring import divergence
-from lepton_automl.foreign.quantizing import Quantized, Quantizer, answers
+from lepton_automl.foreign.quantizing import Quantized, Quantizer, answers, nearer
 from lepton_automl.onnx_cost import WEIGHTED
 
 JUDGED = 128
@@ -90,9 +90,7 @@ def repaired(made: Quantized, quantizer: Quantizer, holds: Holds, tell: Tell) ->
 
 
 def _with_float(made: Quantized, nodes: Sequence[str], quantizer: Quantizer) -> Quantized:
-    file, pixels = (
-        quantizer(made.source, averages=made.averages, kept_float=nodes),
-        quantizer.pixels,
-    )
-    apart = divergence(answers(made.source.file, pixels), answers(file, pixels))
+    file = quantizer(made.source, averages=made.averages, kept_float=nodes)
+    wanted = answers(made.source.file, quantizer.pixels)
+    file, apart, _ = nearer(file, wanted, quantizer)
     return dataclasses.replace(made, file=file, divergence=apart, kept_float=tuple(nodes))

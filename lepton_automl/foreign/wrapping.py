@@ -19,6 +19,7 @@ from lepton_automl.foreign import Foreign
 from lepton_automl.foreign.preparing import Preparation
 from lepton_automl.foreign.reading import Signature
 from lepton_automl.measuring import UNLOADABLE
+from lepton_automl.onnx_cost import WEIGHTED
 
 OPSET = 17
 """Older files are converted to it: scales a channel need 13."""
@@ -52,7 +53,8 @@ def wrapped(
     file = _joined(model, ends, constants, shape, class_names)
     _check(path, file, shape)
     words = "as it does itself" if preparation is None else str(preparation)
-    kept = tuple(node.name for side in ends for node in side)
+    around = tuple(node.name for side in ends for node in side)
+    kept = (*around, *(PREFIX + name for name in _end(model, signature.output)))
     return Foreign(file, shape, tuple(class_names), kept, words)
 
 
@@ -110,6 +112,20 @@ def _is_softmax(model: ModelProto, output: str) -> bool:
         source = maker.input[0]
         maker = next((node for node in model.graph.node if source in node.output), None)
     return maker is not None and maker.op_type == "Softmax"
+
+
+def _end(model: ModelProto, output: str) -> list[str]:
+    """Names of what comes after the last layer: rounded to 256 steps, classes would tie."""
+    makers = {value: node for node in model.graph.node for value in node.output}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found: list[str] = []
+    node = makers.get(output)
+    while node is not None and node.op_type not in WEIGHTED:
+        node.name = node.name or f"end_{len(found)}"
+        found.append(node.name)
+        sources = [value for value in node.input if value and value not in stored]
+        node = makers.get(sources[0]) if len(sources) == 1 else None
+    return found
 
 
 Ends = tuple[list[NodeProto], list[NodeProto]]

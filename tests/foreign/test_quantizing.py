@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from lepton_automl import fusion, onnxfile
 from lepton_automl.foreign import quantizing
@@ -69,3 +70,26 @@ def test_what_was_made_before_a_kill_is_not_made_again(tmp_path, monkeypatch) ->
             other(found)
     with pytest.raises(TypeError):
         Quantizer(train, 127, tmp_path)(found, averages=True)
+
+
+def with_softmax() -> onnx.ModelProto:
+    """A classifier that ends in a softmax itself, as Keras makes them."""
+    return models.exported(torch.nn.Sequential(models.trained(), torch.nn.Softmax(1)))
+
+
+@pytest.mark.parametrize("made", [models.model, with_softmax])
+def test_what_comes_after_the_last_layer_is_not_rounded(made) -> None:
+    train, _ = models.pictures(128)
+    found = wrap(made())
+    file = Quantizer(train, 127)(found)
+    graph = onnx.ModelProto.FromString(file).graph
+    makers = {value: node for node in graph.node for value in node.output}
+    node = makers[graph.output[0].name]
+    behind = []
+    while node.op_type != "Gemm":
+        behind.append(node.op_type)
+        node = makers[node.input[0]]
+    assert set(behind) <= {"Softmax", "Identity"}
+    assert "Gemm" not in " ".join(fusion.float_nodes(file))
+    # Steps of a 256th would leave few different answers.
+    assert len(np.unique(answers(file, train))) > 300
