@@ -79,7 +79,7 @@ def _answer(verdict: Verdict) -> str:
     lines = [f"## Verdict: {verdict.status}", "", w.ANSWERS[verdict.status]]
     if verdict.status == "holds" and not verdict.limits:
         lines[-1] = "No limit was stated, so none is judged."
-    lines += [f"- {reason}" for reason in verdict.reasons]
+    lines += [f"- {line}" for line in (*verdict.reasons, w.other_text(verdict)) if line]
     rows = [
         (
             f"{w.limit_title(limit.name, verdict.balanced)} "

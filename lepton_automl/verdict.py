@@ -142,6 +142,8 @@ class Verdict:
     machine: Machine
     balanced: bool = False
     """Every class counts alike: accuracies are means of the classes' recalls."""
+    other: Status | None = None
+    """What the limits say of the file that does not ship, on the same samples; None without any."""
 
     @property
     def shipped(self) -> Figures | None:
@@ -216,6 +218,7 @@ class Verdict:
             grouped=body["grouped"],
             machine=Machine(**_tuples(body["machine"])),
             balanced=body.get("balanced", False),
+            other=body.get("other"),
         )
 
 

@@ -26,7 +26,7 @@ from lepton_automl.judging import Evidence
 from lepton_automl.machine import Machine, this_machine
 from lepton_automl.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.measuring import figures, file_problems
-from lepton_automl.verdict import Parity, Precision, Verdict, overall
+from lepton_automl.verdict import PairedDrop, Parity, Precision, Verdict, overall
 
 PROGRAM = (
     "from lepton_automl.lifeline import hold; hold(); from lepton_automl.verify import main; main()"
@@ -199,12 +199,10 @@ def _judged(
     found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency)
     primary = primary or judging.ships(found[INT8], found[FLOAT], limits, prefer)
     main_file = INT8 if primary == "int8" else FLOAT
-    drops = {
-        "int8": judging.paired(evidence[REFERENCE], evidence[INT8]),
-        "float": judging.paired(evidence[REFERENCE], evidence[FLOAT]),
-        "int8_against_float": judging.paired(evidence[FLOAT], evidence[INT8]),
-    }
-    judged = judging.judge(limits, found[main_file], evidence[main_file], evidence[REFERENCE])
+    judged, others = (
+        judging.judge(limits, found[name], evidence[name], evidence[REFERENCE])
+        for name in (main_file, FLOAT if main_file == INT8 else INT8)
+    )
     machine = this_machine()
     same, problems = _soundness(request.folder, about, files, pixels, machine)
     return Verdict(
@@ -217,13 +215,23 @@ def _judged(
         int8=found[INT8],
         float32=found[FLOAT],
         reference=found[REFERENCE],
-        drops=drops,
+        drops=_drops(evidence),
         test_fingerprint=request.fingerprint,
         openings=request.openings,
         grouped=request.groups is not None,
         balanced=about.balanced,
         machine=machine,
+        # Parity is of int8; where float is the other file it has no say.
+        other=overall(others, problems, None if main_file == INT8 else same) if others else None,
     )
+
+
+def _drops(evidence: Mapping[str, Evidence]) -> dict[str, PairedDrop]:
+    return {
+        "int8": judging.paired(evidence[REFERENCE], evidence[INT8]),
+        "float": judging.paired(evidence[REFERENCE], evidence[FLOAT]),
+        "int8_against_float": judging.paired(evidence[FLOAT], evidence[INT8]),
+    }
 
 
 def _soundness(

@@ -153,6 +153,14 @@ def faster_text(verdict: Verdict) -> str:
     return f"{verdict.primary} ships; {text}{hint}."
 
 
+def other_text(verdict: Verdict) -> str:
+    """That the file which does not ship keeps all limits, where the other one does not."""
+    if verdict.status == "holds" or verdict.other != "holds":
+        return ""
+    name = precision_text("float" if verdict.primary == "int8" else "int8")
+    return f"{name} beside it keeps every limit on the same samples."
+
+
 def openings_text(verdict: Verdict) -> str:
     """A mark for figures on a test part that has judged more than one file, else nothing."""
     return "" if verdict.openings < 2 else f"test part opened {verdict.openings} times"

@@ -63,6 +63,24 @@ def test_only_a_second_opening_is_mentioned():
     assert w.openings_text(verdict(openings=3)) == "test part opened 3 times"
 
 
+@pytest.mark.parametrize(
+    ("status", "primary", "other", "expected"),
+    [
+        ("broken", "int8", "holds", "model.fp32.onnx"),
+        ("undecided", "float", "holds", "model.int8.onnx"),
+        ("broken", "int8", "undecided", ""),
+        ("holds", "int8", "holds", ""),
+        ("broken", "int8", None, ""),
+    ],
+)
+def test_the_other_file_is_named_where_it_keeps_what_this_one_does_not(
+    status, primary, other, expected
+):
+    text = w.other_text(verdict(status=status, primary=primary, other=other))
+    assert text.startswith(expected)
+    assert bool(text) == bool(expected)
+
+
 def test_what_is_faster_here_is_no_hint_for_another_device():
     slow = figures(latency_interval=(2.0, 3.0))
     assert "--prefer latency" in w.faster_text(verdict(int8=slow))

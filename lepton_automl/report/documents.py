@@ -26,7 +26,8 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
     `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `Figures`; null if the files are damaged), `drops`, `parity`, `problems`,
-    `test_fingerprint`, `openings`, `grouped`, `balanced`, `machine`, `prefer`.
+    `test_fingerprint`, `openings`, `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict
+    if the other file shipped; null without limits).
     """
     file = str(artifact / verdict.shipped.file) if verdict.shipped else None
     return {

@@ -35,6 +35,8 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     if verdict.limits:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]
+    if other := w.other_text(verdict):
+        parts.append(Text(other, "green"))
     parts.append(Text(f"measured on {verdict.machine}", "dim"))
     if told := w.told_of(verdict):
         parts.append(Text(told, "yellow"))
