@@ -135,8 +135,11 @@ def recover(model: Model, work: Work, share: Effort, seed: int | None = None) ->
 
 
 def _slower(before: Arch, after: Arch, work: Work) -> str:
-    """Why the cut does not pay; nothing if it does, or if nobody measures."""
-    if work.measure is None:
+    """Why the cut does not pay; nothing if it does, nobody measures, or other costs are the aim.
+
+    Whoever asks for few bytes and states no latency gets them, be it a few percent slower.
+    """
+    if work.measure is None or (work.is_aim and work.limits.max_latency_ms is None):
         return ""
     limit = work.target.weight_limit
     written = {"b": before, "a": after}

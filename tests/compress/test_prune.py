@@ -75,6 +75,22 @@ def test_a_cut_that_is_measured_to_be_slower_is_refused_before_any_training():
     assert "slower" in tried.why
 
 
+@pytest.mark.parametrize(
+    ("limits", "is_refused"),
+    [
+        (Limits(max_drop=100.0, max_size_bytes=2000), False),
+        (Limits(max_drop=100.0, max_macs=1000), False),
+        (Limits(max_drop=100.0, max_size_bytes=2000, max_latency_ms=0.1), True),
+    ],
+)
+def test_a_slower_cut_is_refused_only_where_time_is_the_aim(limits, is_refused):
+    model = random_model(small_net(), 1)
+    work = work_for(model, measure=slower, limits=limits, is_aim=True)
+    tried = Prune(0.3).attempt(model, work)
+    assert ("slower" in tried.why) == is_refused
+    assert tried.is_accepted != is_refused
+
+
 def test_nothing_is_tried_without_time_or_twice():
     model = random_model(small_net(), 1)
     tired = Prune(0.3).attempt(model, work_for(model, seconds_left=lambda: 0.0))
