@@ -25,7 +25,7 @@ def corrected(file: bytes, wanted: NDArray[np.float32], given: NDArray[np.float3
         Probabilities of the float model and of `file` on the same training pictures.
     """
     model = ModelProto.FromString(file)
-    softmax = _softmax(model.graph)
+    softmax = last_softmax(model.graph, model.graph.output[0].name)
     if softmax is None:
         return file
     # Of logits no more than differences between classes can be told from probabilities.
@@ -36,9 +36,10 @@ def corrected(file: bytes, wanted: NDArray[np.float32], given: NDArray[np.float3
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _softmax(graph: GraphProto) -> NodeProto | None:
+def last_softmax(graph: GraphProto, output: str) -> NodeProto | None:
+    """The softmax that gives `output`, other names of it aside; None if something else does."""
     makers = {value: node for node in graph.node for value in node.output}
-    node = makers.get(graph.output[0].name)
+    node = makers.get(output)
     while node is not None and node.op_type == "Identity":
         node = makers.get(node.input[0])
     return node if node is not None and node.op_type == "Softmax" else None

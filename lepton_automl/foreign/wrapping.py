@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from lepton_automl import __version__, onnxfile
 from lepton_automl.errors import DataError
 from lepton_automl.foreign import Foreign
+from lepton_automl.foreign.correcting import last_softmax
 from lepton_automl.foreign.preparing import Preparation
 from lepton_automl.foreign.reading import Signature
 from lepton_automl.measuring import UNLOADABLE
@@ -47,7 +48,7 @@ def wrapped(
     if signature.opset < OPSET:
         model = _converted(path, model)
     model = _with_free_batch(_plain(path, model))
-    ends = _ends(signature, preparation, _is_softmax(model, signature.output))
+    ends = _ends(signature, preparation, last_softmax(model.graph, signature.output) is not None)
     shape = (signature.height, signature.width, signature.channels)
     constants = _constants(signature, preparation)
     file = _joined(model, ends, constants, shape, class_names)
@@ -104,14 +105,6 @@ def _with_free_batch(model: ModelProto) -> ModelProto:
             target[0] = 0 if (target == -1).any() or target.size > 1 else -1
             stored[name].CopyFrom(numpy_helper.from_array(target, name))
     return model
-
-
-def _is_softmax(model: ModelProto, output: str) -> bool:
-    maker = next((node for node in model.graph.node if output in node.output), None)
-    while maker is not None and maker.op_type == "Identity":
-        source = maker.input[0]
-        maker = next((node for node in model.graph.node if source in node.output), None)
-    return maker is not None and maker.op_type == "Softmax"
 
 
 def _end(model: ModelProto, output: str) -> list[str]:
