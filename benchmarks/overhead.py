@@ -30,13 +30,13 @@ from lepton_automl.errors import MachineError
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
 from lepton_automl.search.feasible import Proposer
-from lepton_automl.search.ledger import Ledger, LedgerView
+from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.live import WORKERS
 from lepton_automl.search.process import Worker
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import RUNG, TRIAL, Trials, read_trials, score_event
+from lepton_automl.search.trials import Trials, read_trials, score_event
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchWork
 
@@ -187,15 +187,15 @@ def work(folder: Path, trials: int) -> SearchWork:
 
 def grown(job: SearchWork, count: int) -> Path:
     """A ledger of `count` trials, one in three of them with two rungs: those of `job` repeated."""
-    known = list(job.ledger.all(TRIAL).values())
+    known = list(job.ledger.all(EventKind.TRIAL).values())
     job.ledger.close()
     path, rng, rows = job.folder / "grown.db", np.random.default_rng(0), []
     Ledger(path).close()
     for number in range(count):
-        rows.append((TRIAL, str(number), known[number % len(known)] | {"number": number}))
+        rows.append((EventKind.TRIAL, str(number), known[number % len(known)] | {"number": number}))
         for rung in range(2 if number % 3 == 0 else 1):
             result = TaskResult((SECONDS,), pack(rng.random(2000) < 0.9))
-            rows.append((RUNG, f"{number}-{rung}", score_event(result, 2 + 4 * rung)))
+            rows.append((EventKind.RUNG, f"{number}-{rung}", score_event(result, 2 + 4 * rung)))
     with sqlite3.connect(path) as db:
         db.executemany(
             "INSERT INTO events (kind, key, value, at) VALUES (?, ?, ?, 0)",

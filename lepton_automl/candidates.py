@@ -21,11 +21,12 @@ from lepton_automl.evaluate import accuracy
 from lepton_automl.model import Model
 from lepton_automl.pick import Option, excess
 from lepton_automl.search.cost_check import CostCheck
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.newcomers import label_bytes
 from lepton_automl.search.plan import work_of
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import RUNG, WINNER, Score, Trials, parsed, read_trials
+from lepton_automl.search.trials import Score, Trials, parsed, read_trials
 from lepton_automl.session import Session
 from lepton_automl.statistics import interval, wilson
 
@@ -102,7 +103,7 @@ class Candidates:
     def seconds_per_epoch(self, number: int) -> float:
         """Of a training of this candidate, about, from the first rungs of all."""
         seconds, work = 0.0, 0.0
-        for key, event in self._session.ledger.all(RUNG).items():
+        for key, event in self._session.ledger.all(EventKind.RUNG).items():
             trial, rung = parsed(key)
             if rung == "0" and not event["failed"]:
                 seconds += event["seconds"]
@@ -139,7 +140,7 @@ class Candidates:
     def _steps(self) -> list[Point]:
         """Pruned nets that a compression of this run has kept, numbered after all trials."""
         points: list[Point] = []
-        named = list(self._session.ledger.all(WINNER).values())
+        named = list(self._session.ledger.all(EventKind.WINNER).values())
         winner = named[-1]["number"] if named else 0
         for folder in sorted(self._session.folder.models.glob("compressed-*")):
             kept = [r for r in read_rungs(folder) if r.is_accepted and r.name.startswith("pruned")]

@@ -13,12 +13,9 @@ from lepton_automl.config import RunConfig
 from lepton_automl.objectives import load as load_objective
 from lepton_automl.run_folder import Definition
 from lepton_automl.search.feed import Feed
-from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.search.watching import Slow, watched
 from lepton_automl.session import Session
-
-ECOSYSTEM = "ecosystem"
-"""Kind of ledger event: `run` -> the run's name elsewhere."""
 
 
 @contextmanager
@@ -51,10 +48,10 @@ def check(config: RunConfig) -> None:
 
 def study_name(ledger: Ledger, folder: str) -> str:
     """The run's name wherever others are: its folder's, and what tells it from all others."""
-    known = ledger.get(ECOSYSTEM, "run")
+    known = ledger.get(EventKind.ECOSYSTEM, "run")
     if known is None:
         known = {"name": f"{folder}-{uuid.uuid4().hex[:6]}"}
-        ledger.record(ECOSYSTEM, "run", known)
+        ledger.record(EventKind.ECOSYSTEM, "run", known)
     return str(known["name"])
 
 

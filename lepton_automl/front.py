@@ -15,8 +15,8 @@ from lepton_automl.pick import Choice, Option, choose
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search import outcome
 from lepton_automl.search.hypervolume import series
-from lepton_automl.search.ledger import LedgerView
-from lepton_automl.search.trials import WINNER, Trials, read_trials
+from lepton_automl.search.ledger import EventKind, LedgerView
+from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.winner import confirmed_in
 from lepton_automl.search.work import TrialRow
 
@@ -82,7 +82,7 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
 
 def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choice:
     """The winner that was named last, or who would be now."""
-    named = list(ledger.all(WINNER).values())
+    named = list(ledger.all(EventKind.WINNER).values())
     if named:
         return Choice(named[-1]["number"], named[-1]["reason"])
     options = [
@@ -112,6 +112,6 @@ def draw(folder: RunFolder, ledger: LedgerView) -> None:
         If the file cannot be written.
     """
     front = front_of(ledger, folder.definition())
-    picked = {event["number"] for event in ledger.all(PICK).values()}
+    picked = {event["number"] for event in ledger.all(EventKind.PICK).values()}
     measure = w.accuracy_title(front.is_balanced)
     front_plot.write(folder.path, front.rows, front.front, front.number, picked, measure)

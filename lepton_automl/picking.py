@@ -20,6 +20,7 @@ from lepton_automl.model import Model
 from lepton_automl.pick import choose
 from lepton_automl.proof import Outcome
 from lepton_automl.run_folder import RunFolder
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.plan import LONGEST, SAFETY
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.remaking import missing
@@ -162,10 +163,10 @@ def _trained(session: Session, candidates: Candidates, number: int, left: float)
 def _decided(session: Session, number: int, epochs: Callable[[], int]) -> int:
     """How long this pick is trained; decided once and written down."""
     key = session.folder.path.name
-    known = session.ledger.get(PICK, key)
+    known = session.ledger.get(EventKind.PICK, key)
     if known is None:
         known = {"number": number, "epochs": epochs()}
-        session.ledger.record(PICK, key, known)
+        session.ledger.record(EventKind.PICK, key, known)
     return int(known["epochs"])
 
 

@@ -11,6 +11,7 @@ from lepton_automl.config import RunConfig
 from lepton_automl.events import Emit, silent
 from lepton_automl.proof import Outcome, prove_again
 from lepton_automl.search import SearchResult
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.session import Session, opened
 
 
@@ -97,7 +98,7 @@ def _finished(session: Session) -> Outcome | None:
     folder, asked = session.folder.artifact, session.config
     if not manifest.is_complete(folder):
         return None
-    had = list(session.ledger.all("finished").values())
+    had = list(session.ledger.all(EventKind.FINISHED).values())
     if not had or (asked.trials or 0) > (had[-1]["trials"] or 0):
         return None
     if (asked.seconds_in_all or 0.0) > (had[-1]["budget_seconds"] or 0.0):
@@ -107,9 +108,9 @@ def _finished(session: Session) -> Outcome | None:
 
 
 def _finish(session: Session, outcome: Outcome) -> None:
-    number = len(session.ledger.all("finished"))
+    number = len(session.ledger.all(EventKind.FINISHED))
     session.ledger.record(
-        "finished",
+        EventKind.FINISHED,
         str(number),
         {
             "trials": session.config.trials,

@@ -22,8 +22,7 @@ from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.events import Emit, Event
 from lepton_automl.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.run_folder import Definition, RunFolder
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.trials import RUNG
+from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.search.warm_start import Source, source
 from lepton_automl.shares import start_seconds
 from lepton_automl.space import SearchSpace
@@ -132,7 +131,7 @@ def _held(folder: RunFolder, started: float) -> Iterator[Ledger]:
     try:
         yield ledger
     except InfeasibleError:
-        is_empty = not ledger.all(RUNG)
+        is_empty = not ledger.all(EventKind.RUNG)
         raise
     finally:
         ledger.close()

@@ -20,7 +20,7 @@ from lepton_automl.proof import Outcome, write_and_prove
 from lepton_automl.recipe import Recipe
 from lepton_automl.search import SearchResult, SearchWork
 from lepton_automl.search import search as find
-from lepton_automl.search.trials import PLAN
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.session import Session
 from lepton_automl.timing import Timing, told_milliseconds
 
@@ -87,7 +87,7 @@ def later(session: Session) -> Later:
 
 
 def _kept_as_planned(session: Session) -> shares.Later:
-    plan = session.ledger.get(PLAN, "search") or {}
+    plan = session.ledger.get(EventKind.PLAN, "search") or {}
     return _kept(session, plan.get("epoch_seconds", 0.0), plan.get("whole_epochs", 0))
 
 
@@ -155,7 +155,7 @@ def compressed(
 
 def _recovery(session: Session, recipe: Recipe, ends: float | None) -> int:
     """Epochs of recovery at most; with a clock a net that was trained for few may get more."""
-    plan = session.ledger.get(PLAN, "search") or {}
+    plan = session.ledger.get(EventKind.PLAN, "search") or {}
     own = 0 if ends is None else plan.get("own_epochs", 0)
     return max(1, round(shares.RECOVERY_SHARE * max(recipe.epochs, own)))
 

@@ -12,15 +12,13 @@ from lepton_automl.errors import DataError
 from lepton_automl.manifest import MANIFEST
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search import live
-from lepton_automl.search.ledger import LedgerView, is_held
+from lepton_automl.search.hypervolume import REFERENCE
+from lepton_automl.search.ledger import EventKind, LedgerView, is_held
 from lepton_automl.search.live import Note
 from lepton_automl.verdict import Verdict
 
 SILENT_SECONDS = 10.0
 """A command writes down twice a second that it lives; after so long it is stopped or starved."""
-RUNG, HYPERVOLUME, REFERENCE = "rung", "hypervolume", "reference"
-"""Names of the ledger's events, written out: the modules that own them import torch."""
-
 State = Literal["working", "silent", "interrupted", "ended"]
 
 
@@ -104,8 +102,8 @@ def status(folder: RunFolder) -> Status:
         )
     is_open = is_held(folder.ledger)
     with LedgerView(folder.ledger) as ledger:
-        notes, rungs = ledger.notes(), ledger.keys(RUNG)
-        volumes = ledger.all(HYPERVOLUME) if HYPERVOLUME in (counts := ledger.counts()) else {}
+        notes, rungs = ledger.notes(), ledger.keys(EventKind.RUNG)
+        counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)
         seconds = ledger.alive_seconds()
     is_complete = (folder.artifact / MANIFEST).is_file()
     verdict = bundle.read_verdict(folder.artifact) if is_complete else None

@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from lepton_automl.cost import Written
 from lepton_automl.latency_model import LatencyModel
 from lepton_automl.search.latencies import Latencies
-from lepton_automl.search.ledger import Ledger
-
-FILE = "file latency"
-"""Ledger events "machine/first digits of a file's sha256" -> its measured latency."""
+from lepton_automl.search.ledger import EventKind, Ledger
 
 
 class Timing:
@@ -26,10 +23,10 @@ class Timing:
         new = {
             key: nets[name].file
             for name, key in keys.items()
-            if self._latencies.known(FILE, key) is None
+            if self._latencies.known(EventKind.FILE_LATENCY, key) is None
         }
         if new:
-            self._latencies.measure(FILE, new)
+            self._latencies.measure(EventKind.FILE_LATENCY, new)
         return {name: self._ratio(key) * self.reference_ms() for name, key in keys.items()}
 
     def reference_ms(self) -> float:
@@ -37,7 +34,7 @@ class Timing:
         return self._latencies.reference_ms()
 
     def _ratio(self, key: str) -> float:
-        found = self._latencies.known(FILE, key)
+        found = self._latencies.known(EventKind.FILE_LATENCY, key)
         assert found is not None, "recorded before it is asked for"
         return found.ratio
 

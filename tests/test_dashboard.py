@@ -13,8 +13,7 @@ import pytest
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
 from lepton_automl.run_folder import Definition, RunFolder
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.trials import TRIAL
+from lepton_automl.search.ledger import EventKind, Ledger
 from tests.searching import candidate
 
 
@@ -64,12 +63,12 @@ def test_it_shows_a_run_and_what_it_does_meanwhile(
 ) -> None:
     monkeypatch.setattr(dashboard, "LOOK_SECONDS", 0.05)
     ledger = Ledger(folder.ledger)
-    ledger.record(TRIAL, "0", candidate(0).to_event())
+    ledger.record(EventKind.TRIAL, "0", candidate(0).to_event())
     board = dashboard.Dashboard(folder, 0)
     before = set(folder.path.iterdir())
     assert answer(board) == "mine 1"
     assert set(folder.path.iterdir()) == before
-    ledger.record(TRIAL, "1", candidate(1).to_event())
+    ledger.record(EventKind.TRIAL, "1", candidate(1).to_event())
     time.sleep(0.1)
     board.serve()
     assert answer(board) == "mine 2"

@@ -13,8 +13,7 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search import mirror, search
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.trials import TRIAL
+from lepton_automl.search.ledger import EventKind, Ledger
 from tests.searching import InlineWorkers, candidate, work
 
 
@@ -51,10 +50,12 @@ def test_by_default_nobody_is_told_and_nothing_is_recorded(session: Any) -> None
 
 def test_every_session_mirrors_to_the_same_study(session: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
-    session.ledger.record(TRIAL, "0", candidate(0, size=8_000).to_event())
+    session.ledger.record(EventKind.TRIAL, "0", candidate(0, size=8_000).to_event())
     for number in (1, 2):
         with ecosystem.told(asked(session, optuna_storage=url)):
-            session.ledger.record(TRIAL, str(number), candidate(number, size=8_000).to_event())
+            session.ledger.record(
+                EventKind.TRIAL, str(number), candidate(number, size=8_000).to_event()
+            )
     (name,) = optuna.get_all_study_names(url)
     assert name.startswith("mine-")
     trials = optuna.load_study(study_name=name, storage=url).trials
@@ -79,8 +80,8 @@ def test_a_storage_that_breaks_in_the_middle_costs_a_warning(
 
     monkeypatch.setattr(mirror, "open_storage", lambda url: Breaking())
     with ecosystem.told(asked(session, optuna_storage="anything")):
-        session.ledger.record(TRIAL, "0", candidate(0).to_event())
-        session.ledger.record(TRIAL, "1", candidate(1).to_event())
+        session.ledger.record(EventKind.TRIAL, "0", candidate(0).to_event())
+        session.ledger.record(EventKind.TRIAL, "1", candidate(1).to_event())
     (warning,) = [said for said in session.said if said.startswith("warning")]
     assert "failed: the server is gone" in warning
 

@@ -7,9 +7,9 @@ from lepton_automl.cost import Written
 from lepton_automl.latency_model import estimate
 from lepton_automl.machine import this_machine
 from lepton_automl.random_net import random_int8
-from lepton_automl.search.latencies import TIMING, fingerprint
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.timing import FILE, Timing, told_milliseconds
+from lepton_automl.search.latencies import fingerprint
+from lepton_automl.search.ledger import EventKind, Ledger
+from lepton_automl.timing import Timing, told_milliseconds
 from tests.nets import random_arch
 
 
@@ -29,14 +29,14 @@ def test_a_file_is_timed_once_and_replayed_ever_after(ledger):
     assert first["net"] > 0
     again = Timing(ledger).milliseconds({"same bytes, other name": written(0)})
     assert again["same bytes, other name"] == first["net"]
-    assert len(ledger.all(FILE)) == 1
+    assert len(ledger.all(EventKind.FILE_LATENCY)) == 1
 
 
 def test_a_time_is_the_ratio_to_the_reference_net_times_its_recorded_quiet_time(ledger):
     here = fingerprint(this_machine())
-    ledger.record(TIMING, here, {"quiet_ms": 2.0, "machine": "this"})
+    ledger.record(EventKind.TIMING, here, {"quiet_ms": 2.0, "machine": "this"})
     found = Timing(ledger).milliseconds({"net": written(1)})["net"]
-    (recorded,) = ledger.all(FILE).values()
+    (recorded,) = ledger.all(EventKind.FILE_LATENCY).values()
     assert found == pytest.approx(2.0 * recorded["ratio"])
 
 

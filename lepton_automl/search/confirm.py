@@ -16,14 +16,14 @@ from lepton_automl.pick import Option
 from lepton_automl.search.entrants import Entrants
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import Entrant, Final, plan_finals, planned
-from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.lesson import LESSON, lesson_for, lesson_of, told
 from lepton_automl.search.plan import SAFETY, TASK_SECONDS, Clock
 from lepton_automl.search.remaking import missing, training
 from lepton_automl.search.strategy import augment_of
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, PLAN, RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.trials import FINAL, Score, Trials, parsed, score_event
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import COMPRESSION, duration, epochs_text
 
@@ -70,11 +70,13 @@ class Confirmation:
         and so is a candidate without any: its figures of the search are those of a lucky one.
         """
         key = f"{FINAL}-{self._round}"
-        if self._work.ledger.get(PLAN, key) is None:
+        if self._work.ledger.get(EventKind.PLAN, key) is None:
             entrants = Entrants(self._work, self._tasks, self._trials, clock).of(options)
             plan = plan_finals(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
             plan = [dataclasses.replace(final, ranks=self._work.final_jobs) for final in plan]
-            self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
+            self._work.ledger.record(
+                EventKind.PLAN, key, {"finals": [final.to_event() for final in plan]}
+            )
             self._tell(_told(plan, len(_numbers(entrants))))
         self._train(self.finals, workers, clock)
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
@@ -85,9 +87,11 @@ class Confirmation:
         It decides nothing but which of the winner's trainings ships: the better on validation.
         """
         key = f"{LESSON}-{self._round}"
-        if self._work.ledger.get(PLAN, key) is None:
+        if self._work.ledger.get(EventKind.PLAN, key) is None:
             plan = self._plan_lesson(number, clock)
-            self._work.ledger.record(PLAN, key, {"finals": [final.to_event() for final in plan]})
+            self._work.ledger.record(
+                EventKind.PLAN, key, {"finals": [final.to_event() for final in plan]}
+            )
             for final in plan:
                 self._tell(told(final))
         lesson = self._lesson
@@ -140,7 +144,7 @@ class Confirmation:
         final = next(f for f in every if (f.number, f.label(self._round)) == (number, rung))
         before = 0 if final.is_fresh else self._trials.epochs_before(number)
         event = score_event(result, before + final.epochs, self._work.dataset.validation)
-        self._work.ledger.record(RUNG, task.key, event)
+        self._work.ledger.record(EventKind.RUNG, task.key, event)
         score = Score.from_event(rung, event)
         self._trials.score(number, score)
         searched = self._trials.searched(number)

@@ -14,12 +14,13 @@ from lepton_automl.search import outcome
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
 from lepton_automl.search.hypervolume import Progress, series
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.live import WORKERS
 from lepton_automl.search.orientation import oriented
 from lepton_automl.search.packing import Packing
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import CLASSES, PLAN, read_trials
+from lepton_automl.search.trials import CLASSES, read_trials
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchResult, SearchWork
 
@@ -81,8 +82,8 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
 def _record_classes(work: SearchWork) -> None:
     """Where every class counts alike, those who read the ledger alone need the samples' classes."""
     strata = work.dataset.validation.strata
-    if strata is not None and work.ledger.get(PLAN, CLASSES) is None:
-        work.ledger.record(PLAN, CLASSES, {"validation": strata.tolist()})
+    if strata is not None and work.ledger.get(EventKind.PLAN, CLASSES) is None:
+        work.ledger.record(EventKind.PLAN, CLASSES, {"validation": strata.tolist()})
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from lepton_automl.latency_model import LatencyModel, estimate
 from lepton_automl.pick import excess
 from lepton_automl.random_net import random_int8
 from lepton_automl.search.guess import Guess
-from lepton_automl.search.latencies import LATENCY, Latencies
-from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.latencies import Latencies
+from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.targets import Target
 
@@ -108,17 +108,17 @@ class CostCheck:
     def _told(self, arch: Arch, cost: Cost, model: LatencyModel) -> Cost:
         cost = cost.told(model, arch)
         key = f"{model.digest or model.basis}/{arch.hash}"
-        if self._ledger.get(LATENCY, key) is None:
+        if self._ledger.get(EventKind.LATENCY, key) is None:
             event = {"milliseconds": cost.latency_ms, "basis": model.basis, "of": model.device}
-            self._ledger.record(LATENCY, key, event)
+            self._ledger.record(EventKind.LATENCY, key, event)
         return cost
 
     def _latency(self, arch: Arch, file: bytes) -> Latency:
         assert self._latencies is not None
-        if self._latencies.known(LATENCY, arch.hash) is None:
+        if self._latencies.known(EventKind.LATENCY, arch.hash) is None:
             with self._quiet.measuring():
-                self._latencies.measure(LATENCY, {arch.hash: file}, self._is_near)
-        known = self._latencies.known(LATENCY, arch.hash)
+                self._latencies.measure(EventKind.LATENCY, {arch.hash: file}, self._is_near)
+        known = self._latencies.known(EventKind.LATENCY, arch.hash)
         assert known is not None, "recorded above"
         return known
 

@@ -14,6 +14,7 @@ from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS
 from lepton_automl.search.ideas import Ideas
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.plan import share_trained, work_of
 from lepton_automl.search.planning import clock_for, make_plan, search_ends, seconds_left
@@ -21,7 +22,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.rungs import RUNGS, may_go_on
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import RUNG, Score, Trials, parsed, score_event
+from lepton_automl.search.trials import Score, Trials, parsed, score_event
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchWork
 
@@ -172,7 +173,7 @@ class Explorer:
         number, rung = parsed(task.key)
         epochs = sum(self._tasks.cycles(number)[: int(rung) + 1])
         event = score_event(result, epochs, self._work.dataset.validation)
-        self._work.ledger.record(RUNG, task.key, event)
+        self._work.ledger.record(EventKind.RUNG, task.key, event)
         score = Score.from_event(rung, event)
         self._trials.score(number, score)
         if rung == "0":

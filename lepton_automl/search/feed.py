@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lepton_automl.callbacks import Callback, End, Run, Rung
-from lepton_automl.search.hypervolume import HYPERVOLUME, REFERENCE
-from lepton_automl.search.trials import RUNG, TRIAL, WINNER, Candidate, Score, parsed
+from lepton_automl.search.hypervolume import REFERENCE
+from lepton_automl.search.ledger import EventKind
+from lepton_automl.search.trials import Candidate, Score, parsed
 
 
 class Feed:
@@ -37,14 +38,14 @@ class Feed:
         """Take notice of one event; a rung is told of once its hypervolume is known."""
         if self._told is None:
             self._told = self._callback.start(self._run)
-        if kind == TRIAL:
+        if kind == EventKind.TRIAL:
             candidate = Candidate.from_event(dict(value))
             self._candidates[candidate.number] = candidate
-        elif kind == RUNG:
+        elif kind == EventKind.RUNG:
             self._scores[key] = value
-        elif kind == HYPERVOLUME and key != REFERENCE:
+        elif kind == EventKind.HYPERVOLUME and key != REFERENCE:
             self._tell(key, value["value"])
-        elif kind == WINNER:
+        elif kind == EventKind.WINNER:
             self._end = End(value["number"], value["reason"])
 
     def close(self) -> None:

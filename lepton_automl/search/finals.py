@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.plan import LONGEST
 from lepton_automl.search.strategy import marked
-from lepton_automl.search.trials import PLAN
 from lepton_automl.shares import TEACHER
 
 FINALISTS = 3
@@ -87,7 +86,7 @@ class Final:
 
 def planned(ledger: LedgerView, key: str) -> list[Final]:
     """The last trainings that a plan in the ledger names, such as "final-0" or "lesson-0"."""
-    known = ledger.get(PLAN, key) or {}
+    known = ledger.get(EventKind.PLAN, key) or {}
     return [Final.from_event(event) for event in known.get("finals", [])]
 
 

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from lepton_automl.cost import Cost
 from lepton_automl.objectives import Objective
-from lepton_automl.search.ledger import Ledger, LedgerView
-from lepton_automl.search.trials import RUNG, TRIAL, Candidate, Score, Trials, parsed
+from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.search.trials import Candidate, Score, Trials, parsed
 
-HYPERVOLUME = "hypervolume"
-"""Kind of ledger events: `reference` -> where it is counted from, key of a rung -> the value."""
 REFERENCE = "reference"
+"""Key of the `EventKind.HYPERVOLUME` event with the reference point."""
 ROOM = 2.0
 """Doublings: a net up to four times as costly as the first candidate still counts."""
 DIGITS = 6
@@ -117,16 +116,16 @@ class Progress:
 
     def __call__(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Take notice of one event."""
-        if kind == TRIAL:
+        if kind == EventKind.TRIAL:
             self._enter(int(key), Candidate.from_event(dict(value)))
-        elif kind == RUNG:
+        elif kind == EventKind.RUNG:
             self._learn(key, value)
             self._record(key)
 
     def _catch_up(self) -> None:
         """A kill may have come between a rung and its value."""
-        known = self._ledger.all(HYPERVOLUME)
-        for key, value in self._ledger.all(RUNG).items():
+        known = self._ledger.all(EventKind.HYPERVOLUME)
+        for key, value in self._ledger.all(EventKind.RUNG).items():
             self._learn(key, value)
             if key not in known:
                 self._record(key)
@@ -136,7 +135,9 @@ class Progress:
         if self._reference is None:
             worst = self._point(1 / candidate.arch.classes, candidate.cost)
             worst += [0.0 if o.needs_training else ROOM for o in self._objectives]
-            self._ledger.record(HYPERVOLUME, REFERENCE, {"point": worst.round(DIGITS).tolist()})
+            self._ledger.record(
+                EventKind.HYPERVOLUME, REFERENCE, {"point": worst.round(DIGITS).tolist()}
+            )
             self._reference = self._known_reference()
 
     def _learn(self, key: str, value: Mapping[str, Any]) -> None:
@@ -167,10 +168,10 @@ class Progress:
             assert self._reference is not None, "fixed by the first candidate"
             self._value = round(hypervolume(self._front, self._reference), DIGITS)
         seconds = round(self._ledger.alive_seconds(), 3)
-        self._ledger.record(HYPERVOLUME, key, {"value": self._value, "seconds": seconds})
+        self._ledger.record(EventKind.HYPERVOLUME, key, {"value": self._value, "seconds": seconds})
 
     def _known_reference(self) -> Points | None:
-        known = self._ledger.get(HYPERVOLUME, REFERENCE)
+        known = self._ledger.get(EventKind.HYPERVOLUME, REFERENCE)
         return None if known is None else np.array(known["point"])
 
     def _point(self, accuracy: float, cost: Cost) -> Points:
@@ -185,6 +186,6 @@ def coordinate(objective: Objective, accuracy: float, cost: Cost) -> float:
 
 def series(ledger: LedgerView) -> Iterator[tuple[float, float]]:
     """(seconds the run had been alive, hypervolume) after every rung, in order."""
-    for key, value in ledger.all(HYPERVOLUME).items():
+    for key, value in ledger.all(EventKind.HYPERVOLUME).items():
         if key != REFERENCE:
             yield value["seconds"], value["value"]

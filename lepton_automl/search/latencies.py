@@ -8,12 +8,7 @@ from collections.abc import Mapping
 
 from lepton_automl.cost import Doubt, Latency, Stopwatch
 from lepton_automl.machine import Machine, this_machine
-from lepton_automl.search.ledger import Ledger, LedgerView
-
-LATENCY = "latency"
-"""Ledger events "machine/architecture" -> its measured latency; never taken again."""
-TIMING = "timing"
-"""Ledger events "machine" -> that machine and the quiet time of the fixed reference net on it."""
+from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
 
 
 class Latencies:
@@ -35,16 +30,16 @@ class Latencies:
     def elsewhere(self) -> str | None:
         """Another machine that this run was measured on, if there is one."""
         own = fingerprint(self._here)
-        others = [e["machine"] for k, e in self._ledger.all(TIMING).items() if k != own]
+        others = [e["machine"] for k, e in self._ledger.all(EventKind.TIMING).items() if k != own]
         return others[-1] if others else None
 
     def reference_ms(self) -> float:
         """Quiet time of the fixed reference net, as this run first measured it on this machine."""
-        known = self._ledger.get(TIMING, fingerprint(self._here))
+        known = self._ledger.get(EventKind.TIMING, fingerprint(self._here))
         if known is None:
             quiet_ms = self._watch().quiet_reference_ms()
             known = {"quiet_ms": quiet_ms, "machine": str(self._here)}
-            self._ledger.record(TIMING, fingerprint(self._here), known)
+            self._ledger.record(EventKind.TIMING, fingerprint(self._here), known)
         return float(known["quiet_ms"])
 
     def known(self, kind: str, key: str) -> Latency | None:
@@ -74,5 +69,5 @@ def fingerprint(machine: Machine) -> str:
 
 def last_reference_ms(ledger: LedgerView) -> float | None:
     """Quiet time of the reference net where it was measured last; None where nothing was timed."""
-    found = list(ledger.all(TIMING).values())
+    found = list(ledger.all(EventKind.TIMING).values())
     return float(found[-1]["quiet_ms"]) if found else None

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,39 @@ CREATE TABLE IF NOT EXISTS sessions (
 Value = dict[str, Any]
 Observer = Callable[[str, str, Mapping[str, Any]], None]
 """Called with the kind, key and value of an event once it is on the disk."""
+
+
+class EventKind(StrEnum):
+    """Kinds of ledger events, by the text in the file."""
+
+    PLAN = "plan"
+    """`search` -> the `Plan` of the search; `classes` -> the class of each validation sample, where
+    classes have equal weight; `flip` -> result of the flip check; `final-0`, ... -> the final
+    trainings of a round."""
+    TRIAL = "trial"
+    """Number -> the trial: parameters, architecture, recipe, cost."""
+    RUNG = "rung"
+    """`TrainingKey` -> the result of that training."""
+    WINNER = "winner"
+    """`0`, `1`, ... -> the selected trial; a larger budget or more trials add another one."""
+    FINISHED = "finished"
+    """`0`, `1`, ... -> trials and budget of a run that ended with a verdict."""
+    LATENCY = "latency"
+    """Machine and architecture -> its measured latency."""
+    FILE_LATENCY = "file latency"
+    """Machine and the first digits of a file's sha256 -> its measured latency."""
+    TIMING = "timing"
+    """Machine -> its name and the latency of the fixed reference net on it."""
+    HYPERVOLUME = "hypervolume"
+    """`reference` -> the reference point; `TrainingKey` -> the hypervolume after it."""
+    WARM_START = "warm"
+    """`start` -> everything that is used of the run that `--warm-start` names."""
+    PICK = "pick"
+    """Name of a pick -> its trial and the epochs of its training."""
+    ECOSYSTEM = "ecosystem"
+    """`run` -> the name of the run in an Optuna storage and in callbacks."""
+    OPENING = "opening"
+    """sha256 of a file and fingerprint of a test part -> the file was verified on it."""
 
 
 class LedgerView:

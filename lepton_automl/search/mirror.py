@@ -19,10 +19,11 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from lepton_automl.config import COST_LIMITS, Limits
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.objectives import Objective
-from lepton_automl.search.hypervolume import HYPERVOLUME, REFERENCE
+from lepton_automl.search.hypervolume import REFERENCE
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.plots import Plots
 from lepton_automl.search.rungs import RUNGS
-from lepton_automl.search.trials import RUNG, TRIAL, WINNER, Candidate, Refusal, Score, parsed
+from lepton_automl.search.trials import Candidate, Refusal, Score, parsed
 
 PATIENCE, PATIENCE_PER_JOB = 12, 9
 """Optuna cannot change what is complete, so a trial is written as complete once it has waited for
@@ -91,16 +92,16 @@ class Mirror:
 
     def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Write one event; those that were written before change nothing."""
-        if kind == TRIAL:
+        if kind == EventKind.TRIAL:
             self._enter(Candidate.from_event(dict(value)))
-        elif kind == RUNG:
+        elif kind == EventKind.RUNG:
             number, rung = parsed(key)
             self._score(number, Score.from_event(rung, dict(value)), key)
-        elif kind == WINNER:
+        elif kind == EventKind.WINNER:
             self._storage.set_study_user_attr(self._study_id, "lepton_winner", value["number"])
             for number in list(self._lines):
                 self._settle(number)
-        elif kind == HYPERVOLUME and key != REFERENCE:
+        elif kind == EventKind.HYPERVOLUME and key != REFERENCE:
             self._plots.grow(value["seconds"], value["value"])
         self._plots.draw(now=time.monotonic())
 

@@ -14,9 +14,10 @@ from lepton_automl.objectives import Objective
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.cost_check import CostCheck
 from lepton_automl.search.feasible import Proposer
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.sampler import Sampler
-from lepton_automl.search.trials import TRIAL, Candidate, Score, Trials
+from lepton_automl.search.trials import Candidate, Score, Trials
 from lepton_automl.search.warm_start import recorded
 from lepton_automl.search.work import SearchWork
 from lepton_automl.space import Trial
@@ -108,7 +109,7 @@ class Newcomers:
             self._tell("nothing new is left in the search space within the limits")
             return None
         self._warn(candidate)
-        self._work.ledger.record(TRIAL, str(number), candidate.to_event())
+        self._work.ledger.record(EventKind.TRIAL, str(number), candidate.to_event())
         self._trials.add(candidate)
         return candidate
 

@@ -12,10 +12,10 @@ from lepton_automl import balance
 from lepton_automl.balance import Strata
 from lepton_automl.events import Event
 from lepton_automl.search.executor import Workers
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.plan import work_of
 from lepton_automl.search.task import unpack
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import PLAN
 from lepton_automl.search.work import SearchWork
 from lepton_automl.space import Draw, SearchSpace
 
@@ -37,10 +37,10 @@ def oriented(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
     space = work.space
     if True not in {value for knob in space.train_knobs(FLIP) for value in knob.values}:
         return space
-    event = work.ledger.get(PLAN, FLIP)
+    event = work.ledger.get(EventKind.PLAN, FLIP)
     if event is None:
         event = _asked(work, tasks, workers)
-        work.ledger.record(PLAN, FLIP, event)
+        work.ledger.record(EventKind.PLAN, FLIP, event)
         work.emit(Event("plan", _told(event)))
     return space if event["is_used"] else space.fixing(FLIP, value=False)
 

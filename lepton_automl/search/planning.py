@@ -9,6 +9,7 @@ from lepton_automl.events import Event
 from lepton_automl.parallel import gain
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, makespan
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.orientation import FLIP
 from lepton_automl.search.plan import (
     FINAL_SHARES,
@@ -20,7 +21,7 @@ from lepton_automl.search.plan import (
     work_of,
 )
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import PLAN, Candidate
+from lepton_automl.search.trials import Candidate
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import percent
 
@@ -46,7 +47,7 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
     plan = Plan(None, 0.0, 0.0)
     if work.budget_seconds is not None:
         begun = work.ledger.alive_seconds()
-        known = work.ledger.get(PLAN, FLIP) or {}
+        known = work.ledger.get(EventKind.PLAN, FLIP) or {}
         speed = known.get("speed") or _seconds_per_work(tasks, first, workers)
         epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
         own = first.recipe.epochs
@@ -55,7 +56,7 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers
         plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
         plan = _planned(work, tasks, plan)
         work.emit(Event("plan", _told(work, plan)))
-    work.ledger.record(PLAN, "search", plan.to_event())
+    work.ledger.record(EventKind.PLAN, "search", plan.to_event())
     return plan
 
 

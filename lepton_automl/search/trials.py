@@ -18,19 +18,14 @@ from lepton_automl.cost import Cost
 from lepton_automl.dataset import Part
 from lepton_automl.objectives import Objective
 from lepton_automl.recipe import Recipe
-from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.plan import Plan
 from lepton_automl.search.rungs import Standing
 from lepton_automl.search.task import TaskResult, unpack
 from lepton_automl.statistics import interval, wilson
 
-PLAN, CLASSES = "plan", "classes"
-TRIAL = "trial"
-RUNG = "rung"
-"""Kinds of ledger events: `search` -> a `Plan`, `classes` -> those of the validation samples where
-every class counts alike, number -> a `Candidate`, key -> a `Score`."""
-WINNER = "winner"
-"""Ledger events "0", "1", ...: a longer budget or more trials make another one."""
+CLASSES = "classes"
+"""Key of the `EventKind.PLAN` event with the class of each validation sample."""
 FINAL = "final"
 """In place of a rung's number: one of the last trainings of the few best."""
 
@@ -226,13 +221,13 @@ class Trials:
 def read_trials(ledger: LedgerView) -> Trials:
     """All trials that a ledger knows."""
     trials = Trials()
-    plan = ledger.get(PLAN, "search")
+    plan = ledger.get(EventKind.PLAN, "search")
     trials.plan = Plan.from_event(plan) if plan else None
-    classes = ledger.get(PLAN, CLASSES)
+    classes = ledger.get(EventKind.PLAN, CLASSES)
     trials.strata = np.array(classes["validation"], np.int64) if classes else None
-    for event in ledger.all(TRIAL).values():
+    for event in ledger.all(EventKind.TRIAL).values():
         trials.add(Candidate.from_event(event))
-    for key, event in ledger.all(RUNG).items():
+    for key, event in ledger.all(EventKind.RUNG).items():
         number, rung = parsed(key)
         trials.score(number, Score.from_event(rung, event))
     return trials

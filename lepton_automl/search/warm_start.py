@@ -15,13 +15,13 @@ from lepton_automl.objectives import load as load_objective
 from lepton_automl.pick import excess
 from lepton_automl.run_folder import Definition, RunFolder, locate
 from lepton_automl.search import outcome
-from lepton_automl.search.ledger import Ledger, LedgerView
+from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.rungs import cycles
-from lepton_automl.search.trials import RUNG, TRIAL, WINNER, Candidate, Trials, read_trials
+from lepton_automl.search.trials import Candidate, Trials, read_trials
 from lepton_automl.space import Knob, SearchSpace
 
-WARM, START = "warm", "start"
-"""Kind and key of the ledger event that holds all that is used of the other run."""
+START = "start"
+"""Key of the `EventKind.WARM_START` event with all that is used of the other run."""
 MOST_FIRST = 10
 """Nets of the other run's front that are trained first; evenly along it where there are more."""
 SHOWN = 3
@@ -83,9 +83,9 @@ class Source:
 
     def keep(self, ledger: Ledger) -> str:
         """Copy it, once; a line that says what will be done with it, or nothing."""
-        if self.event is None or ledger.get(WARM, START) is not None:
+        if self.event is None or ledger.get(EventKind.WARM_START, START) is not None:
             return ""
-        ledger.record(WARM, START, self.event)
+        ledger.record(EventKind.WARM_START, START, self.event)
         if self.event["observed"]:
             count = len(self.event["observed"])
             return f"warm start: {count} candidates of {self.place} are known already"
@@ -98,7 +98,7 @@ class Source:
 
 def recorded(ledger: LedgerView) -> Warm:
     """What was copied into this ledger."""
-    event = ledger.get(WARM, START)
+    event = ledger.get(EventKind.WARM_START, START)
     if event is None:
         return Warm()
     observed = [
@@ -187,14 +187,14 @@ def _digest_used(folder: RunFolder, place: str) -> str | None:
         return None
     known = folder.definition()
     with LedgerView(folder.ledger) as ledger:
-        is_copied = ledger.get(WARM, START) is not None
+        is_copied = ledger.get(EventKind.WARM_START, START) is not None
     return known.warm_digest if is_copied and known.warm_start == place else None
 
 
 def _digest(ledger: LedgerView) -> str:
     digest = hashlib.sha256()
     for kind, key, value in ledger.events():
-        if kind in {TRIAL, RUNG}:
+        if kind in {EventKind.TRIAL, EventKind.RUNG}:
             digest.update(json.dumps([kind, key, value]).encode())
     return digest.hexdigest()[:16]
 
@@ -208,7 +208,7 @@ def _length(ledger: LedgerView, trials: Trials) -> float | None:
     """Seconds that the other search was given; None without a budget, 0 where nobody knows."""
     if trials.plan is None or trials.plan.epochs is None:
         return None
-    winners = list(ledger.all(WINNER).values())
+    winners = list(ledger.all(EventKind.WINNER).values())
     return winners[-1]["budget_seconds"] if winners else 0.0
 
 
@@ -235,7 +235,7 @@ def _front(ledger: LedgerView, trials: Trials, known: Definition) -> list[dict[s
     """Parameters of the winner, then of its front from the most accurate on."""
     objectives = [load_objective(name) for name in known.objectives]
     numbers = [row.number for row in outcome.front_of(trials, objectives)]
-    winners = [event["number"] for event in ledger.all(WINNER).values()][-1:]
+    winners = [event["number"] for event in ledger.all(EventKind.WINNER).values()][-1:]
     rest = [number for number in numbers if number not in winners]
     room = MOST_FIRST - len(winners)
     if len(rest) > room:

@@ -21,12 +21,12 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.search.confirm import Confirmation, confirmed
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.latencies import last_reference_ms
-from lepton_automl.search.ledger import LedgerView
+from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.remaking import missing
 from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import WINNER, Trials, read_trials
+from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.work import SearchResult, SearchWork, TrialRow
 from lepton_automl.shares import epochs_text
 
@@ -51,7 +51,7 @@ class Winners:
         self._work, self._tasks, self._trials = work, tasks, trials
         self._known: dict[int, Option] = {}
         self._folder = work.folder / "models" / "best"
-        earlier = list(work.ledger.all(WINNER).values())
+        earlier = list(work.ledger.all(EventKind.WINNER).values())
         covering = [n for n, event in enumerate(earlier) if _covers(event, work)]
         self._round = covering[0] if covering else len(earlier)
         self._event = earlier[self._round] if covering else None
@@ -82,7 +82,9 @@ class Winners:
         self._confirmation.teach(choice.number, workers, clock)
         self._save(choice, workers)
         event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
-        self._work.ledger.record(WINNER, str(self._round), event | dataclasses.asdict(choice))
+        self._work.ledger.record(
+            EventKind.WINNER, str(self._round), event | dataclasses.asdict(choice)
+        )
         return choice
 
     def _passed_over(self, every: Sequence[Option]) -> list[Option]:
@@ -193,7 +195,7 @@ class Winners:
 
 def confirmed_in(ledger: LedgerView) -> tuple[Confirmed, ...]:
     """The few best of the newest search of a run, after their last trainings."""
-    rounds = [int(key) for key in ledger.all(WINNER)]
+    rounds = [int(key) for key in ledger.all(EventKind.WINNER)]
     return confirmed(ledger, read_trials(ledger), max(rounds)) if rounds else ()
 
 

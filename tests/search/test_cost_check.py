@@ -11,8 +11,7 @@ from lepton_automl.cost import Doubt, Latency, static_cost
 from lepton_automl.latency_model import LatencyModel, estimate
 from lepton_automl.search import latencies
 from lepton_automl.search.cost_check import CostCheck
-from lepton_automl.search.latencies import LATENCY, TIMING
-from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.search.quiet import Quiet
 from tests.nets import random_arch
 
@@ -62,13 +61,13 @@ def test_a_latency_is_measured_once_and_replayed_ever_after(ledger: Ledger) -> N
     assert first.latency_ms is not None
     assert first.latency_low_ms is not None
     assert 0 < first.latency_low_ms <= first.latency_ms
-    assert [key.split("/")[1] for key in ledger.all(LATENCY)] == [ARCH.hash]
+    assert [key.split("/")[1] for key in ledger.all(EventKind.LATENCY)] == [ARCH.hash]
 
 
 def test_what_breaks_another_limit_is_not_timed(ledger: Ledger) -> None:
     cost = check(ledger, latency=True, limits=Limits(max_size_bytes=10))(ARCH)
     assert cost.latency_ms is None
-    assert ledger.all(LATENCY) == {}
+    assert ledger.all(EventKind.LATENCY) == {}
 
 
 class Clock:
@@ -105,10 +104,10 @@ def test_a_table_tells_what_this_machine_would_have_to_measure(ledger: Ledger) -
     cost = told(ARCH)
     assert cost.latency_ms == model.latency(ARCH.graph).milliseconds
     assert cost.latency_basis == "estimated"
-    (event,) = ledger.all(LATENCY).values()
+    (event,) = ledger.all(EventKind.LATENCY).values()
     assert event["basis"] == "estimated"
     assert told.reference_ms is None
-    assert ledger.all(TIMING) == {}
+    assert ledger.all(EventKind.TIMING) == {}
 
 
 def test_the_whole_cost_has_a_latency_whatever_limits_it_breaks(ledger: Ledger) -> None:

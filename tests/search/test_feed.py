@@ -6,9 +6,9 @@ import numpy as np
 
 from lepton_automl.callbacks import Callback, End, Run, Rung
 from lepton_automl.search.feed import Feed
-from lepton_automl.search.hypervolume import HYPERVOLUME, REFERENCE
+from lepton_automl.search.hypervolume import REFERENCE
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.task import pack
-from lepton_automl.search.trials import RUNG, TRIAL, WINNER
 from tests.searching import candidate
 
 
@@ -38,15 +38,15 @@ def feed(callback: Callback) -> Feed:
 
 def tell(made: Feed, *, winner: bool = True) -> None:
     first = candidate(0, size=5_000, **{"stem.out": 8}).to_event()
-    made.observe(TRIAL, "0", first)
-    made.observe(HYPERVOLUME, REFERENCE, {"point": [0, 0]})
+    made.observe(EventKind.TRIAL, "0", first)
+    made.observe(EventKind.HYPERVOLUME, REFERENCE, {"point": [0, 0]})
     for step, (rung, right, failed) in enumerate((("0", 100, ""), ("1", 0, "diverged"))):
         correct = "" if failed else pack(np.arange(200) < right)
         value = {"epochs": step + 1, "correct": correct, "failed": failed, "seconds": 0.5}
-        made.observe(RUNG, f"0-{rung}", value)
-        made.observe(HYPERVOLUME, f"0-{rung}", {"value": 0.25, "seconds": 9.0})
+        made.observe(EventKind.RUNG, f"0-{rung}", value)
+        made.observe(EventKind.HYPERVOLUME, f"0-{rung}", {"value": 0.25, "seconds": 9.0})
     if winner:
-        made.observe(WINNER, "0", {"number": 0, "reason": "alone"})
+        made.observe(EventKind.WINNER, "0", {"number": 0, "reason": "alone"})
 
 
 def test_a_rung_is_told_with_all_that_is_known_of_it() -> None:

@@ -10,18 +10,11 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 
 from lepton_automl.objectives import load
-from lepton_automl.search.hypervolume import (
-    HYPERVOLUME,
-    REFERENCE,
-    Progress,
-    front_of,
-    hypervolume,
-    series,
-)
-from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.hypervolume import REFERENCE, Progress, front_of, hypervolume, series
+from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.search.rungs import pareto_ranks
 from lepton_automl.search.task import pack
-from lepton_automl.search.trials import RUNG, TRIAL, Trials, read_trials
+from lepton_automl.search.trials import Trials, read_trials
 from tests.searching import candidate
 
 AXES = ("accuracy", "size_bytes")
@@ -70,7 +63,7 @@ def test_the_front_is_rank_zero_without_repetitions() -> None:
 def record(ledger: Ledger, number: int, rung: str, right: int, *, failed: str = "") -> None:
     correct = pack(np.arange(200) < right)
     value = {"epochs": 1, "correct": correct, "failed": failed, "seconds": 0.1}
-    ledger.record(RUNG, f"{number}-{rung}", value)
+    ledger.record(EventKind.RUNG, f"{number}-{rung}", value)
 
 
 def progress(ledger: Ledger, axes: tuple[str, ...] = AXES) -> Progress:
@@ -82,7 +75,7 @@ def values(ledger: Ledger) -> list[float]:
 
 
 def enter(ledger: Ledger, number: int, size: int) -> None:
-    ledger.record(TRIAL, str(number), candidate(number, size=size).to_event())
+    ledger.record(EventKind.TRIAL, str(number), candidate(number, size=size).to_event())
 
 
 def test_every_rung_gets_its_value_counted_from_the_first_candidate(tmp_path: Path) -> None:
@@ -100,7 +93,14 @@ def test_every_rung_gets_its_value_counted_from_the_first_candidate(tmp_path: Pa
     wanted = [gain * 2, gain * 3, gain * 3 + (0.9 - 0.5) * 2]
     wanted += [wanted[-1]] * 2
     assert values(ledger) == pytest.approx(wanted, abs=1e-5)
-    assert list(ledger.all(HYPERVOLUME)) == [REFERENCE, "0-0", "1-0", "0-1", "1-1", "0-final-0"]
+    assert list(ledger.all(EventKind.HYPERVOLUME)) == [
+        REFERENCE,
+        "0-0",
+        "1-0",
+        "0-1",
+        "1-1",
+        "0-final-0",
+    ]
     assert [seconds for seconds, _ in series(ledger)] == sorted(s for s, _ in series(ledger))
     ledger.close()
 
@@ -138,7 +138,7 @@ def test_incremental_values_are_those_of_the_whole_set_and_survive_a_kill(tmp_pa
     progress(second, axes)
     assert values(first) == values(second)
     latest = {}
-    reference = np.array(first.get(HYPERVOLUME, REFERENCE)["point"])  # type: ignore[index]
+    reference = np.array(first.get(EventKind.HYPERVOLUME, REFERENCE)["point"])  # type: ignore[index]
     trials = read_trials(first)
     for number, scores in trials.scores.items():
         cost = trials.candidates[number].cost
@@ -177,12 +177,12 @@ def test_three_hundred_trials_cost_little(tmp_path: Path) -> None:
     for number in range(300):
         size, macs = (int(n) for n in rng.integers(2_000, 20_000, 2))
         cost = plain["cost"] | {"size_bytes": size, "macs": macs}
-        events.append((TRIAL, str(number), plain | {"number": number, "cost": cost}))
+        events.append((EventKind.TRIAL, str(number), plain | {"number": number, "cost": cost}))
         right = int(40 + 8 * np.log2(size) + rng.integers(0, 20))
         value = {"epochs": 1, "correct": pack(np.arange(200) < right), "failed": "", "seconds": 0}
-        events.append((RUNG, f"{number}-0", value))
+        events.append((EventKind.RUNG, f"{number}-0", value))
     begun = time.process_time()
     for event in events:
         watch(*event)
     assert time.process_time() - begun < 3
-    assert len(ledger.all(HYPERVOLUME)) == 301
+    assert len(ledger.all(EventKind.HYPERVOLUME)) == 301

@@ -8,8 +8,8 @@ import pytest
 
 from lepton_automl.machine import Machine, this_machine
 from lepton_automl.random_net import random_int8
-from lepton_automl.search.latencies import LATENCY, Latencies, fingerprint, last_reference_ms
-from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.latencies import Latencies, fingerprint, last_reference_ms
+from lepton_automl.search.ledger import EventKind, Ledger
 from tests.nets import random_arch
 
 FILE = random_int8(random_arch(1, input=(8, 8, 1), classes=3), 64)
@@ -26,24 +26,26 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def test_what_was_measured_is_replayed_on_the_same_machine(ledger: Ledger) -> None:
     first = Latencies(ledger)
     quiet = first.reference_ms()
-    first.measure(LATENCY, {"net": FILE})
+    first.measure(EventKind.LATENCY, {"net": FILE})
     again = Latencies(ledger)
     assert again.reference_ms() == quiet == last_reference_ms(ledger)
-    assert again.known(LATENCY, "net") == first.known(LATENCY, "net") is not None
+    assert (
+        again.known(EventKind.LATENCY, "net") == first.known(EventKind.LATENCY, "net") is not None
+    )
     assert again.elsewhere is None
 
 
 def test_another_machines_figures_are_not_known_here(ledger: Ledger) -> None:
     there = Latencies(ledger, OTHER)
     there.reference_ms()
-    there.measure(LATENCY, {"net": FILE})
+    there.measure(EventKind.LATENCY, {"net": FILE})
     here = Latencies(ledger)
-    assert here.known(LATENCY, "net") is None
+    assert here.known(EventKind.LATENCY, "net") is None
     assert here.elsewhere == str(OTHER)
     assert there.elsewhere is None
     here.reference_ms()
     assert there.elsewhere == str(this_machine())
-    assert there.known(LATENCY, "net") is not None
+    assert there.known(EventKind.LATENCY, "net") is not None
 
 
 @pytest.mark.parametrize(

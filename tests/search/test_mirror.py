@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.objectives import load
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.mirror import Mirror, open_storage, shown
 from lepton_automl.search.task import pack
-from lepton_automl.search.trials import RUNG, TRIAL, WINNER, Refusal
+from lepton_automl.search.trials import Refusal
 from tests.searching import candidate
 
 CHOICES = (8, 16, 24)
@@ -38,17 +39,21 @@ def enter(number: int, refused: int = 0, size: int = 10_000) -> Happened:
         cost=dataclasses.replace(PLAIN.cost, size_bytes=size),
         refused=refusals,
     )
-    return TRIAL, str(number), made.to_event()
+    return EventKind.TRIAL, str(number), made.to_event()
 
 
 def rung(number: int, label: str, right: int, epochs: int = 1, failed: str = "") -> Happened:
     correct = "" if failed else pack(np.arange(200) < right)
     value = {"epochs": epochs, "correct": correct, "failed": failed, "seconds": 0.1}
-    return RUNG, f"{number}-{label}", value
+    return EventKind.RUNG, f"{number}-{label}", value
 
 
 def winner(number: int = 0) -> Happened:
-    return WINNER, "0", {"number": number, "reason": "", "trials": 3, "budget_seconds": None}
+    return (
+        EventKind.WINNER,
+        "0",
+        {"number": number, "reason": "", "trials": 3, "budget_seconds": None},
+    )
 
 
 def mirror(storage: BaseStorage, **changes: Any) -> Mirror:

@@ -11,9 +11,10 @@ from lepton_automl.machine import Machine
 from lepton_automl.objectives import load
 from lepton_automl.search import latencies
 from lepton_automl.search import newcomers as module
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.newcomers import Newcomers, label_bytes
 from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.trials import TRIAL, Trials, read_trials
+from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.work import SearchWork
 from tests.searching import score, work
 
@@ -41,7 +42,7 @@ def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) ->
         source.add()
         trials.score(number, score("0", 100))
         source.learn(number, score("0", 100))
-    assert list(job.ledger.all(TRIAL)) == ["0", "1", "2"]
+    assert list(job.ledger.all(EventKind.TRIAL)) == ["0", "1", "2"]
     assert len(read_trials(job.ledger)) == 3
     job.ledger.close()
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.events import Event
+from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.plan import Plan
 from lepton_automl.search.planning import clock_for, make_plan, search_ends, seconds_left
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import PLAN, Trials
+from lepton_automl.search.trials import Trials
 from tests.searching import InlineWorkers, candidate, work
 
 
@@ -50,7 +51,7 @@ def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Pat
     probe = tasks.probe(trials.candidates[0])
     work_units = (trials.candidates[0].cost.macs + 700_000) * tasks.samples * probe.cycles[-1][0]
     assert plan.seconds_per_work * work_units == 10.0
-    assert job.ledger.get(PLAN, "search") == plan.to_event()
+    assert job.ledger.get(EventKind.PLAN, "search") == plan.to_event()
     job.ledger.close()
 
 

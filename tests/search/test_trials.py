@@ -11,13 +11,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.arch import Arch
 from lepton_automl.objectives import load
-from lepton_automl.search.ledger import Ledger
+from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.search.plan import Plan
 from lepton_automl.search.task import TaskResult, pack
 from lepton_automl.search.trials import (
-    PLAN,
-    RUNG,
-    TRIAL,
     Candidate,
     Refusal,
     Score,
@@ -44,14 +41,14 @@ def test_a_candidate_survives_the_ledger() -> None:
 
 def test_trials_are_rebuilt_from_their_events(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
-    ledger.record(PLAN, "search", Plan(18, 1e-10, 0.5).to_event())
+    ledger.record(EventKind.PLAN, "search", Plan(18, 1e-10, 0.5).to_event())
     answers = np.arange(20) < 15
     for number in (0, 1):
-        ledger.record(TRIAL, str(number), candidate(number).to_event())
+        ledger.record(EventKind.TRIAL, str(number), candidate(number).to_event())
         result = TaskResult((0.5,), pack(answers))
-        ledger.record(RUNG, f"{number}-0", score_event(result, 2))
-    ledger.record(RUNG, "1-1", score_event(TaskResult(failed="diverged"), 6))
-    ledger.record(RUNG, "0-final-0", score_event(TaskResult((1.0,), pack(~answers)), 20))
+        ledger.record(EventKind.RUNG, f"{number}-0", score_event(result, 2))
+    ledger.record(EventKind.RUNG, "1-1", score_event(TaskResult(failed="diverged"), 6))
+    ledger.record(EventKind.RUNG, "0-final-0", score_event(TaskResult((1.0,), pack(~answers)), 20))
     trials = read_trials(ledger)
     ledger.close()
     assert len(trials) == 2

@@ -13,13 +13,13 @@ from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.objectives import load
 from lepton_automl.run_folder import Definition, RunFolder
 from lepton_automl.search import search
-from lepton_automl.search.ledger import Ledger, LedgerView
+from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.plan import Plan
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import pack
-from lepton_automl.search.trials import PLAN, RUNG, TRIAL, WINNER, Trials, read_trials
-from lepton_automl.search.warm_start import MOST_FIRST, WARM, Source, recorded, source
+from lepton_automl.search.trials import Trials, read_trials
+from lepton_automl.search.warm_start import MOST_FIRST, Source, recorded, source
 from tests.searching import SPACE, InlineWorkers, score, small_space, work
 
 SAMPLES = 84
@@ -49,7 +49,7 @@ def other(tmp_path: Path) -> Path:
     """A run of four candidates, one of which could not be trained, and one never was."""
     job = work(tmp_path / "other")
     RunFolder(job.folder).definition_file.write_text(definition(job.space).to_toml())
-    job.ledger.record(PLAN, "search", Plan(None, 0.0, 0.0).to_event())
+    job.ledger.record(EventKind.PLAN, "search", Plan(None, 0.0, 0.0).to_event())
     trials = Trials()
     source_of = Newcomers(job, trials, [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
     for number, right in enumerate((120, 150, 0, None)):
@@ -58,13 +58,13 @@ def other(tmp_path: Path) -> Path:
             failed = "" if right else "diverged"
             answers = "" if failed else pack(score("0", right).correct)
             value = {"epochs": 1, "correct": answers, "failed": failed, "seconds": 0.1}
-            job.ledger.record(RUNG, f"{number}-0", value)
+            job.ledger.record(EventKind.RUNG, f"{number}-0", value)
             trials.score(number, score("0", right, failed=failed))
             source_of.learn(number, score("0", right, failed=failed))
     value = {"epochs": 3, "correct": pack(score("1", 160).correct), "failed": "", "seconds": 0.1}
-    job.ledger.record(RUNG, "1-1", value)
+    job.ledger.record(EventKind.RUNG, "1-1", value)
     winner = {"number": 1, "reason": "", "trials": 4, "budget_seconds": None}
-    job.ledger.record(WINNER, "0", winner)
+    job.ledger.record(EventKind.WINNER, "0", winner)
     job.ledger.close()
     return job.folder
 
@@ -99,7 +99,7 @@ def trained(folder: Path) -> Trials:
 def test_without_another_run_nothing_is_begun_with(tmp_path: Path) -> None:
     found = taken(tmp_path, None)
     _, _, ledger = begun(tmp_path, found)
-    assert (found, found.keep(ledger), ledger.all(WARM)) == (Source(), "", {})
+    assert (found, found.keep(ledger), ledger.all(EventKind.WARM_START)) == (Source(), "", {})
     assert recorded(ledger).first == ()
     ledger.close()
 
@@ -226,7 +226,7 @@ def test_the_digest_is_of_what_the_other_run_had_trained(tmp_path: Path, other: 
     ledger.record("timing", "anything", {})
     assert taken(tmp_path, other).digest == first
     value = {"epochs": 1, "correct": pack(score("0", 9).correct), "failed": "", "seconds": 0.1}
-    ledger.record(RUNG, "3-0", value)
+    ledger.record(EventKind.RUNG, "3-0", value)
     assert taken(tmp_path, other).digest != first
     ledger.close()
 
@@ -250,10 +250,10 @@ def test_a_long_front_is_cut_evenly(tmp_path: Path, other: Path) -> None:
         cost = plain["cost"] | {"size_bytes": size}
         params = plain["params"] | {"stage1.out": (8, 16, 24)[number % 3], "n": number}
         event = plain | {"number": number, "cost": cost, "params": params}
-        ledger.record(TRIAL, str(number), event)
+        ledger.record(EventKind.TRIAL, str(number), event)
         answers = pack(score("0", 150 + number).correct)
         value = {"epochs": 1, "correct": answers, "failed": "", "seconds": 0.1}
-        ledger.record(RUNG, f"{number}-0", value)
+        ledger.record(EventKind.RUNG, f"{number}-0", value)
     ledger.close()
     event = taken(tmp_path, other, data_fingerprint="x").event
     assert event is not None
