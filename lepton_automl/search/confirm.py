@@ -266,7 +266,10 @@ def _told(plan: Sequence[Final], count: int) -> str:
     """The decision in a line."""
     numbers = _numbers(plan)
     if not numbers:
-        return "no time is left to train the best to the end"
+        return (
+            "no time is left to train the best to the end: the net ships as the search trained it; "
+            "the same command with a larger --budget continues the search"
+        )
     who = f"trial {', '.join(map(str, numbers))}"
     if not plan[0].is_fresh:
         return f"time is scarce: {who} goes on from the search for {plan[0].epochs} more epochs"

@@ -114,9 +114,9 @@ class Entrants:
         return early(options, self._work.limits, growth, FINALISTS, LEARNING_ON)
 
     def _growth(self, number: int) -> float:
-        """How many times as many passes it will have had."""
+        """How many times as many passes it will have had, at least 1: the time may be over."""
         entrant = self._entrant(number)
-        more = min(entrant.own, self._clock.left() / entrant.seconds_per_epoch)
+        more = min(entrant.own, max(0.0, self._clock.left() / entrant.seconds_per_epoch))
         return 1 + more / self._trials.searched(number).epochs
 
     def _entrant(self, number: int) -> Entrant:

@@ -220,6 +220,21 @@ def test_a_budget_plans_the_rungs_and_is_kept(tmp_path: Path) -> None:
     job.ledger.close()
 
 
+def test_a_budget_that_is_over_at_once_gives_the_best_the_search_trained(tmp_path: Path) -> None:
+    said: list[Event] = []
+    job = work(tmp_path / "run", budget_seconds=1e-6, trials=None, emit=said.append)
+    workers = InlineWorkers()
+    found = search(job, workers)
+    assert not any("-final-" in task.key for task in workers.tasks)
+    rungs_of = dict(job.ledger.all("rung"))
+    assert list(rungs_of) == ["0-0"]  # One candidate is always trained.
+    assert found.number == 0
+    assert found.correct.sum() == unpack(rungs_of["0-0"]["correct"]).sum()
+    assert any("--budget" in event.message for event in said)
+    assert Model.load(tmp_path / "run" / "models" / "best").arch.hash == found.best.arch.hash
+    job.ledger.close()
+
+
 def test_what_is_told_last_is_what_was_found_last(tmp_path: Path) -> None:
     told: list[Event] = []
     job = work(tmp_path / "run", emit=told.append)

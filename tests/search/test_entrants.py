@@ -10,9 +10,9 @@ import pytest
 from lepton_automl.pick import Option
 from lepton_automl.search import entrants
 from lepton_automl.search.entrants import Entrants
-from lepton_automl.search.finals import FINALISTS, Entrant
+from lepton_automl.search.finals import FINALISTS, Entrant, plan_finals
 from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.plan import Clock, work_of
+from lepton_automl.search.plan import Clock, Plan, work_of
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.work import SearchWork
@@ -67,6 +67,27 @@ def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_cha
     monkeypatch.setattr(entrants, "accuracy", lambda *a, **k: np.arange(100) < 100 * share)
     found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order
+
+
+@pytest.mark.parametrize("left", [-100.0, -1e-9, 0.0])
+@pytest.mark.parametrize("is_scarce", [False, True])
+def test_after_the_end_of_the_budget_the_most_accurate_is_first(
+    tmp_path: Path, left: float, is_scarce: bool
+) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",), budget_seconds=1.0, trials=None)
+    trials = Trials()
+    trials.plan = Plan(1 if is_scarce else 9, 1e-9, 0.0, own_epochs=9)
+    assert trials.plan.is_scarce == is_scarce
+    right = {0: 150, 1: 190, 2: 170}
+    for number, each in right.items():
+        trials.add(candidate(number))
+        trials.score(number, score("0", each, epochs=1))
+    options = [Option(n, np.arange(200) < k, trials.candidates[n].cost) for n, k in right.items()]
+    clock = Clock(lambda: left, 0.0, 1e-9)
+    found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
+    assert [e.number for e in found] == [1, 2, 0]
+    assert plan_finals(found, 1, left) == []
+    job.ledger.close()
 
 
 def test_one_too_slow_for_a_last_training_gives_way_to_a_faster_one(tmp_path: Path) -> None:
