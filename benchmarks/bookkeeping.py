@@ -18,8 +18,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lepton_automl import space, targets
-from lepton_automl.config import Limits
+from lepton_automl.config import RunConfig
 from lepton_automl.dataset import open_dataset
+from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.advisor import Advisor
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
@@ -156,20 +157,20 @@ def measured(folder: Path) -> Meter:
     """A search of instant trials, timed."""
     (folder / "twelve.toml").write_text(TWELVE)
     job = SearchWork(
-        folder=folder / "run",
+        config=RunConfig(
+            data="digits",
+            out=folder / "run",
+            objectives=("accuracy", "size_bytes"),
+            jobs=1,
+            trials=max(AT) + WINDOW,
+        ),
         dataset=open_dataset("digits"),
         space=space.load(str(folder / "twelve.toml")),
-        limits=Limits(),
-        objectives=("accuracy", "size_bytes"),
         target=targets.load(),
-        prefer="size",
-        seed=0,
-        jobs=1,
-        device=torch.device("cpu"),
-        budget_seconds=None,
-        trials=max(AT) + WINDOW,
+        latency_model=None,
+        folder=RunFolder(folder / "run"),
         ledger=Ledger(folder / "run" / "ledger.db"),
-        cache=folder / "cache",
+        device=torch.device("cpu"),
     )
     trials = Trials()
     meter, tasks = Meter(trials), Tasks(job, trials)

@@ -24,9 +24,10 @@ from bookkeeping import TWELVE
 from threadpoolctl import threadpool_limits
 
 from lepton_automl import space, targets
-from lepton_automl.config import Limits
+from lepton_automl.config import RunConfig
 from lepton_automl.dataset import open_dataset
 from lepton_automl.errors import MachineError
+from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.explorer import Explorer
 from lepton_automl.search.feasible import Proposer
@@ -100,10 +101,10 @@ def started() -> float:
 def overhead(job: SearchWork) -> None:
     """A search with real workers; what share of their time was neither training nor cost check."""
     trials = Trials()
-    tasks, quiet = Tasks(job, trials), Quiet(job.folder / "locks")
+    tasks, quiet = Tasks(job, trials), Quiet(job.folder.path / "locks")
     checks, advice, calls = watched(Proposer, "_judge"), watched(Explorer, "_next"), observed()
     cpu = time.process_time()
-    with Workers(JOBS, job.folder / "locks", program=PROGRAM) as workers:
+    with Workers(JOBS, job.folder.path / "locks", program=PROGRAM) as workers:
         Explorer(job, tasks, trials, Winners(job, tasks, trials), workers, quiet).explore()
     whole, trained, checked = (
         sum(c.whole for c in calls),
@@ -168,20 +169,20 @@ def work(folder: Path, trials: int) -> SearchWork:
     """A search over 12 parameters on digits."""
     (folder / "twelve.toml").write_text(TWELVE)
     return SearchWork(
-        folder=folder / "run",
+        config=RunConfig(
+            data="digits",
+            out=folder / "run",
+            objectives=("accuracy", "size_bytes"),
+            jobs=JOBS,
+            trials=trials,
+        ),
         dataset=open_dataset("digits"),
         space=space.load(str(folder / "twelve.toml")),
-        limits=Limits(),
-        objectives=("accuracy", "size_bytes"),
         target=targets.load(),
-        prefer="size",
-        seed=0,
-        jobs=JOBS,
-        device=torch.device("cpu"),
-        budget_seconds=None,
-        trials=trials,
+        latency_model=None,
+        folder=RunFolder(folder / "run"),
         ledger=Ledger(folder / "run" / "ledger.db"),
-        cache=folder / "cache",
+        device=torch.device("cpu"),
     )
 
 
@@ -189,7 +190,7 @@ def grown(job: SearchWork, count: int) -> Path:
     """A ledger of `count` trials, one in three of them with two rungs: those of `job` repeated."""
     known = list(job.ledger.all(EventKind.TRIAL).values())
     job.ledger.close()
-    path, rng, rows = job.folder / "grown.db", np.random.default_rng(0), []
+    path, rng, rows = job.folder.path / "grown.db", np.random.default_rng(0), []
     Ledger(path).close()
     for number in range(count):
         rows.append((EventKind.TRIAL, str(number), known[number % len(known)] | {"number": number}))

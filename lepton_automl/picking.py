@@ -90,7 +90,7 @@ def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
         If the run has not trained anything yet.
     """
     limits, prefer = wanted.over(config.limits), wanted.prefer or config.prefer
-    with opened(config, emit) as run, closing(Quiet(run.folder.path / "checkpoints")) as quiet:
+    with opened(config, emit) as run, closing(Quiet(run.folder.checkpoints)) as quiet:
         began = run.ledger.alive_seconds()
         asked = dataclasses.replace(run.config, limits=limits, prefer=prefer)
         session = dataclasses.replace(run, config=asked)

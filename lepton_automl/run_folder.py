@@ -120,6 +120,11 @@ class RunFolder:
         return (self.cache_of or self.path) / "cache"
 
     @property
+    def checkpoints(self) -> Path:
+        """A folder for each training of a trial, while it is needed; and locks of the workers."""
+        return self.path / "checkpoints"
+
+    @property
     def models(self) -> Path:
         """The models that matter."""
         return self.path / "models"
@@ -195,7 +200,7 @@ class RunFolder:
         own = (self.definition_file, self.space_file, self.latency_file)
         for file in (*own, *self.path.glob("ledger.*")):
             file.unlink(missing_ok=True)
-        for folder in (self.cache, self.path / "checkpoints"):
+        for folder in (self.cache, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # Something of the user's lies there too.
             self.path.rmdir()

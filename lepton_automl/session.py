@@ -55,20 +55,6 @@ class Session:
         """Whether anything that was asked for is measured by the clock."""
         return self.config.asks_for_latency and self.latency_model is None
 
-    @property
-    def workers(self) -> int:
-        """Worker processes to begin with: one a core, or one a GPU, or what was asked for."""
-        if self.device.type == "cpu" or self.config.jobs is not None:
-            return self.config.workers
-        return torch.cuda.device_count() * (self.config.jobs_per_gpu or 1)
-
-    @property
-    def workers_per_gpu(self) -> int | None:
-        """How many workers a GPU may get at most while that pays; None: their number is fixed."""
-        if self.device.type == "cpu" or self.config.jobs or self.config.jobs_per_gpu:
-            return None
-        return max(1, self.config.workers // torch.cuda.device_count())
-
     def tell(self, stage: str, message: str) -> None:
         """Emit one line."""
         self.emit(Event(stage, message))

@@ -44,27 +44,17 @@ def found(session: Session, later: Later | None) -> SearchResult:
 
 def search_work(session: Session, later: Later | None = None) -> SearchWork:
     """What the search of this run is given."""
-    config = session.config
     more: dict[str, Any] = {} if later is None else {"later": later}
     return SearchWork(
-        folder=session.folder.path,
-        ledger=session.ledger,
+        config=session.config,
         dataset=session.dataset,
         space=session.space,
         target=session.target,
-        limits=config.limits,
-        objectives=config.objectives,
-        prefer=config.prefer,
-        seed=config.seed,
-        jobs=session.workers,
-        final_jobs=config.final_jobs,
-        workers_per_gpu=session.workers_per_gpu,
-        device=session.device,
-        budget_seconds=config.seconds_in_all,
-        trials=config.trials,
-        cache=session.folder.cache,
-        emit=session.emit,
         latency_model=session.latency_model,
+        folder=session.folder,
+        ledger=session.ledger,
+        device=session.device,
+        emit=session.emit,
         **more,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections import deque
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 
 from lepton_automl import space, targets
-from lepton_automl.config import Limits
+from lepton_automl.config import RunConfig
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import Dataset, open_dataset
 from lepton_automl.recipe import Recipe
+from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.task import Task, TaskResult, pack, run_task
@@ -67,24 +69,25 @@ def small_space(folder: Path, text: str = SPACE) -> space.SearchSpace:
 
 
 def work(folder: Path, ledger: Ledger | None = None, **changes: Any) -> SearchWork:
-    """A search of six trials in `folder`; data and space lie beside it."""
-    settings: dict[str, Any] = {
-        "folder": folder,
+    """A search of six trials in `folder`; data and space lie beside it.
+
+    `changes` are fields of the configuration or of the request.
+    """
+    own = {"space", "target", "device"}  # Names that both have.
+    asked = {item.name for item in dataclasses.fields(RunConfig)} - own
+    settings = {"objectives": ("accuracy", "size_bytes"), "jobs": 1, "trials": 6}
+    settings |= {name: changes.pop(name) for name in asked & changes.keys()}
+    given: dict[str, Any] = {
+        "config": RunConfig(data="", out=folder, **settings),
         "dataset": dataset(folder.parent),
         "space": small_space(folder.parent),
-        "limits": Limits(),
-        "objectives": ("accuracy", "size_bytes"),
         "target": targets.load(),
-        "prefer": "size",
-        "seed": 0,
-        "jobs": 1,
-        "device": torch.device("cpu"),
-        "budget_seconds": None,
-        "trials": 6,
+        "latency_model": None,
+        "folder": RunFolder(folder),
         "ledger": ledger or Ledger(folder / "ledger.db"),
-        "cache": folder / "cache",
+        "device": torch.device("cpu"),
     }
-    return SearchWork(**(settings | changes))
+    return SearchWork(**(given | changes))
 
 
 class InlineWorkers(Workers):

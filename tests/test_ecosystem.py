@@ -112,7 +112,7 @@ def test_facts_are_flat_and_without_paths(session: Any) -> None:
 def test_a_real_search_and_its_mirror_say_the_same(session: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
     job = work(tmp_path / "run", session.ledger, trials=3)
-    asked(session, optuna_storage=url, objectives=job.objectives)
+    asked(session, optuna_storage=url, objectives=job.config.objectives)
     with ecosystem.told(session):
         found = search(job, InlineWorkers())
     (name,) = optuna.get_all_study_names(url)

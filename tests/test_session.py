@@ -124,31 +124,6 @@ def test_a_malformed_table_is_answered_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("more", "workers", "most"),
-    [
-        ({}, 2, 4),
-        ({"jobs_per_gpu": 0}, 2, 4),
-        ({"jobs_per_gpu": 3}, 6, None),
-        ({"jobs": 5}, 5, None),
-    ],
-)
-def test_gpus_get_a_worker_each_and_more_where_nothing_else_is_said(
-    tmp_path, monkeypatch, more, workers, most
-):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
-    with opened(config(tmp_path, **more), silent) as session:
-        assert (session.workers, session.workers_per_gpu) == (workers, most)
-
-
-def test_a_processor_gets_one_worker_a_core(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
-    with opened(config(tmp_path, device="cpu"), silent) as session:
-        assert (session.workers, session.workers_per_gpu) == (9, None)
-
-
 def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
     with threadpool_limits(2), opened(config(tmp_path), silent):
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}

@@ -73,7 +73,9 @@ class Confirmation:
         if self._work.ledger.get(EventKind.PLAN, key) is None:
             entrants = Entrants(self._work, self._tasks, self._trials, clock).of(options)
             plan = plan_finals(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
-            plan = [dataclasses.replace(final, ranks=self._work.final_jobs) for final in plan]
+            plan = [
+                dataclasses.replace(final, ranks=self._work.config.final_jobs) for final in plan
+            ]
             self._work.ledger.record(
                 EventKind.PLAN, key, {"finals": [final.to_event() for final in plan]}
             )
@@ -104,7 +106,7 @@ class Confirmation:
     def _plan_lesson(self, number: int, clock: Clock) -> list[Final]:
         lesson = lesson_for(number, self.finals, self._trials, self._round)
         if lesson is not None:
-            lesson = dataclasses.replace(lesson, ranks=self._work.final_jobs)
+            lesson = dataclasses.replace(lesson, ranks=self._work.config.final_jobs)
         is_in_time = lesson is not None and clock.has_time(SAFETY * self._work_of(lesson), number)
         return [lesson] if lesson is not None and is_in_time else []
 
@@ -128,7 +130,7 @@ class Confirmation:
 
     def _has_room(self, workers: Workers) -> bool:
         """Whether one more training finds as many idle workers as it has processes."""
-        busy, team = len(workers.busy), self._work.final_jobs
+        busy, team = len(workers.busy), self._work.config.final_jobs
         return workers.free > 0 and (not busy or team * (busy + 1) <= workers.free + busy)
 
     def _is_too_late(self, late: float, to_go: float) -> bool:

@@ -55,12 +55,12 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     winners = Winners(work, tasks, trials)
     choice = winners.recorded()
     _record_classes(work)
-    objectives = [load_objective(name) for name in work.objectives]
+    objectives = [load_objective(name) for name in work.config.objectives]
     is_new = choice is None
     if choice is None:
         with (
             work.ledger.watched(Progress(work.ledger, objectives, trials)),
-            closing(Quiet(work.folder / "checkpoints")) as quiet,
+            closing(Quiet(work.folder.checkpoints)) as quiet,
             _started(work, workers) as own,
         ):
             try:
@@ -93,7 +93,7 @@ def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
         return
     gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
     packing = Packing(work.workers_per_gpu) if work.workers_per_gpu else None
-    locks = work.folder / "checkpoints"
+    locks = work.folder.checkpoints
     with Workers(work.jobs, locks, gpus, emit=work.emit, packing=packing) as own:
         work.ledger.live.ask(WORKERS, own.facts)
         try:
@@ -109,5 +109,5 @@ def _leave_usable(work: SearchWork) -> None:
     if number is None:
         work.emit(Event("search", "stopped before the first candidate was trained"))
     else:
-        where = work.folder / "models" / "best"
+        where = work.folder.best
         work.emit(Event("search", f"stopped; the best so far, trial {number}, is in {where}"))

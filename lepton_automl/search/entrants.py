@@ -69,8 +69,8 @@ class Entrants:
         if not self._tasks.is_whole(checkpoint):
             return False
         model = Model.load(checkpoint)
-        files = self._work.dataset.files("train", model.arch.input[:2], self._work.cache)
-        some = subset(labelled(files), JUDGED, self._work.seed)
+        files = self._work.dataset.files("train", model.arch.input[:2], self._work.folder.cache)
+        some = subset(labelled(files), JUDGED, self._work.config.seed)
         right = accuracy(model, some, device=self._work.device)
         return bool(1 - right.mean() < MEMORISED * (1 - score.accuracy))
 
@@ -84,12 +84,12 @@ class Entrants:
     def _finalists(self, options: Sequence[Option]) -> list[Option]:
         plan = self._trials.plan
         if plan is None or not plan.is_scarce:
-            return self._in_time(finalists(options, self._work.goal, FINALISTS), options)
+            return self._in_time(finalists(options, self._work.config.goal, FINALISTS), options)
         points = recorded(self._work.ledger).begins_with(self._work.space.candidates)
         params = {o.number: self._trials.candidates[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         growth = {o.number: self._growth(o.number) for o in options}
-        return early(known_good or options, self._work.limits, growth, FINALISTS)
+        return early(known_good or options, self._work.config.limits, growth, FINALISTS)
 
     def _in_time(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
         """`chosen`, unless the first is too slow to be trained from nothing in the time left.
@@ -111,7 +111,7 @@ class Entrants:
             else self._growth(number)
             for number, entrant in entrants.items()
         }
-        return early(options, self._work.limits, growth, FINALISTS, LEARNING_ON)
+        return early(options, self._work.config.limits, growth, FINALISTS, LEARNING_ON)
 
     def _growth(self, number: int) -> float:
         """How many times as many passes it will have had, at least 1: the time may be over."""
@@ -123,5 +123,5 @@ class Entrants:
         candidate = self._trials.candidates[number]
         work = work_of(candidate.cost.macs, self._tasks.samples, 1)
         seconds = self._clock.seconds(work, number) - TASK_SECONDS
-        epoch = seconds / gain(self._work.final_jobs)
+        epoch = seconds / gain(self._work.config.final_jobs)
         return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)

@@ -69,7 +69,7 @@ class Explorer:
     ) -> None:
         self._work, self._tasks, self._trials = work, tasks, trials
         self._winners, self._workers = winners, workers
-        self._objectives = [load_objective(name) for name in work.objectives]
+        self._objectives = [load_objective(name) for name in work.config.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
         self._newcomers = Newcomers(work, trials, self._objectives, quiet)
         knobs = work.space.parameters()
@@ -77,9 +77,11 @@ class Explorer:
             trials,
             self._objectives,
             Encoding(knobs),
-            Ideas(self._newcomers.draw, self._newcomers.guess, work.limits, work.seed),
+            Ideas(
+                self._newcomers.draw, self._newcomers.guess, work.config.limits, work.config.seed
+            ),
             lambda number: len(tasks.cycles(number)),
-            work.seed,
+            work.config.seed,
             self._newcomers.observed,
             self._has_time,
         )
@@ -161,7 +163,7 @@ class Explorer:
         return self._trials.beyond(rung) | self._at_work() | last
 
     def _wants_more(self) -> bool:
-        wanted, trials = self._work.trials, self._trials
+        wanted, trials = self._work.config.trials, self._trials
         if self._newcomers.exhausted or (wanted is not None and len(trials) >= wanted):
             return False
         if not trials.alive():
@@ -216,7 +218,7 @@ class Explorer:
 
     def _how_far(self) -> tuple[float, float, float]:
         """Done and total (seconds of the search, or epochs); what the whole run still takes."""
-        budget, trials = self._work.budget_seconds, self._trials
+        budget, trials = self._work.config.seconds_in_all, self._trials
         if budget is not None:
             ends = search_ends(self._work, trials.plan)
             left = max(0.0, seconds_left(self._work, trials.plan)) + budget - ends
@@ -224,7 +226,7 @@ class Explorer:
         done = self._epochs_done()
         mean = sum(trials.epochs_of(n) for n in trials.candidates) / len(trials)
         share = share_trained(round(mean), self._tasks.samples)
-        total = max((self._work.trials or len(trials)) * share, done) + FINALISTS * mean
+        total = max((self._work.config.trials or len(trials)) * share, done) + FINALISTS * mean
         speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
         return done, total, speed * (total - done)
 

@@ -48,16 +48,16 @@ class Newcomers:
     ) -> None:
         self._work, self._trials = work, trials
         warm = recorded(work.ledger)
-        self.observed = warm.within(work.limits)
+        self.observed = warm.within(work.config.limits)
         """Known from another run."""
         self.first = warm.begins_with(work.space.candidates)
         """Points that are tried before anything is asked."""
-        self._sampler = Sampler(self.draw, objectives, self.first, seed=work.seed)
+        self._sampler = Sampler(self.draw, objectives, self.first, seed=work.config.seed)
         self._check = check = CostCheck(
-            work.limits,
+            work.config.limits,
             work.target,
             label_bytes(work.dataset.class_names),
-            needs_latency=work.limits.max_latency_ms is not None
+            needs_latency=work.config.limits.max_latency_ms is not None
             or any(objective.needs_timing for objective in objectives),
             ledger=work.ledger,
             quiet=quiet,

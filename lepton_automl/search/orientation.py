@@ -72,7 +72,7 @@ def is_favoured(
 def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     data = work.dataset
     arch, recipe = work.space.sample(
-        Draw(work.seed, next(iter(work.space.candidates), None)),
+        Draw(work.config.seed, next(iter(work.space.candidates), None)),
         size=data.size,
         channels=data.channels,
         classes=len(data.class_names),

@@ -31,21 +31,21 @@ USUAL_SECONDS_PER_WORK = 1e-10
 
 def search_ends(work: SearchWork, plan: Plan | None) -> float:
     """Seconds the run may have been alive when the search ends: the budget less later stages."""
-    if work.budget_seconds is None:
+    if work.config.seconds_in_all is None:
         return math.inf
     later = work.later(plan.epoch_seconds, plan.whole_epochs) if plan else {}
-    return work.budget_seconds - sum(later.values())
+    return work.config.seconds_in_all - sum(later.values())
 
 
 def seconds_left(work: SearchWork, plan: Plan | None) -> float:
     """Until the search must end."""
-    return min(search_ends(work, plan) - work.ledger.alive_seconds(), work.deadline())
+    return search_ends(work, plan) - work.ledger.alive_seconds()
 
 
 def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers) -> Plan:
     """The plan, recorded and told; without a budget every recipe's own epochs count."""
     plan = Plan(None, 0.0, 0.0)
-    if work.budget_seconds is not None:
+    if work.config.seconds_in_all is not None:
         begun = work.ledger.alive_seconds()
         known = work.ledger.get(EventKind.PLAN, FLIP) or {}
         speed = known.get("speed") or _seconds_per_work(tasks, first, workers)
@@ -73,7 +73,7 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
-        epoch_seconds = SAFETY * plan.epoch_seconds / gain(work.final_jobs)
+        epoch_seconds = SAFETY * plan.epoch_seconds / gain(work.config.final_jobs)
         entrant = Entrant(0, known[share], own, epoch_seconds)
         each = times * entrant.least * entrant.seconds_per_epoch
         lasting = makespan([each] * count, work.finals_at_once)
@@ -91,7 +91,7 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
 
 def _told(work: SearchWork, plan: Plan) -> str:
     """The shares in a line, with the speed they follow from."""
-    budget = work.budget_seconds or 0.0
+    budget = work.config.seconds_in_all or 0.0
     search = search_ends(work, plan)
     final = plan.final_share * max(0.0, search - plan.begun)
     later = work.later(plan.epoch_seconds, plan.whole_epochs)
@@ -105,7 +105,7 @@ def _told(work: SearchWork, plan: Plan) -> str:
 def clock_for(work: SearchWork, plan: Plan) -> Clock:
     """Time left and the time of tasks, under `plan`."""
     kept = 0.0
-    if work.budget_seconds is not None:
+    if work.config.seconds_in_all is not None:
         kept = plan.final_share * max(0.0, search_ends(work, plan) - plan.begun)
     return Clock(lambda: seconds_left(work, plan), kept, plan.seconds_per_work)
 

@@ -40,7 +40,7 @@ class Tasks:
 
     def __init__(self, work: SearchWork, trials: Trials) -> None:
         self._work, self._trials = work, trials
-        self._folder = work.folder / "checkpoints"
+        self._folder = work.folder.checkpoints
         self._cycles_of: dict[int, tuple[int, ...]] = {}
         self._data: dict[Size, tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
 
@@ -81,7 +81,7 @@ class Tasks:
             Name of the last training, such as "final-0"; a longer budget makes another one.
         """
         each = self._cycles(candidate, done)
-        each.append((more, seed_of(self._work.seed, candidate.number, label)))
+        each.append((more, seed_of(self._work.config.seed, candidate.number, label)))
         return self._task(candidate, label, each, before=str(done - 1))
 
     def fresh(
@@ -100,7 +100,7 @@ class Tasks:
         teachers : sequence of str, optional
             Whose answers count beside the labels: numbers and rungs, such as "3-final-0".
         """
-        seed = self._work.seed
+        seed = self._work.config.seed
         each = [(epochs, seed_of(seed, candidate.number, label))]
         task = self._task(candidate, label, each, before="none")
         recipe = recipe_of(candidate.recipe, label).to_json()
@@ -120,7 +120,7 @@ class Tasks:
         """Train briefly, twice, saving nothing; answer validation pictures mirrored as well."""
         samples = min(self.samples, PROBE_SAMPLES)
         epochs = max(1, PROBE_SAMPLES // samples)
-        seed = seed_of(self._work.seed, "mirror")
+        seed = seed_of(self._work.config.seed, "mirror")
         task = self._afresh("mirror-0", arch, recipe, ((1, 0), (epochs, 1)), seed)
         return dataclasses.replace(task, samples=samples, mirrors=True)
 
@@ -158,7 +158,7 @@ class Tasks:
         return (checkpoint / WEIGHTS).is_file()
 
     def _cycles(self, candidate: Candidate, count: int) -> list[tuple[int, int]]:
-        seeds = [seed_of(self._work.seed, candidate.number, index) for index in range(count)]
+        seeds = [seed_of(self._work.config.seed, candidate.number, index) for index in range(count)]
         return list(zip(self.cycles(candidate.number), seeds, strict=False))
 
     def _task(
@@ -168,7 +168,7 @@ class Tasks:
         is_there = self.is_whole(start)
         parts = self._parts(candidate.number, rung, len(each))
         each, parts = (each[-1:], parts[-1:]) if is_there else (each, parts)
-        seed = seed_of(self._work.seed, candidate.number, "weights")
+        seed = seed_of(self._work.config.seed, candidate.number, "weights")
         key = f"{candidate.number}-{rung}"
         return dataclasses.replace(
             self._afresh(key, candidate.arch, candidate.recipe, tuple(each), seed),
@@ -213,7 +213,7 @@ class Tasks:
 
     def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
         if size not in self._data:
-            data, cache = self._work.dataset, self._work.cache
+            data, cache = self._work.dataset, self._work.folder.cache
             train = data.files("train", size, cache)
             validation = data.files("validation", size, cache)
             self._data[size] = (train, validation, data.preprocessing(size))

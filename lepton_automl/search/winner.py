@@ -50,7 +50,7 @@ class Winners:
     def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials) -> None:
         self._work, self._tasks, self._trials = work, tasks, trials
         self._known: dict[int, Option] = {}
-        self._folder = work.folder / "models" / "best"
+        self._folder = work.folder.best
         earlier = list(work.ledger.all(EventKind.WINNER).values())
         covering = [n for n, event in enumerate(earlier) if _covers(event, work)]
         self._round = covering[0] if covering else len(earlier)
@@ -76,12 +76,15 @@ class Winners:
         every = self._options(self._trials.alive())
         trained = self._confirmation.run(every, workers, clock)
         passed_over = self._passed_over(every) if trained else []
-        choice = choose([*trained, *passed_over] or every, self._work.goal)
+        choice = choose([*trained, *passed_over] or every, self._work.config.goal)
         if choice.number in {option.number for option in passed_over}:
             self._tell(choice.number)
         self._confirmation.teach(choice.number, workers, clock)
         self._save(choice, workers)
-        event = {"trials": self._work.trials, "budget_seconds": self._work.budget_seconds}
+        event = {
+            "trials": self._work.config.trials,
+            "budget_seconds": self._work.config.seconds_in_all,
+        }
         self._work.ledger.record(
             EventKind.WINNER, str(self._round), event | dataclasses.asdict(choice)
         )
@@ -93,7 +96,7 @@ class Winners:
         What it reached may be luck, as it was chosen for it; but after all the epochs of its recipe
         it is what those that were trained in its place have to be better than.
         """
-        first = finalists(every, self._work.goal, 1)[0]
+        first = finalists(every, self._work.config.goal, 1)[0]
         candidate = self._trials.candidates[first.number]
         is_whole = self._trials.searched(first.number).epochs >= candidate.recipe.epochs
         was_trained = first.number in {final.number for final in self._confirmation.finals}
@@ -123,14 +126,14 @@ class Winners:
     def leader(self) -> int | None:
         """Who would win now."""
         options = self._options(self._trials.alive())
-        return choose(options, self._work.goal).number if options else None
+        return choose(options, self._work.config.goal).number if options else None
 
     def save_best_so_far(self) -> int | None:
         """Leave who would win now in RUN/models/best; None where nobody has a checkpoint."""
         there = [n for n in self._trials.alive() if Tasks.is_whole(self._checkpoint(n))]
         if not there:
             return None
-        choice = choose(self._options(there), self._work.goal)
+        choice = choose(self._options(there), self._work.config.goal)
         self._save(Choice(choice.number, "the best so far"), None)
         return choice.number
 
@@ -140,7 +143,7 @@ class Winners:
         """Everything a search gives back."""
         best = Model.load(self._folder)
         size = best.arch.input[:2]
-        validation = labelled(self._work.dataset.files("validation", size, self._work.cache))
+        validation = labelled(self._work.dataset.files("validation", size, self._work.folder.cache))
         logits = predict_logits(best, validation.pixels, device=self._work.device)
         predictions = logits.argmax(1).numpy().astype(np.int64)
         reference_ms = last_reference_ms(self._work.ledger)
@@ -202,8 +205,8 @@ def confirmed_in(ledger: LedgerView) -> tuple[Confirmed, ...]:
 def _covers(event: dict[str, Any], work: SearchWork) -> bool:
     """Whether the search that the event ended was as long as the one asked for."""
     pairs = (
-        (event["trials"], work.trials),
-        (event["budget_seconds"], work.budget_seconds),
+        (event["trials"], work.config.trials),
+        (event["budget_seconds"], work.config.seconds_in_all),
     )
     return all(
         had is None if asked is None else had is not None and had >= asked for had, asked in pairs

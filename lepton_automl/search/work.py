@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from lepton_automl.arch import Arch
-from lepton_automl.config import Goal, Limits, Prefer
+from lepton_automl.config import RunConfig
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import Dataset
@@ -21,16 +19,13 @@ from lepton_automl.events import Emit, silent
 from lepton_automl.latency_model import LatencyModel
 from lepton_automl.model import Model
 from lepton_automl.recipe import Recipe
+from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.space import SearchSpace
 from lepton_automl.targets import Target
 
 
-def _endless() -> float:
-    return math.inf
-
-
-def _nothing(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
+def _no_later_stages(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
     del epoch_seconds, epochs
     return {}
 
@@ -39,48 +34,40 @@ def _nothing(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
 class SearchWork:
     """Everything a search needs."""
 
-    folder: Path
-    """The run folder; `checkpoints/` and `models/best/` are made in it."""
+    config: RunConfig
+    """Limits, objectives, seed, and how long to search."""
     dataset: Dataset
     space: SearchSpace
-    limits: Limits
-    objectives: tuple[str, ...]
-    """Names of objectives, `accuracy` among them."""
     target: Target
-    prefer: Prefer
-    seed: int
-    jobs: int
-    """Worker processes, at least 1; where GPUs are packed, to begin with."""
-    device: torch.device
-    budget_seconds: float | None
-    """The run may be alive so long, `later` stages included; None: `trials` ends the search."""
-    trials: int | None
-    """Candidates to train; None: the budget ends it."""
+    latency_model: LatencyModel | None
+    """Predicts latencies of another device; None: they are measured here."""
+    folder: RunFolder
+    """`checkpoints/`, `models/best/` and `cache/` are made in it."""
     ledger: Ledger
-    cache: Path
-    """Folder for decoded pictures."""
+    device: torch.device
     emit: Emit = silent
-    workers_per_gpu: int | None = None
-    """As many at most while that makes the whole faster; None: `jobs` workers, whatever comes."""
-    final_jobs: int = 1
-    """Processes that train one net together at the end."""
-    latency_model: LatencyModel | None = None
-    """Tells latencies of another device; None: they are measured here."""
-    deadline: Callable[[], float] = _endless
-    """Seconds until the search must end for another reason."""
-    later: Callable[[float, int], Mapping[str, float]] = _nothing
+    later: Callable[[float, int], Mapping[str, float]] = _no_later_stages
     """Seconds of the budget that the stages after the search need, by name, given the seconds of an
     epoch and the epochs of a whole training."""
 
     @property
-    def finals_at_once(self) -> int:
-        """Last trainings at the same time."""
-        return max(1, self.jobs // self.final_jobs)
+    def jobs(self) -> int:
+        """Worker processes to start with: one a core or a GPU, unless the configuration says."""
+        if self.device.type == "cpu" or self.config.jobs is not None:
+            return self.config.workers
+        return torch.cuda.device_count() * (self.config.jobs_per_gpu or 1)
 
     @property
-    def goal(self) -> Goal:
-        """What the winner is chosen by."""
-        return Goal(self.limits, self.prefer, self.objectives)
+    def workers_per_gpu(self) -> int | None:
+        """Workers a GPU gets at most while more are faster; None: their number is fixed."""
+        if self.device.type == "cpu" or self.config.jobs or self.config.jobs_per_gpu:
+            return None
+        return max(1, self.config.workers // torch.cuda.device_count())
+
+    @property
+    def finals_at_once(self) -> int:
+        """Final trainings at the same time."""
+        return max(1, self.jobs // self.config.final_jobs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,9 @@ def test_bad_luck_costs_one_retry_then_the_candidate_and_is_told(tmp_path, undis
     whole, _ = undisturbed
     told: list[Event] = []
     job = work(tmp_path / "run", emit=told.append)
-    with Workers(1, job.folder / "locks", emit=told.append, patience=3, program=BAD_LUCK) as pool:
+    with Workers(
+        1, job.folder.path / "locks", emit=told.append, patience=3, program=BAD_LUCK
+    ) as pool:
         found = search(job, pool)
     rungs = job.ledger.all("rung")
     assert rungs["0-0"]["correct"] == whole.get("rung", "0-0")["correct"]
@@ -120,7 +122,7 @@ def test_bad_luck_costs_one_retry_then_the_candidate_and_is_told(tmp_path, undis
     assert any("with batches in 4 pieces" in line for line in said)
     assert any("the trial is given up" in line for line in said)
     job.ledger.close()
-    again = work(tmp_path / "run", Ledger(job.folder / "ledger.db"))
+    again = work(tmp_path / "run", Ledger(job.folder.ledger))
     idle = InlineWorkers()
     assert search(again, idle).number == found.number
     assert not idle.tasks
@@ -131,13 +133,13 @@ def test_a_full_disk_in_the_middle_stops_cleanly_and_the_same_search_goes_on(tmp
     whole, outcome = undisturbed
     job = work(tmp_path / "run")
     with (
-        Workers(1, job.folder / "locks", program=FULL_DISK) as pool,
+        Workers(1, job.folder.path / "locks", program=FULL_DISK) as pool,
         pytest.raises(MachineError, match="no space left") as error,
     ):
         search(job, pool)
     assert "the same command" in error.value.fix
     assert set(job.ledger.all("rung")) == {"0-0", "1-0"}
-    assert not list(job.folder.rglob("*.tmp"))
+    assert not list(job.folder.path.rglob("*.tmp"))
     found = search(work(tmp_path / "run", job.ledger), InlineWorkers())
     assert story(job.ledger) == story(whole)
     assert found.number == outcome.number

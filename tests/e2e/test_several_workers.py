@@ -19,11 +19,11 @@ def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monk
     job = work(tmp_path / "run", jobs=3, trials=5)
     monkeypatch.setattr(Tasks, "discard", lambda self, number, rung: None)
     monkeypatch.setattr(Tasks, "collect", lambda self, keep: None)
-    with Workers(3, job.folder / "locks") as pool:
+    with Workers(3, job.folder.path / "locks") as pool:
         found = search(job, pool)
     kept = {
         weights.parent.name: weights.read_bytes()
-        for weights in job.folder.glob("checkpoints/*/weights.safetensors")
+        for weights in job.folder.checkpoints.glob("*/weights.safetensors")
     }
     alone, trials = work(tmp_path / "alone", job.ledger), Trials()
     checked = 0

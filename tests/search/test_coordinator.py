@@ -190,7 +190,7 @@ def test_ctrl_c_just_after_a_result_was_written_down_finds_it_there(
     monkeypatch.setattr(job.ledger, "record", stopped)
     with pytest.raises(KeyboardInterrupt):
         search(job, InlineWorkers())
-    assert Model.load(job.folder / "models" / "best").arch.classes == 3
+    assert Model.load(job.folder.best).arch.classes == 3
     job.ledger.close()
 
 

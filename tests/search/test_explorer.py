@@ -8,6 +8,7 @@ import pytest
 from lepton_automl.arch import Arch
 from lepton_automl.search import rungs
 from lepton_automl.search.explorer import HOPELESS, Explorer
+from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
@@ -20,7 +21,7 @@ from tests.searching import InlineWorkers, ScoredWorkers, work
 def explored(job: SearchWork, workers: InlineWorkers) -> Trials:
     trials = read_trials(job.ledger)
     tasks = Tasks(job, trials)
-    quiet = Quiet(job.folder / "checkpoints")
+    quiet = Quiet(job.folder.checkpoints)
     Explorer(job, tasks, trials, Winners(job, tasks, trials), workers, quiet).explore()
     return trials
 
@@ -80,8 +81,17 @@ def test_a_search_in_which_nothing_can_be_trained_gives_up(tmp_path: Path) -> No
 
 
 def test_no_task_is_started_that_the_time_does_not_allow(tmp_path: Path) -> None:
-    left = iter([100.0] * 8)
-    job = work(tmp_path / "run", trials=50, budget_seconds=1e9, deadline=lambda: next(left, -1.0))
+    class Clock(Ledger):
+        """The budget ends after the clock was read some times."""
+
+        reads = 0
+
+        def alive_seconds(self) -> float:
+            self.reads += 1
+            return 0.0 if self.reads < 40 else 101.0
+
+    clock = Clock(tmp_path / "run" / "ledger.db")
+    job = work(tmp_path / "run", clock, trials=50, budget_seconds=100.0)
     workers = ScoredWorkers()
     trials = explored(job, workers)
     assert 1 <= len(trials) < 50

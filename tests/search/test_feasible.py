@@ -50,7 +50,7 @@ lr = 0.05
 def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Candidate]:
     job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
     trials, found = Trials(), list[Candidate]()
-    objectives = [load(name) for name in job.objectives]
+    objectives = [load(name) for name in job.config.objectives]
     newcomers = Newcomers(job, trials, objectives, Quiet(folder / "locks"))
     try:
         for number in range(count):

@@ -21,7 +21,7 @@ from tests.searching import score, work
 
 def newcomers(job: SearchWork, trials: Trials) -> Newcomers:
     return Newcomers(
-        job, trials, [load(n) for n in job.objectives], Quiet(job.folder / "checkpoints")
+        job, trials, [load(n) for n in job.config.objectives], Quiet(job.folder.checkpoints)
     )
 
 

@@ -48,7 +48,7 @@ def definition(job_space: space.SearchSpace, **changes: Any) -> Definition:
 def other(tmp_path: Path) -> Path:
     """A run of four candidates, one of which could not be trained, and one never was."""
     job = work(tmp_path / "other")
-    RunFolder(job.folder).definition_file.write_text(definition(job.space).to_toml())
+    job.folder.definition_file.write_text(definition(job.space).to_toml())
     job.ledger.record(EventKind.PLAN, "search", Plan(None, 0.0, 0.0).to_event())
     trials = Trials()
     source_of = Newcomers(job, trials, [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
@@ -66,7 +66,7 @@ def other(tmp_path: Path) -> Path:
     winner = {"number": 1, "reason": "", "trials": 4, "budget_seconds": None}
     job.ledger.record(EventKind.WINNER, "0", winner)
     job.ledger.close()
-    return job.folder
+    return job.folder.path
 
 
 def taken(tmp_path: Path, other: Path | None, text: str = SPACE, **changes: Any) -> Source:
@@ -236,7 +236,7 @@ def test_a_run_is_no_help_to_itself_or_before_it_has_trained(tmp_path: Path, oth
     with pytest.raises(ConfigError, match="this run itself"):
         taken(tmp_path, tmp_path / "mine")
     job = work(tmp_path / "empty")
-    RunFolder(job.folder).definition_file.write_text(definition(job.space).to_toml())
+    job.folder.definition_file.write_text(definition(job.space).to_toml())
     job.ledger.close()
     with pytest.raises(ConfigError, match="trained nothing"):
         taken(tmp_path, tmp_path / "empty")

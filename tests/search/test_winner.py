@@ -51,9 +51,9 @@ def test_a_longer_search_is_not_covered_by_the_winner_of_a_shorter(tmp_path: Pat
     trials, winners = some(job)
     winners.crown(InlineWorkers(), ENDLESS)
     for asked, covered in ((2, True), (3, True), (4, False), (None, False)):
-        other = SearchWork(**(vars(job) | {"trials": asked, "budget_seconds": None}))
-        if asked is None:
-            other = SearchWork(**(vars(job) | {"trials": None, "budget_seconds": 60.0}))
+        budget = 60.0 if asked is None else None
+        config = replace(job.config, trials=asked, budget_seconds=budget)
+        other = replace(job, config=config)
         found = Winners(other, Tasks(other, trials), trials).recorded()
         assert (found is not None) == covered
     job.ledger.close()
@@ -66,7 +66,7 @@ def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path
     best = trials.latest(choice.number)
     mine = [trials.searched(choice.number), *trials.finals[choice.number]]
     assert best.accuracy == max(score.accuracy for score in mine)
-    saved = Model.load(job.folder / "models" / "best")
+    saved = Model.load(job.folder.best)
     assert saved.metrics["validation_accuracy"] == best.accuracy
     job.ledger.close()
 
@@ -85,7 +85,7 @@ def test_a_taught_net_ships_only_where_it_is_better(tmp_path: Path, gain: int) -
     number = winners.crown(workers, ENDLESS).number
     taught = workers.tasks[-1]
     assert taught.key == f"{number}-final-0-taught"
-    shipped = Model.load(job.folder / "models" / "best")
+    shipped = Model.load(job.folder.best)
     wanted = "final-0-taught" if gain > 0 else "final-0"
     kept = Model.load(Tasks(job, trials).checkpoint(number, wanted))
     assert all(torch.equal(shipped.weights[name], kept.weights[name]) for name in kept.weights)
