@@ -143,6 +143,14 @@ def class_drops(reference: Evidence, file: Evidence) -> dict[int, statistics.Dro
     }
 
 
+def worst_class_drop(reference: Evidence, file: Evidence) -> float:
+    """Most points that one class loses, on the same samples; without intervals."""
+    assert reference.labels is not None, "who asks for classes knows them"
+    _, member, counts = np.unique(reference.labels, return_inverse=True, return_counts=True)
+    lost = reference.correct.astype(float) - file.correct
+    return float((100 * np.bincount(member, weights=lost) / counts).max())
+
+
 def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
     """The class that stands worst: one that breaks the limit, else one that does not keep it.
 
@@ -151,15 +159,19 @@ def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) ->
     no such care: each must.
     """
     drops = class_drops(reference, file)
-    level = 1 - (1 - statistics.ONE_SIDED) / len(drops)
-    found = []
+    status = {label: statistics.drop_status(drop, limit) for label, drop in drops.items()}
+    level, by_chance = 1 - (1 - statistics.ONE_SIDED) / len(drops), set()
     for label, drop in drops.items():
-        status, needed = statistics.judge_drop(drop, limit)
-        surely = 100 * statistics.tango(drop.lost, drop.won, drop.n, level)[0]
-        if status == "broken" and surely <= limit:
-            status, needed = "undecided", None
-        whole = None if needed is None else needed * len(file.correct) // max(1, drop.n)
-        interval = (drop.low, drop.high)
-        found.append(JudgedLimit(name, limit, drop.points, interval, status, whole, of=label))
+        if status[label] != "broken":
+            continue
+        if 100 * statistics.tango(drop.lost, drop.won, drop.n, level)[0] <= limit:
+            status[label] = "undecided"
+            by_chance.add(label)
     order = ("broken", "undecided", "holds")
-    return min(found, key=lambda each: (order.index(each.status), -each.measured))
+    worst = min(drops, key=lambda label: (order.index(status[label]), -drops[label].points))
+    drop, needed = drops[worst], None
+    if status[worst] == "undecided" and worst not in by_chance:
+        needed = statistics.samples_to_decide(drop, limit)
+    whole = None if needed is None else needed * len(file.correct) // max(1, drop.n)
+    interval = (drop.low, drop.high)
+    return JudgedLimit(name, limit, drop.points, interval, status[worst], whole, of=worst)

@@ -224,23 +224,43 @@ def judge_drop(drop: Drop, limit: float) -> tuple[Status, int | None]:
         `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
         rates stay as they are (None: no number would).
     """
+    status = drop_status(drop, limit)
+    return status, samples_to_decide(drop, limit) if status == "undecided" else None
+
+
+def drop_status(drop: Drop, limit: float) -> Status:
+    """Compare the one-sided 95 % bounds of a drop with `limit`, in accuracy points."""
     if drop.upper <= limit:
-        return "holds", None
-    if drop.lower > limit:
-        return "broken", None
+        return "holds"
+    return "broken" if drop.lower > limit else "undecided"
+
+
+def samples_to_decide(drop: Drop, limit: float) -> int | None:
+    """Samples at which the one-sided 95 % bound passes `limit` points if the rates stay.
+
+    Tango's bound passes `limit` where his score at `limit` is the normal quantile. With fixed
+    rates the variance of one pair does not depend on the number of samples, so the equation
+    n (seen - limit)^2 = z^2 variance has one solution. It grows by what groups widen the bound.
+
+    Parameters
+    ----------
+    drop : Drop
+        Of which neither bound decides.
+    limit : float
+        Accuracy points, 0 to 100.
+
+    Returns
+    -------
+    int or None
+        More than `drop.n`; None where no number, or more than `MOST_SAMPLES`, would decide.
+    """
     if drop.n == 0 or drop.points == limit:
-        return "undecided", None
+        return None
+    pair = _variance(drop.lost, drop.won, drop.n, limit / 100)
+    needed = pair * (100 * grouping.normal(ONE_SIDED) / (drop.points - limit)) ** 2
     end = 1 if drop.points < limit else 0
-
-    def bound(n: float) -> float:
-        share = n / drop.n
-        return 100 * tango(drop.lost * share, drop.won * share, n, ONE_SIDED)[end]
-
-    if (bound(MOST_SAMPLES) > limit) == (end == 1):
-        return "undecided", None
-    needed = _root(lambda n: limit - bound(n) if end else bound(n) - limit, 1.0, MOST_SAMPLES)
-    widened = _inflation(drop.points, (drop.lower, drop.upper)[end], bound(drop.n))
-    return "undecided", _whole(needed * widened, drop.n)
+    alone = 100 * tango(drop.lost, drop.won, drop.n, ONE_SIDED)[end]
+    return _whole(needed * _inflation(drop.points, (drop.lower, drop.upper)[end], alone), drop.n)
 
 
 def distinguishable(a_correct: np.ndarray, b_correct: np.ndarray, level: float = 0.95) -> bool:
@@ -285,9 +305,11 @@ def _inflation(seen: float, end: float, alone: float) -> float:
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function passes 0 between `low` and `high`."""
+    """Where a rising function passes 0 between `low` and `high`, to the last bit."""
     for _ in range(100):
         middle = (low + high) / 2
+        if middle in (low, high):
+            break
         if rising(middle) < 0:
             low = middle
         else:

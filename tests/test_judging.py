@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from lepton_automl import judging
 from lepton_automl.config import Limits
-from lepton_automl.judging import Evidence, judge, keeps_exact, paired, ships
+from lepton_automl.judging import (
+    Evidence,
+    judge,
+    keeps_exact,
+    paired,
+    ships,
+    worst_class_drop,
+)
 from tests.verdicts import elsewhere, figures
 
 
@@ -205,6 +213,34 @@ def test_a_drop_is_judged_by_the_class_that_stands_worst(kept, status, of):
     n, before, after = kept[of]
     assert limit.measured == pytest.approx(100 * (before - after) / n)
     assert status != "undecided" or limit.n_needed > len(file.correct)
+
+
+def test_of_many_undecided_classes_only_the_one_that_is_named_is_solved_for(monkeypatch):
+    reference, file = by_class({c: (200 + c, 180, 179 - (c == 33)) for c in range(60)})
+    solved, solve = [], judging.statistics.samples_to_decide
+
+    def counted(drop, limit):
+        solved.append(drop.points)
+        return solve(drop, limit)
+
+    monkeypatch.setattr(judging.statistics, "samples_to_decide", counted)
+    limit = judged(Limits(max_class_drop=2.0), file, reference)
+    assert (limit.status, limit.of) == ("undecided", 33)
+    assert solved == [pytest.approx(100 * 2 / 233)]
+    alone = np.isin(reference.labels, 33)
+    (pair,) = judge(
+        Limits(max_drop=2.0),
+        figures(),
+        Evidence(file.correct[alone]),
+        Evidence(reference.correct[alone]),
+    )
+    assert limit.n_needed == pair.n_needed * len(file.correct) // 233
+
+
+def test_the_worst_class_drop_is_the_largest_share_of_one_class_that_is_lost():
+    reference, file = by_class({0: (100, 90, 88), 3: (10, 9, 8), 7: (50, 40, 45)})
+    assert worst_class_drop(reference, file) == pytest.approx(10)
+    assert worst_class_drop(file, reference) == pytest.approx(10)  # Class 7, the other way round.
 
 
 def test_of_many_classes_one_that_seems_to_break_it_by_chance_does_not():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from sklearn.metrics import balanced_accuracy_score
 
-from lepton_automl import balance
+from lepton_automl import balance, statistics
 from lepton_automl.statistics import (
     ONE_SIDED,
     distinguishable,
@@ -186,6 +187,28 @@ def test_as_many_samples_as_named_do_decide_a_drop(lost, won, limit):
     assert upper <= limit + 1e-9 or lower > limit - 1e-9
     lower, upper = ends(needed - 2)
     assert lower <= limit < upper
+
+
+def test_the_samples_that_decide_a_drop_are_where_its_bound_passes_the_limit():
+    for lost, won, limit in itertools.product((2, 3, 5, 9), (0, 1, 4), (0.3, 1.0, 1.7, 2.9)):
+        drop = paired_drop(*pairs(350 - lost, lost, won, 10 - won))
+        status, needed = judge_drop(drop, limit)
+        assert (status == "undecided") == (drop.lower <= limit < drop.upper)
+        if needed is None:
+            continue
+        shares, end = (lost / 360, won / 360), 1 if drop.points < limit else 0
+        bounds = [
+            100 * tango(shares[0] * n, shares[1] * n, n, ONE_SIDED)[end]
+            for n in (needed - 1.001, needed + 0.001)
+        ]
+        assert min(bounds) - 1e-9 <= limit <= max(bounds) + 1e-9
+
+
+def test_a_verdict_takes_a_few_hundred_evaluations_of_the_score(monkeypatch):
+    drop, variance, calls = paired_drop(*pairs(346, 4, 3, 7)), statistics._variance, []
+    monkeypatch.setattr(statistics, "_variance", lambda *given: calls.append(1) or variance(*given))
+    assert judge_drop(drop, 1.0)[0] == "undecided"
+    assert len(calls) <= 250  # Two bounds by bisection, once; not once for each number tried.
 
 
 def test_a_drop_at_its_limit_is_never_decided():

@@ -9,7 +9,7 @@ from lepton_automl import balance
 from lepton_automl.compress import Work
 from lepton_automl.evaluate import accuracy, onnx_probabilities, predict_logits
 from lepton_automl.exporters.onnx import int8_model
-from lepton_automl.judging import Evidence, class_drops
+from lepton_automl.judging import Evidence, worst_class_drop
 from lepton_automl.model import Model
 
 
@@ -45,8 +45,7 @@ def keeps_classes(model: Model, work: Work, share: float = 1.0) -> bool:
     before, after = (
         Evidence(validation_right(m, work), labels=labels) for m in (work.reference, model)
     )
-    drops = class_drops(before, after).values()
-    return max(drop.points for drop in drops) <= share * limit + 1e-9
+    return worst_class_drop(before, after) <= share * limit + 1e-9
 
 
 def float_probabilities(model: Model, pixels: Tensor) -> np.ndarray:

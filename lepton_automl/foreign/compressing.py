@@ -177,10 +177,9 @@ class Compression:
         limits, found = self._order.limits, self._answered(file)
         allowed = AIMED_DROP if limits.max_drop is None else limits.max_drop
         holds = judging.paired(self._right, found).points <= allowed + 1e-9
-        if limits.max_class_drop is None:
+        if limits.max_class_drop is None or not holds:
             return holds
-        drops = judging.class_drops(self._right, found).values()
-        return holds and max(drop.points for drop in drops) <= limits.max_class_drop + 1e-9
+        return judging.worst_class_drop(self._right, found) <= limits.max_class_drop + 1e-9
 
     def _step(self, name: str, file: bytes, count: int, is_accepted: bool, why: str) -> Step:
         found = self._answered(file)
