@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from lepton_automl import onnxfile
 from lepton_automl.model import Model
 
 if TYPE_CHECKING:
@@ -79,25 +78,13 @@ def accuracy(
     return right
 
 
-def onnx_session(source: Path | bytes) -> onnxruntime.InferenceSession:
-    """A session on one thread of the CPU, all optimisations on."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    content = source if isinstance(source, bytes) else str(source)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def onnx_probabilities(
-    source: Path | bytes, pixels: Tensor | np.ndarray, batch: int = 64
-) -> np.ndarray:
+def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64) -> np.ndarray:
     """Probabilities a written file gives in ONNX Runtime.
 
     Parameters
     ----------
-    source : Path or bytes
-        An ONNX file with one input and one output, the first dimension free.
+    file : bytes
+        An ONNX file as `onnxfile.Writer` writes it.
     pixels : Tensor or ndarray
         uint8 (N, H, W, C).
     batch : int
@@ -108,11 +95,5 @@ def onnx_probabilities(
     ndarray
         float32 (N, classes).
     """
-    session = onnx_session(source)
-    (entry,) = session.get_inputs()
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
-    parts = [
-        session.run(None, {entry.name: np.ascontiguousarray(array[start : start + batch])})[0]
-        for start in range(0, max(len(array), 1), batch)
-    ]
-    return np.concatenate(parts)
+    return onnxfile.probabilities(onnxfile.session(file), array, batch)

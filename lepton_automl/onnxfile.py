@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -81,11 +80,6 @@ def metadata_of(file: bytes) -> dict[str, str]:
     return {item.key: item.value for item in ModelProto.FromString(file).metadata_props}
 
 
-def labels_of(file: bytes) -> list[str]:
-    """Class names in the order of the outputs."""
-    return [str(name) for name in json.loads(metadata_of(file)["labels"])]
-
-
 def session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
     """Open a file in ONNX Runtime: one thread, no spinning, every optimisation, CPU.
 
@@ -114,7 +108,7 @@ def probabilities(
     """float32 (n, classes) of uint8 pixels (n, H, W, C), a batch at a time."""
     parts: Sequence[np.ndarray] = [
         opened.run([OUTPUT], {INPUT: np.ascontiguousarray(pixels[start : start + batch])})[0]
-        for start in range(0, len(pixels), batch)
+        for start in range(0, max(len(pixels), 1), batch)
     ]
     return np.concatenate(parts)
 

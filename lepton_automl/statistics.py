@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import bdtr
 
 from lepton_automl import balance, grouping
 from lepton_automl.balance import Strata
@@ -261,34 +260,6 @@ def samples_to_decide(drop: Drop, limit: float) -> int | None:
     end = 1 if drop.points < limit else 0
     alone = 100 * tango(drop.lost, drop.won, drop.n, ONE_SIDED)[end]
     return _whole(needed * _inflation(drop.points, (drop.lower, drop.upper)[end], alone), drop.n)
-
-
-def distinguishable(a_correct: np.ndarray, b_correct: np.ndarray, level: float = 0.95) -> bool:
-    """Whether two classifiers differ in accuracy on the same samples beyond chance.
-
-    McNemar's test, two-sided, with the mid-p value: exact, without the undue caution of the exact
-    test on few disagreements.
-
-    Parameters
-    ----------
-    a_correct, b_correct : ndarray
-        bool (N,), sample by sample.
-    level : float
-        Confidence, 0 to 1.
-
-    Source: Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13, 91.
-    """
-    a, b = np.asarray(a_correct, bool), np.asarray(b_correct, bool)
-    return mcnemar(int((a & ~b).sum()), int((b & ~a).sum())) < 1 - level
-
-
-def mcnemar(lost: int, won: int) -> float:
-    """Two-sided mid-p value of `lost` against `won` disagreements, 0 to 1."""
-    n, fewer = lost + won, min(lost, won)
-    if lost == won:
-        return 1.0
-    below = float(bdtr(fewer - 1, n, 0.5)) if fewer else 0.0
-    return below + float(bdtr(fewer, n, 0.5))
 
 
 def _variance(lost: float, won: float, n: float, delta: float) -> float:

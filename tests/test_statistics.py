@@ -15,11 +15,9 @@ from sklearn.metrics import balanced_accuracy_score
 from lepton_automl import balance, statistics
 from lepton_automl.statistics import (
     ONE_SIDED,
-    distinguishable,
     interval,
     judge_accuracy,
     judge_drop,
-    mcnemar,
     paired_drop,
     tango,
     wilson,
@@ -245,28 +243,6 @@ def test_wide_bounds_of_groups_decide_an_accuracy():
     assert judge_accuracy(990, 1000, 0.98, bounds=(0.95, 1.0))[0] == "undecided"
     alone = judge_accuracy(356, 360, 0.98)[1]
     assert judge_accuracy(356, 360, 0.98, bounds=(0.94, 1.0))[1] > alone
-
-
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_mcnemar_is_the_binomial_test_less_half_the_chance_of_what_was_seen(lost, won):
-    if lost == won:
-        assert mcnemar(lost, won) == 1.0
-        return
-    n, fewer = lost + won, min(lost, won)
-    exact = stats.binomtest(fewer, n).pvalue
-    assert mcnemar(lost, won) == pytest.approx(exact - stats.binom.pmf(fewer, n, 0.5), abs=1e-12)
-
-
-def test_mcnemar_rejects_equal_classifiers_about_as_often_as_it_says():
-    for n in (10, 30, 100):
-        wrong = sum(stats.binom.pmf(k, n, 0.5) for k in range(n + 1) if mcnemar(k, n - k) < 0.05)
-        assert 0.01 < wrong < 0.06
-
-
-def test_classifiers_are_told_apart_by_their_disagreements_only():
-    assert distinguishable(*pairs(300, 20, 4, 36))
-    assert not distinguishable(*pairs(300, 5, 4, 36))
-    assert not distinguishable(*pairs(300, 20, 4, 36), level=0.9999)
 
 
 def test_a_drop_is_broken_by_its_one_sided_bound():

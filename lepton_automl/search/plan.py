@@ -124,11 +124,6 @@ class Clock:
         self._seconds, self._work = seconds_per_work, 1.0
         self._own: dict[int | None, float] = {}
 
-    @property
-    def is_endless(self) -> bool:
-        """No time is given."""
-        return self.left() == math.inf
-
     def learn(self, seconds: float, work: float, number: int) -> None:
         """A training of `work` took candidate `number` so many `seconds`.
 

@@ -49,11 +49,6 @@ class Tasks:
         """Of the training part."""
         return len(self._work.dataset.train)
 
-    @property
-    def validation_samples(self) -> int:
-        """Of the validation part."""
-        return len(self._work.dataset.validation)
-
     def cycles(self, number: int) -> tuple[int, ...]:
         """Epochs of each rung of a candidate."""
         epochs = self._trials.epochs_of(number)

@@ -57,7 +57,7 @@ def test_pictures_go_in_and_what_torch_answers_comes_out(made: ModelProto, kind:
     assert (given.argmax(1) == labels).mean() > 0.8
     assert found.shape == (8, 8, 1)
     assert not file_problems("it", found.file)
-    assert onnxfile.labels_of(found.file) == list(models.CLASSES)
+    assert json.loads(onnxfile.metadata_of(found.file)["labels"]) == list(models.CLASSES)
 
 
 def test_batch_normalisation_is_folded() -> None:
