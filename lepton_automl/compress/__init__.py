@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,11 +64,3 @@ class Work:
     def allowed_drop(self) -> float:
         """Accuracy points that may be lost on validation, 0 to 100."""
         return AIMED_DROP if self.limits.max_drop is None else self.limits.max_drop
-
-
-class Step(ABC):
-    """One way to make a model smaller or cheaper."""
-
-    @abstractmethod
-    def __call__(self, model: Model, work: Work) -> Model:
-        """A cheaper model, or `model` itself where nothing pays."""

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from lepton_automl import balance, durable
 from lepton_automl.compress import Work
-from lepton_automl.compress.prune import Prune
-from lepton_automl.compress.quantize import Quantize, Quantized
+from lepton_automl.compress.prune import prune
+from lepton_automl.compress.quantize import Quantized, to_int8
 from lepton_automl.compress.savings import is_within
 from lepton_automl.compress.scoring import int8_file, validation_right
 from lepton_automl.cost import Written
@@ -123,7 +123,7 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
             work.emit(Event("compress", "no more pruning: the time is over"))
             break
         known = frozenset(rung.arch for rung in rungs)
-        tried = Prune(share, known).attempt(current, work)
+        tried = prune(current, work, share, known)
         if tried.model is None:
             work.emit(Event("compress", f"no more pruning: {tried.why}"))
             break
@@ -134,7 +134,7 @@ def compress(model: Model, work: Work, folder: Path) -> Compressed:
         _write(folder, rungs, _rung(name, tried.model, work, tried.is_accepted, why=tried.why))
         work.emit(_event(rungs[-1]))
     if rungs[-1].name != QUANTIZED:
-        made = Quantize().attempt(current, work)
+        made = to_int8(current, work)
         made.model.save(folder / QUANTIZED)
         prices = [dataclasses.asdict(price) for price in made.prices]
         told = {"training_pictures": made.pictures, "ways": prices}

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from lepton_automl.arch import Arch
-from lepton_automl.compress import Step, Work
+from lepton_automl.compress import Work
 from lepton_automl.compress.offers import offers
 from lepton_automl.compress.plan import Effort, OutOfTime, deadline, effort
 from lepton_automl.compress.savings import is_within
@@ -39,51 +39,46 @@ class Attempt:
     """Trainings that it took."""
 
 
-class Prune(Step):
-    """Cut channels or a layer, recover from the unpruned net, keep it if that pays.
+def prune(
+    model: Model, work: Work, share: float = 0.25, known: frozenset[str] = frozenset()
+) -> Attempt:
+    """Cut channels or a layer, recover from the unpruned net, judge the outcome.
+
+    At most half of the allowed drop is spent here, the rest is int8's. Of all offers the one that
+    harms least for what it saves is tried. Where there is no time to train, the refitted net is
+    judged as it is. Sizes are multiples of what the target's kernels like, so that a cut net is not
+    slower than the whole one.
 
     Parameters
     ----------
+    model : Model
+        The net to cut; it is not changed.
+    work : Work
+        Data, limits, target and the time.
     share : float
         Of the cost, what to cut, 0 to 1; see `Savings`.
     known : frozenset of str
         Hashes of architectures that were tried before and need no second try.
     """
-
-    def __init__(self, share: float = 0.25, known: frozenset[str] = frozenset()) -> None:
-        self.share, self.known = share, known
-
-    def __call__(self, model: Model, work: Work) -> Model:
-        """The pruned model, or `model` itself."""
-        tried = self.attempt(model, work)
-        return tried.model if tried.model is not None and tried.is_accepted else model
-
-    def attempt(self, model: Model, work: Work) -> Attempt:
-        """Cut, recover, judge: at most half of the allowed drop is spent here, the rest is int8's.
-
-        Of all offers the one that harms least for what it saves is tried. Where there is no time
-        to train, the refitted net is judged as it is. Sizes are multiples of what the target's
-        kernels like, so that a cut net is not slower than the whole one.
-        """
-        offered = offers(model, work, self.share, self.known)
-        if not offered:
-            return Attempt(None, False, "no further cut would save anything")
-        least = min(offered, key=lambda offer: offer.price)
-        less = least.model
-        slower = _slower(model.arch, less.arch, work)
-        if slower:
-            return Attempt(less, False, f"{least.what}: {slower}")
-        try:
-            share = effort(less, work, work.quantize_seconds)
-            ready = less if share is None else recover(less, work, share)
-        except Diverged as error:
-            return Attempt(less, False, error.what)
-        except OutOfTime:
-            return Attempt(None, False, "the time is over")
-        told = least.what + ("" if share else ", not trained")
-        ready = dataclasses.replace(ready, parent=model.digest)
-        made = _judged(ready, work, told, 0 if share is None else 1)
-        return made if share is None else _further(made, work, least.what)
+    offered = offers(model, work, share, known)
+    if not offered:
+        return Attempt(None, False, "no further cut would save anything")
+    least = min(offered, key=lambda offer: offer.price)
+    less = least.model
+    slower = _slower(model.arch, less.arch, work)
+    if slower:
+        return Attempt(less, False, f"{least.what}: {slower}")
+    try:
+        budget = effort(less, work, work.quantize_seconds)
+        ready = less if budget is None else recover(less, work, budget)
+    except Diverged as error:
+        return Attempt(less, False, error.what)
+    except OutOfTime:
+        return Attempt(None, False, "the time is over")
+    told = least.what + ("" if budget else ", not trained")
+    ready = dataclasses.replace(ready, parent=model.digest)
+    made = _judged(ready, work, told, 0 if budget is None else 1)
+    return made if budget is None else _further(made, work, least.what)
 
 
 def _further(made: Attempt, work: Work, what: str) -> Attempt:

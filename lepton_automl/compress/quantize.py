@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lepton_automl.compress import Step, Work
+from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import PICTURES, balanced, calibrate
 from lepton_automl.compress.equalize import equalize
 from lepton_automl.compress.finetune import finetune
@@ -69,19 +69,15 @@ class Price:
         return f"{self.method}: {right}{far}, made in {self.seconds:.1f} s"
 
 
-class Quantize(Step):
-    """Equalise, calibrate, round; train with rounding only if validation loses too much."""
+def to_int8(model: Model, work: Work) -> Quantized:
+    """Equalise, calibrate, round; train with rounding only if validation loses too much.
 
-    def __call__(self, model: Model, work: Work) -> Model:
-        """The int8 model of `model`; `work.allowed_drop` counts from `work.reference`."""
-        return self.attempt(model, work).model
-
-    def attempt(self, model: Model, work: Work) -> Quantized:
-        """The same, with what the report needs to know."""
-        allowed = validation_accuracy(work.reference, work) - work.allowed_drop / 100
-        made = _closest(fold(model), work, allowed)
-        holds = made.accuracy >= allowed and keeps_classes(made.model, work)
-        return made if holds else _trained(made, work)
+    The loss, `work.allowed_drop` at most, counts from `work.reference`; `model` is not changed.
+    """
+    allowed = validation_accuracy(work.reference, work) - work.allowed_drop / 100
+    made = _closest(fold(model), work, allowed)
+    holds = made.accuracy >= allowed and keeps_classes(made.model, work)
+    return made if holds else _trained(made, work)
 
 
 @dataclass(frozen=True)

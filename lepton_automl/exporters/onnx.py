@@ -8,35 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lepton_automl import __version__, durable
+from lepton_automl import __version__
 from lepton_automl.errors import ArchError
-from lepton_automl.exporters import Artifact, Exporter, Precision
 from lepton_automl.graph import Add, Clamp, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Op, Value
 from lepton_automl.model import Model, QParams
 from lepton_automl.onnxfile import INPUT, OUTPUT, Writer
 
 NORM_EPSILON = 1e-5
 """What torch's batch normalisation adds to the variance."""
-FILE_NAMES: dict[Precision, str] = {"int8": "model.int8.onnx", "float32": "model.fp32.onnx"}
-
-
-class Onnx(Exporter):
-    """`model.int8.onnx` or `model.fp32.onnx`, opset 17."""
-
-    def export(
-        self, model: Model, folder: Path, class_names: Sequence[str], metadata: Mapping[str, str]
-    ) -> Artifact:
-        precision: Precision = "float32" if model.qparams is None else "int8"
-        write = float_model if model.qparams is None else int8_model
-        path = folder / FILE_NAMES[precision]
-        durable.write(path, write(model, class_names, metadata))
-        about = {"zero_point": model.preprocessing.zero_point, "scale": model.preprocessing.scale}
-        return Artifact(path, durable.sha256(path), "onnx", precision, about)
 
 
 def float_model(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:

@@ -85,8 +85,8 @@ def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypa
 def test_a_finished_ladder_is_read_and_not_climbed_again(tmp_path, monkeypatch):
     model, work = setup()
     compress(model, work, tmp_path)
-    monkeypatch.setattr(ladder, "Quantize", None)
-    monkeypatch.setattr(ladder, "Prune", None)
+    monkeypatch.setattr(ladder, "to_int8", None)
+    monkeypatch.setattr(ladder, "prune", None)
     assert compress(model, work, tmp_path).rungs == Compressed.load(tmp_path).rungs
 
 

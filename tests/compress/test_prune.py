@@ -7,8 +7,9 @@ import torch
 
 from lepton_automl import targets
 from lepton_automl.arch import chain
-from lepton_automl.compress import Work, plan, prune
-from lepton_automl.compress.prune import AIMED_RECOVERIES, RECOVERIES, Prune, recover
+from lepton_automl.compress import Work, plan
+from lepton_automl.compress import prune as pruning
+from lepton_automl.compress.prune import AIMED_RECOVERIES, RECOVERIES, prune, recover
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
 from lepton_automl.evaluate import accuracy
@@ -45,21 +46,22 @@ def work_for(model, **more):
 def test_a_cut_that_keeps_the_accuracy_is_kept():
     model = random_model(small_net(), 1)
     work = work_for(model)
-    pruned = Prune(0.3)(model, work)
+    tried = prune(model, work, 0.3)
+    pruned = tried.model
+    assert tried.is_accepted
     assert pruned.arch.graph.macs < 0.75 * model.arch.graph.macs
     assert all(w.size % 8 == 0 for w in pruned.arch.graph.widths if w.name != "0/out")
     assert pruned.parent == model.digest
-    assert Prune(0.3)(model, work).digest == pruned.digest
+    assert prune(model, work, 0.3).model.digest == pruned.digest
 
 
 def test_a_cut_that_loses_too_much_is_put_back():
     model = spread()
     work = work_for(model, limits=Limits(max_drop=1.0))
     work = dataclasses.replace(work, recipe=Recipe(lr=1e-6))
-    tried = Prune(0.6).attempt(model, work)
+    tried = prune(model, work, 0.6)
     assert not tried.is_accepted
     assert "points lost" in tried.why
-    assert Prune(0.6)(model, work) is model
 
 
 def slower(files):
@@ -70,7 +72,7 @@ def slower(files):
 def test_a_cut_that_is_measured_to_be_slower_is_refused_before_any_training():
     model = random_model(small_net(), 1)
     work = work_for(model, measure=slower, epochs=10**9)
-    tried = Prune(0.3).attempt(model, work)
+    tried = prune(model, work, 0.3)
     assert not tried.is_accepted
     assert "slower" in tried.why
 
@@ -86,32 +88,32 @@ def test_a_cut_that_is_measured_to_be_slower_is_refused_before_any_training():
 def test_a_slower_cut_is_refused_only_where_time_is_the_aim(limits, is_refused):
     model = random_model(small_net(), 1)
     work = work_for(model, measure=slower, limits=limits, is_aim=True)
-    tried = Prune(0.3).attempt(model, work)
+    tried = prune(model, work, 0.3)
     assert ("slower" in tried.why) == is_refused
     assert tried.is_accepted != is_refused
 
 
 def test_nothing_is_tried_without_time_or_twice():
     model = random_model(small_net(), 1)
-    tired = Prune(0.3).attempt(model, work_for(model, seconds_left=lambda: 0.0))
+    tired = prune(model, work_for(model, seconds_left=lambda: 0.0), 0.3)
     assert "not trained" in tired.why
-    tried = Prune(0.3).attempt(model, work_for(model))
-    again = Prune(0.3, frozenset({tried.model.arch.hash})).attempt(model, work_for(model))
+    tried = prune(model, work_for(model), 0.3)
+    again = prune(model, work_for(model), 0.3, frozenset({tried.model.arch.hash}))
     assert again.model.arch.hash != tried.model.arch.hash
 
 
 def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypatch):
     monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
     model = spread()
-    once = Prune(0.4).attempt(model, work_for(model, limits=Limits(max_drop=0.0), epochs=1))
+    once = prune(model, work_for(model, limits=Limits(max_drop=0.0), epochs=1), 0.4)
     right = accuracy(once.model, work_for(model).validation).mean()
     lost = 100 * (1 - right)  # of 128 pictures; a standard error is 3 points
     assert (once.recoveries, once.is_accepted, lost > 10) == (1, False, True)
 
     far = work_for(model, limits=Limits(max_drop=2 * (lost - 8)), epochs=1)
-    assert Prune(0.4).attempt(model, far).recoveries == 1
+    assert prune(model, far, 0.4).recoveries == 1
     near = work_for(model, limits=Limits(max_drop=2 * (lost - 2)), epochs=1)
-    more = Prune(0.4).attempt(model, near)
+    more = prune(model, near, 0.4)
     assert 2 <= more.recoveries <= RECOVERIES
     assert f"recovered {more.recoveries} times" in more.why
     by_hand = recover(once.model, near, plan.effort(once.model, near), near.seed + 1)
@@ -123,20 +125,20 @@ def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypat
     assert more.model.parent == model.digest
 
     efforts = iter([plan.effort(once.model, near), None])
-    monkeypatch.setattr(prune, "effort", lambda *_: next(efforts))
-    assert Prune(0.4).attempt(model, near).recoveries == 1
+    monkeypatch.setattr(pruning, "effort", lambda *_: next(efforts))
+    assert prune(model, near, 0.4).recoveries == 1
 
 
 def test_a_cut_that_reaches_the_limits_is_recovered_as_long_as_it_gets_better(monkeypatch):
     monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
     model = spread()
     whole = work_for(model, limits=Limits(max_drop=0.0), epochs=1)
-    small = Prune(0.4).attempt(model, whole).model.arch.graph.macs
+    small = prune(model, whole, 0.4).model.arch.graph.macs
     limits = Limits(max_drop=0.0, max_macs=small)
     work = dataclasses.replace(whole, limits=limits, is_aim=True)
-    tried = Prune(0.4).attempt(model, work)
+    tried = prune(model, work, 0.4)
     assert tried.model.arch.graph.macs <= small
-    now = Prune(0.4).attempt(model, dataclasses.replace(work, is_aim=False)).model
+    now = prune(model, dataclasses.replace(work, is_aim=False), 0.4).model
     shares = [accuracy(now, work.validation).mean()]
     while len(shares) < AIMED_RECOVERIES and (len(shares) < 2 or shares[-1] > shares[-2]):
         now = recover(now, work, plan.effort(now, work), work.seed + len(shares))
@@ -144,4 +146,4 @@ def test_a_cut_that_reaches_the_limits_is_recovered_as_long_as_it_gets_better(mo
     assert tried.recoveries == len(shares) > 1
     assert tried.model.metrics["validation_accuracy"] == pytest.approx(shares[-1])
     beyond = dataclasses.replace(work, limits=Limits(max_drop=0.0, max_macs=small // 2))
-    assert Prune(0.4).attempt(model, beyond).recoveries == 1
+    assert prune(model, beyond, 0.4).recoveries == 1

@@ -8,7 +8,7 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import PICTURES, calibrate
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.integers import quantize
-from lepton_automl.compress.quantize import Quantize
+from lepton_automl.compress.quantize import to_int8
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
@@ -40,7 +40,7 @@ def test_the_step_trains_with_rounding_only_when_it_must():
         epochs=4,
         emit=told.append,
     )
-    made = Quantize().attempt(model, work)
+    made = to_int8(model, work)
     assert "trained" not in made.method
     assert len(made.pictures) == min(PICTURES, len(pixels))
     assert not told
@@ -49,7 +49,7 @@ def test_the_step_trains_with_rounding_only_when_it_must():
         work, limits=Limits(max_drop=0.0), validation=data, reference=model
     )
     coarse = dataclasses.replace(spoilt.target, weight_limit=1)
-    Quantize().attempt(model, dataclasses.replace(spoilt, target=coarse, train=wrong))
+    to_int8(model, dataclasses.replace(spoilt, target=coarse, train=wrong))
     assert [event for event in told if "training with rounding" in event.message]
 
 
@@ -60,10 +60,10 @@ def test_a_class_that_loses_too_much_has_the_net_trained_with_rounding():
     limits = Limits(max_drop=100.0, max_class_drop=0.0)
     coarse = dataclasses.replace(targets.load(), weight_limit=1)
     work = Work(data, data, model, limits, coarse, Recipe(), epochs=4, emit=told.append)
-    Quantize().attempt(model, work)
+    to_int8(model, work)
     assert [event for event in told if "training with rounding" in event.message]
     told.clear()
-    Quantize().attempt(model, dataclasses.replace(work, limits=Limits(max_drop=100.0)))
+    to_int8(model, dataclasses.replace(work, limits=Limits(max_drop=100.0)))
     assert not told
 
 
@@ -75,7 +75,7 @@ def test_what_each_way_gives_is_listed_where_plain_rounding_gives_too_little():
     for limits, is_broken in ((Limits(max_drop=100.0), False), (Limits(max_drop=0.0), True)):
         told = []
         work = Work(data, data, model, limits, coarse, Recipe(), emit=told.append)
-        made = Quantize().attempt(model, work)
+        made = to_int8(model, work)
         assert made.prices[0].method == "plain"
         prices = [event.message for event in told if event.message.startswith("int8 ")]
         assert prices[: len(made.prices)] == [f"int8 {p}" for p in made.prices] * is_broken
@@ -97,7 +97,7 @@ def test_training_with_rounding_has_its_price_as_well():
     data = Labelled(pixels, labels)
     coarse = dataclasses.replace(targets.load(), weight_limit=1)
     work = Work(data, data, model, Limits(max_drop=0.0), coarse, Recipe(), epochs=4)
-    made = Quantize().attempt(model, work)
+    made = to_int8(model, work)
     last = made.prices[-1]
     assert last.method.endswith("trained with rounding")
     assert last.seconds > 0

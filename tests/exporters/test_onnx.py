@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 
 import numpy as np
@@ -10,11 +9,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from lepton_automl import plugins
 from lepton_automl.arch import chain
-from lepton_automl.errors import ArchError, MachineError
-from lepton_automl.exporters import Exporter
-from lepton_automl.exporters.onnx import Onnx, float_model, folded, int8_model
+from lepton_automl.errors import ArchError
+from lepton_automl.exporters.onnx import float_model, folded, int8_model
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.mbconv import MBConv
@@ -38,32 +35,14 @@ def small(activation="relu"):
     )
 
 
-def test_the_folder_lists_one_exporter():
-    assert plugins.load("exporters", "onnx", Exporter) is Onnx
-
-
-def test_export_writes_int8_where_there_is_quantization_and_float_where_not(tmp_path):
-    for model, name, precision in (
-        (quantized(small()), "model.int8.onnx", "int8"),
-        (random_model(small()), "model.fp32.onnx", "float32"),
-    ):
-        artifact = Onnx().export(model, tmp_path / "artifact", LABELS, {"dataset": "0123"})
-        assert artifact.path == tmp_path / "artifact" / name
-        content = artifact.path.read_bytes()
-        assert artifact.sha256 == hashlib.sha256(content).hexdigest()
-        assert (artifact.format, artifact.precision) == ("onnx", precision)
+def test_a_file_says_its_labels_its_preprocessing_and_what_it_is_given():
+    for model, write in ((quantized(small()), int8_model), (random_model(small()), float_model)):
+        words = metadata_of(write(model, LABELS, {"dataset": "0123"}))
         about = model.preprocessing
-        assert artifact.preprocessing == {"zero_point": about.zero_point, "scale": about.scale}
-        words = metadata_of(content)
         assert json.loads(words["labels"]) == LABELS
-        assert json.loads(words["preprocessing"]) == artifact.preprocessing
+        wanted = {"zero_point": about.zero_point, "scale": about.scale}
+        assert json.loads(words["preprocessing"]) == wanted
         assert words["dataset"] == "0123"
-
-
-def test_export_to_a_path_that_is_a_file_says_so(tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(MachineError):
-        Onnx().export(quantized(small()), tmp_path / "taken", LABELS, {})
 
 
 def test_the_same_model_gives_the_same_bytes():
