@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits
 from lepton_automl.cost import Cost
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.objectives import load
@@ -109,10 +109,12 @@ def checker(limits: Limits, ledger: Ledger, folder: Path) -> Watched:
 
 def combination(rng: random.Random, pool: list[Cost]) -> Limits:
     """Some of the four limits; now and then one that nothing can meet."""
-    chosen = [limit for limit in COST_LIMITS if rng.random() < 0.55] or ["max_size_bytes"]
+    chosen = [limit for limit, spec in LIMITS.items() if spec.cost and rng.random() < 0.55] or [
+        "max_size_bytes"
+    ]
     stated = {}
     for limit in chosen:
-        values = sorted(getattr(cost, COST_LIMITS[limit]) for cost in pool)
+        values = sorted(LIMITS[limit].measured(cost) for cost in pool)
         quantile = rng.uniform(-0.15, 0.5)
         value = values[max(0, int(quantile * len(values)))]
         value *= rng.uniform(0.2, 1.0) if quantile < 0 else rng.uniform(0.9, 1.1)

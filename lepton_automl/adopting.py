@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from lepton_automl import durable, manifest, stages
 from lepton_automl.arch import Arch
 from lepton_automl.bundle import read_verdict
-from lepton_automl.config import COST_LIMITS, RunConfig
+from lepton_automl.config import RunConfig
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import ArchError, ConfigError, DataError
 from lepton_automl.evaluate import accuracy
@@ -57,7 +57,7 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         best, recipe = stages.winner(session)
         with stages.telling_what_is_there(session):
             ends = stages.compression_ends(session)
-            is_aim = not COST_LIMITS.keys().isdisjoint(config.limits.stated)
+            is_aim = bool(config.limits.costs)
             stages.compressed(session, best, recipe, ends, is_aim=is_aim)
             return stages.exported(session)
 

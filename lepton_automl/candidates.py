@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from lepton_automl import shares, stages
 from lepton_automl import wording as w
 from lepton_automl.compress.ladder import read_rungs
-from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits, would_fit
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import DataError, InfeasibleError
@@ -29,14 +28,6 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Score, Trials, parsed, read_trials
 from lepton_automl.session import Session
 from lepton_automl.statistics import interval, wilson
-
-OPTIONS = {
-    "max_latency_ms": ("--max-latency-ms", 1.0),
-    "max_size_bytes": ("--max-size-kb", 1000.0),
-    "max_macs": ("--max-macs", 1.0),
-    "max_peak_ram_bytes": ("--max-ram-kb", 1000.0),
-}
-"""Cost limit -> the option that states it, and its unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,15 +166,18 @@ class Candidates:
 def _too_dear(points: Sequence[Point], limits: Limits) -> InfeasibleError:
     nearest = min(points, key=lambda point: sum(excess(point.option.cost, limits).values()))
     broken = excess(nearest.option.cost, limits)
-    asked = ", ".join(f"{w.LIMIT_NAMES[n]} {w.value_text(n, limits.stated[n])}" for n in broken)
-    values = {n: float(getattr(nearest.option.cost, COST_LIMITS[n])) for n in broken}
-    has = ", ".join(f"{w.value_text(n, v)}" for n, v in values.items())
+    values = {n: LIMITS[n].measured(nearest.option.cost) or 0.0 for n in broken}
+    asked = ", ".join(f"{LIMITS[n].words} {_text(n, limits.stated[n])}" for n in broken)
+    has = ", ".join(_text(n, value) for n, value in values.items())
     return InfeasibleError(
         f"none of the {len(points)} trained nets and pruned steps keeps {asked}; the nearest, "
         f"{nearest.label}, has {has}",
-        fix=f"{' '.join(option_text(n, v) for n, v in values.items())} would fit; or search with "
-        "this limit, into another folder",
+        fix=f"{would_fit(values)}; or search with this limit, into another folder",
     )
+
+
+def _text(limit: str, value: float) -> str:
+    return w.quantity_text(value, LIMITS[limit].unit)
 
 
 def _upper(option: Option) -> float:
@@ -199,18 +193,6 @@ def _too_weak(best: Point, least: float) -> InfeasibleError:
     return InfeasibleError(
         f"no trained net within the other limits reaches {least:.2%} on validation; the best, "
         f"{best.label}, has {reached:.2%}",
-        fix=f"--min-accuracy {math.floor(1000 * reached) / 1000:g} would fit; or search longer: "
-        "the same run with a larger --budget or --trials",
+        fix=f"{would_fit({'min_accuracy': reached})}; or search longer: the same run with a larger "
+        "--budget or --trials",
     )
-
-
-def option_text(limit: str, value: float) -> str:
-    """The command line's option that a cost of `value` keeps."""
-    option, unit = OPTIONS[limit]
-    return f"{option} {_rounded_up(value / unit):g}"
-
-
-def _rounded_up(value: float) -> float:
-    """Three digits, never below `value`."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return math.ceil(value / step) * step

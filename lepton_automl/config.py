@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,8 +17,69 @@ Prefer = Literal["size", "latency"]
 Balance = Literal["auto", "on", "off"]
 
 
-DROPS = ("max_drop", "max_class_drop")
-"""Limits in accuracy points, which may be 0."""
+Unit = Literal["ms", "kB", "MACs", "share", "points"]
+
+
+@dataclass(frozen=True)
+class LimitSpec:
+    """How one limit is stated on the command line, rounded, worded, and which cost it bounds."""
+
+    words: str
+    """What is limited, with `at most` or `at least`."""
+    option: str
+    """Of the command line."""
+    unit: Unit
+    """Of the option's number; 1 kB is 1000 bytes."""
+    decimals: int
+    """Of a suggested value."""
+    cost: str | None = None
+    """Field of `Cost` and `Figures` that it bounds, known before training; None: no cost."""
+
+    @property
+    def scale(self) -> float:
+        """Value of the limit where the option's number is 1."""
+        return 1000.0 if self.unit == "kB" else 1.0
+
+    @property
+    def noun(self) -> str:
+        """What is limited."""
+        return self.words.removesuffix(" at most").removesuffix(" at least")
+
+    def rounded(self, value: float) -> str:
+        """`value` in the option's unit, rounded so that the limit is no tighter than `value`."""
+        away = math.floor if self.words.endswith("at least") else math.ceil
+        steps = away(value * 10**self.decimals / self.scale)
+        text = f"{steps / 10**self.decimals:.{self.decimals}f}"
+        return text.rstrip("0").rstrip(".") if self.decimals else text
+
+    def measured(self, cost: object) -> float | None:
+        """Value of the bounded field of a `Cost` or `Figures`; None: not known, or no cost."""
+        value: float | None = None if self.cost is None else getattr(cost, self.cost)
+        return value
+
+
+LIMITS: Mapping[str, LimitSpec] = {
+    "max_latency_ms": LimitSpec("latency at most", "--max-latency-ms", "ms", 4, "latency_ms"),
+    "max_size_bytes": LimitSpec("size at most", "--max-size-kb", "kB", 1, "size_bytes"),
+    "max_macs": LimitSpec("multiply-accumulates at most", "--max-macs", "MACs", 0, "macs"),
+    "max_peak_ram_bytes": LimitSpec(
+        "feature memory at most", "--max-ram-kb", "kB", 1, "peak_ram_bytes"
+    ),
+    "min_accuracy": LimitSpec("accuracy at least", "--min-accuracy", "share", 3),
+    "max_drop": LimitSpec("accuracy drop at most", "--max-drop", "points", 2),
+    "max_class_drop": LimitSpec("drop of any class at most", "--per-class-max-drop", "points", 2),
+}
+"""Every field of `Limits`, in this order."""
+
+
+def options_text(values: Mapping[str, float]) -> str:
+    """Options of the command line that state limits no tighter than `values`, by limit name."""
+    return " ".join(f"{LIMITS[n].option} {LIMITS[n].rounded(value)}" for n, value in values.items())
+
+
+def would_fit(values: Mapping[str, float]) -> str:
+    """Limits that a net with these values keeps, as a way out in an error."""
+    return f"{options_text(values)} would fit"
 
 
 @dataclass(frozen=True)
@@ -44,28 +106,23 @@ class Limits:
             value = getattr(self, item.name)
             if value is None:
                 continue
-            if not math.isfinite(value) or value < 0 or (value == 0 and item.name not in DROPS):
+            unit = LIMITS[item.name].unit
+            if not math.isfinite(value) or value < 0 or (value == 0 and unit != "points"):
                 raise _illegal(item.name, value, "a number above 0")
-        if self.min_accuracy is not None and self.min_accuracy > 1:
-            raise _illegal("min_accuracy", self.min_accuracy, "a share between 0 and 1")
-        for name in DROPS:
-            value = getattr(self, name)
-            if value is not None and value > 100:
-                raise _illegal(name, value, "accuracy points between 0 and 100")
+            if unit == "share" and value > 1:
+                raise _illegal(item.name, value, "a share between 0 and 1")
+            if unit == "points" and value > 100:
+                raise _illegal(item.name, value, "accuracy points between 0 and 100")
 
     @property
     def stated(self) -> dict[str, float]:
         """The limits that were given, by name."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
-
-COST_LIMITS = {
-    "max_latency_ms": "latency_ms",
-    "max_size_bytes": "size_bytes",
-    "max_macs": "macs",
-    "max_peak_ram_bytes": "peak_ram_bytes",
-}
-"""Limit name -> the cost it bounds; these are known before any training."""
+    @property
+    def costs(self) -> dict[str, float]:
+        """The limits that were given on costs known before training, by name."""
+        return {k: v for k, v in self.stated.items() if LIMITS[k].cost is not None}
 
 
 ACCURACY = "accuracy"

@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_automl import balance, statistics
 from lepton_automl.balance import Strata
-from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits
 from lepton_automl.verdict import (
     Figures,
     Interval,
@@ -70,7 +70,8 @@ def judge(
         elif name == "max_class_drop":
             judged.append(_class_drop(name, limit, file, reference))
         else:
-            measured = getattr(figures, COST_LIMITS[name])
+            measured = LIMITS[name].measured(figures)
+            assert measured is not None, "every other limit is on a cost"
             status: Status = "holds" if measured <= limit else "broken"
             judged.append(JudgedLimit(name, limit, measured, None, status))
     return tuple(judged)
@@ -79,9 +80,9 @@ def judge(
 def keeps_exact(limits: Limits, figures: Figures) -> bool:
     """The limits that are known without a single measurement hold."""
     return all(
-        getattr(figures, COST_LIMITS[name]) <= limit
-        for name, limit in limits.stated.items()
-        if name in COST_LIMITS and name != "max_latency_ms"
+        (LIMITS[name].measured(figures) or 0) <= limit
+        for name, limit in limits.costs.items()
+        if name != "max_latency_ms"
     )
 
 

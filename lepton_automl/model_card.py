@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from lepton_automl import wording as w
 from lepton_automl.about import About
+from lepton_automl.config import LIMITS
 from lepton_automl.confirmed import summary
 from lepton_automl.verdict import Figures, Verdict
 
@@ -83,7 +84,7 @@ def _answer(verdict: Verdict) -> str:
     rows = [
         (
             f"{w.limit_title(limit.name, verdict.balanced)} "
-            + w.value_text(limit.name, limit.limit),
+            + w.quantity_text(limit.limit, LIMITS[limit.name].unit),
             w.measured_text(limit),
             limit.status,
         )

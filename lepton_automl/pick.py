@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_automl import balance
 from lepton_automl.balance import Strata
-from lepton_automl.config import COST_LIMITS, Goal, Limits
+from lepton_automl.config import LIMITS, Goal, Limits
 from lepton_automl.cost import Cost
 from lepton_automl.grouping import effective_share
 from lepton_automl.statistics import interval
@@ -151,7 +151,7 @@ def early(
 
 def _legal(options: Sequence[Option], limits: Limits) -> list[Option]:
     """Those within the cost limits; all where none is."""
-    return [o for o in options if not _beyond(o.cost, limits.stated)] or list(options)
+    return [o for o in options if not excess(o.cost, limits)] or list(options)
 
 
 def excess(cost: Cost, limits: Limits) -> dict[str, float]:
@@ -159,15 +159,11 @@ def excess(cost: Cost, limits: Limits) -> dict[str, float]:
 
     A cost that was not measured breaks nothing.
     """
-    return _beyond(cost, limits.stated)
-
-
-def _beyond(cost: Cost, stated: Mapping[str, float]) -> dict[str, float]:
     found = {}
-    for limit, name in COST_LIMITS.items():
-        value = getattr(cost, name)
-        if limit in stated and value is not None and value > stated[limit]:
-            found[limit] = value / stated[limit] - 1
+    for limit, stated in limits.costs.items():
+        value = LIMITS[limit].measured(cost)
+        if value is not None and value > stated:
+            found[limit] = value / stated - 1
     return found
 
 

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from lepton_automl.config import DROPS
+from lepton_automl.config import LIMITS, Unit
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.latency_model import Basis
 from lepton_automl.shares import epochs_text
 from lepton_automl.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
 
-LIMIT_NAMES = {
-    "max_latency_ms": "latency at most",
-    "max_size_bytes": "size at most",
-    "max_macs": "multiply-accumulates at most",
-    "max_peak_ram_bytes": "feature memory at most",
-    "min_accuracy": "accuracy at least",
-    "max_drop": "accuracy drop at most",
-    "max_class_drop": "drop of any class at most",
-}
 ANSWERS = {
     "holds": "Every stated limit holds.",
     "broken": "Broken: the files are there, but not everything that was promised holds.",
@@ -52,6 +43,14 @@ def accuracy_text(accuracy: float, interval: tuple[float, float] | None = None) 
     )
 
 
+def quantity_text(value: float, unit: Unit) -> str:
+    """The value of a limit, or what was measured against it, in three digits."""
+    if unit == "points":
+        return f"{value:.2f} points"
+    texts = {"ms": time_text, "kB": bytes_text, "MACs": count_text, "share": accuracy_text}
+    return texts[unit](value)
+
+
 def accuracy_title(is_balanced: bool) -> str:
     """What an accuracy is called: `balanced accuracy` where every class counts alike."""
     return "balanced accuracy" if is_balanced else "accuracy"
@@ -59,7 +58,7 @@ def accuracy_title(is_balanced: bool) -> str:
 
 def limit_title(name: str, is_balanced: bool) -> str:
     """What a limit is called."""
-    return LIMIT_NAMES[name].replace("accuracy", accuracy_title(is_balanced))
+    return LIMITS[name].words.replace("accuracy", accuracy_title(is_balanced))
 
 
 def accuracy_kind(verdict: Verdict) -> str:
@@ -112,26 +111,16 @@ def drop_text(drop: PairedDrop) -> str:
     )
 
 
-def value_text(name: str, value: float) -> str:
-    """A limit's value in its unit."""
-    if name == "max_latency_ms":
-        return time_text(value)
-    if name in {"max_size_bytes", "max_peak_ram_bytes"}:
-        return bytes_text(value)
-    if name == "min_accuracy":
-        return accuracy_text(value)
-    return f"{value:.2f} points" if name in DROPS else count_text(value)
-
-
 def measured_text(limit: JudgedLimit) -> str:
     """What was measured against a limit, with its interval."""
-    text = value_text(limit.name, limit.measured)
+    unit = LIMITS[limit.name].unit
+    text = quantity_text(limit.measured, unit)
     text = text if limit.basis == "measured" else f"{limit.basis} {text}"
     if limit.interval is None:
         return text
-    if limit.name == "min_accuracy":
+    if unit == "share":
         return accuracy_text(limit.measured, limit.interval)
-    low, high = (value_text(limit.name, end) for end in limit.interval)
+    low, high = (quantity_text(end, unit) for end in limit.interval)
     text += f" [{low.removesuffix(' points')}, {high.removesuffix(' points')}]"
     return text if limit.of is None else f"{text} (class {limit.of})"
 

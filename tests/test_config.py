@@ -4,11 +4,22 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.config import COST_LIMITS, DROPS, Limits, RunConfig, seconds
+from lepton_automl.commands import app
+from lepton_automl.config import (
+    LIMITS,
+    Limits,
+    RunConfig,
+    options_text,
+    seconds,
+    would_fit,
+)
+from lepton_automl.cost import Cost
 from lepton_automl.errors import ConfigError
+from lepton_automl.verdict import Figures
 
 FIELDS = [field.name for field in dataclasses.fields(Limits)]
 
@@ -30,7 +41,7 @@ def test_a_limit_that_no_file_could_be_judged_by_is_refused(field, value):
     assert str(value) in caught.value.what
 
 
-@pytest.mark.parametrize("field", [f for f in FIELDS if f not in DROPS])
+@pytest.mark.parametrize("field", [f for f in FIELDS if "drop" not in f])
 def test_zero_is_no_limit_but_for_the_drop(field):
     with pytest.raises(ConfigError, match=field):
         Limits(**{field: 0})
@@ -45,7 +56,48 @@ def test_shares_and_points_have_an_upper_end(field, value):
 
 
 def test_the_limits_known_before_training_are_fields():
-    assert set(COST_LIMITS) < set(FIELDS)
+    stated = {"max_latency_ms": 1.0, "max_macs": 5, "min_accuracy": 0.5, "max_drop": 0.5}
+    assert Limits(**stated).costs == {"max_latency_ms": 1.0, "max_macs": 5}
+
+
+def test_the_table_of_limits_has_a_row_a_field_and_the_command_line_an_option_a_row():
+    assert list(LIMITS) == FIELDS
+    command = typer.main.get_command(app).commands["run"]
+    stated = {name for option in command.params for name in option.opts}
+    assert {spec.option for spec in LIMITS.values()} <= stated
+
+
+def test_the_bounded_costs_are_fields_of_costs_and_of_figures():
+    costs = {field.name for field in dataclasses.fields(Cost)}
+    measured = {field.name for field in dataclasses.fields(Figures)}
+    bounded = {spec.cost for spec in LIMITS.values() if spec.cost}
+    assert bounded <= costs & measured
+    cost = Cost(9_310, 5_000, 5_500, 40_000, 3_000, 0.01234)
+    assert LIMITS["max_macs"].measured(cost) == 40_000
+    assert LIMITS["min_accuracy"].measured(cost) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "expected"),
+    [
+        ("max_size_bytes", 9_301, "--max-size-kb 9.4"),
+        ("max_latency_ms", 0.01234, "--max-latency-ms 0.0124"),
+        ("max_macs", 40_000.2, "--max-macs 40001"),
+        ("max_macs", 120, "--max-macs 120"),
+        ("max_peak_ram_bytes", 3_000, "--max-ram-kb 3"),
+        ("min_accuracy", 0.98765, "--min-accuracy 0.987"),
+        ("max_class_drop", 0.501, "--per-class-max-drop 0.51"),
+    ],
+)
+def test_a_suggested_limit_is_no_tighter_than_the_value(limit, value, expected):
+    assert options_text({limit: value}) == expected
+
+
+@given(st.sampled_from([n for n in FIELDS if n.startswith("max")]), st.floats(1e-3, 1e9))
+def test_a_suggested_limit_keeps_the_value_for_every_number(name, value):
+    option, number, *rest = would_fit({name: value}).split()
+    assert (option, rest) == (LIMITS[name].option, ["would", "fit"])
+    assert float(number) * LIMITS[name].scale >= value * (1 - 1e-12)
 
 
 @pytest.mark.parametrize(

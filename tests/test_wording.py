@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lepton_automl import wording as w
-from lepton_automl.config import Limits
+from lepton_automl.config import LIMITS, Limits
 from lepton_automl.verdict import JudgedLimit
 from tests.verdicts import elsewhere, figures, verdict
 
@@ -27,11 +27,24 @@ def test_quantities_have_units(text, value, expected):
     assert text(value) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (0.0132, "ms", "13.2 us"),
+        (12_345, "kB", "12.3 kB"),
+        (230_720, "MACs", "231 k"),
+        (0.9861, "share", "98.61 %"),
+        (0.5, "points", "0.50 points"),
+    ],
+)
+def test_values_of_limits_are_shown_in_their_units(value, unit, expected):
+    assert w.quantity_text(value, unit) == expected
+
+
 def test_every_limit_has_words_and_a_unit():
     for name in Limits.__dataclass_fields__:
         limit = JudgedLimit(name, 0.5, 0.25, (0.2, 0.3), "holds")
-        assert name in w.LIMIT_NAMES
-        assert w.measured_text(limit).startswith(w.value_text(name, 0.25))
+        assert w.measured_text(limit).startswith(w.quantity_text(0.25, LIMITS[name].unit))
 
 
 def test_intervals_do_not_repeat_the_unit_of_points():
@@ -92,7 +105,7 @@ def test_accuracy_is_called_balanced_where_it_is():
     assert w.limit_title("min_accuracy", False) == "accuracy at least"
     assert w.limit_title("min_accuracy", True) == "balanced accuracy at least"
     assert w.limit_title("max_drop", True) == "balanced accuracy drop at most"
-    assert w.limit_title("max_macs", True) == w.LIMIT_NAMES["max_macs"]
+    assert w.limit_title("max_macs", True) == "multiply-accumulates at most"
     assert w.accuracy_kind(verdict()) == "Accuracy intervals: Wilson."
     assert "stratified bootstrap" in w.accuracy_kind(verdict(balanced=True))
     for is_balanced in (False, True):

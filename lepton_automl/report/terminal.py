@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl import wording as w
+from lepton_automl.config import LIMITS
 from lepton_automl.confirmed import Confirmed, summary
 from lepton_automl.errors import LeptonError
 from lepton_automl.report.plot import Mark, Point, plot
@@ -160,7 +161,7 @@ def _limits(verdict: Verdict) -> Table:
         hint = f", about {limit.n_needed} samples would decide" if limit.n_needed else ""
         table.add_row(
             w.limit_title(limit.name, verdict.balanced),
-            w.value_text(limit.name, limit.limit),
+            w.quantity_text(limit.limit, LIMITS[limit.name].unit),
             w.measured_text(limit),
             Text(limit.status + hint, COLOURS[limit.status]),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lepton_automl.arch import Arch
-from lepton_automl.config import COST_LIMITS
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.pick import excess
 from lepton_automl.search.cost_check import CostCheck
@@ -128,8 +127,7 @@ class Proposer:
         if not self._near:
             return {}
         nearest = min(self._near, key=lambda point: point.distance)
-        stated = [limit for limit in self._check.limits.stated if limit in COST_LIMITS]
-        least = {limit: self._repair.least(nearest, limit) for limit in stated}
+        least = {limit: self._repair.least(nearest, limit) for limit in self._check.limits.costs}
         self._near += least.values()
         return least
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits, options_text, would_fit
 from lepton_automl.cost import Cost
 from lepton_automl.errors import InfeasibleError
 
@@ -43,8 +43,8 @@ class Tally:
         self._broken.update(broken.keys())
         if broken:
             self._nearest = min(self._nearest, sum(broken.values()))
-        for limit in self._limits.stated.keys() & COST_LIMITS:
-            value = getattr(cost, COST_LIMITS[limit])
+        for limit in self._limits.costs:
+            value = LIMITS[limit].measured(cost)
             if value is not None:
                 self._costs.setdefault(limit, []).append(value)
 
@@ -71,7 +71,7 @@ class Tally:
         if not values:
             return ""
         wanted = values[min(len(values) - 1, math.ceil(ROOM * len(values)))]
-        return option(limit, wanted) if wanted > self._limits.stated[limit] else ""
+        return options_text({limit: wanted}) if wanted > self._limits.stated[limit] else ""
 
 
 def impossible(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -> InfeasibleError:
@@ -87,65 +87,40 @@ def impossible(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -> Infe
         Of the point that breaks the limits by the least.
     """
     stated = limits.stated
-    smallest = {k: getattr(cost, COST_LIMITS[k]) for k, cost in least.items()}
+    smallest = {k: LIMITS[k].measured(cost) for k, cost in least.items()}
     beyond = {k: v for k, v in smallest.items() if v is not None and v > stated[k]}
     costs = {limit: _needed(limit, nearest) for limit in least}
     changed = {k: v for k, v in costs.items() if v is not None and v > stated[k]}
-    would_fit = " ".join(option(limit, value) for limit, value in changed.items())
     if not beyond:
         return InfeasibleError(
             "no net of this search space can meet all the limits together, nothing was trained; "
             f"the nearest: {_all(nearest, least)}",
-            fix=f"{would_fit} would fit the nearest net seen; or choose another --space",
+            fix=f"{would_fit(changed)} the nearest net seen; or choose another --space",
         )
     seen = "; ".join(
-        f"the smallest {_words(limit)} seen is {_value(limit, value)}, "
+        f"the smallest {LIMITS[limit].noun} seen is {_value(limit, value)}, "
         f"the limit {_value(limit, stated[limit])}"
         for limit, value in beyond.items()
     )
     return InfeasibleError(
         f"no net of this search space can meet the limits, nothing was trained: {seen}",
-        fix=f"{would_fit} would fit; or choose another search space with --space",
+        fix=f"{would_fit(changed)}; or choose another search space with --space",
     )
 
 
-def option(limit: str, value: float) -> str:
-    """A limit as the command line takes it, no tighter than `value`."""
-    return f"{_SHOWN[limit][0]} {_value(limit, value)}"
-
-
 def _needed(limit: str, cost: Cost) -> float | None:
-    value: float | None = getattr(cost, COST_LIMITS[limit])
+    value = LIMITS[limit].measured(cost)
     if limit == "max_latency_ms" and value is not None and cost.latency_basis == "measured":
         return SLACK * max(value, cost.latency_high_ms or value)
     return value
 
 
 def _all(cost: Cost, limits: Mapping[str, Cost]) -> str:
-    values = {limit: getattr(cost, COST_LIMITS[limit]) for limit in limits}
-    return ", ".join(f"{_words(k)} {_value(k, v)}" for k, v in values.items() if v is not None)
-
-
-def _words(limit: str) -> str:
-    return _SHOWN[limit][1]
+    values = {limit: LIMITS[limit].measured(cost) for limit in limits}
+    return ", ".join(f"{LIMITS[k].noun} {_value(k, v)}" for k, v in values.items() if v is not None)
 
 
 def _value(limit: str, value: float) -> str:
-    return _SHOWN[limit][2](value)
-
-
-def _kilo(value: float) -> str:
-    return f"{math.ceil(value / 100) / 10:g}"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{math.ceil(value * 1e4) / 1e4:g}"
-
-
-_SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
-    "max_latency_ms": ("--max-latency-ms", "latency in ms", _milliseconds),
-    "max_size_bytes": ("--max-size-kb", "size in kB", _kilo),
-    "max_macs": ("--max-macs", "number of MACs", lambda value: str(math.ceil(value))),
-    "max_peak_ram_bytes": ("--max-ram-kb", "peak RAM in kB", _kilo),
-}
-"""Limit -> its option, the cost in words, and how a value is shown: rounded up."""
+    """In the unit of the option, rounded up."""
+    spec = LIMITS[limit]
+    return spec.rounded(value) if spec.unit == "MACs" else f"{spec.rounded(value)} {spec.unit}"

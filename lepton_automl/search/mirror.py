@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.objectives import Objective
 from lepton_automl.search.hypervolume import REFERENCE
@@ -186,7 +186,7 @@ class Mirror:
         steps: dict[int, float] | None = None,
     ) -> FrozenTrial:
         candidate = self._candidates[number]
-        known = {name: getattr(candidate.cost, name) for name in COST_LIMITS.values()}
+        known = {spec.cost: spec.measured(candidate.cost) for spec in LIMITS.values() if spec.cost}
         costs = {name: cost for name, cost in known.items() if cost is not None}
         about = {KEY: key, NUMBER: number, ROLE: role} | costs
         constraints = self._constraints(candidate)
@@ -195,7 +195,7 @@ class Mirror:
     def _constraints(self, candidate: Candidate) -> dict[str, float]:
         found = {}
         for limit, stated in self._limits.stated.items():
-            cost = getattr(candidate.cost, COST_LIMITS.get(limit, ""), None)
+            cost = LIMITS[limit].measured(candidate.cost)
             if cost is not None:
                 found[limit] = cost / stated - 1
         return found

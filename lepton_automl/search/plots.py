@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
-from lepton_automl.config import COST_LIMITS
+from lepton_automl.config import LIMITS
 
 DRAW_SECONDS = 10.0
 """Between two drawings of a search that goes on."""
@@ -58,7 +58,7 @@ class Plots:
         """One more point, by how much it is within (below 0) or beyond each limit."""
         self._points += 1
         for limit, value in constraints.items():
-            if limit in COST_LIMITS:
+            if limit in LIMITS and LIMITS[limit].cost:
                 self._judged.setdefault(limit, []).append((self._points, 1 + value))
                 self._is_new = True
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_automl.arch import Arch
-from lepton_automl.config import COST_LIMITS
+from lepton_automl.config import LIMITS
 from lepton_automl.cost import Cost
 from lepton_automl.errors import ArchError
 from lepton_automl.pick import excess
@@ -129,8 +129,7 @@ class Repair:
 
     def least(self, start: Near, limit: str) -> Near:
         """The point with the smallest cost that one limit is about, whatever the others say."""
-        name = COST_LIMITS[limit]
-        arrived = self._descend(start.params, lambda cost: float(getattr(cost, name) or 0.0))
+        arrived = self._descend(start.params, lambda cost: LIMITS[limit].measured(cost) or 0.0)
         return self._checked(arrived)
 
     def _beyond(self, cost: Cost) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lepton_automl.config import COST_LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits
 from lepton_automl.cost import Cost, static_cost
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.objectives import load
@@ -99,7 +99,7 @@ def combination(seed: int, pool: list[Cost]) -> dict[str, int]:
     """Some of the limits that no clock decides, from what nothing meets to what half do."""
     rng, stated = random.Random(seed), {}
     for limit, _ in rng.sample(list(UNITS.values()), rng.randint(1, 3)):
-        values = sorted(getattr(cost, COST_LIMITS[limit]) for cost in pool)
+        values = sorted(LIMITS[limit].measured(cost) for cost in pool)
         place = rng.uniform(-0.3, 0.5)
         value = values[int(place * len(values))] if place > 0 else (1 + place) * values[0]
         stated[limit] = round(value)
