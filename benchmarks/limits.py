@@ -30,7 +30,7 @@ from lepton_automl.search.feasible import Proposer
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.sampler import Sampler
-from lepton_automl.space import Draw, SearchSpace, Trial
+from lepton_automl.space import Draw, SearchSpace, SpaceTrial
 
 SPACES = ("tiny", "residual", "mobile")
 TARGET = targets.load()
@@ -126,7 +126,7 @@ def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: 
     """Ask for `count` candidates as a search does, with made-up accuracies."""
     answer = Answer(found.name, limits)
 
-    def draw(trial: Trial) -> tuple[Arch, Recipe]:
+    def draw(trial: SpaceTrial) -> tuple[Arch, Recipe]:
         height, width, channels = found.example
         return found.sample(
             trial, size=(height, width), channels=channels, classes=10, target=TARGET

@@ -37,7 +37,7 @@ from lepton_automl.search.process import Worker
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials, read_trials, score_event
+from lepton_automl.search.trials import Trials, read_trials, result_event
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchWork
 
@@ -196,7 +196,7 @@ def grown(job: SearchWork, count: int) -> Path:
         rows.append((EventKind.TRIAL, str(number), known[number % len(known)] | {"number": number}))
         for rung in range(2 if number % 3 == 0 else 1):
             result = TaskResult((SECONDS,), pack(rng.random(2000) < 0.9))
-            rows.append((EventKind.RUNG, f"{number}-{rung}", score_event(result, 2 + 4 * rung)))
+            rows.append((EventKind.RUNG, f"{number}-{rung}", result_event(result, 2 + 4 * rung)))
     with sqlite3.connect(path) as db:
         db.executemany(
             "INSERT INTO events (kind, key, value, at) VALUES (?, ?, ?, 0)",

@@ -25,7 +25,7 @@ from lepton_automl.search.newcomers import label_bytes
 from lepton_automl.search.plan import work_of
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Score, Trials, parsed, read_trials
+from lepton_automl.search.trials import RungResult, TrainingKey, Trials, read_trials
 from lepton_automl.session import Session
 from lepton_automl.statistics import interval, wilson
 
@@ -74,7 +74,7 @@ class Candidates:
             If none does; says which limit bites and what would fit.
         """
         limits = self._session.config.limits
-        points = [self._trial(number) for number in self.trials.alive()] + self._steps()
+        points = [self._trial(number) for number in self.trials.trained()] + self._steps()
         if not points:
             path = self._session.folder.path
             raise DataError(f"{path} has trained nothing yet", fix="run `lepton search` first")
@@ -86,7 +86,7 @@ class Candidates:
             raise _too_weak(best, least)
         return kept
 
-    def final(self, number: int) -> Score | None:
+    def final(self, number: int) -> RungResult | None:
         """The best of a candidate's last trainings, if it had one."""
         good = [score for score in self.trials.finals.get(number, []) if not score.failed]
         return max(good, key=lambda score: score.accuracy, default=None)
@@ -95,8 +95,8 @@ class Candidates:
         """Of a training of this candidate, about, from the first rungs of all."""
         seconds, work = 0.0, 0.0
         for key, event in self._session.ledger.all(EventKind.RUNG).items():
-            trial, rung = parsed(key)
-            if rung == "0" and not event["failed"]:
+            trial = TrainingKey.parse(key).trial
+            if key == str(TrainingKey(trial)) and not event["failed"]:
                 seconds += event["seconds"]
                 work += self._work(trial, event["epochs"])
         return seconds / work * self._work(number, 1) if work else 0.0
@@ -112,15 +112,15 @@ class Candidates:
         )
 
     def _work(self, number: int, epochs: int) -> float:
-        return work_of(self.trials.candidates[number].cost.macs, self.tasks.samples, epochs)
+        return work_of(self.trials[number].cost.macs, self.tasks.samples, epochs)
 
     def _trial(self, number: int) -> Point:
-        candidate = self.trials.candidates[number]
+        candidate = self.trials[number]
         cost = candidate.cost
         if cost.latency_ms is None and self._session.config.limits.max_latency_ms is not None:
             cost = self._check.whole(candidate.arch)
         good = [score for score in self.trials.finals.get(number, []) if not score.failed]
-        scores = good or [self.trials.searched(number)]
+        scores = good or [self.trials.search_result(number)]
         share = np.mean([score.correct for score in scores], axis=0)
         option = self._option(number, share, cost)
         return Point(f"trial {number}", f"trial-{number}", option, number)

@@ -70,7 +70,7 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
     choice = _choice(ledger, trials, definition)
     objectives = [load_objective(name) for name in definition.objectives]
     return Front(
-        rows=tuple(outcome.row_of(trials, number) for number in sorted(trials.candidates)),
+        rows=tuple(outcome.row_of(trials, number) for number in sorted(trials)),
         front=outcome.front_of(trials, objectives),
         number=choice.number,
         reason=choice.reason,
@@ -86,8 +86,8 @@ def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choic
     if named:
         return Choice(named[-1]["number"], named[-1]["reason"])
     options = [
-        Option(n, trials.latest(n).correct, trials.candidates[n].cost, strata=trials.strata)
-        for n in trials.alive()
+        Option(n, trials.best_result(n).correct, trials[n].cost, strata=trials.strata)
+        for n in trials.trained()
     ]
     if not options:
         raise _untrained(ledger.path.parent)

@@ -27,6 +27,7 @@ from lepton_automl.search.remaking import missing
 from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.task import Task, run_task, unpack
 from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.trials import Stage, TrainingKey
 from lepton_automl.session import Session, opened
 from lepton_automl.shares import epochs_text
 
@@ -131,9 +132,9 @@ def _leave_best(session: Session, candidates: Candidates, point: Point, left: fl
         model = Model.load(point.step.parent / REFERENCE)
     else:
         model = _trained(session, candidates, point.trial, left)
-    recipe = candidates.trials.candidates[point.trial].recipe
+    recipe = candidates.trials[point.trial].recipe
     if candidates.final(point.trial) is not None:
-        recipe = recipe_of(recipe, candidates.trials.latest(point.trial).rung)
+        recipe = recipe_of(recipe, candidates.trials.best_result(point.trial).key)
     epochs = candidates.trials.epochs_of(point.trial)
     model.save(session.folder.best)
     text = dataclasses.replace(recipe, epochs=epochs).to_json()
@@ -144,14 +145,15 @@ def _trained(session: Session, candidates: Candidates, number: int, left: float)
     """A candidate as its last training left it, or after one in `left` seconds."""
     trials, tasks = candidates.trials, candidates.tasks
     if candidates.final(number) is not None:
-        score = trials.latest(number)
-        out, epochs, accuracy = tasks.checkpoint(number, score.rung), score.epochs, score.accuracy
-        todo = missing(f"{number}-{score.rung}", tasks, trials, session.ledger)
+        score = trials.best_result(number)
+        out, epochs, accuracy = tasks.checkpoint(score.key), score.epochs, score.accuracy
+        todo = missing(score.key, tasks, trials, session.ledger)
         _decided(session, number, lambda: epochs)
     else:
         epochs = _decided(session, number, lambda: _epochs(session, candidates, number, left))
-        out, accuracy = tasks.checkpoint(number, PICK), None
-        todo = [] if Tasks.is_whole(out) else [tasks.fresh(trials.candidates[number], epochs, PICK)]
+        key = TrainingKey(number, Stage.PICK)
+        out, accuracy = tasks.checkpoint(key), None
+        todo = [] if Tasks.is_whole(out) else [tasks.fresh(trials[number], epochs, key)]
     for task in todo:
         accuracy = _run(
             session, task, f"trial {number} is trained to the end, {epochs_text(epochs)}"
@@ -189,7 +191,7 @@ def _run(session: Session, task: Task, message: str) -> float:
 def _epochs(session: Session, candidates: Candidates, number: int, left: float) -> int:
     """As many as the winner's last training had, or as fit into the time."""
     trials = candidates.trials
-    own = max(trials.epochs_of(number), trials.candidates[number].recipe.epochs)
+    own = max(trials.epochs_of(number), trials[number].recipe.epochs)
     finals = [score for number in trials.finals for score in trials.finals[number]]
     if left == math.inf:
         return max((score.epochs for score in finals if not score.failed), default=own)

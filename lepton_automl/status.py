@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lepton_automl.search import live
 from lepton_automl.search.hypervolume import REFERENCE
 from lepton_automl.search.ledger import EventKind, LedgerView, is_held
 from lepton_automl.search.live import Note
+from lepton_automl.search.trials import Stage, TrainingKey
 from lepton_automl.verdict import Verdict
 
 SILENT_SECONDS = 10.0
@@ -156,23 +158,25 @@ def _workers(notes: Mapping[str, Note]) -> tuple[WorkerNow, ...]:
 
 def _rungs(finished: list[str], at_work: list[str]) -> tuple[RungNow, ...]:
     """Counts from the keys of rungs and tasks; last trainings are no rungs."""
-    done, reached = set(_numbered(finished)), set(_numbered(finished + at_work))
-    last = max((rung for _, rung in reached), default=-1)
+    done, reached = _rung_keys(finished), _rung_keys(finished + at_work)
+    last = max((key.round for key in reached), default=-1)
     return tuple(
         RungNow(
             rung,
-            sum(r == rung for _, r in done),
-            sum((number, rung + 1) in reached for number, r in done if r == rung),
+            sum(key.round == rung for key in done),
+            sum(TrainingKey(k.trial, round=rung + 1) in reached for k in done if k.round == rung),
         )
         for rung in range(last + 1)
     )
 
 
-def _numbered(keys: list[str]) -> list[tuple[int, int]]:
-    split = [key.split("-") for key in keys]
-    return [
-        (int(k[0]), int(k[1])) for k in split if len(k) == 2 and k[0].isdigit() and k[1].isdigit()
-    ]
+def _rung_keys(texts: list[str]) -> set[TrainingKey]:
+    """Those of the keys that name a rung."""
+    keys: set[TrainingKey] = set()
+    for text in texts:
+        with contextlib.suppress(ValueError):  # A task that trains no trial.
+            keys.add(TrainingKey.parse(text))
+    return {key for key in keys if key.stage is Stage.RUNG}
 
 
 def _value(notes: Mapping[str, Note], name: str) -> dict[str, Any]:

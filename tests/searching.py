@@ -21,7 +21,7 @@ from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.task import Task, TaskResult, pack, run_task
-from lepton_automl.search.trials import Candidate, Score
+from lepton_automl.search.trials import RungResult, TrainingKey, Trial
 from lepton_automl.search.work import SearchWork
 from tests.nets import random_arch
 
@@ -138,16 +138,19 @@ class ScoredWorkers(InlineWorkers):
         return TaskResult((0.01,) * len(task.cycles), pack(np.arange(200) < 200 * share))
 
 
-def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any) -> Candidate:
+def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any) -> Trial:
     """A candidate of a random architecture."""
     arch = random_arch(number, input=(8, 8, 1), classes=3)
     cost = Cost(size, size // 2, size // 2, arch.graph.macs, 2_000)
-    return Candidate(number, params, {}, arch, Recipe(epochs=epochs), cost)
+    return Trial(number, params, {}, arch.to_json(), Recipe(epochs=epochs).to_json(), cost)
 
 
-def score(rung: str, right: int, *, epochs: int = 1, n: int = 200, failed: str = "") -> Score:
-    """A score with so many right answers of `n`."""
-    return Score(rung, epochs, pack(np.arange(n) < right), failed)
+def result(
+    number: int, label: str, right: int, *, epochs: int = 1, n: int = 200, failed: str = ""
+) -> RungResult:
+    """A result of a training with so many correct samples of `n`."""
+    key = TrainingKey.parse(f"{number}-{label}")
+    return RungResult(key, epochs, pack(np.arange(n) < right), failed)
 
 
 def is_alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ from lepton_automl.front import draw, front_of, read_front
 from lepton_automl.run_folder import RunFolder
 from lepton_automl.search.ledger import Ledger, LedgerView
 from lepton_automl.search.task import TaskResult, pack
-from lepton_automl.search.trials import score_event
+from lepton_automl.search.trials import result_event
 from tests import runs
 from tests.searching import candidate
 
@@ -50,7 +50,7 @@ def test_while_a_search_works_whoever_would_win_by_balanced_accuracy_is_chosen(t
     # The second is right as often, but never about the rare class.
     for number, right in enumerate((np.arange(200) >= 20, np.arange(200) < 180)):
         ledger.record("trial", str(number), candidate(number, size=20_000 - number).to_event())
-        ledger.record("rung", f"{number}-0", score_event(TaskResult((1.0,), pack(right)), 1, part))
+        ledger.record("rung", f"{number}-0", result_event(TaskResult((1.0,), pack(right)), 1, part))
     about = {"limits": Limits(), "prefer": "size", "objectives": ("accuracy", "size_bytes")}
     front = front_of(ledger, SimpleNamespace(balanced=True, **about))
     ledger.close()

@@ -9,7 +9,7 @@ from table import VALIDATION, Table
 
 from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.guide import Contender, best_of, budgets, prospects
-from lepton_automl.search.rungs import Standing, may_go_on
+from lepton_automl.search.rungs import RungEntry, may_go_on
 
 IDEAS = 96
 """New points that are thought about at a time, as in the search."""
@@ -85,7 +85,7 @@ class Ours:
 
     def _may_go_on(self, state: State, rung: int, *, closing: bool) -> list[int]:
         here = state.at(rung)
-        standings = [Standing(n, a, self._cost(n), VALIDATION) for n, a in here.items()]
+        standings = [RungEntry(n, a, self._cost(n), VALIDATION) for n, a in here.items()]
         return may_go_on(standings, set(state.at(rung + 1)), rung=rung, closing=closing)
 
     def _contender(self, state: State, number: int) -> Contender:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl import wording as w
+from lepton_automl.search.trials import task_text
 from lepton_automl.shares import duration
 
 if TYPE_CHECKING:
@@ -119,16 +120,9 @@ def _workers(workers: Sequence[WorkerNow]) -> Table:
     for slot, worker in enumerate(workers, 1):
         task = worker.task or "nothing"
         done = "waits: something is measured" if worker.waits else _bar(worker.share)
-        cells = (_task(task), duration(worker.seconds), done) if worker.task else (task, "", "")
+        cells = (task_text(task), duration(worker.seconds), done) if worker.task else (task, "", "")
         table.add_row(str(slot), str(worker.pid), *cells)
     return table
-
-
-def _task(key: str) -> str:
-    number, _, rung = key.partition("-")
-    if rung.isdigit():
-        return f"trial {number}, rung {rung}"
-    return f"trial {number}, " + ("to the end" if rung.startswith("final") else rung)
 
 
 def _rungs(status: Status) -> Table:

@@ -13,7 +13,7 @@ from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.guide import Contender, best_of, budgets, prospects
 from lepton_automl.search.ideas import Idea, Ideas
 from lepton_automl.search.sampler import seed_of
-from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.trials import Trial, Trials
 from lepton_automl.search.warm_start import Observed
 
 PARENTS = 6
@@ -81,7 +81,7 @@ class Advisor:
         new : bool
             Whether a new candidate may start.
         """
-        known = {n: c for n in self._trials.candidates if (c := self._contender(n, at_work))}
+        known = {n: c for n in self._trials if (c := self._contender(n, at_work))}
         seen = [*known.values(), *map(self._elsewhere, self._observed)]
         ideas = self._sound_ideas() if new else []
         if not any(c.results for c in seen):
@@ -100,11 +100,11 @@ class Advisor:
         return Advice(None, tuple(contenders[row].params for row in fresh))
 
     def _turn(self) -> int:
-        return len(self._trials) + sum(len(scores) for scores in self._trials.scores.values())
+        return len(self._trials) + sum(len(scores) for scores in self._trials.results.values())
 
     def _contender(self, number: int, at_work: Collection[int]) -> Contender | None:
         """A candidate as the guide sees it; None where nothing is known of it."""
-        candidate, scores = self._trials.candidates[number], self._trials.scores[number]
+        candidate, scores = self._trials[number], self._trials.results[number]
         left = self._rungs_of(number) - 1
         results = tuple(
             (max(0, left - rung), self._worst() if score.failed else score.accuracy)
@@ -124,17 +124,17 @@ class Advisor:
     def _worst(self) -> float:
         """Of a training that failed: like the worst of the others."""
         good = [
-            s.accuracy for scores in self._trials.scores.values() for s in scores if not s.failed
+            s.accuracy for scores in self._trials.results.values() for s in scores if not s.failed
         ]
         good += [a for known in self._observed for _, a in known.results if a is not None]
         return min(good, default=0.0)
 
     def _samples(self) -> int:
-        good = (s for scores in self._trials.scores.values() for s in scores if not s.failed)
+        good = (s for scores in self._trials.results.values() for s in scores if not s.failed)
         first = next(good, None)
         return 1 if first is None else first.samples
 
-    def _costs(self, known: Candidate | Idea) -> tuple[float, ...]:
+    def _costs(self, known: Trial | Idea) -> tuple[float, ...]:
         return tuple(o.value(None, known.cost) * o.sign for o in self._known_costs)
 
     def _new(self, idea: Idea) -> Contender:
@@ -151,8 +151,8 @@ class Advisor:
     def _parents(self) -> list[Mapping[str, Any]]:
         trials = self._trials
         ranked = [
-            (len(trials.scores[n]), trials.searched(n).accuracy, trials.candidates[n].params)
-            for n in trials.alive()
+            (len(trials.results[n]), trials.search_result(n).accuracy, trials[n].params)
+            for n in trials.trained()
         ]
         ranked += [
             (len(known.results), known.best, known.candidate.params)

@@ -20,10 +20,9 @@ from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.lesson import LESSON, lesson_for, lesson_of, told
 from lepton_automl.search.plan import SAFETY, TASK_SECONDS, Clock
 from lepton_automl.search.remaking import missing, training
-from lepton_automl.search.strategy import augment_of
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, Score, Trials, parsed, score_event
+from lepton_automl.search.trials import RungResult, Stage, TrainingKey, Trials, result_event
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import COMPRESSION, duration, epochs_text
 
@@ -57,7 +56,7 @@ class Confirmation:
     @property
     def finals(self) -> list[Final]:
         """The last trainings that were decided on; none before."""
-        return planned(self._work.ledger, f"{FINAL}-{self._round}")
+        return planned(self._work.ledger, f"{Stage.FINAL}-{self._round}")
 
     @property
     def _lesson(self) -> Final | None:
@@ -69,7 +68,7 @@ class Confirmation:
         A training that the ledger knows is not repeated; one that cannot end in time is left out,
         and so is a candidate without any: its figures of the search are those of a lucky one.
         """
-        key = f"{FINAL}-{self._round}"
+        key = f"{Stage.FINAL}-{self._round}"
         if self._work.ledger.get(EventKind.PLAN, key) is None:
             entrants = Entrants(self._work, self._tasks, self._trials, clock).of(options)
             plan = plan_finals(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
@@ -99,7 +98,9 @@ class Confirmation:
         lesson = self._lesson
         if lesson is not None and self._score_of(lesson) is None:
             for key in lesson.teachers:
-                for task in missing(key, self._tasks, self._trials, self._work.ledger):
+                for task in missing(
+                    TrainingKey.parse(key), self._tasks, self._trials, self._work.ledger
+                ):
                     workers.call(task)
             self._train([lesson], workers, clock)
 
@@ -141,15 +142,16 @@ class Confirmation:
         return late > GRACE_SECONDS and late + to_go > GRACE_SHARE * later
 
     def _record(self, task: Task, result: TaskResult) -> None:
-        number, rung = parsed(task.key)
+        key = TrainingKey.parse(task.key)
+        number = key.trial
         every = [*self.finals, *filter(None, [self._lesson])]
-        final = next(f for f in every if (f.number, f.label(self._round)) == (number, rung))
-        before = 0 if final.is_fresh else self._trials.epochs_before(number)
-        event = score_event(result, before + final.epochs, self._work.dataset.validation)
+        final = next(f for f in every if f.key(self._round) == key)
+        before = 0 if final.is_fresh else self._trials.search_epochs(number)
+        event = result_event(result, before + final.epochs, self._work.dataset.validation)
         self._work.ledger.record(EventKind.RUNG, task.key, event)
-        score = Score.from_event(rung, event)
-        self._trials.score(number, score)
-        searched = self._trials.searched(number)
+        score = RungResult.from_event(key, event)
+        self._trials.add_result(score)
+        searched = self._trials.search_result(number)
         now = score.failed or f"{score.accuracy:.2%} after {epochs_text(score.epochs)}"
         before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
         how = "" if final.augment is None else f" with augment {final.augment:g}"
@@ -166,14 +168,14 @@ class Confirmation:
         """
         share = np.mean([score.correct for score in self._scores(number)], axis=0)
         part = self._work.dataset.validation
-        return Option(number, share, self._trials.candidates[number].cost, part.groups, part.strata)
+        return Option(number, share, self._trials[number].cost, part.groups, part.strata)
 
-    def _scores(self, number: int) -> list[Score]:
+    def _scores(self, number: int) -> list[RungResult]:
         """Of a candidate's last trainings, those that did not fail."""
         return _good(self._trials, self.finals, number, self._round)
 
-    def _score_of(self, final: Final) -> Score | None:
-        return self._trials.final(final.number, final.label(self._round))
+    def _score_of(self, final: Final) -> RungResult | None:
+        return self._trials.final_result(final.key(self._round))
 
     def _tell(self, message: str) -> None:
         self._work.emit(Event("search", message))
@@ -207,7 +209,7 @@ class Bar:
 
 def _listed(keys: Iterable[str]) -> str:
     """Whose trainings these are, each candidate once."""
-    return ", ".join(dict.fromkeys(str(parsed(key)[0]) for key in keys))
+    return ", ".join(dict.fromkeys(str(TrainingKey.parse(key).trial) for key in keys))
 
 
 def pace_text(result: TaskResult) -> str:
@@ -220,17 +222,17 @@ def pace_text(result: TaskResult) -> str:
 
 def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Confirmed, ...]:
     """What trainings from nothing made of each of the few best."""
-    finals = [final for final in planned(ledger, f"{FINAL}-{round_number}") if final.is_fresh]
+    finals = [final for final in planned(ledger, f"{Stage.FINAL}-{round_number}") if final.is_fresh]
     lesson = lesson_of(ledger, round_number)
     return tuple(
         Confirmed(
             number=number,
-            searched=trials.searched(number).accuracy,
-            searched_epochs=trials.searched(number).epochs,
+            searched=trials.search_result(number).accuracy,
+            searched_epochs=trials.search_result(number).epochs,
             accuracies=tuple(score.accuracy for score in scores),
             epochs=scores[0].epochs,
             taught=_reached(lesson, trials, number, round_number),
-            augment=augment_of(scores[0].rung),
+            augment=scores[0].key.augment,
         )
         for number in _numbers(finals)
         if (scores := _good(trials, finals, number, round_number))
@@ -245,18 +247,20 @@ def _reached(lesson: Final | None, trials: Trials, number: int, round_number: in
     return scores[0].accuracy if scores else None
 
 
-def _good(trials: Trials, finals: Sequence[Final], number: int, round_number: int) -> list[Score]:
+def _good(
+    trials: Trials, finals: Sequence[Final], number: int, round_number: int
+) -> list[RungResult]:
     """Of the better strategy, where there are two."""
-    mine = [final.label(round_number) for final in finals if final.number == number]
-    found = [trials.final(number, label) for label in mine]
-    by_strategy: dict[float | None, list[Score]] = {}
+    mine = [final.key(round_number) for final in finals if final.number == number]
+    found = [trials.final_result(key) for key in mine]
+    by_strategy: dict[float | None, list[RungResult]] = {}
     for score in found:
         if score is not None and not score.failed:
-            by_strategy.setdefault(augment_of(score.rung), []).append(score)
+            by_strategy.setdefault(score.key.augment, []).append(score)
     return max(by_strategy.values(), key=_mean_accuracy, default=[])
 
 
-def _mean_accuracy(scores: Sequence[Score]) -> float:
+def _mean_accuracy(scores: Sequence[RungResult]) -> float:
     return sum(score.accuracy for score in scores) / len(scores)
 
 

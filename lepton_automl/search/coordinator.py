@@ -72,7 +72,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
                 _leave_usable(work)
                 raise
     winners.collect(choice.number)  # Also where a kill came between the winner and this.
-    rows = [outcome.row_of(trials, number) for number in sorted(trials.candidates)]
+    rows = [outcome.row_of(trials, number) for number in sorted(trials)]
     found = winners.result(choice, rows, outcome.front_of(trials, objectives))
     if is_new:
         work.emit(outcome.ended(outcome.row_of(trials, choice.number), found.front, len(rows)))

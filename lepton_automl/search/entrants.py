@@ -56,7 +56,7 @@ class Entrants:
     def _strategies(self, number: int) -> list[Entrant]:
         """A candidate as its recipe says and with stronger changes, the better choice first."""
         own = self._entrant(number)
-        augment = stronger(self._trials.candidates[number].recipe, self._work.space)
+        augment = stronger(self._trials[number].recipe, self._work.space)
         if augment is None:
             return [own]
         both = [own, dataclasses.replace(own, augment=augment)]
@@ -64,8 +64,8 @@ class Entrants:
 
     def _memorises(self, number: int) -> bool:
         """Whether its net knows training pictures much better than others, though changed ones."""
-        score = self._trials.searched(number)
-        checkpoint = self._tasks.checkpoint(number, score.rung)
+        score = self._trials.search_result(number)
+        checkpoint = self._tasks.checkpoint(score.key)
         if not self._tasks.is_whole(checkpoint):
             return False
         model = Model.load(checkpoint)
@@ -78,7 +78,7 @@ class Entrants:
         """Of each architecture the most accurate: others would hardly be another choice."""
         best: dict[str, Option] = {}
         for option in sorted(options, key=lambda o: (-o.accuracy, o.number)):
-            best.setdefault(self._trials.candidates[option.number].arch.hash, option)
+            best.setdefault(self._trials[option.number].arch.hash, option)
         return sorted(best.values(), key=lambda o: o.number)
 
     def _finalists(self, options: Sequence[Option]) -> list[Option]:
@@ -86,7 +86,7 @@ class Entrants:
         if plan is None or not plan.is_scarce:
             return self._in_time(finalists(options, self._work.config.goal, FINALISTS), options)
         points = recorded(self._work.ledger).begins_with(self._work.space.candidates)
-        params = {o.number: self._trials.candidates[o.number].params for o in options}
+        params = {o.number: self._trials[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         growth = {o.number: self._growth(o.number) for o in options}
         return early(known_good or options, self._work.config.limits, growth, FINALISTS)
@@ -106,7 +106,7 @@ class Entrants:
             return chosen
         growth = {
             number: min(entrant.longest, left / entrant.seconds_per_epoch)
-            / self._trials.searched(number).epochs
+            / self._trials.search_result(number).epochs
             if is_in_time(entrant)
             else self._growth(number)
             for number, entrant in entrants.items()
@@ -117,10 +117,10 @@ class Entrants:
         """How many times as many passes it will have had, at least 1: the time may be over."""
         entrant = self._entrant(number)
         more = min(entrant.own, max(0.0, self._clock.left() / entrant.seconds_per_epoch))
-        return 1 + more / self._trials.searched(number).epochs
+        return 1 + more / self._trials.search_result(number).epochs
 
     def _entrant(self, number: int) -> Entrant:
-        candidate = self._trials.candidates[number]
+        candidate = self._trials[number]
         work = work_of(candidate.cost.macs, self._tasks.samples, 1)
         seconds = self._clock.seconds(work, number) - TASK_SECONDS
         epoch = seconds / gain(self._work.config.final_jobs)

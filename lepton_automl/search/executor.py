@@ -18,6 +18,7 @@ from lepton_automl.search.process import Worker, WorkerLost
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.spawn import PROGRAM
 from lepton_automl.search.task import Task, TaskResult
+from lepton_automl.search.trials import task_text
 
 ATTEMPTS = 2
 """A task whose worker is lost is given to one more worker."""
@@ -161,13 +162,12 @@ class Workers:
         return TaskResult(failed=f"it lost {ATTEMPTS} workers: {'; '.join(reasons)}")
 
     def _tell(self, task: Task, lost: WorkerLost, *, is_last: bool) -> None:
-        number = task.key.partition("-")[0]
         then = "another worker takes over"
         if lost.is_shortage:
             then += f", with batches in {task.pieces[-1]} pieces"
         if is_last:
             then = "the trial is given up"
-        self._happened.put(f"the worker of trial {number} {lost.why}; {then}")
+        self._happened.put(f"{task_text(task.key)}: the worker {lost.why}; {then}")
 
     def _replace(self, worker: Worker) -> None:
         if self._closing:

@@ -22,7 +22,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.rungs import RUNGS, may_go_on
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Score, Trials, parsed, score_event
+from lepton_automl.search.trials import RungResult, TrainingKey, Trials, result_event
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchWork
 
@@ -88,7 +88,7 @@ class Explorer:
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         if trials.plan is None:
-            first = trials.candidates.get(0) or self._newcomers.add(self._wishes())
+            first = trials.get(0) or self._newcomers.add(self._wishes())
             assert first is not None, "the first candidate is refused by an error"
             trials.plan = make_plan(work, tasks, first, workers)
         self.clock = clock_for(work, trials.plan)
@@ -102,7 +102,7 @@ class Explorer:
                 break
             for task, result in self._workers.finished():
                 self._record(task, result)
-        if trained := self._trials.alive():
+        if trained := self._trials.trained():
             self._show(trained[-1], is_last=True)
 
     def _next(self) -> Task | None:
@@ -124,7 +124,7 @@ class Explorer:
             return None
         advice = self._advisor.advise(may_go_on, self._at_work(), new=new)
         if advice.promote is not None:
-            return self._rung_task(advice.promote, len(trials.scores[advice.promote]))
+            return self._rung_task(advice.promote, len(trials.results[advice.promote]))
         return self._newcomer(advice.wishes) or self._advised() if new else None
 
     def _wishes(self) -> tuple[Mapping[str, Any], ...]:
@@ -151,51 +151,53 @@ class Explorer:
         """Who may be trained to the next rung, as far as quotas, intervals and time allow."""
         found = []
         for rung in range(RUNGS - 1):
-            standings = self._trials.standings(rung, self._known_costs)
+            standings = self._trials.entries(rung, self._known_costs)
             found += may_go_on(standings, self._promoted(rung), rung=rung, closing=closing)
         return [
-            n for n in found if self.clock.allows(self._work_of(n, len(self._trials.scores[n])))
+            n for n in found if self.clock.allows(self._work_of(n, len(self._trials.results[n])))
         ]
 
     def _promoted(self, rung: int) -> set[int]:
         """Who went on beyond `rung`, is about to, or has no further rung."""
-        last = {n for n in self._trials.candidates if len(self._tasks.cycles(n)) == rung + 1}
+        last = {n for n in self._trials if len(self._tasks.cycles(n)) == rung + 1}
         return self._trials.beyond(rung) | self._at_work() | last
 
     def _wants_more(self) -> bool:
         wanted, trials = self._work.config.trials, self._trials
         if self._newcomers.exhausted or (wanted is not None and len(trials) >= wanted):
             return False
-        if not trials.alive():
+        if not trials.trained():
             return len(trials) < HOPELESS
-        recent = list(trials.candidates)[-RECENT:]
+        recent = list(trials)[-RECENT:]
         return self.clock.allows(sum(self._work_of(n, 0) for n in recent) / len(recent))
 
     def _record(self, task: Task, result: TaskResult) -> None:
-        number, rung = parsed(task.key)
-        epochs = sum(self._tasks.cycles(number)[: int(rung) + 1])
-        event = score_event(result, epochs, self._work.dataset.validation)
+        key = TrainingKey.parse(task.key)
+        number, rung = key.trial, key.round
+        epochs = sum(self._tasks.cycles(number)[: rung + 1])
+        event = result_event(result, epochs, self._work.dataset.validation)
         self._work.ledger.record(EventKind.RUNG, task.key, event)
-        score = Score.from_event(rung, event)
-        self._trials.score(number, score)
-        if rung == "0":
+        score = RungResult.from_event(key, event)
+        self._trials.add_result(score)
+        if rung == 0:
             self._newcomers.learn(number, score)
         if not score.failed:
-            self._tasks.discard(number, str(int(rung) - 1))
-            pictures = self._tasks.cycles(number)[int(rung)] * self._tasks.samples
+            if rung:
+                self._tasks.discard(TrainingKey(number, round=rung - 1))
+            pictures = self._tasks.cycles(number)[rung] * self._tasks.samples
             seconds = result.steady_seconds(pictures)
-            self.clock.learn(seconds, self._work_of(number, int(rung)), number)
+            self.clock.learn(seconds, self._work_of(number, rung), number)
         self._show(number)
 
     def _rung_task(self, number: int, rung: int) -> Task:
-        return self._tasks.rung(self._trials.candidates[number], rung)
+        return self._tasks.rung(self._trials[number], rung)
 
     def _work_of(self, number: int, rung: int) -> float:
-        macs, each = self._trials.candidates[number].cost.macs, self._tasks.cycles(number)
+        macs, each = self._trials[number].cost.macs, self._tasks.cycles(number)
         return work_of(macs, self._tasks.samples, each[min(rung, len(each) - 1)])
 
     def _at_work(self) -> set[int]:
-        return {parsed(task.key)[0] for task in self._workers.busy}
+        return {TrainingKey.parse(task.key).trial for task in self._workers.busy}
 
     def _show(self, number: int, *, is_last: bool = False) -> None:
         """Tell how far it is: who leads and the front take some time at hundreds of trials."""
@@ -224,11 +226,11 @@ class Explorer:
             left = max(0.0, seconds_left(self._work, trials.plan)) + budget - ends
             return self._work.ledger.alive_seconds(), ends, left
         done = self._epochs_done()
-        mean = sum(trials.epochs_of(n) for n in trials.candidates) / len(trials)
+        mean = sum(trials.epochs_of(n) for n in trials) / len(trials)
         share = share_trained(round(mean), self._tasks.samples)
         total = max((self._work.config.trials or len(trials)) * share, done) + FINALISTS * mean
         speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
         return done, total, speed * (total - done)
 
     def _epochs_done(self) -> int:
-        return sum(self._trials.epochs_before(number) for number in self._trials.candidates)
+        return sum(self._trials.search_epochs(number) for number in self._trials)

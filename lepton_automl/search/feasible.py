@@ -11,7 +11,7 @@ from lepton_automl.search.cost_check import CostCheck
 from lepton_automl.search.impossible import Tally, impossible
 from lepton_automl.search.repair import Near, Repair, spread
 from lepton_automl.search.sampler import Draw, Point, Sampler
-from lepton_automl.search.trials import Candidate, Refusal
+from lepton_automl.search.trials import Rejection, Trial
 from lepton_automl.space import Knob
 
 REFUSED = 40
@@ -39,7 +39,7 @@ class Proposer:
         The space's open parameters.
     check : CostCheck
         Costs and limits.
-    known : sequence of Candidate
+    known : sequence of Trial
         Those of earlier sessions.
     """
 
@@ -49,18 +49,18 @@ class Proposer:
         draw: Draw,
         knobs: Mapping[str, Knob],
         check: CostCheck,
-        known: Sequence[Candidate],
+        known: Sequence[Trial],
     ) -> None:
         self._sampler, self._check = sampler, check
         self._repair = Repair(draw, knobs, check)
-        self._taken = {_identity(c.arch, c.recipe.to_json()) for c in known}
-        self._refused: list[Refusal] = []
+        self._taken = {(c.arch.hash, c.recipe_json) for c in known}
+        self._refused: list[Rejection] = []
         self._near: list[Near] = []
         self.tally = Tally(check.limits)
         """How many of the drawn points are within the limits, and what the others break."""
 
-    def propose(self, number: int) -> Candidate | None:
-        """Candidate `number`, or None where nothing new is left within the limits.
+    def propose(self, number: int) -> Trial | None:
+        """Trial `number`, or None where nothing new is left within the limits.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Proposer:
             raise self._impossible(least)
         return repaired
 
-    def _judge(self, number: int, point: Point, *, counts: bool) -> Candidate | None:
+    def _judge(self, number: int, point: Point, *, counts: bool) -> Trial | None:
         if point.arch is None or point.recipe is None:
             self._refused.append(self._sampler.refuse(point, {"arch": 1.0}))
             return None
@@ -103,10 +103,11 @@ class Proposer:
             return None
         self._taken.add(identity)
         self._sampler.accept(number, point)
-        about = (point.params, point.distributions, point.arch, point.recipe, cost)
-        return Candidate(number, *about, tuple(self._refused))
+        nets = point.arch.to_json(), point.recipe.to_json()
+        about = (point.params, point.distributions, *nets, cost)
+        return Trial(number, *about, tuple(self._refused))
 
-    def _repaired(self, number: int, starts: int) -> Candidate | None:
+    def _repaired(self, number: int, starts: int) -> Trial | None:
         for attempt, start in enumerate(spread(self._near, starts)):
             found = self._repair.toward(start)
             self._near.append(found)
@@ -115,7 +116,7 @@ class Proposer:
                 return candidate
         return None
 
-    def _taken_up(self, number: int, found: Near, attempt: int) -> Candidate | None:
+    def _taken_up(self, number: int, found: Near, attempt: int) -> Trial | None:
         """What was repaired as a candidate; None where it is no use."""
         if found.excess or _identity(found.arch, found.recipe.to_json()) in self._taken:
             return None

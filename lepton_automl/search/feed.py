@@ -8,7 +8,7 @@ from typing import Any
 from lepton_automl.callbacks import Callback, End, Run, Rung
 from lepton_automl.search.hypervolume import REFERENCE
 from lepton_automl.search.ledger import EventKind
-from lepton_automl.search.trials import Candidate, Score, parsed
+from lepton_automl.search.trials import RungResult, TrainingKey, Trial
 
 
 class Feed:
@@ -30,7 +30,7 @@ class Feed:
         self._callback, self._run = callback, run
         self._told: int | None = None
         self._step = 0
-        self._candidates: dict[int, Candidate] = {}
+        self._candidates: dict[int, Trial] = {}
         self._scores: dict[str, Mapping[str, Any]] = {}
         self._end = End()
 
@@ -39,7 +39,7 @@ class Feed:
         if self._told is None:
             self._told = self._callback.start(self._run)
         if kind == EventKind.TRIAL:
-            candidate = Candidate.from_event(dict(value))
+            candidate = Trial.from_event(dict(value))
             self._candidates[candidate.number] = candidate
         elif kind == EventKind.RUNG:
             self._scores[key] = value
@@ -58,14 +58,14 @@ class Feed:
         event = self._scores.pop(key)
         if self._told is None or step < self._told:
             return
-        number, rung = parsed(key)
-        score, candidate = Score.from_event(rung, dict(event)), self._candidates[number]
+        score = RungResult.from_event(TrainingKey.parse(key), dict(event))
+        candidate = self._candidates[score.key.trial]
         costs = {k: v for k, v in vars(candidate.cost).items() if isinstance(v, int | float)}
         self._callback.rung(
             Rung(
                 step,
-                number,
-                rung,
+                score.key.trial,
+                score.key.label,
                 score.epochs,
                 None if score.failed else score.accuracy,
                 score.failed,

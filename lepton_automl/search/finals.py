@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.plan import LONGEST
-from lepton_automl.search.strategy import marked
+from lepton_automl.search.trials import Stage, TrainingKey
 from lepton_automl.shares import TEACHER
 
 FINALISTS = 3
@@ -69,10 +69,10 @@ class Final:
     augment: float | None = None
     """How much pictures are changed; None: as the recipe says."""
 
-    def label(self, round_number: int) -> str:
-        """Its place in the ledger and among the checkpoints."""
-        ending = "-taught" if self.teachers else f"-{self.seed}" if self.seed else ""
-        return marked(f"final-{round_number}{ending}", self.augment)
+    def key(self, round_number: int) -> TrainingKey:
+        """Its key in the ledger and among the checkpoints."""
+        marks = self.seed, self.augment, bool(self.teachers)
+        return TrainingKey(self.number, Stage.FINAL, round_number, *marks)
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lepton_automl.cost import Cost
 from lepton_automl.objectives import Objective
 from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
-from lepton_automl.search.trials import Candidate, Score, Trials, parsed
+from lepton_automl.search.trials import RungResult, Stage, TrainingKey, Trial, Trials
 
 REFERENCE = "reference"
 """Key of the `EventKind.HYPERVOLUME` event with the reference point."""
@@ -110,14 +110,14 @@ class Progress:
         self._front: Points = np.zeros((0, len(objectives)))
         self._value: float | None = 0.0
         self._reference = self._known_reference()
-        for number, candidate in trials.candidates.items():
+        for number, candidate in trials.items():
             self._enter(number, candidate)
         self._catch_up()
 
     def __call__(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Take notice of one event."""
         if kind == EventKind.TRIAL:
-            self._enter(int(key), Candidate.from_event(dict(value)))
+            self._enter(int(key), Trial.from_event(dict(value)))
         elif kind == EventKind.RUNG:
             self._learn(key, value)
             self._record(key)
@@ -130,7 +130,7 @@ class Progress:
             if key not in known:
                 self._record(key)
 
-    def _enter(self, number: int, candidate: Candidate) -> None:
+    def _enter(self, number: int, candidate: Trial) -> None:
         self._costs[number] = candidate.cost
         if self._reference is None:
             worst = self._point(1 / candidate.arch.classes, candidate.cost)
@@ -141,11 +141,11 @@ class Progress:
             self._reference = self._known_reference()
 
     def _learn(self, key: str, value: Mapping[str, Any]) -> None:
-        number, rung = parsed(key)
-        score = Score.from_event(rung, dict(value))
+        score = RungResult.from_event(TrainingKey.parse(key), dict(value))
+        number, is_final = score.key.trial, score.key.stage is Stage.FINAL
         known = self._accuracy.get(number)
         # A last training that was a step back is undone.
-        if score.failed or (not rung.isdigit() and known is not None and score.accuracy < known):
+        if score.failed or (is_final and known is not None and score.accuracy < known):
             return
         self._accuracy[number] = score.accuracy
         self._move(number, self._point(score.accuracy, self._costs[number]))

@@ -14,14 +14,14 @@ from lepton_automl.errors import ArchError
 from lepton_automl.pick import excess
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.sampler import seed_of
-from lepton_automl.space import Draw, Scalar, Trial
+from lepton_automl.space import Draw, Scalar, SpaceTrial
 
 WINDOW, STEP = 96, 4
 """Points drawn evenly that are thought about at a time, and how many of them are new each time."""
 NEAR = 12
 """Points made from the best ones by changing a parameter or two."""
 
-Make = Callable[[Trial], tuple[Arch, Recipe]]
+Make = Callable[[SpaceTrial], tuple[Arch, Recipe]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from lepton_automl.search.finals import LEAST_TEACHERS, Final, planned
 from lepton_automl.search.ledger import LedgerView
-from lepton_automl.search.strategy import augment_of
-from lepton_automl.search.trials import Trials, parsed
+from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.shares import epochs_text
 
 LESSON = "lesson"
@@ -37,23 +36,23 @@ def lesson_for(
     round_number : int
         Which round.
     """
-    size, best = trials.candidates[number].arch.input, dict[int, tuple[float, str]]()
+    size, best = trials[number].arch.input, dict[int, tuple[float, TrainingKey]]()
     for final in finals:
-        score = trials.final(final.number, final.label(round_number))
-        alike = trials.candidates[final.number].arch.input == size
+        score = trials.final_result(final.key(round_number))
+        alike = trials[final.number].arch.input == size
         if final.is_fresh and alike and score is not None and not score.failed:
-            known = best.get(final.number, (-1.0, ""))
-            best[final.number] = max(known, (score.accuracy, score.rung), key=lambda each: each[0])
+            known = best.get(final.number, (-1.0, score.key))
+            best[final.number] = max(known, (score.accuracy, score.key), key=lambda each: each[0])
     if number not in best or len(best) < LEAST_TEACHERS:
         return None
     epochs = next(final.epochs for final in finals if final.number == number)
-    teachers = tuple(f"{n}-{rung}" for n, (_, rung) in best.items())
-    return Final(number, epochs, teachers=teachers, augment=augment_of(best[number][1]))
+    teachers = tuple(str(key) for _, key in best.values())
+    return Final(number, epochs, teachers=teachers, augment=best[number][1].augment)
 
 
 def told(lesson: Final) -> str:
     """The decision in a line."""
-    numbers = [str(parsed(key)[0]) for key in lesson.teachers]
+    numbers = [str(TrainingKey.parse(key).trial) for key in lesson.teachers]
     return (
         f"trial {lesson.number} is trained from nothing once more, "
         f"{epochs_text(lesson.epochs)}, and "

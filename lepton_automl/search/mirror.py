@@ -23,7 +23,7 @@ from lepton_automl.search.hypervolume import REFERENCE
 from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.plots import Plots
 from lepton_automl.search.rungs import RUNGS
-from lepton_automl.search.trials import Candidate, Refusal, Score, parsed
+from lepton_automl.search.trials import Rejection, RungResult, Stage, TrainingKey, Trial
 
 PATIENCE, PATIENCE_PER_JOB = 12, 9
 """Optuna cannot change what is complete, so a trial is written as complete once it has waited for
@@ -85,7 +85,7 @@ class Mirror:
         self._patience = PATIENCE + PATIENCE_PER_JOB * (jobs - 1)
         self._study_id = _opened(storage, study, objectives)
         self._known = self._written()
-        self._candidates: dict[int, Candidate] = {}
+        self._candidates: dict[int, Trial] = {}
         self._lines: dict[int, Line] = {}
         self._seen = 0
         self._plots = Plots(storage, self._study_id)
@@ -93,10 +93,9 @@ class Mirror:
     def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Write one event; those that were written before change nothing."""
         if kind == EventKind.TRIAL:
-            self._enter(Candidate.from_event(dict(value)))
+            self._enter(Trial.from_event(dict(value)))
         elif kind == EventKind.RUNG:
-            number, rung = parsed(key)
-            self._score(number, Score.from_event(rung, dict(value)), key)
+            self._score(RungResult.from_event(TrainingKey.parse(key), dict(value)))
         elif kind == EventKind.WINNER:
             self._storage.set_study_user_attr(self._study_id, "lepton_winner", value["number"])
             for number in list(self._lines):
@@ -109,14 +108,14 @@ class Mirror:
         """Draw for the last time."""
         self._plots.draw(now=None)
 
-    def _enter(self, candidate: Candidate) -> None:
+    def _enter(self, candidate: Trial) -> None:
         number = candidate.number
         self._candidates[number] = candidate
-        for index, refusal in enumerate(candidate.refused):
+        for index, refusal in enumerate(candidate.rejected):
             key = f"{number}-refused-{index}"
             about = {KEY: key, NUMBER: number, ROLE: "refused"}
-            self._line(key, _frozen(refusal, TrialState.PRUNED, about, refusal.excess))
-            self._plots.judge(refusal.excess)
+            self._line(key, _frozen(refusal, TrialState.PRUNED, about, refusal.violation))
+            self._plots.judge(refusal.violation)
         self._plots.judge(self._constraints(candidate))
         self._begin(number, str(number))
 
@@ -131,9 +130,11 @@ class Mirror:
             self._known[key] = Line(trial_id, is_open, dict(trial.intermediate_values))
         return self._known[key]
 
-    def _score(self, number: int, score: Score, key: str) -> None:
+    def _score(self, score: RungResult) -> None:
         self._seen += 1
-        if not score.rung.isdigit():
+        number = score.key.trial
+        if score.key.stage is Stage.FINAL:
+            key = str(score.key)
             self._line(key, self._last_training(number, key, score))
         elif score.failed:
             self._settle(number)
@@ -144,17 +145,17 @@ class Mirror:
             if line.is_open and line.steps and self._seen - line.seen >= self._patience:
                 self._settle(other)
 
-    def _report(self, number: int, score: Score) -> None:
+    def _report(self, number: int, score: RungResult) -> None:
         line = self._lines[number]
         if score.epochs not in line.steps and not line.is_open:
             # Nobody expected it to go on: a finished trial cannot be changed.
-            self._begin(number, f"{number}-{score.rung}")
+            self._begin(number, str(score.key))
             line = self._lines[number]
         if score.epochs not in line.steps:
             self._storage.set_trial_intermediate_value(line.trial_id, score.epochs, score.accuracy)
             line.steps[score.epochs] = score.accuracy
         line.seen = self._seen
-        if int(score.rung) >= RUNGS - 1:
+        if score.key.round >= RUNGS - 1:
             self._settle(number)
 
     def _settle(self, number: int) -> None:
@@ -169,7 +170,7 @@ class Mirror:
         else:
             self._storage.set_trial_state_values(line.trial_id, TrialState.FAIL)
 
-    def _last_training(self, number: int, key: str, score: Score) -> FrozenTrial:
+    def _last_training(self, number: int, key: str, score: RungResult) -> FrozenTrial:
         if score.failed:
             return self._trial(number, key, TrialState.FAIL, role="final")
         values = self._values(number, score.accuracy)
@@ -192,7 +193,7 @@ class Mirror:
         constraints = self._constraints(candidate)
         return _frozen(candidate, state, about, constraints, values=values, steps=steps)
 
-    def _constraints(self, candidate: Candidate) -> dict[str, float]:
+    def _constraints(self, candidate: Trial) -> dict[str, float]:
         found = {}
         for limit, stated in self._limits.stated.items():
             cost = LIMITS[limit].measured(candidate.cost)
@@ -262,7 +263,7 @@ def _opened(storage: BaseStorage, name: str, objectives: Mapping[str, Objective]
 
 
 def _frozen(
-    point: Candidate | Refusal,
+    point: Trial | Rejection,
     state: TrialState,
     about: dict[str, Any],
     constraints: Mapping[str, float],

@@ -17,10 +17,10 @@ from lepton_automl.search.feasible import Proposer
 from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.sampler import Sampler
-from lepton_automl.search.trials import Candidate, Score, Trials
+from lepton_automl.search.trials import RungResult, Trial, Trials
 from lepton_automl.search.warm_start import recorded
 from lepton_automl.search.work import SearchWork
-from lepton_automl.space import Trial
+from lepton_automl.space import SpaceTrial
 
 METADATA_BYTES = 120
 """Fingerprint of the data and version in a file, with their keys."""
@@ -66,11 +66,11 @@ class Newcomers:
         self._time_here(check)
         for other in self.observed:
             self._sampler.restore(other.candidate, other.accuracy, finished=True)
-        for number, candidate in trials.candidates.items():
-            scores = trials.scores[number]
+        for number, candidate in trials.items():
+            scores = trials.results[number]
             accuracy = None if not scores or scores[0].failed else scores[0].accuracy
             self._sampler.restore(candidate, accuracy, finished=bool(scores))
-        known = [*(other.candidate for other in self.observed), *trials.candidates.values()]
+        known = [*(other.candidate for other in self.observed), *trials.values()]
         knobs = work.space.parameters()
         self._proposer = Proposer(self._sampler, self.draw, knobs, check, known)
         self.exhausted = False
@@ -82,7 +82,7 @@ class Newcomers:
         self._check.guess.forget()
         return self._check.guess(arch)
 
-    def add(self, wishes: Sequence[Mapping[str, Any]] = ()) -> Candidate | None:
+    def add(self, wishes: Sequence[Mapping[str, Any]] = ()) -> Trial | None:
         """The next candidate, recorded; None where the space is exhausted.
 
         Parameters
@@ -113,15 +113,15 @@ class Newcomers:
         self._trials.add(candidate)
         return candidate
 
-    def learn(self, number: int, score: Score) -> None:
+    def learn(self, number: int, score: RungResult) -> None:
         """What a candidate reached at the first rung."""
         accuracy = None if score.failed else score.accuracy
-        self._sampler.tell(number, accuracy, self._trials.candidates[number].cost)
+        self._sampler.tell(number, accuracy, self._trials[number].cost)
 
-    def _warn(self, candidate: Candidate) -> None:
+    def _warn(self, candidate: Trial) -> None:
         """Say that limits bite: when one first takes long to meet, and when hardly any net does."""
         tally = self._proposer.tally
-        reasons = {"many": len(candidate.refused) >= WORTH_TELLING, "scarce": tally.is_scarce}
+        reasons = {"many": len(candidate.rejected) >= WORTH_TELLING, "scarce": tally.is_scarce}
         new = {reason for reason, holds in reasons.items() if holds} - self._told
         if new:
             self._told |= new
@@ -131,15 +131,15 @@ class Newcomers:
         """On another machine than before, measure the candidates' latencies anew."""
         if check.elsewhere is None:
             return
-        known = self._trials.candidates
+        known = self._trials
         self._tell(
             f"this run was measured on {check.elsewhere}, which this machine is not: latencies "
             f"of {len(known)} candidates are measured anew"
         )
-        for number, candidate in known.items():
-            known[number] = dataclasses.replace(candidate, cost=check.whole(candidate.arch))
+        for candidate in list(known.values()):
+            known.replace(dataclasses.replace(candidate, cost=check.whole(candidate.arch)))
 
-    def draw(self, trial: Trial) -> tuple[Arch, Recipe]:
+    def draw(self, trial: SpaceTrial) -> tuple[Arch, Recipe]:
         """What a trial gives for these data and this target."""
         data = self._work.dataset
         return self._work.space.sample(

@@ -17,9 +17,9 @@ from lepton_automl.shares import duration, epochs_text
 
 def row_of(trials: Trials, number: int) -> TrialRow:
     """One candidate as the tables show it."""
-    candidate, scores = trials.candidates[number], trials.scores[number]
+    candidate, scores = trials[number], trials.results[number]
     failed = scores[-1].failed if scores else ""
-    score = trials.latest(number) if scores and not scores[0].failed else None
+    score = trials.best_result(number) if scores and not scores[0].failed else None
     return TrialRow(
         number=number,
         params=candidate.params,
@@ -37,10 +37,10 @@ def row_of(trials: Trials, number: int) -> TrialRow:
 
 def front_of(trials: Trials, objectives: Sequence[Objective]) -> tuple[TrialRow, ...]:
     """Rows that no other is better than in every objective, the most accurate first."""
-    alive = trials.alive()
+    alive = trials.trained()
     if not alive:
         return ()
-    known = [(trials.latest(n).accuracy, trials.candidates[n].cost) for n in alive]
+    known = [(trials.best_result(n).accuracy, trials[n].cost) for n in alive]
     points = [[o.sign * o.value(accuracy, cost) for o in objectives] for accuracy, cost in known]
     ranks = pareto_ranks(np.array(points, dtype=np.float64))
     rows = [row_of(trials, n) for n, rank in zip(alive, ranks, strict=True) if rank == 0]

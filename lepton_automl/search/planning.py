@@ -21,7 +21,7 @@ from lepton_automl.search.plan import (
     work_of,
 )
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Candidate
+from lepton_automl.search.trials import Trial
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import percent
 
@@ -42,7 +42,7 @@ def seconds_left(work: SearchWork, plan: Plan | None) -> float:
     return search_ends(work, plan) - work.ledger.alive_seconds()
 
 
-def make_plan(work: SearchWork, tasks: Tasks, first: Candidate, workers: Workers) -> Plan:
+def make_plan(work: SearchWork, tasks: Tasks, first: Trial, workers: Workers) -> Plan:
     """The plan, recorded and told; without a budget every recipe's own epochs count."""
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
@@ -110,7 +110,7 @@ def clock_for(work: SearchWork, plan: Plan) -> Clock:
     return Clock(lambda: seconds_left(work, plan), kept, plan.seconds_per_work)
 
 
-def _seconds_per_work(tasks: Tasks, first: Candidate, workers: Workers) -> float:
+def _seconds_per_work(tasks: Tasks, first: Trial, workers: Workers) -> float:
     probe = tasks.probe(first)
     result = workers.call(probe)
     if result.failed:

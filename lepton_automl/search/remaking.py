@@ -9,39 +9,38 @@ from lepton_automl.search.ledger import LedgerView
 from lepton_automl.search.lesson import LESSON
 from lepton_automl.search.task import Task
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import FINAL, Trials, parsed
+from lepton_automl.search.trials import Stage, TrainingKey, Trials
 
 
 def training(final: Final, round_number: int, tasks: Tasks, trials: Trials) -> Task:
     """The training that `final` stands for."""
-    candidate, label = trials.candidates[final.number], final.label(round_number)
+    candidate, key = trials[final.number], final.key(round_number)
     if final.is_fresh:
-        task = tasks.fresh(candidate, final.epochs, label, final.teachers)
+        task = tasks.fresh(candidate, final.epochs, key, final.teachers)
     else:
-        done = len([s for s in trials.scores[final.number] if not s.failed])
-        task = tasks.final(candidate, done, final.epochs, label)
+        done = len([s for s in trials.results[final.number] if not s.failed])
+        task = tasks.final(candidate, done, final.epochs, key)
     return dataclasses.replace(task, ranks=final.ranks)
 
 
-def missing(key: str, tasks: Tasks, trials: Trials, ledger: LedgerView) -> list[Task]:
+def missing(key: TrainingKey, tasks: Tasks, trials: Trials, ledger: LedgerView) -> list[Task]:
     """What is to be trained, in this order, before a net is there; nothing where it is.
 
     Parameters
     ----------
-    key : str
-        Its number and rung, such as "7-2" or "7-final-0".
+    key : TrainingKey
+        The training that ends with that net.
     tasks, trials : Tasks, Trials
         Where checkpoints lie, and what is known of the candidates.
     ledger : LedgerView
         Knows the last trainings that were decided on.
     """
-    number, rung = parsed(key)
-    if tasks.is_whole(tasks.checkpoint(number, rung)):
+    if tasks.is_whole(tasks.checkpoint(key)):
         return []
-    if not rung.startswith(FINAL):
-        return [tasks.rung(trials.candidates[number], int(rung))]
-    made_in = int(rung.split("-")[1])
-    every = [f for kind in (FINAL, LESSON) for f in planned(ledger, f"{kind}-{made_in}")]
-    final = next(f for f in every if (f.number, f.label(made_in)) == (number, rung))
-    first = [t for one in final.teachers for t in missing(one, tasks, trials, ledger)]
-    return [*first, training(final, made_in, tasks, trials)]
+    if key.stage is Stage.RUNG:
+        return [tasks.rung(trials[key.trial], key.round)]
+    every = [f for kind in (Stage.FINAL, LESSON) for f in planned(ledger, f"{kind}-{key.round}")]
+    final = next(f for f in every if f.key(key.round) == key)
+    teachers = [TrainingKey.parse(text) for text in final.teachers]
+    first = [t for one in teachers for t in missing(one, tasks, trials, ledger)]
+    return [*first, training(final, key.round, tasks, trials)]

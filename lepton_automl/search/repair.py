@@ -15,7 +15,7 @@ from lepton_automl.errors import ArchError
 from lepton_automl.pick import excess
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.cost_check import CostCheck
-from lepton_automl.space import Draw, Knob, Trial
+from lepton_automl.space import Draw, Knob, SpaceTrial
 
 ROUNDS = 6
 """Times every parameter is gone through."""
@@ -72,7 +72,7 @@ class Repair:
 
     def __init__(
         self,
-        draw: Callable[[Trial], tuple[Arch, Recipe]],
+        draw: Callable[[SpaceTrial], tuple[Arch, Recipe]],
         knobs: Mapping[str, Knob],
         check: CostCheck,
     ) -> None:

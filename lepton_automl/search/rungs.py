@@ -21,7 +21,7 @@ LEAST_SAMPLES = 6000
 
 
 @dataclass(frozen=True)
-class Standing:
+class RungEntry:
     """A candidate that has finished a rung."""
 
     number: int
@@ -55,7 +55,7 @@ def cycles(epochs: int, samples: int) -> tuple[int, ...]:
 
 
 def may_go_on(
-    standings: Sequence[Standing], promoted: Collection[int], *, rung: int, closing: bool
+    standings: Sequence[RungEntry], promoted: Collection[int], *, rung: int, closing: bool
 ) -> list[int]:
     """Who of those that finished a rung may go on: not yet promoted, not dropped, within quota.
 
@@ -65,7 +65,7 @@ def may_go_on(
 
     Parameters
     ----------
-    standings : sequence of Standing
+    standings : sequence of RungEntry
         All who have finished the rung.
     promoted : collection of int
         Numbers of those who went on already.
@@ -82,7 +82,7 @@ def may_go_on(
     return [s.number for s in standings if s.number not in promoted and s.number not in out]
 
 
-def dropped(standings: Sequence[Standing]) -> set[int]:
+def dropped(standings: Sequence[RungEntry]) -> set[int]:
     """Numbers of those that another is surely better than at no higher cost.
 
     Surely: the lower end of the other's 90 % interval (Wilson 1927) is above the upper end of

@@ -18,13 +18,13 @@ from lepton_automl.cost import Cost
 from lepton_automl.errors import ArchError
 from lepton_automl.objectives import Objective
 from lepton_automl.recipe import Recipe
-from lepton_automl.search.trials import Candidate, Refusal
-from lepton_automl.space import Trial
+from lepton_automl.search.trials import Rejection, Trial
+from lepton_automl.space import SpaceTrial
 
 WISHES = 24
 """After so many refused or known points the advisor is stuck: points are drawn evenly."""
 
-Draw = Callable[[Trial], tuple[Arch, Recipe]]
+Draw = Callable[[SpaceTrial], tuple[Arch, Recipe]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +157,12 @@ class Sampler:
         """The point becomes candidate `number`; its figures are told later."""
         self._running[number] = point.trial
 
-    def refuse(self, point: Point, excess: Mapping[str, float]) -> Refusal:
+    def refuse(self, point: Point, excess: Mapping[str, float]) -> Rejection:
         """The point breaks limits; the model learns by how much."""
         for name, value in excess.items():
             point.trial.set_constraint(name, value)
         self._study.tell(point.trial, state=TrialState.PRUNED)
-        return Refusal(point.params, point.distributions, dict(excess))
+        return Rejection(point.params, point.distributions, dict(excess))
 
     def drop(self, point: Point) -> None:
         """The point is known already; the model does not count it twice."""
@@ -177,10 +177,10 @@ class Sampler:
         else:
             self._study.tell(trial, values=self._values(accuracy, cost))
 
-    def restore(self, candidate: Candidate, accuracy: float | None, *, finished: bool) -> None:
+    def restore(self, candidate: Trial, accuracy: float | None, *, finished: bool) -> None:
         """Tell what the ledger knows of a candidate, in the order of their numbers."""
-        for refusal in candidate.refused:
-            self._add(refusal, TrialState.PRUNED, constraints=refusal.excess)
+        for refusal in candidate.rejected:
+            self._add(refusal, TrialState.PRUNED, constraints=refusal.violation)
         if not finished:
             point = self.ask(candidate.number, 0, given=candidate.params)
             self.accept(candidate.number, point)
@@ -190,7 +190,7 @@ class Sampler:
             values = self._values(accuracy, candidate.cost)
             self._add(candidate, TrialState.COMPLETE, values=values)
 
-    def _add(self, known: Candidate | Refusal, state: TrialState, **outcome: Any) -> None:
+    def _add(self, known: Trial | Rejection, state: TrialState, **outcome: Any) -> None:
         distributions = {k: json_to_distribution(d) for k, d in known.distributions.items()}
         self._study.add_trial(
             create_trial(state=state, params=known.params, distributions=distributions, **outcome)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 from lepton_automl.recipe import Recipe
+from lepton_automl.search.trials import TrainingKey
 from lepton_automl.space import SearchSpace
-
-_MARK = "-augment-"
 
 
 def stronger(recipe: Recipe, space: SearchSpace) -> float | None:
@@ -21,18 +20,6 @@ def stronger(recipe: Recipe, space: SearchSpace) -> float | None:
     return min((value for value in offered if value > recipe.augment), default=None)
 
 
-def marked(label: str, augment: float | None) -> str:
-    """The name of a last training, with its strength where that is not the recipe's."""
-    return label if augment is None else f"{label}{_MARK}{augment:g}"
-
-
-def augment_of(label: str) -> float | None:
-    """What `marked` put into a name."""
-    _, _, value = label.partition(_MARK)
-    return float(value) if value else None
-
-
-def recipe_of(recipe: Recipe, label: str) -> Recipe:
-    """How the training of that name goes, where its candidate has `recipe`."""
-    augment = augment_of(label)
-    return recipe if augment is None else dataclasses.replace(recipe, augment=augment)
+def recipe_of(recipe: Recipe, key: TrainingKey) -> Recipe:
+    """The settings of one training of a trial that has `recipe`."""
+    return recipe if key.augment is None else dataclasses.replace(recipe, augment=key.augment)

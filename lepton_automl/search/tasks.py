@@ -17,7 +17,7 @@ from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
 from lepton_automl.search.strategy import recipe_of
 from lepton_automl.search.task import Task
-from lepton_automl.search.trials import Candidate, Trials, parsed
+from lepton_automl.search.trials import Stage, TrainingKey, Trial, Trials
 from lepton_automl.search.work import SearchWork
 from lepton_automl.shares import TEACHER
 
@@ -56,59 +56,61 @@ class Tasks:
             self._cycles_of[epochs] = cycles(epochs, self.samples)
         return self._cycles_of[epochs]
 
-    def rung(self, candidate: Candidate, rung: int) -> Task:
+    def rung(self, candidate: Trial, rung: int) -> Task:
         """Train `candidate` to the end of `rung`."""
         each = self._cycles(candidate, rung + 1)
-        return self._task(candidate, str(rung), each, before=str(rung - 1))
+        return self._task(
+            TrainingKey(candidate.number, round=rung), each, before=rung - 1 if rung else None
+        )
 
-    def final(self, candidate: Candidate, done: int, more: int, label: str) -> Task:
+    def final(self, candidate: Trial, done: int, more: int, key: TrainingKey) -> Task:
         """Train `candidate`, which has finished `done` rungs, for `more` epochs.
 
         Parameters
         ----------
-        candidate : Candidate
+        candidate : Trial
             The winner, or one of the few that may be.
         done : int
             Rungs it has finished.
         more : int
             Epochs of this training.
-        label : str
-            Name of the last training, such as "final-0"; a longer budget makes another one.
+        key : TrainingKey
+            Of the final training; its label decides the seed.
         """
         each = self._cycles(candidate, done)
-        each.append((more, seed_of(self._work.config.seed, candidate.number, label)))
-        return self._task(candidate, label, each, before=str(done - 1))
+        each.append((more, seed_of(self._work.config.seed, candidate.number, key.label)))
+        return self._task(key, each, before=done - 1)
 
     def fresh(
-        self, candidate: Candidate, epochs: int, label: str, teachers: Sequence[str] = ()
+        self, candidate: Trial, epochs: int, key: TrainingKey, teachers: Sequence[str] = ()
     ) -> Task:
         """Train `candidate` from nothing, with weights and order that no rung has seen.
 
         Parameters
         ----------
-        candidate : Candidate
+        candidate : Trial
             One of the few best.
         epochs : int
             Of this training, one schedule from start to end.
-        label : str
-            Name of the last training, such as "final-0"; it decides the seeds.
+        key : TrainingKey
+            Of the training; its label decides the seeds.
         teachers : sequence of str, optional
             Whose answers count beside the labels: numbers and rungs, such as "3-final-0".
         """
         seed = self._work.config.seed
-        each = [(epochs, seed_of(seed, candidate.number, label))]
-        task = self._task(candidate, label, each, before="none")
-        recipe = recipe_of(candidate.recipe, label).to_json()
-        weights = seed_of(seed, candidate.number, f"{label} weights")
+        each = [(epochs, seed_of(seed, candidate.number, key.label))]
+        task = self._task(key, each, before=None)
+        recipe = recipe_of(candidate.recipe, key).to_json()
+        weights = seed_of(seed, candidate.number, f"{key.label} weights")
         task = dataclasses.replace(task, start="", seed=weights, recipe=recipe)
-        folders = tuple(str(self.checkpoint(*parsed(key))) for key in teachers)
+        folders = tuple(str(self.checkpoint(TrainingKey.parse(text))) for text in teachers)
         work = self.work(candidate.number, epochs, teachers)
         return dataclasses.replace(task, teachers=folders, work=work)
 
     def work(self, number: int, epochs: int, teachers: Sequence[str] = ()) -> float:
         """Size of a training in units of `work_of`, the answers of teachers included."""
-        macs = self._trials.candidates[number].cost.macs
-        answers = sum(self._trials.candidates[parsed(key)[0]].cost.macs for key in teachers)
+        macs = self._trials[number].cost.macs
+        answers = sum(self._trials[TrainingKey.parse(text).trial].cost.macs for text in teachers)
         return work_of(macs + round((TEACHER - 1) * answers), self.samples, epochs)
 
     def mirror(self, arch: Arch, recipe: Recipe) -> Task:
@@ -116,19 +118,21 @@ class Tasks:
         samples = min(self.samples, PROBE_SAMPLES)
         epochs = max(1, PROBE_SAMPLES // samples)
         seed = seed_of(self._work.config.seed, "mirror")
-        task = self._afresh("mirror-0", arch, recipe, ((1, 0), (epochs, 1)), seed)
+        task = self._afresh("flip check", arch, recipe, ((1, 0), (epochs, 1)), seed)
         return dataclasses.replace(task, samples=samples, mirrors=True)
 
-    def probe(self, candidate: Candidate) -> Task:
+    def probe(self, candidate: Trial) -> Task:
         """Train briefly, twice, saving nothing, to learn how fast this machine is."""
         samples = min(self.samples, PROBE_SAMPLES)
         epochs = max(1, PROBE_SAMPLES // samples)
-        task = self._task(candidate, "probe", [(1, 0), (epochs, 0)], before="none")
+        task = self._task(
+            TrainingKey(candidate.number, Stage.PROBE), [(1, 0), (epochs, 0)], before=None
+        )
         return dataclasses.replace(task, start="", out="", samples=samples)
 
-    def checkpoint(self, number: int, rung: str) -> Path:
-        """Folder of the model a candidate was at the end of a rung."""
-        return self._folder / f"{number:05d}-{rung}"
+    def checkpoint(self, key: TrainingKey) -> Path:
+        """Folder of the model that a training ends with."""
+        return self._folder / f"{key.trial:05d}-{key.label}"
 
     def collect(self, keep: set[Path]) -> None:
         """Delete all checkpoints but these."""
@@ -136,9 +140,9 @@ class Tasks:
             if folder not in keep:
                 self._delete(folder)
 
-    def discard(self, number: int, rung: str) -> None:
+    def discard(self, key: TrainingKey) -> None:
         """Delete a checkpoint that a later one has replaced."""
-        self._delete(self.checkpoint(number, rung))
+        self._delete(self.checkpoint(key))
 
     @staticmethod
     def _delete(checkpoint: Path) -> None:
@@ -152,23 +156,22 @@ class Tasks:
         """Whether a model was saved there to the end; its weights are written last."""
         return (checkpoint / WEIGHTS).is_file()
 
-    def _cycles(self, candidate: Candidate, count: int) -> list[tuple[int, int]]:
+    def _cycles(self, candidate: Trial, count: int) -> list[tuple[int, int]]:
         seeds = [seed_of(self._work.config.seed, candidate.number, index) for index in range(count)]
         return list(zip(self.cycles(candidate.number), seeds, strict=False))
 
-    def _task(
-        self, candidate: Candidate, rung: str, each: list[tuple[int, int]], before: str
-    ) -> Task:
-        start = self.checkpoint(candidate.number, before)
-        is_there = self.is_whole(start)
-        parts = self._parts(candidate.number, rung, len(each))
+    def _task(self, key: TrainingKey, each: list[tuple[int, int]], before: int | None) -> Task:
+        """`before`: the rung whose checkpoint the training starts from, if it exists."""
+        candidate = self._trials[key.trial]
+        start = None if before is None else self.checkpoint(TrainingKey(key.trial, round=before))
+        is_there = start is not None and self.is_whole(start)
+        parts = self._parts(key, len(each))
         each, parts = (each[-1:], parts[-1:]) if is_there else (each, parts)
         seed = seed_of(self._work.config.seed, candidate.number, "weights")
-        key = f"{candidate.number}-{rung}"
         return dataclasses.replace(
-            self._afresh(key, candidate.arch, candidate.recipe, tuple(each), seed),
+            self._afresh(str(key), candidate.arch, candidate.recipe, tuple(each), seed),
             start=str(start) if is_there else "",
-            out=str(self.checkpoint(candidate.number, rung)),
+            out=str(self.checkpoint(key)),
             parts=tuple(parts) if max(parts) > 1 else (),
             work=work_of(candidate.cost.macs, self.samples, sum(epochs for epochs, _ in each)),
         )
@@ -194,16 +197,16 @@ class Tasks:
             is_balanced=train.is_balanced,
         )
 
-    def _parts(self, number: int, rung: str, count: int) -> list[int]:
+    def _parts(self, key: TrainingKey, count: int) -> list[int]:
         """In how many pieces the batches of each cycle go, or went when its rung was trained.
 
         A candidate for which memory ran out keeps to small pieces.
         """
-        known = [score for score in self._trials.scores.get(number, []) if not score.failed]
+        known = [score for score in self._trials.results.get(key.trial, []) if not score.failed]
         usual = known[-1].parts if known else 1
         earlier = [score.parts for score in known[: count - 1]]
-        same = [score for score in known if score.rung == rung]
-        last = same[0] if same else self._trials.final(number, rung)
+        same = [score for score in known if score.key == key]
+        last = same[0] if same else self._trials.final_result(key)
         return earlier + [usual] * (count - 1 - len(earlier)) + [last.parts if last else usual]
 
     def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:

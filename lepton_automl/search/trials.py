@@ -1,12 +1,14 @@
-"""Trials: candidates and what is known of them, rebuilt from the ledger alone."""
+"""Trials of a search and the results of their trainings, rebuilt from the ledger alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,227 +22,359 @@ from lepton_automl.objectives import Objective
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.plan import Plan
-from lepton_automl.search.rungs import Standing
+from lepton_automl.search.rungs import RungEntry
 from lepton_automl.search.task import TaskResult, unpack
 from lepton_automl.statistics import interval, wilson
 
 CLASSES = "classes"
 """Key of the `EventKind.PLAN` event with the class of each validation sample."""
-FINAL = "final"
-"""In place of a rung's number: one of the last trainings of the few best."""
+
+
+class Stage(StrEnum):
+    """What a trial is trained for."""
+
+    RUNG = "rung"
+    """A rung of the search."""
+    FINAL = "final"
+    """A final training of one of the finalists."""
+    PICK = "pick"
+    """The training of `lepton pick`."""
+    PROBE = "probe"
+    """A short training that measures the speed of this machine."""
+
+
+@dataclass(frozen=True)
+class TrainingKey:
+    """One training of a trial: key of its task, ledger event and checkpoint.
+
+    As text `7-2` is rung 2 of trial 7, `7-final-0` its final training in round 0,
+    `7-final-0-1-augment-0.5` another one with seed 1 and stronger augmentation.
+
+    Raises
+    ------
+    ValueError
+        If a value has no place in the text of that stage.
+    """
+
+    trial: int
+    stage: Stage = Stage.RUNG
+    round: int = 0
+    """Number of the rung, or of the round of final trainings: a longer search adds a round."""
+    seed: int = 0
+    """Of several final trainings of one trial: 0, 1, 2."""
+    augment: float | None = None
+    """Strength of the augmentation in a final training; None: that of the recipe."""
+    distilled: bool = False
+    """The final training uses the outputs of other finalists beside the labels."""
+
+    def __post_init__(self) -> None:
+        is_final = self.stage is Stage.FINAL
+        is_marked = self.seed or self.augment is not None or self.distilled
+        has_round = is_final or self.stage is Stage.RUNG
+        if (is_marked and not is_final) or (self.round and not has_round):
+            raise ValueError(f"a training of stage {self.stage} has no {vars(self)}")
+        if self.seed and self.distilled:
+            raise ValueError("the distilled training has no seed of its own")
+
+    def __str__(self) -> str:
+        return f"{self.trial}-{self.label}"
+
+    @property
+    def label(self) -> str:
+        """The text without the trial's number, such as `2` or `final-0`."""
+        if self.stage is Stage.RUNG:
+            return str(self.round)
+        if self.stage is not Stage.FINAL:
+            return str(self.stage)
+        ending = "-taught" if self.distilled else f"-{self.seed}" if self.seed else ""
+        augment = "" if self.augment is None else f"-augment-{_shortest(self.augment)}"
+        return f"{self.stage}-{self.round}{ending}{augment}"
+
+    @property
+    def description(self) -> str:
+        """The training in words, such as `trial 7, rung 2`."""
+        words = {
+            Stage.RUNG: f"rung {self.round}",
+            Stage.FINAL: "final training",
+            Stage.PICK: "training for a pick",
+            Stage.PROBE: "speed measurement",
+        }
+        return f"trial {self.trial}, {words[self.stage]}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the text names no training of a trial.
+        """
+        found = _KEY.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r} names no training of a trial")
+        trial = int(found["trial"])
+        if found["rung"]:
+            return cls(trial, Stage.RUNG, int(found["rung"]))
+        if found["other"]:
+            return cls(trial, Stage(found["other"]))
+        return cls(
+            trial,
+            Stage.FINAL,
+            int(found["round"]),
+            int(found["seed"] or 0),
+            float(found["augment"]) if found["augment"] else None,
+            distilled=bool(found["taught"]),
+        )
+
+
+_KEY = re.compile(
+    r"(?P<trial>\d+)-(?:(?P<rung>\d+)|(?P<other>pick|probe)"
+    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+)|(?P<taught>-taught))?(?:-augment-(?P<augment>.+))?)"
+)
+
+
+def _shortest(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def task_text(key: str) -> str:
+    """The key of a task in words: `trial 7, rung 2`, or the key where it names no trial."""
+    try:
+        return TrainingKey.parse(key).description
+    except ValueError:
+        return key
 
 
 @dataclass(frozen=True, eq=False)
-class Refusal:
-    """A point of the space that was not trained because its costs break a limit."""
+class Rejection:
+    """A sampled point of the space that was not trained because it violates a cost limit."""
 
     params: dict[str, Any]
     distributions: dict[str, str]
-    excess: dict[str, float]
-    """Limit -> how far beyond it the cost is, 0.5 for one and a half times."""
+    violation: dict[str, float]
+    """Limit -> cost / limit - 1: 0.5 for one and a half times the limit."""
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """A point of the space that meets the cost limits."""
+class Trial:
+    """A point of the space that satisfies the cost limits."""
 
     number: int
     params: dict[str, Any]
     distributions: dict[str, str]
     """Optuna's description of each parameter, as JSON."""
-    arch: Arch
-    recipe: Recipe
+    arch_json: str
+    recipe_json: str
     cost: Cost
-    refused: tuple[Refusal, ...] = ()
-    """What was drawn and refused before it."""
+    rejected: tuple[Rejection, ...] = ()
+    """Points that were sampled for this trial before, and rejected."""
+
+    @functools.cached_property
+    def arch(self) -> Arch:
+        """The architecture; parsed on first use, as a resumed search rebuilds thousands."""
+        return Arch.from_json(self.arch_json)
+
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """The training settings."""
+        return Recipe.from_json(self.recipe_json)
 
     def to_event(self) -> dict[str, Any]:
-        """As the ledger keeps it."""
-        return dataclasses.asdict(
-            dataclasses.replace(self, arch=None, recipe=None, cost=None)  # type: ignore[arg-type]
-        ) | {
-            "arch": self.arch.to_json(),
-            "recipe": self.recipe.to_json(),
+        """Value of the trial's ledger event."""
+        return {
+            "number": self.number,
+            "params": self.params,
+            "distributions": self.distributions,
+            "arch": self.arch_json,
+            "recipe": self.recipe_json,
             "cost": dataclasses.asdict(self.cost),
+            "refused": [
+                {"params": r.params, "distributions": r.distributions, "excess": r.violation}
+                for r in self.rejected
+            ],
         }
 
     @classmethod
-    def from_event(cls, event: dict[str, Any]) -> Candidate:
+    def from_event(cls, event: Mapping[str, Any]) -> Self:
         """Read what `to_event` wrote."""
-        known = dict(event)
-        known["cost"] = Cost(**event["cost"])
-        known["refused"] = tuple(Refusal(**refusal) for refusal in event["refused"])
-        # Thousands are rebuilt when a search goes on, and the nets of few of them are looked at.
-        known["texts"] = {name: known.pop(name) for name in ("arch", "recipe")}
-        candidate = object.__new__(cls)
-        vars(candidate).update(known)
-        return candidate
-
-    if not TYPE_CHECKING:  # Else it would hide misspelt names.
-
-        def __getattr__(self, name: str) -> object:
-            """`arch` and `recipe` of a recorded candidate, read when first asked for."""
-            reads = {"arch": Arch.from_json, "recipe": Recipe.from_json}
-            if name not in reads:
-                raise AttributeError(name)
-            vars(self)[name] = reads[name](vars(self)["texts"][name])
-            return vars(self)[name]
+        return cls(
+            event["number"],
+            event["params"],
+            event["distributions"],
+            event["arch"],
+            event["recipe"],
+            Cost(**event["cost"]),
+            tuple(
+                Rejection(r["params"], r["distributions"], r["excess"]) for r in event["refused"]
+            ),
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
-    """What a candidate reached at the end of a rung."""
+class RungResult:
+    """Result of a training: a rung of the search, or a final training."""
 
-    rung: str
-    """"0", "1", ... or "final-0", "final-1", ... for a last training; another one of the same round
-    is "final-0-1", a taught one "final-0-taught"."""
+    key: TrainingKey
     epochs: int
-    """In all, this rung included."""
+    """In all, this training included."""
     answers: str
-    """Which validation samples are right, as `task.pack` writes them."""
+    """Which validation samples are classified correctly, as `task.pack` writes them."""
     failed: str = ""
+    """Why the training failed; empty where it did not."""
     parts: int = 1
-    """In how many pieces batches went through the net; more than 1 after memory had run out."""
+    """Micro-batches a batch was split into; more than 1 after the memory ran out."""
     balanced: Mapping[str, float] | None = None
-    """`accuracy`, `low`, `high` and `samples` where every class counts alike."""
+    """`accuracy`, `low`, `high` and `samples` where classes have equal weight."""
 
     @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,) validation samples; none for a training that failed."""
+        """(N,) validation samples; empty for a training that failed."""
         return np.zeros(0, np.bool_) if self.failed else unpack(self.answers)
 
     @functools.cached_property
     def accuracy(self) -> float:
-        """Share of correct samples, or what takes its place; 0 for a training that failed."""
+        """Accuracy on validation, balanced where classes have equal weight; 0 after a failure."""
         if self.balanced is not None:
             return self.balanced["accuracy"]
         return 0.0 if self.failed else float(self.correct.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the accuracy."""
+        """95 % confidence interval of the accuracy."""
         if self.balanced is not None:
             return self.balanced["low"], self.balanced["high"]
         return wilson(int(self.correct.sum()), len(self.correct))
 
     @property
     def samples(self) -> int:
-        """Independent samples that tell as much; 0 for a training that failed."""
+        """Effective number of independent validation samples; 0 for a training that failed."""
         return len(self.correct) if self.balanced is None else int(self.balanced["samples"])
 
     @classmethod
-    def from_event(cls, rung: str, event: Mapping[str, Any]) -> Score:
-        """From the value of a `rung` event."""
+    def from_event(cls, key: TrainingKey, event: Mapping[str, Any]) -> Self:
+        """From the value of a `EventKind.RUNG` event."""
         answers, failed, parts = event["correct"], event["failed"], event.get("parts", 1)
-        return cls(rung, event["epochs"], answers, failed, parts, event.get("balanced"))
+        return cls(key, event["epochs"], answers, failed, parts, event.get("balanced"))
 
 
-class Trials:
-    """All candidates and their scores."""
+class Trials(Mapping[int, Trial]):
+    """All trials by number, with the results of their trainings."""
 
     def __init__(self) -> None:
-        self.candidates: dict[int, Candidate] = {}
-        self.scores: dict[int, list[Score]] = {}
-        self.finals: dict[int, list[Score]] = {}
+        self._trials: dict[int, Trial] = {}
+        self.results: dict[int, list[RungResult]] = {}
+        """Of the rungs of each trial, in order."""
+        self.finals: dict[int, list[RungResult]] = {}
+        """Of the final trainings of each trial, failed ones included."""
         self.plan: Plan | None = None
         self.strata: Strata = None
         self._finished: dict[int, int] = {}
-        self._standings: dict[tuple[object, ...], dict[int, Standing]] = {}
+        self._entries: dict[tuple[object, ...], dict[int, RungEntry]] = {}
+
+    def __getitem__(self, number: int) -> Trial:
+        return self._trials[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._trials)
 
     def __len__(self) -> int:
-        return len(self.candidates)
+        return len(self._trials)
 
-    def add(self, candidate: Candidate) -> None:
-        """A candidate that starts."""
-        self.candidates[candidate.number] = candidate
-        self.scores[candidate.number] = []
+    def add(self, trial: Trial) -> None:
+        """Add a trial that has no results yet."""
+        self._trials[trial.number] = trial
+        self.results[trial.number] = []
 
-    def score(self, number: int, score: Score) -> None:
-        """The candidate has finished its next rung, or its last training."""
-        if score.rung.startswith(FINAL):
-            self.finals.setdefault(number, []).append(score)
+    def replace(self, trial: Trial) -> None:
+        """Put `trial` in place of the one with its number, whose results stay."""
+        self._trials[trial.number] = trial
+
+    def add_result(self, result: RungResult) -> None:
+        """Add the result of a trial's next rung or of one of its final trainings."""
+        number = result.key.trial
+        if result.key.stage is Stage.FINAL:
+            self.finals.setdefault(number, []).append(result)
         else:
-            self.scores[number].append(score)
-            rung = len(self.scores[number]) - 1
+            self.results[number].append(result)
+            rung = len(self.results[number]) - 1
             self._finished[rung] = self._finished.get(rung, 0) + 1
 
     def epochs_of(self, number: int) -> int:
-        """Epochs of a candidate's last rung: as planned, or its recipe's own."""
+        """Epochs of a trial after its last rung: those of the plan, or of its recipe."""
         planned = self.plan.epochs if self.plan else None
-        return planned or self.candidates[number].recipe.epochs
+        return planned or self[number].recipe.epochs
 
-    def alive(self) -> list[int]:
-        """Those that finished a rung and did not fail at the first."""
-        return [n for n, scores in self.scores.items() if scores and not scores[0].failed]
+    def trained(self) -> list[int]:
+        """Trials that finished a rung and did not fail at the first."""
+        return [n for n, results in self.results.items() if results and not results[0].failed]
 
     def unstarted(self) -> list[int]:
-        """Those that have not finished any rung."""
-        return [number for number, scores in self.scores.items() if not scores]
+        """Trials that have not finished any rung."""
+        return [number for number, results in self.results.items() if not results]
 
-    def latest(self, number: int) -> Score:
-        """The best of its last rung and its last trainings, of equals the newest."""
-        trained = [self.searched(number), *(s for s in self.finals.get(number, []) if not s.failed)]
-        return max(reversed(trained), key=lambda score: score.accuracy)
+    def best_result(self, number: int) -> RungResult:
+        """The most accurate of its last rung and its final trainings; the newest of equal ones."""
+        results = [self.search_result(number), *self.final_results(number)]
+        return max(reversed(results), key=lambda result: result.accuracy)
 
-    def searched(self, number: int) -> Score:
-        """What the candidate had reached when it was selected, before any last training."""
-        return [s for s in self.scores[number] if not s.failed][-1]
+    def search_result(self, number: int) -> RungResult:
+        """The last rung that did not fail."""
+        return [result for result in self.results[number] if not result.failed][-1]
 
-    def final(self, number: int, rung: str) -> Score | None:
-        """One of its last trainings, by its label."""
-        return next((s for s in self.finals.get(number, []) if s.rung == rung), None)
+    def final_results(self, number: int) -> list[RungResult]:
+        """The final trainings of a trial that did not fail."""
+        return [result for result in self.finals.get(number, []) if not result.failed]
 
-    def epochs_before(self, number: int) -> int:
-        """Epochs a candidate had in its rungs."""
-        return max((s.epochs for s in self.scores[number] if not s.failed), default=0)
+    def final_result(self, key: TrainingKey) -> RungResult | None:
+        """The result of one final training, failed or not; None before it has ended."""
+        return next((r for r in self.finals.get(key.trial, []) if r.key == key), None)
 
-    def standings(self, rung: int, costs: list[Objective]) -> list[Standing]:
-        """Everybody who finished `rung`; each is made once, as this is asked for all the time."""
-        known = self._standings.setdefault((rung, *map(type, costs)), {})
-        for number, scores in self.scores.items():
-            if number not in known and len(scores) > rung and not scores[rung].failed:
-                score = scores[rung]
-                about = self.costs(number, costs), score.samples
-                known[number] = Standing(number, score.accuracy, *about)
-        return [known[number] for number in self.scores if number in known]
+    def search_epochs(self, number: int) -> int:
+        """Epochs of a trial after the rungs it finished."""
+        return max((r.epochs for r in self.results[number] if not r.failed), default=0)
+
+    def entries(self, rung: int, costs: list[Objective]) -> list[RungEntry]:
+        """All trials that finished `rung`; each entry is built once, as this is called often."""
+        known = self._entries.setdefault((rung, *map(type, costs)), {})
+        for number, results in self.results.items():
+            if number not in known and len(results) > rung and not results[rung].failed:
+                result = results[rung]
+                values = self.cost_values(number, costs)
+                known[number] = RungEntry(number, result.accuracy, values, result.samples)
+        return [known[number] for number in self.results if number in known]
 
     def finished(self, rung: int) -> int:
-        """How many have finished `rung`, or failed at it."""
+        """Number of trials that finished `rung` or failed at it."""
         return self._finished.get(rung, 0)
 
     def beyond(self, rung: int) -> set[int]:
-        """Numbers of those that finished more than `rung`, or tried."""
-        return {number for number, scores in self.scores.items() if len(scores) > rung + 1}
+        """Trials with a result after `rung`, failed or not."""
+        return {number for number, results in self.results.items() if len(results) > rung + 1}
 
-    def costs(self, number: int, objectives: list[Objective]) -> tuple[float, ...]:
-        """The candidate's figures for objectives that need no training; less is better."""
-        cost = self.candidates[number].cost
+    def cost_values(self, number: int, objectives: list[Objective]) -> tuple[float, ...]:
+        """Values of objectives that need no training; lower is better."""
+        cost = self[number].cost
         return tuple(o.value(None, cost) * o.sign for o in objectives)
 
 
 def read_trials(ledger: LedgerView) -> Trials:
-    """All trials that a ledger knows."""
+    """Read all trials and results of a ledger."""
     trials = Trials()
     plan = ledger.get(EventKind.PLAN, "search")
     trials.plan = Plan.from_event(plan) if plan else None
     classes = ledger.get(EventKind.PLAN, CLASSES)
     trials.strata = np.array(classes["validation"], np.int64) if classes else None
     for event in ledger.all(EventKind.TRIAL).values():
-        trials.add(Candidate.from_event(event))
+        trials.add(Trial.from_event(event))
     for key, event in ledger.all(EventKind.RUNG).items():
-        number, rung = parsed(key)
-        trials.score(number, Score.from_event(rung, event))
+        trials.add_result(RungResult.from_event(TrainingKey.parse(key), event))
     return trials
 
 
-def parsed(key: str) -> tuple[int, str]:
-    """Number and rung in the key of a task or a `rung` event, such as "7-0" or "7-final-0"."""
-    number, _, rung = key.partition("-")
-    return int(number), rung
-
-
-def score_event(result: TaskResult, epochs: int, validation: Part | None = None) -> dict[str, Any]:
-    """What the ledger keeps of a task: everything that decides, and the seconds it took."""
+def result_event(result: TaskResult, epochs: int, validation: Part | None = None) -> dict[str, Any]:
+    """Value of the ledger event of a finished training: its result and the seconds it took."""
     event = {
         "epochs": epochs,
         "correct": result.correct,
@@ -255,7 +389,7 @@ def score_event(result: TaskResult, epochs: int, validation: Part | None = None)
 
 
 def _balanced(correct: NDArray[np.bool_], validation: Part) -> dict[str, float]:
-    """What every class counting alike makes of answers: the ledger's readers know no labels."""
+    """Balanced accuracy and its interval; readers of the ledger have no labels to compute it."""
     strata, groups = validation.strata, validation.groups
     low, high = interval(correct, groups, strata)
     share = balance.effective_share(correct, None, strata, 0.95)

@@ -17,7 +17,7 @@ from lepton_automl.run_folder import Definition, RunFolder, locate
 from lepton_automl.search import outcome
 from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.rungs import cycles
-from lepton_automl.search.trials import Candidate, Trials, read_trials
+from lepton_automl.search.trials import Trial, Trials, read_trials
 from lepton_automl.space import Knob, SearchSpace
 
 START = "start"
@@ -32,7 +32,7 @@ SHOWN = 3
 class Observed:
     """A candidate that another run has trained under the same conditions."""
 
-    candidate: Candidate
+    candidate: Trial
     results: tuple[tuple[int, float | None], ...]
     """(rungs left after it, share of the same validation samples right) of each of its rungs, at
     least one; None where the training failed."""
@@ -103,7 +103,7 @@ def recorded(ledger: LedgerView) -> Warm:
         return Warm()
     observed = [
         Observed(
-            Candidate.from_event(known["candidate"]),
+            Trial.from_event(known["candidate"]),
             tuple((n, a) for n, a in known["results"]),
             known["samples"],
         )
@@ -165,7 +165,7 @@ def source(
         )
     with LedgerView(found.ledger) as ledger:
         trials, known = read_trials(ledger), found.definition()
-        if not trials.alive():
+        if not trials.trained():
             raise ConfigError(
                 f"{other} has trained nothing yet", fix="give a run that has, or no --warm-start"
             )
@@ -215,8 +215,8 @@ def _length(ledger: LedgerView, trials: Trials) -> float | None:
 def _observed(trials: Trials, wanted: Definition, samples: int) -> list[dict[str, Any]]:
     is_timed = "latency_ms" in wanted.objectives or wanted.limits.max_latency_ms is not None
     found = []
-    for number, scores in trials.scores.items():
-        candidate = trials.candidates[number]
+    for number, scores in trials.results.items():
+        candidate = trials[number]
         if not scores or (is_timed and candidate.cost.latency_ms is None):
             continue
         last = len(cycles(trials.epochs_of(number), samples)) - 1
@@ -240,7 +240,7 @@ def _front(ledger: LedgerView, trials: Trials, known: Definition) -> list[dict[s
     room = MOST_FIRST - len(winners)
     if len(rest) > room:
         rest = [rest[round(i * (len(rest) - 1) / (room - 1))] for i in range(room)]
-    return [trials.candidates[number].params for number in (*winners, *rest)]
+    return [trials[number].params for number in (*winners, *rest)]
 
 
 def _fitting(

@@ -71,9 +71,9 @@ class Winners:
         ConfigError
             If no candidate could be trained.
         """
-        if not self._trials.alive():
+        if not self._trials.trained():
             raise _untrainable(self._trials)
-        every = self._options(self._trials.alive())
+        every = self._options(self._trials.trained())
         trained = self._confirmation.run(every, workers, clock)
         passed_over = self._passed_over(every) if trained else []
         choice = choose([*trained, *passed_over] or every, self._work.config.goal)
@@ -97,13 +97,13 @@ class Winners:
         it is what those that were trained in its place have to be better than.
         """
         first = finalists(every, self._work.config.goal, 1)[0]
-        candidate = self._trials.candidates[first.number]
-        is_whole = self._trials.searched(first.number).epochs >= candidate.recipe.epochs
+        candidate = self._trials[first.number]
+        is_whole = self._trials.search_result(first.number).epochs >= candidate.recipe.epochs
         was_trained = first.number in {final.number for final in self._confirmation.finals}
         return [first] if is_whole and not was_trained else []
 
     def _tell(self, number: int) -> None:
-        score = self._trials.searched(number)
+        score = self._trials.search_result(number)
         self._work.emit(
             Event(
                 "search",
@@ -118,19 +118,19 @@ class Winners:
         All others can be made again from the ledger.
         """
         keep = {self._checkpoint(number)}
-        keep.add(self._tasks.checkpoint(number, self._trials.searched(number).rung))
+        keep.add(self._tasks.checkpoint(self._trials.search_result(number).key))
         for final in self._confirmation.finals:
-            keep.add(self._tasks.checkpoint(final.number, final.label(self._round)))
+            keep.add(self._tasks.checkpoint(final.key(self._round)))
         self._tasks.collect(keep)
 
     def leader(self) -> int | None:
         """Who would win now."""
-        options = self._options(self._trials.alive())
+        options = self._options(self._trials.trained())
         return choose(options, self._work.config.goal).number if options else None
 
     def save_best_so_far(self) -> int | None:
         """Leave who would win now in RUN/models/best; None where nobody has a checkpoint."""
-        there = [n for n in self._trials.alive() if Tasks.is_whole(self._checkpoint(n))]
+        there = [n for n in self._trials.trained() if Tasks.is_whole(self._checkpoint(n))]
         if not there:
             return None
         choice = choose(self._options(there), self._work.config.goal)
@@ -164,11 +164,10 @@ class Winners:
     def _save(self, choice: Choice, workers: Workers | None) -> None:
         """Copy the winner's checkpoint to RUN/models/best, remaking it where it is gone."""
         number = choice.number
-        score = self._trials.latest(number)
+        score = self._trials.best_result(number)
         checkpoint = self._checkpoint(number)
         if workers is not None:
-            key = f"{number}-{score.rung}"
-            for task in missing(key, self._tasks, self._trials, self._work.ledger):
+            for task in missing(score.key, self._tasks, self._trials, self._work.ledger):
                 workers.call(task)
         model = Model.load(checkpoint)
         # Until the new recipe is there, what lies here may be of two models.
@@ -176,21 +175,21 @@ class Winners:
             (self._folder / RECIPE).unlink(missing_ok=True)
         metrics = {"validation_accuracy": score.accuracy, "epochs": float(score.epochs)}
         dataclasses.replace(model, metrics=metrics).save(self._folder)
-        recipe = recipe_of(self._trials.candidates[number].recipe, score.rung)
+        recipe = recipe_of(self._trials[number].recipe, score.key)
         recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
         durable.write(self._folder / RECIPE, recipe.to_json() + "\n")
 
     def _checkpoint(self, number: int) -> Path:
-        return self._tasks.checkpoint(number, self._trials.latest(number).rung)
+        return self._tasks.checkpoint(self._trials.best_result(number).key)
 
     def _options(self, numbers: Iterable[int]) -> list[Option]:
         return [self._option(number) for number in numbers]
 
     def _option(self, number: int) -> Option:
         """Made again only after another training: its accuracy is asked for all the time."""
-        correct, known = self._trials.latest(number).correct, self._known.get(number)
+        correct, known = self._trials.best_result(number).correct, self._known.get(number)
         if known is None or known.correct is not correct:
-            cost, part = self._trials.candidates[number].cost, self._work.dataset.validation
+            cost, part = self._trials[number].cost, self._work.dataset.validation
             known = Option(number, correct, cost, part.groups, part.strata)
             self._known[number] = known
         return known
@@ -214,7 +213,7 @@ def _covers(event: dict[str, Any], work: SearchWork) -> bool:
 
 
 def _untrainable(trials: Trials) -> LeptonError:
-    reasons = [scores[-1].failed for scores in trials.scores.values() if scores]
+    reasons = [scores[-1].failed for scores in trials.results.values() if scores]
     return ConfigError(
         f"none of {len(trials)} candidates could be trained"
         + (f", the last one because {reasons[-1]}" if reasons else ": there was no time for one"),

@@ -5,6 +5,16 @@ from __future__ import annotations
 from lepton_automl.space.file import Choice, Knob, Range, Scalar
 from lepton_automl.space.reading import load, names
 from lepton_automl.space.search_space import SearchSpace
-from lepton_automl.space.trial import Draw, Trial
+from lepton_automl.space.trial import Draw, SpaceTrial
 
-__all__ = ["Choice", "Draw", "Knob", "Range", "Scalar", "SearchSpace", "Trial", "load", "names"]
+__all__ = [
+    "Choice",
+    "Draw",
+    "Knob",
+    "Range",
+    "Scalar",
+    "SearchSpace",
+    "SpaceTrial",
+    "load",
+    "names",
+]

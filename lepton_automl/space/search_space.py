@@ -13,7 +13,7 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.space.file import Choice, Knob, Scalar
 from lepton_automl.space.shape import fitted, scaled
 from lepton_automl.space.tables import Table
-from lepton_automl.space.trial import Trial, drawn, made, suggest
+from lepton_automl.space.trial import SpaceTrial, drawn, made, suggest
 from lepton_automl.targets import Target
 
 
@@ -100,7 +100,7 @@ class SearchSpace:
 
     def sample(
         self,
-        trial: Trial,
+        trial: SpaceTrial,
         *,
         size: tuple[int, int] | None,
         channels: int,
@@ -111,7 +111,7 @@ class SearchSpace:
 
         Parameters
         ----------
-        trial : Trial
+        trial : SpaceTrial
             An Optuna trial or a `Draw`.
         size : (int, int) or None
             Height and width of the data; None where pictures vary.
@@ -134,7 +134,7 @@ class SearchSpace:
         recipe = Recipe(optimizer=optimizer, **settings)
         return chain(shape, fitted(shape, layers), classes), recipe
 
-    def example_arch(self, trial: Trial) -> Arch:
+    def example_arch(self, trial: SpaceTrial) -> Arch:
         """An architecture for the example's shape and ten classes, its layers fitted together.
 
         Raises
@@ -148,7 +148,7 @@ class SearchSpace:
         )
         return arch
 
-    def _size(self, trial: Trial, size: tuple[int, int] | None) -> tuple[int, int]:
+    def _size(self, trial: SpaceTrial, size: tuple[int, int] | None) -> tuple[int, int]:
         values = self.resolution.values
         sides = {side: scaled(side, self.resolution, size) for side in values}
         if len(set(sides.values())) == 1:

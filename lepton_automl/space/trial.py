@@ -13,7 +13,7 @@ from lepton_automl.space.tables import Table
 from lepton_automl.targets import Target
 
 
-class Trial(Protocol):
+class SpaceTrial(Protocol):
     """What `sample` asks of a trial; Optuna's trials do, and `Draw`."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
@@ -42,7 +42,7 @@ class Draw:
         return float(self.params.setdefault(name, value))
 
 
-def suggest(trial: Trial, path: str, knob: Knob) -> Any:
+def suggest(trial: SpaceTrial, path: str, knob: Knob) -> Any:
     """The value that `trial` takes; what is fixed is not asked for."""
     if len(knob.values) == 1:
         return knob.values[0]
@@ -53,7 +53,7 @@ def suggest(trial: Trial, path: str, knob: Knob) -> Any:
     return trial.suggest_int(path, knob.low, int(knob.high), step=knob.step)
 
 
-def drawn(table: Table, trial: Trial, target: Target) -> tuple[str, dict[str, Any]]:
+def drawn(table: Table, trial: SpaceTrial, target: Target) -> tuple[str, dict[str, Any]]:
     """Which of the table's kinds, and its fields."""
     name = str(suggest(trial, *table.selector))
     settings = {}
@@ -63,7 +63,7 @@ def drawn(table: Table, trial: Trial, target: Target) -> tuple[str, dict[str, An
     return name, settings
 
 
-def made(table: Table, trial: Trial, target: Target) -> list[Layer]:
+def made(table: Table, trial: SpaceTrial, target: Target) -> list[Layer]:
     """The layers of one table; its stride is the first one's, the others keep the map."""
     depth = suggest(trial, f"{table.path}.depth", table.depth)
     if depth == 0:
@@ -80,12 +80,12 @@ def with_stride(layer: Layer, stride: int) -> Layer:
     return replace(layer, **settings)
 
 
-def _any(trial: Trial, path: str, knob: Knob, target: Target) -> Any:
+def _any(trial: SpaceTrial, path: str, knob: Knob, target: Target) -> Any:
     del target
     return suggest(trial, path, knob)
 
 
-def _fast(trial: Trial, path: str, knob: Knob, target: Target) -> Any:
+def _fast(trial: SpaceTrial, path: str, knob: Knob, target: Target) -> Any:
     """An activation that is fast on the target, if any listed one is.
 
     The knob itself stays as it is, so that a study's parameters do not depend on the target.

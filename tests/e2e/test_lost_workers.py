@@ -118,7 +118,7 @@ def test_bad_luck_costs_one_retry_then_the_candidate_and_is_told(tmp_path, undis
     for number, what in enumerate(
         ("ran out of memory", "gave no sign of life", "was killed by SIGKILL"), 1
     ):
-        assert any(f"the worker of trial {number} {what}" in line for line in said), said
+        assert any(f"trial {number}, rung 0: the worker {what}" in line for line in said), said
     assert any("with batches in 4 pieces" in line for line in said)
     assert any("the trial is given up" in line for line in said)
     job.ledger.close()

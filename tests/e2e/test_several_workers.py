@@ -8,7 +8,7 @@ from lepton_automl.search import rungs, search
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.trials import Trial, Trials
 from tests.searching import InlineWorkers, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -28,7 +28,7 @@ def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monk
     alone, trials = work(tmp_path / "alone", job.ledger), Trials()
     checked = 0
     for row in found.rows:
-        candidate = Candidate.from_event(job.ledger.get(EventKind.TRIAL, str(row.number)))
+        candidate = Trial.from_event(job.ledger.get(EventKind.TRIAL, str(row.number)))
         trials.add(candidate)
         for rung in range(row.rung + 1):
             task = Tasks(alone, trials).rung(candidate, rung)

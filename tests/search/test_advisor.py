@@ -11,13 +11,14 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.search.advisor import Advice, Advisor
 from lepton_automl.search.encoding import Encoding
 from lepton_automl.search.ideas import Ideas
-from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.trials import Trial, Trials
 from lepton_automl.search.warm_start import Observed
 from lepton_automl.space import Choice, Range
 from tests.nets import random_arch
-from tests.searching import score
+from tests.searching import result
 
 ARCH = random_arch(0, input=(8, 8, 1), classes=3)
+NETS = ARCH.to_json(), Recipe().to_json()
 KNOBS = {"width": Range(8, 64, 8), "lr": Choice((0.05, 0.1, 0.2))}
 DRAWN: list[int] = []
 
@@ -46,9 +47,11 @@ def known(*rows: tuple[int, float, tuple[int, ...]]) -> Trials:
     trials = Trials()
     for number, (width, lr, right) in enumerate(rows):
         cost = Cost(100 * width, 1, 1, 1, 1)
-        trials.add(Candidate(number, {"width": width, "lr": lr}, {}, ARCH, Recipe(), cost))
+        trials.add(
+            Trial(number, {"width": width, "lr": lr}, {}, ARCH.to_json(), Recipe().to_json(), cost)
+        )
         for rung, n in enumerate(right):
-            trials.score(number, score(str(rung), n))
+            trials.add_result(result(number, str(rung), n))
     return trials
 
 
@@ -119,7 +122,7 @@ def test_ideas_that_could_not_be_trained_to_the_end_are_no_wishes() -> None:
 
 def test_a_failed_training_counts_as_the_worst() -> None:
     trials = known((64, 0.05, (150,)), (64, 0.1, (140,)), (56, 0.2, ()))
-    trials.score(2, score("0", 0, failed="diverged"))
+    trials.add_result(result(2, "0", 0, failed="diverged"))
     advice = advisor(trials).advise([], [], new=True)
     assert all(wish["lr"] != 0.2 for wish in advice.wishes[:3])
 
@@ -136,7 +139,9 @@ def test_some_turns_look_for_the_best_at_a_lower_cost() -> None:
 
 def seen(width: int, *accuracies: float | None) -> Observed:
     """A candidate of another run."""
-    candidate = Candidate(9, {"width": width, "lr": 0.1}, {}, ARCH, Recipe(), guess(ARCH))
+    candidate = Trial(
+        9, {"width": width, "lr": 0.1}, {}, ARCH.to_json(), Recipe().to_json(), guess(ARCH)
+    )
     results = tuple((2 - rung, accuracy) for rung, accuracy in enumerate(accuracies))
     return Observed(candidate, results, 200)
 

@@ -15,9 +15,9 @@ from lepton_automl.search.confirm import Confirmation, confirmed
 from lepton_automl.search.plan import Clock, Plan
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials, read_trials
+from lepton_automl.search.trials import TrainingKey, Trials, read_trials
 from lepton_automl.search.work import SearchWork
-from tests.searching import InlineWorkers, candidate, score, work
+from tests.searching import InlineWorkers, candidate, result, work
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
@@ -41,23 +41,21 @@ def some(job: SearchWork, *right: int) -> tuple[Trials, list[Option]]:
     trials = Trials()
     for number, each in enumerate(right):
         trials.add(candidate(number))
-        trials.score(number, score("0", each, epochs=9))
+        trials.add_result(result(number, "0", each, epochs=9))
         job.ledger.record("trial", str(number), candidate(number).to_event())
         packed = pack(np.arange(200) < each)
         event = {"epochs": 9, "correct": packed, "failed": "", "seconds": 1.0}
         job.ledger.record("rung", f"{number}-0", event)
-    options = [
-        Option(n, trials.latest(n).correct, trials.candidates[n].cost) for n in trials.candidates
-    ]
+    options = [Option(n, trials.best_result(n).correct, trials[n].cost) for n in trials]
     return trials, options
 
 
 def pretend_trained(job: SearchWork, trials: Trials) -> None:
     """As if every training had left its net."""
     tasks = Tasks(job, trials)
-    for number, scores in trials.scores.items():
+    for number, scores in trials.results.items():
         for each in [*scores, *trials.finals.get(number, [])]:
-            folder = tasks.checkpoint(number, each.rung)
+            folder = tasks.checkpoint(each.key)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "weights.safetensors").touch()
 
@@ -105,7 +103,7 @@ def test_a_finalist_with_several_seeds_counts_by_their_mean(tmp_path: Path) -> N
     (about,) = confirmed(job.ledger, trials, 0)
     assert about.accuracies == (0.9, 0.85, 0.8)
     assert about.spread == pytest.approx(0.1)
-    assert trials.latest(0).rung in {"0", "final-0"}
+    assert trials.best_result(0).key.label in {"0", "final-0"}
     job.ledger.close()
 
 
@@ -195,7 +193,7 @@ def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
     turns, workers = iter(range(1000)), Late({"0-final-0": 192})
     times = iter([100.0] * 6 + [-10.0] * 1000)
     confirmation(job, trials).run(options, workers, Clock(lambda: next(times), 0.0, 1e-9))
-    assert bool(trials.final(0, "final-0")) is is_kept
+    assert bool(trials.final_result(TrainingKey.parse("0-final-0"))) is is_kept
     job.ledger.close()
 
 
@@ -227,7 +225,7 @@ def test_after_a_few_epochs_what_the_space_calls_good_goes_before_what_looks_bet
     job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
     trials, options = some(job, 180, 120)
     for number, width in ((0, 16), (1, 8)):
-        trials.candidates[number] = replace(candidate(number), params={"stem.out": width})
+        trials.replace(replace(candidate(number), params={"stem.out": width}))
     assert job.space.candidates[0]["stem.out"] == 8
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
     assert first_trained(job, trials, options) == first

@@ -14,10 +14,10 @@ from lepton_automl.search.finals import FINALISTS, Entrant, plan_finals
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.plan import Clock, Plan, work_of
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials
+from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.work import SearchWork
 from lepton_automl.train import fresh
-from tests.searching import SPACE, candidate, score, small_space, work
+from tests.searching import SPACE, candidate, result, small_space, work
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 OFFERED = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")
@@ -30,8 +30,8 @@ def chosen(
     trials = Trials()
     for number, each in right.items():
         trials.add(replace(candidate(nets[number]), number=number))
-        trials.score(number, score("0", each, epochs=9))
-    options = [Option(n, np.arange(200) < k, trials.candidates[n].cost) for n, k in right.items()]
+        trials.add_result(result(number, "0", each, epochs=9))
+    options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
     found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
     job.ledger.close()
     return found
@@ -63,7 +63,7 @@ def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_cha
     job = work(tmp_path / "run", objectives=("accuracy",))
     job = replace(job, space=small_space(tmp_path, OFFERED))
     model = fresh(candidate(0).arch, job.dataset.preprocessing((8, 8)), 0)
-    model.save(Tasks(job, Trials()).checkpoint(0, "0"))
+    model.save(Tasks(job, Trials()).checkpoint(TrainingKey(0)))
     monkeypatch.setattr(entrants, "accuracy", lambda *a, **k: np.arange(100) < 100 * share)
     found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order

@@ -44,7 +44,7 @@ def a_task(folder: Path, number: int = 0, epochs: int = 1) -> Task:
     trials = Trials()
     trials.add(candidate(number, epochs=epochs))
     job.ledger.close()
-    return Tasks(job, trials).rung(trials.candidates[number], 0)
+    return Tasks(job, trials).rung(trials[number], 0)
 
 
 def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:

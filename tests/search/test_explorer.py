@@ -34,7 +34,7 @@ def _three_rungs(monkeypatch):
 def test_one_in_three_is_promoted_and_at_the_end_the_best_reaches_the_top(tmp_path: Path) -> None:
     job = work(tmp_path / "run", trials=9)
     trials = explored(job, ScoredWorkers())
-    reached = [len(scores) for scores in trials.scores.values()]
+    reached = [len(scores) for scores in trials.results.values()]
     assert len(reached) == 9
     assert sum(n >= 2 for n in reached) >= 3
     assert sum(n == 3 for n in reached) >= 1
@@ -65,7 +65,7 @@ def test_candidates_that_diverge_do_not_stop_the_others(tmp_path: Path) -> None:
 
     job = work(tmp_path / "run", trials=6)
     trials = explored(job, Moody())
-    assert trials.alive() == [0, 2, 3, 4, 5]
+    assert trials.trained() == [0, 2, 3, 4, 5]
     job.ledger.close()
 
 
@@ -105,7 +105,7 @@ def test_several_workers_are_advised_while_others_are_at_work(tmp_path: Path) ->
     keys = [task.key for task in workers.tasks]
     assert len(keys) == len(set(keys))
     assert len(trials) == 9
-    assert max(len(scores) for scores in trials.scores.values()) == 3
+    assert max(len(scores) for scores in trials.results.values()) == 3
     job.ledger.close()
 
 

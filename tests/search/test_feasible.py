@@ -14,9 +14,9 @@ from lepton_automl.objectives import load
 from lepton_automl.pick import excess
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.trials import Candidate, Trials
+from lepton_automl.search.trials import Trial, Trials
 from lepton_automl.space import Draw as GivenPoint
-from tests.searching import score, small_space, work
+from tests.searching import result, small_space, work
 
 WIDE = """
 [input]
@@ -47,9 +47,9 @@ lr = 0.05
 """
 
 
-def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Candidate]:
+def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Trial]:
     job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
-    trials, found = Trials(), list[Candidate]()
+    trials, found = Trials(), list[Trial]()
     objectives = [load(name) for name in job.config.objectives]
     newcomers = Newcomers(job, trials, objectives, Quiet(folder / "locks"))
     try:
@@ -58,8 +58,8 @@ def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Candida
             if candidate is None:
                 break
             found.append(candidate)
-            trials.score(number, score("0", 150))
-            newcomers.learn(number, score("0", 150))
+            trials.add_result(result(number, "0", 150))
+            newcomers.learn(number, trials.results[number][0])
     finally:
         job.ledger.close()
     return found
@@ -140,4 +140,4 @@ stem = { out = 16 }
     assert first.cost.weight_bytes > 15_000
     assert max(first.arch.graph.widths, key=lambda w: w.size).size == 64
     assert second.params["stem.out"] == 16
-    assert [len(one.refused) for one in (first, second)] == [1, 0]
+    assert [len(one.rejected) for one in (first, second)] == [1, 0]

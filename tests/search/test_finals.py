@@ -93,7 +93,7 @@ def test_what_is_planned_ends_in_time(
     entrants = [Entrant(n, epochs, 9, pace) for n, pace in enumerate(paces)]
     plan = plan_finals(entrants, jobs, seconds)
     assert lasting(plan, entrants, jobs) <= seconds * (1 + 1e-9)
-    assert len({(f.number, f.label(0)) for f in plan}) == len(plan)
+    assert len({f.key(0) for f in plan}) == len(plan)
     assert {f.number for f in plan} <= set(range(FINALISTS if jobs <= 3 else jobs))
 
 
@@ -108,9 +108,9 @@ def test_the_makespan_is_that_of_handing_out_in_order() -> None:
 def test_a_final_survives_the_ledger_and_has_a_name_of_its_own() -> None:
     final = Final(7, 40, 2, is_fresh=False)
     assert Final.from_event(final.to_event()) == final
-    assert [Final(7, 40, seed).label(1) for seed in (0, 1)] == ["final-1", "final-1-1"]
+    assert [str(Final(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]
     taught = Final(7, 40, teachers=("3-final-1", "7-final-1"))
     assert Final.from_event(taught.to_event()) == taught
-    assert taught.label(1) == "final-1-taught"
+    assert taught.key(1).label == "final-1-taught"
     # Written before there were lessons.
     assert Final.from_event({"number": 7, "epochs": 40, "seed": 2, "is_fresh": False}) == final

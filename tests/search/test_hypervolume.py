@@ -140,8 +140,8 @@ def test_incremental_values_are_those_of_the_whole_set_and_survive_a_kill(tmp_pa
     latest = {}
     reference = np.array(first.get(EventKind.HYPERVOLUME, REFERENCE)["point"])  # type: ignore[index]
     trials = read_trials(first)
-    for number, scores in trials.scores.items():
-        cost = trials.candidates[number].cost
+    for number, scores in trials.results.items():
+        cost = trials[number].cost
         latest[number] = (-scores[-1].accuracy, np.log2(cost.size_bytes), np.log2(cost.macs))
     whole = compute_hypervolume(
         np.array([p for p in latest.values() if np.all(p < reference)]), reference

@@ -12,11 +12,11 @@ from lepton_automl.search.lesson import LESSON, lesson_for, lesson_of, told
 from lepton_automl.search.plan import TASK_SECONDS, Clock
 from lepton_automl.search.task import Task, TaskResult
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials, read_trials
+from lepton_automl.search.trials import Stage, TrainingKey, Trials, read_trials
 from tests.nets import random_arch
 from tests.search.test_confirm import ENDLESS, Told, confirmation, pretend_trained
 from tests.search.test_confirm import some as recorded
-from tests.searching import candidate, score, work
+from tests.searching import candidate, result, work
 
 FINALS = [Final(number, 40) for number in range(4)] + [Final(1, 40, 1)]
 RIGHT = {"0-final-0": 150, "1-final-0": 170, "2-final-0": 160, "3-final-0": 190, "1-final-0-1": 175}
@@ -27,19 +27,21 @@ def some(**failed: str) -> Trials:
     trials = Trials()
     for number in range(4):
         trials.add(candidate(number))
-        trials.score(number, score("0", 120))
+        trials.add_result(result(number, "0", 120))
     for final in FINALS:
-        key = f"{final.number}-{final.label(0)}"
-        trials.score(final.number, score(final.label(0), RIGHT[key], failed=failed.get(key, "")))
+        key = final.key(0)
+        trials.add_result(
+            result(final.number, key.label, RIGHT[str(key)], failed=failed.get(str(key), ""))
+        )
     wide = random_arch(3, input=(16, 16, 1), classes=3)
-    trials.candidates[3] = dataclasses.replace(candidate(3), arch=wide)
+    trials.replace(dataclasses.replace(candidate(3), arch_json=wide.to_json()))
     return trials
 
 
 def test_the_best_nets_of_all_finalists_that_see_pictures_of_the_same_size_teach() -> None:
     wanted = Final(0, 40, teachers=("0-final-0", "1-final-0-1", "2-final-0"))
     assert lesson_for(0, FINALS, some(), 0) == wanted
-    assert wanted.label(0) == "final-0-taught"
+    assert str(wanted.key(0)) == "0-final-0-taught"
     assert "learns from trials 0, 1, 2" in told(wanted)
     lesson = lesson_for(0, FINALS, some(**{"1-final-0-1": "the loss became nan"}), 0)
     assert lesson is not None
@@ -79,7 +81,7 @@ def test_the_winner_has_one_lesson_from_all_finalists_that_changes_nobodys_figur
     lesson = workers.tasks[-1]
     assert lesson.key == "0-final-0-taught"
     checkpoint = Tasks(job, trials).checkpoint
-    assert set(lesson.teachers) == {str(checkpoint(n, "final-0")) for n in range(3)}
+    assert set(lesson.teachers) == {str(checkpoint(TrainingKey(n, Stage.FINAL))) for n in range(3)}
     said = [event.message for event in happened if event.stage == "search"]
     assert "trial 0 is trained from nothing once more" in said[-2]
     assert "learns from trials 1, 0, 2" in said[-2]
@@ -110,7 +112,7 @@ def test_a_lesson_once_decided_is_given_also_after_an_interruption(tmp_path: Pat
     again, trials = Told(scores), read_trials(job.ledger)
     confirmation(job, trials).teach(1, again, ENDLESS)
     assert again.tasks == [first.tasks[-1]]
-    assert trials.latest(1).rung == "final-0-taught"
+    assert trials.best_result(1).key.label == "final-0-taught"
     confirmation(job, trials).teach(1, again, ENDLESS)
     assert len(again.tasks) == 1
     job.ledger.close()
@@ -126,7 +128,7 @@ def test_a_lesson_is_given_only_where_its_teachers_answers_fit_into_the_time(
     confirm = confirmation(job, trials)
     confirm.run(options, workers, ENDLESS)
     pretend_trained(job, trials)
-    own, other = (trials.candidates[n].cost.macs for n in range(2))
+    own, other = (trials[n].cost.macs for n in range(2))
     units = 9 * Tasks(job, trials).samples * (1.5 * own + 0.5 * other + 700_000)
     # A second for the training by itself, with the margin of everything that is planned.
     clock = Clock(lambda: left * 1.15 + TASK_SECONDS, 0.0, 1 / units)
@@ -145,7 +147,7 @@ def test_a_lesson_that_fails_leaves_the_winner_as_it_was(tmp_path: Path) -> None
     confirm.run(options, workers, ENDLESS)
     pretend_trained(job, trials)
     confirm.teach(0, workers, ENDLESS)
-    assert trials.latest(0).rung == "final-0"
+    assert trials.best_result(0).key.label == "final-0"
     assert workers.tasks[-1].teachers
     assert all(about.taught is None for about in confirmed(job.ledger, trials, 0))
     job.ledger.close()

@@ -19,7 +19,7 @@ from tests.searching import candidate, work
 def test_a_member_says_nothing_and_leaves_writing_to_the_first(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0))
-    task = Tasks(job, trials).fresh(trials.candidates[0], 2, "final-0")
+    task = Tasks(job, trials).fresh(trials[0], 2, "final-0")
     meeting = tmp_path / "meeting"
     words = [sys.executable, "-c", PROGRAM, str(os.getpid()), str(meeting)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -30,5 +30,5 @@ def test_a_member_says_nothing_and_leaves_writing_to_the_first(tmp_path: Path) -
             assert run_share(task, ranks).correct == ""
         assert process.communicate()[0] == ""
     assert process.returncode == 0
-    assert Model.load(Path(task.out)).arch == trials.candidates[0].arch
+    assert Model.load(Path(task.out)).arch == trials[0].arch
     job.ledger.close()

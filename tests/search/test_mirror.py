@@ -18,7 +18,7 @@ from lepton_automl.objectives import load
 from lepton_automl.search.ledger import EventKind
 from lepton_automl.search.mirror import Mirror, open_storage, shown
 from lepton_automl.search.task import pack
-from lepton_automl.search.trials import Refusal
+from lepton_automl.search.trials import Rejection
 from tests.searching import candidate
 
 CHOICES = (8, 16, 24)
@@ -29,7 +29,7 @@ Happened = tuple[str, str, dict[str, Any]]
 
 def enter(number: int, refused: int = 0, size: int = 10_000) -> Happened:
     refusals = tuple(
-        Refusal({"stem.out": 24}, KNOB, {"max_size_bytes": 0.5}) for _ in range(refused)
+        Rejection({"stem.out": 24}, KNOB, {"max_size_bytes": 0.5}) for _ in range(refused)
     )
     made = dataclasses.replace(
         PLAIN,
@@ -37,7 +37,7 @@ def enter(number: int, refused: int = 0, size: int = 10_000) -> Happened:
         params={"stem.out": CHOICES[number % 3]},
         distributions=KNOB,
         cost=dataclasses.replace(PLAIN.cost, size_bytes=size),
-        refused=refusals,
+        rejected=refusals,
     )
     return EventKind.TRIAL, str(number), made.to_event()
 

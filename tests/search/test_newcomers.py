@@ -16,7 +16,7 @@ from lepton_automl.search.newcomers import Newcomers, label_bytes
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.work import SearchWork
-from tests.searching import score, work
+from tests.searching import result, work
 
 
 def newcomers(job: SearchWork, trials: Trials) -> Newcomers:
@@ -32,7 +32,7 @@ def test_the_first_newcomers_are_the_known_good_ones(tmp_path: Path) -> None:
     assert first is not None
     assert first.params["stem.out"] == 8
     assert first.params["stage1.out"] == 16
-    assert trials.candidates[0] is first
+    assert trials[0] is first
 
 
 def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) -> None:
@@ -40,8 +40,8 @@ def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) ->
     source = newcomers(job, trials)
     for number in range(3):
         source.add()
-        trials.score(number, score("0", 100))
-        source.learn(number, score("0", 100))
+        trials.add_result(result(number, "0", 100))
+        source.learn(number, trials.results[number][0])
     assert list(job.ledger.all(EventKind.TRIAL)) == ["0", "1", "2"]
     assert len(read_trials(job.ledger)) == 3
     job.ledger.close()
@@ -56,7 +56,7 @@ def test_many_refusals_are_told_with_the_limit_that_bites(
     trials = Trials()
     newcomers(job, trials).add()
     job.ledger.close()
-    assert trials.candidates[0].cost.macs <= 14_000
+    assert trials[0].cost.macs <= 14_000
     assert "few nets are within the limits, 0 of 1 drawn" in told[0].message
     assert "what bites: max_macs (100% of the points)" in told[0].message
     assert "; the nearest is" in told[0].message
@@ -77,14 +77,14 @@ def test_on_another_machine_latencies_are_measured_anew_and_never_mixed(
     with monkeypatch.context() as patch:
         patch.setattr(latencies, "this_machine", lambda: other)
         newcomers(job, trials).add()
-    there = trials.candidates[0].cost
+    there = trials[0].cost
     again = read_trials(job.ledger)
     newcomers(job, again)
-    assert again.candidates[0].cost.latency_ms != there.latency_ms
-    assert again.candidates[0].cost.size_bytes == there.size_bytes
+    assert again[0].cost.latency_ms != there.latency_ms
+    assert again[0].cost.size_bytes == there.size_bytes
     assert "measured on Other Core" in told[-1].message
     once_more = read_trials(job.ledger)
     newcomers(job, once_more)
-    assert once_more.candidates[0].cost == again.candidates[0].cost
-    assert len(job.ledger.all(latencies.LATENCY)) == 2
+    assert once_more[0].cost == again[0].cost
+    assert len(job.ledger.all(EventKind.LATENCY)) == 2
     job.ledger.close()

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from lepton_automl.objectives import load
 from lepton_automl.search.outcome import front_of, progress, row_of
 from lepton_automl.search.trials import Trials
-from tests.searching import candidate, score
+from tests.searching import candidate, result
 
 OBJECTIVES = [load("accuracy"), load("size_bytes")]
 
@@ -17,9 +17,9 @@ def some_trials() -> Trials:
     trials = Trials()
     for number, (right, size) in enumerate([(180, 9_000), (150, 5_000), (170, 9_500)]):
         trials.add(candidate(number, size=size))
-        trials.score(number, score("0", right))
+        trials.add_result(result(number, "0", right))
     trials.add(candidate(3))
-    trials.score(3, score("0", 0, failed="the loss became nan"))
+    trials.add_result(result(3, "0", 0, failed="the loss became nan"))
     trials.add(candidate(4))
     return trials
 
@@ -46,7 +46,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
 
 def test_progress_tells_trial_best_and_time() -> None:
     trials = some_trials()
-    rows = [row_of(trials, number) for number in trials.candidates]
+    rows = [row_of(trials, number) for number in trials]
     front = front_of(trials, OBJECTIVES)
     event = progress(rows[1], rows[0], front, started=5, done=30, total=120, seconds=88.0)
     assert event.message == (

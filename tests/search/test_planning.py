@@ -35,7 +35,7 @@ def test_without_a_budget_every_recipe_keeps_its_epochs(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0))
     workers = InlineWorkers()
-    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], workers)
+    plan = make_plan(job, Tasks(job, trials), trials[0], workers)
     assert plan.epochs is None
     assert workers.tasks == []
     assert seconds_left(job, None) == math.inf
@@ -47,9 +47,9 @@ def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Pat
     job, trials = work(tmp_path / "run", budget_seconds=100.0, trials=None), Trials()
     trials.add(candidate(0))
     tasks = Tasks(job, trials)
-    plan = make_plan(job, tasks, trials.candidates[0], Slow())
-    probe = tasks.probe(trials.candidates[0])
-    work_units = (trials.candidates[0].cost.macs + 700_000) * tasks.samples * probe.cycles[-1][0]
+    plan = make_plan(job, tasks, trials[0], Slow())
+    probe = tasks.probe(trials[0])
+    work_units = (trials[0].cost.macs + 700_000) * tasks.samples * probe.cycles[-1][0]
     assert plan.seconds_per_work * work_units == 10.0
     assert job.ledger.get(EventKind.PLAN, "search") == plan.to_event()
     job.ledger.close()
@@ -58,7 +58,7 @@ def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Pat
 def test_a_first_candidate_that_cannot_be_timed_does_not_stop_the_search(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run", budget_seconds=50.0), Trials()
     trials.add(candidate(0))
-    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Broken())
+    plan = make_plan(job, Tasks(job, trials), trials[0], Broken())
     assert plan.seconds_per_work > 0
     job.ledger.close()
 
@@ -77,7 +77,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         job = work(tmp_path / name, budget_seconds=budget_seconds, trials=None)
         trials = Trials()
         trials.add(candidate(0))
-        made = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow(1e4))
+        made = make_plan(job, Tasks(job, trials), trials[0], Slow(1e4))
         kept = clock_for(job, made)
         left = seconds_left(job, made)
         job.ledger.close()
@@ -108,8 +108,8 @@ def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) 
     trials = Trials()
     trials.add(candidate(0))
     tasks = Tasks(job, trials)
-    plan = make_plan(job, tasks, trials.candidates[0], Slow())
-    probed = tasks.probe(trials.candidates[0]).cycles[-1][0]
+    plan = make_plan(job, tasks, trials[0], Slow())
+    probed = tasks.probe(trials[0]).cycles[-1][0]
     assert set(asked) == {(plan.epoch_seconds, candidate(0).recipe.epochs)}
     assert plan.epoch_seconds == pytest.approx(10.0 / probed)
     assert search_ends(job, plan) == 60.0
@@ -127,7 +127,7 @@ def test_enough_is_kept_for_three_to_be_trained_to_the_end(tmp_path: Path) -> No
     job = work(tmp_path / "run", budget_seconds=60.0, trials=None)
     trials = Trials()
     trials.add(candidate(0))
-    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Paced())
+    plan = make_plan(job, Tasks(job, trials), trials[0], Paced())
     kept = plan.final_share * 60.0
     assert plan.epochs is not None
     least = max(plan.epochs, 2 * min(plan.epochs, 9))
@@ -145,7 +145,7 @@ def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: 
     job = work(tmp_path / "run", budget_seconds=8.0, trials=None, later=later)
     trials = Trials()
     trials.add(candidate(0))
-    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Slow())
+    plan = make_plan(job, Tasks(job, trials), trials[0], Slow())
     assert plan.epochs is not None
     assert asked[0] == candidate(0).recipe.epochs
     assert plan.whole_epochs < candidate(0).recipe.epochs
@@ -162,7 +162,7 @@ def test_where_there_is_no_time_for_three_there_is_for_one(tmp_path: Path) -> No
     job = work(tmp_path / "run", budget_seconds=30.0, jobs=2, trials=None)
     trials = Trials()
     trials.add(candidate(0))
-    plan = make_plan(job, Tasks(job, trials), trials.candidates[0], Paced())
+    plan = make_plan(job, Tasks(job, trials), trials[0], Paced())
     assert plan.epochs is not None
     least = max(9, plan.epochs, 2 * min(plan.epochs, 9)) * plan.epoch_seconds
     assert plan.epochs >= 9

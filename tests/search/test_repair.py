@@ -17,7 +17,7 @@ from lepton_automl.search.cost_check import CostCheck
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.repair import Near, Repair, spread
-from lepton_automl.space import Draw, SearchSpace, Trial
+from lepton_automl.space import Draw, SearchSpace, SpaceTrial
 
 TARGET = targets.load("cortex-m")
 
@@ -41,7 +41,7 @@ def repair(ledger: Ledger, found: SearchSpace, limits: Limits) -> tuple[Repair, 
         model=estimate(TARGET),
     )
 
-    def draw(trial: Trial) -> tuple[Arch, Recipe]:
+    def draw(trial: SpaceTrial) -> tuple[Arch, Recipe]:
         return found.sample(trial, size=(28, 28), channels=1, classes=10, target=TARGET)
 
     return Repair(draw, found.parameters(), check), check

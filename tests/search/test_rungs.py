@@ -8,7 +8,7 @@ from optuna.study import StudyDirection, create_study
 from optuna.trial import create_trial
 
 from lepton_automl.search.rungs import (
-    Standing,
+    RungEntry,
     cycles,
     dropped,
     may_go_on,
@@ -69,8 +69,8 @@ def test_rank_0_is_what_optuna_calls_the_best_trials() -> None:
     assert {int(n) for n in np.flatnonzero(pareto_ranks(points) == 0)} == best
 
 
-def standing(number: int, accuracy: float, *costs: float, samples: int = 1000) -> Standing:
-    return Standing(number, accuracy, costs, samples)
+def standing(number: int, accuracy: float, *costs: float, samples: int = 1000) -> RungEntry:
+    return RungEntry(number, accuracy, costs, samples)
 
 
 def test_half_and_one_more_may_go_on_while_new_ones_come_and_one_in_three_at_the_end() -> None:

@@ -11,7 +11,7 @@ from lepton_automl.errors import ArchError
 from lepton_automl.objectives import Objective, load
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.sampler import WISHES, Point, Sampler, seed_of
-from lepton_automl.search.trials import Candidate, Refusal
+from lepton_automl.search.trials import Rejection, Trial
 from tests.nets import random_arch
 
 ARCH = random_arch(0, input=(8, 8, 1), classes=3)
@@ -43,10 +43,10 @@ class Play:
     """A short search: what is refused, what fails, what is told."""
 
     def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self.candidates = sampler, list[tuple[Candidate, float | None]]()
+        self.sampler, self.candidates = sampler, list[tuple[Trial, float | None]]()
 
     def step(self, number: int) -> dict[str, Any]:
-        refused: list[Refusal] = []
+        refused: list[Rejection] = []
         for attempt in itertools.count():
             point = self.sampler.ask(number, attempt)
             if point.arch is None or point.recipe is None:
@@ -56,10 +56,11 @@ class Play:
             else:
                 break
         self.sampler.accept(number, point)
-        about = (point.params, point.distributions, point.arch, point.recipe, cost(point))
+        nets = point.arch.to_json(), point.recipe.to_json()
+        about = (point.params, point.distributions, *nets, cost(point))
         value = None if number % 5 == 4 else accuracy(point)
         self.sampler.tell(number, value, cost(point))
-        self.candidates.append((Candidate(number, *about, tuple(refused)), value))
+        self.candidates.append((Trial(number, *about, tuple(refused)), value))
         return point.params
 
 
@@ -73,7 +74,7 @@ def test_a_sampler_rebuilt_from_what_was_recorded_draws_what_the_first_would_hav
         begun.step(number)
     rebuilt = a_sampler()
     for candidate, value in begun.candidates:
-        event = Candidate.from_event(candidate.to_event())
+        event = Trial.from_event(candidate.to_event())
         rebuilt.restore(event, value, finished=True)
     again = Play(rebuilt)
     assert [again.step(number) for number in range(broken_at, 30)] == wanted[broken_at:]

@@ -44,7 +44,7 @@ def test_workers_take_the_one_that_stands_by_and_it_works(tmp_path: Path) -> Non
     job.ledger.close()
     trials = Trials()
     trials.add(candidate(0, epochs=1))
-    task = Tasks(job, trials).rung(trials.candidates[0], 0)
+    task = Tasks(job, trials).rung(trials[0], 0)
     with spawn.standing_by(tmp_path):
         pid = the_one(tmp_path).pid
         with Workers(2, tmp_path / "checkpoints") as pool:

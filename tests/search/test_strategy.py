@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.recipe import Recipe
-from lepton_automl.search.strategy import augment_of, marked, recipe_of, stronger
+from lepton_automl.search.strategy import recipe_of, stronger
+from lepton_automl.search.trials import TrainingKey
 from tests.searching import SPACE, small_space
 
 
@@ -28,12 +29,8 @@ def test_a_space_that_leaves_no_choice_has_nothing_stronger(tmp_path: Path) -> N
     assert stronger(Recipe(augment=0.5), space) is None
 
 
-@pytest.mark.parametrize("label", ["final-0", "final-2-1", "final-1-taught"])
-def test_the_name_of_a_training_tells_how_it_went(label: str) -> None:
+def test_a_final_training_takes_the_augmentation_of_its_key() -> None:
     recipe = Recipe(augment=0.0, lr=0.3)
-    assert marked(label, None) == label
-    assert recipe_of(recipe, label) == recipe
-    strong = marked(label, 0.5)
-    assert strong.startswith(label)
-    assert augment_of(strong) == 0.5
+    assert recipe_of(recipe, TrainingKey.parse("7-final-0-1")) == recipe
+    strong = TrainingKey.parse("7-final-0-1-augment-0.5")
     assert recipe_of(recipe, strong) == dataclasses.replace(recipe, augment=0.5)

@@ -29,7 +29,7 @@ def task(tmp_path: Path) -> Task:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0))
     job.ledger.close()
-    return replace(Tasks(job, trials).rung(trials.candidates[0], 0), cycles=((1, 5), (2, 6)))
+    return replace(Tasks(job, trials).rung(trials[0], 0), cycles=((1, 5), (2, 6)))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

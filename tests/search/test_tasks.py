@@ -9,8 +9,8 @@ import pytest
 
 from lepton_automl.search import rungs
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials
-from tests.searching import candidate, score, work
+from lepton_automl.search.trials import TrainingKey, Trials
+from tests.searching import candidate, result, work
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
 
 
 def pretend_saved(tasks: Tasks, number: int, rung: str) -> Path:
-    folder = tasks.checkpoint(number, rung)
+    folder = tasks.checkpoint(TrainingKey(number, round=int(rung)))
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").touch()
     return folder
@@ -55,7 +55,7 @@ def test_candidates_and_cycles_have_seeds_of_their_own(tasks: Tasks) -> None:
 
 def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
     folder = pretend_saved(tasks, 1, "1")
-    task = tasks.final(candidate(1, epochs=27), 2, 40, "final-0")
+    task = tasks.final(candidate(1, epochs=27), 2, 40, TrainingKey.parse("1-final-0"))
     assert task.key == "1-final-0"
     assert task.start == str(folder)
     assert [epochs for epochs, _ in task.cycles] == [40]
@@ -65,7 +65,8 @@ def test_a_fresh_training_starts_from_nothing_with_seeds_no_rung_has_seen(tasks:
     pretend_saved(tasks, 1, "1")
     known = tasks.rung(candidate(1, epochs=27), 2)
     first, second = (
-        tasks.fresh(candidate(1, epochs=27), 40, label) for label in ("final-0", "final-0-1")
+        tasks.fresh(candidate(1, epochs=27), 40, TrainingKey.parse(text))
+        for text in ("1-final-0", "1-final-0-1")
     )
     assert (first.key, first.start) == ("1-final-0", "")
     assert [epochs for epochs, _ in first.cycles] == [40]
@@ -77,11 +78,9 @@ def test_a_fresh_training_starts_from_nothing_with_seeds_no_rung_has_seen(tasks:
 
 def test_a_taught_training_names_its_teacher_and_counts_its_answers(tasks: Tasks) -> None:
     student, teacher = (candidate(number, epochs=27) for number in range(2))
-    alone, taught = (
-        tasks.fresh(student, 40, "a"),
-        tasks.fresh(student, 40, "a", ["0-0", "1-final-0"]),
-    )
-    folders = (tasks.checkpoint(0, "0"), tasks.checkpoint(1, "final-0"))
+    key, teachers = TrainingKey.parse("0-final-0"), ["0-0", "1-final-0"]
+    alone, taught = tasks.fresh(student, 40, key), tasks.fresh(student, 40, key, teachers)
+    folders = (tasks.checkpoint(TrainingKey.parse(text)) for text in teachers)
     assert taught.teachers == tuple(map(str, folders))
     assert (taught.seed, taught.cycles, taught.start) == (alone.seed, alone.cycles, "")
     # Each answers in half the time of a training step of its own.
@@ -111,24 +110,24 @@ def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
 ) -> None:
     folders = [pretend_saved(tasks, number, "0") for number in range(2)]
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    tasks.discard(0, "0")
+    tasks.discard(TrainingKey(0))
     tasks.collect(set())
     assert not any(map(tasks.is_whole, folders))
     assert tasks.rung(candidate(0, epochs=27), 1).start == ""
 
 
 def test_a_candidate_for_which_memory_ran_out_keeps_to_small_pieces(tasks: Tasks) -> None:
-    one = candidate(0, epochs=27)
+    one, final = candidate(0, epochs=27), TrainingKey.parse("0-final-0")
     assert tasks.rung(one, 0).parts == ()
-    tasks._trials.score(0, score("0", 100))
-    tasks._trials.score(0, dataclasses.replace(score("1", 100), parts=4))
+    tasks._trials.add_result(result(0, "0", 100))
+    tasks._trials.add_result(dataclasses.replace(result(0, "1", 100), parts=4))
     # Made again from nothing, every cycle goes as it went.
     assert tasks.rung(one, 2).pieces == (1, 4, 4)
     assert tasks.rung(one, 1).pieces == (1, 4)
     assert tasks.rung(one, 0).pieces == (1,)
-    assert tasks.fresh(one, 40, "final-0").pieces == (4,)
-    tasks._trials.score(0, dataclasses.replace(score("final-0", 100), parts=16))
-    assert tasks.final(one, 2, 40, "final-0").pieces == (1, 4, 16)
+    assert tasks.fresh(one, 40, final).pieces == (4,)
+    tasks._trials.add_result(dataclasses.replace(result(0, "final-0", 100), parts=16))
+    assert tasks.final(one, 2, 40, final).pieces == (1, 4, 16)
     pretend_saved(tasks, 0, "1")
     assert tasks.rung(one, 2).pieces == (4,)
 

@@ -31,9 +31,7 @@ def task(tmp_path: Path) -> Iterator[Task]:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0))
     recipe = json.dumps(json.loads(candidate(0).recipe.to_json()) | {"batch_size": 32})
-    yield replace(
-        Tasks(job, trials).fresh(trials.candidates[0], 6, "final-0"), ranks=2, recipe=recipe
-    )
+    yield replace(Tasks(job, trials).fresh(trials[0], 6, "final-0"), ranks=2, recipe=recipe)
     job.ledger.close()
 
 

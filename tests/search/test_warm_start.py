@@ -20,7 +20,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.task import pack
 from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.warm_start import MOST_FIRST, Source, recorded, source
-from tests.searching import SPACE, InlineWorkers, score, small_space, work
+from tests.searching import SPACE, InlineWorkers, result, small_space, work
 
 SAMPLES = 84
 """Of the training part of `searching.dataset`."""
@@ -56,12 +56,13 @@ def other(tmp_path: Path) -> Path:
         source_of.add()
         if right is not None:
             failed = "" if right else "diverged"
-            answers = "" if failed else pack(score("0", right).correct)
+            answers = "" if failed else pack(result(number, "0", right).correct)
             value = {"epochs": 1, "correct": answers, "failed": failed, "seconds": 0.1}
             job.ledger.record(EventKind.RUNG, f"{number}-0", value)
-            trials.score(number, score("0", right, failed=failed))
-            source_of.learn(number, score("0", right, failed=failed))
-    value = {"epochs": 3, "correct": pack(score("1", 160).correct), "failed": "", "seconds": 0.1}
+            trials.add_result(result(number, "0", right, failed=failed))
+            source_of.learn(number, trials.results[number][0])
+    answers = pack(result(1, "1", 160).correct)
+    value = {"epochs": 3, "correct": answers, "failed": "", "seconds": 0.1}
     job.ledger.record(EventKind.RUNG, "1-1", value)
     winner = {"number": 1, "reason": "", "trials": 4, "budget_seconds": None}
     job.ledger.record(EventKind.WINNER, "0", winner)
@@ -108,14 +109,14 @@ def test_under_the_same_conditions_what_it_trained_is_known_and_never_trained_ag
     tmp_path: Path, other: Path
 ) -> None:
     made, trials, ledger = begun(tmp_path, taken(tmp_path, other))
-    known = {c.arch.hash + c.recipe.to_json() for c in trained(other).candidates.values()}
+    known = {c.arch.hash + c.recipe.to_json() for c in trained(other).values()}
     results = [observed.results for observed in made.observed]
     assert [r[0][1] for r in results] == [0.6, 0.75, None]
     assert results[1][-1][1] == 0.8
     new = [made.add() for _ in range(4)]
     identities = [c.arch.hash + c.recipe.to_json() for c in new if c]
     assert len(set(identities)) == 4
-    never_trained = trained(other).candidates[3]
+    never_trained = trained(other)[3]
     known.discard(never_trained.arch.hash + never_trained.recipe.to_json())
     assert not known & set(identities)
     assert len(trials) == 4
@@ -140,14 +141,14 @@ def test_under_other_conditions_its_front_is_trained_first(
     wanted = trained(other)
     first = made.add()
     assert first is not None
-    assert first.params == wanted.candidates[1].params, "the winner"
-    rest = [c.params for n, c in wanted.candidates.items() if n in (0, 1)]
+    assert first.params == wanted[1].params, "the winner"
+    rest = [c.params for n, c in wanted.items() if n in (0, 1)]
     assert all(point in rest for point in recorded(ledger).first)
     ledger.close()
 
 
 def test_limits_that_are_narrower_leave_out_what_is_beyond(tmp_path: Path, other: Path) -> None:
-    sizes = sorted(c.cost.size_bytes for n, c in trained(other).candidates.items() if n < 3)
+    sizes = sorted(c.cost.size_bytes for n, c in trained(other).items() if n < 3)
     found = taken(tmp_path, other)
     made, _, ledger = begun(tmp_path, found, limits=Limits(max_size_bytes=sizes[0]))
     assert [o.candidate.cost.size_bytes for o in made.observed] == sizes[:1]
@@ -163,7 +164,7 @@ def test_in_another_space_what_fits_is_taken(tmp_path: Path, other: Path) -> Non
     assert found.keep(said).endswith("are trained first; not of this space: train.lr")
     said.close()
     _, _, ledger = begun(tmp_path, found, space=mine)
-    winner = trained(other).candidates[1].params
+    winner = trained(other)[1].params
     first = recorded(ledger).first[0]
     assert first == {path: value for path, value in winner.items() if path != "train.lr"}
     ledger.close()
@@ -225,7 +226,7 @@ def test_the_digest_is_of_what_the_other_run_had_trained(tmp_path: Path, other: 
     ledger = Ledger(other / "ledger.db")
     ledger.record("timing", "anything", {})
     assert taken(tmp_path, other).digest == first
-    value = {"epochs": 1, "correct": pack(score("0", 9).correct), "failed": "", "seconds": 0.1}
+    value = {"epochs": 1, "correct": pack(result(3, "0", 9).correct), "failed": "", "seconds": 0.1}
     ledger.record(EventKind.RUNG, "3-0", value)
     assert taken(tmp_path, other).digest != first
     ledger.close()
@@ -244,14 +245,14 @@ def test_a_run_is_no_help_to_itself_or_before_it_has_trained(tmp_path: Path, oth
 
 def test_a_long_front_is_cut_evenly(tmp_path: Path, other: Path) -> None:
     ledger = Ledger(other / "ledger.db")
-    plain = trained(other).candidates[0].to_event()
+    plain = trained(other)[0].to_event()
     for number in range(10, 40):
         size = 1_000 * number
         cost = plain["cost"] | {"size_bytes": size}
         params = plain["params"] | {"stage1.out": (8, 16, 24)[number % 3], "n": number}
         event = plain | {"number": number, "cost": cost, "params": params}
         ledger.record(EventKind.TRIAL, str(number), event)
-        answers = pack(score("0", 150 + number).correct)
+        answers = pack(result(number, "0", 150 + number).correct)
         value = {"epochs": 1, "correct": answers, "failed": "", "seconds": 0.1}
         ledger.record(EventKind.RUNG, f"{number}-0", value)
     ledger.close()
@@ -261,7 +262,7 @@ def test_a_long_front_is_cut_evenly(tmp_path: Path, other: Path) -> None:
 
 
 def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, other: Path) -> None:
-    everything = trained(other).candidates[0].params
+    everything = trained(other)[0].params
     text = SPACE.replace("out = [8, 16]", f"out = {everything['stem.out']}")
     assert everything
     one = text.replace("out = [8, 16, 24]", "out = 16").replace(
@@ -293,7 +294,7 @@ def test_a_search_goes_on_from_what_is_known(tmp_path: Path, other: Path) -> Non
     found.keep(job.ledger)
     result = search(job, InlineWorkers())
     job.ledger.close()
-    old = {n: c for n, c in trained(other).candidates.items() if n < 3}
+    old = {n: c for n, c in trained(other).items() if n < 3}
     assert [row.number for row in result.rows] == [0, 1]
     for row in result.rows:
         assert all((row.arch, row.recipe) != (c.arch, c.recipe) for c in old.values())

@@ -17,10 +17,10 @@ from lepton_automl.search.finals import Final
 from lepton_automl.search.plan import Clock
 from lepton_automl.search.task import Task, TaskResult, pack
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials
+from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.winner import Winners
 from lepton_automl.search.work import SearchWork
-from tests.searching import InlineWorkers, candidate, score, work
+from tests.searching import InlineWorkers, candidate, result, work
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
@@ -29,7 +29,7 @@ def some(job: SearchWork, count: int = 3) -> tuple[Trials, Winners]:
     trials = Trials()
     for number in range(count):
         trials.add(candidate(number, size=10_000 - number))
-        trials.score(number, score("0", 12 + number, epochs=9, n=18))
+        trials.add_result(result(number, "0", 12 + number, epochs=9, n=18))
     return trials, Winners(job, Tasks(job, trials), trials)
 
 
@@ -63,8 +63,8 @@ def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path
     job = work(tmp_path / "run")
     trials, winners = some(job)
     choice = winners.crown(InlineWorkers(), ENDLESS)
-    best = trials.latest(choice.number)
-    mine = [trials.searched(choice.number), *trials.finals[choice.number]]
+    best = trials.best_result(choice.number)
+    mine = [trials.search_result(choice.number), *trials.finals[choice.number]]
     assert best.accuracy == max(score.accuracy for score in mine)
     saved = Model.load(job.folder.best)
     assert saved.metrics["validation_accuracy"] == best.accuracy
@@ -87,7 +87,7 @@ def test_a_taught_net_ships_only_where_it_is_better(tmp_path: Path, gain: int) -
     assert taught.key == f"{number}-final-0-taught"
     shipped = Model.load(job.folder.best)
     wanted = "final-0-taught" if gain > 0 else "final-0"
-    kept = Model.load(Tasks(job, trials).checkpoint(number, wanted))
+    kept = Model.load(Tasks(job, trials).checkpoint(TrainingKey.parse(f"{number}-{wanted}")))
     assert all(torch.equal(shipped.weights[name], kept.weights[name]) for name in kept.weights)
     assert shipped.metrics["validation_accuracy"] == (18 if gain > 0 else 17) / 18
     winners.collect(number)
@@ -117,9 +117,9 @@ def test_who_was_too_slow_for_a_last_training_is_beaten_or_ships(
     trials = Trials()
     for number, right in ((0, 170), (1, 150)):
         trials.add(candidate(number, epochs=27))
-        trials.score(number, score("2", right, epochs=epochs))
+        trials.add_result(result(number, "2", right, epochs=epochs))
     winners, final = Winners(job, Tasks(job, trials), trials), Final(1, 90)
-    confirmed = Option(1, np.arange(200) < others, trials.candidates[1].cost)
+    confirmed = Option(1, np.arange(200) < others, trials[1].cost)
     stub = SimpleNamespace(
         run=lambda *given: [confirmed], finals=[final], teach=lambda *given: None
     )
@@ -143,7 +143,7 @@ def test_nobody_to_crown_is_one_clear_error(tmp_path: Path) -> None:
     job = work(tmp_path / "run")
     trials = Trials()
     trials.add(candidate(0))
-    trials.score(0, score("0", 0, failed="the loss became nan by batch 3"))
+    trials.add_result(result(0, "0", 0, failed="the loss became nan by batch 3"))
     with pytest.raises(ConfigError, match=r"none of 1 candidates could be trained.*nan"):
         Winners(job, Tasks(job, trials), trials).crown(InlineWorkers(), ENDLESS)
     job.ledger.close()

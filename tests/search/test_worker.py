@@ -17,7 +17,7 @@ def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> N
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0, epochs=1))
     job.ledger.close()
-    task = Tasks(job, trials).rung(trials.candidates[0], 0)
+    task = Tasks(job, trials).rung(trials[0], 0)
     quiet = Quiet(tmp_path / "locks")
     said = io.StringIO()
     voice = Voice(said, quiet)
