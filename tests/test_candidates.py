@@ -66,7 +66,7 @@ def test_a_latency_that_was_never_asked_for_is_measured_for_the_pick(finished_ru
 def test_an_epoch_of_a_larger_net_takes_longer(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     with candidates(config, Limits()) as found:
-        trials = found.trials.candidates
+        trials = found.trials
         small, large = sorted(trials, key=lambda number: trials[number].cost.macs)
         assert 0 < found.seconds_per_epoch(small) < found.seconds_per_epoch(large)
         kept = found.later(small, 100.0)

@@ -81,8 +81,8 @@ def test_after_the_end_of_the_budget_the_most_accurate_is_first(
     right = {0: 150, 1: 190, 2: 170}
     for number, each in right.items():
         trials.add(candidate(number))
-        trials.score(number, score("0", each, epochs=1))
-    options = [Option(n, np.arange(200) < k, trials.candidates[n].cost) for n, k in right.items()]
+        trials.add_result(result(number, "0", each, epochs=1))
+    options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
     clock = Clock(lambda: left, 0.0, 1e-9)
     found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
     assert [e.number for e in found] == [1, 2, 0]
