@@ -28,11 +28,11 @@ from torch.nn import functional as F
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, labelled, open_dataset
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
 from lepton_automl.space import Draw
-from lepton_automl.train import Diverged, fit, fresh
+from lepton_automl.train import Diverged, fit, initial_model
 
 BASE = "base"
 BASE_LR = {"fashion": 0.2, "cifar10": 0.1, "digits": 0.2, "flowers": 0.05}
@@ -185,7 +185,7 @@ class Bench:
         teacher: Model | None = None,
         is_whitened: bool = False,
     ) -> Model:
-        start = fresh(arch, self.preprocessing, seed)
+        start = initial_model(arch, self.preprocessing, seed)
         if is_whitened:
             start = whitened(start, self.train)
         guides = () if teacher is None else (teacher,)
@@ -216,7 +216,10 @@ def run(bench: Bench, variant: str, seed: int) -> dict[str, Any]:
     except Diverged:
         return {"accuracy": 0.0, "seconds": time.perf_counter() - begun}
     seconds = time.perf_counter() - begun
-    return {"accuracy": float(accuracy(model, bench.validation).mean()), "seconds": seconds}
+    return {
+        "accuracy": float(is_correct(model, bench.validation).mean()),
+        "seconds": seconds,
+    }
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -24,11 +24,11 @@ import torch
 from lepton_automl import balance, space, targets
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, labelled, open_dataset
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
 from lepton_automl.space import Draw
-from lepton_automl.train import Diverged, fit, fresh
+from lepton_automl.train import Diverged, fit, initial_model
 
 LARGEST, EPOCHS = 600, 18
 """Pictures of the commonest class; passes over all."""
@@ -87,7 +87,7 @@ def reached(
 ) -> Model | None:
     """Trained from nothing; None where the loss left the finite numbers."""
     try:
-        return fit(fresh(arch, about, seed), data, recipe, epochs=epochs, seed=seed)
+        return fit(initial_model(arch, about, seed), data, recipe, epochs=epochs, seed=seed)
     except Diverged:
         return None
 
@@ -96,7 +96,7 @@ def judged(model: Model | None, data: Labelled) -> float:
     """Balanced accuracy, per cent."""
     if model is None:
         return 0.0
-    return 100 * balance.mean(accuracy(model, data), data.labels.numpy())
+    return 100 * balance.mean(is_correct(model, data), data.labels.numpy())
 
 
 def row(found: Mapping[str, list[float]]) -> list[str]:

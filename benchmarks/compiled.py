@@ -18,7 +18,7 @@ from training import CPU, SEEN, noise
 
 from lepton_automl.network import build
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import descend
+from lepton_automl.train import train_loop
 
 PICTURES = 2048
 
@@ -38,7 +38,7 @@ def main() -> None:
     def seconds(which: int) -> float:
         start = time.perf_counter()
         more = {"epochs": 1, "seed": 0, "device": CPU, "forward": forwards[which]}
-        descend(networks[which], data, SEEN, recipe, **more)
+        train_loop(networks[which], data, SEEN, recipe, **more)
         return time.perf_counter() - start
 
     seconds(0)

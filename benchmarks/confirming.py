@@ -18,11 +18,11 @@ import torch
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.rungs import cycles
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 TIMES = (0.5, 1.0, 2.0, 3.0)
 """Last trainings, as multiples of the search's epochs."""
@@ -57,7 +57,7 @@ def one(
 ) -> list[tuple[float, float]]:
     """Accuracies (going on, from nothing) for every length."""
     scaled = Preprocessing(0, 1 / 255)
-    model = fresh(arch, scaled, seed)
+    model = initial_model(arch, scaled, seed)
     for rung, count in enumerate(cycles(epochs, len(train))):
         model = fit(model, train, recipe, epochs=count, seed=100 * seed + rung)
     rows = []
@@ -65,9 +65,18 @@ def one(
         more = max(1, round(times * epochs))
         on = fit(model, train, recipe, epochs=more, seed=100 * seed + 50)
         anew = fit(
-            fresh(arch, scaled, seed + 1000), train, recipe, epochs=more, seed=100 * seed + 60
+            initial_model(arch, scaled, seed + 1000),
+            train,
+            recipe,
+            epochs=more,
+            seed=100 * seed + 60,
         )
-        rows.append((float(accuracy(on, others).mean()), float(accuracy(anew, others).mean())))
+        rows.append(
+            (
+                float(is_correct(on, others).mean()),
+                float(is_correct(anew, others).mean()),
+            )
+        )
     return rows
 
 

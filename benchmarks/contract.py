@@ -32,7 +32,7 @@ from lepton_automl.model import Model
 from lepton_automl.proof import Outcome
 from lepton_automl.space import Draw, load
 from lepton_automl.targets import load as load_target
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 COSTS = {"max_size_bytes": (8_000, 60_000), "max_macs": (50_000, 2_000_000)}
 
@@ -64,7 +64,7 @@ def net(draws: np.random.Generator, path: Path) -> Model:
     pixels, labels = found.pixels("train", (8, 8)), found.part("train").labels
     train = Labelled(torch.from_numpy(pixels.copy()), torch.from_numpy(labels))
     recipe = dataclasses.replace(recipe, lr=min(recipe.lr, 0.05))
-    model = fresh(arch, found.preprocessing((8, 8)), seed)
+    model = initial_model(arch, found.preprocessing((8, 8)), seed)
     return fit(model, train, recipe, epochs=int(draws.integers(2, 10)), seed=seed)
 
 

@@ -29,7 +29,7 @@ from lepton_automl.compress.savings import Savings, savings
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, Written
 from lepton_automl.random_net import random_int8
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 
@@ -58,7 +58,7 @@ def main() -> None:
         if data not in places:
             continue
         bench = Bench.of(setting, places[data], given.cache)
-        start = fresh(bench.arch, bench.preprocessing, 0)
+        start = initial_model(bench.arch, bench.preprocessing, 0)
         model = fit(start, bench.train, bench.recipe, epochs=setting.epochs, seed=0)
         limits, steps = Limits(max_latency_ms=1.0), channel_steps(model.arch, target.channel_step)
         work = Work(

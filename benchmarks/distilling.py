@@ -27,7 +27,7 @@ from lepton_automl.compress.offers import offers
 from lepton_automl.compress.plan import LEAST_BATCHES
 from lepton_automl.compress.prune import LR_SHARE
 from lepton_automl.config import Limits
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
 from lepton_automl.train import fit
 
@@ -57,7 +57,7 @@ def recovered(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
             distill_weight=weight,
             temperature=temperature,
         )
-    return {name: float(accuracy(net, bench.validation).mean()) for name, net in nets.items()}
+    return {name: float(is_correct(net, bench.validation).mean()) for name, net in nets.items()}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from lepton_automl import space, targets
 from lepton_automl.dataset import Labelled, open_dataset
 from lepton_automl.recipe import Recipe
 from lepton_automl.space import SearchSpace
-from lepton_automl.train import descend, fresh
+from lepton_automl.train import initial_model, train_loop
 
 PATIENCE = 0.25
 """Of the epochs, without a better one before a training ends early."""
@@ -44,7 +44,7 @@ def sampled(found: SearchSpace, data, place: int):  # noqa: ANN001, ANN201
 def course(data, arch, recipe: Recipe, epochs: int, seed: int) -> NDArray[np.bool_]:  # noqa: ANN001
     """(epochs, N): which validation samples are right after each epoch."""
     train, validation = part(data, "train"), part(data, "validation")
-    model = fresh(arch, data.preprocessing(data.size), seed)
+    model = initial_model(arch, data.preprocessing(data.size), seed)
     network, seen = model.network(), []
 
     def tick(done: int, total: int) -> None:
@@ -57,7 +57,7 @@ def course(data, arch, recipe: Recipe, epochs: int, seed: int) -> NDArray[np.boo
         network.train()
         seen.append((logits.argmax(1) == validation.labels).numpy())
 
-    descend(network, train, model.preprocessing, recipe, epochs=epochs, seed=seed, tick=tick)
+    train_loop(network, train, model.preprocessing, recipe, epochs=epochs, seed=seed, on_batch=tick)
     return np.array(seen)
 
 

@@ -34,7 +34,7 @@ from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Model
 from lepton_automl.random_net import random_int8
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 TRAINED = Recipe(
     optimizer="muon",
@@ -63,7 +63,7 @@ def trained(path: str, blocks: int, epochs: int, seed: int, folder: Path) -> Mod
         return Model.load(folder)
     data = open_dataset(path)
     train = labelled(data.files("train", (32, 32), folder.parent / "cache"))
-    model = fresh(resnet(blocks), data.preprocessing((32, 32)), seed)
+    model = initial_model(resnet(blocks), data.preprocessing((32, 32)), seed)
     model = fit(model, train, TRAINED, epochs=epochs, seed=seed)
     model.save(folder)
     recipe = dataclasses.replace(TRAINED, epochs=epochs)

@@ -22,9 +22,9 @@ from lepton_automl.compress.offers import offers
 from lepton_automl.compress.plan import Effort
 from lepton_automl.compress.prune import recover
 from lepton_automl.config import Limits
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 USED = ("fashion, quick", "fashion, large", "cifar10, half")
 SHARE, RECOVERY = 0.4, 9
@@ -38,7 +38,7 @@ def compared(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
     )
     less = min(offers(model, work, SHARE, frozenset()), key=lambda offer: offer.price)
     epochs = bench.setting.epochs + RECOVERY
-    start = fresh(less.model.arch, model.preprocessing, seed)
+    start = initial_model(less.model.arch, model.preprocessing, seed)
     nets = {
         "whole": model,
         "pruned": recover(less.model, work, Effort(bench.train, RECOVERY)),
@@ -47,7 +47,7 @@ def compared(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
             start, bench.train, bench.recipe, epochs=epochs, seed=seed, teachers=(model,)
         ),
     }
-    right = {name: float(accuracy(net, bench.validation).mean()) for name, net in nets.items()}
+    right = {name: float(is_correct(net, bench.validation).mean()) for name, net in nets.items()}
     return right | {"saved": less.saved, "cut": less.what}
 
 

@@ -32,7 +32,7 @@ from lepton_automl.compress.refit import refit
 from lepton_automl.compress.savings import Savings
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.graph import Conv
 from lepton_automl.model import Model
 
@@ -128,9 +128,9 @@ def tried(model: Model, bench: Bench, seed: int) -> dict[str, Any]:
             less = cut(less, width, kept[width].tolist())
         fitted = refit(less, model, kept, pixels)
         mended = [recover(each, work, Effort(bench.train, epochs)) for each in (less, fitted)]
-        right = [float(accuracy(m, bench.validation).mean()) for m in (less, fitted, *mended)]
+        right = [float(is_correct(m, bench.validation).mean()) for m in (less, fitted, *mended)]
         found[name] = [*right, less.arch.graph.macs / model.arch.graph.macs]
-    before = float(accuracy(model, bench.validation).mean())
+    before = float(is_correct(model, bench.validation).mean())
     return {"before": before, "ways": found}
 
 

@@ -43,7 +43,7 @@ from lepton_automl.exporters.onnx import float_model
 from lepton_automl.foreign.quantizing import Pictures, unlogged
 from lepton_automl.model import Model
 from lepton_automl.statistics import paired_drop
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 TASKS = {
     "fashion, quick": ("fashion", Setting("tiny", "quick", 12000, 18, "quick")),
@@ -181,7 +181,7 @@ def trained(bench: Bench, seed: int) -> Model:
     folder = bench.kept / str(seed)
     if (folder / "weights.safetensors").is_file():
         return Model.load(folder)
-    start = fresh(bench.arch, bench.preprocessing, seed)
+    start = initial_model(bench.arch, bench.preprocessing, seed)
     epochs = bench.setting.epochs
     model = fit(start, bench.train, bench.recipe, epochs=epochs, seed=seed)
     model.save(folder)

@@ -23,8 +23,8 @@ from early_stop import part, sampled
 from lepton_automl import space
 from lepton_automl.compress.plan import subset
 from lepton_automl.dataset import open_dataset
-from lepton_automl.evaluate import accuracy
-from lepton_automl.train import fit, fresh
+from lepton_automl.evaluate import is_correct
+from lepton_automl.train import fit, initial_model
 
 JUDGED = 2000
 """Training pictures that it is asked about."""
@@ -55,9 +55,9 @@ def main() -> None:
         if key in known:
             continue
         begun, changed = time.monotonic(), dataclasses.replace(recipe, augment=augment)
-        model = fresh(arch, data.preprocessing(arch.input[:2]), seed)
+        model = initial_model(arch, data.preprocessing(arch.input[:2]), seed)
         model = fit(model, train, changed, epochs=epochs, seed=seed)
-        right, knows = (float(accuracy(model, each).mean()) for each in (validation, asked))
+        right, knows = (float(is_correct(model, each).mean()) for each in (validation, asked))
         seconds = round(time.monotonic() - begun, 1)
         known[key] = {"key": key, "accuracy": right, "training": knows, "seconds": seconds}
         with given.out.open("a") as file:

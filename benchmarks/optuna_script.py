@@ -27,12 +27,12 @@ from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, static_cost
 from lepton_automl.dataset import Dataset, Labelled, open_dataset
 from lepton_automl.errors import ArchError
-from lepton_automl.evaluate import accuracy, onnx_probabilities
+from lepton_automl.evaluate import is_correct, onnx_probabilities
 from lepton_automl.model import Model
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.plan import planned_epochs
 from lepton_automl.search.rungs import cycles
-from lepton_automl.train import Diverged, fit, fresh
+from lepton_automl.train import Diverged, fit, initial_model
 
 FINAL_SHARE = 0.3
 """Of the time, kept for training the best once more, and for quantization."""
@@ -114,7 +114,7 @@ class Script:
         """Train in cycles that each end annealed, as lepton does; report after each."""
         train, validation = self.part("train", arch), self.part("validation", arch)
         begun = time.monotonic()
-        model = fresh(arch, self.data.preprocessing(arch.input[:2]), self.seed(trial))
+        model = initial_model(arch, self.data.preprocessing(arch.input[:2]), self.seed(trial))
         self.epochs = self.epochs or self.affordable(model, train, recipe)
         score = 0.0
         for step, epochs in enumerate(cycles(self.epochs, len(train))):
@@ -122,7 +122,7 @@ class Script:
                 model = fit(model, train, recipe, epochs=epochs, seed=self.seed(trial) + step)
             except Diverged as error:
                 raise optuna.TrialPruned from error
-            score = float(accuracy(model, validation).mean())
+            score = float(is_correct(model, validation).mean())
             trial.report(score, step)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -169,9 +169,9 @@ class Script:
         epochs = int(seconds / (best.seconds / self.epochs))
         if epochs < 1:
             return best.model
-        model = fresh(best.model.arch, best.model.preprocessing, self.given.seed)
+        model = initial_model(best.model.arch, best.model.preprocessing, self.given.seed)
         model = fit(model, train, best.recipe, epochs=epochs, seed=self.given.seed)
-        better = float(accuracy(model, validation).mean()) > best.score
+        better = float(is_correct(model, validation).mean()) > best.score
         return model if better else best.model
 
     def quantized(self, model: Model) -> Model:

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from training import SEEN, noise
 
 from lepton_automl.arch import Arch
-from lepton_automl.arithmetic import arithmetic
-from lepton_automl.batches import Batches
+from lepton_automl.arithmetic import autocast
+from lepton_automl.batches import Loader
 from lepton_automl.network import Network, build
 from lepton_automl.recipe import Recipe
 
@@ -69,7 +69,7 @@ def moved(weights: list[Tensor], slopes: list[Tensor], momenta: list[Tensor], ra
 
 def loss_of(forward: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy; on a GPU in the numbers the package trains with."""
-    with arithmetic(x.device) if x.is_cuda else contextlib.nullcontext():
+    with autocast(x.device) if x.is_cuda else contextlib.nullcontext():
         return F.cross_entropy(forward(x).float(), labels)
 
 
@@ -161,10 +161,10 @@ Tensors = dict[str, Tensor]
 WAYS = {"turns": turns, "streams": streams, "batched": batched}
 
 
-def loaders(arch: Arch, count: int, device: torch.device) -> list[Batches]:
+def loaders(arch: Arch, count: int, device: torch.device) -> list[Loader]:
     """Each net's own batches."""
     data, recipe = noise(arch, PICTURES), Recipe(batch_size=BATCH)
-    return [Batches(data, SEEN, recipe, 10**4, seed, device) for seed in range(count)]
+    return [Loader(data, SEEN, recipe, 10**4, seed, device) for seed in range(count)]
 
 
 def rate_of(way: str, arch: Arch, count: int, device: torch.device, seconds: float) -> float:
@@ -172,7 +172,7 @@ def rate_of(way: str, arch: Arch, count: int, device: torch.device, seconds: flo
     step = WAYS[way](networks(arch, count, device), device)
     sources, done, begun, number = loaders(arch, count, device), 0, 0.0, 0
     while True:
-        taken = [source.take(number) for source in sources]
+        taken = [source.batch(number) for source in sources]
         step([b.x for b in taken], [b.labels for b in taken])
         number += 1
         if number == 5:  # Kernels are chosen, graphs captured.
@@ -194,7 +194,7 @@ def distance(way: str, arch: Arch, device: torch.device) -> float:
         before = [w.detach().clone() for w in nets[1].parameters()]
         step, sources = WAYS[name](nets, device), loaders(arch, 2, device)
         for number in range(5):
-            taken = [source.take(number) for source in sources]
+            taken = [source.batch(number) for source in sources]
             step([b.x for b in taken], [b.labels for b in taken])
         _wait(device)
         found.append([w.detach() - b for w, b in zip(nets[1].parameters(), before, strict=True)])

@@ -28,7 +28,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.spawn import KEEPS_MEMORY
 from lepton_automl.space import Draw
-from lepton_automl.train import descend, fresh
+from lepton_automl.train import initial_model, train_loop
 
 BATCH, PICTURES, ENDLESS = 64, 1024, 1000
 KNOWN = {"quick": ("tiny", (28, 28), 1), "half": ("residual", (32, 32), 3)}
@@ -55,7 +55,7 @@ def child(net: str, device: str) -> None:
     """Train for as many seconds as a line of stdin says, answer with the pictures learnt."""
     torch.set_num_threads(1)
     arch, recipe = arch_of(net), Recipe(batch_size=BATCH)
-    data, network = noise(arch, PICTURES), fresh(arch, SEEN, 0).network()
+    data, network = noise(arch, PICTURES), initial_model(arch, SEEN, 0).network()
 
     def learn(seconds: float) -> int:
         until, batches = time.perf_counter() + seconds, [0]
@@ -68,7 +68,9 @@ def child(net: str, device: str) -> None:
 
         try:
             place = torch.device(device)
-            descend(network, data, SEEN, recipe, epochs=ENDLESS, seed=0, device=place, tick=tick)
+            train_loop(
+                network, data, SEEN, recipe, epochs=ENDLESS, seed=0, device=place, on_batch=tick
+            )
         except Enough:
             pass
         return batches[0] * BATCH

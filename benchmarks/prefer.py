@@ -29,7 +29,7 @@ from lepton_automl.judging import ships
 from lepton_automl.measuring import ROUNDS, SECONDS
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.space import Draw
-from lepton_automl.train import fresh
+from lepton_automl.train import initial_model
 from lepton_automl.verdict import Figures
 
 SHAPES = {"tiny": ((28, 28), 1), "residual": ((32, 32), 3), "mobile": ((64, 64), 3)}
@@ -43,7 +43,7 @@ def net(number: int) -> Model:
     size, channels = SHAPES[name]
     draw, target = Draw(number), targets.load()
     arch, _ = space.load(name).sample(draw, size=size, channels=channels, classes=10, target=target)
-    return fold(fresh(arch, Preprocessing(zero_point=128, scale=0.0135), number))
+    return fold(initial_model(arch, Preprocessing(zero_point=128, scale=0.0135), number))
 
 
 def figures(name: str, interval: tuple[float, float], model: Model) -> Figures:

@@ -23,7 +23,7 @@ import torch
 
 from lepton_automl.arch import Arch, chain
 from lepton_automl.dataset import Labelled, labelled, open_dataset
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.layers import Layer
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
@@ -31,7 +31,7 @@ from lepton_automl.layers.max_pool import MaxPool
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,21 @@ def main() -> None:
     epochs = given.epochs or record.recipe.epochs
     preprocessing = open_dataset(given.data).preprocessing((32, 32))
     few = Labelled(train.pixels[: 4 * record.recipe.batch_size], train.labels[: 4 * 512])
-    fit(fresh(record.arch, preprocessing, 0), few, record.recipe, epochs=1, seed=0, device=device)
+    fit(
+        initial_model(record.arch, preprocessing, 0),
+        few,
+        record.recipe,
+        epochs=1,
+        seed=0,
+        device=device,
+    )
     reached, took = [], []
     for seed in range(given.runs):
         begun = time.perf_counter()
-        start = fresh(record.arch, preprocessing, seed)
+        start = initial_model(record.arch, preprocessing, seed)
         model = fit(start, train, record.recipe, epochs=epochs, seed=seed, device=device)
         took.append(time.perf_counter() - begun)
-        reached.append(float(accuracy(model, test, device=device).mean()))
+        reached.append(float(is_correct(model, test, device=device).mean()))
         print(f"seed {seed}: {reached[-1]:.2%} in {took[-1]:.2f} s", flush=True)
     error = statistics.stdev(reached) / len(reached) ** 0.5 if len(reached) > 1 else float("nan")
     print(

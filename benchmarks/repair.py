@@ -22,7 +22,7 @@ from lepton_automl.compress.fold import fold
 from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import validation_accuracy
 from lepton_automl.config import Limits
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench.of(Setting("tiny", "quick", 6000, 8, "quick"), given.data, Path("runs/cache"))
-    start = fresh(bench.arch, bench.preprocessing, 0)
+    start = initial_model(bench.arch, bench.preprocessing, 0)
     model = rescaled(fold(fit(start, bench.train, bench.recipe, epochs=8, seed=0)), 0)
     target, limits = targets.load(given.target), Limits(max_drop=0.2)
     work = Work(bench.train, bench.validation, model, limits, target, bench.recipe)

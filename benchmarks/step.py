@@ -22,8 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 from training import CPU, SEEN, nets, noise
 
 from lepton_automl.arch import Arch
-from lepton_automl.arithmetic import arithmetic, number_type
-from lepton_automl.batches import Batches
+from lepton_automl.arithmetic import autocast, matmul_dtype
+from lepton_automl.batches import Loader
 from lepton_automl.graph import Conv
 from lepton_automl.loss import Loss
 from lepton_automl.network import build
@@ -55,18 +55,18 @@ class Step:
         recipe = Recipe(optimizer=optimizer, batch_size=BATCH)
         data = noise(arch, BATCH * rounds)
         self.network = build(arch).train()
-        self.batches = Batches(data, SEEN, recipe, 1, 0, CPU)
+        self.batches = Loader(data, SEEN, recipe, 1, 0, CPU)
         self.optimizer = Optimizer(self.network.parameters(), recipe, BATCH)
         self.loss_of, self.number = Loss(recipe, None, 0.0, 1.0, None), 0
 
     def gather(self) -> None:
         """The next batch, changed at random a chunk of batches at a time."""
-        self.batch = self.batches.take(self.number)
+        self.batch = self.batches.batch(self.number)
         self.number += 1
 
     def forward(self) -> None:
         """Logits and their loss."""
-        with arithmetic(CPU):
+        with autocast(CPU):
             self.loss = self.loss_of(self.network(self.batch.x), self.batch)
 
     def backward(self) -> None:
@@ -95,7 +95,7 @@ class Step:
 
 def floors(arch: Arch) -> dict[str, float]:
     """Seconds of a step that arithmetic alone, and that memory alone would take."""
-    each = torch.empty(0, dtype=number_type(CPU)).element_size()
+    each = torch.empty(0, dtype=matmul_dtype(CPU)).element_size()
     sizes = [op.y.size for op in arch.graph.ops]
     # Batch normalisation keeps what it is given and what it makes of it.
     sizes += [op.y.size for op in arch.graph.ops if isinstance(op, Conv)]

@@ -30,21 +30,21 @@ from torch.func import functional_call
 
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.batches import Batch, Batches
+from lepton_automl.batches import Batch, Loader
 from lepton_automl.compress import Work
 from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import static_cost
 from lepton_automl.dataset import Dataset, Labelled, open_dataset
-from lepton_automl.evaluate import accuracy, onnx_probabilities
+from lepton_automl.evaluate import is_correct, onnx_probabilities
 from lepton_automl.loss import Loss
 from lepton_automl.model import Model
 from lepton_automl.network import Network, build, weights_of
-from lepton_automl.optimizers import Optimizer, schedule
+from lepton_automl.optimizers import Optimizer, lr_schedule
 from lepton_automl.recipe import Recipe
 from lepton_automl.space import Draw, Scalar
-from lepton_automl.train import CPU, fit, settle
+from lepton_automl.train import CPU, fit, recalibrate_batchnorm
 
 NESTING = ("out", "depth", "kernel")
 """Fields whose smaller values are part of larger ones."""
@@ -186,30 +186,32 @@ class Supernet:
         )
         plain = dataclasses.replace(own, augment=0.0, cutout=0.0)
         optimizer = Optimizer(self.shared.values(), own, own.batch_size)
-        scale, pictures = schedule(own.schedule, 1000), 0
+        scale, pictures = lr_schedule(own.schedule, 1000), 0
         endless: Any = {"epochs": 10_000, "seed": self.given.seed, "device": CPU}
         first, share = self.spent, float(self.given.share) - self.spent
         for recipe, until in ((own, 1 - self.recipe.plain_finish), (plain, 1.0)):
-            batches = Batches(self.train, self.preprocessing, recipe, **endless)
-            for step in range(batches.count):
+            batches = Loader(self.train, self.preprocessing, recipe, **endless)
+            for step in range(batches.steps):
                 now = (self.spent - first) / share
                 if now >= until:
                     break
-                self.learn(batches.take(step), recipe)
+                self.learn(batches.batch(step), recipe)
                 optimizer.step(scale[int(1000 * now)])
-                pictures += batches.size
+                pictures += batches.batch_size
         return pictures / len(self.train)
 
     def model(self, sub: Sub) -> Model:
         """The sub-net as a model, its batch normalisation measured anew."""
         cut = {k.removeprefix("owners."): v.detach() for k, v in self.weights(sub).items()}
         network = build(sub.arch, weights_of(build(sub.arch)) | cut)
-        settle(network, self.train, self.preprocessing, seed=self.given.seed, device=CPU)
+        recalibrate_batchnorm(
+            network, self.train, self.preprocessing, seed=self.given.seed, device=CPU
+        )
         return Model(sub.arch, weights_of(network), self.preprocessing)
 
     def score(self, model: Model) -> float:
         """Accuracy on validation."""
-        return float(accuracy(model, self.validation).mean())
+        return float(is_correct(model, self.validation).mean())
 
     def ranked(self) -> list[tuple[float, Sub]]:
         """Candidates by validation, the best first: drawn at random, then beside the best."""

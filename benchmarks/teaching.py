@@ -31,12 +31,12 @@ from torch import Tensor
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
 from lepton_automl.network import build, weights_of
 from lepton_automl.recipe import Recipe
 from lepton_automl.space import Draw
-from lepton_automl.train import descend, fit, fresh, settle
+from lepton_automl.train import fit, initial_model, recalibrate_batchnorm, train_loop
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class School:
     def learn(self, lesson: Lesson) -> dict[str, Any]:
         """One student: accuracy, processor seconds, and how good its teachers are."""
         bench, seed = self._bench, self._seed
-        student = fresh(bench.arch, bench.preprocessing, seed)
+        student = initial_model(bench.arch, bench.preprocessing, seed)
         guide, found = None, dict[str, Any]()
         if lesson.teachers:
             own = [n for n, (arch, _) in enumerate(self._nets()) if arch == bench.arch]
@@ -89,7 +89,7 @@ class School:
             found["taught_by"] = right(guide, bench)
         begun = time.process_time()
         network = build(student.arch, student.weights)
-        descend(
+        train_loop(
             network,
             self._data,
             bench.preprocessing,
@@ -100,10 +100,12 @@ class School:
             distill_weight=lesson.weight,
             temperature=lesson.temperature,
         )
-        settle(network, self._data, bench.preprocessing, seed=seed, device=torch.device("cpu"))
+        recalibrate_batchnorm(
+            network, self._data, bench.preprocessing, seed=seed, device=torch.device("cpu")
+        )
         seconds = time.process_time() - begun
         model = dataclasses.replace(student, weights=weights_of(network))
-        share = float(accuracy(model, bench.validation).mean())
+        share = float(is_correct(model, bench.validation).mean())
         return found | {"accuracy": share, "seconds": seconds}
 
     def _nets(self) -> list[tuple[Arch, Recipe]]:
@@ -125,7 +127,7 @@ class School:
         """One of them, trained with a seed of its own."""
         arch, recipe = self._nets()[number]
         seed, epochs = 1000 + 10 * self._seed + number, round(self._epochs * times)
-        begun = fresh(arch, self._bench.preprocessing, seed)
+        begun = initial_model(arch, self._bench.preprocessing, seed)
         return fit(begun, self._data, recipe, epochs=epochs, seed=seed)
 
 

@@ -30,8 +30,8 @@ import optuna, torch
 from lepton_automl import space, targets
 from lepton_automl.dataset import Labelled
 from lepton_automl.model import Preprocessing
-from lepton_automl.parallel import Ranks, joined
-from lepton_automl.train import descend, fresh
+from lepton_automl.parallel import ProcessGroup, init_process_group
+from lepton_automl.train import train_loop, initial_model
 
 torch.set_num_threads(1)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -47,11 +47,12 @@ steps = int(warm) + int(timed)
 pixels = torch.randint(0, 256, (steps * batch, *shape), dtype=torch.uint8)
 data = Labelled(pixels, torch.randint(0, 10, (len(pixels),)))
 times = []
-with joined(meeting, Ranks(int(rank), int(count))) as ranks:
-    model = fresh(arch, Preprocessing(128, 1 / 64), 0)
-    descend(
-        model.network(), data, model.preprocessing, recipe, epochs=1, seed=0, ranks=ranks,
-        tick=lambda done, total: times.append(time.perf_counter()),
+with init_process_group(meeting, ProcessGroup(int(rank), int(count))) as process_group:
+    model = initial_model(arch, Preprocessing(128, 1 / 64), 0)
+    train_loop(
+        model.network(), data, model.preprocessing, recipe, epochs=1, seed=0,
+        process_group=process_group,
+        on_batch=lambda done, total: times.append(time.perf_counter()),
     )
 if rank == "0":
     print(int(timed) * batch / (times[-1] - times[int(warm) - 1]))

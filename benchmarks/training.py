@@ -50,9 +50,9 @@ def noise(arch: Arch, samples: int) -> Labelled:
 
 
 def ours(arch: Arch, data: Labelled, recipe: Recipe) -> Callable[[], object]:
-    """One epoch of `train.descend`."""
+    """One epoch of `train.train_loop`."""
     network = build(arch)
-    return lambda: train.descend(network, data, SEEN, recipe, epochs=1, seed=0, device=CPU)
+    return lambda: train.train_loop(network, data, SEEN, recipe, epochs=1, seed=0, device=CPU)
 
 
 def plain(arch: Arch, data: Labelled, recipe: Recipe) -> Callable[[], object]:

@@ -14,7 +14,7 @@ from lepton_automl.bundle import read_verdict
 from lepton_automl.config import RunConfig
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import ArchError, ConfigError, DataError
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.events import Emit, silent
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import Weights, build
@@ -109,7 +109,7 @@ def _check(source: Path, model: Model, session: Session) -> None:
             fix="give the data that the net was trained for",
         )
     files = session.dataset.files("validation", model.arch.input[:2], session.folder.cache)
-    share = float(accuracy(model, labelled(files), device=session.device).mean())
+    share = float(is_correct(model, labelled(files), device=session.device).mean())
     if share < min(1.0, LEAST_TIMES_CHANCE / len(names)):
         raise DataError(
             f"{source} gets {share:.1%} of the validation pictures right, guessing would get "

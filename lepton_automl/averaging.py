@@ -48,11 +48,11 @@ class Average:
         if self._slow and (is_last or (self._kind == "lookahead" and done % LOOKAHEAD_EVERY == 0)):
             torch._foreach_copy_(self._weights, self._slow)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The slow weights."""
         return {str(number): slow for number, slow in enumerate(self._slow)}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Restore the state that `state_dict` returned."""
         for number, slow in enumerate(self._slow):
-            slow.copy_(state[str(number)])
+            slow.copy_(state_dict[str(number)])

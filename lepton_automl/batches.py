@@ -1,4 +1,4 @@
-"""Batches: pictures gathered, normalised and changed on their device, a chunk at a time."""
+"""Load training batches: gather, normalise and augment a chunk of them at once on the device."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from torch import Tensor
 
 from lepton_automl import augment
 from lepton_automl.model import Preprocessing
-from lepton_automl.parallel import ALONE, Ranks
+from lepton_automl.parallel import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.recipe import Recipe
 
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
-CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
-"""Pictures changed at once, as float32: enough to hide Python, little enough for the cache. A GPU
-is waited for once a chunk, to see that the loss is finite, so there are many steps between."""
-RESIDENT_SHARE = 0.5
-"""Of a GPU's free memory, what pictures may take; more stay where they are, often a mapped file,
-and come to it a chunk at a time."""
+_CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
+"""Size of a chunk as float32: enough to hide Python's overhead, little enough for the cache. The
+loss is checked once a chunk, which waits for a GPU, so a chunk there holds many steps."""
+_RESIDENT_FRACTION = 0.5
+"""Of a GPU's free memory, what the pixels of a data set may take; larger ones stay where they are,
+often in a mapped file, and are copied a chunk at a time."""
 
 
 class Batch(NamedTuple):
-    """Some pictures and what they show."""
+    """Normalised pixels and their labels."""
 
     x: Tensor
-    """float (B, C, H, W), normalised."""
+    """float (B, C, H, W)."""
     labels: Tensor
     """int64 (B,)."""
-    others: Tensor | None = None
-    """int64 (B,): labels of the pictures that were mixed into these; None where none was."""
-    kept: Tensor | None = None
-    """(B,): share of each picture that is still its own."""
+    mixed_labels: Tensor | None = None
+    """int64 (B,): labels of the samples mixed into these by mixup or CutMix; None without."""
+    lam: Tensor | None = None
+    """(B,): lambda of mixup and CutMix, the weight of a sample's own label, 0 to 1."""
 
 
-class Batches:
-    """Batches of normalised, randomly changed pictures, made a chunk at a time.
+class Loader:
+    """Training batches in random order, augmented on the device a chunk of batches at a time.
 
     The order is one random permutation of the data after the other, cut into batches of one
     size, so every sample is seen equally often and no batch is ever smaller than two. With
     `flip` half of the samples are mirrored in the first pass and the others in the next, in turn,
     so that both sides are seen equally often too (Jordan 2024, section 3.6, arXiv:2404.00498).
-    Of several processes each gets its share of every batch.
+    In a data-parallel training each process gets its slice of every batch.
     """
 
     def __init__(
@@ -57,123 +57,122 @@ class Batches:
         epochs: int,
         seed: int,
         device: torch.device,
-        ranks: Ranks = ALONE,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.device, self.labels = device, data.labels.to(device)
-        self.pixels = data.pixels.to(device) if fits(data.pixels, device) else data.pixels
+        is_resident = fits_on_device(data.pixels, device)
+        self.pixels = data.pixels.to(device) if is_resident else data.pixels
         self.preprocessing, self.recipe = preprocessing, recipe
         samples = len(self.labels)
-        self.size = max(2, min(recipe.batch_size, samples))
-        self.count = max(1, math.ceil(epochs * samples / self.size))
-        self.plain_from = math.ceil(self.count * (1 - recipe.plain_finish))
-        self._ranks, self._own, self._seed = ranks, ranks.share(self.size), seed
-        self.width = self._own.stop - self._own.start
-        self.mean = self.size / ranks.count  # Of the widths of all processes.
-        most = math.ceil(self.size / ranks.count)
-        self.per_chunk = max(1, CHUNK_BYTES[device.type] // (4 * most * self.pixels[0].numel()))
-        self._order_draws = torch.Generator().manual_seed(seed)
-        self._change_draws = torch.Generator(device)
+        self.batch_size = max(2, min(recipe.batch_size, samples))
+        self.steps = max(1, math.ceil(epochs * samples / self.batch_size))
+        self.plain_from = math.ceil(self.steps * (1 - recipe.plain_finish))
+        self._rank, self._seed = process_group.rank, seed
+        self._local = process_group.local_slice(self.batch_size)
+        self.per_rank_batch = self._local.stop - self._local.start
+        self.mean_per_rank_batch = self.batch_size / process_group.world_size
+        bytes_per_batch = 4 * math.ceil(self.mean_per_rank_batch) * self.pixels[0].numel()
+        self.steps_per_chunk = max(1, _CHUNK_BYTES[device.type] // bytes_per_batch)
+        self._order_rng = torch.Generator().manual_seed(seed)
+        self._augment_rng = torch.Generator(device)
         self._order = torch.zeros(0, dtype=torch.int64)
-        side_draws = torch.Generator().manual_seed(seed + 2)
-        self._is_mirrored = torch.rand(samples, generator=side_draws) < 0.5
-        self._mirrored = torch.zeros(0, dtype=torch.bool)
-        self._first = self._end = 0
+        flip_rng = torch.Generator().manual_seed(seed + 2)
+        self._flip_next = torch.rand(samples, generator=flip_rng) < 0.5
+        self._flipped = torch.zeros(0, dtype=torch.bool)
+        self._chunk_start = self._chunk_end = 0
         self._chunk = Batch(torch.zeros(0), torch.zeros(0))
 
-    def take(self, step: int) -> Batch:
-        """The share of this process of batch number `step`, to be asked for in order."""
-        if step == self._end:
-            self._first = step
-            stops = (self.plain_from if step < self.plain_from else self.count, self.count)
-            self._end = min(step + self.per_chunk, *stops)
-            self._fill((self._end - step) * self.size, is_plain=step >= self.plain_from)
-        start = (step - self._first) * self.width
-        return _cut(self._chunk, start, start + self.width)
+    def batch(self, step: int) -> Batch:
+        """Return the batch of `step`, this process's slice of it; steps must come in order."""
+        if step == self._chunk_end:
+            self._chunk_start = step
+            stop = self.plain_from if step < self.plain_from else self.steps
+            self._chunk_end = min(step + self.steps_per_chunk, stop, self.steps)
+            samples = (self._chunk_end - step) * self.batch_size
+            self._load_chunk(samples, is_plain=step >= self.plain_from)
+        start = (step - self._chunk_start) * self.per_rank_batch
+        return _cut(self._chunk, start, start + self.per_rank_batch)
 
-    def pieces(self, step: int, parts: int) -> Iterator[Batch]:
-        """Batch number `step` in at most `parts` pieces, none smaller than two."""
-        whole, parts = self.take(step), max(1, min(parts, self.width // 2))
-        ends = [len(part) for part in whole.labels.tensor_split(parts)]
-        starts = [sum(ends[:number]) for number in range(parts)]
-        return (_cut(whole, a, a + n) for a, n in zip(starts, ends, strict=True))
+    def micro_batches(self, step: int, count: int) -> Iterator[Batch]:
+        """The batch of `step` in at most `count` parts of at least two samples each."""
+        whole, count = self.batch(step), max(1, min(count, self.per_rank_batch // 2))
+        sizes = [len(part) for part in whole.labels.tensor_split(count)]
+        starts = [sum(sizes[:number]) for number in range(count)]
+        return (_cut(whole, a, a + n) for a, n in zip(starts, sizes, strict=True))
 
     @property
     def chunk_length(self) -> int:
-        """Batches in the chunk that is at work."""
-        return self._end - self._first
+        """Batches in the current chunk."""
+        return self._chunk_end - self._chunk_start
 
     def is_last_of_chunk(self, step: int) -> bool:
-        """Whether the batch after `step` starts a new chunk, or there is none."""
-        return step + 1 == self._end
+        """Whether the batch of `step` is the last one of its chunk."""
+        return step + 1 == self._chunk_end
 
-    def state(self) -> dict[str, Tensor]:
-        """What decides the batches still to come, by name; after the last batch of a chunk."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What decides the batches to come, by name; valid after the last batch of a chunk."""
         return {
-            "order draws": self._order_draws.get_state(),
+            "order rng": self._order_rng.get_state(),
             "order": self._order,
-            "mirrored": self._mirrored,
-            "is mirrored": self._is_mirrored,
-            "end": torch.tensor(self._end),
+            "flipped": self._flipped,
+            "flip next": self._flip_next,
+            "end": torch.tensor(self._chunk_end),
         }
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
-        self._order_draws.set_state(state["order draws"])
-        self._order, self._mirrored = state["order"], state["mirrored"]
-        self._is_mirrored, self._end = state["is mirrored"], int(state["end"])
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Restore the state that `state_dict` returned."""
+        self._order_rng.set_state(state_dict["order rng"])
+        self._order, self._flipped = state_dict["order"], state_dict["flipped"]
+        self._flip_next, self._chunk_end = state_dict["flip next"], int(state_dict["end"])
 
-    def _fill(self, length: int, *, is_plain: bool) -> None:
-        while len(self._order) < length:
-            more = torch.randperm(len(self.labels), generator=self._order_draws)
+    def _load_chunk(self, samples: int, *, is_plain: bool) -> None:
+        while len(self._order) < samples:
+            more = torch.randperm(len(self.labels), generator=self._order_rng)
             self._order = torch.cat([self._order, more])
-            self._mirrored = torch.cat([self._mirrored, self._is_mirrored[more]])
-            self._is_mirrored = ~self._is_mirrored
-        recipe, index = self.recipe, self._shared(self._order[:length])
-        mirrored = self._shared(self._mirrored[:length]).to(self.device)
-        self._change_draws.manual_seed(_seed(self._seed, self._first, self._ranks.rank))
+            self._flipped = torch.cat([self._flipped, self._flip_next[more]])
+            self._flip_next = ~self._flip_next
+        recipe, index = self.recipe, self._local_part(self._order[:samples])
+        flipped = self._local_part(self._flipped[:samples]).to(self.device)
+        self._order, self._flipped = self._order[samples:], self._flipped[samples:]
+        # A seed of its own for every chunk, so that a checkpoint needs no state of this generator.
+        self._augment_rng.manual_seed(_hash(self._seed, self._chunk_start, self._rank))
         pixels = self.pixels[index.to(self.pixels.device)].to(self.device)
         labels = self.labels[index.to(self.device)]
-        self._order, self._mirrored = self._order[length:], self._mirrored[length:]
-        x = augment.changed(
+        x = augment.random_augment(
             self.preprocessing.apply(pixels),
             recipe.augment_kind,
             0.0 if is_plain else recipe.augment,
-            mirrored=mirrored if recipe.flip else None,
-            generator=self._change_draws,
+            flipped=flipped if recipe.flip else None,
+            generator=self._augment_rng,
         )
         self._chunk = Batch(x, labels)
         if not is_plain:
-            x = augment.coloured(x, recipe.colour, self._change_draws)
-            x = augment.cut_out(x, recipe.cutout, self._change_draws)
-            self._chunk = self._mixed(x, labels)
+            x = augment.colour_jitter(x, recipe.colour, self._augment_rng)
+            x = augment.cutout(x, recipe.cutout, self._augment_rng)
+            self._chunk = Batch(x, labels)
+            if recipe.mixup or recipe.cutmix:
+                x, lam = augment.mixup_cutmix(x, recipe.mixup, recipe.cutmix, self._augment_rng)
+                self._chunk = Batch(x, labels, labels.flip(0), lam)
 
-    def _shared(self, whole: Tensor) -> Tensor:
-        """What is this process's of every batch."""
-        return whole.reshape(-1, self.size)[:, self._own].reshape(-1)
-
-    def _mixed(self, x: Tensor, labels: Tensor) -> Batch:
-        mixup, cutmix = self.recipe.mixup, self.recipe.cutmix
-        if not mixup and not cutmix:
-            return Batch(x, labels)
-        x, kept = augment.mixed(x, mixup, cutmix, self._change_draws)
-        return Batch(x, labels, labels.flip(0), kept)
+    def _local_part(self, values: Tensor) -> Tensor:
+        """Slice every batch in `values` (steps * batch_size,) for this process."""
+        return values.reshape(-1, self.batch_size)[:, self._local].reshape(-1)
 
 
-def _seed(*numbers: int) -> int:
-    """Of the changes of one chunk, so that a resumed training needs no state of them."""
+def _hash(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])
 
 
-def fits(pixels: Tensor, device: torch.device) -> bool:
-    """Whether pictures may be kept on the device for the whole training."""
+def fits_on_device(pixels: Tensor, device: torch.device) -> bool:
+    """Whether pixels can stay in the device's memory for the whole training."""
     if device.type != "cuda":
-        return True  # Mapped files are memory already, and read a page at a time.
+        return True  # Mapped files are in memory already, and read a page at a time.
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return pixels.nbytes <= RESIDENT_SHARE * free_bytes
+    return pixels.nbytes <= _RESIDENT_FRACTION * free_bytes
 
 
-def _cut(whole: Batch, start: int, stop: int) -> Batch:
+def _cut(batch: Batch, start: int, stop: int) -> Batch:
     here = slice(start, stop)
-    if whole.others is None or whole.kept is None:
-        return Batch(whole.x[here], whole.labels[here])
-    return Batch(whole.x[here], whole.labels[here], whole.others[here], whole.kept[here])
+    if batch.mixed_labels is None or batch.lam is None:
+        return Batch(batch.x[here], batch.labels[here])
+    return Batch(batch.x[here], batch.labels[here], batch.mixed_labels[here], batch.lam[here])

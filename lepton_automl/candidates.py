@@ -16,7 +16,7 @@ from lepton_automl.config import LIMITS, Limits, would_fit
 from lepton_automl.cost import Cost
 from lepton_automl.dataset import labelled
 from lepton_automl.errors import DataError, InfeasibleError
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
 from lepton_automl.pick import Option, excess
 from lepton_automl.search.cost_check import CostCheck
@@ -147,7 +147,7 @@ class Candidates:
     def _correct(self, model: Model) -> np.ndarray:
         session, size = self._session, model.arch.input[:2]
         files = session.dataset.files("validation", size, session.folder.cache)
-        return accuracy(model, labelled(files), device=session.device)
+        return is_correct(model, labelled(files), device=session.device)
 
     @functools.cached_property
     def _check(self) -> CostCheck:

@@ -1,8 +1,9 @@
-"""Captured steps: on a GPU the kernels of a small net's step are launched at once, as one graph.
+"""Training steps replayed as a CUDA graph, so that Python does not launch every kernel.
 
-Such kernels run for microseconds, and Python takes longer to launch them. A step is recorded once
-(a CUDA graph) and replayed on batches that are copied to where the first one was. Nothing is taken
-on trust: the first replay must move the weights as the step itself did, or no graph is used.
+The kernels of a small network run for microseconds, and Python takes longer to launch them. A
+step is captured once as a CUDA graph and replayed on batches that are copied to where the first
+one was. The first replay is checked: it must move the weights as the eager step did, or no graph
+is used.
 """
 
 from __future__ import annotations
@@ -15,127 +16,131 @@ import torch
 from torch import Tensor
 
 from lepton_automl.batches import Batch
-from lepton_automl.optimizers import Rate
-from lepton_automl.stepping import Learn
+from lepton_automl.optimizers import LearningRate
+from lepton_automl.stepping import StepFunction
 
-WARM_UP = 3
-"""Steps of a kind before one is recorded: libraries choose their kernels in the first ones."""
-TOLERANCE = 0.02
-"""How far a replayed step may end from the step itself, as a share of its way: sums in another
-order, in bfloat16."""
+_WARMUP_STEPS = 3
+"""Eager steps of a kind before one is captured: in the first ones libraries choose kernels."""
+_TOLERANCE = 0.02
+"""Largest distance of a replayed step from the eager one, relative to the length of the step:
+sums are taken in another order, in bfloat16."""
 
-Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-"""Records what a function would do, without doing it: how to replay it, and where its result is."""
-State = Callable[[], Mapping[str, Tensor]]
-"""Everything that a step changes, in place, by name."""
+CaptureFunction = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+"""Captures a function without running it: returns its replay and the tensor of its result."""
+StateFunction = Callable[[], Mapping[str, Tensor]]
+"""Returns all tensors that a step changes in place, by name."""
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A step, and where it reads and writes."""
+class CapturedStep:
+    """A captured step with the tensors that it reads and writes."""
 
     batch: Batch
-    scale: Tensor
+    lr_scale: Tensor
     loss: Tensor
     replay: Callable[[], None]
 
 
-class Captured:
-    """Takes the steps of a `Stepper`, most of them by replaying a recorded one.
+class CudaGraphStep:
+    """A training step that replays a captured CUDA graph after some eager steps.
+
+    Batches with and without mixed samples are captured separately.
 
     Parameters
     ----------
     step : callable
-        A `Stepper`: what is recorded, and what takes the steps where that fails. Its rate may be a
-        tensor on the device.
+        The eager step; it is captured, and runs where capture fails. It must accept a learning
+        rate that is a tensor on the device.
     state : callable
-        What the step changes.
-    record : callable, optional
-        A CUDA graph where it is left out.
+        Returns what the step changes.
+    capture : callable, optional
+        `capture_cuda_graph` by default.
     """
 
-    def __init__(self, step: Learn, state: State, record: Recorder | None = None) -> None:
-        self._step, self._state, self._record = step, state, record or cuda_graph
-        self._seen: dict[bool, int] = {}
-        self._recorded: dict[bool, Recorded] = {}
-        self.is_given_up = False
+    def __init__(
+        self, step: StepFunction, state: StateFunction, capture: CaptureFunction | None = None
+    ) -> None:
+        self._step, self._state, self._capture_function = step, state, capture or capture_cuda_graph
+        self._eager_steps: dict[bool, int] = {}
+        self._captured: dict[bool, CapturedStep] = {}
+        self.is_disabled = False
 
-    def __call__(self, pieces: Iterable[Batch], scale: Rate) -> Tensor:
-        """As of `Stepper`."""
-        (batch,) = pieces
-        is_mixed = batch.others is not None
-        known = self._recorded.get(is_mixed)
-        if known is not None:
-            return _replayed(known, batch, scale)
-        self._seen[is_mixed] = self._seen.get(is_mixed, 0) + 1
-        if self.is_given_up or self._seen[is_mixed] <= WARM_UP:
-            return self._step([batch], scale)
-        return self._first(batch, scale, is_mixed)
+    def __call__(self, micro_batches: Iterable[Batch], lr_scale: LearningRate) -> Tensor:
+        """As `TrainStep`; the batch must come as one micro-batch."""
+        (batch,) = micro_batches
+        is_mixed = batch.mixed_labels is not None
+        captured = self._captured.get(is_mixed)
+        if captured is not None:
+            return _replay(captured, batch, lr_scale)
+        self._eager_steps[is_mixed] = self._eager_steps.get(is_mixed, 0) + 1
+        if self.is_disabled or self._eager_steps[is_mixed] <= _WARMUP_STEPS:
+            return self._step([batch], lr_scale)
+        return self._capture_checked(batch, lr_scale, is_mixed)
 
-    def _first(self, batch: Batch, scale: Rate, is_mixed: bool) -> Tensor:
-        """Take a step, record it, replay it from where it began: both must end at one place."""
-        before = _copied(self._state())
-        loss = self._step([batch], scale)
-        wanted = _copied(self._state())
+    def _capture_checked(self, batch: Batch, lr_scale: LearningRate, is_mixed: bool) -> Tensor:
+        """Run an eager step, capture it, and replay it from the same start for comparison."""
+        before = _cloned(self._state())
+        loss = self._step([batch], lr_scale)
+        eager = _cloned(self._state())
         _restore(self._state(), before)
         try:
-            known = self._recording(batch, scale)
-            _replayed(known, batch, scale)
-            far = _distance(before, wanted, self._state())
-        except RuntimeError as error:
-            return self._given_up(wanted, loss, f"could not be recorded ({error})")
-        if not far <= TOLERANCE:
-            return self._given_up(wanted, loss, f"ended {far:.1%} of its way from itself")
-        self._recorded[is_mixed] = known
-        _restore(self._state(), wanted)
+            captured = self._capture(batch, lr_scale)
+            _replay(captured, batch, lr_scale)
+            error = _relative_error(before, eager, self._state())
+        except RuntimeError as failure:
+            self._disable(f"capture failed ({failure})")
+        else:
+            if error <= _TOLERANCE:
+                self._captured[is_mixed] = captured
+            else:
+                self._disable(f"its replay differs by {error:.1%}")
+        _restore(self._state(), eager)
         return loss
 
-    def _recording(self, batch: Batch, scale: Rate) -> Recorded:
-        others, kept = (None if each is None else each.clone() for each in batch[2:])
-        own = Batch(batch.x.clone(), batch.labels.clone(), others, kept)
-        rate = torch.full((), float(scale), device=batch.x.device)
-        replay, loss = self._record(lambda: self._step([own], rate))
-        return Recorded(own, rate, loss, replay)
+    def _disable(self, reason: str) -> None:
+        self.is_disabled = True
+        warnings.warn(f"the training step is not replayed as a CUDA graph: {reason}", stacklevel=2)
 
-    def _given_up(self, wanted: Mapping[str, Tensor], loss: Tensor, why: str) -> Tensor:
-        warnings.warn(f"a training step {why}: it is launched anew each time", stacklevel=2)
-        self.is_given_up = True
-        _restore(self._state(), wanted)
-        return loss
+    def _capture(self, batch: Batch, lr_scale: LearningRate) -> CapturedStep:
+        mixed_labels, lam = (None if t is None else t.clone() for t in batch[2:])
+        own = Batch(batch.x.clone(), batch.labels.clone(), mixed_labels, lam)
+        rate = torch.full((), float(lr_scale), device=batch.x.device)
+        replay, loss = self._capture_function(lambda: self._step([own], rate))
+        return CapturedStep(own, rate, loss, replay)
 
 
-def cuda_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Record `work` on the current CUDA device."""
+def capture_cuda_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Capture `work` on the current CUDA device."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = work()
     return graph.replay, result
 
 
-def _replayed(known: Recorded, batch: Batch, scale: Rate) -> Tensor:
-    for own, given in zip(known.batch, batch, strict=True):
+def _replay(captured: CapturedStep, batch: Batch, lr_scale: LearningRate) -> Tensor:
+    for own, given in zip(captured.batch, batch, strict=True):
         if own is not None and given is not None:
             own.copy_(given)
-    known.scale.fill_(float(scale))
-    known.replay()
-    return known.loss.clone()
+    captured.lr_scale.fill_(float(lr_scale))
+    captured.replay()
+    return captured.loss.clone()
 
 
-def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _cloned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 @torch.no_grad()
-def _restore(state: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+def _restore(state: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
-        tensor.copy_(kept[name])
+        tensor.copy_(saved[name])
 
 
-def _distance(
-    before: Mapping[str, Tensor], wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]
+def _relative_error(
+    before: Mapping[str, Tensor], eager: Mapping[str, Tensor], replayed: Mapping[str, Tensor]
 ) -> float:
-    """How far what is given is from what is wanted, as a share of the way there."""
-    moving = [name for name, tensor in wanted.items() if tensor.is_floating_point()]
-    away = sum(float((given[n] - wanted[n]).double().square().sum()) for n in moving)
-    way = sum(float((wanted[n] - before[n]).double().square().sum()) for n in moving)
-    return (away / way) ** 0.5 if way else float(away > 0)
+    """Distance of the replayed from the eager state, relative to the length of the step."""
+    names = [name for name, tensor in eager.items() if tensor.is_floating_point()]
+    error = sum(float((replayed[n] - eager[n]).double().square().sum()) for n in names)
+    length = sum(float((eager[n] - before[n]).double().square().sum()) for n in names)
+    return (error / length) ** 0.5 if length else float(error > 0)

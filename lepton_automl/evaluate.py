@@ -1,4 +1,4 @@
-"""What a model or a written file answers: logits, probabilities, which samples are right."""
+"""Predict with a float model or an ONNX file: logits, probabilities, correct samples."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lepton_automl.model import Model
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
-Turn = Callable[[], AbstractContextManager[None]]
-"""Entered around every batch, so that somebody else can have the machine to himself."""
+TrainingSlot = Callable[[], AbstractContextManager[None]]
+"""Returns a context manager for one batch: workers wait in it while a latency is measured."""
 
 
-def placed(network: nn.Module, device: torch.device) -> nn.Module:
-    """`network` itself, moved to `device` with channels last in memory, as kernels like it."""
+def to_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move `network` in place to `device`, channels last in memory, and return it."""
     network.to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
@@ -34,22 +34,22 @@ def predict_logits(
     pixels: Tensor,
     batch: int = 256,
     device: torch.device | None = None,
-    turn: Turn = contextlib.nullcontext,
+    training_slot: TrainingSlot = contextlib.nullcontext,
 ) -> Tensor:
     """Logits of the float network.
 
     Parameters
     ----------
     model : Model
-        Any model; quantization parameters are not used.
+        Its quantization parameters are not used.
     pixels : Tensor
         uint8 (N, H, W, C), N at least 0.
     batch : int
-        Pictures at once; it bounds the memory, not the result.
+        Samples at once; it affects the memory, not the result.
     device : torch.device, optional
         Where to compute; the CPU by default.
-    turn : callable
-        Entered around every batch, so that somebody else can have the machine to himself.
+    training_slot : callable
+        Returns a context manager that is entered around every batch.
 
     Returns
     -------
@@ -57,29 +57,31 @@ def predict_logits(
         float32 (N, classes) on the CPU.
     """
     device = device or torch.device("cpu")
-    network = placed(model.network(), device)
-    parts = []
-    for part in torch.split(pixels, batch) if len(pixels) else ():
-        with turn():
-            parts.append(network(model.preprocessing.apply(part.to(device))).float().cpu())
-    return torch.cat(parts) if parts else torch.zeros(0, model.arch.classes)
+    network = to_device(model.network(), device)
+    logits = []
+    for chunk in torch.split(pixels, batch) if len(pixels) else ():
+        with training_slot():
+            logits.append(network(model.preprocessing.apply(chunk.to(device))).float().cpu())
+    return torch.cat(logits) if logits else torch.zeros(0, model.arch.classes)
 
 
-def accuracy(
+def is_correct(
     model: Model,
     data: Labelled,
     batch: int = 256,
     device: torch.device | None = None,
-    turn: Turn = contextlib.nullcontext,
+    training_slot: TrainingSlot = contextlib.nullcontext,
 ) -> np.ndarray:
-    """Which samples the float network gets right: bool (N,); the mean is the accuracy."""
-    logits = predict_logits(model, data.pixels, batch=batch, device=device, turn=turn)
-    right: np.ndarray = (logits.argmax(1) == data.labels.cpu()).numpy()
-    return right
+    """Whether the float network predicts each label: bool (N,); the mean is the accuracy."""
+    logits = predict_logits(
+        model, data.pixels, batch=batch, device=device, training_slot=training_slot
+    )
+    correct: np.ndarray = (logits.argmax(1) == data.labels.cpu()).numpy()
+    return correct
 
 
 def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64) -> np.ndarray:
-    """Probabilities a written file gives in ONNX Runtime.
+    """Class probabilities that ONNX Runtime computes from a file.
 
     Parameters
     ----------

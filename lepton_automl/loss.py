@@ -1,4 +1,4 @@
-"""Loss: what a training makes small, from labels and from a teacher."""
+"""Training loss: cross entropy with label smoothing, mixed labels, class weights, distillation."""
 
 from __future__ import annotations
 
@@ -16,52 +16,54 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class Loss:
-    """Cross entropy, mixed with the distance from a teacher (Hinton et al. 2015, section 2).
+    """Cross entropy, optionally with distillation from a teacher (Hinton et al. 2015, section 2).
 
     Parameters
     ----------
     recipe : Recipe
-        Its label smoothing.
+        For its label smoothing.
     teacher : callable or None
-        Answers the same pictures; None: the labels alone count.
-    weight : float
-        Of the teacher, 0 to 1.
+        Computes logits for the same pixels; None trains on the labels alone.
+    distill_weight : float
+        Weight of the distillation term, 0 to 1.
     temperature : float
-        By which both answers are softened, above 0.
+        Softmax temperature of the distillation term, above 0.
     class_weights : Tensor, optional
-        (classes,): what a picture of each class counts; None: all count alike.
+        (classes,): weight of a sample of each class; None weights all alike.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         teacher: Forward | None,
-        weight: float,
+        distill_weight: float,
         temperature: float,
         class_weights: Tensor | None = None,
     ) -> None:
         self._smoothing, self._teacher = recipe.label_smoothing, teacher
-        self._weight, self._temperature = weight, temperature
+        self._distill_weight, self._temperature = distill_weight, temperature
         self._class_weights = class_weights
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean over a batch, given what the net answered it."""
-        # No answer depends on what all logits have in common, so their gradients sum to rounding
-        # errors, which Muon makes as long as any other step: a net that learns from its like drifts
-        # that way, and a few of its channels grow until int8 can hardly tell the others apart.
+        """Mean loss of a batch, given the network's logits (B, classes)."""
+        # The softmax ignores a constant added to all logits, so the gradients of that constant are
+        # rounding errors, which Muon scales up to full steps: a few channels of a student then grow
+        # until int8 can hardly resolve the others. See docs/decisions.md, centred logits.
         logits = logits - logits.mean(1, keepdim=True)
-        hard = self._hard(logits, batch)
+        loss = self._cross_entropy(logits, batch)
         if self._teacher is None:
-            return hard
+            return loss
         with torch.no_grad():
-            wanted = self._teacher(batch.x)
-        ours = F.log_softmax(logits / self._temperature, 1)
-        theirs = F.log_softmax(wanted / self._temperature, 1)
-        soft = self._soft(ours, theirs, batch)
-        return (1 - self._weight) * hard + self._weight * self._temperature**2 * soft
+            teacher_logits = self._teacher(batch.x)
+        student = F.log_softmax(logits / self._temperature, 1)
+        teacher = F.log_softmax(teacher_logits / self._temperature, 1)
+        weight = self._distill_weight * self._temperature**2
+        divergence = self._kl_divergence(student, teacher, batch)
+        return (1 - self._distill_weight) * loss + weight * divergence
 
-    def _hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        if (batch.others is None or batch.kept is None) and self._class_weights is None:
+    def _cross_entropy(self, logits: Tensor, batch: Batch) -> Tensor:
+        is_mixed = batch.mixed_labels is not None and batch.lam is not None
+        if not is_mixed and self._class_weights is None:
             return F.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)
 
         def of(labels: Tensor) -> Tensor:
@@ -70,19 +72,19 @@ class Loss:
             )
             return loss if self._class_weights is None else loss * self._class_weights[labels]
 
-        return _mixed(of, batch).mean()
+        return _interpolate(of, batch).mean()
 
-    def _soft(self, ours: Tensor, theirs: Tensor, batch: Batch) -> Tensor:
+    def _kl_divergence(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         weights = self._class_weights
         if weights is None:
-            return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-        each = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
-        return (each * _mixed(lambda labels: weights[labels], batch)).mean()
+            return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        per_sample = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+        return (per_sample * _interpolate(lambda labels: weights[labels], batch)).mean()
 
 
-def _mixed(of: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-    """(B,): what `of` gives for labels, by the shares of the pictures in each mixture."""
+def _interpolate(of: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """(B,): `of` the labels and of the mixed labels, weighted by lambda."""
     own = of(batch.labels)
-    if batch.others is None or batch.kept is None:
+    if batch.mixed_labels is None or batch.lam is None:
         return own
-    return torch.lerp(of(batch.others), own, batch.kept)
+    return torch.lerp(of(batch.mixed_labels), own, batch.lam)

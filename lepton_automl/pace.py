@@ -1,4 +1,4 @@
-"""Pace: how fast a training went, and how much of what its device can do that is."""
+"""Throughput of a training in samples per second, and its share of the device's matrix peak."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from lepton_automl.arithmetic import number_type
+from lepton_automl.arithmetic import matmul_dtype
 
 SIDES = {"cpu": 512, "cuda": 8192}
 """Of the square matrices whose product is the yardstick; large enough to keep the device busy."""
@@ -18,21 +18,21 @@ PASSES = 3
 """Forward, and backward to the inputs and to the weights, as many multiply-accumulates each."""
 
 
-class Pace:
-    """Told after every batch; what went before the first one does not count.
+class Throughput:
+    """Measures samples per second from calls after every batch; starts after the first one.
 
     Parameters
     ----------
-    batch : int
-        Pictures a batch.
+    batch_size : int
+        Samples a batch.
     """
 
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
         self._first = self._last = (0, 0.0)
 
-    def told(self, done: int, total: int) -> None:
-        """So many batches are done."""
+    def on_batch(self, done: int, total: int) -> None:
+        """Record the time at which `done` batches are done."""
         del total
         self._last = (done, time.perf_counter())
         if not self._first[0]:
@@ -40,31 +40,31 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """From the first batch to the last one."""
+        """Seconds from the end of the first batch to that of the last one."""
         return self._last[1] - self._first[1]
 
     @property
-    def pictures_per_second(self) -> float:
-        """0 where there were not two batches."""
-        pictures = (self._last[0] - self._first[0]) * self._batch
-        return pictures / self.seconds if pictures else 0.0
+    def samples_per_second(self) -> float:
+        """Samples per second; 0 with fewer than two batches."""
+        samples = (self._last[0] - self._first[0]) * self._batch_size
+        return samples / self.seconds if samples else 0.0
 
 
-def utilisation(pace: Pace, macs: int, device: torch.device) -> float:
+def utilisation(throughput: Throughput, macs: int, device: torch.device) -> float:
     """Share of the device's matrix peak that a training used; 0 where it was too short to tell.
 
     Parameters
     ----------
-    pace : Pace
+    throughput : Throughput
         Of the training.
     macs : int
         Multiply-accumulates of the net for one picture.
     device : torch.device
         Where it ran; one thread of a CPU.
     """
-    if pace.seconds < LEAST_SECONDS:
+    if throughput.seconds < LEAST_SECONDS:
         return 0.0
-    return PASSES * macs * pace.pictures_per_second / peak_macs_per_second(device.type)
+    return PASSES * macs * throughput.samples_per_second / peak_macs_per_second(device.type)
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def peak_macs_per_second(device: str) -> float:
     In the numbers that trainings multiply there; on one thread of a CPU.
     """
     side = SIDES[device]
-    square = torch.ones(side, side, device=device, dtype=number_type(torch.device(device)))
+    square = torch.ones(side, side, device=device, dtype=matmul_dtype(torch.device(device)))
     best = 0.0
     for _ in range(PRODUCTS + 1):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Parallel: one training in several processes, each with its share of every batch."""
+"""Data-parallel training of one model in several processes (PyTorch DDP)."""
 
 from __future__ import annotations
 
@@ -13,94 +13,98 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-LEAST_SHARE = 16
-"""Pictures of a batch each process gets at least; batch normalisation sees no others."""
-EFFICIENCY = 0.6
-"""Of so many times the speed of one process (benchmarks/README.md, "One net, two processes")."""
+MIN_SAMPLES_PER_PROCESS = 16
+"""Samples of a batch that each process gets at least: its batch normalisation sees no others."""
+_SCALING_EFFICIENCY = 0.6
+"""Expected speed-up per process; docs/decisions.md, data-parallel training."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Which of the processes of one training this is."""
+class ProcessGroup:
+    """Rank of this process and number of processes in one data-parallel training."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
-    def share(self, size: int) -> slice:
-        """The places in a batch of `size` pictures that are this process's."""
-        ends = [size * number // self.count for number in range(self.count + 1)]
+    def local_slice(self, batch_size: int) -> slice:
+        """The positions in a batch of `batch_size` samples that this process trains on."""
+        ends = [batch_size * rank // self.world_size for rank in range(self.world_size + 1)]
         return slice(ends[self.rank], ends[self.rank + 1])
 
-    def wrapped(self, network: nn.Module) -> nn.Module:
-        """What is trained in place of `network`, so that all processes take equal steps.
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """`network` in DistributedDataParallel; itself in a group of one process.
 
-        Each keeps its own running statistics, which are measured anew at the end: to share them at
-        every step takes a small net longer than the step.
+        Each process keeps its own running statistics of batch normalisation, which are recomputed
+        after the training: to broadcast them at every step takes longer than a step of a small net.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return network
         device = next(network.parameters()).device
-        own = None if device.type == "cpu" else [device.index or 0]
+        device_ids = None if device.type == "cpu" else [device.index or 0]
         with warnings.catch_warnings():
-            # The word that replaces it from torch 2.13 on is not known to 2.11.
+            # The argument that replaces it from torch 2.13 on is not known to 2.11.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            return DistributedDataParallel(network, own, broadcast_buffers=False)
+            return DistributedDataParallel(network, device_ids, broadcast_buffers=False)
 
-    def mean(self, value: Tensor) -> Tensor:
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
         """The mean over all processes, in place."""
-        if self.count > 1:
+        if self.world_size > 1:
             distributed.all_reduce(value)
-            value /= self.count
+            value /= self.world_size
         return value
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def fitting(count: int, batch_size: int) -> int:
-    """How many of `count` processes a batch is shared by."""
-    return max(1, min(count, batch_size // LEAST_SHARE))
+def usable_processes(processes: int, batch_size: int) -> int:
+    """Number of processes, at most `processes`, that get enough samples of a batch each."""
+    return max(1, min(processes, batch_size // MIN_SAMPLES_PER_PROCESS))
 
 
-def gain(count: int) -> float:
-    """How many times as fast as one process so many probably are."""
-    return max(1.0, EFFICIENCY * count)
+def expected_speedup(processes: int) -> float:
+    """Expected speed relative to one process, at least 1."""
+    return max(1.0, _SCALING_EFFICIENCY * processes)
 
 
 @contextmanager
-def joined(meeting: str = "env://", ranks: Ranks | None = None) -> Iterator[Ranks]:
-    """Inside, the processes of one training know each other.
+def init_process_group(
+    init_method: str = "env://", process_group: ProcessGroup | None = None
+) -> Iterator[ProcessGroup]:
+    """Connect the processes of one training; disconnect them on exit.
 
     Parameters
     ----------
-    meeting : str
-        Where they meet, as `torch.distributed` takes it: `file:///...`; by default what `torchrun`
-        put into the environment.
-    ranks : Ranks, optional
-        Which of them this is; by default what `torchrun` says. One alone needs nobody.
+    init_method : str
+        As `torch.distributed` takes it, such as `file:///...`; by default the environment variables
+        that `torchrun` sets.
+    process_group : ProcessGroup, optional
+        This process in the group; by default from the environment variables of `torchrun`.
     """
-    if ranks is None:
-        known = os.environ
-        ranks = Ranks(int(known.get("RANK", "0")), int(known.get("WORLD_SIZE", "1")))
-    if ranks.count == 1:
-        yield ranks
+    if process_group is None:
+        env = os.environ
+        process_group = ProcessGroup(int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")))
+    if process_group.world_size == 1:
+        yield process_group
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # Nobody on another machine is let in.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # No connections from other machines.
     distributed.init_process_group(
-        backend, init_method=meeting, rank=ranks.rank, world_size=ranks.count
+        backend,
+        init_method=init_method,
+        rank=process_group.rank,
+        world_size=process_group.world_size,
     )
     try:
-        yield ranks
-        distributed.barrier()  # Who leaves while others still talk makes them fail.
+        yield process_group
+        distributed.barrier()  # A process that leaves early makes collectives of the others fail.
     finally:
         distributed.destroy_process_group()
 
 
-def leave() -> NoReturn:
-    """End a process that has done its share, without the libraries' own farewell.
+def exit_without_cleanup() -> NoReturn:
+    """End this process at once, without destructors and without flushing its output.
 
-    In it threads of gloo now and then end the process with SIGABRT, though all work is done. What
-    was printed and not flushed is lost.
+    During cleanup gloo's threads sometimes end the process with SIGABRT although its work is done.
     """
     os._exit(0)

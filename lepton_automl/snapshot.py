@@ -1,4 +1,4 @@
-"""Snapshot: a training half-way, kept on disk, from which it goes on bit for bit."""
+"""A checkpoint of a training in progress, from which it continues bit for bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -14,52 +14,52 @@ from torch import Tensor
 
 from lepton_automl import durable
 
-SECONDS_BETWEEN = 20.0
-"""A killed training loses at most about so much; a shorter one keeps nothing."""
+INTERVAL_SECONDS = 20.0
+"""Seconds between two checkpoints: the most that a killed training loses."""
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 class Stateful(Protocol):
-    """A part of a training that changes from step to step."""
+    """A part of a training with state that changes from step to step (a module, an optimizer)."""
 
-    def state(self) -> State:
-        """Everything that decides what it does from now on, by name."""
+    def state_dict(self) -> Mapping[str, Any]:
+        """All tensors that decide the steps to come, by name."""
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> object:
+        """Restore the state that `state_dict` returned."""
 
 
-class Snapshot:
-    """Where the state of one training is kept.
+class Checkpoint:
+    """A file with the state of one training.
 
     Parameters
     ----------
     path : Path
         The file, in safetensors' format; replaced as a whole.
     key : str
-        Names everything that the training is made from. What was kept under another key, or is
-        damaged, counts as nothing.
-    seconds_between : float, optional
-        Between two times of keeping.
+        Hash of everything that decides the training. A file with another key, or a damaged one,
+        is ignored.
+    interval_seconds : float, optional
+        Seconds between two writes.
     is_writer : bool
-        Whether this process keeps anything; of several in one training the first does.
+        Whether this process writes; of a data-parallel training only the first one does.
     """
 
     def __init__(
         self,
         path: Path,
         key: str,
-        seconds_between: float | None = None,
+        interval_seconds: float | None = None,
         *,
         is_writer: bool = True,
     ) -> None:
         self.path, self.key, self._is_writer = path, key, is_writer
-        self._between = SECONDS_BETWEEN if seconds_between is None else seconds_between
-        self._kept = time.monotonic()
+        self._interval = INTERVAL_SECONDS if interval_seconds is None else interval_seconds
+        self._last_save = time.monotonic()
 
-    def keep(self, step: int, parts: Mapping[str, Stateful]) -> None:
-        """Write the state after `step` batches where it is time to.
+    def save_if_due(self, step: int, parts: Mapping[str, Stateful]) -> None:
+        """Write the state after `step` batches if the interval has passed.
 
         Raises
         ------
@@ -67,45 +67,44 @@ class Snapshot:
             If the file cannot be written.
         """
         now = time.monotonic()
-        if not self._is_writer or now - self._kept < self._between:
+        if not self._is_writer or now - self._last_save < self._interval:
             return
         tensors = {
             f"{name}/{key}": tensor.detach().cpu().contiguous()
             for name, part in parts.items()
-            for key, tensor in part.state().items()
+            for key, tensor in part.state_dict().items()
         }
         durable.write(self.path, save(tensors, {"key": self.key, "step": str(step)}))
-        self._kept = time.monotonic()
+        self._last_save = time.monotonic()
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
-        """Put all parts where they were; batches done by then, 0 where nothing is kept."""
+        """Load the state into all parts; the batches done by then, 0 without a valid file."""
         try:
             with safe_open(self.path, "pt") as file:
-                about = file.metadata() or {}
-                if about.get("key") != self.key:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
                     return 0
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return 0
         for name, part in parts.items():
-            start = f"{name}/"
-            part.restore(
-                {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+            prefix = f"{name}/"
+            part.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-        return int(about["step"])
+        return int(metadata["step"])
 
 
-class _Nowhere(Snapshot):
-    """Keeps nothing."""
+class _NoCheckpoint(Checkpoint):
+    """Never writes and never resumes."""
 
     def __init__(self) -> None:
         super().__init__(Path(os.devnull), "", is_writer=False)
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
-        """Nothing is done yet."""
         del parts
         return 0
 
 
-NOWHERE = _Nowhere()
-"""For trainings that are not to be gone on with."""
+NO_CHECKPOINT = _NoCheckpoint()
+"""For trainings that start from their beginning when they are run again."""

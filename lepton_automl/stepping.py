@@ -1,4 +1,4 @@
-"""One step of a training: loss and gradients of a batch, and the weights moved by them."""
+"""One training step: the gradients of a batch and the update of the weights."""
 
 from __future__ import annotations
 
@@ -7,43 +7,44 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from lepton_automl.arithmetic import arithmetic
+from lepton_automl.arithmetic import autocast
 from lepton_automl.batches import Batch
 from lepton_automl.loss import Forward, Loss
-from lepton_automl.optimizers import Optimizer, Rate
+from lepton_automl.optimizers import LearningRate, Optimizer
 
-Learn = Callable[[Iterable[Batch], Rate], Tensor]
-"""Takes a step on a batch in pieces, at a share of the peak rate; its mean loss."""
+StepFunction = Callable[[Iterable[Batch], LearningRate], Tensor]
+"""(micro-batches of a batch, share of the peak learning rate) -> mean loss of the batch."""
 
 
-class Stepper:
-    """Takes steps.
+class TrainStep:
+    """A training step with gradient accumulation over micro-batches.
 
     Parameters
     ----------
-    run : callable
-        The net, or what is trained around it.
-    loss_of : Loss
-        What is made small.
+    forward : callable
+        Computes logits of normalised pixels.
+    loss : Loss
+        Of the logits.
     optimizer : Optimizer
-        Of the net's parameters.
-    whole : float
-        Pictures of a step of this process.
+        Of the trained parameters.
+    samples : float
+        Samples of a step in this process: the divisor of the summed losses.
     """
 
-    def __init__(self, run: Forward, loss_of: Loss, optimizer: Optimizer, whole: float) -> None:
-        self._run, self._loss_of, self._whole = run, loss_of, whole
+    def __init__(self, forward: Forward, loss: Loss, optimizer: Optimizer, samples: float) -> None:
+        self._forward, self._loss, self._samples = forward, loss, samples
         self._optimizer = optimizer
 
-    def __call__(self, pieces: Iterable[Batch], scale: Rate) -> Tensor:
-        """Learn a batch in pieces at `scale` times the peak rate; its mean loss before that."""
-        losses = [self._learn(batch) for batch in pieces]
-        self._optimizer.step(scale)
+    def __call__(self, micro_batches: Iterable[Batch], lr_scale: LearningRate) -> Tensor:
+        """Update the weights at `lr_scale` times the peak rate; the mean loss before that."""
+        losses = [self._backward(batch) for batch in micro_batches]
+        self._optimizer.step(lr_scale)
         return torch.stack(losses).sum()
 
-    def _learn(self, batch: Batch) -> Tensor:
-        """Add a piece's gradients; its part of the mean loss over the step's pictures."""
-        with arithmetic(batch.x.device):
-            loss = self._loss_of(self._run(batch.x), batch) * (len(batch.labels) / self._whole)
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the gradients of a micro-batch; its share of the mean loss of the step."""
+        with autocast(batch.x.device):
+            share = len(batch.labels) / self._samples
+            loss = self._loss(self._forward(batch.x), batch) * share
         torch.autograd.backward(loss)
         return loss.detach()

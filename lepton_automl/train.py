@@ -1,4 +1,4 @@
-"""Training: one loop over the batches, from weights to weights."""
+"""Train a network with one loop over the batches: from a model to a trained model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, Unpack
@@ -16,66 +16,66 @@ from torch import Tensor, nn
 
 from lepton_automl import balance
 from lepton_automl.arch import Arch
-from lepton_automl.arithmetic import number_type
+from lepton_automl.arithmetic import matmul_dtype
 from lepton_automl.averaging import Average
-from lepton_automl.batches import Batches
-from lepton_automl.captured import Captured
+from lepton_automl.batches import Loader
+from lepton_automl.captured import CudaGraphStep
 from lepton_automl.errors import LeptonError
-from lepton_automl.evaluate import Turn, placed
+from lepton_automl.evaluate import TrainingSlot, to_device
 from lepton_automl.loss import Forward, Loss
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.network import build, weights_of
-from lepton_automl.optimizers import Optimizer, schedule
-from lepton_automl.parallel import ALONE, Ranks
+from lepton_automl.optimizers import Optimizer, lr_schedule
+from lepton_automl.parallel import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.recipe import Recipe
-from lepton_automl.snapshot import NOWHERE, Snapshot, State, Stateful
-from lepton_automl.stepping import Learn, Stepper
+from lepton_automl.snapshot import NO_CHECKPOINT, Checkpoint, Stateful
+from lepton_automl.stepping import StepFunction, TrainStep
 
 if TYPE_CHECKING:
     from lepton_automl.dataset import Labelled
 
-Tick = Callable[[int, int], None]
-"""Told (batches done, batches in all) after every batch."""
+OnBatch = Callable[[int, int], None]
+"""Callback after every batch: (batches done, batches in total)."""
 
 CPU = torch.device("cpu")
-SETTLE_PICTURES, SETTLE_BATCH = 1024, 256
+_BATCHNORM_SAMPLES, _BATCHNORM_BATCH = 1024, 256
 
 
 class Diverged(LeptonError):
-    """The loss left the finite numbers."""
+    """The loss became infinite or not a number."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a training left behind besides the weights."""
+class TrainResult:
+    """Number of steps and final loss of a training."""
 
     steps: int
-    """Batches done."""
+    """Batches trained on."""
     loss: float
     """Mean loss over the last chunk of batches."""
 
 
-def _nothing(done: int, total: int) -> None:
+def _ignore_batch(done: int, total: int) -> None:
     del done, total
 
 
-def fresh(arch: Arch, preprocessing: Preprocessing, seed: int) -> Model:
-    """A model of `arch` before its first batch, the same for the same seed."""
+def initial_model(arch: Arch, preprocessing: Preprocessing, seed: int) -> Model:
+    """An untrained model of `arch`, its weights initialised from `seed`."""
     return Model(arch, weights_of(build(arch, seed=seed)), preprocessing)
 
 
-class Course(TypedDict):
-    """How one training is run; see `descend`."""
+class TrainOptions(TypedDict):
+    """Keyword arguments that `fit` passes to `train_loop`."""
 
     epochs: int
     seed: int
     device: NotRequired[torch.device]
     distill_weight: NotRequired[float]
     temperature: NotRequired[float]
-    parts: NotRequired[int]
-    ranks: NotRequired[Ranks]
-    turn: NotRequired[Turn]
-    tick: NotRequired[Tick]
+    micro_batches: NotRequired[int]
+    process_group: NotRequired[ProcessGroup]
+    training_slot: NotRequired[TrainingSlot]
+    on_batch: NotRequired[OnBatch]
 
 
 def fit(
@@ -84,67 +84,88 @@ def fit(
     recipe: Recipe,
     *,
     teachers: Sequence[Model] = (),
-    snapshot: Path | None = None,
-    **course: Unpack[Course],
+    checkpoint: Path | None = None,
+    **options: Unpack[TrainOptions],
 ) -> Model:
-    """`model` after `epochs` more passes over `data`.
+    """Train a copy of `model` for `epochs` passes over `data` and return it.
 
     A pure function: equal arguments on the CPU (and as many threads) give equal bits. Every call
-    runs the whole schedule of the recipe, so what it returns is a finished net. With `parts` above
-    1 a batch goes through the net in so many pieces, to need less memory: the steps are the same
-    but for rounding and for batch normalisation, which sees the pieces. With `snapshot`, a file,
-    the state is kept there now and then: killed anywhere and called again, the training goes on
-    and ends, on the CPU, on the same bits. Whoever keeps the result deletes the file. Of several
-    `teachers`, which see the same pixels, the mean of the logits counts.
+    runs the whole learning-rate schedule of the recipe. With `micro_batches` above 1 the gradients
+    of a batch are accumulated over that many parts, to need less memory: the steps are the same
+    but for rounding and for batch normalisation, which sees one part at a time.
+
+    Parameters
+    ----------
+    model, data, recipe
+        The model to start from, the training samples, the training hyperparameters.
+    teachers : sequence of Model, optional
+        Models to distil from: the mean of their logits on the same pixels.
+    checkpoint : Path, optional
+        File in which the state is saved from time to time. Killed at any moment and called again,
+        the training continues from it and ends, on the CPU, on the same bits. The caller deletes
+        the file once the result is saved.
+    **options
+        See `train_loop`.
 
     Raises
     ------
     Diverged
         If the loss becomes infinite or not a number.
     """
-    device = course.get("device", CPU)
+    device = options.get("device", CPU)
     network = build(model.arch, model.weights)
-    kept = (
-        NOWHERE if snapshot is None else _snapshot(snapshot, model, data, recipe, teachers, course)
+    saved: Checkpoint = NO_CHECKPOINT
+    if checkpoint is not None:
+        saved = _open_checkpoint(checkpoint, model, data, recipe, teachers, options)
+    teacher = _ensemble([to_device(teacher.network(), device) for teacher in teachers])
+    train_loop(
+        network, data, model.preprocessing, recipe, teacher=teacher, checkpoint=saved, **options
     )
-    guide = _mean([placed(teacher.network(), device) for teacher in teachers])
-    descend(network, data, model.preprocessing, recipe, teacher=guide, snapshot=kept, **course)
-    with course.get("turn", contextlib.nullcontext)():
-        settle(network, data, model.preprocessing, seed=course["seed"], device=device)
+    with options.get("training_slot", contextlib.nullcontext)():
+        recalibrate_batchnorm(
+            network, data, model.preprocessing, seed=options["seed"], device=device
+        )
     return dataclasses.replace(
         model, weights=weights_of(network), qparams=None, metrics={}, parent=model.digest
     )
 
 
-def _snapshot(
+def _open_checkpoint(
     path: Path,
     model: Model,
     data: Labelled,
     recipe: Recipe,
     teachers: Sequence[Model],
-    course: Course,
-) -> Snapshot:
-    """Named by all a training is made from, but the pixels, which are as many as the labels."""
+    options: TrainOptions,
+) -> Checkpoint:
+    """The checkpoint at `path`, with a key over everything that decides the result.
+
+    Of the data only the labels enter: as many pixels would take long to hash.
+    """
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     labels += " balanced" if data.is_balanced else ""
-    guides = [teacher.digest for teacher in teachers]
-    told = {"turn", "tick", "ranks"}
-    decisive = sorted((k, str(v)) for k, v in course.items() if k not in told)
-    ranks = course.get("ranks", ALONE)
-    how = (number_type(course.get("device", CPU)), ranks.count)
-    parts = (model.digest, labels, recipe.to_json(), guides, decisive, how)
+    process_group = options.get("process_group", SINGLE_PROCESS)
+    without_effect = {"training_slot", "on_batch", "process_group"}
+    parts = (
+        model.digest,
+        labels,
+        recipe.to_json(),
+        [teacher.digest for teacher in teachers],
+        sorted((k, str(v)) for k, v in options.items() if k not in without_effect),
+        (matmul_dtype(options.get("device", CPU)), process_group.world_size),
+    )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return Snapshot(path, key, is_writer=ranks.rank == 0)
+    return Checkpoint(path, key, is_writer=process_group.rank == 0)
 
 
-def _mean(networks: Sequence[nn.Module]) -> Forward | None:
-    """The mean of their logits, as they are where there is one."""
+def _ensemble(networks: Sequence[nn.Module]) -> Forward | None:
+    """A function that returns the mean of the networks' logits; None without a network."""
     if not networks:
         return None
     return lambda x: torch.stack([network(x) for network in networks]).mean(0)
 
 
-def descend(
+def train_loop(
     network: nn.Module,
     data: Labelled,
     preprocessing: Preprocessing,
@@ -157,122 +178,84 @@ def descend(
     teacher: Forward | None = None,
     distill_weight: float = 0.9,
     temperature: float = 4.0,
-    parts: int = 1,
-    ranks: Ranks = ALONE,
-    turn: Turn = contextlib.nullcontext,
-    tick: Tick = _nothing,
-    snapshot: Snapshot = NOWHERE,
-) -> Fit:
-    """Train `network` in place, on from what `snapshot` kept.
+    micro_batches: int = 1,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+    training_slot: TrainingSlot = contextlib.nullcontext,
+    on_batch: OnBatch = _ignore_batch,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> TrainResult:
+    """Train `network` in place, from the state in `checkpoint` if there is one.
 
     Parameters
     ----------
     network, data, preprocessing, recipe
-        What is trained, on what, how.
+        The network, the training samples, their normalisation, the training hyperparameters.
     epochs : int
-        Passes over the data: the whole schedule of the recipe.
+        Passes over the data; the learning-rate schedule of the recipe spans all of them.
     seed : int
-        Of the order and the random changes of pictures.
+        Of the order of the samples and of the augmentation.
     device : torch.device, optional
         Where to compute; the CPU by default.
     forward : callable, optional
-        What is trained if it is not `network` alone, but something around it.
+        Computes the logits in place of `network`, whose parameters are trained.
     teacher : callable, optional
-        Whose answers count as well, by `distill_weight` at `temperature`; see `Loss`.
-    parts : int
-        In how many pieces a batch goes through the net.
-    ranks : Ranks
-        Which of several processes this is; each calls this with the same arguments but for this.
-    turn, tick : callable
-        Entered around every batch; told of it afterwards.
-    snapshot : Snapshot, optional
-        Where the state is kept now and then.
+        Logits to distil from, weighted by `distill_weight` at `temperature`; see `Loss`.
+    micro_batches : int
+        Parts of a batch over which its gradients are accumulated.
+    process_group : ProcessGroup
+        This process in a data-parallel training; every process calls this function with arguments
+        that are equal but for this one.
+    training_slot : callable
+        Returns a context manager that is entered around every batch.
+    on_batch : callable
+        Called after every batch.
+    checkpoint : Checkpoint, optional
+        Where the state is saved from time to time.
 
     Raises
     ------
     Diverged
         If the loss becomes infinite or not a number.
     """
-    placed(network, device).train()
-    batches = Batches(data, preprocessing, recipe, epochs, seed, device, ranks)
-    optimizer = Optimizer(network.parameters(), recipe, batches.size)
-    scale = schedule(recipe.schedule, batches.count)
-    loss_of = Loss(recipe, teacher, distill_weight, temperature, _class_weights(data, device))
-    average = Average(recipe.average, list(network.parameters()), batches.count)
-    changing = _changing(network, optimizer, batches, average)
-    first, total, last = snapshot.resume(changing), torch.zeros((), device=device), math.nan
-    learn: Learn = Stepper(forward or ranks.wrapped(network), loss_of, optimizer, batches.mean)
-    if device.type == "cuda" and parts == ranks.count == 1 and forward is None:
-        learn = Captured(learn, lambda: changing["net"].state() | optimizer.state())
-    for step in range(first, batches.count):
-        with turn():
-            total += learn(batches.pieces(step, parts), scale[step])
+    to_device(network, device).train()
+    loader = Loader(data, preprocessing, recipe, epochs, seed, device, process_group)
+    optimizer = Optimizer(network.parameters(), recipe, loader.batch_size)
+    lr_scale = lr_schedule(recipe.schedule, loader.steps)
+    class_weights = None
+    if data.strata is not None:
+        class_weights = torch.from_numpy(balance.class_weights(data.strata)).to(device)
+    loss = Loss(recipe, teacher, distill_weight, temperature, class_weights)
+    average = Average(recipe.average, list(network.parameters()), loader.steps)
+    state: dict[str, Stateful] = {
+        "network": network,
+        "optimizer": optimizer,
+        "loader": loader,
+        "average": average,
+    }
+    first_step = checkpoint.resume(state)
+    train_step: StepFunction = TrainStep(
+        forward or process_group.wrap(network), loss, optimizer, loader.mean_per_rank_batch
+    )
+    if device.type == "cuda" and micro_batches == process_group.world_size == 1 and not forward:
+        train_step = CudaGraphStep(
+            train_step, lambda: dict(network.state_dict()) | optimizer.state_dict()
+        )
+    total, last_loss = torch.zeros((), device=device), math.nan
+    for step in range(first_step, loader.steps):
+        with training_slot():
+            total += train_step(loader.micro_batches(step, micro_batches), lr_scale[step])
             average.follow(step)
-            if batches.is_last_of_chunk(step):
-                last = _finite(ranks.mean(total), batches.chunk_length, step)
-                snapshot.keep(step + 1, changing)
-        tick(step + 1, batches.count)
+            if loader.is_last_of_chunk(step):
+                total = process_group.all_reduce_mean(total)
+                last_loss = _mean_loss(total, loader.chunk_length, step)
+                checkpoint.save_if_due(step + 1, state)
+        on_batch(step + 1, loader.steps)
     network.eval()
-    return Fit(batches.count, last)
+    return TrainResult(loader.steps, last_loss)
 
 
-@torch.no_grad()
-def settle(
-    network: nn.Module,
-    data: Labelled,
-    preprocessing: Preprocessing,
-    *,
-    seed: int,
-    device: torch.device,
-) -> None:
-    """Measure batch normalisation's means and variances anew on unchanged training pictures.
-
-    The running averages lag behind the weights where a training was short; the mean over a few
-    large batches does not (Wu and Johnson 2021, section 3, arXiv:2105.07576).
-    """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not norms:
-        return
-    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
-    order = order.repeat(2)[: max(2, min(SETTLE_PICTURES, len(order)))]
-    network.train()
-    parts = torch.tensor_split(order, math.ceil(len(order) / SETTLE_BATCH))
-    for number, index in enumerate(parts):
-        for norm in norms:
-            norm.momentum = 1 / (number + 1)
-        network(preprocessing.apply(data.pixels[index].to(device)))
-    network.eval()
-
-
-def _class_weights(data: Labelled, device: torch.device) -> Tensor | None:
-    """What a picture of each class counts; None where all count alike."""
-    if data.strata is None:
-        return None
-    return torch.from_numpy(balance.class_weights(data.strata)).to(device)
-
-
-def _changing(
-    network: nn.Module, optimizer: Optimizer, batches: Batches, average: Average
-) -> dict[str, Stateful]:
-    """What a snapshot keeps."""
-    return {"net": _Net(network), "rates": optimizer, "batches": batches, "average": average}
-
-
-class _Net:
-    """Weights and running statistics, as a snapshot keeps them."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-
-    def state(self) -> State:
-        return dict(self._network.state_dict())
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._network.load_state_dict(state)
-
-
-def _finite(total: Tensor, count: int, step: int) -> float:
-    """The mean loss of `count` batches, whose sum starts anew."""
+def _mean_loss(total: Tensor, count: int, step: int) -> float:
+    """The mean loss of `count` batches; resets their sum `total` to 0."""
     loss = float(total) / count
     total.zero_()
     if not math.isfinite(loss):
@@ -281,3 +264,31 @@ def _finite(total: Tensor, count: int, step: int) -> float:
             fix="lower lr in [train], or choose another optimizer",
         )
     return loss
+
+
+@torch.no_grad()
+def recalibrate_batchnorm(
+    network: nn.Module,
+    data: Labelled,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Recompute the batch-normalisation statistics on training samples without augmentation.
+
+    The running averages lag behind the weights where a training was short; the mean over a few
+    large batches does not (Wu and Johnson 2021, section 3, arXiv:2105.07576).
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
+    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
+    order = order.repeat(2)[: max(2, min(_BATCHNORM_SAMPLES, len(order)))]
+    network.train()
+    batches = torch.tensor_split(order, math.ceil(len(order) / _BATCHNORM_BATCH))
+    for number, index in enumerate(batches):
+        for norm in norms:
+            norm.momentum = 1 / (number + 1)  # A cumulative mean over the batches.
+        network(preprocessing.apply(data.pixels[index].to(device)))
+    network.eval()

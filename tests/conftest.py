@@ -44,7 +44,7 @@ def _no_network(monkeypatch):
 @pytest.fixture
 def float32(monkeypatch):
     """Trainings multiply as an oracle does, whatever the processor is good at."""
-    monkeypatch.setattr("lepton_automl.arithmetic._has_tiles", lambda: False)
+    monkeypatch.setattr("lepton_automl.arithmetic._has_amx", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 from tests.foreign import models
 from tests.test_train import small, stripes
 
@@ -24,7 +24,11 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("net")
     recipe = Recipe(augment=0.0, lr=0.05, batch_size=16)
     model = fit(
-        fresh(small(), Preprocessing(100, 0.0125), 0), stripes(192), recipe, epochs=8, seed=0
+        initial_model(small(), Preprocessing(100, 0.0125), 0),
+        stripes(192),
+        recipe,
+        epochs=8,
+        seed=0,
     )
     model.save(folder / "mine")
     models.data(folder)
@@ -77,7 +81,7 @@ def test_what_is_no_net_or_does_not_fit_is_refused(net: Path, tmp_path: Path) ->
 def test_one_folder_holds_one_net(net: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     model = fit(
-        fresh(small(), Preprocessing(100, 0.0125), 1),
+        initial_model(small(), Preprocessing(100, 0.0125), 1),
         stripes(192),
         Recipe(augment=0.0, lr=0.05, batch_size=16),
         epochs=8,

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lepton_automl import arithmetic
-from lepton_automl.arithmetic import exact, number_type
+from lepton_automl.arithmetic import full_precision, matmul_dtype
 from lepton_automl.machine import this_machine
 
 CPU = torch.device("cpu")
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(params=[False, True], ids=["plain", "tiles"])
 def has_tiles(request, monkeypatch):
-    monkeypatch.setattr(arithmetic, "_has_tiles", lambda: request.param)
+    monkeypatch.setattr(arithmetic, "_has_amx", lambda: request.param)
     return request.param
 
 
@@ -24,15 +24,15 @@ def convolved():
 
 
 def test_products_are_bfloat16_where_the_processor_has_tiles(has_tiles):
-    with arithmetic.arithmetic(CPU):
+    with arithmetic.autocast(CPU):
         found, wanted = convolved()
-    assert found.dtype == number_type(CPU) == (torch.bfloat16 if has_tiles else torch.float32)
+    assert found.dtype == matmul_dtype(CPU) == (torch.bfloat16 if has_tiles else torch.float32)
     error = (found.double() - wanted).abs().max() / wanted.abs().max()
     assert error < (2**-7 if has_tiles else 1e-6)
 
 
 def test_within_it_exact_products_are_float32(has_tiles):
-    with arithmetic.arithmetic(CPU), exact(CPU):
+    with arithmetic.autocast(CPU), full_precision(CPU):
         found, wanted = convolved()
     assert found.dtype == torch.float32
     assert torch.allclose(found.double(), wanted, atol=1e-4)
@@ -44,10 +44,10 @@ def test_the_rule_reads_the_list_of_processors(tmp_path, monkeypatch):
         listed.write_text(f"model name\t: x\nflags\t\t: {flags}\n")
         machine = this_machine(listed)
         monkeypatch.setattr(arithmetic, "this_machine", lambda machine=machine: machine)
-        arithmetic._has_tiles.cache_clear()
-        assert arithmetic._has_tiles() is wanted
-    arithmetic._has_tiles.cache_clear()
+        arithmetic._has_amx.cache_clear()
+        assert arithmetic._has_amx() is wanted
+    arithmetic._has_amx.cache_clear()
 
 
 def test_cuda_multiplies_in_bfloat16():
-    assert number_type(torch.device("cuda")) == torch.bfloat16
+    assert matmul_dtype(torch.device("cuda")) == torch.bfloat16

@@ -69,5 +69,5 @@ def test_restored_half_way_it_ends_the_same(kind, stop):
         weight += torch.from_numpy(path()[step])
         first.follow(step)
     second = Average(kind, [weight], STEPS)
-    second.restore(first.state())
+    second.load_state_dict(first.state_dict())
     assert np.array_equal(run(kind, stop, second, weight), run(kind))

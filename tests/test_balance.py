@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from lepton_automl import balance, train
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from tests.test_train import PLAIN, fresh, stripes
 
 LEVEL = 0.95
@@ -170,7 +170,7 @@ def test_where_classes_count_alike_a_rare_class_is_recognised_as_often_as_a_comm
     for is_balanced in (False, True):
         given = dataclasses.replace(data, is_balanced=is_balanced)
         model = train.fit(fresh(classes=2), given, PLAIN, epochs=8, seed=0)
-        right = accuracy(model, judged)
+        right = is_correct(model, judged)
         recalls[is_balanced] = right[300:].mean(), right[:300].mean()
     assert recalls[False][1] < 0.2 < recalls[False][0]
     assert recalls[True][1] > recalls[False][1] + 0.3
@@ -198,6 +198,6 @@ def test_the_only_picture_of_a_class_is_learnt_and_its_weight_spoils_nothing():
     recipe = dataclasses.replace(PLAIN, lr=0.2)
     lone = Labelled(pixels, labels, is_balanced=True)
     model = train.fit(fresh(), lone, recipe, epochs=8, seed=0)
-    right = accuracy(model, lone)
+    right = is_correct(model, lone)
     assert right[-1]
     assert right[:-1].mean() > 0.95

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lepton_automl import batches
-from lepton_automl.batches import Batches, fits
+from lepton_automl.batches import Loader, fits_on_device
 from lepton_automl.dataset import Labelled
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
@@ -27,19 +27,19 @@ def numbered(count=10):
 
 
 def made(recipe, epochs=3, data=None):
-    return Batches(data or numbered(), AS_THEY_ARE, recipe, epochs=epochs, seed=1, device=CPU)
+    return Loader(data or numbered(), AS_THEY_ARE, recipe, epochs=epochs, seed=1, device=CPU)
 
 
 def taken(recipe, epochs=3, data=None):
     """All pictures and all labels in order."""
     source = made(recipe, epochs, data)
-    each = [source.take(step) for step in range(source.count)]
+    each = [source.batch(step) for step in range(source.steps)]
     return torch.cat([batch.x for batch in each]), torch.cat([batch.labels for batch in each])
 
 
 @pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
 def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk):
-    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", chunk)
+    monkeypatch.setitem(batches._CHUNK_BYTES, "cpu", chunk)
     x, labels = taken(PLAIN)
     assert torch.equal(x[:, 0, 3, 3].long(), labels + 1)
     for epoch in range(3):
@@ -52,7 +52,7 @@ def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk)
 @pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])
 @pytest.mark.parametrize("kind", [{"augment": 1.0}, {"cutout": 0.5}])
 def test_the_last_batches_show_pictures_as_they_are(monkeypatch, chunk, share, kind):
-    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", chunk)
+    monkeypatch.setitem(batches._CHUNK_BYTES, "cpu", chunk)
     recipe = dataclasses.replace(PLAIN, plain_finish=share, **kind)
     x, labels = taken(recipe, epochs=4)
     originals = AS_THEY_ARE.apply(numbered().pixels)[labels]
@@ -81,7 +81,7 @@ def test_whoever_is_mirrored_in_one_pass_is_not_in_the_next(augment):
 
 def test_pieces_are_never_smaller_than_two_and_together_the_batch():
     recipe = dataclasses.replace(PLAIN, batch_size=7)
-    whole, pieces = made(recipe).take(0), list(made(recipe).pieces(0, 5))
+    whole, pieces = made(recipe).batch(0), list(made(recipe).micro_batches(0, 5))
     assert [len(part.labels) for part in pieces] == [3, 2, 2]
     assert torch.equal(torch.cat([part.x for part in pieces]), whole.x)
     assert torch.equal(torch.cat([part.labels for part in pieces]), whole.labels)
@@ -90,26 +90,26 @@ def test_pieces_are_never_smaller_than_two_and_together_the_batch():
 def test_labels_of_mixed_pictures_are_those_of_both_halves():
     recipe = dataclasses.replace(PLAIN, batch_size=5, mixup=1.0, plain_finish=0.0)
     source = made(recipe, epochs=2)
-    for step in range(source.count):
-        batch = source.take(step)
-        own, other = (y.float() + 1 for y in (batch.labels, batch.others))
-        assert torch.allclose(batch.x[:, 0, 3, 3], torch.lerp(other, own, batch.kept), atol=1e-4)
-        assert 0 < batch.kept.min() < batch.kept.max() < 1
+    for step in range(source.steps):
+        batch = source.batch(step)
+        own, other = (y.float() + 1 for y in (batch.labels, batch.mixed_labels))
+        assert torch.allclose(batch.x[:, 0, 3, 3], torch.lerp(other, own, batch.lam), atol=1e-4)
+        assert 0 < batch.lam.min() < batch.lam.max() < 1
 
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_what_is_restored_goes_on_with_the_same_batches(monkeypatch, step):
-    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", 1)
+    monkeypatch.setitem(batches._CHUNK_BYTES, "cpu", 1)
     recipe = dataclasses.replace(PLAIN, flip=True, augment=1.0, cutout=0.5, cutmix=0.5)
     whole, first, second = made(recipe), made(recipe), made(recipe)
-    for number in range(whole.count):
-        expected = whole.take(number)
+    for number in range(whole.steps):
+        expected = whole.batch(number)
         if number < step:
-            first.take(number)
+            first.batch(number)
         if number == step:
-            second.restore({k: v.clone() for k, v in first.state().items()})
+            second.load_state_dict({k: v.clone() for k, v in first.state_dict().items()})
         if number >= step:
-            found = second.take(number)
+            found = second.batch(number)
             assert torch.equal(found.x, expected.x)
             assert torch.equal(found.labels, expected.labels)
 
@@ -126,5 +126,5 @@ def test_mapped_pictures_are_read_from_their_file_and_not_copied(tmp_path):
 def test_a_gpu_keeps_what_takes_half_of_its_free_memory_at_most(monkeypatch, free, kept):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
     pixels = torch.zeros(64, 4, 4, 1, dtype=torch.uint8)
-    assert fits(pixels, torch.device("cuda")) == kept
-    assert fits(pixels, torch.device("cpu"))
+    assert fits_on_device(pixels, torch.device("cuda")) == kept
+    assert fits_on_device(pixels, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Captured steps against plain ones; a pretended recorder stands for CUDA's where there is none."""
+"""Captured against eager steps; a fake capture function stands in for CUDA's."""
 
 from __future__ import annotations
 
@@ -8,26 +8,17 @@ import pytest
 import torch
 
 from lepton_automl import arithmetic, captured, train
-from lepton_automl.batches import Batches
-from lepton_automl.captured import WARM_UP, Captured
+from lepton_automl.batches import Loader
+from lepton_automl.captured import _WARMUP_STEPS, CudaGraphStep
 from lepton_automl.dataset import Labelled
 from lepton_automl.loss import Loss
 from lepton_automl.optimizers import Optimizer
 from lepton_automl.recipe import Recipe
-from lepton_automl.snapshot import Stateful
-from lepton_automl.stepping import Stepper
+from lepton_automl.stepping import TrainStep
 from tests.nets import random_arch, random_model, random_pixels
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=16, lr=0.02, plain_finish=0.5, mixup=0.5, augment=0.5)
-
-
-class Net:
-    def __init__(self, network):
-        self.network = network
-
-    def state(self):
-        return dict(self.network.state_dict())
 
 
 def training(recipe=RECIPE, record=None, steps=None):
@@ -36,11 +27,11 @@ def training(recipe=RECIPE, record=None, steps=None):
     pixels = random_pixels(model.arch, 64, 3)
     data = Labelled(pixels, torch.arange(64) % model.arch.classes)
     network = model.network().train()
-    batches = Batches(data, model.preprocessing, recipe, 6, 0, CPU)
-    optimizer = Optimizer(network.parameters(), recipe, batches.size)
-    step = Stepper(network, Loss(recipe, None, 0.0, 1.0), optimizer, batches.size)
-    state = lambda: Net(network).state() | optimizer.state()  # noqa: E731
-    return network, batches, step if record is None else Captured(step, state, record)
+    batches = Loader(data, model.preprocessing, recipe, 6, 0, CPU)
+    optimizer = Optimizer(network.parameters(), recipe, batches.batch_size)
+    step = TrainStep(network, Loss(recipe, None, 0.0, 1.0), optimizer, batches.batch_size)
+    state = lambda: dict(network.state_dict()) | optimizer.state_dict()  # noqa: E731
+    return network, batches, step if record is None else CudaGraphStep(step, state, record)
 
 
 def repeated(count):
@@ -59,13 +50,15 @@ def repeated(count):
 
 
 def run(learn, batches, scale=1.0):
-    return [float(learn(batches.pieces(n, 1), scale * (1 + n % 3))) for n in range(batches.count)]
+    return [
+        float(learn(batches.micro_batches(n, 1), scale * (1 + n % 3))) for n in range(batches.steps)
+    ]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_replayed_steps_end_where_plain_steps_end(optimizer, monkeypatch):
     # In bfloat16 the last digit of a rate changes what comes of it by far more.
-    monkeypatch.setattr(arithmetic, "_has_tiles", lambda: False)
+    monkeypatch.setattr(arithmetic, "_has_amx", lambda: False)
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
     plain, batches, step = training(recipe)
     wanted = run(step, batches)
@@ -75,8 +68,8 @@ def test_replayed_steps_end_where_plain_steps_end(optimizer, monkeypatch):
     for given, other in zip(network.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(given, other, rtol=1e-2, atol=1e-4)
     # Mixed batches and those of the plain finish are recorded once each, and tried once.
-    assert len(replays) == batches.count - 2 * (WARM_UP + 1) + 2
-    assert not learn.is_given_up
+    assert len(replays) == batches.steps - 2 * (_WARMUP_STEPS + 1) + 2
+    assert not learn.is_disabled
 
 
 def broken(work):
@@ -96,9 +89,9 @@ def test_what_cannot_be_recorded_or_moves_otherwise_is_launched_anew(record):
     plain, batches, step = training()
     wanted = run(step, batches)
     network, batches, learn = training(record=record)
-    with pytest.warns(UserWarning, match="a training step (could not|ended)"):
+    with pytest.warns(UserWarning, match="not replayed.*: (capture failed|its replay)"):
         given = run(learn, batches)
-    assert learn.is_given_up
+    assert learn.is_disabled
     assert given == wanted
     for mine, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert torch.equal(mine, other)
@@ -115,9 +108,9 @@ def test_every_step_is_given_its_own_batch_and_rate():
             return batch.x.mean()
 
     weight = torch.zeros(3)
-    learn = Captured(Told(), lambda: {"weight": weight}, repeated([]))
+    learn = CudaGraphStep(Told(), lambda: {"weight": weight}, repeated([]))
     draws = torch.Generator().manual_seed(0)
-    given = [torch.rand(4, 1, 2, 2, generator=draws) for _ in range(WARM_UP + 4)]
+    given = [torch.rand(4, 1, 2, 2, generator=draws) for _ in range(_WARMUP_STEPS + 4)]
     total = torch.zeros(3)
     for number, x in enumerate(given):
         labels = torch.zeros(4, dtype=torch.int64)
@@ -125,7 +118,7 @@ def test_every_step_is_given_its_own_batch_and_rate():
         assert float(loss) == float(x.mean())
         total += (number + 1.0) * x.mean()
         torch.testing.assert_close(weight, total)
-    assert seen[-1] == (float(given[-1].sum()), WARM_UP + 4.0)
+    assert seen[-1] == (float(given[-1].sum()), _WARMUP_STEPS + 4.0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -135,21 +128,15 @@ def test_on_a_gpu_graphs_are_used_and_learn_as_much(optimizer, monkeypatch):
     model = random_model(random_arch(3), 3)
     pixels = random_pixels(model.arch, 256, 3)
     data, made = Labelled(pixels, torch.arange(256) % model.arch.classes), []
-    record = captured.cuda_graph
-    monkeypatch.setattr(captured, "cuda_graph", lambda work: made.append(1) or record(work))
+    record = captured.capture_cuda_graph
+    monkeypatch.setattr(captured, "capture_cuda_graph", lambda work: made.append(1) or record(work))
     losses = []
     for is_captured in (True, False):
-        monkeypatch.setattr(captured, "WARM_UP", 3 if is_captured else 10**9)
-        fit = train.descend(
+        monkeypatch.setattr(captured, "_WARMUP_STEPS", 3 if is_captured else 10**9)
+        fit = train.train_loop(
             model.network(), data, model.preprocessing, recipe,
             epochs=6, seed=0, device=torch.device("cuda"),
         )  # fmt: skip
         losses.append(fit.loss)
     assert len(made) == 2
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
-
-
-def test_state_is_what_a_snapshot_knows():
-    network, _, _ = training()
-    known: Stateful = train._Net(network)
-    assert Net(network).state().keys() == known.state().keys()

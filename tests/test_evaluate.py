@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy, onnx_probabilities, predict_logits
+from lepton_automl.evaluate import is_correct, onnx_probabilities, predict_logits
 from tests.nets import random_arch, random_model
 
 rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def test_accuracy_marks_the_samples_whose_largest_logit_is_the_label(model, pixe
     answers = predict_logits(model, pixels).argmax(1)
     labels = answers.clone()
     labels[4] = (labels[4] + 1) % 3
-    right = accuracy(model, Labelled(pixels, labels))
+    right = is_correct(model, Labelled(pixels, labels))
     assert right.dtype == bool
     assert np.flatnonzero(~right).tolist() == [4]
 
@@ -90,5 +90,5 @@ def test_every_batch_of_an_evaluation_waits_for_its_turn(model, pixels):
         entered.append(True)
         yield
 
-    predict_logits(model, pixels, batch=4, turn=turn)
+    predict_logits(model, pixels, batch=4, training_slot=turn)
     assert len(entered) == 3

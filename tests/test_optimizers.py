@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from lepton_automl.optimizers import Optimizer, schedule
+from lepton_automl.optimizers import Optimizer, lr_schedule
 from lepton_automl.recipe import Recipe
 
 
@@ -71,7 +71,7 @@ def test_training_does_not_load_torchs_compiler():
 @pytest.mark.parametrize("name", ["onecycle", "cosine", "trapezoid"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 400])
 def test_a_schedule_rises_to_the_peak_and_ends_near_nothing(name, steps):
-    scale = schedule(name, steps)
+    scale = lr_schedule(name, steps)
     assert len(scale) == steps
     assert 0 < min(scale) <= max(scale) <= 1
     top = scale.index(max(scale))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lepton_automl import pace
-from lepton_automl.arithmetic import number_type
-from lepton_automl.pace import Pace, peak_macs_per_second, utilisation
+from lepton_automl.arithmetic import matmul_dtype
+from lepton_automl.pace import Throughput, peak_macs_per_second, utilisation
 
 CPU = torch.device("cpu")
 
@@ -15,23 +15,23 @@ CPU = torch.device("cpu")
 def walked(steps, seconds, batch=10, monkeypatch=None):
     now = iter(100 + seconds * n / (steps - 1) for n in range(steps))
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    walk = Pace(batch)
+    walk = Throughput(batch)
     for step in range(steps):
-        walk.told(step + 1, steps)
+        walk.on_batch(step + 1, steps)
     return walk
 
 
 def test_pictures_are_counted_from_the_first_batch_on(monkeypatch):
     walk = walked(21, 4.0, monkeypatch=monkeypatch)
     assert walk.seconds == pytest.approx(4.0)
-    assert walk.pictures_per_second == pytest.approx(20 * 10 / 4)
+    assert walk.samples_per_second == pytest.approx(20 * 10 / 4)
 
 
-def test_one_batch_has_no_pace():
-    walk = Pace(8)
-    assert walk.pictures_per_second == 0
-    walk.told(1, 1)
-    assert walk.pictures_per_second == 0
+def test_one_batch_has_no_throughput():
+    walk = Throughput(8)
+    assert walk.samples_per_second == 0
+    walk.on_batch(1, 1)
+    assert walk.samples_per_second == 0
     assert utilisation(walk, 10**6, CPU) == 0
 
 
@@ -46,10 +46,10 @@ def products_alone():
     """Share of the peak; one product a "picture", counted as the three that its passes would be."""
     peak_macs_per_second.cache_clear()
     side = pace.SIDES["cpu"]
-    square, walk = torch.ones(side, side, dtype=number_type(CPU)), Pace(1)
+    square, walk = torch.ones(side, side, dtype=matmul_dtype(CPU)), Throughput(1)
     for step in range(20):
         square @ square
-        walk.told(step + 1, 20)
+        walk.on_batch(step + 1, 20)
     return utilisation(walk, side**3 // pace.PASSES, CPU)
 
 

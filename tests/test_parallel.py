@@ -13,7 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lepton_automl.parallel import LEAST_SHARE, Ranks, fitting, gain
+from lepton_automl.parallel import (
+    MIN_SAMPLES_PER_PROCESS,
+    ProcessGroup,
+    expected_speedup,
+    usable_processes,
+)
 
 HERE = Path(__file__).parents[1]
 
@@ -22,26 +27,26 @@ import dataclasses, sys
 import torch
 from safetensors.torch import save_file
 from lepton_automl import arithmetic
-from lepton_automl.parallel import Ranks, joined, leave
-from lepton_automl.train import descend
+from lepton_automl.parallel import ProcessGroup, init_process_group, exit_without_cleanup
+from lepton_automl.train import train_loop
 from tests.test_train import PLAIN, fresh, stripes
 
 torch.set_num_threads(1)
-arithmetic._has_tiles = lambda: False
+arithmetic._has_amx = lambda: False
 rank, count, meeting, norm, out = sys.argv[1:]
 recipe = dataclasses.replace(PLAIN, batch_size=32, average="ema", augment=0.0, flip=False)
-told = None if meeting == "env://" else Ranks(int(rank), int(count))
-with joined(meeting, told) as ranks:
+given = None if meeting == "env://" else ProcessGroup(int(rank), int(count))
+with init_process_group(meeting, given) as process_group:
     model = fresh(seed=3)
     network = model.network()
     if norm == "frozen":  # Statistics of a share of a batch are not those of the whole.
         network.eval()
         network.train = lambda mode=True: network
     seen, data = model.preprocessing, stripes(100)
-    fitted = descend(network, data, seen, recipe, epochs=4, seed=1, ranks=ranks)
+    fitted = train_loop(network, data, seen, recipe, epochs=4, seed=1, process_group=process_group)
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file({**weights, "loss": torch.tensor(fitted.loss)}, f"{out}-{ranks.rank}")
-leave()
+    save_file({**weights, "loss": torch.tensor(fitted.loss)}, f"{out}-{process_group.rank}")
+exit_without_cleanup()
 """
 
 
@@ -88,12 +93,16 @@ def test_torchrun_tells_who_is_who(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(64, 1), (64, 2), (65, 3), (7, 4)])
 def test_every_picture_of_a_batch_is_somebodys(size: int, count: int) -> None:
-    shares = [range(size)[Ranks(rank, count).share(size)] for rank in range(count)]
+    shares = [range(size)[ProcessGroup(rank, count).local_slice(size)] for rank in range(count)]
     assert [place for share in shares for place in share] == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_small_batches_are_not_shared_by_many() -> None:
-    assert [fitting(8, size) for size in (LEAST_SHARE - 1, 40, 1000)] == [1, 2, 8]
-    assert gain(1) == 1
-    assert 1 < gain(2) < 2
+    assert [usable_processes(8, size) for size in (MIN_SAMPLES_PER_PROCESS - 1, 40, 1000)] == [
+        1,
+        2,
+        8,
+    ]
+    assert expected_speedup(1) == 1
+    assert 1 < expected_speedup(2) < 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl import batches, snapshot, train
-from lepton_automl.snapshot import Snapshot
+from lepton_automl.snapshot import Checkpoint
 from tests.test_train import PLAIN, fresh, stripes
 
 RICH = dataclasses.replace(
@@ -23,8 +23,8 @@ import sys, time
 from pathlib import Path
 from lepton_automl import batches, snapshot
 from tests.test_snapshot import RICH, slowly
-batches.CHUNK_BYTES["cpu"] = 5000
-snapshot.Snapshot.__init__.__defaults__ = (0.0,)
+batches._CHUNK_BYTES["cpu"] = 5000
+snapshot.Checkpoint.__init__.__defaults__ = (0.0,)
 print("begun", flush=True)
 slowly(Path(sys.argv[1]))
 """
@@ -36,8 +36,8 @@ class Stopped(Exception):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setitem(batches.CHUNK_BYTES, "cpu", 5000)
-    monkeypatch.setattr(snapshot.Snapshot.__init__, "__defaults__", (0.0,))
+    monkeypatch.setitem(batches._CHUNK_BYTES, "cpu", 5000)
+    monkeypatch.setattr(snapshot.Checkpoint.__init__, "__defaults__", (0.0,))
 
 
 def fitted(recipe, path=None, stop=None, seed=3):
@@ -45,14 +45,22 @@ def fitted(recipe, path=None, stop=None, seed=3):
         if done == stop:
             raise Stopped
 
-    return train.fit(fresh(), stripes(), recipe, epochs=4, seed=seed, tick=tick, snapshot=path)
+    return train.fit(
+        fresh(), stripes(), recipe, epochs=4, seed=seed, on_batch=tick, checkpoint=path
+    )
 
 
 def slowly(path):
     import time
 
     train.fit(
-        fresh(), stripes(), RICH, epochs=4, seed=3, snapshot=path, tick=lambda *_: time.sleep(0.05)
+        fresh(),
+        stripes(),
+        RICH,
+        epochs=4,
+        seed=3,
+        checkpoint=path,
+        on_batch=lambda *_: time.sleep(0.05),
     )
 
 
@@ -73,7 +81,13 @@ def test_it_does_go_on_and_does_not_begin_again(tmp_path):
     with pytest.raises(Stopped):
         fitted(PLAIN, path, 9)
     train.fit(
-        fresh(), stripes(), PLAIN, epochs=4, seed=3, snapshot=path, tick=lambda d, n: seen.append(d)
+        fresh(),
+        stripes(),
+        PLAIN,
+        epochs=4,
+        seed=3,
+        checkpoint=path,
+        on_batch=lambda d, n: seen.append(d),
     )
     assert seen[0] > 5
 
@@ -107,17 +121,17 @@ def test_another_training_does_not_go_on_from_it(tmp_path, other):
 def test_what_is_damaged_counts_as_nothing(tmp_path, content):
     path = tmp_path / "half-way.safetensors"
     path.write_bytes(content)
-    assert Snapshot(path, "key").resume({}) == 0
+    assert Checkpoint(path, "key").resume({}) == 0
     assert fitted(PLAIN, path).digest == fitted(PLAIN).digest
 
 
 def test_nothing_is_kept_before_it_is_time(tmp_path):
     path = tmp_path / "half-way.safetensors"
-    Snapshot(path, "key", 60.0).keep(3, {})
+    Checkpoint(path, "key", 60.0).save_if_due(3, {})
     assert not path.exists()
-    Snapshot(path, "key", 0.0).keep(3, {})
-    assert Snapshot(path, "key").resume({}) == 3
-    assert Snapshot(path, "another").resume({}) == 0
+    Checkpoint(path, "key", 0.0).save_if_due(3, {})
+    assert Checkpoint(path, "key").resume({}) == 3
+    assert Checkpoint(path, "another").resume({}) == 0
 
 
 def test_a_training_in_which_classes_count_alike_does_not_go_on_from_one_where_they_did_not(
@@ -127,5 +141,5 @@ def test_a_training_in_which_classes_count_alike_does_not_go_on_from_one_where_t
     with pytest.raises(Stopped):
         fitted(PLAIN, path, stop=10)
     assert path.exists()
-    again = train.fit(fresh(), data, PLAIN, epochs=4, seed=3, snapshot=path)
+    again = train.fit(fresh(), data, PLAIN, epochs=4, seed=3, checkpoint=path)
     assert again.digest == train.fit(fresh(), data, PLAIN, epochs=4, seed=3).digest

@@ -7,7 +7,7 @@ from lepton_automl.batches import Batch
 from lepton_automl.loss import Loss
 from lepton_automl.optimizers import Optimizer
 from lepton_automl.recipe import Recipe
-from lepton_automl.stepping import Stepper
+from lepton_automl.stepping import TrainStep
 
 
 def linear(seed=0):
@@ -21,7 +21,7 @@ def batch(count=8):
 
 
 def stepper(net, recipe, whole=8):
-    return Stepper(
+    return TrainStep(
         net, Loss(recipe, None, 0.0, 1.0), Optimizer(net.parameters(), recipe, 64), whole
     )
 

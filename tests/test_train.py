@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lepton_automl import arithmetic, train
 from lepton_automl.arch import chain
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy, predict_logits
+from lepton_automl.evaluate import is_correct, predict_logits
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
@@ -41,7 +41,7 @@ def small(classes=3, channels=1):
 
 
 def fresh(seed=0, classes=3, channels=1):
-    return train.fresh(small(classes, channels), SEEN, seed)
+    return train.initial_model(small(classes, channels), SEEN, seed)
 
 
 def test_a_fresh_model_depends_on_its_seed_alone():
@@ -66,11 +66,11 @@ def test_fit_leaves_its_argument_and_the_global_draws_alone():
 @pytest.mark.parametrize("has_tiles", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_it_learns_what_can_be_learned(optimizer, has_tiles, monkeypatch):
-    monkeypatch.setattr(arithmetic, "_has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(arithmetic, "_has_amx", lambda: has_tiles)
     lr = 0.05 if optimizer == "sgd" else 0.01
     recipe = Recipe(optimizer=optimizer, lr=lr, augment=0.0, batch_size=16)
     trained = train.fit(fresh(), stripes(96), recipe, epochs=10, seed=0, device=CPU)
-    assert accuracy(trained, stripes(60, seed=9)).mean() > 0.95
+    assert is_correct(trained, stripes(60, seed=9)).mean() > 0.95
 
 
 @pytest.mark.usefixtures("float32")
@@ -94,7 +94,7 @@ def test_whole_batches_follow_torchs_plain_loop(optimizer):
         plain = torch.optim.AdamW(groups, lr=1.0)
         peak = 0.03 * math.sqrt(12 / 64)
     x = (data.pixels.permute(0, 3, 1, 2).float() - 100) * 0.0125
-    for scale in train.schedule("cosine", 4):
+    for scale in train.lr_schedule("cosine", 4):
         for group in plain.param_groups:
             group["lr"] = peak * scale
         plain.zero_grad()
@@ -135,7 +135,7 @@ def test_every_number_of_samples_fills_its_batches(samples, batch):
             return self.network(x)
 
     data = stripes(samples)
-    done = train.descend(Probe(), data, SEEN, recipe, epochs=3, seed=0, device=CPU)
+    done = train.train_loop(Probe(), data, SEEN, recipe, epochs=3, seed=0, device=CPU)
     assert done.steps == len(sizes)
     assert min(sizes) == max(sizes) >= 2
     assert 3 * samples <= sum(sizes) < 3 * samples + sizes[0]
@@ -145,7 +145,7 @@ def test_every_number_of_samples_fills_its_batches(samples, batch):
 @pytest.mark.parametrize("samples", [1, 2, 17])
 def test_the_fewest_pictures_train_down_to_a_map_of_one_pixel(samples):
     arch = chain((4, 4, 1), [Stem(out=8, stride=2), Conv(out=8, stride=2), Head(features=8)], 3)
-    model = train.fresh(arch, SEEN, 0)
+    model = train.initial_model(arch, SEEN, 0)
     data = stripes(samples)
     data = Labelled(data.pixels[:, :4, :4], data.labels)
     trained = train.fit(model, data, Recipe(), epochs=1, seed=0, device=CPU)
@@ -159,7 +159,7 @@ def test_a_class_without_a_picture_is_never_predicted_for_sure():
 
 def test_colour_pictures_are_trained_alike():
     model = train.fit(fresh(channels=3), stripes(channels=3), PLAIN, epochs=5, seed=0, device=CPU)
-    assert accuracy(model, stripes(channels=3)).mean() > 0.9
+    assert is_correct(model, stripes(channels=3)).mean() > 0.9
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_a_way_out():
@@ -183,7 +183,7 @@ def test_every_batch_waits_for_its_turn_and_is_told():
         assert open_turns[-1] is False
         told.append((done, total))
 
-    train.fit(fresh(), stripes(40), PLAIN, epochs=2, seed=0, turn=turn, tick=tick)
+    train.fit(fresh(), stripes(40), PLAIN, epochs=2, seed=0, training_slot=turn, on_batch=tick)
     assert told == [(n, 5) for n in range(1, 6)]
     assert len(open_turns) == 5 + 1  # the last one for batch normalisation
 
@@ -196,7 +196,7 @@ def test_another_forward_may_stand_for_the_network():
         calls.append(x.shape)
         return network(x, lambda name, value: value)
 
-    train.descend(network, stripes(32), SEEN, PLAIN, epochs=1, seed=0, forward=forward)
+    train.train_loop(network, stripes(32), SEEN, PLAIN, epochs=1, seed=0, forward=forward)
     assert calls == [(16, 1, 8, 8)] * 2
     assert not network.training
 
@@ -211,14 +211,14 @@ def test_a_folded_model_trains_without_batch_normalisation():
     folded = dataclasses.replace(fresh(), weights=weights)
     trained = train.fit(folded, stripes(96), PLAIN, epochs=8, seed=0)
     assert trained.is_folded
-    assert accuracy(trained, stripes()).mean() > 0.9
+    assert is_correct(trained, stripes()).mean() > 0.9
 
 
 def test_of_several_teachers_the_mean_of_the_logits_counts():
     one, other = (train.fit(fresh(n), stripes(96), PLAIN, epochs=2, seed=n) for n in (1, 2))
     first, second = one.network(), other.network()
     network = build(fresh(7).arch, fresh(7).weights)
-    train.descend(
+    train.train_loop(
         network,
         stripes(),
         SEEN,
@@ -227,7 +227,7 @@ def test_of_several_teachers_the_mean_of_the_logits_counts():
         seed=3,
         teacher=lambda x: (first(x) + second(x)) / 2,
     )
-    train.settle(network, stripes(), SEEN, seed=3, device=CPU)
+    train.recalibrate_batchnorm(network, stripes(), SEEN, seed=3, device=CPU)
     taught = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one, other])
     wanted = weights_of(network)
     assert all(torch.allclose(taught.weights[k], wanted[k], atol=1e-5) for k in wanted)
@@ -242,7 +242,7 @@ def test_a_student_learns_from_the_teacher_what_the_labels_deny():
     student = train.fit(
         fresh(7), wrong, PLAIN, epochs=8, seed=1, teachers=[teacher], distill_weight=0.95
     )
-    assert accuracy(student, stripes(60, seed=9)).mean() > 0.9
+    assert is_correct(student, stripes(60, seed=9)).mean() > 0.9
 
 
 @pytest.mark.usefixtures("float32")
@@ -257,8 +257,16 @@ def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(op
         net = torch.nn.Sequential(
             torch.nn.Conv2d(1, 6, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(216, 3)
         )
-        train.descend(
-            net, stripes(), SEEN, recipe, epochs=3, seed=1, device=CPU, teacher=teacher, parts=parts
+        train.train_loop(
+            net,
+            stripes(),
+            SEEN,
+            recipe,
+            epochs=3,
+            seed=1,
+            device=CPU,
+            teacher=teacher,
+            micro_batches=parts,
         )
         return net.state_dict()
 
@@ -269,5 +277,5 @@ def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(op
 
 def test_a_net_with_batch_norm_trains_in_pieces_too():
     data = stripes(128)
-    model = train.fit(fresh(), data, PLAIN, epochs=12, seed=0, device=CPU, parts=4)
-    assert accuracy(model, data).mean() > 0.9
+    model = train.fit(fresh(), data, PLAIN, epochs=12, seed=0, device=CPU, micro_batches=4)
+    assert is_correct(model, data).mean() > 0.9

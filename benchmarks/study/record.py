@@ -19,12 +19,12 @@ import torch
 from lepton_automl import durable, space, targets
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.sampler import seed_of
-from lepton_automl.train import Diverged, fit, fresh
+from lepton_automl.train import Diverged, fit, initial_model
 
 HERE = Path(__file__).parent
 TRAINING, VALIDATION = 6000, 6000
@@ -77,7 +77,7 @@ def trained(name: str, number: int, point: dict[str, Any], data: tuple[Labelled,
     pixels = train.pixels.float()
     preprocessing = Preprocessing(round(float(pixels.mean())), 1 / float(pixels.std()))
     arch, recipe = net_of(name, point)
-    model = fresh(arch, preprocessing, seed_of(name, number, "weights"))
+    model = initial_model(arch, preprocessing, seed_of(name, number, "weights"))
     correct, seconds = [], []
     for rung, epochs in enumerate(cycles(EPOCHS, TRAINING)):
         begun = time.perf_counter()
@@ -86,7 +86,7 @@ def trained(name: str, number: int, point: dict[str, Any], data: tuple[Labelled,
         except Diverged:
             break
         seconds.append(round(time.perf_counter() - begun, 2))
-        correct.append(int(accuracy(model, validation).sum()))
+        correct.append(int(is_correct(model, validation).sum()))
     correct += [0] * (3 - len(correct))
     return {"number": number, "correct": correct, "seconds": seconds}
 

@@ -11,7 +11,7 @@ import torch
 
 from lepton_automl.config import Limits
 from lepton_automl.cost import Written
-from lepton_automl.evaluate import Turn
+from lepton_automl.evaluate import TrainingSlot
 from lepton_automl.events import Emit, silent
 from lepton_automl.latency_model import Basis
 from lepton_automl.model import Model
@@ -51,7 +51,7 @@ class Work:
     """Seconds until the compression must end; None: `epochs` bounds it."""
     quantize_seconds: float = 0.0
     """Of these, kept for quantization, the last step."""
-    turn: Turn = contextlib.nullcontext
+    turn: TrainingSlot = contextlib.nullcontext
     emit: Emit = silent
     measure: Measure | None = None
     """Times written files; None: bytes and multiply-accumulates decide."""

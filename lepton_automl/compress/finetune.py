@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lepton_automl.arithmetic import exact
+from lepton_automl.arithmetic import full_precision
 from lepton_automl.compress import Work
 from lepton_automl.compress.plan import Effort, deadline
 from lepton_automl.compress.rounding import as_stored, meaning
 from lepton_automl.model import Model, QParams
 from lepton_automl.network import Network, build, weights_of
 from lepton_automl.recipe import Recipe
-from lepton_automl.train import descend
+from lepton_automl.train import train_loop
 
 LR = 5e-4
 """Of AdamW at batch 64; folded weights bear no more."""
@@ -49,7 +49,7 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
     values = model.qparams
     assert values is not None, "the caller has quantized it"
     network = trainable(model, values)
-    descend(
+    train_loop(
         network,
         effort.data,
         model.preprocessing,
@@ -60,8 +60,8 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
         forward=simulated(network, values, work.target.weight_limit, work.device),
         teacher=work.reference.network().to(work.device),
         distill_weight=1.0,
-        turn=work.turn,
-        tick=deadline(work),
+        training_slot=work.turn,
+        on_batch=deadline(work),
     )
     return _rounded(model, values, network, work.target.weight_limit)
 
@@ -89,7 +89,7 @@ def simulated(
             )
             for name, scale in scales.items()
         }
-        with exact(device):
+        with full_precision(device):
             logits: Tensor = functional_call(network, weights, (x, on_value))
         return logits
 

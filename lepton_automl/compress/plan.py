@@ -11,7 +11,7 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import balanced
 from lepton_automl.dataset import Labelled
 from lepton_automl.model import Model
-from lepton_automl.train import Tick, fit
+from lepton_automl.train import OnBatch, fit
 
 ROUNDS = 4
 """Recoveries that the epochs of a whole compression are shared by."""
@@ -36,7 +36,7 @@ class OutOfTime(Exception):
     """The compression must end before a training does."""
 
 
-def deadline(work: Work, kept: float = 0.0) -> Tick:
+def deadline(work: Work, kept: float = 0.0) -> OnBatch:
     """What a training is to call after every batch.
 
     A training that was planned to take a part of the time may take all of it on a machine that has

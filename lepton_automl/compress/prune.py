@@ -124,8 +124,8 @@ def recover(model: Model, work: Work, share: Effort, seed: int | None = None) ->
         seed=work.seed if seed is None else seed,
         device=work.device,
         teachers=(work.reference,),
-        turn=work.turn,
-        tick=deadline(work, work.quantize_seconds),
+        training_slot=work.turn,
+        on_batch=deadline(work, work.quantize_seconds),
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lepton_automl import balance
 from lepton_automl.compress import Work
-from lepton_automl.evaluate import accuracy, onnx_probabilities, predict_logits
+from lepton_automl.evaluate import is_correct, onnx_probabilities, predict_logits
 from lepton_automl.exporters.onnx import int8_model
 from lepton_automl.judging import Evidence, worst_class_drop
 from lepton_automl.model import Model
@@ -30,7 +30,7 @@ def validation_right(model: Model, work: Work) -> np.ndarray:
     """Which validation pictures are right, bool (N,); of the int8 file if quantized."""
     data = work.validation
     if model.qparams is None:
-        return accuracy(model, data, device=work.device)
+        return is_correct(model, data, device=work.device)
     answers = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
     right: np.ndarray = answers == data.labels.cpu().numpy()
     return right

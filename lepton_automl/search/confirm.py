@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.events import Emit, Event
-from lepton_automl.parallel import gain
+from lepton_automl.parallel import expected_speedup
 from lepton_automl.pick import Option
 from lepton_automl.search.entrants import Entrants
 from lepton_automl.search.executor import Workers
@@ -159,7 +159,9 @@ class Confirmation:
         self._tell(f"trial {number} {verb} to the end{how}: {now}, {before_it}{pace_text(result)}")
 
     def _work_of(self, final: Final) -> float:
-        return self._tasks.work(final.number, final.epochs, final.teachers) / gain(final.ranks)
+        return self._tasks.work(final.number, final.epochs, final.teachers) / expected_speedup(
+            final.ranks
+        )
 
     def _option(self, number: int) -> Option:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest.

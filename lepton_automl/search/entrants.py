@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from lepton_automl.compress.plan import subset
 from lepton_automl.dataset import labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
-from lepton_automl.parallel import gain
+from lepton_automl.parallel import expected_speedup
 from lepton_automl.pick import LEARNING_ON, Option, early, finalists
 from lepton_automl.search.finals import FINALISTS, Entrant
 from lepton_automl.search.plan import TASK_SECONDS, Clock, work_of
@@ -71,7 +71,7 @@ class Entrants:
         model = Model.load(checkpoint)
         files = self._work.dataset.files("train", model.arch.input[:2], self._work.folder.cache)
         some = subset(labelled(files), JUDGED, self._work.config.seed)
-        right = accuracy(model, some, device=self._work.device)
+        right = is_correct(model, some, device=self._work.device)
         return bool(1 - right.mean() < MEMORISED * (1 - score.accuracy))
 
     def _distinct(self, options: Sequence[Option]) -> list[Option]:
@@ -123,5 +123,5 @@ class Entrants:
         candidate = self._trials[number]
         work = work_of(candidate.cost.macs, self._tasks.samples, 1)
         seconds = self._clock.seconds(work, number) - TASK_SECONDS
-        epoch = seconds / gain(self._work.config.final_jobs)
+        epoch = seconds / expected_speedup(self._work.config.final_jobs)
         return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lepton_automl.parallel import Ranks, joined, leave
+from lepton_automl.parallel import ProcessGroup, exit_without_cleanup, init_process_group
 from lepton_automl.search.task import Task, run_share
 
 OUTPUT, ERRORS = 1, 2
@@ -21,6 +21,6 @@ def main() -> None:
     torch.set_num_threads(1)
     rank, count = map(int, sys.stdin.readline().split())
     task = Task.from_json(sys.stdin.readline())
-    with joined(Path(sys.argv[2]).as_uri(), Ranks(rank, count)) as ranks:
-        run_share(task, ranks)
-    leave()
+    with init_process_group(Path(sys.argv[2]).as_uri(), ProcessGroup(rank, count)) as process_group:
+        run_share(task, process_group)
+    exit_without_cleanup()

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from lepton_automl.events import Event
-from lepton_automl.parallel import gain
+from lepton_automl.parallel import expected_speedup
 from lepton_automl.search.executor import Workers
 from lepton_automl.search.finals import FINALISTS, Entrant, makespan
 from lepton_automl.search.ledger import EventKind
@@ -73,7 +73,7 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
-        epoch_seconds = SAFETY * plan.epoch_seconds / gain(work.config.final_jobs)
+        epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
         entrant = Entrant(0, known[share], own, epoch_seconds)
         each = times * entrant.least * entrant.seconds_per_epoch
         lasting = makespan([each] * count, work.finals_at_once)

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from lepton_automl import durable
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import Labelled, LabelledFiles, labelled
-from lepton_automl.evaluate import Turn, accuracy
+from lepton_automl.evaluate import TrainingSlot, is_correct
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.pace import LEAST_SECONDS, PASSES, Pace, utilisation
-from lepton_automl.parallel import Ranks, fitting
+from lepton_automl.pace import LEAST_SECONDS, PASSES, Throughput, utilisation
+from lepton_automl.parallel import ProcessGroup, usable_processes
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.team import assembled
-from lepton_automl.train import Course, Diverged, Tick, fit, fresh
+from lepton_automl.train import Diverged, OnBatch, TrainOptions, fit, initial_model
 
 HALF_WAY = "half-way.safetensors"
 """Beside the model to be: what a killed training goes on from."""
@@ -144,7 +144,7 @@ class TaskResult:
         return cls(**(document | {"seconds": tuple(document["seconds"])}))
 
 
-def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
+def run_task(task: Task, turn: TrainingSlot, told: Share = _untold) -> TaskResult:
     """Train, save the model, answer the validation samples.
 
     The model is on the disk before this returns. A net whose loss leaves the finite numbers is a
@@ -156,32 +156,37 @@ def run_task(task: Task, turn: Turn, told: Share = _untold) -> TaskResult:
         If the start or the data cannot be read, or the model cannot be written.
     """
     batch_size = min(Recipe.from_json(task.recipe).batch_size, task.samples or math.inf)
-    count = fitting(task.ranks, int(batch_size)) if task.out else 1
-    with assembled(task.to_json(), count, Path(task.out)) as ranks:
-        return run_share(task, ranks, turn, told)
+    processes = usable_processes(task.ranks, int(batch_size)) if task.out else 1
+    with assembled(task.to_json(), processes, Path(task.out)) as process_group:
+        return run_share(task, process_group, turn, told)
 
 
 def run_share(
-    task: Task, ranks: Ranks, turn: Turn = contextlib.nullcontext, told: Share = _untold
+    task: Task,
+    process_group: ProcessGroup,
+    turn: TrainingSlot = contextlib.nullcontext,
+    told: Share = _untold,
 ) -> TaskResult:
     """`run_task` in one of the processes that do it together; the first has the result."""
     device, seconds, parts = torch.device(task.device), list[float](), 1
     data, model, recipe = _training_part(task), _start(task), Recipe.from_json(task.recipe)
-    pace = Pace(min(recipe.batch_size, len(data)))
+    throughput = Throughput(min(recipe.batch_size, len(data)))
     teachers = [Model.load(Path(folder)) for folder in task.teachers]
     steps = zip(task.cycles, task.pieces, _ticks(task, told), _snapshots(task), strict=True)
     for (epochs, seed), parts, tick, snapshot in steps:
-        pace = Pace(min(recipe.batch_size, len(data)))
-        course = Course(epochs=epochs, seed=seed, device=device, parts=parts, turn=turn)
-        course["ranks"] = ranks
+        throughput = Throughput(min(recipe.batch_size, len(data)))
+        options = TrainOptions(
+            epochs=epochs, seed=seed, device=device, micro_batches=parts, training_slot=turn
+        )
+        options["process_group"] = process_group
         begun = time.perf_counter()
         try:
-            course["tick"] = _both(pace.told, tick)
-            model = fit(model, data, recipe, teachers=teachers, snapshot=snapshot, **course)
+            options["on_batch"] = _both(throughput.on_batch, tick)
+            model = fit(model, data, recipe, teachers=teachers, checkpoint=snapshot, **options)
         except Diverged as error:
             return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
-    if ranks.rank:
+    if process_group.rank:
         return TaskResult()
     if task.out:
         model.save(Path(task.out))
@@ -192,8 +197,8 @@ def run_share(
         plain,
         mirrored,
         parts=parts,
-        pictures_per_second=pace.pictures_per_second,
-        utilisation=utilisation(pace, _macs(model, teachers), device),
+        pictures_per_second=throughput.samples_per_second,
+        utilisation=utilisation(throughput, _macs(model, teachers), device),
     )
 
 
@@ -214,13 +219,13 @@ def _snapshots(task: Task) -> list[Path | None]:
     return [Path(task.out) / HALF_WAY if task.out and n == end else None for n in range(end + 1)]
 
 
-def _answers(model: Model, task: Task, turn: Turn) -> tuple[str, str]:
+def _answers(model: Model, task: Task, turn: TrainingSlot) -> tuple[str, str]:
     """Which validation samples are right, as they are and, if asked for, mirrored."""
     data, device = _part(task, task.validation), torch.device(task.device)
-    plain, mirrored = pack(accuracy(model, data, device=device, turn=turn)), ""
+    plain, mirrored = pack(is_correct(model, data, device=device, training_slot=turn)), ""
     if task.mirrors:
         flipped = Labelled(data.pixels.flip(2), data.labels)
-        mirrored = pack(accuracy(model, flipped, device=device, turn=turn))
+        mirrored = pack(is_correct(model, flipped, device=device, training_slot=turn))
     return plain, mirrored
 
 
@@ -236,7 +241,7 @@ def unpack(text: str) -> NDArray[np.bool_]:
     return np.unpackbits(bits, count=int(count)).astype(np.bool_)
 
 
-def _ticks(task: Task, told: Share) -> Iterator[Tick]:
+def _ticks(task: Task, told: Share) -> Iterator[OnBatch]:
     """For each cycle, what its training tells after every batch."""
     total, before = sum(epochs for epochs, _ in task.cycles), 0
     for epochs, _ in task.cycles:
@@ -244,7 +249,7 @@ def _ticks(task: Task, told: Share) -> Iterator[Tick]:
         before += epochs
 
 
-def _both(one: Tick, other: Tick) -> Tick:
+def _both(one: OnBatch, other: OnBatch) -> OnBatch:
     def tick(done: int, total: int) -> None:
         one(done, total)
         other(done, total)
@@ -260,7 +265,7 @@ def _start(task: Task) -> Model:
     if task.start:
         return Model.load(Path(task.start))
     preprocessing = Preprocessing(task.zero_point, task.scale)
-    return fresh(Arch.from_json(task.arch), preprocessing, task.seed)
+    return initial_model(Arch.from_json(task.arch), preprocessing, task.seed)
 
 
 def _part(task: Task, paths: tuple[str, str]) -> Labelled:

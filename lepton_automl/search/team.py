@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lepton_automl import durable
-from lepton_automl.parallel import ALONE, Ranks, joined
+from lepton_automl.parallel import SINGLE_PROCESS, ProcessGroup, init_process_group
 from lepton_automl.search.spawn import spawned
 
 PROGRAM = (
@@ -22,7 +22,7 @@ PROGRAM = (
 
 
 @contextmanager
-def assembled(task: str, count: int, folder: Path) -> Iterator[Ranks]:
+def assembled(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
     """Inside, `count` processes run `task` with this one as the first; others end with it.
 
     Parameters
@@ -35,16 +35,16 @@ def assembled(task: str, count: int, folder: Path) -> Iterator[Ranks]:
         Where they meet.
     """
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     with durable.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     meeting = folder.resolve() / f"meeting.{os.getpid()}"
     meeting.unlink(missing_ok=True)
-    others = [_other(task, Ranks(rank, count), meeting) for rank in range(1, count)]
+    others = [_other(task, ProcessGroup(rank, count), meeting) for rank in range(1, count)]
     try:
-        with joined(meeting.as_uri(), Ranks(0, count)) as ranks:
-            yield ranks
+        with init_process_group(meeting.as_uri(), ProcessGroup(0, count)) as process_group:
+            yield process_group
     finally:
         for process in others:
             process.kill()
@@ -52,19 +52,20 @@ def assembled(task: str, count: int, folder: Path) -> Iterator[Ranks]:
         meeting.unlink(missing_ok=True)
 
 
-def _other(task: str, ranks: Ranks, meeting: Path) -> subprocess.Popen[bytes]:
-    process = spawned(PROGRAM, meeting, _gpu(ranks))
+def _other(task: str, process_group: ProcessGroup, meeting: Path) -> subprocess.Popen[bytes]:
+    process = spawned(PROGRAM, meeting, _gpu(process_group))
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(f"{ranks.rank} {ranks.count}\n{task}\n".encode())
+        process.stdin.write(f"{process_group.rank} {process_group.world_size}\n{task}\n".encode())
         process.stdin.flush()
     return process
 
 
-def _gpu(ranks: Ranks) -> int | None:
+def _gpu(process_group: ProcessGroup) -> int | None:
     """The GPU of another process: this one's neighbour; None on a processor."""
     own = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if not torch.cuda.is_available() or not own.isdigit():
         return None
-    first = int(own) // ranks.count * ranks.count
-    return first + (int(own) + ranks.rank) % ranks.count
+    count = process_group.world_size
+    first = int(own) // count * count
+    return first + (int(own) + process_group.rank) % count

@@ -77,10 +77,10 @@ def test_a_training_stops_at_the_batch_after_which_no_time_is_left():
         plan.deadline(work)(step, total)
 
     with pytest.raises(plan.OutOfTime):
-        fit(model, work.train, work.recipe, epochs=1, seed=0, tick=tick)
+        fit(model, work.train, work.recipe, epochs=1, seed=0, on_batch=tick)
     assert done == [1, 2, 3, 4]
     _, endless = setup(epochs=9)
-    fit(model, work.train, work.recipe, epochs=1, seed=0, tick=plan.deadline(endless))
+    fit(model, work.train, work.recipe, epochs=1, seed=0, on_batch=plan.deadline(endless))
 
 
 def test_a_subset_counts_as_the_whole_does():

@@ -12,7 +12,7 @@ from lepton_automl.compress import prune as pruning
 from lepton_automl.compress.prune import AIMED_RECOVERIES, RECOVERIES, prune, recover
 from lepton_automl.config import Limits
 from lepton_automl.dataset import Labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
@@ -106,7 +106,7 @@ def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypat
     monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
     model = spread()
     once = prune(model, work_for(model, limits=Limits(max_drop=0.0), epochs=1), 0.4)
-    right = accuracy(once.model, work_for(model).validation).mean()
+    right = is_correct(once.model, work_for(model).validation).mean()
     lost = 100 * (1 - right)  # of 128 pictures; a standard error is 3 points
     assert (once.recoveries, once.is_accepted, lost > 10) == (1, False, True)
 
@@ -120,7 +120,7 @@ def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypat
     if more.recoveries == 3:
         by_hand = recover(by_hand, near, plan.effort(by_hand, near), near.seed + 2)
     assert all(torch.equal(more.model.weights[n], w) for n, w in by_hand.weights.items())
-    missed = 100 * (1 - accuracy(more.model, near.validation).mean())
+    missed = 100 * (1 - is_correct(more.model, near.validation).mean())
     assert more.is_accepted == (missed <= lost - 2 + 1e-9)
     assert more.model.parent == model.digest
 
@@ -139,10 +139,10 @@ def test_a_cut_that_reaches_the_limits_is_recovered_as_long_as_it_gets_better(mo
     tried = prune(model, work, 0.4)
     assert tried.model.arch.graph.macs <= small
     now = prune(model, dataclasses.replace(work, is_aim=False), 0.4).model
-    shares = [accuracy(now, work.validation).mean()]
+    shares = [is_correct(now, work.validation).mean()]
     while len(shares) < AIMED_RECOVERIES and (len(shares) < 2 or shares[-1] > shares[-2]):
         now = recover(now, work, plan.effort(now, work), work.seed + len(shares))
-        shares.append(accuracy(now, work.validation).mean())
+        shares.append(is_correct(now, work.validation).mean())
     assert tried.recoveries == len(shares) > 1
     assert tried.model.metrics["validation_accuracy"] == pytest.approx(shares[-1])
     beyond = dataclasses.replace(work, limits=Limits(max_drop=0.0, max_macs=small // 2))

@@ -16,7 +16,7 @@ from lepton_automl.search.plan import Clock, Plan, work_of
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.work import SearchWork
-from lepton_automl.train import fresh
+from lepton_automl.train import initial_model
 from tests.searching import SPACE, candidate, result, small_space, work
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
@@ -62,9 +62,9 @@ def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_cha
 ) -> None:
     job = work(tmp_path / "run", objectives=("accuracy",))
     job = replace(job, space=small_space(tmp_path, OFFERED))
-    model = fresh(candidate(0).arch, job.dataset.preprocessing((8, 8)), 0)
+    model = initial_model(candidate(0).arch, job.dataset.preprocessing((8, 8)), 0)
     model.save(Tasks(job, Trials()).checkpoint(TrainingKey(0)))
-    monkeypatch.setattr(entrants, "accuracy", lambda *a, **k: np.arange(100) < 100 * share)
+    monkeypatch.setattr(entrants, "is_correct", lambda *a, **k: np.arange(100) < 100 * share)
     found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order
 

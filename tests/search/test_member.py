@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lepton_automl.model import Model
-from lepton_automl.parallel import Ranks, joined
+from lepton_automl.parallel import ProcessGroup, init_process_group
 from lepton_automl.search.task import run_share
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.team import PROGRAM
@@ -26,7 +26,9 @@ def test_a_member_says_nothing_and_leaves_writing_to_the_first(tmp_path: Path) -
     with subprocess.Popen(words, **pipes) as process:  # type: ignore[call-overload]
         process.stdin.write(f"0 2\n{task.to_json()}\n")
         process.stdin.flush()
-        with joined(meeting.as_uri(), Ranks(1, 2)) as ranks:  # Here the member is the first.
+        with init_process_group(
+            meeting.as_uri(), ProcessGroup(1, 2)
+        ) as ranks:  # Here the member is the first.
             assert run_share(task, ranks).correct == ""
         assert process.communicate()[0] == ""
     assert process.returncode == 0

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from lepton_automl.arch import Arch
 from lepton_automl.dataset import LabelledFiles, labelled
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.task import Task, TaskResult, pack, run_task, unpack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.train import fit, fresh
+from lepton_automl.train import fit, initial_model
 from tests.nets import random_arch
 from tests.searching import InlineWorkers, candidate, work
 
@@ -69,7 +69,8 @@ def test_the_answers_are_those_of_the_saved_model(task: Task) -> None:
     result = RUN(task)
     validation = labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
     assert (
-        unpack(result.correct).tolist() == accuracy(Model.load(Path(task.out)), validation).tolist()
+        unpack(result.correct).tolist()
+        == is_correct(Model.load(Path(task.out)), validation).tolist()
     )
     assert len(result.seconds) == 2
 
@@ -106,11 +107,11 @@ def test_a_taught_task_is_a_training_with_teachers_written_by_hand(
     data = labelled(LabelledFiles(*map(Path, task.train)))
     shown = Preprocessing(task.zero_point, task.scale)
     nets = [random_arch(number, input=(8, 8, 1), classes=3) for number in (3, 4)]
-    teachers = [fresh(arch, shown, seed) for seed, arch in enumerate(nets)]
+    teachers = [initial_model(arch, shown, seed) for seed, arch in enumerate(nets)]
     folders = [teacher.save(tmp_path / teacher.digest) for teacher in teachers]
     RUN(replace(one, teachers=tuple(map(str, folders))))
     start, recipe = (
-        fresh(Arch.from_json(task.arch), shown, task.seed),
+        initial_model(Arch.from_json(task.arch), shown, task.seed),
         Recipe.from_json(task.recipe),
     )
     wanted = fit(start, data, recipe, teachers=teachers, epochs=2, seed=6)
@@ -123,7 +124,7 @@ def test_a_taught_task_is_repeated_in_smaller_pieces_and_may_diverge(
     task: Task, tmp_path: Path
 ) -> None:
     shown = Preprocessing(task.zero_point, task.scale)
-    fresh(Arch.from_json(task.arch), shown, 4).save(tmp_path / "teacher")
+    initial_model(Arch.from_json(task.arch), shown, 4).save(tmp_path / "teacher")
     taught = replace(task, cycles=((2, 6),), teachers=(str(tmp_path / "teacher"),))
     assert Task.from_json(taught.smaller().to_json()) == taught.smaller()
     assert RUN(taught.smaller()).parts == 4

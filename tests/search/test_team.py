@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lepton_automl import snapshot
-from lepton_automl.evaluate import accuracy
+from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
 from lepton_automl.search import team
 from lepton_automl.search.task import Task, _part, run_task, unpack
@@ -57,7 +57,7 @@ def test_two_processes_leave_one_net_and_nothing_else(
     (other,) = others
     assert other.poll() is not None
     model, data = Model.load(Path(task.out)), _part(task, task.validation)
-    assert (unpack(result.correct) == accuracy(model, data)).all()
+    assert (unpack(result.correct) == is_correct(model, data)).all()
     assert np.mean(unpack(result.correct)) > 0.6
     assert not [path for path in Path(task.out).iterdir() if "meeting" in path.name]
 
@@ -65,7 +65,7 @@ def test_two_processes_leave_one_net_and_nothing_else(
 def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(snapshot, "INTERVAL_SECONDS", 0.0)
     # Longer than a chunk of batches, which is 512 here: states are kept between chunks.
     task = replace(task, cycles=((300, 1),))
     whole = replace(task, out=str(tmp_path / "whole"))
