@@ -27,11 +27,11 @@ from torch.nn import functional as F
 
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import Labelled, labelled, open_dataset
+from lepton_automl.dataset import LabelledTensors, load_labelled, open_dataset
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
-from lepton_automl.space import Draw
+from lepton_automl.space import RandomTrial
 from lepton_automl.train import Diverged, fit, initial_model
 
 BASE = "base"
@@ -124,8 +124,8 @@ class Bench:
     recipe: Recipe
     teacher: Arch
     preprocessing: Preprocessing
-    train: Labelled
-    validation: Labelled
+    train: LabelledTensors
+    validation: LabelledTensors
     kept: Path | None = None
     """Where trained nets are, a folder a seed."""
 
@@ -140,12 +140,12 @@ class Bench:
     def of(cls, setting: Setting, path: str, cache: Path) -> Bench:
         """The same for a setting of one's own."""
         data, target = open_dataset(path), targets.load()
-        known = space.load(setting.space).fixing("flip", value=False)
+        known = space.load(setting.space).with_fixed("flip", value=False)
 
         def drawn(candidate: str) -> tuple[Arch, Recipe]:
             place = known.candidate_names.index(candidate)
             return known.sample(
-                Draw(0, known.candidates[place]),
+                RandomTrial(0, known.candidates[place]),
                 size=data.size,
                 channels=data.channels,
                 classes=len(data.class_names),
@@ -154,15 +154,15 @@ class Bench:
 
         arch, recipe = drawn(setting.candidate)
         size = arch.input[:2]
-        train = labelled(data.files("train", size, cache))
+        train = load_labelled(data.decoded_files("train", size, cache))
         return cls(
             setting,
             arch,
             recipe,
             drawn(setting.teacher)[0],
             data.preprocessing(size),
-            Labelled(train.pixels[: setting.samples], train.labels[: setting.samples]),
-            labelled(data.files("validation", size, cache)),
+            LabelledTensors(train.pixels[: setting.samples], train.labels[: setting.samples]),
+            load_labelled(data.decoded_files("validation", size, cache)),
         )
 
     def trained(self, variant: str, seed: int) -> Model:
@@ -192,7 +192,7 @@ class Bench:
         return fit(start, self.train, recipe, epochs=epochs, seed=seed, teachers=guides)
 
 
-def whitened(model: Model, data: Labelled) -> Model:
+def whitened(model: Model, data: LabelledTensors) -> Model:
     """The first convolution begins with the main patterns of patches, and with their negatives.
 
     As in Jordan 2024, section 3.2 (arXiv:2404.00498), but trained on.

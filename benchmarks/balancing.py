@@ -23,30 +23,30 @@ import torch
 
 from lepton_automl import balance, space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import Labelled, labelled, open_dataset
+from lepton_automl.dataset import LabelledTensors, load_labelled, open_dataset
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
-from lepton_automl.space import Draw
+from lepton_automl.space import RandomTrial
 from lepton_automl.train import Diverged, fit, initial_model
 
 LARGEST, EPOCHS = 600, 18
 """Pictures of the commonest class; passes over all."""
 
 
-def as_it_is(data: Labelled, seed: int) -> tuple[Labelled, int]:
+def as_it_is(data: LabelledTensors, seed: int) -> tuple[LabelledTensors, int]:
     """Every picture counts alike."""
     del seed
     return data, EPOCHS
 
 
-def weighted(data: Labelled, seed: int) -> tuple[Labelled, int]:
+def weighted(data: LabelledTensors, seed: int) -> tuple[LabelledTensors, int]:
     """Each picture's loss counts by what its class lacks."""
     del seed
     return dataclasses.replace(data, is_balanced=True), EPOCHS
 
 
-def drawn(data: Labelled, seed: int, power: float = 0.0) -> tuple[Labelled, int]:
+def drawn(data: LabelledTensors, seed: int, power: float = 0.0) -> tuple[LabelledTensors, int]:
     """Pictures of rare classes come more often; with `power` 0 all classes equally often."""
     draws = torch.Generator().manual_seed(seed)
     counts = torch.bincount(data.labels)
@@ -62,7 +62,7 @@ def drawn(data: Labelled, seed: int, power: float = 0.0) -> tuple[Labelled, int]
     return dataclasses.replace(data, pixels=data.pixels[every], labels=data.labels[every]), 1
 
 
-WAYS: Mapping[str, Callable[[Labelled, int], tuple[Labelled, int]]] = {
+WAYS: Mapping[str, Callable[[LabelledTensors, int], tuple[LabelledTensors, int]]] = {
     "as it is": as_it_is,
     "weighted loss": weighted,
     "drawn alike": drawn,
@@ -70,7 +70,7 @@ WAYS: Mapping[str, Callable[[Labelled, int], tuple[Labelled, int]]] = {
 }
 
 
-def thinned(data: Labelled, ratio: float, seed: int) -> Labelled:
+def thinned(data: LabelledTensors, ratio: float, seed: int) -> LabelledTensors:
     """The same classes, each smaller than the one before."""
     classes = int(data.labels.max()) + 1
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -83,7 +83,7 @@ def thinned(data: Labelled, ratio: float, seed: int) -> Labelled:
 
 
 def reached(
-    arch: Arch, recipe: Recipe, about: Preprocessing, data: Labelled, epochs: int, seed: int
+    arch: Arch, recipe: Recipe, about: Preprocessing, data: LabelledTensors, epochs: int, seed: int
 ) -> Model | None:
     """Trained from nothing; None where the loss left the finite numbers."""
     try:
@@ -92,11 +92,11 @@ def reached(
         return None
 
 
-def judged(model: Model | None, data: Labelled) -> float:
+def judged(model: Model | None, data: LabelledTensors) -> float:
     """Balanced accuracy, per cent."""
     if model is None:
         return 0.0
-    return 100 * balance.mean(is_correct(model, data), data.labels.numpy())
+    return 100 * balance.balanced_mean(is_correct(model, data), data.labels.numpy())
 
 
 def row(found: Mapping[str, list[float]]) -> list[str]:
@@ -119,9 +119,9 @@ def main() -> None:
     parser.add_argument("--space", default="tiny")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    data, known = open_dataset(given.data), space.load(given.space).fixing("flip", value=False)
+    data, known = open_dataset(given.data), space.load(given.space).with_fixed("flip", value=False)
     arch, recipe = known.sample(
-        Draw(0, known.candidates[0]),
+        RandomTrial(0, known.candidates[0]),
         size=data.size,
         channels=data.channels,
         classes=len(data.class_names),
@@ -129,8 +129,8 @@ def main() -> None:
     )
     size, about = arch.input[:2], data.preprocessing(arch.input[:2])
     with tempfile.TemporaryDirectory() as cache:
-        parts = [data.files(part, size, Path(cache)) for part in ("train", "validation")]
-        train, validation = map(labelled, parts)
+        parts = [data.decoded_files(part, size, Path(cache)) for part in ("train", "validation")]
+        train, validation = map(load_labelled, parts)
     print("| ratio | " + " | ".join(WAYS) + " | s |\n|---|" + "---|" * (len(WAYS) + 1))
     for ratio in given.ratios:
         begun, found = time.perf_counter(), {name: list[float]() for name in WAYS}

@@ -16,7 +16,7 @@ import torch
 from packing import KNOWN, arch_of
 from training import CPU, SEEN, noise
 
-from lepton_automl.network import build
+from lepton_automl.network import build_network
 from lepton_automl.recipe import Recipe
 from lepton_automl.train import train_loop
 
@@ -31,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     arch, recipe = arch_of(given.net), Recipe(batch_size=64)
-    data, networks = noise(arch, PICTURES), [build(arch), build(arch)]
+    data, networks = noise(arch, PICTURES), [build_network(arch), build_network(arch)]
     compiled = torch.compile(networks[1], dynamic=False)
     forwards = [networks[0], lambda x: compiled(x)]
 

@@ -17,7 +17,7 @@ import torch
 
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
@@ -53,7 +53,12 @@ def main() -> None:
 
 
 def one(
-    arch: Arch, recipe: Recipe, train: Labelled, others: Labelled, epochs: int, seed: int
+    arch: Arch,
+    recipe: Recipe,
+    train: LabelledTensors,
+    others: LabelledTensors,
+    epochs: int,
+    seed: int,
 ) -> list[tuple[float, float]]:
     """Accuracies (going on, from nothing) for every length."""
     scaled = Preprocessing(0, 1 / 255)
@@ -80,7 +85,7 @@ def one(
     return rows
 
 
-def known(name: str, data: Labelled) -> tuple[Arch, Recipe]:
+def known(name: str, data: LabelledTensors) -> tuple[Arch, Recipe]:
     """A known-good candidate of `tiny` for these pictures."""
     tiny = space.load("tiny")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -96,7 +101,7 @@ def known(name: str, data: Labelled) -> tuple[Arch, Recipe]:
     )
 
 
-def parts(path: str, samples: int) -> tuple[Labelled, Labelled]:
+def parts(path: str, samples: int) -> tuple[LabelledTensors, LabelledTensors]:
     """A fixed choice of training pictures, and `JUDGED` others of the same part."""
     with np.load(path) as file:
         order = np.random.default_rng(0).permutation(len(file["x_train"]))[: samples + JUDGED]
@@ -104,7 +109,7 @@ def parts(path: str, samples: int) -> tuple[Labelled, Labelled]:
     if x.ndim == 3:
         x = x[..., None]
     y = y.long()
-    return Labelled(x[:samples], y[:samples]), Labelled(x[samples:], y[samples:])
+    return LabelledTensors(x[:samples], y[:samples]), LabelledTensors(x[samples:], y[samples:])
 
 
 if __name__ == "__main__":

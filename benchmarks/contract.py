@@ -25,12 +25,12 @@ from sklearn.datasets import load_digits
 
 from lepton_automl.adopting import compress_net
 from lepton_automl.config import Limits, RunConfig
-from lepton_automl.dataset import Labelled, open_dataset
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.dataset import LabelledTensors, open_dataset
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.foreign.compressing import Order, compress_model
 from lepton_automl.model import Model
 from lepton_automl.proof import Outcome
-from lepton_automl.space import Draw, load
+from lepton_automl.space import RandomTrial, load
 from lepton_automl.targets import load as load_target
 from lepton_automl.train import fit, initial_model
 
@@ -59,10 +59,10 @@ def net(draws: np.random.Generator, path: Path) -> Model:
     """A net of `tiny`, trained for an epoch or a few."""
     found, seed = open_dataset(str(path)), int(draws.integers(2**31))
     arch, recipe = load("tiny").sample(
-        Draw(seed), size=found.size, channels=1, classes=10, target=load_target()
+        RandomTrial(seed), size=found.size, channels=1, classes=10, target=load_target()
     )
     pixels, labels = found.pixels("train", (8, 8)), found.part("train").labels
-    train = Labelled(torch.from_numpy(pixels.copy()), torch.from_numpy(labels))
+    train = LabelledTensors(torch.from_numpy(pixels.copy()), torch.from_numpy(labels))
     recipe = dataclasses.replace(recipe, lr=min(recipe.lr, 0.05))
     model = initial_model(arch, found.preprocessing((8, 8)), seed)
     return fit(model, train, recipe, epochs=int(draws.integers(2, 10)), seed=seed)
@@ -95,7 +95,7 @@ def compressed(draws: np.random.Generator, folder: Path) -> tuple[Outcome, Path,
         )  # fmt: skip
         return compress_net(config, folder / "net"), path, wanted
     file = folder / "net.onnx"
-    file.write_bytes(float_model(model, [str(n) for n in range(10)], {}))
+    file.write_bytes(float_onnx(model, [str(n) for n in range(10)], {}))
     return compress_model(Order(file, str(path), folder / "out", limits=wanted)), path, wanted
 
 

@@ -25,8 +25,8 @@ from lepton_automl.layers.mbconv import MBConv
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.sepconv import SepConv
 from lepton_automl.layers.stem import Stem
-from lepton_automl.onnxfile import session
-from lepton_automl.random_net import random_int8
+from lepton_automl.onnxfile import open_session
+from lepton_automl.random_net import random_int8_onnx
 
 LARGEST_MACS = 15_000_000
 TARGET_MS = 60.0
@@ -64,10 +64,10 @@ def checked(arch: Arch, watch: Stopwatch) -> tuple[dict[str, float], dict[str, f
 
     operations = len(arch.graph.ops)
     mark()
-    file = random_int8(arch, 64)
+    file = random_int8_onnx(arch, 64)
     cost = file_cost(arch, file)
     mark()
-    session(file)
+    open_session(file)
     mark()
     latency = watch.measure({"candidate": file})["candidate"]
     mark()

@@ -28,7 +28,7 @@ from lepton_automl.compress.offers import channel_steps, chosen
 from lepton_automl.compress.savings import Savings, savings
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, Written
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.train import fit, initial_model
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
@@ -76,7 +76,9 @@ def main() -> None:
         }
         nets: dict[str, Arch] = {str(k): model.arch.with_widths(v) for k, v in cuts.items()}
         nets["whole"] = model.arch
-        times = timed({k: Written(a, random_int8(a, target.weight_limit)) for k, a in nets.items()})
+        times = timed(
+            {k: Written(a, random_int8_onnx(a, target.weight_limit)) for k, a in nets.items()}
+        )
         print(f"\n{task}: {', '.join(f'{w.name} {w.size}' for w in model.arch.graph.widths)}\n")
         print("| ranked by | share of it | time saved | multiply-accumulates saved | harm |")
         print("|---|---|---|---|---|")

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from lepton_automl import space, targets
-from lepton_automl.dataset import Labelled, open_dataset
+from lepton_automl.dataset import LabelledTensors, open_dataset
 from lepton_automl.recipe import Recipe
 from lepton_automl.space import SearchSpace
 from lepton_automl.train import initial_model, train_loop
@@ -27,10 +27,10 @@ PATIENCE = 0.25
 """Of the epochs, without a better one before a training ends early."""
 
 
-def part(data, name: str) -> Labelled:  # noqa: ANN001
+def part(data, name: str) -> LabelledTensors:  # noqa: ANN001
     """A part of the data at its own resolution."""
     pixels = torch.from_numpy(np.ascontiguousarray(data.pixels(name, data.size)))
-    return Labelled(pixels, torch.from_numpy(data.part(name).labels))
+    return LabelledTensors(pixels, torch.from_numpy(data.part(name).labels))
 
 
 def sampled(found: SearchSpace, data, place: int):  # noqa: ANN001, ANN201

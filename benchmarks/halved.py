@@ -25,14 +25,14 @@ from lepton_automl.adopting import RECIPE, compress_net
 from lepton_automl.arch import Arch, chain
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.cost import Stopwatch
-from lepton_automl.dataset import labelled, open_dataset
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.dataset import load_labelled, open_dataset
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.layers import Layer
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Model
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.recipe import Recipe
 from lepton_automl.train import fit, initial_model
 
@@ -62,7 +62,7 @@ def trained(path: str, blocks: int, epochs: int, seed: int, folder: Path) -> Mod
     if (folder / RECIPE).is_file():
         return Model.load(folder)
     data = open_dataset(path)
-    train = labelled(data.files("train", (32, 32), folder.parent / "cache"))
+    train = load_labelled(data.decoded_files("train", (32, 32), folder.parent / "cache"))
     model = initial_model(resnet(blocks), data.preprocessing((32, 32)), seed)
     model = fit(model, train, TRAINED, epochs=epochs, seed=seed)
     model.save(folder)
@@ -89,8 +89,8 @@ def halved(model: Model, path: str, aim: Aim, folder: Path) -> dict[str, object]
     """Compress, judge once, time again."""
     names = [str(number) for number in range(model.arch.classes)]
     made = {
-        "float": float_model(model, names, {}),
-        "int8": random_int8(model.arch, targets.load().weight_limit),
+        "float": float_onnx(model, names, {}),
+        "int8": random_int8_onnx(model.arch, targets.load().weight_limit),
     }
     watch = Stopwatch()
     before = watch.measure(made, rounds=27)[aim.of]

@@ -31,7 +31,7 @@ from lepton_automl.compress.prune import recover
 from lepton_automl.compress.refit import refit
 from lepton_automl.compress.savings import Savings
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct
 from lepton_automl.graph import Conv
 from lepton_automl.model import Model
@@ -43,20 +43,20 @@ USED = ("fashion, quick", "fashion, large", "cifar10, half")
 Scores = dict[str, Tensor]
 
 
-def scales(model: Model, data: Labelled, seed: int) -> Scores:
+def scales(model: Model, data: LabelledTensors, seed: int) -> Scores:
     """Size of batch normalisation's factor (Liu et al. 2017, arXiv:1708.06519)."""
     del data, seed
     return _over_makers(model, lambda name: model.weights[f"{name}.norm.weight"].abs())
 
 
-def chance(model: Model, data: Labelled, seed: int) -> Scores:
+def chance(model: Model, data: LabelledTensors, seed: int) -> Scores:
     """No importance at all."""
     del data
     draws = torch.Generator().manual_seed(seed)
     return {w.name: torch.rand(w.size, generator=draws) for w in model.arch.graph.widths}
 
 
-def taylor(model: Model, data: Labelled, seed: int) -> Scores:
+def taylor(model: Model, data: LabelledTensors, seed: int) -> Scores:
     """First-order change of the labels' loss (Molchanov et al. 2017, arXiv:1611.06440)."""
     values, labels = _seen(model, data, seed)
     loss = torch.nn.functional.cross_entropy(values["logits"], labels)
@@ -67,13 +67,13 @@ def taylor(model: Model, data: Labelled, seed: int) -> Scores:
     return _over_makers(model, effect.__getitem__)
 
 
-def reconstruction(model: Model, data: Labelled, seed: int) -> Scores:
+def reconstruction(model: Model, data: LabelledTensors, seed: int) -> Scores:
     """What the layers that read a channel would miss: its mean square times their weights'."""
     values, _ = _seen(model, data, seed)
     graph, found = model.arch.graph, {}
     for width in graph.widths:
         total = torch.zeros(width.size)
-        for op in graph.weighted:
+        for op in graph.weighted_ops:
             if op.x.axis in width.axes and not (isinstance(op, Conv) and op.depthwise):
                 weight = model.weights[f"{op.name}.weight"]
                 power = values[op.x.name].square().mean((0, 2, 3)).detach()
@@ -82,7 +82,7 @@ def reconstruction(model: Model, data: Labelled, seed: int) -> Scores:
     return found
 
 
-WAYS: dict[str, Callable[[Model, Labelled, int], Scores]] = {
+WAYS: dict[str, Callable[[Model, LabelledTensors, int], Scores]] = {
     "Fisher information of the answers (ours)": importance,
     "first-order change of the loss": taylor,
     "what readers would miss": reconstruction,
@@ -94,14 +94,14 @@ WAYS: dict[str, Callable[[Model, Labelled, int], Scores]] = {
 
 def _over_makers(model: Model, score: Callable[[str], Tensor]) -> Scores:
     graph = model.arch.graph
-    owners = {op.y.name: op.name for op in graph.weighted}
+    owners = {op.y.name: op.name for op in graph.weighted_ops}
     return {
         width.name: torch.stack([score(owners[v]) for v in makers(graph, width)]).sum(0)
         for width in graph.widths
     }
 
 
-def _seen(model: Model, data: Labelled, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+def _seen(model: Model, data: LabelledTensors, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     """Values of all operations on some training pictures, and the labels of these."""
     ids, values = balanced(data.labels, PICTURES, seed), {}
 

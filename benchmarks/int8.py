@@ -39,7 +39,7 @@ from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.foreign.quantizing import Pictures, unlogged
 from lepton_automl.model import Model
 from lepton_automl.statistics import paired_drop
@@ -111,13 +111,13 @@ def ways(model: Model, bench: Bench, float_file: bytes) -> dict[str, Callable[[]
 def answered(file: bytes, bench: Bench) -> np.ndarray:
     """Classes of the validation pictures."""
     pixels = bench.validation.pixels.numpy()
-    return onnxfile.probabilities(onnxfile.session(file), pixels).argmax(1)
+    return onnxfile.predict_probabilities(onnxfile.open_session(file), pixels).argmax(1)
 
 
 def measured(model: Model, bench: Bench, more: More | None = None) -> dict[str, Any]:
     """Of every way: points lost, agreement, bytes, latency against float, seconds to make."""
     labels, names = bench.validation.labels.numpy(), [str(n) for n in range(model.arch.classes)]
-    float_file = float_model(model, names, {})
+    float_file = float_onnx(model, names, {})
     wanted, files, found = answered(float_file, bench), {"float": float_file}, {}
     others = more(float_file) if more else {}
     for name, make in (ways(model, bench, float_file) | others).items():

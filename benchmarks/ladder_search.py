@@ -37,7 +37,7 @@ from lepton_automl.compress.savings import Savings, smaller
 from lepton_automl.compress.scoring import validation_accuracy
 from lepton_automl.config import Limits
 from lepton_automl.model import Model
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 
 ALLOWED = 0.25
 """Points on validation: half of what may be lost in all, as in the ladder."""
@@ -63,7 +63,7 @@ def greedy(model: Model, work: Work) -> tuple[float, int]:
 def saved(before: Arch, after: Arch) -> float:
     """Of bytes and multiply-accumulates, half and half; layers may be gone."""
     limit = targets.load().weight_limit
-    sizes = [len(random_int8(arch, limit)) for arch in (after, before)]
+    sizes = [len(random_int8_onnx(arch, limit)) for arch in (after, before)]
     return 1 - (sizes[0] / sizes[1] + after.graph.macs / before.graph.macs) / 2
 
 

@@ -18,7 +18,7 @@ from lepton_automl import space
 from lepton_automl.cost import Stopwatch
 from lepton_automl.latency_model import LatencyModel, read_table
 from lepton_automl.op_kit import bench_here
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 
 SPACES = ("tiny", "residual", "mobile")
 TARGET = 0.10
@@ -28,8 +28,8 @@ def errors(name: str, count: int, model: LatencyModel, watch: Stopwatch) -> list
     """Of each net: measured ratio to the reference net, what the table tells in milliseconds."""
     found, rows = space.load(name), []
     for seed in range(count):
-        arch = found.example_arch(space.Draw(seed))
-        measured = watch.measure({"it": random_int8(arch, 64)}, rounds=18, seconds=0.03)["it"]
+        arch = found.example_arch(space.RandomTrial(seed))
+        measured = watch.measure({"it": random_int8_onnx(arch, 64)}, rounds=18, seconds=0.03)["it"]
         rows.append((measured.ratio, model.latency(arch.graph).milliseconds, arch.graph.macs))
     return rows
 

@@ -30,7 +30,7 @@ from lepton_automl.search.feasible import Proposer
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.sampler import Sampler
-from lepton_automl.space import Draw, SearchSpace, SpaceTrial
+from lepton_automl.space import RandomTrial, SearchSpace, SpaceTrial
 
 SPACES = ("tiny", "residual", "mobile")
 TARGET = targets.load()
@@ -88,7 +88,7 @@ def drawn_pool(found: SearchSpace, folder: Path) -> list[Cost]:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         ledger = Ledger(Path(place) / "ledger.db")
         check = checker(Limits(max_latency_ms=1e9), ledger, Path(place))
-        costs = [check(found.example_arch(Draw(seed))) for seed in range(POOL)]
+        costs = [check(found.example_arch(RandomTrial(seed))) for seed in range(POOL)]
         ledger.close()
     return costs
 

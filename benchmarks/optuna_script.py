@@ -25,7 +25,7 @@ from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, static_cost
-from lepton_automl.dataset import Dataset, Labelled, open_dataset
+from lepton_automl.dataset import Dataset, LabelledTensors, open_dataset
 from lepton_automl.errors import ArchError
 from lepton_automl.evaluate import is_correct, onnx_probabilities
 from lepton_automl.model import Model
@@ -66,7 +66,7 @@ class Script:
     def __init__(self, data: Dataset, found: space.SearchSpace, given: argparse.Namespace) -> None:
         self.data, self.space, self.given = data, found, given
         self.begun = time.monotonic()
-        self.parts: dict[tuple[str, int, int], Labelled] = {}
+        self.parts: dict[tuple[str, int, int], LabelledTensors] = {}
         self.epochs = given.epochs
         self.trials: list[float] = []
         self.best: Best | None = None
@@ -76,14 +76,14 @@ class Script:
         """Seconds."""
         return float(self.given.seconds) - (time.monotonic() - self.begun)
 
-    def part(self, name: str, arch: Arch) -> Labelled:
+    def part(self, name: str, arch: Arch) -> LabelledTensors:
         """A part of the data at the resolution a net wants."""
         height, width = arch.input[:2]
         key = (name, height, width)
         if key not in self.parts:
             pixels = torch.from_numpy(self.data.pixels(name, (height, width)))
             labels = torch.from_numpy(np.asarray(self.data.part(name).labels))
-            self.parts[key] = Labelled(pixels, labels)
+            self.parts[key] = LabelledTensors(pixels, labels)
         return self.parts[key]
 
     def objective(self, trial: optuna.Trial) -> float:
@@ -133,9 +133,9 @@ class Script:
             self.best = Best(score, model, recipe, time.monotonic() - begun)
         return score
 
-    def affordable(self, model: Model, train: Labelled, recipe: Recipe) -> int:
+    def affordable(self, model: Model, train: LabelledTensors, recipe: Recipe) -> int:
         """Epochs under which the time gives a sensible number of trials, by lepton's own rule."""
-        few = Labelled(train.pixels[:2048], train.labels[:2048])
+        few = LabelledTensors(train.pixels[:2048], train.labels[:2048])
         fit(model, few, recipe, epochs=1, seed=0)
         begun = time.monotonic()
         fit(model, few, recipe, epochs=1, seed=0)

@@ -45,7 +45,7 @@ SECONDS = 2.0
 JOBS = 2
 STARTS = 5
 PROGRAM = f"""
-from lepton_automl.lifeline import hold; hold()
+from lepton_automl.lifeline import exit_with_parent; exit_with_parent()
 import time
 from lepton_automl.search import task, worker
 

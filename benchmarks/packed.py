@@ -34,7 +34,7 @@ from training import SEEN, noise
 from lepton_automl.arch import Arch
 from lepton_automl.arithmetic import autocast
 from lepton_automl.batches import Loader
-from lepton_automl.network import Network, build
+from lepton_automl.network import Network, build_network
 from lepton_automl.recipe import Recipe
 
 MOMENTUM = 0.9
@@ -46,7 +46,7 @@ def networks(arch: Arch, count: int, device: torch.device) -> list[Network]:
     """Without running statistics, which no step needs."""
     nets = []
     for seed in range(count):
-        net = build(arch, seed=seed).to(device, memory_format=torch.channels_last)
+        net = build_network(arch, seed=seed).to(device, memory_format=torch.channels_last)
         nets.append(replace_all_batch_norm_modules_(net).train())
     return nets
 

@@ -27,7 +27,7 @@ from lepton_automl import space, targets
 from lepton_automl.arch import Arch
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.spawn import KEEPS_MEMORY
-from lepton_automl.space import Draw
+from lepton_automl.space import RandomTrial
 from lepton_automl.train import initial_model, train_loop
 
 BATCH, PICTURES, ENDLESS = 64, 1024, 1000
@@ -44,8 +44,8 @@ def arch_of(name: str) -> Arch:
     if name not in KNOWN:
         return list(nets().values())[-1]
     found, size, channels = KNOWN[name]
-    known = space.load(found).fixing("flip", value=False)
-    draw = Draw(0, known.candidates[known.candidate_names.index(name)])
+    known = space.load(found).with_fixed("flip", value=False)
+    draw = RandomTrial(0, known.candidates[known.candidate_names.index(name)])
     target = targets.load()
     arch, _ = known.sample(draw, size=size, channels=channels, classes=10, target=target)
     return arch

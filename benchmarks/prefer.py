@@ -24,11 +24,11 @@ from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import Stopwatch, static_cost
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.judging import ships
 from lepton_automl.measuring import ROUNDS, SECONDS
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.space import Draw
+from lepton_automl.space import RandomTrial
 from lepton_automl.train import initial_model
 from lepton_automl.verdict import Figures
 
@@ -41,7 +41,7 @@ def net(number: int) -> Model:
     """A random net of one of the spaces, folded."""
     name = list(SHAPES)[number % len(SHAPES)]
     size, channels = SHAPES[name]
-    draw, target = Draw(number), targets.load()
+    draw, target = RandomTrial(number), targets.load()
     arch, _ = space.load(name).sample(draw, size=size, channels=channels, classes=10, target=target)
     return fold(initial_model(arch, Preprocessing(zero_point=128, scale=0.0135), number))
 
@@ -105,7 +105,7 @@ def main() -> None:
         pixels = torch.randint(0, 256, (64, *model.arch.input), generator=draws).to(torch.uint8)
         made = quantize(model, calibrate(model, pixels), targets.load().weight_limit)
         names = [str(n) for n in range(10)]
-        files = {"int8": int8_file(made), "float": float_model(model, names, {})}
+        files = {"int8": int8_file(made), "float": float_onnx(model, names, {})}
         choice = shipped(files, model)
         each = ratios(files, model.arch.input)
         low, middle = each[OUTSIDE], each[JUDGED // 2]

@@ -104,7 +104,7 @@ def floats(whole: onnx.ModelProto, value: str, pixels: np.ndarray) -> np.ndarray
     seen.CopyFrom(whole)
     made = onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None)
     seen.graph.output.append(made)
-    session = onnxfile.session(seen.SerializeToString())
+    session = onnxfile.open_session(seen.SerializeToString())
     (found,) = session.run([value], {whole.graph.input[0].name: pixels})
     return found
 

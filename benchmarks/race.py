@@ -24,7 +24,7 @@ from lepton_automl.cost import Stopwatch
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 
 RESNET8_US = 137.7
 CPU_SECONDS = 900.0
@@ -83,7 +83,7 @@ def main() -> None:
     print(f"lepton run {given.data} {' '.join(options)}")
     int8 = found["int8"]
     file = Path(found["artifact"], "model.int8.onnx").read_bytes()
-    us = RESNET8_US * ratio(file, random_int8(resnet8(), 64))
+    us = RESNET8_US * ratio(file, random_int8_onnx(resnet8(), 64))
     low, high = (f"{100 * end:.2f}" for end in int8["accuracy_interval"])
     print(
         f"{100 * int8['accuracy']:.2f} % [{low}, {high}] int8 of {int8['n_samples']} test pictures"

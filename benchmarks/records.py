@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from lepton_automl.arch import Arch, chain
-from lepton_automl.dataset import Labelled, labelled, open_dataset
+from lepton_automl.dataset import LabelledTensors, load_labelled, open_dataset
 from lepton_automl.evaluate import is_correct
 from lepton_automl.layers import Layer
 from lepton_automl.layers.conv import Conv
@@ -86,14 +86,15 @@ RECORDS: Mapping[str, Record] = {
 """After Jordan 2024 (arXiv:2404.00498); whole layers instead of its frozen whitening."""
 
 
-def parts(path: str, pictures: int | None) -> tuple[Labelled, Labelled]:
+def parts(path: str, pictures: int | None) -> tuple[LabelledTensors, LabelledTensors]:
     """Everything but the test part, and the test part."""
     data, cache = open_dataset(path), Path("runs/cache")
     train, validation, test = (
-        labelled(data.files(part, (32, 32), cache)) for part in ("train", "validation", "test")
+        load_labelled(data.decoded_files(part, (32, 32), cache))
+        for part in ("train", "validation", "test")
     )
     pixels = torch.cat([train.pixels, validation.pixels])[:pictures]
-    return Labelled(pixels, torch.cat([train.labels, validation.labels])[:pictures]), test
+    return LabelledTensors(pixels, torch.cat([train.labels, validation.labels])[:pictures]), test
 
 
 def main() -> None:
@@ -110,7 +111,7 @@ def main() -> None:
     train, test = parts(given.data, given.pictures)
     epochs = given.epochs or record.recipe.epochs
     preprocessing = open_dataset(given.data).preprocessing((32, 32))
-    few = Labelled(train.pixels[: 4 * record.recipe.batch_size], train.labels[: 4 * 512])
+    few = LabelledTensors(train.pixels[: 4 * record.recipe.batch_size], train.labels[: 4 * 512])
     fit(
         initial_model(record.arch, preprocessing, 0),
         few,

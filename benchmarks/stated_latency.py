@@ -49,9 +49,9 @@ def ratio(call: Callable[[], object], reference: Callable[[], object], seconds: 
 def reference_file() -> bytes:
     """The fixed net that every latency is a multiple of."""
     from lepton_automl.cost import REFERENCE
-    from lepton_automl.random_net import random_int8
+    from lepton_automl.random_net import random_int8_onnx
 
-    return random_int8(REFERENCE, 64)
+    return random_int8_onnx(REFERENCE, 64)
 
 
 def stated(run: Path) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from lepton_automl.arithmetic import autocast, matmul_dtype
 from lepton_automl.batches import Loader
 from lepton_automl.graph import Conv
 from lepton_automl.loss import Loss
-from lepton_automl.network import build
+from lepton_automl.network import build_network
 from lepton_automl.optimizers import Optimizer
 from lepton_automl.pace import PASSES, peak_macs_per_second
 from lepton_automl.recipe import Recipe
@@ -54,7 +54,7 @@ class Step:
     def __init__(self, arch: Arch, rounds: int, optimizer: str) -> None:
         recipe = Recipe(optimizer=optimizer, batch_size=BATCH)
         data = noise(arch, BATCH * rounds)
-        self.network = build(arch).train()
+        self.network = build_network(arch).train()
         self.batches = Loader(data, SEEN, recipe, 1, 0, CPU)
         self.optimizer = Optimizer(self.network.parameters(), recipe, BATCH)
         self.loss_of, self.number = Loss(recipe, None, 0.0, 1.0, None), 0

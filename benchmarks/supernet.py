@@ -36,14 +36,14 @@ from lepton_automl.compress.quantize import Quantize
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
 from lepton_automl.cost import static_cost
-from lepton_automl.dataset import Dataset, Labelled, open_dataset
+from lepton_automl.dataset import Dataset, LabelledTensors, open_dataset
 from lepton_automl.evaluate import is_correct, onnx_probabilities
 from lepton_automl.loss import Loss
 from lepton_automl.model import Model
-from lepton_automl.network import Network, build, weights_of
+from lepton_automl.network import Network, build_network, extract_weights
 from lepton_automl.optimizers import Optimizer, lr_schedule
 from lepton_automl.recipe import Recipe
-from lepton_automl.space import Draw, Scalar
+from lepton_automl.space import RandomTrial, Scalar
 from lepton_automl.train import CPU, fit, recalibrate_batchnorm
 
 NESTING = ("out", "depth", "kernel")
@@ -84,7 +84,7 @@ class Nest:
 
     def made(self, given: Params) -> tuple[Arch, Recipe]:
         """Architecture and recipe of the first candidate with some choices changed."""
-        data, draw = self._data, Draw(0, self._space.candidates[0] | given)
+        data, draw = self._data, RandomTrial(0, self._space.candidates[0] | given)
         size, channels, classes = data.size, data.channels, len(data.class_names)
         shape: Any = {"size": size, "channels": channels, "classes": classes}
         return self._space.sample(draw, **shape, target=TARGET)
@@ -93,9 +93,9 @@ class Nest:
         """The sub-net of these choices."""
         arch, _ = self.made(given)
         if arch.hash not in self._known:
-            slots, network, names = self._slots(given), build(arch).train(), {}
+            slots, network, names = self._slots(given), build_network(arch).train(), {}
             for name, _ in network.named_parameters():
-                index, rest = name.removeprefix("owners.").split("/", 1)
+                index, rest = name.removeprefix("modules_by_op.").split("/", 1)
                 names[name] = f"{slots[int(index)]}/{rest}"
             self._known[arch.hash] = Sub(given, arch, network, names)
         return self._known[arch.hash]
@@ -128,7 +128,7 @@ class Nest:
             given = {path: draws.choice(values) for path, values in self.open.items()}
             kept = {path: value for path, value in parent.items() if draws.random() < 0.7}
             sub = self.sub(given | kept)
-            if sum(math.prod(op.weight_shape) for op in sub.arch.graph.weighted) <= limit:
+            if sum(math.prod(op.weight_shape) for op in sub.arch.graph.weighted_ops) <= limit:
                 return sub
 
 
@@ -152,11 +152,11 @@ class Supernet:
         """Share of the time."""
         return (self.clock() - self.begun) / float(self.given.seconds)
 
-    def part(self, name: str) -> Labelled:
+    def part(self, name: str) -> LabelledTensors:
         """A part of the data at the resolution of the nets."""
         pixels = self.data.pixels(name, self.nest.largest.arch.input[:2])
         labels = np.asarray(self.data.part(name).labels)
-        return Labelled(torch.from_numpy(pixels), torch.from_numpy(labels))
+        return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(labels))
 
     def weights(self, sub: Sub) -> dict[str, Tensor]:
         """Slices of the shared tensors, by the names of the sub-net's network."""
@@ -202,12 +202,12 @@ class Supernet:
 
     def model(self, sub: Sub) -> Model:
         """The sub-net as a model, its batch normalisation measured anew."""
-        cut = {k.removeprefix("owners."): v.detach() for k, v in self.weights(sub).items()}
-        network = build(sub.arch, weights_of(build(sub.arch)) | cut)
+        cut = {k.removeprefix("modules_by_op."): v.detach() for k, v in self.weights(sub).items()}
+        network = build_network(sub.arch, extract_weights(build_network(sub.arch)) | cut)
         recalibrate_batchnorm(
             network, self.train, self.preprocessing, seed=self.given.seed, device=CPU
         )
-        return Model(sub.arch, weights_of(network), self.preprocessing)
+        return Model(sub.arch, extract_weights(network), self.preprocessing)
 
     def score(self, model: Model) -> float:
         """Accuracy on validation."""
@@ -232,7 +232,7 @@ class Supernet:
         models = [self.model(sub) for _, sub in ranked[:TUNED]]
         results = [(ranked[0][0], models[0])]
         recipe = dataclasses.replace(self.recipe, lr=self.recipe.lr * TUNE_RATE)
-        few = Labelled(self.train.pixels[:2048], self.train.labels[:2048])
+        few = LabelledTensors(self.train.pixels[:2048], self.train.labels[:2048])
         for number, model in enumerate(models):
             seconds = (1 - KEPT - self.spent) / (len(models) - number) * self.given.seconds
             begun = self.clock()

@@ -30,12 +30,12 @@ from torch import Tensor
 
 from lepton_automl import space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
-from lepton_automl.network import build, weights_of
+from lepton_automl.network import build_network, extract_weights
 from lepton_automl.recipe import Recipe
-from lepton_automl.space import Draw
+from lepton_automl.space import RandomTrial
 from lepton_automl.train import fit, initial_model, recalibrate_batchnorm, train_loop
 
 
@@ -74,7 +74,7 @@ class School:
 
     def __init__(self, bench: Bench, seed: int, pictures: int, epochs: int) -> None:
         self._bench, self._seed, self._epochs = bench, seed, epochs
-        self._data = Labelled(bench.train.pixels[:pictures], bench.train.labels[:pictures])
+        self._data = LabelledTensors(bench.train.pixels[:pictures], bench.train.labels[:pictures])
         self.teacher = functools.cache(self._teacher)
 
     def learn(self, lesson: Lesson) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class School:
             guide = mean_of([self.teacher(number, lesson.teachers) for number in numbers])
             found["taught_by"] = right(guide, bench)
         begun = time.process_time()
-        network = build(student.arch, student.weights)
+        network = build_network(student.arch, student.weights)
         train_loop(
             network,
             self._data,
@@ -104,7 +104,7 @@ class School:
             network, self._data, bench.preprocessing, seed=seed, device=torch.device("cpu")
         )
         seconds = time.process_time() - begun
-        model = dataclasses.replace(student, weights=weights_of(network))
+        model = dataclasses.replace(student, weights=extract_weights(network))
         share = float(is_correct(model, bench.validation).mean())
         return found | {"accuracy": share, "seconds": seconds}
 
@@ -112,8 +112,8 @@ class School:
         """The known-good nets of the space, the largest last."""
         arch, known = self._bench.arch, space.load(self._bench.setting.space)
         drawn = [
-            known.fixing("flip", value=False).sample(
-                Draw(0, params),
+            known.with_fixed("flip", value=False).sample(
+                RandomTrial(0, params),
                 size=arch.input[:2],
                 channels=arch.input[2],
                 classes=arch.classes,

@@ -28,7 +28,7 @@ MEMBER = """
 import dataclasses, sys, time
 import optuna, torch
 from lepton_automl import space, targets
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.model import Preprocessing
 from lepton_automl.parallel import ProcessGroup, init_process_group
 from lepton_automl.train import train_loop, initial_model
@@ -45,7 +45,7 @@ arch, recipe = found.sample(
 recipe = dataclasses.replace(recipe, batch_size=batch)
 steps = int(warm) + int(timed)
 pixels = torch.randint(0, 256, (steps * batch, *shape), dtype=torch.uint8)
-data = Labelled(pixels, torch.randint(0, 10, (len(pixels),)))
+data = LabelledTensors(pixels, torch.randint(0, 10, (len(pixels),)))
 times = []
 with init_process_group(meeting, ProcessGroup(int(rank), int(count))) as process_group:
     model = initial_model(arch, Preprocessing(128, 1 / 64), 0)

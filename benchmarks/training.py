@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from lepton_automl import train
 from lepton_automl.arch import Arch, chain
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Preprocessing
-from lepton_automl.network import build
+from lepton_automl.network import build_network
 from lepton_automl.recipe import Recipe
 
 SEEN = Preprocessing(zero_point=128, scale=0.0135)
@@ -42,22 +42,22 @@ def nets() -> dict[str, Arch]:
     }
 
 
-def noise(arch: Arch, samples: int) -> Labelled:
+def noise(arch: Arch, samples: int) -> LabelledTensors:
     """Random pictures with random labels."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (samples, *arch.input), dtype=np.uint8)
-    return Labelled(torch.from_numpy(pixels), torch.from_numpy(rng.integers(0, 10, samples)))
+    return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(rng.integers(0, 10, samples)))
 
 
-def ours(arch: Arch, data: Labelled, recipe: Recipe) -> Callable[[], object]:
+def ours(arch: Arch, data: LabelledTensors, recipe: Recipe) -> Callable[[], object]:
     """One epoch of `train.train_loop`."""
-    network = build(arch)
+    network = build_network(arch)
     return lambda: train.train_loop(network, data, SEEN, recipe, epochs=1, seed=0, device=CPU)
 
 
-def plain(arch: Arch, data: Labelled, recipe: Recipe) -> Callable[[], object]:
+def plain(arch: Arch, data: LabelledTensors, recipe: Recipe) -> Callable[[], object]:
     """One epoch as in textbooks: DataLoader, per-sample shift, channels first, AdamW."""
-    network = build(arch)
+    network = build_network(arch)
     optimizer = torch.optim.AdamW(network.parameters())
     x = SEEN.apply(data.pixels).contiguous()
 

@@ -12,12 +12,12 @@ from lepton_automl import durable, manifest, stages
 from lepton_automl.arch import Arch
 from lepton_automl.bundle import read_verdict
 from lepton_automl.config import RunConfig
-from lepton_automl.dataset import labelled
+from lepton_automl.dataset import load_labelled
 from lepton_automl.errors import ArchError, ConfigError, DataError
 from lepton_automl.evaluate import is_correct
 from lepton_automl.events import Emit, silent
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.network import Weights, build
+from lepton_automl.network import Weights, build_network
 from lepton_automl.proof import Outcome
 from lepton_automl.recipe import Recipe
 from lepton_automl.session import Session, opened
@@ -72,7 +72,7 @@ def _read(
         known = json.loads(about.read_text())["preprocessing"] if about.is_file() else None
         recipe = source / RECIPE
         weights = {name.removeprefix("w:"): t for name, t in tensors.items() if ":" not in name[2:]}
-        build(arch, weights)
+        build_network(arch, weights)
         return (
             arch,
             weights,
@@ -108,8 +108,8 @@ def _check(source: Path, model: Model, session: Session) -> None:
             f"channels apart, the data have {len(names)} and {channels}",
             fix="give the data that the net was trained for",
         )
-    files = session.dataset.files("validation", model.arch.input[:2], session.folder.cache)
-    share = float(is_correct(model, labelled(files), device=session.device).mean())
+    files = session.dataset.decoded_files("validation", model.arch.input[:2], session.folder.cache)
+    share = float(is_correct(model, load_labelled(files), device=session.device).mean())
     if share < min(1.0, LEAST_TIMES_CHANCE / len(names)):
         raise DataError(
             f"{source} gets {share:.1%} of the validation pictures right, guessing would get "

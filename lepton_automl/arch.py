@@ -50,7 +50,7 @@ class Arch:
         build = Builder(*self.input)
         value = build.input
         for index, layer in enumerate(self.layers):
-            build.enter(index, layer)
+            build.begin_layer(index, layer)
             value = layer.lower(build, value)
         return build.finish(value)
 
@@ -69,7 +69,7 @@ class Arch:
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal architectures."""
-        layers = [{"type": type_name(layer), **dataclasses.asdict(layer)} for layer in self.layers]
+        layers = [{"type": layer_name(layer), **dataclasses.asdict(layer)} for layer in self.layers]
         return json.dumps({"input": list(self.input), "layers": layers}, separators=(",", ":"))
 
     @classmethod
@@ -108,14 +108,14 @@ def chain(input: tuple[int, int, int], layers: list[Layer], classes: int) -> Arc
     placed: list[Layer] = []
     channels = input[2]
     for index, layer in enumerate([*layers[:-1], dataclasses.replace(layers[-1], classes=classes)]):
-        placed.append(layer.placed_after(channels))
+        placed.append(layer.with_input_channels(channels))
         build = Builder(8192, 8192, channels)
-        build.enter(index, placed[-1])
+        build.begin_layer(index, placed[-1])
         channels = placed[-1].lower(build, build.input).channels
     return Arch(input, tuple(placed))
 
 
-def type_name(layer: Layer) -> str:
+def layer_name(layer: Layer) -> str:
     """The plug-in name of a layer: the name of the file it is defined in."""
     module = type(layer).__module__
     ours = module.removeprefix("lepton_automl.layers.")

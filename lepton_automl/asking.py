@@ -14,7 +14,7 @@ from lepton_automl import errors
 from lepton_automl.errors import LeptonError
 
 
-def answer_of(
+def run_json(
     program: str, request: str, what: str, died: Callable[[int], LeptonError]
 ) -> dict[str, Any]:
     """What a program says to a request.

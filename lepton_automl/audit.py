@@ -12,11 +12,11 @@ from itertools import combinations
 
 import numpy as np
 
-from lepton_automl.balance import LEAST_SHARE, is_uneven
+from lepton_automl.balance import UNEVEN_RATIO, is_uneven
 from lepton_automl.dataset import Dataset, Part
 from lepton_automl.events import Emit, Event
 
-FEW = 10
+_FEW_SAMPLES = 10
 """Fewer test samples of a class than this say next to nothing about the class."""
 
 
@@ -44,7 +44,7 @@ def audit(dataset: Dataset) -> tuple[Finding, ...]:
     return tuple(finding for check in checks for finding in check(dataset))
 
 
-def report(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
+def emit_findings(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
     """Emit every finding of `audit` as an event of the intake, and return them."""
     findings = audit(dataset)
     for finding in findings:
@@ -119,11 +119,13 @@ def _absent_classes(dataset: Dataset) -> Iterator[Finding]:
 
 def _few_samples(dataset: Dataset) -> Iterator[Finding]:
     counts = _counts(dataset, dataset.test)
-    few = [f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True) if 0 < c < FEW]
+    few = [
+        f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True) if 0 < c < _FEW_SAMPLES
+    ]
     if few:
         yield Finding(
             "few samples",
-            f"{len(few)} of {len(counts)} classes have fewer than {FEW} test pictures: "
+            f"{len(few)} of {len(counts)} classes have fewer than {_FEW_SAMPLES} test pictures: "
             f"{', '.join(few[:5])}",
             "add test pictures; accuracy of these classes is a guess",
             len(few),
@@ -143,7 +145,7 @@ def _uneven_classes(dataset: Dataset) -> Iterator[Finding]:
     else:
         what += "every picture counts alike, so rare classes hardly do"
         fix = "with --balance on every class counts alike"
-    yield Finding("uneven classes", what, fix, sum(n < LEAST_SHARE * max(counts) for n in counts))
+    yield Finding("uneven classes", what, fix, sum(n < UNEVEN_RATIO * max(counts) for n in counts))
 
 
 def _counts(dataset: Dataset, part: Part) -> list[int]:

@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl import grouping
-from lepton_automl.grouping import ROUNDS, Bounds
+from lepton_automl.grouping import BOOTSTRAP_SAMPLES, Interval
 
-LEAST_SHARE = 1 / 3
+UNEVEN_RATIO = 1 / 3
 """Of the commonest class's training samples, what the rarest needs for every sample to count alike.
 Data that are known by their plain accuracy stay so: of SVHN's ten digits the rarest has 0.34. In
 two classes it is where guessing the common one is right three times in four."""
 
-MOST_WEIGHT = 50.0
+_MAX_CLASS_WEIGHT = 50.0
 """Of one sample in training: heavier ones throw a net about (of 12 trainings with one sample of
 weight 200 and a rate of 0.2 four failed, none with 50)."""
 
@@ -27,7 +27,7 @@ Values = NDArray[np.generic]
 def is_uneven(labels: NDArray[np.int64]) -> bool:
     """Whether the rarest class has less than a third of the commonest one's samples."""
     counts = _counts(labels)
-    return bool(counts.min() < LEAST_SHARE * counts.max())
+    return bool(counts.min() < UNEVEN_RATIO * counts.max())
 
 
 def is_even(labels: NDArray[np.int64]) -> bool:
@@ -52,10 +52,10 @@ def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """
     counts = np.bincount(labels)
     each = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    return np.where(counts > 0, each, 0.0).clip(max=MOST_WEIGHT).astype(np.float32)
+    return np.where(counts > 0, each, 0.0).clip(max=_MAX_CLASS_WEIGHT).astype(np.float32)
 
 
-def mean(values: Values, strata: Strata) -> float:
+def balanced_mean(values: Values, strata: Strata) -> float:
     """Mean over samples, or of the means over classes: balanced accuracy of what is right.
 
     Classes without a sample have no part in it.
@@ -66,12 +66,12 @@ def mean(values: Values, strata: Strata) -> float:
     return float((np.bincount(member, weights=values) / counts).mean())
 
 
-def total(values: Values, strata: Strata) -> float:
+def balanced_total(values: Values, strata: Strata) -> float:
     """As many samples as are right, or would be if all classes had as many."""
-    return float(values.sum()) if strata is None else len(values) * mean(values, strata)
+    return float(values.sum()) if strata is None else len(values) * balanced_mean(values, strata)
 
 
-def influence(values: Values, strata: Strata) -> NDArray[np.float64]:
+def influence_values(values: Values, strata: Strata) -> NDArray[np.float64]:
     """Values (N,) whose plain mean is `mean`, and whose spread is that of `mean`.
 
     Every sample's distance from its class's mean, by what the sample counts, around `mean`: what
@@ -89,7 +89,7 @@ def influence(values: Values, strata: Strata) -> NDArray[np.float64]:
     return around
 
 
-def effective_share(values: Values, groups: Groups, strata: Strata, level: float) -> float:
+def effective_fraction(values: Values, groups: Groups, strata: Strata, level: float) -> float:
     """How many independent samples of evenly many classes one sample is worth, 0 to 1.
 
     By the sizes of the classes, or by how `values` spread within them where that says less.
@@ -112,15 +112,22 @@ def effective_share(values: Values, groups: Groups, strata: Strata, level: float
     if strata is not None:
         counts = _counts(strata)
         share = float(len(counts) ** 2 / (1 / counts).sum() / len(strata))
-        spread = float(influence(values, strata).var())
-        alone = mean(values.astype(np.float64) ** 2, strata) - mean(values, strata) ** 2
+        spread = float(influence_values(values, strata).var())
+        alone = (
+            balanced_mean(values.astype(np.float64) ** 2, strata)
+            - balanced_mean(values, strata) ** 2
+        )
         share = min(share, alone / spread) if spread > 0 else share
     if groups is not None:
-        share *= grouping.effective_share(influence(values, strata), groups, level)
+        share *= grouping.cluster_effective_fraction(
+            influence_values(values, strata), groups, level
+        )
     return share
 
 
-def drawn_means(values: Values, groups: Groups, strata: Strata, seed: int, level: float) -> Bounds:
+def bootstrap_interval(
+    values: Values, groups: Groups, strata: Strata, seed: int, level: float
+) -> Interval:
     """Bootstrap interval of `mean`: whole groups are drawn; without groups each class from itself.
 
     Parameters
@@ -139,15 +146,17 @@ def drawn_means(values: Values, groups: Groups, strata: Strata, seed: int, level
     """
     if groups is not None or strata is None:
         alone = np.arange(len(values)) if groups is None else groups
-        return grouping.drawn_means(influence(values, strata), alone, seed, level)
-    rng, means = np.random.default_rng(seed), np.zeros(ROUNDS)
+        return grouping.cluster_bootstrap_interval(
+            influence_values(values, strata), alone, seed, level
+        )
+    rng, means = np.random.default_rng(seed), np.zeros(BOOTSTRAP_SAMPLES)
     labels = np.unique(strata)
     for label in labels:
         known, counts = np.unique(values[strata == label].astype(np.float64), return_counts=True)
         n = int(counts.sum())
         own = float(known @ counts) / n
         # There are few different values, so how often each is drawn is one multinomial draw.
-        drawn = rng.multinomial(n, counts / n, ROUNDS) @ known / n
+        drawn = rng.multinomial(n, counts / n, BOOTSTRAP_SAMPLES) @ known / n
         means += own + (drawn - own) * np.sqrt(n / max(n - 1, 1))
     low, high = np.quantile(means / len(labels), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -16,7 +16,7 @@ from lepton_automl.parallel import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lepton_automl.dataset import Labelled
+    from lepton_automl.dataset import LabelledTensors
 
 _CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 """Size of a chunk as float32: enough to hide Python's overhead, little enough for the cache. The
@@ -51,7 +51,7 @@ class Loader:
 
     def __init__(
         self,
-        data: Labelled,
+        data: LabelledTensors,
         preprocessing: Preprocessing,
         recipe: Recipe,
         epochs: int,

@@ -35,7 +35,7 @@ class Builder:
         self._layer: Any = None
         self._index = -1
 
-    def enter(self, index: int, layer: Any) -> None:
+    def begin_layer(self, index: int, layer: Any) -> None:
         """Name what follows after layer number `index`."""
         self._index, self._layer = index, layer
 

@@ -15,7 +15,7 @@ from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
 from lepton_automl.confirmed import Confirmed
 from lepton_automl.dataset import Dataset, LabelledFiles
-from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.exporters.onnx import float_onnx, int8_onnx
 from lepton_automl.latency_model import LatencyModel
 from lepton_automl.manifest import (
     ABOUT,
@@ -105,9 +105,9 @@ def write_bundle(
         balanced=validation.is_balanced,
     )
     files = {
-        INT8: int8_model(int8, names, words),
-        FLOAT: float_model(float_twin, names, words),
-        REFERENCE: float_model(reference, names, words),
+        INT8: int8_onnx(int8, names, words),
+        FLOAT: float_onnx(float_twin, names, words),
+        REFERENCE: float_onnx(reference, names, words),
         **{ARCHS[k]: _json(m.arch) for k, m in ((INT8, int8), (REFERENCE, reference))},
         LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
         ABOUT: about.to_json().encode(),
@@ -132,7 +132,7 @@ def write_foreign(
 
 
 def _unseal(folder: Path) -> None:
-    with durable.writable(folder):
+    with durable.wrap_os_errors(folder):
         (folder / MANIFEST).unlink(missing_ok=True)
 
 
@@ -244,7 +244,7 @@ def _golden(files: Mapping[str, bytes], validation: LabelledFiles) -> dict[str, 
     pixels = np.load(validation.pixels, mmap_mode="r", allow_pickle=False)
     chosen = np.ascontiguousarray(pixels[np.sort(balanced(labels, GOLDEN_SAMPLES))])
     answers: dict[str, Any] = {
-        path: npy(onnxfile.probabilities(onnxfile.session(files[name]), chosen))
+        path: npy(onnxfile.predict_probabilities(onnxfile.open_session(files[name]), chosen))
         for name, path in GOLDEN_ANSWERS.items()
     }
     return {GOLDEN: npy(chosen)} | answers

@@ -14,7 +14,7 @@ from lepton_automl import wording as w
 from lepton_automl.compress.ladder import read_rungs
 from lepton_automl.config import LIMITS, Limits, would_fit
 from lepton_automl.cost import Cost
-from lepton_automl.dataset import labelled
+from lepton_automl.dataset import load_labelled
 from lepton_automl.errors import DataError, InfeasibleError
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
@@ -27,7 +27,7 @@ from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import RungResult, TrainingKey, Trials, read_trials
 from lepton_automl.session import Session
-from lepton_automl.statistics import interval, wilson
+from lepton_automl.statistics import accuracy_interval, wilson_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +146,8 @@ class Candidates:
 
     def _correct(self, model: Model) -> np.ndarray:
         session, size = self._session, model.arch.input[:2]
-        files = session.dataset.files("validation", size, session.folder.cache)
-        return is_correct(model, labelled(files), device=session.device)
+        files = session.dataset.decoded_files("validation", size, session.folder.cache)
+        return is_correct(model, load_labelled(files), device=session.device)
 
     @functools.cached_property
     def _check(self) -> CostCheck:
@@ -183,9 +183,9 @@ def _text(limit: str, value: float) -> str:
 def _upper(option: Option) -> float:
     """What the accuracy is at most, as far as the validation samples tell."""
     if option.strata is not None:
-        return interval(option.correct, option.groups, option.strata)[1]
+        return accuracy_interval(option.correct, option.groups, option.strata)[1]
     n = len(option.correct)
-    return wilson(round(option.accuracy * n), n)[1]
+    return wilson_interval(round(option.accuracy * n), n)[1]
 
 
 def _too_weak(best: Point, least: float) -> InfeasibleError:

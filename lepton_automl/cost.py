@@ -17,8 +17,8 @@ from lepton_automl.latency_model import Basis, LatencyModel
 from lepton_automl.layers.conv import Conv as ConvLayer
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
-from lepton_automl.onnxfile import INPUT, OUTPUT, session
-from lepton_automl.random_net import random_int8
+from lepton_automl.onnxfile import INPUT_NAME, OUTPUT_NAME, open_session
+from lepton_automl.random_net import random_int8_onnx
 
 REFERENCE = Arch((16, 16, 1), (Stem(16), ConvLayer(32, stride=2), ConvLayer(32), Head(classes=10)))
 """The net every latency is a multiple of; never changed, or old measurements lose their meaning."""
@@ -111,14 +111,14 @@ def static_cost(arch: Arch, weight_limit: int) -> Cost:
     weight_limit : int
         Largest weight, 1 to 127 (see the targets).
     """
-    return file_cost(arch, random_int8(arch, weight_limit))
+    return file_cost(arch, random_int8_onnx(arch, weight_limit))
 
 
 def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
     """Everything but the latency of a written `file` of `arch`; `value_bytes` 4 for float32."""
     graph = arch.graph
-    weights = sum(int(np.prod(op.weight_shape)) for op in graph.weighted)
-    outputs = sum(op.weight_shape[0] for op in graph.weighted)
+    weights = sum(int(np.prod(op.weight_shape)) for op in graph.weighted_ops)
+    outputs = sum(op.weight_shape[0] for op in graph.weighted_ops)
     # An int8 channel has an int32 bias and the float32 scales of weight and bias.
     beside = 4 * outputs * (3 if value_bytes == 1 else 1)
     return Cost(
@@ -154,7 +154,7 @@ class Stopwatch:
     """Times files on one thread, in rounds in which each file and the reference net take turns."""
 
     def __init__(self) -> None:
-        self._reference = _call(random_int8(REFERENCE, 64))
+        self._reference = _call(random_int8_onnx(REFERENCE, 64))
 
     def measure(
         self,
@@ -211,12 +211,12 @@ def quiet_reference_ms() -> float:
 
 def _call(file: bytes) -> Callable[[], object]:
     """One call at batch 1 of an opened and warm file."""
-    opened = session(file)
+    opened = open_session(file)
     pixels = np.random.default_rng(0).integers(
         0, 256, (1, *opened.get_inputs()[0].shape[1:]), np.uint8
     )
 
-    call = functools.partial(opened.run, [OUTPUT], {INPUT: pixels})
+    call = functools.partial(opened.run, [OUTPUT_NAME], {INPUT_NAME: pixels})
     for _ in range(3):
         call()
     return call

@@ -19,14 +19,14 @@ from lepton_automl.balance import Strata, is_even, is_uneven
 from lepton_automl.config import Balance
 from lepton_automl.errors import ConfigError
 from lepton_automl.events import Emit, Event, silent
-from lepton_automl.intake import Content
+from lepton_automl.intake import CheckedSamples
 from lepton_automl.model import Preprocessing
 from lepton_automl.sources import PARTS, Pictures
 
 Size = tuple[int, int]
 """Height and width, pixels."""
 
-SAMPLED = 4096
+_PREPROCESSING_SAMPLES = 4096
 """Preprocessing looks at so many training pictures, evenly spaced; more change nothing."""
 
 
@@ -66,7 +66,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledTensors:
     """Decoded pictures with their labels, as training and evaluation take them."""
 
     pixels: Tensor
@@ -84,7 +84,7 @@ class Labelled:
         """(N,): what `balance` counts by."""
         return self.labels.cpu().numpy() if self.is_balanced else None
 
-    def first(self, count: int) -> Labelled:
+    def first(self, count: int) -> LabelledTensors:
         """The first samples alone."""
         return dataclasses.replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
@@ -143,23 +143,23 @@ class Dataset:
         DataError
             If a picture file has gone or changed for the worse since the data were opened.
         """
-        made = pixel_cache.blocks(self.part(part).pictures, self.channels, size)
+        made = pixel_cache.decode_blocks(self.part(part).pictures, self.channels, size)
         return np.concatenate(list(made))
 
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
         pictures = self.train.pictures
-        places = np.linspace(0, len(self.train) - 1, min(SAMPLED, len(self.train)))
-        chosen = intake.take(pictures, places.round().astype(np.int64))
+        places = np.linspace(0, len(self.train) - 1, min(_PREPROCESSING_SAMPLES, len(self.train)))
+        chosen = intake.select(pictures, places.round().astype(np.int64))
         levels, counts = np.arange(256), np.zeros(256, np.int64)
-        for block in pixel_cache.blocks(chosen, self.channels, size):
+        for block in pixel_cache.decode_blocks(chosen, self.channels, size):
             counts += np.bincount(block.reshape(-1), minlength=256)
         mean = float((levels * counts).sum() / counts.sum())
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
         # Pictures of one grey all over have no deviation; one step is the least there is.
         return Preprocessing(round(mean), float(np.float32(1 / max(variance**0.5, 1.0))))
 
-    def fed_to(self, class_names: Sequence[str], channels: int) -> Dataset:
+    def matched_to(self, class_names: Sequence[str], channels: int) -> Dataset:
         """The same pictures for a net with its own order of the same classes, and channels."""
         if (self.class_names, self.channels) == (tuple(class_names), channels):
             return self
@@ -169,7 +169,7 @@ class Dataset:
         )
         return Dataset(self.name, tuple(class_names), channels, self.size, train, validation, test)
 
-    def files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
+    def decoded_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
         """A part decoded into `cache`, once: files already there are given back.
 
         Raises
@@ -183,12 +183,12 @@ class Dataset:
         stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
-        made = functools.partial(pixel_cache.blocks, source.pictures, self.channels, size)
-        pixel_cache.keep(pixels, shape, np.dtype(np.uint8), made)
-        pixel_cache.keep(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels])
+        made = functools.partial(pixel_cache.decode_blocks, source.pictures, self.channels, size)
+        pixel_cache.cache_array(pixels, shape, np.dtype(np.uint8), made)
+        pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels])
         return LabelledFiles(pixels, labels, source.is_balanced)
 
-    def counting(self, balance: Balance) -> Dataset:
+    def with_balance(self, balance: Balance) -> Dataset:
         """These data where every class counts alike, if that is asked for; else as they are.
 
         Raises
@@ -207,14 +207,14 @@ class Dataset:
         return dataclasses.replace(self, train=train, validation=validation, test=test)
 
 
-def labelled(files: LabelledFiles) -> Labelled:
+def load_labelled(files: LabelledFiles) -> LabelledTensors:
     """The pictures and labels of `files`, mapped into memory rather than read.
 
     The tensors may be written to; that changes neither the files nor other processes.
     """
     # Mode c: pages are shared until somebody writes to them.
     pixels, labels = (np.load(path, mmap_mode="c") for path in (files.pixels, files.labels))
-    return Labelled(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
+    return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
 
 
 def open_dataset(
@@ -247,19 +247,19 @@ def open_dataset(
     DataError, ConfigError, MachineError
         If the data cannot be used, have a test part beside `test`, or `quarantine` is read-only.
     """
-    samples = intake.read(str(data), test)
+    samples = intake.read_samples(str(data), test)
     for note in samples.notes:
         emit(Event("intake", note))
-    content = intake.look(samples, skip_corrupt, quarantine, emit)
-    drawn = intake.divide(content, seed)
+    content = intake.check_pictures(samples, skip_corrupt, quarantine, emit)
+    drawn = intake.assign_parts(content, seed)
     train, validation, test_part = (_part(content, drawn, name) for name in PARTS)
-    name, size = intake.name_of(str(data)), content.size
-    emit(intake.summary(name, content, (len(train), len(validation), len(test_part))))
+    name, size = intake.dataset_name(str(data)), content.size
+    emit(intake.summary_event(name, content, (len(train), len(validation), len(test_part))))
     class_names = content.samples.class_names
     return Dataset(name, class_names, content.channels, size, train, validation, test_part)
 
 
-def _part(content: Content, drawn: NDArray[np.str_], name: str) -> Part:
+def _part(content: CheckedSamples, drawn: NDArray[np.str_], name: str) -> Part:
     samples, places = content.samples, np.flatnonzero(drawn == name)
     groups = None
     if samples.groups is not None:
@@ -270,7 +270,7 @@ def _part(content: Content, drawn: NDArray[np.str_], name: str) -> Part:
         labels=samples.labels[places],
         groups=groups,
         ids=tuple(samples.ids[place] for place in places),
-        pictures=intake.take(samples.pictures, places),
+        pictures=intake.select(samples.pictures, places),
         digests=tuple(content.digests[place] for place in places),
     )
 

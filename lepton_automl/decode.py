@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lepton_automl.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What Pillow may open: plain raster formats, none that runs another program."""
 
 _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm .pnm"
@@ -62,7 +62,7 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Header:
+class PictureInfo:
     """What a sound picture file holds."""
 
     size: tuple[int, int]
@@ -106,7 +106,7 @@ def decode(
     return np.array(image, dtype=np.uint8).reshape(image.size[1], image.size[0], channels)
 
 
-def inspect(path: Path) -> Header:
+def check_picture(path: Path) -> PictureInfo:
     """Read a picture file to its end, to know that it is sound.
 
     Raises
@@ -115,7 +115,7 @@ def inspect(path: Path) -> Header:
         As `decode`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             _check_pixels(image)
             (width, height), is_grey = image.size, _is_grey(image)
             # A JPEG is read whole, but rebuilt at an eighth of its size: twice as fast.
@@ -123,12 +123,12 @@ def inspect(path: Path) -> Header:
             image.load()
             _plain(image)
             size = (width, height) if _orientation(image) >= 5 else (height, width)
-            return Header(size, is_grey)
+            return PictureInfo(size, is_grey)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
-def each(
+def map_in_threads(
     work: Callable[[T], R], items: Sequence[T], tick: Callable[[int], None] | None = None
 ) -> list[R]:
     """`work` of every item, in order, in threads: Pillow decodes and resizes outside the GIL."""
@@ -144,14 +144,14 @@ def each(
     return results
 
 
-def eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
+def to_uint8(values: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Pixels of 16-bit values 0 to 65535: divided by 257, rounded."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _upright(path: Path) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             _check_pixels(image)
             image.load()
             turn = _UPRIGHT.get(_orientation(image))
@@ -190,7 +190,7 @@ def _plain(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"values {values.min()} to {values.max()}, 0 to 65535 are read")
-        return Image.fromarray(eight_bits(values))
+        return Image.fromarray(to_uint8(values))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -13,7 +13,7 @@ from typing import Any
 
 from lepton_automl.errors import LeptonError, MachineError
 
-TEMPORARY = ".tmp"
+_TEMPORARY_SUFFIX = ".tmp"
 """End of the name, after a dot and the writer's process id, of what is not whole yet."""
 
 
@@ -25,10 +25,10 @@ def write(path: Path, content: bytes | str) -> Path:
     MachineError
         If the disk is full, the folder is read-only or cannot be made.
     """
-    return write_pieces(path, [content.encode() if isinstance(content, str) else content])
+    return write_chunks(path, [content.encode() if isinstance(content, str) else content])
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
+def write_chunks(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     """`write` for what is larger than memory: one piece after the other.
 
     Raises
@@ -36,8 +36,8 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     MachineError
         As `write`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    with writable(path):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    with wrap_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -65,16 +65,16 @@ def remove(path: Path) -> None:
     MachineError
         If the folder is read-only.
     """
-    with writable(path):
+    with wrap_os_errors(path):
         path.unlink(missing_ok=True)
 
 
 def is_leftover(path: Path) -> bool:
     """Whether the name is one that `write` gives to what is not whole yet."""
-    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY_SUFFIX)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Delete below `folder` what killed writers left; nobody else may write there meanwhile.
 
     Raises
@@ -82,8 +82,8 @@ def sweep(folder: Path) -> None:
     MachineError
         If the folder is read-only.
     """
-    with writable(folder):
-        for path in folder.rglob(f".*{TEMPORARY}"):
+    with wrap_os_errors(folder):
+        for path in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
 
 
@@ -97,15 +97,15 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writable(path: Path) -> Iterator[None]:
+def wrap_os_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about writing to `path` into one clear message."""
     try:
         yield
     except OSError as error:
-        raise storage_error(path, error) from error
+        raise write_error(path, error) from error
 
 
-def storage_error(path: Path, error: OSError) -> LeptonError:
+def write_error(path: Path, error: OSError) -> LeptonError:
     """The message for a failed write."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return MachineError(

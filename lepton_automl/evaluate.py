@@ -15,7 +15,7 @@ from lepton_automl import onnxfile
 from lepton_automl.model import Model
 
 if TYPE_CHECKING:
-    from lepton_automl.dataset import Labelled
+    from lepton_automl.dataset import LabelledTensors
 
 TrainingSlot = Callable[[], AbstractContextManager[None]]
 """Returns a context manager for one batch: workers wait in it while a latency is measured."""
@@ -67,7 +67,7 @@ def predict_logits(
 
 def is_correct(
     model: Model,
-    data: Labelled,
+    data: LabelledTensors,
     batch: int = 256,
     device: torch.device | None = None,
     training_slot: TrainingSlot = contextlib.nullcontext,
@@ -98,4 +98,4 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
         float32 (N, classes).
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
-    return onnxfile.probabilities(onnxfile.session(file), array, batch)
+    return onnxfile.predict_probabilities(onnxfile.open_session(file), array, batch)

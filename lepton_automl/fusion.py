@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from lepton_automl.onnxfile import session
+from lepton_automl.onnxfile import open_session
 
 _ELSEWHERE = frozenset(
     {"Softmax", "Flatten", "Transpose", "ReorderInput", "ReorderOutput"}
@@ -21,7 +21,7 @@ def optimized(file: bytes) -> ModelProto:
     """The graph ONNX Runtime makes of `file` on this machine with every optimisation on."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
-        session(file, optimized_to=str(path))
+        open_session(file, optimized_to=str(path))
         return onnx.load_model(path)
 
 

@@ -20,7 +20,7 @@ def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, fl
     """Largest difference of a probability from the stored ones, for `int8` and `float`."""
     golden, apart = bundle.read_array(folder, GOLDEN), {}
     for precision, name in (("int8", INT8), ("float", FLOAT)):
-        answers = onnxfile.probabilities(onnxfile.session(files[name]), golden)
+        answers = onnxfile.predict_probabilities(onnxfile.open_session(files[name]), golden)
         stored = bundle.read_array(folder, GOLDEN_ANSWERS[name])
         apart[precision] = float(np.abs(answers - stored).max(initial=0.0))
     return apart

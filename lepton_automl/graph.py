@@ -195,15 +195,15 @@ class Graph:
     widths: tuple[Width, ...]
 
     @property
-    def weighted(self) -> Iterator[Conv | Linear]:
+    def weighted_ops(self) -> Iterator[Conv | Linear]:
         """The operations that own weights, in order."""
         return (op for op in self.ops if isinstance(op, (Conv, Linear)))
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates per sample."""
-        return sum(op.macs for op in self.weighted)
+        return sum(op.macs for op in self.weighted_ops)
 
-    def readers(self, value: Value) -> list[Op]:
+    def consumers(self, value: Value) -> list[Op]:
         """Operations that read `value`."""
         return [op for op in self.ops if any(v.name == value.name for v in op.inputs)]

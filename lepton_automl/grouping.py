@@ -8,16 +8,18 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import stdtrit
 
-Bounds = tuple[float, float]
+Interval = tuple[float, float]
 """Low and high end of an interval."""
 
-ROUNDS = 4000
+BOOTSTRAP_SAMPLES = 4000
 """Bootstrap samples: the 2.5 % quantile is then known to about 0.25 % of probability."""
-DRAWS_AT_ONCE = 2_000_000
+_MAX_DRAWS = 2_000_000
 """Bounds the memory of the bootstrap where there are many groups."""
 
 
-def drawn_means(values: np.ndarray, groups: np.ndarray, seed: int, level: float) -> Bounds:
+def cluster_bootstrap_interval(
+    values: np.ndarray, groups: np.ndarray, seed: int, level: float
+) -> Interval:
     """Bootstrap interval of the mean of `values`: as many groups are drawn as there are.
 
     Parameters
@@ -37,19 +39,19 @@ def drawn_means(values: np.ndarray, groups: np.ndarray, seed: int, level: float)
     if count < 2:
         return float(values.min()), float(values.max())
     rng = np.random.default_rng(seed)
-    means = np.empty(ROUNDS)
-    at_once = max(1, DRAWS_AT_ONCE // count)
-    for start in range(0, ROUNDS, at_once):
-        draws = rng.integers(0, count, (min(at_once, ROUNDS - start), count))
+    means = np.empty(BOOTSTRAP_SAMPLES)
+    at_once = max(1, _MAX_DRAWS // count)
+    for start in range(0, BOOTSTRAP_SAMPLES, at_once):
+        draws = rng.integers(0, count, (min(at_once, BOOTSTRAP_SAMPLES - start), count))
         means[start : start + at_once] = sums[draws].sum(1) / sizes[draws].sum(1)
     # Few groups spread too little by (count - 1) / count and need Student's quantile.
-    wide = math.sqrt(count / (count - 1)) * student(level, count)
+    wide = math.sqrt(count / (count - 1)) * student_quantile(level, count)
     tail = NormalDist().cdf(-wide)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def effective_share(values: np.ndarray, groups: np.ndarray, level: float) -> float:
+def cluster_effective_fraction(values: np.ndarray, groups: np.ndarray, level: float) -> float:
     """How many independent samples one sample in a group is worth, 0 to 1.
 
     The variance of a mean of independent samples over that of a mean of whole groups, further
@@ -59,7 +61,7 @@ def effective_share(values: np.ndarray, groups: np.ndarray, level: float) -> flo
     """
     sizes, sums = _by_group(values, groups)
     count, n = len(sizes), len(values)
-    few = (normal(level) / student(level, count)) ** 2
+    few = (normal_quantile(level) / student_quantile(level, count)) ** 2
     alone = float(values.var()) / n
     if count < 2 or alone == 0:
         return few * count / n
@@ -67,12 +69,12 @@ def effective_share(values: np.ndarray, groups: np.ndarray, level: float) -> flo
     return few * min(1.0, alone / spread) if spread else few
 
 
-def normal(level: float) -> float:
+def normal_quantile(level: float) -> float:
     """Two-sided quantile of the normal distribution: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def student(level: float, count: int) -> float:
+def student_quantile(level: float, count: int) -> float:
     """Two-sided quantile of Student's distribution for `count` groups."""
     return float(stdtrit(max(count - 1, 1), (1 + level) / 2))
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl import decode, durable, plugins
-from lepton_automl.decode import Header
+from lepton_automl.decode import PictureInfo
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.events import Emit, Event
 from lepton_automl.sources import Picture, Pictures, Samples, Source
@@ -22,7 +22,7 @@ from lepton_automl.split import split
 
 
 @dataclass(frozen=True, eq=False)
-class Content:
+class CheckedSamples:
     """Samples whose pictures have been looked at, all of them sound."""
 
     samples: Samples
@@ -34,7 +34,7 @@ class Content:
     """Height and width (pixels) that all pictures share, or nothing."""
 
 
-def read(data: str, test: Path | None) -> Samples:
+def read_samples(data: str, test: Path | None) -> Samples:
     """The samples of `data`, with those of `test` as their test part.
 
     Raises
@@ -48,7 +48,9 @@ def read(data: str, test: Path | None) -> Samples:
     return samples if test is None else _with_test(samples, data, test)
 
 
-def look(samples: Samples, skip_corrupt: bool, quarantine: Path | None, emit: Emit) -> Content:
+def check_pictures(
+    samples: Samples, skip_corrupt: bool, quarantine: Path | None, emit: Emit
+) -> CheckedSamples:
     """Read every picture once: its size, its hash, and that it is sound.
 
     Raises
@@ -61,14 +63,14 @@ def look(samples: Samples, skip_corrupt: bool, quarantine: Path | None, emit: Em
     pictures = samples.pictures
     if isinstance(pictures, np.ndarray):
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(pictures))
-        return Content(samples, digests, pictures.shape[3], pictures.shape[1:3])
+        return CheckedSamples(samples, digests, pictures.shape[3], pictures.shape[1:3])
     total = len(samples)
 
     def tick(done: int) -> None:
         if done % 500 == 0:
             emit(Event("intake", "checking pictures", done, total))
 
-    seen = decode.each(_look_at, pictures, tick)
+    seen = decode.map_in_threads(_look_at, pictures, tick)
     good = [answer for answer in seen if not isinstance(answer, DataError)]
     if len(good) < total:
         bad = [answer for answer in seen if isinstance(answer, DataError)]
@@ -79,10 +81,10 @@ def look(samples: Samples, skip_corrupt: bool, quarantine: Path | None, emit: Em
     sizes = {header.size for header in headers}
     size = sizes.pop() if len(sizes) == 1 else None
     digests = tuple(digest for _, digest in good)
-    return Content(samples, digests, _channels(samples, headers), size)
+    return CheckedSamples(samples, digests, _channels(samples, headers), size)
 
 
-def divide(content: Content, seed: int) -> NDArray[np.str_]:
+def assign_parts(content: CheckedSamples, seed: int) -> NDArray[np.str_]:
     """The part of every sample; equal pictures stay together where no groups are given.
 
     Raises
@@ -98,14 +100,14 @@ def divide(content: Content, seed: int) -> NDArray[np.str_]:
     return split(samples.labels, samples.class_names, samples.parts, groups, seed)
 
 
-def take(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
+def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
     """The pictures at `places`, in that order."""
     if isinstance(pictures, np.ndarray):
         return pictures[places]
     return tuple(pictures[place] for place in places)
 
 
-def name_of(data: str) -> str:
+def dataset_name(data: str) -> str:
     """A short name for runs on `data`, fit for a folder: `flowers5` of `x/flowers5/train`."""
     path = Path(data).absolute()
     named = path.parent if path.name in {"train", "training"} and path.parent.name else path
@@ -113,7 +115,7 @@ def name_of(data: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
 
 
-def summary(name: str, content: Content, counts: tuple[int, int, int]) -> Event:
+def summary_event(name: str, content: CheckedSamples, counts: tuple[int, int, int]) -> Event:
     """What was read, in one line."""
     size = "of varying sizes" if content.size is None else "{}x{}".format(*content.size)
     colour = "grey" if content.channels == 1 else "RGB"
@@ -178,7 +180,7 @@ def _class_of(name: str, class_names: tuple[str, ...], test: Path) -> int:
     numbered = name.isdecimal() and not any(known.isdecimal() for known in class_names)
     if numbered and int(name) < len(class_names):
         return int(name)
-    near = plugins.unknown(name, list(class_names), "class")
+    near = plugins.unknown_name(name, list(class_names), "class")
     raise DataError(f"--test {test} has a class {name!r} that the data have not", fix=near.fix)
 
 
@@ -204,7 +206,7 @@ def _joined_groups(samples: Samples, more: Samples) -> NDArray[np.int64] | None:
 def _only(samples: Samples, places: NDArray[np.int64]) -> Samples:
     return dataclasses.replace(
         samples,
-        pictures=take(samples.pictures, places),
+        pictures=select(samples.pictures, places),
         labels=samples.labels[places],
         ids=tuple(samples.ids[place] for place in places),
         parts=None if samples.parts is None else samples.parts[places],
@@ -212,18 +214,18 @@ def _only(samples: Samples, places: NDArray[np.int64]) -> Samples:
     )
 
 
-def _look_at(picture: Picture) -> tuple[Header, bytes] | DataError:
+def _look_at(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
     if isinstance(picture, np.ndarray):
         height, width, *channels = picture.shape
         digest = hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
-        return Header((height, width), channels in ([], [1])), digest
+        return PictureInfo((height, width), channels in ([], [1])), digest
     try:
-        return decode.inspect(picture), bytes.fromhex(durable.sha256(picture))
+        return decode.check_picture(picture), bytes.fromhex(durable.sha256(picture))
     except DataError as error:
         return error
 
 
-def _channels(samples: Samples, headers: list[Header]) -> int:
+def _channels(samples: Samples, headers: list[PictureInfo]) -> int:
     # The test part decides nothing about the net.
     parts = [""] * len(headers) if samples.parts is None else samples.parts.tolist()
     colour = any(not h.is_grey for h, part in zip(headers, parts, strict=True) if part != "test")

@@ -35,12 +35,12 @@ class Evidence:
     @property
     def accuracy(self) -> float:
         """Share of correct samples, 0 to 1; of each class, on average, where these count alike."""
-        return balance.mean(self.correct, self.strata)
+        return balance.balanced_mean(self.correct, self.strata)
 
     @property
     def interval(self) -> Interval:
         """95 %: Wilson, or a bootstrap over groups or within classes."""
-        return statistics.interval(self.correct, self.groups, self.strata)
+        return statistics.accuracy_interval(self.correct, self.groups, self.strata)
 
 
 def paired(reference: Evidence, file: Evidence) -> PairedDrop:
@@ -118,8 +118,8 @@ def _latency(name: str, limit: float, figures: Figures) -> JudgedLimit:
 
 
 def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:
-    level, right = statistics.ONE_SIDED, balance.total(file.correct, file.strata)
-    bounds = statistics.interval(file.correct, file.groups, file.strata, level=level)
+    level, right = statistics.ONE_SIDED_LEVEL, balance.balanced_total(file.correct, file.strata)
+    bounds = statistics.accuracy_interval(file.correct, file.groups, file.strata, level=level)
     status, needed = statistics.judge_accuracy(right, len(file.correct), limit, bounds)
     return JudgedLimit(name, limit, file.accuracy, file.interval, status, needed)
 
@@ -130,7 +130,7 @@ def _drop(name: str, limit: float, file: Evidence, reference: Evidence) -> Judge
     return JudgedLimit(name, limit, drop.points, (drop.low, drop.high), status, needed)
 
 
-def class_drops(reference: Evidence, file: Evidence) -> dict[int, statistics.Drop]:
+def class_drops(reference: Evidence, file: Evidence) -> dict[int, statistics.AccuracyDrop]:
     """Points lost of each class's share of right answers, on the same samples."""
     assert reference.labels is not None, "who asks for classes knows them"
     labels, groups = reference.labels, file.groups
@@ -161,11 +161,11 @@ def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) ->
     """
     drops = class_drops(reference, file)
     status = {label: statistics.drop_status(drop, limit) for label, drop in drops.items()}
-    level, by_chance = 1 - (1 - statistics.ONE_SIDED) / len(drops), set()
+    level, by_chance = 1 - (1 - statistics.ONE_SIDED_LEVEL) / len(drops), set()
     for label, drop in drops.items():
         if status[label] != "broken":
             continue
-        if 100 * statistics.tango(drop.lost, drop.won, drop.n, level)[0] <= limit:
+        if 100 * statistics.tango_interval(drop.lost, drop.won, drop.n, level)[0] <= limit:
             status[label] = "undecided"
             by_chance.add(label)
     order = ("broken", "undecided", "holds")

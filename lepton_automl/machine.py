@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxruntime
 
-NOTED_FLAGS = (
+REPORTED_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
     "amx_bf16",
 )
@@ -51,7 +51,7 @@ def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     has = set(fields.get("flags", fields.get("Features", "")).split())
     return Machine(
         cpu=fields.get("model name") or platform.processor() or platform.machine(),
-        flags=tuple(flag for flag in NOTED_FLAGS if flag in has),
+        flags=tuple(flag for flag in REPORTED_FLAGS if flag in has),
         cores=os.cpu_count() or 1,
         onnxruntime=onnxruntime.__version__,
         system=f"{platform.system()} {platform.machine()}",

@@ -37,7 +37,7 @@ def file_problems(name: str, file: bytes) -> list[str]:
     """A sentence for everything that makes a file no standard ONNX file that runs here."""
     try:
         onnx.checker.check_model(file, full_check=True)
-        opened = onnxfile.session(file)
+        opened = onnxfile.open_session(file)
     except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return [f"{name} is not sound ONNX: {_first_line(error)}"]
     except UNLOADABLE as error:
@@ -48,7 +48,7 @@ def file_problems(name: str, file: bytes) -> list[str]:
     rules = {
         f"has operators of {', '.join(sorted(foreign))}": foreign,
         "keeps weights in other files": any(t.external_data for t in model.graph.initializer),
-        f"takes and gives {ends}": ends != [[onnxfile.INPUT], [onnxfile.OUTPUT]],
+        f"takes and gives {ends}": ends != [[onnxfile.INPUT_NAME], [onnxfile.OUTPUT_NAME]],
     }
     return [f"{name} {sentence}" for sentence, is_broken in rules.items() if is_broken]
 

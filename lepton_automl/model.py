@@ -19,7 +19,7 @@ from torch import Tensor
 from lepton_automl import durable
 from lepton_automl.arch import Arch
 from lepton_automl.errors import ArchError, DataError
-from lepton_automl.network import Network, Weights, build
+from lepton_automl.network import Network, Weights, build_network
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Model:
 
     def network(self) -> Network:
         """The float network with these weights, in evaluation mode."""
-        return build(self.arch, self.weights).eval()
+        return build_network(self.arch, self.weights).eval()
 
     def save(self, folder: Path) -> Path:
         """Write `arch.json`, `model.json` and `weights.safetensors`; the last one makes it count.

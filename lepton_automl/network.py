@@ -12,8 +12,8 @@ from lepton_automl.arch import Arch
 from lepton_automl.graph import Add, Clamp, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
 
 Weights = Mapping[str, Tensor]
-OnValue = Callable[[str, Tensor], Tensor]
-COUNTER = "num_batches_tracked"
+ValueHook = Callable[[str, Tensor], Tensor]
+_COUNTER = "num_batches_tracked"
 """Batch normalisation's own counter, which nothing here uses."""
 
 
@@ -31,22 +31,26 @@ class Network(nn.Module):
     def __init__(self, graph: Graph, *, folded: bool = False) -> None:
         super().__init__()
         self.graph = graph
-        self.owners = nn.ModuleDict()
-        for op in graph.weighted:
-            self.owners[op.name] = ConvNorm(op, folded) if isinstance(op, Conv) else Product(op)
+        self.modules_by_op = nn.ModuleDict()
+        for op in graph.weighted_ops:
+            self.modules_by_op[op.name] = (
+                ConvNormAct(op, folded) if isinstance(op, Conv) else FlattenLinear(op)
+            )
         self._last_read = _last_read(graph)
 
-    def forward(self, x: Tensor, on_value: OnValue | None = None) -> Tensor:
+    def forward(self, x: Tensor, value_hook: ValueHook | None = None) -> Tensor:
         """Logits (N, classes) of normalised pixels (N, C, H, W).
 
         `on_value(name, tensor)` sees every value that int8 arithmetic stores and may replace it.
         """
         values = {self.graph.input.name: x}
-        for _ in self.walk(values, on_value):
+        for _ in self.iter_ops(values, value_hook):
             pass
         return values[self.graph.output.name]
 
-    def walk(self, values: dict[str, Tensor], on_value: OnValue | None = None) -> Iterator[Op]:
+    def iter_ops(
+        self, values: dict[str, Tensor], value_hook: ValueHook | None = None
+    ) -> Iterator[Op]:
         """Each operation, before it reads from `values` and adds to them what it gives.
 
         What nobody reads any more is deleted. `on_value` as in `forward`.
@@ -54,14 +58,14 @@ class Network(nn.Module):
         for number, op in enumerate(self.graph.ops):
             yield op
             y = self._run(op, values)
-            values[op.y.name] = on_value(op.y.name, y) if on_value else y
+            values[op.y.name] = value_hook(op.y.name, y) if value_hook else y
             for name in self._last_read[number]:
                 del values[name]
 
     def _run(self, op: Op, values: dict[str, Tensor]) -> Tensor:
         match op:
             case Conv() | Linear():
-                y: Tensor = self.owners[op.name](values[op.x.name])
+                y: Tensor = self.modules_by_op[op.name](values[op.x.name])
                 return y
             case MaxPool():
                 return F.max_pool2d(values[op.x.name], op.kernel, op.stride, op.padding)
@@ -73,10 +77,10 @@ class Network(nn.Module):
             case Mul():
                 return values[op.x.name] * values[op.gate.name]
             case Add():
-                return clamped(values[op.a.name] + values[op.b.name], op.clamp)
+                return apply_clamp(values[op.a.name] + values[op.b.name], op.clamp)
 
 
-class ConvNorm(nn.Module):
+class ConvNormAct(nn.Module):
     """Convolution, batch normalisation unless folded, clamp."""
 
     def __init__(self, op: Conv, folded: bool) -> None:
@@ -92,10 +96,10 @@ class ConvNorm(nn.Module):
         op = self.op
         groups = op.x.channels if op.depthwise else 1
         y = F.conv2d(x, self.weight, self.bias, op.stride, op.kernel // 2, 1, groups)
-        return clamped(y if self.norm is None else self.norm(y), op.clamp)
+        return apply_clamp(y if self.norm is None else self.norm(y), op.clamp)
 
 
-class Product(nn.Linear):
+class FlattenLinear(nn.Linear):
     """Matrix product with bias of a (N, C, 1, 1) value."""
 
     def __init__(self, op: Linear) -> None:
@@ -106,31 +110,31 @@ class Product(nn.Linear):
         return super().forward(x.flatten(1))
 
 
-def clamped(x: Tensor, clamp: Clamp) -> Tensor:
+def apply_clamp(x: Tensor, clamp: Clamp) -> Tensor:
     """`x` itself, its positive part, or that cut at 6; written over `x`, which saves memory."""
     if clamp == "none":
         return x
     return F.relu(x, inplace=True) if clamp == "relu" else F.relu6(x, inplace=True)
 
 
-def build(arch: Arch, weights: Weights | None = None, *, seed: int = 0) -> Network:
+def build_network(arch: Arch, weights: Weights | None = None, *, seed: int = 0) -> Network:
     """The network of `arch`, with `weights` or freshly initialised from `seed`."""
     folded = weights is not None and not any(".norm." in name for name in weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(arch.graph, folded=folded)
     if weights is not None:
-        counters = {k: v for k, v in network.state_dict().items() if k.endswith(COUNTER)}
-        network.load_state_dict(counters | {f"owners.{k}": v for k, v in weights.items()})
+        counters = {k: v for k, v in network.state_dict().items() if k.endswith(_COUNTER)}
+        network.load_state_dict(counters | {f"modules_by_op.{k}": v for k, v in weights.items()})
     return network
 
 
-def weights_of(network: Network) -> dict[str, Tensor]:
+def extract_weights(network: Network) -> dict[str, Tensor]:
     """Copies of the weights on the CPU, by the names that `Model` uses."""
     return {
-        name.removeprefix("owners."): tensor.detach().cpu().clone().contiguous()
+        name.removeprefix("modules_by_op."): tensor.detach().cpu().clone().contiguous()
         for name, tensor in network.state_dict().items()
-        if not name.endswith(COUNTER)
+        if not name.endswith(_COUNTER)
     }
 
 

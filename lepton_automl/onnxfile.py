@@ -13,10 +13,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from lepton_automl import __version__
 
-OPSET = 17
-IR_VERSION = 8
-INPUT = "pixels"
-OUTPUT = "probabilities"
+_OPSET = 17
+_IR_VERSION = 8
+INPUT_NAME = "pixels"
+OUTPUT_NAME = "probabilities"
 _TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.uint8): TensorProto.UINT8,
@@ -25,7 +25,7 @@ _TYPES = {
 }
 
 
-class Writer:
+class OnnxWriter:
     """Collects the nodes and constants of a graph; equal constants are stored once.
 
     In a file of some kilobytes the graph's text weighs as much as the weights, so tensors are
@@ -60,14 +60,14 @@ class Writer:
         graph = helper.make_graph(
             self._nodes,
             "lepton",
-            [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["n", *shape])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", classes])],
+            [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["n", *shape])],
+            [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])],
             list(self._constants.values()),
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
             producer_name="lepton",
             producer_version=__version__,
         )
@@ -75,12 +75,12 @@ class Writer:
         return bytes(model.SerializeToString(deterministic=True))
 
 
-def metadata_of(file: bytes) -> dict[str, str]:
+def read_metadata(file: bytes) -> dict[str, str]:
     """What a file says about itself; `labels` and `preprocessing` are JSON."""
     return {item.key: item.value for item in ModelProto.FromString(file).metadata_props}
 
 
-def session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
+def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
     """Open a file in ONNX Runtime: one thread, no spinning, every optimisation, CPU.
 
     Parameters
@@ -102,12 +102,14 @@ def session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSess
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def probabilities(
+def predict_probabilities(
     opened: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int = 64
 ) -> np.ndarray:
     """float32 (n, classes) of uint8 pixels (n, H, W, C), a batch at a time."""
     parts: Sequence[np.ndarray] = [
-        opened.run([OUTPUT], {INPUT: np.ascontiguousarray(pixels[start : start + batch])})[0]
+        opened.run(
+            [OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(pixels[start : start + batch])}
+        )[0]
         for start in range(0, max(len(pixels), 1), batch)
     ]
     return np.concatenate(parts)

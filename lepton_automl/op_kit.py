@@ -22,7 +22,7 @@ from lepton_automl.layers.mbconv import MBConv
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.sepconv import SepConv
 from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.space import SearchSpace
 
 DRAWN = 36
@@ -53,14 +53,14 @@ def write_kit(folder: Path, spaces: Sequence[str] = ()) -> int:
         If the folder cannot be written.
     """
     _check_place(folder)
-    with durable.writable(folder):
+    with durable.wrap_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     listed = []
     for number, (name, arch) in enumerate(_nets([space.load(n) for n in spaces or space.names()])):
         file = f"net{number:03d}.onnx"
-        durable.write(folder / file, random_int8(arch, WEIGHT_LIMIT))
+        durable.write(folder / file, random_int8_onnx(arch, WEIGHT_LIMIT))
         listed.append({"file": file, "net": name, "features": latency_model.features(arch.graph)})
-    durable.write(folder / op_bench.REFERENCE, random_int8(REFERENCE, WEIGHT_LIMIT))
+    durable.write(folder / op_bench.REFERENCE, random_int8_onnx(REFERENCE, WEIGHT_LIMIT))
     program = Path(op_bench.__file__).read_text(encoding="utf-8")
     durable.write(folder / BENCH, program)
     body = {"features": latency_model.FEATURES, "nets": listed}
@@ -114,7 +114,7 @@ def _nets(spaces: Sequence[SearchSpace]) -> Iterator[tuple[str, Arch]]:
     yield from _single_layers()
     for found in spaces:
         for seed in range(FIRST_SEED, FIRST_SEED + DRAWN):
-            yield f"{found.name} {seed}", found.example_arch(space.Draw(seed))
+            yield f"{found.name} {seed}", found.example_arch(space.RandomTrial(seed))
 
 
 def _single_layers() -> Iterator[tuple[str, Arch]]:

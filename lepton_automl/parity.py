@@ -41,7 +41,7 @@ def parity(
         same for 99.9 % of the clear samples, and the golden samples are answered as stored.
     """
     steps, integer, runtime = _both(int8, pixels)
-    real = np.sort(onnxfile.probabilities(onnxfile.session(floating), pixels), axis=1)
+    real = np.sort(onnxfile.predict_probabilities(onnxfile.open_session(floating), pixels), axis=1)
     clear = real[:, -1] - real[:, -2] > CLEAR_MARGIN
     same = int((integer == runtime)[clear].sum())
     is_golden = all(golden_differences[k] <= limit for k, limit in GOLDEN_TOLERANCE.items())
@@ -59,14 +59,14 @@ def parity(
 def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Largest difference in steps, then the classes by integer arithmetic and by the runtime."""
     exact = integer_reference(file)
-    shipped, open_ended = onnxfile.session(file), onnxfile.session(exposed(file))
+    shipped, open_ended = onnxfile.open_session(file), onnxfile.open_session(exposed(file))
     steps, integer, runtime = 0, [], []
     for start in range(0, len(pixels), BATCH):
         batch = np.ascontiguousarray(pixels[start : start + BATCH])
         outcome = exact.run(batch)
-        (stored,) = open_ended.run([exact.last_quantized_name], {onnxfile.INPUT: batch})
+        (stored,) = open_ended.run([exact.last_quantized_name], {onnxfile.INPUT_NAME: batch})
         apart = np.ravel(outcome.last_quantized).astype(int) - np.ravel(stored).astype(int)
         steps = max(steps, int(np.abs(apart).max()))
         integer.append(outcome.probabilities.argmax(1))
-        runtime.append(onnxfile.probabilities(shipped, batch).argmax(1))
+        runtime.append(onnxfile.predict_probabilities(shipped, batch).argmax(1))
     return steps, np.concatenate(integer), np.concatenate(runtime)

@@ -14,8 +14,8 @@ from lepton_automl import balance
 from lepton_automl.balance import Strata
 from lepton_automl.config import LIMITS, Goal, Limits
 from lepton_automl.cost import Cost
-from lepton_automl.grouping import effective_share
-from lepton_automl.statistics import interval
+from lepton_automl.grouping import cluster_effective_fraction
+from lepton_automl.statistics import accuracy_interval
 
 CLEARLY, BEYOND = 1.2816, 0.1
 """Standard errors of a one-sided 90 % bound, and what lies beyond it."""
@@ -50,7 +50,7 @@ class Option:
     @functools.cached_property
     def accuracy(self) -> float:
         """Share of correct samples; of each class, on average, where every class counts alike."""
-        return balance.mean(self.correct, self.strata)
+        return balance.balanced_mean(self.correct, self.strata)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def clearly_below(
     count for as many independent ones as they are worth (see `grouping.effective_share`), and
     with `strata` every class counts alike.
     """
-    lost = balance.influence(best.astype(np.float64) - correct, strata)
+    lost = balance.influence_values(best.astype(np.float64) - correct, strata)
     return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(_worth(lost, groups)))
 
 
@@ -187,7 +187,7 @@ def _worth(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> flo
     """Independent samples that tell as much."""
     if groups is None:
         return len(values)
-    return len(values) * effective_share(values, groups, 1 - 2 * BEYOND)
+    return len(values) * cluster_effective_fraction(values, groups, 1 - 2 * BEYOND)
 
 
 def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
@@ -208,7 +208,9 @@ def _most_accurate(options: Sequence[Option]) -> Option:
 def _lower_bound(option: Option) -> float:
     """One-sided 90 % Wilson bound (Wilson 1927); by draws where every class counts alike."""
     if option.strata is not None:
-        return interval(option.correct, option.groups, option.strata, level=1 - 2 * BEYOND)[0]
+        return accuracy_interval(
+            option.correct, option.groups, option.strata, level=1 - 2 * BEYOND
+        )[0]
     share = option.accuracy
     n = _worth(option.correct.astype(np.float64), option.groups)
     z2 = CLEARLY**2

@@ -185,7 +185,7 @@ def _run(session: Session, task: Task, message: str) -> float:
             f"the training to the end failed: {result.failed}",
             fix="state other limits, so that another net is picked",
         )
-    return balance.mean(unpack(result.correct), session.dataset.validation.strata)
+    return balance.balanced_mean(unpack(result.correct), session.dataset.validation.strata)
 
 
 def _epochs(session: Session, candidates: Candidates, number: int, left: float) -> int:

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from lepton_automl import decode, durable
 from lepton_automl.sources import Pictures
 
-BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES = 32 << 20
 """Pixels in memory at once while a part is decoded, whatever its size."""
 
 Blocks = Iterable[NDArray[np.generic]]
 
 
-def blocks(pictures: Pictures, channels: int, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
+def decode_blocks(
+    pictures: Pictures, channels: int, size: tuple[int, int]
+) -> Iterator[NDArray[np.uint8]]:
     """Pictures as uint8 (n, H, W, C), in order, some at a time.
 
     Raises
@@ -30,7 +32,7 @@ def blocks(pictures: Pictures, channels: int, size: tuple[int, int]) -> Iterator
     if isinstance(pictures, np.ndarray) and pictures.shape[1:] == (*size, channels):
         yield pictures
         return
-    count = max(1, BLOCK_BYTES // (size[0] * size[1] * channels))
+    count = max(1, _BLOCK_BYTES // (size[0] * size[1] * channels))
     for start in range(0, len(pictures), count):
         yield _decoded(pictures[start : start + count], channels, size)
 
@@ -41,11 +43,11 @@ def _decoded(pictures: Pictures, channels: int, size: tuple[int, int]) -> NDArra
     def put(place: int) -> None:
         pixels[place] = decode.decode(pictures[place], channels, size)
 
-    decode.each(put, range(len(pictures)))
+    decode.map_in_threads(put, range(len(pictures)))
     return pixels
 
 
-def keep(
+def cache_array(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], make: Callable[[], Blocks]
 ) -> None:
     """Have an array in a .npy file, from blocks of its rows; one that is there is left as it is.
@@ -60,7 +62,7 @@ def keep(
             return
     except (OSError, ValueError, EOFError):
         pass  # Not there, or not whole: made anew.
-    durable.write_pieces(path, _pieces(shape, dtype, make()))
+    durable.write_chunks(path, _pieces(shape, dtype, make()))
 
 
 def _pieces(

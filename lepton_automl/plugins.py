@@ -38,10 +38,10 @@ def load(folder: str, name: str, base: type[T]) -> type[T]:
     for point in _entry_points(folder):
         if point.name == name:
             return _only_subclass(importlib.import_module(point.module), base)
-    raise unknown(name, names(folder), f"{folder[:-1]} of lepton")
+    raise unknown_name(name, names(folder), f"{folder[:-1]} of lepton")
 
 
-def unknown(
+def unknown_name(
     name: str, known: list[str], kind: str, error: type[ConfigError] = ConfigError
 ) -> ConfigError:
     """The error for a `name` that is not one of `known`, with the nearest one."""

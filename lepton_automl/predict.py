@@ -55,7 +55,9 @@ def predict(artifact: Path, files: Sequence[Path]) -> list[Prediction]:
     found = []
     for start in range(0, len(paths), BATCH):
         batch = paths[start : start + BATCH]
-        answers = onnxfile.probabilities(session, np.stack(decode.each(pixels_of, batch)))
+        answers = onnxfile.predict_probabilities(
+            session, np.stack(decode.map_in_threads(pixels_of, batch))
+        )
         found += [
             Prediction(path, labels[int(row.argmax())], float(row.max()))
             for path, row in zip(batch, answers, strict=True)
@@ -93,7 +95,7 @@ def _decoded(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.uin
 
 def _opened(model: Path) -> onnxruntime.InferenceSession:
     try:
-        return onnxfile.session(model.read_bytes())
+        return onnxfile.open_session(model.read_bytes())
     except (OSError, *UNLOADABLE) as error:
         raise DataError(
             f"{model} does not run in ONNX Runtime: {error}",

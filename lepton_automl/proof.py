@@ -57,7 +57,7 @@ def write_and_prove(session: Session, best: Model, made: Compressed) -> Outcome:
         float_twin=made.pruned_float,
         reference=best,
         dataset=session.dataset,
-        validation=session.dataset.files("validation", size, cache),
+        validation=session.dataset.decoded_files("validation", size, cache),
         limits=session.config.limits,
         target=session.target,
         prefer=session.config.prefer,
@@ -121,7 +121,7 @@ def request_for(
     folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path
 ) -> Request:
     """What verification of an artifact on the test part of `dataset` is asked."""
-    files = dataset.files("test", shape[:2], cache)
+    files = dataset.decoded_files("test", shape[:2], cache)
     groups = dataset.test.groups
     return Request(
         folder=folder,
@@ -153,7 +153,7 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             f"{', '.join(about.class_names)}",
             fix="give data with the same classes",
         )
-    return dataset.fed_to(about.class_names, about.input[2])
+    return dataset.matched_to(about.class_names, about.input[2])
 
 
 def _openings(folder: Path, fingerprint: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lepton_automl.arch import Arch
-from lepton_automl.exporters.onnx import int8_model
+from lepton_automl.exporters.onnx import int8_onnx
 from lepton_automl.graph import Add, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Op
 from lepton_automl.model import Model, Preprocessing, QParams
 
@@ -13,10 +13,10 @@ _RANGE = 4.0
 """Width of the range a random value is stored in, in the units of a normalised net."""
 
 
-def random_int8(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
+def random_int8_onnx(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
     """The int8 file of `arch` with random weights: the cost of a net does not depend on them."""
     model = Model(arch, {}, Preprocessing(128, 1 / 64), random_qparams(arch, seed, weight_limit))
-    return int8_model(model, [str(number) for number in range(arch.classes)], {})
+    return int8_onnx(model, [str(number) for number in range(arch.classes)], {})
 
 
 def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:

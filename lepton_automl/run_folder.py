@@ -214,7 +214,7 @@ class RunFolder:
 
     def _move_aside(self) -> None:
         stamp, path = time.strftime("%Y%m%d-%H%M%S"), self.path.resolve()
-        with durable.writable(path):
+        with durable.wrap_os_errors(path):
             path.rename(path.with_name(f"{path.name}.{stamp}"))
 
 

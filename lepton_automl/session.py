@@ -93,8 +93,8 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
         skip_corrupt=config.skip_corrupt,
         quarantine=folder.quarantine,
         emit=emit,
-    ).counting(config.balance)
-    audit.report(dataset, emit)
+    ).with_balance(config.balance)
+    audit.emit_findings(dataset, emit)
     known = _flipping(known or space.load(_default_space(dataset)), allowed=not config.no_flip)
     warm = _claimed(config, folder, dataset, known, model)
     if table is not None:
@@ -102,7 +102,7 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     with _held(folder, started) as ledger:
         emit = ledger.live.following(emit)
         with ledger.live.working(_command(config)):
-            durable.sweep(config.out)
+            durable.remove_leftovers(config.out)
             if begun_with := warm.keep(ledger):
                 emit(Event("search", begun_with))
             yield Session(
@@ -222,7 +222,7 @@ def _check_objectives(config: RunConfig) -> None:
     known = plugins.names("objectives")
     for name in config.objectives:
         if name not in known:
-            raise plugins.unknown(name, known, "objective")
+            raise plugins.unknown_name(name, known, "objective")
     if "accuracy" not in config.objectives or len(set(config.objectives)) < len(config.objectives):
         raise ConfigError(
             f"--objective {','.join(config.objectives)}: accuracy must be among them, each once",
@@ -233,12 +233,12 @@ def _check_objectives(config: RunConfig) -> None:
 def _flipping(known: SearchSpace, *, allowed: bool) -> SearchSpace:
     if allowed:
         return known
-    if True not in {value for knob in known.train_knobs("flip") for value in knob.values}:
+    if True not in {value for knob in known.train_parameters("flip") for value in knob.values}:
         raise ConfigError(
             f"--no-flip has no effect: the search space {known.name} never flips pictures",
             fix="leave it out",
         )
-    return known.fixing("flip", value=False)
+    return known.with_fixed("flip", value=False)
 
 
 def _default_space(dataset: Dataset) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lepton_automl.errors import DataError
 from lepton_automl.sources import PARTS
 
-SHARES = {"validation": 0.15, "test": 0.15}
+_FRACTIONS = {"validation": 0.15, "test": 0.15}
 """Part -> share of the undivided samples that it gets where the data bring none."""
 
 
@@ -76,7 +76,7 @@ def _by_class(labels: NDArray[np.int64], wanted: list[str], seed: int) -> NDArra
         members = rng.permutation(np.flatnonzero(labels == label))
         start = 0
         for part in wanted:
-            count = max(1, round(SHARES[part] * len(members)))
+            count = max(1, round(_FRACTIONS[part] * len(members)))
             drawn[members[start : start + count]] = part
             start += count
     return drawn
@@ -92,7 +92,9 @@ def _by_group(
     names, places = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), int(labels.max()) + 1))
     np.add.at(counts, (places, labels), 1)
-    shares = np.array([1 - sum(SHARES[part] for part in wanted), *(SHARES[p] for p in wanted)])
+    shares = np.array(
+        [1 - sum(_FRACTIONS[part] for part in wanted), *(_FRACTIONS[p] for p in wanted)]
+    )
     want = np.maximum(shares[:, None] * counts.sum(0), 1e-9)
     have = np.zeros_like(want)
     chosen = np.zeros(len(names), dtype=np.int64)

@@ -13,7 +13,7 @@ from lepton_automl import ecosystem, front, ladder_plot, shares
 from lepton_automl.compress import Measure, Work
 from lepton_automl.compress.ladder import Compressed
 from lepton_automl.compress.ladder import compress as climb
-from lepton_automl.dataset import labelled
+from lepton_automl.dataset import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.model import Model
 from lepton_automl.proof import Outcome, write_and_prove
@@ -118,7 +118,7 @@ def compressed(
     """
     dataset, size, ledger = session.dataset, best.arch.input[:2], session.ledger
     train, validation = (
-        labelled(dataset.files(part, size, session.folder.cache))
+        load_labelled(dataset.decoded_files(part, size, session.folder.cache))
         for part in ("train", "validation")
     )
     work = Work(

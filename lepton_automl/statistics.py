@@ -11,18 +11,18 @@ import numpy as np
 
 from lepton_automl import balance, grouping
 from lepton_automl.balance import Strata
-from lepton_automl.grouping import Bounds
+from lepton_automl.grouping import Interval
 
 Status = Literal["holds", "broken", "undecided"]
 
-ONE_SIDED = 0.90
+ONE_SIDED_LEVEL = 0.90
 """The two-sided level whose two ends are one-sided 95 % bounds."""
-MOST_SAMPLES = 1e8
+_MAX_SAMPLES = 1e8
 """Where more samples than this would be needed, none are named."""
 
 
 @dataclass(frozen=True)
-class Drop:
+class AccuracyDrop:
     """Accuracy points (0 to 100) that a file loses against its reference on the same samples.
 
     Negative where the file is better. Intervals are two-sided 95 %, bounds one-sided 95 %.
@@ -42,7 +42,7 @@ class Drop:
     """Samples only the file gets right; likewise."""
 
 
-def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
+def wilson_interval(correct: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of a share.
 
     Parameters
@@ -64,7 +64,7 @@ def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
     """
     if n == 0:
         return 0.0, 1.0
-    z2 = grouping.normal(level) ** 2
+    z2 = grouping.normal_quantile(level) ** 2
     share = correct / n
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -73,13 +73,13 @@ def wilson(correct: float, n: float, level: float = 0.95) -> Bounds:
     return low, high
 
 
-def interval(
+def accuracy_interval(
     correct: np.ndarray,
     groups: np.ndarray | None = None,
     strata: Strata = None,
     seed: int = 0,
     level: float = 0.95,
-) -> Bounds:
+) -> Interval:
     """Interval of an accuracy: Wilson's, or by draws where there are groups or classes count.
 
     Whole groups are drawn; without groups each class is drawn from itself. The wider of the
@@ -108,11 +108,13 @@ def interval(
     and Pacifici 2015, J. Survey Stat. Methodol. 3, 484 (Wilson's interval, effective samples).
     """
     right = np.asarray(correct).astype(float)
-    share = balance.effective_share(right, groups, strata, level)
-    score = wilson(balance.total(right, strata) * share, len(right) * share, level)
+    share = balance.effective_fraction(right, groups, strata, level)
+    score = wilson_interval(
+        balance.balanced_total(right, strata) * share, len(right) * share, level
+    )
     if (groups is None and strata is None) or not len(right):
         return score
-    drawn = balance.drawn_means(right, groups, strata, seed, level)
+    drawn = balance.bootstrap_interval(right, groups, strata, seed, level)
     # Influence values of groups that hold other classes than most may leave 0 to 1.
     return max(0.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
 
@@ -123,7 +125,7 @@ def paired_drop(
     groups: np.ndarray | None = None,
     strata: Strata = None,
     seed: int = 0,
-) -> Drop:
+) -> AccuracyDrop:
     """How much accuracy is lost between two classifiers on the same samples.
 
     Tango's score interval, whose one-sided bound is his test of non-inferiority; with groups, or
@@ -144,31 +146,34 @@ def paired_drop(
     Laake 2014, Statistics in Medicine 33, 2850.
     """
     before, after = np.asarray(reference_correct, bool), np.asarray(file_correct, bool)
-    lost, won = balance.total(before & ~after, strata), balance.total(after & ~before, strata)
+    lost, won = (
+        balance.balanced_total(before & ~after, strata),
+        balance.balanced_total(after & ~before, strata),
+    )
     change, n = before.astype(float) - after.astype(float), len(before)
 
-    def bounds(level: float) -> Bounds:
-        share = balance.effective_share(change, groups, strata, level)
-        score = tango(lost * share, won * share, n * share, level)
+    def bounds(level: float) -> Interval:
+        share = balance.effective_fraction(change, groups, strata, level)
+        score = tango_interval(lost * share, won * share, n * share, level)
         if (groups is None and strata is None) or not n:
             return score
-        drawn = balance.drawn_means(change, groups, strata, seed, level)
+        drawn = balance.bootstrap_interval(change, groups, strata, seed, level)
         return max(-1.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
 
     low, high = bounds(0.95)
-    lower, upper = bounds(ONE_SIDED)
+    lower, upper = bounds(ONE_SIDED_LEVEL)
     points = 100 * (lost - won) / n if n else 0.0
-    return Drop(points, 100 * low, 100 * high, 100 * lower, 100 * upper, n, lost, won)
+    return AccuracyDrop(points, 100 * low, 100 * high, 100 * lower, 100 * upper, n, lost, won)
 
 
-def tango(lost: float, won: float, n: float, level: float = 0.95) -> Bounds:
+def tango_interval(lost: float, won: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of the difference (lost - won) / n of two paired shares, each -1 to 1.
 
     Source: Tango 1998, Statistics in Medicine 17, 891, equations 8 to 13.
     """
     if n <= 0:
         return -1.0, 1.0
-    z, seen = grouping.normal(level), (lost - won) / n
+    z, seen = grouping.normal_quantile(level), (lost - won) / n
 
     def beyond(delta: float) -> float:
         """How far the score at `delta` is outside the interval; falls with |delta - seen|."""
@@ -180,7 +185,7 @@ def tango(lost: float, won: float, n: float, level: float = 0.95) -> Bounds:
 
 
 def judge_accuracy(
-    correct: float, n: int, minimum: float, bounds: Bounds | None = None
+    correct: float, n: int, minimum: float, bounds: Interval | None = None
 ) -> tuple[Status, int | None]:
     """Whether an accuracy is at least `minimum`, as a one-sided 95 % bound says.
 
@@ -199,7 +204,7 @@ def judge_accuracy(
         `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
         share stay as it is (None: no number would).
     """
-    alone = wilson(correct, n, ONE_SIDED)
+    alone = wilson_interval(correct, n, ONE_SIDED_LEVEL)
     low, high = bounds or alone
     if low >= minimum:
         return "holds", None
@@ -209,12 +214,16 @@ def judge_accuracy(
     if seen == minimum:
         return "undecided", None
     # Wilson's bound passes `minimum` where the score test does, so its equation solves for n.
-    needed = minimum * (1 - minimum) * (grouping.normal(ONE_SIDED) / (seen - minimum)) ** 2
+    needed = (
+        minimum
+        * (1 - minimum)
+        * (grouping.normal_quantile(ONE_SIDED_LEVEL) / (seen - minimum)) ** 2
+    )
     end = 0 if seen > minimum else 1
     return "undecided", _whole(needed * _inflation(seen, (low, high)[end], alone[end]), n)
 
 
-def judge_drop(drop: Drop, limit: float) -> tuple[Status, int | None]:
+def judge_drop(drop: AccuracyDrop, limit: float) -> tuple[Status, int | None]:
     """Whether a drop is at most `limit` points, as a one-sided 95 % bound says.
 
     Returns
@@ -227,14 +236,14 @@ def judge_drop(drop: Drop, limit: float) -> tuple[Status, int | None]:
     return status, samples_to_decide(drop, limit) if status == "undecided" else None
 
 
-def drop_status(drop: Drop, limit: float) -> Status:
+def drop_status(drop: AccuracyDrop, limit: float) -> Status:
     """Compare the one-sided 95 % bounds of a drop with `limit`, in accuracy points."""
     if drop.upper <= limit:
         return "holds"
     return "broken" if drop.lower > limit else "undecided"
 
 
-def samples_to_decide(drop: Drop, limit: float) -> int | None:
+def samples_to_decide(drop: AccuracyDrop, limit: float) -> int | None:
     """Samples at which the one-sided 95 % bound passes `limit` points if the rates stay.
 
     Tango's bound passes `limit` where his score at `limit` is the normal quantile. With fixed
@@ -256,9 +265,9 @@ def samples_to_decide(drop: Drop, limit: float) -> int | None:
     if drop.n == 0 or drop.points == limit:
         return None
     pair = _variance(drop.lost, drop.won, drop.n, limit / 100)
-    needed = pair * (100 * grouping.normal(ONE_SIDED) / (drop.points - limit)) ** 2
+    needed = pair * (100 * grouping.normal_quantile(ONE_SIDED_LEVEL) / (drop.points - limit)) ** 2
     end = 1 if drop.points < limit else 0
-    alone = 100 * tango(drop.lost, drop.won, drop.n, ONE_SIDED)[end]
+    alone = 100 * tango_interval(drop.lost, drop.won, drop.n, ONE_SIDED_LEVEL)[end]
     return _whole(needed * _inflation(drop.points, (drop.lower, drop.upper)[end], alone), drop.n)
 
 
@@ -289,4 +298,4 @@ def _root(rising: Callable[[float], float], low: float, high: float) -> float:
 
 
 def _whole(needed: float, n: int) -> int | None:
-    return None if needed > MOST_SAMPLES else max(math.ceil(needed), n + 1)
+    return None if needed > _MAX_SAMPLES else max(math.ceil(needed), n + 1)

@@ -72,7 +72,7 @@ def load(name: str = DEFAULT) -> Target:
     """
     table = _table()
     if name not in table:
-        raise plugins.unknown(name, list(table), "target")
+        raise plugins.unknown_name(name, list(table), "target")
     return _target(name, table[name])
 
 

@@ -24,7 +24,7 @@ from lepton_automl.errors import LeptonError
 from lepton_automl.evaluate import TrainingSlot, to_device
 from lepton_automl.loss import Forward, Loss
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.network import build, weights_of
+from lepton_automl.network import build_network, extract_weights
 from lepton_automl.optimizers import Optimizer, lr_schedule
 from lepton_automl.parallel import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.recipe import Recipe
@@ -32,7 +32,7 @@ from lepton_automl.snapshot import NO_CHECKPOINT, Checkpoint, Stateful
 from lepton_automl.stepping import StepFunction, TrainStep
 
 if TYPE_CHECKING:
-    from lepton_automl.dataset import Labelled
+    from lepton_automl.dataset import LabelledTensors
 
 OnBatch = Callable[[int, int], None]
 """Callback after every batch: (batches done, batches in total)."""
@@ -61,7 +61,7 @@ def _ignore_batch(done: int, total: int) -> None:
 
 def initial_model(arch: Arch, preprocessing: Preprocessing, seed: int) -> Model:
     """An untrained model of `arch`, its weights initialised from `seed`."""
-    return Model(arch, weights_of(build(arch, seed=seed)), preprocessing)
+    return Model(arch, extract_weights(build_network(arch, seed=seed)), preprocessing)
 
 
 class TrainOptions(TypedDict):
@@ -80,7 +80,7 @@ class TrainOptions(TypedDict):
 
 def fit(
     model: Model,
-    data: Labelled,
+    data: LabelledTensors,
     recipe: Recipe,
     *,
     teachers: Sequence[Model] = (),
@@ -113,7 +113,7 @@ def fit(
         If the loss becomes infinite or not a number.
     """
     device = options.get("device", CPU)
-    network = build(model.arch, model.weights)
+    network = build_network(model.arch, model.weights)
     saved: Checkpoint = NO_CHECKPOINT
     if checkpoint is not None:
         saved = _open_checkpoint(checkpoint, model, data, recipe, teachers, options)
@@ -126,14 +126,14 @@ def fit(
             network, data, model.preprocessing, seed=options["seed"], device=device
         )
     return dataclasses.replace(
-        model, weights=weights_of(network), qparams=None, metrics={}, parent=model.digest
+        model, weights=extract_weights(network), qparams=None, metrics={}, parent=model.digest
     )
 
 
 def _open_checkpoint(
     path: Path,
     model: Model,
-    data: Labelled,
+    data: LabelledTensors,
     recipe: Recipe,
     teachers: Sequence[Model],
     options: TrainOptions,
@@ -167,7 +167,7 @@ def _ensemble(networks: Sequence[nn.Module]) -> Forward | None:
 
 def train_loop(
     network: nn.Module,
-    data: Labelled,
+    data: LabelledTensors,
     preprocessing: Preprocessing,
     recipe: Recipe,
     *,
@@ -269,7 +269,7 @@ def _mean_loss(total: Tensor, count: int, step: int) -> float:
 @torch.no_grad()
 def recalibrate_batchnorm(
     network: nn.Module,
-    data: Labelled,
+    data: LabelledTensors,
     preprocessing: Preprocessing,
     *,
     seed: int,

@@ -18,7 +18,7 @@ import numpy as np
 
 from lepton_automl import judging, manifest, onnxfile, targets
 from lepton_automl.about import About, read_about
-from lepton_automl.asking import answer_of
+from lepton_automl.asking import run_json
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.golden import golden_problems, parity_of
@@ -29,7 +29,8 @@ from lepton_automl.measuring import figures, file_problems
 from lepton_automl.verdict import PairedDrop, Parity, Precision, Verdict, overall
 
 PROGRAM = (
-    "from lepton_automl.lifeline import hold; hold(); from lepton_automl.verify import main; main()"
+    "from lepton_automl.lifeline import exit_with_parent; exit_with_parent(); "
+    "from lepton_automl.verify import main; main()"
 )
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
@@ -155,7 +156,7 @@ def verify_in_fresh_process(request: Request) -> Verdict:
             fix="free some memory, then run the same command",
         )
 
-    answer = answer_of(PROGRAM, request.to_json(), "verification", died)
+    answer = run_json(PROGRAM, request.to_json(), "verification", died)
     return Verdict.from_document(answer)
 
 
@@ -172,8 +173,8 @@ def saturation(target: str, machine: Machine) -> tuple[str, ...]:
 
 def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
     """Classes (N,) int64 that the float winner before pruning gives to pixels (N, H, W, C)."""
-    session = onnxfile.session((folder / REFERENCE).read_bytes())
-    classes: np.ndarray = onnxfile.probabilities(session, pixels).argmax(1).astype(np.int64)
+    session = onnxfile.open_session((folder / REFERENCE).read_bytes())
+    classes: np.ndarray = onnxfile.predict_probabilities(session, pixels).argmax(1).astype(np.int64)
     return classes
 
 
@@ -263,7 +264,7 @@ def _evidence(
     groups = None if request.groups is None else np.asarray(request.groups)
     right = {}
     for name, file in files.items():
-        answers = onnxfile.probabilities(onnxfile.session(file), pixels)
+        answers = onnxfile.predict_probabilities(onnxfile.open_session(file), pixels)
         right[name] = Evidence(
             answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
         )

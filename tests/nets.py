@@ -15,7 +15,7 @@ from lepton_automl.layers import Layer
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Model, Preprocessing
-from lepton_automl.network import build, weights_of
+from lepton_automl.network import build_network, extract_weights
 
 WIDTHS = (4, 5, 8, 12, 16)
 
@@ -53,7 +53,7 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
     preprocessing = Preprocessing(
         zero_point=int(torch.randint(60, 180, (), generator=generator)), scale=1 / 64
     )
-    network = build(arch, seed=seed)
+    network = build_network(arch, seed=seed)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -66,7 +66,7 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
             noise = torch.rand(norm.num_features, generator=generator)
             norm.running_var.mul_(0.7 + 0.6 * noise).add_(1e-3)
             norm.running_mean.add_(0.2 * (noise - 0.5) * norm.running_var.sqrt())
-    return Model(arch, weights_of(network), preprocessing)
+    return Model(arch, extract_weights(network), preprocessing)
 
 
 def random_pixels(arch: Arch, n: int, seed: int = 0) -> torch.Tensor:
@@ -81,7 +81,7 @@ def random_pixels(arch: Arch, n: int, seed: int = 0) -> torch.Tensor:
 
 def _random_layer(kind: type[Layer], rng: random.Random, activations: tuple[str, ...]) -> Layer:
     values: dict[str, Any] = {}
-    for name, about in kind.searchable().items():
+    for name, about in kind.searchable_fields().items():
         if name == "activation":
             values[name] = rng.choice(activations)
         elif about["kind"] == "choice":

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.arch import Arch, chain, type_name
+from lepton_automl.arch import Arch, chain, layer_name
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import ACTIVATIONS
 from lepton_automl.layers.conv import Conv
@@ -64,7 +64,7 @@ def test_a_chain_must_end_with_a_head():
 
 
 def test_a_layer_is_named_after_its_file():
-    assert [type_name(layer) for layer in (Conv(), MBConv(), Head())] == ["conv", "mbconv", "head"]
+    assert [layer_name(layer) for layer in (Conv(), MBConv(), Head())] == ["conv", "mbconv", "head"]
 
 
 @pytest.mark.parametrize(

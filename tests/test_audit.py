@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.audit import audit, report
+from lepton_automl.audit import audit, emit_findings
 from lepton_automl.dataset import open_dataset
 from tests.pictures import random_pictures, write_npz
 
@@ -74,7 +74,7 @@ def test_classes_with_few_test_pictures_are_found(dataset):
 
 def test_findings_are_told_with_the_way_out(dataset):
     events = []
-    findings = report(dataset(y_test=(np.arange(40) < 9).astype(int)), events.append)
+    findings = emit_findings(dataset(y_test=(np.arange(40) < 9).astype(int)), events.append)
     assert len(findings) == len(events) == 1
     assert findings[0].message in events[0].message
     assert findings[0].fix in events[0].message
@@ -86,7 +86,7 @@ def test_a_rare_class_is_told_with_what_it_means(dataset):
     assert (finding.kind, finding.count) == ("uneven classes", 1)
     assert "1 has 6 train pictures, 0 34: every picture counts alike" in finding.message
     assert "--balance on" in finding.fix
-    (finding,) = audit(uneven.counting("auto"))
+    (finding,) = audit(uneven.with_balance("auto"))
     assert "every class counts alike" in finding.message
     assert "balanced accuracy" in finding.message
     assert "--balance off" in finding.fix

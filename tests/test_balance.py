@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from lepton_automl import balance, train
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct
 from tests.test_train import PLAIN, fresh, stripes
 
@@ -33,17 +33,17 @@ def test_the_mean_of_what_is_right_is_balanced_accuracy(pairs):
     wanted = np.mean(recall_score(labels, answers, average=None, labels=np.unique(labels)))
     if len(np.unique(labels)) > 1:
         assert wanted == pytest.approx(balanced_accuracy_score(labels, answers))
-    assert balance.mean(answers == labels, labels) == pytest.approx(wanted)
-    assert balance.total(answers == labels, labels) == pytest.approx(wanted * len(labels))
+    assert balance.balanced_mean(answers == labels, labels) == pytest.approx(wanted)
+    assert balance.balanced_total(answers == labels, labels) == pytest.approx(wanted * len(labels))
 
 
 @given(st.lists(st.booleans(), min_size=1))
 def test_where_every_sample_counts_alike_nothing_is_changed(right):
     values = np.array(right)
-    assert balance.mean(values, None) == values.mean()
-    assert balance.total(values, None) == values.sum()
-    assert balance.influence(values, None).tolist() == values.tolist()
-    assert balance.effective_share(values, None, None, LEVEL) == 1.0
+    assert balance.balanced_mean(values, None) == values.mean()
+    assert balance.balanced_total(values, None) == values.sum()
+    assert balance.influence_values(values, None).tolist() == values.tolist()
+    assert balance.effective_fraction(values, None, None, LEVEL) == 1.0
 
 
 @given(st.lists(st.integers(0, 5), min_size=2))
@@ -77,7 +77,7 @@ def test_only_classes_of_one_size_are_even():
 def test_influence_values_have_the_mean_and_the_spread_of_balanced_accuracy():
     labels, chances = sized(400, 50, 20), np.array([0.95, 0.8, 0.6])
     right = np.random.default_rng(1).random(len(labels)) < chances[labels]
-    values = balance.influence(right, labels)
+    values = balance.influence_values(right, labels)
     recalls = np.array([right[labels == k].mean() for k in range(3)])
     by_hand = (recalls * (1 - recalls) / np.array([400, 50, 20])).sum() / 9
     assert values.mean() == pytest.approx(recalls.mean())
@@ -86,18 +86,18 @@ def test_influence_values_have_the_mean_and_the_spread_of_balanced_accuracy():
 
 def test_effective_samples_spread_as_balanced_accuracy_does():
     labels, rng = sized(500, 60, 30, 10), np.random.default_rng(2)
-    drawn = [balance.mean(rng.random(600) < 0.8, labels) for _ in range(4000)]
-    share = balance.effective_share(np.ones(600), None, labels, LEVEL)
+    drawn = [balance.balanced_mean(rng.random(600) < 0.8, labels) for _ in range(4000)]
+    share = balance.effective_fraction(np.ones(600), None, labels, LEVEL)
     assert np.var(drawn) == pytest.approx(0.8 * 0.2 / (600 * share), rel=0.1)
-    assert balance.effective_share(np.ones(90), None, sized(30, 30, 30), LEVEL) == 1.0
+    assert balance.effective_fraction(np.ones(90), None, sized(30, 30, 30), LEVEL) == 1.0
 
 
 def test_a_rare_class_that_is_often_wrong_makes_samples_worth_less():
     labels, rng, chances = sized(500, 60, 20), np.random.default_rng(7), np.array([0.99, 0.95, 0.6])
     rights = [rng.random(580) < chances[labels] for _ in range(4000)]
-    means = [balance.mean(right, labels) for right in rights]
+    means = [balance.balanced_mean(right, labels) for right in rights]
     effective = np.mean(means) * (1 - np.mean(means)) / np.var(means)
-    shares = [balance.effective_share(right, None, labels, LEVEL) for right in rights[:500]]
+    shares = [balance.effective_fraction(right, None, labels, LEVEL) for right in rights[:500]]
     assert np.median(shares) * 580 == pytest.approx(effective, rel=0.15)
 
 
@@ -115,9 +115,11 @@ def test_the_bootstrap_is_that_of_a_plain_loop(change):
             each.append(own.mean() + (drawn - own.mean()) * np.sqrt(len(own) / (len(own) - 1)))
         means.append(np.mean(each))
     wanted = np.quantile(means, [0.025, 0.975])
-    assert balance.drawn_means(values, None, labels, 0, LEVEL) == pytest.approx(wanted, abs=0.006)
-    again = balance.drawn_means(values, None, labels, 0, LEVEL)
-    assert again == balance.drawn_means(values, None, labels, 0, LEVEL)
+    assert balance.bootstrap_interval(values, None, labels, 0, LEVEL) == pytest.approx(
+        wanted, abs=0.006
+    )
+    again = balance.bootstrap_interval(values, None, labels, 0, LEVEL)
+    assert again == balance.bootstrap_interval(values, None, labels, 0, LEVEL)
 
 
 def test_groups_are_drawn_whole_and_their_classes_count_alike():
@@ -132,26 +134,26 @@ def test_groups_are_drawn_whole_and_their_classes_count_alike():
         common, rare = rng.integers(0, 48, 48), 48 + rng.integers(0, 12, 12)
         means.append((good[common].mean() + good[rare].mean()) / 2)
     low, high = np.quantile(means, [0.025, 0.975])
-    found = balance.drawn_means(right, groups, labels, 0, LEVEL)
+    found = balance.bootstrap_interval(right, groups, labels, 0, LEVEL)
     # A little wider: quantiles are Student's.
     assert high - low < found[1] - found[0] < 1.15 * (high - low)
-    alone = balance.effective_share(right, None, labels, LEVEL)
-    assert balance.effective_share(right, groups, labels, LEVEL) < 0.15 * alone
+    alone = balance.effective_fraction(right, None, labels, LEVEL)
+    assert balance.effective_fraction(right, groups, labels, LEVEL) < 0.15 * alone
 
 
 def test_a_class_with_one_sample_and_a_class_without_give_numbers():
     labels = np.array([0] * 30 + [2])
     right = np.arange(31) != 3
-    assert balance.mean(right, labels) == pytest.approx((29 / 30 + 1) / 2)
-    low, high = balance.drawn_means(right, None, labels, 0, LEVEL)
-    assert low < balance.mean(right, labels) < high
-    assert np.isfinite(balance.influence(right, labels)).all()
+    assert balance.balanced_mean(right, labels) == pytest.approx((29 / 30 + 1) / 2)
+    low, high = balance.bootstrap_interval(right, None, labels, 0, LEVEL)
+    assert low < balance.balanced_mean(right, labels) < high
+    assert np.isfinite(balance.influence_values(right, labels)).all()
 
 
 @pytest.mark.parametrize("n", [4, 6, 40])
 def test_few_samples_of_a_class_spread_as_their_unbiased_variance_says(n):
     labels, values = np.repeat(np.arange(8), n), np.random.default_rng(8).random(8 * n)
-    low, high = balance.drawn_means(values, None, labels, 0, LEVEL)
+    low, high = balance.bootstrap_interval(values, None, labels, 0, LEVEL)
     variances = [values[labels == k].var(ddof=1) / n for k in range(8)]
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(sum(variances)) / 8, rel=0.05)
 
@@ -161,7 +163,7 @@ def uneven(count=400, rare=10, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.arange(count) < rare).long()
     noise = torch.randint(0, 200, (count, 8, 8, 1), generator=generator)
-    return Labelled((noise + 6 * labels[:, None, None, None]).to(torch.uint8), labels)
+    return LabelledTensors((noise + 6 * labels[:, None, None, None]).to(torch.uint8), labels)
 
 
 def test_where_classes_count_alike_a_rare_class_is_recognised_as_often_as_a_common_one():
@@ -183,7 +185,7 @@ def test_one_picture_of_a_class_and_classes_absent_from_batches_train(kind, samp
     data = stripes(samples, classes=1)
     labels = data.labels.clone()
     labels[-1] = 2  # one picture of the third class, none of the second
-    data = Labelled(data.pixels, labels, is_balanced=True)
+    data = LabelledTensors(data.pixels, labels, is_balanced=True)
     recipe = dataclasses.replace(PLAIN, batch_size=batch, augment=1.0, **kind)
     model = train.fit(fresh(), data, recipe, epochs=6, seed=0, teachers=[fresh(1)])
     assert all(torch.isfinite(w).all() for w in model.weights.values())
@@ -196,7 +198,7 @@ def test_the_only_picture_of_a_class_is_learnt_and_its_weight_spoils_nothing():
     pixels = data.pixels.clone()
     pixels[599] = stripes(3).pixels[2]
     recipe = dataclasses.replace(PLAIN, lr=0.2)
-    lone = Labelled(pixels, labels, is_balanced=True)
+    lone = LabelledTensors(pixels, labels, is_balanced=True)
     model = train.fit(fresh(), lone, recipe, epochs=8, seed=0)
     right = is_correct(model, lone)
     assert right[-1]

@@ -10,7 +10,7 @@ import torch
 
 from lepton_automl import batches
 from lepton_automl.batches import Loader, fits_on_device
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
 
@@ -23,7 +23,7 @@ def numbered(count=10):
     """Picture n is n + 1 everywhere, but 101 + n in its left column; its label is n."""
     pixels = torch.arange(1, count + 1, dtype=torch.uint8)[:, None, None, None].repeat(1, 8, 8, 1)
     pixels[:, :, 0] += 100
-    return Labelled(pixels, torch.arange(count))
+    return LabelledTensors(pixels, torch.arange(count))
 
 
 def made(recipe, epochs=3, data=None):
@@ -118,7 +118,7 @@ def test_mapped_pictures_are_read_from_their_file_and_not_copied(tmp_path):
     path = tmp_path / "pixels.npy"
     np.save(path, np.arange(64 * 16, dtype=np.uint8).reshape(64, 4, 4, 1))
     mapped = torch.from_numpy(np.load(path, mmap_mode="c"))
-    there = made(PLAIN, data=Labelled(mapped, torch.arange(64)))
+    there = made(PLAIN, data=LabelledTensors(mapped, torch.arange(64)))
     assert there.pixels.data_ptr() == mapped.data_ptr()
 
 

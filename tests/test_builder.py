@@ -20,7 +20,7 @@ class Fields:
 @pytest.fixture
 def build():
     builder = Builder(8, 6, 3)
-    builder.enter(0, Fields())
+    builder.begin_layer(0, Fields())
     return builder
 
 

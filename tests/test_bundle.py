@@ -102,7 +102,7 @@ def test_a_bundle_half_rewritten_is_not_complete(original, folder, monkeypatch):
     def full_disk(path, content):
         written.append(path)
         if len(written) == 3:
-            raise durable.storage_error(path, OSError(errno.ENOSPC, "No space left on device"))
+            raise durable.write_error(path, OSError(errno.ENOSPC, "No space left on device"))
         return write(path, content)
 
     monkeypatch.setattr(durable, "write", full_disk)

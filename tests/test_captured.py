@@ -10,7 +10,7 @@ import torch
 from lepton_automl import arithmetic, captured, train
 from lepton_automl.batches import Loader
 from lepton_automl.captured import _WARMUP_STEPS, CudaGraphStep
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.loss import Loss
 from lepton_automl.optimizers import Optimizer
 from lepton_automl.recipe import Recipe
@@ -25,7 +25,7 @@ def training(recipe=RECIPE, record=None, steps=None):
     """A net, its batches, and what takes its steps: plain ones, or recorded ones."""
     model = random_model(random_arch(3), 3)
     pixels = random_pixels(model.arch, 64, 3)
-    data = Labelled(pixels, torch.arange(64) % model.arch.classes)
+    data = LabelledTensors(pixels, torch.arange(64) % model.arch.classes)
     network = model.network().train()
     batches = Loader(data, model.preprocessing, recipe, 6, 0, CPU)
     optimizer = Optimizer(network.parameters(), recipe, batches.batch_size)
@@ -127,7 +127,7 @@ def test_on_a_gpu_graphs_are_used_and_learn_as_much(optimizer, monkeypatch):
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
     model = random_model(random_arch(3), 3)
     pixels = random_pixels(model.arch, 256, 3)
-    data, made = Labelled(pixels, torch.arange(256) % model.arch.classes), []
+    data, made = LabelledTensors(pixels, torch.arange(256) % model.arch.classes), []
     record = captured.capture_cuda_graph
     monkeypatch.setattr(captured, "capture_cuda_graph", lambda work: made.append(1) or record(work))
     losses = []

@@ -19,13 +19,13 @@ from lepton_automl.cost import (
     peak_ram_bytes,
     static_cost,
 )
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.mbconv import MBConv
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from tests.nets import random_arch, random_model
 
 ANY = ("relu", "relu6", "hswish", "silu", "none")
@@ -50,13 +50,13 @@ def stored_parameters(file: bytes) -> dict[str, int]:
 @pytest.mark.parametrize("seed", range(8))
 def test_bytes_are_those_in_the_file(seed):
     arch = random_arch(seed, activations=ANY)
-    file = random_int8(arch, 64)
+    file = random_int8_onnx(arch, 64)
     found = static_cost(arch, 64)
     stored = stored_parameters(file)
     assert found.size_bytes == len(file)
     assert found.weight_bytes == stored["weights"]
     assert found.parameter_bytes == stored["all"]
-    real = float_model(random_model(arch), LABELS, {})
+    real = float_onnx(random_model(arch), LABELS, {})
     stored = stored_parameters(real)
     found = file_cost(arch, real, value_bytes=4)
     assert (found.weight_bytes, found.parameter_bytes) == (stored["weights"], stored["all"])
@@ -82,7 +82,7 @@ def test_peak_ram_keeps_what_a_gate_multiplies():
 
 def test_a_larger_net_takes_longer_in_the_same_rounds():
     large = chain((32, 32, 3), [Stem(32), Conv(32), MBConv(32), Head()], 5)
-    files = {"small": random_int8(SMALL, 64), "large": random_int8(large, 64)}
+    files = {"small": random_int8_onnx(SMALL, 64), "large": random_int8_onnx(large, 64)}
     found = Stopwatch().measure(files, rounds=5, seconds=0.05)
     assert found["large"].ratio > 3 * found["small"].ratio
     for one in found.values():

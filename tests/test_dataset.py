@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from lepton_automl import decode
-from lepton_automl.dataset import labelled, open_dataset
+from lepton_automl.dataset import load_labelled, open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from tests.pictures import random_pictures, tree, write_folder, write_npz
 
@@ -98,11 +98,11 @@ def test_pictures_of_one_grey_have_a_finite_scale(tmp_path):
 
 
 def test_files_are_written_once_and_mapped(digits, tmp_path):
-    files = digits.files("validation", (8, 8), tmp_path)
+    files = digits.decoded_files("validation", (8, 8), tmp_path)
     before = tree(tmp_path)
-    assert digits.files("validation", (8, 8), tmp_path) == files
+    assert digits.decoded_files("validation", (8, 8), tmp_path) == files
     assert tree(tmp_path) == before
-    data = labelled(files)
+    data = load_labelled(files)
     assert data.pixels.dtype == torch.uint8
     assert data.labels.dtype == torch.int64
     np.testing.assert_array_equal(data.pixels, digits.pixels("validation", (8, 8)))
@@ -110,29 +110,29 @@ def test_files_are_written_once_and_mapped(digits, tmp_path):
 
 
 def test_writing_to_mapped_tensors_leaves_the_files_alone(digits, tmp_path):
-    files = digits.files("validation", (8, 8), tmp_path)
+    files = digits.decoded_files("validation", (8, 8), tmp_path)
     before = tree(tmp_path)
-    labelled(files).pixels.zero_()
+    load_labelled(files).pixels.zero_()
     assert tree(tmp_path) == before
 
 
 def test_a_damaged_cache_file_is_made_anew(digits, tmp_path):
-    files = digits.files("validation", (8, 8), tmp_path)
+    files = digits.decoded_files("validation", (8, 8), tmp_path)
     whole = files.pixels.read_bytes()
-    other = digits.files("test", (8, 8), tmp_path).pixels.read_bytes()
+    other = digits.decoded_files("test", (8, 8), tmp_path).pixels.read_bytes()
     for damage in (b"", whole[:60], whole[: len(whole) // 2], other):
         files.pixels.write_bytes(damage)
-        digits.files("validation", (8, 8), tmp_path)
+        digits.decoded_files("validation", (8, 8), tmp_path)
         assert files.pixels.read_bytes() == whole
 
 
 def test_parts_sizes_and_splits_do_not_share_cache_files(digits, tmp_path):
     other = open_dataset("digits", seed=1)
     made = [
-        digits.files("validation", (8, 8), tmp_path),
-        digits.files("train", (8, 8), tmp_path),
-        digits.files("validation", (4, 4), tmp_path),
-        other.files("validation", (8, 8), tmp_path),
+        digits.decoded_files("validation", (8, 8), tmp_path),
+        digits.decoded_files("train", (8, 8), tmp_path),
+        digits.decoded_files("validation", (4, 4), tmp_path),
+        other.decoded_files("validation", (8, 8), tmp_path),
     ]
     assert len({files.pixels for files in made}) == 4
 
@@ -222,21 +222,21 @@ def test_every_class_counts_alike_where_one_is_rare_or_it_is_asked_for(uneven, d
         ("auto", digits, False),
         ("on", digits, True),
     ]:
-        counted = data.counting(asked)
+        counted = data.with_balance(asked)
         assert [part.is_balanced for part in counted.parts] == [expected] * 3
         assert counted.fingerprint == data.fingerprint
-    counted = uneven.counting("auto")
+    counted = uneven.with_balance("auto")
     assert counted.test.strata is counted.test.labels
-    data = labelled(counted.files("train", (4, 4), tmp_path))
+    data = load_labelled(counted.decoded_files("train", (4, 4), tmp_path))
     assert data.strata.tolist() == counted.train.labels.tolist()
     assert data.first(3).strata.tolist() == counted.train.labels[:3].tolist()
-    assert labelled(uneven.files("train", (4, 4), tmp_path)).strata is None
+    assert load_labelled(uneven.decoded_files("train", (4, 4), tmp_path)).strata is None
 
 
 def test_asking_for_what_makes_no_difference_is_refused(tmp_path):
     arrays = {"x": random_pictures(40, (4, 4, 1)), "y": np.arange(40) % 2}
     even = open_dataset(write_npz(tmp_path / "e.npz", **arrays))
     with pytest.raises(ConfigError, match="--balance on has no effect") as caught:
-        even.counting("on")
+        even.with_balance("on")
     assert caught.value.fix == "leave it out"
-    assert even.counting("auto") is even.counting("off") is even
+    assert even.with_balance("auto") is even.with_balance("off") is even

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.decode import decode, each, eight_bits, inspect
+from lepton_automl.decode import check_picture, decode, map_in_threads, to_uint8
 from lepton_automl.errors import DataError
 from tests.pictures import random_pictures
 
@@ -37,12 +37,12 @@ def test_every_exif_orientation_is_set_upright(tmp_path, orientation, ending):
     options = {"exif": exif, "lossless": True} if ending == "webp" else {"exif": exif}
     path = saved(tmp_path / f"a.{ending}", np.ascontiguousarray(STORED[orientation]), **options)
     np.testing.assert_array_equal(decode(path, 3), UPRIGHT)
-    assert inspect(path).size == (6, 4)
+    assert check_picture(path).size == (6, 4)
 
 
 def test_damaged_exif_does_not_hide_a_sound_picture(tmp_path):
     path = saved(tmp_path / "a.png", UPRIGHT, exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff")
-    (pixels,) = each(lambda file: decode(file, 3), [path])
+    (pixels,) = map_in_threads(lambda file: decode(file, 3), [path])
     np.testing.assert_array_equal(pixels, UPRIGHT)
 
 
@@ -53,12 +53,12 @@ def test_sixteen_bit_grey_is_divided_by_257_and_rounded(tmp_path):
         path = saved(tmp_path / f"a.{ending}", values)
         np.testing.assert_array_equal(decode(path, 1)[..., 0], expected)
         np.testing.assert_array_equal(decode(path, 3)[..., 2], expected)
-        assert inspect(path).is_grey
+        assert check_picture(path).is_grey
 
 
 def test_all_sixteen_bit_values_go_to_the_nearest_of_256():
     values = np.arange(65536)
-    np.testing.assert_array_equal(eight_bits(values), np.rint(values / 257))
+    np.testing.assert_array_equal(to_uint8(values), np.rint(values / 257))
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "tif"])
@@ -76,7 +76,7 @@ def test_transparent_pixels_lie_over_white(tmp_path, ending):
 def test_grey_with_transparency_stays_grey(tmp_path):
     pixels = np.stack([np.full((3, 3), 100), np.full((3, 3), 0)], -1).astype(np.uint8)
     path = saved(tmp_path / "a.png", Image.fromarray(pixels))
-    assert inspect(path).is_grey
+    assert check_picture(path).is_grey
     assert (decode(path, 1) == 255).all()
 
 
@@ -102,15 +102,15 @@ def test_of_a_moving_gif_the_first_frame_counts(tmp_path):
         frame.putpalette([0, 0, 0, 200, 10, 10, 10, 10, 200])
     path = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
     assert (decode(path, 3) == (200, 10, 10)).all()
-    assert inspect(path).size == (4, 5)
-    assert not inspect(path).is_grey
+    assert check_picture(path).size == (4, 5)
+    assert not check_picture(path).is_grey
 
 
 def test_a_palette_of_greys_is_grey(tmp_path):
     image = Image.new("P", (2, 2), 1)
     image.putpalette([0, 0, 0, 77, 77, 77])
     path = saved(tmp_path / "a.png", image)
-    assert inspect(path).is_grey
+    assert check_picture(path).is_grey
     assert (decode(path, 1) == 77).all()
 
 
@@ -143,7 +143,7 @@ def test_shrinking_averages_all_pixels_and_drops_none():
 
 def test_floating_point_pictures_are_refused_with_the_reason(tmp_path):
     path = saved(tmp_path / "a.tif", np.ones((3, 3), np.float32))
-    for reader in (inspect, lambda file: decode(file, 1)):
+    for reader in (check_picture, lambda file: decode(file, 1)):
         with pytest.raises(DataError, match="floating-point"):
             reader(path)
 
@@ -151,7 +151,7 @@ def test_floating_point_pictures_are_refused_with_the_reason(tmp_path):
 def test_32_bit_values_beyond_16_bits_are_refused(tmp_path):
     path = saved(tmp_path / "a.tif", np.full((3, 3), 70000, np.int32))
     with pytest.raises(DataError, match="70000"):
-        inspect(path)
+        check_picture(path)
 
 
 BAD = {
@@ -171,7 +171,7 @@ def test_damaged_files_are_named_and_not_decoded(tmp_path, name):
     whole = [saved(tmp_path / f"whole.{ending}", pixels).read_bytes() for ending in ("jpg", "png")]
     path = tmp_path / name
     path.write_bytes(BAD[name](*whole))
-    for reader in (inspect, lambda file: decode(file, 3)):
+    for reader in (check_picture, lambda file: decode(file, 3)):
         with pytest.raises(DataError, match=name) as caught:
             reader(path)
         assert "--skip-corrupt" in caught.value.fix
@@ -180,7 +180,7 @@ def test_damaged_files_are_named_and_not_decoded(tmp_path, name):
 def test_missing_files_and_folders_are_data_errors(tmp_path):
     for path in (tmp_path / "no.png", tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
-            inspect(path)
+            check_picture(path)
 
 
 def test_pictures_beyond_pillows_limit_are_refused(tmp_path, monkeypatch):
@@ -189,10 +189,10 @@ def test_pictures_beyond_pillows_limit_are_refused(tmp_path, monkeypatch):
     for size in (23, 11):  # Pillow only warns of the first.
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", size)
         with pytest.raises(DataError, match=r"pixels"):
-            each(inspect, [path])
+            map_in_threads(check_picture, [path])
 
 
 def test_many_are_worked_on_in_order():
     ticks = []
-    assert each(lambda x: x * x, range(50), ticks.append) == [x * x for x in range(50)]
+    assert map_in_threads(lambda x: x * x, range(50), ticks.append) == [x * x for x in range(50)]
     assert ticks == list(range(1, 51))

@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
     ],
 )
 def test_what_the_system_says_becomes_a_message_with_the_path_and_a_way_out(number, words):
-    error = durable.storage_error(Path("/runs/x"), OSError(number, os.strerror(number)))
+    error = durable.write_error(Path("/runs/x"), OSError(number, os.strerror(number)))
     assert isinstance(error, MachineError)
     assert words in error.what
     assert "/runs/x" in error.what
@@ -108,5 +108,5 @@ def test_what_killed_writers_left_is_swept_away_and_nothing_else(tmp_path):
     for path in left:
         path.touch()
     assert all(map(durable.is_leftover, left))
-    durable.sweep(tmp_path)
+    durable.remove_leftovers(tmp_path)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct, onnx_probabilities, predict_logits
 from tests.nets import random_arch, random_model
 
@@ -45,7 +45,7 @@ def test_accuracy_marks_the_samples_whose_largest_logit_is_the_label(model, pixe
     answers = predict_logits(model, pixels).argmax(1)
     labels = answers.clone()
     labels[4] = (labels[4] + 1) % 3
-    right = is_correct(model, Labelled(pixels, labels))
+    right = is_correct(model, LabelledTensors(pixels, labels))
     assert right.dtype == bool
     assert np.flatnonzero(~right).tolist() == [4]
 

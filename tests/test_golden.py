@@ -14,7 +14,7 @@ from tests.foreign.test_wrapping import wrap
 def stored(folder: Path, shift: float) -> dict[str, bytes]:
     """Golden samples whose int8 answers are off by `shift`."""
     file, (pixels, _) = wrap(models.model()).file, models.pictures(8)
-    answers = onnxfile.probabilities(onnxfile.session(file), pixels)
+    answers = onnxfile.predict_probabilities(onnxfile.open_session(file), pixels)
     for name, array in (
         (GOLDEN, pixels),
         (GOLDEN_ANSWERS[FLOAT], answers),

@@ -36,15 +36,15 @@ def test_every_axis_of_every_cuttable_value_is_in_exactly_one_width():
 def test_readers_are_the_operations_that_read_a_value():
     graph = chain((8, 8, 8), [ConvLayer(out=8), Residual(out=8), Head()], 3).graph
     value = graph.ops[0].y
-    assert [op.name for op in graph.readers(value)] == ["1/first", "1/add"]
+    assert [op.name for op in graph.consumers(value)] == ["1/first", "1/add"]
 
 
 def test_weights_are_owned_by_convolutions_and_products_in_order():
     graph = chain((8, 8, 8), [ConvLayer(out=8), SepConv(), Head()], 3).graph
-    assert [op.name for op in graph.weighted] == [
+    assert [op.name for op in graph.weighted_ops] == [
         "0/conv",
         "1/depthwise",
         "1/pointwise",
         "2/logits",
     ]
-    assert all(isinstance(op, (Conv, Linear)) for op in graph.weighted)
+    assert all(isinstance(op, (Conv, Linear)) for op in graph.weighted_ops)

@@ -5,7 +5,7 @@ import pytest
 
 from lepton_automl.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.intake import name_of
+from lepton_automl.intake import dataset_name
 from tests.pictures import random_pictures, tree, write_folder, write_npz
 
 
@@ -22,7 +22,7 @@ from tests.pictures import random_pictures, tree, write_folder, write_npz
     ],
 )
 def test_runs_are_called_after_the_data(data, name):
-    assert name_of(data) == name
+    assert dataset_name(data) == name
 
 
 def test_equal_pictures_stay_together_when_we_divide(tmp_path):

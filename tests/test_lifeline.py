@@ -12,8 +12,8 @@ from tests.searching import is_alive
 
 CHILD = """
 import sys, time
-from lepton_automl.lifeline import hold
-hold()
+from lepton_automl.lifeline import exit_with_parent
+exit_with_parent()
 print("held", flush=True)
 time.sleep(60)
 """

@@ -9,7 +9,7 @@ import torch
 
 from lepton_automl.arch import chain
 from lepton_automl.batches import Batch
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
@@ -118,6 +118,6 @@ def test_what_all_logits_have_in_common_does_not_drift():
         labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
     recipe = Recipe(optimizer="muon", lr=0.02, batch_size=32, weight_decay=0.0)
     course = {"epochs": 60, "seed": 0, "distill_weight": 1.0}
-    after = fit(model, Labelled(pixels, labels), recipe, teachers=(model,), **course)
+    after = fit(model, LabelledTensors(pixels, labels), recipe, teachers=(model,), **course)
     common = [each.weights["3/logits.weight"].mean(0).norm() for each in (model, after)]
     assert common[1] < 2 * common[0]  # four times without the loss's care

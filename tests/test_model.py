@@ -17,7 +17,7 @@ from tests.nets import random_arch, random_model
 def quantized():
     model = random_model(random_arch(7), 7)
     rng = np.random.default_rng(0)
-    ops = list(model.arch.graph.weighted)
+    ops = list(model.arch.graph.weighted_ops)
     qparams = QParams(
         {op.y.name: float(np.float32(rng.random())) for op in model.arch.graph.ops},
         {op.y.name: int(rng.integers(0, 256)) for op in model.arch.graph.ops},

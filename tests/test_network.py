@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_automl.graph import ACTIVATIONS
-from lepton_automl.network import build, clamped, weights_of
+from lepton_automl.network import apply_clamp, build_network, extract_weights
 from tests.nets import random_arch, random_model
 
 seeds = st.integers(0, 10_000)
@@ -28,7 +28,7 @@ def test_every_value_has_the_shape_that_the_graph_says(seed):
         shapes[name] = tuple(value.shape[1:])
         return value
 
-    logits = build(arch).eval()(pixels(arch), keep)
+    logits = build_network(arch).eval()(pixels(arch), keep)
     said = {op.y.name: (op.y.channels, op.y.height, op.y.width) for op in arch.graph.ops}
     said[arch.graph.output.name] = (arch.classes,)
     assert shapes == said
@@ -40,7 +40,7 @@ def test_every_value_has_the_shape_that_the_graph_says(seed):
 def test_a_network_rebuilt_from_its_weights_computes_the_same(seed):
     model = random_model(random_arch(seed), seed)
     x = pixels(model.arch)
-    copy = build(model.arch, weights_of(model.network())).eval()
+    copy = build_network(model.arch, extract_weights(model.network())).eval()
     assert torch.equal(copy(x), model.network()(x))
 
 
@@ -48,7 +48,7 @@ def test_the_seed_decides_the_first_weights_and_leaves_torchs_generator_alone():
     arch = random_arch(3)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, same, other = (weights_of(build(arch, seed=s)) for s in (1, 1, 2))
+    one, same, other = (extract_weights(build_network(arch, seed=s)) for s in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
@@ -56,10 +56,10 @@ def test_the_seed_decides_the_first_weights_and_leaves_torchs_generator_alone():
 
 def test_weights_are_copies_named_after_their_operation():
     arch = random_arch(0)
-    network = build(arch)
-    weights = weights_of(network)
+    network = build_network(arch)
+    weights = extract_weights(network)
     expected = set()
-    for op in arch.graph.weighted:
+    for op in arch.graph.weighted_ops:
         parts = ("bias",) if op.name.endswith("logits") else ("weight", "bias")
         norms = () if parts == ("bias",) else (*parts, "running_mean", "running_var")
         expected |= {f"{op.name}.weight"} | {f"{op.name}.norm.{p}" for p in norms}
@@ -75,10 +75,10 @@ def test_weights_are_copies_named_after_their_operation():
 def test_a_folded_network_owns_biases_and_no_normalisation():
     model = random_model(random_arch(2))
     folded = {k: v for k, v in model.weights.items() if ".norm." not in k}
-    folded |= {f"{op.name}.bias": torch.ones(op.y.channels) for op in model.arch.graph.weighted}
-    network = build(model.arch, folded).eval()
+    folded |= {f"{op.name}.bias": torch.ones(op.y.channels) for op in model.arch.graph.weighted_ops}
+    network = build_network(model.arch, folded).eval()
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
-    assert set(weights_of(network)) == set(folded)
+    assert set(extract_weights(network)) == set(folded)
     op = model.arch.graph.ops[0]
     seen = {}
     x = pixels(model.arch)
@@ -93,18 +93,18 @@ def test_missing_weights_are_an_error_and_not_left_random():
     weights = dict(model.weights)
     del weights[next(name for name in weights if name.endswith("norm.weight"))]
     with pytest.raises(RuntimeError, match="Missing key"):
-        build(model.arch, weights)
+        build_network(model.arch, weights)
 
 
 def test_what_looks_at_a_value_may_replace_it():
     arch = random_arch(4)
-    network = build(arch).eval()
+    network = build_network(arch).eval()
     logits = network(pixels(arch), lambda name, value: torch.zeros_like(value))
     assert torch.equal(logits, torch.zeros(2, arch.classes))
 
 
 def test_clamps():
     x = torch.tensor([-1.0, 0.5, 7.0])
-    assert clamped(x, "none").tolist() == [-1.0, 0.5, 7.0]
-    assert clamped(x, "relu").tolist() == [0.0, 0.5, 7.0]
-    assert clamped(x, "relu6").tolist() == [0.0, 0.5, 6.0]
+    assert apply_clamp(x, "none").tolist() == [-1.0, 0.5, 7.0]
+    assert apply_clamp(x, "relu").tolist() == [0.0, 0.5, 7.0]
+    assert apply_clamp(x, "relu6").tolist() == [0.0, 0.5, 6.0]

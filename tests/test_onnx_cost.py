@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from lepton_automl.cost import file_cost
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.onnx_cost import onnx_cost
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from tests.nets import random_arch, random_model
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_float_files_of_ours_cost_what_their_graph_says(seed: int) -> None:
     model = random_model(random_arch(seed))
-    file = float_model(model, [str(n) for n in range(model.arch.classes)], {})
+    file = float_onnx(model, [str(n) for n in range(model.arch.classes)], {})
     read, told = onnx_cost(file, 4), file_cost(model.arch, file, 4)
     assert (read.size_bytes, read.macs) == (told.size_bytes, told.macs)
     assert read.weight_bytes == told.weight_bytes
@@ -23,7 +23,7 @@ def test_float_files_of_ours_cost_what_their_graph_says(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_int8_files_of_ours_too(seed: int) -> None:
     arch = random_arch(seed)
-    file = random_int8(arch, 127)
+    file = random_int8_onnx(arch, 127)
     read, told = onnx_cost(file, 1), file_cost(arch, file, 1)
     assert read.macs == told.macs
     assert read.weight_bytes == told.weight_bytes

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 
 from lepton_automl import __version__
-from lepton_automl.onnxfile import Writer, metadata_of, probabilities, session
+from lepton_automl.onnxfile import OnnxWriter, open_session, predict_probabilities, read_metadata
 
 
 def doubling_file(**metadata: str) -> bytes:
     """Two classes from a 1x2 picture: softmax of its pixels' values."""
-    write = Writer()
+    write = OnnxWriter()
     flat = write.node("Flatten", "pixels")
     one = write.constant(np.float32(1))
     real = write.node("DequantizeLinear", flat, one, write.constant(np.uint8(100)))
@@ -23,13 +23,15 @@ def test_a_written_file_runs_for_any_number_of_pictures_and_batch():
     pixels = np.array([[100, 100], [101, 100], [100, 103]], np.uint8).reshape(3, 1, 2, 1)
     expected = np.array([[0.5, 0.5], [np.e, 1], [1, np.e**3]])
     expected /= expected.sum(1, keepdims=True)
-    opened = session(doubling_file())
+    opened = open_session(doubling_file())
     for batch in (1, 2, 64):
-        np.testing.assert_allclose(probabilities(opened, pixels, batch), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            predict_probabilities(opened, pixels, batch), expected, rtol=1e-5
+        )
 
 
 def test_equal_constants_are_stored_once_and_others_apart():
-    write = Writer()
+    write = OnnxWriter()
     zero = write.constant(np.uint8(0))
     assert write.constant(np.array(0, np.uint8)) == zero
     others = [np.uint8(1), np.int8(0), np.zeros(1, np.uint8), np.float32(0)]
@@ -37,7 +39,7 @@ def test_equal_constants_are_stored_once_and_others_apart():
 
 
 def test_constants_are_read_back_as_they_were_given():
-    write = Writer()
+    write = OnnxWriter()
     arrays = [
         np.arange(-6, 6, dtype=np.int8).reshape(2, 2, 3).transpose(2, 0, 1),
         np.array([1.5, -2.25], np.float32),
@@ -52,7 +54,7 @@ def test_constants_are_read_back_as_they_were_given():
 
 
 def test_names_stay_unique_when_one_letter_is_not_enough():
-    write = Writer()
+    write = OnnxWriter()
     names = [write.constant(np.full(2, n, np.int32)) for n in range(300)]
     assert len(set(names)) == 300
     assert max(map(len, names)) == 2
@@ -65,13 +67,13 @@ def test_the_same_graph_gives_the_same_bytes():
 
 def test_metadata_is_read_back():
     file = doubling_file(labels=json.dumps(["Äpfel", "b"]), dataset="abc")
-    assert metadata_of(file)["dataset"] == "abc"
-    assert json.loads(metadata_of(file)["labels"]) == ["Äpfel", "b"]
+    assert read_metadata(file)["dataset"] == "abc"
+    assert json.loads(read_metadata(file)["labels"]) == ["Äpfel", "b"]
     assert onnx.ModelProto.FromString(file).producer_version == __version__
 
 
 def test_sessions_use_one_thread_and_every_optimisation():
-    options = session(doubling_file()).get_session_options()
+    options = open_session(doubling_file()).get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert options.graph_optimization_level.name == "ORT_ENABLE_ALL"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

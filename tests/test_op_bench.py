@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import nnls
 
 from lepton_automl import op_bench
-from lepton_automl.machine import NOTED_FLAGS, this_machine
+from lepton_automl.machine import REPORTED_FLAGS, this_machine
 
 
 def test_the_program_needs_nothing_but_numpy_and_onnxruntime():
@@ -45,7 +45,7 @@ def test_errors_are_of_nets_that_were_held_back():
 
 def test_the_machine_is_told_as_everywhere_else():
     found, here = op_bench.machine(), this_machine()
-    assert op_bench.NOTED_FLAGS == NOTED_FLAGS
+    assert op_bench.NOTED_FLAGS == REPORTED_FLAGS
     assert found["cpu"] == here.cpu
     assert tuple(found["flags"]) == here.flags
 

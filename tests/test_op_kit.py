@@ -9,7 +9,7 @@ import pytest
 from lepton_automl import op_bench, op_kit
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.latency_model import FEATURES, read_table
-from lepton_automl.onnxfile import session
+from lepton_automl.onnxfile import open_session
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_kit_lists_every_file_and_every_feature_occurs(kit):
     assert tuple(listed["features"]) == FEATURES
     assert {name for net in listed["nets"] for name in net["features"]} >= set(FEATURES)
     for net in listed["nets"][::10]:
-        session((kit / net["file"]).read_bytes())
+        open_session((kit / net["file"]).read_bytes())
 
 
 def test_the_program_of_a_kit_runs_without_the_package(kit, tmp_path):

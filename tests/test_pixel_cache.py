@@ -40,18 +40,18 @@ def test_a_part_larger_than_the_memory_it_takes_is_decoded(tmp_path):
     command = [sys.executable, "-c", MANY, str(picture), str(out)]
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert out.stat().st_size > 300e6
-    assert grown < 3 * pixel_cache.BLOCK_BYTES
+    assert grown < 3 * pixel_cache._BLOCK_BYTES
     mapped, wanted = np.load(out, mmap_mode="r"), np.asarray(Image.open(picture))
     for place in (0, 436, 437, 3999):  # A block holds 436.
         assert (mapped[place] == wanted).all()
 
 
 def test_blocks_come_in_order_and_the_file_is_what_numpy_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(pixel_cache, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(pixel_cache, "_BLOCK_BYTES", 100)
     pictures = tuple(np.full((4, 4), number, np.uint8) for number in range(13))
-    made = list(pixel_cache.blocks(pictures, 1, (4, 4)))
+    made = list(pixel_cache.decode_blocks(pictures, 1, (4, 4)))
     assert [len(block) for block in made] == [6, 6, 1]
-    pixel_cache.keep(tmp_path / "a.npy", (13, 4, 4, 1), BYTES, lambda: made)
+    pixel_cache.cache_array(tmp_path / "a.npy", (13, 4, 4, 1), BYTES, lambda: made)
     np.save(tmp_path / "b.npy", np.concatenate(made))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
@@ -61,10 +61,10 @@ def test_what_is_there_is_kept_and_what_is_damaged_made_anew(tmp_path):
         raise AssertionError("it is there already")
 
     path, ones = tmp_path / "a.npy", np.ones((3, 2), np.uint8)
-    pixel_cache.keep(path, ones.shape, BYTES, lambda: [ones])
-    pixel_cache.keep(path, ones.shape, BYTES, unwanted)
+    pixel_cache.cache_array(path, ones.shape, BYTES, lambda: [ones])
+    pixel_cache.cache_array(path, ones.shape, BYTES, unwanted)
     path.write_bytes(path.read_bytes()[:-2])
-    pixel_cache.keep(path, ones.shape, BYTES, lambda: [ones])
+    pixel_cache.cache_array(path, ones.shape, BYTES, lambda: [ones])
     assert (np.load(path) == 1).all()
 
 
@@ -72,12 +72,12 @@ def test_pictures_that_went_bad_leave_nothing_behind(tmp_path):
     picture = written(tmp_path, (8, 8))
     pictures = (picture, tmp_path / "gone.png")
     with pytest.raises(DataError, match="gone"):
-        pixel_cache.keep(
+        pixel_cache.cache_array(
             tmp_path / "out" / "a.npy",
             (2, 8, 8, 3),
             BYTES,
-            lambda: pixel_cache.blocks(pictures, 3, (8, 8)),
+            lambda: pixel_cache.decode_blocks(pictures, 3, (8, 8)),
         )
     assert not list((tmp_path / "out").iterdir())
     with pytest.raises(MachineError):
-        pixel_cache.keep(Path("/proc/a.npy"), (1,), BYTES, lambda: [np.ones(1, np.uint8)])
+        pixel_cache.cache_array(Path("/proc/a.npy"), (1,), BYTES, lambda: [np.ones(1, np.uint8)])

@@ -64,7 +64,7 @@ def test_a_name_that_is_no_file_of_the_folder_is_unknown(name):
 
 
 def test_the_error_kind_and_the_word_for_the_thing_can_be_chosen():
-    error = plugins.unknown("tyni", ["mobile", "tiny"], "search space", SpaceError)
+    error = plugins.unknown_name("tyni", ["mobile", "tiny"], "search space", SpaceError)
     assert type(error) is SpaceError
     assert str(error) == (
         "'tyni' is not a search space\n  fix: did you mean 'tiny'? choose one of: mobile, tiny"
@@ -72,7 +72,7 @@ def test_the_error_kind_and_the_word_for_the_thing_can_be_chosen():
 
 
 def test_no_nearest_name_is_claimed_where_none_is_near():
-    assert "did you mean" not in plugins.unknown("xyz", ["mobile", "tiny"], "search space").fix
+    assert "did you mean" not in plugins.unknown_name("xyz", ["mobile", "tiny"], "search space").fix
 
 
 def test_an_entry_point_of_another_package_is_a_member(third_party):

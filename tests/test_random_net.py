@@ -11,11 +11,11 @@ from lepton_automl.compress.integers import quantize
 from lepton_automl.cost import (
     static_cost,
 )
-from lepton_automl.exporters.onnx import int8_model
+from lepton_automl.exporters.onnx import int8_onnx
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
-from lepton_automl.onnxfile import session
-from lepton_automl.random_net import random_int8, random_qparams
+from lepton_automl.onnxfile import open_session
+from lepton_automl.random_net import random_int8_onnx, random_qparams
 from tests.nets import random_arch, random_model, random_pixels
 
 ANY = ("relu", "relu6", "hswish", "silu", "none")
@@ -28,7 +28,7 @@ def test_random_weights_make_a_file_as_large_as_real_ones(seed):
     arch = random_arch(seed, activations=ANY)
     model = fold(random_model(arch, seed))
     pixels = random_pixels(arch, 32, seed)
-    real = int8_model(quantize(model, calibrate(model, pixels), 64), LABELS, {})
+    real = int8_onnx(quantize(model, calibrate(model, pixels), 64), LABELS, {})
     assert static_cost(arch, 64).size_bytes == pytest.approx(len(real), rel=0.02, abs=60)
 
 
@@ -36,12 +36,12 @@ def test_random_values_neither_vanish_nor_saturate():
     lively = []
     for seed in range(6):
         arch = random_arch(seed, activations=ANY)
-        model = onnx.ModelProto.FromString(random_int8(arch, 64, seed))
+        model = onnx.ModelProto.FromString(random_int8_onnx(arch, 64, seed))
         names = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"]
         for name in names:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, 2, None))
         pixels = random_pixels(arch, 8, seed).numpy()
-        for value in session(model.SerializeToString()).run(names, {"pixels": pixels}):
+        for value in open_session(model.SerializeToString()).run(names, {"pixels": pixels}):
             lively.append(((value > 0) & (value < 255)).mean() > 0.1 and np.unique(value).size > 3)
     assert np.mean(lively) > 0.95
 
@@ -53,5 +53,5 @@ def test_weights_use_the_whole_limit_and_no_more():
 
 
 def test_random_parameters_depend_on_the_seed_only():
-    assert random_int8(SMALL, 64, 1) == random_int8(SMALL, 64, 1)
-    assert random_int8(SMALL, 64, 1) != random_int8(SMALL, 64, 2)
+    assert random_int8_onnx(SMALL, 64, 1) == random_int8_onnx(SMALL, 64, 1)
+    assert random_int8_onnx(SMALL, 64, 1) != random_int8_onnx(SMALL, 64, 2)

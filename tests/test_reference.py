@@ -13,11 +13,11 @@ from lepton_automl.compress.calibrate import calibrate
 from lepton_automl.compress.fold import fold
 from lepton_automl.compress.integers import quantize
 from lepton_automl.errors import ArchError
-from lepton_automl.exporters.onnx import float_model, int8_model
+from lepton_automl.exporters.onnx import float_onnx, int8_onnx
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
-from lepton_automl.onnxfile import Writer, session
-from lepton_automl.random_net import random_int8
+from lepton_automl.onnxfile import OnnxWriter, open_session
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.reference import exposed, integer_reference
 from tests.nets import random_arch, random_model, random_pixels
 
@@ -31,7 +31,7 @@ def half_even(x: Fraction) -> int:
 
 def one_operator(build) -> bytes:
     """A file around one operator on the 2x2 pixels, dequantized by scale 1/2, zero point 10."""
-    write = Writer()
+    write = OnnxWriter()
     pixels = write.node("Transpose", "pixels", perm=[0, 3, 1, 2])
     x = write.node(
         "DequantizeLinear", pixels, write.constant(np.float32(0.5)), write.constant(np.uint8(10))
@@ -57,7 +57,7 @@ def one_operator(build) -> bytes:
     return write.file((2, 2, 1), 4, {})
 
 
-def eighth(write: Writer) -> str:
+def eighth(write: OnnxWriter) -> str:
     scale, zero = write.constant(np.float32(0.125)), write.constant(np.uint8(0))
     return write.node("DequantizeLinear", write.constant(np.uint8(1)), scale, zero)
 
@@ -89,7 +89,7 @@ def test_an_operator_of_one_element_is_exact_arithmetic_rounded_half_to_even(kin
 
 
 def test_a_mean_is_exact_arithmetic():
-    write = Writer()
+    write = OnnxWriter()
     pixels = write.node("Transpose", "pixels", perm=[0, 3, 1, 2])
     half, ten = write.constant(np.float32(0.5)), write.constant(np.uint8(10))
     x = write.node("DequantizeLinear", pixels, half, ten)
@@ -124,7 +124,7 @@ def convolved(x, weight, bias, stride, pad, groups):
 @pytest.mark.parametrize("layer", ["conv", "sepconv"])
 def test_convolutions_are_exact_sums_of_products(layer):
     arch = random_arch(2, input=(5, 6, 3), layers=(layer,), activations=("none",))
-    model = onnx.ModelProto.FromString(random_int8(arch, 127, 3))
+    model = onnx.ModelProto.FromString(random_int8_onnx(arch, 127, 3))
     stored = [n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"]
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {n.output[0]: n for n in model.graph.node}
@@ -163,17 +163,20 @@ def test_trained_like_weights_give_what_onnx_runtime_gives(seed):
     arch = random_arch(seed + 60, activations=ANY)
     model = fold(random_model(arch, seed))
     pixels = random_pixels(arch, 48, seed)
-    file = int8_model(quantize(model, calibrate(model, pixels), 64), LABELS, {})
+    file = int8_onnx(quantize(model, calibrate(model, pixels), 64), LABELS, {})
     expected = integer_reference(file).run(pixels.numpy())
-    _, stored = session(exposed(file)).run(None, {"pixels": pixels.numpy()})
+    _, stored = open_session(exposed(file)).run(None, {"pixels": pixels.numpy()})
     assert np.abs(stored.astype(int) - expected.last_quantized).max() <= 1
-    shipped = session(file).run(None, {"pixels": pixels.numpy()})[0]
+    shipped = open_session(file).run(None, {"pixels": pixels.numpy()})[0]
     np.testing.assert_allclose(shipped, expected.probabilities, atol=0.02)
 
 
 def test_calling_the_reference_gives_probabilities():
     arch = chain((8, 8, 1), [Stem(4), Head()], 5)
-    reference, pixels = integer_reference(random_int8(arch, 64)), random_pixels(arch, 3).numpy()
+    reference, pixels = (
+        integer_reference(random_int8_onnx(arch, 64)),
+        random_pixels(arch, 3).numpy(),
+    )
     np.testing.assert_array_equal(reference(pixels), reference.run(pixels).probabilities)
     np.testing.assert_allclose(reference(pixels).sum(1), 1, rtol=1e-6)
 
@@ -181,7 +184,7 @@ def test_calling_the_reference_gives_probabilities():
 def test_a_float_file_is_refused():
     arch = chain((8, 8, 1), [Stem(4), Head()], 5)
     with pytest.raises(ArchError, match="float tensors"):
-        integer_reference(float_model(random_model(arch), LABELS, {}))(
+        integer_reference(float_onnx(random_model(arch), LABELS, {}))(
             random_pixels(arch, 1).numpy()
         )
 
@@ -194,7 +197,7 @@ def test_an_unknown_operator_is_refused():
 
 def test_a_bias_with_a_scale_of_its_own_is_refused():
     arch = chain((8, 8, 1), [Stem(4), Head()], 5)
-    model = onnx.ModelProto.FromString(random_int8(arch, 64))
+    model = onnx.ModelProto.FromString(random_int8_onnx(arch, 64))
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     maker = next(node for node in model.graph.node if node.output[0] == conv.input[2])
     scale = next(t for t in model.graph.initializer if t.name == maker.input[1])
@@ -205,7 +208,7 @@ def test_a_bias_with_a_scale_of_its_own_is_refused():
 
 def test_sums_beyond_32_bits_are_refused():
     arch = chain((8, 8, 1), [Stem(4), Head()], 5)
-    model = onnx.ModelProto.FromString(random_int8(arch, 64))
+    model = onnx.ModelProto.FromString(random_int8_onnx(arch, 64))
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     maker = next(node for node in model.graph.node if node.output[0] == conv.input[2])
     bias = next(t for t in model.graph.initializer if t.name == maker.input[0])

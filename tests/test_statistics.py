@@ -14,13 +14,13 @@ from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl import balance, statistics
 from lepton_automl.statistics import (
-    ONE_SIDED,
-    interval,
+    ONE_SIDED_LEVEL,
+    accuracy_interval,
     judge_accuracy,
     judge_drop,
     paired_drop,
-    tango,
-    wilson,
+    tango_interval,
+    wilson_interval,
 )
 
 
@@ -35,11 +35,11 @@ def pairs(both, lost, won, neither):
 def test_wilson_equals_scipy(n, data, level):
     correct = data.draw(st.integers(0, n))
     theirs = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
-    assert wilson(correct, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert wilson_interval(correct, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 def test_wilson_without_samples_knows_nothing():
-    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def constrained_score(lost, won, n, delta):
@@ -63,20 +63,20 @@ def constrained_score(lost, won, n, delta):
 
 @pytest.mark.parametrize(("lost", "won", "n"), [(7, 2, 100), (1, 9, 60), (12, 12, 300), (3, 1, 20)])
 def test_tango_ends_are_where_the_likelihood_score_is_the_quantile(lost, won, n):
-    low, high = tango(lost, won, n)
+    low, high = tango_interval(lost, won, n)
     assert constrained_score(lost, won, n, low) == pytest.approx(1.95996, abs=1e-3)
     assert constrained_score(lost, won, n, high) == pytest.approx(-1.95996, abs=1e-3)
 
 
 def test_tango_without_disagreement_is_wilson_of_no_success():
-    low, high = tango(0, 0, 360, ONE_SIDED)
-    assert high == pytest.approx(wilson(0, 360, ONE_SIDED)[1], abs=1e-9)
+    low, high = tango_interval(0, 0, 360, ONE_SIDED_LEVEL)
+    assert high == pytest.approx(wilson_interval(0, 360, ONE_SIDED_LEVEL)[1], abs=1e-9)
     assert low == pytest.approx(-high)
 
 
 def test_tango_mirrors():
-    low, high = tango(5, 2, 80)
-    other_low, other_high = tango(2, 5, 80)
+    low, high = tango_interval(5, 2, 80)
+    other_low, other_high = tango_interval(2, 5, 80)
     assert (low, high) == pytest.approx((-other_high, -other_low))
 
 
@@ -88,7 +88,7 @@ def test_one_sided_drop_bound_covers_by_exact_enumeration(p_lost, p_won, n):
             chance = stats.multinomial.pmf(
                 [lost, won, n - lost - won], n, [p_lost, p_won, 1 - p_lost - p_won]
             )
-            if chance > 1e-7 and tango(lost, won, n, ONE_SIDED)[1] < truth:
+            if chance > 1e-7 and tango_interval(lost, won, n, ONE_SIDED_LEVEL)[1] < truth:
                 missed += chance
     assert missed < 0.06
 
@@ -98,7 +98,7 @@ def test_wilson_covers_by_exact_enumeration(share, n):
     covered = sum(
         stats.binom.pmf(k, n, share)
         for k in range(n + 1)
-        if wilson(k, n)[0] <= share <= wilson(k, n)[1]
+        if wilson_interval(k, n)[0] <= share <= wilson_interval(k, n)[1]
     )
     assert covered > 0.93
 
@@ -113,14 +113,14 @@ def grouped(rng, groups, size, share, correlation):
 
 @pytest.mark.parametrize(("groups", "share"), [(12, 0.8), (40, 0.97)])
 def test_group_bootstrap_covers_where_wilson_does_not(groups, share, monkeypatch):
-    monkeypatch.setattr("lepton_automl.grouping.ROUNDS", 400)
+    monkeypatch.setattr("lepton_automl.grouping.BOOTSTRAP_SAMPLES", 400)
     rng = np.random.default_rng(3)
     ours = theirs = 0
     for trial in range(200):
         right, member = grouped(rng, groups, 10, share, 0.3)
-        low, high = interval(right, member, seed=trial)
+        low, high = accuracy_interval(right, member, seed=trial)
         ours += low <= share <= high
-        low, high = wilson(int(right.sum()), len(right))
+        low, high = wilson_interval(int(right.sum()), len(right))
         theirs += low <= share <= high
     assert ours >= 0.9 * 200
     assert theirs < 0.8 * 200
@@ -129,25 +129,27 @@ def test_group_bootstrap_covers_where_wilson_does_not(groups, share, monkeypatch
 def test_groups_of_one_are_nearly_independent_samples():
     rng = np.random.default_rng(0)
     right = rng.random(500) < 0.9
-    alone = wilson(int(right.sum()), 500)
-    assert interval(right, np.arange(500)) == pytest.approx(alone, abs=0.006)
+    alone = wilson_interval(int(right.sum()), 500)
+    assert accuracy_interval(right, np.arange(500)) == pytest.approx(alone, abs=0.006)
 
 
 def test_groups_that_all_agree_count_as_one_sample_each():
-    low, high = interval(np.ones(1000, bool), np.repeat(np.arange(10), 100))
+    low, high = accuracy_interval(np.ones(1000, bool), np.repeat(np.arange(10), 100))
     assert high == 1.0
-    assert low == pytest.approx(wilson(10, 10)[0], abs=0.07)
-    assert low < wilson(10, 10)[0]
+    assert low == pytest.approx(wilson_interval(10, 10)[0], abs=0.07)
+    assert low < wilson_interval(10, 10)[0]
 
 
 def test_group_names_may_be_text_and_the_draws_repeat():
     right = np.array([1, 0, 1, 1, 0, 1], bool)
     names = np.array(["a", "a", "b", "b", "c", "c"])
-    assert interval(right, names, seed=5) == interval(right, np.repeat([0, 1, 2], 2), seed=5)
+    assert accuracy_interval(right, names, seed=5) == accuracy_interval(
+        right, np.repeat([0, 1, 2], 2), seed=5
+    )
 
 
 def test_one_group_says_next_to_nothing():
-    low, high = interval(np.array([1, 1, 1, 0], bool), np.zeros(4))
+    low, high = accuracy_interval(np.array([1, 1, 1, 0], bool), np.zeros(4))
     assert (low, high) == (0.0, 1.0)
 
 
@@ -179,7 +181,7 @@ def test_as_many_samples_as_named_do_decide_a_drop(lost, won, limit):
     assert status == "undecided"
 
     def ends(n):
-        return [100 * e for e in tango(lost * n / 360, won * n / 360, n, ONE_SIDED)]
+        return [100 * e for e in tango_interval(lost * n / 360, won * n / 360, n, ONE_SIDED_LEVEL)]
 
     lower, upper = ends(needed)
     assert upper <= limit + 1e-9 or lower > limit - 1e-9
@@ -196,7 +198,7 @@ def test_the_samples_that_decide_a_drop_are_where_its_bound_passes_the_limit():
             continue
         shares, end = (lost / 360, won / 360), 1 if drop.points < limit else 0
         bounds = [
-            100 * tango(shares[0] * n, shares[1] * n, n, ONE_SIDED)[end]
+            100 * tango_interval(shares[0] * n, shares[1] * n, n, ONE_SIDED_LEVEL)[end]
             for n in (needed - 1.001, needed + 0.001)
         ]
         assert min(bounds) - 1e-9 <= limit <= max(bounds) + 1e-9
@@ -233,9 +235,9 @@ def test_an_accuracy_holds_breaks_or_stays_undecided():
 def test_as_many_samples_as_named_do_decide_an_accuracy(correct, n, minimum):
     status, needed = judge_accuracy(correct, n, minimum)
     assert status == "undecided"
-    low, high = wilson(correct / n * needed, needed, ONE_SIDED)
+    low, high = wilson_interval(correct / n * needed, needed, ONE_SIDED_LEVEL)
     assert low >= minimum or high < minimum
-    low, high = wilson(correct / n * (needed - 1), needed - 1, ONE_SIDED)
+    low, high = wilson_interval(correct / n * (needed - 1), needed - 1, ONE_SIDED_LEVEL)
     assert low < minimum <= high
 
 
@@ -259,25 +261,27 @@ UNEVEN = np.repeat([0, 1, 2], [300, 60, 12])
     "chances", [(0.95, 0.9, 0.7), (0.98, 0.98, 0.98), (0.9, 0.6, 0.9), (0.7, 0.95, 0.95)]
 )
 def test_balanced_intervals_cover_as_often_as_they_say(chances, monkeypatch):
-    monkeypatch.setattr(balance, "ROUNDS", 600)
+    monkeypatch.setattr(balance, "BOOTSTRAP_SAMPLES", 600)
     rng, hits, sure = np.random.default_rng(5), 0, 0
     for trial in range(300):
         right = rng.random(len(UNEVEN)) < np.array(chances)[UNEVEN]
-        low, high = interval(right, None, UNEVEN, trial)
+        low, high = accuracy_interval(right, None, UNEVEN, trial)
         hits += low <= np.mean(chances) <= high
-        sure += interval(right, None, UNEVEN, trial, ONE_SIDED)[0] <= np.mean(chances)
+        sure += accuracy_interval(right, None, UNEVEN, trial, ONE_SIDED_LEVEL)[0] <= np.mean(
+            chances
+        )
     assert min(hits, sure) >= 0.91 * 300
 
 
 def test_a_rare_class_that_is_all_right_is_not_taken_for_perfect():
     right = np.arange(len(UNEVEN)) >= 15
-    low, high = interval(right, None, UNEVEN)
+    low, high = accuracy_interval(right, None, UNEVEN)
     assert low < 0.95 < high
-    assert interval(np.ones(372, bool), None, UNEVEN)[1] == 1.0
+    assert accuracy_interval(np.ones(372, bool), None, UNEVEN)[1] == 1.0
 
 
 def test_a_balanced_drop_is_the_difference_of_balanced_accuracies_and_covers(monkeypatch):
-    monkeypatch.setattr(balance, "ROUNDS", 600)
+    monkeypatch.setattr(balance, "BOOTSTRAP_SAMPLES", 600)
     rng, hits, sure = np.random.default_rng(6), 0, 0
     for trial in range(300):
         before = rng.random(len(UNEVEN)) < 0.9
@@ -292,7 +296,9 @@ def test_a_balanced_drop_is_the_difference_of_balanced_accuracies_and_covers(mon
 
 def test_classes_of_one_size_count_as_samples_do_but_for_the_draws():
     labels, right = np.repeat([0, 1], 400), np.arange(800) % 11 > 0
-    assert interval(right, None, labels) == pytest.approx(wilson(right.sum(), 800), abs=0.004)
+    assert accuracy_interval(right, None, labels) == pytest.approx(
+        wilson_interval(right.sum(), 800), abs=0.004
+    )
     pair = right, right & (np.arange(800) % 13 > 0)
     assert paired_drop(*pair, None, labels).upper == pytest.approx(
         paired_drop(*pair).upper, abs=0.3

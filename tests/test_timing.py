@@ -6,7 +6,7 @@ from lepton_automl import targets
 from lepton_automl.cost import Written
 from lepton_automl.latency_model import estimate
 from lepton_automl.machine import this_machine
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.search.latencies import fingerprint
 from lepton_automl.search.ledger import EventKind, Ledger
 from lepton_automl.timing import Timing, told_milliseconds
@@ -21,7 +21,7 @@ def ledger(tmp_path):
 
 
 def written(seed: int) -> Written:
-    return Written(random_arch(seed), random_int8(random_arch(seed), 64))
+    return Written(random_arch(seed), random_int8_onnx(random_arch(seed), 64))
 
 
 def test_a_file_is_timed_once_and_replayed_ever_after(ledger):

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from lepton_automl import arithmetic, train
 from lepton_automl.arch import chain
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct, predict_logits
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.model import Preprocessing
-from lepton_automl.network import build, weights_of
+from lepton_automl.network import build_network, extract_weights
 from lepton_automl.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def stripes(count=64, classes=3, seed=0, channels=1):
     rows = torch.arange(8)[:, None] % 2 * torch.ones(8, dtype=torch.int64)
     looks = torch.stack([rows, rows.T, (rows + rows.T) % 2, rows * 0])
     labels = torch.arange(count) % classes
-    return Labelled((noise + 100 * looks[labels][..., None]).to(torch.uint8), labels)
+    return LabelledTensors((noise + 100 * looks[labels][..., None]).to(torch.uint8), labels)
 
 
 def small(classes=3, channels=1):
@@ -83,7 +83,7 @@ def test_whole_batches_follow_torchs_plain_loop(optimizer):
     )  # fmt: skip
     trained = train.fit(fresh(), data, recipe, epochs=4, seed=0, device=CPU)
 
-    network = build(small(), fresh().weights).train()
+    network = build_network(small(), fresh().weights).train()
     decayed = [p for p in network.parameters() if p.ndim > 1]
     rest = [p for p in network.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
@@ -102,7 +102,7 @@ def test_whole_batches_follow_torchs_plain_loop(optimizer):
         plain.step()
     for name, wanted in network.state_dict().items():
         if "num_batches" not in name and "running" not in name:
-            given = trained.weights[name.removeprefix("owners.")]
+            given = trained.weights[name.removeprefix("modules_by_op.")]
             torch.testing.assert_close(given, wanted, atol=2e-4, rtol=2e-3)
 
 
@@ -110,8 +110,10 @@ def test_a_trained_net_knows_the_mean_and_variance_of_its_values_over_the_traini
     data = stripes(300)
     recipe = dataclasses.replace(PLAIN, augment=1.0)
     trained = train.fit(fresh(), data, recipe, epochs=1, seed=0, device=CPU)
-    network, sums = build(small(), trained.weights).eval(), []
-    network.owners["0/conv"].norm.register_forward_hook(lambda *seen: sums.append(seen[1][0]))
+    network, sums = build_network(small(), trained.weights).eval(), []
+    network.modules_by_op["0/conv"].norm.register_forward_hook(
+        lambda *seen: sums.append(seen[1][0])
+    )
     with torch.no_grad():
         network(SEEN.apply(data.pixels))
     values = sums[0].transpose(0, 1).flatten(1)
@@ -128,7 +130,7 @@ def test_every_number_of_samples_fills_its_batches(samples, batch):
     class Probe(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.network = build(small(), fresh().weights)
+            self.network = build_network(small(), fresh().weights)
 
         def forward(self, x):
             sizes.append(len(x))
@@ -147,7 +149,7 @@ def test_the_fewest_pictures_train_down_to_a_map_of_one_pixel(samples):
     arch = chain((4, 4, 1), [Stem(out=8, stride=2), Conv(out=8, stride=2), Head(features=8)], 3)
     model = train.initial_model(arch, SEEN, 0)
     data = stripes(samples)
-    data = Labelled(data.pixels[:, :4, :4], data.labels)
+    data = LabelledTensors(data.pixels[:, :4, :4], data.labels)
     trained = train.fit(model, data, Recipe(), epochs=1, seed=0, device=CPU)
     assert all(torch.isfinite(w).all() for w in trained.weights.values())
 
@@ -189,7 +191,7 @@ def test_every_batch_waits_for_its_turn_and_is_told():
 
 
 def test_another_forward_may_stand_for_the_network():
-    network = build(small(), fresh().weights)
+    network = build_network(small(), fresh().weights)
     calls = []
 
     def forward(x):
@@ -204,7 +206,7 @@ def test_another_forward_may_stand_for_the_network():
 def test_a_folded_model_trains_without_batch_normalisation():
     arch = small()
     weights = {}
-    for op in arch.graph.weighted:
+    for op in arch.graph.weighted_ops:
         generator = torch.Generator().manual_seed(len(weights))
         weights[f"{op.name}.weight"] = 0.2 * torch.randn(op.weight_shape, generator=generator)
         weights[f"{op.name}.bias"] = torch.zeros(op.weight_shape[0])
@@ -217,7 +219,7 @@ def test_a_folded_model_trains_without_batch_normalisation():
 def test_of_several_teachers_the_mean_of_the_logits_counts():
     one, other = (train.fit(fresh(n), stripes(96), PLAIN, epochs=2, seed=n) for n in (1, 2))
     first, second = one.network(), other.network()
-    network = build(fresh(7).arch, fresh(7).weights)
+    network = build_network(fresh(7).arch, fresh(7).weights)
     train.train_loop(
         network,
         stripes(),
@@ -229,7 +231,7 @@ def test_of_several_teachers_the_mean_of_the_logits_counts():
     )
     train.recalibrate_batchnorm(network, stripes(), SEEN, seed=3, device=CPU)
     taught = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one, other])
-    wanted = weights_of(network)
+    wanted = extract_weights(network)
     assert all(torch.allclose(taught.weights[k], wanted[k], atol=1e-5) for k in wanted)
     alone = train.fit(fresh(7), stripes(), PLAIN, epochs=2, seed=3, teachers=[one])
     assert alone.digest != taught.digest
@@ -238,7 +240,7 @@ def test_of_several_teachers_the_mean_of_the_logits_counts():
 def test_a_student_learns_from_the_teacher_what_the_labels_deny():
     data = stripes(96)
     teacher = train.fit(fresh(), data, PLAIN, epochs=8, seed=0)
-    wrong = Labelled(data.pixels, (data.labels + 1) % 3)
+    wrong = LabelledTensors(data.pixels, (data.labels + 1) % 3)
     student = train.fit(
         fresh(7), wrong, PLAIN, epochs=8, seed=1, teachers=[teacher], distill_weight=0.95
     )

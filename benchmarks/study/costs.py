@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lepton_automl import durable, targets
 from lepton_automl.arch import Arch
 from lepton_automl.cost import Stopwatch, random_int8, static_cost
-from lepton_automl.network import build
+from lepton_automl.network import build_network
 
 BATCH = 256
 """Pictures the proxies look at."""
@@ -26,7 +26,7 @@ BATCH = 256
 
 def gradient_norm(arch: Arch, pictures: Tensor, labels: Tensor) -> float:
     """Log norm of the gradient of the first batch (Abdelfattah et al. 2021, section 3.2)."""
-    network = build(arch, seed=0).train()
+    network = build_network(arch, seed=0).train()
     loss = F.cross_entropy(network(pictures), labels)
     torch.autograd.backward(loss)
     total = sum(float((p.grad**2).sum()) for p in network.parameters() if p.grad is not None)
@@ -35,7 +35,7 @@ def gradient_norm(arch: Arch, pictures: Tensor, labels: Tensor) -> float:
 
 def synflow(arch: Arch) -> float:
     """Log synaptic flow (Tanaka et al. 2020, arXiv:2006.05467, equation 1), without norms."""
-    network = build(arch, seed=0).eval().double()
+    network = build_network(arch, seed=0).eval().double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()

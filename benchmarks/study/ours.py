@@ -43,7 +43,7 @@ class Ours:
     ) -> None:
         self.ideas = ideas
         self.table, self.random, self.costs = table, random.Random(seed), costs
-        self.encoding = Encoding(table.knobs)
+        self.encoding = Encoding(table.all_parameters)
         self.fits = [n for n, fits in enumerate(table.feasible) if fits]
         known = [table.index.get(table.key(c)) for c in table.candidates] if warm else []
         self.first = [n for n in known if n is not None and table.feasible[n]]

@@ -18,7 +18,7 @@ import torch
 
 from lepton_automl import durable, space, targets
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Preprocessing
 from lepton_automl.recipe import Recipe
@@ -51,11 +51,15 @@ def net_of(name: str, point: dict[str, Any]) -> tuple[Arch, Recipe]:
     """Architecture and recipe of a point."""
     side = SIDES[name]
     return space.load(HERE / f"{name}.toml").sample(
-        space.Draw(0, point), size=(side, side), channels=1, classes=10, target=targets.load()
+        space.RandomTrial(0, point),
+        size=(side, side),
+        channels=1,
+        classes=10,
+        target=targets.load(),
     )
 
 
-def subset(path: Path, side: int) -> tuple[Labelled, Labelled]:
+def subset(path: Path, side: int) -> tuple[LabelledTensors, LabelledTensors]:
     """Training and validation pictures, fixed; 14x14 ones are means of two by two pixels."""
     with np.load(path) as file:
         pictures, labels = file["x_train"], file["y_train"]
@@ -67,11 +71,13 @@ def subset(path: Path, side: int) -> tuple[Labelled, Labelled]:
         pictures = np.rint(grouped.mean((2, 4))).astype(np.uint8)
     pixels = torch.from_numpy(pictures[..., None])
     parts = [slice(0, TRAINING), slice(TRAINING, None)]
-    train, validation = (Labelled(pixels[p], torch.from_numpy(labels[p])) for p in parts)
+    train, validation = (LabelledTensors(pixels[p], torch.from_numpy(labels[p])) for p in parts)
     return train, validation
 
 
-def trained(name: str, number: int, point: dict[str, Any], data: tuple[Labelled, Labelled]) -> Any:
+def trained(
+    name: str, number: int, point: dict[str, Any], data: tuple[LabelledTensors, LabelledTensors]
+) -> Any:
     """Correct validation samples and seconds at every rung, as the search trains them."""
     train, validation = data
     pixels = train.pixels.float()
@@ -91,7 +97,7 @@ def trained(name: str, number: int, point: dict[str, Any], data: tuple[Labelled,
     return {"number": number, "correct": correct, "seconds": seconds}
 
 
-def record(name: str, data: tuple[Labelled, Labelled]) -> None:
+def record(name: str, data: tuple[LabelledTensors, LabelledTensors]) -> None:
     """Train what is missing; a shard is written whole after every point."""
     everything = points(name)
     for first in range(0, len(everything), SHARD):

@@ -71,8 +71,8 @@ class Evolution(Sampler):
             young = list(self.told)[-self.population :]
             few = self.random.sample(young, min(self.sample, len(young)))
             point = dict(self.table.points[max(few, key=lambda n: self.told[n])])
-            path = self.random.choice(list(self.table.knobs))
-            point[path] = self.random.choice(self.table.knobs[path].values)
+            path = self.random.choice(list(self.table.all_parameters))
+            point[path] = self.random.choice(self.table.all_parameters[path].values)
             child = self.table.index.get(self.table.key(point))
             if child in self.left:
                 return self.take(child)
@@ -131,7 +131,9 @@ class Optuna(Sampler):
         return number
 
     def _drawn(self, trial: optuna.Trial) -> int | None:
-        point = {path: suggest(trial, path, knob) for path, knob in self.table.knobs.items()}
+        point = {
+            path: suggest(trial, path, knob) for path, knob in self.table.all_parameters.items()
+        }
         number = self.table.index.get(self.table.key(point))
         if number is None:
             self.study.tell(trial, state=TrialState.FAIL)

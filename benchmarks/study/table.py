@@ -14,7 +14,7 @@ import record
 from numpy.typing import NDArray
 
 from lepton_automl import space
-from lepton_automl.space import Knob
+from lepton_automl.space import Parameter
 
 HERE = Path(__file__).parent
 EPOCHS = (1, 3, 9)
@@ -31,7 +31,7 @@ class Table:
     """What a simulated search is answered from."""
 
     name: str
-    knobs: Mapping[str, Knob]
+    all_parameters: Mapping[str, Parameter]
     points: list[dict[str, Any]]
     candidates: list[dict[str, Any]]
     """Known-good points of the sub-space, as its file names them."""
@@ -61,7 +61,7 @@ class Table:
 
     def key(self, point: Mapping[str, Any]) -> tuple[Any, ...]:
         """Values of a point in the order of the parameters."""
-        return tuple(point[path] for path in self.knobs)
+        return tuple(point[path] for path in self.all_parameters)
 
 
 def read(name: str) -> Table:

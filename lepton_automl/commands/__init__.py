@@ -24,7 +24,7 @@ from lepton_automl.commands.search import search
 from lepton_automl.commands.spaces import spaces
 from lepton_automl.commands.status import status
 from lepton_automl.commands.verify import verify
-from lepton_automl.durable import storage_error
+from lepton_automl.durable import write_error
 from lepton_automl.errors import Interrupted, LeptonError
 
 app = typer.Typer(
@@ -87,7 +87,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise
-        _fail(storage_error(Path(error.filename or "."), error))
+        _fail(write_error(Path(error.filename or "."), error))
     except KeyboardInterrupt:
         code = Interrupted.exit_code
     if code == Interrupted.exit_code:  # Ctrl-C inside of a command, as typer returns it.

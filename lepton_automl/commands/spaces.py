@@ -52,11 +52,11 @@ def explained(name: str) -> dict[str, Any]:
 
     found = space.load(name)
     limit = load().weight_limit
-    drawn = [found.example_arch(space.Draw(seed)) for seed in range(SAMPLES)]
+    drawn = [found.example_arch(space.RandomTrial(seed)) for seed in range(SAMPLES)]
     costs = [cost.static_cost(arch, limit) for arch in drawn]
     candidates = []
     for label, given in zip(found.candidate_names, found.candidates, strict=True):
-        one = cost.static_cost(found.example_arch(space.Draw(0, given)), limit)
+        one = cost.static_cost(found.example_arch(space.RandomTrial(0, given)), limit)
         row = {"name": label, "macs": one.macs, "size_bytes": one.size_bytes, "parameters": given}
         candidates.append(row)
     return {

@@ -19,7 +19,7 @@ from lepton_automl.recipe import Recipe
 from lepton_automl.targets import Target
 
 if TYPE_CHECKING:
-    from lepton_automl.dataset import Labelled
+    from lepton_automl.dataset import LabelledTensors
 
 AIMED_DROP = 0.5
 """Accuracy points that may be lost on validation where the user states no `max_drop`."""
@@ -34,8 +34,8 @@ Measure = Callable[[Mapping[str, Written]], Mapping[str, float]]
 class Work:
     """What a step may use besides the model it is given."""
 
-    train: Labelled
-    validation: Labelled
+    train: LabelledTensors
+    validation: LabelledTensors
     reference: Model
     """The float model given to compress, before any step; every drop is counted from it."""
     limits: Limits

@@ -43,7 +43,7 @@ def cut(model: Model, width_name: str, keep: Sequence[int]) -> Model:
         )
     index = torch.tensor(list(keep))
     weights = dict(model.weights)
-    for op in model.arch.graph.weighted:
+    for op in model.arch.graph.weighted_ops:
         weights |= _cut_operation(model, op, width, index)
     arch = model.arch.with_widths({width_name: len(keep)})
     return dataclasses.replace(
@@ -74,7 +74,7 @@ def spare(arch: Arch) -> list[int]:
     build, found = Builder(*arch.input), []
     value = build.input
     for number, layer in enumerate(arch.layers):
-        build.enter(number, layer)
+        build.begin_layer(number, layer)
         given, value = value, layer.lower(build, value)
         if (given.channels, given.height, given.width) == (
             value.channels,

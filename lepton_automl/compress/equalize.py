@@ -97,7 +97,7 @@ def _factor(
     size = torch.stack([_share(peaks[name]) for name in sorted(group)]).amax(0)
     readers = [
         _share(_columns(op, weights[f"{op.name}.weight"]))
-        for op in graph.weighted
+        for op in graph.weighted_ops
         if op.x.name in group and not (isinstance(op, Conv) and op.depthwise)
     ]
     # Filters of a depthwise convolution have a scale each, so they take any factor for nothing.
@@ -130,7 +130,7 @@ def rescale(
     """Divide the values of a group by `factor` (channels,), in `weights` and `peaks`; see above."""
     for name in group:
         peaks[name] = peaks[name] / factor
-    for op in graph.weighted:
+    for op in graph.weighted_ops:
         weight, bias = f"{op.name}.weight", f"{op.name}.bias"
         if op.y.name in group:
             weights[weight] = weights[weight] / _as_rows(factor, weights[weight])

@@ -19,7 +19,7 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.plan import Effort, deadline
 from lepton_automl.compress.rounding import as_stored, meaning
 from lepton_automl.model import Model, QParams
-from lepton_automl.network import Network, build, weights_of
+from lepton_automl.network import Network, build_network, extract_weights
 from lepton_automl.recipe import Recipe
 from lepton_automl.train import train_loop
 
@@ -68,8 +68,10 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
 
 def trainable(model: Model, values: QParams) -> Network:
     """The float network of a quantized model, with the biases its file has."""
-    biases = {f"{op.name}.bias": meaning(op, values)["bias"] for op in model.arch.graph.weighted}
-    return build(model.arch, {**model.weights, **biases})
+    biases = {
+        f"{op.name}.bias": meaning(op, values)["bias"] for op in model.arch.graph.weighted_ops
+    }
+    return build_network(model.arch, {**model.weights, **biases})
 
 
 def simulated(
@@ -84,8 +86,13 @@ def simulated(
 
     def forward(x: Tensor) -> Tensor:
         weights = {
-            f"owners.{name}.weight": torch.fake_quantize_per_channel_affine(
-                network.get_parameter(f"owners.{name}.weight"), scale, zeros[name], 0, -limit, limit
+            f"modules_by_op.{name}.weight": torch.fake_quantize_per_channel_affine(
+                network.get_parameter(f"modules_by_op.{name}.weight"),
+                scale,
+                zeros[name],
+                0,
+                -limit,
+                limit,
             )
             for name, scale in scales.items()
         }
@@ -104,9 +111,9 @@ def _recipe(recipe: Recipe) -> Recipe:
 
 def _rounded(model: Model, values: QParams, network: Network, limit: int) -> Model:
     """`model` with the weights of `network`, in the integers of the scales it has."""
-    weights = weights_of(network)
+    weights = extract_weights(network)
     integers, biases = {}, {}
-    for op in network.graph.weighted:
+    for op in network.graph.weighted_ops:
         weight, bias = (weights[f"{op.name}.{part}"].numpy() for part in ("weight", "bias"))
         scale = values.weight_scales[op.name]
         column = scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from lepton_automl.exporters.onnx import folded
+from lepton_automl.exporters.onnx import folded_weights
 from lepton_automl.model import Model
 
 
@@ -19,8 +19,8 @@ def fold(model: Model) -> Model:
     if model.is_folded:
         return model
     weights = {}
-    for op in model.arch.graph.weighted:
-        weight, bias = folded(model, op)
+    for op in model.arch.graph.weighted_ops:
+        weight, bias = folded_weights(model, op)
         weights[f"{op.name}.weight"] = torch.from_numpy(weight.copy())
         weights[f"{op.name}.bias"] = torch.from_numpy(bias.copy())
     return dataclasses.replace(model, weights=weights, qparams=None, parent=model.digest)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lepton_automl.compress.calibrate import PICTURES, balanced
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.graph import Conv, Graph, Width
 from lepton_automl.model import Model
 
@@ -16,7 +16,7 @@ TEMPERATURE = 4.0
 BATCH = 64
 
 
-def importance(model: Model, data: Labelled, seed: int) -> dict[str, Tensor]:
+def importance(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tensor]:
     """Expected harm of silencing each channel, comparable between widths.
 
     To second order the divergence between the answers with and without a channel is half its
@@ -60,14 +60,14 @@ def importance(model: Model, data: Labelled, seed: int) -> dict[str, Tensor]:
     return {name: squares / (2 * len(pixels)) for name, squares in total.items()}
 
 
-def filter_length(model: Model, data: Labelled, seed: int) -> dict[str, Tensor]:
+def filter_length(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tensor]:
     """Length of the filters that make a channel (Li et al. 2017, section 3, arXiv:1608.08710).
 
     Parameters and result as of `importance`; looks at no picture.
     """
     del data, seed
     graph = model.arch.graph
-    owners = {op.y.name: op.name for op in graph.weighted}
+    owners = {op.y.name: op.name for op in graph.weighted_ops}
     return {
         width.name: torch.stack(
             [
@@ -83,7 +83,7 @@ def makers(graph: Graph, width: Width) -> list[str]:
     """Values in which the channels of a width begin; depthwise filters only pass them on."""
     return [
         op.y.name
-        for op in graph.weighted
+        for op in graph.weighted_ops
         if isinstance(op, Conv) and not op.depthwise and op.y.axis in width.axes
     ]
 

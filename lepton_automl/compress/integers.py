@@ -49,7 +49,7 @@ def quantize(
     graph = model.arch.graph
     scales, zero_points = arithmetic(graph, model.preprocessing, calibration)
     weights, weight_scales, biases = {}, {}, {}
-    for op in graph.weighted:
+    for op in graph.weighted_ops:
         weight = model.weights[f"{op.name}.weight"].numpy()
         bias = model.weights[f"{op.name}.bias"].numpy()
         x_scale = np.float32(scales[op.x.name])

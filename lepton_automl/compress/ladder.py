@@ -19,8 +19,8 @@ from lepton_automl.errors import DataError
 from lepton_automl.events import Event
 from lepton_automl.latency_model import Basis
 from lepton_automl.model import Model
-from lepton_automl.random_net import random_int8
-from lepton_automl.statistics import interval
+from lepton_automl.random_net import random_int8_onnx
+from lepton_automl.statistics import accuracy_interval
 
 FIRST_SHARE = 0.4
 """Of the cost, what the first cut takes."""
@@ -169,12 +169,12 @@ def _is_there(rungs: list[Rung], current: Model, work: Work) -> bool:
 
 def _rung(name: str, model: Model, work: Work, is_accepted: bool = True, *, why: str) -> Rung:
     limit = work.target.weight_limit
-    file = int8_file(model) if model.qparams else random_int8(model.arch, limit)
+    file = int8_file(model) if model.qparams else random_int8_onnx(model.arch, limit)
     right, strata = validation_right(model, work), work.validation.strata
     return Rung(
         name=name,
-        accuracy=balance.mean(right, strata),
-        interval=interval(right, None, strata),
+        accuracy=balance.balanced_mean(right, strata),
+        interval=accuracy_interval(right, None, strata),
         arch=model.arch.hash,
         size_bytes=len(file),
         macs=model.arch.graph.macs,

@@ -145,7 +145,9 @@ def chosen(
 
 def channel_steps(arch: Arch, step: ChannelStep) -> dict[str, int]:
     """Width name -> the multiple its size is cut to."""
-    filtered = {op.y.axis for op in arch.graph.weighted if isinstance(op, Conv) and op.depthwise}
+    filtered = {
+        op.y.axis for op in arch.graph.weighted_ops if isinstance(op, Conv) and op.depthwise
+    }
     return {
         width.name: step.depthwise if width.axes & filtered else step.dense
         for width in arch.graph.widths

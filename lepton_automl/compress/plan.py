@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lepton_automl.compress import Work
 from lepton_automl.compress.calibrate import balanced
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.model import Model
 from lepton_automl.train import OnBatch, fit
 
@@ -28,7 +28,7 @@ TRIAL_BATCHES = 8
 class Effort:
     """Pictures to train on and passes over them."""
 
-    data: Labelled
+    data: LabelledTensors
     epochs: int
 
 
@@ -85,7 +85,7 @@ def effort(model: Model, work: Work, kept: float = 0.0) -> Effort | None:
     return Effort(subset(work.train, int(affordable), work.seed), 1)
 
 
-def subset(data: Labelled, count: int, seed: int) -> Labelled:
+def subset(data: LabelledTensors, count: int, seed: int) -> LabelledTensors:
     """At most `count` samples, from all classes in turn."""
     index = balanced(data.labels, count, seed)
     return dataclasses.replace(data, pixels=data.pixels[index], labels=data.labels[index])

@@ -13,7 +13,7 @@ from lepton_automl.compress.savings import is_within
 from lepton_automl.compress.scoring import keeps_classes, validation_accuracy, validation_right
 from lepton_automl.cost import Written
 from lepton_automl.model import Model
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.statistics import paired_drop
 from lepton_automl.train import Diverged, fit
 
@@ -108,7 +108,7 @@ def _reaches(arch: Arch, work: Work) -> bool:
     """Whether a net keeps the limits on costs, if these are the aim."""
     if not work.is_aim:
         return False
-    file = random_int8(arch, work.target.weight_limit, 2)
+    file = random_int8_onnx(arch, work.target.weight_limit, 2)
     milliseconds = work.measure({"a": Written(arch, file)})["a"] if work.measure else None
     return is_within(work.limits, arch, len(file), milliseconds)
 
@@ -139,7 +139,7 @@ def _slower(before: Arch, after: Arch, work: Work) -> str:
     limit = work.target.weight_limit
     written = {"b": before, "a": after}
     # Files of their own, so that neither was timed before, at another moment.
-    times = work.measure({k: Written(v, random_int8(v, limit, 2)) for k, v in written.items()})
+    times = work.measure({k: Written(v, random_int8_onnx(v, limit, 2)) for k, v in written.items()})
     if times["a"] <= SLOWER * times["b"]:
         return ""
     called = "slower" if work.latency_basis == "measured" else f"{work.latency_basis} slower"

@@ -120,7 +120,7 @@ def _steps(low: float, high: float) -> tuple[float, int]:
 
 def _floor(graph: Graph, op: Op) -> float:
     """Below this the value that `op` gives makes no difference: its gate is shut."""
-    readers = graph.readers(op.y)
+    readers = graph.consumers(op.y)
     gates = [reader for reader in readers if isinstance(reader, Gate)]
     gated = {gate.y.name for gate in gates}
     for reader in readers:

@@ -18,7 +18,7 @@ from lepton_automl.compress.cutting import name_without
 from lepton_automl.compress.moments import MOST_TAPS, Moments, count, patches, taps
 from lepton_automl.graph import Conv, Graph, Linear
 from lepton_automl.model import Model
-from lepton_automl.network import weights_of
+from lepton_automl.network import extract_weights
 
 Kept = Mapping[str, Tensor]
 """Width name -> the channels that stay, increasing, of the whole net."""
@@ -46,8 +46,8 @@ def refit(
     seen, found = {graph.input.name: x}, {graph.input.name: x}
     channels = _by_axis(graph, kept)
     with torch.inference_mode():
-        rest = after.walk(found)
-        for was in before.walk(seen):
+        rest = after.iter_ops(found)
+        for was in before.iter_ops(seen):
             if gone is not None and name_without(was.name, gone) is None:
                 continue
             now = next(rest)
@@ -56,8 +56,8 @@ def refit(
             if taps(was) <= MOST_TAPS:
                 pair = patches(was, seen[was.x.name]), patches(now, found[now.x.name])
                 outputs = channels.get(was.y.axis, torch.arange(was.y.channels))
-                _solve(before.owners[was.name], after.owners[now.name], outputs, pair)
-    return dataclasses.replace(less, weights=weights_of(after), parent=less.digest)
+                _solve(before.modules_by_op[was.name], after.modules_by_op[now.name], outputs, pair)
+    return dataclasses.replace(less, weights=extract_weights(after), parent=less.digest)
 
 
 def _by_axis(graph: Graph, kept: Kept) -> Kept:

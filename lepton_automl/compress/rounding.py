@@ -19,7 +19,7 @@ from lepton_automl.compress.calibrate import stored
 from lepton_automl.compress.moments import MOST_TAPS, Moments, count, patches, taps
 from lepton_automl.graph import Conv, Graph, Linear
 from lepton_automl.model import Model, QParams
-from lepton_automl.network import OnValue, weights_of
+from lepton_automl.network import ValueHook, extract_weights
 
 BIAS_LIMIT = 2**29
 """Biases stay within this, so that bias plus products fit into 32 bits."""
@@ -42,7 +42,7 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
     whole, rounded = model.network(), model.network()
     x = model.preprocessing.apply(pixels[: count(graph)])
     wholes, roundeds = ({graph.input.name: x} for _ in range(2))
-    walks = (whole.walk(wholes), rounded.walk(roundeds, as_stored(graph, values)))
+    walks = (whole.iter_ops(wholes), rounded.iter_ops(roundeds, as_stored(graph, values)))
     with torch.inference_mode():
         for op, _ in zip(*walks, strict=True):
             if not isinstance(op, (Conv, Linear)):
@@ -51,14 +51,14 @@ def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
                 a, b = (patches(op, each[op.x.name]) for each in (wholes, roundeds))
                 values = _with_layer(op, model, values, Moments.of(a, b), weight_limit)
             for part, meant in meaning(op, values).items():
-                rounded.owners[op.name].get_parameter(part).copy_(meant)
+                rounded.modules_by_op[op.name].get_parameter(part).copy_(meant)
     # Whoever trains on from here starts from these integers, not from what they were made of.
     return dataclasses.replace(
-        model, weights=weights_of(rounded), qparams=values, parent=model.digest
+        model, weights=extract_weights(rounded), qparams=values, parent=model.digest
     )
 
 
-def as_stored(graph: Graph, values: QParams) -> OnValue:
+def as_stored(graph: Graph, values: QParams) -> ValueHook:
     """Rounds every value as int8 arithmetic stores it; gradients pass but where it is clipped."""
     own = set(stored(graph))
 

@@ -11,7 +11,7 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.cutting import shortened, spare
 from lepton_automl.config import Limits
 from lepton_automl.cost import Written, peak_ram_bytes
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 
 CHANNEL_BYTES = 12
 """Bytes of an output channel besides its weights: int32 bias, two float32 scales."""
@@ -83,7 +83,7 @@ class Savings:
         def told(smaller: Arch) -> bool:
             if not work.is_aim:
                 return False
-            size = len(random_int8(smaller, weights))
+            size = len(random_int8_onnx(smaller, weights))
             milliseconds = None
             if self._milliseconds is not None:
                 milliseconds = self._milliseconds.whole - self._saved(smaller, layer)
@@ -166,7 +166,7 @@ def measured(arch: Arch, steps: Mapping[str, int], work: Work) -> Milliseconds:
     nets |= {key: shortened(arch, layer) for key, layer in layers.items()}
     # A file that was timed before is not timed again, so the whole one is another here: it is to
     # take turns with the smaller ones, because a machine drifts by more than a width saves.
-    files = {k: random_int8(net, limit, int(net is arch)) for k, net in nets.items()}
+    files = {k: random_int8_onnx(net, limit, int(net is arch)) for k, net in nets.items()}
     times = work.measure({k: Written(net, files[k]) for k, net in nets.items()})
     whole = times["whole"]
 
@@ -197,5 +197,5 @@ def _most(milliseconds: Mapping[tuple[str, int], float]) -> float:
 def _bytes(arch: Arch) -> int:
     """Of the parameters as int8."""
     return sum(
-        math.prod(op.weight_shape) + CHANNEL_BYTES * op.y.channels for op in arch.graph.weighted
+        math.prod(op.weight_shape) + CHANNEL_BYTES * op.y.channels for op in arch.graph.weighted_ops
     )

@@ -8,14 +8,14 @@ from torch import Tensor
 from lepton_automl import balance
 from lepton_automl.compress import Work
 from lepton_automl.evaluate import is_correct, onnx_probabilities, predict_logits
-from lepton_automl.exporters.onnx import int8_model
+from lepton_automl.exporters.onnx import int8_onnx
 from lepton_automl.judging import Evidence, worst_class_drop
 from lepton_automl.model import Model
 
 
 def int8_file(model: Model) -> bytes:
     """The int8 file with numbers for labels: the same arithmetic as the one that ships."""
-    return int8_model(model, [str(number) for number in range(model.arch.classes)], {})
+    return int8_onnx(model, [str(number) for number in range(model.arch.classes)], {})
 
 
 def validation_accuracy(model: Model, work: Work) -> float:
@@ -23,7 +23,7 @@ def validation_accuracy(model: Model, work: Work) -> float:
 
     Of each class, on average, where these count alike.
     """
-    return balance.mean(validation_right(model, work), work.validation.strata)
+    return balance.balanced_mean(validation_right(model, work), work.validation.strata)
 
 
 def validation_right(model: Model, work: Work) -> np.ndarray:

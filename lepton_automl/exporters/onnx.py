@@ -16,18 +16,18 @@ from lepton_automl import __version__
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import Add, Clamp, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Op, Value
 from lepton_automl.model import Model, QParams
-from lepton_automl.onnxfile import INPUT, OUTPUT, Writer
+from lepton_automl.onnxfile import INPUT_NAME, OUTPUT_NAME, OnnxWriter
 
-NORM_EPSILON = 1e-5
+_NORM_EPSILON = 1e-5
 """What torch's batch normalisation adds to the variance."""
 
 
-def float_model(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+def float_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
     """The float32 file of `model`, batch normalisation folded into the convolutions."""
     return _write(_Float(model), model, class_names, metadata)
 
 
-def int8_model(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+def int8_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
     """The int8 file of a quantized `model`.
 
     Activations are uint8 with one scale and zero point each, weights int8 with one scale an
@@ -43,7 +43,7 @@ def int8_model(model: Model, class_names: Sequence[str], metadata: Mapping[str, 
     return _write(_Int8(model, model.qparams), model, class_names, metadata)
 
 
-def folded(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndarray]:
+def folded_weights(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndarray]:
     """Weight and bias of `op`, float32, with its batch normalisation inside."""
     weight = model.weights[f"{op.name}.weight"].double().numpy()
     if f"{op.name}.norm.weight" not in model.weights:
@@ -52,7 +52,7 @@ def folded(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndarray]:
         model.weights[f"{op.name}.norm.{part}"].double().numpy()
         for part in ("weight", "bias", "running_mean", "running_var")
     )
-    factor = gamma / np.sqrt(variance + NORM_EPSILON)
+    factor = gamma / np.sqrt(variance + _NORM_EPSILON)
     weight = weight * factor[:, None, None, None]
     return weight.astype(np.float32), (beta - mean * factor).astype(np.float32)
 
@@ -68,7 +68,9 @@ def _write(
         )
     for op in arch.graph.ops:
         lowering.append(op)
-    lowering.write.node("Softmax", lowering.names[arch.graph.output.name], output=OUTPUT, axis=1)
+    lowering.write.node(
+        "Softmax", lowering.names[arch.graph.output.name], output=OUTPUT_NAME, axis=1
+    )
     words = {
         "labels": json.dumps(list(class_names), ensure_ascii=False, separators=(",", ":")),
         "preprocessing": json.dumps({"zero_point": about.zero_point, "scale": about.scale}),
@@ -82,9 +84,9 @@ class _Lowering:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.write = Writer()
+        self.write = OnnxWriter()
         self.names = {
-            model.arch.graph.input.name: self.write.node("Transpose", INPUT, perm=[0, 3, 1, 2])
+            model.arch.graph.input.name: self.write.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
         }
 
     def append(self, op: Op) -> None:
@@ -144,10 +146,10 @@ class _Float(_Lowering):
     def append(self, op: Op) -> None:
         match op:
             case Conv():
-                weight, bias = map(self.write.constant, folded(self.model, op))
+                weight, bias = map(self.write.constant, folded_weights(self.model, op))
                 y = self._clamped(self.convolve(op, weight, bias), op.clamp)
             case Linear():
-                weight, bias = map(self.write.constant, folded(self.model, op))
+                weight, bias = map(self.write.constant, folded_weights(self.model, op))
                 flat = self.write.node("Flatten", self.real(op.x))
                 y = self.write.node("Gemm", flat, weight, bias, name=op.name, transB=1)
             case MaxPool():

@@ -23,7 +23,7 @@ from lepton_automl.compress import AIMED_DROP
 from lepton_automl.compress.calibrate import PICTURES, balanced
 from lepton_automl.config import Limits, Prefer
 from lepton_automl.cost import Stopwatch
-from lepton_automl.dataset import Dataset, Labelled, labelled, open_dataset
+from lepton_automl.dataset import Dataset, LabelledTensors, load_labelled, open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.events import Emit, Event, silent
 from lepton_automl.foreign import Foreign
@@ -105,7 +105,7 @@ def compress_model(order: Order, *, emit: Emit = silent) -> Outcome:
     # A model that was refused leaves nothing behind.
     durable.write_json(order.out / REQUEST, wanted)
     durable.write(order.out / FLOAT_FILE, model.file)
-    dataset = dataset.fed_to(model.class_names, model.shape[2])
+    dataset = dataset.matched_to(model.class_names, model.shape[2])
     made, steps = Compression(order, model, dataset, emit).run()
     return _proven(order, model, dataset, made, steps, emit)
 
@@ -128,8 +128,10 @@ class Compression:
     def __init__(self, order: Order, model: Foreign, dataset: Dataset, emit: Emit) -> None:
         self._order, self._model, self._emit = order, model, emit
         size, cache = model.shape[:2], order.out / "cache"
-        train = labelled(dataset.files("train", size, cache))
-        self._validation: Labelled = labelled(dataset.files("validation", size, cache))
+        train = load_labelled(dataset.decoded_files("train", size, cache))
+        self._validation: LabelledTensors = load_labelled(
+            dataset.decoded_files("validation", size, cache)
+        )
         ids = balanced(train.labels, PICTURES, order.seed)
         limit = targets.load(order.target).weight_limit
         self._quantizer = Quantizer(train.pixels[ids].numpy(), limit, order.out / MADE)
@@ -251,7 +253,7 @@ def _proven(
     emit(Event("export", f"writing {folder}"))
     small = slimmed(model.file)
     files = {manifest.INT8: slimmed(made.file), manifest.FLOAT: small, manifest.REFERENCE: small}
-    validation = dataset.files("validation", size, order.out / "cache")
+    validation = dataset.decoded_files("validation", size, order.out / "cache")
     about = _about(order, model, dataset, made)
     digests = bundle.write_foreign(folder, about, files, validation)
     request = request_for(folder, dataset, model.shape, order.out / "cache")

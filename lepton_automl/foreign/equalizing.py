@@ -101,11 +101,13 @@ def _peaks(
     probed = ModelProto()
     probed.CopyFrom(model)
     probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in set(names))
-    session = onnxfile.session(probed.SerializeToString())
+    session = onnxfile.open_session(probed.SerializeToString())
     found: dict[str, Floats] = {}
     for start in range(0, len(pixels), 32):
         batch = np.ascontiguousarray(pixels[start : start + 32])
-        for name, value in zip(names, session.run(names, {onnxfile.INPUT: batch}), strict=True):
+        for name, value in zip(
+            names, session.run(names, {onnxfile.INPUT_NAME: batch}), strict=True
+        ):
             size = np.abs(value).max(axis=tuple(n for n in range(value.ndim) if n != 1))
             found[name] = np.maximum(found.get(name, size), size)
     return found

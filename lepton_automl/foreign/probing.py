@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl import durable
-from lepton_automl.asking import answer_of
+from lepton_automl.asking import run_json
 from lepton_automl.errors import DataError, LeptonError
 from lepton_automl.foreign import Foreign
 from lepton_automl.foreign.preparing import labels_in, preparation
@@ -18,7 +18,7 @@ from lepton_automl.foreign.reading import read, signature
 from lepton_automl.foreign.wrapping import wrapped
 
 PROGRAM = (
-    "from lepton_automl.lifeline import hold; hold(); "
+    "from lepton_automl.lifeline import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.foreign.probing import main; main()"
 )
 
@@ -69,7 +69,7 @@ def probed(
             fix="give a sound ONNX file",
         )
 
-    said = answer_of(PROGRAM, json.dumps(request), f"opening {path}", died)
+    said = run_json(PROGRAM, json.dumps(request), f"opening {path}", died)
     names = {name: tuple(said[name]) for name in ("shape", "class_names", "kept_float")}
     return Foreign(out.read_bytes(), seen_as=said["seen_as"], **names)
 

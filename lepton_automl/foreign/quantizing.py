@@ -67,7 +67,7 @@ class Pictures(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {onnxfile.INPUT: batch}
+        return None if batch is None else {onnxfile.INPUT_NAME: batch}
 
 
 class Quantizer:
@@ -198,4 +198,4 @@ def unlogged() -> Iterator[None]:
 
 def answers(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities (N, classes) in ONNX Runtime."""
-    return onnxfile.probabilities(onnxfile.session(file), pixels)
+    return onnxfile.predict_probabilities(onnxfile.open_session(file), pixels)

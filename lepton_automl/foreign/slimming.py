@@ -24,7 +24,11 @@ def slimmed(file: bytes) -> bytes:
     model = ModelProto.FromString(file)
     graph = model.graph
     names = _short_names()
-    renamed = {"": "", onnxfile.INPUT: onnxfile.INPUT, onnxfile.OUTPUT: onnxfile.OUTPUT}
+    renamed = {
+        "": "",
+        onnxfile.INPUT_NAME: onnxfile.INPUT_NAME,
+        onnxfile.OUTPUT_NAME: onnxfile.OUTPUT_NAME,
+    }
     constants: dict[tuple[int, tuple[int, ...], bytes], TensorProto] = {}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)

@@ -133,7 +133,7 @@ def _ends(signature: Signature, preparation: Preparation | None, is_softmax: boo
         before.append(helper.make_node(kind, inputs, [name], name, **more))
         return name
 
-    x = onnxfile.INPUT
+    x = onnxfile.INPUT_NAME
     if preparation is not None and preparation.order == "BGR":
         x = add("Gather", x, "before/turned", axis=3)
     if signature.layout == "NCHW":
@@ -147,7 +147,7 @@ def _ends(signature: Signature, preparation: Preparation | None, is_softmax: boo
     before[-1].output[0] = PREFIX + signature.input
     source = PREFIX + signature.output
     kind, more = ("Identity", {}) if is_softmax else ("Softmax", {"axis": 1})
-    after: Any = helper.make_node(kind, [source], [onnxfile.OUTPUT], "after", **more)  # type: ignore[arg-type]
+    after: Any = helper.make_node(kind, [source], [onnxfile.OUTPUT_NAME], "after", **more)  # type: ignore[arg-type]
     return before, [after]
 
 
@@ -177,10 +177,10 @@ def _joined(
     graph = helper.make_graph(
         [*before, *inner.node, *after],
         "lepton",
-        [helper.make_tensor_value_info(onnxfile.INPUT, TensorProto.UINT8, ["n", *shape])],
+        [helper.make_tensor_value_info(onnxfile.INPUT_NAME, TensorProto.UINT8, ["n", *shape])],
         [
             helper.make_tensor_value_info(
-                onnxfile.OUTPUT, TensorProto.FLOAT, ["n", len(class_names)]
+                onnxfile.OUTPUT_NAME, TensorProto.FLOAT, ["n", len(class_names)]
             )
         ],
         [*inner.initializer, *constants],
@@ -200,9 +200,9 @@ def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
     """One picture is answered as it is among others."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
     try:
-        opened = onnxfile.session(file)
-        together = onnxfile.probabilities(opened, pixels, batch=3)
-        alone = onnxfile.probabilities(opened, pixels, batch=1)
+        opened = onnxfile.open_session(file)
+        together = onnxfile.predict_probabilities(opened, pixels, batch=3)
+        alone = onnxfile.predict_probabilities(opened, pixels, batch=1)
     except UNLOADABLE as error:
         raise DataError(
             f"{path} cannot take several pictures at a time: {_first(error)}",

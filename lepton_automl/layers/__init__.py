@@ -15,7 +15,7 @@ from lepton_automl.builder import Builder
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import ACTIVATIONS, Value
 
-__all__ = ["ACTIVATIONS", "Layer", "activation", "choice", "stored", "width"]
+__all__ = ["ACTIVATIONS", "Layer", "activation", "choice", "derived", "width"]
 
 
 def width(default: int) -> Any:
@@ -33,9 +33,9 @@ def activation(default: str = "relu") -> Any:
     return choice(default, *(name for name in ACTIVATIONS if name != default))
 
 
-def stored(default: Any) -> Any:
+def derived(default: Any) -> Any:
     """A fact settled by `placed_after` and kept ever after, so that pruning cannot change it."""
-    return field(default=default, metadata={"kind": "stored"})
+    return field(default=default, metadata={"kind": "derived"})
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Layer(ABC):
     """
 
     @abstractmethod
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """Append this layer's operations after `x` and return its output."""
 
-    def placed_after(self, channels: int) -> Self:
+    def with_input_channels(self, channels: int) -> Self:
         """The layer as it is first put behind `channels` channels, stored fields settled."""
         del channels
         return self
@@ -66,9 +66,9 @@ class Layer(ABC):
                 raise self._illegal(item.name, value, "a whole number of channels, 1 to 4096")
 
     @classmethod
-    def searchable(cls) -> dict[str, dict[str, Any]]:
+    def searchable_fields(cls) -> dict[str, dict[str, Any]]:
         """Field name -> its metadata, of the fields that a search space may set."""
-        return {f.name: dict(f.metadata) for f in fields(cls) if f.metadata["kind"] != "stored"}
+        return {f.name: dict(f.metadata) for f in fields(cls) if f.metadata["kind"] != "derived"}
 
     def _illegal(self, name: str, value: object, rule: str) -> ArchError:
         return ArchError(

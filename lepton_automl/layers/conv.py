@@ -18,8 +18,8 @@ class Conv(Layer):
     stride: int = choice(1, 2)
     activation: str = activation()
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """One convolution."""
-        return build.conv(
+        return builder.conv(
             x, "conv", "out", kernel=self.kernel, stride=self.stride, activation=self.activation
         )

@@ -7,7 +7,7 @@ from typing import Self
 
 from lepton_automl.builder import Builder
 from lepton_automl.graph import Value
-from lepton_automl.layers import Layer, activation, choice, stored, width
+from lepton_automl.layers import Layer, activation, choice, derived, width
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class FusedMBConv(Layer):
     expand: int = choice(2, 1, 3, 4)
     activation: str = activation()
     hidden: int = width(32)
-    residual: bool = stored(default=False)
+    residual: bool = derived(default=False)
 
-    def placed_after(self, channels: int) -> Self:
+    def with_input_channels(self, channels: int) -> Self:
         """Settle the inner width, and whether input and output are added."""
         residual = self.stride == 1 and channels == self.out
         return replace(self, hidden=channels * self.expand, residual=residual)
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """Expand, project, add."""
-        y = build.conv(
+        y = builder.conv(
             x,
             "expand",
             "hidden",
@@ -37,5 +37,5 @@ class FusedMBConv(Layer):
             stride=self.stride,
             activation=self.activation,
         )
-        y = build.conv(y, "project", "out")
-        return build.add(x, y, "add") if self.residual else y
+        y = builder.conv(y, "project", "out")
+        return builder.add(x, y, "add") if self.residual else y

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lepton_automl.builder import Builder
 from lepton_automl.errors import ArchError
 from lepton_automl.graph import Value
-from lepton_automl.layers import Layer, activation, stored, width
+from lepton_automl.layers import Layer, activation, derived, width
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Head(Layer):
 
     features: int = width(0)
     activation: str = activation()
-    classes: int = stored(default=10)
+    classes: int = derived(default=10)
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """Mix, pool, classify."""
         if self.classes < 2:
             raise ArchError(
@@ -26,5 +26,5 @@ class Head(Layer):
                 fix="classify into two classes or more",
             )
         if self.features:
-            x = build.conv(x, "features", "features", activation=self.activation)
-        return build.linear(build.global_pool(x, "pool"), "logits", self.classes)
+            x = builder.conv(x, "features", "features", activation=self.activation)
+        return builder.linear(builder.global_pool(x, "pool"), "logits", self.classes)

@@ -16,6 +16,6 @@ class MaxPool(Layer):
     kernel: int = choice(2, 3)
     stride: int = choice(2, 1)
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """One pooling."""
-        return build.max_pool(x, "pool", kernel=self.kernel, stride=self.stride)
+        return builder.max_pool(x, "pool", kernel=self.kernel, stride=self.stride)

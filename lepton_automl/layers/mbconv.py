@@ -7,7 +7,7 @@ from typing import Self
 
 from lepton_automl.builder import Builder
 from lepton_automl.graph import Value
-from lepton_automl.layers import Layer, activation, choice, stored, width
+from lepton_automl.layers import Layer, activation, choice, derived, width
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class MBConv(Layer):
     activation: str = activation()
     hidden: int = width(64)
     squeeze: int = width(8)
-    residual: bool = stored(default=False)
+    residual: bool = derived(default=False)
 
-    def placed_after(self, channels: int) -> Self:
+    def with_input_channels(self, channels: int) -> Self:
         """Settle the inner widths, and whether input and output are added."""
         hidden = channels * self.expand
         return replace(
@@ -39,19 +39,19 @@ class MBConv(Layer):
             residual=self.stride == 1 and channels == self.out,
         )
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """Expand, filter, excite, project, add."""
-        y = build.conv(x, "expand", "hidden", activation=self.activation)
-        y = build.depthwise(
+        y = builder.conv(x, "expand", "hidden", activation=self.activation)
+        y = builder.depthwise(
             y, "depthwise", kernel=self.kernel, stride=self.stride, activation=self.activation
         )
         if self.se:
-            y = self._excite(build, y)
-        y = build.conv(y, "project", "out")
-        return build.add(x, y, "add") if self.residual else y
+            y = self._excite(builder, y)
+        y = builder.conv(y, "project", "out")
+        return builder.add(x, y, "add") if self.residual else y
 
-    def _excite(self, build: Builder, x: Value) -> Value:
-        gate = build.global_pool(x, "squeeze_pool")
-        gate = build.conv(gate, "squeeze", "squeeze", activation="relu")
-        gate = build.conv(gate, "excite", "hidden")
-        return build.mul(x, build.gate(gate, "excite_gate", "sigmoid"), "excited")
+    def _excite(self, builder: Builder, x: Value) -> Value:
+        gate = builder.global_pool(x, "squeeze_pool")
+        gate = builder.conv(gate, "squeeze", "squeeze", activation="relu")
+        gate = builder.conv(gate, "excite", "hidden")
+        return builder.mul(x, builder.gate(gate, "excite_gate", "sigmoid"), "excited")

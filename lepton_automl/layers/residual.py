@@ -7,7 +7,7 @@ from typing import Self
 
 from lepton_automl.builder import Builder
 from lepton_automl.graph import Value
-from lepton_automl.layers import Layer, activation, choice, stored, width
+from lepton_automl.layers import Layer, activation, choice, derived, width
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Residual(Layer):
     stride: int = choice(1, 2)
     activation: str = activation()
     hidden: int = width(16)
-    projection: bool = stored(default=True)
+    projection: bool = derived(default=True)
 
-    def placed_after(self, channels: int) -> Self:
+    def with_input_channels(self, channels: int) -> Self:
         """Settle the inner width, and whether the skip connection needs a projection."""
         projection = self.stride != 1 or channels != self.out
         return replace(self, hidden=self.out, projection=projection)
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """Two convolutions beside the skip connection."""
-        y = build.conv(
+        y = builder.conv(
             x,
             "first",
             "hidden",
@@ -40,7 +40,7 @@ class Residual(Layer):
             stride=self.stride,
             activation=self.activation,
         )
-        y = build.conv(y, "second", "out", kernel=self.kernel)
+        y = builder.conv(y, "second", "out", kernel=self.kernel)
         if self.projection:
-            x = build.conv(x, "shortcut", "out", stride=self.stride)
-        return build.add(y, x, "add", activation=self.activation)
+            x = builder.conv(x, "shortcut", "out", stride=self.stride)
+        return builder.add(y, x, "add", activation=self.activation)

@@ -18,9 +18,9 @@ class SepConv(Layer):
     stride: int = choice(1, 2)
     activation: str = activation()
 
-    def lower(self, build: Builder, x: Value) -> Value:
+    def lower(self, builder: Builder, x: Value) -> Value:
         """Depthwise, then pointwise."""
-        x = build.depthwise(
+        x = builder.depthwise(
             x, "depthwise", kernel=self.kernel, stride=self.stride, activation=self.activation
         )
-        return build.conv(x, "pointwise", "out", activation=self.activation)
+        return builder.conv(x, "pointwise", "out", activation=self.activation)

@@ -9,7 +9,7 @@ from lepton_automl.config import Limits
 from lepton_automl.cost import Cost, Latency, file_cost
 from lepton_automl.latency_model import LatencyModel, estimate
 from lepton_automl.pick import excess
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.search.guess import Guess
 from lepton_automl.search.latencies import Latencies
 from lepton_automl.search.ledger import EventKind, Ledger
@@ -74,7 +74,7 @@ class CostCheck:
     def __call__(self, arch: Arch) -> Cost:
         """Cost of the int8 file; with its latency if that is asked for and all else is kept."""
         if arch.hash not in self._known:
-            file = random_int8(arch, self._weight_limit)
+            file = random_int8_onnx(arch, self._weight_limit)
             cost = self._static(arch, file)
             if not excess(cost, self.limits):
                 cost = self._timed(arch, cost, file)
@@ -85,7 +85,7 @@ class CostCheck:
         """Cost with its latency, if that is asked for, whatever limits it breaks."""
         known = self._known.get(arch.hash)
         if known is None or (known.latency_ms is None and self.guess.tells_latency):
-            file = random_int8(arch, self._weight_limit)
+            file = random_int8_onnx(arch, self._weight_limit)
             self._known[arch.hash] = self._timed(arch, self._static(arch, file), file)
         return self._learnt(arch)
 

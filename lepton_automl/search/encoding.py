@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.space import Knob
+from lepton_automl.space import Parameter
 
 REACH = 0.6
 """Distance between numbers, as a share of their range, at which one tells less of the other."""
@@ -31,7 +31,7 @@ class Encoding:
         The open parameters of a space.
     """
 
-    def __init__(self, knobs: Mapping[str, Knob]) -> None:
+    def __init__(self, knobs: Mapping[str, Parameter]) -> None:
         sizes = [len(knob.values) + 1 for knob in knobs.values()]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
         self._places = [
@@ -85,16 +85,16 @@ class Encoding:
         return single, joint, same
 
 
-def _levels(knob: Knob) -> dict[Any, int]:
+def _levels(knob: Parameter) -> dict[Any, int]:
     values = sorted(knob.values) if _is_ordered(knob) else list(knob.values)
     return {value: level for level, value in enumerate(values)}
 
 
-def _is_ordered(knob: Knob) -> bool:
+def _is_ordered(knob: Parameter) -> bool:
     return all(type(value) in (int, float) for value in knob.values)
 
 
-def _alike(knob: Knob) -> Floats:
+def _alike(knob: Parameter) -> Floats:
     """Of the levels of one parameter; the last one, its absence, is like nothing else."""
     count = len(knob.values)
     alike = np.eye(count + 1)

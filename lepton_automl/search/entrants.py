@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from lepton_automl.compress.plan import subset
-from lepton_automl.dataset import labelled
+from lepton_automl.dataset import load_labelled
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model
 from lepton_automl.parallel import expected_speedup
@@ -69,8 +69,10 @@ class Entrants:
         if not self._tasks.is_whole(checkpoint):
             return False
         model = Model.load(checkpoint)
-        files = self._work.dataset.files("train", model.arch.input[:2], self._work.folder.cache)
-        some = subset(labelled(files), JUDGED, self._work.config.seed)
+        files = self._work.dataset.decoded_files(
+            "train", model.arch.input[:2], self._work.folder.cache
+        )
+        some = subset(load_labelled(files), JUDGED, self._work.config.seed)
         right = is_correct(model, some, device=self._work.device)
         return bool(1 - right.mean() < MEMORISED * (1 - score.accuracy))
 

@@ -12,7 +12,7 @@ from lepton_automl.search.impossible import Tally, impossible
 from lepton_automl.search.repair import Near, Repair, spread
 from lepton_automl.search.sampler import Draw, Point, Sampler
 from lepton_automl.search.trials import Rejection, Trial
-from lepton_automl.space import Knob
+from lepton_automl.space import Parameter
 
 REFUSED = 40
 """Points beyond the limits that are looked at for one candidate before the nearest are repaired."""
@@ -47,7 +47,7 @@ class Proposer:
         self,
         sampler: Sampler,
         draw: Draw,
-        knobs: Mapping[str, Knob],
+        knobs: Mapping[str, Parameter],
         check: CostCheck,
         known: Sequence[Trial],
     ) -> None:

@@ -60,7 +60,7 @@ class Guess:
 
     def _size(self, arch: Arch, parameters: int) -> int:
         graph = arch.graph
-        text = OPERATION_BYTES * len(graph.ops) + WEIGHTED_BYTES * len(list(graph.weighted))
+        text = OPERATION_BYTES * len(graph.ops) + WEIGHTED_BYTES * len(list(graph.weighted_ops))
         return parameters + FILE_BYTES + text + self._label_bytes
 
     def _latency(self, arch: Arch) -> float:
@@ -70,6 +70,6 @@ class Guess:
 
 def _weights(arch: Arch) -> tuple[int, int]:
     """Bytes of the weights, and with biases and scales."""
-    shapes = [op.weight_shape for op in arch.graph.weighted]
+    shapes = [op.weight_shape for op in arch.graph.weighted_ops]
     weights = sum(math.prod(shape) for shape in shapes)
     return weights, weights + 12 * sum(shape[0] for shape in shapes)

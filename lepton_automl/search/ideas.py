@@ -14,7 +14,7 @@ from lepton_automl.errors import ArchError
 from lepton_automl.pick import excess
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.sampler import seed_of
-from lepton_automl.space import Draw, Scalar, SpaceTrial
+from lepton_automl.space import RandomTrial, Scalar, SpaceTrial
 
 WINDOW, STEP = 96, 4
 """Points drawn evenly that are thought about at a time, and how many of them are new each time."""
@@ -98,7 +98,7 @@ class Ideas:
         return Idea({path: asked.params[path] for path in asked.asked}, cost, beyond)
 
 
-class Asked(Draw):
+class Asked(RandomTrial):
     """A draw that knows which of the values given to it were asked for."""
 
     def __init__(self, seed: int, given: Mapping[str, Scalar] | None = None) -> None:

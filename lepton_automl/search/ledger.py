@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from lepton_automl.durable import writable
+from lepton_automl.durable import wrap_os_errors
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.search import live
 from lepton_automl.search.storage import read_only, translated
@@ -182,7 +182,7 @@ class Ledger(LedgerView):
         self.live = live.Notes()
         """What the command does at this moment, for those who watch; no event, and not kept."""
         self._observers: list[Observer] = []
-        with writable(path):
+        with wrap_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._held = _hold(path.with_suffix(".lock"))
         try:
@@ -299,7 +299,7 @@ def is_held(path: Path) -> bool:
 
 
 def _hold(path: Path) -> int:
-    with writable(path):
+    with wrap_os_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     until = time.monotonic() + PATIENCE_SECONDS
     while True:

@@ -17,7 +17,7 @@ from lepton_automl.search.plan import work_of
 from lepton_automl.search.task import unpack
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.work import SearchWork
-from lepton_automl.space import Draw, SearchSpace
+from lepton_automl.space import RandomTrial, SearchSpace
 
 FLIP = "flip"
 """Key of the event, and field of a recipe."""
@@ -35,14 +35,14 @@ def oriented(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
     that learns too little to tell gets none. The outcome is recorded once.
     """
     space = work.space
-    if True not in {value for knob in space.train_knobs(FLIP) for value in knob.values}:
+    if True not in {value for knob in space.train_parameters(FLIP) for value in knob.values}:
         return space
     event = work.ledger.get(EventKind.PLAN, FLIP)
     if event is None:
         event = _asked(work, tasks, workers)
         work.ledger.record(EventKind.PLAN, FLIP, event)
         work.emit(Event("plan", _told(event)))
-    return space if event["is_used"] else space.fixing(FLIP, value=False)
+    return space if event["is_used"] else space.with_fixed(FLIP, value=False)
 
 
 def is_favoured(
@@ -59,8 +59,8 @@ def is_favoured(
     strata : ndarray, optional
         (N,): class of each sample where every class counts alike.
     """
-    lost = balance.influence(plain.astype(float) - mirrored, strata)
-    right = balance.influence(plain, strata)
+    lost = balance.influence_values(plain.astype(float) - mirrored, strata)
+    right = balance.influence_values(plain, strata)
     learnt = right.mean() - 1 / classes
     chance = CONFIDENCE_Z * right.std() / np.sqrt(len(right))
     if learnt <= chance:
@@ -72,7 +72,7 @@ def is_favoured(
 def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     data = work.dataset
     arch, recipe = work.space.sample(
-        Draw(work.config.seed, next(iter(work.space.candidates), None)),
+        RandomTrial(work.config.seed, next(iter(work.space.candidates), None)),
         size=data.size,
         channels=data.channels,
         classes=len(data.class_names),
@@ -87,8 +87,8 @@ def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     units = work_of(arch.graph.macs, task.samples, task.cycles[-1][0])
     return {
         "is_used": is_favoured(plain, mirrored, len(data.class_names), strata),
-        "plain": balance.mean(plain, strata),
-        "mirrored": balance.mean(mirrored, strata),
+        "plain": balance.balanced_mean(plain, strata),
+        "mirrored": balance.balanced_mean(mirrored, strata),
         "samples": len(plain),
         "speed": result.seconds[-1] / units,
     }

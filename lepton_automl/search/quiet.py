@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lepton_automl.durable import writable
+from lepton_automl.durable import wrap_os_errors
 
 LONGEST_WAIT_SECONDS = 5.0
 """Who measures waits no longer: a process that was stopped in a batch may never end it."""
@@ -34,7 +34,7 @@ class Quiet:
     """
 
     def __init__(self, folder: Path) -> None:
-        with writable(folder):
+        with wrap_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT
             self._turnstile = os.open(folder / "turnstile.lock", flags, 0o644)

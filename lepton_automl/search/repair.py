@@ -15,7 +15,7 @@ from lepton_automl.errors import ArchError
 from lepton_automl.pick import excess
 from lepton_automl.recipe import Recipe
 from lepton_automl.search.cost_check import CostCheck
-from lepton_automl.space import Draw, Knob, SpaceTrial
+from lepton_automl.space import Parameter, RandomTrial, SpaceTrial
 
 ROUNDS = 6
 """Times every parameter is gone through."""
@@ -73,7 +73,7 @@ class Repair:
     def __init__(
         self,
         draw: Callable[[SpaceTrial], tuple[Arch, Recipe]],
-        knobs: Mapping[str, Knob],
+        knobs: Mapping[str, Parameter],
         check: CostCheck,
     ) -> None:
         self._draw, self._check = draw, check
@@ -171,7 +171,7 @@ class Repair:
         yield from itertools.islice(both, 0, None, step)
 
     def _guessed(self, params: Mapping[str, Any], distance: Distance) -> _Guessed | None:
-        point = Draw(0, params)
+        point = RandomTrial(0, params)
         try:
             arch, recipe = self._draw(point)
             cost = self._check.guess(arch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.statistics import wilson
+from lepton_automl.statistics import wilson_interval
 
 ETA = 3
 """One in so many candidates goes on to the next rung, which is so many times longer."""
@@ -90,7 +90,7 @@ def dropped(standings: Sequence[RungEntry]) -> set[int]:
     """
     if not standings:
         return set()
-    bounds = [wilson(s.accuracy * s.samples, s.samples, SURE) for s in standings]
+    bounds = [wilson_interval(s.accuracy * s.samples, s.samples, SURE) for s in standings]
     low, high = (np.array(ends) for ends in zip(*bounds, strict=True))
     costs = np.array([s.costs for s in standings]).reshape(len(standings), -1)
     cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = (
-    "from lepton_automl.lifeline import hold; hold(); "
+    "from lepton_automl.lifeline import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.search.worker import main; main()"
 )
 WAITING_PROGRAM = PROGRAM.replace("main()", "import sys; sys.stdin.readline() and main()")

@@ -16,7 +16,7 @@ from lepton_automl.space import SearchSpace
 
 def stronger(recipe: Recipe, space: SearchSpace) -> float | None:
     """The next stronger `augment` that the space offers; None where there is none."""
-    offered = {float(v) for knob in space.train_knobs("augment") for v in knob.values}
+    offered = {float(v) for knob in space.train_parameters("augment") for v in knob.values}
     return min((value for value in offered if value > recipe.augment), default=None)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lepton_automl import durable
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import Labelled, LabelledFiles, labelled
+from lepton_automl.dataset import LabelledFiles, LabelledTensors, load_labelled
 from lepton_automl.evaluate import TrainingSlot, is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.pace import LEAST_SECONDS, PASSES, Throughput, utilisation
@@ -208,7 +208,7 @@ def _macs(model: Model, teachers: Sequence[Model]) -> int:
     return model.arch.graph.macs + answers // PASSES
 
 
-def _training_part(task: Task) -> Labelled:
+def _training_part(task: Task) -> LabelledTensors:
     data, count = _part(task, task.train), task.samples
     return data.first(count) if count else data
 
@@ -224,7 +224,7 @@ def _answers(model: Model, task: Task, turn: TrainingSlot) -> tuple[str, str]:
     data, device = _part(task, task.validation), torch.device(task.device)
     plain, mirrored = pack(is_correct(model, data, device=device, training_slot=turn)), ""
     if task.mirrors:
-        flipped = Labelled(data.pixels.flip(2), data.labels)
+        flipped = LabelledTensors(data.pixels.flip(2), data.labels)
         mirrored = pack(is_correct(model, flipped, device=device, training_slot=turn))
     return plain, mirrored
 
@@ -268,5 +268,5 @@ def _start(task: Task) -> Model:
     return initial_model(Arch.from_json(task.arch), preprocessing, task.seed)
 
 
-def _part(task: Task, paths: tuple[str, str]) -> Labelled:
-    return labelled(LabelledFiles(Path(paths[0]), Path(paths[1]), task.is_balanced))
+def _part(task: Task, paths: tuple[str, str]) -> LabelledTensors:
+    return load_labelled(LabelledFiles(Path(paths[0]), Path(paths[1]), task.is_balanced))

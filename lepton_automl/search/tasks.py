@@ -147,7 +147,7 @@ class Tasks:
     @staticmethod
     def _delete(checkpoint: Path) -> None:
         # First what makes it whole: killed half-way, it must not be taken for a model.
-        with durable.writable(checkpoint):
+        with durable.wrap_os_errors(checkpoint):
             (checkpoint / WEIGHTS).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -212,7 +212,7 @@ class Tasks:
     def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
         if size not in self._data:
             data, cache = self._work.dataset, self._work.folder.cache
-            train = data.files("train", size, cache)
-            validation = data.files("validation", size, cache)
+            train = data.decoded_files("train", size, cache)
+            validation = data.decoded_files("validation", size, cache)
             self._data[size] = (train, validation, data.preprocessing(size))
         return self._data[size]

@@ -16,7 +16,7 @@ from lepton_automl.parallel import SINGLE_PROCESS, ProcessGroup, init_process_gr
 from lepton_automl.search.spawn import spawned
 
 PROGRAM = (
-    "from lepton_automl.lifeline import hold; hold(); "
+    "from lepton_automl.lifeline import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.search.member import main; main()"
 )
 
@@ -37,7 +37,7 @@ def assembled(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
     if count == 1:
         yield SINGLE_PROCESS
         return
-    with durable.writable(folder):
+    with durable.wrap_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     meeting = folder.resolve() / f"meeting.{os.getpid()}"
     meeting.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from lepton_automl.search.ledger import EventKind, LedgerView
 from lepton_automl.search.plan import Plan
 from lepton_automl.search.rungs import RungEntry
 from lepton_automl.search.task import TaskResult, unpack
-from lepton_automl.statistics import interval, wilson
+from lepton_automl.statistics import accuracy_interval, wilson_interval
 
 CLASSES = "classes"
 """Key of the `EventKind.PLAN` event with the class of each validation sample."""
@@ -245,7 +245,7 @@ class RungResult:
         """95 % confidence interval of the accuracy."""
         if self.balanced is not None:
             return self.balanced["low"], self.balanced["high"]
-        return wilson(int(self.correct.sum()), len(self.correct))
+        return wilson_interval(int(self.correct.sum()), len(self.correct))
 
     @property
     def samples(self) -> int:
@@ -391,7 +391,7 @@ def result_event(result: TaskResult, epochs: int, validation: Part | None = None
 def _balanced(correct: NDArray[np.bool_], validation: Part) -> dict[str, float]:
     """Balanced accuracy and its interval; readers of the ledger have no labels to compute it."""
     strata, groups = validation.strata, validation.groups
-    low, high = interval(correct, groups, strata)
-    share = balance.effective_share(correct, None, strata, 0.95)
-    accuracy, samples = balance.mean(correct, strata), max(1, round(len(correct) * share))
+    low, high = accuracy_interval(correct, groups, strata)
+    share = balance.effective_fraction(correct, None, strata, 0.95)
+    accuracy, samples = balance.balanced_mean(correct, strata), max(1, round(len(correct) * share))
     return {"accuracy": accuracy, "low": low, "high": high, "samples": samples}

@@ -18,7 +18,7 @@ from lepton_automl.search import outcome
 from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.trials import Trial, Trials, read_trials
-from lepton_automl.space import Knob, SearchSpace
+from lepton_automl.space import Parameter, SearchSpace
 
 START = "start"
 """Key of the `EventKind.WARM_START` event with all that is used of the other run."""
@@ -270,9 +270,9 @@ def is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
     return all(params[path] == value for path, value in point.items() if path in params)
 
 
-def _choices(knob: Knob | None) -> str:
+def _choices(knob: Parameter | None) -> str:
     return "not open" if knob is None else " or ".join(map(str, knob.values))
 
 
-def _admits(knob: Knob | None, value: Any) -> bool:
+def _admits(knob: Parameter | None, value: Any) -> bool:
     return knob is not None and any(value == v and type(value) is type(v) for v in knob.values)

@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_automl import durable
 from lepton_automl.confirmed import Confirmed
-from lepton_automl.dataset import labelled
+from lepton_automl.dataset import load_labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.evaluate import predict_logits
 from lepton_automl.events import Event
@@ -143,7 +143,9 @@ class Winners:
         """Everything a search gives back."""
         best = Model.load(self._folder)
         size = best.arch.input[:2]
-        validation = labelled(self._work.dataset.files("validation", size, self._work.folder.cache))
+        validation = load_labelled(
+            self._work.dataset.decoded_files("validation", size, self._work.folder.cache)
+        )
         logits = predict_logits(best, validation.pixels, device=self._work.device)
         predictions = logits.argmax(1).numpy().astype(np.int64)
         reference_ms = last_reference_ms(self._work.ledger)
@@ -171,7 +173,7 @@ class Winners:
                 workers.call(task)
         model = Model.load(checkpoint)
         # Until the new recipe is there, what lies here may be of two models.
-        with durable.writable(self._folder):
+        with durable.wrap_os_errors(self._folder):
             (self._folder / RECIPE).unlink(missing_ok=True)
         metrics = {"validation_accuracy": score.accuracy, "epochs": float(score.epochs)}
         dataclasses.replace(model, metrics=metrics).save(self._folder)

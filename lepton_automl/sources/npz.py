@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl import plugins
-from lepton_automl.decode import eight_bits
+from lepton_automl.decode import to_uint8
 from lepton_automl.errors import DataError
 from lepton_automl.sources import Samples, Source
 
@@ -108,7 +108,7 @@ def _names(data: str, arrays: dict[str, Array]) -> list[str]:
     known = [letter + name[1:] for letter in ("x", "y", "group") for name in xs]
     for key in arrays:
         if key not in [*known, "class_names"]:
-            near = plugins.unknown(key, [*known, "class_names"], "key of such a file")
+            near = plugins.unknown_name(key, [*known, "class_names"], "key of such a file")
             raise DataError(f"{data}: {key!r} is not a key that is read", fix=near.fix)
     names = [name for name in xs if name in arrays]
     if not names or ("x" in names and len(names) > 1):
@@ -186,7 +186,7 @@ def _scale(
     if low >= 0 and high <= 255:
         return lambda x: (np.rint(x) if kind == "f" else x).astype(np.uint8)
     if is_uint16:
-        return eight_bits
+        return to_uint8
     raise DataError(
         f"{data}: pixels from {low:g} to {high:g}; whole numbers 0 to 255, uint16 0 to 65535, or "
         "floats 0 to 1 or 0 to 255 are read",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lepton_automl.space.file import Choice, Knob, Range, Scalar
+from lepton_automl.space.file import Choice, Parameter, Range, Scalar
 from lepton_automl.space.reading import load, names
 from lepton_automl.space.search_space import SearchSpace
-from lepton_automl.space.trial import Draw, SpaceTrial
+from lepton_automl.space.trial import RandomTrial, SpaceTrial
 
 __all__ = [
     "Choice",
-    "Draw",
-    "Knob",
+    "Parameter",
+    "RandomTrial",
     "Range",
     "Scalar",
     "SearchSpace",

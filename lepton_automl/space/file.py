@@ -44,7 +44,7 @@ class Range:
         return f"{self.low} to {self.high} by {self.step}"
 
 
-Knob: TypeAlias = Choice | Range
+Parameter: TypeAlias = Choice | Range
 
 
 class SpaceFile:
@@ -74,7 +74,7 @@ class SpaceFile:
         self, keys: Keys, known: Sequence[str], kind: str, name: str | None = None
     ) -> SpaceError:
         """The error for a `name` (or the last of `keys`) that is not known, with the nearest."""
-        hint = plugins.unknown(name or str(keys[-1]), list(known), kind)
+        hint = plugins.unknown_name(name or str(keys[-1]), list(known), kind)
         return self.error(keys, hint.what, hint.fix)
 
     def check_names(
@@ -101,7 +101,7 @@ class SpaceFile:
             raise self.error((name,), f"[{name}] is one table", f"begin each with [[{name}]]")
         return len(found)
 
-    def knob(self, keys: Keys, value: Any) -> Knob:
+    def parameter(self, keys: Keys, value: Any) -> Parameter:
         """A scalar, a list or `{ low, high, step }` as a knob."""
         if isinstance(value, dict):
             return self._range(keys, value)

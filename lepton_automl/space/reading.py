@@ -11,13 +11,13 @@ from typing import Any
 
 from lepton_automl import plugins
 from lepton_automl.errors import LeptonError, SpaceError
-from lepton_automl.space.file import Keys, Knob, Scalar, SpaceFile
+from lepton_automl.space.file import Keys, Parameter, Scalar, SpaceFile
 from lepton_automl.space.search_space import SearchSpace
 from lepton_automl.space.tables import check_all, layer_table, train_table
-from lepton_automl.space.trial import Draw
+from lepton_automl.space.trial import RandomTrial
 
-SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "candidate")
-NATIVE = "native"
+_SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "candidate")
+_NATIVE = "native"
 """The resolution the data have."""
 
 
@@ -33,7 +33,7 @@ def load(name: str | Path) -> SearchSpace:
     path = Path(name)
     if path.suffix != ".toml":
         if str(name) not in names():
-            raise plugins.unknown(str(name), names(), "search space", SpaceError)
+            raise plugins.unknown_name(str(name), names(), "search space", SpaceError)
         path = _folder() / f"{name}.toml"
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,14 +58,14 @@ def _folder() -> Path:
 
 
 def _read(file: SpaceFile, name: str) -> SearchSpace:
-    file.check_names((), file.document, SECTIONS, "section of a search space")
+    file.check_names((), file.document, _SECTIONS, "section of a search space")
     inputs = file.table("input")
     file.check_names(("input",), inputs, ["resolution", "example"], "field of [input]")
     stages = range(file.count("stage"))
     space = SearchSpace(
         name=name,
         doc=str(file.document.get("doc", "")),
-        resolution=_resolution(file, inputs.get("resolution", NATIVE)),
+        resolution=_resolution(file, inputs.get("resolution", _NATIVE)),
         example=_example(file, inputs.get("example", [32, 32, 3])),
         stem=layer_table(file, ("stem",), "stem", "stem"),
         stages=tuple(layer_table(file, ("stage", n), f"stage{n + 1}") for n in stages),
@@ -80,12 +80,12 @@ def _read(file: SpaceFile, name: str) -> SearchSpace:
     return _with_candidates(file, space)
 
 
-def _resolution(file: SpaceFile, value: Any) -> Knob:
+def _resolution(file: SpaceFile, value: Any) -> Parameter:
     keys: Keys = ("input", "resolution")
-    knob = file.knob(keys, value)
+    knob = file.parameter(keys, value)
     for item in knob.values:
-        if item != NATIVE and (type(item) is not int or not 8 <= item <= 1024):
-            what = f"resolution = {item!r}, the rule is {NATIVE!r} or 8 to 1024 pixels"
+        if item != _NATIVE and (type(item) is not int or not 8 <= item <= 1024):
+            what = f"resolution = {item!r}, the rule is {_NATIVE!r} or 8 to 1024 pixels"
             raise file.error(keys, what, "give resolution legal values")
     return knob
 
@@ -116,7 +116,7 @@ def _candidate(
     file: SpaceFile, keys: Keys, space: SearchSpace, raw: dict[str, Any]
 ) -> dict[str, Scalar]:
     """A complete set: what is not named gets the first value of its knob."""
-    knobs = space.knobs
+    knobs = space.all_parameters
     full = {path: knob.values[0] for path, knob in space.parameters().items()}
     for path, value in _flat(raw):
         if path not in knobs:
@@ -134,7 +134,7 @@ def _check_builds(
     file: SpaceFile, keys: Keys, space: SearchSpace, params: dict[str, Scalar]
 ) -> None:
     try:
-        space.example_arch(Draw(0, params))
+        space.example_arch(RandomTrial(0, params))
     except LeptonError as error:
         raise file.error(keys, error.what, error.fix) from error
 

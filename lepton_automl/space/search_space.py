@@ -10,10 +10,10 @@ from lepton_automl import targets
 from lepton_automl.arch import Arch, chain
 from lepton_automl.layers import Layer
 from lepton_automl.recipe import Recipe
-from lepton_automl.space.file import Choice, Knob, Scalar
-from lepton_automl.space.shape import fitted, scaled
+from lepton_automl.space.file import Choice, Parameter, Scalar
+from lepton_automl.space.shape import fit_to_input, input_size
 from lepton_automl.space.tables import Table
-from lepton_automl.space.trial import SpaceTrial, drawn, made, suggest
+from lepton_automl.space.trial import SpaceTrial, suggest, suggest_fields, suggest_layers
 from lepton_automl.targets import Target
 
 
@@ -45,7 +45,7 @@ class SearchSpace:
 
     name: str
     doc: str
-    resolution: Knob
+    resolution: Parameter
     example: tuple[int, int, int]
     stem: Table
     stages: tuple[Table, ...]
@@ -62,29 +62,29 @@ class SearchSpace:
         return (self.stem, *self.stages, self.head, self.train)
 
     @functools.cached_property
-    def knobs(self) -> dict[str, Knob]:
+    def all_parameters(self) -> dict[str, Parameter]:
         """Everything that can be set, fixed or not, by path."""
-        found: dict[str, Knob] = {"input.resolution": self.resolution}
+        found: dict[str, Parameter] = {"input.resolution": self.resolution}
         for table in self.tables:
-            found |= table.knobs
+            found |= table.all_parameters
         return found
 
-    def parameters(self) -> dict[str, Knob]:
+    def parameters(self) -> dict[str, Parameter]:
         """What is open to choose, by path: the parameters of a study."""
-        return {path: knob for path, knob in self.knobs.items() if len(knob.values) > 1}
+        return {path: knob for path, knob in self.all_parameters.items() if len(knob.values) > 1}
 
-    def train_knobs(self, field: str) -> list[Knob]:
+    def train_parameters(self, field: str) -> list[Parameter]:
         """The knob of a recipe's field for each optimiser that has it."""
         return [fields[field][1] for fields in self.train.fields.values() if field in fields]
 
-    def fixing(self, field: str, *, value: Scalar) -> SearchSpace:
+    def with_fixed(self, field: str, *, value: Scalar) -> SearchSpace:
         """The same space with one field of every recipe set; it keeps its name and digest."""
         fixed = {
             name: {**fields, field: (f"train.{field}", Choice((value,)))}
             for name, fields in self.train.fields.items()
         }
         changed = replace(self, train=replace(self.train, fields=fixed))
-        gone = self.knobs.keys() - changed.parameters().keys()
+        gone = self.all_parameters.keys() - changed.parameters().keys()
         candidates = tuple(
             {path: set_to for path, set_to in candidate.items() if path not in gone}
             for candidate in self.candidates
@@ -94,7 +94,7 @@ class SearchSpace:
     @property
     def points(self) -> int:
         """How many different settings there are."""
-        shared = [knob for path, knob in self.knobs.items() if path.startswith("all.")]
+        shared = [knob for path, knob in self.all_parameters.items() if path.startswith("all.")]
         counts = [len(knob.values) for knob in (self.resolution, *shared)]
         return math.prod(counts) * math.prod(table.points for table in self.tables)
 
@@ -129,10 +129,10 @@ class SearchSpace:
         shape = (height, width, channels)
         layers: list[Layer] = []
         for table in (self.stem, *self.stages, self.head):
-            layers += made(table, trial, target)
-        optimizer, settings = drawn(self.train, trial, target)
+            layers += suggest_layers(table, trial, target)
+        optimizer, settings = suggest_fields(self.train, trial, target)
         recipe = Recipe(optimizer=optimizer, **settings)
-        return chain(shape, fitted(shape, layers), classes), recipe
+        return chain(shape, fit_to_input(shape, layers), classes), recipe
 
     def example_arch(self, trial: SpaceTrial) -> Arch:
         """An architecture for the example's shape and ten classes, its layers fitted together.
@@ -150,7 +150,7 @@ class SearchSpace:
 
     def _size(self, trial: SpaceTrial, size: tuple[int, int] | None) -> tuple[int, int]:
         values = self.resolution.values
-        sides = {side: scaled(side, self.resolution, size) for side in values}
+        sides = {side: input_size(side, self.resolution, size) for side in values}
         if len(set(sides.values())) == 1:
             return next(iter(sides.values()))
         side: Scalar = suggest(trial, "input.resolution", self.resolution)

@@ -13,9 +13,9 @@ from lepton_automl import plugins
 from lepton_automl.errors import ArchError, ConfigError, LeptonError
 from lepton_automl.layers import Layer
 from lepton_automl.recipe import Recipe
-from lepton_automl.space.file import Choice, Keys, Knob, Range, Scalar, SpaceFile
+from lepton_automl.space.file import Choice, Keys, Parameter, Range, Scalar, SpaceFile
 
-Fields: TypeAlias = Mapping[str, tuple[str, Knob]]
+Fields: TypeAlias = Mapping[str, tuple[str, Parameter]]
 """Field name -> (parameter path, knob)."""
 Checks: TypeAlias = dict[str, tuple[Any, Callable[[Any], object]]]
 """Field name -> (its default, what raises a LeptonError for a value that is not legal)."""
@@ -30,14 +30,14 @@ class Table:
     """Path and names of the layers (or optimisers) to choose from."""
     fields: Mapping[str, Fields]
     """For each of those names, the fields it gets."""
-    depth: Knob
+    depth: Parameter
     kinds: Mapping[str, type[Layer]]
     """The layers by name; none where optimisers are chosen."""
 
     @property
-    def knobs(self) -> dict[str, Knob]:
+    def all_parameters(self) -> dict[str, Parameter]:
         """Every knob by its path, the deciding ones first."""
-        found: dict[str, Knob] = {
+        found: dict[str, Parameter] = {
             f"{self.path}.depth": self.depth,
             self.selector[0]: self.selector[1],
         }
@@ -70,12 +70,12 @@ def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None)
     given = only or raw.pop("layer", None)
     if given is None:
         raise file.error(keys, f"{path} has no layer", 'add a line such as: layer = "conv"')
-    names = file.knob((*keys, "layer"), given)
+    names = file.parameter((*keys, "layer"), given)
     if "head" in names.values and not only:
         what = f"{path}.layer = 'head', the rule is that the head comes last and once"
         raise file.error((*keys, "layer"), what, "describe it in [head]")
     kinds = {str(name): _layer(file, (*keys, "layer"), str(name)) for name in names.values}
-    depth = file.knob((*keys, "depth"), 1 if only else raw.pop("depth", 1))
+    depth = file.parameter((*keys, "depth"), 1 if only else raw.pop("depth", 1))
     if not all(type(value) is int and 0 <= value <= 50 for value in depth.values):
         what = f"depth = {depth}, the rule is 0 to 50 layers"
         raise file.error((*keys, "depth"), what, "give depth legal values")
@@ -96,7 +96,7 @@ def train_table(file: SpaceFile) -> Table:
     """
     raw = file.table("train")
     keys: Keys = ("train", "optimizer")
-    names = file.knob(keys, raw.pop("optimizer", Recipe().optimizer))
+    names = file.parameter(keys, raw.pop("optimizer", Recipe().optimizer))
     values = tuple(str(name) for name in names.values)
     recipe = {item.name: item.default for item in dataclasses.fields(Recipe)}
     checks: Checks = {
@@ -113,10 +113,10 @@ def train_table(file: SpaceFile) -> Table:
 def layer_checks(kind: type[Layer]) -> Checks:
     """The fields of a layer that a file may set: not those that the layer settles when placed."""
     found: Checks = {}
-    for name, about in kind.searchable().items():
+    for name, about in kind.searchable_fields().items():
         default = getattr(kind(), name)
         other = about["choices"][-1] if about["kind"] == "choice" else default + 1
-        if getattr(kind(**{name: other}).placed_after(24), name) == other:
+        if getattr(kind(**{name: other}).with_input_channels(24), name) == other:
             found[name] = (default, functools.partial(_try, kind, name, about["kind"]))
     return found
 
@@ -132,9 +132,9 @@ def _try(kind: type[Layer], name: str, sort: str, value: Any) -> None:
 
 def _read_fields(
     file: SpaceFile, keys: Keys, path: str, raw: dict[str, Any], checks: dict[str, Checks]
-) -> dict[str, dict[str, tuple[str, Knob]]]:
+) -> dict[str, dict[str, tuple[str, Parameter]]]:
     """For each name in `checks` its fields: those of the table, and of its own sub-table."""
-    found: dict[str, dict[str, tuple[str, Knob]]] = {name: {} for name in checks}
+    found: dict[str, dict[str, tuple[str, Parameter]]] = {name: {} for name in checks}
     known = sorted({field for fields in checks.values() for field in fields})
     for field, value in raw.items():
         if field in checks:
@@ -163,9 +163,9 @@ def _own_fields(
 
 def _read_all(
     file: SpaceFile, kinds: dict[str, type[Layer]]
-) -> dict[str, dict[str, tuple[str, Knob]]]:
+) -> dict[str, dict[str, tuple[str, Parameter]]]:
     """What `[all]` gives each of these layers."""
-    found: dict[str, dict[str, tuple[str, Knob]]] = {name: {} for name in kinds}
+    found: dict[str, dict[str, tuple[str, Parameter]]] = {name: {} for name in kinds}
     for field, value in file.table("all").items():
         for name, kind in kinds.items():
             checks = layer_checks(kind)
@@ -183,9 +183,9 @@ def check_all(file: SpaceFile, kinds: list[type[Layer]]) -> None:
 
 def _read_knob(
     file: SpaceFile, keys: Keys, value: Any, checks: list[tuple[Any, Callable[[Any], object]]]
-) -> Knob:
+) -> Parameter:
     """The knob at `keys`, all its values legal for every one of `checks`."""
-    knob = file.knob(keys, value)
+    knob = file.parameter(keys, value)
     if isinstance(checks[0][0], float):
         knob = _as_float(knob)
     for check in checks:
@@ -208,7 +208,7 @@ def _check_value(
         raise file.error(keys, error.what, error.fix) from error
 
 
-def _as_float(knob: Knob) -> Knob:
+def _as_float(knob: Parameter) -> Parameter:
     def real(value: Any) -> Any:
         return float(value) if type(value) is int else value
 

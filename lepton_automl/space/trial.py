@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from lepton_automl.layers import Layer
-from lepton_automl.space.file import Choice, Knob, Scalar
+from lepton_automl.space.file import Choice, Parameter, Scalar
 from lepton_automl.space.tables import Table
 from lepton_automl.targets import Target
 
@@ -23,7 +23,7 @@ class SpaceTrial(Protocol):
     def suggest_float(self, name: str, low: float, high: float, /, *, step: float) -> float: ...
 
 
-class Draw:
+class RandomTrial:
     """A trial of `given` values; what they leave open is drawn evenly from `seed`."""
 
     def __init__(self, seed: int = 0, given: Mapping[str, Scalar] | None = None) -> None:
@@ -42,7 +42,7 @@ class Draw:
         return float(self.params.setdefault(name, value))
 
 
-def suggest(trial: SpaceTrial, path: str, knob: Knob) -> Any:
+def suggest(trial: SpaceTrial, path: str, knob: Parameter) -> Any:
     """The value that `trial` takes; what is fixed is not asked for."""
     if len(knob.values) == 1:
         return knob.values[0]
@@ -53,7 +53,7 @@ def suggest(trial: SpaceTrial, path: str, knob: Knob) -> Any:
     return trial.suggest_int(path, knob.low, int(knob.high), step=knob.step)
 
 
-def drawn(table: Table, trial: SpaceTrial, target: Target) -> tuple[str, dict[str, Any]]:
+def suggest_fields(table: Table, trial: SpaceTrial, target: Target) -> tuple[str, dict[str, Any]]:
     """Which of the table's kinds, and its fields."""
     name = str(suggest(trial, *table.selector))
     settings = {}
@@ -63,14 +63,14 @@ def drawn(table: Table, trial: SpaceTrial, target: Target) -> tuple[str, dict[st
     return name, settings
 
 
-def made(table: Table, trial: SpaceTrial, target: Target) -> list[Layer]:
+def suggest_layers(table: Table, trial: SpaceTrial, target: Target) -> list[Layer]:
     """The layers of one table; its stride is the first one's, the others keep the map."""
     depth = suggest(trial, f"{table.path}.depth", table.depth)
     if depth == 0:
         return []
-    name, settings = drawn(table, trial, target)
+    name, settings = suggest_fields(table, trial, target)
     first: Layer = table.kinds[name](**settings)
-    rest = with_stride(first, 1) if "stride" in first.searchable() else first
+    rest = with_stride(first, 1) if "stride" in first.searchable_fields() else first
     return [first, *([rest] * (depth - 1))]
 
 
@@ -80,12 +80,12 @@ def with_stride(layer: Layer, stride: int) -> Layer:
     return replace(layer, **settings)
 
 
-def _any(trial: SpaceTrial, path: str, knob: Knob, target: Target) -> Any:
+def _any(trial: SpaceTrial, path: str, knob: Parameter, target: Target) -> Any:
     del target
     return suggest(trial, path, knob)
 
 
-def _fast(trial: SpaceTrial, path: str, knob: Knob, target: Target) -> Any:
+def _fast(trial: SpaceTrial, path: str, knob: Parameter, target: Target) -> Any:
     """An activation that is fast on the target, if any listed one is.
 
     The knob itself stays as it is, so that a study's parameters do not depend on the target.

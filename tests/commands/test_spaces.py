@@ -40,7 +40,7 @@ def test_an_explanation_gives_choices_size_and_cost(ask):
     assert about["points"] == found.points
     for key in ("macs", "size_bytes"):
         assert 0 < about[key]["low"] <= about[key]["median"] <= about[key]["high"]
-    first = found.example_arch(space.Draw(0, found.candidates[0]))
+    first = found.example_arch(space.RandomTrial(0, found.candidates[0]))
     assert about["candidates"][0]["macs"] == first.graph.macs
     assert about["candidates"][0]["size_bytes"] == cost.static_cost(first, 64).size_bytes
 

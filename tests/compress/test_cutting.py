@@ -22,7 +22,7 @@ from tests.nets import random_arch, random_model, random_pixels
 def silenced(model, width, dropped):
     """The oracle: the whole net, with every producer of the dropped channels giving zero."""
     weights = {name: tensor.clone() for name, tensor in model.weights.items()}
-    for op in model.arch.graph.weighted:
+    for op in model.arch.graph.weighted_ops:
         if op.y.axis in width.axes:
             parts = ("weight", "bias") if model.is_folded else ("norm.weight", "norm.bias")
             for part in parts:

@@ -31,7 +31,7 @@ def uneven(model, sigma, seed=0):
     """The hard case, for chains of convolutions: channels rescaled, function unchanged."""
     generator = torch.Generator().manual_seed(seed)
     weights = dict(model.weights)
-    ops = list(model.arch.graph.weighted)
+    ops = list(model.arch.graph.weighted_ops)
     for before, after in itertools.pairwise(ops):
         factor = torch.exp(sigma * torch.randn(before.y.channels, generator=generator))
         weights[f"{before.name}.weight"] = (

@@ -13,7 +13,7 @@ from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.plan import Effort
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import onnx_probabilities
 from lepton_automl.graph import ACTIVATIONS
 from lepton_automl.recipe import Recipe
@@ -40,7 +40,7 @@ def test_training_with_rounding_repairs_what_rounding_broke():
     reference = random_model(arch, 2)
     pixels = random_pixels(arch, 192, 5)
     labels = reference.network()(reference.preprocessing.apply(pixels)).argmax(1)
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     model = fold(reference)
     coarse = quantize(model, calibrate(model, pixels), 3, correct=False)  # weights in +-3
     target = targets.load()

@@ -7,7 +7,7 @@ import torch
 
 from lepton_automl.arch import chain
 from lepton_automl.compress.importance import TEMPERATURE, importance, makers
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.mbconv import MBConv
@@ -19,7 +19,7 @@ def setup():
     arch = chain((8, 8, 1), [Stem(12), Conv(16), Head()], 4)
     model = random_model(arch, 4)
     pixels = random_pixels(arch, 200, 4)
-    return model, Labelled(pixels, torch.arange(200) % 4)
+    return model, LabelledTensors(pixels, torch.arange(200) % 4)
 
 
 def harm(model, data, op, channel):

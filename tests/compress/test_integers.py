@@ -44,7 +44,7 @@ def test_every_rule_that_keeps_the_file_in_integers_holds(seed, limit):
         if isinstance(op, (Conv, Add)) and op.clamp != "none":
             assert q.zero_points[name] == 0
             assert op.clamp != "relu6" or q.scales[name] * 255 <= 6.0001
-    for op in graph.weighted:
+    for op in graph.weighted_ops:
         assert q.weights[op.name].dtype == np.int8
         assert q.weights[op.name].shape == op.weight_shape
         assert np.abs(q.weights[op.name].astype(int)).max() <= limit
@@ -56,7 +56,7 @@ def test_every_rule_that_keeps_the_file_in_integers_holds(seed, limit):
 @pytest.mark.parametrize("seed", range(10))
 def test_each_weight_is_within_half_a_step_of_the_float_weight(seed):
     model, made, _ = quantized(seed, clip=False)
-    for op in made.arch.graph.weighted:
+    for op in made.arch.graph.weighted_ops:
         weight = model.weights[f"{op.name}.weight"].double().numpy()
         scale = made.qparams.weight_scales[op.name].astype(float)
         scale = scale.reshape(-1, *[1] * (weight.ndim - 1))

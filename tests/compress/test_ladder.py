@@ -12,7 +12,7 @@ from lepton_automl.compress import Work, ladder
 from lepton_automl.compress.ladder import Compressed, compress
 from lepton_automl.compress.scoring import int8_file, validation_accuracy
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.errors import DataError
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
@@ -26,7 +26,7 @@ def setup(**more):
     pixels = random_pixels(model.arch, 96, 1)
     with torch.no_grad():
         labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     settings = {"limits": Limits(max_drop=100.0), "epochs": 4, **more}
     recipe = Recipe(batch_size=32, augment=0.0)
     return model, Work(data, data, model, target=targets.load(), recipe=recipe, **settings)

@@ -18,7 +18,7 @@ from tests.nets import random_model
 def test_patches_times_weights_are_the_convolution(middle):
     arch = chain((8, 8, 3), [Stem(4), middle, Head()], 5)
     model = fold(random_model(arch, 0))
-    op = list(arch.graph.weighted)[1]
+    op = list(arch.graph.weighted_ops)[1]
     value = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     seen = patches(op, value)
     weight = model.weights[f"{op.name}.weight"]

@@ -11,13 +11,13 @@ from lepton_automl.compress import Work
 from lepton_automl.compress.offers import channel_steps, chosen, offers
 from lepton_automl.compress.savings import Savings
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.mbconv import MBConv
 from lepton_automl.layers.residual import Residual
 from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.recipe import Recipe
 from lepton_automl.targets import ChannelStep
 from tests.nets import random_model, random_pixels
@@ -68,7 +68,7 @@ def deep_net():
 
 def work_for(model, **more):
     pixels = random_pixels(model.arch, 256, 1)
-    data = Labelled(pixels, torch.arange(256) % model.arch.classes)
+    data = LabelledTensors(pixels, torch.arange(256) % model.arch.classes)
     return Work(data, data, model, Limits(), targets.load(), Recipe(), **more)
 
 
@@ -105,7 +105,7 @@ def test_what_an_offer_saves_and_harms_is_what_its_net_saves_and_harms():
 
 
 def int8_size(arch):
-    return random_int8(arch, 64)
+    return random_int8_onnx(arch, 64)
 
 
 def test_what_is_known_is_not_on_offer():

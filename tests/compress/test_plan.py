@@ -9,7 +9,7 @@ from lepton_automl import targets
 from lepton_automl.arch import chain
 from lepton_automl.compress import Work, plan
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
 from lepton_automl.recipe import Recipe
@@ -19,7 +19,7 @@ from tests.nets import random_model, random_pixels
 
 def setup(**more):
     model = random_model(chain((8, 8, 1), [Stem(8), Head()], 2), 0)
-    data = Labelled(random_pixels(model.arch, 1000), torch.arange(1000) % 2)
+    data = LabelledTensors(random_pixels(model.arch, 1000), torch.arange(1000) % 2)
     return model, Work(data, data, model, Limits(), targets.load(), Recipe(batch_size=16), **more)
 
 

@@ -11,7 +11,7 @@ from lepton_automl.compress import Work, plan
 from lepton_automl.compress import prune as pruning
 from lepton_automl.compress.prune import AIMED_RECOVERIES, RECOVERIES, prune, recover
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import is_correct
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
@@ -38,7 +38,7 @@ def work_for(model, **more):
     pixels = random_pixels(model.arch, 128, 1)
     with torch.no_grad():
         labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     settings = {"limits": Limits(max_drop=100.0), "epochs": 4, **more}
     return Work(data, data, model, target=targets.load(), recipe=Recipe(batch_size=32), **settings)
 

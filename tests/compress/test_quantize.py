@@ -11,7 +11,7 @@ from lepton_automl.compress.integers import quantize
 from lepton_automl.compress.quantize import to_int8
 from lepton_automl.compress.scoring import int8_file
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.evaluate import onnx_probabilities
 from lepton_automl.layers.conv import Conv as ConvLayer
 from lepton_automl.layers.head import Head
@@ -28,7 +28,7 @@ def plain(seed=0):
 def test_the_step_trains_with_rounding_only_when_it_must():
     model, pixels = plain()
     labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     told = []
     work = Work(
         data,
@@ -44,7 +44,7 @@ def test_the_step_trains_with_rounding_only_when_it_must():
     assert "trained" not in made.method
     assert len(made.pictures) == min(PICTURES, len(pixels))
     assert not told
-    wrong = Labelled(pixels, (labels + 1) % 3)  # every answer of the file is wrong now
+    wrong = LabelledTensors(pixels, (labels + 1) % 3)  # every answer of the file is wrong now
     spoilt = dataclasses.replace(
         work, limits=Limits(max_drop=0.0), validation=data, reference=model
     )
@@ -56,7 +56,7 @@ def test_the_step_trains_with_rounding_only_when_it_must():
 def test_a_class_that_loses_too_much_has_the_net_trained_with_rounding():
     model, pixels = plain()
     labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
-    data, told = Labelled(pixels, labels), []
+    data, told = LabelledTensors(pixels, labels), []
     limits = Limits(max_drop=100.0, max_class_drop=0.0)
     coarse = dataclasses.replace(targets.load(), weight_limit=1)
     work = Work(data, data, model, limits, coarse, Recipe(), epochs=4, emit=told.append)
@@ -70,7 +70,7 @@ def test_a_class_that_loses_too_much_has_the_net_trained_with_rounding():
 def test_what_each_way_gives_is_listed_where_plain_rounding_gives_too_little():
     model, pixels = plain()
     labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     coarse = dataclasses.replace(targets.load(), weight_limit=2)
     for limits, is_broken in ((Limits(max_drop=100.0), False), (Limits(max_drop=0.0), True)):
         told = []
@@ -94,7 +94,7 @@ def test_what_each_way_gives_is_listed_where_plain_rounding_gives_too_little():
 def test_training_with_rounding_has_its_price_as_well():
     model, pixels = plain()
     labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     coarse = dataclasses.replace(targets.load(), weight_limit=1)
     work = Work(data, data, model, Limits(max_drop=0.0), coarse, Recipe(), epochs=4)
     made = to_int8(model, work)

@@ -42,7 +42,7 @@ def distance(model, wanted, pixels):
 def in_pairs(model, width):
     """The same net, each odd channel of a width made equal to the even one before it."""
     weights = {name: tensor.clone() for name, tensor in model.weights.items()}
-    for op in model.arch.graph.weighted:
+    for op in model.arch.graph.weighted_ops:
         for part in ("weight", *OUTPUT_PARTS):
             tensor = weights.get(f"{op.name}.{part}")
             if op.y.axis in width.axes and tensor is not None:
@@ -103,14 +103,14 @@ def test_each_channel_has_the_mean_it_had():
     less, kept = halved(model, 0)
     mended = refit(less, model, kept, pixels)
     # The second convolution reads what was cut; before its clamp its means are to be met.
-    name = list(model.arch.graph.weighted)[1].name
+    name = list(model.arch.graph.weighted_ops)[1].name
     seen = [_before_clamp(each, name, pixels).mean((0, 2, 3)) for each in (model, mended)]
     torch.testing.assert_close(*seen, rtol=0.02, atol=0.02)
 
 
 def _before_clamp(model, name, pixels):
     network, found = model.network(), {}
-    owner = network.owners[name]
+    owner = network.modules_by_op[name]
     owner.op = dataclasses.replace(owner.op, clamp="none")
     network(model.preprocessing.apply(pixels), lambda n, v: found.setdefault(n, v))
     op = next(op for op in model.arch.graph.ops if op.name == name)
@@ -134,6 +134,6 @@ def test_a_layer_too_large_to_solve_keeps_its_weights(monkeypatch):
     mended = refit(less, model, kept, random_pixels(model.arch, 64, 1))
     same = [
         torch.equal(*(m.weights[f"{op.name}.weight"] for m in (mended, less)))
-        for op in less.arch.graph.weighted
+        for op in less.arch.graph.weighted_ops
     ]
     assert same == [True, True, True, False]

@@ -35,7 +35,7 @@ def test_integers_stay_in_range_and_scales_as_they_were(seed):
     made = reconstruct(before, pixels, 64)
     assert made.qparams.scales == before.qparams.scales
     assert made.qparams.zero_points == before.qparams.zero_points
-    for op in made.arch.graph.weighted:
+    for op in made.arch.graph.weighted_ops:
         assert made.qparams.weights[op.name].dtype == np.int8
         assert made.qparams.weights[op.name].shape == op.weight_shape
         assert np.abs(made.qparams.weights[op.name].astype(int)).max() <= 64

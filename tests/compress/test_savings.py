@@ -14,11 +14,11 @@ from lepton_automl.compress.offers import chosen
 from lepton_automl.compress.savings import ROOM, Savings, is_within, measured, savings, smaller
 from lepton_automl.config import Limits
 from lepton_automl.cost import Written, file_cost, peak_ram_bytes
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.layers.conv import Conv
 from lepton_automl.layers.head import Head
 from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.recipe import Recipe
 from tests.nets import random_model
 
@@ -28,7 +28,7 @@ STEPS = {"0/out": 8, "1/out": 8}
 
 def work_for(limits=None, measure=None):
     pixels = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
-    data, model = Labelled(pixels, torch.zeros(4, dtype=torch.int64)), random_model(ARCH, 0)
+    data, model = LabelledTensors(pixels, torch.zeros(4, dtype=torch.int64)), random_model(ARCH, 0)
     more = {"target": targets.load(), "recipe": Recipe(), "measure": measure}
     return Work(data, data, model, limits or Limits(), **more)
 
@@ -47,7 +47,7 @@ def blocks(files):
 
 def test_bytes_are_those_of_the_written_parameters():
     half = ARCH.with_widths({"0/out": 16, "1/out": 24})
-    stored = [file_cost(a, random_int8(a, 64)).parameter_bytes for a in (ARCH, half)]
+    stored = [file_cost(a, random_int8_onnx(a, 64)).parameter_bytes for a in (ARCH, half)]
     found = Savings(ARCH, 1.0, 0.0).of(half)
     assert found == pytest.approx(1 - stored[1] / stored[0], abs=0.02)
 
@@ -174,7 +174,7 @@ def test_the_whole_net_takes_turns_with_the_smaller_ones_on_a_machine_that_drift
         return {name: known[net.file] for name, net in files.items()}
 
     work = work_for(Limits(max_latency_ms=1.0), measure)
-    measure({"reference": Written(ARCH, random_int8(ARCH, work.target.weight_limit))})
+    measure({"reference": Written(ARCH, random_int8_onnx(ARCH, work.target.weight_limit))})
     saved = measured(ARCH, STEPS, work)
     assert all(milliseconds > 0 for milliseconds in saved.widths.values())
 

@@ -20,7 +20,7 @@ from lepton_automl.compress.scoring import (
     validation_accuracy,
 )
 from lepton_automl.config import Limits
-from lepton_automl.dataset import Labelled
+from lepton_automl.dataset import LabelledTensors
 from lepton_automl.recipe import Recipe
 from tests.nets import random_arch, random_model, random_pixels
 
@@ -38,7 +38,7 @@ def test_a_float_model_is_judged_in_float_and_an_int8_model_by_its_file():
     answers = torch.from_numpy(float_probabilities(model, pixels).argmax(1))
     labels = answers.clone()
     labels[:10] = (labels[:10] + 1) % model.arch.classes
-    data = Labelled(pixels, labels)
+    data = LabelledTensors(pixels, labels)
     work = Work(data, data, model, Limits(), targets.load(), Recipe())
     assert validation_accuracy(model, work) == 0.75
     made = quantize(model, calibrate(model, pixels), 64)
@@ -61,7 +61,7 @@ def test_where_classes_count_alike_so_do_their_shares():
     pixels = random_pixels(model.arch, 40, 3)
     labels = float_probabilities(model, pixels).argmax(1)
     labels[:10] = (labels[:10] + 1) % model.arch.classes
-    data = Labelled(pixels, torch.from_numpy(labels), is_balanced=True)
+    data = LabelledTensors(pixels, torch.from_numpy(labels), is_balanced=True)
     work = Work(data, data, model, Limits(), targets.load(), Recipe())
     answers = float_probabilities(model, pixels).argmax(1)
     each = [(answers == labels)[labels == k].mean() for k in np.unique(labels)]

@@ -10,11 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lepton_automl import plugins
-from lepton_automl.arch import Arch, chain, type_name
+from lepton_automl.arch import Arch, chain, layer_name
 from lepton_automl.errors import ArchError
 from lepton_automl.layers import Layer
 from lepton_automl.layers.head import Head
-from lepton_automl.network import build, weights_of
+from lepton_automl.network import build_network, extract_weights
 
 NAMES = plugins.names("layers")
 CHANNELS = 8
@@ -23,9 +23,11 @@ CHANNELS = 8
 def variants(name: str) -> list[Layer]:
     """The layer as it is by default, and once with each other value of each choice."""
     kind = plugins.load("layers", name, Layer)
-    plain = {n: CHANNELS for n, about in kind.searchable().items() if about["kind"] == "width"}
+    plain = {
+        n: CHANNELS for n, about in kind.searchable_fields().items() if about["kind"] == "width"
+    }
     found = [kind(), kind(**plain)]
-    for field, about in kind.searchable().items():
+    for field, about in kind.searchable_fields().items():
         if about["kind"] == "choice":
             found += [kind(**plain | {field: value}) for value in about["choices"]]
     return list(dict.fromkeys(found))
@@ -50,7 +52,7 @@ def test_a_layer_is_one_frozen_documented_class_named_after_its_file(name):
     assert kind.__dataclass_params__.frozen
     assert kind.__doc__
     assert inspect.getmodule(kind).__doc__
-    assert type_name(kind()) == name
+    assert layer_name(kind()) == name
     assert kind.__mro__[1] is Layer
 
 
@@ -58,13 +60,13 @@ def test_a_layer_is_one_frozen_documented_class_named_after_its_file(name):
 def test_every_field_says_what_it_is(name):
     kind = plugins.load("layers", name, Layer)
     kinds = {field.name: field.metadata.get("kind") for field in dataclasses.fields(kind)}
-    assert set(kinds.values()) <= {"width", "choice", "stored"}
+    assert set(kinds.values()) <= {"width", "choice", "derived"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_that_is_not_offered_is_refused_on_construction(name):
     kind = plugins.load("layers", name, Layer)
-    for field, about in kind.searchable().items():
+    for field, about in kind.searchable_fields().items():
         wrong = -1 if about["kind"] == "width" else "no such value"
         with pytest.raises(ArchError, match=field):
             kind(**{field: wrong})
@@ -80,7 +82,7 @@ def test_it_survives_json(layer):
 def test_its_own_count_of_multiplications_is_the_one_torch_makes(layer):
     arch = arch_of(layer)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        build(arch).eval()(torch.zeros(1, CHANNELS, *arch.input[:2]))
+        build_network(arch).eval()(torch.zeros(1, CHANNELS, *arch.input[:2]))
     assert arch.graph.macs * 2 == counter.get_total_flops()
 
 
@@ -94,7 +96,7 @@ def test_its_values_have_the_shapes_that_the_graph_says(layer):
         return value
 
     with torch.no_grad():
-        build(arch).eval()(torch.zeros(2, CHANNELS, *arch.input[:2]), keep)
+        build_network(arch).eval()(torch.zeros(2, CHANNELS, *arch.input[:2]), keep)
     said = {op.y.name: (op.y.channels, op.y.height, op.y.width) for op in arch.graph.ops}
     assert shapes == said | {arch.graph.output.name: (arch.classes,)}
 
@@ -102,8 +104,8 @@ def test_its_values_have_the_shapes_that_the_graph_says(layer):
 @pytest.mark.parametrize("layer", CASES)
 def test_equal_seeds_give_equal_weights_and_outputs(layer):
     arch = arch_of(layer)
-    one, two = build(arch, seed=3).eval(), build(arch, seed=3).eval()
-    first, second = weights_of(one), weights_of(two)
+    one, two = build_network(arch, seed=3).eval(), build_network(arch, seed=3).eval()
+    first, second = extract_weights(one), extract_weights(two)
     assert all(torch.equal(first[name], second[name]) for name in first)
     x = torch.randn(2, CHANNELS, *arch.input[:2], generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -116,7 +118,7 @@ def test_every_width_is_stored_in_width_fields_of_its_size(layer):
     for width in arch.graph.widths:
         assert width.fields
         for index, name in width.fields:
-            assert arch.layers[index].searchable()[name]["kind"] == "width"
+            assert arch.layers[index].searchable_fields()[name]["kind"] == "width"
             assert getattr(arch.layers[index], name) == width.size
 
 
@@ -130,10 +132,10 @@ def test_a_smaller_width_changes_sizes_and_never_the_operations(layer):
         ]
         assert {w.name: w.size for w in cut.graph.widths}[width.name] == 1
         with torch.no_grad():
-            build(cut).eval()(torch.zeros(1, CHANNELS, *arch.input[:2]))
+            build_network(cut).eval()(torch.zeros(1, CHANNELS, *arch.input[:2]))
 
 
 @pytest.mark.parametrize("layer", CASES)
 def test_placing_it_again_changes_nothing(layer):
-    placed = layer.placed_after(CHANNELS)
-    assert placed.placed_after(CHANNELS) == placed
+    placed = layer.with_input_channels(CHANNELS)
+    assert placed.with_input_channels(CHANNELS) == placed

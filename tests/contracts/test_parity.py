@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lepton_automl import plugins
-from lepton_automl.exporters.onnx import float_model
+from lepton_automl.exporters.onnx import float_onnx
 from lepton_automl.fusion import float_nodes
-from lepton_automl.onnxfile import probabilities, session
-from lepton_automl.random_net import random_int8
+from lepton_automl.onnxfile import open_session, predict_probabilities
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.reference import exposed, integer_reference
 from tests.nets import random_arch, random_model, random_pixels
 
@@ -22,11 +22,11 @@ MIDDLE = [name for name in plugins.names("layers") if name not in {"stem", "head
 
 
 def assert_int8_equals_the_reference(arch, seed):
-    file, pixels = random_int8(arch, 64, seed), random_pixels(arch, 32, seed).numpy()
+    file, pixels = random_int8_onnx(arch, 64, seed), random_pixels(arch, 32, seed).numpy()
     expected = integer_reference(file).run(pixels)
-    shown, stored = session(exposed(file)).run(None, {"pixels": pixels})
+    shown, stored = open_session(exposed(file)).run(None, {"pixels": pixels})
     assert np.abs(stored.astype(int) - expected.last_quantized).max() <= 1
-    shipped = probabilities(session(file), pixels)
+    shipped = predict_probabilities(open_session(file), pixels)
     np.testing.assert_allclose(shipped, shown, atol=1e-6)
     order = np.sort(expected.probabilities, axis=1)
     clear = order[:, -1] - order[:, -2] > 0.01
@@ -37,10 +37,12 @@ def assert_int8_equals_the_reference(arch, seed):
 
 def assert_float_file_equals_torch(arch, seed):
     model, pixels = random_model(arch, seed), random_pixels(arch, 16, seed)
-    file = float_model(model, LABELS, {})
+    file = float_onnx(model, LABELS, {})
     with torch.no_grad():
         expected = model.network()(model.preprocessing.apply(pixels)).softmax(1).numpy()
-    np.testing.assert_allclose(probabilities(session(file), pixels.numpy()), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        predict_probabilities(open_session(file), pixels.numpy()), expected, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("layer", MIDDLE)
@@ -68,19 +70,19 @@ def test_float_files_of_random_nets_equal_torch(start):
 def test_each_layer_runs_in_integer_kernels_only(layer, activation):
     for seed in range(3):
         arch = random_arch(seed, activations=(activation,), layers=(layer,))
-        assert float_nodes(random_int8(arch, 64, seed)) == []
+        assert float_nodes(random_int8_onnx(arch, 64, seed)) == []
 
 
 def test_random_nets_of_free_activations_run_in_integer_kernels_only():
     for seed in range(30):
         arch = random_arch(seed, activations=FAST)
-        assert float_nodes(random_int8(arch, 64, seed)) == []
+        assert float_nodes(random_int8_onnx(arch, 64, seed)) == []
 
 
 @pytest.mark.parametrize("layer", MIDDLE)
 def test_files_are_valid_and_use_standard_operators_only(layer):
     arch = random_arch(3, activations=ANY, layers=(layer,))
-    for file in (random_int8(arch, 64), float_model(random_model(arch), LABELS, {})):
+    for file in (random_int8_onnx(arch, 64), float_onnx(random_model(arch), LABELS, {})):
         model = onnx.ModelProto.FromString(file)
         onnx.checker.check_model(model, full_check=True)
         assert [item.domain for item in model.opset_import] == [""]

@@ -21,7 +21,7 @@ from tests.searching import InlineWorkers, work
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 HEAD = """
-from lepton_automl.lifeline import hold; hold()
+from lepton_automl.lifeline import exit_with_parent; exit_with_parent()
 import errno, os, resource, signal, sys, torch
 from pathlib import Path
 from lepton_automl.search import worker

@@ -28,7 +28,7 @@ def test_the_file_is_standard_runs_in_integers_and_answers_alike() -> None:
     found = wrap(models.model())
     made = closest(found, Quantizer(train, 127))
     assert not file_problems("it", made.file)
-    assert json.loads(onnxfile.metadata_of(made.file)["labels"]) == list(models.CLASSES)
+    assert json.loads(onnxfile.read_metadata(made.file)["labels"]) == list(models.CLASSES)
     names = " ".join(fusion.float_nodes(made.file))
     assert "Conv" not in names
     assert "Gemm" not in names

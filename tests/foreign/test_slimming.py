@@ -22,5 +22,5 @@ def test_a_slim_file_answers_the_same_in_fewer_bytes(kind: str) -> None:
         assert len(small) < len(file)
         assert np.array_equal(answers(small, pixels), answers(file, pixels))
         assert not file_problems("it", small)
-        assert json.loads(onnxfile.metadata_of(small)["labels"]) == list(models.CLASSES)
+        assert json.loads(onnxfile.read_metadata(small)["labels"]) == list(models.CLASSES)
         assert slimmed(small) == small

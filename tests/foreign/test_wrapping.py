@@ -29,7 +29,7 @@ def wrap(made: ModelProto, seen: Preparation | None = SEEN) -> Foreign:
 
 
 def answers(file: bytes, pixels: np.ndarray) -> np.ndarray:
-    return onnxfile.probabilities(onnxfile.session(file), pixels)
+    return onnxfile.predict_probabilities(onnxfile.open_session(file), pixels)
 
 
 def by_torch(kind: str, pixels: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_pictures_go_in_and_what_torch_answers_comes_out(made: ModelProto, kind:
     assert (given.argmax(1) == labels).mean() > 0.8
     assert found.shape == (8, 8, 1)
     assert not file_problems("it", found.file)
-    assert json.loads(onnxfile.metadata_of(found.file)["labels"]) == list(models.CLASSES)
+    assert json.loads(onnxfile.read_metadata(found.file)["labels"]) == list(models.CLASSES)
 
 
 def test_batch_normalisation_is_folded() -> None:
@@ -131,5 +131,5 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
 
 
 def test_what_a_file_says_of_its_labels_is_json() -> None:
-    words = onnxfile.metadata_of(wrap(models.model()).file)
+    words = onnxfile.read_metadata(wrap(models.model()).file)
     assert json.loads(words["labels"]) == list(models.CLASSES)

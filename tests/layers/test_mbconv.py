@@ -37,10 +37,10 @@ def test_the_activation_stands_after_expansion_and_filter_but_not_after_projecti
 
 
 def test_placing_settles_the_inner_widths_from_the_factors():
-    placed = MBConv(out=8, expand=6, se=4).placed_after(16)
+    placed = MBConv(out=8, expand=6, se=4).with_input_channels(16)
     assert (placed.hidden, placed.squeeze) == (96, 24)
-    assert MBConv(se=8, expand=1).placed_after(16).squeeze == 8
-    assert MBConv(se=0).placed_after(16).squeeze == 0
+    assert MBConv(se=8, expand=1).with_input_channels(16).squeeze == 8
+    assert MBConv(se=0).with_input_channels(16).squeeze == 0
 
 
 def test_inner_output_and_squeezed_widths_are_cut_apart():

@@ -15,7 +15,7 @@ from lepton_automl.model import Model
 from lepton_automl.search import SearchResult, SearchWork, rungs, search
 from lepton_automl.search.ledger import Ledger, LedgerView
 from lepton_automl.search.task import unpack
-from lepton_automl.statistics import interval
+from lepton_automl.statistics import accuracy_interval
 from tests.searching import InlineWorkers, ScoredWorkers, dataset, work
 
 
@@ -265,7 +265,7 @@ def test_search_work_is_what_the_package_gives() -> None:
 
 
 def test_where_classes_count_alike_all_accuracies_of_a_search_are_balanced(tmp_path: Path) -> None:
-    data = dataset(tmp_path, [60, 40, 16]).counting("auto")
+    data = dataset(tmp_path, [60, 40, 16]).with_balance("auto")
     folder, labels = tmp_path / "run", data.validation.labels
     found = run(folder, dataset=data, trials=3)
     assert found.is_balanced
@@ -276,14 +276,14 @@ def test_where_classes_count_alike_all_accuracies_of_a_search_are_balanced(tmp_p
     winner, reached = found.rows[found.number], balanced_accuracy_score(labels, found.predictions)
     assert winner.accuracy == pytest.approx(reached)
     assert found.best.metrics["validation_accuracy"] == pytest.approx(reached)
-    assert winner.interval == interval(found.correct, None, labels)
+    assert winner.interval == accuracy_interval(found.correct, None, labels)
 
 
 def test_workers_train_as_the_data_count(tmp_path: Path) -> None:
     data, digests = dataset(tmp_path, [60, 40, 16]), []
     for name in ("on", "off"):
         workers = InlineWorkers()
-        job = work(tmp_path / name, dataset=data.counting(name), trials=1)
+        job = work(tmp_path / name, dataset=data.with_balance(name), trials=1)
         digests.append(search(job, workers).best.digest)
         job.ledger.close()
         assert {task.is_balanced for task in workers.tasks} == {name == "on"}

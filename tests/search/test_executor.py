@@ -138,8 +138,8 @@ def test_closing_ends_all_workers_at_once(tmp_path: Path) -> None:
 
 ON_A_GPU = """
 import json, os, sys, time
-from lepton_automl.lifeline import hold
-hold()
+from lepton_automl.lifeline import exit_with_parent
+exit_with_parent()
 def say(**words):
     print(json.dumps({"free": 70, "total": 100, **words}), flush=True)
 for line in sys.stdin:

@@ -115,7 +115,7 @@ def test_a_promising_candidate_goes_on_before_all_newcomers_have_started(tmp_pat
 
         def run(self, task: Task) -> TaskResult:
             net = Arch.from_json(task.arch)
-            width = sum(op.weight_shape[0] for op in net.graph.weighted)
+            width = sum(op.weight_shape[0] for op in net.graph.weighted_ops)
             error = 0.5 * (30 / width) ** 0.5 * 0.7 ** len(task.cycles)
             return TaskResult((0.01,), pack(np.arange(200) < 200 * (1 - error)))
 

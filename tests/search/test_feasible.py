@@ -15,7 +15,7 @@ from lepton_automl.pick import excess
 from lepton_automl.search.newcomers import Newcomers
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.trials import Trial, Trials
-from lepton_automl.space import Draw as GivenPoint
+from lepton_automl.space import RandomTrial as GivenPoint
 from tests.searching import result, small_space, work
 
 WIDE = """

@@ -17,7 +17,7 @@ PRICES = estimate(targets.load())
 def test_a_guess_is_exact_where_it_can_be_and_close_in_bytes(name: str) -> None:
     found, guess = space.load(name), Guess(0, None)
     for seed in range(5):
-        arch = found.example_arch(space.Draw(seed))
+        arch = found.example_arch(space.RandomTrial(seed))
         guessed, true = guess(arch), static_cost(arch, 64)
         assert dataclasses.replace(guessed, size_bytes=0) == dataclasses.replace(true, size_bytes=0)
         assert guessed.size_bytes == pytest.approx(true.size_bytes, abs=150)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.machine import Machine, this_machine
-from lepton_automl.random_net import random_int8
+from lepton_automl.random_net import random_int8_onnx
 from lepton_automl.search.latencies import Latencies, fingerprint, last_reference_ms
 from lepton_automl.search.ledger import EventKind, Ledger
 from tests.nets import random_arch
 
-FILE = random_int8(random_arch(1, input=(8, 8, 1), classes=3), 64)
+FILE = random_int8_onnx(random_arch(1, input=(8, 8, 1), classes=3), 64)
 OTHER = Machine("Other Core", ("avx2",), 4, "1.32.0", "Linux x86_64")
 
 

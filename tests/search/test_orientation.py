@@ -67,7 +67,7 @@ def test_the_answer_is_asked_for_once_and_decides_the_space(
     tasks = Tasks(asked, Trials())
     for _ in range(2):
         found = oriented(asked, tasks, workers)
-        assert {v for knob in found.train_knobs("flip") for v in knob.values} == flips
+        assert {v for knob in found.train_parameters("flip") for v in knob.values} == flips
         assert found.digest == asked.space.digest
     assert len(workers.tasks) == 1
     assert workers.tasks[0].mirrors
@@ -77,7 +77,7 @@ def test_the_answer_is_asked_for_once_and_decides_the_space(
 
 def test_a_space_that_never_flips_is_not_asked_about(tmp_path: Path) -> None:
     asked, workers = job(tmp_path), Answering(0.8, 0.8)
-    asked = replace(asked, space=asked.space.fixing("flip", value=False))
+    asked = replace(asked, space=asked.space.with_fixed("flip", value=False))
     assert oriented(asked, Tasks(asked, Trials()), workers) is asked.space
     assert not workers.tasks
     asked.ledger.close()
@@ -86,7 +86,7 @@ def test_a_space_that_never_flips_is_not_asked_about(tmp_path: Path) -> None:
 def test_digits_are_not_flipped(tmp_path: Path) -> None:
     asked, workers = replace(job(tmp_path), dataset=open_dataset("digits")), InlineWorkers()
     found = oriented(asked, Tasks(asked, Trials()), workers)
-    assert {v for knob in found.train_knobs("flip") for v in knob.values} == {False}
+    assert {v for knob in found.train_parameters("flip") for v in knob.values} == {False}
     asked.ledger.close()
 
 

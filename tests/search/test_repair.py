@@ -17,7 +17,7 @@ from lepton_automl.search.cost_check import CostCheck
 from lepton_automl.search.ledger import Ledger
 from lepton_automl.search.quiet import Quiet
 from lepton_automl.search.repair import Near, Repair, spread
-from lepton_automl.space import Draw, SearchSpace, SpaceTrial
+from lepton_automl.space import RandomTrial, SearchSpace, SpaceTrial
 
 TARGET = targets.load("cortex-m")
 
@@ -48,7 +48,7 @@ def repair(ledger: Ledger, found: SearchSpace, limits: Limits) -> tuple[Repair, 
 
 
 def start(found: SearchSpace, check: CostCheck, seed: int) -> Near:
-    point = Draw(seed)
+    point = RandomTrial(seed)
     arch, recipe = found.sample(point, size=(28, 28), channels=1, classes=10, target=TARGET)
     cost = check.whole(arch)
     return Near(dict(point.params), arch, recipe, cost, excess(cost, check.limits))
@@ -95,7 +95,7 @@ def near(**beyond: float) -> Near:
 
 _found = space.load("tiny")
 _points = (
-    _found.sample(Draw(seed), size=(8, 8), channels=1, classes=3, target=TARGET)
+    _found.sample(RandomTrial(seed), size=(8, 8), channels=1, classes=3, target=TARGET)
     for seed in itertools.count()
 )
 
@@ -124,7 +124,7 @@ def test_a_known_good_net_that_is_too_large_stays_as_large_as_it_may(
     found = space.load(name)
     made, check = repair(ledger, found, limits)
     for params in found.candidates:
-        point = Draw(0, params)
+        point = RandomTrial(0, params)
         arch, recipe = found.sample(point, size=(28, 28), channels=1, classes=10, target=TARGET)
         cost = check.whole(arch)
         begun = Near(dict(point.params), arch, recipe, cost, excess(cost, limits))
@@ -137,7 +137,7 @@ def test_a_known_good_net_that_is_too_large_stays_as_large_as_it_may(
         # Nothing of what was changed can be put back alone.
         for path in shrunk.params.keys() & begun.params.keys():
             if shrunk.params[path] != begun.params[path]:
-                back = Draw(0, shrunk.params | {path: begun.params[path]})
+                back = RandomTrial(0, shrunk.params | {path: begun.params[path]})
                 again, _ = found.sample(back, size=(28, 28), channels=1, classes=10, target=TARGET)
                 assert excess(check.whole(again), limits)
         towards = made.toward(begun).cost

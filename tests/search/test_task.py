@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledFiles, labelled
+from lepton_automl.dataset import LabelledFiles, load_labelled
 from lepton_automl.evaluate import is_correct
 from lepton_automl.model import Model, Preprocessing
 from lepton_automl.recipe import Recipe
@@ -67,7 +67,7 @@ def test_two_tasks_one_after_the_other_equal_one_of_all_their_cycles(
 
 def test_the_answers_are_those_of_the_saved_model(task: Task) -> None:
     result = RUN(task)
-    validation = labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
+    validation = load_labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
     assert (
         unpack(result.correct).tolist()
         == is_correct(Model.load(Path(task.out)), validation).tolist()
@@ -104,7 +104,7 @@ def test_a_taught_task_is_a_training_with_teachers_written_by_hand(
     task: Task, tmp_path: Path
 ) -> None:
     one = replace(task, cycles=((2, 6),), out=str(tmp_path / "taught"))
-    data = labelled(LabelledFiles(*map(Path, task.train)))
+    data = load_labelled(LabelledFiles(*map(Path, task.train)))
     shown = Preprocessing(task.zero_point, task.scale)
     nets = [random_arch(number, input=(8, 8, 1), classes=3) for number in (3, 4)]
     teachers = [initial_model(arch, shown, seed) for seed, arch in enumerate(nets)]

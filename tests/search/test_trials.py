@@ -27,7 +27,7 @@ from lepton_automl.search.trials import (
     result_event,
     task_text,
 )
-from lepton_automl.statistics import interval, wilson
+from lepton_automl.statistics import accuracy_interval, wilson_interval
 from tests.searching import candidate, result
 
 
@@ -197,12 +197,12 @@ def test_where_classes_count_alike_the_ledger_keeps_what_its_readers_cannot_tell
     event = result_event(TaskResult((1.0,), pack(right)), 3, part)
     score_ = RungResult.from_event(TrainingKey(0), json.loads(json.dumps(event)))
     assert score_.accuracy == pytest.approx(balanced_accuracy_score(labels, labels * right))
-    assert score_.interval == interval(right, None, labels)
+    assert score_.interval == accuracy_interval(right, None, labels)
     assert 20 < score_.samples < 80, "ten of the rare twenty being wrong decides"
     assert "balanced" not in result_event(TaskResult((1.0,), "", failed="diverged"), 3, part)
     plain = RungResult.from_event(TrainingKey(0), result_event(TaskResult((1.0,), pack(right)), 3))
     assert (plain.accuracy, plain.samples) == (0.95, 200)
-    assert plain.interval == wilson(190, 200)
+    assert plain.interval == wilson_interval(190, 200)
     trials = Trials()
     trials.add(candidate(0))
     trials.add_result(score_)

@@ -49,9 +49,9 @@ def test_a_range_has_all_its_steps_and_both_ends(low, step, count):
 
 def test_the_three_forms_of_a_value_become_knobs():
     file = SpaceFile("f.toml", "")
-    assert file.knob(("x",), 3) == Choice((3,))
-    assert file.knob(("x",), ["a", "b"]) == Choice(("a", "b"))
-    assert file.knob(("x",), {"low": 1, "high": 3}) == Range(1, 3, 1)
+    assert file.parameter(("x",), 3) == Choice((3,))
+    assert file.parameter(("x",), ["a", "b"]) == Choice(("a", "b"))
+    assert file.parameter(("x",), {"low": 1, "high": 3}) == Range(1, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_the_three_forms_of_a_value_become_knobs():
 )  # fmt: skip
 def test_other_forms_are_refused(value):
     with pytest.raises(SpaceError):
-        SpaceFile("f.toml", "").knob(("x",), value)
+        SpaceFile("f.toml", "").parameter(("x",), value)

@@ -27,7 +27,7 @@ def test_fifty_samples_of_every_shipped_space_are_legal_nets(name, size, channel
     found = space.load(name)
     for seed in range(50):
         arch, recipe = found.sample(
-            space.Draw(seed), size=size, channels=channels, classes=7, target=X86
+            space.RandomTrial(seed), size=size, channels=channels, classes=7, target=X86
         )
         assert arch.graph.output.channels == arch.classes == 7
         assert Arch.from_json(arch.to_json()) == arch
@@ -67,7 +67,7 @@ def test_an_optuna_study_asks_for_the_parameters_and_nothing_else():
 def test_equal_draws_give_equal_nets_and_recipes():
     found = space.load("residual")
     first, second = (
-        found.sample(space.Draw(3), size=(32, 32), channels=3, classes=10, target=X86)
+        found.sample(space.RandomTrial(3), size=(32, 32), channels=3, classes=10, target=X86)
         for _ in range(2)
     )
     assert first == second
@@ -100,7 +100,7 @@ lr = 0.25
 
 def test_a_fixed_file_is_built_as_it_reads(tmp_path):
     arch, recipe = written(tmp_path, STAGES).sample(
-        space.Draw(), size=(32, 32), channels=3, classes=4, target=X86
+        space.RandomTrial(), size=(32, 32), channels=3, classes=4, target=X86
     )
     stem, first, second, third, pool, last, head = arch.layers
     assert (stem.out, stem.stride) == (8, 1)
@@ -114,7 +114,7 @@ def test_a_fixed_file_is_built_as_it_reads(tmp_path):
 
 
 def test_strides_and_pools_stop_at_small_maps(tmp_path):
-    arch = arch_of(written(tmp_path, STAGES), space.Draw(), size=(7, 7), channels=3)
+    arch = arch_of(written(tmp_path, STAGES), space.RandomTrial(), size=(7, 7), channels=3)
     assert not any(isinstance(layer, MaxPool) for layer in arch.layers)
     heights = [op.y.height for op in arch.graph.ops if op.y.height > 1]
     assert heights == [7] + [4] * (len(heights) - 1)
@@ -123,10 +123,10 @@ def test_strides_and_pools_stop_at_small_maps(tmp_path):
 def test_activations_slow_on_the_target_are_left_out_where_others_are_listed(tmp_path):
     text = "[all]\nactivation = ['silu', 'relu', 'relu6']\n[stem]\nout = 8\n"
     found = written(tmp_path, text)
-    drawn = {arch_of(found, space.Draw(seed)).layers[0].activation for seed in range(40)}
+    drawn = {arch_of(found, space.RandomTrial(seed)).layers[0].activation for seed in range(40)}
     assert drawn == {"relu", "relu6"}
     only = written(tmp_path, text.replace(", 'relu', 'relu6'", ", 'hswish'"))
-    drawn = {arch_of(only, space.Draw(seed)).layers[0].activation for seed in range(40)}
+    drawn = {arch_of(only, space.RandomTrial(seed)).layers[0].activation for seed in range(40)}
     assert drawn == {"silu", "hswish"}
 
 
@@ -146,7 +146,7 @@ def test_activations_slow_on_the_target_are_left_out_where_others_are_listed(tmp
 )
 def test_pictures_are_never_enlarged_and_keep_their_shape(listed, size, expected, tmp_path):
     found = written(tmp_path, f"[input]\nresolution = {listed}\n")
-    sizes = {arch_of(found, space.Draw(seed), size=size).input[:2] for seed in range(20)}
+    sizes = {arch_of(found, space.RandomTrial(seed), size=size).input[:2] for seed in range(20)}
     assert sizes == expected
 
 
@@ -154,6 +154,8 @@ def test_a_range_of_fractions_is_sampled_on_its_steps(tmp_path):
     found = written(tmp_path, "[train]\nlr = { low = 0.1, high = 0.4, step = 0.1 }\n")
     rates = set()
     for seed in range(40):
-        _, recipe = found.sample(space.Draw(seed), size=(8, 8), channels=1, classes=2, target=X86)
+        _, recipe = found.sample(
+            space.RandomTrial(seed), size=(8, 8), channels=1, classes=2, target=X86
+        )
         rates.add(round(recipe.lr, 9))
     assert rates == {0.1, 0.2, 0.3, 0.4}

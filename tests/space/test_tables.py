@@ -6,7 +6,7 @@ from lepton_automl import plugins, space, targets
 from lepton_automl.layers import Layer
 from lepton_automl.space.file import SpaceFile
 from lepton_automl.space.tables import layer_checks, layer_table, train_table
-from lepton_automl.space.trial import drawn, made
+from lepton_automl.space.trial import suggest_fields, suggest_layers
 
 X86 = targets.load()
 
@@ -59,20 +59,20 @@ def ways(ask):
 def test_the_points_of_a_stage_are_the_ways_through_it(text):
     file = SpaceFile("f.toml", "[[stage]]\n" + text)
     table = layer_table(file, ("stage", 0), "stage1")
-    assert table.points == ways(lambda trial: made(table, trial, X86))
+    assert table.points == ways(lambda trial: suggest_layers(table, trial, X86))
 
 
 @pytest.mark.parametrize("name", space.names())
 def test_the_points_of_a_shipped_training_are_the_ways_through_it(name):
     table = space.load(name).train
-    assert table.points == ways(lambda trial: drawn(table, trial, X86))
+    assert table.points == ways(lambda trial: suggest_fields(table, trial, X86))
 
 
 @pytest.mark.parametrize("name", plugins.names("layers"))
 def test_fields_that_a_layer_settles_itself_are_not_for_files(name):
     kind = plugins.load("layers", name, Layer)
     assert not {"hidden", "squeeze", "residual", "projection", "classes"} & set(layer_checks(kind))
-    assert set(layer_checks(kind)) <= set(kind.searchable())
+    assert set(layer_checks(kind)) <= set(kind.searchable_fields())
 
 
 def test_a_field_of_one_layer_overrides_that_of_the_stage():
