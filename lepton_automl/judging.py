@@ -9,9 +9,9 @@ import numpy as np
 from lepton_automl import balance, statistics
 from lepton_automl.balance import Strata
 from lepton_automl.config import LIMITS, Limits
+from lepton_automl.grouping import Interval
 from lepton_automl.verdict import (
     Figures,
-    Interval,
     JudgedLimit,
     PairedDrop,
     Precision,
