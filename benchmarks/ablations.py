@@ -25,14 +25,15 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledTensors, load_labelled, open_dataset
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Model, Preprocessing
-from lepton_automl.recipe import Recipe
-from lepton_automl.space import RandomTrial
-from lepton_automl.train import Diverged, fit, initial_model
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors, load_labelled, open_dataset
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import Diverged, fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 BASE = "base"
 BASE_LR = {"fashion": 0.2, "cifar10": 0.1, "digits": 0.2, "flowers": 0.05}
@@ -140,7 +141,7 @@ class Bench:
     def of(cls, setting: Setting, path: str, cache: Path) -> Bench:
         """The same for a setting of one's own."""
         data, target = open_dataset(path), targets.load()
-        known = space.load(setting.space).with_fixed("flip", value=False)
+        known = loader.load(setting.space).with_fixed("flip", value=False)
 
         def drawn(candidate: str) -> tuple[Arch, Recipe]:
             place = known.candidate_names.index(candidate)

@@ -21,14 +21,16 @@ from pathlib import Path
 
 import torch
 
-from lepton_automl import balance, space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledTensors, load_labelled, open_dataset
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Model, Preprocessing
-from lepton_automl.recipe import Recipe
-from lepton_automl.space import RandomTrial
-from lepton_automl.train import Diverged, fit, initial_model
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors, load_labelled, open_dataset
+from lepton_automl.metrics import balanced
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import Diverged, fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 LARGEST, EPOCHS = 600, 18
 """Pictures of the commonest class; passes over all."""
@@ -96,7 +98,7 @@ def judged(model: Model | None, data: LabelledTensors) -> float:
     """Balanced accuracy, per cent."""
     if model is None:
         return 0.0
-    return 100 * balance.balanced_mean(is_correct(model, data), data.labels.numpy())
+    return 100 * balanced.balanced_mean(is_correct(model, data), data.labels.numpy())
 
 
 def row(found: Mapping[str, list[float]]) -> list[str]:
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--space", default="tiny")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    data, known = open_dataset(given.data), space.load(given.space).with_fixed("flip", value=False)
+    data, known = open_dataset(given.data), loader.load(given.space).with_fixed("flip", value=False)
     arch, recipe = known.sample(
         RandomTrial(0, known.candidates[0]),
         size=data.size,

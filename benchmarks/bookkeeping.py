@@ -17,22 +17,23 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from lepton_automl import space, targets
 from lepton_automl.config import RunConfig
-from lepton_automl.dataset import open_dataset
-from lepton_automl.run_folder import RunFolder
-from lepton_automl.search.advisor import Advisor
-from lepton_automl.search.executor import Workers
-from lepton_automl.search.explorer import Explorer
-from lepton_automl.search.feasible import Proposer
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.quiet import Quiet
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.runs.folder import RunFolder
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.finals.winner import Winners
+from lepton_automl.search.loop import Explorer
+from lepton_automl.search.proposals.proposer import Proposer
+from lepton_automl.search.request import SearchWork
 from lepton_automl.search.sampler import Sampler
-from lepton_automl.search.task import Task, TaskResult, pack
+from lepton_automl.search.scheduler import Advisor
+from lepton_automl.search.space import loader
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.winner import Winners
-from lepton_automl.search.work import SearchWork
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.pool import Workers
+from lepton_automl.search.workers.task import Task, TaskResult, pack
 
 AT = (100, 300)
 PARTS = ("commits", "advice", "sampler", "costs")
@@ -165,7 +166,7 @@ def measured(folder: Path) -> Meter:
             trials=max(AT) + WINDOW,
         ),
         dataset=open_dataset("digits"),
-        space=space.load(str(folder / "twelve.toml")),
+        space=loader.load(str(folder / "twelve.toml")),
         target=targets.load(),
         latency_model=None,
         folder=RunFolder(folder / "run"),

@@ -16,9 +16,9 @@ import torch
 from packing import KNOWN, arch_of
 from training import CPU, SEEN, noise
 
-from lepton_automl.network import build_network
-from lepton_automl.recipe import Recipe
-from lepton_automl.train import train_loop
+from lepton_automl.models.network import build_network
+from lepton_automl.training.loop import train_loop
+from lepton_automl.training.recipe import Recipe
 
 PICTURES = 2048
 

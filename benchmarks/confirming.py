@@ -15,14 +15,15 @@ import numpy as np
 import optuna
 import torch
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Preprocessing
-from lepton_automl.recipe import Recipe
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Preprocessing
 from lepton_automl.search.rungs import cycles
-from lepton_automl.train import fit, initial_model
+from lepton_automl.search.space import loader
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 TIMES = (0.5, 1.0, 2.0, 3.0)
 """Last trainings, as multiples of the search's epochs."""
@@ -87,7 +88,7 @@ def one(
 
 def known(name: str, data: LabelledTensors) -> tuple[Arch, Recipe]:
     """A known-good candidate of `tiny` for these pictures."""
-    tiny = space.load("tiny")
+    tiny = loader.load("tiny")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study()
     study.enqueue_trial(dict(tiny.candidates[tiny.candidate_names.index(name)]))

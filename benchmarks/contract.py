@@ -23,16 +23,17 @@ import torch
 from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
-from lepton_automl.adopting import compress_net
 from lepton_automl.config import Limits, RunConfig
-from lepton_automl.dataset import LabelledTensors, open_dataset
-from lepton_automl.exporters.onnx import float_onnx
-from lepton_automl.foreign.compressing import Order, compress_model
-from lepton_automl.model import Model
-from lepton_automl.proof import Outcome
-from lepton_automl.space import RandomTrial, load
-from lepton_automl.targets import load as load_target
-from lepton_automl.train import fit, initial_model
+from lepton_automl.cost.targets import load as load_target
+from lepton_automl.data.dataset import LabelledTensors, open_dataset
+from lepton_automl.models.model import Model
+from lepton_automl.models.onnx_export import float_onnx
+from lepton_automl.pipeline.compress_net import compress_net
+from lepton_automl.pipeline.compress_onnx import Order, compress_model
+from lepton_automl.pipeline.export import Outcome
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.search.space.loader import load
+from lepton_automl.training.loop import fit, initial_model
 
 COSTS = {"max_size_bytes": (8_000, 60_000), "max_macs": (50_000, 2_000_000)}
 

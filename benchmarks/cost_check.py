@@ -13,20 +13,21 @@ import random
 import statistics
 import time
 
-from lepton_automl.arch import Arch, chain
-from lepton_automl.cost import Stopwatch, file_cost
+from lepton_automl.cost.cost import file_cost
+from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.errors import ArchError
-from lepton_automl.layers import Layer
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.fused_mbconv import FusedMBConv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.max_pool import MaxPool
-from lepton_automl.layers.mbconv import MBConv
-from lepton_automl.layers.residual import Residual
-from lepton_automl.layers.sepconv import SepConv
-from lepton_automl.layers.stem import Stem
-from lepton_automl.onnxfile import open_session
-from lepton_automl.random_net import random_int8_onnx
+from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.layers import Layer
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.fused_mbconv import FusedMBConv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.max_pool import MaxPool
+from lepton_automl.models.layers.mbconv import MBConv
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.sepconv import SepConv
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.onnx_file import open_session
+from lepton_automl.models.random_weights import random_int8_onnx
 
 LARGEST_MACS = 15_000_000
 TARGET_MS = 60.0

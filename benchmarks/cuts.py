@@ -20,16 +20,16 @@ from importances import USED
 from int8 import TASKS
 from torch import Tensor
 
-from lepton_automl import targets
-from lepton_automl.arch import Arch
-from lepton_automl.compress import Work
-from lepton_automl.compress.importance import importance
-from lepton_automl.compress.offers import channel_steps, chosen
-from lepton_automl.compress.savings import Savings, savings
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning.candidates import channel_steps, chosen
+from lepton_automl.compress.pruning.importance import importance
+from lepton_automl.compress.pruning.savings import Savings, savings
 from lepton_automl.config import Limits
-from lepton_automl.cost import Stopwatch, Written
-from lepton_automl.random_net import random_int8_onnx
-from lepton_automl.train import fit, initial_model
+from lepton_automl.cost import targets
+from lepton_automl.cost.latency import Stopwatch, Written
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.random_weights import random_int8_onnx
+from lepton_automl.training.loop import fit, initial_model
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
 

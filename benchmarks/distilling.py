@@ -21,15 +21,14 @@ from ablations import Bench
 from importances import SHARE, USED
 from int8 import each_net, trained
 
-from lepton_automl import targets
-from lepton_automl.compress import Work
-from lepton_automl.compress.offers import offers
-from lepton_automl.compress.plan import LEAST_BATCHES
-from lepton_automl.compress.prune import LR_SHARE
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning.candidates import offers
+from lepton_automl.compress.recovery import LEAST_BATCHES, LR_SHARE
 from lepton_automl.config import Limits
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Model
-from lepton_automl.train import fit
+from lepton_automl.cost import targets
+from lepton_automl.models.model import Model
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit
 
 USUAL = (0.9, 4.0)
 WAYS = ((0.0, 1.0), (0.5, 4.0), (0.9, 1.0), (0.9, 2.0), USUAL, (0.9, 8.0), (1.0, 4.0))

@@ -17,11 +17,12 @@ import optuna
 import torch
 from numpy.typing import NDArray
 
-from lepton_automl import space, targets
-from lepton_automl.dataset import LabelledTensors, open_dataset
-from lepton_automl.recipe import Recipe
-from lepton_automl.space import SearchSpace
-from lepton_automl.train import initial_model, train_loop
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors, open_dataset
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.training.loop import initial_model, train_loop
+from lepton_automl.training.recipe import Recipe
 
 PATIENCE = 0.25
 """Of the epochs, without a better one before a training ends early."""
@@ -90,7 +91,7 @@ def main() -> None:
     print("| data | the end | best epoch | patience | epochs saved by it |\n|---|---|---|---|---|")
     for name in given.data:
         data = open_dataset(name)
-        arch, recipe = sampled(space.load(given.space), data, given.candidate)
+        arch, recipe = sampled(loader.load(given.space), data, given.candidate)
         runs = [course(data, arch, recipe, given.epochs, seed) for seed in range(given.seeds)]
         # Each way to halve the same answers is one more look at them.
         rows = np.array([judged(run, split) for run in runs for split in range(20)])

@@ -20,21 +20,22 @@ from pathlib import Path
 import torch
 from ablations import rows
 
-from lepton_automl import durable, targets
-from lepton_automl.adopting import RECIPE, compress_net
-from lepton_automl.arch import Arch, chain
 from lepton_automl.config import Limits, RunConfig
-from lepton_automl.cost import Stopwatch
-from lepton_automl.dataset import load_labelled, open_dataset
-from lepton_automl.exporters.onnx import float_onnx
-from lepton_automl.layers import Layer
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.residual import Residual
-from lepton_automl.layers.stem import Stem
-from lepton_automl.model import Model
-from lepton_automl.random_net import random_int8_onnx
-from lepton_automl.recipe import Recipe
-from lepton_automl.train import fit, initial_model
+from lepton_automl.core import files as durable
+from lepton_automl.cost import targets
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.data.dataset import load_labelled, open_dataset
+from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.layers import Layer
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.model import Model
+from lepton_automl.models.onnx_export import float_onnx
+from lepton_automl.models.random_weights import random_int8_onnx
+from lepton_automl.pipeline.compress_net import RECIPE, compress_net
+from lepton_automl.training.loop import fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 TRAINED = Recipe(
     optimizer="muon",

@@ -16,15 +16,14 @@ from typing import Any
 from ablations import Bench
 from int8 import each_net
 
-from lepton_automl import targets
-from lepton_automl.compress import Work
-from lepton_automl.compress.offers import offers
-from lepton_automl.compress.plan import Effort
-from lepton_automl.compress.prune import recover
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning.candidates import offers
+from lepton_automl.compress.recovery import Effort, recover
 from lepton_automl.config import Limits
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Model
-from lepton_automl.train import fit, initial_model
+from lepton_automl.cost import targets
+from lepton_automl.models.model import Model
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit, initial_model
 
 USED = ("fashion, quick", "fashion, large", "cifar10, half")
 SHARE, RECOVERY = 0.4, 9

@@ -20,21 +20,20 @@ from ablations import Bench
 from int8 import each_net
 from torch import Tensor
 
-from lepton_automl import targets
-from lepton_automl.compress import Work
-from lepton_automl.compress.calibrate import balanced
-from lepton_automl.compress.cutting import cut
-from lepton_automl.compress.importance import filter_length, importance, makers
-from lepton_automl.compress.offers import channel_steps, chosen
-from lepton_automl.compress.plan import LEAST_BATCHES, Effort
-from lepton_automl.compress.prune import recover
-from lepton_automl.compress.refit import refit
-from lepton_automl.compress.savings import Savings
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning.candidates import channel_steps, chosen
+from lepton_automl.compress.pruning.cut import cut
+from lepton_automl.compress.pruning.importance import filter_length, importance, makers
+from lepton_automl.compress.pruning.refit import refit
+from lepton_automl.compress.pruning.savings import Savings
+from lepton_automl.compress.recovery import LEAST_BATCHES, Effort, recover
 from lepton_automl.config import Limits
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.evaluate import is_correct
-from lepton_automl.graph import Conv
-from lepton_automl.model import Model
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.sampling import balanced
+from lepton_automl.models.graph import Conv
+from lepton_automl.models.model import Model
+from lepton_automl.training.evaluate import is_correct
 
 SHARE = 0.4
 PICTURES = 512

@@ -29,21 +29,22 @@ from ablations import Bench, Setting, rows
 from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
-from lepton_automl import onnxfile, targets
-from lepton_automl.compress import Work
-from lepton_automl.compress.calibrate import PICTURES, balanced, calibrate
-from lepton_automl.compress.equalize import proportional, rescale
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.integers import quantize
-from lepton_automl.compress.quantize import Quantize
-from lepton_automl.compress.scoring import int8_file
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.external.quantize import Pictures, unlogged
+from lepton_automl.compress.quantization.calibration import calibrate
+from lepton_automl.compress.quantization.equalization import fold, proportional, rescale
+from lepton_automl.compress.quantization.quantize import Quantize
+from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
-from lepton_automl.cost import Stopwatch
-from lepton_automl.exporters.onnx import float_onnx
-from lepton_automl.foreign.quantizing import Pictures, unlogged
-from lepton_automl.model import Model
-from lepton_automl.statistics import paired_drop
-from lepton_automl.train import fit, initial_model
+from lepton_automl.cost import targets
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.data.sampling import PICTURES, balanced
+from lepton_automl.metrics.paired import paired_drop
+from lepton_automl.models import onnx_file
+from lepton_automl.models.model import Model
+from lepton_automl.models.onnx_export import float_onnx
+from lepton_automl.training.loop import fit, initial_model
 
 TASKS = {
     "fashion, quick": ("fashion", Setting("tiny", "quick", 12000, 18, "quick")),
@@ -111,7 +112,7 @@ def ways(model: Model, bench: Bench, float_file: bytes) -> dict[str, Callable[[]
 def answered(file: bytes, bench: Bench) -> np.ndarray:
     """Classes of the validation pictures."""
     pixels = bench.validation.pixels.numpy()
-    return onnxfile.predict_probabilities(onnxfile.open_session(file), pixels).argmax(1)
+    return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels).argmax(1)
 
 
 def measured(model: Model, bench: Bench, more: More | None = None) -> dict[str, Any]:

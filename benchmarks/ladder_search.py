@@ -22,22 +22,22 @@ from ablations import Bench
 from importances import USED
 from int8 import each_net
 
-from lepton_automl import targets
-from lepton_automl.arch import Arch
-from lepton_automl.compress import Work
-from lepton_automl.compress.calibrate import PICTURES, balanced
-from lepton_automl.compress.cutting import cut
-from lepton_automl.compress.importance import importance
-from lepton_automl.compress.ladder import FIRST_SHARE, ROUNDS, SMALLEST_SHARE
-from lepton_automl.compress.offers import channel_steps, chosen
-from lepton_automl.compress.plan import LEAST_BATCHES, Effort
-from lepton_automl.compress.prune import Prune, recover
-from lepton_automl.compress.refit import refit
-from lepton_automl.compress.savings import Savings, smaller
-from lepton_automl.compress.scoring import validation_accuracy
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.evaluation import validation_accuracy
+from lepton_automl.compress.loop import FIRST_SHARE, ROUNDS, SMALLEST_SHARE
+from lepton_automl.compress.pruning.candidates import channel_steps, chosen
+from lepton_automl.compress.pruning.cut import cut
+from lepton_automl.compress.pruning.importance import importance
+from lepton_automl.compress.pruning.prune import Prune
+from lepton_automl.compress.pruning.refit import refit
+from lepton_automl.compress.pruning.savings import Savings, smaller
+from lepton_automl.compress.recovery import LEAST_BATCHES, Effort, recover
 from lepton_automl.config import Limits
-from lepton_automl.model import Model
-from lepton_automl.random_net import random_int8_onnx
+from lepton_automl.cost import targets
+from lepton_automl.data.sampling import PICTURES, balanced
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model
+from lepton_automl.models.random_weights import random_int8_onnx
 
 ALLOWED = 0.25
 """Points on validation: half of what may be lost in all, as in the ladder."""

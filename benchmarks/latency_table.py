@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_automl import space
-from lepton_automl.cost import Stopwatch
-from lepton_automl.latency_model import LatencyModel, read_table
-from lepton_automl.op_kit import bench_here
-from lepton_automl.random_net import random_int8_onnx
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.cost.latency_model import LatencyModel, read_table
+from lepton_automl.models.random_weights import random_int8_onnx
+from lepton_automl.pipeline.bench import bench_here
+from lepton_automl.search.space import draw, loader
 
 SPACES = ("tiny", "residual", "mobile")
 TARGET = 0.10
@@ -26,9 +26,9 @@ TARGET = 0.10
 
 def errors(name: str, count: int, model: LatencyModel, watch: Stopwatch) -> list[tuple[float, ...]]:
     """Of each net: measured ratio to the reference net, what the table tells in milliseconds."""
-    found, rows = space.load(name), []
+    found, rows = loader.load(name), []
     for seed in range(count):
-        arch = found.example_arch(space.RandomTrial(seed))
+        arch = found.example_arch(draw.RandomTrial(seed))
         measured = watch.measure({"it": random_int8_onnx(arch, 64)}, rounds=18, seconds=0.03)["it"]
         rows.append((measured.ratio, model.latency(arch.graph).milliseconds, arch.graph.macs))
     return rows

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from early_stop import part, sampled
 
-from lepton_automl import space
-from lepton_automl.compress.plan import subset
-from lepton_automl.dataset import open_dataset
-from lepton_automl.evaluate import is_correct
-from lepton_automl.train import fit, initial_model
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.sampling import subset
+from lepton_automl.search.space import loader
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit, initial_model
 
 JUDGED = 2000
 """Training pictures that it is asked about."""
@@ -46,7 +46,7 @@ def main() -> None:
     lines = given.out.read_text().splitlines() if given.out.exists() else []
     known = {tuple(row["key"]): row for row in map(json.loads, lines)}
     data = open_dataset(given.data)
-    arch, recipe = sampled(space.load(given.space), data, given.candidate)
+    arch, recipe = sampled(loader.load(given.space), data, given.candidate)
     train, validation = part(data, "train"), part(data, "validation")
     name, asked = Path(given.data).stem, subset(train, JUDGED, 0)
     wanted = list(itertools.product(given.epochs, given.augment, range(given.seeds)))

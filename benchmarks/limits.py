@@ -17,20 +17,21 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
 from lepton_automl.config import LIMITS, Limits
-from lepton_automl.cost import Cost
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import Cost, excess
 from lepton_automl.errors import InfeasibleError
-from lepton_automl.objectives import load
-from lepton_automl.pick import excess
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.cost_check import CostCheck
-from lepton_automl.search.feasible import Proposer
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.quiet import Quiet
+from lepton_automl.models.arch import Arch
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.objectives import load
+from lepton_automl.search.proposals.feasibility import CostCheck
+from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.sampler import Sampler
-from lepton_automl.space import RandomTrial, SearchSpace, SpaceTrial
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.training.recipe import Recipe
 
 SPACES = ("tiny", "residual", "mobile")
 TARGET = targets.load()
@@ -210,7 +211,7 @@ def main() -> None:
     begun, rng = time.perf_counter(), random.Random(0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        spaces = {name: space.load(name) for name in SPACES}
+        spaces = {name: loader.load(name) for name in SPACES}
         pools = {name: drawn_pool(found, folder) for name, found in spaces.items()}
         answers, fitting = [], 0
         for seed in range(given.combinations):

@@ -18,21 +18,24 @@ import optuna
 import torch
 from torch import Tensor
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.compress import Work
-from lepton_automl.compress.quantize import Quantize
-from lepton_automl.compress.scoring import int8_file
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.quantization.quantize import Quantize
 from lepton_automl.config import Limits
-from lepton_automl.cost import Stopwatch, static_cost
-from lepton_automl.dataset import Dataset, LabelledTensors, open_dataset
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import static_cost
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.data.dataset import Dataset, LabelledTensors, open_dataset
 from lepton_automl.errors import ArchError
-from lepton_automl.evaluate import is_correct, onnx_probabilities
-from lepton_automl.model import Model
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.plan import planned_epochs
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model
+from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.search.rungs import cycles
-from lepton_automl.train import Diverged, fit, initial_model
+from lepton_automl.search.space import loader, search_space
+from lepton_automl.search.time_plan import planned_epochs
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import Diverged, fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 FINAL_SHARE = 0.3
 """Of the time, kept for training the best once more, and for quantization."""
@@ -63,7 +66,9 @@ class Script:
         Options.
     """
 
-    def __init__(self, data: Dataset, found: space.SearchSpace, given: argparse.Namespace) -> None:
+    def __init__(
+        self, data: Dataset, found: search_space.SearchSpace, given: argparse.Namespace
+    ) -> None:
         self.data, self.space, self.given = data, found, given
         self.begun = time.monotonic()
         self.parts: dict[tuple[str, int, int], LabelledTensors] = {}
@@ -209,7 +214,7 @@ def main() -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     data = open_dataset(given.data, seed=given.seed)
-    script = Script(data, space.load(given.space), given)
+    script = Script(data, loader.load(given.space), given)
     script.search()
     model = script.quantized(script.retrained())
     file = int8_file(model)

@@ -23,29 +23,30 @@ import torch
 from bookkeeping import TWELVE
 from threadpoolctl import threadpool_limits
 
-from lepton_automl import space, targets
 from lepton_automl.config import RunConfig
-from lepton_automl.dataset import open_dataset
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import MachineError
-from lepton_automl.run_folder import RunFolder
-from lepton_automl.search.executor import Workers
-from lepton_automl.search.explorer import Explorer
-from lepton_automl.search.feasible import Proposer
-from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
-from lepton_automl.search.live import WORKERS
-from lepton_automl.search.process import Worker
-from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.task import Task, TaskResult, pack
+from lepton_automl.runs.folder import RunFolder
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.runs.live_status import WORKERS
+from lepton_automl.search.finals.winner import Winners
+from lepton_automl.search.loop import Explorer
+from lepton_automl.search.proposals.proposer import Proposer
+from lepton_automl.search.request import SearchWork
+from lepton_automl.search.space import loader
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials, read_trials, result_event
-from lepton_automl.search.winner import Winners
-from lepton_automl.search.work import SearchWork
+from lepton_automl.search.workers.handle import Worker
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.pool import Workers
+from lepton_automl.search.workers.task import Task, TaskResult, pack
 
 SECONDS = 2.0
 JOBS = 2
 STARTS = 5
 PROGRAM = f"""
-from lepton_automl.lifeline import exit_with_parent; exit_with_parent()
+from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent()
 import time
 from lepton_automl.search import task, worker
 
@@ -177,7 +178,7 @@ def work(folder: Path, trials: int) -> SearchWork:
             trials=trials,
         ),
         dataset=open_dataset("digits"),
-        space=space.load(str(folder / "twelve.toml")),
+        space=loader.load(str(folder / "twelve.toml")),
         target=targets.load(),
         latency_model=None,
         folder=RunFolder(folder / "run"),

@@ -31,11 +31,11 @@ from torch.func import (
 from torch.nn import functional as F
 from training import SEEN, noise
 
-from lepton_automl.arch import Arch
-from lepton_automl.arithmetic import autocast
-from lepton_automl.batches import Loader
-from lepton_automl.network import Network, build_network
-from lepton_automl.recipe import Recipe
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.network import Network, build_network
+from lepton_automl.training.loader import Loader
+from lepton_automl.training.precision import autocast
+from lepton_automl.training.recipe import Recipe
 
 MOMENTUM = 0.9
 Step = Callable[[list[Tensor], list[Tensor]], None]

@@ -23,12 +23,13 @@ from typing import IO
 import torch
 from training import SEEN, nets, noise
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.spawn import KEEPS_MEMORY
-from lepton_automl.space import RandomTrial
-from lepton_automl.train import initial_model, train_loop
+from lepton_automl.cost import targets
+from lepton_automl.models.arch import Arch
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.search.workers.launch import KEEPS_MEMORY
+from lepton_automl.training.loop import initial_model, train_loop
+from lepton_automl.training.recipe import Recipe
 
 BATCH, PICTURES, ENDLESS = 64, 1024, 1000
 KNOWN = {"quick": ("tiny", (28, 28), 1), "half": ("residual", (32, 32), 3)}
@@ -44,7 +45,7 @@ def arch_of(name: str) -> Arch:
     if name not in KNOWN:
         return list(nets().values())[-1]
     found, size, channels = KNOWN[name]
-    known = space.load(found).with_fixed("flip", value=False)
+    known = loader.load(found).with_fixed("flip", value=False)
     draw = RandomTrial(0, known.candidates[known.candidate_names.index(name)])
     target = targets.load()
     arch, _ = known.sample(draw, size=size, channels=channels, classes=10, target=target)

@@ -17,20 +17,22 @@ import numpy as np
 import onnxruntime
 import torch
 
-from lepton_automl import space, targets
-from lepton_automl.compress.calibrate import calibrate
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.integers import quantize
-from lepton_automl.compress.scoring import int8_file
+from lepton_automl.artifact.limits import ships
+from lepton_automl.artifact.measurements import ROUNDS, SECONDS
+from lepton_automl.artifact.verdict import Figures
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.quantization.calibration import calibrate
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
-from lepton_automl.cost import Stopwatch, static_cost
-from lepton_automl.exporters.onnx import float_onnx
-from lepton_automl.judging import ships
-from lepton_automl.measuring import ROUNDS, SECONDS
-from lepton_automl.model import Model, Preprocessing
-from lepton_automl.space import RandomTrial
-from lepton_automl.train import initial_model
-from lepton_automl.verdict import Figures
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import static_cost
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.onnx_export import float_onnx
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.training.loop import initial_model
 
 SHAPES = {"tiny": ((28, 28), 1), "residual": ((32, 32), 3), "mobile": ((64, 64), 3)}
 JUDGED, JUDGED_SECONDS, OUTSIDE = 25, 0.02, 7
@@ -42,7 +44,9 @@ def net(number: int) -> Model:
     name = list(SHAPES)[number % len(SHAPES)]
     size, channels = SHAPES[name]
     draw, target = RandomTrial(number), targets.load()
-    arch, _ = space.load(name).sample(draw, size=size, channels=channels, classes=10, target=target)
+    arch, _ = loader.load(name).sample(
+        draw, size=size, channels=channels, classes=10, target=target
+    )
     return fold(initial_model(arch, Preprocessing(zero_point=128, scale=0.0135), number))
 
 

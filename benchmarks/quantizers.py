@@ -24,10 +24,10 @@ import onnx
 from ablations import Bench
 from int8 import each_net, measured
 
-from lepton_automl import onnxfile
-from lepton_automl.compress.calibrate import PICTURES, balanced
-from lepton_automl.compress.fold import fold
-from lepton_automl.model import Model
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.data.sampling import PICTURES, balanced
+from lepton_automl.models import onnx_file
+from lepton_automl.models.model import Model
 
 USED = ("cifar10, resnet8", "cifar10, half", "fashion, quick")
 
@@ -104,7 +104,7 @@ def floats(whole: onnx.ModelProto, value: str, pixels: np.ndarray) -> np.ndarray
     seen.CopyFrom(whole)
     made = onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None)
     seen.graph.output.append(made)
-    session = onnxfile.open_session(seen.SerializeToString())
+    session = onnx_file.open_session(seen.SerializeToString())
     (found,) = session.run([value], {whole.graph.input[0].name: pixels})
     return found
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.arch import Arch, chain
-from lepton_automl.cost import Stopwatch
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.residual import Residual
-from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8_onnx
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.random_weights import random_int8_onnx
 
 RESNET8_US = 137.7
 CPU_SECONDS = 900.0

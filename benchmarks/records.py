@@ -21,17 +21,17 @@ from pathlib import Path
 
 import torch
 
-from lepton_automl.arch import Arch, chain
-from lepton_automl.dataset import LabelledTensors, load_labelled, open_dataset
-from lepton_automl.evaluate import is_correct
-from lepton_automl.layers import Layer
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.max_pool import MaxPool
-from lepton_automl.layers.residual import Residual
-from lepton_automl.layers.stem import Stem
-from lepton_automl.recipe import Recipe
-from lepton_automl.train import fit, initial_model
+from lepton_automl.data.dataset import LabelledTensors, load_labelled, open_dataset
+from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.layers import Layer
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.max_pool import MaxPool
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

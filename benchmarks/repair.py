@@ -16,13 +16,13 @@ import torch
 from ablations import Bench, Setting
 from int8 import LIMIT, rescaled
 
-from lepton_automl import targets
-from lepton_automl.compress import Work
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.quantize import Quantize
-from lepton_automl.compress.scoring import validation_accuracy
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.evaluation import validation_accuracy
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.quantize import Quantize
 from lepton_automl.config import Limits
-from lepton_automl.train import fit, initial_model
+from lepton_automl.cost import targets
+from lepton_automl.training.loop import fit, initial_model
 
 
 def main() -> None:

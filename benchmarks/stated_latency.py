@@ -48,16 +48,16 @@ def ratio(call: Callable[[], object], reference: Callable[[], object], seconds: 
 
 def reference_file() -> bytes:
     """The fixed net that every latency is a multiple of."""
-    from lepton_automl.cost import REFERENCE
-    from lepton_automl.random_net import random_int8_onnx
+    from lepton_automl.cost.latency import REFERENCE
+    from lepton_automl.models.random_weights import random_int8_onnx
 
     return random_int8_onnx(REFERENCE, 64)
 
 
 def stated(run: Path) -> tuple[float, float]:
     """Milliseconds that the verdict states of the int8 file, and of the reference net."""
-    from lepton_automl.search.latencies import last_reference_ms
-    from lepton_automl.search.ledger import LedgerView
+    from lepton_automl.cost.latency import last_reference_ms
+    from lepton_automl.runs.ledger import LedgerView
 
     verdict = json.loads((run / "artifact" / "verdict.json").read_text())
     with LedgerView(run / "ledger.db") as ledger:

@@ -21,15 +21,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from training import CPU, SEEN, nets, noise
 
-from lepton_automl.arch import Arch
-from lepton_automl.arithmetic import autocast, matmul_dtype
-from lepton_automl.batches import Loader
-from lepton_automl.graph import Conv
-from lepton_automl.loss import Loss
-from lepton_automl.network import build_network
-from lepton_automl.optimizers import Optimizer
-from lepton_automl.pace import PASSES, peak_macs_per_second
-from lepton_automl.recipe import Recipe
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.graph import Conv
+from lepton_automl.models.network import build_network
+from lepton_automl.training.loader import Loader
+from lepton_automl.training.loss import Loss
+from lepton_automl.training.optim import Optimizer
+from lepton_automl.training.precision import PASSES, autocast, matmul_dtype, peak_macs_per_second
+from lepton_automl.training.recipe import Recipe
 
 BATCH = 64
 NAMES = {"digits": 0, "28x28": 1, "resnet8": 2}

@@ -28,23 +28,26 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.batches import Batch, Loader
-from lepton_automl.compress import Work
-from lepton_automl.compress.quantize import Quantize
-from lepton_automl.compress.scoring import int8_file
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.quantization.quantize import Quantize
 from lepton_automl.config import Limits
-from lepton_automl.cost import static_cost
-from lepton_automl.dataset import Dataset, LabelledTensors, open_dataset
-from lepton_automl.evaluate import is_correct, onnx_probabilities
-from lepton_automl.loss import Loss
-from lepton_automl.model import Model
-from lepton_automl.network import Network, build_network, extract_weights
-from lepton_automl.optimizers import Optimizer, lr_schedule
-from lepton_automl.recipe import Recipe
-from lepton_automl.space import RandomTrial, Scalar
-from lepton_automl.train import CPU, fit, recalibrate_batchnorm
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import static_cost
+from lepton_automl.data.dataset import Dataset, LabelledTensors, open_dataset
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model
+from lepton_automl.models.network import Network, build_network, extract_weights
+from lepton_automl.models.onnx_file import onnx_probabilities
+from lepton_automl.search.space import loader, search_space
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.search.space.parameters import Scalar
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loader import Batch, Loader
+from lepton_automl.training.loop import CPU, fit, recalibrate_batchnorm
+from lepton_automl.training.loss import Loss
+from lepton_automl.training.optim import Optimizer, lr_schedule
+from lepton_automl.training.recipe import Recipe
 
 NESTING = ("out", "depth", "kernel")
 """Fields whose smaller values are part of larger ones."""
@@ -74,7 +77,7 @@ class Sub:
 class Nest:
     """All sub-nets of a space that differ in widths, depths and kernels alone."""
 
-    def __init__(self, found: space.SearchSpace, data: Dataset) -> None:
+    def __init__(self, found: search_space.SearchSpace, data: Dataset) -> None:
         self._space, self._data = found, data
         self._known: dict[str, Sub] = {}
         fields = {path: knob.values for path, knob in found.parameters().items()}
@@ -138,7 +141,7 @@ class Supernet:
     def __init__(self, data: Dataset, given: argparse.Namespace) -> None:
         self.given, self.clock = given, time.process_time if given.processor else time.monotonic
         self.begun = 0.0 if given.processor else time.monotonic()
-        self.nest = Nest(space.load(given.space), data)
+        self.nest = Nest(loader.load(given.space), data)
         self.data, self.draws = data, random.Random(given.seed)
         arch, self.recipe = self.nest.made({})
         self.preprocessing = data.preprocessing(arch.input[:2])

@@ -28,15 +28,16 @@ import torch
 from ablations import Bench, read
 from torch import Tensor
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Model
-from lepton_automl.network import build_network, extract_weights
-from lepton_automl.recipe import Recipe
-from lepton_automl.space import RandomTrial
-from lepton_automl.train import fit, initial_model, recalibrate_batchnorm, train_loop
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model
+from lepton_automl.models.network import build_network, extract_weights
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit, initial_model, recalibrate_batchnorm, train_loop
+from lepton_automl.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class School:
 
     def _nets(self) -> list[tuple[Arch, Recipe]]:
         """The known-good nets of the space, the largest last."""
-        arch, known = self._bench.arch, space.load(self._bench.setting.space)
+        arch, known = self._bench.arch, loader.load(self._bench.setting.space)
         drawn = [
             known.with_fixed("flip", value=False).sample(
                 RandomTrial(0, params),

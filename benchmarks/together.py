@@ -27,11 +27,11 @@ WARM, TIMED = 20, 150
 MEMBER = """
 import dataclasses, sys, time
 import optuna, torch
-from lepton_automl import space, targets
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.model import Preprocessing
-from lepton_automl.parallel import ProcessGroup, init_process_group
-from lepton_automl.train import train_loop, initial_model
+from lepton_automl.search import space, targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.model import Preprocessing
+from lepton_automl.training.distributed import ProcessGroup, init_process_group
+from lepton_automl.training.loop import train_loop, initial_model
 
 torch.set_num_threads(1)
 optuna.logging.set_verbosity(optuna.logging.WARNING)

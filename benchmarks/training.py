@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lepton_automl import train
-from lepton_automl.arch import Arch, chain
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.residual import Residual
-from lepton_automl.layers.stem import Stem
-from lepton_automl.model import Preprocessing
-from lepton_automl.network import build_network
-from lepton_automl.recipe import Recipe
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.network import build_network
+from lepton_automl.training import loop
+from lepton_automl.training.recipe import Recipe
 
 SEEN = Preprocessing(zero_point=128, scale=0.0135)
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def noise(arch: Arch, samples: int) -> LabelledTensors:
 def ours(arch: Arch, data: LabelledTensors, recipe: Recipe) -> Callable[[], object]:
     """One epoch of `train.train_loop`."""
     network = build_network(arch)
-    return lambda: train.train_loop(network, data, SEEN, recipe, epochs=1, seed=0, device=CPU)
+    return lambda: loop.train_loop(network, data, SEEN, recipe, epochs=1, seed=0, device=CPU)
 
 
 def plain(arch: Arch, data: LabelledTensors, recipe: Recipe) -> Callable[[], object]:

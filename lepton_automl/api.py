@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from lepton_automl import pipeline
-from lepton_automl.compress.ladder import Compressed
+from lepton_automl.artifact.predict import Prediction
+from lepton_automl.artifact.predict import predict as predict_files
+from lepton_automl.compress.loop import Compressed
 from lepton_automl.config import Balance, Limits, Prefer, RunConfig, seconds
-from lepton_automl.events import Emit, silent
-from lepton_automl.picking import Picked, Wanted
-from lepton_automl.picking import pick as pick_point
-from lepton_automl.predict import Prediction
-from lepton_automl.predict import predict as predict_files
-from lepton_automl.proof import Outcome
-from lepton_automl.run_folder import configured, default_out, locate
-from lepton_automl.search import SearchResult
-from lepton_automl.status import Status
-from lepton_automl.status import status as read_status
+from lepton_automl.core.events import Emit, silent
+from lepton_automl.pipeline import run as pipeline
+from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.pick import Picked, Wanted
+from lepton_automl.pipeline.pick import pick as pick_point
+from lepton_automl.pipeline.status import Status
+from lepton_automl.pipeline.status import status as read_status
+from lepton_automl.runs.folder import configured, default_out, locate
+from lepton_automl.search.request import SearchResult
 
 
 class Options(TypedDict, total=False):

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lepton_automl.core.units import Unit
 from lepton_automl.errors import ConfigError
 
 Prefer = Literal["size", "latency"]
+
 Balance = Literal["auto", "on", "off"]
-
-
-Unit = Literal["ms", "kB", "MACs", "share", "points"]
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,10 @@ class Limits:
 
 ACCURACY = "accuracy"
 """The objective that every search has."""
+
 EVERY_OBJECTIVE = (ACCURACY, "latency_ms", "size_bytes")
 """What a search minds where the user does not say."""
+
 DEFAULT_BUDGET_SECONDS = 600.0
 """Ten minutes, where neither a budget nor a number of trials is given."""
 

@@ -44,12 +44,12 @@ def _no_network(monkeypatch):
 @pytest.fixture
 def float32(monkeypatch):
     """Trainings multiply as an oracle does, whatever the processor is good at."""
-    monkeypatch.setattr("lepton_automl.arithmetic._has_amx", lambda: False)
+    monkeypatch.setattr("lepton_automl.training.precision._has_amx", lambda: False)
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A small run through all stages, as (config, outcome); read it, never change it."""
-    from tests import runs  # torch, onnxruntime and optuna: only for tests that need a run
+    from tests.helpers import runs  # torch, onnxruntime and optuna: only for tests that need a run
 
     return runs.make(tmp_path_factory.mktemp("finished"))

@@ -8,18 +8,11 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.commands import app
-from lepton_automl.config import (
-    LIMITS,
-    Limits,
-    RunConfig,
-    options_text,
-    seconds,
-    would_fit,
-)
-from lepton_automl.cost import Cost
+from lepton_automl.artifact.verdict import Figures
+from lepton_automl.cli.app import app
+from lepton_automl.config import LIMITS, Limits, RunConfig, options_text, seconds, would_fit
+from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ConfigError
-from lepton_automl.verdict import Figures
 
 FIELDS = [field.name for field in dataclasses.fields(Limits)]
 

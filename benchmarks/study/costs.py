@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lepton_automl import durable, targets
-from lepton_automl.arch import Arch
-from lepton_automl.cost import Stopwatch, random_int8, static_cost
-from lepton_automl.network import build_network
+from lepton_automl.core import files
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import random_int8, static_cost
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.network import build_network
 
 BATCH = 256
 """Pictures the proxies look at."""
@@ -79,7 +81,7 @@ def main() -> None:
             known[arch] = measured(arch, pictures, train.labels[:BATCH], watch)
         rows.append({"number": number} | known[arch])
     text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    durable.write(record.HERE / "tables" / f"{given.name}-costs.json", f"[\n{text}\n]\n")
+    files.write(record.HERE / "tables" / f"{given.name}-costs.json", f"[\n{text}\n]\n")
 
 
 if __name__ == "__main__":

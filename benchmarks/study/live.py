@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lepton_automl import durable
+from lepton_automl.core import files
 
 SCRIPT = Path(__file__).parents[1] / "optuna_script.py"
 
@@ -92,7 +92,7 @@ def main() -> None:
         for name, run in runs.items():
             if f"{name}-{seed}" not in known:
                 known[f"{name}-{seed}"] = run()
-                durable.write_json(path, known)
+                files.write_json(path, known)
 
     names = ["lepton", "script"]
     for seed in range(given.seeds):

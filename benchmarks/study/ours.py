@@ -7,9 +7,9 @@ import random
 from rules import LAST, State
 from table import VALIDATION, Table
 
-from lepton_automl.search.encoding import Encoding
-from lepton_automl.search.guide import Contender, best_of, budgets, prospects
 from lepton_automl.search.rungs import RungEntry, may_go_on
+from lepton_automl.search.scheduler import Contender, best_of, budgets, prospects
+from lepton_automl.search.surrogate import Encoding
 
 IDEAS = 96
 """New points that are thought about at a time, as in the search."""

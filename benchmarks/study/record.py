@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from lepton_automl import durable, space, targets
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Preprocessing
-from lepton_automl.recipe import Recipe
+from lepton_automl.core import files
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Preprocessing
 from lepton_automl.search.rungs import cycles
-from lepton_automl.search.sampler import seed_of
-from lepton_automl.train import Diverged, fit, initial_model
+from lepton_automl.search.space import draw, loader
+from lepton_automl.search.space.draw import seed_of
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import Diverged, fit, initial_model
+from lepton_automl.training.recipe import Recipe
 
 HERE = Path(__file__).parent
 TRAINING, VALIDATION = 6000, 6000
@@ -38,7 +40,7 @@ ORDER_SEED = 20
 
 def points(name: str) -> list[dict[str, Any]]:
     """All points of a sub-space, in the order they are trained."""
-    knobs = space.load(HERE / f"{name}.toml").parameters()
+    knobs = loader.load(HERE / f"{name}.toml").parameters()
     found = [
         dict(zip(knobs, values, strict=True))
         for values in itertools.product(*(knob.values for knob in knobs.values()))
@@ -50,8 +52,8 @@ def points(name: str) -> list[dict[str, Any]]:
 def net_of(name: str, point: dict[str, Any]) -> tuple[Arch, Recipe]:
     """Architecture and recipe of a point."""
     side = SIDES[name]
-    return space.load(HERE / f"{name}.toml").sample(
-        space.RandomTrial(0, point),
+    return loader.load(HERE / f"{name}.toml").sample(
+        draw.RandomTrial(0, point),
         size=(side, side),
         channels=1,
         classes=10,
@@ -109,7 +111,7 @@ def record(name: str, data: tuple[LabelledTensors, LabelledTensors]) -> None:
             if number not in known:
                 rows.append(trained(name, number, everything[number], data))
                 text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-                durable.write(path, f"[\n{text}\n]\n")
+                files.write(path, f"[\n{text}\n]\n")
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lepton_automl.search.rungs import ETA, pareto_ranks
+from lepton_automl.search.pareto import pareto_ranks
+from lepton_automl.search.rungs import ETA
 
 LAST = 2
 """Number of the last rung."""

@@ -15,7 +15,7 @@ from ours import Ours
 from rules import LAST, State
 from table import Table
 
-from lepton_automl.space.trial import suggest
+from lepton_automl.search.space.draw import suggest
 
 STUCK = 3
 """Known or infeasible points in a row after which one is drawn evenly."""

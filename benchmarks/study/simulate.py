@@ -21,8 +21,8 @@ from ours import Ours
 from rules import LAST, RULES, Rule, State
 from table import EPOCHS, HERE, Table, read
 
-from lepton_automl import durable
-from lepton_automl.search.hypervolume import hypervolume
+from lepton_automl.core import files
+from lepton_automl.search.pareto import hypervolume
 
 TRIALS = 100
 MOST = 900
@@ -230,7 +230,7 @@ def main() -> None:
         for task in concurrent.futures.as_completed(tasks):
             rows.append(task.result())
             text = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-            durable.write(path, f"[\n{text}\n]\n")
+            files.write(path, f"[\n{text}\n]\n")
 
 
 if __name__ == "__main__":

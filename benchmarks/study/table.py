@@ -13,8 +13,8 @@ import numpy as np
 import record
 from numpy.typing import NDArray
 
-from lepton_automl import space
-from lepton_automl.space import Parameter
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.parameters import Parameter
 
 HERE = Path(__file__).parent
 EPOCHS = (1, 3, 9)
@@ -69,7 +69,7 @@ def read(name: str) -> Table:
     shards = sorted((HERE / "tables").glob(f"{name}-[0-9][0-9].json"))
     rows = [row for shard in shards for row in json.loads(shard.read_text())]
     costs = json.loads((HERE / "tables" / f"{name}-costs.json").read_text())
-    loaded = space.load(HERE / f"{name}.toml")
+    loaded = loader.load(HERE / f"{name}.toml")
     points = record.points(name)
     numbers = [row["number"] for row in rows]
     return Table(

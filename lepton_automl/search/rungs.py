@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.statistics import wilson_interval
+from lepton_automl.metrics.intervals import wilson_interval
 
 ETA = 3
 """One in so many candidates goes on to the next rung, which is so many times longer."""
+
 RUNGS = 3
+
 SURE = 0.9
 """Level of the intervals that drop a candidate."""
+
 LEAST_SAMPLES = 6000
 """The first rung shows a net at least so many pictures: with fewer, all nets look alike."""
 
@@ -96,29 +99,3 @@ def dropped(standings: Sequence[RungEntry]) -> set[int]:
     cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)
     out: NDArray[np.bool_] = np.any((low[:, None] > high[None, :]) & cheaper, axis=0)
     return {s.number for s, is_out in zip(standings, out, strict=True) if is_out}
-
-
-def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rank 0 for points nothing dominates, 1 for those that only rank 0 dominates, and so on.
-
-    Parameters
-    ----------
-    points : ndarray
-        (N, D), every coordinate to be minimised.
-
-    Returns
-    -------
-    ndarray
-        int64 (N,).
-    """
-    columns = [(column[:, None], column[None, :]) for column in points.T]
-    dominates = np.logical_and.reduce([a <= b for a, b in columns])
-    dominates &= np.logical_or.reduce([a < b for a, b in columns])
-    dominators = dominates.sum(0)
-    ranks = np.full(len(points), -1, dtype=np.int64)
-    rank = 0
-    while (front := (dominators == 0) & (ranks < 0)).any():
-        ranks[front] = rank
-        dominators -= dominates[front].sum(0)
-        rank += 1
-    return ranks

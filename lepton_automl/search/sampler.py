@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lepton_automl.arch import Arch
-from lepton_automl.cost import Cost
+from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ArchError
-from lepton_automl.objectives import Objective
-from lepton_automl.recipe import Recipe
+from lepton_automl.models.arch import Arch
+from lepton_automl.search.objectives import Objective
+from lepton_automl.search.space.draw import SpaceTrial, seed_of
 from lepton_automl.search.trials import Rejection, Trial
-from lepton_automl.space import SpaceTrial
+from lepton_automl.training.recipe import Recipe
 
 WISHES = 24
 """After so many refused or known points the advisor is stuck: points are drawn evenly."""
@@ -202,9 +201,3 @@ class Sampler:
             for objective in self._objectives
             for value in [objective.value(accuracy, cost)]
         ]
-
-
-def seed_of(*parts: object) -> int:
-    """A seed below 2**31 from anything that has a text, the same in every process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1

@@ -7,19 +7,19 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from lepton_automl import durable
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledFiles, Size
-from lepton_automl.model import Preprocessing
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.plan import work_of
+from lepton_automl.core import files
+from lepton_automl.data.dataset import LabelledFiles, Size
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Preprocessing
+from lepton_automl.runs.time_budget import TEACHER
+from lepton_automl.search.request import SearchWork
 from lepton_automl.search.rungs import cycles
-from lepton_automl.search.sampler import seed_of
-from lepton_automl.search.strategy import recipe_of
-from lepton_automl.search.task import Task
-from lepton_automl.search.trials import Stage, TrainingKey, Trial, Trials
-from lepton_automl.search.work import SearchWork
-from lepton_automl.shares import TEACHER
+from lepton_automl.search.space.draw import seed_of
+from lepton_automl.search.time_plan import work_of
+from lepton_automl.search.training_key import Stage, TrainingKey
+from lepton_automl.search.trials import Trial, Trials, recipe_of
+from lepton_automl.search.workers.task import Task
+from lepton_automl.training.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
 """Written last of a checkpoint and deleted first."""
@@ -147,7 +147,7 @@ class Tasks:
     @staticmethod
     def _delete(checkpoint: Path) -> None:
         # First what makes it whole: killed half-way, it must not be taken for a model.
-        with durable.wrap_os_errors(checkpoint):
+        with files.wrap_os_errors(checkpoint):
             (checkpoint / WEIGHTS).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 

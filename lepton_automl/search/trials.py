@@ -1,150 +1,70 @@
-"""Trials of a search and the results of their trainings, rebuilt from the ledger alone."""
+"""Trials of a search as the ledger knows them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl import balance
-from lepton_automl.arch import Arch
-from lepton_automl.balance import Strata
-from lepton_automl.cost import Cost
-from lepton_automl.dataset import Part
-from lepton_automl.objectives import Objective
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.ledger import EventKind, LedgerView
-from lepton_automl.search.plan import Plan
-from lepton_automl.search.rungs import RungEntry
-from lepton_automl.search.task import TaskResult, unpack
-from lepton_automl.statistics import accuracy_interval, wilson_interval
+from lepton_automl.cost.cost import Cost
+from lepton_automl.data.dataset import Part
+from lepton_automl.metrics import balanced as balance
+from lepton_automl.metrics.balanced import Strata
+from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
+from lepton_automl.models.arch import Arch
+from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.search.objectives import Objective
+from lepton_automl.search.rungs import ETA, RungEntry
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.time_plan import FINAL_SHARES
+from lepton_automl.search.training_key import Stage, TrainingKey
+from lepton_automl.search.workers.task import TaskResult, unpack
+from lepton_automl.training.recipe import Recipe
 
 CLASSES = "classes"
 """Key of the `EventKind.PLAN` event with the class of each validation sample."""
 
 
-class Stage(StrEnum):
-    """What a trial is trained for."""
-
-    RUNG = "rung"
-    """A rung of the search."""
-    FINAL = "final"
-    """A final training of one of the finalists."""
-    PICK = "pick"
-    """The training of `lepton pick`."""
-    PROBE = "probe"
-    """A short training that measures the speed of this machine."""
-
-
 @dataclass(frozen=True)
-class TrainingKey:
-    """One training of a trial: key of its task, ledger event and checkpoint.
+class Plan:
+    """Recorded once in the ledger, so that a resumed search goes on with it."""
 
-    As text `7-2` is rung 2 of trial 7, `7-final-0` its final training in round 0,
-    `7-final-0-1-augment-0.5` another one with seed 1 and stronger augmentation.
-
-    Raises
-    ------
-    ValueError
-        If a value has no place in the text of that stage.
-    """
-
-    trial: int
-    stage: Stage = Stage.RUNG
-    round: int = 0
-    """Number of the rung, or of the round of final trainings: a longer search adds a round."""
-    seed: int = 0
-    """Of several final trainings of one trial: 0, 1, 2."""
-    augment: float | None = None
-    """Strength of the augmentation in a final training; None: that of the recipe."""
-    distilled: bool = False
-    """The final training uses the outputs of other finalists beside the labels."""
-
-    def __post_init__(self) -> None:
-        is_final = self.stage is Stage.FINAL
-        is_marked = self.seed or self.augment is not None or self.distilled
-        has_round = is_final or self.stage is Stage.RUNG
-        if (is_marked and not is_final) or (self.round and not has_round):
-            raise ValueError(f"a training of stage {self.stage} has no {vars(self)}")
-        if self.seed and self.distilled:
-            raise ValueError("the distilled training has no seed of its own")
-
-    def __str__(self) -> str:
-        return f"{self.trial}-{self.label}"
+    epochs: int | None
+    """Of the last rung; None: each recipe's own."""
+    seconds_per_work: float
+    """Measured: seconds for one unit of `work_of`; 0 where no time is given."""
+    begun: float
+    """Seconds the run had been alive when the plan was made."""
+    final_share: float = FINAL_SHARES[0]
+    """Of the search's time from then on, what is kept for the last trainings of the best."""
+    epoch_seconds: float = 0.0
+    """Measured: an epoch of the first candidate; 0 where no time is given."""
+    own_epochs: int = 0
+    """What its recipe asks for."""
+    whole_epochs: int = 0
+    """Of a whole training, about, which the time of later stages follows from."""
 
     @property
-    def label(self) -> str:
-        """The text without the trial's number, such as `2` or `final-0`."""
-        if self.stage is Stage.RUNG:
-            return str(self.round)
-        if self.stage is not Stage.FINAL:
-            return str(self.stage)
-        ending = "-taught" if self.distilled else f"-{self.seed}" if self.seed else ""
-        augment = "" if self.augment is None else f"-augment-{_shortest(self.augment)}"
-        return f"{self.stage}-{self.round}{ending}{augment}"
+    def is_scarce(self) -> bool:
+        """Candidates are trained too briefly to show what they can reach.
 
-    @property
-    def description(self) -> str:
-        """The training in words, such as `trial 7, rung 2`."""
-        words = {
-            Stage.RUNG: f"rung {self.round}",
-            Stage.FINAL: "final training",
-            Stage.PICK: "training for a pick",
-            Stage.PROBE: "speed measurement",
-        }
-        return f"trial {self.trial}, {words[self.stage]}"
+        Then one that the space names as known-good is trained to the end.
+        """
+        return self.epochs is not None and ETA * self.epochs <= self.own_epochs
+
+    def to_event(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return dict(vars(self))
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read what `str` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the text names no training of a trial.
-        """
-        found = _KEY.fullmatch(text)
-        if found is None:
-            raise ValueError(f"{text!r} names no training of a trial")
-        trial = int(found["trial"])
-        if found["rung"]:
-            return cls(trial, Stage.RUNG, int(found["rung"]))
-        if found["other"]:
-            return cls(trial, Stage(found["other"]))
-        return cls(
-            trial,
-            Stage.FINAL,
-            int(found["round"]),
-            int(found["seed"] or 0),
-            float(found["augment"]) if found["augment"] else None,
-            distilled=bool(found["taught"]),
-        )
-
-
-_KEY = re.compile(
-    r"(?P<trial>\d+)-(?:(?P<rung>\d+)|(?P<other>pick|probe)"
-    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+)|(?P<taught>-taught))?(?:-augment-(?P<augment>.+))?)"
-)
-
-
-def _shortest(value: float) -> str:
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
-
-
-def task_text(key: str) -> str:
-    """The key of a task in words: `trial 7, rung 2`, or the key where it names no trial."""
-    try:
-        return TrainingKey.parse(key).description
-    except ValueError:
-        return key
+    def from_event(cls, event: dict[str, Any]) -> Self:
+        """Read what `to_event` wrote."""
+        return cls(**event)
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,3 +315,14 @@ def _balanced(correct: NDArray[np.bool_], validation: Part) -> dict[str, float]:
     share = balance.effective_fraction(correct, None, strata, 0.95)
     accuracy, samples = balance.balanced_mean(correct, strata), max(1, round(len(correct) * share))
     return {"accuracy": accuracy, "low": low, "high": high, "samples": samples}
+
+
+def stronger(recipe: Recipe, space: SearchSpace) -> float | None:
+    """The next stronger `augment` that the space offers; None where there is none."""
+    offered = {float(v) for knob in space.train_parameters("augment") for v in knob.values}
+    return min((value for value in offered if value > recipe.augment), default=None)
+
+
+def recipe_of(recipe: Recipe, key: TrainingKey) -> Recipe:
+    """The settings of one training of a trial that has `recipe`."""
+    return recipe if key.augment is None else dataclasses.replace(recipe, augment=key.augment)

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.config import Limits
+from lepton_automl.cost.cost import excess
 from lepton_automl.errors import ConfigError
-from lepton_automl.objectives import load as load_objective
-from lepton_automl.pick import excess
-from lepton_automl.run_folder import Definition, RunFolder, locate
-from lepton_automl.search import outcome
-from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.runs.folder import Definition, RunFolder, locate
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.search import progress
+from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.rungs import cycles
+from lepton_automl.search.space.parameters import Parameter
+from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.trials import Trial, Trials, read_trials
-from lepton_automl.space import Parameter, SearchSpace
 
 START = "start"
 """Key of the `EventKind.WARM_START` event with all that is used of the other run."""
@@ -234,7 +235,7 @@ def _observed(trials: Trials, wanted: Definition, samples: int) -> list[dict[str
 def _front(ledger: LedgerView, trials: Trials, known: Definition) -> list[dict[str, Any]]:
     """Parameters of the winner, then of its front from the most accurate on."""
     objectives = [load_objective(name) for name in known.objectives]
-    numbers = [row.number for row in outcome.front_of(trials, objectives)]
+    numbers = [row.number for row in progress.front_of(trials, objectives)]
     winners = [event["number"] for event in ledger.all(EventKind.WINNER).values()][-1:]
     rest = [number for number in numbers if number not in winners]
     room = MOST_FIRST - len(winners)

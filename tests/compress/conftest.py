@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_automl.compress import plan
+from lepton_automl.compress import recovery
 
 
 @pytest.fixture(autouse=True)
 def _short_recovery(monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_BATCHES", 12)
+    monkeypatch.setattr(recovery, "LEAST_BATCHES", 12)

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import torch
 
-from lepton_automl.arch import chain
-from lepton_automl.compress.importance import TEMPERATURE, importance, makers
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.mbconv import MBConv
-from lepton_automl.layers.stem import Stem
-from tests.nets import random_model, random_pixels
+from lepton_automl.compress.pruning.importance import TEMPERATURE, importance, makers
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import chain
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.mbconv import MBConv
+from lepton_automl.models.layers.stem import Stem
+from tests.helpers.nets import random_model, random_pixels
 
 
 def setup():

@@ -5,19 +5,21 @@ import dataclasses
 import pytest
 import torch
 
-from lepton_automl import targets
-from lepton_automl.arch import chain
-from lepton_automl.compress import Work, plan
-from lepton_automl.compress import prune as pruning
-from lepton_automl.compress.prune import AIMED_RECOVERIES, RECOVERIES, prune, recover
+from lepton_automl.compress import recovery
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning import prune as pruning
+from lepton_automl.compress.pruning.prune import AIMED_RECOVERIES, RECOVERIES, prune
+from lepton_automl.compress.recovery import recover
 from lepton_automl.config import Limits
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.evaluate import is_correct
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.stem import Stem
-from lepton_automl.recipe import Recipe
-from tests.nets import random_model, random_pixels
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import chain
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_model, random_pixels
 
 
 def small_net():
@@ -103,7 +105,7 @@ def test_nothing_is_tried_without_time_or_twice():
 
 
 def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
+    monkeypatch.setattr(recovery, "LEAST_BATCHES", 8)
     model = spread()
     once = prune(model, work_for(model, limits=Limits(max_drop=0.0), epochs=1), 0.4)
     right = is_correct(once.model, work_for(model).validation).mean()
@@ -116,21 +118,21 @@ def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypat
     more = prune(model, near, 0.4)
     assert 2 <= more.recoveries <= RECOVERIES
     assert f"recovered {more.recoveries} times" in more.why
-    by_hand = recover(once.model, near, plan.effort(once.model, near), near.seed + 1)
+    by_hand = recover(once.model, near, recovery.effort(once.model, near), near.seed + 1)
     if more.recoveries == 3:
-        by_hand = recover(by_hand, near, plan.effort(by_hand, near), near.seed + 2)
+        by_hand = recover(by_hand, near, recovery.effort(by_hand, near), near.seed + 2)
     assert all(torch.equal(more.model.weights[n], w) for n, w in by_hand.weights.items())
     missed = 100 * (1 - is_correct(more.model, near.validation).mean())
     assert more.is_accepted == (missed <= lost - 2 + 1e-9)
     assert more.model.parent == model.digest
 
-    efforts = iter([plan.effort(once.model, near), None])
+    efforts = iter([recovery.effort(once.model, near), None])
     monkeypatch.setattr(pruning, "effort", lambda *_: next(efforts))
     assert prune(model, near, 0.4).recoveries == 1
 
 
 def test_a_cut_that_reaches_the_limits_is_recovered_as_long_as_it_gets_better(monkeypatch):
-    monkeypatch.setattr(plan, "LEAST_BATCHES", 8)
+    monkeypatch.setattr(recovery, "LEAST_BATCHES", 8)
     model = spread()
     whole = work_for(model, limits=Limits(max_drop=0.0), epochs=1)
     small = prune(model, whole, 0.4).model.arch.graph.macs
@@ -141,7 +143,7 @@ def test_a_cut_that_reaches_the_limits_is_recovered_as_long_as_it_gets_better(mo
     now = prune(model, dataclasses.replace(work, is_aim=False), 0.4).model
     shares = [is_correct(now, work.validation).mean()]
     while len(shares) < AIMED_RECOVERIES and (len(shares) < 2 or shares[-1] > shares[-2]):
-        now = recover(now, work, plan.effort(now, work), work.seed + len(shares))
+        now = recover(now, work, recovery.effort(now, work), work.seed + len(shares))
         shares.append(is_correct(now, work.validation).mean())
     assert tried.recoveries == len(shares) > 1
     assert tried.model.metrics["validation_accuracy"] == pytest.approx(shares[-1])

@@ -2,22 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 
-from lepton_automl import targets
-from lepton_automl.arch import chain
-from lepton_automl.compress import Work
-from lepton_automl.compress.calibrate import PICTURES, calibrate
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.integers import quantize
-from lepton_automl.compress.quantize import to_int8
-from lepton_automl.compress.scoring import int8_file
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.quantization.calibration import calibrate
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.quantize import to_int8
+from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.evaluate import onnx_probabilities
-from lepton_automl.layers.conv import Conv as ConvLayer
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.stem import Stem
-from lepton_automl.recipe import Recipe
-from tests.nets import random_model, random_pixels
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.sampling import PICTURES
+from lepton_automl.models.arch import chain
+from lepton_automl.models.layers.conv import Conv as ConvLayer
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.onnx_file import onnx_probabilities
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_model, random_pixels
 
 
 def plain(seed=0):

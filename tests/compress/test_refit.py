@@ -5,19 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from lepton_automl.arch import chain
-from lepton_automl.compress import refit as refitting
-from lepton_automl.compress.cutting import OUTPUT_PARTS, cut
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.refit import refit
-from lepton_automl.graph import ACTIVATIONS, Conv
-from lepton_automl.layers.conv import Conv as Dense
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.mbconv import MBConv
-from lepton_automl.layers.residual import Residual
-from lepton_automl.layers.sepconv import SepConv
-from lepton_automl.layers.stem import Stem
-from tests.nets import random_arch, random_model, random_pixels
+from lepton_automl.compress.pruning import refit as refitting
+from lepton_automl.compress.pruning.cut import OUTPUT_PARTS, cut
+from lepton_automl.compress.pruning.refit import refit
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.models.arch import chain
+from lepton_automl.models.graph import ACTIVATIONS, Conv
+from lepton_automl.models.layers.conv import Conv as Dense
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.mbconv import MBConv
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.sepconv import SepConv
+from lepton_automl.models.layers.stem import Stem
+from tests.helpers.nets import random_arch, random_model, random_pixels
 
 
 def logits(model, pixels):

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.arch import chain
-from lepton_automl.compress import finetune, moments, rounding
-from lepton_automl.compress.calibrate import calibrate
-from lepton_automl.compress.fold import fold
-from lepton_automl.compress.integers import quantize
-from lepton_automl.compress.rounding import reconstruct
-from lepton_automl.compress.scoring import divergence, float_probabilities, int8_file
-from lepton_automl.evaluate import onnx_probabilities
-from lepton_automl.graph import ACTIVATIONS
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.sepconv import SepConv
-from lepton_automl.layers.stem import Stem
-from tests.nets import random_arch, random_model, random_pixels
+from lepton_automl.compress import least_squares
+from lepton_automl.compress.evaluation import divergence, float_probabilities, int8_file
+from lepton_automl.compress.quantization import qat, rounding
+from lepton_automl.compress.quantization.calibration import calibrate
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.rounding import quantize, reconstruct
+from lepton_automl.models.arch import chain
+from lepton_automl.models.graph import ACTIVATIONS
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.sepconv import SepConv
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.onnx_file import onnx_probabilities
+from tests.helpers.nets import random_arch, random_model, random_pixels
 
 
 def far(model, made, pixels):
@@ -91,7 +91,7 @@ def test_of_large_pictures_fewer_are_enough(monkeypatch):
     model = fold(random_model(arch, 1))
     pixels = random_pixels(arch, 64, 1)
     before = quantize(model, calibrate(model, pixels), 64)
-    monkeypatch.setattr(moments, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
+    monkeypatch.setattr(least_squares, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
     few, same = reconstruct(before, pixels, 64), reconstruct(before, pixels[:10], 64)
     assert int8_file(few) == int8_file(same)
 
@@ -100,7 +100,7 @@ def test_who_trains_on_starts_from_the_learned_integers():
     arch = chain((16, 16, 3), [Stem(16), SepConv(24), Head()], 5)
     model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
     made = reconstruct(quantize(model, calibrate(model, pixels), 64), pixels, 64)
-    again = finetune._rounded(made, made.qparams, finetune.trainable(made, made.qparams), 64)
+    again = qat._rounded(made, made.qparams, qat.trainable(made, made.qparams), 64)
     assert int8_file(again) == int8_file(made)
     assert int8_file(made) != int8_file(quantize(model, calibrate(model, pixels), 64))
 

@@ -6,21 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl import targets
-from lepton_automl.arch import chain
-from lepton_automl.compress import Work
-from lepton_automl.compress.cutting import shortened
-from lepton_automl.compress.offers import chosen
-from lepton_automl.compress.savings import ROOM, Savings, is_within, measured, savings, smaller
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning.candidates import chosen
+from lepton_automl.compress.pruning.cut import shortened
+from lepton_automl.compress.pruning.savings import (
+    ROOM,
+    Savings,
+    is_within,
+    measured,
+    savings,
+    smaller,
+)
 from lepton_automl.config import Limits
-from lepton_automl.cost import Written, file_cost, peak_ram_bytes
-from lepton_automl.dataset import LabelledTensors
-from lepton_automl.layers.conv import Conv
-from lepton_automl.layers.head import Head
-from lepton_automl.layers.stem import Stem
-from lepton_automl.random_net import random_int8_onnx
-from lepton_automl.recipe import Recipe
-from tests.nets import random_model
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import file_cost, peak_ram_bytes
+from lepton_automl.cost.latency import Written
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import chain
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.random_weights import random_int8_onnx
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_model
 
 ARCH = chain((8, 8, 1), [Stem(32), Conv(48), Head()], 3)
 STEPS = {"0/out": 8, "1/out": 8}

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lepton_automl import plugins
-from lepton_automl.arch import Arch, chain, layer_name
+from lepton_automl.core import plugins
 from lepton_automl.errors import ArchError
-from lepton_automl.layers import Layer
-from lepton_automl.layers.head import Head
-from lepton_automl.network import build_network, extract_weights
+from lepton_automl.models.arch import Arch, chain, layer_name
+from lepton_automl.models.layers import Layer
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.network import build_network, extract_weights
 
 NAMES = plugins.names("layers")
 CHANNELS = 8

@@ -7,13 +7,13 @@ import onnx
 import pytest
 import torch
 
-from lepton_automl import plugins
-from lepton_automl.exporters.onnx import float_onnx
-from lepton_automl.fusion import float_nodes
-from lepton_automl.onnxfile import open_session, predict_probabilities
-from lepton_automl.random_net import random_int8_onnx
-from lepton_automl.reference import exposed, integer_reference
-from tests.nets import random_arch, random_model, random_pixels
+from lepton_automl.artifact.integer_reference import exposed, integer_reference
+from lepton_automl.artifact.measurements import float_nodes
+from lepton_automl.core import plugins
+from lepton_automl.models.onnx_export import float_onnx
+from lepton_automl.models.onnx_file import open_session, predict_probabilities
+from lepton_automl.models.random_weights import random_int8_onnx
+from tests.helpers.nets import random_arch, random_model, random_pixels
 
 ANY = ("relu", "relu6", "hswish", "silu", "none")
 FAST = ("relu", "relu6")

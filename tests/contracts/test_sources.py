@@ -8,10 +8,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from lepton_automl import plugins
-from lepton_automl.decode import decode
+from lepton_automl.core import plugins
+from lepton_automl.data.decode import decode
+from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
-from lepton_automl.sources import Samples, Source
 
 
 def example(name, folder):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli import Lepton
+from tests.helpers.cli import Lepton
 
 
 @pytest.fixture

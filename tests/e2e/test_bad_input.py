@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import runs
-from tests.pictures import random_pictures, write_folder
+from tests.helpers import runs
+from tests.helpers.pictures import random_pictures, write_folder
 
 LABELS = np.arange(40) % 2
 PICTURES = random_pictures(40, (6, 6))

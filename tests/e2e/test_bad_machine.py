@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.errors import MachineError
-from lepton_automl.search.ledger import LedgerView
-from tests import runs
+from lepton_automl.runs.ledger import LedgerView
+from tests.helpers import runs
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.predict import predict
-from tests.bundles import make_bundle
+from lepton_automl.artifact.predict import predict
+from tests.helpers.artifacts import make_bundle
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "classify.py"
 
@@ -78,9 +78,9 @@ def test_it_answers_as_lepton_predict_does(model, tmp_path):
 
 
 def test_the_code_in_the_model_card_runs(model, tmp_path):
-    from lepton_automl.about import read_about
-    from lepton_automl.model_card import card
-    from tests.verdicts import verdict
+    from lepton_automl.artifact.model_card import card
+    from lepton_automl.artifact.provenance import read_about
+    from tests.helpers.artifacts import verdict
 
     code = card(verdict(), read_about(model.parent)).split("```python\n")[1].split("```")[0]
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8))

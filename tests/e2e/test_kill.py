@@ -21,11 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from lepton_automl import pipeline
 from lepton_automl.errors import DataError
-from lepton_automl.model import Model
-from tests import killer as killers
-from tests import killing, processes, runs
+from lepton_automl.models.model import Model
+from lepton_automl.pipeline import run as pipeline
+from tests.helpers import crash as killing
+from tests.helpers import killer as killers
+from tests.helpers import processes, runs
 
 KILLS = int(os.environ.get("LEPTON_KILLS", "5"))
 EVERY = 20
@@ -206,8 +207,8 @@ def test_after_sigterm_the_best_so_far_can_be_compressed(search):
 KILLED_EXPORTS = """
 import os, shutil, signal, sys
 from pathlib import Path
-from lepton_automl import bundle, pipeline
-from lepton_automl.run_folder import RunFolder, configured
+from lepton_automl.artifact import writer as bundle, pipeline
+from lepton_automl.runs.folder import RunFolder, configured
 
 finished, out, replace = Path(sys.argv[1]), Path(sys.argv[2]), Path.replace
 verdict = bundle.read_verdict(finished / "artifact")

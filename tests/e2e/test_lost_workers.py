@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from lepton_automl.core.events import Event
 from lepton_automl.errors import MachineError
-from lepton_automl.events import Event
-from lepton_automl.search import search
-from lepton_automl.search.executor import Workers
-from lepton_automl.search.ledger import Ledger
-from tests.searching import InlineWorkers, work
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.loop import search
+from lepton_automl.search.workers.pool import Workers
+from tests.helpers.search import InlineWorkers, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 HEAD = """
-from lepton_automl.lifeline import exit_with_parent; exit_with_parent()
+from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent()
 import errno, os, resource, signal, sys, torch
 from pathlib import Path
 from lepton_automl.search import worker
@@ -148,9 +148,9 @@ def test_a_full_disk_in_the_middle_stops_cleanly_and_the_same_search_goes_on(tmp
 
 TOGETHER = """
 import pathlib, sys
-from lepton_automl.search.process import Worker, WorkerLost
-from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.task import Task
+from lepton_automl.search.workers.handle import Worker, WorkerLost
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.task import Task
 BODY = '''
 import json, sys, time
 def say(**words):

@@ -125,8 +125,8 @@ def lepton_run(table: Path, space: str, folder: Path, path: Path) -> Path:
 
 def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
     assert sorted(recipes()) == [
-        "lepton_automl/layers/ghost.py",
-        "lepton_automl/sources/pixel_table.py",
+        "lepton_automl/models/layers/ghost.py",
+        "lepton_automl/data/sources/pixel_table.py",
         "search_spaces/mine.toml",
         "tests/layers/test_ghost.py",
         "tests/sources/test_pixel_table.py",

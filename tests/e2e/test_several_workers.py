@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_automl.search import rungs, search
-from lepton_automl.search.executor import Workers
-from lepton_automl.search.ledger import EventKind
+from lepton_automl.runs.ledger import EventKind
+from lepton_automl.search import rungs
+from lepton_automl.search.loop import search
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trial, Trials
-from tests.searching import InlineWorkers, work
+from lepton_automl.search.workers.pool import Workers
+from tests.helpers.search import InlineWorkers, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -49,7 +49,7 @@ def test_nothing_but_the_package_is_inside(site):
 def test_the_wheels_own_command_lists_the_shipped_spaces(site, tmp_path):
     program = (
         "import sys, lepton_automl\n"
-        "from lepton_automl.commands import main\n"
+        "from lepton_automl.cli.app import main\n"
         "print(lepton_automl.__file__, file=sys.stderr)\n"
         "sys.argv = ['lepton', 'spaces', '--json']\n"
         "main()\n"

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from lepton_automl import space, targets
-from lepton_automl.arch import Arch
 from lepton_automl.config import Limits
-from lepton_automl.cost import Cost
-from lepton_automl.latency_model import estimate
-from lepton_automl.pick import excess
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.cost_check import CostCheck
-from lepton_automl.search.ledger import Ledger
-from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.repair import Near, Repair, spread
-from lepton_automl.space import RandomTrial, SearchSpace, SpaceTrial
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import Cost, excess
+from lepton_automl.cost.latency_model import estimate
+from lepton_automl.models.arch import Arch
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.proposals.feasibility import CostCheck
+from lepton_automl.search.proposals.repair import Near, Repair, spread
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.training.recipe import Recipe
 
 TARGET = targets.load("cortex-m")
 
@@ -56,7 +57,7 @@ def start(found: SearchSpace, check: CostCheck, seed: int) -> Near:
 
 @pytest.mark.parametrize("name", ["tiny", "residual", "mobile"])
 def test_what_one_net_keeps_is_kept_from_far_away(ledger: Ledger, name: str) -> None:
-    found = space.load(name)
+    found = loader.load(name)
     _, check = repair(ledger, found, Limits())
     small = min((start(found, check, seed) for seed in range(20)), key=lambda n: n.cost.size_bytes)
     limits = Limits(
@@ -73,7 +74,7 @@ def test_what_one_net_keeps_is_kept_from_far_away(ledger: Ledger, name: str) -> 
 
 
 def test_the_least_of_each_cost_is_below_every_drawn_one(ledger: Ledger) -> None:
-    found = space.load("residual")
+    found = loader.load("residual")
     mended, check = repair(ledger, found, Limits())
     drawn = [start(found, check, seed) for seed in range(40)]
     for limit, name in (("max_macs", "macs"), ("max_size_bytes", "size_bytes")):
@@ -82,7 +83,7 @@ def test_the_least_of_each_cost_is_below_every_drawn_one(ledger: Ledger) -> None
 
 
 def test_the_recipe_of_the_start_is_kept(ledger: Ledger) -> None:
-    found = space.load("tiny")
+    found = loader.load("tiny")
     mended, check = repair(ledger, found, Limits(max_size_bytes=9_000))
     begun = start(found, check, 3)
     assert mended.toward(begun).recipe == begun.recipe
@@ -93,7 +94,7 @@ def near(**beyond: float) -> Near:
     return Near({}, arch, recipe, Cost(1, 1, 1, 1, 1), beyond)
 
 
-_found = space.load("tiny")
+_found = loader.load("tiny")
 _points = (
     _found.sample(RandomTrial(seed), size=(8, 8), channels=1, classes=3, target=TARGET)
     for seed in itertools.count()
@@ -121,7 +122,7 @@ def test_starts_differ_in_the_limits_they_break() -> None:
 def test_a_known_good_net_that_is_too_large_stays_as_large_as_it_may(
     ledger: Ledger, name: str, limits: Limits
 ) -> None:
-    found = space.load(name)
+    found = loader.load(name)
     made, check = repair(ledger, found, limits)
     for params in found.candidates:
         point = RandomTrial(0, params)

@@ -7,14 +7,8 @@ from hypothesis import strategies as st
 from optuna.study import StudyDirection, create_study
 from optuna.trial import create_trial
 
-from lepton_automl.search.rungs import (
-    RungEntry,
-    cycles,
-    dropped,
-    may_go_on,
-    milestones,
-    pareto_ranks,
-)
+from lepton_automl.search.pareto import pareto_ranks
+from lepton_automl.search.rungs import RungEntry, cycles, dropped, may_go_on, milestones
 
 MANY = 60_000
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from lepton_automl.arch import Arch
-from lepton_automl.cost import Cost
+from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ArchError
-from lepton_automl.objectives import Objective, load
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.sampler import WISHES, Point, Sampler, seed_of
+from lepton_automl.models.arch import Arch
+from lepton_automl.search.objectives import Objective, load
+from lepton_automl.search.sampler import WISHES, Point, Sampler
+from lepton_automl.search.space.draw import seed_of
 from lepton_automl.search.trials import Rejection, Trial
-from tests.nets import random_arch
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_arch
 
 ARCH = random_arch(0, input=(8, 8, 1), classes=3)
 OBJECTIVES: list[Objective] = [load("accuracy"), load("size_bytes")]

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.arch import Arch
-from lepton_automl.dataset import LabelledFiles, load_labelled
-from lepton_automl.evaluate import is_correct
-from lepton_automl.model import Model, Preprocessing
-from lepton_automl.recipe import Recipe
-from lepton_automl.search.task import Task, TaskResult, pack, run_task, unpack
+from lepton_automl.data.dataset import LabelledFiles, load_labelled
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model, Preprocessing
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.train import fit, initial_model
-from tests.nets import random_arch
-from tests.searching import InlineWorkers, candidate, work
+from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task, unpack
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import fit, initial_model
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_arch
+from tests.helpers.search import InlineWorkers, candidate, work
 
 RUN = InlineWorkers().run
 

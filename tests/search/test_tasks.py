@@ -9,8 +9,9 @@ import pytest
 
 from lepton_automl.search import rungs
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import TrainingKey, Trials
-from tests.searching import candidate, result, work
+from lepton_automl.search.training_key import TrainingKey
+from lepton_automl.search.trials import Trials
+from tests.helpers.search import candidate, result, work
 
 
 @pytest.fixture

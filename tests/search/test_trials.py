@@ -11,24 +11,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
-from lepton_automl.arch import Arch
-from lepton_automl.objectives import load
-from lepton_automl.search.ledger import EventKind, Ledger
-from lepton_automl.search.plan import Plan
-from lepton_automl.search.task import TaskResult, pack
+from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
+from lepton_automl.models.arch import Arch
+from lepton_automl.runs.ledger import EventKind, Ledger
+from lepton_automl.search.objectives import load
+from lepton_automl.search.training_key import Stage, TrainingKey, task_text
 from lepton_automl.search.trials import (
+    Plan,
     Rejection,
     RungResult,
-    Stage,
-    TrainingKey,
     Trial,
     Trials,
     read_trials,
+    recipe_of,
     result_event,
-    task_text,
+    stronger,
 )
-from lepton_automl.statistics import accuracy_interval, wilson_interval
-from tests.searching import candidate, result
+from lepton_automl.search.workers.task import TaskResult, pack
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.search import SPACE, candidate, result, small_space
+
+
+@pytest.mark.parametrize(
+    ("offered", "has", "next_one"),
+    [("[0.0, 0.5, 1.0]", 0.0, 0.5), ("[1.0, 0.5, 0.0]", 0.5, 1.0), ("[0.0, 1.0]", 1.0, None)],
+)
+def test_the_next_stronger_change_that_the_space_offers(
+    tmp_path: Path, offered: str, has: float, next_one: float | None
+) -> None:
+    text = "\n".join(line for line in SPACE.splitlines() if not line.startswith("augment"))
+    space = small_space(tmp_path, text.replace("[train]", f"[train]\naugment = {offered}"))
+    assert stronger(Recipe(augment=has), space) == next_one
+
+
+def test_a_space_that_leaves_no_choice_has_nothing_stronger(tmp_path: Path) -> None:
+    text = "\n".join(line for line in SPACE.splitlines() if not line.startswith("augment"))
+    space = small_space(tmp_path, text.replace("[train]", "[train]\naugment = 0.5"))
+    assert stronger(Recipe(augment=0.5), space) is None
+
+
+def test_a_final_training_takes_the_augmentation_of_its_key() -> None:
+    recipe = Recipe(augment=0.0, lr=0.3)
+    assert recipe_of(recipe, TrainingKey.parse("7-final-0-1")) == recipe
+    strong = TrainingKey.parse("7-final-0-1-augment-0.5")
+    assert recipe_of(recipe, strong) == dataclasses.replace(recipe, augment=0.5)
 
 
 def test_a_candidate_survives_the_ledger() -> None:
@@ -63,6 +89,7 @@ def test_trials_are_rebuilt_from_their_events(tmp_path: Path) -> None:
 
 
 NUMBERS = st.integers(0, 10**6)
+
 FINALS = st.builds(
     TrainingKey,
     NUMBERS,
@@ -71,6 +98,7 @@ FINALS = st.builds(
     NUMBERS,
     st.none() | st.floats(allow_nan=False, allow_infinity=False),
 )
+
 OTHERS = st.builds(TrainingKey, NUMBERS, st.sampled_from([Stage.PICK, Stage.PROBE]))
 
 

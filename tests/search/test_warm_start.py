@@ -7,27 +7,26 @@ from typing import Any
 
 import pytest
 
-from lepton_automl import space
 from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.objectives import load
-from lepton_automl.run_folder import Definition, RunFolder
-from lepton_automl.search import search
-from lepton_automl.search.ledger import EventKind, Ledger, LedgerView
-from lepton_automl.search.newcomers import Newcomers
-from lepton_automl.search.plan import Plan
-from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.task import pack
-from lepton_automl.search.trials import Trials, read_trials
+from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.search.loop import search
+from lepton_automl.search.objectives import load
+from lepton_automl.search.proposals.proposer import Newcomers
+from lepton_automl.search.space import search_space
+from lepton_automl.search.trials import Plan, Trials, read_trials
 from lepton_automl.search.warm_start import MOST_FIRST, Source, recorded, source
-from tests.searching import SPACE, InlineWorkers, result, small_space, work
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.task import pack
+from tests.helpers.search import SPACE, InlineWorkers, result, small_space, work
 
 SAMPLES = 84
 """Of the training part of `searching.dataset`."""
 AXES = ("accuracy", "size_bytes")
 
 
-def definition(job_space: space.SearchSpace, **changes: Any) -> Definition:
+def definition(job_space: search_space.SearchSpace, **changes: Any) -> Definition:
     settings: dict[str, Any] = {
         "data": "digits",
         "test": "",

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl import durable
+from lepton_automl.core import files
 from lepton_automl.errors import ConfigError
-from lepton_automl.model import Model
-from lepton_automl.pick import Option
-from lepton_automl.search.finals import Final
-from lepton_automl.search.plan import Clock
-from lepton_automl.search.task import Task, TaskResult, pack
+from lepton_automl.models.model import Model
+from lepton_automl.search.finals.finalists import Final
+from lepton_automl.search.finals.selection import Option
+from lepton_automl.search.finals.winner import Winners
+from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import TrainingKey, Trials
-from lepton_automl.search.winner import Winners
-from lepton_automl.search.work import SearchWork
-from tests.searching import InlineWorkers, candidate, result, work
+from lepton_automl.search.time_plan import Clock
+from lepton_automl.search.training_key import TrainingKey
+from lepton_automl.search.trials import Trials
+from lepton_automl.search.workers.task import Task, TaskResult, pack
+from tests.helpers.search import InlineWorkers, candidate, result, work
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
@@ -163,14 +164,14 @@ def test_a_save_that_is_killed_half_way_leaves_no_winner_that_counts(
     job = work(tmp_path / "run")
     trials, winners = some(job)
     winners.crown(InlineWorkers(), ENDLESS)
-    written = durable.write
+    written = files.write
 
     def killed(path: Path, content: bytes | str) -> Path:
         if path.name == "model.json":
             raise KeyboardInterrupt
         return written(path, content)
 
-    monkeypatch.setattr(durable, "write", killed)
+    monkeypatch.setattr(files, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         winners.save_best_so_far()
     assert Winners(job, Tasks(job, trials), trials).recorded() is None

@@ -5,12 +5,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lepton_automl.search.quiet import Quiet
-from lepton_automl.search.task import TaskResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.worker import Voice, answer
-from tests.searching import InlineWorkers, candidate, work
+from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.task import TaskResult
+from lepton_automl.search.workers.worker import Voice, answer
+from tests.helpers.search import InlineWorkers, candidate, work
 
 
 def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> None:

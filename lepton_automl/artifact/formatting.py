@@ -1,0 +1,145 @@
+"""Figures in words: the same sentence wherever a figure is shown."""
+
+from __future__ import annotations
+
+from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.artifact.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
+from lepton_automl.config import LIMITS
+from lepton_automl.core.units import (
+    accuracy_text,
+    accuracy_title,
+    epochs_text,
+    quantity_text,
+    time_text,
+)
+from lepton_automl.cost.latency_model import Basis
+
+ANSWERS = {
+    "holds": "Every stated limit holds.",
+    "broken": "Broken: the files are there, but not everything that was promised holds.",
+    "undecided": "Undecided: the samples or rounds there are do not tell.",
+}
+
+
+def limit_title(name: str, is_balanced: bool) -> str:
+    """What a limit is called."""
+    return LIMITS[name].words.replace("accuracy", accuracy_title(is_balanced))
+
+
+def accuracy_kind(verdict: Verdict) -> str:
+    """What the accuracies are and how their intervals were made."""
+    alone = "stratified bootstrap" if verdict.balanced else "Wilson"
+    kind = "cluster bootstrap over groups" if verdict.grouped else alone
+    if not verdict.balanced:
+        return f"Accuracy intervals: {kind}."
+    return f"Balanced accuracy is the mean share of right answers of each class; intervals: {kind}."
+
+
+def latency_text(figures: Figures) -> str:
+    """Latency with its interval."""
+    low, high = (time_text(end) for end in figures.latency_interval)
+    return f"{time_text(figures.latency_ms)} [{low}, {high}]"
+
+
+def latency_title(basis: Basis) -> str:
+    """`latency`, or what it is called where nothing timed it."""
+    return "latency" if basis == "measured" else f"{basis} latency"
+
+
+def told_text(figures: Figures) -> str:
+    """Latency on the device the file is for, called what it is; nothing where that is here."""
+    told = figures.elsewhere
+    if told is None:
+        return ""
+    low, high = (time_text(end) for end in told.latency_interval)
+    return f"{told.basis} {time_text(told.latency_ms)} [{low}, {high}]"
+
+
+def told_of(verdict: Verdict) -> str:
+    """Whose latency is told and how; nothing where latencies are those of this machine."""
+    told = verdict.int8.elsewhere if verdict.int8 else None
+    if told is None:
+        return ""
+    how = "a table measured there" if told.basis == "predicted" else "assumed speeds"
+    limit = " An estimate cannot prove that a limit holds." if told.basis == "estimated" else ""
+    return (
+        f"Latency on {told.device} is {told.basis} from {how}; a latency limit is judged by it, "
+        f"not by what was measured here.{limit}"
+    )
+
+
+def drop_text(drop: PairedDrop) -> str:
+    """Points lost, with interval and one-sided bound."""
+    return (
+        f"{drop.points:.2f} points [{drop.low:.2f}, {drop.high:.2f}], at most {drop.upper:.2f} "
+        "(one-sided 95 %)"
+    )
+
+
+def measured_text(limit: JudgedLimit) -> str:
+    """What was measured against a limit, with its interval."""
+    unit = LIMITS[limit.name].unit
+    text = quantity_text(limit.measured, unit)
+    text = text if limit.basis == "measured" else f"{limit.basis} {text}"
+    if limit.interval is None:
+        return text
+    if unit == "share":
+        return accuracy_text(limit.measured, limit.interval)
+    low, high = (quantity_text(end, unit) for end in limit.interval)
+    text += f" [{low.removesuffix(' points')}, {high.removesuffix(' points')}]"
+    return text if limit.of is None else f"{text} (class {limit.of})"
+
+
+def faster_text(verdict: Verdict) -> str:
+    """Whether int8 or float is faster, and which ships; nothing if nothing was measured."""
+    int8, floating = verdict.int8, verdict.float32
+    if int8 is None or floating is None:
+        return ""
+    ratio = floating.latency_ms / int8.latency_ms
+    text = "int8 and float are equally fast here, as far as was measured"
+    hint = ""
+    if floating.latency_interval[1] < int8.latency_interval[0]:
+        text = f"float is faster than int8 here, {ratio:.2f} of its time"
+        chosen = verdict.prefer != "size" or int8.elsewhere is not None
+        hint = "" if chosen else "; --prefer latency ships the faster one"
+    elif int8.latency_interval[1] < floating.latency_interval[0]:
+        text = f"int8 is faster than float here, {1 / ratio:.2f} of its time"
+    return f"{verdict.primary} ships; {text}{hint}."
+
+
+def other_text(verdict: Verdict) -> str:
+    """That the file which does not ship keeps all limits, where the other one does not."""
+    if verdict.status == "holds" or verdict.other != "holds":
+        return ""
+    name = precision_text("float" if verdict.primary == "int8" else "int8")
+    return f"{name} beside it keeps every limit on the same samples."
+
+
+def openings_text(verdict: Verdict) -> str:
+    """A mark for figures on a test part that has judged more than one file, else nothing."""
+    return "" if verdict.openings < 2 else f"test part opened {verdict.openings} times"
+
+
+def precision_text(precision: Precision) -> str:
+    """The file's name for a precision."""
+    return "model.int8.onnx" if precision == "int8" else "model.fp32.onnx"
+
+
+def nodes_text(figures: Figures) -> str:
+    """How many operators compute in float."""
+    return str(len(figures.float_nodes)) if figures.float_nodes else "none"
+
+
+CONFIRMED_COLUMNS = ("when selected", "confirmed", "spread over seeds", "trainings")
+"""Heads of what `confirmed_cells` gives."""
+
+
+def confirmed_cells(each: Confirmed) -> tuple[str, ...]:
+    """Accuracies on the validation part before and after the last trainings."""
+    times = len(each.accuracies)
+    return (
+        f"{accuracy_text(each.searched)} after {epochs_text(each.searched_epochs)}",
+        accuracy_text(each.accuracy),
+        f"{100 * each.spread:.2f} points" if times > 1 else "one seed",
+        f"{times} of {epochs_text(each.epochs)}",
+    )

@@ -1,0 +1,132 @@
+"""Judging: whether the figures of the shipped file keep the limits the user stated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lepton_automl.artifact.verdict import Figures, JudgedLimit, PairedDrop, Precision, Status
+from lepton_automl.config import LIMITS, Limits
+from lepton_automl.metrics import balanced, intervals
+from lepton_automl.metrics import paired as paired_module
+from lepton_automl.metrics.paired import Evidence, class_drops
+
+
+def paired(reference: Evidence, file: Evidence) -> PairedDrop:
+    """Accuracy points lost from `reference` to `file` on the same samples."""
+    drop = paired_module.paired_drop(reference.correct, file.correct, file.groups, file.strata)
+    return PairedDrop(drop.points, drop.low, drop.high, drop.upper, drop.n)
+
+
+def judge(
+    limits: Limits, figures: Figures, file: Evidence, reference: Evidence
+) -> tuple[JudgedLimit, ...]:
+    """Judge the stated limits, and only these.
+
+    Size, multiply-accumulates and memory are exact. A latency holds if its whole interval is
+    within the limit, an accuracy or a drop if the one-sided 95 % bound says so. Where the file is
+    for another device, the latency told of that device is judged, never the one measured here; an
+    estimate from assumed speeds can break a limit, but not prove that it holds.
+    """
+    judged = []
+    for name, limit in limits.stated.items():
+        if name == "max_latency_ms":
+            judged.append(_latency(name, limit, figures))
+        elif name == "min_accuracy":
+            judged.append(_accuracy(name, limit, file))
+        elif name == "max_drop":
+            judged.append(_drop(name, limit, file, reference))
+        elif name == "max_class_drop":
+            judged.append(_class_drop(name, limit, file, reference))
+        else:
+            measured = LIMITS[name].measured(figures)
+            assert measured is not None, "every other limit is on a cost"
+            status: Status = "holds" if measured <= limit else "broken"
+            judged.append(JudgedLimit(name, limit, measured, None, status))
+    return tuple(judged)
+
+
+def keeps_exact(limits: Limits, figures: Figures) -> bool:
+    """The limits that are known without a single measurement hold."""
+    return all(
+        (LIMITS[name].measured(figures) or 0) <= limit
+        for name, limit in limits.costs.items()
+        if name != "max_latency_ms"
+    )
+
+
+def ships(int8: Figures, floating: Figures, limits: Limits, prefer: str) -> Precision:
+    """Which file ships: int8, or with `latency` the faster of those that keep the exact limits.
+
+    Where the files are for another device, int8 ships: nothing tells which is faster there.
+    The float file is faster where its whole latency interval lies below int8's. Accuracy on the
+    test part has no say: choosing by it would spoil the figure.
+    """
+    if prefer != "latency" or int8.elsewhere is not None:
+        return "int8"
+    int8_keeps, float_keeps = keeps_exact(limits, int8), keeps_exact(limits, floating)
+    if int8_keeps != float_keeps:
+        return "int8" if int8_keeps else "float"
+    return "float" if is_faster(floating, int8) else "int8"
+
+
+def is_faster(one: Figures, other: Figures) -> bool:
+    """The whole latency interval of `one` lies below that of `other`."""
+    return one.latency_interval[1] < other.latency_interval[0]
+
+
+def _latency(name: str, limit: float, figures: Figures) -> JudgedLimit:
+    told = figures.elsewhere
+    low, high = told.latency_interval if told else figures.latency_interval
+    basis = told.basis if told else "measured"
+    status: Status = "holds" if high <= limit else "broken" if low > limit else "undecided"
+    if status == "holds" and basis == "estimated":
+        status = "undecided"
+    figure = told.latency_ms if told else figures.latency_ms
+    return JudgedLimit(name, limit, figure, (low, high), status, basis=basis)
+
+
+def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:
+    level, right = intervals.ONE_SIDED_LEVEL, balanced.balanced_total(file.correct, file.strata)
+    bounds = intervals.accuracy_interval(file.correct, file.groups, file.strata, level=level)
+    status, needed = intervals.judge_accuracy(right, len(file.correct), limit, bounds)
+    return JudgedLimit(name, limit, file.accuracy, file.interval, status, needed)
+
+
+def _drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
+    drop = paired_module.paired_drop(reference.correct, file.correct, file.groups, file.strata)
+    status, needed = paired_module.judge_drop(drop, limit)
+    return JudgedLimit(name, limit, drop.points, (drop.low, drop.high), status, needed)
+
+
+def worst_class_drop(reference: Evidence, file: Evidence) -> float:
+    """Most points that one class loses, on the same samples; without intervals."""
+    assert reference.labels is not None, "who asks for classes knows them"
+    _, member, counts = np.unique(reference.labels, return_inverse=True, return_counts=True)
+    lost = reference.correct.astype(float) - file.correct
+    return float((100 * np.bincount(member, weights=lost) / counts).max())
+
+
+def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
+    """The class that stands worst: one that breaks the limit, else one that does not keep it.
+
+    With many classes one of them seems to break it by chance; each is asked as much more of as
+    there are classes (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56, 52). That all keep it needs
+    no such care: each must.
+    """
+    drops = class_drops(reference, file)
+    status = {label: paired_module.drop_status(drop, limit) for label, drop in drops.items()}
+    level, by_chance = 1 - (1 - intervals.ONE_SIDED_LEVEL) / len(drops), set()
+    for label, drop in drops.items():
+        if status[label] != "broken":
+            continue
+        if 100 * paired_module.tango_interval(drop.lost, drop.won, drop.n, level)[0] <= limit:
+            status[label] = "undecided"
+            by_chance.add(label)
+    order = ("broken", "undecided", "holds")
+    worst = min(drops, key=lambda label: (order.index(status[label]), -drops[label].points))
+    drop, needed = drops[worst], None
+    if status[worst] == "undecided" and worst not in by_chance:
+        needed = paired_module.samples_to_decide(drop, limit)
+    whole = None if needed is None else needed * len(file.correct) // max(1, drop.n)
+    interval = (drop.low, drop.high)
+    return JudgedLimit(name, limit, drop.points, interval, status[worst], whole, of=worst)

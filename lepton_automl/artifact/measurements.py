@@ -1,0 +1,155 @@
+"""What is measured on each written file: soundness, cost, latency, operators left in float."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from lepton_automl.artifact import writer
+from lepton_automl.artifact.manifest import INT8
+from lepton_automl.artifact.provenance import read_about
+from lepton_automl.artifact.verdict import Elsewhere, Figures
+from lepton_automl.cost.cost import Cost, file_cost
+from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.cost.latency_model import LatencyModel
+from lepton_automl.cost.onnx_cost import onnx_cost
+from lepton_automl.metrics.paired import Evidence
+from lepton_automl.models import onnx_file
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.onnx_file import UNLOADABLE, open_session
+
+ROUNDS = 15
+SECONDS = 0.3
+"""Time given to each file's latency, over all rounds."""
+
+
+def file_problems(name: str, file: bytes) -> list[str]:
+    """A sentence for everything that makes a file no standard ONNX file that runs here."""
+    try:
+        onnx.checker.check_model(file, full_check=True)
+        opened = onnx_file.open_session(file)
+    except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return [f"{name} is not sound ONNX: {_first_line(error)}"]
+    except UNLOADABLE as error:
+        return [f"{name} does not run in ONNX Runtime: {_first_line(error)}"]
+    model = onnx.ModelProto.FromString(file)
+    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    ends = [[item.name for item in side] for side in (opened.get_inputs(), opened.get_outputs())]
+    rules = {
+        f"has operators of {', '.join(sorted(foreign))}": foreign,
+        "keeps weights in other files": any(t.external_data for t in model.graph.initializer),
+        f"takes and gives {ends}": ends != [[onnx_file.INPUT_NAME], [onnx_file.OUTPUT_NAME]],
+    }
+    return [f"{name} {sentence}" for sentence, is_broken in rules.items() if is_broken]
+
+
+def figures(
+    folder: Path,
+    files: Mapping[str, bytes],
+    digests: Mapping[str, str],
+    evidence: Mapping[str, Evidence],
+    quiet_reference_ms: float | None,
+    model: LatencyModel | None = None,
+) -> dict[str, Figures]:
+    """Measure every file; latencies are taken in turns with one fixed reference net.
+
+    Parameters
+    ----------
+    folder : Path
+        The artifact folder.
+    files, digests, evidence : mapping by file name
+        Content, sha256, and which test samples are right.
+    quiet_reference_ms : float, optional
+        Recorded quiet time of the fixed reference net, milliseconds; measured if None.
+    model : LatencyModel, optional
+        Tells the latency of the int8 file on the device it is for, besides the one here.
+    """
+    watch = Stopwatch()
+    quiet = quiet_reference_ms or watch.quiet_reference_ms()
+    latencies = watch.measure(files, rounds=ROUNDS, seconds=SECONDS)
+    found = {}
+    for name, file in files.items():
+        static = _static(folder, name, file)
+        timed = static.timed(latencies[name], quiet)
+        found[name] = _figures(name, digests[name], evidence[name], timed, file)
+        if model is not None and name == INT8:
+            arch = writer.read_arch(folder, name)
+            found[name] = dataclasses.replace(found[name], elsewhere=_told(arch, model))
+    return found
+
+
+def _static(folder: Path, name: str, file: bytes) -> Cost:
+    value_bytes = 1 if name == INT8 else 4
+    if read_about(folder).origin == "foreign":
+        return onnx_cost(file, value_bytes)
+    return file_cost(writer.read_arch(folder, name), file, value_bytes)
+
+
+def _told(arch: Arch, model: LatencyModel) -> Elsewhere:
+    """Latency of an int8 file of `arch` on the device whose prices `model` has."""
+    found = model.latency(arch.graph)
+    interval = (found.low, found.high)
+    return Elsewhere(found.milliseconds, interval, model.basis, model.device)
+
+
+def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes) -> Figures:
+    low, middle, high = cost.latency_low_ms, cost.latency_ms, cost.latency_high_ms
+    if low is None or middle is None or high is None:
+        raise AssertionError("a timed cost has a latency")
+    return Figures(
+        file=name,
+        sha256=sha256,
+        accuracy=evidence.accuracy,
+        accuracy_interval=evidence.interval,
+        n_samples=len(evidence.correct),
+        size_bytes=cost.size_bytes,
+        weight_bytes=cost.weight_bytes,
+        parameter_bytes=cost.parameter_bytes,
+        macs=cost.macs,
+        peak_ram_bytes=cost.peak_ram_bytes,
+        latency_ms=middle,
+        latency_interval=(low, high),
+        float_nodes=tuple(float_nodes(file)),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+_ELSEWHERE = frozenset(
+    {"Softmax", "Flatten", "Transpose", "ReorderInput", "ReorderOutput"}
+    | {"QuantizeLinear", "DequantizeLinear"}
+)
+"""The end of every file, moves of data, and the borders of what is left in float."""
+
+
+def optimized(file: bytes) -> ModelProto:
+    """The graph ONNX Runtime makes of `file` on this machine with every optimisation on."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "optimized.onnx")
+        open_session(file, optimized_to=str(path))
+        return onnx.load_model(path)
+
+
+def float_nodes(file: bytes) -> list[str]:
+    """Operators left in float, as `name (kind)`; empty if all arithmetic is integer.
+
+    In an int8 file such a node is a missing kernel or a pattern that did not fuse; names are
+    those of the operations of the `Arch`. A float file has all its operators here.
+    """
+    return [
+        f"{node.name or node.output[0]} ({node.op_type})"
+        for node in optimized(file).graph.node
+        if node.op_type not in _ELSEWHERE and not _is_integer(node.op_type)
+    ]
+
+
+def _is_integer(kind: str) -> bool:
+    # Integer max-pooling keeps its name where it is not moved to channels last.
+    return kind.startswith(("QLinear", "QGemm")) or kind in {"NhwcMaxPool", "MaxPool"}

@@ -1,0 +1,191 @@
+"""The model card: Markdown in which every figure names its file, its samples and its machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from lepton_automl.artifact import formatting
+from lepton_automl.artifact.provenance import About, summary
+from lepton_automl.artifact.verdict import Figures, Verdict
+from lepton_automl.config import LIMITS
+from lepton_automl.core import units
+
+USE = """## Use
+
+The ONNX file takes `pixels`, uint8 (n, {height}, {width}, {channels}), {colour}, and gives
+`probabilities`, float32 (n, {classes}). Normalisation and softmax are inside it; the class names
+are in its metadata under `labels` and in `labels.txt`. A picture is set upright as its EXIF says,
+turned to {colour}, and stretched to {height}x{width} with Pillow's bilinear filter.
+
+```python
+import json, numpy, onnxruntime
+from PIL import Image, ImageOps
+session = onnxruntime.InferenceSession("{file}")
+picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("{mode}")
+pixels = numpy.asarray(picture.resize(({width}, {height}), Image.Resampling.BILINEAR))
+answer = session.run(None, {{"pixels": pixels.reshape(1, {height}, {width}, {channels})}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+```
+"""
+
+FILES = """## Files
+
+| file | holds |
+|---|---|
+| `model.int8.onnx` | int8 weights, uint8 feature maps (QDQ), uint8 pixels in |
+| `model.fp32.onnx` | the same net in float32 |
+| `golden/` | validation pictures and what both files answer to them |
+| `reference/` | the float net before pruning, which drops are measured against |
+| `reference_test_predictions.npy` | its classes on the test part, in order |
+| `verdict.json` | everything on this page, for programs |
+| `manifest.json` | sha256 of every file |
+
+`golden/` holds pictures of the data: leave it out where these must not be passed on.
+"""
+
+
+def card(verdict: Verdict, about: About) -> str:
+    """The card of a bundle.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        What was measured.
+    about : About
+        What the bundle says of itself.
+    """
+    sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
+    return "\n".join(
+        [*filter(None, sections), _made(about), _how(verdict), _use(verdict, about), FILES]
+    )
+
+
+def _head(verdict: Verdict, about: About) -> str:
+    height, width, channels = about.input
+    names = ", ".join(about.class_names[:20]) + (", ..." if len(about.class_names) > 20 else "")
+    rows = {
+        "Task": f"{len(about.class_names)} classes: {names}",
+        "Input": f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}",
+        "Ships": f"`{formatting.precision_text(verdict.primary)}`, chosen by `--prefer {verdict.prefer}`",
+        "Data": f"{about.data}, fingerprint `{about.data_fingerprint}`",
+        "Test part": f"fingerprint `{verdict.test_fingerprint}`"
+        + (f", **{formatting.openings_text(verdict)}**" if verdict.openings > 1 else ""),
+        "Target": about.target,
+        "Made by": f"lepton {about.lepton}",
+    }
+    return f"# {about.data}: a classifier by lepton\n\n" + _table(("", ""), rows.items())
+
+
+def _answer(verdict: Verdict) -> str:
+    lines = [f"## Verdict: {verdict.status}", "", formatting.ANSWERS[verdict.status]]
+    if verdict.status == "holds" and not verdict.limits:
+        lines[-1] = "No limit was stated, so none is judged."
+    lines += [f"- {line}" for line in (*verdict.reasons, formatting.other_text(verdict)) if line]
+    rows = [
+        (
+            f"{formatting.limit_title(limit.name, verdict.balanced)} "
+            + units.quantity_text(limit.limit, LIMITS[limit.name].unit),
+            formatting.measured_text(limit),
+            limit.status,
+        )
+        for limit in verdict.limits
+    ]
+    table = _table(("limit", "measured", "verdict"), rows) if rows else ""
+    return "\n".join([*lines, "", table, formatting.faster_text(verdict), ""])
+
+
+def _figures(verdict: Verdict) -> str:
+    found = {"int8": verdict.int8, "float": verdict.float32, "reference": verdict.reference}
+    present = {name: item for name, item in found.items() if item is not None}
+    if not present:
+        return ""
+    labels = {_ACCURACY: f"{units.accuracy_title(verdict.balanced)} [95 %]"}
+    rows = [
+        (labels.get(label, label), *(text(item) for item in present.values()))
+        for label, text in _ROWS.items()
+    ]
+    rows = [row for row in rows if any(row[1:])]
+    mark = formatting.openings_text(verdict)
+    title = "## Figures" + (f" ({mark})" if mark else "")
+    return f"{title}\n\n{_table(('', *present), rows)}"
+
+
+_ACCURACY = "accuracy [95 %]"
+_ROWS: dict[str, Callable[[Figures], str]] = {
+    "sha256": lambda f: f"`{f.sha256}`",
+    _ACCURACY: lambda f: units.accuracy_text(f.accuracy, f.accuracy_interval),
+    "test samples": lambda f: str(f.n_samples),
+    "file": lambda f: units.bytes_text(f.size_bytes),
+    "weights": lambda f: units.bytes_text(f.weight_bytes),
+    "weights, biases, scales": lambda f: units.bytes_text(f.parameter_bytes),
+    "multiply-accumulates": lambda f: units.count_text(f.macs),
+    "feature memory at most": lambda f: units.bytes_text(f.peak_ram_bytes),
+    "latency [95 %]": formatting.latency_text,
+    "latency where it will run": formatting.told_text,
+    "operators in float": formatting.nodes_text,
+}
+
+
+def _drops(verdict: Verdict) -> str:
+    names = {
+        "int8": "reference minus int8",
+        "float": "reference minus float",
+        "int8_against_float": "float minus int8",
+    }
+    rows = [
+        (names.get(name, name), formatting.drop_text(drop)) for name, drop in verdict.drops.items()
+    ]
+    title = f"{units.accuracy_title(verdict.balanced)} lost, paired [95 %]"
+    return _table((title, ""), rows) if rows else ""
+
+
+def _made(about: About) -> str:
+    if about.notes:
+        return "## How it was made\n\n" + "\n".join(f"- {note}" for note in about.notes) + "\n"
+    if not about.confirmed:
+        return ""
+    head = ("trial", *formatting.CONFIRMED_COLUMNS)
+    rows = [(str(each.number), *formatting.confirmed_cells(each)) for each in about.confirmed]
+    by = ", by balanced accuracy" if about.balanced else ""
+    text = f"## How it was chosen\n\nOn the validation part{by}, {summary(about.confirmed)}"
+    return f"{text}.\n\n{_table(head, rows)}"
+
+
+def _how(verdict: Verdict) -> str:
+    text = (
+        f"## How it was measured\n\nThe written files, in a fresh process, on {verdict.machine}. "
+        f"{formatting.accuracy_kind(verdict)} Drops are paired on the same samples. Latency: batch 1, one "
+        "thread, every optimisation on, in rounds in which the files and one fixed net take turns; "
+        "the figure is the ratio to that net times its quiet time.\n"
+    )
+    if told := formatting.told_of(verdict):
+        text += f"{told}\n"
+    if verdict.parity is not None:
+        p = verdict.parity
+        text += (
+            f"Parity with exact integer arithmetic on {p.n_samples} pictures: largest difference "
+            f"{p.max_steps} steps, the same class for {p.n_same_class} of {p.n_clear} clear ones.\n"
+        )
+    return text
+
+
+def _use(verdict: Verdict, about: About) -> str:
+    height, width, channels = about.input
+    return USE.format(
+        height=height,
+        width=width,
+        channels=channels,
+        classes=len(about.class_names),
+        colour="RGB" if channels == 3 else "grey",
+        mode="RGB" if channels == 3 else "L",
+        file=formatting.precision_text(verdict.primary),
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(_cell(c) for c in line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,107 @@
+"""Parity: ONNX Runtime's answers of the int8 file against exact integer arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lepton_automl.artifact import writer
+from lepton_automl.artifact.integer_reference import exposed, integer_reference
+from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
+from lepton_automl.artifact.verdict import Parity
+from lepton_automl.models import onnx_file
+
+CLEAR_MARGIN = 0.01
+"""Samples whose two most probable classes lie closer in the float file may go either way."""
+SAME_CLASS_SHARE = 0.999
+MAX_STEPS = 1
+GOLDEN_TOLERANCE = {"int8": 0.05, "float": 1e-3}
+"""Probabilities of golden samples may differ so much between machines; one step of the last
+quantized tensor moves a probability by less."""
+BATCH = 16
+PARITY_SAMPLES = 256
+"""Pictures besides the golden ones."""
+
+
+def parity(
+    int8: bytes, floating: bytes, pixels: np.ndarray, golden_differences: Mapping[str, float]
+) -> Parity:
+    """Compare ONNX Runtime's answers of the int8 file with exact integer arithmetic.
+
+    Parameters
+    ----------
+    int8, floating : bytes
+        The two files.
+    pixels : uint8 array (N, H, W, C)
+        Samples.
+    golden_differences : mapping of str to float
+        Largest difference of a probability from the stored ones, for `int8` and `float`.
+
+    Returns
+    -------
+    Parity
+        Holds if the last quantized tensor is at most one step away everywhere, the class is the
+        same for 99.9 % of the clear samples, and the golden samples are answered as stored.
+    """
+    steps, integer, runtime = _both(int8, pixels)
+    real = np.sort(
+        onnx_file.predict_probabilities(onnx_file.open_session(floating), pixels), axis=1
+    )
+    clear = real[:, -1] - real[:, -2] > CLEAR_MARGIN
+    same = int((integer == runtime)[clear].sum())
+    is_golden = all(golden_differences[k] <= limit for k, limit in GOLDEN_TOLERANCE.items())
+    is_same = same >= SAME_CLASS_SHARE * clear.sum()
+    return Parity(
+        n_samples=len(pixels),
+        max_steps=steps,
+        n_clear=int(clear.sum()),
+        n_same_class=same,
+        golden_difference=max(golden_differences.values(), default=0.0),
+        holds=bool(steps <= MAX_STEPS and is_same and is_golden),
+    )
+
+
+def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Largest difference in steps, then the classes by integer arithmetic and by the runtime."""
+    exact = integer_reference(file)
+    shipped, open_ended = onnx_file.open_session(file), onnx_file.open_session(exposed(file))
+    steps, integer, runtime = 0, [], []
+    for start in range(0, len(pixels), BATCH):
+        batch = np.ascontiguousarray(pixels[start : start + BATCH])
+        outcome = exact.run(batch)
+        (stored,) = open_ended.run([exact.last_quantized_name], {onnx_file.INPUT_NAME: batch})
+        apart = np.ravel(outcome.last_quantized).astype(int) - np.ravel(stored).astype(int)
+        steps = max(steps, int(np.abs(apart).max()))
+        integer.append(outcome.probabilities.argmax(1))
+        runtime.append(onnx_file.predict_probabilities(shipped, batch).argmax(1))
+    return steps, np.concatenate(integer), np.concatenate(runtime)
+
+
+def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, float]:
+    """Largest difference of a probability from the stored ones, for `int8` and `float`."""
+    golden, apart = writer.read_array(folder, GOLDEN), {}
+    for precision, name in (("int8", INT8), ("float", FLOAT)):
+        answers = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), golden)
+        stored = writer.read_array(folder, GOLDEN_ANSWERS[name])
+        apart[precision] = float(np.abs(answers - stored).max(initial=0.0))
+    return apart
+
+
+def golden_problems(folder: Path, files: Mapping[str, bytes]) -> list[str]:
+    """Of a foreign model, whose integers nobody can tell: stored answers that do not come back."""
+    return [
+        f"the {precision} file answers golden pictures otherwise than when it was written, by up "
+        f"to {apart:.3g}, at most {GOLDEN_TOLERANCE[precision]:g}"
+        for precision, apart in golden_differences(folder, files).items()
+        if apart > GOLDEN_TOLERANCE[precision]
+    ]
+
+
+def parity_of(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
+    """The int8 file against exact integer arithmetic, on golden samples and some of `pixels`."""
+    golden, apart = writer.read_array(folder, GOLDEN), golden_differences(folder, files)
+    chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)
+    samples = np.concatenate([golden, pixels[chosen]])
+    return parity(files[INT8], files[FLOAT], samples, apart)

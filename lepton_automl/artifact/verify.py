@@ -1,0 +1,296 @@
+"""Verification: the written files, in ONNX Runtime, on the locked test part, reading only.
+
+`verify_in_fresh_process` sees to it that nothing but the files counts: `main`, in a process of its
+own, reads a request as JSON from stdin and answers with a verdict on stdout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lepton_automl.artifact import limits as judging
+from lepton_automl.artifact import manifest
+from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
+from lepton_automl.artifact.measurements import figures, file_problems
+from lepton_automl.artifact.parity import golden_problems, parity_of
+from lepton_automl.artifact.provenance import About, read_about
+from lepton_automl.artifact.verdict import PairedDrop, Parity, Precision, Verdict, overall
+from lepton_automl.config import Limits
+from lepton_automl.core.machine import Machine, this_machine
+from lepton_automl.core.subprocesses import run_json
+from lepton_automl.cost import targets
+from lepton_automl.errors import DataError, LeptonError, MachineError
+from lepton_automl.metrics.paired import Evidence
+from lepton_automl.models import onnx_file
+
+PROGRAM = (
+    "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
+    "from lepton_automl.artifact.verify import main; main()"
+)
+EXACT_EVERYWHERE = 64
+"""Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
+OPENING = "opening"
+"""Kind of the ledger's events that say which file was judged on which test part."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be verified, on what."""
+
+    folder: Path
+    """The artifact folder."""
+    pixels: Path
+    """Locked test part: .npy, uint8 (N, H, W, C) at the net's size."""
+    labels: Path
+    """.npy, int64 (N,)."""
+    fingerprint: str
+    """Of the test part."""
+    groups: tuple[int, ...] | None = None
+    """Samples of one group belong together; intervals are then over groups."""
+    limits: Limits | None = None
+    """None: those the bundle was made for."""
+    prefer: str | None = None
+    """None: what the bundle was made for."""
+    openings: int = 1
+    """How many different files have been judged on this test part (see `log_opening`)."""
+    digests: Mapping[str, str] | None = None
+    """What `write_bundle` gave, while there is no manifest."""
+    quiet_reference_ms: float | None = None
+    """Recorded quiet time of the fixed reference net; None: measured now."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        body = dataclasses.asdict(self)
+        return json.dumps(body | {k: str(body[k]) for k in ("folder", "pixels", "labels")})
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Read what `to_json` wrote."""
+        body = json.loads(text)
+        body |= {name: Path(body[name]) for name in ("folder", "pixels", "labels")}
+        body["groups"] = None if body["groups"] is None else tuple(body["groups"])
+        body["limits"] = None if body["limits"] is None else Limits(**body["limits"])
+        return cls(**body)
+
+
+class Events(Protocol):
+    """The part of a ledger that is read for openings."""
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]: ...
+
+
+class Recorder(Events, Protocol):
+    """The part of a ledger that openings are written to."""
+
+    def record(self, kind: str, key: str, value: Mapping[str, Any]) -> None: ...
+
+
+def log_opening(ledger: Recorder, sha256: str, fingerprint: str) -> int:
+    """Write down, before it happens, that a file will be judged on a test part.
+
+    Parameters
+    ----------
+    ledger : Recorder
+        The run's ledger.
+    sha256 : str
+        Of `model.int8.onnx`; its float twin and the reference come with it.
+    fingerprint : str
+        Of the test part.
+
+    Returns
+    -------
+    int
+        `openings` with this one.
+    """
+    ledger.record(OPENING, f"{sha256}:{fingerprint}", {})
+    return openings(ledger, fingerprint)
+
+
+def openings(ledger: Events, fingerprint: str) -> int:
+    """How many different files have been judged on a test part in this run."""
+    return sum(key.endswith(f":{fingerprint}") for key in ledger.all(OPENING))
+
+
+def verify(request: Request) -> Verdict:
+    """Judge a bundle; damaged files make it `broken` and are not measured.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact, or the test part does not fit it.
+    """
+    folder = request.folder
+    primary: Precision | None = None
+    digests = request.digests
+    if digests is None:
+        digests, primary = manifest.read_manifest(folder)
+    problems = manifest.damage(folder, digests)
+    if problems:
+        return _refused(request, problems)
+    files = {name: (folder / name).read_bytes() for name in MODELS}
+    problems = [line for name, file in files.items() for line in file_problems(name, file)]
+    if problems:
+        return _refused(request, problems)
+    return _judged(request, files, digests, primary)
+
+
+def verify_in_fresh_process(request: Request) -> Verdict:
+    """`verify` in a process of its own, which has only the files.
+
+    Raises
+    ------
+    DataError
+        As `verify`.
+    MachineError
+        If the process was killed, for instance for want of memory.
+    """
+
+    def died(number: int) -> LeptonError:
+        return MachineError(
+            f"the verifying process was ended by signal {number}",
+            fix="free some memory, then run the same command",
+        )
+
+    answer = run_json(PROGRAM, request.to_json(), "verification", died)
+    return Verdict.from_document(answer)
+
+
+def saturation(target: str, machine: Machine) -> tuple[str, ...]:
+    """Why exact arithmetic may not be met here: a processor that adds products in 16 bits."""
+    if targets.load(target).weight_limit <= EXACT_EVERYWHERE or "avx512_vnni" in machine.flags:
+        return ()
+    return (
+        f"the file was made for {target}, whose weights use all 8 bits; this processor adds their "
+        "products in 16 bits and saturates: verify on such a processor, or make it with "
+        "--target x86-any",
+    )
+
+
+def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
+    """Classes (N,) int64 that the float winner before pruning gives to pixels (N, H, W, C)."""
+    session = onnx_file.open_session((folder / REFERENCE).read_bytes())
+    classes: np.ndarray = (
+        onnx_file.predict_probabilities(session, pixels).argmax(1).astype(np.int64)
+    )
+    return classes
+
+
+def main() -> None:
+    """Answer one request; what a user can put right is answered, not raised."""
+    try:
+        answer = verify(Request.from_json(sys.stdin.read())).document()
+    except LeptonError as error:
+        answer = {"error": type(error).__name__, "what": error.what, "fix": error.fix}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _judged(
+    request: Request,
+    files: Mapping[str, bytes],
+    digests: Mapping[str, str],
+    primary: Precision | None,
+) -> Verdict:
+    about = read_about(request.folder)
+    limits, prefer = request.limits or about.limits, request.prefer or about.prefer
+    pixels, evidence = _evidence(request, about, files)
+    quiet_ms = request.quiet_reference_ms
+    found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency)
+    primary = primary or judging.ships(found[INT8], found[FLOAT], limits, prefer)
+    main_file = INT8 if primary == "int8" else FLOAT
+    judged, others = (
+        judging.judge(limits, found[name], evidence[name], evidence[REFERENCE])
+        for name in (main_file, FLOAT if main_file == INT8 else INT8)
+    )
+    machine = this_machine()
+    same, problems = _soundness(request.folder, about, files, pixels, machine)
+    return Verdict(
+        status=overall(judged, problems, same),
+        primary=primary,
+        prefer=prefer,
+        limits=judged,
+        problems=problems,
+        parity=same,
+        int8=found[INT8],
+        float32=found[FLOAT],
+        reference=found[REFERENCE],
+        drops=_drops(evidence),
+        test_fingerprint=request.fingerprint,
+        openings=request.openings,
+        grouped=request.groups is not None,
+        balanced=about.balanced,
+        machine=machine,
+        # Parity is of int8; where float is the other file it has no say.
+        other=overall(others, problems, None if main_file == INT8 else same) if others else None,
+    )
+
+
+def _drops(evidence: Mapping[str, Evidence]) -> dict[str, PairedDrop]:
+    return {
+        "int8": judging.paired(evidence[REFERENCE], evidence[INT8]),
+        "float": judging.paired(evidence[REFERENCE], evidence[FLOAT]),
+        "int8_against_float": judging.paired(evidence[FLOAT], evidence[INT8]),
+    }
+
+
+def _soundness(
+    folder: Path,
+    about: About,
+    files: Mapping[str, bytes],
+    pixels: np.ndarray,
+    machine: Machine,
+) -> tuple[Parity | None, tuple[str, ...]]:
+    """Parity, where integers can be told exactly, and what is wrong."""
+    if about.origin == "foreign":
+        return None, tuple(golden_problems(folder, files))
+    same = parity_of(folder, files, pixels)
+    return same, () if same.holds else saturation(about.target, machine)
+
+
+def _evidence(
+    request: Request, about: About, files: Mapping[str, bytes]
+) -> tuple[np.ndarray, dict[str, Evidence]]:
+    """The test pictures, and which of them each file gets right."""
+    pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)
+    labels = np.load(request.labels, allow_pickle=False)
+    if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
+        raise DataError(
+            f"a test part of {len(labels)} labels and pixels {pixels.shape} does not fit a net for "
+            f"pictures {about.input}",
+            fix="give the data that the artifact was made from",
+        )
+    groups = None if request.groups is None else np.asarray(request.groups)
+    right = {}
+    for name, file in files.items():
+        answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+        right[name] = Evidence(
+            answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
+        )
+    return pixels, right
+
+
+def _refused(request: Request, problems: list[str]) -> Verdict:
+    """The verdict on damaged files: nothing is measured on them."""
+    return Verdict(
+        status="broken",
+        primary="int8",
+        prefer=request.prefer or "size",
+        limits=(),
+        problems=tuple(problems),
+        parity=None,
+        int8=None,
+        float32=None,
+        reference=None,
+        drops={},
+        test_fingerprint=request.fingerprint,
+        openings=request.openings,
+        grouped=request.groups is not None,
+        machine=this_machine(),
+    )

@@ -1,0 +1,248 @@
+"""The artifact folder: written file by file, complete once its manifest is there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lepton_automl import __version__
+from lepton_automl.artifact.manifest import (
+    ABOUT,
+    ARCHS,
+    CARD,
+    FLOAT,
+    GOLDEN,
+    GOLDEN_ANSWERS,
+    INT8,
+    LABELS,
+    MANIFEST,
+    REFERENCE,
+    REFERENCE_PREDICTIONS,
+    VERDICT,
+    Digests,
+    unusable,
+)
+from lepton_automl.artifact.provenance import About, Confirmed
+from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.config import Limits
+from lepton_automl.core import files as durable
+from lepton_automl.cost.latency_model import LatencyModel
+from lepton_automl.cost.targets import Target
+from lepton_automl.data.dataset import Dataset, LabelledFiles
+from lepton_automl.data.sampling import first_balanced
+from lepton_automl.models import onnx_file
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model
+from lepton_automl.models.onnx_export import float_onnx, int8_onnx
+
+GOLDEN_SAMPLES = 16
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    int8: Model,
+    float_twin: Model,
+    reference: Model,
+    dataset: Dataset,
+    validation: LabelledFiles,
+    limits: Limits,
+    target: Target,
+    prefer: str,
+    latency_model: LatencyModel | None = None,
+    metadata: Mapping[str, str] | None = None,
+    confirmed: Sequence[Confirmed] = (),
+) -> Digests:
+    """Write everything but what only verification can tell; `seal` completes the bundle.
+
+    A manifest that is there goes first, so that a bundle half rewritten never counts as one.
+
+    Parameters
+    ----------
+    folder : Path
+        `RUN/artifact`.
+    int8, float_twin, reference : Model
+        What ships; the same net in float; the search's winner before pruning.
+    dataset : Dataset
+        Its class names and fingerprint go into the files.
+    validation : LabelledFiles
+        The validation part at the nets' size; golden samples are taken from it.
+    limits, target, prefer
+        What the run was asked for; recorded.
+    latency_model : LatencyModel, optional
+        Tells latencies of the device the files are for.
+    metadata : mapping of str to str, optional
+        Further words for the ONNX files; nothing measured, no times.
+    confirmed : sequence of Confirmed
+        The search's few best, for the card.
+
+    Returns
+    -------
+    dict of str to str
+        What `verify` checks in place of the manifest that is still missing.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    _unseal(folder)
+    words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
+    names = dataset.class_names
+    about = About(
+        lepton=__version__,
+        data=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        class_names=tuple(names),
+        input=int8.arch.input,
+        target=target.name,
+        prefer=prefer,
+        limits=limits,
+        confirmed=tuple(confirmed),
+        latency=latency_model,
+        balanced=validation.is_balanced,
+    )
+    files = {
+        INT8: int8_onnx(int8, names, words),
+        FLOAT: float_onnx(float_twin, names, words),
+        REFERENCE: float_onnx(reference, names, words),
+        **{ARCHS[k]: _json(m.arch) for k, m in ((INT8, int8), (REFERENCE, reference))},
+        LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
+        ABOUT: about.to_json().encode(),
+    }
+    return _write_all(folder, files | _golden(files, validation))
+
+
+def write_foreign(
+    folder: Path, about: About, models: Mapping[str, bytes], validation: LabelledFiles
+) -> Digests:
+    """`write_bundle` for a model made elsewhere, from its files.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    _unseal(folder)
+    labels = "\n".join(" ".join(name.split()) for name in about.class_names) + "\n"
+    texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode()}
+    return _write_all(folder, {**models, **texts, **_golden(models, validation)})
+
+
+def _unseal(folder: Path) -> None:
+    with durable.wrap_os_errors(folder):
+        (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _json(arch: Arch) -> bytes:
+    return (arch.to_json() + "\n").encode()
+
+
+def seal(
+    folder: Path, digests: Digests, *, verdict: Verdict, card: str, predictions: np.ndarray
+) -> Path:
+    """Add what verification told, then the manifest that makes the bundle complete.
+
+    Parameters
+    ----------
+    folder : Path
+        What `write_bundle` wrote.
+    digests : dict of str to str
+        What `write_bundle` gave.
+    verdict : Verdict
+        What `verify` gave.
+    card : str
+        The model card, Markdown.
+    predictions : int64 array (N,)
+        Classes the reference predicts on the test part, so that the pairing can be repeated.
+
+    Returns
+    -------
+    Path
+        The manifest.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    files = {
+        REFERENCE_PREDICTIONS: npy(predictions.astype(np.int64)),
+        VERDICT: (verdict.to_json() + "\n").encode(),
+        CARD: card.encode(),
+    }
+    every = digests | _write_all(folder, files)
+    manifest = {
+        "format": 1,
+        "lepton": __version__,
+        "primary": verdict.primary,
+        "files": {
+            name: {"sha256": every[name], "bytes": (folder / name).stat().st_size}
+            for name in sorted(every)
+        },
+    }
+    return durable.write_json(folder / MANIFEST, manifest)
+
+
+def read_verdict(folder: Path) -> Verdict:
+    """The verdict a complete bundle carries.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    path = folder / VERDICT
+    try:
+        return Verdict.from_json(path.read_text())
+    except OSError as error:
+        raise unusable(path, error) from error
+
+
+def read_arch(folder: Path, file: str) -> Arch:
+    """The description of the net in `file`, one of `MODELS`."""
+    return Arch.from_json((folder / ARCHS[file]).read_text())
+
+
+def read_array(folder: Path, name: str) -> np.ndarray:
+    """A stored array.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    path = folder / name
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise unusable(path, error) from error
+    return array
+
+
+def npy(array: np.ndarray) -> bytes:
+    """`array` as the content of an .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _golden(files: Mapping[str, bytes], validation: LabelledFiles) -> dict[str, bytes]:
+    labels = np.load(validation.labels, allow_pickle=False)
+    pixels = np.load(validation.pixels, mmap_mode="r", allow_pickle=False)
+    chosen = np.ascontiguousarray(pixels[np.sort(first_balanced(labels, GOLDEN_SAMPLES))])
+    answers: dict[str, Any] = {
+        path: npy(onnx_file.predict_probabilities(onnx_file.open_session(files[name]), chosen))
+        for name, path in GOLDEN_ANSWERS.items()
+    }
+    return {GOLDEN: npy(chosen)} | answers
+
+
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> Digests:
+    for name, content in files.items():
+        durable.write(folder / name, content)
+    return {name: durable.sha256(folder / name) for name in files}

@@ -1,0 +1,27 @@
+"""`lepton export`: write the ONNX files of a compressed run and prove them."""
+
+from __future__ import annotations
+
+import typer
+
+from lepton_automl.cli import options as o
+
+
+def export(
+    run: o.Run,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Write RUN/artifact and prove it.
+
+    int8 and float ONNX, labels, golden samples; then verification, card, verdict and manifest.
+    """
+    from lepton_automl.cli import report
+    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
+    from lepton_automl.pipeline import run as pipeline
+    from lepton_automl.runs.folder import configured, locate
+
+    with progress.screen(quiet=quiet) as emit:
+        outcome = pipeline.export(configured(locate(run)), emit=emit)
+    report.show_verdict(outcome, json=json)
+    raise typer.Exit(outcome.verdict.exit_code)

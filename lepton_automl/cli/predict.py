@@ -1,0 +1,20 @@
+"""`lepton predict`: classify picture files with a finished artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_automl.cli import options as o
+
+Files = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
+
+
+def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
+    """Classify picture files with the very file that ships."""
+    from lepton_automl.artifact.predict import predict as classify
+    from lepton_automl.cli import report  # onnxruntime is slow to import; --help must not wait
+
+    report.show_predictions(classify(artifact, files), json=json)

@@ -1,0 +1,120 @@
+"""What commands show: tables or one JSON object on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from lepton_automl.cli.report import json_output, tables
+from lepton_automl.cli.report.progress import screen
+from lepton_automl.cli.report.status_screen import status_view, watch_status
+from lepton_automl.errors import LeptonError
+
+if TYPE_CHECKING:
+    from lepton_automl.artifact.predict import Prediction
+    from lepton_automl.compress.loop import Compressed
+    from lepton_automl.pipeline.export import Outcome
+    from lepton_automl.pipeline.front import Front
+    from lepton_automl.pipeline.pick import Picked
+    from lepton_automl.pipeline.status import Status
+    from lepton_automl.search.request import SearchResult
+
+__all__ = [
+    "screen",
+    "show_compression",
+    "show_error",
+    "show_front",
+    "show_pick",
+    "show_predictions",
+    "show_search",
+    "show_status",
+    "show_verdict",
+    "watch_status",
+]
+WIDTH = 120
+"""Columns where the output is not a terminal."""
+
+
+def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
+    """The verdict on an artifact; before it the front, if this command searched."""
+    verdict, artifact = outcome.verdict, outcome.artifact
+    if json:
+        _print(json_output.document(verdict, artifact))
+    else:
+        if outcome.found is not None:
+            _show(tables.search_view(outcome.found))
+        _show(tables.verdict_view(verdict, artifact))
+
+
+def show_search(found: SearchResult, *, json: bool = False) -> None:
+    """The front and the winner of a search."""
+    if json:
+        _print(json_output.search_document(found))
+    else:
+        _show(tables.search_view(found))
+
+
+def show_front(front: Front, *, json: bool = False) -> None:
+    """What a run has trained and which it chose."""
+    if json:
+        _print(json_output.search_document(front))
+    else:
+        _show(tables.search_view(front))
+
+
+def show_pick(picked: Picked, *, json: bool = False) -> None:
+    """Which point was picked and the verdict on it."""
+    outcome = picked.outcome
+    if json:
+        about = {"picked": picked.label, "reason": picked.reason}
+        _print(about | json_output.document(outcome.verdict, outcome.artifact))
+    else:
+        _show(Text(f"picked: {picked.label}, {picked.reason}"))
+        _show(tables.verdict_view(outcome.verdict, outcome.artifact))
+
+
+def show_compression(made: Compressed, *, json: bool = False) -> None:
+    """What compression made of the winner."""
+    if json:
+        _print(json_output.compression_document(made))
+    else:
+        _show(tables.compression_view(made))
+
+
+def show_status(status: Status, *, json: bool = False) -> None:
+    """How far a run is."""
+    if json:
+        _print(json_output.status_document(status))
+    else:
+        _show(status_view(status))
+
+
+def show_predictions(rows: Sequence[Prediction], *, json: bool = False) -> None:
+    """Label and probability of each file."""
+    if json:
+        _print(json_output.predictions_document(rows))
+    else:
+        _show(tables.predictions_view(rows))
+
+
+def show_error(error: LeptonError, *, json: bool = False) -> None:
+    """What is wrong and the way out, on stderr; with `json` an object on stdout too."""
+    if json:
+        _print(json_output.error_document(error))
+    _show(tables.error_view(error), to_stderr=True)
+
+
+def _print(document: dict[str, Any]) -> None:
+    print(json_text.dumps(document, indent=2))
+
+
+def _show(view: RenderableType, *, to_stderr: bool = False) -> None:
+    stream = sys.stderr if to_stderr else sys.stdout
+    Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False).print(
+        view, soft_wrap=to_stderr
+    )

@@ -1,0 +1,129 @@
+"""What `--json` prints: one documented object a command."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.errors import LeptonError
+
+if TYPE_CHECKING:
+    from lepton_automl.artifact.predict import Prediction
+    from lepton_automl.compress.loop import Compressed
+    from lepton_automl.pipeline.front import Front
+    from lepton_automl.pipeline.status import Status
+    from lepton_automl.search.request import SearchResult, TrialRow
+
+
+def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
+    """The object of `verify`, `export` and `run`.
+
+    Keys: `artifact` (folder), `file` and `sha256` of what ships, `verdict` (`holds`, `broken`,
+    `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
+    `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
+    fields of `Figures`; null if the files are damaged), `drops`, `parity`, `problems`,
+    `test_fingerprint`, `openings`, `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict
+    if the other file shipped; null without limits).
+    """
+    file = str(artifact / verdict.shipped.file) if verdict.shipped else None
+    return {
+        "artifact": str(artifact),
+        "file": file,
+        "exit_code": verdict.exit_code,
+        "reasons": verdict.reasons,
+        **verdict.document(),
+    }
+
+
+def search_document(found: SearchResult | Front) -> dict[str, Any]:
+    """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate.
+
+    `balanced` says that every class counts alike in all accuracies.
+    `hypervolume` is a list of [seconds, value], a pair a rung (see `search.hypervolume`).
+    """
+    return {
+        "winner": found.number,
+        "reason": found.reason,
+        "front": [row.number for row in found.front],
+        "confirmed": [each.document() for each in found.confirmed],
+        "balanced": found.is_balanced,
+        "trials": [_row(row) for row in found.rows],
+        "hypervolume": [list(pair) for pair in found.hypervolume],
+    }
+
+
+def compression_document(made: Compressed) -> dict[str, Any]:
+    """The object of `compress`: `steps`, each with `name`, `accuracy`, costs, `is_accepted`, `why`.
+
+    `reference`, `float` and `int8` are the digests of the models.
+    """
+    return {
+        "reference": made.reference.digest,
+        "float": made.pruned_float.digest,
+        "int8": made.int8.digest,
+        "steps": [dataclasses.asdict(rung) for rung in made.rungs],
+    }
+
+
+def status_document(status: Status) -> dict[str, Any]:
+    """The object of `status`.
+
+    Keys: `run`, `state` (`working`, `silent`, `interrupted`, `ended`), `command` (`words`, `pid`,
+    `budget_seconds`, `trials`), `error` that ended it, `alive_seconds`, `events`, `progress`
+    (`stage`, `message`, `done`, `total`), `messages`, `workers` (a list: `pid`, `task`, `seconds`,
+    `share`, `waits`), `rungs` (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`,
+    `trials`, `eta_seconds`),
+    `hypervolume` (the last value or null), `has_winner`, `verdict`.
+    """
+    return {
+        "run": str(status.folder.path),
+        "state": status.state,
+        "command": dict(status.command),
+        "error": status.error,
+        "alive_seconds": status.alive_seconds,
+        "events": status.events,
+        "progress": dict(status.progress),
+        "messages": [dict(message) for message in status.messages],
+        "workers": [dataclasses.asdict(worker) for worker in status.workers],
+        "rungs": [dataclasses.asdict(rung) for rung in status.rungs],
+        "found": dict(status.found),
+        "hypervolume": status.hypervolume[-1] if status.hypervolume else None,
+        "has_winner": status.has_winner,
+        "verdict": None if status.verdict is None else status.verdict.status,
+    }
+
+
+def predictions_document(rows: Sequence[Prediction]) -> dict[str, Any]:
+    """The object of `predict`: `predictions`, each with `file`, `label`, `probability`."""
+    return {
+        "predictions": [
+            {"file": str(row.file), "label": row.label, "probability": row.probability}
+            for row in rows
+        ]
+    }
+
+
+def error_document(error: LeptonError) -> dict[str, Any]:
+    """The object of a command that failed: `error`, `fix`, `exit_code`."""
+    return {"error": error.what, "fix": error.fix, "exit_code": error.exit_code}
+
+
+def _row(row: TrialRow) -> dict[str, Any]:
+    cost = row.cost
+    return {
+        "number": row.number,
+        "accuracy": row.accuracy,
+        "accuracy_interval": row.interval,
+        "size_bytes": cost.size_bytes,
+        "macs": cost.macs,
+        "peak_ram_bytes": cost.peak_ram_bytes,
+        "latency_ms": cost.latency_ms,
+        "latency_basis": cost.latency_basis,
+        "epochs": row.epochs,
+        "feasible": row.feasible,
+        "note": row.note,
+        "params": dict(row.params),
+    }

@@ -1,0 +1,90 @@
+"""Progress on stderr: a live bar in a terminal, a line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from lepton_automl.core.events import Emit, Event, silent
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def screen(*, quiet: bool = False) -> Iterator[Emit]:
+    """Show events until the block ends."""
+    if quiet:
+        yield silent
+    elif sys.stderr.isatty():
+        with Live() as live:
+            yield live.show
+    else:
+        yield Lines().show
+
+
+class Lines:
+    """Plain lines for logs: every message once, progress at most every ten seconds."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._last = ("", 0.0)
+
+    def show(self, event: Event) -> None:
+        """Print one event, unless it is only a little more of the last one's progress."""
+        now = time.monotonic()
+        stage, at = self._last
+        is_step = event.done is not None and event.done != event.total
+        if is_step and stage == event.stage and now - at < SECONDS_BETWEEN_LINES:
+            return
+        self._last = (event.stage if is_step else stage, now if is_step else at)
+        share = f" {share_done(event):4.0%}" if event.done is not None else ""
+        clock = time.strftime("%M:%S", time.gmtime(now - self._start))
+        print(f"{clock} {event.stage:<9}{share} {event.message}", file=sys.stderr, flush=True)
+
+
+class Live:
+    """A bar a stage, messages above it."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("[bold]{task.fields[stage]:<9}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+        )
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self) -> Live:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Move the stage's bar, or print a line above the bars."""
+        if event.done is None:
+            self._console.print(Text.assemble((f"{event.stage:<9} ", "bold"), event.message))
+            return
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self._progress.add_task("", total=1.0, stage=event.stage)
+        self._progress.update(
+            self._tasks[event.stage],  # type: ignore[arg-type]
+            completed=share_done(event),
+            description=escape(event.message),
+        )
+
+
+def share_done(event: Event) -> float:
+    """How much of the whole is done, 0 to 1."""
+    return min(1.0, (event.done or 0.0) / event.total) if event.total else 0.0

@@ -1,0 +1,157 @@
+"""The status screen: once, or live from a second terminal while a run works."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lepton_automl.core import units as w
+from lepton_automl.core.units import duration
+from lepton_automl.search.training_key import task_text
+
+if TYPE_CHECKING:
+    from lepton_automl.pipeline.status import Status, WorkerNow
+
+REFRESH_SECONDS = 1.0
+FRONT_ROWS = 10
+"""A front may be long; the rest is in `--json`."""
+SPARKS, SPARK_COLUMNS = "▁▂▃▄▅▆▇█", 40
+BAR_COLUMNS = 12
+
+
+def watch_status(read: Callable[[], Status], seconds: float = REFRESH_SECONDS) -> None:
+    """Show a run until nobody works on it any more; only reading."""
+    console = Console(file=sys.stdout, highlight=False)
+    with Live(console=console, auto_refresh=False) as screen:
+        while True:
+            status = read()
+            screen.update(status_view(status), refresh=True)
+            if not status.is_open:
+                return
+            time.sleep(seconds)
+
+
+def status_view(status: Status) -> RenderableType:
+    """What a run has done, and what it does at this moment."""
+    parts: list[RenderableType] = [_head(status)]
+    if status.workers:
+        parts.append(_workers(status.workers))
+    if status.rungs:
+        parts.append(_rungs(status))
+    if status.found.get("front"):
+        parts.append(_front(status.found, w.accuracy_title(status.definition.balanced)))
+    parts += [Text(f"{said['stage']:<9} {said['message']}", "dim") for said in status.messages]
+    return Group(*parts, *_ending(status))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """The course of `values` as a line of blocks, at most 40 of them."""
+    step = max(1, -(-len(values) // SPARK_COLUMNS))
+    # From the end, so that the newest value is always there.
+    shown = list(values[::-1][::step][::-1])
+    low, high = min(shown), max(shown)
+    top = len(SPARKS) - 1
+    return "".join(
+        SPARKS[round(top * (v - low) / (high - low)) if high > low else 0] for v in shown
+    )
+
+
+def _head(status: Status) -> Table:
+    about = status.definition
+    table = Table(show_header=False)
+    table.add_row("run", Text(str(status.folder.path)))
+    table.add_row("data", Text(f"{about.data} ({about.data_fingerprint})"))
+    table.add_row("space", Text(about.space))
+    table.add_row("state", Text(_state(status)))
+    table.add_row("time", Text(_time(status)))
+    if status.progress:
+        table.add_row(str(status.progress["stage"]), Text(_progress(status.progress)))
+    table.add_row("events", Text(", ".join(f"{n} {kind}" for kind, n in status.events.items())))
+    if best := status.found.get("best"):
+        table.add_row("best so far", Text(f"trial {best['number']}: {_figures(best)}"))
+    if status.hypervolume:
+        value = f"{status.hypervolume[-1]:.4g} {sparkline(status.hypervolume)}"
+        table.add_row("hypervolume", Text(value))
+    table.add_row("winner", "in models/best" if status.has_winner else "none yet")
+    table.add_row("verdict", "none yet" if status.verdict is None else status.verdict.status)
+    return table
+
+
+def _state(status: Status) -> str:
+    if status.state == "working":
+        return f"working, process {status.command.get('pid', '?')}"
+    if status.state == "silent":
+        return (
+            f"process {status.command.get('pid', '?')} has said nothing for "
+            f"{duration(status.silent_seconds)}: it is stopped, or the machine is overloaded"
+        )
+    ending = "the last command has ended" if status.state == "ended" else "it was interrupted"
+    return f"nobody works on it now; {ending}" + (f": {status.error}" if status.error else "")
+
+
+def _time(status: Status) -> str:
+    budget, left = status.command.get("budget_seconds"), status.found.get("eta_seconds")
+    text = duration(status.alive_seconds) + (f" of {duration(budget)}" if budget else "")
+    is_searching = status.progress.get("stage") == "search"
+    return text + (f"; about {duration(left)} left" if is_searching and left is not None else "")
+
+
+def _progress(progress: Mapping[str, Any]) -> str:
+    share = progress["done"] / progress["total"] if progress["total"] else 0.0
+    # The message goes on with the best so far and the time left, which have lines of their own.
+    return f"{_bar(share)} {progress['message'].partition(';')[0]}"
+
+
+def _bar(share: float) -> str:
+    share = min(1.0, max(0.0, share))
+    full = round(BAR_COLUMNS * share)
+    return "━" * full + "─" * (BAR_COLUMNS - full) + f" {share:4.0%}"
+
+
+def _workers(workers: Sequence[WorkerNow]) -> Table:
+    table = Table("worker", "process", "trains", "for", "done")
+    for slot, worker in enumerate(workers, 1):
+        task = worker.task or "nothing"
+        done = "waits: something is measured" if worker.waits else _bar(worker.share)
+        cells = (task_text(task), duration(worker.seconds), done) if worker.task else (task, "", "")
+        table.add_row(str(slot), str(worker.pid), *cells)
+    return table
+
+
+def _rungs(status: Status) -> Table:
+    table = Table("rung", "finished", "promoted")
+    for rung in status.rungs:
+        table.add_row(str(rung.rung), str(rung.finished), str(rung.promoted))
+    return table
+
+
+def _front(found: Mapping[str, Any], title: str) -> Table:
+    front = found["front"]
+    more = f" (the first {FRONT_ROWS} of {len(front)})" if len(front) > FRONT_ROWS else ""
+    table = Table("front" + more, title, "file", "latency", "MACs", "epochs")
+    for row in front[:FRONT_ROWS]:
+        latency = "" if row["latency_ms"] is None else w.time_text(row["latency_ms"])
+        size, macs = w.bytes_text(row["size_bytes"]), w.count_text(row["macs"])
+        accuracy = w.accuracy_text(row["accuracy"])
+        table.add_row(f"trial {row['number']}", accuracy, size, latency, macs, str(row["epochs"]))
+    return table
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    latency = "" if row["latency_ms"] is None else f", {w.time_text(row['latency_ms'])}"
+    return f"{w.accuracy_text(row['accuracy'])} in {w.bytes_text(row['size_bytes'])}{latency}"
+
+
+def _ending(status: Status) -> list[Text]:
+    """For a run that was interrupted, the command that goes on with it."""
+    if status.state != "interrupted":
+        return []
+    words = status.command.get("words")
+    return [Text(f"go on with: {words}" if words else "the same command goes on with it", "bold")]

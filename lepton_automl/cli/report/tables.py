@@ -1,0 +1,249 @@
+"""Tables and plots that commands print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lepton_automl.artifact import formatting
+from lepton_automl.artifact.provenance import Confirmed, summary
+from lepton_automl.artifact.verdict import Figures, Verdict
+from lepton_automl.config import LIMITS
+from lepton_automl.core import units
+from lepton_automl.errors import LeptonError
+
+if TYPE_CHECKING:
+    from lepton_automl.artifact.predict import Prediction
+    from lepton_automl.compress.loop import Compressed
+    from lepton_automl.pipeline.front import Front
+    from lepton_automl.search.request import SearchResult, TrialRow
+
+COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
+FRONT_ROWS = 12
+"""A front may be long; the rest is in `--json`."""
+_ACCURACY = "accuracy [95 %]"
+Mark = Literal["other", "front", "winner"]
+SIGNS: dict[Mark, str] = {"other": "·", "front": "o", "winner": "#"}
+ORDER: tuple[Mark, ...] = ("other", "front", "winner")
+"""Later ones are drawn over earlier ones."""
+
+
+def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
+    """Figures of all files, limits, drops, and the verdict as the last line."""
+    parts: list[RenderableType] = []
+    if verdict.shipped is not None:
+        parts += [_figures(verdict), *_drops(verdict), Text(formatting.faster_text(verdict))]
+    if verdict.limits:
+        parts.append(_limits(verdict))
+    parts += [Text(reason, "red") for reason in verdict.reasons]
+    if other := formatting.other_text(verdict):
+        parts.append(Text(other, "green"))
+    parts.append(Text(f"measured on {verdict.machine}", "dim"))
+    if told := formatting.told_of(verdict):
+        parts.append(Text(told, "yellow"))
+    words = "no limit was stated" if _is_unjudged(verdict) else formatting.ANSWERS[verdict.status]
+    head = Text.assemble("verdict: ", (verdict.status, f"bold {COLOURS[verdict.status]}"))
+    shipped = artifact / formatting.precision_text(verdict.primary)
+    return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
+
+
+def search_view(found: SearchResult | Front) -> RenderableType:
+    """The front as a table and a plot, and why the winner is the winner."""
+    title = _latency_title(found)
+    table = Table("", "trial", _accuracy_title(found.is_balanced), title, "file", "MACs", "epochs")
+    for row in found.front[:FRONT_ROWS]:
+        table.add_row("#" if row.number == found.number else "", *_cells(row))
+    winner = f"winner: trial {found.number}, {found.reason}"
+    return Group(table, Text(front_plot(found)), *_confirmed(found.confirmed), Text(winner))
+
+
+def _confirmed(confirmed: Sequence[Confirmed]) -> list[RenderableType]:
+    if not confirmed:
+        return []
+    table = Table("trial", *formatting.CONFIRMED_COLUMNS)
+    for each in confirmed:
+        table.add_row(str(each.number), *formatting.confirmed_cells(each))
+    return [table, Text(summary(confirmed))]
+
+
+def front_plot(found: SearchResult | Front) -> str:
+    """Accuracy against latency, or against bytes where no latency was measured."""
+    rows = [row for row in found.rows if row.accuracy is not None and row.feasible]
+    is_timed = bool(rows) and all(row.cost.latency_ms is not None for row in rows)
+    front = {row.number for row in found.front}
+
+    def point(row: TrialRow) -> Point:
+        mark: Mark = "front" if row.number in front else "other"
+        cost = row.cost.latency_ms if is_timed else row.cost.size_bytes
+        return Point(
+            cost or 0.0, row.accuracy or 0.0, "winner" if row.number == found.number else mark
+        )
+
+    label, text = (
+        (_latency_title(found), units.time_text) if is_timed else ("file", units.bytes_text)
+    )
+    return plot([point(row) for row in rows], text, label)
+
+
+def compression_view(made: Compressed) -> RenderableType:
+    """Every step that was tried: what it cost, whether it was kept and why."""
+    title = formatting.latency_title(made.rungs[0].latency_basis if made.rungs else "measured")
+    table = Table("step", "validation [95 %]", "int8 file", "MACs", title, "kept", "why")
+    for rung in made.rungs:
+        table.add_row(
+            rung.name,
+            units.accuracy_text(rung.accuracy, rung.interval),
+            units.bytes_text(rung.size_bytes),
+            units.count_text(rung.macs),
+            "" if rung.latency_ms is None else units.time_text(rung.latency_ms),
+            "yes" if rung.is_accepted else "no",
+            Text(rung.why),
+        )
+    return table
+
+
+def predictions_view(rows: Sequence[Prediction]) -> RenderableType:
+    """File, label, probability."""
+    table = Table("file", "label", "probability")
+    for row in rows:
+        table.add_row(Text(str(row.file)), Text(row.label), f"{100 * row.probability:.1f} %")
+    return table
+
+
+def error_view(error: LeptonError) -> RenderableType:
+    """What is wrong and the way out."""
+    return Text.assemble(("error: ", "bold red"), error.what, "\n", ("fix: ", "bold"), error.fix)
+
+
+def _figures(verdict: Verdict) -> Table:
+    mark = formatting.openings_text(verdict)
+    table = Table("", "int8", "float", "reference", title=mark or None)
+    found = (verdict.int8, verdict.float32, verdict.reference)
+    present = [item for item in found if item is not None]
+    for name, text in _ROWS.items():
+        cells = [text(item) for item in present]
+        if any(cells):
+            title = _accuracy_title(verdict.balanced) if name == _ACCURACY else name
+            table.add_row(title, *cells)
+    return table
+
+
+def _digest(figures: Figures) -> str:
+    return figures.sha256[:12]
+
+
+_ROWS: dict[str, Callable[[Figures], str]] = {
+    _ACCURACY: lambda f: units.accuracy_text(f.accuracy, f.accuracy_interval),
+    "test samples": lambda f: str(f.n_samples),
+    "latency [95 %]": formatting.latency_text,
+    "latency there": formatting.told_text,
+    "file": lambda f: units.bytes_text(f.size_bytes),
+    "weights": lambda f: units.bytes_text(f.weight_bytes),
+    "MACs": lambda f: units.count_text(f.macs),
+    "feature memory": lambda f: units.bytes_text(f.peak_ram_bytes),
+    "operators in float": formatting.nodes_text,
+    "sha256": _digest,
+}
+
+
+def _drops(verdict: Verdict) -> list[Text]:
+    names = {"int8": "reference minus int8", "int8_against_float": "float minus int8"}
+    title = units.accuracy_title(verdict.balanced)
+    return [
+        Text(f"{title} lost, {name}: {formatting.drop_text(verdict.drops[key])}")
+        for key, name in names.items()
+        if key in verdict.drops
+    ]
+
+
+def _limits(verdict: Verdict) -> Table:
+    table = Table("limit", "", "measured", "")
+    for limit in verdict.limits:
+        hint = f", about {limit.n_needed} samples would decide" if limit.n_needed else ""
+        table.add_row(
+            formatting.limit_title(limit.name, verdict.balanced),
+            units.quantity_text(limit.limit, LIMITS[limit.name].unit),
+            formatting.measured_text(limit),
+            Text(limit.status + hint, COLOURS[limit.status]),
+        )
+    return table
+
+
+def _latency_title(found: SearchResult | Front) -> str:
+    return formatting.latency_title(found.rows[0].cost.latency_basis if found.rows else "measured")
+
+
+def _accuracy_title(is_balanced: bool) -> str:
+    return f"{units.accuracy_title(is_balanced)} [95 %]"
+
+
+def _cells(row: TrialRow) -> tuple[str, ...]:
+    accuracy = "" if row.accuracy is None else units.accuracy_text(row.accuracy, row.interval)
+    latency = "" if row.cost.latency_ms is None else units.time_text(row.cost.latency_ms)
+    size, macs = units.bytes_text(row.cost.size_bytes), units.count_text(row.cost.macs)
+    return str(row.number), accuracy, latency, size, macs, str(row.epochs)
+
+
+def _is_unjudged(verdict: Verdict) -> bool:
+    return verdict.status == "holds" and not verdict.limits
+
+
+@dataclass(frozen=True)
+class Point:
+    """A candidate."""
+
+    cost: float
+    """Above 0."""
+    accuracy: float
+    """0 to 1."""
+    mark: Mark
+
+
+def plot(
+    points: Sequence[Point],
+    text: Callable[[float], str],
+    label: str,
+    *,
+    width: int = 56,
+    height: int = 10,
+) -> str:
+    """Lines of text: accuracy upwards, the logarithm of the cost to the right.
+
+    Parameters
+    ----------
+    points : sequence of Point
+        With none the plot is empty text.
+    text : callable
+        A cost in its unit.
+    label : str
+        What the cost is.
+    width, height : int
+        Of the field, characters.
+    """
+    if not points:
+        return ""
+    costs, heights = [math.log(p.cost) for p in points], [p.accuracy for p in points]
+    field = [[" "] * width for _ in range(height)]
+    for point in sorted(points, key=lambda p: ORDER.index(p.mark)):
+        column = _place(math.log(point.cost), costs, width)
+        row = height - 1 - _place(point.accuracy, heights, height)
+        field[row][column] = SIGNS[point.mark]
+    side = [""] * height
+    side[0], side[-1] = (f"{100 * end:.1f} %" for end in (max(heights), min(heights)))
+    lines = [f"{name:>8} │{''.join(row)}" for name, row in zip(side, field, strict=True)]
+    left, right = text(min(p.cost for p in points)), text(max(p.cost for p in points))
+    ends = f"{left}{label:^{max(width - len(left) - len(right), len(label) + 2)}}{right}"
+    legend = f"{SIGNS['winner']} winner  {SIGNS['front']} front  {SIGNS['other']} others"
+    return "\n".join([*lines, f"{'':>8} └{'─' * width}", f"{'':>10}{ends}", f"{'':>10}{legend}"])
+
+
+def _place(value: float, values: Sequence[float], count: int) -> int:
+    low, high = min(values), max(values)
+    return round((value - low) / (high - low) * (count - 1)) if high > low else count // 2

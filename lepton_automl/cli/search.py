@@ -1,0 +1,88 @@
+"""`lepton search`: the best float net for the time given, inside the limits."""
+
+from __future__ import annotations
+
+from lepton_automl.cli import options as o
+from lepton_automl.search.workers.launch import standing_by
+
+
+def search(
+    data: o.Data,
+    test: o.Test = None,
+    out: o.Out = None,
+    space: o.Space = None,
+    budget: o.Budget = None,
+    trials: o.Trials = None,
+    max_latency_ms: o.MaxLatency = None,
+    max_size_kb: o.MaxSize = None,
+    max_macs: o.MaxMacs = None,
+    max_ram_kb: o.MaxRam = None,
+    min_accuracy: o.MinAccuracy = None,
+    max_drop: o.MaxDrop = None,
+    per_class_max_drop: o.MaxClassDrop = None,
+    objective: o.Objective = "accuracy,latency_ms,size_bytes",
+    prefer: o.PreferName = "size",
+    target: o.TargetName = "x86-any",
+    latency_from: o.LatencyFrom = None,
+    seed: o.Seed = 0,
+    warm_start: o.WarmStart = None,
+    skip_corrupt: o.SkipCorrupt = False,
+    no_flip: o.NoFlip = False,
+    balance: o.BalanceName = "auto",
+    fresh: o.Fresh = False,
+    jobs: o.Jobs = None,
+    jobs_per_gpu: o.JobsPerGpu = None,
+    final_jobs: o.FinalJobs = 1,
+    device: o.Device = "auto",
+    optuna_storage: o.OptunaStorage = None,
+    callback: o.Callbacks = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Search only; leave the best float net in RUN/models/best.
+
+    The same command again goes on; a larger --budget or --trials continues a finished search.
+    """
+    config = o.config(
+        data,
+        out,
+        budget,
+        objective,
+        test=test,
+        space=space,
+        limits=o.limits(
+            max_latency_ms,
+            max_size_kb,
+            max_macs,
+            max_ram_kb,
+            min_accuracy,
+            max_drop,
+            per_class_max_drop,
+        ),
+        seed=seed,
+        warm_start=warm_start,
+        target=target,
+        latency_from=latency_from,
+        prefer=prefer,
+        trials=trials,
+        jobs=jobs,
+        jobs_per_gpu=o.per_gpu(jobs_per_gpu),
+        final_jobs=final_jobs,
+        device=device,
+        skip_corrupt=skip_corrupt,
+        no_flip=no_flip,
+        balance=balance,
+        fresh=fresh,
+        optuna_storage=optuna_storage,
+        callbacks=o.names(callback),
+    )
+    with standing_by(config.out):
+        from lepton_automl.cli import report
+        from lepton_automl.cli.report import (
+            progress,  # torch is slow to import; --help must not wait
+        )
+        from lepton_automl.pipeline import run
+
+        with progress.screen(quiet=quiet) as emit:
+            found = run.search(config, emit=emit)
+        report.show_search(found, json=json)

@@ -1,0 +1,1 @@
+"""ONNX models made elsewhere: opened safely, wrapped, quantized."""

@@ -1,0 +1,1 @@
+"""Cut channels and layers by what they cost and what they contribute."""

@@ -1,0 +1,131 @@
+"""Cuts: pure rewrites of (Arch, weights), channels of a width or a whole layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lepton_automl.errors import ArchError
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.builder import Builder
+from lepton_automl.models.graph import Conv, Linear, Width
+from lepton_automl.models.model import Model
+
+OUTPUT_PARTS = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "bias")
+"""Tensors of an operation with one number an output channel."""
+
+
+def cut(model: Model, width_name: str, keep: Sequence[int]) -> Model:
+    """The model with only the channels `keep` of one width.
+
+    Parameters
+    ----------
+    model : Model
+        Folded or not; quantization parameters are dropped.
+    width_name : str
+        Name of one of `model.arch.graph.widths`.
+    keep : sequence of int
+        Channels that stay, increasing, at least one.
+
+    Raises
+    ------
+    ArchError
+        If there is no such width, or `keep` is no increasing choice of its channels.
+    """
+    width = _width(model, width_name)
+    if not keep or list(keep) != sorted({i for i in keep if 0 <= i < width.size}):
+        raise ArchError(
+            f"cannot keep channels {list(keep)} of {width_name}, which has {width.size}",
+            fix="keep at least one channel, in increasing order",
+        )
+    index = torch.tensor(list(keep))
+    weights = dict(model.weights)
+    for op in model.arch.graph.weighted_ops:
+        weights |= _cut_operation(model, op, width, index)
+    arch = model.arch.with_widths({width_name: len(keep)})
+    return dataclasses.replace(
+        model, arch=arch, weights=weights, qparams=None, metrics={}, parent=model.digest
+    )
+
+
+def _cut_operation(
+    model: Model, op: Conv | Linear, width: Width, index: Tensor
+) -> dict[str, Tensor]:
+    """The tensors of `op` that the cut changes."""
+    name, changed = f"{op.name}.weight", {}
+    weight = model.weights[name]
+    if op.y.axis in width.axes:
+        weight = weight[index]
+        for part in OUTPUT_PARTS:
+            tensor = model.weights.get(f"{op.name}.{part}")
+            if tensor is not None:
+                changed[f"{op.name}.{part}"] = tensor[index]
+    if op.x.axis in width.axes and not (isinstance(op, Conv) and op.depthwise):
+        weight = weight[:, index]
+    changed[name] = weight.contiguous()
+    return changed
+
+
+def spare(arch: Arch) -> list[int]:
+    """Layers that give a value of the shape they are given: without one the net is still one."""
+    build, found = Builder(*arch.input), []
+    value = build.input
+    for number, layer in enumerate(arch.layers):
+        build.begin_layer(number, layer)
+        given, value = value, layer.lower(build, value)
+        if (given.channels, given.height, given.width) == (
+            value.channels,
+            value.height,
+            value.width,
+        ):
+            found.append(number)
+    return found
+
+
+def shortened(arch: Arch, layer: int) -> Arch:
+    """The architecture without one of its `spare` layers."""
+    left = (*arch.layers[:layer], *arch.layers[layer + 1 :])
+    return dataclasses.replace(arch, layers=left)
+
+
+def without(model: Model, layer: int) -> Model:
+    """The model without one of its `spare` layers.
+
+    Raises
+    ------
+    ArchError
+        If the net cannot do without it.
+    """
+    if layer not in spare(model.arch):
+        raise ArchError(
+            f"layer {layer} changes the shape of what it is given",
+            fix=f"one of: {', '.join(map(str, spare(model.arch))) or 'none of this net'}",
+        )
+    names = {key: name_without(key, layer) for key in model.weights}
+    weights = {new: model.weights[old] for old, new in names.items() if new is not None}
+    return dataclasses.replace(
+        model,
+        arch=shortened(model.arch, layer),
+        weights=weights,
+        qparams=None,
+        metrics={},
+        parent=model.digest,
+    )
+
+
+def name_without(name: str, layer: int) -> str | None:
+    """What a thing of a net, named `number of its layer/...`, is called without a layer."""
+    number, _, rest = name.partition("/")
+    if int(number) == layer:
+        return None
+    return f"{int(number) - (int(number) > layer)}/{rest}"
+
+
+def _width(model: Model, name: str) -> Width:
+    known = {width.name: width for width in model.arch.graph.widths}
+    if name not in known:
+        raise ArchError(f"{name!r} is not a width of this net", fix=f"one of: {', '.join(known)}")
+    return known[name]

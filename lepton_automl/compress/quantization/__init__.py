@@ -1,0 +1,1 @@
+"""Calibration, equalization, rounding and quantization-aware training."""

@@ -1,0 +1,1 @@
+"""Building blocks without domain knowledge: files, plug-ins, child processes, events, units."""

@@ -1,0 +1,119 @@
+"""What a net costs as the int8 file that would ship, known before the first epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lepton_automl.config import LIMITS, Limits
+from lepton_automl.cost.latency import Latency
+from lepton_automl.cost.latency_model import Basis, LatencyModel
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.graph import Add, Gate, Graph, Mul
+from lepton_automl.models.random_weights import random_int8_onnx
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one file at batch 1."""
+
+    size_bytes: int
+    """The file."""
+    weight_bytes: int
+    """Its weights: int8 in an int8 file, float32 in a float file."""
+    parameter_bytes: int
+    """Weights, biases and the scales of weights and biases."""
+    macs: int
+    """Multiply-accumulates a sample."""
+    peak_ram_bytes: int
+    """Most bytes of values alive at once (see `peak_ram_bytes`)."""
+    latency_ms: float | None = None
+    """Milliseconds a call on one thread of a quiet machine; None where not measured."""
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
+    latency_basis: Basis = "measured"
+    """What the latency is told from, where there is one."""
+
+    def timed(self, latency: Latency, quiet_ms: float) -> Cost:
+        """The same with a measured latency; `quiet_ms` as `quiet_reference_ms` gives it."""
+        low, middle, high = (
+            ratio * quiet_ms for ratio in (latency.ratio_low, latency.ratio, latency.ratio_high)
+        )
+        return replace(self, latency_ms=middle, latency_low_ms=low, latency_high_ms=high)
+
+    def told(self, model: LatencyModel, arch: Arch) -> Cost:
+        """The same with the latency that `model` tells of `arch`."""
+        told = model.latency(arch.graph)
+        return replace(
+            self,
+            latency_ms=told.milliseconds,
+            latency_low_ms=told.low,
+            latency_high_ms=told.high,
+            latency_basis=model.basis,
+        )
+
+
+def static_cost(arch: Arch, weight_limit: int) -> Cost:
+    """Everything but the latency of `arch` as an int8 file, written with random weights.
+
+    The size is that of a file with short labels and no further metadata; the shipped one adds
+    its class names and the fingerprint of the data.
+
+    Parameters
+    ----------
+    arch : Arch
+        Any legal architecture.
+    weight_limit : int
+        Largest weight, 1 to 127 (see the targets).
+    """
+    return file_cost(arch, random_int8_onnx(arch, weight_limit))
+
+
+def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
+    """Everything but the latency of a written `file` of `arch`; `value_bytes` 4 for float32."""
+    graph = arch.graph
+    weights = sum(int(np.prod(op.weight_shape)) for op in graph.weighted_ops)
+    outputs = sum(op.weight_shape[0] for op in graph.weighted_ops)
+    # An int8 channel has an int32 bias and the float32 scales of weight and bias.
+    beside = 4 * outputs * (3 if value_bytes == 1 else 1)
+    return Cost(
+        size_bytes=len(file),
+        weight_bytes=weights * value_bytes,
+        parameter_bytes=weights * value_bytes + beside,
+        macs=graph.macs,
+        peak_ram_bytes=peak_ram_bytes(graph) * value_bytes,
+    )
+
+
+def peak_ram_bytes(graph: Graph) -> int:
+    """Most bytes alive while the operations run in order, one byte an element.
+
+    Alive are the inputs and the output of the running operation and every value read later. An
+    addition, product or gate may write over an input of its own size that dies with it.
+    """
+    last = {value.name: n for n, op in enumerate(graph.ops) for value in op.inputs}
+    alive = {graph.input.name: graph.input.size}
+    peak = graph.input.size
+    for number, op in enumerate(graph.ops):
+        dying = {v.name: v.size for v in op.inputs if last[v.name] == number}
+        elementwise = isinstance(op, (Add, Mul, Gate))
+        in_place = elementwise and op.y.size in dying.values()
+        peak = max(peak, sum(alive.values()) + (0 if in_place else op.y.size))
+        alive[op.y.name] = op.y.size
+        for name in dying:
+            del alive[name]
+    return peak
+
+
+def excess(cost: Cost, limits: Limits) -> dict[str, float]:
+    """Cost limits that are broken: name -> how far beyond, 0.5 for one and a half times.
+
+    A cost that was not measured breaks nothing.
+    """
+    found = {}
+    for limit, stated in limits.costs.items():
+        value = LIMITS[limit].measured(cost)
+        if value is not None and value > stated:
+            found[limit] = value / stated - 1
+    return found

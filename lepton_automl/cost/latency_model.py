@@ -1,0 +1,219 @@
+"""Latency of an int8 net told from its operations, for devices that cannot time the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lepton_automl.cost.targets import Target
+from lepton_automl.errors import ConfigError
+from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
+
+Basis = Literal["measured", "predicted", "estimated"]
+"""Whether a latency was timed on this machine, told from a table that another device measured, or
+told from assumed speeds of a target."""
+LANES, QUADS = 16, 4
+"""int8 kernels compute that many output channels at once and take inputs in fours."""
+TABLE_VERSION = 1
+FEATURES = (
+    "call",
+    "pixels",
+    "conv.op",
+    "conv.macs",
+    "conv.lanes",
+    "conv.rows",
+    "conv.columns",
+    "conv.out",
+    "depthwise.op",
+    "depthwise.macs",
+    "depthwise.lanes",
+    "depthwise.out",
+    "linear.op",
+    "linear.macs",
+    "max_pool.op",
+    "max_pool.reads",
+    "global_pool.op",
+    "global_pool.reads",
+    "add.op",
+    "add.out",
+    "mul.op",
+    "mul.out",
+    "gate.op",
+    "gate.out",
+)
+"""What a table prices: see `features`."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Milliseconds of one call at batch 1 that nothing timed on this file, with an interval."""
+
+    milliseconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Prices of operations on one device."""
+
+    basis: Basis
+    """`predicted` or `estimated`."""
+    device: str
+    """Whose prices these are, in words."""
+    nanoseconds: Mapping[str, float]
+    """Feature -> price of one unit; others are free."""
+    factor: float
+    """The interval is the figure divided and multiplied by it; above 1."""
+    digest: str = ""
+    """First digits of the sha256 of the table; empty for estimates."""
+
+    def latency(self, graph: Graph) -> Told:
+        """Latency of the int8 net that computes `graph`."""
+        found = coarse_features(graph) | features(graph)
+        total = sum(price * found.get(name, 0.0) for name, price in self.nanoseconds.items())
+        milliseconds = max(total, 1.0) / 1e6
+        return Told(milliseconds, milliseconds / self.factor, milliseconds * self.factor)
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values, for an artifact that must be judged without the table."""
+        return dataclasses.asdict(self)
+
+
+def features(graph: Graph) -> dict[str, float]:
+    """How much of everything that takes time there is: what a table prices.
+
+    Of a dense convolution: `macs`, `lanes` (the same with channels as kernels round them up),
+    `rows` (output positions), `columns` (values copied in front of a kernel above 1x1) and `out`
+    (values stored). `pixels` are those of the input, `call` is 1.
+    """
+    found: dict[str, float] = defaultdict(float, call=1.0, pixels=float(graph.input.size))
+    for op in graph.ops:
+        for name, count in _counts(op).items():
+            found[name] += count
+    return dict(found)
+
+
+def coarse_features(graph: Graph) -> dict[str, float]:
+    """What an estimate prices: `ops`, `dense.macs`, `depthwise.macs`, `bytes` read and written."""
+    found: dict[str, float] = defaultdict(float, call=1.0)
+    for op in graph.ops:
+        found["ops"] += 1
+        found["bytes"] += op.y.size + sum(value.size for value in op.inputs)
+        if isinstance(op, (Conv, Linear)):
+            found["bytes"] += math.prod(op.weight_shape)
+            alone = isinstance(op, Conv) and op.depthwise
+            found["depthwise.macs" if alone else "dense.macs"] += op.macs
+    return dict(found)
+
+
+def estimate(target: Target) -> LatencyModel:
+    """Prices from the target's assumed speeds: an order of magnitude, and a fair order of nets."""
+    about = target.estimate
+    prices = {
+        "call": about.call_ns,
+        "ops": about.op_ns,
+        "dense.macs": about.mac_ns,
+        "depthwise.macs": about.depthwise_mac_ns,
+        "bytes": about.byte_ns,
+    }
+    return LatencyModel("estimated", f"{target.name}: {about.device}", prices, about.factor)
+
+
+def read_table(path: Path) -> LatencyModel:
+    """The prices in a table that `lepton bench --ops` wrote, here or on another device.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not there, or is no such table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return _table(json.loads(text), text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"--latency-from {path} is not a latency table: {_said(error)}",
+            fix="give the file that `lepton bench --ops`, or bench.py on the device, wrote",
+        ) from error
+
+
+def from_document(body: Mapping[str, Any]) -> LatencyModel:
+    """Read what `LatencyModel.document` gave."""
+    return LatencyModel(**body)
+
+
+def _table(body: dict[str, Any], text: str) -> LatencyModel:
+    if body["lepton_latency_table"] != TABLE_VERSION:
+        raise ValueError(f"version {body['lepton_latency_table']}, the rule is {TABLE_VERSION}")
+    prices = {str(name): float(price) for name, price in body["nanoseconds"].items()}
+    unknown = sorted(set(prices) - set(FEATURES))
+    if unknown:
+        raise ValueError(f"unknown operations {', '.join(unknown)}")
+    if not prices or not all(math.isfinite(p) and p >= 0 for p in prices.values()):
+        raise ValueError("prices must be numbers from 0 on")
+    if not sum(prices.values()):
+        raise ValueError("every price is 0")
+    error = float(body["error"]["most"])
+    if not math.isfinite(error) or error < 0:
+        raise ValueError(f"an error of {error}")
+    machine = body["machine"]
+    device = f"{machine['cpu']}, ONNX Runtime {body['onnxruntime']}, {machine['system']}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return LatencyModel("predicted", device, prices, 1.0 + error, digest)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def _counts(op: Op) -> dict[str, float]:
+    match op:
+        case Conv(depthwise=True):
+            return _depthwise(op)
+        case Conv():
+            return _dense(op)
+        case Linear():
+            return {"linear.op": 1, "linear.macs": op.macs}
+        case MaxPool():
+            return {"max_pool.op": 1, "max_pool.reads": op.y.size * op.kernel**2}
+        case GlobalPool():
+            return {"global_pool.op": 1, "global_pool.reads": op.x.size}
+        case Add() | Mul() | Gate():
+            name = type(op).__name__.lower()
+            return {f"{name}.op": 1, f"{name}.out": op.y.size}
+
+
+def _dense(op: Conv) -> dict[str, float]:
+    rows, depth = op.y.height * op.y.width, op.x.channels * op.kernel**2
+    return {
+        "conv.op": 1,
+        "conv.macs": op.macs,
+        "conv.lanes": rows * _up(op.y.channels, LANES) * _up(depth, QUADS),
+        "conv.rows": rows,
+        "conv.columns": rows * depth if op.kernel > 1 else 0,
+        "conv.out": op.y.size,
+    }
+
+
+def _depthwise(op: Conv) -> dict[str, float]:
+    rows = op.y.height * op.y.width
+    return {
+        "depthwise.op": 1,
+        "depthwise.macs": op.macs,
+        "depthwise.lanes": rows * op.kernel**2 * _up(op.y.channels, LANES),
+        "depthwise.out": op.y.size,
+    }
+
+
+def _up(count: int, step: int) -> int:
+    return -(-count // step) * step

@@ -1,0 +1,108 @@
+"""Cost of any ONNX file, read off its graph: for nets that no `Arch` describes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import onnx
+from onnx import GraphProto, NodeProto, numpy_helper
+
+from lepton_automl.cost.cost import Cost
+
+WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+"""Operators with weights, and which of their inputs these are."""
+_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
+# What only looks at the same bytes in another shape.
+_PASSING = {"DequantizeLinear", "Transpose", "Identity"}
+# Between stored weights and who reads them.
+
+Shape = tuple[int, ...]
+
+
+def onnx_cost(file: bytes, value_bytes: int) -> Cost:
+    """Everything but the latency of a written file, a sample at a time.
+
+    Parameters
+    ----------
+    file : bytes
+        With one input, whose first dimension is free.
+    value_bytes : int
+        Of an element of a feature map: 1 in an int8 file, 4 in a float one.
+    """
+    model = onnx.ModelProto.FromString(file)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = _shapes(graph)
+    weights, parameters = _sizes(graph)
+    return Cost(
+        size_bytes=len(file),
+        weight_bytes=weights,
+        parameter_bytes=parameters,
+        macs=sum(_macs(node, shapes) for node in graph.node),
+        peak_ram_bytes=_peak(graph, shapes) * value_bytes,
+    )
+
+
+def _shapes(graph: GraphProto) -> dict[str, Shape]:
+    found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        found[value.name] = tuple(max(1, dim.dim_value) for dim in dims)
+    return found
+
+
+def _sizes(graph: GraphProto) -> tuple[int, int]:
+    """Bytes of kernels and matrices, and of all constants."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    origin = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _PASSING}
+    heavy = set()
+    for node in graph.node:
+        place = WEIGHTED.get(node.op_type)
+        if place is not None and len(node.input) > place:
+            name = node.input[place]
+            heavy.add(origin.get(name, name))
+    every = {name: numpy_helper.to_array(tensor).nbytes for name, tensor in stored.items()}
+    return sum(every[name] for name in heavy & every.keys()), sum(every.values())
+
+
+def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Multiply-accumulates: of each output element, as many as a kernel or a row has weights."""
+    place = WEIGHTED.get(node.op_type)
+    if place is None or node.output[0] not in shapes or node.input[place] not in shapes:
+        return 0
+    y, weight = shapes[node.output[0]], shapes[node.input[place]]
+    if node.op_type == "Conv":
+        return math.prod(y) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(shapes.get(node.input[0], ())) * math.prod(weight[1:])
+    x = shapes.get(node.input[0], ())
+    is_turned = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
+    depth = x[0 if is_turned else -1] if x else 0
+    return math.prod(y) * depth
+
+
+def _peak(graph: GraphProto, shapes: Mapping[str, Shape]) -> int:
+    """Most elements of values alive at once while nodes run in order; conversions cost nothing."""
+    constant = {tensor.name for tensor in graph.initializer}
+    same: dict[str, str] = {}
+    steps: list[tuple[list[str], str]] = []
+    for node in graph.node:
+        inputs = [same.get(name, name) for name in node.input if name and name not in constant]
+        if node.op_type in _VIEWS | {"QuantizeLinear", "DequantizeLinear"} and inputs:
+            same[node.output[0]] = inputs[0]
+        elif inputs:
+            steps.append((inputs, node.output[0]))
+        else:
+            constant |= set(node.output)
+    last = {name: step for step, (inputs, _) in enumerate(steps) for name in inputs}
+    size = {name: math.prod(shapes.get(name, (0,))) for inputs, y in steps for name in (*inputs, y)}
+    alive = {graph.input[0].name: size.get(graph.input[0].name, 0)}
+    most = 0
+    for step, (inputs, y) in enumerate(steps):
+        alive[y] = size[y]
+        most = max(most, sum(alive.values()))
+        for name in (*inputs, y):
+            if last.get(name, -1) <= step and name != y:
+                alive.pop(name, None)
+    return int(most)

@@ -1,0 +1,1 @@
+"""Labelled samples: sources, decoding, splits, sampling and checks."""

@@ -1,0 +1,153 @@
+"""What a user should know about the data before any epoch; what makes them unusable is refused.
+
+`open_dataset` refuses data that cannot be used (empty, damaged, one class, a class too small).
+The findings here do not stop a run; each says what it does to the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from lepton_automl.core.events import Emit, Event
+from lepton_automl.data.dataset import Dataset, Part
+from lepton_automl.metrics.balanced import UNEVEN_RATIO, is_uneven
+
+_FEW_SAMPLES = 10
+"""Fewer test samples of a class than this say next to nothing about the class."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about the data that figures depend on."""
+
+    kind: str
+    """`duplicates`, `contradictions`, `leaking groups`, `absent classes`, `few samples`,
+    `uneven classes`."""
+    message: str
+    """What, how many, and an example."""
+    fix: str
+    """The way out."""
+    count: int
+    """Samples concerned; classes for `absent classes`, `few samples` and `uneven classes`."""
+
+
+def audit(dataset: Dataset) -> tuple[Finding, ...]:
+    """All findings, the gravest first."""
+    checks = (
+        *(_leaking_groups, _duplicates, _contradictions),
+        *(_absent_classes, _few_samples, _uneven_classes),
+    )
+    return tuple(finding for check in checks for finding in check(dataset))
+
+
+def emit_findings(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
+    """Emit every finding of `audit` as an event of the intake, and return them."""
+    findings = audit(dataset)
+    for finding in findings:
+        data = {"kind": finding.kind, "count": finding.count, "fix": finding.fix}
+        emit(Event("intake", f"{finding.message} ({finding.fix})", data=data))
+    return findings
+
+
+def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
+    for first, second in combinations(dataset.parts, 2):
+        if first.groups is None or second.groups is None:
+            continue
+        shared = np.intersect1d(first.groups, second.groups)
+        if len(shared):
+            count = int(np.isin(second.groups, shared).sum())
+            yield Finding(
+                "leaking groups",
+                f"{len(shared)} groups are in {first.name} and in {second.name}: {count} of "
+                f"{len(second)} {second.name} samples have relatives in {first.name}",
+                f"divide by groups; accuracy on {second.name} is too high",
+                count,
+            )
+
+
+def _duplicates(dataset: Dataset) -> Iterator[Finding]:
+    for first, second in combinations(dataset.parts, 2):
+        where = dict(zip(first.digests, first.ids, strict=True))
+        twins = [n for n, digest in enumerate(second.digests) if digest in where]
+        if twins:
+            example = f"{second.ids[twins[0]]} is {where[second.digests[twins[0]]]}"
+            yield Finding(
+                "duplicates",
+                f"{len(twins)} of {len(second)} {second.name} pictures are also in {first.name}: "
+                f"{example}",
+                f"remove them from one part; accuracy on {second.name} is too high",
+                len(twins),
+            )
+
+
+def _contradictions(dataset: Dataset) -> Iterator[Finding]:
+    labels: dict[bytes, tuple[int, str]] = {}
+    twins = []
+    for part in dataset.parts:
+        for digest, label, name in zip(part.digests, part.labels.tolist(), part.ids, strict=True):
+            known, other = labels.setdefault(digest, (label, name))
+            if known != label:
+                names = dataset.class_names
+                twins.append(f"{name} ({names[label]}) is {other} ({names[known]})")
+    if twins:
+        yield Finding(
+            "contradictions",
+            f"{len(twins)} pictures have a twin of another class: {twins[0]}",
+            "correct the labels; no net can get both right",
+            len(twins),
+        )
+
+
+def _absent_classes(dataset: Dataset) -> Iterator[Finding]:
+    for part in (dataset.validation, dataset.test):
+        absent = [
+            n for n, c in zip(dataset.class_names, _counts(dataset, part), strict=True) if not c
+        ]
+        if absent:
+            yield Finding(
+                "absent classes",
+                f"{len(absent)} of {len(dataset.class_names)} classes have no {part.name} picture: "
+                f"{', '.join(absent[:5])}",
+                f"add {part.name} pictures; accuracy says nothing about these classes",
+                len(absent),
+            )
+
+
+def _few_samples(dataset: Dataset) -> Iterator[Finding]:
+    counts = _counts(dataset, dataset.test)
+    few = [
+        f"{n} {c}" for n, c in zip(dataset.class_names, counts, strict=True) if 0 < c < _FEW_SAMPLES
+    ]
+    if few:
+        yield Finding(
+            "few samples",
+            f"{len(few)} of {len(counts)} classes have fewer than {_FEW_SAMPLES} test pictures: "
+            f"{', '.join(few[:5])}",
+            "add test pictures; accuracy of these classes is a guess",
+            len(few),
+        )
+
+
+def _uneven_classes(dataset: Dataset) -> Iterator[Finding]:
+    labels, names = dataset.train.labels, dataset.class_names
+    if not is_uneven(labels):
+        return
+    counts = _counts(dataset, dataset.train)
+    rare, common = int(np.argmin(counts)), int(np.argmax(counts))
+    what = f"{names[rare]} has {counts[rare]} train pictures, {names[common]} {counts[common]}: "
+    if dataset.train.is_balanced:
+        what += "every class counts alike, in training and in accuracy (balanced accuracy)"
+        fix = "with --balance off every picture does"
+    else:
+        what += "every picture counts alike, so rare classes hardly do"
+        fix = "with --balance on every class counts alike"
+    yield Finding("uneven classes", what, fix, sum(n < UNEVEN_RATIO * max(counts) for n in counts))
+
+
+def _counts(dataset: Dataset, part: Part) -> list[int]:
+    counts: list[int] = np.bincount(part.labels, minlength=len(dataset.class_names)).tolist()
+    return counts

@@ -1,1 +1,0 @@
-"""File formats a model can be written in, one a file."""

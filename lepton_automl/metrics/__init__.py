@@ -1,0 +1,1 @@
+"""Accuracy intervals, bootstrap, balanced accuracy and paired drops."""

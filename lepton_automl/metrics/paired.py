@@ -1,0 +1,210 @@
+"""Accuracy drops of a file against its reference, paired on the same samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_automl.metrics import balanced, bootstrap, intervals
+from lepton_automl.metrics import paired as paired_module
+from lepton_automl.metrics.balanced import Strata
+from lepton_automl.metrics.bootstrap import Interval
+from lepton_automl.metrics.intervals import ONE_SIDED_LEVEL, Status, inflation, whole_samples
+
+
+@dataclass(frozen=True)
+class AccuracyDrop:
+    """Accuracy points (0 to 100) that a file loses against its reference on the same samples.
+
+    Negative where the file is better. Intervals are two-sided 95 %, bounds one-sided 95 %.
+    """
+
+    points: float
+    low: float
+    high: float
+    lower: float
+    """One-sided bound: the drop is at least this."""
+    upper: float
+    """One-sided bound: the drop is at most this."""
+    n: int
+    lost: float
+    """Samples only the reference gets right; as many as they count where classes count alike."""
+    won: float
+    """Samples only the file gets right; likewise."""
+
+
+def paired_drop(
+    reference_correct: np.ndarray,
+    file_correct: np.ndarray,
+    groups: np.ndarray | None = None,
+    strata: Strata = None,
+    seed: int = 0,
+) -> AccuracyDrop:
+    """How much accuracy is lost between two classifiers on the same samples.
+
+    Tango's score interval, whose one-sided bound is his test of non-inferiority; with groups, or
+    where every class counts alike, the wider of that for the effective number of samples and of a
+    bootstrap (see `bootstrap`).
+
+    Parameters
+    ----------
+    reference_correct, file_correct : ndarray
+        bool (N,), sample by sample.
+    groups, strata : ndarray, optional
+        (N,), as in `interval`.
+    seed : int
+        Of the bootstrap.
+
+    Source: Tango 1998, Statistics in Medicine 17, 891, section 3; compared with others and
+    recommended in Newcombe 1998, Statistics in Medicine 17, 2635 and Fagerland, Lydersen and
+    Laake 2014, Statistics in Medicine 33, 2850.
+    """
+    before, after = np.asarray(reference_correct, bool), np.asarray(file_correct, bool)
+    lost, won = (
+        balanced.balanced_total(before & ~after, strata),
+        balanced.balanced_total(after & ~before, strata),
+    )
+    change, n = before.astype(float) - after.astype(float), len(before)
+
+    def bounds(level: float) -> Interval:
+        share = balanced.effective_fraction(change, groups, strata, level)
+        score = tango_interval(lost * share, won * share, n * share, level)
+        if (groups is None and strata is None) or not n:
+            return score
+        drawn = balanced.bootstrap_interval(change, groups, strata, seed, level)
+        return max(-1.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
+
+    low, high = bounds(0.95)
+    lower, upper = bounds(ONE_SIDED_LEVEL)
+    points = 100 * (lost - won) / n if n else 0.0
+    return AccuracyDrop(points, 100 * low, 100 * high, 100 * lower, 100 * upper, n, lost, won)
+
+
+def tango_interval(lost: float, won: float, n: float, level: float = 0.95) -> Interval:
+    """Score interval of the difference (lost - won) / n of two paired shares, each -1 to 1.
+
+    Source: Tango 1998, Statistics in Medicine 17, 891, equations 8 to 13.
+    """
+    if n <= 0:
+        return -1.0, 1.0
+    z, seen = bootstrap.normal_quantile(level), (lost - won) / n
+
+    def beyond(delta: float) -> float:
+        """How far the score at `delta` is outside the interval; falls with |delta - seen|."""
+        return abs(lost - won - n * delta) - z * math.sqrt(n * _variance(lost, won, n, delta))
+
+    low = -1.0 if seen <= -1 else _root(lambda d: -beyond(d), -1.0, seen)
+    high = 1.0 if seen >= 1 else _root(beyond, seen, 1.0)
+    return low, high
+
+
+def judge_drop(drop: AccuracyDrop, limit: float) -> tuple[Status, int | None]:
+    """Whether a drop is at most `limit` points, as a one-sided 95 % bound says.
+
+    Returns
+    -------
+    (str, int or None)
+        `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
+        rates stay as they are (None: no number would).
+    """
+    status = drop_status(drop, limit)
+    return status, samples_to_decide(drop, limit) if status == "undecided" else None
+
+
+def drop_status(drop: AccuracyDrop, limit: float) -> Status:
+    """Compare the one-sided 95 % bounds of a drop with `limit`, in accuracy points."""
+    if drop.upper <= limit:
+        return "holds"
+    return "broken" if drop.lower > limit else "undecided"
+
+
+def samples_to_decide(drop: AccuracyDrop, limit: float) -> int | None:
+    """Samples at which the one-sided 95 % bound passes `limit` points if the rates stay.
+
+    Tango's bound passes `limit` where his score at `limit` is the normal quantile. With fixed
+    rates the variance of one pair does not depend on the number of samples, so the equation
+    n (seen - limit)^2 = z^2 variance has one solution. It grows by what groups widen the bound.
+
+    Parameters
+    ----------
+    drop : Drop
+        Of which neither bound decides.
+    limit : float
+        Accuracy points, 0 to 100.
+
+    Returns
+    -------
+    int or None
+        More than `drop.n`; None where no number, or more than `MOST_SAMPLES`, would decide.
+    """
+    if drop.n == 0 or drop.points == limit:
+        return None
+    pair = _variance(drop.lost, drop.won, drop.n, limit / 100)
+    needed = pair * (100 * bootstrap.normal_quantile(ONE_SIDED_LEVEL) / (drop.points - limit)) ** 2
+    end = 1 if drop.points < limit else 0
+    alone = 100 * tango_interval(drop.lost, drop.won, drop.n, ONE_SIDED_LEVEL)[end]
+    return whole_samples(
+        needed * inflation(drop.points, (drop.lower, drop.upper)[end], alone), drop.n
+    )
+
+
+def _variance(lost: float, won: float, n: float, delta: float) -> float:
+    """Variance of one pair's difference where the true difference is `delta` (Tango, eq. 12)."""
+    a, c = 2 * n, -won * delta * (1 - delta)
+    b = -lost - won + (2 * n - lost + won) * delta
+    other = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    return max(2 * other + delta * (1 - delta), 0.0)
+
+
+def _root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function passes 0 between `low` and `high`, to the last bit."""
+    for _ in range(100):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if rising(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Which test samples one file gets right."""
+
+    correct: np.ndarray
+    """bool (N,)."""
+    groups: np.ndarray | None = None
+    """(N,): samples of one group belong together."""
+    strata: Strata = None
+    """(N,): class of each sample where every class counts alike; None: every sample does."""
+    labels: np.ndarray | None = None
+    """(N,): class of each sample, for what is judged class by class."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct samples, 0 to 1; of each class, on average, where these count alike."""
+        return balanced.balanced_mean(self.correct, self.strata)
+
+    @property
+    def interval(self) -> Interval:
+        """95 %: Wilson, or a bootstrap over groups or within classes."""
+        return intervals.accuracy_interval(self.correct, self.groups, self.strata)
+
+
+def class_drops(reference: Evidence, file: Evidence) -> dict[int, paired_module.AccuracyDrop]:
+    """Points lost of each class's share of right answers, on the same samples."""
+    assert reference.labels is not None, "who asks for classes knows them"
+    labels, groups = reference.labels, file.groups
+    return {
+        int(label): paired_module.paired_drop(
+            reference.correct[labels == label],
+            file.correct[labels == label],
+            None if groups is None else groups[labels == label],
+        )
+        for label in np.unique(labels)
+    }

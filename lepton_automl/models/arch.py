@@ -1,0 +1,139 @@
+"""Arch: the frozen description of a net; as text, as a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lepton_automl.core import plugins
+from lepton_automl.errors import ArchError, ConfigError
+from lepton_automl.models.builder import Builder
+from lepton_automl.models.graph import Graph
+from lepton_automl.models.layers import Layer
+from lepton_automl.models.layers.head import Head
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A chain of layers behind an input; the last layer is the head.
+
+    Parameters
+    ----------
+    input : (int, int, int)
+        Height, width and channels (1 or 3 for pictures) of a sample.
+    layers : tuple of Layer
+        In order; the last one gives one logit a class.
+    """
+
+    input: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.graph.output.channels
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The operations of all layers.
+
+        Raises
+        ------
+        ArchError
+            If the layers do not fit together.
+        """
+        build = Builder(*self.input)
+        value = build.input
+        for index, layer in enumerate(self.layers):
+            build.begin_layer(index, layer)
+            value = layer.lower(build, value)
+        return build.finish(value)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that name this description."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def with_widths(self, sizes: dict[str, int]) -> Self:
+        """The same net with the named widths (see `Graph.widths`) set to other sizes."""
+        layers = list(self.layers)
+        for item in self.graph.widths:
+            for index, name in item.fields if item.name in sizes else ():
+                layers[index] = dataclasses.replace(layers[index], **{name: sizes[item.name]})
+        return dataclasses.replace(self, layers=tuple(layers))
+
+    def to_json(self) -> str:
+        """One line of JSON, the same for equal architectures."""
+        layers = [{"type": layer_name(layer), **dataclasses.asdict(layer)} for layer in self.layers]
+        return json.dumps({"input": list(self.input), "layers": layers}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ArchError
+            If the text is not the description of an architecture.
+        """
+        try:
+            document = json.loads(text)
+            shape = tuple(int(n) for n in document["input"])
+            layers = tuple(_layer(dict(item)) for item in document["layers"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArchError(
+                f"not the description of an architecture: {error}",
+                fix="give an arch.json that lepton wrote",
+            ) from error
+        if len(shape) != 3 or min(shape) < 1 or not layers:
+            raise ArchError(
+                f"an architecture needs an input of 3 sizes and a layer, got {shape}",
+                fix="give an arch.json that lepton wrote",
+            )
+        return cls(shape, layers)
+
+
+def chain(input: tuple[int, int, int], layers: list[Layer], classes: int) -> Arch:
+    """An `Arch` from layers as chosen: stored fields settled one after the other.
+
+    The last layer must be a `Head`; its `classes` is set.
+    """
+    if not isinstance(layers[-1], Head):
+        raise ArchError("the last layer must be a head", fix="end the list with Head()")
+    placed: list[Layer] = []
+    channels = input[2]
+    for index, layer in enumerate([*layers[:-1], dataclasses.replace(layers[-1], classes=classes)]):
+        placed.append(layer.with_input_channels(channels))
+        build = Builder(8192, 8192, channels)
+        build.begin_layer(index, placed[-1])
+        channels = placed[-1].lower(build, build.input).channels
+    return Arch(input, tuple(placed))
+
+
+def layer_name(layer: Layer) -> str:
+    """The plug-in name of a layer: the name of the file it is defined in."""
+    module = type(layer).__module__
+    ours = module.removeprefix("lepton_automl.layers.")
+    if ours != module:
+        return ours
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
+
+
+def _layer(document: dict[str, Any]) -> Layer:
+    name = document.pop("type")
+    try:
+        kind = plugins.load("layers", name, Layer)  # type: ignore[type-abstract]
+    except ConfigError as error:
+        raise ArchError(error.what, fix=error.fix) from error
+    known = {item.name for item in dataclasses.fields(kind)}
+    if set(document) != known:
+        raise ArchError(
+            f"layer {name!r} has fields {sorted(known)}, got {sorted(document)}",
+            fix="give an arch.json written by this version of lepton",
+        )
+    return kind(**document)

@@ -1,0 +1,158 @@
+"""Model: an Arch with its weights, preprocessing and quantization; saved without pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from lepton_automl.core import files
+from lepton_automl.errors import ArchError, DataError
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.network import Network, Weights, build_network
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded picture to the numbers a net computes with.
+
+    The file takes uint8 pixels (N, H, W, C); inside, x = (pixel - zero_point) * scale, one pair
+    for all channels, so that the pixels are already the quantized input: the float and the int8
+    net see exactly the same numbers, and zero padding is a grey of `zero_point`.
+    """
+
+    zero_point: int
+    """Pixel value that becomes 0, 0 to 255: the rounded mean of the training pixels."""
+    scale: float
+    """Inverse standard deviation of the training pixels; a float32."""
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Normalised (N, C, H, W), channels last in memory, of uint8 pixels (N, H, W, C)."""
+        x = pixels.permute(0, 3, 1, 2).float()
+        return (x - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True)
+class QParams:
+    """int8 arithmetic of a folded model: value v is stored as uint8 q, v = (q - zero) * scale.
+
+    Weights are int8 with one scale an output channel and no zero point; the bias is int32 with
+    scale (input scale * weight scale), computed in float32.
+    """
+
+    scales: dict[str, float]
+    """Value name -> scale (float32); every value of the graph but the logits."""
+    zero_points: dict[str, int]
+    """Value name -> zero point, 0 to 255."""
+    weights: dict[str, np.ndarray]
+    """Operation name -> int8 weights, shaped as the operation's `weight_shape`."""
+    weight_scales: dict[str, np.ndarray]
+    """Operation name -> float32 (out channels,)."""
+    biases: dict[str, np.ndarray]
+    """Operation name -> int32 (out channels,)."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net as every stage takes and gives it."""
+
+    arch: Arch
+    weights: Weights
+    """Float tensors by name; `{op}.weight` and `{op}.norm.*`, or `{op}.bias` once folded."""
+    preprocessing: Preprocessing
+    qparams: QParams | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    parent: str = ""
+    """`digest` of the model this one was made from, or nothing."""
+
+    @property
+    def is_folded(self) -> bool:
+        """Batch normalisation is inside the convolutions."""
+        return not any(".norm." in name for name in self.weights)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that name everything `save` writes."""
+        return hashlib.sha256(b"".join(self._files().values())).hexdigest()[:16]
+
+    def network(self) -> Network:
+        """The float network with these weights, in evaluation mode."""
+        return build_network(self.arch, self.weights).eval()
+
+    def save(self, folder: Path) -> Path:
+        """Write `arch.json`, `model.json` and `weights.safetensors`; the last one makes it count.
+
+        Raises
+        ------
+        MachineError
+            If the folder cannot be written.
+        """
+        for name, content in self._files().items():
+            files.write(folder / name, content)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            If files are missing or damaged.
+        """
+        try:
+            arch = Arch.from_json((folder / "arch.json").read_text())
+            about = json.loads((folder / "model.json").read_text())
+            tensors = load_tensors((folder / "weights.safetensors").read_bytes())
+            preprocessing = Preprocessing(**about["preprocessing"])
+            weights = {k[2:]: v for k, v in tensors.items() if k.startswith("w:")}
+            qparams = _qparams(about, tensors) if about["quantized"] else None
+            return cls(arch, weights, preprocessing, qparams, about["metrics"], about["parent"])
+        except (ArchError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise DataError(
+                f"{folder} does not hold a model of lepton: {error}",
+                fix="give a folder with arch.json, model.json and weights.safetensors",
+            ) from error
+
+    def _files(self) -> dict[str, bytes]:
+        tensors = {f"w:{name}": tensor.contiguous() for name, tensor in self.weights.items()}
+        about: dict[str, Any] = {
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "quantized": self.qparams is not None,
+            "metrics": self.metrics,
+            "parent": self.parent,
+        }
+        if self.qparams is not None:
+            about["scales"], about["zero_points"] = self.qparams.scales, self.qparams.zero_points
+            for prefix in ("weights", "weight_scales", "biases"):
+                for name, array in getattr(self.qparams, prefix).items():
+                    tensors[f"{prefix}:{name}"] = torch.from_numpy(np.ascontiguousarray(array))
+        return {
+            "arch.json": (self.arch.to_json() + "\n").encode(),
+            "model.json": (json.dumps(about, indent=1) + "\n").encode(),
+            "weights.safetensors": save_tensors(tensors),
+        }
+
+
+def _qparams(about: dict[str, Any], tensors: dict[str, Tensor]) -> QParams:
+    def arrays(prefix: str) -> dict[str, np.ndarray]:
+        start = f"{prefix}:"
+        return {k.removeprefix(start): v.numpy() for k, v in tensors.items() if k.startswith(start)}
+
+    return QParams(
+        about["scales"],
+        about["zero_points"],
+        arrays("weights"),
+        arrays("weight_scales"),
+        arrays("biases"),
+    )

@@ -1,0 +1,288 @@
+"""Write a model as ONNX: float32, or int8 from its quantization parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_automl import __version__
+from lepton_automl.errors import ArchError
+from lepton_automl.models.graph import (
+    Add,
+    Clamp,
+    Conv,
+    Gate,
+    GlobalPool,
+    Linear,
+    MaxPool,
+    Mul,
+    Op,
+    Value,
+)
+from lepton_automl.models.model import Model, QParams
+from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, OnnxWriter
+
+_NORM_EPSILON = 1e-5
+"""What torch's batch normalisation adds to the variance."""
+
+
+def float_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+    """The float32 file of `model`, batch normalisation folded into the convolutions."""
+    return _write(_Float(model), model, class_names, metadata)
+
+
+def int8_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+    """The int8 file of a quantized `model`.
+
+    Activations are uint8 with one scale and zero point each, weights int8 with one scale an
+    output channel, biases int32 with scale (input scale * weight scale).
+
+    Raises
+    ------
+    ArchError
+        If the model has no quantization parameters, or some that contradict its clamps.
+    """
+    if model.qparams is None:
+        raise ArchError("the model is not quantized", fix="quantize it before writing an int8 file")
+    return _write(_Int8(model, model.qparams), model, class_names, metadata)
+
+
+def folded_weights(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of `op`, float32, with its batch normalisation inside."""
+    weight = model.weights[f"{op.name}.weight"].double().numpy()
+    if f"{op.name}.norm.weight" not in model.weights:
+        return weight.astype(np.float32), model.weights[f"{op.name}.bias"].float().numpy()
+    gamma, beta, mean, variance = (
+        model.weights[f"{op.name}.norm.{part}"].double().numpy()
+        for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    factor = gamma / np.sqrt(variance + _NORM_EPSILON)
+    weight = weight * factor[:, None, None, None]
+    return weight.astype(np.float32), (beta - mean * factor).astype(np.float32)
+
+
+def _write(
+    lowering: _Lowering, model: Model, class_names: Sequence[str], metadata: Mapping[str, str]
+) -> bytes:
+    arch, about = model.arch, model.preprocessing
+    if len(class_names) != arch.classes:
+        raise ArchError(
+            f"{len(class_names)} class names for a net with {arch.classes} classes",
+            fix="give one name for each class",
+        )
+    for op in arch.graph.ops:
+        lowering.append(op)
+    lowering.write.node(
+        "Softmax", lowering.names[arch.graph.output.name], output=OUTPUT_NAME, axis=1
+    )
+    words = {
+        "labels": json.dumps(list(class_names), ensure_ascii=False, separators=(",", ":")),
+        "preprocessing": json.dumps({"zero_point": about.zero_point, "scale": about.scale}),
+        "lepton": __version__,
+    }
+    return lowering.write.file(arch.input, arch.classes, words | dict(metadata))
+
+
+class _Lowering:
+    """What both files share: where each value of the graph is in the file."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.write = OnnxWriter()
+        self.names = {
+            model.arch.graph.input.name: self.write.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
+        }
+
+    def append(self, op: Op) -> None:
+        """Write one operation."""
+        raise NotImplementedError
+
+    def real(self, value: Value) -> str:
+        """Name of the float tensor of `value`."""
+        raise NotImplementedError
+
+    def compute(self, op: Op) -> str:
+        """The float operator of every operation that owns no weights."""
+        node, inputs = self.write.node, [self.real(value) for value in op.inputs]
+        match op:
+            case GlobalPool():
+                return node("GlobalAveragePool", *inputs, name=op.name)
+            case Gate(kind="sigmoid"):
+                return node("Sigmoid", *inputs, name=op.name)
+            case Gate():
+                return node("HardSigmoid", *inputs, name=op.name, alpha=1 / 6, beta=0.5)
+            case Mul():
+                return node("Mul", *inputs, name=op.name)
+            case Add():
+                return node("Add", *inputs, name=op.name)
+            case _:
+                raise NotImplementedError(op)
+
+    def convolve(self, op: Conv, weight: str, bias: str) -> str:
+        """A convolution."""
+        more = _window(op.kernel, op.stride, op.kernel // 2)
+        if op.depthwise:
+            more["group"] = op.x.channels
+        return self.write.node("Conv", self.real(op.x), weight, bias, name=op.name, **more)
+
+    def pool(self, op: MaxPool, x: str) -> str:
+        """Maximum pooling of float or uint8."""
+        more = _window(op.kernel, op.stride, op.padding)
+        return self.write.node("MaxPool", x, name=op.name, **more)
+
+
+class _Float(_Lowering):
+    """Float32 arithmetic on exactly the numbers the int8 file sees."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        name, about = model.arch.graph.input.name, model.preprocessing
+        self.names[name] = self.write.node(
+            "DequantizeLinear",
+            self.names[name],
+            self.write.constant(np.float32(about.scale)),
+            self.write.constant(np.uint8(about.zero_point)),
+        )
+
+    def real(self, value: Value) -> str:
+        return self.names[value.name]
+
+    def append(self, op: Op) -> None:
+        match op:
+            case Conv():
+                weight, bias = map(self.write.constant, folded_weights(self.model, op))
+                y = self._clamped(self.convolve(op, weight, bias), op.clamp)
+            case Linear():
+                weight, bias = map(self.write.constant, folded_weights(self.model, op))
+                flat = self.write.node("Flatten", self.real(op.x))
+                y = self.write.node("Gemm", flat, weight, bias, name=op.name, transB=1)
+            case MaxPool():
+                y = self.pool(op, self.real(op.x))
+            case Add():
+                y = self._clamped(self.compute(op), op.clamp)
+            case _:
+                y = self.compute(op)
+        self.names[op.y.name] = y
+
+    def _clamped(self, x: str, clamp: Clamp) -> str:
+        if clamp == "none":
+            return x
+        if clamp == "relu":
+            return self.write.node("Relu", x)
+        low, high = (self.write.constant(np.float32(bound)) for bound in (0, 6))
+        return self.write.node("Clip", x, low, high)
+
+
+class _Int8(_Lowering):
+    """uint8 values between integer kernels, each written as quantize then dequantize.
+
+    Clamps need no operator: the range of the stored value ends there.
+    """
+
+    def __init__(self, model: Model, qparams: QParams) -> None:
+        super().__init__(model)
+        self.qparams = qparams
+        about = model.preprocessing
+        self._arithmetic = {
+            model.arch.graph.input.name: (np.float32(about.scale), np.uint8(about.zero_point))
+        }
+        self._real: dict[str, str] = {}
+
+    def append(self, op: Op) -> None:
+        match op:
+            case MaxPool():
+                # Order is kept by quantization, so the maximum is taken of the stored bytes.
+                self._arithmetic[op.y.name] = self._arithmetic[op.x.name]
+                self.names[op.y.name] = self.pool(op, self.names[op.x.name])
+            case Linear():
+                flat = self.write.node("Flatten", self.names[op.x.name])
+                x = self.write.node("DequantizeLinear", flat, *self._scale(op.x.name))
+                self.names[op.y.name] = self.write.node(
+                    "Gemm", x, *self._parameters(op), name=op.name, transB=1
+                )
+            case Conv():
+                self._store(op, self.convolve(op, *self._parameters(op)))
+            case Gate(kind="hard_sigmoid"):
+                self._hard_sigmoid(op)
+            case _:
+                self._store(op, self.compute(op))
+
+    def real(self, value: Value) -> str:
+        if value.name not in self._real:
+            self._real[value.name] = self.write.node(
+                "DequantizeLinear", self.names[value.name], *self._scale(value.name)
+            )
+        return self._real[value.name]
+
+    def _store(self, op: Op, y: str) -> None:
+        name, values = op.y.name, self.qparams
+        scale, zero_point = np.float32(values.scales[name]), np.uint8(values.zero_points[name])
+        _check_clamp(op, scale, zero_point)
+        self._arithmetic[name] = scale, zero_point
+        self.names[name] = self.write.node("QuantizeLinear", y, *self._scale(name))
+
+    def _hard_sigmoid(self, op: Gate) -> None:
+        """Write clip(x + 3, 0, 6), stored in 255 steps, and read the same bytes as 0 to 1.
+
+        There is no integer kernel for a hard sigmoid; there is one for an addition, and the
+        range of its output does the clipping.
+        """
+        three = self.write.node(
+            "DequantizeLinear",
+            self.write.constant(np.full((1, 1, 1, 1), 1, np.uint8)),
+            self.write.constant(np.float32(3)),
+            self.write.constant(np.uint8(0)),
+        )
+        y = self.write.node("Add", self.real(op.x), three, name=op.name)
+        sixth, zero_point = np.float32(1 / 255), np.uint8(0)
+        self.names[op.y.name] = self.write.node(
+            "QuantizeLinear",
+            y,
+            self.write.constant(np.float32(6) * sixth),
+            self.write.constant(zero_point),
+        )
+        self._arithmetic[op.y.name] = sixth, zero_point
+
+    def _scale(self, name: str) -> tuple[str, str]:
+        scale, zero_point = self._arithmetic[name]
+        return self.write.constant(scale), self.write.constant(zero_point)
+
+    def _parameters(self, op: Conv | Linear) -> tuple[str, str]:
+        values = self.qparams
+        scales = values.weight_scales[op.name]
+        bias_scales = self._arithmetic[op.x.name][0] * scales
+        return (
+            self._constant(values.weights[op.name], scales),
+            self._constant(values.biases[op.name], bias_scales),
+        )
+
+    def _constant(self, integers: np.ndarray, scales: np.ndarray) -> str:
+        parts = [integers, scales.astype(np.float32)]
+        if integers.ndim == 2:
+            # Without zero points for its weights ONNX Runtime leaves the product in float.
+            parts.append(np.zeros(len(scales), np.int8))
+        return self.write.node("DequantizeLinear", *map(self.write.constant, parts), axis=0)
+
+
+def _window(kernel: int, stride: int, padding: int) -> dict[str, Any]:
+    """Attributes of a moving window; those that have their default are left out."""
+    more: dict[str, Any] = {"kernel_shape": [kernel, kernel]}
+    if stride > 1:
+        more["strides"] = [stride, stride]
+    if padding:
+        more["pads"] = [padding] * 4
+    return more
+
+
+def _check_clamp(op: Op, scale: np.float32, zero_point: np.uint8) -> None:
+    clamp = op.clamp if isinstance(op, (Conv, Add)) else "none"
+    top = (255 - int(zero_point)) * float(scale)
+    if (clamp != "none" and zero_point != 0) or (clamp == "relu6" and top > 6.0001):
+        raise ArchError(
+            f"{op.name}: a {clamp} ends at zero point {zero_point} and {top:.4g}, the rule is 0"
+            + (" and at most 6" if clamp == "relu6" else ""),
+            fix="quantize the model with ranges that its activations can have",
+        )

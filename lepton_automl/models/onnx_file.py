@@ -1,0 +1,200 @@
+"""Write, open and run ONNX files."""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+from torch import Tensor
+
+from lepton_automl import __version__
+from lepton_automl.models import onnx_file
+
+_OPSET = 17
+_IR_VERSION = 8
+INPUT_NAME = "pixels"
+OUTPUT_NAME = "probabilities"
+_CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
+UNLOADABLE = (
+    runtime.Fail,
+    runtime.InvalidArgument,
+    runtime.InvalidGraph,
+    runtime.InvalidProtobuf,
+    runtime.NotImplemented,
+    runtime.RuntimeException,
+)
+"""What ONNX Runtime raises on files it will not run."""
+
+_TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(np.int32): TensorProto.INT32,
+}
+
+
+class OnnxWriter:
+    """Collects the nodes and constants of a graph; equal constants are stored once.
+
+    In a file of some kilobytes the graph's text weighs as much as the weights, so tensors are
+    named a, b, ... and only nodes that compute carry a name.
+    """
+
+    def __init__(self) -> None:
+        self._names = _short_names()
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
+
+    def constant(self, array: np.ndarray | np.generic) -> str:
+        """Name of a constant tensor; uint8, int8, int32 or float32."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = TensorProto(
+                name=next(self._names),
+                dims=array.shape,
+                data_type=_TYPES[array.dtype],
+                raw_data=np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes(),
+            )
+        return self._constants[key].name
+
+    def node(self, kind: str, *inputs: str, name: str = "", output: str = "", **more: Any) -> str:
+        """Append an operator and return the name of its one output."""
+        y = output or next(self._names)
+        self._nodes.append(helper.make_node(kind, inputs, [y], name or None, **more))
+        return y
+
+    def file(self, shape: tuple[int, int, int], classes: int, metadata: Mapping[str, str]) -> bytes:
+        """The whole file: uint8 `pixels` (n, *shape) in, float32 `probabilities` (n, classes)."""
+        graph = helper.make_graph(
+            self._nodes,
+            "lepton",
+            [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["n", *shape])],
+            [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])],
+            list(self._constants.values()),
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="lepton",
+            producer_version=__version__,
+        )
+        helper.set_model_props(model, dict(metadata))
+        return bytes(model.SerializeToString(deterministic=True))
+
+
+def read_metadata(file: bytes) -> dict[str, str]:
+    """What a file says about itself; `labels` and `preprocessing` are JSON."""
+    return {item.key: item.value for item in ModelProto.FromString(file).metadata_props}
+
+
+def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
+    """Open a file in ONNX Runtime: one thread, no spinning, every optimisation, CPU.
+
+    Parameters
+    ----------
+    file : bytes
+        The ONNX file.
+    optimized_to : str
+        Where the optimised graph is written, for those who inspect it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimized_to:
+        options.optimized_model_filepath = optimized_to
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def predict_probabilities(
+    opened: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int = 64
+) -> np.ndarray:
+    """float32 (n, classes) of uint8 pixels (n, H, W, C), a batch at a time."""
+    parts: Sequence[np.ndarray] = [
+        opened.run(
+            [OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(pixels[start : start + batch])}
+        )[0]
+        for start in range(0, max(len(pixels), 1), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def _short_names() -> Iterator[str]:
+    """The names a, b, ..., Z, aa, ab, ... ."""
+    for length in itertools.count(1):
+        for letters in itertools.product(string.ascii_letters, repeat=length):
+            yield "".join(letters)
+
+
+def slimmed(file: bytes) -> bytes:
+    """The same function in fewer bytes.
+
+    Parameters
+    ----------
+    file : bytes
+        A wrapped model, quantized or not.
+    """
+    model = ModelProto.FromString(file)
+    graph = model.graph
+    names = _short_names()
+    renamed = {
+        "": "",
+        INPUT_NAME: INPUT_NAME,
+        OUTPUT_NAME: OUTPUT_NAME,
+    }
+    constants: dict[tuple[int, tuple[int, ...], bytes], TensorProto] = {}
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        key = (tensor.data_type, tuple(array.shape), array.tobytes())
+        if key not in constants:
+            constants[key] = numpy_helper.from_array(array, next(names))
+        renamed[tensor.name] = constants[key].name
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(constants.values())
+    for place, node in enumerate(graph.node):
+        for end in node.output:
+            renamed.setdefault(end, next(names))
+        _rename(node, place, renamed)
+    model.doc_string = graph.doc_string = ""
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _rename(node: NodeProto, place: int, renamed: dict[str, str]) -> None:
+    node.doc_string = ""
+    # Who stays float is told by name, and conversions compute nothing.
+    node.name = "" if node.op_type in _CONVERSIONS else f"{node.op_type}{place}"
+    inputs, outputs = ([renamed[name] for name in side] for side in (node.input, node.output))
+    del node.input[:], node.output[:]
+    node.input.extend(inputs)
+    node.output.extend(outputs)
+
+
+def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64) -> np.ndarray:
+    """Class probabilities that ONNX Runtime computes from a file.
+
+    Parameters
+    ----------
+    file : bytes
+        An ONNX file as `onnxfile.Writer` writes it.
+    pixels : Tensor or ndarray
+        uint8 (N, H, W, C).
+    batch : int
+        Pictures at once.
+
+    Returns
+    -------
+    ndarray
+        float32 (N, classes).
+    """
+    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    return onnx_file.predict_probabilities(onnx_file.open_session(file), array, batch)

@@ -1,0 +1,513 @@
+"""SVG charts of the Pareto front and of the compression steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Protocol
+
+from lepton_automl.artifact import formatting
+from lepton_automl.core import files, units
+from lepton_automl.core import units as w
+from lepton_automl.core.units import epochs_text
+from lepton_automl.search.request import TrialRow
+
+HALO = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"'
+"""Keeps words readable over lines."""
+_EDGE = 'stroke="#ffffff" stroke-width="1.3"'
+FRONT_FILE = "front.svg"
+WIDTH, HEIGHT = 820, 500
+LEFT, RIGHT, TOP, BOTTOM = 92, 28, 76, 62
+"""Margins of the field."""
+ROOM = 0.06
+"""Of the field, kept free at its edges."""
+STEPS = (
+    *(0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8),
+    *(99.9, 99.95, 99.98),
+)
+"""Per cent that may be named on the axis of accuracies."""
+LEAST_STEPS, MOST_STEPS = 3, 9
+"""Names on the axis of costs."""
+GAP = 24
+"""Pixels between two names on the upward axis, at least."""
+INK, FAINT, GRID, FRONT, CHOSEN, PICKED = (
+    "#22272e",
+    "#6b7480",
+    "#e6e9ed",
+    "#2f6fb3",
+    "#d9480f",
+    "#2b8a3e",
+)
+STEPS_FILE = "compression.svg"
+LEAST_POINTS = 1.0
+"""Height of the field, in accuracy points, at least."""
+
+
+def svg_line(
+    x1: float, y1: float, x2: float, y2: float, colour: str, *, opacity: float = 1, width: float = 1
+) -> str:
+    """A straight line; pixels, `opacity` 0 to 1."""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
+        f'stroke-opacity="{opacity}" stroke-width="{width}"/>'
+    )
+
+
+def svg_text(
+    x: float,
+    y: float,
+    words: str,
+    colour: str,
+    *,
+    size: int = 13,
+    weight: int = 400,
+    anchor: str = "start",
+    more: str = "",
+) -> str:
+    """Words that begin, end or have their middle (`anchor`) at `x` and stand on `y`."""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" font-weight="{weight}" '
+        f'text-anchor="{anchor}"{more}>{escape(words)}</text>'
+    )
+
+
+def svg_circle(x: float, y: float, radius: float, colour: str, *, opacity: float = 1) -> str:
+    """A disc."""
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}" '
+        f'fill-opacity="{opacity}" {_EDGE}/>'
+    )
+
+
+def svg_square(x: float, y: float, half: float, colour: str) -> str:
+    """A square around a point."""
+    return (
+        f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half}" height="{2 * half}" '
+        f'fill="{colour}" {_EDGE}/>'
+    )
+
+
+def svg_diamond(x: float, y: float, half: float, colour: str) -> str:
+    """A square on its tip around a point."""
+    tips = ((x, y - half), (x + half, y), (x, y + half), (x - half, y))
+    points = " ".join(f"{px:.1f},{py:.1f}" for px, py in tips)
+    return f'<polygon points="{points}" fill="{colour}" {_EDGE}/>'
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From a value to pixels, straight between two of its ends."""
+
+    of: Callable[[float], float]
+    """What is linear in pixels."""
+    low: float
+    high: float
+    """Of that."""
+    start: float
+    end: float
+    """Pixels."""
+
+    def __call__(self, value: float) -> float:
+        share = (self.of(value) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def write_front(
+    folder: Path,
+    rows: Sequence[TrialRow],
+    front: Sequence[TrialRow],
+    chosen: int,
+    picked: Collection[int] = (),
+    measure: str = "accuracy",
+) -> Path | None:
+    """Draw the trained candidates into `folder`/front.svg; None where there are none.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    rows, front : sequence of TrialRow
+        All candidates; those that no other is better than in every objective.
+    chosen : int
+        Number of the winner.
+    picked : collection of int
+        Numbers that `lepton pick` made artifacts of.
+    measure : str
+        What the accuracy is called.
+
+    Raises
+    ------
+    MachineError
+        If the file cannot be written.
+    """
+    trained = [row for row in rows if row.accuracy is not None and row.feasible]
+    if not trained:
+        return None
+    name = folder.resolve().name
+    text = draw_front(trained, {row.number for row in front}, chosen, picked, name, measure)
+    return files.write(folder / FRONT_FILE, text)
+
+
+def draw_front(
+    rows: Sequence[TrialRow],
+    front: Collection[int],
+    chosen: int,
+    picked: Collection[int],
+    name: str,
+    measure: str = "accuracy",
+) -> str:
+    """The drawing as SVG.
+
+    The axis of the accuracies is even in the logarithm of the errors: halving them is one height
+    everywhere. That of the costs is logarithmic too.
+    """
+    is_timed = all(row.cost.latency_ms is not None for row in rows)
+    costs = {r.number: (r.cost.latency_ms if is_timed else r.cost.size_bytes) or 1.0 for r in rows}
+    text = units.time_text if is_timed else units.bytes_text
+    label = (
+        formatting.latency_title(rows[0].cost.latency_basis)
+        if is_timed
+        else "bytes of the int8 file"
+    )
+    x, y = _across(costs.values()), _upward(rows)
+    marked = [row for row in rows if row.number in front or row.number in {chosen, *picked}]
+    parts = [
+        *_frame(
+            y,
+            _names(x, text, costs.values()),
+            (f"{label}, less is better", f"{measure} on validation"),
+            name,
+            has_picks=bool(picked),
+            is_perfect=any(row.accuracy == 1.0 for row in rows),
+        ),
+        *(
+            _dot(x(costs[r.number]), y(r.accuracy or 0.0), _about(r))
+            for r in rows
+            if r not in marked
+        ),
+        _stairs([(costs[r.number], r.accuracy or 0.0) for r in rows if r.number in front], x, y),
+    ]
+    for row in sorted(marked, key=lambda r: (r.number == chosen, r.number in picked)):
+        kind = "chosen" if row.number == chosen else "picked" if row.number in picked else "front"
+        parts.append(_mark(row, x(costs[row.number]), y, kind))
+    body = "\n".join(part for part in parts if part)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
+        f'font-size="13">\n<title>{escape(name)}: {measure} against {escape(label)}</title>\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
+    )
+
+
+def cost_steps(low: float, high: float) -> list[float]:
+    """Round costs from `low` to `high`, both above 0: few digits, at least three if there are."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    found: list[float] = []
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
+        every = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+        found = [step for step in every if low <= step <= high]
+        if len(found) >= LEAST_STEPS:
+            break
+    return found[:: math.ceil(len(found) / MOST_STEPS)] if found else found
+
+
+def _across(costs: Collection[float]) -> Scale:
+    low, high = math.log(min(costs)), math.log(max(costs))
+    room = max(ROOM * (high - low), 0.08)
+    return Scale(math.log, low - room, high + room, LEFT, WIDTH - RIGHT)
+
+
+def _upward(rows: Sequence[TrialRow]) -> Scale:
+    tops = [(row.interval or (0.0, row.accuracy or 0.0))[1] for row in rows]
+    # No errors at all are drawn as half of the fewest there are.
+    errors = [1 - (row.accuracy or 0.0) for row in rows if row.accuracy != 1.0]
+    least = max(min(errors, default=0.01) / 2, 1e-5)
+
+    def height(accuracy: float) -> float:
+        return -math.log(max(1 - accuracy, least))
+
+    low, high = min(height(row.accuracy or 0.0) for row in rows), height(max(tops))
+    room = max(ROOM * (high - low), 0.05)
+    return Scale(height, low - room, high + room / 2, HEIGHT - BOTTOM, TOP)
+
+
+def _names(
+    x: Scale, text: Callable[[float], str], costs: Collection[float]
+) -> list[tuple[float, str]]:
+    """Pixels and words on the axis of costs."""
+    steps = cost_steps(math.exp(x.low), math.exp(x.high)) or [min(costs)]
+    return [(x(step), text(step)) for step in steps]
+
+
+def _frame(
+    y: Scale,
+    names: Sequence[tuple[float, str]],
+    labels: tuple[str, str],
+    name: str,
+    *,
+    has_picks: bool,
+    is_perfect: bool,
+) -> list[str]:
+    """Title, legend, grid, axes and their names."""
+    bottom, right, middle = HEIGHT - BOTTOM, WIDTH - RIGHT, (TOP + HEIGHT - BOTTOM) / 2
+    parts = [svg_text(LEFT, 28, f"{name}: what the search found", INK, size=17, weight=600)]
+    parts += _legend(has_picks)
+    for at, words in _heights(y, is_perfect):
+        parts.append(svg_line(LEFT, at, right, at, GRID))
+        parts.append(svg_text(LEFT - 10, at + 4, words, FAINT, anchor="end"))
+    for at, words in names:
+        parts.append(svg_line(at, TOP, at, bottom, GRID))
+        parts.append(svg_text(at, bottom + 20, words, FAINT, anchor="middle"))
+    parts.append(svg_line(LEFT, bottom, right, bottom, FAINT))
+    parts.append(svg_line(LEFT, TOP, LEFT, bottom, FAINT))
+    turned = f' transform="rotate(-90 20 {middle:.1f})"'
+    parts.append(svg_text(20, middle, labels[1], INK, anchor="middle", more=turned))
+    parts.append(svg_text((LEFT + right) / 2, HEIGHT - 16, labels[0], INK, anchor="middle"))
+    return parts
+
+
+def _heights(y: Scale, is_perfect: bool) -> list[tuple[float, str]]:
+    """Pixels and words on the axis of accuracies, none too close to another."""
+    found = [(y(1.0), "100 %")] if is_perfect else []
+    for percent in STEPS:
+        at = y(percent / 100)
+        is_inside = TOP <= at <= HEIGHT - BOTTOM
+        if is_inside and all(abs(at - other) >= GAP for other, _ in found):
+            found.append((at, f"{percent:g} %"))
+    return found
+
+
+def _legend(has_picks: bool) -> list[str]:
+    parts, at = [], LEFT + 6.0
+    for kind, words in (
+        ("chosen", "chosen"),
+        ("picked", "picked"),
+        ("front", "front, 95 % interval"),
+        ("other", "other candidates"),
+    ):
+        if kind == "picked" and not has_picks:
+            continue
+        parts += [_shape(kind, at, 50), svg_text(at + 12, 54, words, FAINT)]
+        at += 34 + 6.6 * len(words)
+    return parts
+
+
+def _mark(row: TrialRow, x: float, y: Scale, kind: str) -> str:
+    at = y(row.accuracy or 0.0)
+    low, high = row.interval or (row.accuracy or 0.0, row.accuracy or 0.0)
+    colour = {"chosen": CHOSEN, "picked": PICKED}.get(kind, FRONT)
+    parts = [f"<g><title>{escape(_about(row))}</title>"]
+    bottom = min(y(low), HEIGHT - BOTTOM)
+    parts.append(svg_line(x, bottom, x, max(y(high), TOP), colour, opacity=0.45, width=1.6))
+    parts.append(_shape(kind, x, at))
+    if kind != "front":
+        is_left = x > WIDTH - 190
+        words = f"trial {row.number}: {row.accuracy or 0.0:.1%}, {units.bytes_text(row.cost.size_bytes)}"
+        parts.append(
+            svg_text(
+                x + (-13 if is_left else 13),
+                at - 9,
+                words,
+                colour,
+                weight=600,
+                anchor="end" if is_left else "start",
+                more=HALO,
+            )
+        )
+    return "".join([*parts, "</g>"])
+
+
+def _shape(kind: str, x: float, y: float) -> str:
+    match kind:
+        case "chosen":
+            return svg_diamond(x, y, 8, CHOSEN)
+        case "picked":
+            return svg_square(x, y, 5.5, PICKED)
+        case "front":
+            return svg_circle(x, y, 5.5, FRONT)
+    return svg_circle(x, y, 3.2, FAINT, opacity=0.45)
+
+
+def _dot(x: float, y: float, about: str) -> str:
+    return f"<g><title>{escape(about)}</title>{_shape('other', x, y)}</g>"
+
+
+def _stairs(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
+    """What can be had for a cost: a step up at every point that is better than all cheaper ones."""
+    best, path = -math.inf, ""
+    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if accuracy > best:
+            here = f"{x(cost):.1f} {y(accuracy):.1f}"
+            path += f" H {x(cost):.1f} V {y(accuracy):.1f}" if path else f"M {here}"
+            best = accuracy
+    if not path:
+        return ""
+    path += f" H {WIDTH - RIGHT}"
+    return (
+        f'<path d="{path}" fill="none" stroke="{FRONT}" stroke-opacity="0.5" stroke-width="1.6"/>'
+    )
+
+
+def _about(row: TrialRow) -> str:
+    latency = "" if row.cost.latency_ms is None else f", {units.time_text(row.cost.latency_ms)}"
+    accuracy = units.accuracy_text(row.accuracy or 0.0, row.interval)
+    size = units.bytes_text(row.cost.size_bytes)
+    return f"trial {row.number}, {epochs_text(row.epochs)}: {accuracy}, {size}{latency}"
+
+
+class Tried(Protocol):
+    """A step of a compression."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float] | None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def latency_ms(self) -> float | None: ...
+    @property
+    def is_accepted(self) -> bool: ...
+    @property
+    def why(self) -> str: ...
+
+
+def write_steps(folder: Path, steps: Sequence[Tried]) -> Path:
+    """Draw the steps into `folder`/compression.svg.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    steps : sequence
+        At least one; the last one accepted is what ships.
+
+    Raises
+    ------
+    MachineError
+        If the file cannot be written.
+    """
+    return files.write(folder / STEPS_FILE, draw_steps(steps, folder.resolve().name))
+
+
+def draw_steps(steps: Sequence[Tried], name: str) -> str:
+    """The drawing as SVG: accuracy on validation over latency, or bytes, of the int8 file."""
+    is_timed = all(step.latency_ms is not None for step in steps)
+    costs = [(step.latency_ms if is_timed else step.size_bytes) or 1.0 for step in steps]
+    x, y = _across_of_steps(costs), _upward_of_steps(steps)
+    shipped = max(place for place, step in enumerate(steps) if step.is_accepted)
+    text = w.time_text if is_timed else w.bytes_text
+    label = "latency of the int8 file" if is_timed else "bytes of the int8 file"
+    parts = [
+        *_frame_of_steps(x, y, text, f"{label}, less is better", name),
+        _path_of_steps(steps, costs, x, y),
+    ]
+    for place, (step, cost) in enumerate(zip(steps, costs, strict=True)):
+        kind = "shipped" if place == shipped else "kept" if step.is_accepted else "put back"
+        parts.append(_mark_of_steps(step, x(cost), y, kind))
+    body = "\n".join(part for part in parts if part)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
+        f'font-size="13">\n<title>{escape(name)}: steps of its compression</title>\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
+    )
+
+
+def _across_of_steps(costs: Sequence[float]) -> Scale:
+    low, high = math.log(min(costs)), math.log(max(costs))
+    room = max(ROOM * (high - low), 0.08)
+    return Scale(math.log, low - room, high + room, LEFT, WIDTH - RIGHT)
+
+
+def _upward_of_steps(steps: Sequence[Tried]) -> Scale:
+    ends = [end for step in steps for end in (step.accuracy, *(step.interval or ()))]
+    low, high = min(ends), max(ends)
+    room = max((LEAST_POINTS / 100 - (high - low)) / 2, ROOM * (high - low))
+    return Scale(lambda accuracy: accuracy, low - room, high + room, HEIGHT - BOTTOM, TOP)
+
+
+def _frame_of_steps(
+    x: Scale, y: Scale, text: Callable[[float], str], label: str, name: str
+) -> list[str]:
+    """Title, legend, grid and axes."""
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [svg_text(LEFT, 28, f"{name}: steps of its compression", INK, size=17, weight=600)]
+    at = LEFT + 6.0
+    for kind in ("shipped", "kept", "put back"):
+        parts += [_shape_of_steps(kind, at, 50), svg_text(at + 12, 54, kind, FAINT)]
+        at += 40 + 6.6 * len(kind)
+    for share in _heights_of_steps(y):
+        parts.append(svg_line(LEFT, y(share), right, y(share), GRID))
+        parts.append(svg_text(LEFT - 10, y(share) + 4, f"{100 * share:g} %", FAINT, anchor="end"))
+    for step in cost_steps(math.exp(x.low), math.exp(x.high)):
+        parts.append(svg_line(x(step), TOP, x(step), bottom, GRID))
+        parts.append(svg_text(x(step), bottom + 20, text(step), FAINT, anchor="middle"))
+    parts.append(svg_line(LEFT, bottom, right, bottom, FAINT))
+    parts.append(svg_line(LEFT, TOP, LEFT, bottom, FAINT))
+    turned = f' transform="rotate(-90 20 {(TOP + bottom) / 2:.1f})"'
+    words = "accuracy on validation, 95 % interval"
+    parts.append(svg_text(20, (TOP + bottom) / 2, words, INK, anchor="middle", more=turned))
+    parts.append(svg_text((LEFT + right) / 2, HEIGHT - 16, label, INK, anchor="middle"))
+    return parts
+
+
+def _heights_of_steps(y: Scale) -> list[float]:
+    """Round shares inside the field, five or so."""
+    wanted = (y.high - y.low) / 5
+    step = min(
+        (d * 10.0**p for p in range(-5, 1) for d in (1, 2, 5)), key=lambda s: abs(s - wanted)
+    )
+    first = math.ceil(y.low / step)
+    every = [round(n * step, 6) for n in range(first, first + 40)]
+    return [share for share in every if y.low <= share <= min(y.high, 1.0)]
+
+
+def _path_of_steps(steps: Sequence[Tried], costs: Sequence[float], x: Scale, y: Scale) -> str:
+    """From one step that was kept to the next."""
+    kept = [(x(c), y(s.accuracy)) for s, c in zip(steps, costs, strict=True) if s.is_accepted]
+    points = " ".join(f"{px:.1f},{py:.1f}" for px, py in kept)
+    return (
+        f'<polyline points="{points}" fill="none" stroke="{FRONT}" stroke-opacity="0.5" '
+        'stroke-width="1.6"/>'
+    )
+
+
+def _mark_of_steps(step: Tried, x: float, y: Scale, kind: str) -> str:
+    colour = {"shipped": CHOSEN, "kept": FRONT}.get(kind, FAINT)
+    latency = "" if step.latency_ms is None else f", {w.time_text(step.latency_ms)}"
+    about = (
+        f"{step.name}, {kind}: {w.accuracy_text(step.accuracy, step.interval)}, "
+        f"{w.bytes_text(step.size_bytes)}{latency}; {step.why}"
+    )
+    low, high = step.interval or (step.accuracy, step.accuracy)
+    is_left = x > WIDTH - 150
+    return "".join(
+        [
+            f"<g><title>{escape(about)}</title>",
+            svg_line(x, y(low), x, y(high), colour, opacity=0.45, width=1.6),
+            _shape_of_steps(kind, x, y(step.accuracy)),
+            svg_text(
+                x + (-12 if is_left else 12),
+                y(step.accuracy) + (22 if kind == "shipped" else -9),
+                step.name,
+                colour,
+                anchor="end" if is_left else "start",
+                more=HALO,
+            ),
+            "</g>",
+        ]
+    )
+
+
+def _shape_of_steps(kind: str, x: float, y: float) -> str:
+    if kind == "shipped":
+        return svg_diamond(x, y, 8, CHOSEN)
+    if kind == "kept":
+        return svg_circle(x, y, 5.5, FRONT)
+    return svg_circle(x, y, 4.5, FAINT, opacity=0.45)

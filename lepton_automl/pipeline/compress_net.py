@@ -1,0 +1,134 @@
+"""Adopting: a net of ours that no search has seen, compressed and proven as a winner would be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from lepton_automl.artifact import manifest
+from lepton_automl.artifact.writer import read_verdict
+from lepton_automl.config import RunConfig
+from lepton_automl.core import files as durable
+from lepton_automl.core.events import Emit, silent
+from lepton_automl.data.dataset import load_labelled
+from lepton_automl.errors import ArchError, ConfigError, DataError
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.network import Weights, build_network
+from lepton_automl.pipeline import stages
+from lepton_automl.pipeline.context import Session, opened
+from lepton_automl.pipeline.export import Outcome
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.recipe import Recipe
+
+RECIPE = "recipe.json"
+LEAST_TIMES_CHANCE = 1.5
+"""Accuracy on validation, as a multiple of guessing; below, something is off."""
+
+
+def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Outcome:
+    """Prune, recover, quantize, write and prove a net of ours.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Data, limits, folder; a budget is for all of it.
+    source : Path
+        A folder with `arch.json` and `weights.safetensors`; with `model.json` its preprocessing
+        counts, else pixels are normalised by the training part; with `recipe.json` recovery follows
+        that.
+
+    Raises
+    ------
+    DataError
+        If there is no such net, or it does not fit the data.
+    ConfigError
+        If the folder holds the compression of another net.
+    """
+    arch, weights, preprocessing, recipe = _read(source)
+    with opened(config, emit) as session:
+        model = Model(arch, weights, preprocessing or _usual(session, arch))
+        _check(source, model, session)
+        _leave_best(model, recipe, session)
+        if manifest.is_complete(session.folder.artifact):
+            session.tell("compress", f"compressed before: {session.folder.artifact}")
+            return Outcome(session.folder.artifact, read_verdict(session.folder.artifact))
+        best, recipe = stages.winner(session)
+        with stages.telling_what_is_there(session):
+            ends = stages.compression_ends(session)
+            is_aim = bool(config.limits.costs)
+            stages.compressed(session, best, recipe, ends, is_aim=is_aim)
+            return stages.exported(session)
+
+
+def _read(
+    source: Path,
+) -> tuple[Arch, Weights, Preprocessing | None, Recipe]:
+    try:
+        arch = Arch.from_json((source / "arch.json").read_text())
+        tensors = load_tensors((source / "weights.safetensors").read_bytes())
+        about = source / "model.json"
+        known = json.loads(about.read_text())["preprocessing"] if about.is_file() else None
+        recipe = source / RECIPE
+        weights = {name.removeprefix("w:"): t for name, t in tensors.items() if ":" not in name[2:]}
+        build_network(arch, weights)
+        return (
+            arch,
+            weights,
+            None if known is None else Preprocessing(**known),
+            Recipe.from_json(recipe.read_text()) if recipe.is_file() else Recipe(),
+        )
+    except (
+        ArchError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{source} does not hold a net of lepton: {line}",
+            fix="give a folder with arch.json and weights.safetensors, as models/best of a run; a "
+            "model made elsewhere is one .onnx file",
+        ) from error
+
+
+def _usual(session: Session, arch: Arch) -> Preprocessing:
+    return session.dataset.preprocessing(arch.input[:2])
+
+
+def _check(source: Path, model: Model, session: Session) -> None:
+    names, channels = session.dataset.class_names, session.dataset.channels
+    if (model.arch.classes, model.arch.input[2]) != (len(names), channels):
+        raise DataError(
+            f"{source} tells {model.arch.classes} classes of pictures with {model.arch.input[2]} "
+            f"channels apart, the data have {len(names)} and {channels}",
+            fix="give the data that the net was trained for",
+        )
+    files = session.dataset.decoded_files("validation", model.arch.input[:2], session.folder.cache)
+    share = float(is_correct(model, load_labelled(files), device=session.device).mean())
+    if share < min(1.0, LEAST_TIMES_CHANCE / len(names)):
+        raise DataError(
+            f"{source} gets {share:.1%} of the validation pictures right, guessing would get "
+            f"{1 / len(names):.1%}: its classes are in another order, or its pixels are normalised "
+            "otherwise",
+            fix="put a model.json with its preprocessing beside it, name the classes in its order",
+        )
+
+
+def _leave_best(model: Model, recipe: Recipe, session: Session) -> None:
+    best = session.folder.best
+    if (best / RECIPE).is_file():
+        if Model.load(best).digest != model.digest:
+            raise ConfigError(
+                f"{session.folder.path} holds the compression of another net",
+                fix="give another folder with --out",
+            )
+        return
+    model.save(best)
+    durable.write(best / RECIPE, recipe.to_json() + "\n")

@@ -1,0 +1,275 @@
+"""One call of a command on one run: the data opened, the folder claimed, the ledger held."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from lepton_automl.config import RunConfig
+from lepton_automl.core import files, plugins
+from lepton_automl.core.events import Emit, Event
+from lepton_automl.cost import targets
+from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
+from lepton_automl.cost.targets import Target
+from lepton_automl.data import audit
+from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
+from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.ledger import EventKind, Ledger
+from lepton_automl.runs.time_budget import start_seconds
+from lepton_automl.search.space import loader
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.warm_start import Source, source
+
+TINIEST, SMALL = 24, 64
+"""Up to so many rows and columns pictures are for the space `tiny`, and for `residual`, or for
+`tiny` if they are grey."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the stages work with."""
+
+    config: RunConfig
+    folder: RunFolder
+    ledger: Ledger
+    dataset: Dataset
+    space: SearchSpace
+    target: Target
+    latency_model: LatencyModel | None
+    """Tells latencies of the device the file is for; None: this machine measures them."""
+    device: torch.device
+    emit: Emit
+    start_seconds: float = 0.0
+    """What the command took to start: how slow this machine is at the moment."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether anything that was asked for is measured by the clock."""
+        return self.config.asks_for_latency and self.latency_model is None
+
+    def tell(self, stage: str, message: str) -> None:
+        """Emit one line."""
+        self.emit(Event(stage, message))
+
+
+@contextmanager
+def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
+    """Open the data, claim the run folder, hold its ledger until the block ends.
+
+    Raises
+    ------
+    DataError, ConfigError, MachineError
+        If the data, the options or the folder cannot be used.
+    """
+    now = time.monotonic()
+    started = now if config.started is None else config.started
+    start = start_seconds(now - started, time.process_time())
+    _check_place(config)
+    # Two threads of one training wait for each other at every step: on a core that is shared with
+    # anything else they are slower than one, and another number of threads gives other bits.
+    torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's matrices too: the search's model would take the workers' cores.
+    target = targets.load(config.target)
+    model = _latency_model(config, target)
+    # Read before --fresh may move it aside.
+    table = config.latency_from.read_bytes() if config.latency_from else None
+    device = chosen_device(config.device)
+    _check_jobs(config, device)
+    _check_objectives(config)
+    known = None if config.space is None else loader.load(config.space)
+    folder = RunFolder(config.out)
+    dataset = open_dataset(
+        config.data,
+        test=config.test,
+        seed=config.seed,
+        skip_corrupt=config.skip_corrupt,
+        quarantine=folder.quarantine,
+        emit=emit,
+    ).with_balance(config.balance)
+    audit.emit_findings(dataset, emit)
+    known = _flipping(known or loader.load(_default_space(dataset)), allowed=not config.no_flip)
+    warm = _claimed(config, folder, dataset, known, model)
+    if table is not None:
+        files.write(folder.latency_file, table)
+    with _held(folder, started) as ledger:
+        emit = ledger.live.following(emit)
+        with ledger.live.working(_command(config)):
+            files.remove_leftovers(config.out)
+            if begun_with := warm.keep(ledger):
+                emit(Event("search", begun_with))
+            yield Session(
+                config, folder, ledger, dataset, known, target, model, device, emit, start
+            )
+
+
+@contextmanager
+def _held(folder: RunFolder, started: float) -> Iterator[Ledger]:
+    """The ledger, held; a run that could train nothing leaves no folder."""
+    ledger, is_empty = Ledger(folder.ledger, since=started), False
+    try:
+        yield ledger
+    except InfeasibleError:
+        is_empty = not ledger.all(EventKind.RUNG)
+        raise
+    finally:
+        ledger.close()
+        if is_empty:
+            folder.discard()  # Or the corrected limit would be refused as another definition.
+
+
+def _claimed(
+    config: RunConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    known: SearchSpace,
+    model: LatencyModel | None,
+) -> Source:
+    """Make the folder this run's; what it begins with is read before."""
+    definition = _definition(config, dataset, known, model)
+    warm = _warm_start(config, definition, dataset, known)
+    definition = replace(definition, warm_start=warm.place, warm_digest=warm.digest)
+    folder.claim(definition, fresh=config.fresh)
+    files.write(folder.space_file, known.text)
+    return warm
+
+
+def _warm_start(
+    config: RunConfig, wanted: Definition, dataset: Dataset, known: SearchSpace
+) -> Source:
+    return source(
+        config.warm_start,
+        RunFolder(config.out),
+        wanted,
+        known,
+        samples=len(dataset.train),
+        budget_seconds=config.seconds_in_all,
+        fresh=config.fresh,
+    )
+
+
+def _latency_model(config: RunConfig, target: Target) -> LatencyModel | None:
+    """What tells latencies in place of this machine's clock."""
+    if config.latency_from is not None:
+        return read_table(config.latency_from)
+    return estimate(target) if target.latency == "estimated" else None
+
+
+def _command(config: RunConfig) -> dict[str, Any]:
+    """What those who watch are told of the command; `words` is empty for a call from Python."""
+    name = Path(sys.argv[0])
+    is_typed = name.name == "lepton" or name.parts[-2:] == ("lepton_automl", "__main__.py")
+    words = shlex.join(["lepton", *sys.argv[1:]]) if is_typed else ""
+    budget = config.seconds_in_all
+    return {
+        "words": words,
+        "pid": os.getpid(),
+        "budget_seconds": budget,
+        "trials": config.trials,
+    }
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here.
+
+    Raises
+    ------
+    MachineError
+        If CUDA is asked for and torch sees none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MachineError(
+            "--device cuda: torch sees no CUDA device here",
+            fix="use --device cpu, or install a CUDA build of torch",
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _check_jobs(config: RunConfig, device: torch.device) -> None:
+    if config.jobs_per_gpu is not None and device.type == "cpu":
+        raise ConfigError(
+            "--jobs-per-gpu has no effect: this search computes on the processor",
+            fix="leave it out; --jobs says how many workers there are, by default one a core",
+        )
+    most = config.workers if device.type == "cpu" else torch.cuda.device_count()
+    if not 1 <= config.final_jobs <= most:
+        raise ConfigError(
+            f"--final-jobs {config.final_jobs}, the rule is 1 to {most}: there are so many "
+            f"{'workers' if device.type == 'cpu' else 'GPUs'}",
+            fix="leave it out, or give fewer",
+        )
+
+
+def _check_place(config: RunConfig) -> None:
+    out = config.out.resolve()
+    for place in (config.data, config.test):
+        if place is not None and Path(place).is_dir() and out.is_relative_to(Path(place).resolve()):
+            raise ConfigError(
+                f"the run folder {config.out} lies inside the data {place}, where the next command "
+                "would take it for a class",
+                fix="give a folder outside of the data with --out",
+            )
+
+
+def _check_objectives(config: RunConfig) -> None:
+    known = plugins.names("objectives")
+    for name in config.objectives:
+        if name not in known:
+            raise plugins.unknown_name(name, known, "objective")
+    if "accuracy" not in config.objectives or len(set(config.objectives)) < len(config.objectives):
+        raise ConfigError(
+            f"--objective {','.join(config.objectives)}: accuracy must be among them, each once",
+            fix="write for instance --objective accuracy,size_bytes",
+        )
+
+
+def _flipping(known: SearchSpace, *, allowed: bool) -> SearchSpace:
+    if allowed:
+        return known
+    if True not in {value for knob in known.train_parameters("flip") for value in knob.values}:
+        raise ConfigError(
+            f"--no-flip has no effect: the search space {known.name} never flips pictures",
+            fix="leave it out",
+        )
+    return known.with_fixed("flip", value=False)
+
+
+def _default_space(dataset: Dataset) -> str:
+    side = SMALL + 1 if dataset.size is None else max(dataset.size)
+    if side <= (SMALL if dataset.channels == 1 else TINIEST):
+        return "tiny"
+    return "residual" if side <= SMALL else "mobile"
+
+
+def _definition(
+    config: RunConfig, dataset: Dataset, known: SearchSpace, model: LatencyModel | None
+) -> Definition:
+    def absolute(path: str) -> str:
+        return str(Path(path).resolve()) if Path(path).exists() else path
+
+    return Definition(
+        data=absolute(config.data),
+        test=absolute(str(config.test)) if config.test else "",
+        skip_corrupt=config.skip_corrupt,
+        no_flip=config.no_flip,
+        balanced=dataset.train.is_balanced,
+        data_fingerprint=dataset.fingerprint,
+        space=known.name,
+        space_digest=known.digest,
+        objectives=config.objectives,
+        seed=config.seed,
+        target=config.target,
+        prefer=config.prefer,
+        limits=config.limits,
+        latency_from=model.digest if model else "",
+    )

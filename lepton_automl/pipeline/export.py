@@ -1,0 +1,166 @@
+"""Proof: the artifact written, judged on the locked test part, sealed; and all that once more."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.model_card import card
+from lepton_automl.artifact.provenance import read_about
+from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.artifact.verify import (
+    Request,
+    log_opening,
+    openings,
+    reference_predictions,
+    verify_in_fresh_process,
+)
+from lepton_automl.compress.loop import Compressed
+from lepton_automl.core.events import Emit, silent
+from lepton_automl.cost.latency import Timing
+from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.errors import DataError
+from lepton_automl.models.model import Model
+from lepton_automl.pipeline.context import Session
+from lepton_automl.runs.folder import locate, locate_artifact
+from lepton_automl.runs.ledger import LedgerView
+from lepton_automl.search.finals.winner import confirmed_in
+from lepton_automl.search.request import SearchResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves."""
+
+    artifact: Path
+    verdict: Verdict
+    found: SearchResult | None = None
+    """What the search found, where this call searched."""
+
+
+def write_and_prove(session: Session, best: Model, made: Compressed) -> Outcome:
+    """Write the artifact of a compressed winner, judge it once on the test part, seal it.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    session.tell("export", f"writing {session.folder.artifact}")
+    size, cache = best.arch.input[:2], session.folder.cache
+    digests = writer.write_bundle(
+        session.folder.artifact,
+        int8=made.int8,
+        float_twin=made.pruned_float,
+        reference=best,
+        dataset=session.dataset,
+        validation=session.dataset.decoded_files("validation", size, cache),
+        limits=session.config.limits,
+        target=session.target,
+        prefer=session.config.prefer,
+        confirmed=confirmed_in(session.ledger),
+        latency_model=session.latency_model,
+    )
+    return _prove(session, digests, best.arch.input)
+
+
+def prove_again(
+    artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
+) -> Outcome:
+    """Prove a written artifact again; nothing is written but to a temporary folder.
+
+    Parameters
+    ----------
+    artifact : Path
+        The artifact folder, its run folder or the ONNX file.
+    data, test
+        Where the test part comes from; by default the run's own data.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact or no data to judge it on.
+    """
+    folder = locate_artifact(artifact)
+    shape = read_about(folder).input
+    dataset = _data_of(folder, data, test, emit)
+    with tempfile.TemporaryDirectory() as cache:
+        request = request_for(folder, dataset, shape, Path(cache))
+        verdict = verify_in_fresh_process(
+            dataclasses.replace(request, openings=_openings(folder, request.fingerprint))
+        )
+    return Outcome(folder, verdict)
+
+
+def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int]) -> Outcome:
+    """Log the opening, verify in a fresh process, add card, verdict and manifest."""
+    folder, dataset = session.folder.artifact, session.dataset
+    request = request_for(folder, dataset, shape, session.folder.cache)
+    opened_on = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
+    session.tell("verify", f"{len(dataset.test)} test pictures, in a fresh process")
+    verdict = verify_in_fresh_process(
+        dataclasses.replace(
+            request, openings=opened_on, digests=digests, quiet_reference_ms=_quiet(session)
+        )
+    )
+    predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
+    text = card(verdict, read_about(folder))
+    writer.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
+    return Outcome(folder, verdict)
+
+
+def _quiet(session: Session) -> float | None:
+    """Quiet time of the reference net where this run has measured it: one unit for all figures."""
+    return Timing(session.ledger).reference_ms() if session.is_timed else None
+
+
+def request_for(
+    folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path
+) -> Request:
+    """What verification of an artifact on the test part of `dataset` is asked."""
+    files = dataset.decoded_files("test", shape[:2], cache)
+    groups = dataset.test.groups
+    return Request(
+        folder=folder,
+        pixels=files.pixels,
+        labels=files.labels,
+        fingerprint=dataset.part_fingerprint("test"),
+        groups=None if groups is None else tuple(int(group) for group in groups),
+    )
+
+
+def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
+    about = read_about(folder)
+    seed, skip_corrupt = 0, False
+    if data is None:
+        try:
+            definition = locate(folder).definition()
+        except DataError as error:
+            raise DataError(
+                f"{folder} does not lie in its run, so its data are not known",
+                fix=f"give the data: lepton verify {folder} DATA",
+            ) from error
+        definition.find_data(f"lepton verify {folder} DATA")
+        data, seed, skip_corrupt = definition.data, definition.seed, definition.skip_corrupt
+        test = test or (Path(definition.test) if definition.test else None)
+    dataset = open_dataset(data, test=test, seed=seed, skip_corrupt=skip_corrupt, emit=emit)
+    if set(dataset.class_names) != set(about.class_names):
+        raise DataError(
+            f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "
+            f"{', '.join(about.class_names)}",
+            fix="give data with the same classes",
+        )
+    return dataset.matched_to(about.class_names, about.input[2])
+
+
+def _openings(folder: Path, fingerprint: str) -> int:
+    """Files judged on this test part so far, as the ledger of its run says."""
+    try:
+        run_folder = locate(folder)
+    except DataError:
+        return 1
+    with LedgerView(run_folder.ledger) as ledger:
+        return max(1, openings(ledger, fingerprint))

@@ -1,0 +1,117 @@
+"""Front: what a run has trained so far, read from its ledger alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.config import Goal, Prefer
+from lepton_automl.core import units as w
+from lepton_automl.errors import DataError
+from lepton_automl.pipeline import charts
+from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.search import progress
+from lepton_automl.search.finals.selection import Choice, Option, choose
+from lepton_automl.search.finals.winner import confirmed_in
+from lepton_automl.search.objectives import load as load_objective
+from lepton_automl.search.pareto import series
+from lepton_automl.search.request import TrialRow
+from lepton_automl.search.trials import Trials, read_trials
+
+PICK = "pick"
+"""Ledger events: name of a pick -> the number of its candidate and the epochs of its training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The trained candidates of a run and the one that was chosen."""
+
+    rows: tuple[TrialRow, ...]
+    """All candidates, by number."""
+    front: tuple[TrialRow, ...]
+    """Those that no other is better than in every objective, the most accurate first."""
+    number: int
+    """Of the one chosen."""
+    reason: str
+    """Why, in words."""
+    confirmed: tuple[Confirmed, ...] = ()
+    """The few best after their last trainings."""
+    hypervolume: tuple[tuple[float, float], ...] = ()
+    """(seconds the run had been alive, hypervolume of the front) after every rung."""
+    is_balanced: bool = False
+    """Every class counts alike in all accuracies."""
+
+
+def read_front(folder: RunFolder) -> Front:
+    """The front of a run, reading only; also while it works.
+
+    Raises
+    ------
+    DataError
+        If it has not trained anything yet.
+    """
+    if not folder.ledger.is_file():
+        raise _untrained(folder.path)
+    with LedgerView(folder.ledger) as ledger:
+        return front_of(ledger, folder.definition())
+
+
+def front_of(ledger: LedgerView, definition: Definition) -> Front:
+    """The front that a ledger knows.
+
+    Raises
+    ------
+    DataError
+        If nothing was trained yet.
+    """
+    trials = read_trials(ledger)
+    choice = _choice(ledger, trials, definition)
+    objectives = [load_objective(name) for name in definition.objectives]
+    return Front(
+        rows=tuple(progress.row_of(trials, number) for number in sorted(trials)),
+        front=progress.front_of(trials, objectives),
+        number=choice.number,
+        reason=choice.reason,
+        confirmed=confirmed_in(ledger),
+        hypervolume=tuple(series(ledger)),
+        is_balanced=definition.balanced,
+    )
+
+
+def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choice:
+    """The winner that was named last, or who would be now."""
+    named = list(ledger.all(EventKind.WINNER).values())
+    if named:
+        return Choice(named[-1]["number"], named[-1]["reason"])
+    options = [
+        Option(n, trials.best_result(n).correct, trials[n].cost, strata=trials.strata)
+        for n in trials.trained()
+    ]
+    if not options:
+        raise _untrained(ledger.path.parent)
+    prefer: Prefer = "latency" if definition.prefer == "latency" else "size"
+    return choose(options, Goal(definition.limits, prefer, definition.objectives))
+
+
+def _untrained(folder: Path) -> DataError:
+    return DataError(
+        f"{folder} has no trained candidate yet", fix="run `lepton search` into this folder first"
+    )
+
+
+def draw(folder: RunFolder, ledger: LedgerView) -> None:
+    """Draw what a run has trained, and what was picked of it, into its `front.svg`.
+
+    Raises
+    ------
+    DataError
+        If it has not trained anything yet.
+    MachineError
+        If the file cannot be written.
+    """
+    front = front_of(ledger, folder.definition())
+    picked = {event["number"] for event in ledger.all(EventKind.PICK).values()}
+    measure = w.accuracy_title(front.is_balanced)
+    charts.write_front(folder.path, front.rows, front.front, front.number, picked, measure)

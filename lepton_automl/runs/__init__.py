@@ -1,0 +1,1 @@
+"""The run folder on disk: definition, ledger, live status and time budget."""

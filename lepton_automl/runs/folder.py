@@ -1,0 +1,303 @@
+"""The run folder: where everything of one run lies, and what defines it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_automl.config import Limits, RunConfig
+from lepton_automl.core import files
+from lepton_automl.errors import ConfigError, DataError, LeptonError
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What makes two runs the same run; stored as `run.toml`."""
+
+    data: str
+    test: str
+    skip_corrupt: bool
+    data_fingerprint: str
+    space: str
+    space_digest: str
+    objectives: tuple[str, ...]
+    seed: int
+    target: str
+    prefer: str
+    limits: Limits
+    latency_from: str = ""
+    """Digest of the latency table; empty without one."""
+    warm_start: str = ""
+    """Folder of the run that this one began with; empty without one."""
+    warm_digest: str = ""
+    """Of what that run had recorded."""
+    no_flip: bool = False
+    balanced: bool = False
+    """Every class counts alike, in training and in accuracy."""
+
+    def to_toml(self) -> str:
+        """The definition as a file a person can read."""
+        document = dataclasses.asdict(self)
+        limits = document.pop("limits")
+        lines = ["# What defines this run; a command that says otherwise is refused."]
+        lines += [f"{key} = {_toml(value)}" for key, value in document.items()]
+        lines += ["", "[limits]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in limits.items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str) -> Definition:
+        """Read what `to_toml` wrote."""
+        document = tomllib.loads(text)
+        document["limits"] = Limits(**document["limits"])
+        document["objectives"] = tuple(document["objectives"])
+        return cls(**document)
+
+    def find_data(self, command: str) -> None:
+        """Make sure that data and test part are still where they were.
+
+        Parameters
+        ----------
+        command : str
+            Says where they are now.
+
+        Raises
+        ------
+        DataError
+            If they are not.
+        """
+        for place in (self.data, self.test):
+            if Path(place).is_absolute() and not Path(place).exists():
+                raise DataError(
+                    f"the data of this run are no longer at {place}",
+                    fix=f"put them back, or say where they are now: {command}",
+                )
+
+    def differences(self, other: Definition) -> list[str]:
+        """What is not the same, a line each; the data are the same if their fingerprint is."""
+        mine, theirs = (_flat(d) for d in (self, other))
+        return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder."""
+
+    path: Path
+    cache_of: Path | None = None
+    """Of another run folder, whose decoded pictures serve this one too."""
+
+    @property
+    def definition_file(self) -> Path:
+        """`run.toml`, which makes a folder a run."""
+        return self.path / "run.toml"
+
+    @property
+    def space_file(self) -> Path:
+        """A copy of the search space, so that the run stays whole if the original changes."""
+        return self.path / "space.toml"
+
+    @property
+    def latency_file(self) -> Path:
+        """A copy of the latency table of `--latency-from`; there only with one."""
+        return self.path / "latency_table.json"
+
+    @property
+    def ledger(self) -> Path:
+        """The only file that is changed in place."""
+        return self.path / "ledger.db"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded pictures; may be deleted at any time."""
+        return (self.cache_of or self.path) / "cache"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for each training of a trial, while it is needed; and locks of the workers."""
+        return self.path / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """The models that matter."""
+        return self.path / "models"
+
+    @property
+    def best(self) -> Path:
+        """The search's winner, float."""
+        return self.models / "best"
+
+    @property
+    def picks(self) -> Path:
+        """What `lepton pick` made of other points of the front, a folder each."""
+        return self.path / "picks"
+
+    @property
+    def artifact(self) -> Path:
+        """What is shipped."""
+        return self.path / "artifact"
+
+    @property
+    def quarantine(self) -> Path:
+        """What `--skip-corrupt` left out, beside the folder: it is known before the run is."""
+        path = self.path if self.path.name not in {"", ".."} else self.path.resolve()
+        return path.parent / f"{path.name}.corrupt.txt"
+
+    def definition(self) -> Definition:
+        """What defines this run.
+
+        Raises
+        ------
+        ConfigError
+            If `run.toml` cannot be read.
+        """
+        try:
+            return Definition.from_toml(self.definition_file.read_text())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{self.definition_file} does not define a run: {error}",
+                fix="start again with --fresh, which moves the old folder aside",
+            ) from error
+
+    def claim(self, wanted: Definition, *, fresh: bool) -> None:
+        """Make this folder the run that `wanted` defines, or go on with it.
+
+        Raises
+        ------
+        ConfigError
+            If another run lies here, or files that are none of lepton's.
+        MachineError
+            If the folder cannot be written.
+        """
+        if fresh and self.path.exists():
+            self._move_aside()
+        if self.definition_file.exists():
+            changed = self.definition().differences(wanted)
+            if changed:
+                raise ConfigError(
+                    f"{self.path} holds another run: {'; '.join(changed)}",
+                    fix="give another folder with --out, or --fresh to move the old one aside",
+                )
+            self._note_place(wanted)
+            return
+        # A command killed in its first moment leaves a folder with nothing whole in it.
+        if self.path.is_dir() and not all(map(files.is_leftover, self.path.iterdir())):
+            raise ConfigError(
+                f"{self.path} is not empty and not a run of lepton",
+                fix="give a new folder with --out",
+            )
+        files.write(self.definition_file, wanted.to_toml())
+
+    def discard(self) -> None:
+        """Remove a run that has trained nothing, and only what lepton made."""
+        own = (self.definition_file, self.space_file, self.latency_file)
+        for file in (*own, *self.path.glob("ledger.*")):
+            file.unlink(missing_ok=True)
+        for folder in (self.cache, self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # Something of the user's lies there too.
+            self.path.rmdir()
+
+    def _note_place(self, wanted: Definition) -> None:
+        """The same data may have moved: later commands look for them where they are now."""
+        known = self.definition()
+        now = dataclasses.replace(known, data=wanted.data, test=wanted.test)
+        if now != known:
+            files.write(self.definition_file, now.to_toml())
+
+    def _move_aside(self) -> None:
+        stamp, path = time.strftime("%Y%m%d-%H%M%S"), self.path.resolve()
+        with files.wrap_os_errors(path):
+            path.rename(path.with_name(f"{path.name}.{stamp}"))
+
+
+def locate(path: Path) -> RunFolder:
+    """The run that a run folder, its `artifact/` or an ONNX file in it belongs to.
+
+    Raises
+    ------
+    DataError
+        If there is no run.
+    """
+    for candidate in (path, path.parent, path.parent.parent, *path.resolve().parents[:4]):
+        if (candidate / "run.toml").is_file():
+            return RunFolder(candidate)
+    raise _nothing_at(path, "a run of lepton", "run.toml")
+
+
+def locate_artifact(path: Path) -> Path:
+    """The artifact folder that a run folder, the folder itself or a file in it stands for.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact.
+    """
+    folder = path.parent if path.is_file() else path
+    for candidate in (folder, folder / "artifact"):
+        if (candidate / "manifest.json").is_file():
+            return candidate
+    raise _nothing_at(path, "a finished artifact", "manifest.json")
+
+
+def default_out(data: str) -> Path:
+    """`runs/NAME` from the name of the data; of its parent where it is only called `train`."""
+    path = Path(data).resolve()
+    named = path.parent if path.stem.lower() in {"train", "training"} else path
+    return Path("runs") / (named.stem or "data")
+
+
+def _nothing_at(path: Path, what: str, file: str) -> LeptonError:
+    reason = "there is no such path" if not path.exists() else f"there is no {file}"
+    if file == "manifest.json" and any((p / "run.toml").is_file() for p in (path, path.parent)):
+        return DataError(
+            f"{path} is not {what} yet: {reason}",
+            fix="finish its run: the same `lepton run`, or `lepton compress` and `lepton export`",
+        )
+    return DataError(
+        f"{path} is not {what}: {reason}",
+        fix="give a folder that `lepton run` or `lepton search` made, or run one of them first",
+    )
+
+
+def configured(folder: RunFolder, **changes: Any) -> RunConfig:
+    """The configuration that goes on with the run in `folder`."""
+    known = folder.definition()
+    known.find_data(f"lepton search DATA --out {folder.path}")
+    return RunConfig(
+        data=known.data,
+        out=folder.path,
+        test=Path(known.test) if known.test else None,
+        skip_corrupt=known.skip_corrupt,
+        no_flip=known.no_flip,
+        balance="on" if known.balanced else "off",
+        space=str(folder.space_file),
+        limits=known.limits,
+        objectives=known.objectives,
+        seed=known.seed,
+        target=known.target,
+        prefer="latency" if known.prefer == "latency" else "size",
+        latency_from=folder.latency_file if known.latency_from else None,
+        warm_start=Path(known.warm_start) if known.warm_start else None,
+        **changes,
+    )
+
+
+def _flat(definition: Definition) -> dict[str, object]:
+    document = dataclasses.asdict(definition)
+    for unimportant in ("data", "test", "skip_corrupt", "space", "warm_start"):
+        document.pop(unimportant)
+    document["warm start"] = document.pop("warm_digest") or "none"
+    limits = document.pop("limits")
+    return document | {f"limit {k}": "none" if v is None else v for k, v in limits.items()}
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

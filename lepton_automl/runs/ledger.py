@@ -1,0 +1,391 @@
+"""The ledger: every event of a run, one transaction each; what a resumed run is rebuilt from."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from lepton_automl.core.files import wrap_os_errors
+from lepton_automl.errors import ConfigError, LeptonError, MachineError
+from lepton_automl.runs import live_status
+
+HEARTBEAT_SECONDS = 0.5
+PATIENCE_SECONDS = 0.5
+"""Another command's lock is waited for so long: `is_held` takes it for a moment."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
+    UNIQUE (kind, key));
+CREATE TABLE IF NOT EXISTS sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, started REAL NOT NULL, seconds REAL NOT NULL);
+"""
+Value = dict[str, Any]
+Observer = Callable[[str, str, Mapping[str, Any]], None]
+"""Called with the kind, key and value of an event once it is on the disk."""
+_CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+_SAID = {
+    sqlite3.SQLITE_FULL: (
+        "cannot grow: no space left on the disk",
+        "free some space, then run the same command; nothing recorded so far is lost",
+    ),
+    sqlite3.SQLITE_READONLY: (
+        "cannot be written: the folder is read-only",
+        "give a folder you may write to with --out",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        "cannot be opened",
+        "give a run folder that exists and that you may use",
+    ),
+    sqlite3.SQLITE_NOTADB: (
+        "is not a ledger of lepton",
+        "start anew with --fresh or another --out",
+    ),
+    sqlite3.SQLITE_CORRUPT: ("is damaged", "start anew with --fresh or another --out"),
+    sqlite3.SQLITE_IOERR: (
+        "cannot be written: the disk reports an error",
+        "free some space or give another folder with --out, then run the same command",
+    ),
+}
+
+
+class EventKind(StrEnum):
+    """Kinds of ledger events, by the text in the file."""
+
+    PLAN = "plan"
+    """`search` -> the `Plan` of the search; `classes` -> the class of each validation sample, where
+    classes have equal weight; `flip` -> result of the flip check; `final-0`, ... -> the final
+    trainings of a round."""
+    TRIAL = "trial"
+    """Number -> the trial: parameters, architecture, recipe, cost."""
+    RUNG = "rung"
+    """`TrainingKey` -> the result of that training."""
+    WINNER = "winner"
+    """`0`, `1`, ... -> the selected trial; a larger budget or more trials add another one."""
+    FINISHED = "finished"
+    """`0`, `1`, ... -> trials and budget of a run that ended with a verdict."""
+    LATENCY = "latency"
+    """Machine and architecture -> its measured latency."""
+    FILE_LATENCY = "file latency"
+    """Machine and the first digits of a file's sha256 -> its measured latency."""
+    TIMING = "timing"
+    """Machine -> its name and the latency of the fixed reference net on it."""
+    HYPERVOLUME = "hypervolume"
+    """`reference` -> the reference point; `TrainingKey` -> the hypervolume after it."""
+    WARM_START = "warm"
+    """`start` -> everything that is used of the run that `--warm-start` names."""
+    PICK = "pick"
+    """Name of a pick -> its trial and the epochs of its training."""
+    ECOSYSTEM = "ecosystem"
+    """`run` -> the name of the run in an Optuna storage and in callbacks."""
+    OPENING = "opening"
+    """sha256 of a file and fingerprint of a test part -> the file was verified on it."""
+
+
+class LedgerView:
+    """A ledger as others may read it, also while a run writes to it.
+
+    Parameters
+    ----------
+    path : Path
+        The `ledger.db` of a run.
+
+    Raises
+    ------
+    MachineError
+        If the file is missing, damaged or not a ledger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with translated(path):
+            wal = path.with_name(f"{path.name}-wal")
+            self._db = read_only(path, at_rest=not wal.exists() and not is_held(path))
+
+    def get(self, kind: str, key: str) -> Value | None:
+        """The value recorded under (kind, key), or None."""
+        with translated(self.path):
+            row = self._db.execute(
+                "SELECT value FROM events WHERE kind = ? AND key = ?", (kind, key)
+            ).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def all(self, kind: str) -> dict[str, Value]:
+        """All values of `kind` by key, in the order they were recorded."""
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT key, value FROM events WHERE kind = ? ORDER BY seq", (kind,)
+            ).fetchall()
+        return {key: dict(json.loads(value)) for key, value in rows}
+
+    def events(self) -> Iterator[tuple[str, str, Value]]:
+        """Every event as (kind, key, value), in the order it was recorded."""
+        with translated(self.path):
+            rows = self._db.execute("SELECT kind, key, value FROM events ORDER BY seq").fetchall()
+        for kind, key, value in rows:
+            yield kind, key, dict(json.loads(value))
+
+    def keys(self, kind: str) -> list[str]:
+        """All keys of `kind`, in the order they were recorded."""
+        with translated(self.path):
+            rows = self._db.execute(
+                "SELECT key FROM events WHERE kind = ? ORDER BY seq", (kind,)
+            ).fetchall()
+        return [key for (key,) in rows]
+
+    def counts(self) -> dict[str, int]:
+        """How many events of each kind there are, in the order the kinds came up."""
+        with translated(self.path):
+            return dict(
+                self._db.execute(
+                    "SELECT kind, COUNT(*) FROM events GROUP BY kind ORDER BY MIN(seq)"
+                ).fetchall()
+            )
+
+    def notes(self) -> dict[str, live_status.Note]:
+        """What the last command that worked on this run said of itself, by name."""
+        with translated(self.path):
+            return live_status.read(self._db)
+
+    def alive_seconds(self) -> float:
+        """Seconds in which commands worked on this run, summed over all resumes."""
+        with translated(self.path):
+            row = self._db.execute("SELECT COALESCE(SUM(seconds), 0) FROM sessions").fetchone()
+        return float(row[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Ledger(LedgerView):
+    """The one writer of a run's ledger.
+
+    An event is a kind, a key unique within its kind, and a JSON object. It is on the disk when
+    `record` returns. A heartbeat counts the seconds the command was alive, so that a killed one
+    loses at most a second of the count.
+
+    Parameters
+    ----------
+    path : Path
+        `RUN/ledger.db`; made where missing. `RUN/ledger.lock` is held while the ledger is open.
+    since : float or None
+        `time.monotonic()` at which the command started; None is now.
+
+    Raises
+    ------
+    ConfigError
+        If another command works on the same run.
+    MachineError
+        If the file cannot be written or is damaged.
+    """
+
+    def __init__(self, path: Path, *, since: float | None = None) -> None:
+        self.path = path
+        self._since = time.monotonic() if since is None else since
+        self._lock = threading.RLock()
+        self.live = live_status.Notes()
+        """What the command does at this moment, for those who watch; no event, and not kept."""
+        self._observers: list[Observer] = []
+        with wrap_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._held = _hold(path.with_suffix(".lock"))
+        try:
+            self._open()
+        except LeptonError:
+            os.close(self._held)
+            raise
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="ledger heartbeat", daemon=True)
+        self._heart.start()
+
+    def record(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Write one event down for good; the same event again is no error and changes nothing.
+
+        Raises
+        ------
+        ValueError
+            If (kind, key) already holds another value: what was recorded is never changed.
+        MachineError
+            If the disk is full or cannot be written.
+        """
+        text = json.dumps(value, separators=(",", ":"))
+        with self._lock, translated(self.path), self._db:
+            done = self._db.execute(
+                "INSERT OR IGNORE INTO events (kind, key, value, at) VALUES (?, ?, ?, ?)",
+                (kind, key, text, time.time()),
+            ).rowcount
+        if not done and self.get(kind, key) != json.loads(text):
+            raise ValueError(f"ledger: {kind} {key} is already recorded with another value")
+        for observer in self._observers if done else ():
+            observer(kind, key, value)
+
+    @contextmanager
+    def watched(self, observer: Observer) -> Iterator[None]:
+        """Tell `observer` of every new event until the block ends; it may record some itself."""
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
+
+    def get(self, kind: str, key: str) -> Value | None:
+        """The value recorded under (kind, key), or None."""
+        with self._lock:
+            return super().get(kind, key)
+
+    def all(self, kind: str) -> dict[str, Value]:
+        """All values of `kind` by key, in the order they were recorded."""
+        with self._lock:
+            return super().all(kind)
+
+    def alive_seconds(self) -> float:
+        """Seconds in which commands worked on this run, up to this moment."""
+        return self._before + time.monotonic() - self._since
+
+    def close(self) -> None:
+        """Write the last heartbeat, close the file, let others in."""
+        self._stop.set()
+        self._heart.join()
+        with self._lock:
+            self._save_seconds()
+            self._db.close()
+        os.close(self._held)
+
+    def _open(self) -> None:
+        with translated(self.path):
+            self._db = sqlite3.connect(self.path, timeout=20, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_TABLES + live_status.TABLE)
+            self._before = super().alive_seconds()
+            with self._db:
+                live_status.clear(self._db)
+                self._session = self._db.execute(
+                    "INSERT INTO sessions (started, seconds) VALUES (?, ?)",
+                    (time.time(), time.monotonic() - self._since),
+                ).lastrowid
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with self._lock:
+                self._save_seconds()
+
+    def _save_seconds(self) -> None:
+        # A lost heartbeat costs a second of the count, so it waits for no disk and tells no error.
+        try:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            with self._db:
+                self._db.execute(
+                    "UPDATE sessions SET seconds = ? WHERE id = ?",
+                    (time.monotonic() - self._since, self._session),
+                )
+                self.live.save(self._db)
+        except sqlite3.Error:
+            return
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("PRAGMA synchronous = FULL")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a command works on the run with the ledger `path` now, wherever it was started."""
+    try:
+        handle = os.open(path.with_suffix(".lock"), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _hold(path: Path) -> int:
+    with wrap_os_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() < until:
+                time.sleep(PATIENCE_SECONDS / 50)
+                continue
+            os.close(handle)
+            raise ConfigError(
+                f"another command works on the run in {path.parent}",
+                fix="wait for it or stop it, or give another folder with --out",
+            ) from error
+        return handle
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite says about `path` into one clear message.
+
+    Raises
+    ------
+    MachineError
+        In place of any `sqlite3.Error`.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        what, fix = _SAID.get(code, (f"cannot be used: {error}", "give another folder with --out"))
+        raise MachineError(f"{path} {what}", fix=fix) from error
+
+
+def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
+    """A ledger that is only looked at.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    at_rest : bool
+        All of it is in that file and nobody writes: SQLite then leaves no files of its own beside
+        it, as it does beside a live one.
+
+    Raises
+    ------
+    sqlite3.Error
+        If it cannot be read.
+    """
+    if not at_rest:
+        try:
+            return _opened(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _CLOSED:
+                raise
+    # Also where SQLite's index beside the file cannot be made, on a read-only disk.
+    return _opened(path, "mode=ro&immutable=1")
+
+
+def _opened(path: Path, how: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
+    try:
+        db.execute("SELECT 1 FROM events LIMIT 1")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

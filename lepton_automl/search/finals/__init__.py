@@ -1,0 +1,1 @@
+"""Train the best trials to the end and select the one that ships."""

@@ -1,0 +1,295 @@
+"""Finals: who is trained to the end, for how long and how often, in the time there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from lepton_automl.data.dataset import load_labelled
+from lepton_automl.data.sampling import subset
+from lepton_automl.models.model import Model
+from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.runs.time_budget import TEACHER
+from lepton_automl.search.finals.selection import LEARNING_ON, Option, early, finalists
+from lepton_automl.search.request import SearchWork
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.time_plan import LONGEST, TASK_SECONDS, Clock, work_of
+from lepton_automl.search.training_key import Stage, TrainingKey
+from lepton_automl.search.trials import Trials, stronger
+from lepton_automl.search.warm_start import is_at, recorded
+from lepton_automl.training.distributed import expected_speedup
+from lepton_automl.training.evaluate import is_correct
+
+FINALISTS = 3
+"""Trained to the end where there is time for all of them."""
+MOST_SEEDS = 3
+"""Trainings of one finalist, where there is more time than the longest training takes."""
+LEAST_TEACHERS = 2
+"""A net learns next to nothing from one of its own kind, but from the mean of several, which is
+better than each of them (benchmarks/README.md, "Taught by other nets")."""
+FRESH_LEAST = 2
+"""Where the clock decides, a training from nothing gets at least so many times the epochs of the
+last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung
+for the same seconds (benchmarks/README.md, "Confirming the best")."""
+MEMORISED = 0.5
+"""Where a net errs on training pictures less than so many times as often as on validation ones,
+longer training makes it worse, unless they are changed more (benchmarks/README.md, "Stronger
+changes at the end")."""
+JUDGED = 2000
+"""Training pictures this is judged by."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One of the best candidates when the search ends."""
+
+    number: int
+    epochs: int
+    """Of the search's last rung: what its recipe asks for, or as planned."""
+    own: int
+    """What its recipe asks for."""
+    seconds_per_epoch: float
+    """Of its training in one worker."""
+    augment: float | None = None
+    """How much its last training changes pictures; None: as its recipe says."""
+
+    @property
+    def least(self) -> int:
+        """Epochs from which a training from nothing is as good as going on from the rung."""
+        return max(self.own, self.epochs, FRESH_LEAST * min(self.epochs, self.own))
+
+    @property
+    def longest(self) -> int:
+        """Epochs beyond which more hardly help."""
+        return LONGEST * max(self.epochs, self.own)
+
+
+@dataclass(frozen=True)
+class Final:
+    """One training to the end."""
+
+    number: int
+    epochs: int
+    seed: int = 0
+    """Which of the candidate's trainings: 0, 1, 2."""
+    is_fresh: bool = True
+    """From nothing with weights and order of its own; else from the last rung's checkpoint."""
+    teachers: tuple[str, ...] = ()
+    """Numbers and rungs of nets whose answers count beside the labels, such as "3-final-0"."""
+    ranks: int = 1
+    """Processes that train it together."""
+    augment: float | None = None
+    """How much pictures are changed; None: as the recipe says."""
+
+    def key(self, round_number: int) -> TrainingKey:
+        """Its key in the ledger and among the checkpoints."""
+        marks = self.seed, self.augment, bool(self.teachers)
+        return TrainingKey(self.number, Stage.FINAL, round_number, *marks)
+
+    def to_event(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Self:
+        """Read what `to_event` wrote."""
+        return cls(**(event | {"teachers": tuple(event.get("teachers", ()))}))
+
+
+def planned(ledger: LedgerView, key: str) -> list[Final]:
+    """The last trainings that a plan in the ledger names, such as "final-0" or "lesson-0"."""
+    known = ledger.get(EventKind.PLAN, key) or {}
+    return [Final.from_event(event) for event in known.get("finals", [])]
+
+
+def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[Final]:
+    """The last trainings, in the order in which they are handed out.
+
+    Without a clock the first `FINALISTS` get their planned epochs. With one, as many as can be
+    trained from nothing in the time; then longer, then again with other seeds. Where there is no
+    time for even one of them, the best go on from where the search left them.
+
+    Parameters
+    ----------
+    entrants : sequence of Entrant
+        The best first.
+    jobs : int
+        Trainings at the same time.
+    seconds : float
+        Until the last one must have ended; infinite where no time is given.
+    """
+    best = entrants[:FINALISTS]
+    if seconds == math.inf:
+        return [Final(e.number, e.epochs, augment=e.augment) for e in best]
+    for count in range(len(best), 0, -1):
+        chosen = best[:count]
+        if _lasting(chosen, _stretched(chosen, 1.0), jobs) <= seconds:
+            return _with_seeds(chosen, _longest_in(chosen, jobs, seconds), jobs, seconds)
+    as_searched = [e for e in best if e.augment is None][:jobs]
+    more = [(e, min(e.longest, math.floor(seconds / e.seconds_per_epoch))) for e in as_searched]
+    return [Final(e.number, epochs, is_fresh=False) for e, epochs in more if epochs > 0]
+
+
+def makespan(seconds: Sequence[float], jobs: int) -> float:
+    """When the last of several trainings ends, each given to the first free worker in turn."""
+    ends = [0.0] * jobs
+    for each in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + each)
+    return max(ends)
+
+
+def _stretched(entrants: Sequence[Entrant], factor: float) -> list[int]:
+    return [max(1, min(e.longest, round(factor * e.least))) for e in entrants]
+
+
+def _lasting(entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int) -> float:
+    each = zip(entrants, epochs, strict=True)
+    return makespan([e.seconds_per_epoch * n for e, n in each], jobs)
+
+
+def _longest_in(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[int]:
+    """Epochs of each, all stretched alike, as many as fit."""
+    factor, epochs = 1.0, _stretched(entrants, 1.0)
+    while any(n < e.longest for n, e in zip(epochs, entrants, strict=True)):
+        factor *= 1.05
+        longer = _stretched(entrants, factor)
+        if _lasting(entrants, longer, jobs) > seconds:
+            break
+        epochs = longer
+    return epochs
+
+
+def _with_seeds(
+    entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int, seconds: float
+) -> list[Final]:
+    """Every one once; again with other seeds where a worker would have nothing to do.
+
+    Where all get as many epochs as help, one of them can be taught in the time left, and that comes
+    before other seeds. Where they do not, longer trainings are the better use of it
+    (benchmarks/README.md, "Taught by other nets").
+    """
+    pairs = list(zip(entrants, epochs, strict=True))
+    plan = [Final(e.number, n, augment=e.augment) for e, n in pairs]
+    each = [e.seconds_per_epoch * n for e, n in pairs]
+    lasting, lesson = list(each), _lesson_seconds(entrants, epochs)
+    seconds -= lesson if makespan(lasting, jobs) + lesson <= seconds else 0.0
+    for seed in range(1, MOST_SEEDS):
+        for final, took in zip(plan[: len(entrants)], each, strict=True):
+            if makespan([*lasting, took], jobs) <= seconds:
+                lasting.append(took)
+                plan.append(dataclasses.replace(final, seed=seed))
+    return plan
+
+
+def _lesson_seconds(entrants: Sequence[Entrant], epochs: Sequence[int]) -> float:
+    """What the longest training takes while all answer too; 0 where nobody is to be taught."""
+    pairs = list(zip(entrants, epochs, strict=True))
+    if len(pairs) < LEAST_TEACHERS or any(n < e.longest for e, n in pairs):
+        return 0.0
+    answers = (TEACHER - 1) * sum(e.seconds_per_epoch for e in entrants)
+    return max(n * (e.seconds_per_epoch + answers) for e, n in pairs)
+
+
+class Entrants:
+    """Chooses them from what the search has found.
+
+    Parameters
+    ----------
+    work : SearchWork
+        Goal and space.
+    tasks : Tasks
+        Knows the data.
+    trials : Trials
+        What is known.
+    clock : Clock
+        How fast each candidate is trained, and the time left.
+    """
+
+    def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials, clock: Clock) -> None:
+        self._work, self._tasks, self._trials, self._clock = work, tasks, trials, clock
+
+    def of(self, options: Sequence[Option]) -> list[Entrant]:
+        """At most `FINALISTS`, the best first; trained otherwise it comes a second time."""
+        pairs = [self._strategies(o.number) for o in self._finalists(self._distinct(options))]
+        entrants = [pair[0] for pair in pairs]
+        entrants[1:1] = [other for pair in pairs[:1] for other in pair[1:]]
+        return entrants[:FINALISTS]
+
+    def _strategies(self, number: int) -> list[Entrant]:
+        """A candidate as its recipe says and with stronger changes, the better choice first."""
+        own = self._entrant(number)
+        augment = stronger(self._trials[number].recipe, self._work.space)
+        if augment is None:
+            return [own]
+        both = [own, dataclasses.replace(own, augment=augment)]
+        return both[::-1] if self._memorises(number) else both
+
+    def _memorises(self, number: int) -> bool:
+        """Whether its net knows training pictures much better than others, though changed ones."""
+        score = self._trials.search_result(number)
+        checkpoint = self._tasks.checkpoint(score.key)
+        if not self._tasks.is_whole(checkpoint):
+            return False
+        model = Model.load(checkpoint)
+        files = self._work.dataset.decoded_files(
+            "train", model.arch.input[:2], self._work.folder.cache
+        )
+        some = subset(load_labelled(files), JUDGED, self._work.config.seed)
+        right = is_correct(model, some, device=self._work.device)
+        return bool(1 - right.mean() < MEMORISED * (1 - score.accuracy))
+
+    def _distinct(self, options: Sequence[Option]) -> list[Option]:
+        """Of each architecture the most accurate: others would hardly be another choice."""
+        best: dict[str, Option] = {}
+        for option in sorted(options, key=lambda o: (-o.accuracy, o.number)):
+            best.setdefault(self._trials[option.number].arch.hash, option)
+        return sorted(best.values(), key=lambda o: o.number)
+
+    def _finalists(self, options: Sequence[Option]) -> list[Option]:
+        plan = self._trials.plan
+        if plan is None or not plan.is_scarce:
+            return self._in_time(finalists(options, self._work.config.goal, FINALISTS), options)
+        points = recorded(self._work.ledger).begins_with(self._work.space.candidates)
+        params = {o.number: self._trials[o.number].params for o in options}
+        known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
+        growth = {o.number: self._growth(o.number) for o in options}
+        return early(known_good or options, self._work.config.limits, growth, FINALISTS)
+
+    def _in_time(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
+        """`chosen`, unless the first is too slow to be trained from nothing in the time left.
+
+        Then one that is trained faster may come out ahead, as it gets many more passes.
+        """
+        left = self._clock.left() - TASK_SECONDS
+        entrants = {o.number: self._entrant(o.number) for o in options}
+
+        def is_in_time(entrant: Entrant) -> bool:
+            return entrant.least * entrant.seconds_per_epoch <= left
+
+        if left == math.inf or not chosen or is_in_time(entrants[chosen[0].number]):
+            return chosen
+        growth = {
+            number: min(entrant.longest, left / entrant.seconds_per_epoch)
+            / self._trials.search_result(number).epochs
+            if is_in_time(entrant)
+            else self._growth(number)
+            for number, entrant in entrants.items()
+        }
+        return early(options, self._work.config.limits, growth, FINALISTS, LEARNING_ON)
+
+    def _growth(self, number: int) -> float:
+        """How many times as many passes it will have had, at least 1: the time may be over."""
+        entrant = self._entrant(number)
+        more = min(entrant.own, max(0.0, self._clock.left() / entrant.seconds_per_epoch))
+        return 1 + more / self._trials.search_result(number).epochs
+
+    def _entrant(self, number: int) -> Entrant:
+        candidate = self._trials[number]
+        work = work_of(candidate.cost.macs, self._tasks.samples, 1)
+        seconds = self._clock.seconds(work, number) - TASK_SECONDS
+        epoch = seconds / expected_speedup(self._work.config.final_jobs)
+        return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)

@@ -1,0 +1,116 @@
+"""Outcome: rows, front and progress of a search, for tables and screens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lepton_automl.core.events import Event
+from lepton_automl.core.units import duration, epochs_text
+from lepton_automl.search.objectives import Objective
+from lepton_automl.search.pareto import pareto_ranks
+from lepton_automl.search.request import TrialRow
+from lepton_automl.search.trials import Trials
+
+
+def row_of(trials: Trials, number: int) -> TrialRow:
+    """One candidate as the tables show it."""
+    candidate, scores = trials[number], trials.results[number]
+    failed = scores[-1].failed if scores else ""
+    score = trials.best_result(number) if scores and not scores[0].failed else None
+    return TrialRow(
+        number=number,
+        params=candidate.params,
+        arch=candidate.arch,
+        recipe=candidate.recipe,
+        cost=candidate.cost,
+        accuracy=score.accuracy if score else None,
+        interval=score.interval if score else None,
+        rung=len(scores) - 1,
+        epochs=score.epochs if score else 0,
+        feasible=not scores or score is not None,
+        note=failed,
+    )
+
+
+def front_of(trials: Trials, objectives: Sequence[Objective]) -> tuple[TrialRow, ...]:
+    """Rows that no other is better than in every objective, the most accurate first."""
+    alive = trials.trained()
+    if not alive:
+        return ()
+    known = [(trials.best_result(n).accuracy, trials[n].cost) for n in alive]
+    points = [[o.sign * o.value(accuracy, cost) for o in objectives] for accuracy, cost in known]
+    ranks = pareto_ranks(np.array(points, dtype=np.float64))
+    rows = [row_of(trials, n) for n, rank in zip(alive, ranks, strict=True) if rank == 0]
+    return tuple(sorted(rows, key=lambda row: (-(row.accuracy or 0.0), row.cost.size_bytes)))
+
+
+def progress(
+    last: TrialRow,
+    best: TrialRow | None,
+    front: Sequence[TrialRow],
+    *,
+    started: int,
+    done: float,
+    total: float,
+    seconds: float,
+) -> Event:
+    """The event after a task has ended.
+
+    Parameters
+    ----------
+    last : TrialRow
+        Whose task it was.
+    best : TrialRow or None
+        Who would win now.
+    front : sequence of TrialRow
+        The front so far.
+    started : int
+        Candidates so far.
+    done, total : float
+        Seconds of the budget, or epochs of all trials.
+    seconds : float
+        Until the end, probably.
+    """
+    about = f"trial {last.number}, {epochs_text(last.epochs)}: {_short(last)}"
+    leader = f"; best so far: trial {best.number}, {_short(best)}" if best else ""
+    left = "" if math.isinf(seconds) else f"; about {duration(seconds)} left"
+    data = {
+        "trial": _facts(last),
+        "best": _facts(best) if best else None,
+        "front": [_facts(row) for row in front],
+        "trials": started,
+        "eta_seconds": None if math.isinf(seconds) else seconds,
+    }
+    return Event("search", about + leader + left, min(done, total), total, data)
+
+
+def ended(winner: TrialRow, front: Sequence[TrialRow], started: int) -> Event:
+    """The last event: figures after the last trainings, which those who watch may still show."""
+    return progress(winner, winner, front, started=started, done=1.0, total=1.0, seconds=math.inf)
+
+
+def _short(row: TrialRow) -> str:
+    if row.accuracy is None:
+        return row.note or "not trained yet"
+    cost, latency = row.cost, ""
+    if cost.latency_ms is not None:
+        called = "" if cost.latency_basis == "measured" else f" {cost.latency_basis}"
+        latency = f", {cost.latency_ms * 1e3:.0f} us{called}"
+    return f"{row.accuracy:.1%} in {cost.size_bytes / 1e3:.1f} kB{latency}"
+
+
+def _facts(row: TrialRow) -> dict[str, object]:
+    return {
+        "number": row.number,
+        "accuracy": row.accuracy,
+        "size_bytes": row.cost.size_bytes,
+        "macs": row.cost.macs,
+        "latency_ms": row.cost.latency_ms,
+        "latency_basis": row.cost.latency_basis,
+        "rung": row.rung,
+        "epochs": row.epochs,
+        "note": row.note,
+    }

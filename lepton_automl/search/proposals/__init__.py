@@ -1,0 +1,1 @@
+"""Propose new trials that satisfy the cost limits."""

@@ -1,0 +1,147 @@
+"""Finds search-space files, and reads them into a `SearchSpace`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lepton_automl.core import plugins
+from lepton_automl.errors import LeptonError, SpaceError
+from lepton_automl.search.space.draw import RandomTrial
+from lepton_automl.search.space.parameters import Keys, Parameter, Scalar, SpaceFile
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.space.tables import check_all, layer_table, train_table
+
+_SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "candidate")
+_NATIVE = "native"
+"""The resolution the data have."""
+
+
+def load(name: str | Path) -> SearchSpace:
+    """The search space `name`: one that is shipped, or the path of a TOML file.
+
+    Raises
+    ------
+    SpaceError
+        If there is no such space, or its file is wrong: with the line, the rule and the nearest
+        known name.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        if str(name) not in names():
+            raise plugins.unknown_name(str(name), names(), "search space", SpaceError)
+        path = _folder() / f"{name}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(
+            f"search space {str(name)!r} cannot be read: {error}",
+            fix=f"give the path of a TOML text, or one of: {', '.join(names())}",
+        ) from error
+    return _read(SpaceFile(str(path), text), path.stem)
+
+
+def names() -> list[str]:
+    """Names of the search spaces that are shipped."""
+    return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def _folder() -> Path:
+    """Inside the package once installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+def _read(file: SpaceFile, name: str) -> SearchSpace:
+    file.check_names((), file.document, _SECTIONS, "section of a search space")
+    inputs = file.table("input")
+    file.check_names(("input",), inputs, ["resolution", "example"], "field of [input]")
+    stages = range(file.count("stage"))
+    space = SearchSpace(
+        name=name,
+        doc=str(file.document.get("doc", "")),
+        resolution=_resolution(file, inputs.get("resolution", _NATIVE)),
+        example=_example(file, inputs.get("example", [32, 32, 3])),
+        stem=layer_table(file, ("stem",), "stem", "stem"),
+        stages=tuple(layer_table(file, ("stage", n), f"stage{n + 1}") for n in stages),
+        head=layer_table(file, ("head",), "head", "head"),
+        train=train_table(file),
+        candidates=(),
+        candidate_names=(),
+        digest=hashlib.sha256(json.dumps(file.document, sort_keys=True).encode()).hexdigest()[:16],
+        text=file.text,
+    )
+    check_all(file, [kind for table in space.tables for kind in table.kinds.values()])
+    return _with_candidates(file, space)
+
+
+def _resolution(file: SpaceFile, value: Any) -> Parameter:
+    keys: Keys = ("input", "resolution")
+    knob = file.parameter(keys, value)
+    for item in knob.values:
+        if item != _NATIVE and (type(item) is not int or not 8 <= item <= 1024):
+            what = f"resolution = {item!r}, the rule is {_NATIVE!r} or 8 to 1024 pixels"
+            raise file.error(keys, what, "give resolution legal values")
+    return knob
+
+
+def _example(file: SpaceFile, value: Any) -> tuple[int, int, int]:
+    legal = isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value)
+    if not legal or min(value) < 1:
+        what = f"example = {value!r}, the rule is height, width and channels"
+        raise file.error(("input", "example"), what, "write for instance: example = [32, 32, 3]")
+    return (value[0], value[1], value[2])
+
+
+def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
+    found: dict[str, dict[str, Scalar]] = {}
+    for number in range(file.count("candidate")):
+        keys: Keys = ("candidate", number)
+        raw = file.table(*keys)
+        label = str(raw.pop("name", f"candidate {number + 1}"))
+        if label in found:
+            what = f"two candidates are named {label!r}"
+            raise file.error((*keys, "name"), what, "give each its own name")
+        found[label] = _candidate(file, keys, space, raw)
+        _check_builds(file, keys, space, found[label])
+    return replace(space, candidates=tuple(found.values()), candidate_names=tuple(found))
+
+
+def _candidate(
+    file: SpaceFile, keys: Keys, space: SearchSpace, raw: dict[str, Any]
+) -> dict[str, Scalar]:
+    """A complete set: what is not named gets the first value of its knob."""
+    knobs = space.all_parameters
+    full = {path: knob.values[0] for path, knob in space.parameters().items()}
+    for path, value in _flat(raw):
+        if path not in knobs:
+            spot = (*keys, *path.split("."))
+            raise file.unknown(spot, [*space.parameters()], "parameter of this space", path)
+        if value not in knobs[path].values:
+            what = f"{path} = {value!r}, the rule is {knobs[path]}"
+            raise file.error((*keys, *path.split(".")), what, f"give {path} one of these values")
+        if path in full:
+            full[path] = knobs[path].values[knobs[path].values.index(value)]
+    return full
+
+
+def _check_builds(
+    file: SpaceFile, keys: Keys, space: SearchSpace, params: dict[str, Scalar]
+) -> None:
+    try:
+        space.example_arch(RandomTrial(0, params))
+    except LeptonError as error:
+        raise file.error(keys, error.what, error.fix) from error
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

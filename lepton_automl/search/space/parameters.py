@@ -1,0 +1,166 @@
+"""Search-space files as text: values become knobs, and a mistake is answered with its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeGuard
+
+from lepton_automl.core import plugins
+from lepton_automl.errors import SpaceError
+
+Scalar: TypeAlias = int | float | str | bool
+Keys: TypeAlias = tuple[str | int, ...]
+"""Where a value stands, such as ("stage", 1, "mbconv", "expand")."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values; a single one is fixed."""
+
+    values: tuple[Scalar, ...]
+
+    def __str__(self) -> str:
+        return " | ".join(str(value) for value in self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """`low`, `low + step`, ... up to and including `high`."""
+
+    low: int | float
+    high: int | float
+    step: int | float
+
+    @property
+    def values(self) -> tuple[Scalar, ...]:
+        """All values, ascending."""
+        count = round((self.high - self.low) / self.step) + 1
+        return tuple(self.low + number * self.step for number in range(count))
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high} by {self.step}"
+
+
+Parameter: TypeAlias = Choice | Range
+
+
+class SpaceFile:
+    """A parsed search-space file, and errors that point into it.
+
+    Raises
+    ------
+    SpaceError
+        If the text is not TOML; the message has the line.
+    """
+
+    def __init__(self, label: str, text: str) -> None:
+        self.label, self.text = label, text
+        self._lines = line_numbers(text)
+        try:
+            self.document: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SpaceError(f"{label}: {error}", fix="correct the TOML on that line") from error
+
+    def error(self, keys: Keys, what: str, fix: str) -> SpaceError:
+        """The error for what stands at `keys`."""
+        while keys and keys not in self._lines:
+            keys = keys[:-1]
+        return SpaceError(f"{self.label}, line {self._lines.get(keys, 1)}: {what}", fix=fix)
+
+    def unknown(
+        self, keys: Keys, known: Sequence[str], kind: str, name: str | None = None
+    ) -> SpaceError:
+        """The error for a `name` (or the last of `keys`) that is not known, with the nearest."""
+        hint = plugins.unknown_name(name or str(keys[-1]), list(known), kind)
+        return self.error(keys, hint.what, hint.fix)
+
+    def check_names(
+        self, keys: Keys, table: Mapping[str, Any], known: Sequence[str], kind: str
+    ) -> None:
+        """Refuse a table with a key that is not known."""
+        for name in table:
+            if name not in known:
+                raise self.unknown((*keys, name), known, kind)
+
+    def table(self, *keys: str | int) -> dict[str, Any]:
+        """The table at `keys`; an absent one is empty."""
+        found: Any = self.document
+        for key in keys:
+            found = found[key] if isinstance(key, int) else found.get(key, {})
+        if not isinstance(found, dict):
+            raise self.error(keys, f"{keys[0]} is not a table", f"begin it with [{keys[0]}]")
+        return dict(found)
+
+    def count(self, name: str) -> int:
+        """How many `[[name]]` there are."""
+        found = self.document.get(name, [])
+        if not isinstance(found, list):
+            raise self.error((name,), f"[{name}] is one table", f"begin each with [[{name}]]")
+        return len(found)
+
+    def parameter(self, keys: Keys, value: Any) -> Parameter:
+        """A scalar, a list or `{ low, high, step }` as a knob."""
+        if isinstance(value, dict):
+            return self._range(keys, value)
+        values = tuple(value) if isinstance(value, list) else (value,)
+        if not values or not all(isinstance(item, int | float | str) for item in values):
+            raise self.error(
+                keys,
+                f"{keys[-1]} = {value!r} gives no value to take",
+                "write a scalar (fixed), a list of scalars (choice) or { low, high, step } (range)",
+            )
+        if len(set(values)) < len(values):
+            raise self.error(keys, f"{keys[-1]} = {value!r} repeats a value", "give each one once")
+        return Choice(values)
+
+    def _range(self, keys: Keys, value: dict[str, Any]) -> Range:
+        self.check_names(keys, value, ["low", "high", "step"], "part of a range")
+        low, high, step = value.get("low"), value.get("high"), value.get("step", 1)
+        if _is_number(low) and _is_number(high) and _is_number(step) and step > 0:
+            steps = (high - low) / step
+            if 0 <= steps <= 10_000 and abs(steps - round(steps)) < 1e-6:
+                return Range(low, high, step)
+        raise self.error(
+            keys,
+            f"{keys[-1]} = {value!r} is not a range",
+            "give numbers with low <= high, and a step above 0 that leads from low to high",
+        )
+
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
+_KEY = re.compile(r"^\s*([\w\"'.\s-]+?)\s*=")
+
+
+def line_numbers(text: str) -> dict[Keys, int]:
+    """Line of every table and key, by the keys that lead to it; those inside `{ }` have none."""
+    lines: dict[Keys, int] = {}
+    counts: dict[Keys, int] = {}
+    current: Keys = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := _HEADER.match(line):
+            current = _numbered(_split(header[2]), counts, header[1] == "[[")
+        elif key := _KEY.match(line):
+            lines.setdefault((*current, *_split(key[1])), number)
+        lines.setdefault(current, number)
+    return lines
+
+
+def _numbered(keys: Keys, counts: dict[Keys, int], new: bool) -> Keys:
+    """`keys` with the number of the array element that the header is about put in."""
+    if new:
+        counts[keys] = counts.get(keys, -1) + 1
+    for end in range(len(keys), 0, -1):
+        if keys[:end] in counts:
+            return (*keys[:end], counts[keys[:end]], *keys[end:])
+    return keys
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return type(value) in (int, float)
+
+
+def _split(dotted: str) -> Keys:
+    return tuple(part.strip(" \t\"'") for part in dotted.split("."))

@@ -1,0 +1,218 @@
+"""SearchSpace: what may be searched, read from TOML, sampled into an `Arch` and a `Recipe`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+from lepton_automl.cost import targets
+from lepton_automl.cost.targets import Target
+from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.builder import Builder
+from lepton_automl.models.layers import Layer
+from lepton_automl.search.space.draw import (
+    SpaceTrial,
+    suggest,
+    suggest_fields,
+    suggest_layers,
+    with_stride,
+)
+from lepton_automl.search.space.parameters import Choice, Parameter, Scalar
+from lepton_automl.search.space.tables import Table
+from lepton_automl.training.recipe import Recipe
+
+_MIN_MAP_SIDE = 4
+"""No stride makes a feature map smaller than this many rows or columns."""
+_DEFAULT_SIDE = 64
+"""Side in pixels where pictures vary and the space names no size."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Stages of choices and training choices.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file without its ending.
+    doc : str
+        One line about what it is for.
+    resolution : Choice or Range
+        Side lengths in pixels, or "native".
+    example : (int, int, int)
+        Height, width and channels that `lepton spaces` counts with.
+    stem, stages, head, train : Table
+        What is made from what.
+    candidates : tuple of dict
+        Complete parameter sets known to be good; a search tries them first.
+    candidate_names : tuple of str
+        Their names.
+    digest : str
+        Sixteen hexadecimal digits that name the content, comments left out.
+    text : str
+        The file as it was read.
+    """
+
+    name: str
+    doc: str
+    resolution: Parameter
+    example: tuple[int, int, int]
+    stem: Table
+    stages: tuple[Table, ...]
+    head: Table
+    train: Table
+    candidates: tuple[dict[str, Scalar], ...]
+    candidate_names: tuple[str, ...]
+    digest: str
+    text: str
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All tables, in order."""
+        return (self.stem, *self.stages, self.head, self.train)
+
+    @functools.cached_property
+    def all_parameters(self) -> dict[str, Parameter]:
+        """Everything that can be set, fixed or not, by path."""
+        found: dict[str, Parameter] = {"input.resolution": self.resolution}
+        for table in self.tables:
+            found |= table.all_parameters
+        return found
+
+    def parameters(self) -> dict[str, Parameter]:
+        """What is open to choose, by path: the parameters of a study."""
+        return {path: knob for path, knob in self.all_parameters.items() if len(knob.values) > 1}
+
+    def train_parameters(self, field: str) -> list[Parameter]:
+        """The knob of a recipe's field for each optimiser that has it."""
+        return [fields[field][1] for fields in self.train.fields.values() if field in fields]
+
+    def with_fixed(self, field: str, *, value: Scalar) -> SearchSpace:
+        """The same space with one field of every recipe set; it keeps its name and digest."""
+        fixed = {
+            name: {**fields, field: (f"train.{field}", Choice((value,)))}
+            for name, fields in self.train.fields.items()
+        }
+        changed = replace(self, train=replace(self.train, fields=fixed))
+        gone = self.all_parameters.keys() - changed.parameters().keys()
+        candidates = tuple(
+            {path: set_to for path, set_to in candidate.items() if path not in gone}
+            for candidate in self.candidates
+        )
+        return replace(changed, candidates=candidates)
+
+    @property
+    def points(self) -> int:
+        """How many different settings there are."""
+        shared = [knob for path, knob in self.all_parameters.items() if path.startswith("all.")]
+        counts = [len(knob.values) for knob in (self.resolution, *shared)]
+        return math.prod(counts) * math.prod(table.points for table in self.tables)
+
+    def sample(
+        self,
+        trial: SpaceTrial,
+        *,
+        size: tuple[int, int] | None,
+        channels: int,
+        classes: int,
+        target: Target,
+    ) -> tuple[Arch, Recipe]:
+        """An architecture and a recipe as `trial` suggests.
+
+        Parameters
+        ----------
+        trial : SpaceTrial
+            An Optuna trial or a `Draw`.
+        size : (int, int) or None
+            Height and width of the data; None where pictures vary.
+        channels, classes : int
+            Channels of a picture, number of classes.
+        target : Target
+            Activations that are slow on it are left out where others are listed.
+
+        Raises
+        ------
+        ArchError
+            If the layers do not fit together.
+        """
+        height, width = self._size(trial, size)
+        shape = (height, width, channels)
+        layers: list[Layer] = []
+        for table in (self.stem, *self.stages, self.head):
+            layers += suggest_layers(table, trial, target)
+        optimizer, settings = suggest_fields(self.train, trial, target)
+        recipe = Recipe(optimizer=optimizer, **settings)
+        return chain(shape, fit_to_input(shape, layers), classes), recipe
+
+    def example_arch(self, trial: SpaceTrial) -> Arch:
+        """An architecture for the example's shape and ten classes, its layers fitted together.
+
+        Raises
+        ------
+        ArchError
+            If the layers do not fit together.
+        """
+        height, width, channels = self.example
+        arch, _ = self.sample(
+            trial, size=(height, width), channels=channels, classes=10, target=targets.load()
+        )
+        return arch
+
+    def _size(self, trial: SpaceTrial, size: tuple[int, int] | None) -> tuple[int, int]:
+        values = self.resolution.values
+        sides = {side: input_size(side, self.resolution, size) for side in values}
+        if len(set(sides.values())) == 1:
+            return next(iter(sides.values()))
+        side: Scalar = suggest(trial, "input.resolution", self.resolution)
+        return sides[side]
+
+
+def input_size(side: Scalar, knob: Parameter, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width to use; data are never enlarged, and keep their shape if they have one.
+
+    "native" is the data's own size up to the largest listed one, and that one where pictures vary.
+    """
+    listed = [value for value in knob.values if isinstance(value, int)]
+    limit = side if isinstance(side, int) else max(listed, default=None)
+    if size is None:
+        return (limit or _DEFAULT_SIDE, limit or _DEFAULT_SIDE)
+    longest = max(size)
+    if limit is None or limit >= longest:
+        return size
+    return (max(1, round(size[0] * limit / longest)), max(1, round(size[1] * limit / longest)))
+
+
+def fit_to_input(input: tuple[int, int, int], layers: list[Layer]) -> list[Layer]:
+    """The layers with strides lowered where a map would become too small.
+
+    One without a width (a pooling) that may not stride is left out.
+    """
+    height, width, channels = input
+    kept: list[Layer] = []
+    for layer in layers:
+        one = _fit(layer, height, width, channels)
+        if one is not None:
+            kept.append(one)
+            height, width, channels = _output(one, height, width, channels)
+    return kept
+
+
+def _fit(layer: Layer, height: int, width: int, channels: int) -> Layer | None:
+    fields = layer.searchable_fields()
+    if "stride" not in fields:
+        return layer
+    fits = min(_output(layer, height, width, channels)[:2]) >= min(_MIN_MAP_SIDE, height, width)
+    if fits:
+        return layer
+    if not any(about["kind"] == "width" for about in fields.values()):
+        return None
+    lower = [n for n in fields["stride"]["choices"] if n < layer.stride]  # type: ignore[attr-defined]
+    return _fit(with_stride(layer, max(lower)), height, width, channels) if lower else layer
+
+
+def _output(layer: Layer, height: int, width: int, channels: int) -> tuple[int, int, int]:
+    build = Builder(height, width, channels)
+    build.begin_layer(0, layer)
+    value = layer.with_input_channels(channels).lower(build, build.input)
+    return (value.height, value.width, value.channels)

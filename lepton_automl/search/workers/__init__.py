@@ -1,0 +1,1 @@
+"""Processes that train trials, and what they run."""

@@ -1,0 +1,1 @@
+"""One training loop and its parts: loader, augmentation, loss, optimizers, checkpoints."""

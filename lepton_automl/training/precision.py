@@ -1,0 +1,116 @@
+"""Number formats of a training: bfloat16 where the device has fast kernels for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from contextlib import AbstractContextManager
+
+import torch
+
+from lepton_automl.core.machine import this_machine
+
+_AMX_FLAG = "amx_bf16"
+"""The processor feature with which bfloat16 products are faster than float32 ones."""
+SIDES = {"cpu": 512, "cuda": 8192}
+"""Of the square matrices whose product is the yardstick; large enough to keep the device busy."""
+PRODUCTS = 4
+LEAST_SECONDS = 1.0
+"""Shorter trainings are not worth the yardstick's time."""
+PASSES = 3
+"""Forward, and backward to the inputs and to the weights, as many multiply-accumulates each."""
+
+
+def matmul_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of the factors of matrix products: bfloat16 on CUDA and with AMX, else float32.
+
+    A fixed rule rather than a measurement, so that equal machines compute equal bits. Weights,
+    sums, batch normalisation and losses are float32 in any case (mixed precision, Micikevicius et
+    al. 2018, section 3, arXiv:1710.03740; bfloat16 needs no loss scaling).
+    """
+    is_fast = device.type == "cuda" or (device.type == "cpu" and _has_amx())
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Context of a training's forward pass: `torch.autocast` to `matmul_dtype`."""
+    dtype = matmul_dtype(device)
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Context for float32 inside `autocast`, as quantization-aware training needs it."""
+    return torch.autocast(device.type, enabled=False)
+
+
+@functools.cache
+def _has_amx() -> bool:
+    return _AMX_FLAG in this_machine().flags
+
+
+class Throughput:
+    """Measures samples per second from calls after every batch; starts after the first one.
+
+    Parameters
+    ----------
+    batch_size : int
+        Samples a batch.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._first = self._last = (0, 0.0)
+
+    def on_batch(self, done: int, total: int) -> None:
+        """Record the time at which `done` batches are done."""
+        del total
+        self._last = (done, time.perf_counter())
+        if not self._first[0]:
+            self._first = self._last
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the end of the first batch to that of the last one."""
+        return self._last[1] - self._first[1]
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples per second; 0 with fewer than two batches."""
+        samples = (self._last[0] - self._first[0]) * self._batch_size
+        return samples / self.seconds if samples else 0.0
+
+
+def utilisation(throughput: Throughput, macs: int, device: torch.device) -> float:
+    """Share of the device's matrix peak that a training used; 0 where it was too short to tell.
+
+    Parameters
+    ----------
+    throughput : Throughput
+        Of the training.
+    macs : int
+        Multiply-accumulates of the net for one picture.
+    device : torch.device
+        Where it ran; one thread of a CPU.
+    """
+    if throughput.seconds < LEAST_SECONDS:
+        return 0.0
+    return PASSES * macs * throughput.samples_per_second / peak_macs_per_second(device.type)
+
+
+@functools.cache
+def peak_macs_per_second(device: str) -> float:
+    """Multiply-accumulates a second of a large matrix product, the best of a few.
+
+    In the numbers that trainings multiply there; on one thread of a CPU.
+    """
+    side = SIDES[device]
+    square = torch.ones(side, side, device=device, dtype=matmul_dtype(torch.device(device)))
+    best = 0.0
+    for _ in range(PRODUCTS + 1):
+        start = time.perf_counter()
+        (square @ square)[0, 0].item()  # Waits for the device.
+        best = max(best, side**3 / (time.perf_counter() - start))
+    return best

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lepton_automl.artifact.model_card import card
+from lepton_automl.artifact.provenance import About, Confirmed
+from lepton_automl.artifact.verdict import JudgedLimit
+from lepton_automl.config import Limits
+from tests.helpers.artifacts import elsewhere, figures, verdict
+
+ABOUT = About("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
+
+
+def test_every_figure_names_its_file_its_samples_and_its_machine():
+    text = card(verdict(), ABOUT)
+    for part in ("a" * 64, "b" * 64, "360", "Some CPU", "1.32.0", "98.61 % [96.81, 99.40]"):
+        assert part in text
+    assert "feedfacefeedface" in text
+    assert "opened" not in text
+
+
+def test_a_second_opening_marks_the_figures():
+    text = card(verdict(openings=2), ABOUT)
+    assert "## Figures (test part opened 2 times)" in text
+
+
+def test_tables_have_as_many_cells_in_every_row():
+    rows: list[list[int]] = [[]]
+    for line in card(verdict(), ABOUT).splitlines():
+        if line.startswith("|"):
+            rows[-1].append(line.replace("\\|", "").count("|"))
+        elif rows[-1]:
+            rows.append([])
+    assert len([table for table in rows if table]) == 5
+    assert all(len(set(table)) == 1 for table in rows if table)
+
+
+@pytest.mark.parametrize("status", ["holds", "broken", "undecided"])
+def test_the_verdict_is_the_heading(status):
+    assert f"## Verdict: {status}\n" in card(verdict(status=status), ABOUT)
+
+
+def test_a_card_tells_how_the_few_best_were_confirmed():
+    few = (Confirmed(4, 0.98, 9, (0.95, 0.97), 27), Confirmed(2, 0.97, 9, (0.96,), 27))
+    text = card(verdict(), dataclasses.replace(ABOUT, confirmed=few))
+    assert "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points | 2 of 27 epochs |" in text
+    assert "| 2 | 97.00 % after 9 epochs | 96.00 % | one seed | 1 of 27 epochs |" in text
+    assert "97.50 % when selected on average, 96.00 % confirmed" in text
+    assert "How it was chosen" not in card(verdict(), ABOUT)
+
+
+def test_an_undecided_limit_says_how_many_samples_would_decide():
+    limit = JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "undecided", 4321)
+    text = card(verdict(status="undecided", limits=(limit,)), ABOUT)
+    assert "about 4321 samples would decide" in text
+    assert "| accuracy drop at most 0.50 points | 0.28 points [-0.50, 1.10] | undecided |" in text
+
+
+def test_without_limits_it_does_not_claim_that_they_hold():
+    text = card(verdict(limits=()), ABOUT)
+    assert "No limit was stated" in text
+    assert "Every stated limit holds" not in text
+
+
+def test_a_broken_artifact_has_a_card_without_figures():
+    damaged = verdict(
+        status="broken",
+        problems=("x is missing",),
+        int8=None,
+        float32=None,
+        reference=None,
+        parity=None,
+        drops={},
+        limits=(),
+    )
+    text = card(damaged, ABOUT)
+    assert "x is missing" in text
+    assert "## Figures" not in text
+
+
+def test_an_estimate_is_called_one_everywhere_on_the_card():
+    limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis="estimated")
+    text = card(verdict(int8=figures(elsewhere=elsewhere()), limits=(limit,)), ABOUT)
+    assert text.count("estimated 2 ms") == 2
+    assert "Latency on cortex-m: a core is estimated from assumed speeds" in text
+    assert "An estimate cannot prove that a limit holds." in text
+    assert "where it will run" not in card(verdict(), ABOUT)
+
+
+def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
+    limits = (
+        JudgedLimit("min_accuracy", 0.99, 0.9861, (0.96, 0.98), "broken"),
+        JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "holds"),
+    )
+    few = (Confirmed(4, 0.98, 9, (0.95, 0.97), 27),)
+    about = dataclasses.replace(ABOUT, confirmed=few, balanced=True)
+    text = card(verdict(limits=limits, balanced=True, status="broken"), about)
+    assert "On the validation part, by balanced accuracy, the best was" in text
+    assert "; of balanced accuracy" in text
+    assert (
+        text.count("accuracy") == text.count("balanced accuracy") + text.count("min_accuracy") + 1
+    )
+    assert "Balanced accuracy is the mean share of right answers of each class" in text
+    assert "alanced" not in card(verdict(), ABOUT)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from lepton_automl.artifact import writer
+from lepton_automl.artifact.predict import predict, shipped_file
+from lepton_automl.errors import DataError
+from tests.helpers.artifacts import CLASSES, make_bundle, verdict
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    made = make_bundle(tmp_path_factory.mktemp("made"))
+    writer.seal(made.folder, made.digests, verdict=verdict(), card="", predictions=np.arange(3))
+    return made.folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(70):  # more than one batch
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return folder
+
+
+def by_hand(model, path):
+    pixels = np.asarray(Image.open(path).convert("RGB"))[None]
+    (answer,) = onnxruntime.InferenceSession(str(model)).run(None, {"pixels": pixels})
+    return CLASSES[answer[0].argmax()], float(answer[0].max())
+
+
+def test_each_file_gets_the_label_the_file_gives_it(artifact, pictures):
+    files = sorted(pictures.glob("*.png"))
+    rows = predict(artifact, files)
+    assert [row.file for row in rows] == files
+    for row in rows[::10]:
+        label, probability = by_hand(artifact / "model.int8.onnx", row.file)
+        assert row.label == label
+        assert row.probability == pytest.approx(probability)
+
+
+def test_a_folder_stands_for_its_pictures(artifact, pictures):
+    (pictures / "notes.txt").write_text("no picture")
+    assert len(predict(artifact, [pictures])) == 70
+
+
+def test_an_onnx_file_is_used_as_given(artifact, pictures):
+    alone = predict(artifact / "model.fp32.onnx", [pictures / "03.png"])[0]
+    _, probability = by_hand(artifact / "model.fp32.onnx", pictures / "03.png")
+    assert alone.probability == pytest.approx(probability)
+
+
+def test_a_run_folder_stands_for_its_artifact(artifact):
+    assert shipped_file(artifact.parent) == artifact / "model.int8.onnx"
+
+
+def test_the_file_that_ships_is_used(artifact, tmp_path):
+    copy = shutil.copytree(artifact, tmp_path / "artifact")
+    body = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(body | {"primary": "float"}))
+    assert shipped_file(copy).name == "model.fp32.onnx"
+
+
+def test_a_lone_onnx_file_is_enough(artifact, pictures, tmp_path):
+    copy = shutil.copy(artifact / "model.int8.onnx", tmp_path / "alone.onnx")
+    assert predict(copy, [pictures / "00.png"])[0].label in CLASSES
+
+
+def test_a_file_that_is_no_picture_is_named(artifact, tmp_path):
+    (tmp_path / "x.png").write_text("text")
+    with pytest.raises(DataError, match=r"x\.png") as caught:
+        predict(artifact, [tmp_path / "x.png"])
+    assert "--skip-corrupt" not in caught.value.fix
+
+
+@pytest.mark.parametrize("content", [b"", b"no model"])
+def test_a_file_that_is_no_net_is_named(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"m\.onnx does not run"):
+        predict(path, [tmp_path])
+
+
+def test_nothing_to_classify_is_an_error(artifact, tmp_path):
+    with pytest.raises(DataError, match="no picture"):
+        predict(artifact, [tmp_path])
+
+
+def test_a_folder_without_an_artifact_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no manifest\.json"):
+        predict(tmp_path, [tmp_path])

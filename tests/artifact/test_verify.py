@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from lepton_automl.artifact import writer
+from lepton_automl.artifact.provenance import read_about
+from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.artifact.verify import (
+    PROGRAM,
+    Request,
+    log_opening,
+    main,
+    openings,
+    reference_predictions,
+    saturation,
+    verify,
+    verify_in_fresh_process,
+)
+from lepton_automl.config import Limits
+from lepton_automl.core.machine import this_machine
+from lepton_automl.cost import targets
+from lepton_automl.cost.latency_model import estimate
+from lepton_automl.errors import DataError, MachineError
+from lepton_automl.runs.ledger import Ledger
+from tests.helpers import processes
+from tests.helpers.artifacts import make_bundle
+from tests.helpers.artifacts import verdict as any_verdict
+
+STATED = Limits(max_size_bytes=100_000, min_accuracy=0.5)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    made = make_bundle(tmp_path_factory.mktemp("made"), limits=STATED)
+    writer.seal(made.folder, made.digests, verdict=any_verdict(), card="", predictions=np.arange(3))
+    return made
+
+
+@pytest.fixture
+def request_(original, tmp_path):
+    folder = shutil.copytree(original.folder, tmp_path / "artifact")
+    return dataclasses.replace(original.request, folder=folder, quiet_reference_ms=0.04)
+
+
+@pytest.fixture(scope="module")
+def found(original) -> Verdict:
+    return verify(original.request)
+
+
+def predicted(path, pixels):
+    (answers,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixels": pixels})
+    return answers.argmax(1)
+
+
+def snapshot(folder):
+    return {
+        p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.mark.slow
+def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found, monkeypatch):
+    before, run, children = snapshot(request_.folder), subprocess.run, []
+
+    def noted(*args, **options):
+        children.append(run(*args, **options))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    fresh = verify_in_fresh_process(request_)
+    assert snapshot(request_.folder) == before
+    (child,) = children
+    assert child.args == [sys.executable, "-c", PROGRAM, str(os.getpid())]
+    assert json.loads(child.stdout)["verdict"] == "holds"
+    assert child.stderr == ""
+    assert fresh.status == found.status == "holds"
+    assert fresh.exit_code == 0
+    assert fresh.parity == found.parity
+    assert fresh.drops == found.drops
+    assert fresh.int8.accuracy == found.int8.accuracy
+    file = request_.folder / "model.int8.onnx"
+    assert fresh.int8.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module", params=[accuracy_score, balanced_accuracy_score])
+def scored(request, original, found, tmp_path_factory):
+    if request.param is accuracy_score:
+        return found, original, request.param
+    made = make_bundle(tmp_path_factory.mktemp("balanced"), limits=STATED, balanced=True)
+    return verify(dataclasses.replace(made.request, digests=made.digests)), made, request.param
+
+
+def test_accuracy_is_what_scikit_learn_says(scored):
+    found, made, score = scored
+    pixels, labels = np.load(made.request.pixels), np.load(made.request.labels)
+    for item in (found.int8, found.float32, found.reference):
+        wanted = score(labels, predicted(made.folder / item.file, pixels))
+        assert item.accuracy == pytest.approx(wanted, abs=1e-12)
+        assert item.n_samples == len(labels)
+        assert item.accuracy_interval[0] < item.accuracy < item.accuracy_interval[1]
+    assert found.balanced == (score is balanced_accuracy_score)
+
+
+def test_drops_are_differences_of_accuracies(scored):
+    found = scored[0]
+    for name, item in (("int8", found.int8), ("float", found.float32)):
+        expected = 100 * (found.reference.accuracy - item.accuracy)
+        assert found.drops[name].points == pytest.approx(expected)
+    twin = found.float32.accuracy - found.int8.accuracy
+    assert found.drops["int8_against_float"].points == pytest.approx(100 * twin)
+
+
+def test_reference_predictions_repeat_the_pairing(original, found):
+    pixels, labels = np.load(original.request.pixels), np.load(original.request.labels)
+    told = reference_predictions(original.folder, pixels)
+    assert (told.dtype, (told == labels).mean()) == (np.int64, found.reference.accuracy)
+
+
+def test_limits_of_the_bundle_are_judged_unless_others_are_given(request_, found):
+    assert [x.name for x in found.limits] == ["max_size_bytes", "min_accuracy"]
+    few = verify(dataclasses.replace(request_, limits=Limits(max_macs=1)))
+    assert [(x.name, x.status) for x in few.limits] == [("max_macs", "broken")]
+    assert [few.status, few.other, few.exit_code] == ["broken", "broken", 6]
+    small = Limits(max_size_bytes=found.float32.size_bytes - 1)
+    assert verify(dataclasses.replace(request_, limits=small)).other == "broken"
+
+
+def test_a_limit_at_the_measured_accuracy_is_undecided(request_, found):
+    near = found.int8.accuracy - 0.01
+    verdict = verify(dataclasses.replace(request_, limits=Limits(min_accuracy=near)))
+    assert verdict.status == "undecided"
+    assert verdict.exit_code == 6
+    assert verdict.limits[0].n_needed > found.int8.n_samples
+
+
+def test_a_tampered_file_is_named_and_nothing_is_measured(request_):
+    path = request_.folder / "model.int8.onnx"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    verdict = verify(request_)
+    assert verdict.status == "broken"
+    assert verdict.exit_code == 6
+    assert "model.int8.onnx has changed" in verdict.reasons[0]
+    assert verdict.int8 is None
+    assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_a_missing_file_is_named(request_):
+    (request_.folder / "labels.txt").unlink()
+    assert verify(request_).reasons == ["labels.txt is missing"]
+
+
+def test_a_file_that_does_not_load_is_broken_even_with_a_manifest_that_fits(request_):
+    """Whoever changed the file also changed the manifest."""
+    path = request_.folder / "model.int8.onnx"
+    path.write_bytes(path.read_bytes()[:2000])
+    manifest = request_.folder / "manifest.json"
+    body = json.loads(manifest.read_text())
+    body["files"]["model.int8.onnx"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(body))
+    verdict = verify(request_)
+    assert verdict.status == "broken"
+    assert "model.int8.onnx" in verdict.reasons[0]
+
+
+def test_golden_answers_that_do_not_fit_break_parity(request_):
+    path = request_.folder / "golden/int8.npy"
+    np.save(path, np.load(path)[:, ::-1])
+    manifest = request_.folder / "manifest.json"
+    body = json.loads(manifest.read_text())
+    body["files"]["golden/int8.npy"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(body))
+    verdict = verify(request_)
+    assert verdict.status == "broken"
+    assert "parity" in verdict.reasons[0]
+
+
+def test_a_bundle_being_made_is_checked_by_what_was_written(original, request_):
+    (request_.folder / "manifest.json").unlink()
+    assert verify(dataclasses.replace(request_, digests=original.digests)).status == "holds"
+    wrong = original.digests | {"labels.txt": "0" * 64}
+    verdict = verify(dataclasses.replace(request_, digests=wrong))
+    assert "labels.txt has changed" in verdict.reasons[0]
+
+
+def test_pictures_of_another_size_are_refused(request_, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 9, 9, 3), np.uint8))
+    np.save(tmp_path / "y.npy", np.zeros(5, np.int64))
+    other = dataclasses.replace(request_, pixels=tmp_path / "x.npy", labels=tmp_path / "y.npy")
+    with pytest.raises(DataError, match="does not fit"):
+        verify(other)
+
+
+def test_groups_are_taken_into_account(request_, found):
+    groups = tuple(int(n) // 30 for n in range(found.int8.n_samples))
+    verdict = verify(dataclasses.replace(request_, groups=groups))
+    assert verdict.grouped
+    low, high = verdict.int8.accuracy_interval
+    assert low <= found.int8.accuracy_interval[0]
+    assert high >= found.int8.accuracy_interval[1]
+
+
+def test_with_prefer_latency_the_manifest_still_says_what_ships(request_):
+    """What ships was decided when the bundle was made; another timing does not change it."""
+    assert verify(dataclasses.replace(request_, prefer="latency")).primary == "int8"
+
+
+def test_a_request_survives_json(request_):
+    full = dataclasses.replace(request_, groups=(1, 2), limits=STATED, digests={"a": "b"})
+    assert Request.from_json(full.to_json()) == full
+    assert Request.from_json(request_.to_json()) == request_
+
+
+def test_the_process_answers_errors_as_json(request_, monkeypatch, capsys):
+    (request_.folder / "manifest.json").unlink()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(request_.to_json()))
+    main()
+    answer = capsys.readouterr().out
+    assert json.loads(answer)["error"] == "DataError"
+    ended = subprocess.CompletedProcess([], 0, stdout=answer, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(DataError, match=r"no manifest\.json") as caught:
+        verify_in_fresh_process(request_)
+    assert "lepton export" in caught.value.fix
+
+
+@pytest.mark.parametrize(("code", "error"), [(-9, MachineError), (1, RuntimeError)])
+def test_a_process_that_dies_is_no_verdict(request_, monkeypatch, code, error):
+    ended = subprocess.CompletedProcess([], code, stdout="", stderr="a traceback")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(error, match=r"signal 9|a traceback"):
+        verify_in_fresh_process(request_)
+
+
+def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
+    os.mkfifo(pixels := tmp_path / "never written")
+    endless = dataclasses.replace(request_, pixels=pixels).to_json()
+    asks = "from lepton_automl.artifact.verify import *; verify_in_fresh_process(Request.from_json({!r}))"
+    parent = processes.python("-c", asks.format(endless))
+    while not (child := processes.children(parent.pid, "hold()")):
+        time.sleep(0.02)
+    time.sleep(0.5)
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 5
+    while processes.alive(child) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not processes.alive(child)
+
+
+def test_each_file_opens_a_test_part_once(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert log_opening(ledger, "a" * 64, "part1") == 1
+        assert log_opening(ledger, "a" * 64, "part1") == 1
+        assert log_opening(ledger, "b" * 64, "part1") == 2
+        assert log_opening(ledger, "b" * 64, "part2") == 1
+        assert openings(ledger, "part1") == 2
+        assert openings(ledger, "part3") == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "is_told"),
+    [
+        ("x86-vnni", ("avx2",), True),
+        ("x86-vnni", ("avx2", "avx512_vnni"), False),
+        ("x86-any", ("avx2",), False),
+    ],
+)
+def test_a_processor_that_saturates_is_told_where_the_target_allows_all_8_bits(
+    target, flags, is_told
+):
+    assert bool(saturation(target, dataclasses.replace(this_machine(), flags=flags))) == is_told
+
+
+def test_on_another_device_the_told_latency_is_judged_not_the_one_here(request_, monkeypatch):
+    about = read_about(request_.folder)
+    model = estimate(targets.load("cortex-m"))
+    other = dataclasses.replace(about, latency=model)
+    monkeypatch.setattr(sys.modules[verify.__module__], "read_about", lambda _: other)
+    found = verify(dataclasses.replace(request_, limits=Limits(max_latency_ms=1000.0)))
+    told = model.latency(writer.read_arch(request_.folder, "model.int8.onnx").graph)
+    assert found.int8.elsewhere.latency_ms == told.milliseconds
+    assert found.float32.elsewhere is None
+    limit = found.limits[0]
+    assert (limit.basis, limit.status, found.exit_code) == ("estimated", "undecided", 6)

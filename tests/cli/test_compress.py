@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lepton_automl.errors import ConfigError
+from lepton_automl.pipeline.export import Outcome
+from tests.helpers import rows
+from tests.helpers.artifacts import verdict
+
+
+def test_a_run_goes_on_as_it_was_defined_with_what_may_change(lepton, run_folder):
+    compress = lepton.fake("pipeline.compress", rows.compressed())
+    lepton("compress", str(run_folder / "artifact"), "--budget", "5m", "--jobs", "2")
+    config = compress.config
+    assert (config.out, config.data, config.seed) == (run_folder, "digits", 7)
+    assert config.space == str(run_folder / "space.toml")
+    assert (config.budget_seconds, config.jobs, config.device) == (300, 2, "auto")
+
+
+def test_json_names_the_models_and_every_step(lepton, run_folder):
+    made = rows.compressed()
+    lepton.fake("pipeline.compress", made)
+    done = lepton("compress", str(run_folder), "--json")
+    assert done.exit_code == 0
+    body = json.loads(done.out)
+    assert (body["reference"], body["int8"]) == (made.reference.digest, made.int8.digest)
+    assert [step["name"] for step in body["steps"]] == [rung.name for rung in made.rungs]
+
+
+def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
+    compress = lepton.fake("foreign.compressing.compress_model", Outcome(tmp_path, verdict()))
+    model = tmp_path / "net.onnx"
+    lepton(
+        *("compress", str(model), "--data", "pictures", "--max-drop", "0.5", "--seed", "3"),
+        *("--preprocessing", "a.toml", "--prefer", "latency", "--target", "x86-vnni"),
+    )
+    order = compress.config
+    assert (order.model, order.data, order.seed) == (model, "pictures", 3)
+    assert (order.limits.max_drop, order.prefer, order.target) == (0.5, "latency", "x86-vnni")
+    assert str(order.out) == "runs/net-int8"
+
+
+@pytest.mark.parametrize("option", [("--seed", "1"), ("--out", "x"), ("--test", "x")])
+def test_what_a_run_knows_already_has_no_effect(lepton, run_folder, option):
+    done = lepton("compress", str(run_folder), *option)
+    assert done.exit_code == 4
+    assert "has no effect" in done.err
+
+
+def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder, tmp_path):
+    compress = lepton.fake("adopting.compress_net", Outcome(tmp_path, verdict()))
+    lepton("compress", str(run_folder), "--max-size-kb", "20", "--prefer", "latency")
+    (((config, net), _),) = compress.asked
+    assert net == run_folder / "models" / "best"
+    assert config.out == run_folder.with_name(f"{run_folder.name}-int8")
+    assert (config.data, config.seed, config.prefer) == ("digits", 7, "latency")
+    assert config.limits.stated == {"max_size_bytes": 20_000}
+    lepton("compress", str(run_folder), "--max-drop", "1", "--out", str(tmp_path / "there"))
+    assert compress.asked[1][0][0].out == tmp_path / "there"
+
+
+def test_the_way_out_of_a_folder_that_is_taken_is_one_that_this_command_has(
+    lepton, run_folder, monkeypatch
+):
+    def taken(config, source, emit):
+        raise ConfigError("it holds another run", fix="--out, or --fresh to move it aside")
+
+    monkeypatch.setattr("lepton_automl.pipeline.compress_net.compress_net", taken)
+    done = lepton("compress", str(run_folder), "--max-size-kb", "20")
+    assert done.exit_code == 4
+    assert "give another folder with --out" in done.err
+    assert "--fresh" not in done.err
+
+
+def test_even_with_limits_a_run_knows_its_data(lepton, run_folder):
+    done = lepton("compress", str(run_folder), "--max-drop", "1", "--seed", "3")
+    assert done.exit_code == 4
+    assert "--seed has no effect" in done.err
+
+
+def test_what_only_trainings_need_has_no_effect_on_ones_own_model(lepton):
+    done = lepton("compress", "net.onnx", "--data", "pictures", "--budget", "5m")
+    assert done.exit_code == 4
+    assert "has no effect" in done.err
+
+
+def test_a_model_without_pictures_is_told_to_give_some(lepton, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"net")
+    done = lepton("compress", "net.onnx")
+    assert done.exit_code == 3
+    assert "lepton compress net.onnx --data PICTURES" in done.err

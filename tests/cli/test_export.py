@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lepton_automl.pipeline.run import Outcome
+from tests.helpers.artifacts import verdict
+
+
+@pytest.mark.parametrize("inner", ["", "artifact", "artifact/manifest.json"])
+def test_a_run_may_be_given_by_any_of_its_paths_and_goes_on_as_it_was_defined(
+    lepton, run_folder, inner
+):
+    export = lepton.fake("pipeline.export", Outcome(run_folder / "artifact", verdict()))
+    done = lepton("export", str(run_folder / inner), "--json")
+    assert json.loads(done.out)["artifact"] == str(run_folder / "artifact")
+    config = export.config
+    assert (config.out, config.data, config.seed) == (run_folder, "digits", 7)
+    assert config.limits.stated == {"max_size_bytes": 9000}
+    assert (config.objectives, config.prefer) == (("accuracy", "macs"), "latency")
+
+
+def test_the_verdict_decides_the_exit_code(lepton, run_folder):
+    lepton.fake("pipeline.export", Outcome(run_folder / "artifact", verdict(status="broken")))
+    assert lepton("export", str(run_folder)).exit_code == 6
+
+
+def test_what_is_no_run_is_refused(lepton, tmp_path):
+    done = lepton("export", str(tmp_path))
+    assert done.exit_code == 3
+    assert "run.toml" in done.err

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import io
+
+from lepton_automl.cli.report import progress
+from lepton_automl.cli.report.progress import Live, screen, share_done
+from lepton_automl.core.events import Event
+
+
+def test_without_a_terminal_messages_are_lines_and_progress_is_thinned(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with screen() as emit:
+        emit(Event("search", "starts"))
+        for step in range(50):
+            emit(Event("search", f"step {step}", done=step, total=50))
+        emit(Event("search", "all done", done=50, total=50))
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert [line.split(maxsplit=2)[2] for line in lines] == ["starts", "0% step 0", "100% all done"]
+
+
+def test_a_stage_waits_for_its_own_lines_only(capsys, monkeypatch):
+    now = iter([0.0, 1.0, 2.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    lines = progress.Lines()
+    lines.show(Event("search", "a", done=1, total=9))
+    lines.show(Event("search", "b", done=2, total=9))
+    lines.show(Event("search", "c", done=3, total=9))
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["a", "c"]
+
+
+def test_quiet_says_nothing(capsys):
+    with screen(quiet=True) as emit:
+        emit(Event("search", "starts"))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_live_screen_shows_a_bar_a_stage(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with Live() as live:
+        live.show(Event("search", "trial 1", done=1, total=4))
+        live.show(Event("search", "[not markup]", done=2, total=4))
+        live.show(Event("compress", "cut [a]"))
+    assert "compress" in stream.getvalue()
+    assert "cut [a]" in stream.getvalue()
+
+
+def test_the_share_done_never_leaves_zero_to_one():
+    assert share_done(Event("s", "m", done=5, total=4)) == 1.0
+    assert share_done(Event("s", "m", done=1, total=0)) == 0.0
+    assert share_done(Event("s", "m")) == 0.0

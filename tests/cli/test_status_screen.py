@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from lepton_automl.cli.report.status_screen import sparkline, status_view, watch_status
+from tests.helpers.rows import status
+
+
+def shown(found) -> str:
+    console = Console(file=io.StringIO(), width=110)
+    console.print(status_view(found))
+    return console.file.getvalue()
+
+
+def lines_with(text, *words):
+    return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+def test_the_screen_tells_workers_rungs_front_leader_and_time():
+    text = shown(status())
+    assert lines_with(text, "101", "trial 7, rung 1", "4 s", "50%")
+    assert lines_with(text, "102", "trial 3, final training", "something is measured")
+    assert lines_with(text, "103", "nothing")
+    assert lines_with(text, " 0 ", " 3 ", " 1 ")
+    assert lines_with(text, "best so far", "trial 3", "98.10 %", "12.3 kB", "51.2 us")
+    assert lines_with(text, "trial 3 ", "98.10 %", "1.2 M")
+    assert lines_with(text, "time", "2 min of 10 min; about 8 min left")
+    assert lines_with(text, "search", "25%", "trial [3]")
+    assert lines_with(text, "hypervolume", "0.8", "▁▄█")
+    assert "the worker of trial 1 [x]" in text
+    assert "runs/[x]" in text
+
+
+def test_a_run_nobody_works_on_says_so_and_how_to_go_on():
+    text = shown(status(state="interrupted", workers=(), progress={}))
+    assert "nobody works on it now; it was interrupted" in text
+    assert "go on with: lepton run digits" in text
+    assert "left" not in text.replace("lepton", "")
+    called = status(state="interrupted", workers=(), progress={}, command={})
+    assert "the same command goes on" in shown(called)
+    ended = shown(status(state="ended", workers=(), error="no space left"))
+    assert "the last command has ended: no space left" in ended
+    assert "go on" not in ended
+
+
+def test_a_stopped_command_is_told_with_its_process():
+    text = shown(status(state="silent", silent_seconds=75.0))
+    assert "process 4711 has said nothing for 75 s" in text
+
+
+def test_a_run_that_has_just_begun_is_a_screen_too():
+    nothing = {"workers": (), "rungs": (), "found": {}, "progress": {}, "hypervolume": ()}
+    text = shown(status(**nothing, messages=(), command={}, events={}))
+    assert "none yet" in text
+
+
+def test_watching_ends_with_the_run_and_reads_until_then(monkeypatch, capsys):
+    states = iter(["working", "silent", "working", "ended"])
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    watch_status(lambda: status(state=next(states)), 0.5)
+    assert slept == [0.5] * 3
+    assert next(states, None) is None
+    assert "the last command has ended" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_watching_and_gives_the_terminal_back(monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(KeyboardInterrupt):
+        watch_status(status)
+    assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 39, 40, 41, 1000])
+def test_a_sparkline_ends_with_the_newest_value_and_fits(count):
+    line = sparkline(list(itertools.accumulate([1.0] * count)))
+    assert len(line) == min(count, len(line)) <= 40
+    assert list(line) == sorted(line)
+    assert line[-1] == ("█" if count > 1 else "▁")
+
+
+def test_balanced_accuracy_is_called_so():
+    balanced = status()
+    balanced.definition.balanced = True
+    assert "balanced accuracy" in shown(balanced)
+    assert "balanced" not in shown(status())

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lepton_automl.artifact.predict import Prediction
+from lepton_automl.artifact.verdict import JudgedLimit
+from lepton_automl.cli import report
+from lepton_automl.cli.report import tables
+from lepton_automl.cli.report.tables import Point, plot
+from lepton_automl.errors import DataError
+from tests.helpers.artifacts import elsewhere, figures, verdict
+from tests.helpers.rows import compressed, found, status
+
+
+def field(text: str, height: int) -> list[str]:
+    return [line.split("│")[1] for line in text.splitlines()[:height]]
+
+
+def test_the_best_is_at_the_top_and_the_dearest_at_the_right():
+    points = [Point(1.0, 0.5, "front"), Point(100.0, 0.9, "winner"), Point(10.0, 0.7, "other")]
+    lines = field(plot(points, str, "cost", width=21, height=5), 5)
+    assert [len(line) for line in lines] == [21] * 5
+    assert lines[0] == " " * 20 + "#"
+    assert lines[4] == "o" + " " * 20
+    assert lines[2] == " " * 10 + "·" + " " * 10  # ten is half-way between 1 and 100
+
+
+def test_the_winner_is_drawn_over_the_others():
+    points = [Point(1.0, 0.5, "winner"), Point(1.0, 0.5, "other"), Point(1.0, 0.5, "front")]
+    assert "".join(field(plot(points, str, "cost", width=9, height=3), 3)).strip() == "#"
+
+
+def test_both_axes_are_labelled():
+    points = [Point(2.0, 0.25, "other"), Point(8.0, 0.75, "front")]
+    lines = plot(points, "{:.0f} ms".format, "latency", width=30, height=4).splitlines()
+    assert lines[0].startswith("  75.0 %")
+    assert lines[3].startswith("  25.0 %")
+    assert lines[5].split() == ["2", "ms", "latency", "8", "ms"]
+
+
+def test_without_points_there_is_nothing():
+    assert plot([], str, "cost") == ""
+
+
+def shown(view) -> str:
+    out = io.StringIO()
+    Console(file=out, width=140).print(view)
+    return out.getvalue()
+
+
+def test_a_verdict_shows_figures_limits_and_where_the_file_is():
+    text = shown(tables.verdict_view(verdict(), Path("runs/x/artifact")))
+    for part in (
+        "98.61 % [96.81, 99.40]",
+        "13 us [12 us, 14 us]",
+        "size at most",
+        "20.0 kB",
+        "verdict: holds",
+        "runs/x/artifact/model.int8.onnx",
+        "a" * 12,
+        "Some CPU",
+        "0.28 points [-0.50, 1.10]",
+    ):
+        assert part in text
+    assert "opened" not in text
+
+
+def test_a_second_opening_is_marked():
+    assert "test part opened 2 times" in shown(tables.verdict_view(verdict(openings=2), Path()))
+
+
+def test_an_undecided_limit_says_how_many_samples_would_decide():
+    limit = JudgedLimit("min_accuracy", 0.98, 0.9861, (0.968, 0.994), "undecided", 4321)
+    text = shown(tables.verdict_view(verdict(status="undecided", limits=(limit,)), Path()))
+    assert "verdict: undecided" in text
+    assert "4321 samples" in text
+
+
+def test_a_broken_artifact_says_why():
+    broken = verdict(status="broken", problems=("a.onnx is missing",), int8=None, limits=())
+    text = shown(tables.verdict_view(broken, Path()))
+    assert "a.onnx is missing" in text
+    assert "verdict: broken" in text
+
+
+def test_without_limits_it_says_that_none_was_judged():
+    assert "no limit was stated" in shown(tables.verdict_view(verdict(limits=()), Path()))
+
+
+def test_it_says_plainly_that_float_is_faster():
+    fast = figures("model.fp32.onnx", latency_ms=0.0065, latency_interval=(0.006, 0.007))
+    text = shown(tables.verdict_view(verdict(float32=fast), Path()))
+    assert "int8 ships; float is faster than int8 here, 0.50 of its time" in text
+
+
+def test_a_search_shows_the_front_the_plot_and_the_winner():
+    text = shown(tables.search_view(found()))
+    assert "98.00 % [97.00, 99.00]" in text
+    assert "# winner" in text
+    assert "10 us" in text
+    assert "trial 1, the cheapest [of all]" in text
+
+
+def test_the_plot_uses_bytes_where_no_latency_was_measured():
+    text = tables.front_plot(found(latency=None))
+    assert "9.0 kB" in text
+    assert "file" in text
+
+
+def test_names_with_brackets_are_shown_as_they_are():
+    rows = [Prediction(Path("[red].png"), "[b]cat[/b]", 0.5)]
+    assert "[b]cat[/b]" in shown(tables.predictions_view(rows))
+    assert "[red].png" in shown(tables.predictions_view(rows))
+    assert "no [x]" in shown(tables.error_view(DataError("no [x]", fix="[y]")))
+
+
+def test_a_compression_shows_every_step_and_why():
+    text = shown(tables.compression_view(compressed()))
+    lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("│")}
+    assert " no " in lines["pruned-1"]
+    assert "loses 8 points" in lines["pruned-1"]
+    assert "static [plain]" in lines["quantized"]
+    assert "97.90 %" in lines["quantized"]
+
+
+OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=None)
+
+SHOWN = [
+    (report.show_verdict, OUTCOME, "verdict"),
+    (report.show_search, found(), "winner"),
+    (report.show_compression, compressed(), "int8"),
+    (report.show_status, status(), "events"),
+    (report.show_predictions, [Prediction(Path("a"), "cat", 0.5)], "predictions"),
+]
+
+
+@pytest.mark.parametrize(("show", "value", "key"), SHOWN)
+def test_json_is_one_object_on_stdout_and_nothing_else(capsys, show, value, key):
+    show(value, json=True)
+    out, err = capsys.readouterr()
+    assert key in json.loads(out)
+    assert err == ""
+    show(value)
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert err == ""
+
+
+def test_a_run_shows_its_front_before_the_verdict(capsys):
+    report.show_verdict(SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=found()))
+    text = capsys.readouterr().out
+    assert text.index("# winner") < text.index("verdict: holds")
+
+
+def test_an_error_goes_to_stderr_and_as_json_to_stdout_too(capsys):
+    error = DataError("no cat in [x]", fix="give a cat")
+    report.show_error(error)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no cat in [x]" in err
+    assert "give a cat" in err
+    report.show_error(error, json=True)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"error": "no cat in [x]", "fix": "give a cat", "exit_code": 3}
+    assert "no cat" in err
+
+
+@pytest.mark.parametrize("basis", ["estimated", "predicted"])
+def test_a_told_latency_is_called_what_it_is(basis):
+    limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis=basis)
+    there = figures(elsewhere=elsewhere(basis))
+    text = shown(tables.verdict_view(verdict(int8=there, limits=(limit,)), Path()))
+    assert text.count(f"{basis} 2 ms") == 2
+    assert "not by what was measured here" in text
+    search = found()
+    for row in search.rows:
+        object.__setattr__(row, "cost", dataclasses.replace(row.cost, latency_basis=basis))
+    assert f"{basis} latency" in shown(tables.search_view(search))
+    made = compressed()
+    object.__setattr__(made.rungs[0], "latency_basis", basis)
+    assert f"{basis} latency" in shown(tables.compression_view(made))
+
+
+def test_balanced_accuracy_is_called_so():
+    limit = JudgedLimit("min_accuracy", 0.98, 0.9861, (0.968, 0.994), "holds")
+    text = shown(tables.verdict_view(verdict(limits=(limit,), balanced=True), Path()))
+    assert text.count("accuracy") == text.count("balanced accuracy") == 3
+    assert "balanced" not in shown(tables.verdict_view(verdict(), Path()))
+    search = dataclasses.replace(found(), is_balanced=True)
+    assert "balanced accuracy [95 %]" in shown(tables.search_view(search))
+    assert "balanced" not in shown(tables.search_view(found()))

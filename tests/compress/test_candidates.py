@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lepton_automl.compress.context import Work
+from lepton_automl.compress.pruning.candidates import channel_steps, chosen, offers
+from lepton_automl.compress.pruning.savings import Savings
+from lepton_automl.config import Limits
+from lepton_automl.cost import targets
+from lepton_automl.cost.targets import ChannelStep
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.models.arch import chain
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.mbconv import MBConv
+from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.random_weights import random_int8_onnx
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_model, random_pixels
+
+
+def small_net():
+    return chain((8, 8, 1), [Stem(20), Conv(32), Conv(16), Head()], 3)
+
+
+def test_cuts_go_where_least_is_lost_and_end_at_whole_steps():
+    arch = small_net()
+    scores = {w.name: torch.ones(w.size) for w in arch.graph.widths}
+    scores["1/out"] = torch.full((32,), 1e-6)
+    sizes = chosen(arch, scores, dict.fromkeys(scores, 8), 0.3, Savings(arch, 0.5, 0.5))
+    assert set(sizes) == {"1/out"}
+    assert sizes["1/out"] in {8, 16, 24}
+    every = chosen(arch, scores, dict.fromkeys(scores, 8), 0.999, Savings(arch, 0.5, 0.5))
+    assert every == {"0/out": 8, "1/out": 8, "2/out": 8}  # nothing below one step
+    coarse = dict.fromkeys(scores, 64)
+    assert chosen(arch, scores, coarse, 0.3, Savings(arch, 0.5, 0.5)) == {}
+
+
+def test_the_cost_that_is_cut_is_the_share_that_was_asked():
+    arch = small_net()
+    scores = {w.name: torch.arange(w.size) + 1.0 for w in arch.graph.widths}
+    sizes = chosen(arch, scores, dict.fromkeys(scores, 1), 0.4, Savings(arch, 0.0, 1.0))
+    assert 0.55 < arch.with_widths(sizes).graph.macs / arch.graph.macs <= 0.6
+
+
+def test_widths_behind_a_depthwise_filter_are_cut_in_its_steps():
+    arch = chain((16, 16, 3), [Stem(16), MBConv(16), Head()], 5)
+    steps = channel_steps(arch, ChannelStep(dense=8, depthwise=16))
+    assert steps == {"0/out": 8, "1/hidden": 16}
+
+
+def test_a_cut_ends_where_it_is_enough():
+    arch = small_net()
+    scores = {w.name: torch.ones(w.size) for w in arch.graph.widths}
+    saves, steps = Savings(arch, 0.0, 1.0), dict.fromkeys(scores, 4)
+    limit = 0.8 * arch.graph.macs
+    sizes = chosen(arch, scores, steps, 0.9, saves, lambda a: a.graph.macs <= limit)
+    assert 0.6 * limit < arch.with_widths(sizes).graph.macs <= limit
+
+
+def deep_net():
+    return chain((12, 12, 3), [Stem(16), Residual(16), Conv(24, stride=2), Conv(24), Head()], 5)
+
+
+def work_for(model, **more):
+    pixels = random_pixels(model.arch, 256, 1)
+    data = LabelledTensors(pixels, torch.arange(256) % model.arch.classes)
+    return Work(data, data, model, Limits(), targets.load(), Recipe(), **more)
+
+
+def answers(model, pixels):
+    with torch.no_grad():
+        return model.network()(model.preprocessing.apply(pixels)).softmax(1)
+
+
+def test_channels_by_each_importance_and_each_spare_layer_are_on_offer():
+    model = random_model(deep_net(), 1)
+    found = offers(model, work_for(model), 0.3, frozenset())
+    assert [offer.what for offer in found] == [
+        "channels by what the answers lose",
+        "channels by the length of their filters",
+        "layer 1 left out",
+        "layer 3 left out",
+    ]
+    for offer in found[2:]:
+        assert len(offer.model.arch.layers) == len(model.arch.layers) - 1
+
+
+def test_what_an_offer_saves_and_harms_is_what_its_net_saves_and_harms():
+    model = random_model(deep_net(), 1)
+    work = work_for(model)
+    wanted = answers(model, work.train.pixels)
+    for offer in offers(model, work, 0.3, frozenset()):
+        macs = 1 - offer.model.arch.graph.macs / model.arch.graph.macs
+        size = 1 - len(int8_size(offer.model.arch)) / len(int8_size(model.arch))
+        assert offer.saved == pytest.approx((macs + size) / 2, abs=0.12)
+        given = answers(offer.model, work.train.pixels)
+        harm = (wanted * (wanted.log() - given.log())).sum(1).mean()
+        assert offer.harm == pytest.approx(float(harm), rel=1e-2, abs=1e-5)
+        assert offer.price == offer.harm / offer.saved
+
+
+def int8_size(arch):
+    return random_int8_onnx(arch, 64)
+
+
+def test_what_is_known_is_not_on_offer():
+    model = random_model(deep_net(), 1)
+    first = offers(model, work_for(model), 0.3, frozenset())
+    known = frozenset(offer.model.arch.hash for offer in first[:-1])
+    again = offers(model, work_for(model), 0.3, known)
+    assert [offer.what for offer in again] == ["layer 3 left out"]
+
+
+def test_a_layer_without_effect_is_the_cheapest_offer():
+    model = random_model(deep_net(), 1)
+    weights = dict(model.weights)
+    for part in ("weight", "bias"):
+        weights[f"1/second.norm.{part}"] = torch.zeros(16)
+    model = dataclasses.replace(model, weights=weights)
+    found = offers(model, work_for(model), 0.3, frozenset())
+    least = min(found, key=lambda offer: offer.price)
+    assert least.what == "layer 1 left out"
+    assert least.harm < 1e-4
+
+
+def test_a_layer_whose_absence_saves_no_time_is_not_on_offer_where_time_counts():
+    def measure(files):
+        return {
+            name: 1.0 if name == "without 1" else 0.1 + 1e-7 * net.arch.graph.macs
+            for name, net in files.items()
+        }
+
+    model = random_model(deep_net(), 1)
+    limited = dataclasses.replace(
+        work_for(model, measure=measure), limits=Limits(max_latency_ms=0.01)
+    )
+    found = offers(model, limited, 0.3, frozenset())
+    assert "layer 1 left out" not in [offer.what for offer in found]
+    assert "layer 3 left out" in [offer.what for offer in found]
+
+
+def test_where_the_time_is_over_the_first_offer_is_all():
+    model = random_model(deep_net(), 1)
+    found = offers(model, work_for(model, seconds_left=lambda: 0.0), 0.3, frozenset())
+    assert [offer.what for offer in found] == ["channels by what the answers lose"]

@@ -1,0 +1,135 @@
+"""Wrapped models against torch and against the file they were made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from lepton_automl.artifact.measurements import file_problems
+from lepton_automl.compress.external.model import Foreign
+from lepton_automl.compress.external.preprocessing import Preparation
+from lepton_automl.compress.external.reader import signature
+from lepton_automl.compress.external.wrap import wrapped
+from lepton_automl.errors import DataError
+from lepton_automl.models import onnx_file
+from tests.helpers import external_models as models
+
+PATH = Path("model.onnx")
+SEEN = Preparation(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
+
+
+def wrap(made: ModelProto, seen: Preparation | None = SEEN) -> Foreign:
+    return wrapped(PATH, made, signature(PATH, made), seen, models.CLASSES)
+
+
+def answers(file: bytes, pixels: np.ndarray) -> np.ndarray:
+    return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+
+
+def by_torch(kind: str, pixels: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        scores = models.trained(kind)(models.prepared(torch.from_numpy(pixels)))
+    return scores.softmax(1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (models.model(), "plain"),
+        (models.model(dynamic=True), "plain"),
+        (models.model(opset=11), "plain"),
+        (models.model(opset=13), "plain"),
+        (models.model("mobile"), "mobile"),
+        (models.keras_like(), "plain"),
+    ],
+)
+def test_pictures_go_in_and_what_torch_answers_comes_out(made: ModelProto, kind: str) -> None:
+    pixels, labels = models.pictures(40, seed=5)
+    found = wrap(made)
+    given = answers(found.file, pixels)
+    assert np.abs(given - by_torch(kind, pixels)).max() < 1e-4
+    assert (given.argmax(1) == labels).mean() > 0.8
+    assert found.shape == (8, 8, 1)
+    assert not file_problems("it", found.file)
+    assert json.loads(onnx_file.read_metadata(found.file)["labels"]) == list(models.CLASSES)
+
+
+def test_batch_normalisation_is_folded() -> None:
+    kinds = {node.op_type for node in ModelProto.FromString(wrap(models.model()).file).graph.node}
+    assert "Conv" in kinds
+    assert "BatchNormalization" not in kinds
+
+
+def linear(shape: list, kind: int) -> ModelProto:
+    """A matrix on the pixels, without any preparation."""
+    size = int(np.prod(shape[1:]))
+    weight = np.random.default_rng(0).normal(size=(size, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 3])],
+        [numpy_helper.from_array(weight / 1000, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_channels_are_ordered_shifted_and_scaled_as_asked(layout: str, order: str) -> None:
+    shape = ["n", 3, 4, 5] if layout == "NCHW" else ["n", 4, 5, 3]
+    made = linear(shape, TensorProto.FLOAT)
+    seen = Preparation(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), order, "a test")
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), np.uint8)
+    x = pixels[..., ::-1] if order == "BGR" else pixels
+    x = ((x * 0.01 - np.array(seen.mean)) / np.array(seen.std)).astype(np.float32)
+    x = x.transpose(0, 3, 1, 2) if layout == "NCHW" else x
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    scores = torch.from_numpy(session.run(None, {"x": x})[0])
+    found = wrap(made, seen)
+    assert np.abs(answers(found.file, pixels) - scores.softmax(1).numpy()).max() < 1e-5
+
+
+def test_a_model_that_takes_bytes_gets_them_as_they_are() -> None:
+    made = linear([1, 4, 5, 3], TensorProto.UINT8)
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), np.uint8)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    rows = np.concatenate([session.run(None, {"x": one[None]})[0] for one in pixels])
+    wanted = torch.from_numpy(rows).softmax(1).numpy()
+    assert np.abs(answers(wrap(made, None).file, pixels) - wanted).max() < 1e-5
+
+
+def test_a_model_that_mixes_the_pictures_of_a_batch_is_refused() -> None:
+    made = models.model(dynamic=True)
+    scores = made.graph.output[0].name
+    for node in made.graph.node:
+        node.output[:] = ["own" if name == scores else name for name in node.output]
+    mean = helper.make_node("ReduceMean", ["own"], ["mean"], axes=[0], keepdims=1)
+    made.graph.node.extend([mean, helper.make_node("Add", ["own", "mean"], [scores])])
+    with pytest.raises(DataError, match="others are beside it"):
+        wrap(made)
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    made = models.model()
+    tensor = made.graph.initializer[0]
+    bad = np.full(tensor.dims, np.inf, np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(bad, tensor.name))
+    with pytest.raises(DataError, match="not finite"):
+        wrap(made)
+
+
+def test_what_a_file_says_of_its_labels_is_json() -> None:
+    words = onnx_file.read_metadata(wrap(models.model()).file)
+    assert json.loads(words["labels"]) == list(models.CLASSES)

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lepton_automl.core.events import Event, silent
+
+
+def test_an_event_cannot_be_changed_after_it_was_told():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Event("search", "trial 3").message = "trial 4"
+
+
+def test_silence_says_nothing(capfd):
+    silent(Event("search", "trial 3", 3, 10))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lepton_automl.core.subprocesses import run_json
+from lepton_automl.errors import DataError, LeptonError, MachineError
+from tests.helpers.search import is_alive
+
+CHILD = """
+import sys, time
+from lepton_automl.core.subprocesses import exit_with_parent
+exit_with_parent()
+print("held", flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}, str(os.getpid())])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def died(number: int) -> LeptonError:
+    return MachineError(f"signal {number}", fix="none")
+
+
+def test_the_answer_comes_back() -> None:
+    program = "import json, sys; json.dump({'got': json.load(sys.stdin)}, sys.stdout)"
+    assert run_json(program, "[1, 2]", "asking", died) == {"got": [1, 2]}
+
+
+def test_what_a_user_can_put_right_is_raised_here() -> None:
+    program = """print('{"error": "DataError", "what": "bad", "fix": "good"}')"""
+    with pytest.raises(DataError, match="bad"):
+        run_json(program, "{}", "asking", died)
+
+
+def test_a_death_is_told_by_its_signal_and_a_bug_by_its_traceback() -> None:
+    with pytest.raises(MachineError, match="signal 6"):
+        run_json("import os; os.abort()", "{}", "asking", died)
+    with pytest.raises(RuntimeError, match=r"(?s)asking failed.*ZeroDivisionError"):
+        run_json("1 / 0", "{}", "asking", died)
+
+
+def test_it_dies_with_its_parent_within_a_second() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "held\n"
+        parent.kill()
+        until = time.monotonic() + 5
+        while time.monotonic() < until and is_alive(child):
+            time.sleep(0.02)
+        assert not is_alive(child)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked for it")
+def test_one_that_is_stopped_dies_too() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "held\n"
+        os.kill(child, signal.SIGSTOP)
+        parent.kill()
+        until = time.monotonic() + 5
+        while time.monotonic() < until and is_alive(child):
+            time.sleep(0.02)
+        assert not is_alive(child)
+
+
+def test_ctrl_c_does_not_end_it() -> None:
+    command = [sys.executable, "-c", CHILD, str(os.getpid())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.5)
+        child.kill()

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.audit import audit, emit_findings
+from lepton_automl.data.dataset import open_dataset
+from tests.helpers.pictures import random_pictures, write_npz
+
+X = random_pictures(200, (4, 4, 1))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    def make(**changes):
+        arrays = {f"x_{part}": X[start : start + 40] for start, part in ((0, "train"), (40, "val"))}
+        arrays["x_test"] = X[80:120]
+        arrays |= {f"y_{part}": np.arange(40) % 2 for part in ("train", "val", "test")}
+        return open_dataset(write_npz(tmp_path / "a.npz", **(arrays | changes)))
+
+    return make
+
+
+def kinds(dataset):
+    return [(finding.kind, finding.count) for finding in audit(dataset)]
+
+
+def test_clean_data_have_no_findings(dataset):
+    assert audit(dataset()) == ()
+
+
+def test_pictures_in_two_parts_are_found_with_their_names(dataset):
+    test = X[80:120].copy()
+    test[[4, 6]] = X[[2, 8]]
+    (finding,) = audit(dataset(x_test=test))
+    assert (finding.kind, finding.count) == ("duplicates", 2)
+    assert "x_test[4] is x_train[2]" in finding.message
+    assert "2 of 40 test pictures are also in train" in finding.message
+
+
+def test_twins_of_different_classes_are_found(dataset):
+    train = X[:40].copy()
+    train[3] = train[2]
+    assert kinds(dataset(x_train=train)) == [("contradictions", 1)]
+    train[3], train[4] = X[3], train[2]
+    assert kinds(dataset(x_train=train)) == [], "twins of one class in one part are no harm"
+
+
+def test_groups_in_two_parts_are_found(dataset):
+    groups = {"group_train": np.arange(40) // 2, "group_test": 100 + np.arange(40) // 2}
+    assert kinds(dataset(**groups)) == []
+    groups["group_test"][:3] = 7
+    (finding,) = audit(dataset(**groups))
+    assert (finding.kind, finding.count) == ("leaking groups", 3)
+
+
+def test_a_leak_of_groups_is_found_where_the_test_part_has_each_only_once(dataset):
+    groups = {"group_train": np.arange(40) // 2, "group_test": np.arange(40)}
+    assert kinds(dataset(**groups)) == [("leaking groups", 20)]
+
+
+def test_classes_without_a_test_picture_are_found(dataset):
+    names = np.array(["a", "b", "c"])
+    y = np.arange(40) % 3
+    found = audit(dataset(y_train=y, y_val=y, y_test=np.arange(40) % 2, class_names=names))
+    assert [(f.kind, f.count) for f in found] == [("absent classes", 1)]
+    assert "no test picture: c" in found[0].message
+
+
+def test_classes_with_few_test_pictures_are_found(dataset):
+    assert kinds(dataset(y_test=(np.arange(40) < 9).astype(int))) == [("few samples", 1)]
+    assert kinds(dataset(y_test=(np.arange(40) < 10).astype(int))) == []
+
+
+def test_findings_are_told_with_the_way_out(dataset):
+    events = []
+    findings = emit_findings(dataset(y_test=(np.arange(40) < 9).astype(int)), events.append)
+    assert len(findings) == len(events) == 1
+    assert findings[0].message in events[0].message
+    assert findings[0].fix in events[0].message
+
+
+def test_a_rare_class_is_told_with_what_it_means(dataset):
+    uneven = dataset(y_train=(np.arange(40) >= 34).astype(int))
+    (finding,) = audit(uneven)
+    assert (finding.kind, finding.count) == ("uneven classes", 1)
+    assert "1 has 6 train pictures, 0 34: every picture counts alike" in finding.message
+    assert "--balance on" in finding.fix
+    (finding,) = audit(uneven.with_balance("auto"))
+    assert "every class counts alike" in finding.message
+    assert "balanced accuracy" in finding.message
+    assert "--balance off" in finding.fix

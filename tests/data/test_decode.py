@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lepton_automl.data.decode import check_picture, decode, map_in_threads, to_uint8
+from lepton_automl.errors import DataError
+from tests.helpers.pictures import random_pictures
+
+UPRIGHT = random_pictures(1, (6, 4, 3))[0]
+
+# How a camera stores an upright picture under each EXIF orientation (CIPA DC-008, 4.6.4).
+STORED = {
+    1: UPRIGHT,
+    2: np.fliplr(UPRIGHT),
+    3: np.rot90(UPRIGHT, 2),
+    4: np.flipud(UPRIGHT),
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT, 1),
+    7: np.rot90(UPRIGHT, 2).transpose(1, 0, 2),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+def saved(path, pixels, **options):
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_every_exif_orientation_is_set_upright(tmp_path, orientation, ending):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif, "lossless": True} if ending == "webp" else {"exif": exif}
+    path = saved(tmp_path / f"a.{ending}", np.ascontiguousarray(STORED[orientation]), **options)
+    np.testing.assert_array_equal(decode(path, 3), UPRIGHT)
+    assert check_picture(path).size == (6, 4)
+
+
+def test_damaged_exif_does_not_hide_a_sound_picture(tmp_path):
+    path = saved(tmp_path / "a.png", UPRIGHT, exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff")
+    (pixels,) = map_in_threads(lambda file: decode(file, 3), [path])
+    np.testing.assert_array_equal(pixels, UPRIGHT)
+
+
+def test_sixteen_bit_grey_is_divided_by_257_and_rounded(tmp_path):
+    values = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    expected = np.rint(values / 257).astype(np.uint8)
+    for ending in ("png", "tif"):
+        path = saved(tmp_path / f"a.{ending}", values)
+        np.testing.assert_array_equal(decode(path, 1)[..., 0], expected)
+        np.testing.assert_array_equal(decode(path, 3)[..., 2], expected)
+        assert check_picture(path).is_grey
+
+
+def test_all_sixteen_bit_values_go_to_the_nearest_of_256():
+    values = np.arange(65536)
+    np.testing.assert_array_equal(to_uint8(values), np.rint(values / 257))
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "tif"])
+def test_transparent_pixels_lie_over_white(tmp_path, ending):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0], pixels[0, 1] = (255, 0, 0, 255), (255, 0, 0, 0)
+    pixels[1, 0], pixels[1, 1] = (255, 0, 0, 128), (0, 0, 0, 51)
+    path = tmp_path / f"a.{ending}"
+    saved(path, pixels, **({"lossless": True, "exact": True} if ending == "webp" else {}))
+    alpha = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
+    np.testing.assert_allclose(decode(path, 3), expected, atol=1)
+
+
+def test_grey_with_transparency_stays_grey(tmp_path):
+    pixels = np.stack([np.full((3, 3), 100), np.full((3, 3), 0)], -1).astype(np.uint8)
+    path = saved(tmp_path / "a.png", Image.fromarray(pixels))
+    assert check_picture(path).is_grey
+    assert (decode(path, 1) == 255).all()
+
+
+def test_transparent_palette_colour_lies_over_white(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("L")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    path = saved(tmp_path / "a.png", image, transparency=0)
+    np.testing.assert_array_equal(decode(path, 3)[0], [[255, 255, 255], [40, 50, 60]])
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    image = Image.new("CMYK", (16, 16))
+    image.paste((0, 255, 255, 0), (8, 0, 16, 16))
+    for ending in ("jpg", "tif"):
+        pixels = decode(saved(tmp_path / f"a.{ending}", image), 3).astype(int)
+        np.testing.assert_allclose(pixels[:, :7], 255, atol=4)
+        np.testing.assert_allclose(pixels[4, 12], (255, 0, 0), atol=4)
+
+
+def test_of_a_moving_gif_the_first_frame_counts(tmp_path):
+    frames = [Image.new("P", (5, 4), colour) for colour in (1, 2)]
+    for frame in frames:
+        frame.putpalette([0, 0, 0, 200, 10, 10, 10, 10, 200])
+    path = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert (decode(path, 3) == (200, 10, 10)).all()
+    assert check_picture(path).size == (4, 5)
+    assert not check_picture(path).is_grey
+
+
+def test_a_palette_of_greys_is_grey(tmp_path):
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 77, 77, 77])
+    path = saved(tmp_path / "a.png", image)
+    assert check_picture(path).is_grey
+    assert (decode(path, 1) == 77).all()
+
+
+def test_black_and_white_is_0_and_255(tmp_path):
+    path = saved(tmp_path / "a.png", Image.fromarray(np.array([[True, False]])))
+    assert decode(path, 1).ravel().tolist() == [255, 0]
+
+
+def test_colour_becomes_grey_as_bt601_luma(tmp_path):
+    path = saved(tmp_path / "a.png", UPRIGHT)
+    luma = UPRIGHT @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(decode(path, 1)[..., 0], luma, atol=0.51)
+
+
+def test_a_file_and_its_pixels_decode_alike_at_every_size(tmp_path):
+    pixels = random_pictures(1, (40, 30, 3))[0]
+    path = saved(tmp_path / "a.png", pixels)
+    for size in ((40, 30), (16, 16), (64, 50)):
+        decoded = decode(path, 3, size)
+        assert decoded.shape == (*size, 3)
+        np.testing.assert_array_equal(decoded, decode(pixels, 3, size))
+
+
+def test_shrinking_averages_all_pixels_and_drops_none():
+    # 1-pixel stripes: without antialiasing they would come out black or white.
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    inner = decode(stripes, 1, (8, 8))[2:-2, 2:-2]
+    np.testing.assert_allclose(inner, 127.5, atol=3)
+
+
+def test_floating_point_pictures_are_refused_with_the_reason(tmp_path):
+    path = saved(tmp_path / "a.tif", np.ones((3, 3), np.float32))
+    for reader in (check_picture, lambda file: decode(file, 1)):
+        with pytest.raises(DataError, match="floating-point"):
+            reader(path)
+
+
+def test_32_bit_values_beyond_16_bits_are_refused(tmp_path):
+    path = saved(tmp_path / "a.tif", np.full((3, 3), 70000, np.int32))
+    with pytest.raises(DataError, match="70000"):
+        check_picture(path)
+
+
+BAD = {
+    "truncated.jpg": lambda jpg, png: jpg[: len(jpg) // 2],
+    "truncated.png": lambda jpg, png: png[: len(png) // 2],
+    "damaged.png": lambda jpg, png: png[:100] + bytes(100) + png[200:],
+    "text.png": lambda jpg, png: b"hello\n",
+    "empty.png": lambda jpg, png: b"",
+    "header.gif": lambda jpg, png: b"GIF89a",
+    "script.png": lambda jpg, png: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_damaged_files_are_named_and_not_decoded(tmp_path, name):
+    pixels = random_pictures(1, (64, 64, 3))[0]
+    whole = [saved(tmp_path / f"whole.{ending}", pixels).read_bytes() for ending in ("jpg", "png")]
+    path = tmp_path / name
+    path.write_bytes(BAD[name](*whole))
+    for reader in (check_picture, lambda file: decode(file, 3)):
+        with pytest.raises(DataError, match=name) as caught:
+            reader(path)
+        assert "--skip-corrupt" in caught.value.fix
+
+
+def test_missing_files_and_folders_are_data_errors(tmp_path):
+    for path in (tmp_path / "no.png", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            check_picture(path)
+
+
+def test_pictures_beyond_pillows_limit_are_refused(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", UPRIGHT)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23)
+    for size in (23, 11):  # Pillow only warns of the first.
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", size)
+        with pytest.raises(DataError, match=r"pixels"):
+            map_in_threads(check_picture, [path])
+
+
+def test_many_are_worked_on_in_order():
+    ticks = []
+    assert map_in_threads(lambda x: x * x, range(50), ticks.append) == [x * x for x in range(50)]
+    assert ticks == list(range(1, 51))

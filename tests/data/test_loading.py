@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.loading import dataset_name
+from lepton_automl.errors import ConfigError, DataError
+from tests.helpers.pictures import random_pictures, tree, write_folder, write_npz
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("digits", "digits"),
+        ("x/flowers5/train", "flowers5"),
+        ("x/flowers5/", "flowers5"),
+        ("/tmp/my set.v2.npz", "my-set.v2"),
+        ("my.photos", "my.photos"),
+        ("/", "data"),
+        ("../..hidden", "hidden"),
+    ],
+)
+def test_runs_are_called_after_the_data(data, name):
+    assert dataset_name(data) == name
+
+
+def test_equal_pictures_stay_together_when_we_divide(tmp_path):
+    x = np.repeat(random_pictures(30, (4, 4, 1)), 2, 0)
+    dataset = open_dataset(write_npz(tmp_path / "a.npz", x=x, y=np.arange(60) // 2 % 2))
+    parts = [set(part.digests) for part in dataset.parts]
+    assert sum(map(len, parts)) == 30
+    assert all(part.groups is None for part in dataset.parts)
+
+
+def test_a_test_folder_becomes_the_test_part_by_class_names(tmp_path):
+    write_folder(tmp_path / "train", {"cat": 9, "dog": 9, "eel": 9}, seed=0)
+    write_folder(tmp_path / "test", {"dog": 2, "eel": 3}, seed=9)
+    dataset = open_dataset(tmp_path / "train", test=tmp_path / "test")
+    assert dataset.test.labels.tolist() == [1, 1, 2, 2, 2]
+    assert len(dataset.train) + len(dataset.validation) == 27
+    np.testing.assert_array_equal(
+        dataset.pixels("test", (9, 7))[:2], random_pictures(2, (9, 7, 3), seed=9)
+    )
+
+
+def test_of_test_data_with_a_test_part_only_that_is_taken(tmp_path):
+    x, y = random_pictures(20, (4, 4, 1)), np.arange(20) % 2
+    data = write_npz(tmp_path / "a.npz", x=x, y=y)
+    write_npz(tmp_path / "b.npz", x_train=x, y_train=y, x_test=x[:3] // 2, y_test=y[:3])
+    assert open_dataset(data, test=tmp_path / "b.npz").test.labels.tolist() == [0, 1, 0]
+
+
+def test_numbers_of_a_test_file_are_places_when_only_the_data_have_names(tmp_path):
+    x, y = random_pictures(20, (4, 4, 1)), np.arange(20) % 2
+    data = write_npz(tmp_path / "a.npz", x=x, y=y, class_names=np.array(["no", "yes"]))
+    write_npz(tmp_path / "b.npz", x=x[:3] // 2, y=np.array([1, 1, 0]))
+    assert open_dataset(data, test=tmp_path / "b.npz").test.labels.tolist() == [1, 1, 0]
+
+
+def test_a_test_class_the_data_have_not_is_refused_with_the_nearest(tmp_path):
+    write_folder(tmp_path / "a", {"cat": 9, "dog": 9})
+    write_folder(tmp_path / "b", {"cats": 2})
+    with pytest.raises(DataError, match="'cats'") as caught:
+        open_dataset(tmp_path / "a", test=tmp_path / "b")
+    assert "did you mean 'cat'" in caught.value.fix
+
+
+def test_a_second_test_part_is_refused(tmp_path):
+    write_folder(tmp_path, {"0": 2, "1": 2})
+    with pytest.raises(ConfigError, match="360 pictures"):
+        open_dataset("digits", test=tmp_path)
+
+
+def test_corrupt_files_are_all_named_and_refused(tmp_path):
+    write_folder(tmp_path, {"a": 9, "b": 9})
+    (tmp_path / "a" / "003.png").write_bytes(b"no picture")
+    (tmp_path / "b" / "004.png").write_bytes(b"")
+    with pytest.raises(DataError, match="2 of 18 pictures") as caught:
+        open_dataset(tmp_path)
+    assert "003.png" in caught.value.what
+    assert "004.png" in caught.value.what
+    assert "--skip-corrupt" in caught.value.fix
+    assert "\n" not in caught.value.what
+
+
+def test_skip_corrupt_lists_them_and_leaves_the_folder_alone(tmp_path):
+    data = write_folder(tmp_path / "data", {"a": 9, "b": 9})
+    (data / "a" / "003.png").write_bytes(b"no picture")
+    whole = (data / "b" / "004.png").read_bytes()
+    (data / "b" / "004.png").write_bytes(whole[:60])
+    before, events = tree(data), []
+    dataset = open_dataset(
+        data, skip_corrupt=True, quarantine=tmp_path / "out" / "corrupt.txt", emit=events.append
+    )
+    assert sum(len(part) for part in dataset.parts) == 16
+    lines = (tmp_path / "out" / "corrupt.txt").read_text().splitlines()
+    assert [("003.png" in lines[0]), ("004.png" in lines[1])] == [True, True]
+    assert any("left out 2 of 18" in event.message for event in events)
+    assert tree(data) == before
+
+
+def test_skipping_every_picture_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="2 of 2 pictures"):
+        open_dataset(tmp_path, skip_corrupt=True)
+
+
+@pytest.mark.parametrize("data", ["digit", "no/such/folder", "notes.txt"])
+def test_data_that_no_source_reads_are_answered_with_what_is_read(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError) as caught:
+        open_dataset(data)
+    assert "one sub-folder of pictures per class" in caught.value.fix
+    assert caught.value.exit_code == 3
+    if data == "digit":
+        assert "did you mean 'digits'" in caught.value.fix
+
+
+def test_events_say_what_was_read(tmp_path):
+    events = []
+    open_dataset(write_folder(tmp_path, {"a": 20, "b": 20}), emit=events.append)
+    assert events[-1].message.endswith("28 train, 6 validation, 6 test")
+    assert {event.stage for event in events} == {"intake"}

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.sources.npz import Npz
+from lepton_automl.errors import DataError
+from tests.helpers.pictures import random_pictures, write_npz
+
+X = random_pictures(6, (5, 4, 3))
+Y = np.array([0, 1, 2, 0, 1, 2])
+
+
+def example(folder):
+    return write_npz(folder / "arrays.npz", x=X, y=Y)
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda **arrays: Npz().read(write_npz(tmp_path / "data.npz", **arrays))
+
+
+def test_parts_come_from_the_keys(read):
+    samples = read(x_train=X, y_train=Y, x_val=X[:2], y_val=Y[:2], x_test=X[:1], y_test=Y[:1])
+    assert samples.parts.tolist() == ["train"] * 6 + ["validation"] * 2 + ["test"]
+    assert samples.ids[6:] == ("x_val[0]", "x_val[1]", "x_test[0]")
+    np.testing.assert_array_equal(samples.pictures[:6], X)
+
+
+def test_x_and_y_are_undivided(read):
+    assert set(read(x=X, y=Y).parts) == {""}
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (X[..., 0], X[..., :1]),
+        (X[..., :1], X[..., :1]),
+        (X, X),
+        (X.transpose(0, 3, 1, 2), X),
+        (X[..., :1].transpose(0, 3, 1, 2), X[..., :1]),
+        (X[:, :3, :, 0], X[:, :3, :, :1]),
+    ],
+    ids=["grey", "grey last", "rgb last", "rgb first", "grey first", "three rows"],
+)
+def test_layouts_that_can_be_told_are_read(read, x, expected):
+    np.testing.assert_array_equal(read(x=x, y=Y).pictures, expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 3), (1, 4, 1), (5, 4, 4), (2, 5, 5), (20,), (2, 2, 2, 3)])
+def test_layouts_that_cannot_be_told_are_refused(read, shape):
+    with pytest.raises(DataError, match=r"shape \(6, "):
+        read(x=np.zeros((6, *shape), np.uint8), y=Y)
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (X.astype(np.int64), X),
+        (X / 255, X),
+        ((X / 255).astype(np.float32), X),
+        (X.astype(np.float64), X),
+        (X.astype(np.uint16), X),
+        (X.astype(np.uint16) * 257, X),
+        (X > 127, (X > 127) * 255),
+        (X.astype(">f4"), X),
+    ],
+    ids=["int64", "0-1", "0-1 single", "0-255", "uint16 low", "uint16", "bool", "big endian"],
+)
+def test_kinds_of_pixels_become_0_to_255(read, x, expected):
+    pictures = read(x=x, y=Y).pictures
+    assert pictures.dtype == np.uint8
+    np.testing.assert_array_equal(pictures, expected)
+
+
+def test_the_range_of_all_parts_together_decides(read):
+    dark = np.full((1, 5, 4, 3), 1.0)
+    samples = read(x_train=X.astype(float), y_train=Y, x_test=dark, y_test=Y[:1])
+    assert samples.pictures[-1].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X / 255 - 0.5, "pixels from -0.5 to 0.5"),
+        (X * 300.0, "pixels from 0 to"),
+        (X.astype(int) * 257, "0 to 65535"),
+        (X.astype("U3"), "not numbers"),
+        (X.astype(complex), "not numbers"),
+    ],
+)
+def test_other_pixels_are_refused_with_what_was_found(read, x, message):
+    with pytest.raises(DataError, match=message):
+        read(x=x, y=Y)
+
+
+def test_parts_of_different_kinds_are_refused(read):
+    with pytest.raises(DataError, match="x_train uint8, x_test float64"):
+        read(x_train=X, y_train=Y, x_test=X / 255, y_test=Y)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_refused_by_place(read, value):
+    x = X / 255
+    x[4, 1, 1, 0] = value
+    with pytest.raises(DataError, match=r"1 of 6 pictures, the first is x\[4\]"):
+        read(x=x, y=Y)
+
+
+@pytest.mark.parametrize("key", ["x", "y"])
+def test_object_arrays_are_refused_with_the_way_out(read, key):
+    arrays = {"x": X, "y": Y}
+    arrays[key] = np.array([*arrays[key], None], dtype=object)[:6]
+    with pytest.raises(DataError, match=f"{key} is an array of Python objects") as caught:
+        read(**arrays)
+    assert "np.stack" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("y", "names", "labels"),
+    [
+        (Y, ("0", "1", "2"), Y),
+        (Y * 10 + 5, ("5", "15", "25"), Y),
+        (Y.astype(np.float32), ("0", "1", "2"), Y),
+        (Y[:, None], ("0", "1", "2"), Y),
+        (np.eye(3)[Y], ("0", "1", "2"), Y),
+        (np.array(["cat", "dog", "ant"])[Y], ("ant", "cat", "dog"), [1, 2, 0, 1, 2, 0]),
+        (np.array([b"b", b"c", b"a"])[Y], ("a", "b", "c"), [1, 2, 0, 1, 2, 0]),
+        (Y == 1, ("0", "1"), Y == 1),
+    ],
+    ids=["whole", "gaps", "float", "column", "one hot", "texts", "bytes", "bool"],
+)
+def test_labels_of_every_sensible_kind_are_read(read, y, names, labels):
+    samples = read(x=X, y=y)
+    assert samples.class_names == names
+    np.testing.assert_array_equal(samples.labels, labels)
+
+
+def test_class_names_give_the_order(read):
+    names = np.array(["dog", "cat", "ant"])
+    assert read(x=X, y=Y, class_names=names).labels.tolist() == Y.tolist()
+    assert read(x=X, y=names[Y], class_names=names).labels.tolist() == Y.tolist()
+    assert read(x=X, y=Y, class_names=names).class_names == ("dog", "cat", "ant")
+
+
+@pytest.mark.parametrize(
+    ("y", "names", "message"),
+    [
+        (Y + 1, ["a", "b", "c"], r"label y\[2\] = 3, the rule is 0 to 2"),
+        (Y - 1, None, r"label y\[0\] = -1, the rule is whole numbers from 0"),
+        (Y - 1, ["a", "b", "c"], r"label y\[0\] = -1"),
+        (np.array(["a", "b", "x"])[Y], ["a", "b"], r"label y\[2\] = x"),
+        (Y + 0.5, None, "not whole numbers"),
+        (np.where(Y, np.nan, 1), None, "not whole numbers"),
+        (np.zeros((6, 3)), None, r"shape \(6, 3\)"),
+        (Y[:5], None, "6 pictures but y 5 labels"),
+        (Y, ["a", "a", "b"], "two classes of one name"),
+        (Y, ["a", "", "b"], "class name"),
+        (Y, [["a", "b", "c"]], "class_names"),
+    ],
+)
+def test_labels_out_of_range_are_refused_by_place(read, y, names, message):
+    given = {} if names is None else {"class_names": np.array(names)}
+    with pytest.raises(DataError, match=message):
+        read(x=X, y=y, **given)
+
+
+def test_groups_of_one_name_are_one_group_in_all_parts(read):
+    samples = read(
+        x_train=X,
+        y_train=Y,
+        x_test=X[:2],
+        y_test=Y[:2],
+        group_train=np.array(["p", "q", "p", "r", "q", "p"]),
+        group_test=np.array(["r", "s"]),
+    )
+    groups = samples.groups.tolist()
+    assert groups[0] == groups[2] == groups[5]
+    assert groups[3] == groups[6]
+    assert len(set(groups)) == 4
+
+
+def test_samples_of_a_part_without_groups_stand_alone(read):
+    samples = read(x_train=X, y_train=Y, x_test=X[:2], y_test=Y[:2], group_train=Y)
+    assert len(set(samples.groups.tolist())) == 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": X}, "x_train without y_train"),
+        ({"y": Y, "x": X, "x_train": X, "y_train": Y}, "there is x, x_train"),
+        ({"X_train": X, "y_train": Y}, "'X_train' is not a key"),
+        ({"x_train": X, "y_train": Y, "x_tset": X, "y_tset": Y}, "'x_tset' is not a key"),
+        ({"images": X, "labels": Y}, "there is none"),
+        ({"x": X, "y": Y, "group": Y[:3]}, "group is int64"),
+        ({"x": X, "y": Y, "group_test": Y}, "group_test without x_test"),
+        ({"x_train": X, "y_train": Y, "x_test": X[:, :4], "y_test": Y}, "differ in shape"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(read, arrays, message):
+    with pytest.raises(DataError, match=message):
+        read(**arrays)
+
+
+def test_keys_of_other_things_are_passed_over(read):
+    assert len(read(x=X, y=Y, origin=np.array("camera"), year=np.array(2020))) == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 broken", b"\x80\x04N."])
+def test_files_that_are_no_npz_are_refused(tmp_path, content):
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable"):
+        Npz().read(str(path))
+
+
+def test_a_truncated_or_missing_npz_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    write_npz(path, x=X, y=Y)
+    whole = path.read_bytes()
+    for length in (len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="not a readable"):
+            Npz().read(str(path))
+    with pytest.raises(DataError, match="No such file"):
+        Npz().read(str(tmp_path / "no.npz"))
+
+
+def test_a_bare_array_is_refused(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, X)
+    with pytest.raises(DataError, match="one bare array"):
+        Npz().read(str(tmp_path / "a.npz"))
+
+
+def test_no_pictures_at_all_are_refused(read):
+    with pytest.raises(DataError, match="no pictures"):
+        read(x=X[:0], y=Y[:0])

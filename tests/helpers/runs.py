@@ -1,0 +1,87 @@
+"""One small run through all stages, made once and read by many tests."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from lepton_automl.config import RunConfig
+from lepton_automl.pipeline import run
+
+SPACE = """
+doc = "small enough for a test"
+[input]
+resolution = "native"
+example = [8, 8, 1]
+[all]
+activation = "relu"
+[stem]
+out = [8, 16]
+stride = 2
+[[stage]]
+layer = "conv"
+out = [16, 24]
+depth = 1
+stride = 1
+[head]
+features = 0
+[train]
+optimizer = "adamw"
+lr = 0.01
+batch_size = 32
+epochs = 9
+[[candidate]]
+name = "only"
+stem.out = 8
+stage1.out = 16
+"""
+OBJECTIVES = ("accuracy", "size_bytes")
+
+
+def quick_data(folder: Path) -> Path:
+    """900 of scikit-learn's digits as an .npz that is not split."""
+    digits = load_digits()
+    path = folder / "few.npz"
+    x = (digits.images[:900] * 15.9375).astype(np.uint8)
+    np.savez(path, x=x, y=digits.target[:900], class_names=[f"digit {n}" for n in range(10)])
+    return path
+
+
+def quick_config(folder: Path, **changes) -> RunConfig:
+    """Two trials, one worker, nothing that is measured by the clock."""
+    space = folder / "quick.toml"
+    space.write_text(SPACE)
+    settings = {
+        "data": str(quick_data(folder)),
+        "out": folder / "run",
+        "space": str(space),
+        "objectives": OBJECTIVES,
+        "trials": 2,
+        "jobs": 1,
+    }
+    return RunConfig(**(settings | changes))
+
+
+def make(folder: Path) -> tuple[RunConfig, run.Outcome]:
+    """A finished run in `folder`."""
+    config = quick_config(folder)
+    return config, run.run(config)
+
+
+def copy(config: RunConfig, folder: Path) -> RunConfig:
+    """The same run in another folder, to be changed at will."""
+    shutil.copytree(config.out, folder / "run")
+    return RunConfig(**(vars(config) | {"out": folder / "run"}))
+
+
+def digests(folder):
+    """sha256 of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,164 @@
+"""A small search for tests: 8x8 pictures of three classes, a small space, tasks in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lepton_automl.config import RunConfig
+from lepton_automl.cost import targets
+from lepton_automl.cost.cost import Cost
+from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.runs.folder import RunFolder
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.request import SearchWork
+from lepton_automl.search.space import loader, search_space
+from lepton_automl.search.training_key import TrainingKey
+from lepton_automl.search.trials import RungResult, Trial
+from lepton_automl.search.workers.pool import Workers
+from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_arch
+
+SPACE = """
+doc = "small"
+[input]
+resolution = "native"
+[stem]
+out = [8, 16]
+[[stage]]
+layer = "conv"
+out = [8, 16, 24]
+stride = 2
+[head]
+features = [0, 16]
+[train]
+lr = [0.05, 0.02]
+weight_decay = [5e-4, 5e-3]
+batch_size = 32
+epochs = 9
+[[candidate]]
+name = "known"
+stem = { out = 8 }
+stage1 = { out = 16 }
+"""
+
+
+def dataset(folder: Path, per_class: int | list[int] = 40) -> Dataset:
+    """Noisy stripes, blocks and points, so many of each, written as an npz file."""
+    rng = np.random.default_rng(0)
+    shapes = np.zeros((3, 8, 8))
+    shapes[0, ::2], shapes[1, :4, :4], shapes[2, 2:6:3, 2:6:3] = 150, 150, 250
+    labels = np.repeat(np.arange(3), per_class)
+    pictures = shapes[labels] + rng.normal(60, 40, (len(labels), 8, 8))
+    path = folder / "data.npz"
+    np.savez(path, x=pictures.clip(0, 255).astype(np.uint8), y=labels)
+    return open_dataset(str(path))
+
+
+def small_space(folder: Path, text: str = SPACE) -> search_space.SearchSpace:
+    """The search space of `text`."""
+    path = folder / "small.toml"
+    path.write_text(text)
+    return loader.load(str(path))
+
+
+def work(folder: Path, ledger: Ledger | None = None, **changes: Any) -> SearchWork:
+    """A search of six trials in `folder`; data and space lie beside it.
+
+    `changes` are fields of the configuration or of the request.
+    """
+    own = {"space", "target", "device"}  # Names that both have.
+    asked = {item.name for item in dataclasses.fields(RunConfig)} - own
+    settings = {"objectives": ("accuracy", "size_bytes"), "jobs": 1, "trials": 6}
+    settings |= {name: changes.pop(name) for name in asked & changes.keys()}
+    given: dict[str, Any] = {
+        "config": RunConfig(data="", out=folder, **settings),
+        "dataset": dataset(folder.parent),
+        "space": small_space(folder.parent),
+        "target": targets.load(),
+        "latency_model": None,
+        "folder": RunFolder(folder),
+        "ledger": ledger or Ledger(folder / "ledger.db"),
+        "device": torch.device("cpu"),
+    }
+    return SearchWork(**(given | changes))
+
+
+class InlineWorkers(Workers):
+    """Runs tasks in this process when their results are asked for, and remembers them."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+        self.tasks: list[Task] = []
+        self._waiting: deque[Task] = deque()
+
+    @property
+    def free(self) -> int:
+        return self.jobs - len(self._waiting)
+
+    @property
+    def busy(self) -> list[Task]:
+        return list(self._waiting)
+
+    def seconds_to_go(self) -> float:
+        return math.inf
+
+    def facts(self) -> dict[str, Any]:
+        at_work = [{"task": task.key, "share": 0.5} for task in self._waiting]
+        return {"first": 0.0, "workers": [*at_work, {"task": "", "share": 0.0}]}
+
+    def start(self, task: Task) -> None:
+        self._waiting.append(task)
+
+    def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+        del timeout
+        task = self._waiting.popleft()
+        self.tasks.append(task)
+        return [(task, self.run(task))]
+
+    def run(self, task: Task) -> TaskResult:
+        return run_task(task, contextlib.nullcontext)
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+class ScoredWorkers(InlineWorkers):
+    """Trains nothing: a task's result is decided by its key."""
+
+    def run(self, task: Task) -> TaskResult:
+        seed = sum(task.key.encode()) + 1000 * len(task.cycles)
+        share = 0.5 + 0.4 * np.random.default_rng(seed).random()
+        return TaskResult((0.01,) * len(task.cycles), pack(np.arange(200) < 200 * share))
+
+
+def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any) -> Trial:
+    """A candidate of a random architecture."""
+    arch = random_arch(number, input=(8, 8, 1), classes=3)
+    cost = Cost(size, size // 2, size // 2, arch.graph.macs, 2_000)
+    return Trial(number, params, {}, arch.to_json(), Recipe(epochs=epochs).to_json(), cost)
+
+
+def result(
+    number: int, label: str, right: int, *, epochs: int = 1, n: int = 200, failed: str = ""
+) -> RungResult:
+    """A result of a training with so many correct samples of `n`."""
+    key = TrainingKey.parse(f"{number}-{label}")
+    return RungResult(key, epochs, pack(np.arange(n) < right), failed)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return status != "Z"

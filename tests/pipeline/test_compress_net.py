@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from lepton_automl.config import Limits, RunConfig
+from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.models.model import Preprocessing
+from lepton_automl.pipeline.compress_net import compress_net
+from lepton_automl.training.loop import fit, initial_model
+from lepton_automl.training.recipe import Recipe
+from tests.helpers import external_models as models
+from tests.training.test_loop import small, stripes
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A net trained outside of any search, and its data beside it."""
+    folder = tmp_path_factory.mktemp("net")
+    recipe = Recipe(augment=0.0, lr=0.05, batch_size=16)
+    model = fit(
+        initial_model(small(), Preprocessing(100, 0.0125), 0),
+        stripes(192),
+        recipe,
+        epochs=8,
+        seed=0,
+    )
+    model.save(folder / "mine")
+    models.data(folder)
+    return folder / "mine"
+
+
+def config(net: Path, out: Path, **more) -> RunConfig:
+    settings = {"limits": Limits(max_drop=5.0), "objectives": ("accuracy", "size_bytes")}
+    return RunConfig(str(net.parent / "stripes.npz"), out, budget_seconds=60.0, **(settings | more))
+
+
+def test_a_net_of_ours_needs_no_search(net: Path, tmp_path: Path) -> None:
+    outcome = compress_net(config(net, tmp_path / "out"), net)
+    verdict = outcome.verdict
+    assert verdict.int8 is not None
+    assert verdict.reference is not None
+    assert verdict.parity is not None
+    assert verdict.int8.size_bytes < verdict.reference.size_bytes
+    session = onnxruntime.InferenceSession(str(outcome.artifact / "model.int8.onnx"))
+    with np.load(net.parent / "stripes.npz") as arrays:
+        x, y = arrays["x_test"], arrays["y_test"]
+    right = session.run(None, {"pixels": x})[0].argmax(1) == y
+    assert verdict.int8.accuracy == pytest.approx(right.mean())
+    assert compress_net(config(net, tmp_path / "out"), net).verdict == verdict
+
+
+def test_the_plain_pair_is_enough(net: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for name in ("arch.json", "weights.safetensors"):
+        shutil.copy(net / name, plain)
+    outcome = compress_net(config(net, tmp_path / "out"), plain)
+    assert outcome.verdict.reference is not None
+    assert outcome.verdict.reference.accuracy > 0.6
+
+
+def test_what_is_no_net_or_does_not_fit_is_refused(net: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not hold a net"):
+        compress_net(config(net, tmp_path / "out"), tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(net, broken)
+    (broken / "weights.safetensors").write_bytes(b"\x00" * 9)
+    with pytest.raises(DataError, match="does not hold a net"):
+        compress_net(config(net, tmp_path / "out"), broken)
+    digits = dataclasses.replace(config(net, tmp_path / "out"), data="digits")
+    with pytest.raises(DataError, match="3 classes"):
+        compress_net(digits, net)
+
+
+def test_one_folder_holds_one_net(net: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    model = fit(
+        initial_model(small(), Preprocessing(100, 0.0125), 1),
+        stripes(192),
+        Recipe(augment=0.0, lr=0.05, batch_size=16),
+        epochs=8,
+        seed=1,
+    )
+    model.save(other)
+    compress_net(config(net, tmp_path / "out"), net)
+    with pytest.raises(ConfigError, match="another net"):
+        compress_net(config(net, tmp_path / "out"), other)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import onnxruntime
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from lepton_automl.config import Limits
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.pipeline import run
+from lepton_automl.runs.ledger import LedgerView
+from tests.helpers import runs
+
+
+def test_a_run_leaves_a_file_whose_accuracy_a_bare_onnxruntime_confirms(finished_run):
+    config, outcome = finished_run
+    data = open_dataset(config.data, seed=config.seed)
+    file = outcome.artifact / "model.int8.onnx"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    answers = session.run(None, {"pixels": data.pixels("test", (8, 8))})[0]
+    found = outcome.verdict.int8
+    assert found.accuracy == pytest.approx(np.mean(answers.argmax(1) == data.test.labels))
+    assert found.n_samples == len(data.test)
+    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found.size_bytes == file.stat().st_size
+    assert outcome.verdict.status == "holds"
+    assert outcome.verdict.limits == ()
+
+
+def test_two_independent_runs_give_the_same_bytes(finished_run, tmp_path):
+    config, outcome = finished_run
+    again = run.run(dataclasses.replace(config, out=tmp_path / "again"))
+    for name in ("model.int8.onnx", "model.fp32.onnx", "reference/model.fp32.onnx"):
+        assert (again.artifact / name).read_bytes() == (outcome.artifact / name).read_bytes()
+
+
+def test_a_finished_run_answers_again_without_working(finished_run):
+    config, outcome = finished_run
+    before = runs.digests(outcome.artifact)
+    with LedgerView(config.out / "ledger.db") as ledger:
+        events = list(ledger.events())
+    again = run.run(config)
+    assert again.verdict == outcome.verdict
+    assert runs.digests(outcome.artifact) == before
+    with LedgerView(config.out / "ledger.db") as ledger:
+        assert list(ledger.events()) == events
+
+
+def test_more_trials_continue_a_finished_run_and_count_as_a_second_opening(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    more = run.run(dataclasses.replace(config, trials=4))
+    assert len(more.found.rows) == 4
+    assert more.found.rows[:2] != ()
+    changed = more.verdict.int8.sha256 != finished_run[1].verdict.int8.sha256
+    assert more.verdict.openings == (2 if changed else 1)
+
+
+def test_another_definition_into_the_same_folder_is_refused(finished_run):
+    config, _ = finished_run
+    with pytest.raises(ConfigError, match="seed: 0 here, 1 asked for"):
+        run.run(dataclasses.replace(config, seed=1))
+    with pytest.raises(ConfigError, match="max_macs"):
+        run.run(dataclasses.replace(config, limits=Limits(max_macs=10)))
+
+
+def test_stages_called_one_by_one_end_like_the_whole_run(finished_run, tmp_path):
+    whole, outcome = finished_run
+    config = dataclasses.replace(whole, out=tmp_path / "run")
+    with pytest.raises(DataError, match="no winner yet") as caught:
+        run.compress(config)
+    assert "lepton search" in caught.value.fix
+    run.search(config)
+    with pytest.raises(DataError, match="no finished compression"):
+        run.export(config)
+    run.compress(config)
+    made = run.export(config)
+    assert made.verdict.int8.sha256 == outcome.verdict.int8.sha256
+
+
+def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_agree(tmp_path):
+    digits = np.load(runs.quick_data(tmp_path))
+    rank = np.array([(digits["y"][:n] == y).sum() for n, y in enumerate(digits["y"])])
+    kept = rank < np.where(digits["y"] >= 7, 14, 90)
+    path = tmp_path / "rare.npz"
+    np.savez(path, x=digits["x"][kept], y=digits["y"][kept])
+    limits = Limits(min_accuracy=0.2, max_drop=90)
+    config = runs.quick_config(tmp_path, data=str(path), trials=1, limits=limits)
+    outcome = run.run(config)
+    verdict, data = outcome.verdict, open_dataset(config.data)
+    session = onnxruntime.InferenceSession(outcome.artifact / "model.int8.onnx")
+    (answers,) = session.run(None, {"pixels": data.pixels("test", (8, 8))})
+    reached = balanced_accuracy_score(data.test.labels, answers.argmax(1))
+    assert verdict.int8.accuracy == pytest.approx(reached)
+    assert verdict.limits[0].measured == pytest.approx(reached)
+    assert (verdict.balanced, verdict.status) == (True, "holds")
+    assert outcome.found.is_balanced
+    assert "balanced accuracy [95 %]" in (outcome.artifact / "MODEL_CARD.md").read_text()
+    assert "balanced accuracy on validation" in (config.out / "front.svg").read_text()
+    assert run.run(dataclasses.replace(config, balance="on")).verdict == verdict
+    again = run.verify(outcome.artifact).verdict
+    assert again.int8.accuracy_interval == verdict.int8.accuracy_interval
+    with pytest.raises(ConfigError, match="balanced: True here, False asked for"):
+        run.run(dataclasses.replace(config, balance="off"))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from lepton_automl.core.events import Event
+from lepton_automl.errors import DataError
+from lepton_automl.pipeline.status import RungNow, WorkerNow, status
+from lepton_automl.runs.folder import RunFolder
+from lepton_automl.runs.ledger import Ledger
+from tests.helpers import runs
+
+WORKERS = {
+    "first": 1.0,
+    "workers": [
+        {"slot": 0, "pid": 7, "task": "2-1", "since": 0.0, "share": 0.5, "waits": False},
+        {"slot": 1, "pid": 8, "task": "", "since": 0.0, "share": 0.0, "waits": False},
+    ],
+}
+
+
+@pytest.fixture
+def folder(finished_run, tmp_path):
+    """A copy of the finished run, of which nothing is known but its first definition."""
+    config = runs.copy(finished_run[0], tmp_path)
+    for file in config.out.glob("ledger.*"):
+        file.unlink()
+    (config.out / "artifact" / "manifest.json").unlink()
+    return RunFolder(config.out)
+
+
+def beat(ledger):
+    with ledger._lock:
+        ledger._save_seconds()
+
+
+def test_a_finished_run_is_told_with_its_verdict(finished_run):
+    config, outcome = finished_run
+    found = status(RunFolder(config.out))
+    assert found.verdict == outcome.verdict
+    assert found.events["trial"] == 2
+    assert found.has_winner
+    assert found.alive_seconds > 0
+    assert found.definition.space == "quick"
+    assert (found.state, found.error, found.workers) == ("ended", "", ())
+    assert found.command["trials"] == 2
+    assert found.found["best"]["number"] in {0, 1}
+    assert {row["number"] for row in found.found["front"]} <= {0, 1}
+    assert found.rungs[0].finished == 2
+    assert len(found.hypervolume) >= 2
+
+
+def test_a_folder_without_a_ledger_has_not_begun(tmp_path):
+    with pytest.raises(DataError, match="has not begun"):
+        status(RunFolder(tmp_path))
+
+
+def test_a_run_at_work_tells_what_its_workers_do(folder):
+    ledger = Ledger(folder.ledger)
+    ledger.live.ask("workers", lambda: WORKERS | {"at": time.time()})
+    emit = ledger.live.following(lambda event: None)
+    emit(Event("search", "trial 2", 3.0, 10.0, {"trials": 3, "front": [], "eta_seconds": 5.0}))
+    for key in ("0-0", "1-0", "2-0", "0-1", "0-final-0"):
+        ledger.record("rung", key, {})
+    with ledger.live.working({"words": "lepton run x", "pid": 3}):
+        beat(ledger)
+        found = status(folder)
+    ledger.close()
+    assert found.state == "working"
+    assert found.is_open
+    assert [dataclasses.replace(w, seconds=0) for w in found.workers] == [
+        WorkerNow(7, "2-1", 0, 0.5, False),
+        WorkerNow(8, "", 0, 0.0, False),
+    ]
+    assert found.workers[0].seconds > 1e9, "since 1970, as the fixture says"
+    # Trial 0 has finished rung 1, trial 2 is in it; the last training is no rung.
+    assert found.rungs == (RungNow(0, 3, 2), RungNow(1, 1, 0))
+    assert found.progress == {"stage": "search", "message": "trial 2", "done": 3, "total": 10}
+    assert found.found["eta_seconds"] == 5.0
+
+
+def test_a_command_that_is_stopped_is_told_from_one_that_works(folder, monkeypatch):
+    ledger = Ledger(folder.ledger)
+    beat(ledger)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    found = status(folder)
+    ledger.close()
+    assert found.state == "silent"
+    assert found.is_open
+    assert found.silent_seconds == pytest.approx(60, abs=2)
+
+
+def test_killed_interrupted_failed_and_ended_commands_are_told_apart(folder):
+    def session(error=None):
+        ledger = Ledger(folder.ledger)
+        ledger.live.tell("workers", WORKERS)
+        try:
+            with ledger.live.working({"words": "lepton run x"}):
+                if error is not None:
+                    raise error
+        except (KeyboardInterrupt, DataError):
+            pass
+        ledger.close()
+        return status(folder)
+
+    stopped = session(KeyboardInterrupt())
+    assert (stopped.state, stopped.workers, stopped.progress) == ("interrupted", (), {})
+    assert stopped.command["words"] == "lepton run x"
+    failed = session(DataError("torn", fix="mend it"))
+    assert (failed.state, failed.error) == ("ended", "torn")
+    well = session()
+    assert (well.state, well.error) == ("ended", "")

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.config import Limits
+from lepton_automl.errors import ConfigError, DataError, MachineError
+from lepton_automl.runs.folder import (
+    Definition,
+    RunFolder,
+    configured,
+    default_out,
+    locate,
+    locate_artifact,
+)
+
+MINE = Definition(
+    data="digits",
+    test="",
+    skip_corrupt=False,
+    data_fingerprint="abc",
+    space="tiny",
+    space_digest="def",
+    objectives=("accuracy", "size_bytes"),
+    seed=3,
+    target="x86-any",
+    prefer="size",
+    limits=Limits(max_size_bytes=24_000, min_accuracy=0.9),
+)
+
+
+def test_a_definition_is_toml_that_reads_back_as_itself():
+    text = dataclasses.replace(MINE, data='odd "name"\\x').to_toml()
+    assert tomllib.loads(text)["limits"] == {"max_size_bytes": 24_000, "min_accuracy": 0.9}
+    assert Definition.from_toml(text) == dataclasses.replace(MINE, data='odd "name"\\x')
+
+
+def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(MINE, fresh=False)
+    moved = dataclasses.replace(MINE, data="/elsewhere/digits")
+    folder.claim(moved, fresh=False)
+    assert folder.definition() == moved
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 4}, "seed: 3 here, 4 asked for"),
+        ({"space_digest": "other"}, "space_digest"),
+        ({"data_fingerprint": "other"}, "data_fingerprint"),
+        ({"limits": Limits(max_size_bytes=1)}, "limit max_size_bytes: 24000 here, 1 asked for"),
+        ({"objectives": ("accuracy",)}, "objectives"),
+        ({"balanced": True}, "balanced: False here, True asked for"),
+        ({"warm_digest": "ab"}, "warm start: none here, ab asked for"),
+    ],
+)
+def test_another_definition_is_refused_with_the_difference_and_both_ways_out(
+    tmp_path, change, said
+):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(MINE, fresh=False)
+    with pytest.raises(ConfigError) as caught:
+        folder.claim(dataclasses.replace(MINE, **change), fresh=False)
+    assert said in caught.value.what
+    assert "--out" in caught.value.fix
+    assert "--fresh" in caught.value.fix
+
+
+def test_fresh_moves_the_old_run_aside_and_loses_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(MINE, fresh=False)
+    (folder.path / "kept").write_text("precious")
+    folder.claim(dataclasses.replace(MINE, seed=9), fresh=True)
+    assert folder.definition().seed == 9
+    (old,) = [p for p in tmp_path.iterdir() if p != folder.path]
+    assert (old / "kept").read_text() == "precious"
+
+
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ConfigError, match="not a run"):
+        RunFolder(tmp_path).claim(MINE, fresh=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_matter_of_the_machine(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run").claim(MINE, fresh=False)
+
+
+def test_a_run_is_found_by_its_folder_its_artifact_or_the_file(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.claim(MINE, fresh=False)
+    run.artifact.mkdir()
+    file = run.artifact / "model.int8.onnx"
+    file.write_bytes(b"")
+    (run.artifact / "manifest.json").write_text("{}")
+    for path in (run.path, run.artifact, file):
+        assert locate(path) == run
+        assert locate_artifact(path) == run.artifact
+
+
+def test_nothing_there_is_said_with_the_way_out(tmp_path):
+    with pytest.raises(DataError, match="no such path") as caught:
+        locate(tmp_path / "nowhere")
+    assert "lepton run" in caught.value.fix
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        locate_artifact(tmp_path)
+
+
+def test_a_run_that_goes_on_keeps_its_definition_and_its_copy_of_the_space(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(MINE, fresh=False)
+    config = configured(folder, jobs=2)
+    assert config.limits == MINE.limits
+    assert (config.seed, config.objectives, config.jobs) == (3, MINE.objectives, 2)
+    assert config.space == str(folder.space_file)
+
+
+def test_the_default_folder_is_named_after_the_data():
+    assert default_out("digits") == Path("runs/digits")
+    assert default_out("/data/flowers/") == Path("runs/flowers")
+    assert default_out("x/fashion.npz") == Path("runs/fashion")
+    assert default_out("/data/flowers/train") == Path("runs/flowers")
+
+
+def test_another_latency_table_is_another_run_and_a_run_keeps_its_copy(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    told = dataclasses.replace(MINE, latency_from="0123", objectives=("accuracy", "latency_ms"))
+    folder.claim(told, fresh=False)
+    assert folder.definition() == told
+    assert configured(folder).latency_from == folder.latency_file
+    with pytest.raises(ConfigError, match="latency_from: 0123 here, 4567 asked for"):
+        folder.claim(dataclasses.replace(told, latency_from="4567"), fresh=False)
+
+
+def test_a_definition_from_before_there_were_tables_has_none():
+    text = "".join(x for x in MINE.to_toml().splitlines(True) if not x.startswith("latency_from"))
+    assert Definition.from_toml(text) == MINE
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_run_that_goes_on_counts_as_it_did(tmp_path, balanced):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(dataclasses.replace(MINE, balanced=balanced), fresh=False)
+    assert f"balanced = {str(balanced).lower()}\n" in folder.definition_file.read_text()
+    assert configured(folder).balance == ("on" if balanced else "off")
+    text = folder.definition_file.read_text()
+    folder.definition_file.write_text(re.sub("balanced = .*\n", "", text))
+    assert not folder.definition().balanced, "as in runs that are older than the question"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from lepton_automl.core.events import Event
+from lepton_automl.runs import ledger as ledgers
+from lepton_automl.runs.ledger import Ledger, LedgerView, is_held
+from lepton_automl.runs.live_status import FOUND, HEART, MESSAGES, PROGRESS
+
+KEPT = {"trials": 3}
+
+
+def beat(ledger: Ledger) -> None:
+    """What the heartbeat does."""
+    with ledger._lock:
+        ledger._save_seconds()
+
+
+def test_notes_are_read_by_others_and_replaced(tmp_path: Path) -> None:
+    ledger, count = Ledger(tmp_path / "ledger.db"), iter(range(100))
+    ledger.live.tell("command", {"words": "lepton run"})
+    ledger.live.ask("workers", lambda: {"first": next(count)})
+    with LedgerView(ledger.path) as view:
+        beat(ledger)
+        before = view.notes()
+        beat(ledger)
+        after = view.notes()
+    ledger.close()
+    assert before["command"].value == after["command"].value == {"words": "lepton run"}
+    assert after["command"].at == before["command"].at, "what has not changed is not written"
+    assert after["workers"].value["first"] > before["workers"].value["first"]
+    assert abs(after[HEART].at - time.time()) < 5
+
+
+def test_events_are_noted_and_passed_on(tmp_path: Path) -> None:
+    ledger, told = Ledger(tmp_path / "ledger.db"), list[Event]()
+    emit = ledger.live.following(told.append)
+    for number in range(9):
+        emit(Event("search", f"message {number}"))
+    emit(Event("search", "trial 2", 3.0, 10.0, {"trials": 3}))
+    emit(Event("compress", "step", 1.0, 4.0, {"odd": tmp_path}))
+    beat(ledger)
+    with LedgerView(ledger.path) as view:
+        notes = view.notes()
+    ledger.close()
+    assert len(told) == 11
+    messages = [said["message"] for said in notes[MESSAGES].value["last"]]
+    assert messages == [f"message {number}" for number in range(3, 9)]
+    assert notes[PROGRESS].value == {"stage": "compress", "message": "step", "done": 1, "total": 4}
+    assert notes[FOUND].value == KEPT
+
+
+def test_a_new_command_forgets_the_notes_of_the_old_one_but_what_it_found(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.live.tell("workers", {"first": 1})
+    ledger.live.tell(FOUND, KEPT)
+    ledger.close()
+    with LedgerView(tmp_path / "ledger.db") as view:
+        assert view.notes()["workers"].value == {"first": 1}
+    Ledger(tmp_path / "ledger.db").close()
+    with LedgerView(tmp_path / "ledger.db") as view:
+        assert set(view.notes()) == {FOUND, HEART}
+        assert view.counts() == {}, "notes are no events"
+
+
+def test_a_ledger_without_notes_has_none(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.db").close()
+    database = sqlite3.connect(tmp_path / "ledger.db")
+    database.execute("DROP TABLE live")
+    database.close()
+    with LedgerView(tmp_path / "ledger.db") as view:
+        assert view.notes() == {}
+
+
+def test_asking_whether_somebody_works_on_it_keeps_nobody_from_it(
+    tmp_path: Path, monkeypatch: object
+) -> None:
+    path = tmp_path / "ledger.db"
+    assert not is_held(path)
+    Ledger(path).close()
+    assert not is_held(path)
+    handle = os.open(path.with_suffix(".lock"), os.O_RDONLY)
+    ledgers.fcntl.flock(handle, ledgers.fcntl.LOCK_SH)
+
+    def let_go(seconds: float) -> None:
+        ledgers.fcntl.flock(handle, ledgers.fcntl.LOCK_UN)
+
+    monkeypatch.setattr(ledgers.time, "sleep", let_go)  # type: ignore[attr-defined]
+    ledger = Ledger(path)
+    assert is_held(path)
+    ledger.close()
+    os.close(handle)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.finals import finalists
+from lepton_automl.search.finals.finalists import (
+    FINALISTS,
+    MOST_SEEDS,
+    Entrant,
+    Entrants,
+    Final,
+    makespan,
+    plan_finals,
+)
+from lepton_automl.search.finals.selection import Option
+from lepton_automl.search.request import SearchWork
+from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.time_plan import Clock, work_of
+from lepton_automl.search.training_key import TrainingKey
+from lepton_automl.search.trials import Plan, Trials
+from lepton_automl.training.loop import initial_model
+from tests.helpers.search import SPACE, candidate, result, small_space, work
+
+ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
+
+OFFERED = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")
+
+
+def chosen(
+    job: SearchWork, right: dict[int, int], nets: dict[int, int], clock: Clock = ENDLESS
+) -> list[Entrant]:
+    """Of candidates that got so many of 200 right, each with the net of that number."""
+    trials = Trials()
+    for number, each in right.items():
+        trials.add(replace(candidate(nets[number]), number=number))
+        trials.add_result(result(number, "0", each, epochs=9))
+    options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
+    found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
+    job.ledger.close()
+    return found
+
+
+def test_of_one_architecture_only_the_best_candidate_enters(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",))
+    nets = {0: 7, 1: 8, 2: 7, 3: 9, 4: 10}
+    found = chosen(job, {0: 190, 1: 170, 2: 180, 3: 160, 4: 150}, nets)
+    assert [e.number for e in found] == [0, 1, 3]
+
+
+def test_the_first_enters_again_with_stronger_changes_that_the_space_offers(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",))
+    job = replace(job, space=small_space(tmp_path, OFFERED))
+    found = chosen(job, {0: 170, 1: 190, 2: 180}, {0: 0, 1: 1, 2: 2})
+    assert [(e.number, e.augment) for e in found] == [
+        (1, None),
+        (1, 1.0),
+        (2, None),
+    ]  # A recipe has 0.5.
+    assert len(found) == FINALISTS
+
+
+@pytest.mark.parametrize(("share", "order"), [(0.99, [1.0, None]), (0.96, [None, 1.0])])
+def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, order: list[float | None]
+) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",))
+    job = replace(job, space=small_space(tmp_path, OFFERED))
+    model = initial_model(candidate(0).arch, job.dataset.preprocessing((8, 8)), 0)
+    model.save(Tasks(job, Trials()).checkpoint(TrainingKey(0)))
+    monkeypatch.setattr(finalists, "is_correct", lambda *a, **k: np.arange(100) < 100 * share)
+    found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
+    assert [e.augment for e in found] == order
+
+
+@pytest.mark.parametrize("left", [-100.0, -1e-9, 0.0])
+@pytest.mark.parametrize("is_scarce", [False, True])
+def test_after_the_end_of_the_budget_the_most_accurate_is_first(
+    tmp_path: Path, left: float, is_scarce: bool
+) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",), budget_seconds=1.0, trials=None)
+    trials = Trials()
+    trials.plan = Plan(1 if is_scarce else 9, 1e-9, 0.0, own_epochs=9)
+    assert trials.plan.is_scarce == is_scarce
+    right = {0: 150, 1: 190, 2: 170}
+    for number, each in right.items():
+        trials.add(candidate(number))
+        trials.add_result(result(number, "0", each, epochs=1))
+    options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
+    clock = Clock(lambda: left, 0.0, 1e-9)
+    found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
+    assert [e.number for e in found] == [1, 2, 0]
+    assert plan_finals(found, 1, left) == []
+    job.ledger.close()
+
+
+def test_one_too_slow_for_a_last_training_gives_way_to_a_faster_one(tmp_path: Path) -> None:
+    job = work(tmp_path / "run", objectives=("accuracy",), budget_seconds=100.0, trials=None)
+    paces = {0: 10.0, 1: 0.1}  # Seconds an epoch.
+    units = {n: work_of(candidate(n).cost.macs, len(job.dataset.train), 1) for n in paces}
+    for left, first in ((30.0, 1), (1000.0, 0)):
+        clock = Clock(lambda seconds=left: seconds, 0.0, 1e-9)  # type: ignore[misc]
+        for number, seconds in paces.items():
+            clock.learn(seconds, units[number], number)
+        again = replace(job, ledger=Ledger(tmp_path / f"{left}" / "ledger.db"))
+        found = chosen(again, {0: 190, 1: 189}, {0: 0, 1: 1}, clock)
+        assert found[0].number == first
+    job.ledger.close()
+
+
+def some(count: int = 5, epochs: int = 9, each: float = 1.0) -> list[Entrant]:
+    return [Entrant(number, epochs, 9, each) for number in range(count)]
+
+
+def lasting(plan: list[Final], entrants: list[Entrant], jobs: int) -> float:
+    """By trying: at every moment the first free worker takes the next training."""
+    pace = {e.number: e.seconds_per_epoch for e in entrants}
+    ends = [0.0] * jobs
+    for final in plan:
+        worker = ends.index(min(ends))
+        ends[worker] += final.epochs * pace[final.number]
+    return max(ends)
+
+
+def test_without_a_clock_the_three_best_get_the_planned_epochs_once() -> None:
+    assert plan_finals(some(), 2, math.inf) == [Final(number, 9) for number in range(FINALISTS)]
+    assert plan_finals(some(2), 1, math.inf) == [Final(0, 9), Final(1, 9)]
+
+
+def test_scarce_time_confirms_fewer_and_then_goes_on_from_the_search() -> None:
+    least = some()[0].least
+    numbers = {
+        seconds: [f.number for f in plan_finals(some(), 1, seconds)]
+        for seconds in (3 * least + 0.5, 2 * least + 0.5, least + 0.5)
+    }
+    assert list(numbers.values()) == [[0, 1, 2], [0, 1], [0]]
+    assert plan_finals(some(), 1, 5.5) == [Final(0, 5, is_fresh=False)]
+    assert plan_finals(some(), 2, 5.5) == [Final(n, 5, is_fresh=False) for n in (0, 1)]
+    assert plan_finals(some(), 1, 0.5) == []
+
+
+def test_a_fresh_training_gets_its_recipes_length_and_twice_what_the_search_gave() -> None:
+    assert Entrant(0, 5, 27, 1.0).least == 27
+    assert Entrant(0, 20, 27, 1.0).least == 40
+    assert Entrant(0, 27, 27, 1.0).least == 54
+    assert Entrant(0, 81, 27, 1.0).least == 81
+
+
+def test_more_time_makes_them_longer_and_then_again_with_other_seeds() -> None:
+    longest = some()[0].longest
+    longer = plan_finals(some(), 1, 3 * longest - 8.0)
+    assert [f.seed for f in longer] == [0, 0, 0]
+    assert some()[0].least <= longer[0].epochs < longest
+    again = plan_finals(some(), 1, 7.5 * longest + 0.5)
+    assert [(f.number, f.seed) for f in again] == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]
+    endless = plan_finals(some(), 1, 1e9)
+    assert len(endless) == FINALISTS * MOST_SEEDS
+    assert {f.epochs for f in endless} == {longest}
+
+
+def test_time_for_a_lesson_is_kept_before_other_seeds_get_any() -> None:
+    longest = some()[0].longest
+    # Three who answer take half as long each: no time for a lesson, then for one, then for both.
+    counts = [len(plan_finals(some(), 1, times * longest)) for times in (5.4, 5.6, 6.6)]
+    assert counts == [5, 3, 4]
+    # Who is alone has nobody to learn from.
+    assert len(plan_finals(some(1), 1, 3.1 * longest)) == 3
+
+
+def test_a_worker_that_would_idle_trains_another_seed() -> None:
+    plan = plan_finals(some(), 2, 2 * some()[0].least + 0.5)
+    assert [(f.number, f.seed) for f in plan] == [(0, 0), (1, 0), (2, 0), (0, 1)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(0.01, 5.0), min_size=1, max_size=5),
+    st.integers(1, 30),
+    st.integers(1, 4),
+    st.floats(0.1, 5000.0),
+)
+def test_what_is_planned_ends_in_time(
+    paces: list[float], epochs: int, jobs: int, seconds: float
+) -> None:
+    entrants = [Entrant(n, epochs, 9, pace) for n, pace in enumerate(paces)]
+    plan = plan_finals(entrants, jobs, seconds)
+    assert lasting(plan, entrants, jobs) <= seconds * (1 + 1e-9)
+    assert len({f.key(0) for f in plan}) == len(plan)
+    assert {f.number for f in plan} <= set(range(FINALISTS if jobs <= 3 else jobs))
+
+
+def test_the_makespan_is_that_of_handing_out_in_order() -> None:
+    for jobs, order in itertools.product((1, 2, 3), itertools.permutations((5.0, 2.0, 4.0, 1.0))):
+        ends = [0.0] * jobs
+        for each in order:
+            ends[ends.index(min(ends))] += each
+        assert makespan(order, jobs) == max(ends)
+
+
+def test_a_final_survives_the_ledger_and_has_a_name_of_its_own() -> None:
+    final = Final(7, 40, 2, is_fresh=False)
+    assert Final.from_event(final.to_event()) == final
+    assert [str(Final(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]
+    taught = Final(7, 40, teachers=("3-final-1", "7-final-1"))
+    assert Final.from_event(taught.to_event()) == taught
+    assert taught.key(1).label == "final-1-taught"
+    # Written before there were lessons.
+    assert Final.from_event({"number": 7, "epochs": 40, "seed": 2, "is_fresh": False}) == final

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy.stats import binomtest
+
+from lepton_automl.search.objectives import load
+from lepton_automl.search.progress import front_of, progress, row_of
+from lepton_automl.search.trials import Trials
+from tests.helpers.search import candidate, result
+
+OBJECTIVES = [load("accuracy"), load("size_bytes")]
+
+
+def some_trials() -> Trials:
+    trials = Trials()
+    for number, (right, size) in enumerate([(180, 9_000), (150, 5_000), (170, 9_500)]):
+        trials.add(candidate(number, size=size))
+        trials.add_result(result(number, "0", right))
+    trials.add(candidate(3))
+    trials.add_result(result(3, "0", 0, failed="the loss became nan"))
+    trials.add(candidate(4))
+    return trials
+
+
+def test_a_row_has_the_accuracy_with_its_wilson_interval() -> None:
+    row = row_of(some_trials(), 0)
+    wanted = binomtest(180, 200).proportion_ci(0.95, "wilson")
+    assert row.accuracy == 0.9
+    assert row.interval == pytest.approx((wanted.low, wanted.high))
+    assert row.feasible
+
+
+def test_rows_of_failed_and_unfinished_candidates_say_so() -> None:
+    failed, waiting = row_of(some_trials(), 3), row_of(some_trials(), 4)
+    assert (failed.accuracy, failed.feasible, failed.note) == (None, False, "the loss became nan")
+    assert (waiting.accuracy, waiting.feasible, waiting.rung) == (None, True, -1)
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    trials = some_trials()
+    assert [row.number for row in front_of(trials, OBJECTIVES)] == [0, 1]
+    assert front_of(Trials(), OBJECTIVES) == ()
+
+
+def test_progress_tells_trial_best_and_time() -> None:
+    trials = some_trials()
+    rows = [row_of(trials, number) for number in trials]
+    front = front_of(trials, OBJECTIVES)
+    event = progress(rows[1], rows[0], front, started=5, done=30, total=120, seconds=88.0)
+    assert event.message == (
+        "trial 1, 1 epoch: 75.0% in 5.0 kB; best so far: trial 0, 90.0% in 9.0 kB; about 88 s left"
+    )
+    assert (event.done, event.total) == (30, 120)
+    assert [item["number"] for item in event.data["front"]] == [0, 1]
+    endless = progress(rows[3], None, (), started=1, done=1, total=2, seconds=math.inf)
+    assert endless.message == "trial 3, 0 epochs: the loss became nan"

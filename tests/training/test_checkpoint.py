@@ -1,0 +1,143 @@
+"""A training killed half-way and gone on with against one that nobody touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lepton_automl.training import checkpoint, loader, loop
+from lepton_automl.training.checkpoint import Checkpoint
+from tests.training.test_loop import PLAIN, fresh, stripes
+
+RICH = dataclasses.replace(
+    PLAIN, augment=1.0, flip=True, cutout=0.3, mixup=0.2, cutmix=0.2, colour=0.5, batch_size=8
+)
+ALONE = """
+import sys, time
+from pathlib import Path
+from lepton_automl.training import loader as batches, snapshot
+from tests.training.test_checkpoint import RICH, slowly
+batches._CHUNK_BYTES["cpu"] = 5000
+snapshot.Checkpoint.__init__.__defaults__ = (0.0,)
+print("begun", flush=True)
+slowly(Path(sys.argv[1]))
+"""
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", 5000)
+    monkeypatch.setattr(checkpoint.Checkpoint.__init__, "__defaults__", (0.0,))
+
+
+def fitted(recipe, path=None, stop=None, seed=3):
+    def tick(done, total):
+        if done == stop:
+            raise Stopped
+
+    return loop.fit(fresh(), stripes(), recipe, epochs=4, seed=seed, on_batch=tick, checkpoint=path)
+
+
+def slowly(path):
+    import time
+
+    loop.fit(
+        fresh(),
+        stripes(),
+        RICH,
+        epochs=4,
+        seed=3,
+        checkpoint=path,
+        on_batch=lambda *_: time.sleep(0.05),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("average", ["none", "ema", "lookahead"])
+def test_stopped_twice_it_ends_on_the_same_bits(tmp_path, optimizer, average):
+    recipe = dataclasses.replace(RICH, optimizer=optimizer, average=average, lr=0.01)
+    path = tmp_path / "half-way.safetensors"
+    for stop in (9, 20):
+        with pytest.raises(Stopped):
+            fitted(recipe, path, stop)
+        assert path.exists()
+    assert fitted(recipe, path).digest == fitted(recipe).digest
+
+
+def test_it_does_go_on_and_does_not_begin_again(tmp_path):
+    path, seen = tmp_path / "half-way.safetensors", []
+    with pytest.raises(Stopped):
+        fitted(PLAIN, path, 9)
+    loop.fit(
+        fresh(),
+        stripes(),
+        PLAIN,
+        epochs=4,
+        seed=3,
+        checkpoint=path,
+        on_batch=lambda d, n: seen.append(d),
+    )
+    assert seen[0] > 5
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_it_ends_on_the_same_bits(tmp_path):
+    path = tmp_path / "half-way.safetensors"
+    one = subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(path)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    one.stdout.readline()
+    while not path.exists():
+        assert one.poll() is None
+    one.send_signal(signal.SIGKILL)
+    one.communicate()
+    assert fitted(RICH, path).digest == fitted(RICH).digest
+
+
+@pytest.mark.parametrize("other", [{"recipe": RICH}, {"seed": 4}])
+def test_another_training_does_not_go_on_from_it(tmp_path, other):
+    path = tmp_path / "half-way.safetensors"
+    with pytest.raises(Stopped):
+        fitted(PLAIN, path, 9)
+    changed = {"recipe": PLAIN, **other}
+    assert fitted(**changed, path=path).digest == fitted(**changed).digest
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", os.urandom(2000)])
+def test_what_is_damaged_counts_as_nothing(tmp_path, content):
+    path = tmp_path / "half-way.safetensors"
+    path.write_bytes(content)
+    assert Checkpoint(path, "key").resume({}) == 0
+    assert fitted(PLAIN, path).digest == fitted(PLAIN).digest
+
+
+def test_nothing_is_kept_before_it_is_time(tmp_path):
+    path = tmp_path / "half-way.safetensors"
+    Checkpoint(path, "key", 60.0).save_if_due(3, {})
+    assert not path.exists()
+    Checkpoint(path, "key", 0.0).save_if_due(3, {})
+    assert Checkpoint(path, "key").resume({}) == 3
+    assert Checkpoint(path, "another").resume({}) == 0
+
+
+def test_a_training_in_which_classes_count_alike_does_not_go_on_from_one_where_they_did_not(
+    tmp_path,
+):
+    path, data = tmp_path / "half-way", dataclasses.replace(stripes(), is_balanced=True)
+    with pytest.raises(Stopped):
+        fitted(PLAIN, path, stop=10)
+    assert path.exists()
+    again = loop.fit(fresh(), data, PLAIN, epochs=4, seed=3, checkpoint=path)
+    assert again.digest == loop.fit(fresh(), data, PLAIN, epochs=4, seed=3).digest

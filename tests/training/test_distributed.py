@@ -1,0 +1,108 @@
+"""Processes that train one net together, against one process with the same batches."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lepton_automl.training.distributed import (
+    MIN_SAMPLES_PER_PROCESS,
+    ProcessGroup,
+    expected_speedup,
+    usable_processes,
+)
+
+HERE = Path(__file__).parents[1]
+
+MEMBER = """
+import dataclasses, sys
+import torch
+from safetensors.torch import save_file
+from lepton_automl.training import precision as arithmetic
+from lepton_automl.training.distributed import ProcessGroup, init_process_group, exit_without_cleanup
+from lepton_automl.training.loop import train_loop
+from tests.training.test_loop import PLAIN, fresh, stripes
+
+torch.set_num_threads(1)
+arithmetic._has_amx = lambda: False
+rank, count, meeting, norm, out = sys.argv[1:]
+recipe = dataclasses.replace(PLAIN, batch_size=32, average="ema", augment=0.0, flip=False)
+given = None if meeting == "env://" else ProcessGroup(int(rank), int(count))
+with init_process_group(meeting, given) as process_group:
+    model = fresh(seed=3)
+    network = model.network()
+    if norm == "frozen":  # Statistics of a share of a batch are not those of the whole.
+        network.eval()
+        network.train = lambda mode=True: network
+    seen, data = model.preprocessing, stripes(100)
+    fitted = train_loop(network, data, seen, recipe, epochs=4, seed=1, process_group=process_group)
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file({**weights, "loss": torch.tensor(fitted.loss)}, f"{out}-{process_group.rank}")
+exit_without_cleanup()
+"""
+
+
+def trained(folder: Path, count: int, norm: str = "frozen") -> list[dict[str, Tensor]]:
+    """What each of `count` processes ends on."""
+    meeting, out = folder / f"meeting-{count}", folder / f"of-{count}"
+    commands = [
+        [sys.executable, "-c", MEMBER, str(n), str(count), meeting.as_uri(), norm, str(out)]
+        for n in range(count)
+    ]
+    return _ended(commands, out)
+
+
+def _ended(commands: Sequence[Sequence[str]], out: Path) -> list[dict[str, Tensor]]:
+    processes = [subprocess.Popen(command, cwd=HERE) for command in commands]
+    assert [process.wait() for process in processes] == [0] * len(processes)
+    return [load_file(path) for path in sorted(out.parent.glob(f"{out.name}-*"))]
+
+
+def test_two_processes_end_on_the_weights_of_one(tmp_path: Path) -> None:
+    (alone,), (first, second) = trained(tmp_path, 1), trained(tmp_path, 2)
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], value, rtol=2e-4, atol=2e-6)
+
+
+def test_each_takes_its_statistics_of_its_own_share_and_learns_all_the_same(tmp_path: Path) -> None:
+    (alone,), (first, second) = trained(tmp_path, 1, "batch"), trained(tmp_path, 2, "batch")
+    assert all(torch.equal(first[n], second[n]) for n in first if "running" not in n)
+    assert float(first["loss"]) == pytest.approx(float(alone["loss"]), abs=0.1)
+    assert float(first["loss"]) < 0.8 * math.log(3)
+
+
+def test_torchrun_tells_who_is_who(tmp_path: Path) -> None:
+    program, out = tmp_path / "member.py", tmp_path / "run"
+    program.write_text(f"import sys; sys.path.insert(0, {str(HERE)!r})\n{MEMBER}")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = ["x", "x", "env://", "frozen", str(out)]
+    first, second = _ended([[*torchrun, str(program), *words]], out)
+    (alone,) = trained(tmp_path, 1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.allclose(first[n], v, rtol=2e-4, atol=2e-6) for n, v in alone.items())
+
+
+@pytest.mark.parametrize(("size", "count"), [(64, 1), (64, 2), (65, 3), (7, 4)])
+def test_every_picture_of_a_batch_is_somebodys(size: int, count: int) -> None:
+    shares = [range(size)[ProcessGroup(rank, count).local_slice(size)] for rank in range(count)]
+    assert [place for share in shares for place in share] == list(range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_small_batches_are_not_shared_by_many() -> None:
+    assert [usable_processes(8, size) for size in (MIN_SAMPLES_PER_PROCESS - 1, 40, 1000)] == [
+        1,
+        2,
+        8,
+    ]
+    assert expected_speedup(1) == 1
+    assert 1 < expected_speedup(2) < 2

@@ -1,0 +1,154 @@
+"""Averages of weights against the same written out in numpy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lepton_automl.training.optim import (
+    EMA_SHARE,
+    LOOKAHEAD_DECAY,
+    LOOKAHEAD_EVERY,
+    Average,
+    Optimizer,
+    lr_schedule,
+)
+from lepton_automl.training.recipe import Recipe
+
+STEPS = 103
+
+
+def path(seed=0):
+    """Moves of a weight of 3 numbers, one a batch."""
+    return np.random.default_rng(seed).normal(size=(STEPS, 3))
+
+
+def run(kind, start=0, average=None, weight=None):
+    weight = torch.zeros(3, dtype=torch.float64) if weight is None else weight
+    average = average or Average(kind, [weight], STEPS)
+    for step in range(start, STEPS):
+        weight += torch.from_numpy(path()[step])
+        average.follow(step)
+    return weight.numpy()
+
+
+def test_none_leaves_the_weights_alone():
+    assert np.allclose(run("none"), path().sum(0))
+
+
+def test_ema_trails_behind_and_is_what_is_left():
+    weight, slow = np.zeros(3), np.zeros(3)
+    for step, move in enumerate(path()):
+        weight = weight + move
+        reach = max(1.0, min(EMA_SHARE * STEPS, (step + 1) / 2))
+        slow = slow + (weight - slow) / reach
+    assert np.allclose(run("ema"), slow)
+
+
+def test_an_average_of_weights_that_stand_still_is_these_weights():
+    for kind in ("ema", "lookahead"):
+        weight = torch.full((4,), 3.0)
+        average = Average(kind, [weight], STEPS)
+        for step in range(STEPS):
+            average.follow(step)
+        assert torch.allclose(weight, torch.full((4,), 3.0))
+
+
+def test_lookahead_sets_the_weights_back_more_and_more():
+    weight, slow = np.zeros(3), np.zeros(3)
+    for step, move in enumerate(path()):
+        weight = weight + move
+        if step + 1 == STEPS:
+            weight = slow
+        elif (step + 1) % LOOKAHEAD_EVERY == 0:
+            kept = LOOKAHEAD_DECAY * ((step + 1) / STEPS) ** 3
+            slow = kept * slow + (1 - kept) * weight
+            weight = slow
+    assert np.allclose(run("lookahead"), weight)
+
+
+@pytest.mark.parametrize("kind", ["none", "ema", "lookahead"])
+@pytest.mark.parametrize("stop", [1, 50, 98])
+def test_restored_half_way_it_ends_the_same(kind, stop):
+    weight = torch.zeros(3, dtype=torch.float64)
+    first = Average(kind, [weight], STEPS)
+    for step in range(stop):
+        weight += torch.from_numpy(path()[step])
+        first.follow(step)
+    second = Average(kind, [weight], STEPS)
+    second.load_state_dict(first.state_dict())
+    assert np.array_equal(run(kind, stop, second, weight), run(kind))
+
+
+def theirs(optimizer, groups, lr):
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "batch", "lr"),
+    [("sgd", 64, 0.1), ("sgd", 16, 0.025), ("adamw", 64, 0.1), ("adamw", 256, 0.2)],
+)
+def test_steps_equal_torchs_at_the_rate_scaled_to_the_batch(optimizer, batch, lr):
+    generator = torch.Generator().manual_seed(0)
+
+    def parameters():
+        torch.manual_seed(0)
+        return [torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 3, 3, 3), (5, 4), (4,))]
+
+    ours, copies = parameters(), parameters()
+    mine = Optimizer(ours, Recipe(optimizer=optimizer, lr=0.1, weight_decay=0.3), batch)
+    groups = [
+        {"params": copies[:2], "weight_decay": 0.3},
+        {"params": copies[2:], "weight_decay": 0.0},
+    ]
+    other = theirs(optimizer, groups, lr)
+    for scale in (0.5, 1.0, 0.25):
+        for p, q in zip(ours, copies, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        for group in other.param_groups:
+            group["lr"] = lr * scale
+        mine.step(scale)
+        other.step()
+        assert all(p.grad is None for p in ours)
+    for p, q in zip(ours, copies, strict=True):
+        torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
+
+
+def test_what_takes_no_gradient_is_left_alone():
+    frozen = torch.nn.Parameter(torch.ones(3, 3), requires_grad=False)
+    moving = torch.nn.Parameter(torch.ones(3, 3))
+    moving.grad = torch.ones(3, 3)
+    Optimizer([frozen, moving], Recipe(), 64).step(1.0)
+    assert torch.equal(frozen, torch.ones(3, 3))
+    assert not torch.equal(moving, torch.ones(3, 3))
+
+
+def test_training_does_not_load_torchs_compiler():
+    code = (
+        "import sys, torch; from lepton_automl.training.optim import Optimizer; "
+        "from lepton_automl.training.recipe import Recipe; p = torch.nn.Parameter(torch.ones(2, 2)); "
+        "p.grad = torch.ones(2, 2); Optimizer([p], Recipe(), 8).step(1.0); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["onecycle", "cosine", "trapezoid"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 400])
+def test_a_schedule_rises_to_the_peak_and_ends_near_nothing(name, steps):
+    scale = lr_schedule(name, steps)
+    assert len(scale) == steps
+    assert 0 < min(scale) <= max(scale) <= 1
+    top = scale.index(max(scale))
+    assert scale[: top + 1] == sorted(scale[: top + 1])
+    assert scale[top:] == sorted(scale[top:], reverse=True)
+    if steps == 400:
+        assert max(scale) > 0.99
+        assert scale[-1] < 0.01
