@@ -13,14 +13,23 @@ from typing import TypeVar
 from lepton_automl.errors import ConfigError
 
 T = TypeVar("T")
+_FOLDERS = {
+    "layers": "lepton_automl.models.layers",
+    "sources": "lepton_automl.data.sources",
+    "callbacks": "lepton_automl.search.callbacks",
+}
+"""Packages whose modules are plug-ins; other kinds come from entry points only."""
 
 
 def names(folder: str) -> list[str]:
     """Names of all members of `folder`, ours and those third parties register, sorted."""
-    package = importlib.import_module(f"lepton_automl.{folder}")
+    registered = {point.name for point in _entry_points(folder)}
+    if folder not in _FOLDERS:
+        return sorted(registered)
+    package = importlib.import_module(_FOLDERS[folder])
     files = pkgutil.iter_modules(package.__path__)
     ours = {file.name for file in files if not file.name.startswith("_")}
-    return sorted(ours | {point.name for point in _entry_points(folder)})
+    return sorted(ours | registered)
 
 
 def load(folder: str, name: str, base: type[T]) -> type[T]:
@@ -31,9 +40,9 @@ def load(folder: str, name: str, base: type[T]) -> type[T]:
     ConfigError
         If there is no such member; the message gives the nearest known name.
     """
-    ours = f"lepton_automl.{folder}.{name}"
+    ours = f"{_FOLDERS[folder]}.{name}" if folder in _FOLDERS else ""
     # Entry points are asked last: reading them takes 10 ms, and every stored layer comes by here.
-    if name.isidentifier() and name[0] != "_" and importlib.util.find_spec(ours):
+    if ours and name.isidentifier() and name[0] != "_" and importlib.util.find_spec(ours):
         return _only_subclass(importlib.import_module(ours), base)
     for point in _entry_points(folder):
         if point.name == name:

@@ -42,7 +42,7 @@ def run_json(
     LeptonError
         What the answer says a user can put right, or what `died` gives.
     """
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     child = subprocess.run(
         [sys.executable, "-c", program, str(os.getpid())],

@@ -191,7 +191,7 @@ class Evidence:
         return balanced.balanced_mean(self.correct, self.strata)
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> Bounds:
         """95 %: Wilson, or a bootstrap over groups or within classes."""
         return intervals.accuracy_interval(self.correct, self.groups, self.strata)
 

@@ -118,7 +118,7 @@ def chain(input: tuple[int, int, int], layers: list[Layer], classes: int) -> Arc
 def layer_name(layer: Layer) -> str:
     """The plug-in name of a layer: the name of the file it is defined in."""
     module = type(layer).__module__
-    ours = module.removeprefix("lepton_automl.layers.")
+    ours = module.removeprefix("lepton_automl.models.layers.")
     if ours != module:
         return ours
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()

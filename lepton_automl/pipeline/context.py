@@ -27,6 +27,7 @@ from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.runs.time_budget import start_seconds
+from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.warm_start import Source, source
@@ -222,7 +223,7 @@ def _check_place(config: RunConfig) -> None:
 
 
 def _check_objectives(config: RunConfig) -> None:
-    known = plugins.names("objectives")
+    known = objective_names()
     for name in config.objectives:
         if name not in known:
             raise plugins.unknown_name(name, known, "objective")

@@ -29,7 +29,8 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
     with opened(config, emit) as session:
         finished = _finished(session)
         if finished is not None:
-            with observers.told(session):  # Of a finished run they may not know all.
+            # Observers that missed events of a finished run receive them now.
+            with observers.notified(config, session.folder, session.ledger, session.emit):
                 return finished
         found = stages.found(session, stages.later(session))
         ends = stages.compression_ends(session)

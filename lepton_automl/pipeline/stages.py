@@ -38,7 +38,7 @@ def found(session: Session, later: Later | None) -> SearchResult:
     LeptonError
         What `search.coordinator.search` raises.
     """
-    with observers.told(session):
+    with observers.notified(session.config, session.folder, session.ledger, session.emit):
         result = find(search_work(session, later))
     front.draw(session.folder, session.ledger)
     return result

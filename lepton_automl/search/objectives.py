@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from lepton_automl.core import plugins
@@ -38,17 +39,6 @@ class Objective(ABC):
         cost : Cost
             Cost of the int8 file.
         """
-
-
-def load(name: str) -> Objective:
-    """The objective `name`.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name; the message gives the nearest one.
-    """
-    return plugins.load("objectives", name, Objective)()  # type: ignore[type-abstract]
 
 
 class Accuracy(Objective):
@@ -109,3 +99,32 @@ class SizeBytes(Objective):
         """The file's size."""
         del accuracy
         return float(cost.size_bytes)
+
+
+_BUILT_IN: Mapping[str, type[Objective]] = {
+    "accuracy": Accuracy,
+    "latency_ms": LatencyMs,
+    "macs": Macs,
+    "peak_ram_bytes": PeakRamBytes,
+    "size_bytes": SizeBytes,
+}
+
+
+def names() -> list[str]:
+    """Names of all objectives, built in and registered by third parties, sorted."""
+    return sorted({*_BUILT_IN, *plugins.names("objectives")})
+
+
+def load(name: str) -> Objective:
+    """The objective `name`.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name; the message gives the nearest one.
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    if name not in names():
+        raise plugins.unknown(name, names(), "objective")
+    return plugins.load("objectives", name, Objective)()  # type: ignore[type-abstract]

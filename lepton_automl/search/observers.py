@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.pipeline.context import Session
-from lepton_automl.runs.folder import Definition
+from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search import callbacks
 from lepton_automl.search.callbacks import Callback, End, Run, Rung
@@ -185,16 +184,19 @@ class Feed:
 
 
 @contextmanager
-def told(session: Session) -> Iterator[None]:
-    """While the block lasts, tell of the search whomever the options name.
+def notified(
+    config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit
+) -> Iterator[None]:
+    """Pass ledger events to the callbacks and the Optuna storage of `config` inside the block.
 
     Raises
     ------
     ConfigError, MachineError
         If the Optuna storage cannot be opened.
     """
-    observers = list(_observers(session)) if _is_asked_for(session.config) else []
-    with watched(session.ledger, observers, session.emit):
+    is_observed = config.optuna_storage is not None or bool(config.callbacks)
+    observers = list(_observers(config, folder, ledger, emit)) if is_observed else []
+    with watched(ledger, observers, emit):
         yield
 
 
@@ -234,20 +236,17 @@ def facts(known: Definition) -> dict[str, object]:
     } | limits
 
 
-def _is_asked_for(config: RunConfig) -> bool:
-    return config.optuna_storage is not None or bool(config.callbacks)
-
-
-def _observers(session: Session) -> Iterator[Slow]:
-    config, folder = session.config, session.folder
-    name = study_name(session.ledger, folder.path.resolve().name)
+def _observers(
+    config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit
+) -> Iterator[Slow]:
+    name = study_name(ledger, folder.path.resolve().name)
     if config.optuna_storage is not None:
         # Loaded here: the database layer takes a fifth of a second, and few mirror a search.
         mirror = importlib.import_module("lepton_automl.search.optuna_storage")
         storage = mirror.open_storage(config.optuna_storage)
         objectives = {name: load_objective(name) for name in config.objectives}
         yield mirror.Mirror(storage, name, objectives, config.limits, jobs=config.workers)
-        session.tell("search", f"mirrored as study {name}")
+        emit(Event("search", f"trials are copied to Optuna study {name}"))
     run = Run(name, folder.path, facts(folder.definition()))
     for callback in config.callbacks:
         yield Feed(callback, callbacks.load(callback), run)

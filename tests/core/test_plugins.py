@@ -3,17 +3,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import lepton_automl.layers
 import pytest
 
 from lepton_automl.core import plugins
 from lepton_automl.errors import ConfigError, SpaceError
+from lepton_automl.models import layers
 from lepton_automl.models.layers import Layer
 from lepton_automl.models.layers.mbconv import MBConv
 
 GHOST = """
 from dataclasses import dataclass
-from lepton_automl.layers import Layer
+from lepton_automl.models.layers import Layer
 
 @dataclass(frozen=True)
 class Ghost(Layer):
@@ -41,7 +41,7 @@ def third_party(tmp_path, monkeypatch):
 
 
 def test_the_names_of_a_folder_are_its_files():
-    folder = Path(lepton_automl.layers.__file__).parent
+    folder = Path(layers.__file__).parent
     assert plugins.names("layers") == sorted(f.stem for f in folder.glob("[a-z]*.py"))
 
 

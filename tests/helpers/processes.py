@@ -32,7 +32,7 @@ def python(*arguments: str) -> subprocess.Popen[str]:
     """Python in a process group of its own, in the root of the project."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -27,6 +27,10 @@ from lepton_automl.search.workers.task import pack
 from tests.helpers.search import InlineWorkers, candidate, work
 
 
+def told(session):
+    return observers.notified(session.config, session.folder, session.ledger, session.emit)
+
+
 class Notebook(Callback):
     """Writes down what it is told."""
 
@@ -199,7 +203,7 @@ def asked(session: Any, **options: Any) -> Any:
 
 
 def test_by_default_nobody_is_told_and_nothing_is_recorded(session: Any) -> None:
-    with observers.told(session):
+    with told(session):
         session.ledger.record("kind", "key", {})
     assert [kind for kind, _, _ in session.ledger.events()] == ["kind"]
     assert session.said == []
@@ -209,7 +213,7 @@ def test_every_session_mirrors_to_the_same_study(session: Any, tmp_path: Path) -
     url = f"sqlite:///{tmp_path}/trials.db"
     session.ledger.record(EventKind.TRIAL, "0", candidate(0, size=8_000).to_event())
     for number in (1, 2):
-        with observers.told(asked(session, optuna_storage=url)):
+        with told(asked(session, optuna_storage=url)):
             session.ledger.record(
                 EventKind.TRIAL, str(number), candidate(number, size=8_000).to_event()
             )
@@ -223,7 +227,7 @@ def test_every_session_mirrors_to_the_same_study(session: Any, tmp_path: Path) -
 def test_a_password_is_not_written_down(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = optuna.storages.InMemoryStorage()
     monkeypatch.setattr(optuna_storage, "open_storage", lambda url: storage)
-    with observers.told(asked(session, optuna_storage="postgresql://me:secret@host/db")):
+    with told(asked(session, optuna_storage="postgresql://me:secret@host/db")):
         pass
     assert not any(b"secret" in path.read_bytes() for path in session.folder.path.iterdir())
 
@@ -236,7 +240,7 @@ def test_a_storage_that_breaks_in_the_middle_costs_a_warning(
             raise OSError("the server is gone")
 
     monkeypatch.setattr(optuna_storage, "open_storage", lambda url: Breaking())
-    with observers.told(asked(session, optuna_storage="anything")):
+    with told(asked(session, optuna_storage="anything")):
         session.ledger.record(EventKind.TRIAL, "0", candidate(0).to_event())
         session.ledger.record(EventKind.TRIAL, "1", candidate(1).to_event())
     (warning,) = [said for said in session.said if said.startswith("warning")]
@@ -254,7 +258,7 @@ def test_callbacks_are_looked_for_before_anything_is_made(tmp_path: Path) -> Non
 def test_a_database_that_is_not_there_ends_the_command(session: Any) -> None:
     with (
         pytest.raises(MachineError, match="cannot be used"),
-        observers.told(asked(session, optuna_storage="sqlite:////nowhere/x.db")),
+        told(asked(session, optuna_storage="sqlite:////nowhere/x.db")),
     ):
         pass
 
@@ -270,7 +274,7 @@ def test_a_real_search_and_its_mirror_say_the_same(session: Any, tmp_path: Path)
     url = f"sqlite:///{tmp_path}/trials.db"
     job = work(tmp_path / "run", session.ledger, trials=3)
     asked(session, optuna_storage=url, objectives=job.config.objectives)
-    with observers.told(session):
+    with told(session):
         found = search(job, InlineWorkers())
     (name,) = optuna.get_all_study_names(url)
     study = optuna.load_study(study_name=name, storage=url)

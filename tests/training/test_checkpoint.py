@@ -96,7 +96,7 @@ def test_killed_by_the_system_it_ends_on_the_same_bits(tmp_path):
     one = subprocess.Popen(
         [sys.executable, "-c", ALONE, str(path)],
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     one.stdout.readline()
     while not path.exists():

@@ -20,7 +20,7 @@ from lepton_automl.training.distributed import (
     usable_processes,
 )
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).parents[2]
 
 MEMBER = """
 import dataclasses, sys

@@ -52,7 +52,7 @@ def names() -> list[str]:
 
 def _folder() -> Path:
     """Inside the package once installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
