@@ -26,7 +26,7 @@ kill-test: $(VENV)/.ready
 
 # 10,000 damaged ONNX files instead of the suite's 200.
 fuzz: $(VENV)/.ready
-	LEPTON_MUTATED=10000 $(BIN)/python -m pytest -s -n 0 tests/foreign/test_probing.py -k damaged
+	LEPTON_MUTATED=10000 $(BIN)/python -m pytest -s -n 0 tests/compress/test_external_load.py -k damaged
 
 # Exact versions of today's newest releases that pyproject.toml admits, but torch, which is pinned.
 lock:

@@ -7,13 +7,20 @@ import numpy as np
 from lepton_automl.artifact.verdict import Figures, JudgedLimit, PairedDrop, Precision, Status
 from lepton_automl.config import LIMITS, Limits
 from lepton_automl.metrics import balanced, intervals
-from lepton_automl.metrics import paired as paired_module
-from lepton_automl.metrics.paired import Evidence, class_drops
+from lepton_automl.metrics.paired import (
+    Evidence,
+    class_drops,
+    drop_status,
+    judge_drop,
+    paired_drop,
+    samples_to_decide,
+    tango_interval,
+)
 
 
 def paired(reference: Evidence, file: Evidence) -> PairedDrop:
     """Accuracy points lost from `reference` to `file` on the same samples."""
-    drop = paired_module.paired_drop(reference.correct, file.correct, file.groups, file.strata)
+    drop = paired_drop(reference.correct, file.correct, file.groups, file.strata)
     return PairedDrop(drop.points, drop.low, drop.high, drop.upper, drop.n)
 
 
@@ -93,8 +100,8 @@ def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:
 
 
 def _drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
-    drop = paired_module.paired_drop(reference.correct, file.correct, file.groups, file.strata)
-    status, needed = paired_module.judge_drop(drop, limit)
+    drop = paired_drop(reference.correct, file.correct, file.groups, file.strata)
+    status, needed = judge_drop(drop, limit)
     return JudgedLimit(name, limit, drop.points, (drop.low, drop.high), status, needed)
 
 
@@ -114,19 +121,19 @@ def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) ->
     no such care: each must.
     """
     drops = class_drops(reference, file)
-    status = {label: paired_module.drop_status(drop, limit) for label, drop in drops.items()}
+    status = {label: drop_status(drop, limit) for label, drop in drops.items()}
     level, by_chance = 1 - (1 - intervals.ONE_SIDED_LEVEL) / len(drops), set()
     for label, drop in drops.items():
         if status[label] != "broken":
             continue
-        if 100 * paired_module.tango_interval(drop.lost, drop.won, drop.n, level)[0] <= limit:
+        if 100 * tango_interval(drop.lost, drop.won, drop.n, level)[0] <= limit:
             status[label] = "undecided"
             by_chance.add(label)
     order = ("broken", "undecided", "holds")
     worst = min(drops, key=lambda label: (order.index(status[label]), -drops[label].points))
     drop, needed = drops[worst], None
     if status[worst] == "undecided" and worst not in by_chance:
-        needed = paired_module.samples_to_decide(drop, limit)
+        needed = samples_to_decide(drop, limit)
     whole = None if needed is None else needed * len(file.correct) // max(1, drop.n)
     interval = (drop.low, drop.high)
     return JudgedLimit(name, limit, drop.points, interval, status[worst], whole, of=worst)

@@ -66,7 +66,8 @@ def _head(verdict: Verdict, about: About) -> str:
     rows = {
         "Task": f"{len(about.class_names)} classes: {names}",
         "Input": f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}",
-        "Ships": f"`{formatting.precision_text(verdict.primary)}`, chosen by `--prefer {verdict.prefer}`",
+        "Ships": f"`{formatting.precision_text(verdict.primary)}`, chosen by "
+        f"`--prefer {verdict.prefer}`",
         "Data": f"{about.data}, fingerprint `{about.data_fingerprint}`",
         "Test part": f"fingerprint `{verdict.test_fingerprint}`"
         + (f", **{formatting.openings_text(verdict)}**" if verdict.openings > 1 else ""),
@@ -154,8 +155,9 @@ def _made(about: About) -> str:
 def _how(verdict: Verdict) -> str:
     text = (
         f"## How it was measured\n\nThe written files, in a fresh process, on {verdict.machine}. "
-        f"{formatting.accuracy_kind(verdict)} Drops are paired on the same samples. Latency: batch 1, one "
-        "thread, every optimisation on, in rounds in which the files and one fixed net take turns; "
+        f"{formatting.accuracy_kind(verdict)} Drops are paired on the same samples. Latency: "
+        "batch 1, one thread, every optimisation on, in rounds in which the files and one fixed "
+        "net take turns; "
         "the figure is the ratio to that net times its quiet time.\n"
     )
     if told := formatting.told_of(verdict):

@@ -142,4 +142,5 @@ def inflation(seen: float, end: float, alone: float) -> float:
 
 
 def whole_samples(needed: float, n: int) -> int | None:
+    """`needed` as a whole number above `n`; None beyond `_MAX_SAMPLES`."""
     return None if needed > _MAX_SAMPLES else max(math.ceil(needed), n + 1)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton_automl.metrics import balanced, bootstrap, intervals
-from lepton_automl.metrics import paired as paired_module
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.bootstrap import Interval
 from lepton_automl.metrics.intervals import ONE_SIDED_LEVEL, Status, inflation, whole_samples
@@ -191,17 +190,17 @@ class Evidence:
         return balanced.balanced_mean(self.correct, self.strata)
 
     @property
-    def interval(self) -> Bounds:
+    def interval(self) -> Interval:
         """95 %: Wilson, or a bootstrap over groups or within classes."""
         return intervals.accuracy_interval(self.correct, self.groups, self.strata)
 
 
-def class_drops(reference: Evidence, file: Evidence) -> dict[int, paired_module.AccuracyDrop]:
+def class_drops(reference: Evidence, file: Evidence) -> dict[int, AccuracyDrop]:
     """Points lost of each class's share of right answers, on the same samples."""
     assert reference.labels is not None, "who asks for classes knows them"
     labels, groups = reference.labels, file.groups
     return {
-        int(label): paired_module.paired_drop(
+        int(label): paired_drop(
             reference.correct[labels == label],
             file.correct[labels == label],
             None if groups is None else groups[labels == label],

@@ -305,7 +305,8 @@ def _mark(row: TrialRow, x: float, y: Scale, kind: str) -> str:
     parts.append(_shape(kind, x, at))
     if kind != "front":
         is_left = x > WIDTH - 190
-        words = f"trial {row.number}: {row.accuracy or 0.0:.1%}, {units.bytes_text(row.cost.size_bytes)}"
+        size = units.bytes_text(row.cost.size_bytes)
+        words = f"trial {row.number}: {row.accuracy or 0.0:.1%}, {size}"
         parts.append(
             svg_text(
                 x + (-13 if is_left else 13),

@@ -126,5 +126,5 @@ def load(name: str) -> Objective:
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     if name not in names():
-        raise plugins.unknown(name, names(), "objective")
+        raise plugins.unknown_name(name, names(), "objective")
     return plugins.load("objectives", name, Objective)()  # type: ignore[type-abstract]

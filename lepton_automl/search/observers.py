@@ -184,9 +184,7 @@ class Feed:
 
 
 @contextmanager
-def notified(
-    config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit
-) -> Iterator[None]:
+def notified(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit) -> Iterator[None]:
     """Pass ledger events to the callbacks and the Optuna storage of `config` inside the block.
 
     Raises
@@ -236,9 +234,7 @@ def facts(known: Definition) -> dict[str, object]:
     } | limits
 
 
-def _observers(
-    config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit
-) -> Iterator[Slow]:
+def _observers(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit) -> Iterator[Slow]:
     name = study_name(ledger, folder.path.resolve().name)
     if config.optuna_storage is not None:
         # Loaded here: the database layer takes a fifth of a second, and few mirror a search.

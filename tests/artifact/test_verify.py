@@ -251,7 +251,10 @@ def test_a_process_that_dies_is_no_verdict(request_, monkeypatch, code, error):
 def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
     os.mkfifo(pixels := tmp_path / "never written")
     endless = dataclasses.replace(request_, pixels=pixels).to_json()
-    asks = "from lepton_automl.artifact.verify import *; verify_in_fresh_process(Request.from_json({!r}))"
+    asks = (
+        "from lepton_automl.artifact.verify import *; "
+        "verify_in_fresh_process(Request.from_json({!r}))"
+    )
     parent = processes.python("-c", asks.format(endless))
     while not (child := processes.children(parent.pid, "hold()")):
         time.sleep(0.02)

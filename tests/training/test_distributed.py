@@ -26,13 +26,17 @@ MEMBER = """
 import dataclasses, sys
 import torch
 from safetensors.torch import save_file
-from lepton_automl.training import precision as arithmetic
-from lepton_automl.training.distributed import ProcessGroup, init_process_group, exit_without_cleanup
+from lepton_automl.training import precision
+from lepton_automl.training.distributed import (
+    ProcessGroup,
+    exit_without_cleanup,
+    init_process_group,
+)
 from lepton_automl.training.loop import train_loop
 from tests.training.test_loop import PLAIN, fresh, stripes
 
 torch.set_num_threads(1)
-arithmetic._has_amx = lambda: False
+precision._has_amx = lambda: False
 rank, count, meeting, norm, out = sys.argv[1:]
 recipe = dataclasses.replace(PLAIN, batch_size=32, average="ema", augment=0.0, flip=False)
 given = None if meeting == "env://" else ProcessGroup(int(rank), int(count))

@@ -133,7 +133,8 @@ def test_what_takes_no_gradient_is_left_alone():
 def test_training_does_not_load_torchs_compiler():
     code = (
         "import sys, torch; from lepton_automl.training.optim import Optimizer; "
-        "from lepton_automl.training.recipe import Recipe; p = torch.nn.Parameter(torch.ones(2, 2)); "
+        "from lepton_automl.training.recipe import Recipe; "
+        "p = torch.nn.Parameter(torch.ones(2, 2)); "
         "p.grad = torch.ones(2, 2); Optimizer([p], Recipe(), 8).step(1.0); "
         "sys.exit('torch._dynamo' in sys.modules)"
     )
