@@ -88,3 +88,8 @@ class Interrupted(LeptonError):
     """The user stopped the command; what was finished is kept."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """First line of what an error says, its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

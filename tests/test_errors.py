@@ -51,3 +51,8 @@ def test_an_error_survives_the_way_from_a_worker_process(name):
     error = getattr(errors, name)("what", fix="so")
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.what, copy.fix) == (type(error), "what", "so")
+
+
+def test_the_first_line_of_an_error_is_its_type_where_it_says_nothing():
+    assert errors.first_line(ValueError("\n  one\ntwo")) == "one"
+    assert errors.first_line(MemoryError()) == "MemoryError"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from lepton_automl.artifact.provenance import Confirmed
 from lepton_automl.artifact.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core.units import (
     accuracy_text,
     accuracy_title,
+    bytes_text,
+    count_text,
     epochs_text,
     quantity_text,
     time_text,
@@ -128,6 +132,34 @@ def precision_text(precision: Precision) -> str:
 def nodes_text(figures: Figures) -> str:
     """How many operators compute in float."""
     return str(len(figures.float_nodes)) if figures.float_nodes else "none"
+
+
+def figure_rows(found: Sequence[Figures], is_balanced: bool) -> list[tuple[str, ...]]:
+    """Rows of the table of figures: a title and one cell a file; none where all cells are empty.
+
+    Parameters
+    ----------
+    found : sequence of Figures
+        One a file.
+    is_balanced : bool
+        Whether every class has equal weight in the accuracy.
+    """
+    texts: dict[str, Callable[[Figures], str]] = {
+        f"{accuracy_title(is_balanced)} [95 %]": lambda f: accuracy_text(
+            f.accuracy, f.accuracy_interval
+        ),
+        "test samples": lambda f: str(f.n_samples),
+        "latency [95 %]": latency_text,
+        "latency on the target": told_text,
+        "file": lambda f: bytes_text(f.size_bytes),
+        "weights": lambda f: bytes_text(f.weight_bytes),
+        "weights, biases, scales": lambda f: bytes_text(f.parameter_bytes),
+        "multiply-accumulates": lambda f: count_text(f.macs),
+        "feature memory at most": lambda f: bytes_text(f.peak_ram_bytes),
+        "operators in float": nodes_text,
+    }
+    rows = [(title, *(text(each) for each in found)) for title, text in texts.items()]
+    return [row for row in rows if any(row[1:])]
 
 
 CONFIRMED_COLUMNS = ("when selected", "confirmed", "spread over seeds", "trainings")

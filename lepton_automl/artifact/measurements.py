@@ -18,6 +18,7 @@ from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
+from lepton_automl.errors import first_line
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
@@ -34,9 +35,9 @@ def file_problems(name: str, file: bytes) -> list[str]:
         onnx.checker.check_model(file, full_check=True)
         opened = onnx_file.open_session(file)
     except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return [f"{name} is not sound ONNX: {_first_line(error)}"]
+        return [f"{name} is not sound ONNX: {first_line(error)}"]
     except UNLOADABLE as error:
-        return [f"{name} does not run in ONNX Runtime: {_first_line(error)}"]
+        return [f"{name} does not run in ONNX Runtime: {first_line(error)}"]
     model = onnx.ModelProto.FromString(file)
     foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
     ends = [[item.name for item in side] for side in (opened.get_inputs(), opened.get_outputs())]
@@ -116,10 +117,6 @@ def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes
         latency_interval=(low, high),
         float_nodes=tuple(float_nodes(file)),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 _ELSEWHERE = frozenset(

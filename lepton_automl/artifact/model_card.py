@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from lepton_automl.artifact import formatting
 from lepton_automl.artifact.provenance import About, summary
-from lepton_automl.artifact.verdict import Figures, Verdict
+from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
 
@@ -100,31 +100,11 @@ def _figures(verdict: Verdict) -> str:
     present = {name: item for name, item in found.items() if item is not None}
     if not present:
         return ""
-    labels = {_ACCURACY: f"{units.accuracy_title(verdict.balanced)} [95 %]"}
-    rows = [
-        (labels.get(label, label), *(text(item) for item in present.values()))
-        for label, text in _ROWS.items()
-    ]
-    rows = [row for row in rows if any(row[1:])]
+    rows = formatting.figure_rows(list(present.values()), verdict.balanced)
+    rows.append(("sha256", *(f"`{item.sha256}`" for item in present.values())))
     mark = formatting.openings_text(verdict)
     title = "## Figures" + (f" ({mark})" if mark else "")
     return f"{title}\n\n{_table(('', *present), rows)}"
-
-
-_ACCURACY = "accuracy [95 %]"
-_ROWS: dict[str, Callable[[Figures], str]] = {
-    "sha256": lambda f: f"`{f.sha256}`",
-    _ACCURACY: lambda f: units.accuracy_text(f.accuracy, f.accuracy_interval),
-    "test samples": lambda f: str(f.n_samples),
-    "file": lambda f: units.bytes_text(f.size_bytes),
-    "weights": lambda f: units.bytes_text(f.weight_bytes),
-    "weights, biases, scales": lambda f: units.bytes_text(f.parameter_bytes),
-    "multiply-accumulates": lambda f: units.count_text(f.macs),
-    "feature memory at most": lambda f: units.bytes_text(f.peak_ram_bytes),
-    "latency [95 %]": formatting.latency_text,
-    "latency where it will run": formatting.told_text,
-    "operators in float": formatting.nodes_text,
-}
 
 
 def _drops(verdict: Verdict) -> str:

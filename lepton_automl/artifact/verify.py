@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,8 +36,6 @@ PROGRAM = (
 )
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
-OPENING = "opening"
-"""Kind of the ledger's events that say which file was judged on which test part."""
 
 
 @dataclass(frozen=True)
@@ -79,44 +76,6 @@ class Request:
         body["groups"] = None if body["groups"] is None else tuple(body["groups"])
         body["limits"] = None if body["limits"] is None else Limits(**body["limits"])
         return cls(**body)
-
-
-class Events(Protocol):
-    """The part of a ledger that is read for openings."""
-
-    def all(self, kind: str) -> dict[str, dict[str, Any]]: ...
-
-
-class Recorder(Events, Protocol):
-    """The part of a ledger that openings are written to."""
-
-    def record(self, kind: str, key: str, value: Mapping[str, Any]) -> None: ...
-
-
-def log_opening(ledger: Recorder, sha256: str, fingerprint: str) -> int:
-    """Write down, before it happens, that a file will be judged on a test part.
-
-    Parameters
-    ----------
-    ledger : Recorder
-        The run's ledger.
-    sha256 : str
-        Of `model.int8.onnx`; its float twin and the reference come with it.
-    fingerprint : str
-        Of the test part.
-
-    Returns
-    -------
-    int
-        `openings` with this one.
-    """
-    ledger.record(OPENING, f"{sha256}:{fingerprint}", {})
-    return openings(ledger, fingerprint)
-
-
-def openings(ledger: Events, fingerprint: str) -> int:
-    """How many different files have been judged on a test part in this run."""
-    return sum(key.endswith(f":{fingerprint}") for key in ledger.all(OPENING))
 
 
 def verify(request: Request) -> Verdict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from lepton_automl.cli import options as o
-from lepton_automl.search.workers.launch import standing_by
 
 
 def run(
@@ -78,14 +77,11 @@ def run(
         optuna_storage=optuna_storage,
         callbacks=o.names(callback),
     )
-    with standing_by(config.out):
-        from lepton_automl.cli import report
-        from lepton_automl.cli.report import (
-            progress,  # torch is slow to import; --help must not wait
-        )
-        from lepton_automl.pipeline import run as pipeline
+    from lepton_automl.cli import report
+    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
+    from lepton_automl.pipeline import run as pipeline
 
-        with progress.screen(quiet=quiet) as emit:
-            outcome = pipeline.run(config, emit=emit)
-        report.show_verdict(outcome, json=json)
-        raise typer.Exit(outcome.verdict.exit_code)
+    with progress.screen(quiet=quiet) as emit:
+        outcome = pipeline.run(config, emit=emit)
+    report.show_verdict(outcome, json=json)
+    raise typer.Exit(outcome.verdict.exit_code)

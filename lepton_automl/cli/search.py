@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lepton_automl.cli import options as o
-from lepton_automl.search.workers.launch import standing_by
 
 
 def search(
@@ -76,13 +75,10 @@ def search(
         optuna_storage=optuna_storage,
         callbacks=o.names(callback),
     )
-    with standing_by(config.out):
-        from lepton_automl.cli import report
-        from lepton_automl.cli.report import (
-            progress,  # torch is slow to import; --help must not wait
-        )
-        from lepton_automl.pipeline import run
+    from lepton_automl.cli import report
+    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
+    from lepton_automl.pipeline import run
 
-        with progress.screen(quiet=quiet) as emit:
-            found = run.search(config, emit=emit)
-        report.show_search(found, json=json)
+    with progress.screen(quiet=quiet) as emit:
+        found = run.search(config, emit=emit)
+    report.show_search(found, json=json)

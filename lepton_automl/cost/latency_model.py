@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lepton_automl.cost.targets import Target
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, first_line
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
 
 Basis = Literal["measured", "predicted", "estimated"]
@@ -173,7 +173,7 @@ def _table(body: dict[str, Any], text: str) -> LatencyModel:
 def _said(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def _counts(op: Op) -> dict[str, float]:

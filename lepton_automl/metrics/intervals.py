@@ -13,6 +13,9 @@ from lepton_automl.metrics.bootstrap import Interval
 
 Status = Literal["holds", "broken", "undecided"]
 
+LEAST_TIMES_CHANCE = 1.5
+"""A trained net gets at least so many times the accuracy of guessing."""
+
 ONE_SIDED_LEVEL = 0.90
 """The two-sided level whose two ends are one-sided 95 % bounds."""
 
@@ -134,6 +137,11 @@ def judge_accuracy(
     )
     end = 0 if seen > minimum else 1
     return "undecided", whole_samples(needed * inflation(seen, (low, high)[end], alone[end]), n)
+
+
+def is_near_chance(accuracy: float, classes: int) -> bool:
+    """Whether an accuracy, 0 to 1, is below 1.5 times what guessing gets."""
+    return accuracy < min(1.0, LEAST_TIMES_CHANCE / classes)
 
 
 def inflation(seen: float, end: float, alone: float) -> float:

@@ -15,25 +15,14 @@ from lepton_automl.core import units as w
 from lepton_automl.core.units import epochs_text
 from lepton_automl.search.request import TrialRow
 
-HALO = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"'
-"""Keeps words readable over lines."""
-_EDGE = 'stroke="#ffffff" stroke-width="1.3"'
-FRONT_FILE = "front.svg"
 WIDTH, HEIGHT = 820, 500
 LEFT, RIGHT, TOP, BOTTOM = 92, 28, 76, 62
 """Margins of the field."""
 ROOM = 0.06
 """Of the field, kept free at its edges."""
-STEPS = (
-    *(0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8),
-    *(99.9, 99.95, 99.98),
-)
-"""Per cent that may be named on the axis of accuracies."""
 LEAST_STEPS, MOST_STEPS = 3, 9
 """Names on the axis of costs."""
-GAP = 24
-"""Pixels between two names on the upward axis, at least."""
-INK, FAINT, GRID, FRONT, CHOSEN, PICKED = (
+INK, FAINT, GRID, BLUE, ORANGE, GREEN = (
     "#22272e",
     "#6b7480",
     "#e6e9ed",
@@ -41,6 +30,17 @@ INK, FAINT, GRID, FRONT, CHOSEN, PICKED = (
     "#d9480f",
     "#2b8a3e",
 )
+HALO = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"'
+"""Keeps words readable over lines."""
+_EDGE = 'stroke="#ffffff" stroke-width="1.3"'
+FRONT_FILE = "front.svg"
+STEPS = (
+    *(0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8),
+    *(99.9, 99.95, 99.98),
+)
+"""Per cent that may be named on the axis of accuracies."""
+GAP = 24
+"""Pixels between two names on the upward axis, at least."""
 STEPS_FILE = "compression.svg"
 LEAST_POINTS = 1.0
 """Height of the field, in accuracy points, at least."""
@@ -115,6 +115,166 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """The mark of one kind of point."""
+
+    draw: Callable[..., str]
+    """`circle`, `square` or `diamond`."""
+    size: float
+    """Radius or half a side, pixels."""
+    colour: str
+    opacity: float = 1
+
+    def __call__(self, x: float, y: float) -> str:
+        """The mark at a point, pixels."""
+        faded = {} if self.opacity == 1 else {"opacity": self.opacity}
+        return self.draw(x, y, self.size, self.colour, **faded)
+
+
+def chart(title: str, heading: str, parts: Sequence[str]) -> str:
+    """The whole file.
+
+    Parameters
+    ----------
+    title : str
+        What a screen reader and a browser's tab show.
+    heading : str
+        Shown above the field.
+    parts : sequence of str
+        Elements; empty ones are left out.
+    """
+    top = svg_text(LEFT, 28, heading, INK, size=17, weight=600)
+    body = "\n".join(part for part in (top, *parts) if part)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
+        f'font-size="13">\n<title>{escape(title)}</title>\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
+    )
+
+
+def legend(shapes: Sequence[tuple[str, Shape]]) -> list[str]:
+    """Words and the mark they stand for, in a line above the field."""
+    parts, at = [], LEFT + 6.0
+    for words, shape in shapes:
+        parts += [shape(at, 50), svg_text(at + 12, 54, words, FAINT)]
+        at += 37 + 6.6 * len(words)
+    return parts
+
+
+def axes(
+    across: Sequence[tuple[float, str]], upward: Sequence[tuple[float, str]], x: str, y: str
+) -> list[str]:
+    """Grid, axes and their names.
+
+    Parameters
+    ----------
+    across, upward : sequence of (float, str)
+        Pixels and words of the names on each axis.
+    x, y : str
+        Titles.
+    """
+    bottom, right, middle = HEIGHT - BOTTOM, WIDTH - RIGHT, (TOP + HEIGHT - BOTTOM) / 2
+    parts = []
+    for at, words in upward:
+        parts.append(svg_line(LEFT, at, right, at, GRID))
+        parts.append(svg_text(LEFT - 10, at + 4, words, FAINT, anchor="end"))
+    for at, words in across:
+        parts.append(svg_line(at, TOP, at, bottom, GRID))
+        parts.append(svg_text(at, bottom + 20, words, FAINT, anchor="middle"))
+    parts.append(svg_line(LEFT, bottom, right, bottom, FAINT))
+    parts.append(svg_line(LEFT, TOP, LEFT, bottom, FAINT))
+    turned = f' transform="rotate(-90 20 {middle:.1f})"'
+    parts.append(svg_text(20, middle, y, INK, anchor="middle", more=turned))
+    parts.append(svg_text((LEFT + right) / 2, HEIGHT - 16, x, INK, anchor="middle"))
+    return parts
+
+
+def mark(
+    shape: Shape,
+    at: tuple[float, float],
+    ends: tuple[float, float],
+    about: str,
+    words: str = "",
+    *,
+    below: bool = False,
+    weight: int = 400,
+) -> str:
+    """A point with its interval, a tooltip and, where given, words beside it.
+
+    Parameters
+    ----------
+    shape : Shape
+        Its mark.
+    at : (float, float)
+        Pixels.
+    ends : (float, float)
+        Of the interval, pixels: low and high.
+    about : str
+        The tooltip.
+    words : str
+        Beside the mark; on its left near the right edge.
+    below : bool
+        Whether they are below it and not above.
+    weight : int
+        Of the words' font.
+    """
+    x, y = at
+    low, high = min(ends[0], HEIGHT - BOTTOM), max(ends[1], TOP)
+    parts = [svg_line(x, low, x, high, shape.colour, opacity=0.45, width=1.6), shape(x, y)]
+    if words:
+        is_left = x > WIDTH - 190
+        parts.append(
+            svg_text(
+                x + (-13 if is_left else 13),
+                y + (22 if below else -9),
+                words,
+                shape.colour,
+                weight=weight,
+                anchor="end" if is_left else "start",
+                more=HALO,
+            )
+        )
+    return f"<g><title>{escape(about)}</title>{''.join(parts)}</g>"
+
+
+def across(costs: Collection[float]) -> Scale:
+    """The logarithmic axis of costs, all above 0."""
+    low, high = math.log(min(costs)), math.log(max(costs))
+    room = max(ROOM * (high - low), 0.08)
+    return Scale(math.log, low - room, high + room, LEFT, WIDTH - RIGHT)
+
+
+def cost_names(
+    x: Scale, words: Callable[[float], str], costs: Collection[float]
+) -> list[tuple[float, str]]:
+    """Pixels and words on the axis of costs."""
+    steps = cost_steps(math.exp(x.low), math.exp(x.high)) or [min(costs)]
+    return [(x(step), words(step)) for step in steps]
+
+
+def cost_steps(low: float, high: float) -> list[float]:
+    """Round costs from `low` to `high`, both above 0: few digits, at least three if there are."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    found: list[float] = []
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
+        every = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
+        found = [step for step in every if low <= step <= high]
+        if len(found) >= LEAST_STEPS:
+            break
+    return found[:: math.ceil(len(found) / MOST_STEPS)] if found else found
+
+
+CHOSEN = Shape(svg_diamond, 8, ORANGE)
+
+PICKED = Shape(svg_square, 5.5, GREEN)
+
+FRONT = Shape(svg_circle, 5.5, BLUE)
+
+OTHER = Shape(svg_circle, 3.2, FAINT, 0.45)
+
+
 def write_front(
     folder: Path,
     rows: Sequence[TrialRow],
@@ -172,16 +332,18 @@ def draw_front(
         if is_timed
         else "bytes of the int8 file"
     )
-    x, y = _across(costs.values()), _upward(rows)
+    x, y = across(costs.values()), _upward(rows)
     marked = [row for row in rows if row.number in front or row.number in {chosen, *picked}]
+    kinds = [("chosen", CHOSEN), ("picked", PICKED), ("front, 95 % interval", FRONT)]
+    shapes = [kind for kind in kinds if kind[1] is not PICKED or picked]
+    heights = _heights(y, is_perfect=any(row.accuracy == 1.0 for row in rows))
     parts = [
-        *_frame(
-            y,
-            _names(x, text, costs.values()),
-            (f"{label}, less is better", f"{measure} on validation"),
-            name,
-            has_picks=bool(picked),
-            is_perfect=any(row.accuracy == 1.0 for row in rows),
+        *legend([*shapes, ("other candidates", OTHER)]),
+        *axes(
+            cost_names(x, text, costs.values()),
+            heights,
+            f"{label}, less is better",
+            f"{measure} on validation",
         ),
         *(
             _dot(x(costs[r.number]), y(r.accuracy or 0.0), _about(r))
@@ -191,33 +353,11 @@ def draw_front(
         _stairs([(costs[r.number], r.accuracy or 0.0) for r in rows if r.number in front], x, y),
     ]
     for row in sorted(marked, key=lambda r: (r.number == chosen, r.number in picked)):
-        kind = "chosen" if row.number == chosen else "picked" if row.number in picked else "front"
-        parts.append(_mark(row, x(costs[row.number]), y, kind))
-    body = "\n".join(part for part in parts if part)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
-        f'font-size="13">\n<title>{escape(name)}: {measure} against {escape(label)}</title>\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
-    )
-
-
-def cost_steps(low: float, high: float) -> list[float]:
-    """Round costs from `low` to `high`, both above 0: few digits, at least three if there are."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    found: list[float] = []
-    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
-        every = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
-        found = [step for step in every if low <= step <= high]
-        if len(found) >= LEAST_STEPS:
-            break
-    return found[:: math.ceil(len(found) / MOST_STEPS)] if found else found
-
-
-def _across(costs: Collection[float]) -> Scale:
-    low, high = math.log(min(costs)), math.log(max(costs))
-    room = max(ROOM * (high - low), 0.08)
-    return Scale(math.log, low - room, high + room, LEFT, WIDTH - RIGHT)
+        is_picked = row.number in picked
+        shape = CHOSEN if row.number == chosen else PICKED if is_picked else FRONT
+        parts.append(_mark(row, x(costs[row.number]), y, shape))
+    title = f"{name}: {measure} against {label}"
+    return chart(title, f"{name}: what the search found", parts)
 
 
 def _upward(rows: Sequence[TrialRow]) -> Scale:
@@ -234,42 +374,7 @@ def _upward(rows: Sequence[TrialRow]) -> Scale:
     return Scale(height, low - room, high + room / 2, HEIGHT - BOTTOM, TOP)
 
 
-def _names(
-    x: Scale, text: Callable[[float], str], costs: Collection[float]
-) -> list[tuple[float, str]]:
-    """Pixels and words on the axis of costs."""
-    steps = cost_steps(math.exp(x.low), math.exp(x.high)) or [min(costs)]
-    return [(x(step), text(step)) for step in steps]
-
-
-def _frame(
-    y: Scale,
-    names: Sequence[tuple[float, str]],
-    labels: tuple[str, str],
-    name: str,
-    *,
-    has_picks: bool,
-    is_perfect: bool,
-) -> list[str]:
-    """Title, legend, grid, axes and their names."""
-    bottom, right, middle = HEIGHT - BOTTOM, WIDTH - RIGHT, (TOP + HEIGHT - BOTTOM) / 2
-    parts = [svg_text(LEFT, 28, f"{name}: what the search found", INK, size=17, weight=600)]
-    parts += _legend(has_picks)
-    for at, words in _heights(y, is_perfect):
-        parts.append(svg_line(LEFT, at, right, at, GRID))
-        parts.append(svg_text(LEFT - 10, at + 4, words, FAINT, anchor="end"))
-    for at, words in names:
-        parts.append(svg_line(at, TOP, at, bottom, GRID))
-        parts.append(svg_text(at, bottom + 20, words, FAINT, anchor="middle"))
-    parts.append(svg_line(LEFT, bottom, right, bottom, FAINT))
-    parts.append(svg_line(LEFT, TOP, LEFT, bottom, FAINT))
-    turned = f' transform="rotate(-90 20 {middle:.1f})"'
-    parts.append(svg_text(20, middle, labels[1], INK, anchor="middle", more=turned))
-    parts.append(svg_text((LEFT + right) / 2, HEIGHT - 16, labels[0], INK, anchor="middle"))
-    return parts
-
-
-def _heights(y: Scale, is_perfect: bool) -> list[tuple[float, str]]:
+def _heights(y: Scale, *, is_perfect: bool) -> list[tuple[float, str]]:
     """Pixels and words on the axis of accuracies, none too close to another."""
     found = [(y(1.0), "100 %")] if is_perfect else []
     for percent in STEPS:
@@ -280,60 +385,16 @@ def _heights(y: Scale, is_perfect: bool) -> list[tuple[float, str]]:
     return found
 
 
-def _legend(has_picks: bool) -> list[str]:
-    parts, at = [], LEFT + 6.0
-    for kind, words in (
-        ("chosen", "chosen"),
-        ("picked", "picked"),
-        ("front", "front, 95 % interval"),
-        ("other", "other candidates"),
-    ):
-        if kind == "picked" and not has_picks:
-            continue
-        parts += [_shape(kind, at, 50), svg_text(at + 12, 54, words, FAINT)]
-        at += 34 + 6.6 * len(words)
-    return parts
-
-
-def _mark(row: TrialRow, x: float, y: Scale, kind: str) -> str:
-    at = y(row.accuracy or 0.0)
-    low, high = row.interval or (row.accuracy or 0.0, row.accuracy or 0.0)
-    colour = {"chosen": CHOSEN, "picked": PICKED}.get(kind, FRONT)
-    parts = [f"<g><title>{escape(_about(row))}</title>"]
-    bottom = min(y(low), HEIGHT - BOTTOM)
-    parts.append(svg_line(x, bottom, x, max(y(high), TOP), colour, opacity=0.45, width=1.6))
-    parts.append(_shape(kind, x, at))
-    if kind != "front":
-        is_left = x > WIDTH - 190
-        size = units.bytes_text(row.cost.size_bytes)
-        words = f"trial {row.number}: {row.accuracy or 0.0:.1%}, {size}"
-        parts.append(
-            svg_text(
-                x + (-13 if is_left else 13),
-                at - 9,
-                words,
-                colour,
-                weight=600,
-                anchor="end" if is_left else "start",
-                more=HALO,
-            )
-        )
-    return "".join([*parts, "</g>"])
-
-
-def _shape(kind: str, x: float, y: float) -> str:
-    match kind:
-        case "chosen":
-            return svg_diamond(x, y, 8, CHOSEN)
-        case "picked":
-            return svg_square(x, y, 5.5, PICKED)
-        case "front":
-            return svg_circle(x, y, 5.5, FRONT)
-    return svg_circle(x, y, 3.2, FAINT, opacity=0.45)
+def _mark(row: TrialRow, x: float, y: Scale, shape: Shape) -> str:
+    accuracy = row.accuracy or 0.0
+    low, high = row.interval or (accuracy, accuracy)
+    words = f"trial {row.number}: {accuracy:.1%}, {units.bytes_text(row.cost.size_bytes)}"
+    named = "" if shape is FRONT else words
+    return mark(shape, (x, y(accuracy)), (y(low), y(high)), _about(row), named, weight=600)
 
 
 def _dot(x: float, y: float, about: str) -> str:
-    return f"<g><title>{escape(about)}</title>{_shape('other', x, y)}</g>"
+    return f"<g><title>{escape(about)}</title>{OTHER(x, y)}</g>"
 
 
 def _stairs(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
@@ -348,7 +409,8 @@ def _stairs(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
         return ""
     path += f" H {WIDTH - RIGHT}"
     return (
-        f'<path d="{path}" fill="none" stroke="{FRONT}" stroke-opacity="0.5" stroke-width="1.6"/>'
+        f'<path d="{path}" fill="none" stroke="{FRONT.colour}" stroke-opacity="0.5" '
+        'stroke-width="1.6"/>'
     )
 
 
@@ -357,6 +419,13 @@ def _about(row: TrialRow) -> str:
     accuracy = units.accuracy_text(row.accuracy or 0.0, row.interval)
     size = units.bytes_text(row.cost.size_bytes)
     return f"trial {row.number}, {epochs_text(row.epochs)}: {accuracy}, {size}{latency}"
+
+
+SHAPES = {
+    "shipped": Shape(svg_diamond, 8, ORANGE),
+    "kept": Shape(svg_circle, 5.5, BLUE),
+    "put back": Shape(svg_circle, 4.5, FAINT, 0.45),
+}
 
 
 class Tried(Protocol):
@@ -400,30 +469,25 @@ def draw_steps(steps: Sequence[Tried], name: str) -> str:
     """The drawing as SVG: accuracy on validation over latency, or bytes, of the int8 file."""
     is_timed = all(step.latency_ms is not None for step in steps)
     costs = [(step.latency_ms if is_timed else step.size_bytes) or 1.0 for step in steps]
-    x, y = _across_of_steps(costs), _upward_of_steps(steps)
+    x, y = across(costs), _upward_of_steps(steps)
     shipped = max(place for place, step in enumerate(steps) if step.is_accepted)
     text = w.time_text if is_timed else w.bytes_text
     label = "latency of the int8 file" if is_timed else "bytes of the int8 file"
     parts = [
-        *_frame_of_steps(x, y, text, f"{label}, less is better", name),
+        *legend(list(SHAPES.items())),
+        *axes(
+            cost_names(x, text, costs),
+            [(y(share), f"{100 * share:g} %") for share in _heights_of_steps(y)],
+            f"{label}, less is better",
+            "accuracy on validation, 95 % interval",
+        ),
         _path_of_steps(steps, costs, x, y),
     ]
     for place, (step, cost) in enumerate(zip(steps, costs, strict=True)):
         kind = "shipped" if place == shipped else "kept" if step.is_accepted else "put back"
         parts.append(_mark_of_steps(step, x(cost), y, kind))
-    body = "\n".join(part for part in parts if part)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
-        f'font-size="13">\n<title>{escape(name)}: steps of its compression</title>\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
-    )
-
-
-def _across_of_steps(costs: Sequence[float]) -> Scale:
-    low, high = math.log(min(costs)), math.log(max(costs))
-    room = max(ROOM * (high - low), 0.08)
-    return Scale(math.log, low - room, high + room, LEFT, WIDTH - RIGHT)
+    title = f"{name}: steps of its compression"
+    return chart(title, title, parts)
 
 
 def _upward_of_steps(steps: Sequence[Tried]) -> Scale:
@@ -431,31 +495,6 @@ def _upward_of_steps(steps: Sequence[Tried]) -> Scale:
     low, high = min(ends), max(ends)
     room = max((LEAST_POINTS / 100 - (high - low)) / 2, ROOM * (high - low))
     return Scale(lambda accuracy: accuracy, low - room, high + room, HEIGHT - BOTTOM, TOP)
-
-
-def _frame_of_steps(
-    x: Scale, y: Scale, text: Callable[[float], str], label: str, name: str
-) -> list[str]:
-    """Title, legend, grid and axes."""
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [svg_text(LEFT, 28, f"{name}: steps of its compression", INK, size=17, weight=600)]
-    at = LEFT + 6.0
-    for kind in ("shipped", "kept", "put back"):
-        parts += [_shape_of_steps(kind, at, 50), svg_text(at + 12, 54, kind, FAINT)]
-        at += 40 + 6.6 * len(kind)
-    for share in _heights_of_steps(y):
-        parts.append(svg_line(LEFT, y(share), right, y(share), GRID))
-        parts.append(svg_text(LEFT - 10, y(share) + 4, f"{100 * share:g} %", FAINT, anchor="end"))
-    for step in cost_steps(math.exp(x.low), math.exp(x.high)):
-        parts.append(svg_line(x(step), TOP, x(step), bottom, GRID))
-        parts.append(svg_text(x(step), bottom + 20, text(step), FAINT, anchor="middle"))
-    parts.append(svg_line(LEFT, bottom, right, bottom, FAINT))
-    parts.append(svg_line(LEFT, TOP, LEFT, bottom, FAINT))
-    turned = f' transform="rotate(-90 20 {(TOP + bottom) / 2:.1f})"'
-    words = "accuracy on validation, 95 % interval"
-    parts.append(svg_text(20, (TOP + bottom) / 2, words, INK, anchor="middle", more=turned))
-    parts.append(svg_text((LEFT + right) / 2, HEIGHT - 16, label, INK, anchor="middle"))
-    return parts
 
 
 def _heights_of_steps(y: Scale) -> list[float]:
@@ -474,41 +513,23 @@ def _path_of_steps(steps: Sequence[Tried], costs: Sequence[float], x: Scale, y: 
     kept = [(x(c), y(s.accuracy)) for s, c in zip(steps, costs, strict=True) if s.is_accepted]
     points = " ".join(f"{px:.1f},{py:.1f}" for px, py in kept)
     return (
-        f'<polyline points="{points}" fill="none" stroke="{FRONT}" stroke-opacity="0.5" '
+        f'<polyline points="{points}" fill="none" stroke="{BLUE}" stroke-opacity="0.5" '
         'stroke-width="1.6"/>'
     )
 
 
 def _mark_of_steps(step: Tried, x: float, y: Scale, kind: str) -> str:
-    colour = {"shipped": CHOSEN, "kept": FRONT}.get(kind, FAINT)
     latency = "" if step.latency_ms is None else f", {w.time_text(step.latency_ms)}"
     about = (
         f"{step.name}, {kind}: {w.accuracy_text(step.accuracy, step.interval)}, "
         f"{w.bytes_text(step.size_bytes)}{latency}; {step.why}"
     )
     low, high = step.interval or (step.accuracy, step.accuracy)
-    is_left = x > WIDTH - 150
-    return "".join(
-        [
-            f"<g><title>{escape(about)}</title>",
-            svg_line(x, y(low), x, y(high), colour, opacity=0.45, width=1.6),
-            _shape_of_steps(kind, x, y(step.accuracy)),
-            svg_text(
-                x + (-12 if is_left else 12),
-                y(step.accuracy) + (22 if kind == "shipped" else -9),
-                step.name,
-                colour,
-                anchor="end" if is_left else "start",
-                more=HALO,
-            ),
-            "</g>",
-        ]
+    return mark(
+        SHAPES[kind],
+        (x, y(step.accuracy)),
+        (y(low), y(high)),
+        about,
+        step.name,
+        below=kind == "shipped",
     )
-
-
-def _shape_of_steps(kind: str, x: float, y: float) -> str:
-    if kind == "shipped":
-        return svg_diamond(x, y, 8, CHOSEN)
-    if kind == "kept":
-        return svg_circle(x, y, 5.5, FRONT)
-    return svg_circle(x, y, 4.5, FAINT, opacity=0.45)

@@ -14,7 +14,8 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core import files as durable
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.data.dataset import load_labelled
-from lepton_automl.errors import ArchError, ConfigError, DataError
+from lepton_automl.errors import ArchError, ConfigError, DataError, first_line
+from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model, Preprocessing
 from lepton_automl.models.network import Weights, build_network
@@ -25,8 +26,6 @@ from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 
 RECIPE = "recipe.json"
-LEAST_TIMES_CHANCE = 1.5
-"""Accuracy on validation, as a multiple of guessing; below, something is off."""
 
 
 def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Outcome:
@@ -90,7 +89,7 @@ def _read(
         RuntimeError,
         SafetensorError,
     ) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise DataError(
             f"{source} does not hold a net of lepton: {line}",
             fix="give a folder with arch.json and weights.safetensors, as models/best of a run; a "
@@ -112,7 +111,7 @@ def _check(source: Path, model: Model, session: Session) -> None:
         )
     files = session.dataset.decoded_files("validation", model.arch.input[:2], session.folder.cache)
     share = float(is_correct(model, load_labelled(files), device=session.device).mean())
-    if share < min(1.0, LEAST_TIMES_CHANCE / len(names)):
+    if is_near_chance(share, len(names)):
         raise DataError(
             f"{source} gets {share:.1%} of the validation pictures right, guessing would get "
             f"{1 / len(names):.1%}: its classes are in another order, or its pixels are normalised "

@@ -15,7 +15,6 @@ from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import About, read_about
 from lepton_automl.artifact.verify import (
-    log_opening,
     reference_predictions,
     verify_in_fresh_process,
 )
@@ -32,18 +31,17 @@ from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.data.dataset import Dataset, LabelledTensors, load_labelled, open_dataset
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
 from lepton_automl.pipeline import charts
-from lepton_automl.pipeline.export import Outcome, request_for
+from lepton_automl.pipeline.export import Outcome, log_opening, request_for
 from lepton_automl.runs.ledger import Ledger
 
 STAGE = "compress"
 REQUEST, FLOAT_FILE, STEPS = "request.json", "float.onnx", "steps.json"
 MADE = "made"
 """Folder of the files that were tried, until the artifact is sealed."""
-LEAST_TIMES_CHANCE = 1.5
-"""Accuracy of the float model on validation, as a multiple of guessing; below, something is off."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ class Compression:
 
     def _check_float(self) -> None:
         share, chance = float(self._right.correct.mean()), 1 / self._classes
-        if share < min(1.0, LEAST_TIMES_CHANCE * chance):
+        if is_near_chance(share, self._classes):
             raise DataError(
                 f"the float model gets {share:.1%} of {len(self._right.correct)} validation "
                 f"pictures right, guessing would get {chance:.1%}: its pictures are prepared "

@@ -11,13 +11,7 @@ from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import read_about
 from lepton_automl.artifact.verdict import Verdict
-from lepton_automl.artifact.verify import (
-    Request,
-    log_opening,
-    openings,
-    reference_predictions,
-    verify_in_fresh_process,
-)
+from lepton_automl.artifact.verify import Request, reference_predictions, verify_in_fresh_process
 from lepton_automl.compress.loop import Compressed
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.cost.latency import Timing
@@ -26,7 +20,7 @@ from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import Session
 from lepton_automl.runs.folder import locate, locate_artifact
-from lepton_automl.runs.ledger import LedgerView
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.finals.winner import confirmed_in
 from lepton_automl.search.request import SearchResult
 
@@ -110,6 +104,32 @@ def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int
     text = card(verdict, read_about(folder))
     writer.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
     return Outcome(folder, verdict)
+
+
+def log_opening(ledger: Ledger, sha256: str, fingerprint: str) -> int:
+    """Record, before the verification, that a file is verified on a test part.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        The run's ledger.
+    sha256 : str
+        Of `model.int8.onnx`; its float twin and the reference come with it.
+    fingerprint : str
+        Of the test part.
+
+    Returns
+    -------
+    int
+        `openings` with this one.
+    """
+    ledger.record(EventKind.OPENING, f"{sha256}:{fingerprint}", {})
+    return openings(ledger, fingerprint)
+
+
+def openings(ledger: LedgerView, fingerprint: str) -> int:
+    """Count the different files that were verified on a test part in this run."""
+    return sum(key.endswith(f":{fingerprint}") for key in ledger.all(EventKind.OPENING))
 
 
 def _quiet(session: Session) -> float | None:

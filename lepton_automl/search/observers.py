@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.errors import first_line
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search import callbacks
@@ -88,8 +89,7 @@ class Background:
             self._observer.close()
             reason = ""
         except self._observer.failures as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            reason = f"failed: {lines[0]}"
+            reason = f"failed: {first_line(error)}"
         finally:
             self._failure = reason
 

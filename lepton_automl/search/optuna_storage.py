@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from lepton_automl.config import LIMITS, Limits
-from lepton_automl.errors import ConfigError, MachineError
+from lepton_automl.errors import ConfigError, MachineError, first_line
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.pareto import REFERENCE
@@ -247,7 +247,7 @@ def open_storage(url: str) -> BaseStorage:
             fix="install it, for instance with: pip install psycopg[binary], or mysqlclient",
         ) from error
     except (OptunaError, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise MachineError(
             f"--optuna-storage {shown(url)} cannot be used: {reason}", fix=fix
         ) from error

@@ -13,13 +13,8 @@ from lepton_automl.core.machine import this_machine
 
 _AMX_FLAG = "amx_bf16"
 """The processor feature with which bfloat16 products are faster than float32 ones."""
-SIDES = {"cpu": 512, "cuda": 8192}
-"""Of the square matrices whose product is the yardstick; large enough to keep the device busy."""
-PRODUCTS = 4
 LEAST_SECONDS = 1.0
-"""Shorter trainings are not worth the yardstick's time."""
-PASSES = 3
-"""Forward, and backward to the inputs and to the weights, as many multiply-accumulates each."""
+"""Shorter trainings do not show their throughput."""
 
 
 def matmul_dtype(device: torch.device) -> torch.dtype:
@@ -81,36 +76,3 @@ class Throughput:
         """Samples per second; 0 with fewer than two batches."""
         samples = (self._last[0] - self._first[0]) * self._batch_size
         return samples / self.seconds if samples else 0.0
-
-
-def utilisation(throughput: Throughput, macs: int, device: torch.device) -> float:
-    """Share of the device's matrix peak that a training used; 0 where it was too short to tell.
-
-    Parameters
-    ----------
-    throughput : Throughput
-        Of the training.
-    macs : int
-        Multiply-accumulates of the net for one picture.
-    device : torch.device
-        Where it ran; one thread of a CPU.
-    """
-    if throughput.seconds < LEAST_SECONDS:
-        return 0.0
-    return PASSES * macs * throughput.samples_per_second / peak_macs_per_second(device.type)
-
-
-@functools.cache
-def peak_macs_per_second(device: str) -> float:
-    """Multiply-accumulates a second of a large matrix product, the best of a few.
-
-    In the numbers that trainings multiply there; on one thread of a CPU.
-    """
-    side = SIDES[device]
-    square = torch.ones(side, side, device=device, dtype=matmul_dtype(torch.device(device)))
-    best = 0.0
-    for _ in range(PRODUCTS + 1):
-        start = time.perf_counter()
-        (square @ square)[0, 0].item()  # Waits for the device.
-        best = max(best, side**3 / (time.perf_counter() - start))
-    return best

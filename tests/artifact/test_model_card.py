@@ -86,7 +86,7 @@ def test_an_estimate_is_called_one_everywhere_on_the_card():
     assert text.count("estimated 2 ms") == 2
     assert "Latency on cortex-m: a core is estimated from assumed speeds" in text
     assert "An estimate cannot prove that a limit holds." in text
-    assert "where it will run" not in card(verdict(), ABOUT)
+    assert "latency on the target" not in card(verdict(), ABOUT)
 
 
 def test_balanced_accuracy_is_called_so_everywhere_on_the_card():

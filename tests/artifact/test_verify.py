@@ -21,9 +21,7 @@ from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     PROGRAM,
     Request,
-    log_opening,
     main,
-    openings,
     reference_predictions,
     saturation,
     verify,
@@ -34,7 +32,6 @@ from lepton_automl.core.machine import this_machine
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.errors import DataError, MachineError
-from lepton_automl.runs.ledger import Ledger
 from tests.helpers import processes
 from tests.helpers.artifacts import make_bundle
 from tests.helpers.artifacts import verdict as any_verdict
@@ -265,16 +262,6 @@ def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
     while processes.alive(child) and time.monotonic() < until:
         time.sleep(0.02)
     assert not processes.alive(child)
-
-
-def test_each_file_opens_a_test_part_once(tmp_path):
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        assert log_opening(ledger, "a" * 64, "part1") == 1
-        assert log_opening(ledger, "a" * 64, "part1") == 1
-        assert log_opening(ledger, "b" * 64, "part1") == 2
-        assert log_opening(ledger, "b" * 64, "part2") == 1
-        assert openings(ledger, "part1") == 2
-        assert openings(ledger, "part3") == 0
 
 
 @pytest.mark.parametrize(

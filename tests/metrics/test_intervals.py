@@ -16,6 +16,7 @@ from lepton_automl.metrics import balanced, paired
 from lepton_automl.metrics.intervals import (
     ONE_SIDED_LEVEL,
     accuracy_interval,
+    is_near_chance,
     judge_accuracy,
     wilson_interval,
 )
@@ -301,3 +302,9 @@ def test_classes_of_one_size_count_as_samples_do_but_for_the_draws():
     assert paired_drop(*pair, None, labels).upper == pytest.approx(
         paired_drop(*pair).upper, abs=0.3
     )
+
+
+@pytest.mark.parametrize(("classes", "least"), [(2, 0.75), (10, 0.15), (1, 1.0)])
+def test_guessing_with_half_as_much_again_is_not_enough(classes, least):
+    assert is_near_chance(least - 1e-9, classes)
+    assert not is_near_chance(least + 1e-9, classes)

@@ -108,14 +108,6 @@ def test_nothing_lies_outside_of_the_picture() -> None:
             assert 0 <= float(line.get(name)) <= most
 
 
-@given(st.floats(1e-4, 1e7), st.floats(1.001, 1e4))
-def test_the_names_on_the_axis_of_costs_are_inside_and_not_too_many(low, factor) -> None:
-    steps = charts.cost_steps(low, low * factor)
-    assert len(steps) <= charts.MOST_STEPS
-    assert steps == sorted(set(steps))
-    assert all(low <= step <= low * factor for step in steps)
-
-
 def test_it_is_written_into_the_run_folder_and_nothing_where_nothing_is_trained(tmp_path) -> None:
     path = charts.write_front(tmp_path / "my run", some(), some()[:2], 1)
     assert path == tmp_path / "my run" / "front.svg"
@@ -192,3 +184,11 @@ def test_words_are_words_and_no_markup(words: str) -> None:
 def test_a_line_goes_from_one_end_to_the_other() -> None:
     line = ET.fromstring(charts.svg_line(1, 2, 3, 4, "#000000"))
     assert [line.get(name) for name in ("x1", "y1", "x2", "y2")] == ["1.0", "2.0", "3.0", "4.0"]
+
+
+@given(st.floats(1e-4, 1e7), st.floats(1.001, 1e4))
+def test_the_names_on_the_axis_of_costs_are_inside_and_not_too_many(low, factor) -> None:
+    steps = charts.cost_steps(low, low * factor)
+    assert len(steps) <= charts.MOST_STEPS
+    assert steps == sorted(set(steps))
+    assert all(low <= step <= low * factor for step in steps)

@@ -8,7 +8,8 @@ import pytest
 
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import DataError
-from lepton_automl.pipeline.export import prove_again
+from lepton_automl.pipeline.export import log_opening, openings, prove_again
+from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
 
 
@@ -70,3 +71,13 @@ def test_the_manifest_lists_every_other_file_of_the_artifact(finished_run):
     found = runs.digests(folder)
     del found["manifest.json"]
     assert {name: item["sha256"] for name, item in manifest["files"].items()} == found
+
+
+def test_each_file_opens_a_test_part_once(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert log_opening(ledger, "a" * 64, "part1") == 1
+        assert log_opening(ledger, "a" * 64, "part1") == 1
+        assert log_opening(ledger, "b" * 64, "part1") == 2
+        assert log_opening(ledger, "b" * 64, "part2") == 1
+        assert openings(ledger, "part1") == 2
+        assert openings(ledger, "part3") == 0

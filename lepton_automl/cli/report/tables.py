@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lepton_automl.artifact import formatting
 from lepton_automl.artifact.provenance import Confirmed, summary
-from lepton_automl.artifact.verdict import Figures, Verdict
+from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
 from lepton_automl.errors import LeptonError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
 FRONT_ROWS = 12
 """A front may be long; the rest is in `--json`."""
-_ACCURACY = "accuracy [95 %]"
 Mark = Literal["other", "front", "winner"]
 SIGNS: dict[Mark, str] = {"other": "·", "front": "o", "winner": "#"}
 ORDER: tuple[Mark, ...] = ("other", "front", "winner")
@@ -127,30 +126,10 @@ def _figures(verdict: Verdict) -> Table:
     table = Table("", "int8", "float", "reference", title=mark or None)
     found = (verdict.int8, verdict.float32, verdict.reference)
     present = [item for item in found if item is not None]
-    for name, text in _ROWS.items():
-        cells = [text(item) for item in present]
-        if any(cells):
-            title = _accuracy_title(verdict.balanced) if name == _ACCURACY else name
-            table.add_row(title, *cells)
+    for row in formatting.figure_rows(present, verdict.balanced):
+        table.add_row(*row)
+    table.add_row("sha256", *(item.sha256[:12] for item in present))
     return table
-
-
-def _digest(figures: Figures) -> str:
-    return figures.sha256[:12]
-
-
-_ROWS: dict[str, Callable[[Figures], str]] = {
-    _ACCURACY: lambda f: units.accuracy_text(f.accuracy, f.accuracy_interval),
-    "test samples": lambda f: str(f.n_samples),
-    "latency [95 %]": formatting.latency_text,
-    "latency there": formatting.told_text,
-    "file": lambda f: units.bytes_text(f.size_bytes),
-    "weights": lambda f: units.bytes_text(f.weight_bytes),
-    "MACs": lambda f: units.count_text(f.macs),
-    "feature memory": lambda f: units.bytes_text(f.peak_ram_bytes),
-    "operators in float": formatting.nodes_text,
-    "sha256": _digest,
-}
 
 
 def _drops(verdict: Verdict) -> list[Text]:

@@ -15,7 +15,7 @@ from lepton_automl.compress.external.reader import read, signature
 from lepton_automl.compress.external.wrap import wrapped
 from lepton_automl.core import files
 from lepton_automl.core.subprocesses import run_json
-from lepton_automl.errors import DataError, LeptonError
+from lepton_automl.errors import DataError, LeptonError, first_line
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
@@ -90,7 +90,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     except LeptonError as error:
         known = error
     except ODD as error:
-        line = (str(error).strip().splitlines() or [""])[0]
+        line = first_line(error)
         known = DataError(
             f"{request['path']} cannot be used: {type(error).__name__}: {line}",
             fix="export the model again; if it is sound, please report this",

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
 from onnx.external_data_helper import load_external_data_for_model
 
-from lepton_automl.errors import DataError
+from lepton_automl.errors import DataError, first_line
 
 LEAST_OPSET, MOST_OPSET = 11, 22
 LARGEST_BYTES = 1 << 30
@@ -57,7 +57,7 @@ def read(path: Path) -> ModelProto:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _refused(path, f"not sound ONNX: {str(error).strip().splitlines()[0]}") from error
+        raise _refused(path, f"not sound ONNX: {first_line(error)}") from error
     return model
 
 

@@ -18,7 +18,7 @@ from lepton_automl.compress.external.model import Foreign, last_softmax
 from lepton_automl.compress.external.preprocessing import Preparation
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.cost.onnx_cost import WEIGHTED
-from lepton_automl.errors import DataError
+from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
 
@@ -64,7 +64,7 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
         return onnx.version_converter.convert_version(model, OPSET)
     except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be converted to opset {OPSET}: {_first(error)}",
+            f"{path} cannot be converted to opset {OPSET}: {first_line(error)}",
             fix=f"export the model with opset {OPSET}",
         ) from error
 
@@ -83,7 +83,7 @@ def _plain(path: Path, model: ModelProto) -> ModelProto:
             )
         except UNLOADABLE as error:
             raise DataError(
-                f"{path} does not run in ONNX Runtime: {_first(error)}",
+                f"{path} does not run in ONNX Runtime: {first_line(error)}",
                 fix="export the model with standard operators",
             ) from error
         return onnx.load(str(out))
@@ -205,7 +205,7 @@ def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
         alone = onnx_file.predict_probabilities(opened, pixels, batch=1)
     except UNLOADABLE as error:
         raise DataError(
-            f"{path} cannot take several pictures at a time: {_first(error)}",
+            f"{path} cannot take several pictures at a time: {first_line(error)}",
             fix="export the model with a free (dynamic) first dimension",
         ) from error
     if together.shape != alone.shape or not np.isfinite(alone).all():
@@ -215,7 +215,3 @@ def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
             f"{path} answers a picture otherwise when others are beside it",
             fix="export the model in evaluation mode",
         )
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

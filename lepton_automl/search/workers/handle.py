@@ -17,7 +17,7 @@ import torch
 
 from lepton_automl import errors
 from lepton_automl.errors import MachineError
-from lepton_automl.search.workers import launch
+from lepton_automl.search.workers.launch import spawned
 from lepton_automl.search.workers.measurement_lock import Quiet
 from lepton_automl.search.workers.task import Task, TaskResult
 
@@ -92,8 +92,7 @@ class Worker:
         self._task, self._since, self._work = "", 0.0, 0.0
         self._said: dict[str, Any] = {}
         self._rest, self._is_known = b"", False
-        ahead = launch.taken(locks) if program == launch.PROGRAM and gpu is None else None
-        self._process = ahead or launch.spawned(program, locks, gpu)
+        self._process = spawned(program, locks, gpu)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout

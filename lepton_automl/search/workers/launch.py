@@ -19,15 +19,10 @@ PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.search.workers.worker import main; main()"
 )
-_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-_waiting: dict[Path, subprocess.Popen[bytes]] = {}
-"""By the folder for locks it was started for."""
 RANK_PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.search.workers.rank import main; main()"
 )
-
-WAITING_PROGRAM = PROGRAM.replace("main()", "import sys; sys.stdin.readline() and main()")
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """glibc keeps the memory of one batch for the next: a tenth of a training step on a CPU."""
@@ -51,48 +46,6 @@ def spawned(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[byte
         stdout=subprocess.PIPE,
         env=_environment(gpu),
     )
-
-
-@contextmanager
-def standing_by(run: Path) -> Iterator[None]:
-    """Start one worker for the run folder `run` before anybody has work for it.
-
-    Importing torch takes it seconds, as it does this process. It opens and writes no file until
-    `taken`; one that nobody takes is killed when the block ends. None is started for a run that
-    has its net, nor where there may be a GPU: which one it shall see is not known yet.
-    """
-    if (run / "models" / "best").exists() or any(map(os.path.exists, _GPU_FILES)):
-        yield
-        return
-    locks = run / "checkpoints"
-    key = locks.resolve()
-    _waiting[key] = spawned(WAITING_PROGRAM, locks, None)
-    try:
-        yield
-    finally:
-        left = _waiting.pop(key, None)
-        if left is not None:
-            _ended(left)
-
-
-def taken(locks: Path) -> subprocess.Popen[bytes] | None:
-    """The process that stood by for `locks`, told to begin; None if there is none that lives."""
-    process = _waiting.pop(locks.resolve(), None)
-    if process is None:
-        return None
-    assert process.stdin is not None
-    if process.poll() is None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            return process
-    _ended(process)
-    return None
-
-
-def _ended(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.communicate()
 
 
 def _environment(gpu: int | None) -> dict[str, str]:

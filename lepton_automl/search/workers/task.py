@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,7 +26,7 @@ from lepton_automl.search.workers.launch import assembled
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
-from lepton_automl.training.precision import LEAST_SECONDS, PASSES, Throughput, utilisation
+from lepton_automl.training.precision import LEAST_SECONDS, Throughput
 from lepton_automl.training.recipe import Recipe
 
 HALF_WAY = "half-way.safetensors"
@@ -121,8 +121,6 @@ class TaskResult:
     """In how many pieces the batches of the last cycle went through the net."""
     pictures_per_second: float = 0.0
     """Of the last cycle; 0 where it was too short to tell."""
-    utilisation: float = 0.0
-    """Of the last cycle: the share of the device's matrix peak; 0 likewise."""
     retried: str = ""
     """Why the task was given to a second worker, or nothing."""
 
@@ -198,14 +196,7 @@ def run_share(
         mirrored,
         parts=parts,
         pictures_per_second=throughput.samples_per_second,
-        utilisation=utilisation(throughput, _macs(model, teachers), device),
     )
-
-
-def _macs(model: Model, teachers: Sequence[Model]) -> int:
-    """Multiply-accumulates of a picture, so that `PASSES` times as many are those of a training."""
-    answers = sum(teacher.arch.graph.macs for teacher in teachers)
-    return model.arch.graph.macs + answers // PASSES
 
 
 def _training_part(task: Task) -> LabelledTensors:

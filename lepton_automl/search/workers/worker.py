@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
-from lepton_automl.errors import LeptonError
+from lepton_automl.errors import LeptonError, first_line
 from lepton_automl.search.workers.handle import is_shortage
 from lepton_automl.search.workers.measurement_lock import Quiet
 from lepton_automl.search.workers.task import Task, run_task
@@ -101,7 +101,7 @@ def answer(line: str, voice: Voice) -> str:
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_shortage(error):
             raise
-        return json.dumps({"shortage": str(error).partition("\n")[0][:200]})
+        return json.dumps({"shortage": first_line(error)[:200]})
     return json.dumps({"result": result.to_json()})
 
 
