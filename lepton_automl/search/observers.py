@@ -241,7 +241,7 @@ def _observers(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit)
         mirror = importlib.import_module("lepton_automl.search.optuna_storage")
         storage = mirror.open_storage(config.optuna_storage)
         objectives = {name: load_objective(name) for name in config.objectives}
-        yield mirror.Mirror(storage, name, objectives, config.limits, jobs=config.workers)
+        yield mirror.Mirror(storage, name, objectives, config.limits)
         emit(Event("search", f"trials are copied to Optuna study {name}"))
     run = Run(name, folder.path, facts(folder.definition()))
     for callback in config.callbacks:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,22 +19,12 @@ from lepton_automl.config import LIMITS, Limits
 from lepton_automl.errors import ConfigError, MachineError, first_line
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import Objective
-from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.rungs import RUNGS
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Rejection, RungResult, Trial
 
-PATIENCE, PATIENCE_PER_JOB = 12, 9
-"""Optuna cannot change what is complete, so a trial is written as complete once it has waited for
-so many other results without going on to its next rung; more where longer ones run beside it."""
 KEY, NUMBER, ROLE = "lepton_key", "lepton_number", "lepton_role"
 """User attributes: what the trial stands for, its candidate, `candidate`, `refused` or `final`."""
-DRAW_SECONDS = 10.0
-"""Between two drawings of a search that goes on."""
-MOST_LINES = 300
-"""The newest candidates; more would be neither seen nor quick to draw."""
-CHUNK = 2045
-"""Characters an attribute may have in every database."""
 
 
 @dataclass
@@ -46,19 +34,17 @@ class Line:
     trial_id: int
     is_open: bool
     steps: dict[int, float] = field(default_factory=dict)
-    seen: int = 0
-    """Results there were when it had its last one."""
 
 
 class Mirror:
     """Writes a run's events into an Optuna study, each once, however often it is told of them.
 
     A candidate is RUNNING while it may go on to its next rung, its accuracy after each rung an
-    intermediate value at the step of its epochs. It is COMPLETE at the last rung, at the end of
-    the search, or when others have passed it by; should it go on later nevertheless, a second
-    trial of the same `lepton_number` does. FAIL could not be trained; PRUNED was refused before
-    any training, its constraints say by how much. The last training of a finalist is a trial
-    of its own.
+    intermediate value at the step of its epochs. It is COMPLETE after the last rung, or with the
+    accuracy of its last one when the search ends. FAIL: it could not be trained. PRUNED: rejected
+    before any training; its constraints say by how much. A search that is continued after its end
+    may train a COMPLETE candidate further; the trial of that rung is a new one with the same
+    `lepton_number`. A final training is a trial of its own.
 
     Parameters
     ----------
@@ -70,8 +56,6 @@ class Mirror:
         Directions and values, by name.
     limits : Limits
         Those on costs become constraints: cost / limit - 1, at most 0 where it is kept.
-    jobs : int
-        Trials at work at the same time.
     """
 
     name = "the mirror in the Optuna storage"
@@ -85,17 +69,12 @@ class Mirror:
         study: str,
         objectives: Mapping[str, Objective],
         limits: Limits,
-        *,
-        jobs: int = 1,
     ) -> None:
         self._storage, self._objectives, self._limits = storage, objectives, limits
-        self._patience = PATIENCE + PATIENCE_PER_JOB * (jobs - 1)
         self._study_id = _opened(storage, study, objectives)
         self._known = self._written()
         self._candidates: dict[int, Trial] = {}
         self._lines: dict[int, Line] = {}
-        self._seen = 0
-        self._plots = Plots(storage, self._study_id)
 
     def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
         """Write one event; those that were written before change nothing."""
@@ -107,13 +86,9 @@ class Mirror:
             self._storage.set_study_user_attr(self._study_id, "lepton_winner", value["number"])
             for number in list(self._lines):
                 self._settle(number)
-        elif kind == EventKind.HYPERVOLUME and key != REFERENCE:
-            self._plots.grow(value["seconds"], value["value"])
-        self._plots.draw(now=time.monotonic())
 
     def close(self) -> None:
-        """Draw for the last time."""
-        self._plots.draw(now=None)
+        """Do nothing: every event is written as it is observed."""
 
     def _enter(self, candidate: Trial) -> None:
         number = candidate.number
@@ -122,8 +97,6 @@ class Mirror:
             key = f"{number}-refused-{index}"
             about = {KEY: key, NUMBER: number, ROLE: "refused"}
             self._line(key, _frozen(refusal, TrialState.PRUNED, about, refusal.violation))
-            self._plots.judge(refusal.violation)
-        self._plots.judge(self._constraints(candidate))
         self._begin(number, str(number))
 
     def _begin(self, number: int, key: str) -> None:
@@ -138,7 +111,6 @@ class Mirror:
         return self._known[key]
 
     def _score(self, score: RungResult) -> None:
-        self._seen += 1
         number = score.key.trial
         if score.key.stage is Stage.FINAL:
             key = str(score.key)
@@ -146,22 +118,17 @@ class Mirror:
         elif score.failed:
             self._settle(number)
         else:
-            self._plots.report(number, score.epochs, score.accuracy)
             self._report(number, score)
-        for other, line in list(self._lines.items()):
-            if line.is_open and line.steps and self._seen - line.seen >= self._patience:
-                self._settle(other)
 
     def _report(self, number: int, score: RungResult) -> None:
         line = self._lines[number]
         if score.epochs not in line.steps and not line.is_open:
-            # Nobody expected it to go on: a finished trial cannot be changed.
+            # A longer search continues it: Optuna does not change a finished trial.
             self._begin(number, str(score.key))
             line = self._lines[number]
         if score.epochs not in line.steps:
             self._storage.set_trial_intermediate_value(line.trial_id, score.epochs, score.accuracy)
             line.steps[score.epochs] = score.accuracy
-        line.seen = self._seen
         if score.key.round >= RUNGS - 1:
             self._settle(number)
 
@@ -289,110 +256,3 @@ def _frozen(
         # The names are Optuna 5's; optuna-dashboard up to 0.21 reads the older list alone.
         system_attrs={"constraints": list(constraints.values())} if constraints else None,
     )
-
-
-class Plots:
-    """Accuracy by epochs, hypervolume over time, and costs against their limits.
-
-    The dashboard draws intermediate values of one objective only (0.21, and optuna#3450), and
-    constraints not at all where nothing was trained. A figure
-    is what plotly reads, cut into attributes of the study as
-    `optuna_dashboard.save_plotly_graph_object` does; neither package is needed here.
-
-    Parameters
-    ----------
-    storage : BaseStorage
-        Where the study is.
-    study_id : int
-        Its number there.
-    """
-
-    def __init__(self, storage: BaseStorage, study_id: int) -> None:
-        self._storage, self._study_id = storage, study_id
-        self._lines: dict[int, list[tuple[int, float]]] = {}
-        self._growth: list[tuple[float, float]] = []
-        self._judged: dict[str, list[tuple[int, float]]] = {}
-        self._points = 0
-        self._drawn: dict[str, str] = {}
-        self._last = -DRAW_SECONDS
-        self._is_new = False
-
-    def report(self, number: int, epochs: int, accuracy: float) -> None:
-        """A candidate's accuracy after so many epochs."""
-        self._lines.setdefault(number, []).append((epochs, accuracy))
-        self._is_new = True
-
-    def grow(self, seconds: float, value: float) -> None:
-        """The hypervolume after so many seconds."""
-        self._growth.append((seconds, value))
-        self._is_new = True
-
-    def judge(self, constraints: Mapping[str, float]) -> None:
-        """One more point, by how much it is within (below 0) or beyond each limit."""
-        self._points += 1
-        for limit, value in constraints.items():
-            if limit in LIMITS and LIMITS[limit].cost:
-                self._judged.setdefault(limit, []).append((self._points, 1 + value))
-                self._is_new = True
-
-    def draw(self, now: float | None) -> None:
-        """Write what is new.
-
-        Parameters
-        ----------
-        now : float or None
-            Seconds of any clock, to draw now and then only; None draws at any rate.
-        """
-        if not self._is_new or (now is not None and now - self._last < DRAW_SECONDS):
-            return
-        self._is_new, self._last = False, self._last if now is None else now
-        self._write("accuracy", self._accuracy())
-        self._write("hypervolume", self._hypervolume())
-        if self._judged:
-            self._write("limits", self._limits())
-
-    def _accuracy(self) -> dict[str, Any]:
-        lines = [
-            _trace(points, f"trial {number}", "lines+markers")
-            for number, points in list(self._lines.items())[-MOST_LINES:]
-        ]
-        return _figure(lines, "Accuracy after each rung", "epochs", "validation accuracy")
-
-    def _hypervolume(self) -> dict[str, Any]:
-        line = _trace(self._growth, "front", "lines")
-        line["line"] = {"shape": "hv"}
-        return _figure([line], "Hypervolume of the front", "seconds", "hypervolume")
-
-    def _limits(self) -> dict[str, Any]:
-        points = [_trace(known, limit, "markers") for limit, known in self._judged.items()]
-        figure = _figure(points, "Cost / limit: beyond 1 is refused untrained", "point", "share")
-        ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
-        figure["layout"] |= {"showlegend": True, "shapes": [{"type": "line", **ends}]}
-        return figure
-
-    def _write(self, name: str, figure: dict[str, Any]) -> None:
-        text = json.dumps(figure, separators=(",", ":"))
-        prefix = f"dashboard:plot_data:{name}:"
-        parts = [text[at : at + CHUNK] for at in range(0, len(text), CHUNK)]
-        wanted = {f"{prefix}{index}": part for index, part in enumerate(parts)}
-        emptied = {key: "" for key in self._drawn if key.startswith(prefix) and key not in wanted}
-        for key, part in (wanted | emptied).items():
-            if self._drawn.get(key) != part:
-                self._storage.set_study_system_attr(self._study_id, key, part)
-                self._drawn[key] = part
-
-
-def _trace(points: list[tuple[Any, float]], name: str, mode: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": mode,
-        "name": name,
-        "x": [x for x, _ in points],
-        "y": [round(y, 5) for _, y in points],
-    }
-
-
-def _figure(lines: list[dict[str, Any]], title: str, x: str, y: str) -> dict[str, Any]:
-    axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
-    layout = {"title": {"text": title}, "showlegend": False, **axes}
-    return {"data": lines, "layout": layout}

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.runs.ledger import EventKind
-from lepton_automl.search import optuna_storage as module
 from lepton_automl.search.objectives import load
-from lepton_automl.search.optuna_storage import Mirror, Plots, open_storage, shown
+from lepton_automl.search.optuna_storage import Mirror, open_storage, shown
 from lepton_automl.search.trials import Rejection
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import candidate
@@ -172,28 +169,20 @@ def test_killed_anywhere_it_is_completed_without_repetitions_or_zombies(reopened
     assert all(t.state.is_finished() for t in trials(reopened()).values())
 
 
-def test_who_waits_too_long_is_complete_and_goes_on_as_another_trial() -> None:
+def test_a_candidate_stays_open_until_the_search_ends_and_goes_on_as_another_trial() -> None:
     storage = InMemoryStorage()
     made = mirror(storage)
-    for number in range(14):
+    for number in range(40):
         made.observe(*enter(number))
         made.observe(*rung(number, "0", 100 + number))
-        states = Counter(t.state for t in trials(storage).values())
-        assert states[TrialState.COMPLETE] == max(0, number - 11)
-    made.observe(*rung(0, "1", 190, 3))
+    assert {t.state for t in trials(storage).values()} == {TrialState.RUNNING}
+    made.observe(*winner(0))
+    assert {t.state for t in trials(storage).values()} == {TrialState.COMPLETE}
+    made.observe(*rung(0, "1", 190, 3))  # A longer search continues it.
     first, second = trials(storage)["0"], trials(storage)["0-1"]
     assert (first.values, second.state) == ([0.5, 10_000], TrialState.RUNNING)
     assert second.intermediate_values == {3: 0.95}
     assert first.user_attrs["lepton_number"] == second.user_attrs["lepton_number"] == 0
-
-
-def test_with_more_workers_it_waits_longer() -> None:
-    storage = InMemoryStorage()
-    made = mirror(storage, jobs=4)
-    for number in range(30):
-        made.observe(*enter(number))
-        made.observe(*rung(number, "0", 100))
-    assert all(t.state == TrialState.RUNNING for t in trials(storage).values())
 
 
 def test_another_search_in_the_same_storage_is_another_study(tmp_path: Path) -> None:
@@ -231,76 +220,3 @@ def test_a_storage_that_is_not_there_is_said_without_its_password(
 def test_a_password_is_never_shown() -> None:
     assert shown("mysql://me:secret@host/db") == "mysql://me:***@host/db"
     assert shown("trials.log") == "trials.log"
-
-
-@pytest.fixture
-def study() -> optuna.Study:
-    return optuna.create_study(directions=["maximize", "minimize"])
-
-
-def figures(study: optuna.Study) -> dict[str, Any]:
-    """Put together as optuna-dashboard 0.21 does (`_custom_plot_data.py`)."""
-    parts: dict[str, dict[int, str]] = {}
-    for key, text in study._storage.get_study_system_attrs(study._study_id).items():
-        if key.startswith("dashboard:plot_data:"):
-            name, _, index = key.removeprefix("dashboard:plot_data:").rpartition(":")
-            parts.setdefault(name, {})[int(index)] = text
-    return {
-        name: json.loads("".join(pieces[i] for i in range(len(pieces))))
-        for name, pieces in parts.items()
-    }
-
-
-def test_every_candidate_is_a_line_of_accuracy_by_epochs(study: optuna.Study) -> None:
-    plots = Plots(study._storage, study._study_id)
-    plots.report(7, 1, 0.5)
-    plots.report(8, 1, 0.6)
-    plots.report(7, 3, 0.7)
-    plots.grow(2.5, 0.1)
-    plots.draw(now=None)
-    accuracy, growth = figures(study)["accuracy"], figures(study)["hypervolume"]
-    assert [line["name"] for line in accuracy["data"]] == ["trial 7", "trial 8"]
-    assert accuracy["data"][0]["x"] == [1, 3]
-    assert accuracy["data"][0]["y"] == [0.5, 0.7]
-    assert growth["data"][0]["x"] == [2.5]
-    assert growth["data"][0]["y"] == [0.1]
-
-
-def test_long_figures_are_cut_and_shorter_ones_replace_them_whole(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plots = Plots(study._storage, study._study_id)
-    for number in range(80):
-        plots.report(number, 1, 0.5)
-    plots.draw(now=None)
-    attributes = study._storage.get_study_system_attrs(study._study_id)
-    assert max(len(text) for text in attributes.values()) <= 2045
-    assert len(figures(study)["accuracy"]["data"]) == 80
-    monkeypatch.setattr(module, "MOST_LINES", 3)
-    plots.report(80, 1, 0.5)
-    plots.draw(now=None)
-    assert [line["name"] for line in figures(study)["accuracy"]["data"]] == [
-        "trial 78",
-        "trial 79",
-        "trial 80",
-    ]
-
-
-def test_a_search_that_goes_on_draws_now_and_then(study: optuna.Study) -> None:
-    plots = Plots(study._storage, study._study_id)
-    for second in range(25):
-        plots.report(second, 1, 0.5)
-        plots.draw(now=float(second))
-        count = len(figures(study)["accuracy"]["data"])
-        assert count == 1 + 10 * (second // 10)
-
-
-def test_costs_are_drawn_against_their_limits(study: optuna.Study) -> None:
-    plots = Plots(study._storage, study._study_id)
-    plots.judge({"max_size_bytes": 0.5})
-    plots.judge({"arch": 1.0})
-    plots.judge({"max_size_bytes": -0.25, "max_macs": -0.5})
-    plots.draw(now=None)
-    size, macs = figures(study)["limits"]["data"]
-    assert (size["name"], size["x"], size["y"]) == ("max_size_bytes", [1, 3], [1.5, 0.75])
-    assert (macs["name"], macs["x"], macs["y"]) == ("max_macs", [3], [0.5])
