@@ -64,7 +64,8 @@ def may_go_on(
 
     Half of them and one more may while new candidates come, since a good one need not wait for
     others, and one in three when none will. Intervals drop nobody at the first rung: recipes that
-    are slow at first overtake others later (benchmarks/study).
+    are slow at first overtake others later (docs/decisions.md, "When a trial is dropped as surely
+    worse").
 
     Parameters
     ----------

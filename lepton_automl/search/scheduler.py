@@ -221,7 +221,8 @@ def prospects(
 
     It is the improvement over the best that was trained to the end within the budget. What the
     next rung costs does not count: on recorded tables the first rungs, which are cheap, serve as
-    the search's questions and the last one as its answers (benchmarks/study).
+    the search's questions and the last one as its answers (docs/decisions.md, "Shares of the
+    expected improvement").
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from lepton_automl.search.rungs import ETA, cycles
 FINAL_SHARES, SCARCE_FINAL_SHARES = (0.28, 0.34, 0.4), (0.5, 0.6, 0.7, 0.9)
 """Of a search's time, kept to train the best to the end: the first that is enough. More where
 candidates are cut short: known-good candidates are near the best, and one net trained to the
-end beats many half trained (benchmarks/README.md, "Where time is scarce")."""
+end beats many half trained (docs/decisions.md, "Where time is scarce")."""
 
 CANDIDATES_FEW, CANDIDATES_MANY = 10, 60
 """Fewer candidates: shorter trainings; more: longer ones."""

@@ -30,14 +30,14 @@ MOST_SEEDS = 3
 """Trainings of one finalist, where there is more time than the longest training takes."""
 LEAST_TEACHERS = 2
 """A net learns next to nothing from one of its own kind, but from the mean of several, which is
-better than each of them (benchmarks/README.md, "Taught by other nets")."""
+better than each of them (docs/decisions.md, "Distillation of the winner")."""
 FRESH_LEAST = 2
 """Where the clock decides, a training from nothing gets at least so many times the epochs of the
 last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung
-for the same seconds (benchmarks/README.md, "Confirming the best")."""
+for the same seconds (docs/decisions.md, "Final trainings from nothing")."""
 MEMORISED = 0.5
 """Where a net errs on training pictures less than so many times as often as on validation ones,
-longer training makes it worse, unless they are changed more (benchmarks/README.md, "Stronger
+longer training makes it worse, unless they are changed more (docs/decisions.md, "Stronger
 changes at the end")."""
 JUDGED = 2000
 """Training pictures this is judged by."""
@@ -170,7 +170,7 @@ def _with_seeds(
 
     Where all get as many epochs as help, one of them can be taught in the time left, and that comes
     before other seeds. Where they do not, longer trainings are the better use of it
-    (benchmarks/README.md, "Taught by other nets").
+    (docs/decisions.md, "Distillation of the winner").
     """
     pairs = list(zip(entrants, epochs, strict=True))
     plan = [Final(e.number, n, augment=e.augment) for e, n in pairs]

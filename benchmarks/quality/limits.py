@@ -1,13 +1,12 @@
-"""Random combinations of cost limits: every one is answered, by nets within them or by a reason.
+"""Random combinations of cost limits: each ends with nets within them or with a named reason.
 
-    python benchmarks/limits.py [--combinations 200] [--candidates 3]
+    python benchmarks/bench.py limits --combinations 200 --candidates 3
 
-Nothing is trained: points are drawn, written, timed, refused and repaired as a search does it.
+Nothing is trained: points are drawn, written, timed, rejected and repaired as a search does it.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import random
 import re
@@ -17,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.common import parser, print_table
 from lepton_automl.config import LIMITS, Limits
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import Cost, excess
@@ -184,12 +184,15 @@ def spread(values: list[float]) -> str:
 
 def report(answers: list[Answer], pools: dict[str, list[Cost]], fitting: int) -> None:
     """Print the table."""
-    print(f"{'space':10}{'asked':>6}{'nets':>6}{'impossible':>11}{'wrong':>6}{'longest ask s':>14}")
+    rows = []
     for name in SPACES:
         own = [a for a in answers if a.space == name]
+        if not own:
+            continue
         wrong = sum(not a.is_right or lied(a, pools[name]) for a in own)
         errors, longest = sum(a.error is not None for a in own), max(max(a.asks) for a in own)
-        print(f"{name:10}{len(own):6}{len(own) - errors:6}{errors:11}{wrong:6}{longest:14.2f}")
+        rows.append((name, len(own), len(own) - errors, errors, wrong, f"{longest:.2f}"))
+    print_table(("space", "combinations", "nets", "infeasible", "wrong", "longest s"), rows)
     for kind, place in (("by the clock", 0), ("of CPU time", 1)):
         checks = [1e3 * taken[place] for answer in answers for taken in answer.checks]
         print(f"{len(checks)} refused nets, ms {kind}: {spread(checks)}")
@@ -202,12 +205,12 @@ def report(answers: list[Answer], pools: dict[str, list[Cost]], fitting: int) ->
     print("limits stated:", dict(collections.Counter(k for a in answers for k in a.limits.stated)))
 
 
-def main() -> None:
-    """Draw the combinations, answer them, try what would fit."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--combinations", type=int, default=200)
-    parser.add_argument("--candidates", type=int, default=3)
-    given = parser.parse_args()
+def main(arguments: list[str]) -> None:
+    """RandomTrial the combinations, search within each, try the limits that the error names."""
+    options = parser(__doc__, "limits")
+    options.add_argument("--combinations", type=int, default=200)
+    options.add_argument("--candidates", type=int, default=3)
+    given = options.parse_args(arguments)
     begun, rng = time.perf_counter(), random.Random(0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -227,7 +230,3 @@ def main() -> None:
                     print(f"{name}: {answer.error}\n  again with {named(answer)}: {again.error}")
         report(answers, pools, fitting)
     print(f"{time.perf_counter() - begun:.0f} s in all")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,20 @@
-"""Whether what verdicts say holds: compressions with random limits, judged again from outside.
+"""Whether verdicts hold and the faster file ships, judged from outside the package.
 
-    python benchmarks/contract.py --runs 100 --out runs/contract.jsonl
+    python benchmarks/bench.py verdicts limits --runs 100
+    python benchmarks/bench.py verdicts latency --runs 50
 
-Nets, data and limits are drawn at random: nets of ours trained briefly and rescaled ones as ONNX
-files, on scikit-learn's digits and on stripes, with few or many test samples. The judge knows
-onnxruntime, numpy and scipy alone. What is in the file is not run again.
+limits: compressions with random limits of nets of ours, trained briefly, and of ONNX files, on
+scikit-learn's digits in parts of random size; the written files are answered again by onnxruntime
+alone. Runs are kept and not made again. latency: random nets of three spaces as float32 and int8
+files; with `--prefer latency` the faster one must ship. Both files are timed again by a loop that
+uses onnxruntime alone, in turns; the shipped one counts as slower if the lower 95 % bound of the
+median ratio lies above 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +26,17 @@ import torch
 from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
+from benchmarks.common import CENTRED, RUNS, append_row, parser, read_rows
+from lepton_automl.artifact.limits import ships
+from lepton_automl.artifact.measurements import ROUNDS, SECONDS
+from lepton_automl.artifact.verdict import Figures
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.quantization.calibration import calibrate
+from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits, RunConfig
+from lepton_automl.cost.cost import static_cost
+from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.targets import load as load_target
 from lepton_automl.data.dataset import LabelledTensors, open_dataset
 from lepton_automl.models.model import Model
@@ -35,6 +48,9 @@ from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.loader import load
 from lepton_automl.training.loop import fit, initial_model
 
+SHAPES = {"tiny": ((28, 28), 1), "residual": ((32, 32), 3), "mobile": ((64, 64), 3)}
+JUDGED, JUDGED_SECONDS, OUTSIDE = 25, 0.02, 7
+"""Rounds; seconds of a file in each; ordered ratios outside the interval at each end (95.7 %)."""
 COSTS = {"max_size_bytes": (8_000, 60_000), "max_macs": (50_000, 2_000_000)}
 
 
@@ -108,7 +124,7 @@ def answers(file: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def judged(outcome: Outcome, path: Path, wanted: Limits) -> list[str]:
-    """What the verdict says otherwise than an outsider finds."""
+    """Where the verdict differs from what onnxruntime, numpy and scipy give."""
     verdict, wrong = outcome.verdict, []
     name = "model.int8.onnx" if verdict.primary == "int8" else "model.fp32.onnx"
     with np.load(path) as arrays:
@@ -140,38 +156,111 @@ def judged(outcome: Outcome, path: Path, wanted: Limits) -> list[str]:
     return wrong
 
 
-def main() -> None:
-    """Run what is missing, then count."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=Path("runs/contract.jsonl"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = given.out.read_text().splitlines() if given.out.exists() else []
-    rows = [json.loads(line) for line in lines]
-    for number in range(len(rows), given.runs):
+def random_net(number: int) -> Model:
+    """A random net of one of the spaces, folded."""
+    name = list(SHAPES)[number % len(SHAPES)]
+    size, channels = SHAPES[name]
+    draw, target = RandomTrial(number), load_target()
+    arch, _ = load(name).sample(draw, size=size, channels=channels, classes=10, target=target)
+    return fold(initial_model(arch, CENTRED, number))
+
+
+def figures(name: str, interval: tuple[float, float], model: Model) -> Figures:
+    """What a choice between two files looks at."""
+    cost = static_cost(model.arch, 64)
+    return Figures(
+        file=name,
+        sha256="",
+        accuracy=0.0,
+        accuracy_interval=(0.0, 1.0),
+        n_samples=1,
+        size_bytes=cost.size_bytes,
+        weight_bytes=cost.weight_bytes,
+        parameter_bytes=cost.parameter_bytes,
+        macs=cost.macs,
+        peak_ram_bytes=cost.peak_ram_bytes,
+        latency_ms=sum(interval) / 2,
+        latency_interval=interval,
+        float_nodes=(),
+    )
+
+
+def shipped(files: dict[str, bytes], model: Model) -> str:
+    """The file that ships, by lepton's own measurement and rule."""
+    timed = Stopwatch().measure(files, rounds=ROUNDS, seconds=SECONDS)
+    found = {k: figures(k, (t.ratio_low, t.ratio_high), model) for k, t in timed.items()}
+    return ships(found["int8"], found["float"], Limits(), "latency")
+
+
+def ratios(files: dict[str, bytes], shape: tuple[int, ...]) -> list[float]:
+    """int8 time over float time, a number a round."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
+    sessions = {k: onnxruntime.InferenceSession(f, options) for k, f in files.items()}
+
+    def milliseconds(name: str) -> float:
+        runs, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < JUDGED_SECONDS:
+            sessions[name].run(None, {"pixels": pixels})
+            runs += 1
+        return 1000 * (time.perf_counter() - begun) / runs
+
+    for name in files:
+        milliseconds(name)
+    return sorted(milliseconds("int8") / milliseconds("float") for _ in range(JUDGED))
+
+
+def judge_limits(given: argparse.Namespace) -> None:
+    """Compress what is missing, then count verdicts and disagreements."""
+    for number in range(len(read_rows(given.out)), given.runs):
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             outcome, path, wanted = compressed(np.random.default_rng(number), Path(folder))
-            rows.append(
-                {
-                    "run": number,
-                    "status": outcome.verdict.status,
-                    "limits": wanted.stated,
-                    "wrong": judged(outcome, path, wanted),
-                    "parity": outcome.verdict.parity is not None,
-                    "seconds": round(time.monotonic() - began, 1),
-                }
-            )
-        with given.out.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+            row = {
+                "run": number,
+                "status": outcome.verdict.status,
+                "limits": wanted.stated,
+                "wrong": judged(outcome, path, wanted),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+        append_row(given.out, row)
+    rows = read_rows(given.out)
     counts = {s: sum(r["status"] == s for r in rows) for s in ("holds", "broken", "undecided")}
     wrong = [row for row in rows if row["wrong"]]
-    print(f"{len(rows)} runs: {counts}; an outsider disagrees in {len(wrong)}")
+    print(f"{len(rows)} runs: {counts}; {len(wrong)} differ from the outside judge")
     for row in wrong:
         print(row)
 
 
-if __name__ == "__main__":
-    main()
+def judge_latency(given: argparse.Namespace) -> None:
+    """A line a net whose int8 file is slower, then the counts."""
+    slower, unasked, floats = 0, 0, 0
+    for number in range(given.runs):
+        model = random_net(number)
+        draws = torch.Generator().manual_seed(number)
+        pixels = torch.randint(0, 256, (64, *model.arch.input), generator=draws).to(torch.uint8)
+        made = quantize(model, calibrate(model, pixels), load_target().weight_limit)
+        names = [str(n) for n in range(10)]
+        files = {"int8": int8_file(made), "float": float_onnx(model, names, {})}
+        choice = shipped(files, model)
+        each = ratios(files, model.arch.input)
+        low, middle = each[OUTSIDE], each[JUDGED // 2]
+        is_slower = low > 1
+        unasked += is_slower
+        floats += choice == "float"
+        slower += (is_slower and choice == "int8") or (choice == "float" and each[-1 - OUTSIDE] < 1)
+        if is_slower:
+            print(f"net {number}: int8 takes {middle:.2f} of float's time, {choice} ships")
+    print(f"of {given.runs}: int8 slower {unasked}, float ships {floats}, shipped slower {slower}")
+
+
+def main(arguments: list[str]) -> None:
+    """Judge limits, or the choice by latency."""
+    options = parser(__doc__, "verdicts")
+    options.add_argument("what", choices=("limits", "latency"))
+    options.add_argument("--runs", type=int, default=50)
+    options.add_argument("--out", type=Path, default=RUNS / "verdicts.jsonl", help="of limits")
+    given = options.parse_args(arguments)
+    torch.set_num_threads(1)
+    {"limits": judge_limits, "latency": judge_latency}[given.what](given)

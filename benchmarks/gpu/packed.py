@@ -1,13 +1,14 @@
-"""Several small trainings in one process: in turns, as captured graphs on streams, or as one.
+"""Several trainings in one process, and one training in two processes.
 
-    python benchmarks/packed.py --device cuda --net quick --nets 1 2 4 8 16 32
-    python benchmarks/packed.py --device cpu --net quick --nets 1 4 --ways turns batched
+    python benchmarks/bench.py packed nets --device cuda --net quick --nets 1 2 4 8 16 32
+    python benchmarks/bench.py packed nets --device cpu --nets 1 4 --ways turns batched
+    python benchmarks/bench.py packed ranks --rounds 3
 
-Of equal architectures with recipes of their own: `turns` steps one after the other, `streams`
-replays a captured graph a net on a stream of its own (CUDA alone), `batched` maps one step over all
-weights with torch.func. All get batches of 64 from the package's own loader and SGD with Nesterov
-momentum. Given are pictures a second of all nets together, and times one net in turns; several
-processes are measured by `packing.py`. First it is shown that all ways compute the same step.
+nets: equal architectures with recipes of their own. `turns` steps one after the other, `streams`
+replays a captured graph of each net on a stream of its own (CUDA alone), `batched` maps one step
+over all weights with torch.func; batches of 64 from the package's own loader, SGD with Nesterov
+momentum. First the distance of each way's weights from those of turns after five steps. ranks:
+data-parallel training (`--final-jobs 2`) against one process, one CPU thread each.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from packing import BATCH, KNOWN, PICTURES, arch_of
 from torch import Tensor
 from torch.func import (
     functional_call,
@@ -29,14 +33,19 @@ from torch.func import (
     vmap,
 )
 from torch.nn import functional as F
-from training import SEEN, noise
 
+from benchmarks.common import BENCH, CENTRED, NETS, net, noise, parser, print_table, spread
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.network import Network, build_network
+from lepton_automl.training.distributed import ProcessGroup, init_process_group
 from lepton_automl.training.loader import Loader
+from lepton_automl.training.loop import initial_model, train_loop
 from lepton_automl.training.precision import autocast
 from lepton_automl.training.recipe import Recipe
 
+BATCH, PICTURES = 64, 1024
+WARM, TIMED = 20, 150
+"""Batches of a data-parallel training before and while it is timed."""
 MOMENTUM = 0.9
 Step = Callable[[list[Tensor], list[Tensor]], None]
 """Moves all nets, given pictures and labels of each."""
@@ -80,8 +89,8 @@ def turns(nets: list[Network], device: torch.device) -> Step:
     own = [torch.tensor(rate, device=device) for rate in rates(len(nets))]
 
     def step(x: list[Tensor], labels: list[Tensor]) -> None:
-        for n, net in enumerate(nets):
-            slopes = list(torch.autograd.grad(loss_of(net, x[n], labels[n]), weights[n]))
+        for n, each in enumerate(nets):
+            slopes = list(torch.autograd.grad(loss_of(each, x[n], labels[n]), weights[n]))
             moved(weights[n], slopes, momenta[n], own[n])
 
     return step
@@ -150,8 +159,8 @@ def batched(nets: list[Network], device: torch.device) -> Step:
         given = dict(zip(names, weights, strict=True))
         slopes = slopes_of(given, buffers, torch.stack(x), torch.stack(labels))
         moved(weights, [slopes[name] for name in names], momenta, own)
-        for n, net in enumerate(nets):
-            for parameter, weight in zip(net.parameters(), weights, strict=True):
+        for n, each in enumerate(nets):
+            for parameter, weight in zip(each.parameters(), weights, strict=True):
                 parameter.data = weight[n]
 
     return step
@@ -164,7 +173,7 @@ WAYS = {"turns": turns, "streams": streams, "batched": batched}
 def loaders(arch: Arch, count: int, device: torch.device) -> list[Loader]:
     """Each net's own batches."""
     data, recipe = noise(arch, PICTURES), Recipe(batch_size=BATCH)
-    return [Loader(data, SEEN, recipe, 10**4, seed, device) for seed in range(count)]
+    return [Loader(data, CENTRED, recipe, 10**4, seed, device) for seed in range(count)]
 
 
 def rate_of(way: str, arch: Arch, count: int, device: torch.device, seconds: float) -> float:
@@ -207,18 +216,9 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--net", choices=[*KNOWN, "resnet8"], default="quick")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--nets", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    device, arch = torch.device(given.device), arch_of(given.net)
+def nets_together(given: argparse.Namespace) -> None:
+    """Pictures a second of all nets together, by way and number of nets."""
+    device, arch = torch.device(given.device), net(given.net)
     for way in given.ways:
         print(f"{way}: {distance(way, arch, device):.1e} of the way from turns after 5 steps")
     found: dict[tuple[str, int], list[float]] = {}
@@ -228,13 +228,71 @@ def main() -> None:
                 rate = rate_of(way, arch, count, device, given.seconds)
                 found.setdefault((way, count), []).append(rate)
     alone = statistics.median(found[given.ways[0], given.nets[0]])
-    print(f"\n{given.net}, {given.device}\n\n| way | nets | pictures/s | times one |")
-    print("|---|---|---|---|")
-    for (way, count), each in found.items():
-        ratios = sorted(rate / alone for rate in each)
-        spread = f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
-        print(f"| {way} | {count} | {statistics.median(each):.0f} | {spread} |")
+    rows = [
+        (way, count, f"{statistics.median(each):.0f}", spread([rate / alone for rate in each]))
+        for (way, count), each in found.items()
+    ]
+    print(f"\n{given.net}, {given.device}")
+    print_table(("way", "nets", "pictures/s", "times the first row"), rows)
 
 
-if __name__ == "__main__":
-    main()
+def rank(given: argparse.Namespace) -> None:
+    """One process of a data-parallel training; rank 0 prints pictures a second of all together."""
+    arch, recipe = net(given.net), Recipe(batch_size=BATCH)
+    data, times = noise(arch, (WARM + TIMED) * BATCH), list[float]()
+    network = initial_model(arch, CENTRED, 0).network()
+
+    def tick(done: int, total: int) -> None:
+        del done, total
+        times.append(time.perf_counter())
+
+    with init_process_group(given.meeting, ProcessGroup(given.rank, given.count)) as group:
+        train_loop(
+            network, data, CENTRED, recipe, epochs=1, seed=0, process_group=group, on_batch=tick
+        )
+    if given.rank == 0:
+        print(TIMED * BATCH / (times[-1] - times[WARM - 1]))
+
+
+def pictures_per_second(name: str, count: int) -> float:
+    """Of `count` processes that train one net together."""
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = (Path(folder) / "meeting").as_uri()
+        words = ["--net", name, "--meeting", meeting, "--count", str(count)]
+        command = [sys.executable, str(BENCH), "packed", "rank", *words, "--rank"]
+        processes = [
+            subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True)
+            for number in range(count)
+        ]
+        printed = [process.communicate()[0] for process in processes]
+    return float(printed[0])
+
+
+def ranks_together(given: argparse.Namespace) -> None:
+    """One process and two in turns, a row a net."""
+    rows = []
+    for name in NETS:
+        pairs = [
+            [pictures_per_second(name, count) for count in (1, 2)] for _ in range(given.rounds)
+        ]
+        one, two = (f"{statistics.median(column):.0f}" for column in zip(*pairs, strict=True))
+        rows.append((name, one, two, spread([second / first for first, second in pairs])))
+    print_table(("net", "one process, pictures/s", "two", "ratio [least, most]"), rows)
+
+
+def main(arguments: list[str]) -> None:
+    """Print one of the two tables."""
+    options = parser(__doc__, "packed")
+    options.add_argument("what", choices=("nets", "ranks", "rank"))
+    options.add_argument("--net", choices=NETS, default="quick")
+    options.add_argument("--device", default="cuda")
+    options.add_argument("--nets", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    options.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--seconds", type=float, default=2.0)
+    options.add_argument("--meeting", help=argparse.SUPPRESS)
+    options.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    options.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+    given = options.parse_args(arguments)
+    torch.set_num_threads(1)
+    {"nets": nets_together, "ranks": ranks_together, "rank": rank}[given.what](given)

@@ -1,18 +1,18 @@
 """Time of one candidate's cost check: write the int8 file, load it, time it.
 
-    python benchmarks/cost_check.py [--nets 100]
+    python benchmarks/bench.py candidate_cost --nets 100
 
-Nothing else should run on the machine (in a search the workers pause).
+Random nets of at most 15 M multiply-accumulates. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import random
 import statistics
 import time
 
+from benchmarks.common import parser, print_table
 from lepton_automl.cost.cost import file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.errors import ArchError
@@ -84,30 +84,23 @@ def _steps(marks: list[float]) -> dict[str, float]:
     return dict(zip(STEPS, taken, strict=True))
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nets", type=int, default=100)
-    count = parser.parse_args().nets
+    options = parser(__doc__, "candidate_cost")
+    options.add_argument("--nets", type=int, default=100)
+    count = options.parse_args(arguments).nets
     watch, nets = Stopwatch(), [drawn(seed) for seed in range(count)]
     rows = [checked(Arch(net.input, net.layers), watch) for net in nets]
     macs = sorted(net.graph.macs / 1e6 for net in nets)
-    print(
-        f"{count} nets of {macs[0]:.2f} to {macs[-1]:.1f} M MACs, median {macs[count // 2]:.2f} M"
-    )
-    print(f"{'step':8}{'median ms':>11}{'90 % ms':>9}{'worst ms':>10}{'median CPU ms':>15}")
+    middle = macs[count // 2]
+    print(f"{count} nets of {macs[0]:.2f} to {macs[-1]:.1f} M MACs, median {middle:.2f} M")
+    table = []
     for step in STEPS:
         taken = sorted(clock[step] for clock, _ in rows)
+        figures = statistics.median(taken), taken[int(0.9 * (count - 1))], taken[-1]
         busy = statistics.median(cpu[step] for _, cpu in rows)
-        nine_tenths = taken[int(0.9 * (count - 1))]
-        print(
-            f"{step:8}{statistics.median(taken):11.1f}{nine_tenths:9.1f}{taken[-1]:10.1f}{busy:15.1f}"
-        )
+        table.append((step, *(f"{figure:.1f}" for figure in (*figures, busy))))
+    print_table(("step", "median ms", "90 % ms", "worst ms", "median CPU ms"), table)
     median = statistics.median(clock["all"] for clock, _ in rows)
-    verdict = "met" if median <= TARGET_MS else "missed"
-    print(f"target, median of all at most {TARGET_MS:.0f} ms: {verdict}")
-    print(f"reference net: {1e3 * watch.quiet_reference_ms():.1f} us when quiet")
-
-
-if __name__ == "__main__":
-    main()
+    print(f"\nmedian of all {median:.1f} ms, target {TARGET_MS:.0f} ms")
+    print(f"reference net: {1e3 * watch.quiet_reference_ms():.1f} us")
