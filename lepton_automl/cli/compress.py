@@ -53,7 +53,6 @@ def compress(
     seed: o.Seed = 0,
     skip_corrupt: o.SkipCorrupt = False,
     budget: o.Budget = None,
-    jobs: o.Jobs = None,
     device: o.Device = "auto",
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -76,7 +75,7 @@ def compress(
     }  # fmt: skip
     if data is None:
         _check_run(stated, has_limits=bool(limits.stated))
-        changes = {"budget_seconds": None if budget is None else seconds(budget), "jobs": jobs}
+        changes = {"budget_seconds": None if budget is None else seconds(budget)}
         config = _of_run(source, **changes, device=device, started=o.BEGUN)
         _compress_run(config, limits, o.preference(prefer), out, quiet=quiet, json=json)
         return
@@ -85,13 +84,13 @@ def compress(
         _check_no_effect({"--preprocessing": preprocessing}, "put a model.json into the folder")
         config = o.config(
             data, folder, budget, "accuracy,latency_ms,size_bytes", test=test, limits=limits,
-            prefer=prefer, target=target, seed=seed, skip_corrupt=skip_corrupt, jobs=jobs,
+            prefer=prefer, target=target, seed=seed, skip_corrupt=skip_corrupt,
             device=device,
         )  # fmt: skip
         _compress_net(config, source, quiet=quiet, json=json)
         return
     _check_no_effect(
-        {"--budget": budget, "--jobs": jobs, "--device": device != "auto"},
+        {"--budget": budget, "--device": device != "auto"},
         "a model made elsewhere is not trained, so it takes minutes on one core: leave it out",
     )
     from lepton_automl.cli import report

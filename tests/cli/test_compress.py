@@ -12,11 +12,11 @@ from tests.helpers.artifacts import verdict
 
 def test_a_run_goes_on_as_it_was_defined_with_what_may_change(lepton, run_folder):
     compress = lepton.fake("pipeline.compress", rows.compressed())
-    lepton("compress", str(run_folder / "artifact"), "--budget", "5m", "--jobs", "2")
+    lepton("compress", str(run_folder / "artifact"), "--budget", "5m")
     config = compress.config
     assert (config.out, config.data, config.seed) == (run_folder, "digits", 7)
     assert config.space == str(run_folder / "space.toml")
-    assert (config.budget_seconds, config.jobs, config.device) == (300, 2, "auto")
+    assert (config.budget_seconds, config.device) == (300, "auto")
 
 
 def test_json_names_the_models_and_every_step(lepton, run_folder):
@@ -91,3 +91,9 @@ def test_a_model_without_pictures_is_told_to_give_some(lepton, tmp_path):
     done = lepton("compress", "net.onnx")
     assert done.exit_code == 3
     assert "lepton compress net.onnx --data PICTURES" in done.err
+
+
+def test_workers_have_no_effect_and_are_refused(lepton, run_folder):
+    done = lepton("compress", str(run_folder), "--jobs", "2")
+    assert done.exit_code in (2, 4)
+    assert "--jobs" in done.err
