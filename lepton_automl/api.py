@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from lepton_automl.artifact.predict import Prediction
 from lepton_automl.artifact.predict import predict as predict_files
-from lepton_automl.compress.loop import Compressed
+from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import Balance, Limits, Prefer, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.pipeline import run as pipeline
@@ -57,7 +57,7 @@ def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options])
     return pipeline.search(_config(data, options), emit=emit)
 
 
-def compress(run: str | Path, *, emit: Emit = silent) -> Compressed:
+def compress(run: str | Path, *, emit: Emit = silent) -> CompressionResult:
     """Prune, distill, equalise and quantize the winner of the run in `run`."""
     return pipeline.compress(configured(locate(Path(run))), emit=emit)
 

@@ -8,7 +8,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.artifact.verdict import Figures
+from lepton_automl.artifact.verdict import FileMetrics
 from lepton_automl.cli.app import app
 from lepton_automl.config import LIMITS, Limits, RunConfig, options_text, seconds, would_fit
 from lepton_automl.cost.cost import Cost
@@ -62,7 +62,7 @@ def test_the_table_of_limits_has_a_row_a_field_and_the_command_line_an_option_a_
 
 def test_the_bounded_costs_are_fields_of_costs_and_of_figures():
     costs = {field.name for field in dataclasses.fields(Cost)}
-    measured = {field.name for field in dataclasses.fields(Figures)}
+    measured = {field.name for field in dataclasses.fields(FileMetrics)}
     bounded = {spec.cost for spec in LIMITS.values() if spec.cost}
     assert bounded <= costs & measured
     cost = Cost(9_310, 5_000, 5_500, 40_000, 3_000, 0.01234)

@@ -29,9 +29,9 @@ import torch
 
 from benchmarks.common import BENCH, RUNS, append_row, lepton, parser, print_table, read_rows
 from benchmarks.common import run_json as run
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
-from lepton_automl.compress.quantization.quantize import to_int8
+from lepton_automl.compress.quantization.quantize import quantize_model
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import static_cost
@@ -181,8 +181,8 @@ class Script:
         arch = model.arch
         train, validation = self.part("train", arch), self.part("validation", arch)
         seed = self.given.seed
-        work = Work(train, validation, model, Limits(), TARGET, recipe, seed=seed)
-        return int8_file(to_int8(model, work).model)
+        work = CompressionContext(train, validation, model, Limits(), TARGET, recipe, seed=seed)
+        return int8_file(quantize_model(model, work).model)
 
 
 def script(given: argparse.Namespace) -> dict[str, Any]:

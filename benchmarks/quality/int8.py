@@ -34,12 +34,12 @@ from onnxruntime.quantization import QuantType, quantize_static
 from torch import Tensor
 
 from benchmarks.common import RUNS, append_row, known_good, parser, print_table, read_rows
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.external.quantize import Pictures, unlogged
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold, proportional, rescale
-from lepton_automl.compress.quantization.quantize import to_int8
+from lepton_automl.compress.quantization.equalization import equalization_groups, fold, rescale
+from lepton_automl.compress.quantization.quantize import quantize_model
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
@@ -132,7 +132,7 @@ def rescaled(model: Model, seed: int) -> Model:
     weights, draws = dict(model.weights), torch.Generator().manual_seed(seed)
     graph = model.arch.graph
     channels = {op.y.name: op.y.channels for op in graph.ops}
-    for group in proportional(graph):
+    for group in equalization_groups(graph):
         size = channels[next(iter(group))]
         factor = torch.exp(SIGMA * torch.randn(size, generator=draws))
         rescale(graph, group, weights, {name: torch.ones(size) for name in group}, factor)
@@ -250,14 +250,16 @@ def measured(model: Model, task: Task) -> dict[str, Any]:
     labels, names = task.validation.labels.numpy(), [str(n) for n in range(model.arch.classes)]
     float_file, pixels = float_onnx(model, names, {}), task.validation.pixels.numpy()
     target = dataclasses.replace(targets.load(), weight_limit=LIMIT)
-    work = Work(task.train, task.validation, model, Limits(max_drop=100.0), target, task.recipe)
+    work = CompressionContext(
+        task.train, task.validation, model, Limits(max_drop=100.0), target, task.recipe
+    )
     files, found, methods = {"float": float_file}, {}, list[tuple[str, float, float]]()
 
     def answers(file: bytes) -> np.ndarray:
         return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels).argmax(1)
 
     def ours() -> bytes:
-        made = to_int8(model, work)
+        made = quantize_model(model, work)
         methods.extend((p.method, p.nats_from_float, p.seconds) for p in made.prices)
         return int8_file(made.model)
 

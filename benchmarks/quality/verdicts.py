@@ -29,7 +29,7 @@ from sklearn.datasets import load_digits
 from benchmarks.common import CENTRED, RUNS, append_row, parser, read_rows
 from lepton_automl.artifact.limits import ships
 from lepton_automl.artifact.measurements import ROUNDS, SECONDS
-from lepton_automl.artifact.verdict import Figures
+from lepton_automl.artifact.verdict import FileMetrics
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
@@ -165,10 +165,10 @@ def random_net(number: int) -> Model:
     return fold(initial_model(arch, CENTRED, number))
 
 
-def figures(name: str, interval: tuple[float, float], model: Model) -> Figures:
+def figures(name: str, interval: tuple[float, float], model: Model) -> FileMetrics:
     """What a choice between two files looks at."""
     cost = static_cost(model.arch, 64)
-    return Figures(
+    return FileMetrics(
         file=name,
         sha256="",
         accuracy=0.0,

@@ -73,7 +73,7 @@ def checked(arch: Arch, watch: Stopwatch) -> tuple[dict[str, float], dict[str, f
     latency = watch.measure({"candidate": file})["candidate"]
     mark()
     assert operations
-    assert cost.timed(latency, 1.0).latency_ms
+    assert cost.with_measured_latency(latency, 1.0).latency_ms
     return tuple(_steps([mark[kind] for mark in marks]) for kind in (0, 1))  # type: ignore[return-value]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lepton_automl.artifact.provenance import Confirmed
-from lepton_automl.artifact.verdict import Figures, JudgedLimit, PairedDrop, Precision, Verdict
+from lepton_automl.artifact.provenance import FinalistResult
+from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core.units import (
     accuracy_text,
@@ -39,7 +39,7 @@ def accuracy_kind(verdict: Verdict) -> str:
     return f"Balanced accuracy is the mean share of right answers of each class; intervals: {kind}."
 
 
-def latency_text(figures: Figures) -> str:
+def latency_text(figures: FileMetrics) -> str:
     """Latency with its interval."""
     low, high = (time_text(end) for end in figures.latency_interval)
     return f"{time_text(figures.latency_ms)} [{low}, {high}]"
@@ -50,7 +50,7 @@ def latency_title(basis: Basis) -> str:
     return "latency" if basis == "measured" else f"{basis} latency"
 
 
-def told_text(figures: Figures) -> str:
+def target_latency_text(figures: FileMetrics) -> str:
     """Latency on the device the file is for, called what it is; nothing where that is here."""
     told = figures.elsewhere
     if told is None:
@@ -59,7 +59,7 @@ def told_text(figures: Figures) -> str:
     return f"{told.basis} {time_text(told.latency_ms)} [{low}, {high}]"
 
 
-def told_of(verdict: Verdict) -> str:
+def target_latency_note(verdict: Verdict) -> str:
     """Whose latency is told and how; nothing where latencies are those of this machine."""
     told = verdict.int8.elsewhere if verdict.int8 else None
     if told is None:
@@ -129,28 +129,28 @@ def precision_text(precision: Precision) -> str:
     return "model.int8.onnx" if precision == "int8" else "model.fp32.onnx"
 
 
-def nodes_text(figures: Figures) -> str:
+def nodes_text(figures: FileMetrics) -> str:
     """How many operators compute in float."""
     return str(len(figures.float_nodes)) if figures.float_nodes else "none"
 
 
-def figure_rows(found: Sequence[Figures], is_balanced: bool) -> list[tuple[str, ...]]:
+def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[str, ...]]:
     """Rows of the table of figures: a title and one cell a file; none where all cells are empty.
 
     Parameters
     ----------
-    found : sequence of Figures
+    found : sequence of FileMetrics
         One a file.
     is_balanced : bool
         Whether every class has equal weight in the accuracy.
     """
-    texts: dict[str, Callable[[Figures], str]] = {
+    texts: dict[str, Callable[[FileMetrics], str]] = {
         f"{accuracy_title(is_balanced)} [95 %]": lambda f: accuracy_text(
             f.accuracy, f.accuracy_interval
         ),
         "test samples": lambda f: str(f.n_samples),
         "latency [95 %]": latency_text,
-        "latency on the target": told_text,
+        "latency on the target": target_latency_text,
         "file": lambda f: bytes_text(f.size_bytes),
         "weights": lambda f: bytes_text(f.weight_bytes),
         "weights, biases, scales": lambda f: bytes_text(f.parameter_bytes),
@@ -162,11 +162,11 @@ def figure_rows(found: Sequence[Figures], is_balanced: bool) -> list[tuple[str, 
     return [row for row in rows if any(row[1:])]
 
 
-CONFIRMED_COLUMNS = ("when selected", "confirmed", "spread over seeds", "trainings")
+FINALIST_COLUMNS = ("when selected", "confirmed", "spread over seeds", "trainings")
 """Heads of what `confirmed_cells` gives."""
 
 
-def confirmed_cells(each: Confirmed) -> tuple[str, ...]:
+def finalist_cells(each: FinalistResult) -> tuple[str, ...]:
     """Accuracies on the validation part before and after the last trainings."""
     times = len(each.accuracies)
     return (

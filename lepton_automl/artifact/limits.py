@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lepton_automl.artifact.verdict import Figures, JudgedLimit, PairedDrop, Precision, Status
+from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Status
 from lepton_automl.config import LIMITS, Limits
 from lepton_automl.metrics import balanced, intervals
 from lepton_automl.metrics.paired import (
@@ -25,7 +25,7 @@ def paired(reference: Evidence, file: Evidence) -> PairedDrop:
 
 
 def judge(
-    limits: Limits, figures: Figures, file: Evidence, reference: Evidence
+    limits: Limits, figures: FileMetrics, file: Evidence, reference: Evidence
 ) -> tuple[JudgedLimit, ...]:
     """Judge the stated limits, and only these.
 
@@ -52,7 +52,7 @@ def judge(
     return tuple(judged)
 
 
-def keeps_exact(limits: Limits, figures: Figures) -> bool:
+def keeps_exact(limits: Limits, figures: FileMetrics) -> bool:
     """The limits that are known without a single measurement hold."""
     return all(
         (LIMITS[name].measured(figures) or 0) <= limit
@@ -61,7 +61,7 @@ def keeps_exact(limits: Limits, figures: Figures) -> bool:
     )
 
 
-def ships(int8: Figures, floating: Figures, limits: Limits, prefer: str) -> Precision:
+def ships(int8: FileMetrics, floating: FileMetrics, limits: Limits, prefer: str) -> Precision:
     """Which file ships: int8, or with `latency` the faster of those that keep the exact limits.
 
     Where the files are for another device, int8 ships: nothing tells which is faster there.
@@ -76,12 +76,12 @@ def ships(int8: Figures, floating: Figures, limits: Limits, prefer: str) -> Prec
     return "float" if is_faster(floating, int8) else "int8"
 
 
-def is_faster(one: Figures, other: Figures) -> bool:
+def is_faster(one: FileMetrics, other: FileMetrics) -> bool:
     """The whole latency interval of `one` lies below that of `other`."""
     return one.latency_interval[1] < other.latency_interval[0]
 
 
-def _latency(name: str, limit: float, figures: Figures) -> JudgedLimit:
+def _latency(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
     told = figures.elsewhere
     low, high = told.latency_interval if told else figures.latency_interval
     basis = told.basis if told else "measured"

@@ -12,8 +12,8 @@ from onnx import ModelProto
 
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import INT8
-from lepton_automl.artifact.provenance import read_about
-from lepton_automl.artifact.verdict import Elsewhere, Figures
+from lepton_automl.artifact.provenance import read_provenance
+from lepton_automl.artifact.verdict import FileMetrics, TargetLatency
 from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
@@ -56,7 +56,7 @@ def figures(
     evidence: Mapping[str, Evidence],
     quiet_reference_ms: float | None,
     model: LatencyModel | None = None,
-) -> dict[str, Figures]:
+) -> dict[str, FileMetrics]:
     """Measure every file; latencies are taken in turns with one fixed reference net.
 
     Parameters
@@ -76,7 +76,7 @@ def figures(
     found = {}
     for name, file in files.items():
         static = _static(folder, name, file)
-        timed = static.timed(latencies[name], quiet)
+        timed = static.with_measured_latency(latencies[name], quiet)
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
         if model is not None and name == INT8:
             arch = writer.read_arch(folder, name)
@@ -86,23 +86,23 @@ def figures(
 
 def _static(folder: Path, name: str, file: bytes) -> Cost:
     value_bytes = 1 if name == INT8 else 4
-    if read_about(folder).origin == "foreign":
+    if read_provenance(folder).origin == "foreign":
         return onnx_cost(file, value_bytes)
     return file_cost(writer.read_arch(folder, name), file, value_bytes)
 
 
-def _told(arch: Arch, model: LatencyModel) -> Elsewhere:
+def _told(arch: Arch, model: LatencyModel) -> TargetLatency:
     """Latency of an int8 file of `arch` on the device whose prices `model` has."""
     found = model.latency(arch.graph)
     interval = (found.low, found.high)
-    return Elsewhere(found.milliseconds, interval, model.basis, model.device)
+    return TargetLatency(found.milliseconds, interval, model.basis, model.device)
 
 
-def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes) -> Figures:
+def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes) -> FileMetrics:
     low, middle, high = cost.latency_low_ms, cost.latency_ms, cost.latency_high_ms
     if low is None or middle is None or high is None:
         raise AssertionError("a timed cost has a latency")
-    return Figures(
+    return FileMetrics(
         file=name,
         sha256=sha256,
         accuracy=evidence.accuracy,

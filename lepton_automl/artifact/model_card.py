@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lepton_automl.artifact import formatting
-from lepton_automl.artifact.provenance import About, summary
+from lepton_automl.artifact.provenance import Provenance, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
@@ -44,14 +44,14 @@ FILES = """## Files
 """
 
 
-def card(verdict: Verdict, about: About) -> str:
+def card(verdict: Verdict, about: Provenance) -> str:
     """The card of a bundle.
 
     Parameters
     ----------
     verdict : Verdict
         What was measured.
-    about : About
+    about : Provenance
         What the bundle says of itself.
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
@@ -60,7 +60,7 @@ def card(verdict: Verdict, about: About) -> str:
     )
 
 
-def _head(verdict: Verdict, about: About) -> str:
+def _head(verdict: Verdict, about: Provenance) -> str:
     height, width, channels = about.input
     names = ", ".join(about.class_names[:20]) + (", ..." if len(about.class_names) > 20 else "")
     rows = {
@@ -120,15 +120,17 @@ def _drops(verdict: Verdict) -> str:
     return _table((title, ""), rows) if rows else ""
 
 
-def _made(about: About) -> str:
+def _made(about: Provenance) -> str:
     if about.notes:
         return "## How it was made\n\n" + "\n".join(f"- {note}" for note in about.notes) + "\n"
     if not about.confirmed:
         return ""
-    head = ("trial", *formatting.CONFIRMED_COLUMNS)
-    rows = [(str(each.number), *formatting.confirmed_cells(each)) for each in about.confirmed]
+    head = ("trial", *formatting.FINALIST_COLUMNS)
+    rows = [(str(each.number), *formatting.finalist_cells(each)) for each in about.confirmed]
     by = ", by balanced accuracy" if about.balanced else ""
-    text = f"## How it was chosen\n\nOn the validation part{by}, {summary(about.confirmed)}"
+    text = (
+        f"## How it was chosen\n\nOn the validation part{by}, {finalist_summary(about.confirmed)}"
+    )
     return f"{text}.\n\n{_table(head, rows)}"
 
 
@@ -140,7 +142,7 @@ def _how(verdict: Verdict) -> str:
         "net take turns; "
         "the figure is the ratio to that net times its quiet time.\n"
     )
-    if told := formatting.told_of(verdict):
+    if told := formatting.target_latency_note(verdict):
         text += f"{told}\n"
     if verdict.parity is not None:
         p = verdict.parity
@@ -151,7 +153,7 @@ def _how(verdict: Verdict) -> str:
     return text
 
 
-def _use(verdict: Verdict, about: About) -> str:
+def _use(verdict: Verdict, about: Provenance) -> str:
     height, width, channels = about.input
     return USE.format(
         height=height,

@@ -15,7 +15,7 @@ from lepton_automl.cost.latency_model import LatencyModel, from_document
 
 
 @dataclass(frozen=True)
-class About:
+class Provenance:
     """What the files of a bundle cannot say themselves; `about.json`."""
 
     lepton: str
@@ -30,7 +30,7 @@ class About:
     limits: Limits
     latency: LatencyModel | None = None
     """What tells latencies of the device the files are for; None: the machine that verifies."""
-    confirmed: tuple[Confirmed, ...] = ()
+    confirmed: tuple[FinalistResult, ...] = ()
     """The search's few best after their last trainings."""
     balanced: bool = False
     """Every class counts alike in accuracies and drops."""
@@ -44,11 +44,11 @@ class About:
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> About:
+    def from_json(cls, text: str) -> Provenance:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body["limits"] = Limits(**body["limits"])
-        body["confirmed"] = tuple(Confirmed.from_dict(c) for c in body.get("confirmed", ()))
+        body["confirmed"] = tuple(FinalistResult.from_dict(c) for c in body.get("confirmed", ()))
         if body.get("latency") is not None:
             body["latency"] = from_document(body["latency"])
         body["notes"] = tuple(body.get("notes", ()))
@@ -56,7 +56,7 @@ class About:
         return cls(**body)
 
 
-def read_about(folder: Path) -> About:
+def read_provenance(folder: Path) -> Provenance:
     """What `about.json` says.
 
     Raises
@@ -66,13 +66,13 @@ def read_about(folder: Path) -> About:
     """
     path = folder / ABOUT
     try:
-        return About.from_json(path.read_text())
+        return Provenance.from_json(path.read_text())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unusable(path, error) from error
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class FinalistResult:
     """One of the few best after trainings from nothing with seeds that the search has not seen."""
 
     number: int
@@ -120,7 +120,7 @@ class Confirmed:
         return cls(**(body | {"accuracies": tuple(body["accuracies"])}))
 
 
-def summary(confirmed: Sequence[Confirmed]) -> str:
+def finalist_summary(confirmed: Sequence[FinalistResult]) -> str:
     """What the confirmation showed, in a sentence; nothing where nobody was confirmed."""
     if not confirmed:
         return ""

@@ -18,7 +18,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class TargetLatency:
     """Latency of a file on the device it is for, where that device did not time it."""
 
     latency_ms: float
@@ -29,7 +29,7 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Figures:
+class FileMetrics:
     """What was measured on one file."""
 
     file: str
@@ -56,7 +56,7 @@ class Figures:
     latency_interval: Interval
     float_nodes: tuple[str, ...]
     """Nodes that compute in float once ONNX Runtime has optimised the graph."""
-    elsewhere: Elsewhere | None = None
+    elsewhere: TargetLatency | None = None
     """Where the file is for another device; a latency limit is then judged by this."""
 
 
@@ -127,10 +127,10 @@ class Verdict:
     problems: tuple[str, ...]
     """What is wrong with the files themselves, a sentence each."""
     parity: Parity | None
-    int8: Figures | None
-    float32: Figures | None
+    int8: FileMetrics | None
+    float32: FileMetrics | None
     """The float twin: the same net after pruning."""
-    reference: Figures | None
+    reference: FileMetrics | None
     """The float winner before pruning."""
     drops: Mapping[str, PairedDrop]
     """`int8` and `float` against the reference, `int8_against_float` against the float twin."""
@@ -146,7 +146,7 @@ class Verdict:
     """What the limits say of the file that does not ship, on the same samples; None without any."""
 
     @property
-    def shipped(self) -> Figures | None:
+    def shipped(self) -> FileMetrics | None:
         """The figures of the file that ships; None if the files are damaged."""
         return self.int8 if self.primary == "int8" else self.float32
 
@@ -235,11 +235,13 @@ def overall(
     return "holds"
 
 
-def _figures(body: dict[str, Any] | None) -> Figures | None:
+def _figures(body: dict[str, Any] | None) -> FileMetrics | None:
     if body is None:
         return None
     told = body.get("elsewhere")
-    return Figures(**_tuples(body | {"elsewhere": Elsewhere(**_tuples(told)) if told else None}))
+    return FileMetrics(
+        **_tuples(body | {"elsewhere": TargetLatency(**_tuples(told)) if told else None})
+    )
 
 
 def _tuples(body: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lepton_automl.artifact import manifest
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import figures, file_problems
 from lepton_automl.artifact.parity import golden_problems, parity_of
-from lepton_automl.artifact.provenance import About, read_about
+from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import PairedDrop, Parity, Precision, Verdict, overall
 from lepton_automl.config import Limits
 from lepton_automl.core.machine import Machine, this_machine
@@ -157,7 +157,7 @@ def _judged(
     digests: Mapping[str, str],
     primary: Precision | None,
 ) -> Verdict:
-    about = read_about(request.folder)
+    about = read_provenance(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
     pixels, evidence = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
@@ -201,7 +201,7 @@ def _drops(evidence: Mapping[str, Evidence]) -> dict[str, PairedDrop]:
 
 def _soundness(
     folder: Path,
-    about: About,
+    about: Provenance,
     files: Mapping[str, bytes],
     pixels: np.ndarray,
     machine: Machine,
@@ -214,7 +214,7 @@ def _soundness(
 
 
 def _evidence(
-    request: Request, about: About, files: Mapping[str, bytes]
+    request: Request, about: Provenance, files: Mapping[str, bytes]
 ) -> tuple[np.ndarray, dict[str, Evidence]]:
     """The test pictures, and which of them each file gets right."""
     pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)

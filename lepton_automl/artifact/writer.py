@@ -26,7 +26,7 @@ from lepton_automl.artifact.manifest import (
     Digests,
     unusable,
 )
-from lepton_automl.artifact.provenance import About, Confirmed
+from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import Limits
 from lepton_automl.core import files as durable
@@ -42,7 +42,7 @@ from lepton_automl.models.onnx_export import float_onnx, int8_onnx
 GOLDEN_SAMPLES = 16
 
 
-def write_bundle(
+def write_artifact(
     folder: Path,
     *,
     int8: Model,
@@ -55,7 +55,7 @@ def write_bundle(
     prefer: str,
     latency_model: LatencyModel | None = None,
     metadata: Mapping[str, str] | None = None,
-    confirmed: Sequence[Confirmed] = (),
+    confirmed: Sequence[FinalistResult] = (),
 ) -> Digests:
     """Write everything but what only verification can tell; `seal` completes the bundle.
 
@@ -77,7 +77,7 @@ def write_bundle(
         Tells latencies of the device the files are for.
     metadata : mapping of str to str, optional
         Further words for the ONNX files; nothing measured, no times.
-    confirmed : sequence of Confirmed
+    confirmed : sequence of FinalistResult
         The search's few best, for the card.
 
     Returns
@@ -93,7 +93,7 @@ def write_bundle(
     _unseal(folder)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
     names = dataset.class_names
-    about = About(
+    about = Provenance(
         lepton=__version__,
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
@@ -117,10 +117,10 @@ def write_bundle(
     return _write_all(folder, files | _golden(files, validation))
 
 
-def write_foreign(
-    folder: Path, about: About, models: Mapping[str, bytes], validation: LabelledFiles
+def write_external_artifact(
+    folder: Path, about: Provenance, models: Mapping[str, bytes], validation: LabelledFiles
 ) -> Digests:
-    """`write_bundle` for a model made elsewhere, from its files.
+    """`write_artifact` for a model made elsewhere, from its files.
 
     Raises
     ------
@@ -150,9 +150,9 @@ def seal(
     Parameters
     ----------
     folder : Path
-        What `write_bundle` wrote.
+        What `write_artifact` wrote.
     digests : dict of str to str
-        What `write_bundle` gave.
+        What `write_artifact` gave.
     verdict : Verdict
         What `verify` gave.
     card : str

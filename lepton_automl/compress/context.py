@@ -1,4 +1,4 @@
-"""Steps that make a model smaller: each takes a model and gives a model."""
+"""What pruning and quantization need besides the model: data, limits, target and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from lepton_automl.config import Limits
 from lepton_automl.core.events import Emit, silent
-from lepton_automl.cost.latency import Written
+from lepton_automl.cost.latency import NetFile
 from lepton_automl.cost.latency_model import Basis
 from lepton_automl.cost.targets import Target
 from lepton_automl.models.model import Model
@@ -21,46 +21,46 @@ from lepton_automl.training.recipe import Recipe
 if TYPE_CHECKING:
     from lepton_automl.data.dataset import LabelledTensors
 
-AIMED_DROP = 0.5
-"""Accuracy points that may be lost on validation where the user states no `max_drop`."""
+DEFAULT_MAX_DROP = 0.5
+"""Accuracy points that may be lost on validation where no `max_drop` is stated."""
 
 CPU = torch.device("cpu")
 
-Measure = Callable[[Mapping[str, Written]], Mapping[str, float]]
-"""Milliseconds a sample of each named file, timed side by side or told of its net."""
+MeasureLatency = Callable[[Mapping[str, NetFile]], Mapping[str, float]]
+"""Name -> net and file, to name -> milliseconds a sample at batch 1, measured or predicted."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a step may use besides the model it is given."""
+class CompressionContext:
+    """Everything a compression uses besides the model it is given."""
 
     train: LabelledTensors
     validation: LabelledTensors
     reference: Model
-    """The float model given to compress, before any step; every drop is counted from it."""
+    """The float model before any step; every accuracy drop is relative to it."""
     limits: Limits
     target: Target
     recipe: Recipe
-    """How the reference was trained; recovery follows it at a lower rate."""
+    """Recipe the reference was trained with; recovery uses it at a lower learning rate."""
     seed: int = 0
     device: torch.device = CPU
     epochs: int = 0
-    """Passes over the training part that recovery may take in all, where no clock decides; a
-    recovery always takes the few hundred batches it needs to work. 0: no training."""
+    """Epochs of all recoveries together, where `seconds_left` is None; a recovery always gets the
+    minimum number of batches it needs. 0: no training."""
     seconds_left: Callable[[], float] | None = None
-    """Seconds until the compression must end; None: `epochs` bounds it."""
+    """Seconds until the compression must end; None: `epochs` is the only bound."""
     quantize_seconds: float = 0.0
-    """Of these, kept for quantization, the last step."""
-    turn: TrainingSlot = contextlib.nullcontext
+    """Part of `seconds_left` reserved for quantization, the last step."""
+    training_slot: TrainingSlot = contextlib.nullcontext
     emit: Emit = silent
-    measure: Measure | None = None
-    """Times written files; None: bytes and multiply-accumulates decide."""
+    measure: MeasureLatency | None = None
+    """None: bytes and multiply-accumulates stand for time."""
     latency_basis: Basis = "measured"
-    """What these times are told from."""
+    """How `measure` obtains its latencies."""
     is_aim: bool = False
-    """Whether the limits on costs are where pruning ends, and not only what a net must keep."""
+    """True: pruning continues until the cost limits hold. False: it continues while it pays."""
 
     @property
     def allowed_drop(self) -> float:
         """Accuracy points that may be lost on validation, 0 to 100."""
-        return AIMED_DROP if self.limits.max_drop is None else self.limits.max_drop
+        return DEFAULT_MAX_DROP if self.limits.max_drop is None else self.limits.max_drop

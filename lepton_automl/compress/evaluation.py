@@ -1,4 +1,4 @@
-"""What a model gets right, and how far its int8 file is from the float net."""
+"""Accuracy on validation of float and int8 models, and the KL divergence between two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from lepton_automl.artifact.limits import worst_class_drop
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.model import Model
@@ -16,36 +16,36 @@ from lepton_automl.training.evaluate import is_correct, predict_logits
 
 
 def int8_file(model: Model) -> bytes:
-    """The int8 file with numbers for labels: the same arithmetic as the one that ships."""
+    """The int8 ONNX file of a quantized model, with numbers as class names."""
     return int8_onnx(model, [str(number) for number in range(model.arch.classes)], {})
 
 
-def validation_accuracy(model: Model, work: Work) -> float:
+def validation_accuracy(model: Model, context: CompressionContext) -> float:
     """Share of validation pictures that are right, 0 to 1; of the int8 file if quantized.
 
-    Of each class, on average, where these count alike.
+    Balanced accuracy where the data ask for it.
     """
-    return balanced.balanced_mean(validation_right(model, work), work.validation.strata)
+    return balanced.balanced_mean(validation_correct(model, context), context.validation.strata)
 
 
-def validation_right(model: Model, work: Work) -> np.ndarray:
+def validation_correct(model: Model, context: CompressionContext) -> np.ndarray:
     """Which validation pictures are right, bool (N,); of the int8 file if quantized."""
-    data = work.validation
+    data = context.validation
     if model.qparams is None:
-        return is_correct(model, data, device=work.device)
-    answers = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
-    right: np.ndarray = answers == data.labels.cpu().numpy()
-    return right
+        return is_correct(model, data, device=context.device)
+    predicted = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
+    correct: np.ndarray = predicted == data.labels.cpu().numpy()
+    return correct
 
 
-def keeps_classes(model: Model, work: Work, share: float = 1.0) -> bool:
-    """Whether no class loses more on validation than `share` of what it may; any where none may."""
-    limit = work.limits.max_class_drop
+def keeps_class_limit(model: Model, context: CompressionContext, share: float = 1.0) -> bool:
+    """Whether no class drops on validation by more than `share` of `max_class_drop`, if stated."""
+    limit = context.limits.max_class_drop
     if limit is None:
         return True
-    labels = work.validation.labels.cpu().numpy()
+    labels = context.validation.labels.cpu().numpy()
     before, after = (
-        Evidence(validation_right(m, work), labels=labels) for m in (work.reference, model)
+        Evidence(validation_correct(m, context), labels=labels) for m in (context.reference, model)
     )
     return worst_class_drop(before, after) <= share * limit + 1e-9
 
@@ -56,10 +56,10 @@ def float_probabilities(model: Model, pixels: Tensor) -> np.ndarray:
     return result
 
 
-def divergence(wanted: np.ndarray, given: np.ndarray) -> float:
+def kl_divergence(expected: np.ndarray, actual: np.ndarray) -> float:
     """Mean Kullback-Leibler divergence of probabilities (N, classes), in nats.
 
-    It needs no labels and shows differences long before a picture changes its class.
+    It needs no labels and shows differences that do not yet change a prediction.
     """
     tiny = 1e-9
-    return float((wanted * (np.log(wanted + tiny) - np.log(given + tiny))).sum(1).mean())
+    return float((expected * (np.log(expected + tiny) - np.log(actual + tiny))).sum(1).mean())

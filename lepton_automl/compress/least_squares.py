@@ -1,4 +1,4 @@
-"""Moments: what a layer reads in one net and in a changed one, as least squares need it."""
+"""Least squares: moments of the patches that a layer reads in a net and in a changed one."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ from torch.nn import functional as F
 
 from lepton_automl.models.graph import Conv, Graph, Linear
 
-LARGEST_BYTES = 1 << 26
-"""Of one value of all pictures together, in float32; of large ones there are fewer pictures."""
-PATCHES = 1 << 14
-"""Patches a layer is solved from at most; they have some hundred unknowns."""
-MOST_TAPS = 2304
-"""3x3 over 256 channels: solving takes seconds. A layer with more stays as it is."""
+_MAX_VALUE_BYTES = 1 << 26
+"""Bytes of one value over all pictures, float32; nets with larger values see fewer pictures."""
+_MAX_PATCHES = 1 << 14
+"""Patches per layer at most; a layer has some hundred unknowns."""
+MAX_FAN_IN = 2304
+"""Layers with a larger fan-in (3x3 over 256 channels) are skipped: solving takes seconds."""
 RIDGE = 0.01
-"""Of a patch's mean square: how much the weights are held to where they were."""
+"""Ridge penalty on a change of the weights, as a share of the mean square of a patch."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a layer's patches in the net as it was, `x`, and in the changed one, `z`, by group."""
+    """First and second moments, by group, of the patches `x` before and `z` after a change."""
 
     x_mean: Tensor
     """(groups, 1, taps)."""
     z_mean: Tensor
     xz: Tensor
-    """(groups, taps, taps): covariance."""
+    """(groups, taps, taps): covariance of x and z."""
     zz: Tensor
 
     @classmethod
     def of(cls, x: Tensor, z: Tensor) -> Moments:
-        """Of patches (groups, patches, taps), which may have other taps."""
+        """Moments of patches (groups, patches, taps); `x` and `z` may differ in taps."""
         x_mean, z_mean = (each.double().mean(1, keepdim=True) for each in (x, z))
         x, z = x - x_mean.float(), z - z_mean.float()
         return cls(x_mean, z_mean, *((each.mT @ z).double() / x.shape[1] for each in (x, z)))
 
     @property
-    def squares(self) -> Tensor:
-        """(groups, taps, taps): `zz` with the ridge, so that it can be solved."""
-        held = RIDGE * self.zz.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-        return self.zz + held[:, None, None] * torch.eye(self.zz.shape[1], dtype=torch.float64)
+    def regularized(self) -> Tensor:
+        """(groups, taps, taps): `zz` plus the ridge penalty."""
+        penalty = RIDGE * self.zz.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+        return self.zz + penalty[:, None, None] * torch.eye(self.zz.shape[1], dtype=torch.float64)
 
-    def solved(self, rows: Tensor, near: Tensor) -> Tensor:
-        """Weights that give of `z` what `rows` give of `x`, held to `near`, by least squares.
+    def solve(self, rows: Tensor, near: Tensor) -> Tensor:
+        """Weights whose outputs on `z` are closest to those of `rows` on `x`, by ridge regression.
 
         Parameters
         ----------
         rows, near : Tensor
-            float64 (groups, out, taps of x) and (groups, out, taps of z).
+            float64 (groups, out, taps of x) and (groups, out, taps of z); the penalty is on
+            changes from `near`.
         """
-        moved: Tensor = torch.linalg.solve(self.squares, (rows @ self.xz - near @ self.zz).mT).mT
-        return near + moved
+        change: Tensor = torch.linalg.solve(
+            self.regularized, (rows @ self.xz - near @ self.zz).mT
+        ).mT
+        return near + change
 
 
-def taps(op: Conv | Linear) -> int:
-    """Weights that one output is the sum over."""
+def fan_in(op: Conv | Linear) -> int:
+    """Number of weights of one output channel."""
     return math.prod(op.weight_shape[1:])
 
 
-def count(graph: Graph) -> int:
-    """Pictures whose largest value stays in bounds."""
+def picture_count(graph: Graph) -> int:
+    """Number of pictures whose largest value fits into `_MAX_VALUE_BYTES`."""
     largest = max(op.y.size for op in graph.ops)
-    return max(1, LARGEST_BYTES // (4 * largest))
+    return max(1, _MAX_VALUE_BYTES // (4 * largest))
 
 
-def patches(op: Conv | Linear, value: Tensor) -> Tensor:
-    """(groups, patches, taps): what outputs of the layer are products of."""
+def extract_patches(op: Conv | Linear, value: Tensor) -> Tensor:
+    """(groups, patches, taps): inputs of the layer's dot products, at random positions."""
     if isinstance(op, Linear):
         return value.flatten(1)[None]
     padded = F.pad(value, [op.kernel // 2] * 4)
-    places = torch.cartesian_prod(torch.arange(op.y.height), torch.arange(op.y.width))
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
-    corners = op.stride * places[order[: max(1, PATCHES // len(value))]]
+    positions = torch.cartesian_prod(torch.arange(op.y.height), torch.arange(op.y.width))
+    order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(0))
+    corners = op.stride * positions[order[: max(1, _MAX_PATCHES // len(value))]]
     k, groups = op.kernel, value.shape[1] if op.depthwise else 1
-    seen = [padded[:, :, r : r + k, c : c + k].flatten(2) for r, c in corners.tolist()]
-    whole = torch.cat(seen)  # (patches, channels, taps)
-    return whole.reshape(len(whole), groups, -1).transpose(0, 1)
+    patches = [padded[:, :, r : r + k, c : c + k].flatten(2) for r, c in corners.tolist()]
+    stacked = torch.cat(patches)  # (patches, channels, taps)
+    return stacked.reshape(len(stacked), groups, -1).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""How much training a step of the compression may take: by epochs, or by the clock; and its end."""
+"""Training budget of the fine-tunings within a compression: in epochs, or by the clock."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import math
 import time
 from dataclasses import dataclass
 
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.sampling import subset
 from lepton_automl.models.model import Model
 from lepton_automl.training.loop import OnBatch, fit
 
-ROUNDS = 4
-"""Recoveries that the epochs of a whole compression are shared by."""
-TIME_SHARE = 0.3
-"""Of the seconds left, what one recovery may take."""
-LEAST_BATCHES = 400
-"""A recovery this long brought nets with 40 % of their cost cut away back to where they were, one
-of 50 batches did not, whatever its learning rate."""
-TRIAL_BATCHES = 8
-"""Batches trained to learn the pace of a net; training shorter than this makes no sense."""
-LR_SHARE = 0.5
-"""Of the recipe's peak learning rate, what recovery uses: the net is nearly trained already."""
+RECOVERIES_PLANNED = 4
+"""Without a clock each recovery gets this fraction of the epochs of the whole compression."""
+_TIME_SHARE = 0.3
+"""Share of the seconds left that one recovery may take."""
+MIN_BATCHES = 400
+"""Fewer batches do not restore a net after a cut of 40 %, at any learning rate ("Length of a
+recovery" in docs/decisions.md)."""
+_TIMED_BATCHES = 8
+"""Batches that are trained to time a net; a training shorter than this is not worth starting."""
+RECOVERY_LR = 0.5
+"""Learning rate of a recovery as a share of the recipe's: the net is nearly trained already."""
 
 
 @dataclass(frozen=True)
-class Effort:
-    """Pictures to train on and passes over them."""
+class RecoveryBudget:
+    """Data and epochs of one recovery."""
 
     data: LabelledTensors
     epochs: int
@@ -38,75 +38,81 @@ class OutOfTime(Exception):
     """The compression must end before a training does."""
 
 
-def deadline(work: Work, kept: float = 0.0) -> OnBatch:
-    """What a training is to call after every batch.
+def time_limit(context: CompressionContext, reserved_seconds: float = 0.0) -> OnBatch:
+    """A callback for every batch that ends the training when the time is used up.
 
-    A training that was planned to take a part of the time may take all of it on a machine that has
-    become slower, but no more.
+    The budget is planned from a measured speed; this enforces it on a machine that becomes slower.
 
     Parameters
     ----------
-    work : Work
-        Knows the seconds that are left.
-    kept : float
-        Of these, for the steps after the training.
+    context : CompressionContext
+        Its `seconds_left`.
+    reserved_seconds : float
+        Part of the time that later steps need.
 
     Raises
     ------
     OutOfTime
-        By the function that is returned, when there is no time left.
+        By the returned function, when no time is left.
     """
 
     def tick(done: int, total: int) -> None:
-        if done < total and work.seconds_left is not None and work.seconds_left() <= kept:
+        left = context.seconds_left
+        if done < total and left is not None and left() <= reserved_seconds:
             raise OutOfTime
 
     return tick
 
 
-def effort(model: Model, work: Work, kept: float = 0.0) -> Effort | None:
-    """What one recovery of `model` may take; None where there is no time or epoch for any.
+def recovery_budget(
+    model: Model, context: CompressionContext, reserved_seconds: float = 0.0
+) -> RecoveryBudget | None:
+    """The budget of one recovery of `model`; None where neither time nor epochs are left.
 
-    Without a clock it is a fixed share of `work.epochs`, so that equal calls train equally. With
-    one it is what fits into a share of the time left, at most `work.epochs`, and a pass too
-    long for that is made over fewer pictures, of all classes. `kept` seconds of it are for later.
+    Without a clock it is a fixed share of `context.epochs`, so that equal calls train equally.
+    With one it is what fits into a share of the time left less `reserved_seconds`, at most
+    `context.epochs`; where one epoch does not fit, it is one epoch over fewer samples of all
+    classes.
     """
-    if work.epochs < 1:
+    if context.epochs < 1:
         return None
-    least = math.ceil(LEAST_BATCHES * work.recipe.batch_size / len(work.train))
-    if work.seconds_left is None:
-        return Effort(work.train, max(work.epochs // ROUNDS, least))
-    if work.seconds_left() <= kept:
+    least = math.ceil(MIN_BATCHES * context.recipe.batch_size / len(context.train))
+    if context.seconds_left is None:
+        return RecoveryBudget(context.train, max(context.epochs // RECOVERIES_PLANNED, least))
+    if context.seconds_left() <= reserved_seconds:
         return None
-    pace = _seconds_a_picture(model, work)
-    affordable = (work.seconds_left() - kept) * TIME_SHARE / pace
-    if affordable >= len(work.train):
-        return Effort(work.train, min(max(work.epochs, least), int(affordable / len(work.train))))
-    if affordable < TRIAL_BATCHES * work.recipe.batch_size:
+    seconds_per_sample = _seconds_per_sample(model, context)
+    samples = (context.seconds_left() - reserved_seconds) * _TIME_SHARE / seconds_per_sample
+    if samples >= len(context.train):
+        epochs = int(samples / len(context.train))
+        return RecoveryBudget(context.train, min(max(context.epochs, least), epochs))
+    if samples < _TIMED_BATCHES * context.recipe.batch_size:
         return None
-    return Effort(subset(work.train, int(affordable), work.seed), 1)
+    return RecoveryBudget(subset(context.train, int(samples), context.seed), 1)
 
 
-def _seconds_a_picture(model: Model, work: Work) -> float:
-    few = subset(work.train, TRIAL_BATCHES * work.recipe.batch_size, work.seed)
-    # Hardly moved, so that no net diverges here; only the time counts.
-    recipe = dataclasses.replace(work.recipe, lr=1e-6)
+def _seconds_per_sample(model: Model, context: CompressionContext) -> float:
+    few = subset(context.train, _TIMED_BATCHES * context.recipe.batch_size, context.seed)
+    # A tiny learning rate: only the time counts, and no net may diverge.
+    recipe = dataclasses.replace(context.recipe, lr=1e-6)
     started = time.monotonic()
-    fit(model, few, recipe, epochs=1, seed=0, device=work.device, teachers=(work.reference,))
+    fit(model, few, recipe, epochs=1, seed=0, device=context.device, teachers=(context.reference,))
     return (time.monotonic() - started) / len(few)
 
 
-def recover(model: Model, work: Work, share: Effort, seed: int | None = None) -> Model:
-    """`model` after distillation from the reference; `seed` is that of `work` if none is given."""
-    recipe = dataclasses.replace(work.recipe, lr=work.recipe.lr * LR_SHARE)
+def recover(
+    model: Model, context: CompressionContext, budget: RecoveryBudget, seed: int | None = None
+) -> Model:
+    """`model` fine-tuned with distillation from the reference; `seed` defaults to the context's."""
+    recipe = dataclasses.replace(context.recipe, lr=context.recipe.lr * RECOVERY_LR)
     return fit(
         model,
-        share.data,
+        budget.data,
         recipe,
-        epochs=share.epochs,
-        seed=work.seed if seed is None else seed,
-        device=work.device,
-        teachers=(work.reference,),
-        training_slot=work.turn,
-        on_batch=deadline(work, work.quantize_seconds),
+        epochs=budget.epochs,
+        seed=context.seed if seed is None else seed,
+        device=context.device,
+        teachers=(context.reference,),
+        training_slot=context.training_slot,
+        on_batch=time_limit(context, context.quantize_seconds),
     )

@@ -35,14 +35,14 @@ class Cost:
     latency_basis: Basis = "measured"
     """What the latency is told from, where there is one."""
 
-    def timed(self, latency: Latency, quiet_ms: float) -> Cost:
+    def with_measured_latency(self, latency: Latency, quiet_ms: float) -> Cost:
         """The same with a measured latency; `quiet_ms` as `quiet_reference_ms` gives it."""
         low, middle, high = (
             ratio * quiet_ms for ratio in (latency.ratio_low, latency.ratio, latency.ratio_high)
         )
         return replace(self, latency_ms=middle, latency_low_ms=low, latency_high_ms=high)
 
-    def told(self, model: LatencyModel, arch: Arch) -> Cost:
+    def with_predicted_latency(self, model: LatencyModel, arch: Arch) -> Cost:
         """The same with the latency that `model` tells of `arch`."""
         told = model.latency(arch.graph)
         return replace(

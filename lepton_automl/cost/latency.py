@@ -51,7 +51,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Written:
+class NetFile:
     """A net and a file that was written of it."""
 
     arch: Arch
@@ -242,7 +242,7 @@ class Timing:
     def __init__(self, ledger: Ledger) -> None:
         self._latencies = Latencies(ledger)
 
-    def milliseconds(self, nets: Mapping[str, Written]) -> dict[str, float]:
+    def milliseconds(self, nets: Mapping[str, NetFile]) -> dict[str, float]:
         """Time of a call at batch 1 on one thread of each file; the new ones take turns."""
         keys = {name: hashlib.sha256(net.file).hexdigest()[:16] for name, net in nets.items()}
         new = {
@@ -264,6 +264,6 @@ class Timing:
         return found.ratio
 
 
-def told_milliseconds(model: LatencyModel, nets: Mapping[str, Written]) -> dict[str, float]:
+def predicted_milliseconds(model: LatencyModel, nets: Mapping[str, NetFile]) -> dict[str, float]:
     """What `Timing.milliseconds` gives, told of each net by `model` instead of timed."""
     return {name: model.latency(net.arch.graph).milliseconds for name, net in nets.items()}

@@ -52,7 +52,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True)
-class Told:
+class PredictedLatency:
     """Milliseconds of one call at batch 1 that nothing timed on this file, with an interval."""
 
     milliseconds: float
@@ -75,12 +75,14 @@ class LatencyModel:
     digest: str = ""
     """First digits of the sha256 of the table; empty for estimates."""
 
-    def latency(self, graph: Graph) -> Told:
+    def latency(self, graph: Graph) -> PredictedLatency:
         """Latency of the int8 net that computes `graph`."""
         found = coarse_features(graph) | features(graph)
         total = sum(price * found.get(name, 0.0) for name, price in self.nanoseconds.items())
         milliseconds = max(total, 1.0) / 1e6
-        return Told(milliseconds, milliseconds / self.factor, milliseconds * self.factor)
+        return PredictedLatency(
+            milliseconds, milliseconds / self.factor, milliseconds * self.factor
+        )
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values, for an artifact that must be judged without the table."""

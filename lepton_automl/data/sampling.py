@@ -11,7 +11,7 @@ from torch import Tensor
 from lepton_automl.data.dataset import LabelledTensors
 
 PICTURES = 512
-"""Training pictures looked at; 32 are enough for a normal net, these cost milliseconds each."""
+"""Training pictures used for calibration; 32 suffice for most nets, one costs milliseconds."""
 
 
 def first_balanced(labels: np.ndarray, count: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def first_balanced(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def subset(data: LabelledTensors, count: int, seed: int) -> LabelledTensors:
-    """At most `count` samples, from all classes in turn."""
+    """At most `count` samples, drawn from all classes in turn."""
     index = balanced(data.labels, count, seed)
     return dataclasses.replace(data, pixels=data.pixels[index], labels=data.labels[index])
 
@@ -38,7 +38,7 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
     labels : Tensor
         int64 (N,).
     count : int
-        Samples wanted; fewer come back only where there are fewer.
+        Number of samples; all of them where there are fewer.
     seed : int
         Of the draw within each class.
 

@@ -13,15 +13,15 @@ from lepton_automl import __version__
 from lepton_automl.artifact import limits as judging
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.model_card import card
-from lepton_automl.artifact.provenance import About, read_about
+from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verify import (
     reference_predictions,
     verify_in_fresh_process,
 )
-from lepton_automl.compress.context import AIMED_DROP
+from lepton_automl.compress.context import DEFAULT_MAX_DROP
 from lepton_automl.compress.external.load import probed
 from lepton_automl.compress.external.mixed_precision import repaired
-from lepton_automl.compress.external.model import Foreign
+from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.quantize import Quantized, Quantizer, answers, closest
 from lepton_automl.config import Limits, Prefer
 from lepton_automl.core import files as durable
@@ -116,7 +116,7 @@ class Compression:
     ----------
     order : Order
         Limits and target.
-    model : Foreign
+    model : ExternalModel
         Float.
     dataset : Dataset
         In the model's order of classes and channels.
@@ -124,7 +124,7 @@ class Compression:
         Is told.
     """
 
-    def __init__(self, order: Order, model: Foreign, dataset: Dataset, emit: Emit) -> None:
+    def __init__(self, order: Order, model: ExternalModel, dataset: Dataset, emit: Emit) -> None:
         self._order, self._model, self._emit = order, model, emit
         size, cache = model.shape[:2], order.out / "cache"
         train = load_labelled(dataset.decoded_files("train", size, cache))
@@ -145,7 +145,7 @@ class Compression:
         self._tell(steps[-1])
         made = closest(self._model, self._quantizer)
         holds = self._holds(made.file)
-        why = f"{made.method}; {made.divergence:.2g} nats from float"
+        why = f"{made.method}; {made.kl_divergence:.2g} nats from float"
         steps.append(self._step("int8", made.file, 0, holds, why))
         self._tell(steps[-1])
         if not holds:
@@ -176,7 +176,7 @@ class Compression:
 
     def _holds(self, file: bytes) -> bool:
         limits, found = self._order.limits, self._answered(file)
-        allowed = AIMED_DROP if limits.max_drop is None else limits.max_drop
+        allowed = DEFAULT_MAX_DROP if limits.max_drop is None else limits.max_drop
         holds = judging.paired(self._right, found).points <= allowed + 1e-9
         if limits.max_class_drop is None or not holds:
             return holds
@@ -239,7 +239,7 @@ def _checked(order: Order, dataset: Dataset) -> dict[str, object]:
 
 def _proven(
     order: Order,
-    model: Foreign,
+    model: ExternalModel,
     dataset: Dataset,
     made: Quantized,
     steps: list[Step],
@@ -254,7 +254,7 @@ def _proven(
     files = {manifest.INT8: slimmed(made.file), manifest.FLOAT: small, manifest.REFERENCE: small}
     validation = dataset.decoded_files("validation", size, order.out / "cache")
     about = _about(order, model, dataset, made)
-    digests = writer.write_foreign(folder, about, files, validation)
+    digests = writer.write_external_artifact(folder, about, files, validation)
     request = request_for(folder, dataset, model.shape, order.out / "cache")
     ledger = Ledger(order.out / "ledger.db")
     try:
@@ -265,13 +265,13 @@ def _proven(
     request = dataclasses.replace(request, openings=opened, digests=digests)
     verdict = verify_in_fresh_process(request)
     predictions = reference_predictions(folder, dataset.pixels("test", size))
-    text = card(verdict, read_about(folder))
+    text = card(verdict, read_provenance(folder))
     writer.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
     shutil.rmtree(order.out / MADE, ignore_errors=True)
     return Outcome(folder, verdict)
 
 
-def _about(order: Order, model: Foreign, dataset: Dataset, made: Quantized) -> About:
+def _about(order: Order, model: ExternalModel, dataset: Dataset, made: Quantized) -> Provenance:
     layers = ", ".join(name.removeprefix("net/") for name in made.kept_float) or "none"
     notes = (
         f"Made elsewhere; sha256 of the file that was given: {durable.sha256(order.model)}.",
@@ -280,7 +280,7 @@ def _about(order: Order, model: Foreign, dataset: Dataset, made: Quantized) -> A
         "Drops count from the float model. Accuracy is only honest where the model was not "
         "trained on the test pictures; lepton cannot know.",
     )
-    return About(
+    return Provenance(
         lepton=__version__,
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.model_card import card
-from lepton_automl.artifact.provenance import read_about
+from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import Request, reference_predictions, verify_in_fresh_process
-from lepton_automl.compress.loop import Compressed
+from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
@@ -35,7 +35,7 @@ class Outcome:
     """What the search found, where this call searched."""
 
 
-def write_and_prove(session: Session, best: Model, made: Compressed) -> Outcome:
+def write_and_prove(session: Session, best: Model, made: CompressionResult) -> Outcome:
     """Write the artifact of a compressed winner, judge it once on the test part, seal it.
 
     Raises
@@ -45,7 +45,7 @@ def write_and_prove(session: Session, best: Model, made: Compressed) -> Outcome:
     """
     session.tell("export", f"writing {session.folder.artifact}")
     size, cache = best.arch.input[:2], session.folder.cache
-    digests = writer.write_bundle(
+    digests = writer.write_artifact(
         session.folder.artifact,
         int8=made.int8,
         float_twin=made.pruned_float,
@@ -79,7 +79,7 @@ def prove_again(
         If there is no finished artifact or no data to judge it on.
     """
     folder = locate_artifact(artifact)
-    shape = read_about(folder).input
+    shape = read_provenance(folder).input
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
         request = request_for(folder, dataset, shape, Path(cache))
@@ -101,7 +101,7 @@ def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int
         )
     )
     predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
-    text = card(verdict, read_about(folder))
+    text = card(verdict, read_provenance(folder))
     writer.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
     return Outcome(folder, verdict)
 
@@ -153,7 +153,7 @@ def request_for(
 
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
-    about = read_about(folder)
+    about = read_provenance(folder)
     seed, skip_corrupt = 0, False
     if data is None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.config import Goal, Prefer
 from lepton_automl.core import units as w
 from lepton_automl.errors import DataError
@@ -36,7 +36,7 @@ class Front:
     """Of the one chosen."""
     reason: str
     """Why, in words."""
-    confirmed: tuple[Confirmed, ...] = ()
+    confirmed: tuple[FinalistResult, ...] = ()
     """The few best after their last trainings."""
     hypervolume: tuple[tuple[float, float], ...] = ()
     """(seconds the run had been alive, hypervolume of the front) after every rung."""

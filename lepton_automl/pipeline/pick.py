@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.artifact import manifest, writer
-from lepton_automl.compress.loop import read_rungs
+from lepton_automl.compress.loop import read_steps
 from lepton_automl.config import EVERY_OBJECTIVE, LIMITS, Goal, Limits, Prefer, RunConfig, would_fit
 from lepton_automl.core import files
 from lepton_automl.core import units as w
@@ -325,14 +325,14 @@ class Candidates:
         named = list(self._session.ledger.all(EventKind.WINNER).values())
         winner = named[-1]["number"] if named else 0
         for folder in sorted(self._session.folder.models.glob("compressed-*")):
-            kept = [r for r in read_rungs(folder) if r.is_accepted and r.name.startswith("pruned")]
-            for rung in kept:
+            kept = [r for r in read_steps(folder) if r.is_accepted and r.name.startswith("pruned")]
+            for step in kept:
                 number = len(self.trials) + len(points)
-                model = Model.load(folder / rung.name)
+                model = Model.load(folder / step.name)
                 cost = self._check.whole(model.arch)
                 option = self._option(number, self._correct(model), cost)
-                label = f"{rung.name} of the winner"
-                points.append(Point(label, rung.name, option, winner, folder / rung.name))
+                label = f"{step.name} of the winner"
+                points.append(Point(label, step.name, option, winner, folder / step.name))
         return points
 
     def _correct(self, model: Model) -> np.ndarray:

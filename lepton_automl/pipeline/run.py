@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from lepton_automl.artifact import manifest, writer
-from lepton_automl.compress.loop import Compressed
+from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.pipeline import stages
@@ -56,7 +56,7 @@ def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
         return stages.found(session, None)
 
 
-def compress(config: RunConfig, *, emit: Emit = silent) -> Compressed:
+def compress(config: RunConfig, *, emit: Emit = silent) -> CompressionResult:
     """Prune, recover and quantize the winner of a search.
 
     Raises

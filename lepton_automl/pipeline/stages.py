@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.compress.context import Measure, Work
-from lepton_automl.compress.loop import Compressed
+from lepton_automl.compress.context import CompressionContext, MeasureLatency
+from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.compress.loop import compress as climb
-from lepton_automl.cost.latency import Timing, told_milliseconds
+from lepton_automl.cost.latency import Timing, predicted_milliseconds
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
@@ -98,7 +98,7 @@ def compressed(
     step: Model | None = None,
     prunes: bool = True,
     is_aim: bool = False,
-) -> Compressed:
+) -> CompressionResult:
     """Prune, recover and quantize.
 
     Parameters
@@ -123,7 +123,7 @@ def compressed(
         load_labelled(dataset.decoded_files(part, size, session.folder.cache))
         for part in ("train", "validation")
     )
-    work = Work(
+    work = CompressionContext(
         train=train,
         validation=validation,
         reference=best,
@@ -141,7 +141,7 @@ def compressed(
         is_aim=is_aim,
     )
     made = climb(step or best, work, compressed_folder(session, step or best))
-    charts.write_steps(session.folder.path, made.rungs)
+    charts.write_steps(session.folder.path, made.steps)
     return made
 
 
@@ -162,10 +162,10 @@ def telling_what_is_there(session: Session) -> Iterator[None]:
         raise
 
 
-def measure(session: Session) -> Measure | None:
+def measure(session: Session) -> MeasureLatency | None:
     """Timings that a resumed run replays, or told ones; None where nothing stated needs them."""
     if session.latency_model is not None and session.config.asks_for_latency:
-        return functools.partial(told_milliseconds, session.latency_model)
+        return functools.partial(predicted_milliseconds, session.latency_model)
     return Timing(session.ledger).milliseconds if session.is_timed else None
 
 
@@ -178,7 +178,7 @@ def exported(session: Session, step: Model | None = None) -> Outcome:
         If nothing was searched or compressed yet.
     """
     best, _ = winner(session)
-    made = Compressed.load(compressed_folder(session, step or best))
+    made = CompressionResult.load(compressed_folder(session, step or best))
     return write_and_prove(session, best, made)
 
 

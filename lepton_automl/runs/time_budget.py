@@ -8,7 +8,7 @@ from dataclasses import dataclass
 RECOVERY_SHARE = 0.5
 """Epochs of recovery after a cut, as a share of the winner's own."""
 
-RECOVERIES = 4
+MAX_RECOVERIES = 4
 """Cuts of a usual compression that are trained on."""
 
 TEACHER = 1.5
@@ -85,7 +85,7 @@ def later(budget: float, sizes: Sizes, epoch_seconds: float, epochs: int) -> Lat
     quantize = STARTS_TO_QUANTIZE * start + answers * (QUANTIZED_SAMPLES + 9 * sizes.validation)
     recovery = TEACHER * epoch_seconds * max(1.0, RECOVERY_SHARE * epochs)
     most = MOST_TO_COMPRESS * budget
-    whole = min(max(quantize + RECOVERIES * recovery, LEAST_TO_COMPRESS * budget), most)
+    whole = min(max(quantize + MAX_RECOVERIES * recovery, LEAST_TO_COMPRESS * budget), most)
     return Later(whole, min(quantize, whole), min(prove, MOST_TO_PROVE * budget))
 
 

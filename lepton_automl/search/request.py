@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.cost.cost import Cost
@@ -114,7 +114,7 @@ class SearchResult:
     """(N,): which validation samples the winner gets right."""
     predictions: NDArray[np.int64]
     """(N,): the winner's class for every validation sample."""
-    confirmed: tuple[Confirmed, ...] = ()
+    confirmed: tuple[FinalistResult, ...] = ()
     """The few best after their last trainings; none where time was too scarce for fresh ones."""
     timing: Mapping[str, float] = field(default_factory=dict)
     """`quiet_reference_ms`, where latencies were measured."""

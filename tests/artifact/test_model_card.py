@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from lepton_automl.artifact.model_card import card
-from lepton_automl.artifact.provenance import About, Confirmed
+from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import JudgedLimit
 from lepton_automl.config import Limits
 from tests.helpers.artifacts import elsewhere, figures, verdict
 
-ABOUT = About("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
+ABOUT = Provenance("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
 
 
 def test_every_figure_names_its_file_its_samples_and_its_machine():
@@ -43,7 +43,7 @@ def test_the_verdict_is_the_heading(status):
 
 
 def test_a_card_tells_how_the_few_best_were_confirmed():
-    few = (Confirmed(4, 0.98, 9, (0.95, 0.97), 27), Confirmed(2, 0.97, 9, (0.96,), 27))
+    few = (FinalistResult(4, 0.98, 9, (0.95, 0.97), 27), FinalistResult(2, 0.97, 9, (0.96,), 27))
     text = card(verdict(), dataclasses.replace(ABOUT, confirmed=few))
     assert "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points | 2 of 27 epochs |" in text
     assert "| 2 | 97.00 % after 9 epochs | 96.00 % | one seed | 1 of 27 epochs |" in text
@@ -94,7 +94,7 @@ def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
         JudgedLimit("min_accuracy", 0.99, 0.9861, (0.96, 0.98), "broken"),
         JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "holds"),
     )
-    few = (Confirmed(4, 0.98, 9, (0.95, 0.97), 27),)
+    few = (FinalistResult(4, 0.98, 9, (0.95, 0.97), 27),)
     about = dataclasses.replace(ABOUT, confirmed=few, balanced=True)
     text = card(verdict(limits=limits, balanced=True, status="broken"), about)
     assert "On the validation part, by balanced accuracy, the best was" in text

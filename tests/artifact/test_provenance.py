@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from lepton_automl.artifact.provenance import About, Confirmed, read_about, summary
+from lepton_automl.artifact.provenance import (
+    FinalistResult,
+    Provenance,
+    finalist_summary,
+    read_provenance,
+)
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError
 
-SAID = About(
+SAID = Provenance(
     lepton="1",
     data="stripes",
     data_fingerprint="f",
@@ -25,19 +30,19 @@ SAID = About(
 
 def test_what_is_said_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text(SAID.to_json())
-    assert read_about(tmp_path) == SAID
+    assert read_provenance(tmp_path) == SAID
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", SAID.to_json().replace("limits", "limit")])
 def test_what_is_damaged_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "about.json").write_text(text)
     with pytest.raises(DataError, match=r"about\.json"):
-        read_about(tmp_path)
+        read_provenance(tmp_path)
 
 
-FIRST = Confirmed(4, 0.98, 9, (0.95, 0.97), 27)
+FIRST = FinalistResult(4, 0.98, 9, (0.95, 0.97), 27)
 
-SECOND = Confirmed(2, 0.96, 9, (0.955,), 27)
+SECOND = FinalistResult(2, 0.96, 9, (0.955,), 27)
 
 
 def test_the_mean_of_its_trainings_counts_and_their_range_is_the_spread() -> None:
@@ -47,19 +52,20 @@ def test_the_mean_of_its_trainings_counts_and_their_range_is_the_spread() -> Non
 
 
 def test_the_summary_says_what_selection_promised_and_what_was_kept() -> None:
-    text = summary([FIRST, SECOND])
+    text = finalist_summary([FIRST, SECOND])
     assert "97.00 % when selected on average, 95.75 % confirmed" in text
     assert "0.50 points between them" in text
     taught = dataclasses.replace(SECOND, taught=0.965)
     assert (
-        summary([FIRST, taught]) == f"{text}; trial 2 once more, learning from all of them, 96.50 %"
+        finalist_summary([FIRST, taught])
+        == f"{text}; trial 2 once more, learning from all of them, 96.50 %"
     )
     stronger = dataclasses.replace(SECOND, augment=0.5)
-    assert summary([FIRST, stronger]) == f"{text}, trial 2 with augment 0.5"
-    assert summary([SECOND]).startswith("the best was trained")
-    assert summary([]) == ""
+    assert finalist_summary([FIRST, stronger]) == f"{text}, trial 2 with augment 0.5"
+    assert finalist_summary([SECOND]).startswith("the best was trained")
+    assert finalist_summary([]) == ""
 
 
 def test_it_survives_json_as_its_fields() -> None:
     body = dataclasses.asdict(FIRST) | {"accuracies": [0.95, 0.97]}
-    assert Confirmed.from_dict(body) == FIRST
+    assert FinalistResult.from_dict(body) == FIRST

@@ -16,7 +16,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.provenance import read_about
+from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     PROGRAM,
@@ -279,10 +279,10 @@ def test_a_processor_that_saturates_is_told_where_the_target_allows_all_8_bits(
 
 
 def test_on_another_device_the_told_latency_is_judged_not_the_one_here(request_, monkeypatch):
-    about = read_about(request_.folder)
+    about = read_provenance(request_.folder)
     model = estimate(targets.load("cortex-m"))
     other = dataclasses.replace(about, latency=model)
-    monkeypatch.setattr(sys.modules[verify.__module__], "read_about", lambda _: other)
+    monkeypatch.setattr(sys.modules[verify.__module__], "read_provenance", lambda _: other)
     found = verify(dataclasses.replace(request_, limits=Limits(max_latency_ms=1000.0)))
     told = model.latency(writer.read_arch(request_.folder, "model.int8.onnx").graph)
     assert found.int8.elsewhere.latency_ms == told.milliseconds

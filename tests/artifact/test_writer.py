@@ -12,7 +12,7 @@ import pytest
 
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import damage, is_complete, read_manifest
-from lepton_automl.artifact.provenance import About, read_about
+from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.config import Limits
 from lepton_automl.core import files
 from lepton_automl.cost import targets
@@ -131,11 +131,11 @@ def test_classes_take_turns_among_the_golden_samples():
 
 
 def test_what_the_bundle_says_of_itself_is_read_back(folder):
-    about = read_about(folder)
+    about = read_provenance(folder)
     assert about.class_names == CLASSES
     assert about.input == (8, 8, 3)
     assert about.limits == Limits(max_drop=0.5)
-    assert about == About.from_json(about.to_json())
+    assert about == Provenance.from_json(about.to_json())
 
 
 def test_the_verdict_and_the_reference_predictions_are_read_back(folder):
@@ -158,7 +158,7 @@ def test_the_same_models_give_the_same_bytes(original, tmp_path):
 def test_a_damaged_document_is_named(folder, name):
     (folder / name).write_text("{}")
     with pytest.raises(DataError):
-        (read_about if name == "about.json" else writer.read_verdict)(folder)
+        (read_provenance if name == "about.json" else writer.read_verdict)(folder)
 
 
 def test_a_damaged_array_is_named(folder):
@@ -168,7 +168,7 @@ def test_a_damaged_array_is_named(folder):
 
 
 def test_what_tells_latencies_elsewhere_is_read_back(folder):
-    about = read_about(folder)
+    about = read_provenance(folder)
     assert about.latency is None
     told = dataclasses.replace(about, latency=estimate(targets.load("arm64")))
-    assert About.from_json(told.to_json()) == told
+    assert Provenance.from_json(told.to_json()) == told

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.artifact.predict import Prediction
-from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.cli.report import json_output
 from lepton_automl.errors import InfeasibleError
 from tests.helpers.artifacts import verdict
@@ -45,7 +45,7 @@ def test_a_search_lists_every_trial_and_names_the_front():
 
 
 def test_a_search_gives_what_the_few_best_reached_before_and_after():
-    few = (Confirmed(1, 0.98, 9, (0.95, 0.97), 27),)
+    few = (FinalistResult(1, 0.98, 9, (0.95, 0.97), 27),)
     body = json_output.search_document(dataclasses.replace(found(), confirmed=few))
     (row,) = json.loads(json.dumps(body))["confirmed"]
     assert row["searched_accuracy"] == 0.98

@@ -184,7 +184,7 @@ def test_a_told_latency_is_called_what_it_is(basis):
         object.__setattr__(row, "cost", dataclasses.replace(row.cost, latency_basis=basis))
     assert f"{basis} latency" in shown(tables.search_view(search))
     made = compressed()
-    object.__setattr__(made.rungs[0], "latency_basis", basis)
+    object.__setattr__(made.steps[0], "latency_basis", basis)
     assert f"{basis} latency" in shown(tables.compression_view(made))
 
 

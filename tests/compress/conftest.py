@@ -9,4 +9,4 @@ from lepton_automl.compress import recovery
 
 @pytest.fixture(autouse=True)
 def _short_recovery(monkeypatch):
-    monkeypatch.setattr(recovery, "LEAST_BATCHES", 12)
+    monkeypatch.setattr(recovery, "MIN_BATCHES", 12)

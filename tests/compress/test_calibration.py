@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lepton_automl.compress.quantization.calibration import (
-    SHARES,
-    arithmetic,
+    CLIP_SHARES,
+    activation_qparams,
     calibrate,
-    narrowed,
-    stored,
+    clip_ranges,
+    quantized_values,
 )
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.compress.quantization.rounding import quantize
@@ -26,7 +26,7 @@ def test_streaming_sees_what_all_pictures_at_once_show(batch):
     with torch.no_grad():
         model.network()(model.preprocessing.apply(pixels), lambda n, v: seen.setdefault(n, v))
     found = calibrate(model, pixels, batch=batch)
-    for name in stored(model.arch.graph):
+    for name in quantized_values(model.arch.graph):
         value = seen[name]
         assert found.low[name] == pytest.approx(float(value.min()), rel=1e-4, abs=1e-5)
         assert found.high[name] == pytest.approx(float(value.max()), rel=1e-4, abs=1e-5)
@@ -37,7 +37,7 @@ def test_streaming_sees_what_all_pictures_at_once_show(batch):
 def test_only_values_with_a_scale_of_their_own_are_stored():
     graph = random_arch(0, layers=("conv", "max_pool")).graph
     others = {op.y.name for op in graph.ops if isinstance(op, (MaxPool, Linear))}
-    assert set(stored(graph)) == {op.y.name for op in graph.ops} - others
+    assert set(quantized_values(graph)) == {op.y.name for op in graph.ops} - others
 
 
 def test_pictures_come_from_all_classes_in_turn():
@@ -74,18 +74,18 @@ def test_no_other_share_of_the_extremes_errs_notably_less(seed):
     model, pixels = made(seed)
     graph, seen = model.arch.graph, values_of(model, pixels)
     whole = calibrate(model, pixels)
-    found, pre = narrowed(model, whole, pixels), model.preprocessing
-    chosen = arithmetic(graph, pre, found)
-    whole_range = arithmetic(graph, pre, whole)
+    found, pre = clip_ranges(model, whole, pixels), model.preprocessing
+    qparams = activation_qparams(graph, pre, found)
+    whole_range = activation_qparams(graph, pre, whole)
     gates = [op for op in graph.ops if isinstance(op, Gate)]
     gated, gate_names = {x.name for op in gates for x in op.inputs}, {op.y.name for op in gates}
-    for name in set(stored(graph)) - gated:
-        scale, zero_point = (each[name] for each in chosen)
+    for name in set(quantized_values(graph)) - gated:
+        scale, zero_point = (each[name] for each in qparams)
         if name in gate_names:
             assert (scale, zero_point) == (np.float32(1 / 255), 0)
             continue
         errors = []
-        for share in SHARES:
+        for share in CLIP_SHARES:
             wide, middle = (each[name] for each in whole_range)
             low, high = -middle * wide * share, (255 - middle) * wide * share
             step = (high - low) / 255
@@ -97,9 +97,9 @@ def test_no_other_share_of_the_extremes_errs_notably_less(seed):
 def test_a_stray_value_does_not_make_all_others_coarse():
     model, pixels = made(3)
     whole = calibrate(model, pixels)
-    name = stored(model.arch.graph)[0]
+    name = quantized_values(model.arch.graph)[0]
     strayed = {**whole.high, name: 3 * whole.high[name]}
-    found = narrowed(model, type(whole)(whole.low, strayed, whole.peaks, whole.means), pixels)
+    found = clip_ranges(model, type(whole)(whole.low, strayed, whole.peaks, whole.means), pixels)
     assert found.high[name] < 1.1 * whole.high[name]
 
 
@@ -107,14 +107,17 @@ def test_a_stray_value_does_not_make_all_others_coarse():
 def test_batches_do_not_matter(batch):
     model, pixels = made(1)
     whole = calibrate(model, pixels)
-    assert narrowed(model, whole, pixels, batch=batch).high == narrowed(model, whole, pixels).high
+    assert (
+        clip_ranges(model, whole, pixels, batch=batch).high
+        == clip_ranges(model, whole, pixels).high
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_narrowed_net_is_still_one_of_integers(seed):
     model, pixels = made(seed)
     whole = calibrate(model, pixels)
-    q = quantize(model, narrowed(model, whole, pixels), 64).qparams
+    q = quantize(model, clip_ranges(model, whole, pixels), 64).qparams
     wide = quantize(model, whole, 64).qparams
     assert all(0 < q.scales[n] <= wide.scales[n] * (1 + 1e-6) for n in q.scales)
     assert all(0 <= q.zero_points[n] <= 255 for n in q.zero_points)

@@ -5,8 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from lepton_automl.compress.context import Work
-from lepton_automl.compress.pruning.candidates import channel_steps, chosen, offers
+from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.pruning.candidates import (
+    channel_steps,
+    choose_widths,
+    pruning_candidates,
+)
 from lepton_automl.compress.pruning.savings import Savings
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
@@ -31,19 +35,19 @@ def test_cuts_go_where_least_is_lost_and_end_at_whole_steps():
     arch = small_net()
     scores = {w.name: torch.ones(w.size) for w in arch.graph.widths}
     scores["1/out"] = torch.full((32,), 1e-6)
-    sizes = chosen(arch, scores, dict.fromkeys(scores, 8), 0.3, Savings(arch, 0.5, 0.5))
+    sizes = choose_widths(arch, scores, dict.fromkeys(scores, 8), 0.3, Savings(arch, 0.5, 0.5))
     assert set(sizes) == {"1/out"}
     assert sizes["1/out"] in {8, 16, 24}
-    every = chosen(arch, scores, dict.fromkeys(scores, 8), 0.999, Savings(arch, 0.5, 0.5))
+    every = choose_widths(arch, scores, dict.fromkeys(scores, 8), 0.999, Savings(arch, 0.5, 0.5))
     assert every == {"0/out": 8, "1/out": 8, "2/out": 8}  # nothing below one step
     coarse = dict.fromkeys(scores, 64)
-    assert chosen(arch, scores, coarse, 0.3, Savings(arch, 0.5, 0.5)) == {}
+    assert choose_widths(arch, scores, coarse, 0.3, Savings(arch, 0.5, 0.5)) == {}
 
 
 def test_the_cost_that_is_cut_is_the_share_that_was_asked():
     arch = small_net()
     scores = {w.name: torch.arange(w.size) + 1.0 for w in arch.graph.widths}
-    sizes = chosen(arch, scores, dict.fromkeys(scores, 1), 0.4, Savings(arch, 0.0, 1.0))
+    sizes = choose_widths(arch, scores, dict.fromkeys(scores, 1), 0.4, Savings(arch, 0.0, 1.0))
     assert 0.55 < arch.with_widths(sizes).graph.macs / arch.graph.macs <= 0.6
 
 
@@ -58,7 +62,7 @@ def test_a_cut_ends_where_it_is_enough():
     scores = {w.name: torch.ones(w.size) for w in arch.graph.widths}
     saves, steps = Savings(arch, 0.0, 1.0), dict.fromkeys(scores, 4)
     limit = 0.8 * arch.graph.macs
-    sizes = chosen(arch, scores, steps, 0.9, saves, lambda a: a.graph.macs <= limit)
+    sizes = choose_widths(arch, scores, steps, 0.9, saves, lambda a: a.graph.macs <= limit)
     assert 0.6 * limit < arch.with_widths(sizes).graph.macs <= limit
 
 
@@ -66,10 +70,10 @@ def deep_net():
     return chain((12, 12, 3), [Stem(16), Residual(16), Conv(24, stride=2), Conv(24), Head()], 5)
 
 
-def work_for(model, **more):
+def context_for(model, **more):
     pixels = random_pixels(model.arch, 256, 1)
     data = LabelledTensors(pixels, torch.arange(256) % model.arch.classes)
-    return Work(data, data, model, Limits(), targets.load(), Recipe(), **more)
+    return CompressionContext(data, data, model, Limits(), targets.load(), Recipe(), **more)
 
 
 def answers(model, pixels):
@@ -77,58 +81,58 @@ def answers(model, pixels):
         return model.network()(model.preprocessing.apply(pixels)).softmax(1)
 
 
-def test_channels_by_each_importance_and_each_spare_layer_are_on_offer():
+def test_channels_by_each_importance_and_each_spare_layer_are_candidates():
     model = random_model(deep_net(), 1)
-    found = offers(model, work_for(model), 0.3, frozenset())
-    assert [offer.what for offer in found] == [
-        "channels by what the answers lose",
-        "channels by the length of their filters",
-        "layer 1 left out",
-        "layer 3 left out",
+    found = pruning_candidates(model, context_for(model), 0.3, frozenset())
+    assert [candidate.description for candidate in found] == [
+        "channels by Taylor importance",
+        "channels by filter norm",
+        "layer 1 removed",
+        "layer 3 removed",
     ]
-    for offer in found[2:]:
-        assert len(offer.model.arch.layers) == len(model.arch.layers) - 1
+    for candidate in found[2:]:
+        assert len(candidate.model.arch.layers) == len(model.arch.layers) - 1
 
 
-def test_what_an_offer_saves_and_harms_is_what_its_net_saves_and_harms():
+def test_saving_and_divergence_of_a_candidate_are_those_of_its_net():
     model = random_model(deep_net(), 1)
-    work = work_for(model)
-    wanted = answers(model, work.train.pixels)
-    for offer in offers(model, work, 0.3, frozenset()):
-        macs = 1 - offer.model.arch.graph.macs / model.arch.graph.macs
-        size = 1 - len(int8_size(offer.model.arch)) / len(int8_size(model.arch))
-        assert offer.saved == pytest.approx((macs + size) / 2, abs=0.12)
-        given = answers(offer.model, work.train.pixels)
+    context = context_for(model)
+    wanted = answers(model, context.train.pixels)
+    for candidate in pruning_candidates(model, context, 0.3, frozenset()):
+        macs = 1 - candidate.model.arch.graph.macs / model.arch.graph.macs
+        size = 1 - len(int8_size(candidate.model.arch)) / len(int8_size(model.arch))
+        assert candidate.saving == pytest.approx((macs + size) / 2, abs=0.12)
+        given = answers(candidate.model, context.train.pixels)
         harm = (wanted * (wanted.log() - given.log())).sum(1).mean()
-        assert offer.harm == pytest.approx(float(harm), rel=1e-2, abs=1e-5)
-        assert offer.price == offer.harm / offer.saved
+        assert candidate.kl_divergence == pytest.approx(float(harm), rel=1e-2, abs=1e-5)
+        assert candidate.score == candidate.kl_divergence / candidate.saving
 
 
 def int8_size(arch):
     return random_int8_onnx(arch, 64)
 
 
-def test_what_is_known_is_not_on_offer():
+def test_known_architectures_are_no_candidates():
     model = random_model(deep_net(), 1)
-    first = offers(model, work_for(model), 0.3, frozenset())
-    known = frozenset(offer.model.arch.hash for offer in first[:-1])
-    again = offers(model, work_for(model), 0.3, known)
-    assert [offer.what for offer in again] == ["layer 3 left out"]
+    first = pruning_candidates(model, context_for(model), 0.3, frozenset())
+    known = frozenset(candidate.model.arch.hash for candidate in first[:-1])
+    again = pruning_candidates(model, context_for(model), 0.3, known)
+    assert [candidate.description for candidate in again] == ["layer 3 removed"]
 
 
-def test_a_layer_without_effect_is_the_cheapest_offer():
+def test_a_layer_without_effect_has_the_best_score():
     model = random_model(deep_net(), 1)
     weights = dict(model.weights)
     for part in ("weight", "bias"):
         weights[f"1/second.norm.{part}"] = torch.zeros(16)
     model = dataclasses.replace(model, weights=weights)
-    found = offers(model, work_for(model), 0.3, frozenset())
-    least = min(found, key=lambda offer: offer.price)
-    assert least.what == "layer 1 left out"
-    assert least.harm < 1e-4
+    found = pruning_candidates(model, context_for(model), 0.3, frozenset())
+    least = min(found, key=lambda candidate: candidate.score)
+    assert least.description == "layer 1 removed"
+    assert least.kl_divergence < 1e-4
 
 
-def test_a_layer_whose_absence_saves_no_time_is_not_on_offer_where_time_counts():
+def test_a_layer_whose_removal_saves_no_time_is_no_candidate_where_time_counts():
     def measure(files):
         return {
             name: 1.0 if name == "without 1" else 0.1 + 1e-7 * net.arch.graph.macs
@@ -137,14 +141,16 @@ def test_a_layer_whose_absence_saves_no_time_is_not_on_offer_where_time_counts()
 
     model = random_model(deep_net(), 1)
     limited = dataclasses.replace(
-        work_for(model, measure=measure), limits=Limits(max_latency_ms=0.01)
+        context_for(model, measure=measure), limits=Limits(max_latency_ms=0.01)
     )
-    found = offers(model, limited, 0.3, frozenset())
-    assert "layer 1 left out" not in [offer.what for offer in found]
-    assert "layer 3 left out" in [offer.what for offer in found]
+    found = pruning_candidates(model, limited, 0.3, frozenset())
+    assert "layer 1 removed" not in [candidate.description for candidate in found]
+    assert "layer 3 removed" in [candidate.description for candidate in found]
 
 
-def test_where_the_time_is_over_the_first_offer_is_all():
+def test_where_the_time_is_used_up_the_first_candidate_is_all():
     model = random_model(deep_net(), 1)
-    found = offers(model, work_for(model, seconds_left=lambda: 0.0), 0.3, frozenset())
-    assert [offer.what for offer in found] == ["channels by what the answers lose"]
+    found = pruning_candidates(
+        model, context_for(model, seconds_left=lambda: 0.0), 0.3, frozenset()
+    )
+    assert [candidate.description for candidate in found] == ["channels by Taylor importance"]

@@ -6,9 +6,9 @@ import itertools
 import pytest
 import torch
 
-from lepton_automl.compress.evaluation import divergence, float_probabilities, int8_file
+from lepton_automl.compress.evaluation import float_probabilities, int8_file, kl_divergence
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import equalize, fold, proportional
+from lepton_automl.compress.quantization.equalization import equalization_groups, equalize, fold
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import ACTIVATIONS
@@ -67,7 +67,7 @@ def test_a_net_with_uneven_channels_is_saved_without_training(middle):
 
     def loss(source):
         made = quantize(source, calibrate(source, pixels), 64)
-        return divergence(wanted, onnx_probabilities(int8_file(made), pixels))
+        return kl_divergence(wanted, onnx_probabilities(int8_file(made), pixels))
 
     plain, broken, saved = loss(model), loss(hard), loss(equalize(hard, calibrate(hard, pixels)))
     assert broken > 10 * plain
@@ -76,25 +76,25 @@ def test_a_net_with_uneven_channels_is_saved_without_training(middle):
 
 def test_groups_span_skip_connections_and_pools_but_no_gates_and_no_relu6():
     relu = chain((16, 16, 3), [Stem(16), Residual(16), Head()], 5).graph
-    assert frozenset({"0/conv", "1/second", "1/add", "2/pool"}) in set(proportional(relu))
+    assert frozenset({"0/conv", "1/second", "1/add", "2/pool"}) in set(equalization_groups(relu))
     relu6 = chain((16, 16, 3), [Stem(16, activation="relu6"), Residual(16), Head()], 5).graph
-    assert set(proportional(relu6)) == {frozenset({"1/first"})}
+    assert set(equalization_groups(relu6)) == {frozenset({"1/first"})}
     hswish = chain((16, 16, 3), [Stem(16, activation="hswish"), Head()], 5).graph
-    assert not set(proportional(hswish))
+    assert not set(equalization_groups(hswish))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_folding_changes_the_form_and_not_the_function(seed):
     model = random_model(random_arch(seed, activations=ACTIVATIONS), seed)
     x = model.preprocessing.apply(random_pixels(model.arch, 4, seed))
-    folded = fold(model)
+    folded_weights = fold(model)
     with torch.no_grad():
-        expected, given = model.network()(x), folded.network()(x)
-    assert folded.is_folded
+        expected, given = model.network()(x), folded_weights.network()(x)
+    assert folded_weights.is_folded
     assert not model.is_folded
     torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_folding_twice_is_folding_once():
-    folded = fold(random_model(random_arch(1), 1))
-    assert fold(folded) is folded
+    folded_weights = fold(random_model(random_arch(1), 1))
+    assert fold(folded_weights) is folded_weights

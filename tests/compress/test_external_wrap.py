@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.artifact.measurements import file_problems
-from lepton_automl.compress.external.model import Foreign
+from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preparation
 from lepton_automl.compress.external.reader import signature
 from lepton_automl.compress.external.wrap import wrapped
@@ -24,7 +24,7 @@ PATH = Path("model.onnx")
 SEEN = Preparation(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
 
 
-def wrap(made: ModelProto, seen: Preparation | None = SEEN) -> Foreign:
+def wrap(made: ModelProto, seen: Preparation | None = SEEN) -> ExternalModel:
     return wrapped(PATH, made, signature(PATH, made), seen, models.CLASSES)
 
 

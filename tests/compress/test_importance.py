@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from lepton_automl.compress.pruning.importance import TEMPERATURE, importance, makers
+from lepton_automl.compress.pruning.importance import TEMPERATURE, source_values, taylor_importance
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
@@ -40,7 +40,7 @@ def ranks(values):
 
 def test_channels_are_ranked_as_silencing_them_ranks_them():
     model, data = setup()
-    found = importance(model, data, seed=0)
+    found = taylor_importance(model, data, seed=0)
     for width, op in (("0/out", "0/conv"), ("1/out", "1/conv")):
         given = found[width].numpy()
         true = np.array([harm(model, data, op, c) for c in range(len(given))])
@@ -52,18 +52,18 @@ def test_a_silent_channel_does_not_matter():
     weights = {name: tensor.clone() for name, tensor in model.weights.items()}
     for part in ("weight", "bias"):
         weights[f"1/conv.norm.{part}"][5] = 0
-    found = importance(dataclasses.replace(model, weights=weights), data, seed=0)
+    found = taylor_importance(dataclasses.replace(model, weights=weights), data, seed=0)
     assert found["1/out"][5] == 0
     assert (found["1/out"] > 0).sum() == 15
 
 
 def test_importance_is_the_same_for_the_same_seed():
     model, data = setup()
-    first, second = (importance(model, data, seed=3) for _ in range(2))
+    first, second = (taylor_importance(model, data, seed=3) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_depthwise_filters_make_no_channels_of_their_own():
     graph = chain((16, 16, 3), [Stem(16), MBConv(16, se=4), Head()], 5).graph
     hidden = next(width for width in graph.widths if width.name == "1/hidden")
-    assert makers(graph, hidden) == ["1/expand", "1/excite"]
+    assert source_values(graph, hidden) == ["1/expand", "1/excite"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.compress.least_squares import RIDGE, Moments, patches
+from lepton_automl.compress.least_squares import RIDGE, Moments, extract_patches
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
@@ -20,7 +20,7 @@ def test_patches_times_weights_are_the_convolution(middle):
     model = fold(random_model(arch, 0))
     op = list(arch.graph.weighted_ops)[1]
     value = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    seen = patches(op, value)
+    seen = extract_patches(op, value)
     weight = model.weights[f"{op.name}.weight"]
     rows = weight.reshape(len(seen), -1, seen.shape[2])
     given = (seen @ rows.mT).transpose(0, 1).flatten(1)
@@ -39,7 +39,7 @@ def test_solved_weights_are_those_of_numpy_given_rows_that_hold_them():
     z = x @ mix + draws.normal(1, 0.1, (2, 500, 4))
     rows, near = draws.normal(0, 1, (2, 3, 6)), draws.normal(0, 1, (2, 3, 4))
     seen = Moments.of(*(torch.from_numpy(each).float() for each in (x, z)))
-    given = seen.solved(*(torch.from_numpy(each) for each in (rows, near)))
+    given = seen.solve(*(torch.from_numpy(each) for each in (rows, near)))
     for group in range(2):
         a, b = z[group] - z[group].mean(0), (x[group] - x[group].mean(0)) @ rows[group].T
         # Weights are held by as many further rows, each of one weight alone.

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lepton_automl.compress import loop
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file, validation_accuracy
-from lepton_automl.compress.loop import Compressed, compress
+from lepton_automl.compress.loop import CompressionResult, compress
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
@@ -30,27 +30,29 @@ def setup(**more):
     data = LabelledTensors(pixels, labels)
     settings = {"limits": Limits(max_drop=100.0), "epochs": 4, **more}
     recipe = Recipe(batch_size=32, augment=0.0)
-    return model, Work(data, data, model, target=targets.load(), recipe=recipe, **settings)
+    return model, CompressionContext(
+        data, data, model, target=targets.load(), recipe=recipe, **settings
+    )
 
 
 def test_a_ladder_leaves_a_smaller_int8_model_and_the_table_of_its_steps(tmp_path):
-    model, work = setup()
-    made = compress(model, work, tmp_path)
+    model, context = setup()
+    made = compress(model, context, tmp_path)
     assert made.reference.digest == model.digest
     assert made.int8.arch == made.pruned_float.arch
     assert made.int8.arch.graph.macs < model.arch.graph.macs
-    assert [made.rungs[0].name, made.rungs[-1].name] == ["reference", "quantized"]
-    assert made.rungs[-1].size_bytes == len(int8_file(made.int8))
-    assert made.rungs[-1].accuracy == validation_accuracy(made.int8, work)
+    assert [made.steps[0].name, made.steps[-1].name] == ["reference", "quantized"]
+    assert made.steps[-1].size_bytes == len(int8_file(made.int8))
+    assert made.steps[-1].accuracy == validation_accuracy(made.int8, context)
     pictures = json.loads((tmp_path / loop.CALIBRATION).read_text())["training_pictures"]
     assert pictures == sorted(set(pictures))
 
 
 def test_two_ladders_are_equal_bit_for_bit(tmp_path):
-    model, work = setup()
-    first, second = (compress(model, work, tmp_path / name) for name in "ab")
+    model, context = setup()
+    first, second = (compress(model, context, tmp_path / name) for name in "ab")
     assert int8_file(first.int8) == int8_file(second.int8)
-    assert first.rungs == second.rungs
+    assert first.steps == second.steps
 
 
 class Killed(BaseException):
@@ -58,8 +60,8 @@ class Killed(BaseException):
 
 
 def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    model, work = setup()
-    whole = compress(model, work, tmp_path / "whole")
+    model, context = setup()
+    whole = compress(model, context, tmp_path / "whole")
     write, left = loop.durable.write, 0
 
     def dying(path, content):
@@ -74,72 +76,72 @@ def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypa
     for first in (0, 2, 5, 3, 4, 6, 1, 7, 100):
         left, tries = first, tries + 1
         try:
-            made = compress(model, work, tmp_path / "killed")
+            made = compress(model, context, tmp_path / "killed")
         except Killed:
             continue
         break
     assert tries > 3
     assert int8_file(made.int8) == int8_file(whole.int8)
-    assert made.rungs == whole.rungs
+    assert made.steps == whole.steps
 
 
 def test_a_finished_ladder_is_read_and_not_climbed_again(tmp_path, monkeypatch):
-    model, work = setup()
-    compress(model, work, tmp_path)
-    monkeypatch.setattr(loop, "to_int8", None)
+    model, context = setup()
+    compress(model, context, tmp_path)
+    monkeypatch.setattr(loop, "quantize_model", None)
     monkeypatch.setattr(loop, "prune", None)
-    assert compress(model, work, tmp_path).rungs == Compressed.load(tmp_path).rungs
+    assert compress(model, context, tmp_path).steps == CompressionResult.load(tmp_path).steps
 
 
 def test_steps_are_told_as_they_are_done(tmp_path):
     told = []
-    model, work = setup(emit=told.append)
-    made = compress(model, work, tmp_path)
+    model, context = setup(emit=told.append)
+    made = compress(model, context, tmp_path)
     assert [event.data["name"] for event in told if "name" in event.data] == [
-        rung.name for rung in made.rungs[1:]
+        step.name for step in made.steps[1:]
     ]
 
 
 def test_an_unfinished_or_damaged_ladder_is_said_to_be_so(tmp_path):
     with pytest.raises(DataError, match="no finished compression"):
-        Compressed.load(tmp_path)
-    (tmp_path / loop.RECORD).write_text("[{]")
+        CompressionResult.load(tmp_path)
+    (tmp_path / loop.STEPS_FILE).write_text("[{]")
     with pytest.raises(DataError, match="damaged"):
-        Compressed.load(tmp_path)
+        CompressionResult.load(tmp_path)
 
 
 def test_where_the_time_is_over_what_is_there_is_quantized(tmp_path):
-    model, work = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
-    made = compress(model, work, tmp_path)
-    assert [rung.name for rung in made.rungs] == ["reference", "quantized"]
+    model, context = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
+    made = compress(model, context, tmp_path)
+    assert [step.name for step in made.steps] == ["reference", "quantized"]
 
 
 def test_a_recovery_that_meets_the_deadline_is_dropped_and_the_net_before_it_quantized(tmp_path):
     times = iter([100.0] * 6 + [0.0] * 1000)
-    model, work = setup(seconds_left=lambda: next(times))
-    made = compress(model, work, tmp_path)
-    assert [rung.name for rung in made.rungs] == ["reference", "quantized"]
+    model, context = setup(seconds_left=lambda: next(times))
+    made = compress(model, context, tmp_path)
+    assert [step.name for step in made.steps] == ["reference", "quantized"]
     assert made.int8.arch == model.arch
 
 
 def test_where_limits_are_the_aim_pruning_ends_as_soon_as_they_are_kept(tmp_path):
-    model, work = setup()
-    everything = compress(model, work, tmp_path / "all").rungs
+    model, context = setup()
+    everything = compress(model, context, tmp_path / "all").steps
     before = everything[0].size_bytes
     limits = Limits(max_drop=100.0, max_size_bytes=round(0.8 * before))
-    _, work = setup(is_aim=True, limits=limits)
+    _, context = setup(is_aim=True, limits=limits)
     told = []
-    work = dataclasses.replace(work, emit=lambda event: told.append(event.message))
-    rungs = compress(model, work, tmp_path / "some").rungs
-    within = [rung.size_bytes <= 0.8 * before for rung in rungs]
-    assert within == [False] * (len(rungs) - 2) + [True, True]
-    assert rungs[-1].size_bytes > everything[-1].size_bytes
-    assert "no more pruning: it is within the limits" in told
+    context = dataclasses.replace(context, emit=lambda event: told.append(event.message))
+    steps = compress(model, context, tmp_path / "some").steps
+    within = [step.size_bytes <= 0.8 * before for step in steps]
+    assert within == [False] * (len(steps) - 2) + [True, True]
+    assert steps[-1].size_bytes > everything[-1].size_bytes
+    assert "no more pruning: the net is within the limits" in told
 
 
 def test_a_net_within_the_limits_it_should_reach_is_only_quantized(tmp_path):
-    model, work = setup(is_aim=True, limits=Limits(max_drop=100.0, max_size_bytes=10**6))
-    assert [rung.name for rung in compress(model, work, tmp_path).rungs] == [
+    model, context = setup(is_aim=True, limits=Limits(max_drop=100.0, max_size_bytes=10**6))
+    assert [step.name for step in compress(model, context, tmp_path).steps] == [
         "reference",
         "quantized",
     ]

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
-from lepton_automl.compress.quantization.qat import finetune, simulated, trainable
+from lepton_automl.compress.quantization.qat import (
+    fake_quantized_forward,
+    finetune,
+    trainable_network,
+)
 from lepton_automl.compress.quantization.rounding import quantize
-from lepton_automl.compress.recovery import Effort
+from lepton_automl.compress.recovery import RecoveryBudget
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
@@ -25,7 +29,9 @@ def test_simulated_rounding_is_what_onnxruntime_computes(seed):
     model = fold(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
     pixels = random_pixels(model.arch, 32, seed)
     model = quantize(model, calibrate(model, pixels), 64)
-    forward = simulated(trainable(model, model.qparams), model.qparams, 64, torch.device("cpu"))
+    forward = fake_quantized_forward(
+        trainable_network(model, model.qparams), model.qparams, 64, torch.device("cpu")
+    )
     with torch.no_grad():
         given = forward(model.preprocessing.apply(pixels)).softmax(1).numpy()
     in_file = onnx_probabilities(int8_file(model), pixels)
@@ -45,8 +51,10 @@ def test_training_with_rounding_repairs_what_rounding_broke():
     coarse = quantize(model, calibrate(model, pixels), 3, correct=False)  # weights in +-3
     target = targets.load()
     target = type(target)(**{**vars(target), "weight_limit": 3})
-    work = Work(data, data, reference, Limits(), target, Recipe(augment=0.0, batch_size=32))
-    tuned = finetune(coarse, work, Effort(data, 4))
+    context = CompressionContext(
+        data, data, reference, Limits(), target, Recipe(augment=0.0, batch_size=32)
+    )
+    tuned = finetune(coarse, context, RecoveryBudget(data, 4))
     wanted = reference.network()(reference.preprocessing.apply(pixels)).softmax(1).detach().numpy()
 
     def distance(made):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lepton_automl.compress.pruning import refit as refitting
-from lepton_automl.compress.pruning.cut import OUTPUT_PARTS, cut
+from lepton_automl.compress.pruning.cut import OUTPUT_PARTS, cut_channels
 from lepton_automl.compress.pruning.refit import refit
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.models.arch import chain
@@ -31,7 +31,7 @@ def halved(model, number=None):
     widths = model.arch.graph.widths
     for width in widths if number is None else [widths[number % len(widths)]]:
         kept[width.name] = torch.arange(0, width.size, 2)
-        less = cut(less, width.name, kept[width.name].tolist())
+        less = cut_channels(less, width.name, kept[width.name].tolist())
     return less, kept
 
 
@@ -130,7 +130,7 @@ def test_the_given_models_are_left_alone():
 def test_a_layer_too_large_to_solve_keeps_its_weights(monkeypatch):
     model = random_model(chain((12, 12, 3), NETS["dense"], 5), 1)
     less, kept = halved(model)
-    monkeypatch.setattr(refitting, "MOST_TAPS", 20)
+    monkeypatch.setattr(refitting, "MAX_FAN_IN", 20)
     mended = refit(less, model, kept, random_pixels(model.arch, 64, 1))
     same = [
         torch.equal(*(m.weights[f"{op.name}.weight"] for m in (mended, less)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lepton_automl.compress import least_squares
-from lepton_automl.compress.evaluation import divergence, float_probabilities, int8_file
+from lepton_automl.compress.evaluation import float_probabilities, int8_file, kl_divergence
 from lepton_automl.compress.quantization import qat, rounding
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
@@ -24,7 +24,7 @@ from tests.helpers.nets import random_arch, random_model, random_pixels
 
 def far(model, made, pixels):
     given = onnx_probabilities(int8_file(made), pixels)
-    return divergence(float_probabilities(model, pixels), given)
+    return kl_divergence(float_probabilities(model, pixels), given)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -68,7 +68,7 @@ def test_rounding_is_nearly_as_good_as_the_best_of_all_integers():
 
     every = torch.tensor(list(itertools.product(range(-2, 3), repeat=4))).double()
     best = torch.stack([error(choice.expand(60, 4)) for choice in every]).amin(0)
-    made = rounding._rounded(wanted, scale, squares, 2)[0]
+    made = rounding.gptq(wanted, scale, squares, 2)[0]
     nearest = wanted[0].round().clamp(-2, 2)
     assert (error(made) >= best - 1e-9).all()
     assert error(made).mean() - best.mean() < 0.35 * (error(nearest).mean() - best.mean())
@@ -80,9 +80,9 @@ def test_each_depthwise_filter_is_solved_as_if_it_were_alone():
     squares = mixed @ mixed.mT + torch.eye(9)
     wanted = 5 * torch.randn(3, 1, 9, generator=generator).double()
     scale = torch.rand(3, 1, 1, generator=generator).double() + 0.5
-    together = rounding._rounded(wanted, scale, squares, 64)
+    together = rounding.gptq(wanted, scale, squares, 64)
     for n in range(3):
-        alone = rounding._rounded(wanted[n : n + 1], scale[n : n + 1], squares[n : n + 1], 64)
+        alone = rounding.gptq(wanted[n : n + 1], scale[n : n + 1], squares[n : n + 1], 64)
         assert torch.equal(together[n], alone[0])
 
 
@@ -91,7 +91,7 @@ def test_of_large_pictures_fewer_are_enough(monkeypatch):
     model = fold(random_model(arch, 1))
     pixels = random_pixels(arch, 64, 1)
     before = quantize(model, calibrate(model, pixels), 64)
-    monkeypatch.setattr(least_squares, "LARGEST_BYTES", 4 * 16 * 16 * 16 * 10)
+    monkeypatch.setattr(least_squares, "_MAX_VALUE_BYTES", 4 * 16 * 16 * 16 * 10)
     few, same = reconstruct(before, pixels, 64), reconstruct(before, pixels[:10], 64)
     assert int8_file(few) == int8_file(same)
 
@@ -100,7 +100,7 @@ def test_who_trains_on_starts_from_the_learned_integers():
     arch = chain((16, 16, 3), [Stem(16), SepConv(24), Head()], 5)
     model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
     made = reconstruct(quantize(model, calibrate(model, pixels), 64), pixels, 64)
-    again = qat._rounded(made, made.qparams, qat.trainable(made, made.qparams), 64)
+    again = qat.requantize(made, made.qparams, qat.trainable_network(made, made.qparams), 64)
     assert int8_file(again) == int8_file(made)
     assert int8_file(made) != int8_file(quantize(model, calibrate(model, pixels), 64))
 
@@ -109,7 +109,7 @@ def test_a_layer_too_large_to_solve_keeps_its_integers(monkeypatch):
     arch = chain((16, 16, 3), [Stem(16), Conv(16), Head()], 5)
     model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
     before = quantize(model, calibrate(model, pixels), 8)
-    monkeypatch.setattr(rounding, "MOST_TAPS", 100)
+    monkeypatch.setattr(rounding, "MAX_FAN_IN", 100)
     q, p = reconstruct(before, pixels, 8).qparams, before.qparams
     same = {name: bool((q.weights[name] == p.weights[name]).all()) for name in q.weights}
     assert same == {"0/conv": False, "1/conv": True, "2/logits": False}

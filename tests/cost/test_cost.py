@@ -116,7 +116,7 @@ def test_the_interval_of_a_median_covers_it_as_often_as_it_says(rounds):
 
 
 def test_milliseconds_are_ratios_of_the_quiet_reference():
-    timed = Cost(1, 1, 1, 1, 1).timed(Latency(2.0, 1.5, 3.0, 0.1, 0.2), 0.04)
+    timed = Cost(1, 1, 1, 1, 1).with_measured_latency(Latency(2.0, 1.5, 3.0, 0.1, 0.2), 0.04)
     assert timed.latency_ms == pytest.approx(0.08)
     assert timed.latency_low_ms == pytest.approx(0.06)
     assert timed.latency_high_ms == pytest.approx(0.12)

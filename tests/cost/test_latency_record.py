@@ -4,7 +4,7 @@ import pytest
 
 from lepton_automl.core.machine import this_machine
 from lepton_automl.cost import targets
-from lepton_automl.cost.latency import Timing, Written, fingerprint, told_milliseconds
+from lepton_automl.cost.latency import NetFile, Timing, fingerprint, predicted_milliseconds
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.ledger import EventKind, Ledger
@@ -18,8 +18,8 @@ def ledger(tmp_path):
     opened.close()
 
 
-def written(seed: int) -> Written:
-    return Written(random_arch(seed), random_int8_onnx(random_arch(seed), 64))
+def written(seed: int) -> NetFile:
+    return NetFile(random_arch(seed), random_int8_onnx(random_arch(seed), 64))
 
 
 def test_a_file_is_timed_once_and_replayed_ever_after(ledger):
@@ -40,4 +40,6 @@ def test_a_time_is_the_ratio_to_the_reference_net_times_its_recorded_quiet_time(
 
 def test_told_times_need_no_clock():
     model, net = estimate(targets.load("cortex-m")), written(2)
-    assert told_milliseconds(model, {"a": net}) == {"a": model.latency(net.arch.graph).milliseconds}
+    assert predicted_milliseconds(model, {"a": net}) == {
+        "a": model.latency(net.arch.graph).milliseconds
+    }

@@ -79,10 +79,10 @@ def test_it_answers_as_lepton_predict_does(model, tmp_path):
 
 def test_the_code_in_the_model_card_runs(model, tmp_path):
     from lepton_automl.artifact.model_card import card
-    from lepton_automl.artifact.provenance import read_about
+    from lepton_automl.artifact.provenance import read_provenance
     from tests.helpers.artifacts import verdict
 
-    code = card(verdict(), read_about(model.parent)).split("```python\n")[1].split("```")[0]
+    code = card(verdict(), read_provenance(model.parent)).split("```python\n")[1].split("```")[0]
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8))
     picture.save(model.parent / "picture.png")
     child = subprocess.run(

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from lepton_automl.artifact.verdict import (
-    Elsewhere,
-    Figures,
+    FileMetrics,
     JudgedLimit,
     PairedDrop,
     Parity,
+    TargetLatency,
     Verdict,
 )
 from lepton_automl.artifact.verify import Request
-from lepton_automl.artifact.writer import write_bundle
+from lepton_automl.artifact.writer import write_artifact
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.compress.quantization.rounding import quantize
@@ -57,7 +57,7 @@ def make_bundle(
     int8 = quantize(twin, calibrate(twin, random_pixels(arch, 64, 1)), 64)
     validation = _part(root, "validation", model, 40)
     test = _part(root, "test", model, SAMPLES)
-    digests = write_bundle(
+    digests = write_artifact(
         root / "artifact",
         int8=int8,
         float_twin=twin,
@@ -83,9 +83,9 @@ def _part(root: Path, name: str, model, count: int) -> LabelledFiles:
     return files
 
 
-def figures(file: str = "model.int8.onnx", **changes) -> Figures:
+def figures(file: str = "model.int8.onnx", **changes) -> FileMetrics:
     """Figures of a file of 12 kB."""
-    base = Figures(
+    base = FileMetrics(
         file=file,
         sha256=("a" if "int8" in file else "b") * 64,
         accuracy=0.9861,
@@ -124,6 +124,6 @@ def verdict(**changes) -> Verdict:
     return dataclasses.replace(base, **changes)
 
 
-def elsewhere(basis: str = "estimated", **changes) -> Elsewhere:
+def elsewhere(basis: str = "estimated", **changes) -> TargetLatency:
     """Two milliseconds on another device, give or take one."""
-    return dataclasses.replace(Elsewhere(2.0, (1.0, 3.0), basis, "cortex-m: a core"), **changes)
+    return dataclasses.replace(TargetLatency(2.0, (1.0, 3.0), basis, "cortex-m: a core"), **changes)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from lepton_automl.compress.loop import Compressed, Rung
+from lepton_automl.compress.loop import CompressionResult, StepRecord
 from lepton_automl.cost.cost import Cost
 from lepton_automl.pipeline.status import RungNow, Status, WorkerNow
 from lepton_automl.search.request import SearchResult, TrialRow
@@ -78,11 +78,11 @@ def status(**changes) -> Status:
     return Status(**(settings | changes))
 
 
-def compressed() -> Compressed:
+def compressed() -> CompressionResult:
     """A winner, a cut that was put back, the int8 net."""
     model = random_model(random_arch(1))
-    rungs = (
-        Rung(
+    steps = (
+        StepRecord(
             "reference",
             0.98,
             "a",
@@ -93,7 +93,7 @@ def compressed() -> Compressed:
             "every drop counts from here",
             interval=(0.96, 0.99),
         ),
-        Rung("pruned-1", 0.9, "b", 9_000, 800, 0.015, False, "loses 8 points"),
-        Rung("quantized", 0.979, "a", 12_000, 1000, None, True, "static [plain]"),
+        StepRecord("pruned-1", 0.9, "b", 9_000, 800, 0.015, False, "loses 8 points"),
+        StepRecord("quantized", 0.979, "a", 12_000, 1000, None, True, "static [plain]"),
     )
-    return Compressed(model, model, model, rungs)
+    return CompressionResult(model, model, model, steps)

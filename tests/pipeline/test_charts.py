@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.compress.loop import Rung
+from lepton_automl.compress.loop import StepRecord
 from lepton_automl.pipeline import charts
 from lepton_automl.pipeline.charts import draw_steps, write_steps
 from lepton_automl.search.request import TrialRow
@@ -116,10 +116,10 @@ def test_it_is_written_into_the_run_folder_and_nothing_where_nothing_is_trained(
 
 
 STEPS = (
-    Rung("reference", 0.98, "a", 12_000, 1000, 0.020, True, "start", interval=(0.96, 0.99)),
-    Rung("pruned-1", 0.90, "b", 9_000, 800, 0.015, False, "loses <8> points"),
-    Rung("pruned-2", 0.975, "c", 8_000, 700, 0.014, True, "pays"),
-    Rung("quantized", 0.979, "c", 8_000, 700, 0.0141, True, "static"),
+    StepRecord("reference", 0.98, "a", 12_000, 1000, 0.020, True, "start", interval=(0.96, 0.99)),
+    StepRecord("pruned-1", 0.90, "b", 9_000, 800, 0.015, False, "loses <8> points"),
+    StepRecord("pruned-2", 0.975, "c", 8_000, 700, 0.014, True, "pays"),
+    StepRecord("quantized", 0.979, "c", 8_000, 700, 0.0141, True, "static"),
 )
 
 
@@ -151,7 +151,7 @@ def test_the_last_step_that_was_kept_is_what_ships() -> None:
 
 def test_bytes_take_the_place_of_times_that_nobody_measured(tmp_path: Path) -> None:
     untimed = [
-        Rung(s.name, s.accuracy, s.arch, s.size_bytes, s.macs, None, s.is_accepted, s.why)
+        StepRecord(s.name, s.accuracy, s.arch, s.size_bytes, s.macs, None, s.is_accepted, s.why)
         for s in STEPS[:1]
     ]
     path = write_steps(tmp_path, untimed)

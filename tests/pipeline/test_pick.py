@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lepton_automl.compress.pruning.cut import cut
+from lepton_automl.compress.pruning.cut import cut_channels
 from lepton_automl.config import Limits, options_text
 from lepton_automl.core.events import silent
 from lepton_automl.cost.cost import excess
@@ -173,7 +173,7 @@ def test_a_saved_step_of_the_compression_serves_where_no_trial_is_small_enough(r
     best = Model.load(run.out / "models" / "best")
     step = best
     for width in best.arch.graph.widths:
-        step = cut(step, width.name, list(range(width.size // 2)))
+        step = cut_channels(step, width.name, list(range(width.size // 2)))
     step.save(folder / "pruned-9")
     rungs = json.loads((folder / "ladder.json").read_text())
     rungs[1:-1] = [rungs[0] | {"name": "pruned-9", "arch": step.arch.hash}]

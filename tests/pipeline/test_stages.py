@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lepton_automl.compress.pruning.cut import cut
+from lepton_automl.compress.pruning.cut import cut_channels
 from lepton_automl.core.events import silent
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline import stages
@@ -17,9 +17,9 @@ def test_a_step_of_the_ladder_is_quantized_as_it_is(finished_run, tmp_path):
     with opened(config, silent) as session:
         best, recipe = stages.winner(session)
         width = best.arch.graph.widths[0]
-        step = cut(best, width.name, list(range(width.size // 2)))
+        step = cut_channels(best, width.name, list(range(width.size // 2)))
         alone = stages.compressed(session, best, recipe, None, step=step)
-        assert [rung.name for rung in alone.rungs] == ["reference", "quantized"]
+        assert [step.name for step in alone.steps] == ["reference", "quantized"]
         assert alone.int8.arch == step.arch
         assert stages.exported(session, step).verdict.int8.macs == step.arch.graph.macs
 

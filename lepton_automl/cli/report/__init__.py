@@ -17,7 +17,7 @@ from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
-    from lepton_automl.compress.loop import Compressed
+    from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.pick import Picked
@@ -78,7 +78,7 @@ def show_pick(picked: Picked, *, json: bool = False) -> None:
         _show(tables.verdict_view(outcome.verdict, outcome.artifact))
 
 
-def show_compression(made: Compressed, *, json: bool = False) -> None:
+def show_compression(made: CompressionResult, *, json: bool = False) -> None:
     """What compression made of the winner."""
     if json:
         _print(json_output.compression_document(made))

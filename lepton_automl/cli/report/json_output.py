@@ -12,7 +12,7 @@ from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
-    from lepton_automl.compress.loop import Compressed
+    from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.status import Status
     from lepton_automl.search.request import SearchResult, TrialRow
@@ -24,7 +24,7 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
     Keys: `artifact` (folder), `file` and `sha256` of what ships, `verdict` (`holds`, `broken`,
     `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
-    fields of `Figures`; null if the files are damaged), `drops`, `parity`, `problems`,
+    fields of `FileMetrics`; null if the files are damaged), `drops`, `parity`, `problems`,
     `test_fingerprint`, `openings`, `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict
     if the other file shipped; null without limits).
     """
@@ -55,7 +55,7 @@ def search_document(found: SearchResult | Front) -> dict[str, Any]:
     }
 
 
-def compression_document(made: Compressed) -> dict[str, Any]:
+def compression_document(made: CompressionResult) -> dict[str, Any]:
     """The object of `compress`: `steps`, each with `name`, `accuracy`, costs, `is_accepted`, `why`.
 
     `reference`, `float` and `int8` are the digests of the models.
@@ -64,7 +64,7 @@ def compression_document(made: Compressed) -> dict[str, Any]:
         "reference": made.reference.digest,
         "float": made.pruned_float.digest,
         "int8": made.int8.digest,
-        "steps": [dataclasses.asdict(rung) for rung in made.rungs],
+        "steps": [dataclasses.asdict(step) for step in made.steps],
     }
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl.artifact import formatting
-from lepton_automl.artifact.provenance import Confirmed, summary
+from lepton_automl.artifact.provenance import FinalistResult, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
@@ -21,7 +21,7 @@ from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
-    from lepton_automl.compress.loop import Compressed
+    from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.pipeline.front import Front
     from lepton_automl.search.request import SearchResult, TrialRow
 
@@ -45,7 +45,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     if other := formatting.other_text(verdict):
         parts.append(Text(other, "green"))
     parts.append(Text(f"measured on {verdict.machine}", "dim"))
-    if told := formatting.told_of(verdict):
+    if told := formatting.target_latency_note(verdict):
         parts.append(Text(told, "yellow"))
     words = "no limit was stated" if _is_unjudged(verdict) else formatting.ANSWERS[verdict.status]
     head = Text.assemble("verdict: ", (verdict.status, f"bold {COLOURS[verdict.status]}"))
@@ -63,13 +63,13 @@ def search_view(found: SearchResult | Front) -> RenderableType:
     return Group(table, Text(front_plot(found)), *_confirmed(found.confirmed), Text(winner))
 
 
-def _confirmed(confirmed: Sequence[Confirmed]) -> list[RenderableType]:
+def _confirmed(confirmed: Sequence[FinalistResult]) -> list[RenderableType]:
     if not confirmed:
         return []
-    table = Table("trial", *formatting.CONFIRMED_COLUMNS)
+    table = Table("trial", *formatting.FINALIST_COLUMNS)
     for each in confirmed:
-        table.add_row(str(each.number), *formatting.confirmed_cells(each))
-    return [table, Text(summary(confirmed))]
+        table.add_row(str(each.number), *formatting.finalist_cells(each))
+    return [table, Text(finalist_summary(confirmed))]
 
 
 def front_plot(found: SearchResult | Front) -> str:
@@ -91,19 +91,19 @@ def front_plot(found: SearchResult | Front) -> str:
     return plot([point(row) for row in rows], text, label)
 
 
-def compression_view(made: Compressed) -> RenderableType:
+def compression_view(made: CompressionResult) -> RenderableType:
     """Every step that was tried: what it cost, whether it was kept and why."""
-    title = formatting.latency_title(made.rungs[0].latency_basis if made.rungs else "measured")
+    title = formatting.latency_title(made.steps[0].latency_basis if made.steps else "measured")
     table = Table("step", "validation [95 %]", "int8 file", "MACs", title, "kept", "why")
-    for rung in made.rungs:
+    for step in made.steps:
         table.add_row(
-            rung.name,
-            units.accuracy_text(rung.accuracy, rung.interval),
-            units.bytes_text(rung.size_bytes),
-            units.count_text(rung.macs),
-            "" if rung.latency_ms is None else units.time_text(rung.latency_ms),
-            "yes" if rung.is_accepted else "no",
-            Text(rung.why),
+            step.name,
+            units.accuracy_text(step.accuracy, step.interval),
+            units.bytes_text(step.size_bytes),
+            units.count_text(step.macs),
+            "" if step.latency_ms is None else units.time_text(step.latency_ms),
+            "yes" if step.is_accepted else "no",
+            Text(step.why),
         )
     return table
 

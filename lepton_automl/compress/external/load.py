@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.compress.external.model import Foreign
+from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import labels_in, preparation
 from lepton_automl.compress.external.reader import read, signature
 from lepton_automl.compress.external.wrap import wrapped
@@ -37,7 +37,7 @@ ODD = (
 
 def probed(
     path: Path, preprocessing: Path | None, class_names: Sequence[str], out: Path
-) -> Foreign:
+) -> ExternalModel:
     """The model in our form, its file also in `out`.
 
     Parameters
@@ -71,7 +71,7 @@ def probed(
 
     said = run_json(PROGRAM, json.dumps(request), f"opening {path}", died)
     names = {name: tuple(said[name]) for name in ("shape", "class_names", "kept_float")}
-    return Foreign(out.read_bytes(), seen_as=said["seen_as"], **names)
+    return ExternalModel(out.read_bytes(), seen_as=said["seen_as"], **names)
 
 
 def main() -> None:

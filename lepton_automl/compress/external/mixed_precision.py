@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from lepton_automl.compress.evaluation import divergence
+from lepton_automl.compress.evaluation import kl_divergence
 from lepton_automl.compress.external.quantize import Quantized, Quantizer, answers, nearer
 from lepton_automl.cost.onnx_cost import WEIGHTED
 
@@ -52,7 +52,7 @@ def ranked_layers(made: Quantized, quantizer: Quantizer, tell: Tell) -> list[tup
         tell(f"what int8 costs in {layer.name.removeprefix('net/')}", place / len(layers))
         alone = [layer.name, *_followers(graph, layer)]
         file = quantizer(made.source, averages=made.averages, only=alone)
-        costs.append((layer.name, divergence(wanted, answers(file, pixels))))
+        costs.append((layer.name, kl_divergence(wanted, answers(file, pixels))))
     return sorted(costs, key=lambda pair: -pair[1])
 
 
@@ -93,4 +93,4 @@ def _with_float(made: Quantized, nodes: Sequence[str], quantizer: Quantizer) -> 
     file = quantizer(made.source, averages=made.averages, kept_float=nodes)
     wanted = answers(made.source.file, quantizer.pixels)
     file, apart, _ = nearer(file, wanted, quantizer)
-    return dataclasses.replace(made, file=file, divergence=apart, kept_float=tuple(nodes))
+    return dataclasses.replace(made, file=file, kl_divergence=apart, kept_float=tuple(nodes))

@@ -8,7 +8,7 @@ from onnx import GraphProto, NodeProto
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalModel:
     """A float classifier in the form our own files have."""
 
     file: bytes

@@ -24,9 +24,9 @@ from onnxruntime.quantization import (
 )
 
 from lepton_automl import __version__
-from lepton_automl.compress.evaluation import divergence
+from lepton_automl.compress.evaluation import kl_divergence
 from lepton_automl.compress.external.equalization import equalized
-from lepton_automl.compress.external.model import Foreign, last_softmax
+from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.core import files
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.models import onnx_file
@@ -103,9 +103,9 @@ class Quantized:
 
     file: bytes
     method: str
-    divergence: float
+    kl_divergence: float
     """Of its answers from the float model's on the calibration pictures, nats."""
-    source: Foreign
+    source: ExternalModel
     """The float model it was made of, equalised or not."""
     averages: bool
     kept_float: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class Quantizer:
 
     def __call__(
         self,
-        model: Foreign,
+        model: ExternalModel,
         *,
         averages: bool = False,
         kept_float: Sequence[str] = (),
@@ -193,7 +193,7 @@ class Quantizer:
         return bytes(made.SerializeToString(deterministic=True))
 
 
-def closest(model: Foreign, quantizer: Quantizer) -> Quantized:
+def closest(model: ExternalModel, quantizer: Quantizer) -> Quantized:
     """Of all ways to quantize a float model, the one whose file answers most like it."""
     wanted = answers(model.file, quantizer.pixels)
     even = dataclasses.replace(model, file=equalized(model.file, quantizer.pixels))
@@ -206,7 +206,7 @@ def closest(model: Foreign, quantizer: Quantizer) -> Quantized:
             )
             method = f"{name}, {how}" + ", corrected" * is_corrected
             found.append(Quantized(file, method, apart, source, averages))
-    return min(found, key=lambda one: one.divergence)
+    return min(found, key=lambda one: one.kl_divergence)
 
 
 def nearer(
@@ -216,7 +216,7 @@ def nearer(
     found = []
     for is_corrected in (False, True):
         given = answers(file, quantizer.pixels)
-        found.append((file, divergence(wanted, given), is_corrected))
+        found.append((file, kl_divergence(wanted, given), is_corrected))
         file = corrected(file, wanted, given)
     return min(found, key=lambda one: one[1])
 

@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lepton_automl import __version__
-from lepton_automl.compress.external.model import Foreign, last_softmax
+from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.compress.external.preprocessing import Preparation
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.cost.onnx_cost import WEIGHTED
@@ -35,7 +35,7 @@ def wrapped(
     signature: Signature,
     preparation: Preparation | None,
     class_names: Sequence[str],
-) -> Foreign:
+) -> ExternalModel:
     """The model with uint8 pictures (n, H, W, C) in and probabilities (n, classes) out.
 
     Batch normalisation is folded and constants are computed, by ONNX Runtime's basic rules.
@@ -56,7 +56,7 @@ def wrapped(
     words = "as it does itself" if preparation is None else str(preparation)
     around = tuple(node.name for side in ends for node in side)
     kept = (*around, *(PREFIX + name for name in _end(model, signature.output)))
-    return Foreign(file, shape, tuple(class_names), kept, words)
+    return ExternalModel(file, shape, tuple(class_names), kept, words)
 
 
 def _converted(path: Path, model: ModelProto) -> ModelProto:

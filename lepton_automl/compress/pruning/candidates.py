@@ -1,4 +1,4 @@
-"""Offers: the cuts that a net could take next, each refitted, with what it saves and harms."""
+"""Pruning candidates: the cuts that a net could take next, refitted, with saving and damage."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lepton_automl.compress.context import Work
-from lepton_automl.compress.evaluation import divergence, float_probabilities
-from lepton_automl.compress.pruning.cut import cut, spare, without
+from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.evaluation import float_probabilities, kl_divergence
+from lepton_automl.compress.pruning.cut import cut_channels, removable_layers, remove_layer
 from lepton_automl.compress.pruning.importance import IMPORTANCES
 from lepton_automl.compress.pruning.refit import refit
-from lepton_automl.compress.pruning.savings import Savings, savings, smaller
+from lepton_automl.compress.pruning.savings import Savings, savings_for_limits, smaller_sizes
 from lepton_automl.cost.targets import ChannelStep
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.models.arch import Arch
@@ -22,133 +22,141 @@ from lepton_automl.models.model import Model
 
 
 @dataclass(frozen=True)
-class Offer:
+class PruningCandidate:
     """A cut net before any training."""
 
     model: Model
-    """Refitted."""
-    what: str
-    """What was cut, in words."""
-    saved: float
-    """Of the cost, 0 to 1; see `Savings`."""
-    harm: float
-    """How far its answers are from those before, nats."""
+    """Refitted by least squares."""
+    description: str
+    """What was cut, such as `layer 3 removed`."""
+    saving: float
+    """Share of the cost, 0 to 1; see `Savings`."""
+    kl_divergence: float
+    """From the uncut net's probabilities on training pictures, nats."""
 
     @property
-    def price(self) -> float:
-        """Nats for the whole cost, at this rate."""
-        return self.harm / self.saved
+    def score(self) -> float:
+        """KL divergence per saving, nats for the whole cost; less is better."""
+        return self.kl_divergence / self.saving
 
 
-def offers(model: Model, work: Work, share: float, known: frozenset[str]) -> list[Offer]:
-    """Channels for about `share` of the cost, by each importance, and every layer alone.
+def pruning_candidates(
+    model: Model, context: CompressionContext, share: float, known: frozenset[str]
+) -> list[PruningCandidate]:
+    """Cut channels by each importance, and remove each removable layer on its own.
 
-    What is predicted before the refit says little of what is left after it, so each cut is made,
-    refitted and compared by its answers on training pictures. Where the time is over, those that
-    are ready are all.
+    Importances rank cuts poorly once the net is refitted, so each cut is made, refitted and
+    compared by its answers on training pictures. Where the time is used up, those that are ready
+    are returned.
 
     Parameters
     ----------
     model : Model
         Not folded.
-    work : Work
+    context : CompressionContext
         Data, target and limits.
     share : float
-        Of the cost, 0 to 1.
+        Share of the cost to cut by channels, 0 to 1.
     known : frozenset of str
-        Hashes of architectures that are not to be offered.
+        Hashes of architectures to leave out.
     """
-    pixels = work.train.pixels[balanced(work.train.labels, PICTURES, work.seed)]
-    wanted = float_probabilities(model, pixels)
-    found = []
-    for less, what, saved in _cuts(model, work, share, known, pixels):
-        harm = divergence(wanted, float_probabilities(less, pixels))
-        found.append(Offer(less, what, saved, max(harm, 0.0)))
-        if work.seconds_left is not None and work.seconds_left() <= work.quantize_seconds:
+    pixels = context.train.pixels[balanced(context.train.labels, PICTURES, context.seed)]
+    expected = float_probabilities(model, pixels)
+    candidates = []
+    for pruned, description, saving in _cuts(model, context, share, known, pixels):
+        divergence = kl_divergence(expected, float_probabilities(pruned, pixels))
+        candidates.append(PruningCandidate(pruned, description, saving, max(divergence, 0.0)))
+        if context.seconds_left is not None and context.seconds_left() <= context.quantize_seconds:
             break
-    return found
+    return candidates
 
 
 def _cuts(
-    model: Model, work: Work, share: float, known: frozenset[str], pixels: Tensor
+    model: Model,
+    context: CompressionContext,
+    share: float,
+    known: frozenset[str],
+    pixels: Tensor,
 ) -> Iterator[tuple[Model, str, float]]:
-    """Each cut that pays, refitted, in words, and what it saves."""
-    steps = channel_steps(model.arch, work.target.channel_step)
-    saves = savings(model.arch, steps, work)
+    """Every cut that pays: the refitted model, its description and its saving."""
+    steps = channel_steps(model.arch, context.target.channel_step)
+    savings = savings_for_limits(model.arch, steps, context)
 
-    def pays(arch: Arch, saved: float, layer: int | None = None) -> bool:
-        return saved > 0 and arch.hash not in known and saves.pays(work, arch, layer)
+    def pays(arch: Arch, saving: float, layer: int | None = None) -> bool:
+        return saving > 0 and arch.hash not in known and savings.pays(context, arch, layer)
 
     for name, importance in IMPORTANCES.items():
-        scores = importance(model, work.train, work.seed)
-        sizes = chosen(model.arch, scores, steps, share, saves, saves.is_enough(work))
-        less, kept = model, {}
+        scores = importance(model, context.train, context.seed)
+        is_enough = savings.reaches_limits(context)
+        sizes = choose_widths(model.arch, scores, steps, share, savings, is_enough)
+        pruned, kept = model, {}
         for width, size in sizes.items():
             kept[width] = torch.topk(scores[width], size).indices.sort().values
-            less = cut(less, width, kept[width].tolist())
-        if pays(less.arch, saved := saves.of(less.arch)):
-            yield refit(less, model, kept, pixels), f"channels by {name}", saved
-    for layer in spare(model.arch):
-        less = without(model, layer)
-        if pays(less.arch, saved := saves.of_layer(layer, less.arch), layer):
-            yield refit(less, model, {}, pixels, gone=layer), f"layer {layer} left out", saved
+            pruned = cut_channels(pruned, width, kept[width].tolist())
+        if pays(pruned.arch, saving := savings.of(pruned.arch)):
+            yield refit(pruned, model, kept, pixels), f"channels by {name}", saving
+    for layer in removable_layers(model.arch):
+        pruned = remove_layer(model, layer)
+        if pays(pruned.arch, saving := savings.of_layer(layer, pruned.arch), layer):
+            refitted = refit(pruned, model, {}, pixels, removed_layer=layer)
+            yield refitted, f"layer {layer} removed", saving
 
 
-def chosen(
+def choose_widths(
     arch: Arch,
     scores: Mapping[str, Tensor],
     steps: Mapping[str, int],
     share: float,
-    saves: Savings,
+    savings: Savings,
     is_enough: Callable[[Arch], bool] | None = None,
 ) -> dict[str, int]:
-    """Sizes of the widths to cut so that about `share` of the cost goes at the least loss.
+    """New sizes of the widths to cut: greedily the least importance lost for the saving.
 
     Parameters
     ----------
     arch : Arch
         Before the cut.
     scores : mapping of str to Tensor
-        Width name -> importance of each channel.
+        Width name -> importance of each channel, (channels,).
     steps : mapping of str to int
-        Width name -> multiple that its size is rounded to; never cut below it.
+        Width name -> sizes are multiples of it; never cut below it.
     share : float
-        Of the cost, 0 to 1.
-    saves : Savings
+        Share of the cost to cut, 0 to 1.
+    savings : Savings
         What a smaller net saves.
     is_enough : callable, optional
-        Ends it earlier.
+        Ends the cut earlier.
     """
-    ordered = {name: score.sort().values.cumsum(0) for name, score in scores.items()}
-    sizes = {w.name: w.size for w in arch.graph.widths}
-    start, now = dict(sizes), arch
+    lowest_sum = {name: score.sort().values.cumsum(0) for name, score in scores.items()}
+    original = {w.name: w.size for w in arch.graph.widths}
+    sizes, current = dict(original), arch
 
-    def lost(name: str, size: int) -> float:
-        gone = start[name] - size
-        return float(ordered[name][gone - 1]) if gone else 0.0
+    def importance_lost(name: str, size: int) -> float:
+        removed = original[name] - size
+        return float(lowest_sum[name][removed - 1]) if removed else 0.0
 
-    while saves.of(now) < share and not (is_enough and is_enough(now)):
-        offers = []
+    while savings.of(current) < share and not (is_enough and is_enough(current)):
+        options = []
         for name, size in sizes.items():
-            for fewer in smaller(size, steps[name]):
-                saved = saves.of(now.with_widths({name: fewer})) - saves.of(now)
-                if saved > 0:
-                    price = lost(name, fewer) - lost(name, size)
-                    offers.append((price / saved, -fewer, name))
-        if not offers:
+            for smaller in smaller_sizes(size, steps[name]):
+                saving = savings.of(current.with_widths({name: smaller})) - savings.of(current)
+                if saving > 0:
+                    loss = importance_lost(name, smaller) - importance_lost(name, size)
+                    options.append((loss / saving, -smaller, name))
+        if not options:
             break
-        _, fewer, name = min(offers)
-        sizes[name] = -fewer
-        now = now.with_widths({name: -fewer})
-    return {name: size for name, size in sizes.items() if size < start[name]}
+        _, smaller, name = min(options)
+        sizes[name] = -smaller
+        current = current.with_widths({name: -smaller})
+    return {name: size for name, size in sizes.items() if size < original[name]}
 
 
 def channel_steps(arch: Arch, step: ChannelStep) -> dict[str, int]:
-    """Width name -> the multiple its size is cut to."""
-    filtered = {
+    """Width name -> the multiple that its size is cut to, as the target's kernels compute it."""
+    depthwise = {
         op.y.axis for op in arch.graph.weighted_ops if isinstance(op, Conv) and op.depthwise
     }
     return {
-        width.name: step.depthwise if width.axes & filtered else step.dense
+        width.name: step.depthwise if width.axes & depthwise else step.dense
         for width in arch.graph.widths
     }

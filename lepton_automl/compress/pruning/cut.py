@@ -1,4 +1,4 @@
-"""Cuts: pure rewrites of (Arch, weights), channels of a width or a whole layer."""
+"""Remove channels of a width, or a whole layer, from a model: architecture and weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lepton_automl.models.graph import Conv, Linear, Width
 from lepton_automl.models.model import Model
 
 OUTPUT_PARTS = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "bias")
-"""Tensors of an operation with one number an output channel."""
+"""Tensors of an operation with one element per output channel."""
 
 
-def cut(model: Model, width_name: str, keep: Sequence[int]) -> Model:
-    """The model with only the channels `keep` of one width.
+def cut_channels(model: Model, width_name: str, keep: Sequence[int]) -> Model:
+    """Keep only the channels `keep` of one width.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def cut(model: Model, width_name: str, keep: Sequence[int]) -> Model:
 def _cut_operation(
     model: Model, op: Conv | Linear, width: Width, index: Tensor
 ) -> dict[str, Tensor]:
-    """The tensors of `op` that the cut changes."""
+    """Name -> new content of the tensors of `op` that the cut changes."""
     name, changed = f"{op.name}.weight", {}
     weight = model.weights[name]
     if op.y.axis in width.axes:
@@ -69,14 +69,14 @@ def _cut_operation(
     return changed
 
 
-def spare(arch: Arch) -> list[int]:
-    """Layers that give a value of the shape they are given: without one the net is still one."""
+def removable_layers(arch: Arch) -> list[int]:
+    """Layers whose output has the shape of their input, so that the net is valid without one."""
     build, found = Builder(*arch.input), []
     value = build.input
     for number, layer in enumerate(arch.layers):
         build.begin_layer(number, layer)
-        given, value = value, layer.lower(build, value)
-        if (given.channels, given.height, given.width) == (
+        before, value = value, layer.lower(build, value)
+        if (before.channels, before.height, before.width) == (
             value.channels,
             value.height,
             value.width,
@@ -85,30 +85,30 @@ def spare(arch: Arch) -> list[int]:
     return found
 
 
-def shortened(arch: Arch, layer: int) -> Arch:
-    """The architecture without one of its `spare` layers."""
-    left = (*arch.layers[:layer], *arch.layers[layer + 1 :])
-    return dataclasses.replace(arch, layers=left)
+def arch_without_layer(arch: Arch, layer: int) -> Arch:
+    """The architecture without one of its `removable_layers`."""
+    layers = (*arch.layers[:layer], *arch.layers[layer + 1 :])
+    return dataclasses.replace(arch, layers=layers)
 
 
-def without(model: Model, layer: int) -> Model:
-    """The model without one of its `spare` layers.
+def remove_layer(model: Model, layer: int) -> Model:
+    """The model without one of its `removable_layers`.
 
     Raises
     ------
     ArchError
-        If the net cannot do without it.
+        If the layer is not removable.
     """
-    if layer not in spare(model.arch):
+    if layer not in removable_layers(model.arch):
         raise ArchError(
-            f"layer {layer} changes the shape of what it is given",
-            fix=f"one of: {', '.join(map(str, spare(model.arch))) or 'none of this net'}",
+            f"layer {layer} cannot be removed: its output has another shape than its input",
+            fix=f"removable: {', '.join(map(str, removable_layers(model.arch))) or 'none'}",
         )
-    names = {key: name_without(key, layer) for key in model.weights}
+    names = {key: renamed_without_layer(key, layer) for key in model.weights}
     weights = {new: model.weights[old] for old, new in names.items() if new is not None}
     return dataclasses.replace(
         model,
-        arch=shortened(model.arch, layer),
+        arch=arch_without_layer(model.arch, layer),
         weights=weights,
         qparams=None,
         metrics={},
@@ -116,8 +116,8 @@ def without(model: Model, layer: int) -> Model:
     )
 
 
-def name_without(name: str, layer: int) -> str | None:
-    """What a thing of a net, named `number of its layer/...`, is called without a layer."""
+def renamed_without_layer(name: str, layer: int) -> str | None:
+    """Name of a tensor `NUMBER/...` once `layer` is removed; None if it belongs to that layer."""
     number, _, rest = name.partition("/")
     if int(number) == layer:
         return None

@@ -1,4 +1,4 @@
-"""How much each channel matters, by several measures."""
+"""Channel importance: by a Taylor expansion of the loss, and by the norm of filters."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from lepton_automl.models.graph import Conv, Graph, Width
 from lepton_automl.models.model import Model
 
 TEMPERATURE = 4.0
-"""Softens the answers: nets that are sure of themselves have no gradients otherwise."""
-BATCH = 64
+"""Of the softmax: without it, confident predictions have vanishing gradients."""
+_BATCH_SIZE = 64
 
 
-def importance(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tensor]:
-    """Expected harm of silencing each channel, comparable between widths.
+def taylor_importance(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tensor]:
+    """KL divergence to second order when a channel is set to zero, comparable between widths.
 
-    To second order the divergence between the answers with and without a channel is half its
-    Fisher information, the mean square over pictures of activation times gradient of a label
-    drawn from the net's own answers.
+    It is half the Fisher information: the mean square over pictures of activation times gradient,
+    for a label drawn from the net's own probabilities.
 
     Parameters
     ----------
     model : Model
         Folded or not.
     data : Labelled
-        Training pictures; the labels only balance the choice among them.
+        Training pictures; labels only balance the choice among them.
     seed : int
         Of the choice of pictures and of the drawn labels.
 
@@ -45,25 +44,26 @@ def importance(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tens
     generator = torch.Generator().manual_seed(seed)
     pixels = data.pixels[balanced(data.labels, PICTURES, seed)]
     total = {width.name: torch.zeros(width.size) for width in graph.widths}
-    for part in torch.split(pixels, BATCH):
+    for batch in torch.split(pixels, _BATCH_SIZE):
         values: dict[str, Tensor] = {}
 
         def keep(name: str, value: Tensor, values: dict[str, Tensor] = values) -> Tensor:
             values[name] = value
             return value
 
-        logits = network(model.preprocessing.apply(part), keep) / TEMPERATURE
+        logits = network(model.preprocessing.apply(batch), keep) / TEMPERATURE
         drawn = torch.multinomial(logits.softmax(1).detach(), 1, generator=generator)[:, 0]
         loss = F.cross_entropy(logits, drawn, reduction="sum")
         for width in graph.widths:
-            total[width.name] += _squares(loss, [values[name] for name in makers(graph, width)])
+            sources = [values[name] for name in source_values(graph, width)]
+            total[width.name] += _squared_effects(loss, sources)
     return {name: squares / (2 * len(pixels)) for name, squares in total.items()}
 
 
-def filter_length(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tensor]:
-    """Length of the filters that make a channel (Li et al. 2017, section 3, arXiv:1608.08710).
+def filter_norm(model: Model, data: LabelledTensors, seed: int) -> dict[str, Tensor]:
+    """L2 norm of the filters of each channel (Li et al. 2017, section 3, arXiv:1608.08710).
 
-    Parameters and result as of `importance`; looks at no picture.
+    Parameters and result as of `taylor_importance`; data and seed are not used.
     """
     del data, seed
     graph = model.arch.graph
@@ -72,15 +72,15 @@ def filter_length(model: Model, data: LabelledTensors, seed: int) -> dict[str, T
         width.name: torch.stack(
             [
                 model.weights[f"{owners[value]}.weight"].flatten(1).norm(dim=1)
-                for value in makers(graph, width)
+                for value in source_values(graph, width)
             ]
         ).sum(0)
         for width in graph.widths
     }
 
 
-def makers(graph: Graph, width: Width) -> list[str]:
-    """Values in which the channels of a width begin; depthwise filters only pass them on."""
+def source_values(graph: Graph, width: Width) -> list[str]:
+    """Names of the values in which the channels of a width originate: of dense convolutions."""
     return [
         op.y.name
         for op in graph.weighted_ops
@@ -88,13 +88,13 @@ def makers(graph: Graph, width: Width) -> list[str]:
     ]
 
 
-def _squares(loss: Tensor, values: list[Tensor]) -> Tensor:
-    """Sum over pictures of the squared first-order effect of each channel."""
+def _squared_effects(loss: Tensor, values: list[Tensor]) -> Tensor:
+    """Sum over pictures of the squared first-order effect of each channel, (channels,)."""
     gradients = torch.autograd.grad(loss, values, retain_graph=True)
     effects = [(v * g).sum((2, 3)) for v, g in zip(values, gradients, strict=True)]
     return torch.stack(effects).sum(0).detach().square().sum(0)
 
 
-IMPORTANCES = {"what the answers lose": importance, "the length of their filters": filter_length}
-"""Those that a cut is tried with. After a refit and a recovery no other one was better than the
-better of these."""
+IMPORTANCES = {"Taylor importance": taylor_importance, "filter norm": filter_norm}
+"""Importances that channels are cut by. After refit and recovery no other one was better than the
+better of these ("Channel importance" in docs/decisions.md)."""

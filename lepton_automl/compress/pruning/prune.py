@@ -1,156 +1,172 @@
-"""Structured pruning: the cheapest cut on offer, recovered and judged."""
+"""Structured pruning: cut the candidate with the best score, fine-tune, accept or reject."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
-from lepton_automl.compress.context import Work
-from lepton_automl.compress.evaluation import keeps_classes, validation_accuracy, validation_right
-from lepton_automl.compress.pruning.candidates import offers
+from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.evaluation import (
+    keeps_class_limit,
+    validation_accuracy,
+    validation_correct,
+)
+from lepton_automl.compress.pruning.candidates import pruning_candidates
 from lepton_automl.compress.pruning.savings import is_within
-from lepton_automl.compress.recovery import OutOfTime, effort, recover
-from lepton_automl.cost.latency import Written
+from lepton_automl.compress.recovery import OutOfTime, recover, recovery_budget
+from lepton_automl.cost.latency import NetFile
 from lepton_automl.metrics.paired import paired_drop
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.training.loop import Diverged
 
-ACCURACY = "validation_accuracy"
+_ACCURACY = "validation_accuracy"
 
-SLOWER = 1.02
-"""A cut net may take this much of the time before and still count as no slower: timer noise."""
+_SLOWER = 1.02
+"""Latency ratio up to which a cut net counts as no slower; below it is timer noise."""
 
-RECOVERIES, AIMED_RECOVERIES = 3, 6
-"""Of one cut, while it misses by no more than chance; while it gets better, where it is what
-reaches the limits: cheaper than another cut from the start."""
+MAX_RECOVERIES, MAX_RECOVERIES_TO_LIMITS = 3, 6
+"""Of one cut, while it misses its limit within a standard error; while it still improves, where
+it reaches the cost limits, because another cut would start from the beginning."""
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What came of trying to cut a share of a model away."""
+class PruningAttempt:
+    """One cut, and whether it was accepted."""
 
     model: Model | None
-    """The smaller model, recovered; None where nothing was there to cut."""
+    """The smaller model after its recoveries; None where nothing was cut."""
     is_accepted: bool
     why: str
     recoveries: int = 0
-    """Trainings that it took."""
+    """Fine-tunings done."""
 
 
 def prune(
-    model: Model, work: Work, share: float = 0.25, known: frozenset[str] = frozenset()
-) -> Attempt:
-    """Cut channels or a layer, recover from the unpruned net, judge the outcome.
+    model: Model,
+    context: CompressionContext,
+    share: float = 0.25,
+    known: frozenset[str] = frozenset(),
+) -> PruningAttempt:
+    """Cut channels or a layer, fine-tune with the unpruned net as teacher, and judge the result.
 
-    At most half of the allowed drop is spent here, the rest is int8's. Of all offers the one that
-    harms least for what it saves is tried. Where there is no time to train, the refitted net is
-    judged as it is. Sizes are multiples of what the target's kernels like, so that a cut net is not
-    slower than the whole one.
+    Of all candidates the one with the least KL divergence for its saving is tried. Half of the
+    allowed drop may be spent here; the rest is left for quantization. Where there is no time to
+    train, the refitted net is judged as it is.
 
     Parameters
     ----------
     model : Model
-        The net to cut; it is not changed.
-    work : Work
-        Data, limits, target and the time.
+        Float, not folded.
+    context : CompressionContext
+        Data, limits, target and the budget for training.
     share : float
-        Of the cost, what to cut, 0 to 1; see `Savings`.
+        Share of the cost to cut, 0 to 1; see `Savings`.
     known : frozenset of str
-        Hashes of architectures that were tried before and need no second try.
+        Hashes of architectures that were tried before and are not tried again.
     """
-    offered = offers(model, work, share, known)
-    if not offered:
-        return Attempt(None, False, "no further cut would save anything")
-    least = min(offered, key=lambda offer: offer.price)
-    less = least.model
-    slower = _slower(model.arch, less.arch, work)
+    candidates = pruning_candidates(model, context, share, known)
+    if not candidates:
+        return PruningAttempt(None, False, "no further cut reduces the cost")
+    best = min(candidates, key=lambda candidate: candidate.score)
+    pruned = best.model
+    slower = _slower(model.arch, pruned.arch, context)
     if slower:
-        return Attempt(less, False, f"{least.what}: {slower}")
+        return PruningAttempt(pruned, False, f"{best.description}, {slower}")
     try:
-        budget = effort(less, work, work.quantize_seconds)
-        ready = less if budget is None else recover(less, work, budget)
+        budget = recovery_budget(pruned, context, context.quantize_seconds)
+        trained = pruned if budget is None else recover(pruned, context, budget)
     except Diverged as error:
-        return Attempt(less, False, error.what)
+        return PruningAttempt(pruned, False, error.what)
     except OutOfTime:
-        return Attempt(None, False, "the time is over")
-    told = least.what + ("" if budget else ", not trained")
-    ready = dataclasses.replace(ready, parent=model.digest)
-    made = _judged(ready, work, told, 0 if budget is None else 1)
-    return made if budget is None else _further(made, work, least.what)
+        return PruningAttempt(None, False, "the time is used up")
+    trained = dataclasses.replace(trained, parent=model.digest)
+    attempt = _judged(trained, context, best.description, 0 if budget is None else 1)
+    return attempt if budget is None else _continued(attempt, context, best.description)
 
 
-def _further(made: Attempt, work: Work, what: str) -> Attempt:
-    """Recovered again while there is time and hope."""
-    assert made.model is not None, "it was judged"
-    reaches, parent = _reaches(made.model.arch, work), made.model.parent
-    while not made.is_accepted and made.recoveries < (AIMED_RECOVERIES if reaches else RECOVERIES):
-        before, count = made.model, made.recoveries + 1
-        if not reaches and not _is_close(before, work):
+def _continued(
+    attempt: PruningAttempt, context: CompressionContext, description: str
+) -> PruningAttempt:
+    """`attempt` after further recoveries, while it is rejected and close to its limit."""
+    assert attempt.model is not None, "it was judged"
+    reaches, parent = _reaches_limits(attempt.model.arch, context), attempt.model.parent
+    most = MAX_RECOVERIES_TO_LIMITS if reaches else MAX_RECOVERIES
+    while not attempt.is_accepted and attempt.recoveries < most:
+        before, done = attempt.model, attempt.recoveries
+        if not reaches and not _is_close(before, context):
             break
         try:
-            share = effort(before, work, work.quantize_seconds)
-            if share is None:
+            budget = recovery_budget(before, context, context.quantize_seconds)
+            if budget is None:
                 break
-            ready = recover(before, work, share, work.seed + made.recoveries)
+            trained = recover(before, context, budget, context.seed + done)
         except (Diverged, OutOfTime):
             break
-        ready = dataclasses.replace(ready, parent=parent)
-        made = _judged(ready, work, f"{what}, recovered {count} times", count)
-        assert made.model is not None, "it was judged"
-        if reaches and made.model.metrics[ACCURACY] <= before.metrics[ACCURACY]:
+        trained = dataclasses.replace(trained, parent=parent)
+        attempt = _judged(trained, context, description, done + 1)
+        assert attempt.model is not None, "it was judged"
+        if reaches and attempt.model.metrics[_ACCURACY] <= before.metrics[_ACCURACY]:
             break
-    return made
+    return attempt
 
 
-def _reaches(arch: Arch, work: Work) -> bool:
-    """Whether a net keeps the limits on costs, if these are the aim."""
-    if not work.is_aim:
+def _reaches_limits(arch: Arch, context: CompressionContext) -> bool:
+    """Whether a net keeps the cost limits, where these are the aim."""
+    if not context.is_aim:
         return False
-    file = random_int8_onnx(arch, work.target.weight_limit, 2)
-    milliseconds = work.measure({"a": Written(arch, file)})["a"] if work.measure else None
-    return is_within(work.limits, arch, len(file), milliseconds)
+    file = random_int8_onnx(arch, context.target.weight_limit, 2)
+    milliseconds = context.measure({"a": NetFile(arch, file)})["a"] if context.measure else None
+    return is_within(context.limits, arch, len(file), milliseconds)
 
 
-def _slower(before: Arch, after: Arch, work: Work) -> str:
-    """Why the cut does not pay; nothing if it does, nobody measures, or other costs are the aim.
-
-    Whoever asks for few bytes and states no latency gets them, be it a few percent slower.
-    """
-    if work.measure is None or (work.is_aim and work.limits.max_latency_ms is None):
+def _slower(before: Arch, after: Arch, context: CompressionContext) -> str:
+    """In words, by how much the cut net is slower; empty if it is not, or latency is unlimited."""
+    if context.measure is None or (context.is_aim and context.limits.max_latency_ms is None):
         return ""
-    limit = work.target.weight_limit
-    written = {"b": before, "a": after}
-    # Files of their own, so that neither was timed before, at another moment.
-    times = work.measure({k: Written(v, random_int8_onnx(v, limit, 2)) for k, v in written.items()})
-    if times["a"] <= SLOWER * times["b"]:
+    limit = context.target.weight_limit
+    # Files of their own: known ones were timed at another moment, and machines drift.
+    files = {
+        name: NetFile(arch, random_int8_onnx(arch, limit, 2))
+        for name, arch in (("b", before), ("a", after))
+    }
+    times = context.measure(files)
+    if times["a"] <= _SLOWER * times["b"]:
         return ""
-    called = "slower" if work.latency_basis == "measured" else f"{work.latency_basis} slower"
-    return f"{called}: {times['a'] * 1000:.1f} us, before {times['b'] * 1000:.1f} us"
+    kind = "slower" if context.latency_basis == "measured" else f"{context.latency_basis} slower"
+    return f"{kind}: {times['a'] * 1000:.1f} us, before the cut {times['b'] * 1000:.1f} us"
 
 
-def _is_close(model: Model, work: Work) -> bool:
-    """Whether what it loses is within a standard error of what it may."""
-    before, after = (validation_right(each, work) for each in (work.reference, model))
-    drop = paired_drop(before, after, strata=work.validation.strata)
-    return drop.points - (drop.points - drop.low) / 2 <= work.allowed_drop / 2
+def _is_close(model: Model, context: CompressionContext) -> bool:
+    """Whether its drop exceeds the limit by at most one standard error."""
+    before, after = (validation_correct(each, context) for each in (context.reference, model))
+    drop = paired_drop(before, after, strata=context.validation.strata)
+    return drop.points - (drop.points - drop.low) / 2 <= context.allowed_drop / 2
 
 
-def _judged(model: Model, work: Work, told: str, recoveries: int) -> Attempt:
-    reference = validation_accuracy(work.reference, work)
-    reached = validation_accuracy(model, work)
-    drop = 100 * (reference - reached)
-    model = dataclasses.replace(model, metrics={ACCURACY: reached})
-    allowed = work.allowed_drop / 2
-    why = f"{told}, {drop:+.2f} points lost on validation, {allowed:.2f} allowed"
-    least = work.limits.min_accuracy or 0.0
+def _judged(
+    model: Model, context: CompressionContext, description: str, recoveries: int
+) -> PruningAttempt:
+    """Accept or reject by the accuracy on validation, with the reason in words."""
+    reference = validation_accuracy(context.reference, context)
+    reached = validation_accuracy(model, context)
+    drop, allowed = 100 * (reference - reached), context.allowed_drop / 2
+    model = dataclasses.replace(model, metrics={_ACCURACY: reached})
+    times = {0: "not fine-tuned", 1: "fine-tuned once", 2: "fine-tuned twice"}
+    change = f"loses {drop:.2f}" if drop >= 0 else f"gains {-drop:.2f}"
+    why = (
+        f"{description}, {times.get(recoveries, f'fine-tuned {recoveries} times')}, "
+        f"{change} points on validation (limit {allowed:.2f})"
+    )
+    min_accuracy = context.limits.min_accuracy or 0.0
     if drop > allowed + 1e-9:
-        return Attempt(model, False, why, recoveries)
-    if not keeps_classes(model, work, 0.5):
-        why = "a class loses more than half of what it may"
-        return Attempt(model, False, why, recoveries)
-    if reached < min(least, reference):
-        why = f"{reached:.2%} on validation, at least {least:.2%} asked"
-        return Attempt(model, False, why, recoveries)
-    return Attempt(model, True, why, recoveries)
+        return PruningAttempt(model, False, why, recoveries)
+    if not keeps_class_limit(model, context, 0.5):
+        limit = (context.limits.max_class_drop or 0.0) / 2
+        why = f"{description}, one class loses more on validation (limit {limit:.2f} points)"
+        return PruningAttempt(model, False, why, recoveries)
+    if reached < min(min_accuracy, reference):
+        why = f"{description}, {reached:.2%} on validation (limit {min_accuracy:.2%})"
+        return PruningAttempt(model, False, why, recoveries)
+    return PruningAttempt(model, True, why, recoveries)

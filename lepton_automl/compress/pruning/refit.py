@@ -1,8 +1,8 @@
-"""Least squares after a cut: layers give of what is left what they gave of all of it.
+"""Least-squares reconstruction of a cut net (He et al. 2017, section 3.1, arXiv:1707.06168).
 
-Layer after layer, from what the smaller net really computes, the weights are solved for the whole
-net's values before batch normalisation (He et al. 2017, section 3.1, arXiv:1707.06168). No label,
-no gradient, a second or two; a recovery begins nearer to its end.
+Layer by layer, from the values that the cut net computes, the weights are solved for the uncut
+net's values before batch normalisation. It needs no labels and no gradients and takes a second or
+two; fine-tuning then starts closer to its end.
 """
 
 from __future__ import annotations
@@ -14,50 +14,65 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from lepton_automl.compress.least_squares import MOST_TAPS, Moments, count, patches, taps
-from lepton_automl.compress.pruning.cut import name_without
+from lepton_automl.compress.least_squares import (
+    MAX_FAN_IN,
+    Moments,
+    extract_patches,
+    fan_in,
+    picture_count,
+)
+from lepton_automl.compress.pruning.cut import renamed_without_layer
 from lepton_automl.models.graph import Conv, Graph, Linear
 from lepton_automl.models.model import Model
 from lepton_automl.models.network import extract_weights
 
 Kept = Mapping[str, Tensor]
-"""Width name -> the channels that stay, increasing, of the whole net."""
+"""Width name -> indices of the channels that stay, increasing."""
 
 
 def refit(
-    less: Model, whole: Model, kept: Kept, pixels: Tensor, *, gone: int | None = None
+    pruned: Model, original: Model, kept: Kept, pixels: Tensor, *, removed_layer: int | None = None
 ) -> Model:
-    """`less` with weights that give what those of `whole` give, as far as they can.
+    """`pruned` with weights that reproduce the values of `original` by least squares.
 
     Parameters
     ----------
-    less, whole : Model
-        A cut net and what it was cut from, both folded or both not.
+    pruned, original : Model
+        The net after and before the cut, both folded or both not.
     kept : mapping of str to Tensor
         Channels that stay of each width that was cut.
     pixels : Tensor
         uint8 (N, H, W, C), training pictures.
-    gone : int, optional
-        The layer of `whole` that `less` does without.
+    removed_layer : int, optional
+        The layer of `original` that `pruned` lacks.
     """
-    graph = whole.arch.graph
-    before, after = whole.network(), less.network()
-    x = whole.preprocessing.apply(pixels[: count(graph)])
-    seen, found = {graph.input.name: x}, {graph.input.name: x}
+    graph = original.arch.graph
+    before, after = original.network(), pruned.network()
+    x = original.preprocessing.apply(pixels[: picture_count(graph)])
+    values_before, values_after = {graph.input.name: x}, {graph.input.name: x}
     channels = _by_axis(graph, kept)
     with torch.inference_mode():
-        rest = after.iter_ops(found)
-        for was in before.iter_ops(seen):
-            if gone is not None and name_without(was.name, gone) is None:
+        pruned_ops = after.iter_ops(values_after)
+        for old_op in before.iter_ops(values_before):
+            if removed_layer is not None and (
+                renamed_without_layer(old_op.name, removed_layer) is None
+            ):
                 continue
-            now = next(rest)
-            if not isinstance(was, (Conv, Linear)) or not isinstance(now, (Conv, Linear)):
+            new_op = next(pruned_ops)
+            if not isinstance(old_op, (Conv, Linear)) or not isinstance(new_op, (Conv, Linear)):
                 continue
-            if taps(was) <= MOST_TAPS:
-                pair = patches(was, seen[was.x.name]), patches(now, found[now.x.name])
-                outputs = channels.get(was.y.axis, torch.arange(was.y.channels))
-                _solve(before.modules_by_op[was.name], after.modules_by_op[now.name], outputs, pair)
-    return dataclasses.replace(less, weights=extract_weights(after), parent=less.digest)
+            if fan_in(old_op) <= MAX_FAN_IN:
+                x = extract_patches(old_op, values_before[old_op.x.name])
+                z = extract_patches(new_op, values_after[new_op.x.name])
+                outputs = channels.get(old_op.y.axis, torch.arange(old_op.y.channels))
+                _solve(
+                    before.modules_by_op[old_op.name],
+                    after.modules_by_op[new_op.name],
+                    outputs,
+                    x,
+                    z,
+                )
+    return dataclasses.replace(pruned, weights=extract_weights(after), parent=pruned.digest)
 
 
 def _by_axis(graph: Graph, kept: Kept) -> Kept:
@@ -69,17 +84,16 @@ def _by_axis(graph: Graph, kept: Kept) -> Kept:
     }
 
 
-def _solve(old: Module, new: Module, outputs: Tensor, pair: tuple[Tensor, Tensor]) -> None:
-    """Replace the weights of `new`, and what moves its values as a whole."""
-    x, z = pair
-    x = x[outputs] if len(x) > 1 else x  # Filters of a depthwise convolution are solved alone.
-    seen = Moments.of(x, z)
+def _solve(old: Module, new: Module, outputs: Tensor, x: Tensor, z: Tensor) -> None:
+    """Replace the weights of `new`, and its bias or running mean."""
+    x = x[outputs] if len(x) > 1 else x  # Each filter of a depthwise convolution is a group.
+    moments = Moments.of(x, z)
     rows = old.get_parameter("weight")[outputs].double().reshape(len(x), -1, x.shape[2])
     near = new.get_parameter("weight")
-    solved = seen.solved(rows, near.double().reshape(len(z), -1, z.shape[2]))
+    solved = moments.solve(rows, near.double().reshape(len(z), -1, z.shape[2]))
     near.copy_(solved.reshape(near.shape))
-    missed = (rows @ seen.x_mean.mT - solved @ seen.z_mean.mT).flatten()
+    missing = (rows @ moments.x_mean.mT - solved @ moments.z_mean.mT).flatten()
     if getattr(new, "norm", None) is not None:
-        new.get_buffer("norm.running_mean").sub_(missed)
+        new.get_buffer("norm.running_mean").sub_(missing)
     else:
-        new.get_parameter("bias").add_(missed)
+        new.get_parameter("bias").add_(missing)

@@ -1,4 +1,4 @@
-"""Calibration: what values a folded net takes on training pictures, in constant memory."""
+"""Calibration: ranges and means of all values of a net over training pictures."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor
 from lepton_automl.models.graph import Gate, Graph, Linear, MaxPool, Mul, Op
 from lepton_automl.models.model import Model, Preprocessing
 
-BINS = 4096
-"""Of a histogram: sixteen a step, so that errors of rounding are seen."""
-SHUT = {"hard_sigmoid": -3.0, "sigmoid": -8.0}
-"""Where a gate is shut, exactly or to within a step of what it gives."""
+_BINS = 4096
+"""Of a histogram: 16 per quantization step, fine enough to show rounding errors."""
+_CLOSED_BELOW = {"hard_sigmoid": -3.0, "sigmoid": -8.0}
+"""Gate -> input below which its output is 0, exactly or within one quantization step."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of every stored value over the pictures seen."""
+    """Statistics of every quantized value over the calibration pictures."""
 
     low: Mapping[str, float]
-    """Value name -> smallest number seen."""
+    """Value name -> minimum."""
     high: Mapping[str, float]
-    """Value name -> largest number seen."""
+    """Value name -> maximum."""
     peaks: Mapping[str, Tensor]
-    """Value name -> largest magnitude of each channel, (channels,)."""
+    """Value name -> maximum magnitude of each channel, (channels,)."""
     means: Mapping[str, Tensor]
     """Value name -> mean over the pictures, (channels, height, width)."""
 
@@ -36,7 +36,9 @@ class Calibration:
 def calibrate(
     model: Model, pixels: Tensor, *, batch: int = 64, device: torch.device | None = None
 ) -> Calibration:
-    """Run `model` over pictures and keep extremes and means of every stored value.
+    """Run `model` over pictures and collect extremes and means of every value.
+
+    Memory does not grow with the number of pictures.
 
     Parameters
     ----------
@@ -59,17 +61,17 @@ def calibrate(
     return statistics.result()
 
 
-def stored(graph: Graph) -> list[str]:
-    """Names of the values that have a scale of their own, in order.
+def quantized_values(graph: Graph) -> list[str]:
+    """Names of the values with a scale of their own, in order.
 
-    Neither the pixels, whose scale is given, nor the logits, which stay float32, nor what
-    maximum pooling gives, which keeps the scale of what it takes.
+    Not the pixels, whose scale is given, nor the logits, which stay float32, nor the output of
+    maximum pooling, which keeps the scale of its input.
     """
     return [op.y.name for op in graph.ops if not isinstance(op, (Linear, MaxPool))]
 
 
 class _Statistics:
-    """Sees every value of every batch and forgets it again."""
+    """A hook that accumulates extremes and means of every value, batch by batch."""
 
     def __init__(self, pictures: int) -> None:
         self._pictures = pictures
@@ -91,7 +93,6 @@ class _Statistics:
         return value
 
     def result(self) -> Calibration:
-        """Everything seen so far."""
         return Calibration(
             {name: float(low.min()) for name, low in self._low.items()},
             {name: float(high.max()) for name, high in self._high.items()},
@@ -103,14 +104,14 @@ class _Statistics:
         )
 
 
-SHARES = np.arange(20, 5, -1) / 20
-"""Of a value's extremes, what is tried as the ends of its range: 1 to 0.3."""
+CLIP_SHARES = np.arange(20, 5, -1) / 20
+"""Shares of a value's extremes that are tried as its range: 1 to 0.3."""
 
 
-def arithmetic(
+def activation_qparams(
     graph: Graph, preprocessing: Preprocessing, calibration: Calibration
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Scale and zero point of every value but the logits, by name."""
+    """Scales and zero points of all values but the logits, by value name."""
     scales = {graph.input.name: float(np.float32(preprocessing.scale))}
     zero_points = {graph.input.name: preprocessing.zero_point}
     for op in graph.ops:
@@ -121,12 +122,12 @@ def arithmetic(
                 scales[op.y.name] = scales[op.x.name]
                 zero_points[op.y.name] = zero_points[op.x.name]
             case _:
-                made = _steps(*_ends(graph, op, calibration))
-                scales[op.y.name], zero_points[op.y.name] = made
+                scale, zero_point = _scale_and_zero_point(*_range(graph, op, calibration))
+                scales[op.y.name], zero_points[op.y.name] = scale, zero_point
     return scales, zero_points
 
 
-def narrowed(
+def clip_ranges(
     model: Model,
     calibration: Calibration,
     pixels: Tensor,
@@ -134,17 +135,17 @@ def narrowed(
     batch: int = 64,
     device: torch.device | None = None,
 ) -> Calibration:
-    """`calibration` with the extremes between which 256 steps err least, in the mean square.
+    """Clip the range of every value where the mean squared quantization error is least.
 
-    A few large values make all others coarse; cut off, they cost less than they did. Histograms
-    are all that is kept, so the memory does not grow with the pictures.
+    A few large values make all others coarse; clipping them can cost less. Only histograms are
+    kept, so memory does not grow with the number of pictures.
 
     Parameters
     ----------
     model : Model
         Folded.
     calibration : Calibration
-        Of this very model and these pictures.
+        Of the same model and pictures.
     pixels : Tensor
         uint8 (N, H, W, C), training pictures.
     batch : int
@@ -153,60 +154,61 @@ def narrowed(
         Where to compute; the CPU by default.
     """
     device, graph = device or torch.device("cpu"), model.arch.graph
-    own = set(stored(graph))
-    # A gate's range is known: 0 to 1.
-    ops = [op for op in graph.ops if op.y.name in own and not isinstance(op, Gate)]
-    ends = {op.y.name: _ends(graph, op, calibration) for op in ops}
-    counts = dict.fromkeys(ends, np.zeros(BINS))
+    names = set(quantized_values(graph))
+    # The range of a gate is fixed: 0 to 1.
+    ops = [op for op in graph.ops if op.y.name in names and not isinstance(op, Gate)]
+    ranges = {op.y.name: _range(graph, op, calibration) for op in ops}
+    counts = dict.fromkeys(ranges, np.zeros(_BINS))
 
-    def count(name: str, value: Tensor) -> Tensor:
-        if name in ends:
-            low, high = ends[name]
-            seen = torch.histc(value.float().clamp(low, high), BINS, low, max(high, low + 1e-4))
-            counts[name] = counts[name] + seen.cpu().double().numpy()
+    def add_to_histogram(name: str, value: Tensor) -> Tensor:
+        if name in ranges:
+            low, high = ranges[name]
+            clamped = value.float().clamp(low, high)
+            added = torch.histc(clamped, _BINS, low, max(high, low + 1e-4))
+            counts[name] = counts[name] + added.cpu().double().numpy()
         return value
 
     network = model.network().to(device)
     with torch.inference_mode():
         for part in torch.split(pixels, batch):
-            network(model.preprocessing.apply(part.to(device)), count)
-    best = {name: _best(*ends[name], counts[name]) for name in ends}
-    low = {name: share * ends[name][0] for name, share in best.items()}
-    high = {name: share * ends[name][1] for name, share in best.items()}
+            network(model.preprocessing.apply(part.to(device)), add_to_histogram)
+    best = {name: _best_share(*ranges[name], counts[name]) for name in ranges}
+    low = {name: share * ranges[name][0] for name, share in best.items()}
+    high = {name: share * ranges[name][1] for name, share in best.items()}
     return dataclasses.replace(
         calibration, low={**calibration.low, **low}, high={**calibration.high, **high}
     )
 
 
-def _best(low: float, high: float, counts: np.ndarray) -> float:
-    """The share of the extremes at which the values counted are stored with the least error."""
-    width = max(high - low, 1e-4) / BINS
-    values = low + width * (np.arange(BINS) + 0.5)
+def _best_share(low: float, high: float, counts: np.ndarray) -> float:
+    """The share of the extremes with the least squared error over a histogram of (_BINS,)."""
+    width = max(high - low, 1e-4) / _BINS
+    values = low + width * (np.arange(_BINS) + 0.5)
     errors = []
-    for share in SHARES:
-        scale, zero_point = _steps(share * low, share * high)
-        stored_as = np.clip(np.rint(values / scale) + zero_point, 0, 255)
-        errors.append(counts @ (scale * (stored_as - zero_point) - values) ** 2)
-    return float(SHARES[int(np.argmin(errors))])
+    for share in CLIP_SHARES:
+        scale, zero_point = _scale_and_zero_point(share * low, share * high)
+        integers = np.clip(np.rint(values / scale) + zero_point, 0, 255)
+        errors.append(counts @ (scale * (integers - zero_point) - values) ** 2)
+    return float(CLIP_SHARES[int(np.argmin(errors))])
 
 
-def _ends(graph: Graph, op: Op, calibration: Calibration) -> tuple[float, float]:
-    """What is to be told apart of the value that `op` gives; 0 is always within."""
+def _range(graph: Graph, op: Op, calibration: Calibration) -> tuple[float, float]:
+    """Low and high end of the output of `op`; 0 always lies within."""
     if isinstance(op, Gate):
         return 0.0, 1.0
-    low = max(_floor(graph, op), min(0.0, calibration.low[op.y.name]))
+    low = max(_lower_bound(graph, op), min(0.0, calibration.low[op.y.name]))
     return low, max(0.0, calibration.high[op.y.name])
 
 
-def _steps(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point; 0 is always met exactly."""
-    # A value that is always 0 still needs a scale, and one far from denormal numbers.
+def _scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
+    """Affine uint8 quantization of a range; 0 is represented exactly."""
+    # A value that is always 0 still needs a scale, and not a denormal one.
     scale = np.float32(max(high - low, 1e-4) / 255)
     return float(scale), int(np.clip(np.rint(-low / scale), 0, 255))
 
 
-def _floor(graph: Graph, op: Op) -> float:
-    """Below this the value that `op` gives makes no difference: its gate is shut."""
+def _lower_bound(graph: Graph, op: Op) -> float:
+    """Values of `op` below this have no effect, because the gate they feed is closed."""
     readers = graph.consumers(op.y)
     gates = [reader for reader in readers if isinstance(reader, Gate)]
     gated = {gate.y.name for gate in gates}
@@ -215,4 +217,4 @@ def _floor(graph: Graph, op: Op) -> float:
             continue
         if not isinstance(reader, Gate):
             return -np.inf
-    return min((SHUT[gate.kind] for gate in gates), default=-np.inf)
+    return min((_CLOSED_BELOW[gate.kind] for gate in gates), default=-np.inf)

@@ -1,7 +1,7 @@
-"""Cross-layer equalisation: channels rescaled so that one scale fits them all.
+"""Cross-layer equalization (Nagel et al. 2019, section 4.1, arXiv:1906.04721).
 
-Nagel et al. 2019, section 4.1 (arXiv:1906.04721), with measured peaks in place of the ranges of
-the weights that make a channel: those have a scale of their own here, one an output channel.
+Channels are rescaled so that one scale fits all channels of a value. Measured activation peaks
+replace the ranges of the weights that produce a channel: those have one scale per output channel.
 """
 
 from __future__ import annotations
@@ -17,38 +17,37 @@ from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Graph, Linea
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import folded_weights
 
-ROUNDS = 4
-"""Passes over all groups; each changes what its neighbours should do."""
-LIMIT = 1e4
-"""A channel is rescaled by at most this, either way."""
+_PASSES = 4
+"""Over all groups: rescaling one changes the best factors of its neighbours."""
+_MAX_FACTOR = 1e4
+"""Channels are rescaled by at most this factor, up or down."""
 
 
 def equalize(model: Model, calibration: Calibration) -> Model:
-    """The same function with channels of more equal size.
+    """The same function with channels of more equal range.
 
-    Values that every operation between their producers and their readers passes on in
-    proportion (clamps at 0, maxima, means, sums) are divided by a number a channel, and the
-    weights that read them multiplied by it.
+    Values are divided by a factor per channel and the weights that read them multiplied by it,
+    where all operations in between are homogeneous (ReLU, maxima, means, sums).
 
     Parameters
     ----------
     model : Model
         Folded.
     calibration : Calibration
-        Of this very model; only its peaks are used.
+        Of the same model; only its peaks are used.
     """
     weights = {name: tensor.clone() for name, tensor in model.weights.items()}
     peaks = dict(calibration.peaks)
-    groups = list(proportional(model.arch.graph))
-    for _ in range(ROUNDS):
+    groups = list(equalization_groups(model.arch.graph))
+    for _ in range(_PASSES):
         for group in groups:
             factor = _factor(model.arch.graph, group, weights, peaks)
             rescale(model.arch.graph, group, weights, peaks, factor)
     return dataclasses.replace(model, weights=weights, qparams=None, parent=model.digest)
 
 
-def proportional(graph: Graph) -> Iterator[frozenset[str]]:
-    """Groups of value names whose channels may be rescaled together without any other change."""
+def equalization_groups(graph: Graph) -> Iterator[frozenset[str]]:
+    """Groups of value names whose channels can be rescaled together, the function unchanged."""
     parent = {graph.input.name: graph.input.name} | {op.y.name: op.y.name for op in graph.ops}
 
     def root(name: str) -> str:
@@ -58,19 +57,19 @@ def proportional(graph: Graph) -> Iterator[frozenset[str]]:
 
     fixed = {graph.input.name, graph.output.name}
     for op in graph.ops:
-        for name in _joined(op):
+        for name in _linked_inputs(op):
             parent[root(name)] = root(op.y.name)
-        fixed |= _fixed(op)
-    barred = {root(name) for name in fixed}
+        fixed |= _fixed_values(op)
+    excluded = {root(name) for name in fixed}
     members: dict[str, set[str]] = {}
     for name in parent:
-        if root(name) not in barred:
+        if root(name) not in excluded:
             members.setdefault(root(name), set()).add(name)
     return (frozenset(group) for group in members.values())
 
 
-def _joined(op: Op) -> list[str]:
-    """Inputs that must be rescaled by as much as the output."""
+def _linked_inputs(op: Op) -> list[str]:
+    """Inputs that must be rescaled by the same factor as the output."""
     match op:
         case MaxPool() | GlobalPool() | Mul():
             return [op.x.name]
@@ -80,8 +79,8 @@ def _joined(op: Op) -> list[str]:
             return []
 
 
-def _fixed(op: Op) -> set[str]:
-    """Values that this operation lets nobody rescale."""
+def _fixed_values(op: Op) -> set[str]:
+    """Values around this operation that cannot be rescaled."""
     match op:
         case Gate():
             return {op.x.name, op.y.name}
@@ -94,25 +93,25 @@ def _fixed(op: Op) -> set[str]:
 def _factor(
     graph: Graph, group: frozenset[str], weights: dict[str, Tensor], peaks: dict[str, Tensor]
 ) -> Tensor:
-    """What each channel of the group is divided by, (channels,)."""
-    size = torch.stack([_share(peaks[name]) for name in sorted(group)]).amax(0)
+    """Divisor of each channel of the group, (channels,)."""
+    ranges = torch.stack([_relative(peaks[name]) for name in sorted(group)]).amax(0)
     readers = [
-        _share(_columns(op, weights[f"{op.name}.weight"]))
+        _relative(_input_ranges(op, weights[f"{op.name}.weight"]))
         for op in graph.weighted_ops
         if op.x.name in group and not (isinstance(op, Conv) and op.depthwise)
     ]
-    # Filters of a depthwise convolution have a scale each, so they take any factor for nothing.
-    factor = torch.sqrt(size / torch.stack(readers).amax(0)) if readers else size
+    # Filters of a depthwise convolution have one scale each, so any factor suits them.
+    factor = torch.sqrt(ranges / torch.stack(readers).amax(0)) if readers else ranges
     factor = torch.where(torch.isfinite(factor) & (factor > 0), factor, 1.0)
-    return factor.clamp(1 / LIMIT, LIMIT)
+    return factor.clamp(1 / _MAX_FACTOR, _MAX_FACTOR)
 
 
-def _share(sizes: Tensor) -> Tensor:
+def _relative(sizes: Tensor) -> Tensor:
     return sizes / sizes.amax().clamp_min(1e-30)
 
 
-def _columns(op: Conv | Linear, weight: Tensor) -> Tensor:
-    """How much of the int8 range of its output channels each input channel fills, at most."""
+def _input_ranges(op: Conv | Linear, weight: Tensor) -> Tensor:
+    """Largest share of an output channel's int8 range that each input channel fills."""
     rows = weight.abs().flatten(1).amax(1).clamp_min(1e-30)
     return (
         (weight.abs().flatten(2).amax(2) if isinstance(op, Conv) else weight.abs())
@@ -128,21 +127,21 @@ def rescale(
     peaks: dict[str, Tensor],
     factor: Tensor,
 ) -> None:
-    """Divide the values of a group by `factor` (channels,), in `weights` and `peaks`; see above."""
+    """Divide the values of a group by `factor` (channels,), in place in `weights` and `peaks`."""
     for name in group:
         peaks[name] = peaks[name] / factor
     for op in graph.weighted_ops:
         weight, bias = f"{op.name}.weight", f"{op.name}.bias"
         if op.y.name in group:
-            weights[weight] = weights[weight] / _as_rows(factor, weights[weight])
+            weights[weight] = weights[weight] / _broadcast(factor, weights[weight])
             weights[bias] = weights[bias] / factor
         if op.x.name in group and isinstance(op, Conv) and op.depthwise:
-            weights[weight] = weights[weight] * _as_rows(factor, weights[weight])
+            weights[weight] = weights[weight] * _broadcast(factor, weights[weight])
         elif op.x.name in group:
-            weights[weight] = weights[weight] * _as_rows(factor, weights[weight][0])
+            weights[weight] = weights[weight] * _broadcast(factor, weights[weight][0])
 
 
-def _as_rows(factor: Tensor, like: Tensor) -> Tensor:
+def _broadcast(factor: Tensor, like: Tensor) -> Tensor:
     return factor.reshape(-1, *[1] * (like.ndim - 1))
 
 

@@ -1,7 +1,7 @@
-"""Quantization-aware fine-tuning: the last resort, when ranges and biases alone lose too much.
+"""Quantization-aware fine-tuning (QAT), where post-training quantization loses too much.
 
-Weights and values are rounded in the forward pass as the int8 file rounds them; gradients pass
-through as if they were not, except where a value is clipped.
+The forward pass rounds weights and values as the int8 file does; gradients pass straight through
+the rounding (Jacob et al. 2018, arXiv:1712.05877), except where a value is clipped.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lepton_automl.compress.context import Work
-from lepton_automl.compress.quantization.rounding import as_stored, meaning
-from lepton_automl.compress.recovery import Effort, deadline
+from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.quantization.rounding import dequantize, fake_quantize
+from lepton_automl.compress.recovery import RecoveryBudget, time_limit
 from lepton_automl.models.model import Model, QParams
 from lepton_automl.models.network import Network, build_network, extract_weights
 from lepton_automl.training.loop import train_loop
 from lepton_automl.training.precision import full_precision
 from lepton_automl.training.recipe import Recipe
 
-LR = 5e-4
-"""Of AdamW at batch 64; folded weights bear no more."""
+_LR = 5e-4
+"""Of AdamW at batch 64; higher rates make nets with folded weights diverge."""
 
 
-def finetune(model: Model, work: Work, effort: Effort) -> Model:
-    """A quantized model trained on, its scales kept.
+def finetune(model: Model, context: CompressionContext, budget: RecoveryBudget) -> Model:
+    """Fine-tune a quantized model with distillation from the reference; its scales are kept.
 
     Parameters
     ----------
     model : Model
         Quantized.
-    work : Work
-        The reference is the teacher.
-    effort : Effort
-        Pictures and passes.
+    context : CompressionContext
+        Its reference is the teacher.
+    budget : RecoveryBudget
+        Data and epochs.
 
     Raises
     ------
@@ -46,40 +46,42 @@ def finetune(model: Model, work: Work, effort: Effort) -> Model:
     OutOfTime
         If the compression must end before the training does.
     """
-    values = model.qparams
-    assert values is not None, "the caller has quantized it"
-    network = trainable(model, values)
+    qparams = model.qparams
+    assert qparams is not None, "the caller has quantized it"
+    network = trainable_network(model, qparams)
     train_loop(
         network,
-        effort.data,
+        budget.data,
         model.preprocessing,
-        _recipe(work.recipe),
-        epochs=effort.epochs,
-        seed=work.seed,
-        device=work.device,
-        forward=simulated(network, values, work.target.weight_limit, work.device),
-        teacher=work.reference.network().to(work.device),
+        _recipe(context.recipe),
+        epochs=budget.epochs,
+        seed=context.seed,
+        device=context.device,
+        forward=fake_quantized_forward(
+            network, qparams, context.target.weight_limit, context.device
+        ),
+        teacher=context.reference.network().to(context.device),
         distill_weight=1.0,
-        training_slot=work.turn,
-        on_batch=deadline(work),
+        training_slot=context.training_slot,
+        on_batch=time_limit(context),
     )
-    return _rounded(model, values, network, work.target.weight_limit)
+    return requantize(model, qparams, network, context.target.weight_limit)
 
 
-def trainable(model: Model, values: QParams) -> Network:
-    """The float network of a quantized model, with the biases its file has."""
+def trainable_network(model: Model, qparams: QParams) -> Network:
+    """The float network of a quantized model, with its dequantized biases."""
     biases = {
-        f"{op.name}.bias": meaning(op, values)["bias"] for op in model.arch.graph.weighted_ops
+        f"{op.name}.bias": dequantize(op, qparams)["bias"] for op in model.arch.graph.weighted_ops
     }
     return build_network(model.arch, {**model.weights, **biases})
 
 
-def simulated(
-    network: Network, values: QParams, limit: int, device: torch.device
+def fake_quantized_forward(
+    network: Network, qparams: QParams, limit: int, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Logits as int8 arithmetic gives them, with gradients for the float weights of `network`."""
-    on_value = as_stored(network.graph, values)
-    scales = {name: torch.from_numpy(s).to(device) for name, s in values.weight_scales.items()}
+    """The forward pass with int8 rounding; differentiable in the weights of `network`."""
+    on_value = fake_quantize(network.graph, qparams)
+    scales = {name: torch.from_numpy(s).to(device) for name, s in qparams.weight_scales.items()}
     zeros = {
         name: torch.zeros(len(s), dtype=torch.int32, device=device) for name, s in scales.items()
     }
@@ -105,20 +107,25 @@ def simulated(
 
 def _recipe(recipe: Recipe) -> Recipe:
     return dataclasses.replace(
-        recipe, optimizer="adamw", lr=LR, schedule="onecycle", weight_decay=0.0, label_smoothing=0.0
+        recipe,
+        optimizer="adamw",
+        lr=_LR,
+        schedule="onecycle",
+        weight_decay=0.0,
+        label_smoothing=0.0,
     )
 
 
-def _rounded(model: Model, values: QParams, network: Network, limit: int) -> Model:
-    """`model` with the weights of `network`, in the integers of the scales it has."""
+def requantize(model: Model, qparams: QParams, network: Network, limit: int) -> Model:
+    """`model` with the weights of `network`, rounded to nearest with the scales of `qparams`."""
     weights = extract_weights(network)
     integers, biases = {}, {}
     for op in network.graph.weighted_ops:
         weight, bias = (weights[f"{op.name}.{part}"].numpy() for part in ("weight", "bias"))
-        scale = values.weight_scales[op.name]
+        scale = qparams.weight_scales[op.name]
         column = scale.reshape(-1, *[1] * (weight.ndim - 1))
         integers[op.name] = np.clip(np.rint(weight / column), -limit, limit).astype(np.int8)
-        step = (np.float32(values.scales[op.x.name]) * scale).astype(np.float64)
+        step = (np.float32(qparams.scales[op.x.name]) * scale).astype(np.float64)
         biases[op.name] = np.rint(bias / step).clip(-(2**30), 2**30).astype(np.int32)
-    qparams = dataclasses.replace(values, weights=integers, biases=biases)
+    qparams = dataclasses.replace(qparams, weights=integers, biases=biases)
     return dataclasses.replace(model, weights=weights, qparams=qparams, parent=model.digest)

@@ -1,10 +1,8 @@
-"""Quantization: of all ways to integers the one closest to the float net, trained if it must."""
+"""Quantize a float model to int8: of three methods the one closest to it, then QAT if needed."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,155 +10,182 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lepton_automl.compress.context import Work
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import (
-    divergence,
     float_probabilities,
     int8_file,
-    keeps_classes,
+    keeps_class_limit,
+    kl_divergence,
     validation_accuracy,
 )
-from lepton_automl.compress.quantization.calibration import calibrate, narrowed
+from lepton_automl.compress.quantization.calibration import calibrate, clip_ranges
 from lepton_automl.compress.quantization.equalization import equalize, fold
 from lepton_automl.compress.quantization.qat import finetune
 from lepton_automl.compress.quantization.rounding import quantize, reconstruct
-from lepton_automl.compress.recovery import OutOfTime, effort
+from lepton_automl.compress.recovery import OutOfTime, recovery_budget
 from lepton_automl.core.events import Event
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.training.loop import Diverged
 
-
-@dataclass(frozen=True)
-class Quantized:
-    """An int8 model and how it came about."""
-
-    model: Model
-    method: str
-    """In words, such as `equalized, corrected`."""
-    pictures: tuple[int, ...]
-    """Indices of the training pictures it was calibrated on."""
-    divergence: float
-    """Of its answers from the float net's on those pictures, nats."""
-    accuracy: float
-    """Share of validation pictures that are right, 0 to 1."""
-    prices: tuple[Price, ...]
-    """Of every way that was tried."""
+NEAREST = "rounding to nearest"
+"""Plain post-training quantization: the baseline that the report compares with."""
 
 
 @dataclass(frozen=True)
-class Price:
-    """What one way costs; none of them costs bytes or time of the file."""
+class QuantizationMethod:
+    """A way to quantize one float model."""
+
+    name: str
+    """For the report, such as `equalization and GPTQ rounding`."""
+    quantize: Callable[[], Model]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """How close one method comes to the float model; size and speed of the file do not differ."""
 
     method: str
-    nats_from_float: float
-    """Of its answers from the float net's, on training pictures."""
+    kl_divergence: float
+    """From the float model's probabilities on the calibration pictures, nats."""
     seconds: float
-    """To make it and to answer these pictures."""
+    """To quantize, and to run the int8 file on these pictures."""
     accuracy: float | None = None
-    """On validation pictures, 0 to 1, if it was judged there."""
+    """On validation pictures, 0 to 1; None where it was not evaluated."""
 
     def __str__(self) -> str:
-        right = "" if self.accuracy is None else f"{self.accuracy:.2%} on validation, "
-        far = f"{self.nats_from_float:.2g} nats from float"
-        return f"{self.method}: {right}{far}, made in {self.seconds:.1f} s"
-
-
-def to_int8(model: Model, work: Work) -> Quantized:
-    """Equalise, calibrate, round; train with rounding only if validation loses too much.
-
-    The loss, `work.allowed_drop` at most, counts from `work.reference`; `model` is not changed.
-    """
-    allowed = validation_accuracy(work.reference, work) - work.allowed_drop / 100
-    made = _closest(fold(model), work, allowed)
-    holds = made.accuracy >= allowed and keeps_classes(made.model, work)
-    return made if holds else _trained(made, work)
+        accuracy = "" if self.accuracy is None else f"{self.accuracy:.2%} on validation, "
+        return (
+            f"{self.method}: {accuracy}KL divergence from float {self.kl_divergence:.2g}, "
+            f"{self.seconds:.1f} s"
+        )
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to quantize a net."""
+class QuantizationResult:
+    """An int8 model, and the results of every method that was tried."""
 
-    method: str
     model: Model
-    divergence: float
-    """Of its answers from the float net's, nats."""
-    seconds: float
+    method: str
+    calibration_ids: tuple[int, ...]
+    """Indices of the training pictures used for calibration."""
+    kl_divergence: float
+    """From the float model's probabilities on those pictures, nats."""
+    accuracy: float
+    """Share of validation pictures that are right, 0 to 1."""
+    results: tuple[MethodResult, ...]
+    """Of every method, `NEAREST` first."""
 
 
-def _closest(model: Model, work: Work, allowed: float) -> Quantized:
-    """Of all ways to quantize, the one whose file answers most like the float net.
+def quantize_model(model: Model, context: CompressionContext) -> QuantizationResult:
+    """Quantize after training; fine-tune with quantization only if validation loses too much.
 
-    All are tried because none is always best: equalisation saves nets with uneven channels and
-    slightly harms others. They are compared on training pictures, where no label is needed. Where
-    plain rounding gives less than the `allowed` accuracy, all are judged on validation too, so
-    that one can see what each mends.
+    Parameters
+    ----------
+    model : Model
+        Float, batch normalisation folded or not.
+    context : CompressionContext
+        Its `allowed_drop` is relative to `context.reference`.
     """
-    ids = balanced(work.train.labels, PICTURES, work.seed)
-    ways = _ways(model, work, work.train.pixels[ids])
-    best, plain = min(ways, key=_divergence), ways[0]
-    accuracy = {way.method: validation_accuracy(way.model, work) for way in (plain, best)}
-    if accuracy[plain.method] < allowed:
-        accuracy |= {w.method: validation_accuracy(w.model, work) for w in ways if w is not plain}
-    prices = [Price(w.method, w.divergence, w.seconds, accuracy.get(w.method)) for w in ways]
-    for price in prices if len(accuracy) == len(ways) else ():
-        work.emit(Event("compress", f"int8 {price}"))
-    reached = accuracy[best.method]
-    return Quantized(
-        best.model, best.method, tuple(ids.tolist()), best.divergence, reached, tuple(prices)
+    min_accuracy = validation_accuracy(context.reference, context) - context.allowed_drop / 100
+    result = _closest(fold(model), context, min_accuracy)
+    if result.accuracy >= min_accuracy and keeps_class_limit(result.model, context):
+        return result
+    return _fine_tuned(result, context)
+
+
+def _closest(model: Model, context: CompressionContext, min_accuracy: float) -> QuantizationResult:
+    """Result of the method whose int8 file has the least KL divergence from the float model.
+
+    Methods are compared on training pictures, where no label is needed. Where rounding to nearest
+    stays below `min_accuracy`, all are evaluated on validation too, for the report.
+    """
+    ids = balanced(context.train.labels, PICTURES, context.seed)
+    pixels = context.train.pixels[ids]
+    expected = float_probabilities(model, pixels)
+    models: dict[str, Model] = {}
+    results: list[MethodResult] = []
+    for method in _methods(model, context, pixels):
+        started = time.monotonic()
+        models[method.name] = method.quantize()
+        kl_divergence = _divergence(models[method.name], pixels, expected)
+        results.append(MethodResult(method.name, kl_divergence, time.monotonic() - started))
+    best = min(results, key=lambda result: result.kl_divergence)
+    accuracy = {name: validation_accuracy(models[name], context) for name in (NEAREST, best.method)}
+    if accuracy[NEAREST] < min_accuracy:
+        for name in models.keys() - accuracy.keys():
+            accuracy[name] = validation_accuracy(models[name], context)
+    results = [dataclasses.replace(each, accuracy=accuracy.get(each.method)) for each in results]
+    for result in results if len(accuracy) == len(results) else ():
+        context.emit(Event("compress", f"int8 {result}"))
+    return QuantizationResult(
+        models[best.method],
+        best.method,
+        tuple(ids.tolist()),
+        best.kl_divergence,
+        accuracy[best.method],
+        tuple(results),
     )
 
 
-def _ways(model: Model, work: Work, pixels: Tensor) -> list[Way]:
-    """Plain rounding first."""
-    limit, wanted = work.target.weight_limit, float_probabilities(model, pixels)
-    even = equalize(model, calibrate(model, pixels, device=work.device))
-    ways = []
-    for name, source in {"plain": model, "equalized": even}.items():
-        whole = calibrate(source, pixels, device=work.device)
-        narrow = narrowed(source, whole, pixels, device=work.device)
-        for ends, clip, correct in itertools.product((whole, narrow), (False, True), (False, True)):
-            make = functools.partial(quantize, source, ends, limit, clip=clip, correct=correct)
-            told = {"narrowed": ends is narrow, "clipped": clip, "corrected": correct}
-            words = ", ".join([name, *(word for word, is_so in told.items() if is_so)])
-            ways.append(_way(words, make, pixels, wanted))
-        # Learning the rounding takes the longest; from narrowed ranges it ended closest on every
-        # net that was measured.
-        start = quantize(source, narrow, limit, correct=False)
-        make = functools.partial(reconstruct, start, pixels, limit)
-        ways.append(_way(f"{name}, narrowed, clipped, reconstructed", make, pixels, wanted))
-    return ways
+def _methods(model: Model, context: CompressionContext, pixels: Tensor) -> list[QuantizationMethod]:
+    """Rounding to nearest, then GPTQ rounding without and with equalization.
+
+    Combinations with rounding to nearest were never closer than GPTQ rounding ("Quantization
+    methods" in docs/decisions.md). Equalization helps nets with uneven channels and slightly harms
+    some others.
+    """
+    limit = context.target.weight_limit
+    calibration = calibrate(model, pixels, device=context.device)
+
+    def reconstructed(source: Model) -> Model:
+        ranges = calibrate(source, pixels, device=context.device)
+        clipped = clip_ranges(source, ranges, pixels, device=context.device)
+        return reconstruct(quantize(source, clipped, limit), pixels, limit)
+
+    return [
+        QuantizationMethod(
+            NEAREST,
+            lambda: quantize(model, calibration, limit, clip=False, correct=False),
+        ),
+        QuantizationMethod("GPTQ rounding", lambda: reconstructed(model)),
+        QuantizationMethod(
+            "equalization and GPTQ rounding",
+            lambda: reconstructed(equalize(model, calibration)),
+        ),
+    ]
 
 
-def _way(method: str, make: Callable[[], Model], pixels: Tensor, wanted: np.ndarray) -> Way:
-    begun = time.monotonic()
-    made = make()
-    given = onnx_probabilities(int8_file(made), pixels)
-    return Way(method, made, divergence(wanted, given), time.monotonic() - begun)
+def _divergence(quantized: Model, pixels: Tensor, expected: np.ndarray) -> float:
+    return kl_divergence(expected, onnx_probabilities(int8_file(quantized), pixels))
 
 
-def _divergence(way: Way) -> float:
-    return way.divergence
-
-
-def _trained(made: Quantized, work: Work) -> Quantized:
-    """`made` fine-tuned with rounding if that is better on validation."""
-    begun, share = time.monotonic(), effort(made.model, work)
-    if share is None:
-        return made
-    work.emit(Event("compress", f"int8 reaches {made.accuracy:.2%} only: training with rounding"))
+def _fine_tuned(result: QuantizationResult, context: CompressionContext) -> QuantizationResult:
+    """`result` after quantization-aware fine-tuning, if that is better on validation."""
+    started, budget = time.monotonic(), recovery_budget(result.model, context)
+    if budget is None:
+        return result
+    context.emit(
+        Event(
+            "compress",
+            f"int8 reaches {result.accuracy:.2%} on validation, which is too low: "
+            "quantization-aware fine-tuning",
+        )
+    )
     try:
-        tuned = finetune(made.model, work, share)
+        tuned = finetune(result.model, context, budget)
     except (Diverged, OutOfTime):
-        return made
-    accuracy, method = validation_accuracy(tuned, work), f"{made.method}, trained with rounding"
-    pixels = work.train.pixels[list(made.pictures)]
-    wanted = float_probabilities(work.reference, pixels)
-    nats = divergence(wanted, onnx_probabilities(int8_file(tuned), pixels))
-    price = Price(method, nats, time.monotonic() - begun, accuracy)
-    made = dataclasses.replace(made, prices=(*made.prices, price))
-    mends = keeps_classes(tuned, work) and not keeps_classes(made.model, work)
-    if accuracy <= made.accuracy and not mends:
-        return made
-    return dataclasses.replace(made, model=tuned, method=method, accuracy=accuracy)
+        return result
+    accuracy = validation_accuracy(tuned, context)
+    method = f"{result.method}, then quantization-aware fine-tuning"
+    pixels = context.train.pixels[list(result.calibration_ids)]
+    kl_divergence = _divergence(tuned, pixels, float_probabilities(context.reference, pixels))
+    entry = MethodResult(method, kl_divergence, time.monotonic() - started, accuracy)
+    result = dataclasses.replace(result, results=(*result.results, entry))
+    repairs_classes = keeps_class_limit(tuned, context) and not keeps_class_limit(
+        result.model, context
+    )
+    if accuracy <= result.accuracy and not repairs_classes:
+        return result
+    return dataclasses.replace(result, model=tuned, method=method, accuracy=accuracy)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.runs.ledger import EventKind, LedgerView
@@ -230,12 +230,12 @@ def pace_text(result: TaskResult) -> str:
     return f"; {result.pictures_per_second:.0f} pictures/s"
 
 
-def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Confirmed, ...]:
+def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[FinalistResult, ...]:
     """What trainings from nothing made of each of the few best."""
     finals = [final for final in planned(ledger, f"{Stage.FINAL}-{round_number}") if final.is_fresh]
     lesson = lesson_of(ledger, round_number)
     return tuple(
-        Confirmed(
+        FinalistResult(
             number=number,
             searched=trials.search_result(number).accuracy,
             searched_epochs=trials.search_result(number).epochs,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_automl.artifact.provenance import Confirmed
+from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.core import files
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
@@ -195,7 +195,7 @@ class Winners:
         return known
 
 
-def confirmed_in(ledger: LedgerView) -> tuple[Confirmed, ...]:
+def confirmed_in(ledger: LedgerView) -> tuple[FinalistResult, ...]:
     """The few best of the newest search of a run, after their last trainings."""
     rounds = [int(key) for key in ledger.all(EventKind.WINNER)]
     return confirmed(ledger, read_trials(ledger), max(rounds)) if rounds else ()

@@ -114,10 +114,10 @@ class CostCheck:
             return self._told(arch, cost, self.model)
         if self.reference_ms is None:
             return cost
-        return cost.timed(self._latency(arch, file), self.reference_ms)
+        return cost.with_measured_latency(self._latency(arch, file), self.reference_ms)
 
     def _told(self, arch: Arch, cost: Cost, model: LatencyModel) -> Cost:
-        cost = cost.told(model, arch)
+        cost = cost.with_predicted_latency(model, arch)
         key = f"{model.digest or model.basis}/{arch.hash}"
         if self._ledger.get(EventKind.LATENCY, key) is None:
             event = {"milliseconds": cost.latency_ms, "basis": model.basis, "of": model.device}
