@@ -1,12 +1,13 @@
 # make demo: virtual environment, then the main job on scikit-learn's digits.
 # make check: virtual environment, then lint, types, import rules and tests.
+# make check-all: the same with the tests marked slow.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build.
 TORCH_INDEX ?=
 
-.PHONY: demo check lint kill-test fuzz lock clean
+.PHONY: demo check check-all lint kill-test fuzz lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lepton run digits --budget 3m
@@ -14,15 +15,18 @@ demo: $(VENV)/.ready
 check: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+check-all: lint
+	$(BIN)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# kill -9 of a worker, the coordinator or all of them at 100 random moments instead of the suite's 5.
+# kill -9 of a worker, the coordinator or all of them at 100 random moments instead of the suite's 3.
 kill-test: $(VENV)/.ready
-	LEPTON_KILLS=100 $(BIN)/python -m pytest -s -n 0 tests/e2e/test_kill.py
+	LEPTON_KILLS=100 $(BIN)/python -m pytest -m "" -s -n 0 tests/e2e/test_kill.py
 
 # 10,000 damaged ONNX files instead of the suite's 200.
 fuzz: $(VENV)/.ready

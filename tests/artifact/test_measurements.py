@@ -7,8 +7,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from lepton_automl.artifact import measurements
 from lepton_automl.artifact.manifest import MODELS
 from lepton_automl.artifact.measurements import figures, file_problems, float_nodes, optimized
+from lepton_automl.cost.latency import Latency
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
@@ -172,14 +174,27 @@ def test_accuracy_and_digest_are_those_of_the_evidence(made, measured):
         assert item.sha256 == made.digests[name]
 
 
-def test_latency_is_a_ratio_times_the_quiet_time(made, measured):
-    files, found = measured
+def test_a_latency_lies_in_its_interval(measured):
+    for found in measured[1].values():
+        low, high = found.latency_interval
+        assert 0 < low <= found.latency_ms <= high
+
+
+@pytest.mark.parametrize(("recorded", "used"), [(0.08, 0.08), (None, 0.05)])
+def test_latency_is_a_ratio_times_the_quiet_time(made, measured, recorded, used, monkeypatch):
+    class Fixed:
+        def quiet_reference_ms(self):
+            return 0.05
+
+        def measure(self, files, **_):
+            return {name: Latency(2.0, 1.5, 3.0, 0.1, 0.2) for name in files}
+
+    monkeypatch.setattr(measurements, "Stopwatch", Fixed)
     evidence = dict.fromkeys(MODELS, Evidence(np.ones(4, bool)))
-    doubled = figures(made.folder, files, made.digests, evidence, 0.08)
+    found = figures(made.folder, measured[0], made.digests, evidence, recorded)
     for name in MODELS:
-        low, high = found[name].latency_interval
-        assert 0 < low <= found[name].latency_ms <= high
-        assert 1 < doubled[name].latency_ms / found[name].latency_ms < 4
+        assert found[name].latency_ms == pytest.approx(2.0 * used)
+        assert found[name].latency_interval == pytest.approx((1.5 * used, 3.0 * used))
 
 
 def test_an_int8_net_of_convolutions_has_no_float_operators_and_a_float_net_has(measured):

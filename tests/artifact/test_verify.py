@@ -70,7 +70,6 @@ def snapshot(folder):
     }
 
 
-@pytest.mark.slow
 def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found, monkeypatch):
     before, run, children = snapshot(request_.folder), subprocess.run, []
 
@@ -258,10 +257,7 @@ def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
     time.sleep(0.5)
     parent.kill()
     parent.communicate()
-    until = time.monotonic() + 5
-    while processes.alive(child) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not processes.alive(child)
+    assert processes.eventually(lambda: not processes.alive(child))
 
 
 @pytest.mark.parametrize(

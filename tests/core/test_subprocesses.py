@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from lepton_automl.core.subprocesses import run_json
 from lepton_automl.errors import DataError, LeptonError, MachineError
+from tests.helpers.processes import eventually
 from tests.helpers.search import is_alive
 
 CHILD = """
@@ -17,13 +17,13 @@ import sys, time
 from lepton_automl.core.subprocesses import exit_with_parent
 exit_with_parent()
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = f"""
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}, str(os.getpid())])
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -49,7 +49,7 @@ def test_a_death_is_told_by_its_signal_and_a_bug_by_its_traceback() -> None:
         run_json("1 / 0", "{}", "asking", died)
 
 
-def test_it_dies_with_its_parent_within_a_second() -> None:
+def test_it_dies_with_its_parent() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -57,10 +57,7 @@ def test_it_dies_with_its_parent_within_a_second() -> None:
         child = int(parent.stdout.readline())
         assert parent.stdout.readline() == "held\n"
         parent.kill()
-        until = time.monotonic() + 5
-        while time.monotonic() < until and is_alive(child):
-            time.sleep(0.02)
-        assert not is_alive(child)
+        assert eventually(lambda: not is_alive(child))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked for it")
@@ -73,10 +70,7 @@ def test_one_that_is_stopped_dies_too() -> None:
         assert parent.stdout.readline() == "held\n"
         os.kill(child, signal.SIGSTOP)
         parent.kill()
-        until = time.monotonic() + 5
-        while time.monotonic() < until and is_alive(child):
-            time.sleep(0.02)
-        assert not is_alive(child)
+        assert eventually(lambda: not is_alive(child))
 
 
 def test_ctrl_c_does_not_end_it() -> None:

@@ -60,6 +60,7 @@ def same_file(out, finished_run):
     return (Path(out) / name).read_bytes() == (finished_run[0].out / name).read_bytes()
 
 
+@pytest.mark.slow  # The injected errors below need no mount and show the same.
 def test_on_a_disk_that_is_full_the_same_command_goes_on_once_there_is_room(
     lepton, disk, words, finished_run
 ):
@@ -125,6 +126,7 @@ def test_verbs_that_only_read_work_on_a_read_only_disk(lepton, disk, finished_ru
     assert json.loads(done.out)["verdict"] == "holds"
 
 
+@pytest.mark.slow  # tests/e2e/test_kill.py interrupts a run of a small space.
 def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(words, tmp_path):
     more = [*words, "--out", "my run"]
     more[more.index("--trials") + 1] = "500"
@@ -142,7 +144,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(words, tmp_path):
     try:
         wait_for_rung(tmp_path / "my run" / "ledger.db")
         os.killpg(child.pid, signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=240)
     finally:
         child.kill()
         child.wait()
@@ -155,7 +157,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(words, tmp_path):
 
 def wait_for_rung(ledger):
     """Return once a candidate has finished its first rung."""
-    ends = time.monotonic() + 120
+    ends = time.monotonic() + 240
     while time.monotonic() < ends:
         # Before its first moment is over the ledger cannot be read.
         with contextlib.suppress(MachineError), LedgerView(ledger) as view:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import rungs
 from lepton_automl.search.loop import search
@@ -11,8 +9,6 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trial, Trials
 from lepton_automl.search.workers.pool import Workers
 from tests.helpers.search import InlineWorkers, work
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monkeypatch):

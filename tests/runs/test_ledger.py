@@ -12,6 +12,7 @@ import pytest
 
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.runs.ledger import Ledger, LedgerView, translated
+from tests.helpers.processes import eventually
 
 WRITER = """
 import sys, pathlib
@@ -80,33 +81,42 @@ def test_looking_at_a_ledger_that_was_closed_leaves_its_folder_as_it_was(tmp_pat
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
-def test_seconds_alive_are_summed_over_sessions_and_idle_time_is_not(tmp_path: Path) -> None:
-    first = Ledger(tmp_path / "ledger.db", since=time.monotonic() - 100)
+def test_seconds_alive_are_summed_over_sessions_and_idle_time_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = Ledger(tmp_path / "ledger.db", since=900.0)
     first.close()
-    time.sleep(0.3)
+    now[0] += 30.0
     second = Ledger(tmp_path / "ledger.db")
-    assert 100 <= second.alive_seconds() < 100.3
+    now[0] += 5.0
+    assert second.alive_seconds() == pytest.approx(105.0)
     second.close()
     with LedgerView(tmp_path / "ledger.db") as view:
-        assert 100 <= view.alive_seconds() < 101
+        assert view.alive_seconds() == pytest.approx(105.0)
 
 
 def test_nothing_acknowledged_is_lost_to_kill_9_and_the_time_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     command = [sys.executable, "-c", WRITER, str(path)]
+    begun = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(1.2)
+        for _ in range(4):
+            writer.stdout.readline()
+        with LedgerView(path) as view:
+            assert eventually(lambda: view.alive_seconds() > 0.4)
         os.kill(writer.pid, signal.SIGKILL)
-        acknowledged = [0] + [int(line) for line in writer.stdout.read().split()]
+        acknowledged = [0, 1, 2, 3] + [int(line) for line in writer.stdout.read().split()]
     ledger = Ledger(path)
     kept = ledger.all("count")
     assert len(acknowledged) > 3
     assert all(kept[str(n)] == {"square": n * n} for n in acknowledged)
     assert len(kept) - len(acknowledged) in (0, 1)
-    assert 0.5 < ledger.alive_seconds() < 3.0
     ledger.close()
+    with LedgerView(path) as view:
+        assert 0.4 < view.alive_seconds() <= time.monotonic() - begun
 
 
 def test_a_full_disk_is_one_clear_message_and_the_ledger_stays_whole(tmp_path: Path) -> None:
@@ -173,11 +183,14 @@ def test_keys_and_counts_are_those_of_the_events(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_seconds_before_the_ledger_was_opened_count_at_once(tmp_path: Path) -> None:
+def test_seconds_before_the_ledger_was_opened_count_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A command killed before its first heartbeat has taken time too.
-    ledger = Ledger(tmp_path / "ledger.db", since=time.monotonic() - 7)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    ledger = Ledger(tmp_path / "ledger.db", since=993.0)
     with LedgerView(tmp_path / "ledger.db") as view:
-        assert 7 <= view.alive_seconds() < 8
+        assert view.alive_seconds() == pytest.approx(7.0)
     ledger.close()
 
 

@@ -21,6 +21,7 @@ from lepton_automl.search.workers import handle
 from lepton_automl.search.workers.handle import LONGEST_STEP, Patience, Worker, WorkerLost
 from lepton_automl.search.workers.measurement_lock import Quiet
 from lepton_automl.search.workers.task import Task
+from tests.helpers.processes import eventually
 
 LOOK = 0.25
 HEAD = """
@@ -109,7 +110,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         quiet = Quiet(tmp_path)
         stack.callback(quiet.close)
 
-        def started(body: str, patience: float = 1.0) -> Worker:
+        def started(body: str, patience: float = 60.0) -> Worker:
             worker = Worker(tmp_path, quiet, None, patience, HEAD + body)
             stack.callback(worker.close)
             stack.callback(worker.stop)
@@ -126,16 +127,18 @@ def test_an_answer_after_signs_of_life_is_the_tasks_result(start: Start) -> None
     assert (facts["task"], facts["share"], facts["waits"]) == ("", 0.0, False)
 
 
-def test_what_it_does_is_told_while_it_works(start: Start) -> None:
-    worker = start("    say(share=0.5)\n    time.sleep(0.6)\n" + ANSWER)
+def test_what_it_does_is_told_while_it_works(start: Start, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    waits = f"    while not os.path.exists({str(seen)!r}): time.sleep(0.01)\n"
+    worker = start("    say(share=0.5)\n" + waits + ANSWER)
     begun = time.time()
     thread = threading.Thread(target=worker.call, args=(TASK,))
     thread.start()
-    while worker.facts()["share"] != 0.5 and thread.is_alive():
-        time.sleep(0.01)
+    assert eventually(lambda: worker.facts()["share"] == 0.5)
     facts = worker.facts()
+    seen.touch()
     assert facts["task"] == "7-0"
-    assert begun - 0.1 < facts["since"] < time.time()
+    assert begun - 0.1 < facts["since"] < time.time()  # Clocks of two precisions.
     assert os.getpgid(facts["pid"]) == os.getpgid(0)
     thread.join()
 

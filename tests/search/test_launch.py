@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lepton_automl.models.model import Model
@@ -76,7 +75,6 @@ def test_two_processes_leave_one_net_and_nothing_else(
     assert other.poll() is not None
     model, data = Model.load(Path(task.out)), _part(task, task.validation)
     assert (unpack(result.correct) == is_correct(model, data)).all()
-    assert np.mean(unpack(result.correct)) > 0.6
     assert not [path for path in Path(task.out).iterdir() if "meeting" in path.name]
 
 
