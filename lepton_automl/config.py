@@ -190,7 +190,7 @@ class RunConfig:
     """Never mirror training pictures; else the data are asked whether they may be."""
     balance: Balance = "auto"
     """Whether every class counts alike, in training and in accuracy, or every sample does; `auto`:
-    where the rarest class has few training samples (`balance.LEAST_SHARE`)."""
+    where the rarest class has few training samples (`balance.UNEVEN_RATIO`)."""
     fresh: bool = False
     optuna_storage: str | None = None
     """Where every trial is mirrored to: the URL of a database or the path of a journal file."""

@@ -185,7 +185,7 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
     Parameters
     ----------
     file : bytes
-        An ONNX file as `onnxfile.Writer` writes it.
+        An ONNX file as `onnxfile.OnnxWriter` writes it.
     pixels : Tensor or ndarray
         uint8 (N, H, W, C).
     batch : int
