@@ -1,28 +1,28 @@
-"""What can go wrong, what to do about it, and the exit code that says so.
+"""Errors that a user can correct, and the exit code of each.
 
-LeptonError              base: what is wrong (with the value and the rule) and the way out
+LeptonError              base: what is wrong (with the value and the rule) and how to fix it
 ├── DataError        3   the data cannot be used
 ├── ConfigError      4   an option or a run definition is wrong
 │   └── SpaceError   4   a search-space file is wrong
 ├── ArchError        4   a layer or an architecture is wrong
 ├── InfeasibleError  5   no net can meet the limits
-├── VerdictError     6   a stated limit or parity does not hold; the best file is there
+├── VerdictError     6   a limit or parity does not hold; the best artifact is there
 ├── MachineError     7   the machine lacks what is needed (space, packages, rights)
-└── Interrupted    130   Ctrl-C or SIGTERM; the way out is the command that resumes
+└── Interrupted    130   Ctrl-C or SIGTERM; `fix` is the command that resumes
 """
 
 from __future__ import annotations
 
 
 class LeptonError(Exception):
-    """Anything a user can put right.
+    """Base class of all errors that a user can correct.
 
     Parameters
     ----------
     what : str
-        What is wrong, with the value met and the rule it breaks.
+        What is wrong, with the value and the rule that it breaks.
     fix : str
-        The way out; there is no default, so that nobody can raise without one.
+        How to correct it; there is no default, so that no error comes without one.
     """
 
     exit_code = 1
@@ -45,7 +45,7 @@ def _rebuild(kind: type[LeptonError], what: str, fix: str) -> LeptonError:
 
 
 class DataError(LeptonError):
-    """The data cannot be used as it is."""
+    """The data cannot be used as they are."""
 
     exit_code = 3
 
@@ -85,7 +85,7 @@ class MachineError(LeptonError):
 
 
 class Interrupted(LeptonError):
-    """The user stopped the command; what was finished is kept."""
+    """The user stopped the command; finished work is kept."""
 
     exit_code = 130
 

@@ -1,4 +1,4 @@
-"""What a stage tells while it works; only commands and reports turn it into text."""
+"""Progress events that stages emit; the command line prints them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened, or how far a stage has come."""
+    """A message or the progress of a stage."""
 
     stage: str
     """`intake`, `plan`, `search`, `confirm`, `compress`, `export`, `verify` or `run`."""
     message: str
-    """One line for a person."""
+    """One line of text for the user."""
     done: float | None = None
-    """How much of `total` is done; None where there is nothing to count."""
+    """Amount of `total` that is done; None where nothing is counted."""
     total: float | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What a table or a plot needs."""
+    """Values for tables and plots."""
 
 
 Emit = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Tell nobody."""
+    """Discard an event."""
     del event

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+"""Write files atomically: temporary name, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from lepton_automl.errors import LeptonError, MachineError
 
 _TEMPORARY_SUFFIX = ".tmp"
-"""End of the name, after a dot and the writer's process id, of what is not whole yet."""
+"""Suffix of unfinished files: `.NAME.PROCESS_ID` and this."""
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -28,8 +28,8 @@ def write(path: Path, content: bytes | str) -> Path:
     return write_chunks(path, [content.encode() if isinstance(content, str) else content])
 
 
-def write_chunks(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
-    """`write` for what is larger than memory: one piece after the other.
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
+    """Write chunks of content to `path` one after the other, as atomically as `write`.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def write_chunks(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.writelines(pieces)
+                file.writelines(chunks)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -53,7 +53,7 @@ def write_chunks(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
 
 
 def write_json(path: Path, document: Any) -> Path:
-    """Write `document` as indented JSON, keys in the order given."""
+    """Write `document` as indented JSON, keys in their order, as atomically as `write`."""
     return write(path, json.dumps(document, indent=2) + "\n")
 
 
@@ -70,12 +70,12 @@ def remove(path: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether the name is one that `write` gives to what is not whole yet."""
+    """Whether the name is that of an unfinished file of `write`."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY_SUFFIX)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete below `folder` what killed writers left; nobody else may write there meanwhile.
+    """Delete unfinished files of killed writers below `folder`; no other process may write there.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power loss."""
+    """Flush the directory entry to disk, so that a rename inside `folder` survives power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -98,7 +98,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def wrap_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing to `path` into one clear message."""
+    """Turn an OSError inside the block into a MachineError about `path`."""
     try:
         yield
     except OSError as error:
@@ -106,7 +106,7 @@ def wrap_os_errors(path: Path) -> Iterator[None]:
 
 
 def write_error(path: Path, error: OSError) -> LeptonError:
-    """The message for a failed write."""
+    """The MachineError for an OSError while writing `path`."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return MachineError(
             f"no space left on the disk that holds {path}",
@@ -124,6 +124,6 @@ def write_error(path: Path, error: OSError) -> LeptonError:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

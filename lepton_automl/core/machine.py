@@ -1,4 +1,4 @@
-"""The machine that figures were measured on: what a latency means nothing without."""
+"""Describe the machine that measurements are taken on: processor, features, runtime."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ REPORTED_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
     "amx_bf16",
 )
-"""Processor features that decide which kernels run, as Linux names them: those of int8 files, and
-the one that decides in which numbers trainings multiply."""
+"""Processor features that choose kernels, as Linux names them: those for int8 files, and the one
+that decides the number format of trainings."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Processor and runtime."""
+    """Processor, operating system and version of ONNX Runtime."""
 
     cpu: str
-    """Model name, or the architecture where the system does not tell it."""
+    """Model name, or the architecture where the system does not report it."""
     flags: tuple[str, ...]
-    """Those of `NOTED_FLAGS` the processor has."""
+    """Features in `REPORTED_FLAGS` that the processor has."""
     cores: int
     onnxruntime: str
     """Version of ONNX Runtime."""
@@ -36,12 +36,12 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
-    """The machine this process runs on.
+    """Describe the machine that this process runs on.
 
     Parameters
     ----------
     cpuinfo : Path
-        Linux's list of processors; without it (other systems) no features are known.
+        Linux's list of processors; on other systems it is missing and no features are known.
     """
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
     fields: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A folder is a registry: `layers/mbconv.py` is the layer named `mbconv`."""
+"""Find plug-ins: a module in a plug-in folder or an entry point, named after its file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FOLDERS = {
 
 
 def names(folder: str) -> list[str]:
-    """Names of all members of `folder`, ours and those third parties register, sorted."""
+    """Names of all plug-ins of `folder`, built-in ones and entry points, sorted."""
     registered = {point.name for point in _entry_points(folder)}
     if folder not in _FOLDERS:
         return sorted(registered)
@@ -33,15 +33,15 @@ def names(folder: str) -> list[str]:
 
 
 def load(folder: str, name: str, base: type[T]) -> type[T]:
-    """The one subclass of `base` that the member `name` of `folder` defines.
+    """Load the plug-in `name` of `folder`: the one subclass of `base` in its module.
 
     Raises
     ------
     ConfigError
-        If there is no such member; the message gives the nearest known name.
+        If there is no such plug-in; the message suggests the nearest known name.
     """
     ours = f"{_FOLDERS[folder]}.{name}" if folder in _FOLDERS else ""
-    # Entry points are asked last: reading them takes 10 ms, and every stored layer comes by here.
+    # Entry points come last: reading them takes 10 ms, and each layer of a saved net needs this.
     if ours and name.isidentifier() and name[0] != "_" and importlib.util.find_spec(ours):
         return _only_subclass(importlib.import_module(ours), base)
     for point in _entry_points(folder):
@@ -53,7 +53,7 @@ def load(folder: str, name: str, base: type[T]) -> type[T]:
 def unknown_name(
     name: str, known: list[str], kind: str, error: type[ConfigError] = ConfigError
 ) -> ConfigError:
-    """The error for a `name` that is not one of `known`, with the nearest one."""
+    """The error for a `name` that is not in `known`; it suggests the nearest known name."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return error(f"{name!r} is not a {kind}", fix=f"{hint}choose one of: {', '.join(known)}")

@@ -22,25 +22,30 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run_json(
-    program: str, request: str, what: str, died: Callable[[int], LeptonError]
+    program: str, request: str, what: str, signal_error: Callable[[int], LeptonError]
 ) -> dict[str, Any]:
-    """What a program says to a request.
+    """Run a program in a child process: JSON request in, JSON answer out.
+
+    A crash of the program cannot take the caller down.
 
     Parameters
     ----------
     program : str
-        Python text; it reads stdin and writes one JSON object to stdout.
+        Python source; it reads stdin and writes one JSON object to stdout.
     request : str
-        JSON.
+        JSON, written to the program's stdin.
     what : str
-        What it does, for those who read of its failure.
-    died : callable
-        The error for a process that a signal ended, of that number.
+        Name of the work, for the message of a RuntimeError.
+    signal_error : callable
+        Signal number -> the error to raise when a signal ended the program.
 
     Raises
     ------
     LeptonError
-        What the answer says a user can put right, or what `died` gives.
+        An error that the program returned in its answer (`error`, `what`, `fix`), or that of
+        `signal_error`.
+    RuntimeError
+        If the program failed otherwise; with its stderr.
     """
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -53,7 +58,7 @@ def run_json(
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     if child.returncode < 0:
-        raise died(-child.returncode)
+        raise signal_error(-child.returncode)
     if child.returncode:
         raise RuntimeError(f"{what} failed:\n{child.stderr}")
     answer: dict[str, Any] = json.loads(child.stdout)
@@ -63,22 +68,21 @@ def run_json(
 
 
 def exit_with_parent() -> None:
-    """Called before anything slow is imported; the first argument is the parent's process id."""
+    """Make this process end when its parent ends, and ignore Ctrl-C, which the parent handles.
+
+    Must be called before slow imports. `sys.argv[1]` is the process id of the parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = int(sys.argv[1])
-    _ask_the_kernel()
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _ask_the_kernel() -> None:
-    """On Linux a process that is stopped, or stuck in a kernel of torch, dies too."""
+    # On Linux the kernel also ends a process that is stopped or stuck in native code.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _die_with(parent: int) -> None:
-    # A killed parent cannot say goodbye; nobody is left to read what its children work out.
+def _exit_after(parent: int) -> None:
+    # A parent that is killed cannot end its children itself.
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)

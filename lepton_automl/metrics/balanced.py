@@ -9,36 +9,36 @@ from lepton_automl.metrics import bootstrap
 from lepton_automl.metrics.bootstrap import BOOTSTRAP_SAMPLES, Interval
 
 UNEVEN_RATIO = 1 / 3
-"""Of the commonest class's training samples, what the rarest needs for every sample to count alike.
-Data that are known by their plain accuracy stay so: of SVHN's ten digits the rarest has 0.34. In
-two classes it is where guessing the common one is right three times in four."""
+"""Training samples of the rarest class over those of the most frequent one, below which accuracy is
+balanced by default. Data usually reported by plain accuracy are above it: 0.34 for SVHN. With two
+classes it is where always predicting the frequent one is right three times in four."""
 
 _MAX_CLASS_WEIGHT = 50.0
-"""Of one sample in training: heavier ones throw a net about (of 12 trainings with one sample of
-weight 200 and a rate of 0.2 four failed, none with 50)."""
+"""Largest weight of a sample in the loss; larger ones make trainings diverge (docs/decisions.md,
+balanced accuracy)."""
 
 Strata = NDArray[np.int64] | None
-"""(N,): class of each sample where every class counts alike; None: every sample does."""
+"""(N,): class of each sample for balanced accuracy; None for plain accuracy."""
 Groups = NDArray[np.generic] | None
-"""(N,): equal where samples belong together; None: each stands for itself."""
+"""(N,): equal for samples of one group; None without groups."""
 Values = NDArray[np.generic]
 
 
 def is_uneven(labels: NDArray[np.int64]) -> bool:
-    """Whether the rarest class has less than a third of the commonest one's samples."""
+    """Whether the rarest class has less than a third of the samples of the most frequent one."""
     counts = _counts(labels)
     return bool(counts.min() < UNEVEN_RATIO * counts.max())
 
 
 def is_even(labels: NDArray[np.int64]) -> bool:
-    """Whether all classes have as many samples, so that it is the same who counts alike."""
+    """Whether all classes have equally many samples, so that balanced and plain accuracy agree."""
     return len(set(_counts(labels).tolist())) == 1
 
 
 def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What a sample of each class counts, 1 on average over the samples; 0 for absent classes.
+    """Loss weight of each class: inversely proportional to its samples, 1 on average over samples.
 
-    At most `MOST_WEIGHT`.
+    At most `_MAX_CLASS_WEIGHT`; 0 for absent classes.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def balanced_mean(values: Values, strata: Strata) -> float:
-    """Mean over samples, or of the means over classes: balanced accuracy of what is right.
+    """Mean over samples; with `strata` the mean of the class means, as in balanced accuracy.
 
-    Classes without a sample have no part in it.
+    Classes without a sample are left out.
     """
     if strata is None:
         return float(values.mean())
@@ -67,15 +67,15 @@ def balanced_mean(values: Values, strata: Strata) -> float:
 
 
 def balanced_total(values: Values, strata: Strata) -> float:
-    """As many samples as are right, or would be if all classes had as many."""
+    """Sum of the values; with `strata` the number of samples times their balanced mean."""
     return float(values.sum()) if strata is None else len(values) * balanced_mean(values, strata)
 
 
 def influence_values(values: Values, strata: Strata) -> NDArray[np.float64]:
-    """Values (N,) whose plain mean is `mean`, and whose spread is that of `mean`.
+    """Influence values (N,) of `balanced_mean`: their mean and standard error are its own.
 
-    Every sample's distance from its class's mean, by what the sample counts, around `mean`: what
-    reckons with plain means reckons rightly with these.
+    Each is the balanced mean plus the weighted distance of the sample from its class mean, so that
+    statistics of plain means apply to them.
 
     Source: Davison and Hinkley 1997, Bootstrap Methods, section 2.7 (influence values).
     """
@@ -90,16 +90,16 @@ def influence_values(values: Values, strata: Strata) -> NDArray[np.float64]:
 
 
 def effective_fraction(values: Values, groups: Groups, strata: Strata, level: float) -> float:
-    """How many independent samples of evenly many classes one sample is worth, 0 to 1.
+    """Effective samples divided by samples, 0 to 1, for unequal classes and for groups.
 
-    By the sizes of the classes, or by how `values` spread within them where that says less.
+    From the sizes of the classes, or from the variance of `values` within them if that gives less.
 
     Parameters
     ----------
     values : ndarray
         (N,).
     groups, strata : ndarray or None
-        (N,): which samples belong together; their classes where these count alike.
+        (N,): group of each sample; class of each sample for balanced accuracy.
     level : float
         Two-sided confidence, 0 to 1.
 
@@ -128,7 +128,7 @@ def effective_fraction(values: Values, groups: Groups, strata: Strata, level: fl
 def bootstrap_interval(
     values: Values, groups: Groups, strata: Strata, seed: int, level: float
 ) -> Interval:
-    """Bootstrap interval of `mean`: whole groups are drawn; without groups each class from itself.
+    """Bootstrap interval of `balanced_mean`: over whole groups, or stratified by class without any.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def bootstrap_interval(
         known, counts = np.unique(values[strata == label].astype(np.float64), return_counts=True)
         n = int(counts.sum())
         own = float(known @ counts) / n
-        # There are few different values, so how often each is drawn is one multinomial draw.
+        # With few distinct values, the counts of each are one multinomial draw.
         drawn = rng.multinomial(n, counts / n, BOOTSTRAP_SAMPLES) @ known / n
         means += own + (drawn - own) * np.sqrt(n / max(n - 1, 1))
     low, high = np.quantile(means / len(labels), [(1 - level) / 2, (1 + level) / 2])

@@ -9,18 +9,18 @@ import numpy as np
 from scipy.special import stdtrit
 
 Interval = tuple[float, float]
-"""Low and high end of an interval."""
+"""Low and high end."""
 
 BOOTSTRAP_SAMPLES = 4000
-"""Bootstrap samples: the 2.5 % quantile is then known to about 0.25 % of probability."""
+"""Bootstrap replicates: the 2.5 % quantile is then known to about 0.25 % of probability."""
 _MAX_DRAWS = 2_000_000
-"""Bounds the memory of the bootstrap where there are many groups."""
+"""Draws in memory at once, where there are many groups."""
 
 
 def cluster_bootstrap_interval(
     values: np.ndarray, groups: np.ndarray, seed: int, level: float
 ) -> Interval:
-    """Bootstrap interval of the mean of `values`: as many groups are drawn as there are.
+    """Cluster bootstrap interval of the mean: whole groups are drawn with replacement.
 
     Parameters
     ----------
@@ -45,28 +45,29 @@ def cluster_bootstrap_interval(
         draws = rng.integers(0, count, (min(at_once, BOOTSTRAP_SAMPLES - start), count))
         means[start : start + at_once] = sums[draws].sum(1) / sizes[draws].sum(1)
     # Few groups spread too little by (count - 1) / count and need Student's quantile.
-    wide = math.sqrt(count / (count - 1)) * student_quantile(level, count)
-    tail = NormalDist().cdf(-wide)
+    widened = math.sqrt(count / (count - 1)) * student_quantile(level, count)
+    tail = NormalDist().cdf(-widened)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def cluster_effective_fraction(values: np.ndarray, groups: np.ndarray, level: float) -> float:
-    """How many independent samples one sample in a group is worth, 0 to 1.
+    """Effective samples divided by samples, 0 to 1, for samples that come in groups.
 
-    The variance of a mean of independent samples over that of a mean of whole groups, further
-    reduced for few groups; where all `values` agree each group counts as one sample.
+    The inverse of the design effect: the variance of a mean of independent samples over that of a
+    mean of whole groups, further reduced for few groups. Where all `values` agree each group
+    counts as one sample.
 
     Source: Korn and Graubard 1998, Survey Methodology 24, 193 (effective samples, few groups).
     """
     sizes, sums = _by_group(values, groups)
     count, n = len(sizes), len(values)
-    few = (normal_quantile(level) / student_quantile(level, count)) ** 2
-    alone = float(values.var()) / n
-    if count < 2 or alone == 0:
-        return few * count / n
-    spread = float(((sums - values.mean() * sizes) ** 2).sum()) / n**2 * count / (count - 1)
-    return few * min(1.0, alone / spread) if spread else few
+    few_groups = (normal_quantile(level) / student_quantile(level, count)) ** 2
+    independent = float(values.var()) / n
+    if count < 2 or independent == 0:
+        return few_groups * count / n
+    clustered = float(((sums - values.mean() * sizes) ** 2).sum()) / n**2 * count / (count - 1)
+    return few_groups * min(1.0, independent / clustered) if clustered else few_groups
 
 
 def normal_quantile(level: float) -> float:
@@ -80,6 +81,6 @@ def student_quantile(level: float, count: int) -> float:
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples and sum of `values` of every group."""
+    """Number of samples and sum of `values` of every group."""
     _, member = np.unique(groups, return_inverse=True)
     return np.bincount(member).astype(float), np.bincount(member, weights=values)

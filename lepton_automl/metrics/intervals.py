@@ -1,4 +1,4 @@
-"""How sure an accuracy or a drop is: intervals, paired differences, verdicts on limits."""
+"""Confidence intervals of accuracies, and whether they decide a minimum."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ONE_SIDED_LEVEL = 0.90
 """The two-sided level whose two ends are one-sided 95 % bounds."""
 
 _MAX_SAMPLES = 1e8
-"""Where more samples than this would be needed, none are named."""
+"""No number of samples is suggested above this."""
 
 
 def wilson_interval(correct: float, n: float, level: float = 0.95) -> Interval:
-    """Score interval of a share.
+    """Wilson score interval of a proportion.
 
     Parameters
     ----------
     correct : float
-        Successes, 0 to `n`; not whole where effective samples are counted.
+        Successes, 0 to `n`; fractional with effective samples.
     n : float
         Independent samples. With none the interval is (0, 1).
     level : float
@@ -61,19 +61,18 @@ def accuracy_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of an accuracy: Wilson's, or by draws where there are groups or classes count.
+    """Confidence interval of an accuracy: Wilson, or a bootstrap with groups or `strata`.
 
-    Whole groups are drawn; without groups each class is drawn from itself. The wider of the
-    bootstrap and of Wilson's interval for the effective number of samples; the latter also stands
-    where the bootstrap has nothing to draw from, as when nothing is wrong.
+    The bootstrap draws whole groups, or each class from itself without groups. The result is the
+    wider of the bootstrap and of Wilson's interval for the effective number of samples, which
+    remains where the bootstrap has no variance, as when every prediction is correct.
 
     Parameters
     ----------
     correct : ndarray
-        bool (N,), or shares of several trainings.
+        bool (N,), or means over several trainings.
     groups, strata : ndarray, optional
-        (N,), equal where samples belong together, of any sortable type; the class of each sample
-        where every class counts alike.
+        (N,): group of each sample, of any sortable type; its class for balanced accuracy.
     seed : int
         Of the draws.
     level : float
@@ -88,55 +87,55 @@ def accuracy_interval(
     2015, The American Statistician 69, 371, section 5.1 (quantiles widened for few groups); Dean
     and Pacifici 2015, J. Survey Stat. Methodol. 3, 484 (Wilson's interval, effective samples).
     """
-    right = np.asarray(correct).astype(float)
-    share = balanced.effective_fraction(right, groups, strata, level)
+    values = np.asarray(correct).astype(float)
+    share = balanced.effective_fraction(values, groups, strata, level)
     score = wilson_interval(
-        balanced.balanced_total(right, strata) * share, len(right) * share, level
+        balanced.balanced_total(values, strata) * share, len(values) * share, level
     )
-    if (groups is None and strata is None) or not len(right):
+    if (groups is None and strata is None) or not len(values):
         return score
-    drawn = balanced.bootstrap_interval(right, groups, strata, seed, level)
-    # Influence values of groups that hold other classes than most may leave 0 to 1.
+    drawn = balanced.bootstrap_interval(values, groups, strata, seed, level)
+    # The bootstrap of influence values may exceed 0 to 1 where groups differ in their classes.
     return max(0.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
 
 
 def judge_accuracy(
     correct: float, n: int, minimum: float, bounds: Interval | None = None
 ) -> tuple[Status, int | None]:
-    """Whether an accuracy is at least `minimum`, as a one-sided 95 % bound says.
+    """Judge whether an accuracy is at least `minimum` by one-sided 95 % bounds.
 
     Parameters
     ----------
     correct, n : float, int
-        Right samples (as many as they count where classes count alike), samples.
+        Correct samples (reweighted for balanced accuracy), and all samples.
     minimum : float
-        Share, 0 to 1.
+        Accuracy, 0 to 1.
     bounds : (float, float), optional
-        One-sided 95 % bounds where they are not Wilson's: `interval(level=ONE_SIDED)`.
+        One-sided 95 % bounds if not Wilson's: `accuracy_interval(level=ONE_SIDED_LEVEL)`.
 
     Returns
     -------
     (str, int or None)
-        `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
-        share stay as it is (None: no number would).
+        `holds`, `broken` or `undecided`; if undecided, the number of samples that would decide at
+        the same accuracy (None: no number would).
     """
-    alone = wilson_interval(correct, n, ONE_SIDED_LEVEL)
-    low, high = bounds or alone
+    score = wilson_interval(correct, n, ONE_SIDED_LEVEL)
+    low, high = bounds or score
     if low >= minimum:
         return "holds", None
     if high < minimum:
         return "broken", None
-    seen = correct / n if n else minimum
-    if seen == minimum:
+    accuracy = correct / n if n else minimum
+    if accuracy == minimum:
         return "undecided", None
     # Wilson's bound passes `minimum` where the score test does, so its equation solves for n.
     needed = (
         minimum
         * (1 - minimum)
-        * (bootstrap.normal_quantile(ONE_SIDED_LEVEL) / (seen - minimum)) ** 2
+        * (bootstrap.normal_quantile(ONE_SIDED_LEVEL) / (accuracy - minimum)) ** 2
     )
-    end = 0 if seen > minimum else 1
-    return "undecided", whole_samples(needed * inflation(seen, (low, high)[end], alone[end]), n)
+    end = 0 if accuracy > minimum else 1
+    return "undecided", whole_samples(needed * inflation(accuracy, (low, high)[end], score[end]), n)
 
 
 def is_near_chance(accuracy: float, classes: int) -> bool:
@@ -144,11 +143,13 @@ def is_near_chance(accuracy: float, classes: int) -> bool:
     return accuracy < min(1.0, LEAST_TIMES_CHANCE / classes)
 
 
-def inflation(seen: float, end: float, alone: float) -> float:
-    """How many times the samples that groups cost, from how much wider they make a bound."""
-    return 1.0 if alone == seen else max(1.0, ((end - seen) / (alone - seen)) ** 2)
+def inflation(estimate: float, bound: float, independent_bound: float) -> float:
+    """Factor by which groups increase the samples needed, from how much they widen a bound."""
+    if independent_bound == estimate:
+        return 1.0
+    return max(1.0, ((bound - estimate) / (independent_bound - estimate)) ** 2)
 
 
 def whole_samples(needed: float, n: int) -> int | None:
-    """`needed` as a whole number above `n`; None beyond `_MAX_SAMPLES`."""
+    """`needed` rounded up, at least `n` + 1; None above `_MAX_SAMPLES`."""
     return None if needed > _MAX_SAMPLES else max(math.ceil(needed), n + 1)

@@ -30,9 +30,9 @@ class AccuracyDrop:
     """One-sided bound: the drop is at most this."""
     n: int
     lost: float
-    """Samples only the reference gets right; as many as they count where classes count alike."""
+    """Samples that only the reference gets right; reweighted for balanced accuracy."""
     won: float
-    """Samples only the file gets right; likewise."""
+    """Samples that only the file gets right; likewise."""
 
 
 def paired_drop(
@@ -42,18 +42,17 @@ def paired_drop(
     strata: Strata = None,
     seed: int = 0,
 ) -> AccuracyDrop:
-    """How much accuracy is lost between two classifiers on the same samples.
+    """Accuracy lost between two classifiers on the same samples, with its confidence interval.
 
-    Tango's score interval, whose one-sided bound is his test of non-inferiority; with groups, or
-    where every class counts alike, the wider of that for the effective number of samples and of a
-    bootstrap (see `bootstrap`).
+    Tango's score interval, whose one-sided bound is his test of non-inferiority; with groups or
+    `strata` the wider of that for the effective number of samples and of a bootstrap.
 
     Parameters
     ----------
     reference_correct, file_correct : ndarray
         bool (N,), sample by sample.
     groups, strata : ndarray, optional
-        (N,), as in `interval`.
+        (N,), as in `intervals.accuracy_interval`.
     seed : int
         Of the bootstrap.
 
@@ -91,23 +90,23 @@ def tango_interval(lost: float, won: float, n: float, level: float = 0.95) -> In
         return -1.0, 1.0
     z, seen = bootstrap.normal_quantile(level), (lost - won) / n
 
-    def beyond(delta: float) -> float:
-        """How far the score at `delta` is outside the interval; falls with |delta - seen|."""
+    def excess(delta: float) -> float:
+        """Score at `delta` minus its critical value; at most 0 inside the interval."""
         return abs(lost - won - n * delta) - z * math.sqrt(n * _variance(lost, won, n, delta))
 
-    low = -1.0 if seen <= -1 else _root(lambda d: -beyond(d), -1.0, seen)
-    high = 1.0 if seen >= 1 else _root(beyond, seen, 1.0)
+    low = -1.0 if seen <= -1 else _root(lambda d: -excess(d), -1.0, seen)
+    high = 1.0 if seen >= 1 else _root(excess, seen, 1.0)
     return low, high
 
 
 def judge_drop(drop: AccuracyDrop, limit: float) -> tuple[Status, int | None]:
-    """Whether a drop is at most `limit` points, as a one-sided 95 % bound says.
+    """Judge whether a drop is at most `limit` points by one-sided 95 % bounds.
 
     Returns
     -------
     (str, int or None)
-        `holds`, `broken` or `undecided`; if undecided, how many samples would decide should the
-        rates stay as they are (None: no number would).
+        `holds`, `broken` or `undecided`; if undecided, the number of samples that would decide at
+        the same rates (None: no number would).
     """
     status = drop_status(drop, limit)
     return status, samples_to_decide(drop, limit) if status == "undecided" else None
@@ -129,15 +128,15 @@ def samples_to_decide(drop: AccuracyDrop, limit: float) -> int | None:
 
     Parameters
     ----------
-    drop : Drop
-        Of which neither bound decides.
+    drop : AccuracyDrop
+        An undecided one.
     limit : float
         Accuracy points, 0 to 100.
 
     Returns
     -------
     int or None
-        More than `drop.n`; None where no number, or more than `MOST_SAMPLES`, would decide.
+        More than `drop.n`; None where no number, or only an unreasonable one, would decide.
     """
     if drop.n == 0 or drop.points == limit:
         return None
@@ -173,31 +172,31 @@ def _root(rising: Callable[[float], float], low: float, high: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Which test samples one file gets right."""
+    """Correctness of a file's predictions on the test samples."""
 
     correct: np.ndarray
     """bool (N,)."""
     groups: np.ndarray | None = None
-    """(N,): samples of one group belong together."""
+    """(N,): group of each sample."""
     strata: Strata = None
-    """(N,): class of each sample where every class counts alike; None: every sample does."""
+    """(N,): class of each sample for balanced accuracy; None for plain accuracy."""
     labels: np.ndarray | None = None
-    """(N,): class of each sample, for what is judged class by class."""
+    """(N,): class of each sample, for limits on each class."""
 
     @property
     def accuracy(self) -> float:
-        """Share of correct samples, 0 to 1; of each class, on average, where these count alike."""
+        """Accuracy, 0 to 1; balanced accuracy with `strata`."""
         return balanced.balanced_mean(self.correct, self.strata)
 
     @property
     def interval(self) -> Interval:
-        """95 %: Wilson, or a bootstrap over groups or within classes."""
+        """95 % confidence interval of `accuracy`."""
         return intervals.accuracy_interval(self.correct, self.groups, self.strata)
 
 
 def class_drops(reference: Evidence, file: Evidence) -> dict[int, AccuracyDrop]:
-    """Points lost of each class's share of right answers, on the same samples."""
-    assert reference.labels is not None, "who asks for classes knows them"
+    """Drop of each class's recall between two files on the same samples."""
+    assert reference.labels is not None, "class drops need the labels"
     labels, groups = reference.labels, file.groups
     return {
         int(label): paired_drop(

@@ -1,4 +1,4 @@
-"""Arch: the frozen description of a net; as text, as a graph."""
+"""Architecture of a net: a frozen description with conversion to JSON and to a graph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Arch:
     input : (int, int, int)
         Height, width and channels (1 or 3 for pictures) of a sample.
     layers : tuple of Layer
-        In order; the last one gives one logit a class.
+        In order; the last one computes one logit a class.
     """
 
     input: tuple[int, int, int]
@@ -47,20 +47,20 @@ class Arch:
         ArchError
             If the layers do not fit together.
         """
-        build = Builder(*self.input)
-        value = build.input
+        builder = Builder(*self.input)
+        value = builder.input
         for index, layer in enumerate(self.layers):
-            build.begin_layer(index, layer)
-            value = layer.lower(build, value)
-        return build.finish(value)
+            builder.begin_layer(index, layer)
+            value = layer.lower(builder, value)
+        return builder.finish(value)
 
     @functools.cached_property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that name this description."""
+        """Sixteen hexadecimal digits of a hash of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def with_widths(self, sizes: dict[str, int]) -> Self:
-        """The same net with the named widths (see `Graph.widths`) set to other sizes."""
+        """Copy with the named widths (see `Graph.widths`) set to other sizes."""
         layers = list(self.layers)
         for item in self.graph.widths:
             for index, name in item.fields if item.name in sizes else ():
@@ -99,24 +99,24 @@ class Arch:
 
 
 def chain(input: tuple[int, int, int], layers: list[Layer], classes: int) -> Arch:
-    """An `Arch` from layers as chosen: stored fields settled one after the other.
+    """Build an `Arch` from layers, setting each one's derived fields from its input channels.
 
     The last layer must be a `Head`; its `classes` is set.
     """
     if not isinstance(layers[-1], Head):
         raise ArchError("the last layer must be a head", fix="end the list with Head()")
-    placed: list[Layer] = []
+    chained: list[Layer] = []
     channels = input[2]
     for index, layer in enumerate([*layers[:-1], dataclasses.replace(layers[-1], classes=classes)]):
-        placed.append(layer.with_input_channels(channels))
-        build = Builder(8192, 8192, channels)
-        build.begin_layer(index, placed[-1])
-        channels = placed[-1].lower(build, build.input).channels
-    return Arch(input, tuple(placed))
+        chained.append(layer.with_input_channels(channels))
+        builder = Builder(8192, 8192, channels)
+        builder.begin_layer(index, chained[-1])
+        channels = chained[-1].lower(builder, builder.input).channels
+    return Arch(input, tuple(chained))
 
 
 def layer_name(layer: Layer) -> str:
-    """The plug-in name of a layer: the name of the file it is defined in."""
+    """Plug-in name of a layer: the name of the file that defines it."""
     module = type(layer).__module__
     ours = module.removeprefix("lepton_automl.models.layers.")
     if ours != module:

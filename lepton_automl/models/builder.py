@@ -1,4 +1,4 @@
-"""Collects a graph's operations while the layers of an architecture lower themselves."""
+"""Build the `Graph` of an architecture from the operations that its layers append."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lepton_automl.models.graph import (
 
 
 class Builder:
-    """Collects the operations while the layers of an architecture lower themselves."""
+    """Collects operations and couples the channel axes that must keep one size (union-find)."""
 
     def __init__(self, height: int, width: int, channels: int) -> None:
         self.input = Value("input", channels, height, width, "input")
@@ -36,7 +36,7 @@ class Builder:
         self._index = -1
 
     def begin_layer(self, index: int, layer: Any) -> None:
-        """Name what follows after layer number `index`."""
+        """Start layer number `index`; the operations that follow are named after it."""
         self._index, self._layer = index, layer
 
     def conv(
@@ -49,22 +49,22 @@ class Builder:
         stride: int = 1,
         activation: str = "none",
     ) -> Value:
-        """Convolution to as many channels as the layer's field `width` says, then activation."""
+        """Convolution to the number of channels in the layer's field `width`, then activation."""
         axis = self._new_axis(width)
-        y = self._after(x, part, self._sizes[axis], stride, axis)
+        y = self._output(x, part, self._sizes[axis], stride, axis)
         return self._conv(x, y, part, kernel, stride, depthwise=False, activation=activation)
 
     def depthwise(
         self, x: Value, part: str, *, kernel: int, stride: int = 1, activation: str = "none"
     ) -> Value:
-        """Depthwise convolution: one filter a channel, so its output shares the input's width."""
-        y = self._after(x, part, x.channels, stride, x.axis)
+        """Depthwise convolution: one filter a channel, on the channel axis of the input."""
+        y = self._output(x, part, x.channels, stride, x.axis)
         return self._conv(x, y, part, kernel, stride, depthwise=True, activation=activation)
 
     def max_pool(self, x: Value, part: str, *, kernel: int, stride: int) -> Value:
         """Maximum pooling."""
         if kernel % 2:
-            y = self._after(x, part, x.channels, stride, x.axis)
+            y = self._output(x, part, x.channels, stride, x.axis)
         else:
             height, width = (max((n - kernel) // stride + 1, 0) for n in (x.height, x.width))
             y = Value(self._name(part), x.channels, height, width, x.axis)
@@ -84,7 +84,7 @@ class Builder:
         return y
 
     def linear(self, x: Value, part: str, size: int) -> Value:
-        """Matrix product with bias to `size` outputs, which pruning never cuts."""
+        """Matrix product with bias to `size` outputs, which pruning never removes."""
         axis = f"{self._name(part)}:outputs"
         self._parent[axis], self._sizes[axis] = axis, size
         y = Value(self._name(part), size, 1, 1, axis)
@@ -99,7 +99,7 @@ class Builder:
 
     def mul(self, x: Value, gate: Value, part: str) -> Value:
         """Scale `x` by `gate`, channel by channel or element by element."""
-        self._join(x, gate)
+        self._couple(x, gate)
         y = Value(self._name(part), x.channels, x.height, x.width, x.axis)
         self._ops.append(Mul(y.name, x, gate, y))
         return y
@@ -112,17 +112,17 @@ class Builder:
                 f"{b.channels}x{b.height}x{b.width}",
                 fix="a skip connection needs stride 1 and as many channels out as in",
             )
-        self._join(a, b)
-        clamp, gate = _split(activation)
+        self._couple(a, b)
+        clamp, gate = _clamp_and_gate(activation)
         y = Value(self._name(part), a.channels, a.height, a.width, a.axis)
         self._ops.append(Add(y.name, a, b, y, clamp))
-        return self._gated(y, part, gate)
+        return self._append_gate(y, part, gate)
 
     def finish(self, output: Value) -> Graph:
-        """The graph, with the widths that may be cut."""
+        """Return the graph, with the channel groups that can be pruned."""
         members: dict[str, list[str]] = {}
         for axis in self._parent:
-            members.setdefault(self._root(axis), []).append(axis)
+            members.setdefault(self._find(axis), []).append(axis)
         widths = []
         for axes in members.values():
             if all(axis in self._fields for axis in axes):
@@ -141,16 +141,16 @@ class Builder:
         depthwise: bool,
         activation: str,
     ) -> Value:
-        clamp, gate = _split(activation)
+        clamp, gate = _clamp_and_gate(activation)
         self._ops.append(Conv(y.name, x, y, kernel, stride, depthwise, clamp))
-        return self._gated(y, part, gate)
+        return self._append_gate(y, part, gate)
 
-    def _gated(self, y: Value, part: str, gate: GateKind | None) -> Value:
+    def _append_gate(self, y: Value, part: str, gate: GateKind | None) -> Value:
         if gate is None:
             return y
         return self.mul(y, self.gate(y, f"{part}_gate", gate), f"{part}_act")
 
-    def _after(self, x: Value, part: str, channels: int, stride: int, axis: str) -> Value:
+    def _output(self, x: Value, part: str, channels: int, stride: int, axis: str) -> Value:
         height, width = -(-x.height // stride), -(-x.width // stride)
         return Value(self._name(part), channels, height, width, axis)
 
@@ -165,22 +165,25 @@ class Builder:
             self._fields[axis] = (self._index, field)
         return axis
 
-    def _join(self, a: Value, b: Value) -> None:
+    def _couple(self, a: Value, b: Value) -> None:
         if a.channels != b.channels:
             raise ArchError(
                 f"layer {self._index}: {a.channels} and {b.channels} channels cannot be joined",
                 fix="joined values need the same number of channels",
             )
-        self._parent[self._root(b.axis)] = self._root(a.axis)
+        self._parent[self._find(b.axis)] = self._find(a.axis)
 
-    def _root(self, axis: str) -> str:
+    def _find(self, axis: str) -> str:
         while self._parent[axis] != axis:
             axis = self._parent[axis]
         return axis
 
 
-def _split(activation: str) -> tuple[Clamp, GateKind | None]:
-    """A clamp costs nothing in int8 (the output range does it); a gate is two operations more."""
+def _clamp_and_gate(activation: str) -> tuple[Clamp, GateKind | None]:
+    """Clamp and gate of an activation.
+
+    A clamp is free in int8, as the output range limits values; a gate is two more operations.
+    """
     table: dict[str, tuple[Clamp, GateKind | None]] = {
         "none": ("none", None),
         "relu": ("relu", None),

@@ -1,8 +1,8 @@
-"""The few operations every layer is written in; torch, ONNX, int8, cost and pruning read these.
+"""Intermediate representation of a net: the operations that every layer is lowered to.
 
-A layer lowers itself once. Everything else that must know what a layer computes (the float
-network, the int8 file, the integer reference, multiply-accumulates, peak memory, which channels
-are coupled) walks the resulting `Graph`, so a new layer is one file.
+A layer lowers itself once. Everything else that depends on what a layer computes (the float
+network, the int8 file, the integer reference, multiply-accumulates, peak memory, coupled
+channels) is derived from the resulting `Graph`, so a new layer is one file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Value:
     height: int
     width: int
     axis: str
-    """Label of the channel axis; axes that must be cut together share a `Width`."""
+    """Label of the channel axis; axes that must be pruned together share a `Width`."""
 
     @property
     def size(self) -> int:
@@ -173,10 +173,10 @@ Op: TypeAlias = Conv | Linear | MaxPool | GlobalPool | Gate | Mul | Add
 
 @dataclass(frozen=True)
 class Width:
-    """Channels that can only be cut together.
+    """A group of coupled channels, which pruning removes together.
 
-    `fields` are the (layer index, field name) that store the size; `axes` are the labels of the
-    channel axes that carry it.
+    `fields` are the (layer index, field name) that store its size; `axes` are the labels of the
+    channel axes in the group.
     """
 
     name: str
@@ -187,7 +187,7 @@ class Width:
 
 @dataclass(frozen=True)
 class Graph:
-    """Operations in the order they run, and the widths that pruning may change."""
+    """Operations in execution order, and the channel groups that can be pruned."""
 
     input: Value
     output: Value
@@ -196,7 +196,7 @@ class Graph:
 
     @property
     def weighted_ops(self) -> Iterator[Conv | Linear]:
-        """The operations that own weights, in order."""
+        """The operations with weights, in order."""
         return (op for op in self.ops if isinstance(op, (Conv, Linear)))
 
     @property

@@ -1,4 +1,4 @@
-"""Model: an Arch with its weights, preprocessing and quantization; saved without pickle."""
+"""A net with its weights, preprocessing and quantization; saved without pickle."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from lepton_automl.models.network import Network, Weights, build_network
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a decoded picture to the numbers a net computes with.
+    """Normalisation of uint8 pixels: x = (pixel - zero_point) * scale.
 
-    The file takes uint8 pixels (N, H, W, C); inside, x = (pixel - zero_point) * scale, one pair
-    for all channels, so that the pixels are already the quantized input: the float and the int8
-    net see exactly the same numbers, and zero padding is a grey of `zero_point`.
+    One pair for all channels, so that the pixels are already the quantized input: the float and
+    the int8 net get exactly the same numbers, and zero padding is a grey of `zero_point`.
     """
 
     zero_point: int
@@ -37,14 +36,14 @@ class Preprocessing:
     """Inverse standard deviation of the training pixels; a float32."""
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """Normalised (N, C, H, W), channels last in memory, of uint8 pixels (N, H, W, C)."""
+        """Normalise uint8 pixels (N, H, W, C) to float (N, C, H, W), channels last in memory."""
         x = pixels.permute(0, 3, 1, 2).float()
         return (x - self.zero_point) * self.scale
 
 
 @dataclass(frozen=True)
 class QParams:
-    """int8 arithmetic of a folded model: value v is stored as uint8 q, v = (q - zero) * scale.
+    """Quantization parameters of a folded model: v = (q - zero_point) * scale with uint8 q.
 
     Weights are int8 with one scale an output channel and no zero point; the bias is int32 with
     scale (input scale * weight scale), computed in float32.
@@ -64,7 +63,7 @@ class QParams:
 
 @dataclass(frozen=True)
 class Model:
-    """A net as every stage takes and gives it."""
+    """An architecture with weights: input and output of every stage."""
 
     arch: Arch
     weights: Weights
@@ -73,16 +72,16 @@ class Model:
     qparams: QParams | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     parent: str = ""
-    """`digest` of the model this one was made from, or nothing."""
+    """`digest` of the model that this one was made from, or an empty string."""
 
     @property
     def is_folded(self) -> bool:
-        """Batch normalisation is inside the convolutions."""
+        """Whether batch normalisation is folded into the convolutions."""
         return not any(".norm." in name for name in self.weights)
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that name everything `save` writes."""
+        """Sixteen hexadecimal digits of a hash of everything that `save` writes."""
         return hashlib.sha256(b"".join(self._files().values())).hexdigest()[:16]
 
     def network(self) -> Network:
@@ -90,7 +89,7 @@ class Model:
         return build_network(self.arch, self.weights).eval()
 
     def save(self, folder: Path) -> Path:
-        """Write `arch.json`, `model.json` and `weights.safetensors`; the last one makes it count.
+        """Write `arch.json`, `model.json` and, last, `weights.safetensors`.
 
         Raises
         ------

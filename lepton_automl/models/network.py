@@ -1,4 +1,4 @@
-"""The float network in torch, rebuilt from an `Arch` whenever one is needed."""
+"""Build the float network of an `Arch` in torch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from lepton_automl.models.graph import (
 Weights = Mapping[str, Tensor]
 ValueHook = Callable[[str, Tensor], Tensor]
 _COUNTER = "num_batches_tracked"
-"""Batch normalisation's own counter, which nothing here uses."""
+"""State of batch normalisation that is unused with a fixed momentum; it is not saved."""
 
 
 class Network(nn.Module):
-    """The operations of a graph, with their weights.
+    """A torch module that runs the operations of a graph.
 
     Parameters
     ----------
     graph : Graph
-        What to compute.
+        The operations.
     folded : bool
-        Convolutions own a bias and no batch normalisation (the form that is quantized).
+        Convolutions have a bias and no batch normalisation (the form that is quantized).
     """
 
     def __init__(self, graph: Graph, *, folded: bool = False) -> None:
@@ -52,7 +52,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor, value_hook: ValueHook | None = None) -> Tensor:
         """Logits (N, classes) of normalised pixels (N, C, H, W).
 
-        `on_value(name, tensor)` sees every value that int8 arithmetic stores and may replace it.
+        `value_hook(name, tensor)` receives every value that is quantized in int8 and may
+        replace it.
         """
         values = {self.graph.input.name: x}
         for _ in self.iter_ops(values, value_hook):
@@ -62,9 +63,9 @@ class Network(nn.Module):
     def iter_ops(
         self, values: dict[str, Tensor], value_hook: ValueHook | None = None
     ) -> Iterator[Op]:
-        """Each operation, before it reads from `values` and adds to them what it gives.
+        """Yield each operation before running it on `values`, where its output is added.
 
-        What nobody reads any more is deleted. `on_value` as in `forward`.
+        Values without further consumers are deleted. `value_hook` as in `forward`.
         """
         for number, op in enumerate(self.graph.ops):
             yield op
@@ -122,14 +123,14 @@ class FlattenLinear(nn.Linear):
 
 
 def apply_clamp(x: Tensor, clamp: Clamp) -> Tensor:
-    """`x` itself, its positive part, or that cut at 6; written over `x`, which saves memory."""
+    """Apply no activation, ReLU or ReLU6, in place to save memory."""
     if clamp == "none":
         return x
     return F.relu(x, inplace=True) if clamp == "relu" else F.relu6(x, inplace=True)
 
 
 def build_network(arch: Arch, weights: Weights | None = None, *, seed: int = 0) -> Network:
-    """The network of `arch`, with `weights` or freshly initialised from `seed`."""
+    """Build the network of `arch` with `weights`, or initialised from `seed` without."""
     folded = weights is not None and not any(".norm." in name for name in weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -141,7 +142,7 @@ def build_network(arch: Arch, weights: Weights | None = None, *, seed: int = 0) 
 
 
 def extract_weights(network: Network) -> dict[str, Tensor]:
-    """Copies of the weights on the CPU, by the names that `Model` uses."""
+    """Copy the weights to the CPU, by the names of `Model.weights`."""
     return {
         name.removeprefix("modules_by_op."): tensor.detach().cpu().clone().contiguous()
         for name, tensor in network.state_dict().items()
@@ -150,6 +151,6 @@ def extract_weights(network: Network) -> dict[str, Tensor]:
 
 
 def _last_read(graph: Graph) -> list[list[str]]:
-    """For each operation the values nobody reads after it, so that memory is freed early."""
+    """For each operation the values without later consumers, so that memory is freed early."""
     last = {v.name: n for n, op in enumerate(graph.ops) for v in op.inputs}
     return [[name for name, n in last.items() if n == number] for number in range(len(graph.ops))]

@@ -26,16 +26,16 @@ from lepton_automl.models.model import Model, QParams
 from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, OnnxWriter
 
 _NORM_EPSILON = 1e-5
-"""What torch's batch normalisation adds to the variance."""
+"""`eps` of torch's batch normalisation."""
 
 
 def float_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
-    """The float32 file of `model`, batch normalisation folded into the convolutions."""
+    """Write the float32 ONNX file of `model`, with batch normalisation folded."""
     return _write(_Float(model), model, class_names, metadata)
 
 
 def int8_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
-    """The int8 file of a quantized `model`.
+    """Write the int8 ONNX file of a quantized `model`.
 
     Activations are uint8 with one scale and zero point each, weights int8 with one scale an
     output channel, biases int32 with scale (input scale * weight scale).
@@ -51,7 +51,7 @@ def int8_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, s
 
 
 def folded_weights(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias of `op`, float32, with its batch normalisation inside."""
+    """Weight and bias of `op`, float32, with batch normalisation folded in."""
     weight = model.weights[f"{op.name}.weight"].double().numpy()
     if f"{op.name}.norm.weight" not in model.weights:
         return weight.astype(np.float32), model.weights[f"{op.name}.bias"].float().numpy()
@@ -75,7 +75,7 @@ def _write(
         )
     for op in arch.graph.ops:
         lowering.append(op)
-    lowering.write.node(
+    lowering.writer.node(
         "Softmax", lowering.names[arch.graph.output.name], output=OUTPUT_NAME, axis=1
     )
     words = {
@@ -83,30 +83,32 @@ def _write(
         "preprocessing": json.dumps({"zero_point": about.zero_point, "scale": about.scale}),
         "lepton": __version__,
     }
-    return lowering.write.file(arch.input, arch.classes, words | dict(metadata))
+    return lowering.writer.file(arch.input, arch.classes, words | dict(metadata))
 
 
 class _Lowering:
-    """What both files share: where each value of the graph is in the file."""
+    """Base of both lowerings to ONNX: maps values of the graph to tensors of the file."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.write = OnnxWriter()
+        self.writer = OnnxWriter()
         self.names = {
-            model.arch.graph.input.name: self.write.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
+            model.arch.graph.input.name: self.writer.node(
+                "Transpose", INPUT_NAME, perm=[0, 3, 1, 2]
+            )
         }
 
     def append(self, op: Op) -> None:
-        """Write one operation."""
+        """Append the nodes of one operation."""
         raise NotImplementedError
 
-    def real(self, value: Value) -> str:
-        """Name of the float tensor of `value`."""
+    def dequantized(self, value: Value) -> str:
+        """Name of the float tensor of `value`, dequantized if necessary."""
         raise NotImplementedError
 
     def compute(self, op: Op) -> str:
-        """The float operator of every operation that owns no weights."""
-        node, inputs = self.write.node, [self.real(value) for value in op.inputs]
+        """Append the float operator of an operation without weights; its output's name."""
+        node, inputs = self.writer.node, [self.dequantized(value) for value in op.inputs]
         match op:
             case GlobalPool():
                 return node("GlobalAveragePool", *inputs, name=op.name)
@@ -122,45 +124,45 @@ class _Lowering:
                 raise NotImplementedError(op)
 
     def convolve(self, op: Conv, weight: str, bias: str) -> str:
-        """A convolution."""
+        """Append a convolution; its output's name."""
         more = _window(op.kernel, op.stride, op.kernel // 2)
         if op.depthwise:
             more["group"] = op.x.channels
-        return self.write.node("Conv", self.real(op.x), weight, bias, name=op.name, **more)
+        return self.writer.node("Conv", self.dequantized(op.x), weight, bias, name=op.name, **more)
 
     def pool(self, op: MaxPool, x: str) -> str:
-        """Maximum pooling of float or uint8."""
+        """Append a max pooling of float or uint8; its output's name."""
         more = _window(op.kernel, op.stride, op.padding)
-        return self.write.node("MaxPool", x, name=op.name, **more)
+        return self.writer.node("MaxPool", x, name=op.name, **more)
 
 
 class _Float(_Lowering):
-    """Float32 arithmetic on exactly the numbers the int8 file sees."""
+    """float32 file, whose input is dequantized as in the int8 file."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         name, about = model.arch.graph.input.name, model.preprocessing
-        self.names[name] = self.write.node(
+        self.names[name] = self.writer.node(
             "DequantizeLinear",
             self.names[name],
-            self.write.constant(np.float32(about.scale)),
-            self.write.constant(np.uint8(about.zero_point)),
+            self.writer.constant(np.float32(about.scale)),
+            self.writer.constant(np.uint8(about.zero_point)),
         )
 
-    def real(self, value: Value) -> str:
+    def dequantized(self, value: Value) -> str:
         return self.names[value.name]
 
     def append(self, op: Op) -> None:
         match op:
             case Conv():
-                weight, bias = map(self.write.constant, folded_weights(self.model, op))
+                weight, bias = map(self.writer.constant, folded_weights(self.model, op))
                 y = self._clamped(self.convolve(op, weight, bias), op.clamp)
             case Linear():
-                weight, bias = map(self.write.constant, folded_weights(self.model, op))
-                flat = self.write.node("Flatten", self.real(op.x))
-                y = self.write.node("Gemm", flat, weight, bias, name=op.name, transB=1)
+                weight, bias = map(self.writer.constant, folded_weights(self.model, op))
+                flat = self.writer.node("Flatten", self.dequantized(op.x))
+                y = self.writer.node("Gemm", flat, weight, bias, name=op.name, transB=1)
             case MaxPool():
-                y = self.pool(op, self.real(op.x))
+                y = self.pool(op, self.dequantized(op.x))
             case Add():
                 y = self._clamped(self.compute(op), op.clamp)
             case _:
@@ -171,36 +173,36 @@ class _Float(_Lowering):
         if clamp == "none":
             return x
         if clamp == "relu":
-            return self.write.node("Relu", x)
-        low, high = (self.write.constant(np.float32(bound)) for bound in (0, 6))
-        return self.write.node("Clip", x, low, high)
+            return self.writer.node("Relu", x)
+        low, high = (self.writer.constant(np.float32(bound)) for bound in (0, 6))
+        return self.writer.node("Clip", x, low, high)
 
 
 class _Int8(_Lowering):
-    """uint8 values between integer kernels, each written as quantize then dequantize.
+    """int8 file: quantize and dequantize pairs that ONNX Runtime fuses into integer kernels.
 
-    Clamps need no operator: the range of the stored value ends there.
+    Clamps need no operator: they are the limits of the quantized range.
     """
 
     def __init__(self, model: Model, qparams: QParams) -> None:
         super().__init__(model)
         self.qparams = qparams
         about = model.preprocessing
-        self._arithmetic = {
+        self._quantization = {
             model.arch.graph.input.name: (np.float32(about.scale), np.uint8(about.zero_point))
         }
-        self._real: dict[str, str] = {}
+        self._dequantized: dict[str, str] = {}
 
     def append(self, op: Op) -> None:
         match op:
             case MaxPool():
-                # Order is kept by quantization, so the maximum is taken of the stored bytes.
-                self._arithmetic[op.y.name] = self._arithmetic[op.x.name]
+                # Quantization keeps the order, so the maximum is taken of the uint8 values.
+                self._quantization[op.y.name] = self._quantization[op.x.name]
                 self.names[op.y.name] = self.pool(op, self.names[op.x.name])
             case Linear():
-                flat = self.write.node("Flatten", self.names[op.x.name])
-                x = self.write.node("DequantizeLinear", flat, *self._scale(op.x.name))
-                self.names[op.y.name] = self.write.node(
+                flat = self.writer.node("Flatten", self.names[op.x.name])
+                x = self.writer.node("DequantizeLinear", flat, *self._scale(op.x.name))
+                self.names[op.y.name] = self.writer.node(
                     "Gemm", x, *self._parameters(op), name=op.name, transB=1
                 )
             case Conv():
@@ -210,50 +212,50 @@ class _Int8(_Lowering):
             case _:
                 self._store(op, self.compute(op))
 
-    def real(self, value: Value) -> str:
-        if value.name not in self._real:
-            self._real[value.name] = self.write.node(
+    def dequantized(self, value: Value) -> str:
+        if value.name not in self._dequantized:
+            self._dequantized[value.name] = self.writer.node(
                 "DequantizeLinear", self.names[value.name], *self._scale(value.name)
             )
-        return self._real[value.name]
+        return self._dequantized[value.name]
 
     def _store(self, op: Op, y: str) -> None:
         name, values = op.y.name, self.qparams
         scale, zero_point = np.float32(values.scales[name]), np.uint8(values.zero_points[name])
         _check_clamp(op, scale, zero_point)
-        self._arithmetic[name] = scale, zero_point
-        self.names[name] = self.write.node("QuantizeLinear", y, *self._scale(name))
+        self._quantization[name] = scale, zero_point
+        self.names[name] = self.writer.node("QuantizeLinear", y, *self._scale(name))
 
     def _hard_sigmoid(self, op: Gate) -> None:
-        """Write clip(x + 3, 0, 6), stored in 255 steps, and read the same bytes as 0 to 1.
+        """Append clip(x + 3, 0, 6), quantized in 255 steps and read as 0 to 1.
 
-        There is no integer kernel for a hard sigmoid; there is one for an addition, and the
-        range of its output does the clipping.
+        There is no integer kernel for a hard sigmoid, but one for an addition, and the range of
+        its output clips.
         """
-        three = self.write.node(
+        three = self.writer.node(
             "DequantizeLinear",
-            self.write.constant(np.full((1, 1, 1, 1), 1, np.uint8)),
-            self.write.constant(np.float32(3)),
-            self.write.constant(np.uint8(0)),
+            self.writer.constant(np.full((1, 1, 1, 1), 1, np.uint8)),
+            self.writer.constant(np.float32(3)),
+            self.writer.constant(np.uint8(0)),
         )
-        y = self.write.node("Add", self.real(op.x), three, name=op.name)
+        y = self.writer.node("Add", self.dequantized(op.x), three, name=op.name)
         sixth, zero_point = np.float32(1 / 255), np.uint8(0)
-        self.names[op.y.name] = self.write.node(
+        self.names[op.y.name] = self.writer.node(
             "QuantizeLinear",
             y,
-            self.write.constant(np.float32(6) * sixth),
-            self.write.constant(zero_point),
+            self.writer.constant(np.float32(6) * sixth),
+            self.writer.constant(zero_point),
         )
-        self._arithmetic[op.y.name] = sixth, zero_point
+        self._quantization[op.y.name] = sixth, zero_point
 
     def _scale(self, name: str) -> tuple[str, str]:
-        scale, zero_point = self._arithmetic[name]
-        return self.write.constant(scale), self.write.constant(zero_point)
+        scale, zero_point = self._quantization[name]
+        return self.writer.constant(scale), self.writer.constant(zero_point)
 
     def _parameters(self, op: Conv | Linear) -> tuple[str, str]:
         values = self.qparams
         scales = values.weight_scales[op.name]
-        bias_scales = self._arithmetic[op.x.name][0] * scales
+        bias_scales = self._quantization[op.x.name][0] * scales
         return (
             self._constant(values.weights[op.name], scales),
             self._constant(values.biases[op.name], bias_scales),
@@ -264,11 +266,11 @@ class _Int8(_Lowering):
         if integers.ndim == 2:
             # Without zero points for its weights ONNX Runtime leaves the product in float.
             parts.append(np.zeros(len(scales), np.int8))
-        return self.write.node("DequantizeLinear", *map(self.write.constant, parts), axis=0)
+        return self.writer.node("DequantizeLinear", *map(self.writer.constant, parts), axis=0)
 
 
 def _window(kernel: int, stride: int, padding: int) -> dict[str, Any]:
-    """Attributes of a moving window; those that have their default are left out."""
+    """ONNX attributes of a convolution or pooling window, defaults left out."""
     more: dict[str, Any] = {"kernel_shape": [kernel, kernel]}
     if stride > 1:
         more["strides"] = [stride, stride]

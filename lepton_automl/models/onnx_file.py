@@ -14,7 +14,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
 from lepton_automl import __version__
-from lepton_automl.models import onnx_file
 
 _OPSET = 17
 _IR_VERSION = 8
@@ -29,7 +28,7 @@ UNLOADABLE = (
     runtime.NotImplemented,
     runtime.RuntimeException,
 )
-"""What ONNX Runtime raises on files it will not run."""
+"""Exceptions of ONNX Runtime for files that it cannot load or run."""
 
 _TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
@@ -40,10 +39,10 @@ _TYPES = {
 
 
 class OnnxWriter:
-    """Collects the nodes and constants of a graph; equal constants are stored once.
+    """Collects the nodes and constants of an ONNX graph; equal constants are stored once.
 
-    In a file of some kilobytes the graph's text weighs as much as the weights, so tensors are
-    named a, b, ... and only nodes that compute carry a name.
+    In a file of some kilobytes names take as much space as weights, so tensors are named a, b,
+    ..., and only nodes that compute are named.
     """
 
     def __init__(self) -> None:
@@ -64,7 +63,7 @@ class OnnxWriter:
         return self._constants[key].name
 
     def node(self, kind: str, *inputs: str, name: str = "", output: str = "", **more: Any) -> str:
-        """Append an operator and return the name of its one output."""
+        """Append an operator and return the name of its output."""
         y = output or next(self._names)
         self._nodes.append(helper.make_node(kind, inputs, [y], name or None, **more))
         return y
@@ -90,19 +89,19 @@ class OnnxWriter:
 
 
 def read_metadata(file: bytes) -> dict[str, str]:
-    """What a file says about itself; `labels` and `preprocessing` are JSON."""
+    """Metadata of a file by key; `labels` and `preprocessing` are JSON."""
     return {item.key: item.value for item in ModelProto.FromString(file).metadata_props}
 
 
 def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
-    """Open a file in ONNX Runtime: one thread, no spinning, every optimisation, CPU.
+    """Open a file in ONNX Runtime on one CPU thread, all optimisations, no spinning.
 
     Parameters
     ----------
     file : bytes
         The ONNX file.
     optimized_to : str
-        Where the optimised graph is written, for those who inspect it.
+        Path to which ONNX Runtime writes the optimised graph; empty writes none.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -117,11 +116,11 @@ def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.Inferenc
 
 
 def predict_probabilities(
-    opened: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int = 64
+    session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int = 64
 ) -> np.ndarray:
-    """float32 (n, classes) of uint8 pixels (n, H, W, C), a batch at a time."""
+    """Class probabilities float32 (n, classes) of uint8 pixels (n, H, W, C), in batches."""
     parts: Sequence[np.ndarray] = [
-        opened.run(
+        session.run(
             [OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(pixels[start : start + batch])}
         )[0]
         for start in range(0, max(len(pixels), 1), batch)
@@ -130,7 +129,7 @@ def predict_probabilities(
 
 
 def _short_names() -> Iterator[str]:
-    """The names a, b, ..., Z, aa, ab, ... ."""
+    """Yield the names a, b, ..., Z, aa, ab, ... ."""
     for length in itertools.count(1):
         for letters in itertools.product(string.ascii_letters, repeat=length):
             yield "".join(letters)
@@ -185,11 +184,11 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
     Parameters
     ----------
     file : bytes
-        An ONNX file as `onnxfile.OnnxWriter` writes it.
+        An ONNX file with the input and output names of `OnnxWriter`.
     pixels : Tensor or ndarray
         uint8 (N, H, W, C).
     batch : int
-        Pictures at once.
+        Samples at once.
 
     Returns
     -------
@@ -197,4 +196,4 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
         float32 (N, classes).
     """
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
-    return onnx_file.predict_probabilities(onnx_file.open_session(file), array, batch)
+    return predict_probabilities(open_session(file), array, batch)

@@ -1,4 +1,4 @@
-"""Random int8 nets: files that cost what those of trained nets do, written in milliseconds."""
+"""Random int8 nets, whose files have the cost of trained ones, written in milliseconds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _RANGE = 4.0
 
 
 def random_int8_onnx(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
-    """The int8 file of `arch` with random weights: the cost of a net does not depend on them."""
+    """Write the int8 file of `arch` with random weights, which do not affect its cost."""
     model = Model(arch, {}, Preprocessing(128, 1 / 64), random_qparams(arch, seed, weight_limit))
     return int8_onnx(model, [str(number) for number in range(arch.classes)], {})
 
 
 def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:
-    """Random integers and scales under which values neither vanish nor all saturate.
+    """Random quantization parameters under which values neither vanish nor all saturate.
 
     Weights are uniform in +-`weight_limit`; pixels are (128, 1/64). Scales follow the spread a
     value would have if its inputs were independent, so that the file also serves parity tests.

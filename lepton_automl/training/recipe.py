@@ -1,4 +1,4 @@
-"""Recipe: how a net is trained, sampled together with its architecture."""
+"""Training hyperparameters of a net, sampled together with its architecture."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from lepton_automl.errors import SpaceError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimiser, schedule, augmentation and regularisation of one training.
+    """Optimizer, schedule, augmentation and regularisation of one training.
 
-    Every field is reachable from the `[train]` table of a search space.
+    Every field can be set in the `[train]` table of a search space.
     """
 
     optimizer: str = "sgd"
-    """`sgd` (Nesterov momentum 0.9), `adamw`, or `muon` (matrices along their orthogonalised
-    momentum, everything else as `adamw`)."""
+    """`sgd` (Nesterov momentum 0.9), `adamw`, or `muon` (for matrices; `adamw` for the rest)."""
     lr: float = 0.05
-    """Peak learning rate for batch 64."""
+    """Peak learning rate at batch size 64."""
     schedule: str = "onecycle"
     """`onecycle` (linear up, cosine down), `cosine` or `trapezoid`."""
     weight_decay: float = 5e-4
-    """Not on norms and biases; decoupled with `adamw` and `muon`."""
+    """Not applied to norms and biases; decoupled with `adamw` and `muon`."""
     batch_size: int = 64
     average: str = "none"
     """What the weights end on: themselves (`none`), an `ema` of the last ones, or `lookahead`."""
     label_smoothing: float = 0.0
     augment: float = 0.5
-    """Strength of the pictures' random changes, 0 (none) to 1 (all)."""
+    """Strength of the random affine transforms or crops, 0 (none) to 1."""
     augment_kind: str = "affine"
-    """`affine` (turned, zoomed, sheared, shifted, lit) or `crop` (shifted by whole pixels)."""
+    """`affine` (rotation, zoom, shear, shift, contrast, brightness) or `crop` (shift by whole
+    pixels)."""
     cutout: float = 0.0
-    """Side of a square made grey in each picture, as a share of the picture's; 0 makes none."""
+    """Side of a square set to grey in each picture, as a share of the picture's; 0 sets none."""
     colour: float = 0.0
-    """Strength of random changes of hue, saturation and each channel's light, 0 to 1; nothing on
+    """Strength of colour jitter (hue, saturation, brightness of each channel), 0 to 1; no effect on
     grey pictures."""
     mixup: float = 0.0
-    """Share of the pictures that are blended with another one, and their labels with its."""
+    """Share of the samples that are blended with another one, labels included."""
     cutmix: float = 0.0
-    """Share of the pictures in which a rectangle is another picture's, and so are the labels; at
-    most those that are not blended."""
+    """Share of the samples that get a rectangle of another one, with mixed labels; at most those
+    that are not blended."""
     plain_finish: float = 0.25
-    """Last share of the batches, whose pictures are only mirrored, so that the net ends on
-    pictures as they are (He et al. 2019, arXiv:1909.09148, "Data Augmentation Revisited")."""
+    """Share of the steps, at the end, without augmentation but flips (He et al. 2019,
+    arXiv:1909.09148, "Data Augmentation Revisited")."""
     flip: bool = False
-    """Mirror half of the pictures left to right, the other half in the next pass; only where
-    orientation carries no label."""
+    """Mirror half of the pictures left to right in each pass, the other half in the next one; only
+    where the label does not depend on orientation."""
     epochs: int = 27
-    """Passes over the training part at the last rung."""
+    """Passes over the training samples at the last rung."""
 
     def __post_init__(self) -> None:
         rules = {

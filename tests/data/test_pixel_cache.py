@@ -23,7 +23,8 @@ picture, out = Path(sys.argv[1]), Path(sys.argv[2])
 pictures, size = (picture,) * 4000, (160, 160)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shape = (len(pictures), *size, 3)
-pixel_cache.cache_array(out, shape, np.dtype(np.uint8), lambda: pixel_cache.decode_blocks(pictures, 3, size))
+make = lambda: pixel_cache.decode_blocks(pictures, 3, size)
+pixel_cache.cache_array(out, shape, np.dtype(np.uint8), make)
 print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
 

@@ -80,7 +80,7 @@ def test_other_files_are_passed_over_and_told(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("x")
     Image.new("L", (2, 2)).save(tmp_path / "loose.png")
     (note,) = read(tmp_path).notes
-    assert "passed over 2 files" in note
+    assert "ignored 2 files" in note
     assert "notes.txt" in note
     assert "loose.png" in note
 

@@ -1,7 +1,7 @@
-"""Where labelled pictures come from, one kind a file: `npz.py` reads `.npz` files.
+"""Sources of labelled pictures, one a file: `npz.py` reads `.npz` files.
 
-A source says whether it understands what the user typed and reads it into `Samples`. It opens no
-picture file (decode does) and splits nothing (split does); it keeps a split that is there.
+A source reads DATA of the command line into `Samples`. It opens no picture file (decode does) and
+splits nothing (split does); it keeps a given split.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ Picture = NDArray[np.uint8] | Path
 """Pixels (H, W) or (H, W, C) with 1 or 3 channels, or the path of a picture file."""
 
 Pictures = NDArray[np.uint8] | tuple[Picture, ...]
-"""One array (N, H, W, C) where all have one size, which is fast; or one `Picture` a sample."""
+"""One array (N, H, W, C) for pictures of one size, which is fast; or one `Picture` a sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Labelled pictures as a source found them.
+    """Labelled pictures as a source reads them.
 
     Raises
     ------
     DataError
-        On construction, if the fields do not fit each other.
+        On construction, if the fields are inconsistent.
     """
 
     pictures: Pictures
     labels: NDArray[np.int64]
-    """(N,), places in `class_names`."""
+    """(N,), indices into `class_names`."""
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
-    """What messages call a sample: a path below the data folder, `x_train[17]`."""
+    """Names of the samples in messages: a path below the data folder, `x_train[17]`."""
     parts: NDArray[np.str_] | None = None
-    """(N,) of `train`, `validation`, `test`, or nothing where the data do not say."""
+    """(N,) of `train`, `validation`, `test`, or empty for samples without a part."""
     groups: NDArray[np.int64] | None = None
-    """(N,) samples of one group (a person, a session) must stay in one part."""
+    """(N,): samples of one group (a person, a session) must stay in one part."""
     notes: tuple[str, ...] = ()
-    """What the user should hear about the reading, one line each."""
+    """Remarks for the user, one line each."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,25 +72,25 @@ class Samples:
 
 
 class Source(ABC):
-    """One way to read labelled pictures; the file name is the source's name."""
+    """Base class of all sources; the file name is the source's name."""
 
     @abstractmethod
     def accepts(self, data: str) -> bool:
-        """Whether this source can read what the user typed for DATA; cheap, opens nothing big."""
+        """Whether this source can read DATA; fast, without opening large files."""
 
     @abstractmethod
     def read(self, data: str) -> Samples:
-        """All samples of `data`.
+        """Read all samples of `data`.
 
         Raises
         ------
         DataError
-            If it cannot be used; the message names what and where.
+            If the data cannot be used; the message names what is wrong and where.
         """
 
 
 def _wrong(what: str) -> DataError:
     return DataError(
         f"the source gave {what}",
-        fix="labels are places in class_names, pictures uint8 (N, H, W, 1 or 3) or one a sample",
+        fix="labels are indices into class_names, pictures uint8 (N, H, W, 1 or 3) or one a sample",
     )

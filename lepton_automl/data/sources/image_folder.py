@@ -1,4 +1,4 @@
-"""A folder with one sub-folder of pictures per class, maybe under train/ val/ test/."""
+"""A folder with one sub-folder of pictures per class, optionally below train/ val/ test/."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
 
-LEVEL = {
+_PART_FOLDERS = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -20,16 +20,16 @@ LEVEL = {
     "test": "test",
     "testing": "test",
 }
-"""Names of folders that are parts, not classes, where all sub-folders are called so."""
+"""Folder name -> part, if all sub-folders of DATA have such names; otherwise they are classes."""
 
-RULE = "put the pictures of each class into one sub-folder that is called after the class"
+_LAYOUT = "put the pictures of each class into one sub-folder named after the class"
 
 
 class ImageFolder(Source):
     """`DATA/CLASS/*.jpg` or `DATA/train/CLASS/*.jpg`, `DATA/val/...`, `DATA/test/...`.
 
     Classes are in the order of their names; folders below a class belong to it; names that
-    begin with a dot are passed over. Files are pictures by their ending (`decode.SUFFIXES`).
+    begin with a dot are ignored. Files are pictures by their suffix (`decode.SUFFIXES`).
     """
 
     def accepts(self, data: str) -> bool:
@@ -49,7 +49,7 @@ class ImageFolder(Source):
             raise _empty(root, len(found))
         names = sorted({folder.name for _, part in parts for folder in _folders(part)})
         others = [f"{sample[2]}" for sample in found if sample[2].suffix.lower() not in SUFFIXES]
-        others += [str(file) for _, part in parts for file in _loose(part)]
+        others += [str(file) for _, part in parts for file in _pictures_in(part)]
         return Samples(
             pictures=tuple(file for _, _, file in pictures),
             labels=np.array([names.index(name) for _, name, _ in pictures], np.int64),
@@ -61,9 +61,9 @@ class ImageFolder(Source):
 
 
 def _parts(root: Path) -> list[tuple[str, Path]]:
-    """Part name and folder with class folders; the part is empty without a train/ level."""
+    """Part and folder of class folders; the part is an empty string without a train/ level."""
     folders = _folders(root)
-    parts = [(LEVEL.get(folder.name.lower(), ""), folder) for folder in folders]
+    parts = [(_PART_FOLDERS.get(folder.name.lower(), ""), folder) for folder in folders]
     named = {part for part, _ in parts}
     if "train" not in named or not any(_folders(folder) for _, folder in parts):
         return [("", root)]
@@ -80,7 +80,7 @@ def _folders(folder: Path) -> list[Path]:
     return [entry for entry in _entries(folder) if entry.is_dir()]
 
 
-def _loose(folder: Path) -> list[Path]:
+def _pictures_in(folder: Path) -> list[Path]:
     return [entry for entry in _entries(folder) if entry.suffix.lower() in SUFFIXES]
 
 
@@ -88,23 +88,23 @@ def _entries(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        raise _closed(error) from error
+        raise _unreadable(error) from error
     return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
 
 
 def _files(folder: Path) -> list[Path]:
     files = []
-    for place, inner, names in os.walk(folder, onerror=_refuse):
+    for place, inner, names in os.walk(folder, onerror=_raise_unreadable):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         files += [Path(place) / name for name in sorted(names) if not name.startswith(".")]
     return files
 
 
-def _refuse(error: OSError) -> None:
-    raise _closed(error) from error
+def _raise_unreadable(error: OSError) -> None:
+    raise _unreadable(error) from error
 
 
-def _closed(error: OSError) -> DataError:
+def _unreadable(error: OSError) -> DataError:
     return DataError(
         f"{error.filename} cannot be read: {error.strerror}", fix="allow reading that folder"
     )
@@ -115,18 +115,20 @@ def _text(name: str) -> str:
         name.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"the class folder {name!r} is not called in UTF-8", fix="rename the folder"
+            f"the name of the class folder {name!r} is not valid UTF-8", fix="rename the folder"
         ) from error
     return name
 
 
 def _empty(root: Path, others: int) -> DataError:
-    loose = len(_loose(root))
+    loose = len(_pictures_in(root))
     if loose:
-        return DataError(f"{loose} pictures lie in {root} itself, in no class folder", fix=RULE)
+        return DataError(
+            f"{loose} pictures are in {root} itself, not in a class folder", fix=_LAYOUT
+        )
     what = f"{others} files, none of them a picture" if others else "no pictures"
     known = " ".join(sorted(SUFFIXES))
-    return DataError(f"{root} holds {what}", fix=f"{RULE}; pictures end in {known}")
+    return DataError(f"{root} holds {what}", fix=f"{_LAYOUT}; pictures end in {known}")
 
 
 def _notes(others: list[str]) -> tuple[str, ...]:
@@ -134,6 +136,6 @@ def _notes(others: list[str]) -> tuple[str, ...]:
         return ()
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     return (
-        f"passed over {len(others)} files that are no labelled pictures: "
+        f"ignored {len(others)} files that are not labelled pictures: "
         f"{', '.join(others[:3])}{more}",
     )

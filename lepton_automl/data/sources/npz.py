@@ -17,24 +17,24 @@ from lepton_automl.data.decode import to_uint8
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
 
-KEYS = {"train": "train", "val": "validation", "test": "test"}
-"""Ending of a key -> part."""
+_PARTS = {"train": "train", "val": "validation", "test": "test"}
+"""Suffix of a key -> part."""
 
 _LIKELY = re.compile(r"(x|y|group)(_.*)?|class_?names?", re.IGNORECASE)
-# Keys that are ours or look so: a misspelt one is refused, all others are passed over.
+# Keys that are read or similar: a misspelt one is an error, all others are ignored.
 
 Array = NDArray[Any]
 
-LAYOUTS = "(N, H, W), (N, H, W, 1), (N, H, W, 3), (N, 1, H, W) or (N, 3, H, W)"
+_LAYOUTS = "(N, H, W), (N, H, W, 1), (N, H, W, 3), (N, 1, H, W) or (N, 3, H, W)"
 
 
 class Npz(Source):
-    """Pictures and labels as arrays; `group` or `group_train` ..., `class_names` if you like.
+    """Pictures and labels as arrays; optional `group` or `group_train` ..., and `class_names`.
 
     Pixels: whole numbers 0 to 255 as they are; uint16 above 255 is 0 to 65535, divided by 257;
-    floats all within 0 to 1 are multiplied by 255, floats within 0 to 255 rounded. All parts are
-    judged together. Labels: whole numbers (places in `class_names`; without them the numbers
-    found are the names), texts, or one row a sample with a single 1.
+    floats all within 0 to 1 are multiplied by 255, floats within 0 to 255 rounded; decided over
+    all parts together. Labels: whole numbers (indices into `class_names`; without it the numbers
+    are the names), texts, or one-hot rows.
     """
 
     def accepts(self, data: str) -> bool:
@@ -55,7 +55,7 @@ class Npz(Source):
             shapes = ", ".join(f"{n} {x.shape[1:]}" for n, x in zip(names, xs, strict=True))
             raise DataError(f"{data}: pictures differ in shape: {shapes}", fix="give one shape")
         class_names, labels = _classes(data, names, ys, arrays.get("class_names"))
-        parts = [KEYS.get(name[2:], "") for name in names]
+        parts = [_PARTS.get(name[2:], "") for name in names]
         return Samples(
             pictures=_pixels(data, names, xs),
             labels=labels,
@@ -98,23 +98,23 @@ def _array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> Array:
 def _not_npz(path: Path, reason: str) -> DataError:
     return DataError(
         f"{path} is not a readable .npz file: {reason}",
-        fix="write it anew with np.savez(path, x_train=..., y_train=...)",
+        fix="write it again with np.savez(path, x_train=..., y_train=...)",
     )
 
 
 def _names(data: str, arrays: dict[str, Array]) -> list[str]:
-    """Names of the picture arrays, each with its labels there: x alone, or x_train and others."""
-    xs = ["x", *(f"x_{part}" for part in KEYS)]
+    """Keys of the picture arrays, checked to have labels: x alone, or x_train and others."""
+    xs = ["x", *(f"x_{part}" for part in _PARTS)]
     known = [letter + name[1:] for letter in ("x", "y", "group") for name in xs]
     for key in arrays:
         if key not in [*known, "class_names"]:
-            near = plugins.unknown_name(key, [*known, "class_names"], "key of such a file")
-            raise DataError(f"{data}: {key!r} is not a key that is read", fix=near.fix)
+            near = plugins.unknown_name(key, [*known, "class_names"], "key of a data file")
+            raise DataError(f"{data}: {key!r} is an unknown key", fix=near.fix)
     names = [name for name in xs if name in arrays]
     if not names or ("x" in names and len(names) > 1):
         raise DataError(
             f"{data}: of x, x_train, x_val and x_test there is {', '.join(names) or 'none'}",
-            fix="give x and y, or x_train and y_train, with x_val y_val x_test y_test if you like",
+            fix="give x and y, or x_train and y_train, optionally x_val, y_val, x_test and y_test",
         )
     for key in arrays:
         ending = key.removeprefix("group") if key[0] == "g" else key[1:]
@@ -125,15 +125,15 @@ def _names(data: str, arrays: dict[str, Array]) -> list[str]:
 
 
 def _pictures(what: str, x: Array) -> Array:
-    """(N, H, W, 1 or 3) where that can be told from the shape."""
+    """Bring pictures to (N, H, W, 1 or 3); an error where the shape is ambiguous."""
     if x.dtype.kind not in "buif":
         raise DataError(f"{what} is {x.dtype}, not numbers", fix="give pixels as numbers")
     if 0 in x.shape[1:]:
-        raise DataError(f"{what} has shape {x.shape}: no pixels", fix=f"give {LAYOUTS}")
+        raise DataError(f"{what} has shape {x.shape}: no pixels", fix=f"give {_LAYOUTS}")
     if x.ndim == 3:
         return x[..., None]
     if x.ndim != 4:
-        raise DataError(f"{what} has shape {x.shape}", fix=f"reshape it to {LAYOUTS}")
+        raise DataError(f"{what} has shape {x.shape}", fix=f"reshape it to {_LAYOUTS}")
     first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
     if first and last:
         raise DataError(
@@ -143,13 +143,13 @@ def _pictures(what: str, x: Array) -> Array:
     if not first and not last:
         raise DataError(
             f"{what} has shape {x.shape}: no 1 or 3 channels, first or last",
-            fix=f"give {LAYOUTS}; lay four channels over a background first",
+            fix=f"give {_LAYOUTS}; blend four channels with a background first",
         )
     return np.moveaxis(x, 1, 3) if first else x
 
 
 def _pixels(data: str, names: list[str], xs: list[Array]) -> NDArray[np.uint8]:
-    """uint8 (N, H, W, C) of all parts together; `Npz` says how."""
+    """Convert the pixels of all parts together to uint8 (N, H, W, C), as `Npz` describes."""
     kinds = {x.dtype.kind.replace("i", "u") for x in xs}
     if len(kinds) > 1:
         found = ", ".join(f"{n} {x.dtype}" for n, x in zip(names, xs, strict=True))
@@ -173,14 +173,14 @@ def _finite(what: str, x: Array) -> None:
         raise DataError(
             f"{what} has NaN or infinite pixels in {len(bad)} of {len(x)} pictures, "
             f"the first is {what.rsplit(' ', 1)[-1]}[{bad[0]}]",
-            fix="repair these pictures or leave them out",
+            fix="repair these pictures or remove them",
         )
 
 
 def _scale(
     data: str, kind: str, is_uint16: bool, low: float, high: float
 ) -> Callable[[Array], NDArray[np.uint8]]:
-    """What makes uint8 of pixels between `low` and `high`."""
+    """Conversion to uint8 for pixels between `low` and `high`."""
     if kind == "b" or (kind == "f" and low >= 0 and high <= 1):
         return lambda x: np.rint(x.astype(np.float32) * 255).astype(np.uint8)
     if low >= 0 and high <= 255:
@@ -190,12 +190,12 @@ def _scale(
     raise DataError(
         f"{data}: pixels from {low:g} to {high:g}; whole numbers 0 to 255, uint16 0 to 65535, or "
         "floats 0 to 1 or 0 to 255 are read",
-        fix="give the raw pixels: lepton finds mean and deviation itself",
+        fix="give raw pixels: lepton computes mean and deviation itself",
     )
 
 
 def _labels(what: str, y: Array) -> Array:
-    """(N,) int64 or text."""
+    """Convert labels to int64 (N,) or text (N,)."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and y.dtype.kind in "buif" and _is_one_hot(y):
@@ -221,7 +221,7 @@ def _is_one_hot(y: Array) -> bool:
 def _classes(
     data: str, names: list[str], ys: list[Array], given: Array | None
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Class names, and the labels of all parts as places in them."""
+    """Class names, and the labels of all parts as indices into them."""
     if len({y.dtype.kind for y in ys}) > 1:
         raise DataError(f"{data}: labels are numbers and texts", fix="give one kind of labels")
     y = np.concatenate(ys)
@@ -246,7 +246,7 @@ def _classes(
 def _no_class(data: str, where: str, value: object, rule: str) -> DataError:
     return DataError(
         f"{data}: label {where} = {value}, the rule is {rule}",
-        fix="correct the label, or leave out the picture",
+        fix="correct the label or remove the picture",
     )
 
 
@@ -262,7 +262,7 @@ def _class_names(data: str, given: Array) -> tuple[str, ...]:
 def _groups(
     data: str, names: list[str], counts: list[int], arrays: dict[str, Array]
 ) -> NDArray[np.int64] | None:
-    """One number a sample; samples of a part without groups stand alone."""
+    """Group number of each sample; in a part without groups each sample is its own group."""
     keys = [f"group{name[1:]}" for name in names]
     if not any(key in arrays for key in keys):
         return None

@@ -1,8 +1,8 @@
-"""Searchable layers, one a file: a frozen description that lowers itself to operations.
+"""Searchable layers, one a file: frozen dataclasses that lower themselves to operations.
 
-A layer is a frozen dataclass whose fields are made by `width`, `choice` and `stored` below. Its
-file name is its name in search-space files. It says what it computes once, in `lower`; torch,
-ONNX, int8, cost and pruning all read that.
+The fields of a layer are made by `width`, `choice` and `derived` below. Its file name is its name
+in search-space files. `lower` defines what it computes; torch, ONNX, int8, cost and pruning are
+derived from that.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ __all__ = ["ACTIVATIONS", "Layer", "activation", "choice", "derived", "width"]
 
 
 def width(default: int) -> Any:
-    """A number of channels: searched, and cut by pruning. 0 only where the layer says so."""
+    """Declare a number of channels: searched and pruned; 0 only where the layer allows it."""
     return field(default=default, metadata={"kind": "width"})
 
 
 def choice(default: Any, *others: Any) -> Any:
-    """One of a few legal values, the default first."""
+    """Declare a choice among a few legal values, the default first."""
     return field(default=default, metadata={"kind": "choice", "choices": (default, *others)})
 
 
 def activation(default: str = "relu") -> Any:
-    """One of the known activations; relu and relu6 cost nothing in int8."""
+    """Declare a choice of the activation; relu and relu6 are free in int8."""
     return choice(default, *(name for name in ACTIVATIONS if name != default))
 
 
 def derived(default: Any) -> Any:
-    """A fact settled by `placed_after` and kept ever after, so that pruning cannot change it."""
+    """Declare a value set by `with_input_channels` and stored, so that pruning cannot change it."""
     return field(default=default, metadata={"kind": "derived"})
 
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """One searchable layer.
+    """Base class of all layers.
 
     Raises
     ------
@@ -53,7 +53,7 @@ class Layer(ABC):
         """Append this layer's operations after `x` and return its output."""
 
     def with_input_channels(self, channels: int) -> Self:
-        """The layer as it is first put behind `channels` channels, stored fields settled."""
+        """Copy with the fields set that depend on the number of input channels."""
         del channels
         return self
 

@@ -1,4 +1,4 @@
-"""Plain convolution, the layer int8 kernels like best."""
+"""Plain convolution, the layer with the fastest int8 kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Conv(Layer):
     activation: str = activation()
 
     def lower(self, builder: Builder, x: Value) -> Value:
-        """One convolution."""
+        """Convolution."""
         return builder.conv(
             x, "conv", "out", kernel=self.kernel, stride=self.stride, activation=self.activation
         )

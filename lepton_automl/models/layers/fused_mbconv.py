@@ -12,7 +12,7 @@ from lepton_automl.models.layers import Layer, activation, choice, derived, widt
 
 @dataclass(frozen=True)
 class FusedMBConv(Layer):
-    """Expand by a dense convolution, project by 1x1; `hidden` is set when the layer is placed."""
+    """Expand by a dense convolution, project by 1x1; `hidden` is set from `expand`."""
 
     out: int = width(16)
     kernel: int = choice(3, 5)
@@ -23,7 +23,7 @@ class FusedMBConv(Layer):
     residual: bool = derived(default=False)
 
     def with_input_channels(self, channels: int) -> Self:
-        """Settle the inner width, and whether input and output are added."""
+        """Set the inner width and whether there is a skip connection."""
         residual = self.stride == 1 and channels == self.out
         return replace(self, hidden=channels * self.expand, residual=residual)
 

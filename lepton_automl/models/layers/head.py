@@ -1,4 +1,4 @@
-"""The classifier at the end: mean over positions, then a matrix product."""
+"""Classifier: global average pooling, then a linear layer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lepton_automl.models.layers import Layer, activation, derived, width
 
 @dataclass(frozen=True)
 class Head(Layer):
-    """Optional 1x1 convolution to `features` channels (0: none), mean, linear to the classes."""
+    """Optional 1x1 convolution to `features` channels (0: none), average pooling, linear layer."""
 
     features: int = width(0)
     activation: str = activation()
     classes: int = derived(default=10)
 
     def lower(self, builder: Builder, x: Value) -> Value:
-        """Mix, pool, classify."""
+        """Convolve, pool, classify."""
         if self.classes < 2:
             raise ArchError(
                 f"Head: classes = {self.classes}, at least 2 is the rule",

@@ -11,11 +11,11 @@ from lepton_automl.models.layers import Layer, choice
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """Maximum over a window; owns no weights and no width."""
+    """Maximum over a window; has no weights and no width."""
 
     kernel: int = choice(2, 3)
     stride: int = choice(2, 1)
 
     def lower(self, builder: Builder, x: Value) -> Value:
-        """One pooling."""
+        """Pooling."""
         return builder.max_pool(x, "pool", kernel=self.kernel, stride=self.stride)

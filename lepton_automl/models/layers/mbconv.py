@@ -12,11 +12,11 @@ from lepton_automl.models.layers import Layer, activation, choice, derived, widt
 
 @dataclass(frozen=True)
 class MBConv(Layer):
-    """Expand by 1x1, filter each channel, optionally squeeze and excite, project by 1x1.
+    """Expand by 1x1, depthwise convolution, optional squeeze-and-excitation, project by 1x1.
 
-    `se` is the factor by which squeeze-and-excite narrows (Hu et al. 2018, arXiv:1709.01507);
-    0 leaves it out. `hidden` and `squeeze` are set from `expand` and `se` when the layer is
-    placed and cut on their own afterwards.
+    `se` is the reduction factor of squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507); 0
+    leaves it out. `hidden` and `squeeze` are set from `expand` and `se` by `with_input_channels`
+    and pruned independently afterwards.
     """
 
     out: int = width(16)
@@ -30,7 +30,7 @@ class MBConv(Layer):
     residual: bool = derived(default=False)
 
     def with_input_channels(self, channels: int) -> Self:
-        """Settle the inner widths, and whether input and output are added."""
+        """Set the inner widths and whether there is a skip connection."""
         hidden = channels * self.expand
         return replace(
             self,
@@ -40,7 +40,7 @@ class MBConv(Layer):
         )
 
     def lower(self, builder: Builder, x: Value) -> Value:
-        """Expand, filter, excite, project, add."""
+        """Expand, convolve depthwise, excite, project, add."""
         y = builder.conv(x, "expand", "hidden", activation=self.activation)
         y = builder.depthwise(
             y, "depthwise", kernel=self.kernel, stride=self.stride, activation=self.activation

@@ -14,8 +14,8 @@ from lepton_automl.models.layers import Layer, activation, choice, derived, widt
 class Residual(Layer):
     """Two convolutions and a skip connection; a 1x1 projection where shapes differ.
 
-    `hidden` is the width between the two convolutions, equal to `out` when the layer is placed
-    and cut on its own afterwards.
+    `hidden` is the width between the two convolutions, set to `out` by `with_input_channels`
+    and pruned independently afterwards.
     """
 
     out: int = width(16)
@@ -26,12 +26,12 @@ class Residual(Layer):
     projection: bool = derived(default=True)
 
     def with_input_channels(self, channels: int) -> Self:
-        """Settle the inner width, and whether the skip connection needs a projection."""
+        """Set the inner width and whether the skip connection needs a projection."""
         projection = self.stride != 1 or channels != self.out
         return replace(self, hidden=self.out, projection=projection)
 
     def lower(self, builder: Builder, x: Value) -> Value:
-        """Two convolutions beside the skip connection."""
+        """Two convolutions, plus the skip connection."""
         y = builder.conv(
             x,
             "first",

@@ -11,7 +11,7 @@ from lepton_automl.models.layers import Layer, activation, choice, width
 
 @dataclass(frozen=True)
 class SepConv(Layer):
-    """A filter for each channel, then a 1x1 convolution that mixes them."""
+    """Depthwise convolution, then a 1x1 convolution."""
 
     out: int = width(16)
     kernel: int = choice(3, 5, 7)

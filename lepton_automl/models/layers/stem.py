@@ -1,4 +1,4 @@
-"""The first convolution, on the pixels."""
+"""First convolution of a net, on the pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lepton_automl.models.layers import Layer, activation, choice, width
 
 @dataclass(frozen=True)
 class Stem(Layer):
-    """Plain convolution with a stride up to 4, for the input of a net."""
+    """Convolution with a stride up to 4, batch normalisation, activation."""
 
     out: int = width(16)
     kernel: int = choice(3, 5, 7)
@@ -19,7 +19,7 @@ class Stem(Layer):
     activation: str = activation()
 
     def lower(self, builder: Builder, x: Value) -> Value:
-        """One convolution."""
+        """Convolution."""
         return builder.conv(
             x, "conv", "out", kernel=self.kernel, stride=self.stride, activation=self.activation
         )

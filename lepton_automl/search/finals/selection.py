@@ -167,8 +167,8 @@ def clearly_below(
     """Whether the one-sided 90 % bound says that `correct` is worse than `best`.
 
     Paired: only samples that the two answer differently count (McNemar 1947). Samples in groups
-    count for as many independent ones as they are worth (see `grouping.cluster_effective_fraction`), and
-    with `strata` every class counts alike.
+    count as effective samples (`bootstrap.cluster_effective_fraction`); with `strata` every class
+    counts alike.
     """
     lost = balanced.influence_values(best.astype(np.float64) - correct, strata)
     return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(_worth(lost, groups)))
