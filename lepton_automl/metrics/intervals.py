@@ -14,7 +14,7 @@ from lepton_automl.metrics.bootstrap import Interval
 Status = Literal["holds", "broken", "undecided"]
 
 LEAST_TIMES_CHANCE = 1.5
-"""A trained net gets at least so many times the accuracy of guessing."""
+"""Minimum accuracy of a trained net, relative to chance."""
 
 ONE_SIDED_LEVEL = 0.90
 """The two-sided level whose two ends are one-sided 95 % bounds."""
@@ -139,7 +139,7 @@ def judge_accuracy(
 
 
 def is_near_chance(accuracy: float, classes: int) -> bool:
-    """Whether an accuracy, 0 to 1, is below 1.5 times what guessing gets."""
+    """Whether an accuracy, 0 to 1, is below 1.5 times that of guessing."""
     return accuracy < min(1.0, LEAST_TIMES_CHANCE / classes)
 
 

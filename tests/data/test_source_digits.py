@@ -35,6 +35,6 @@ def test_pictures_and_parts_are_scikit_learns():
 
 
 def test_a_scikit_learn_without_its_data_is_named(monkeypatch):
-    monkeypatch.setattr("lepton_automl.data.sources.digits.FILE", "datasets/none.csv.gz")
+    monkeypatch.setattr("lepton_automl.data.sources.digits._FILE", "datasets/none.csv.gz")
     with pytest.raises(MachineError, match="none"):
         Digits().read("digits")
