@@ -1,7 +1,7 @@
-"""What a user should know about the data before any epoch; what makes them unusable is refused.
+"""Audit a data set for duplicates, leaking groups, contradictory labels and small classes.
 
-`open_dataset` refuses data that cannot be used (empty, damaged, one class, a class too small).
-The findings here do not stop a run; each says what it does to the figures.
+`open_dataset` raises an error for unusable data (empty, damaged, one class, a class too small).
+The findings here do not stop a run; each states its effect on the results.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.metrics.balanced import UNEVEN_RATIO, is_uneven
 
 _FEW_SAMPLES = 10
-"""Fewer test samples of a class than this say next to nothing about the class."""
+"""Test samples of a class below which its accuracy is very uncertain."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about the data that figures depend on."""
+    """A property of the data that affects results."""
 
     kind: str
     """`duplicates`, `contradictions`, `leaking groups`, `absent classes`, `few samples`,
     `uneven classes`."""
     message: str
-    """What, how many, and an example."""
+    """Property, number of samples and an example."""
     fix: str
-    """The way out."""
+    """How to correct it, and its effect."""
     count: int
-    """Samples concerned; classes for `absent classes`, `few samples` and `uneven classes`."""
+    """Affected samples; classes for `absent classes`, `few samples` and `uneven classes`."""
 
 
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
-    """All findings, the gravest first."""
+    """All findings, the most serious first."""
     checks = (
         *(_leaking_groups, _duplicates, _contradictions),
         *(_absent_classes, _few_samples, _uneven_classes),
@@ -45,7 +45,7 @@ def audit(dataset: Dataset) -> tuple[Finding, ...]:
 
 
 def emit_findings(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
-    """Emit every finding of `audit` as an event of the intake, and return them."""
+    """Emit each finding of `audit` as an event, and return them."""
     findings = audit(dataset)
     for finding in findings:
         data = {"kind": finding.kind, "count": finding.count, "fix": finding.fix}
@@ -63,8 +63,8 @@ def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
             yield Finding(
                 "leaking groups",
                 f"{len(shared)} groups are in {first.name} and in {second.name}: {count} of "
-                f"{len(second)} {second.name} samples have relatives in {first.name}",
-                f"divide by groups; accuracy on {second.name} is too high",
+                f"{len(second)} {second.name} samples share a group with {first.name}",
+                f"split by groups; accuracy on {second.name} is too high",
                 count,
             )
 
@@ -96,7 +96,7 @@ def _contradictions(dataset: Dataset) -> Iterator[Finding]:
     if twins:
         yield Finding(
             "contradictions",
-            f"{len(twins)} pictures have a twin of another class: {twins[0]}",
+            f"{len(twins)} pictures are equal to one of another class: {twins[0]}",
             "correct the labels; no net can get both right",
             len(twins),
         )
@@ -112,7 +112,7 @@ def _absent_classes(dataset: Dataset) -> Iterator[Finding]:
                 "absent classes",
                 f"{len(absent)} of {len(dataset.class_names)} classes have no {part.name} picture: "
                 f"{', '.join(absent[:5])}",
-                f"add {part.name} pictures; accuracy says nothing about these classes",
+                f"add {part.name} pictures; accuracy does not cover these classes",
                 len(absent),
             )
 
@@ -127,7 +127,7 @@ def _few_samples(dataset: Dataset) -> Iterator[Finding]:
             "few samples",
             f"{len(few)} of {len(counts)} classes have fewer than {_FEW_SAMPLES} test pictures: "
             f"{', '.join(few[:5])}",
-            "add test pictures; accuracy of these classes is a guess",
+            "add test pictures; accuracy of these classes is very uncertain",
             len(few),
         )
 
@@ -140,11 +140,11 @@ def _uneven_classes(dataset: Dataset) -> Iterator[Finding]:
     rare, common = int(np.argmin(counts)), int(np.argmax(counts))
     what = f"{names[rare]} has {counts[rare]} train pictures, {names[common]} {counts[common]}: "
     if dataset.train.is_balanced:
-        what += "every class counts alike, in training and in accuracy (balanced accuracy)"
-        fix = "with --balance off every picture does"
+        what += "classes have equal weight in training and in accuracy (balanced accuracy)"
+        fix = "--balance off weights pictures equally"
     else:
-        what += "every picture counts alike, so rare classes hardly do"
-        fix = "with --balance on every class counts alike"
+        what += "pictures have equal weight, so rare classes hardly affect the accuracy"
+        fix = "--balance on weights classes equally"
     yield Finding("uneven classes", what, fix, sum(n < UNEVEN_RATIO * max(counts) for n in counts))
 
 

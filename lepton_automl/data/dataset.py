@@ -1,4 +1,4 @@
-"""Dataset: labelled pictures in three parts, checked, decoded on demand."""
+"""A data set: checked labelled pictures in three parts, decoded on demand."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ Size = tuple[int, int]
 """Height and width, pixels."""
 
 _PREPROCESSING_SAMPLES = 4096
-"""Preprocessing looks at so many training pictures, evenly spaced; more change nothing."""
+"""Training pictures from which mean and deviation are computed, evenly spaced."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One of `train`, `validation`, `test`."""
+    """The train, validation or test part of a data set."""
 
     name: str
     labels: NDArray[np.int64]
-    """(N,) places in the dataset's `class_names`."""
+    """(N,): indices into the class names of the data set."""
     groups: NDArray[np.int64] | None
-    """(N,) or nothing where every sample stands alone."""
+    """(N,): group of each sample; None if no two samples share a group."""
     ids: tuple[str, ...]
-    """What messages call a sample."""
+    """Names of the samples in messages."""
     pictures: Pictures
-    """uint8 (N, H, W, C), or arrays and file paths one a sample."""
+    """uint8 (N, H, W, C), or one array or file path a sample."""
     digests: tuple[bytes, ...]
-    """A hash of every picture's content."""
+    """Hash of each picture's content."""
     is_balanced: bool = False
-    """Every class counts alike, in training and in accuracy; else every sample does."""
+    """Whether classes have equal weight in loss and accuracy (balanced accuracy)."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def strata(self) -> Strata:
-        """(N,): what `balance` counts by."""
+        """Classes (N,) for balanced statistics; None if not balanced."""
         return self.labels if self.is_balanced else None
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of pictures, labels and groups, in their order."""
+        """Sixteen hexadecimal digits of a hash of pictures, labels and groups, in their order."""
         content = hashlib.sha256(self.labels.astype("<i8").tobytes())
         content.update(b"".join(self.digests))
         content.update(b"" if self.groups is None else self.groups.astype("<i8").tobytes())
@@ -67,31 +67,31 @@ class Part:
 
 @dataclass(frozen=True)
 class LabelledTensors:
-    """Decoded pictures with their labels, as training and evaluation take them."""
+    """Decoded pictures with their labels, input of training and evaluation."""
 
     pixels: Tensor
     """uint8 (N, H, W, C)."""
     labels: Tensor
     """int64 (N,)."""
     is_balanced: bool = False
-    """Every class counts alike; else every sample does."""
+    """Whether classes have equal weight in loss and accuracy."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def strata(self) -> Strata:
-        """(N,): what `balance` counts by."""
+        """Classes (N,) for balanced statistics; None if not balanced."""
         return self.labels.cpu().numpy() if self.is_balanced else None
 
     def first(self, count: int) -> LabelledTensors:
-        """The first samples alone."""
+        """The first `count` samples."""
         return dataclasses.replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """`Labelled` on disk, to be mapped by many processes."""
+    """`LabelledTensors` as files, which several processes map into memory."""
 
     pixels: Path
     """.npy, uint8 (N, H, W, C)."""
@@ -105,12 +105,12 @@ class Dataset:
     """Labelled pictures in three parts; made by `open_dataset`."""
 
     name: str
-    """Short name after the data's place, fit for a folder."""
+    """Short name from the path of the data, valid as a folder name."""
     class_names: tuple[str, ...]
     channels: int
     """1 for grey, 3 for RGB."""
     size: Size | None
-    """Height and width where all pictures share them, else nothing."""
+    """Height and width if all pictures share them, else None."""
     train: Part
     validation: Part
     test: Part
@@ -121,27 +121,27 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of everything a run can see of the data, the split too."""
+        """Sixteen hexadecimal digits of a hash of the data with their split."""
         return _digest(*self.class_names, *(part.fingerprint for part in self.parts))
 
     def part(self, name: str) -> Part:
-        """The part called `train`, `validation` or `test`."""
+        """The part named `train`, `validation` or `test`."""
         return dict(zip(PARTS, self.parts, strict=True))[name]
 
     def part_fingerprint(self, name: str) -> str:
-        """Sixteen hexadecimal digits of a part's labelled pictures, whatever their order."""
+        """Sixteen hexadecimal digits of a hash of a part's labelled pictures, in any order."""
         part = self.part(name)
         pairs = zip(part.digests, part.labels.tolist(), strict=True)
         content = b"".join(sorted(digest + b"%d," % label for digest, label in pairs))
         return _digest(*self.class_names, hashlib.sha256(content).hexdigest())
 
     def pixels(self, part: str, size: Size) -> NDArray[np.uint8]:
-        """All pictures of a part, uint8 (N, H, W, C), in the part's order.
+        """Decode all pictures of a part: uint8 (N, H, W, C), in the part's order.
 
         Raises
         ------
         DataError
-            If a picture file has gone or changed for the worse since the data were opened.
+            If a picture file was removed or damaged since the data were opened.
         """
         made = pixel_cache.decode_blocks(self.part(part).pictures, self.channels, size)
         return np.concatenate(list(made))
@@ -156,21 +156,21 @@ class Dataset:
             counts += np.bincount(block.reshape(-1), minlength=256)
         mean = float((levels * counts).sum() / counts.sum())
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
-        # Pictures of one grey all over have no deviation; one step is the least there is.
+        # The deviation of uniformly grey pictures is 0; at least 1 avoids a division by it.
         return Preprocessing(round(mean), float(np.float32(1 / max(variance**0.5, 1.0))))
 
     def matched_to(self, class_names: Sequence[str], channels: int) -> Dataset:
-        """The same pictures for a net with its own order of the same classes, and channels."""
+        """Copy for a net with `channels` that orders the same classes as `class_names`."""
         if (self.class_names, self.channels) == (tuple(class_names), channels):
             return self
-        place = np.array([class_names.index(name) for name in self.class_names], np.int64)
+        index = np.array([class_names.index(name) for name in self.class_names], np.int64)
         train, validation, test = (
-            dataclasses.replace(part, labels=place[part.labels]) for part in self.parts
+            dataclasses.replace(part, labels=index[part.labels]) for part in self.parts
         )
         return Dataset(self.name, tuple(class_names), channels, self.size, train, validation, test)
 
     def decoded_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
-        """A part decoded into `cache`, once: files already there are given back.
+        """Decode a part into files in the folder `cache`, unless they exist, and return them.
 
         Raises
         ------
@@ -189,12 +189,12 @@ class Dataset:
         return LabelledFiles(pixels, labels, source.is_balanced)
 
     def with_balance(self, balance: Balance) -> Dataset:
-        """These data where every class counts alike, if that is asked for; else as they are.
+        """Copy with balanced accuracy if `balance` is on, or auto and classes are uneven.
 
         Raises
         ------
         ConfigError
-            If it is the same who counts alike.
+            If `balance` is on and all classes have equally many samples.
         """
         if balance == "on" and all(is_even(part.labels) for part in self.parts):
             raise ConfigError(
@@ -208,11 +208,11 @@ class Dataset:
 
 
 def load_labelled(files: LabelledFiles) -> LabelledTensors:
-    """The pictures and labels of `files`, mapped into memory rather than read.
+    """Map the pictures and labels of `files` into memory.
 
-    The tensors may be written to; that changes neither the files nor other processes.
+    Writing to the tensors changes neither the files nor other processes.
     """
-    # Mode c: pages are shared until somebody writes to them.
+    # Mode c is copy-on-write: pages are shared until they are written to.
     pixels, labels = (np.load(path, mmap_mode="c") for path in (files.pixels, files.labels))
     return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
 
@@ -226,52 +226,53 @@ def open_dataset(
     quarantine: Path | None = None,
     emit: Emit = silent,
 ) -> Dataset:
-    """Read labelled pictures, check every one, and divide what is not divided.
+    """Read and check labelled pictures, and split them where the data give no split.
 
     Parameters
     ----------
     data : str or Path
-        What one of the `sources` accepts: `digits`, a folder with one sub-folder per class, a
+        Accepted by one of the `sources`: `digits`, a folder with one sub-folder per class, a
         `.npz` file.
     test : Path, optional
-        More labelled pictures, of the same classes: the test part.
+        Labelled pictures of the same classes to use as the test part.
     seed : int
         Of the split.
     skip_corrupt : bool
-        Leave out picture files that cannot be read, instead of refusing the data.
+        Ignore picture files that cannot be read instead of raising an error.
     quarantine : Path, optional
-        Text file that names what was left out, a line each.
+        Text file to which the ignored files are written, a line each.
 
     Raises
     ------
     DataError, ConfigError, MachineError
-        If the data cannot be used, have a test part beside `test`, or `quarantine` is read-only.
+        If the data cannot be used, have a test part of their own besides `test`, or `quarantine`
+        cannot be written.
     """
     samples = loading.read_samples(str(data), test)
     for note in samples.notes:
         emit(Event("intake", note))
-    content = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
-    drawn = loading.assign_parts(content, seed)
-    train, validation, test_part = (_part(content, drawn, name) for name in PARTS)
-    name, size = loading.dataset_name(str(data)), content.size
-    emit(loading.summary_event(name, content, (len(train), len(validation), len(test_part))))
-    class_names = content.samples.class_names
-    return Dataset(name, class_names, content.channels, size, train, validation, test_part)
+    checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
+    parts = loading.assign_parts(checked, seed)
+    train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
+    name, size = loading.dataset_name(str(data)), checked.size
+    emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
+    class_names = checked.samples.class_names
+    return Dataset(name, class_names, checked.channels, size, train, validation, test_part)
 
 
-def _part(content: CheckedSamples, drawn: NDArray[np.str_], name: str) -> Part:
-    samples, places = content.samples, np.flatnonzero(drawn == name)
+def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
+    samples, index = checked.samples, np.flatnonzero(parts == name)
     groups = None
     if samples.groups is not None:
-        sizes = np.bincount(samples.groups)[samples.groups[places]]
-        groups = None if (sizes == 1).all() else samples.groups[places]
+        sizes = np.bincount(samples.groups)[samples.groups[index]]
+        groups = None if (sizes == 1).all() else samples.groups[index]
     return Part(
         name=name,
-        labels=samples.labels[places],
+        labels=samples.labels[index],
         groups=groups,
-        ids=tuple(samples.ids[place] for place in places),
-        pictures=loading.select(samples.pictures, places),
-        digests=tuple(content.digests[place] for place in places),
+        ids=tuple(samples.ids[place] for place in index),
+        pictures=loading.select(samples.pictures, index),
+        digests=tuple(checked.digests[place] for place in index),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one way from a picture to uint8 pixels: training, calibration, evaluation, prediction.
+"""Decode pictures to uint8 pixels, in the same way for training, evaluation and prediction.
 
 Orientation from EXIF, then 8-bit grey or RGB, then one antialiased bilinear resize that stretches
 to the size asked for. The same in three lines of Pillow for ordinary pictures:
@@ -24,11 +24,11 @@ from PIL import Image, UnidentifiedImageError
 from lepton_automl.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-"""What Pillow may open: plain raster formats, none that runs another program."""
+"""Formats that Pillow may open: raster formats that run no other program."""
 
 _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(f"{_JPEG} {_TIFF} {_PPM} .png .gif .bmp .webp".split())
-"""File names that end so are pictures, in small or capital letters."""
+"""Suffixes of picture files, in lower or upper case."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,11 +45,11 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# What Pillow's readers raise on damaged files.
+# Exceptions of Pillow's readers for damaged files.
 
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 
-_UPRIGHT = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -58,26 +58,26 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# EXIF orientation (CIPA DC-008, tag 0x0112) -> what sets the picture upright.
+# EXIF orientation (CIPA DC-008, tag 0x0112) -> transposition that sets the picture upright.
 
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """What a sound picture file holds."""
+    """Size and colour of a valid picture file."""
 
     size: tuple[int, int]
-    """Height and width once upright, pixels."""
+    """Height and width in pixels, after EXIF orientation."""
     is_grey: bool
-    """The file knows no colour."""
+    """Whether the file has no colour."""
 
 
 def decode(
     picture: Path | NDArray[np.uint8], channels: int, size: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Pixels (H, W, `channels`) of one picture, 0 to 255.
+    """Decode one picture to pixels (H, W, `channels`), 0 to 255.
 
-    Transparent pixels are laid over white. 16-bit grey is divided by 257 and rounded. Colour
-    becomes grey as ITU-R BT.601 luma. Of a moving picture the first frame counts.
+    Transparent pixels are blended with white. 16-bit grey is divided by 257 and rounded. Colour
+    becomes grey as ITU-R BT.601 luma. Of an animation the first frame is used.
 
     Parameters
     ----------
@@ -86,12 +86,12 @@ def decode(
     channels : int
         1 for grey, 3 for RGB.
     size : (int, int), optional
-        Height and width to stretch to; the picture's own without.
+        Height and width to resize to; the picture's own by default.
 
     Raises
     ------
     DataError
-        If the file is no picture, is damaged, or has more pixels than Pillow's limit.
+        If the file is not a picture, is damaged, or has more pixels than Pillow's limit.
     """
     if isinstance(picture, np.ndarray):
         pixels = picture if picture.ndim == 3 else picture[..., None]
@@ -99,7 +99,7 @@ def decode(
             return pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     else:
-        image = _upright(picture)
+        image = _open_upright(picture)
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -107,7 +107,7 @@ def decode(
 
 
 def check_picture(path: Path) -> PictureInfo:
-    """Read a picture file to its end, to know that it is sound.
+    """Read a picture file completely, to check that it is valid.
 
     Raises
     ------
@@ -118,10 +118,10 @@ def check_picture(path: Path) -> PictureInfo:
         with Image.open(path, formats=_FORMATS) as image:
             _check_pixels(image)
             (width, height), is_grey = image.size, _is_grey(image)
-            # A JPEG is read whole, but rebuilt at an eighth of its size: twice as fast.
+            # A JPEG is read completely, but decoded at an eighth of its size: twice as fast.
             image.draft(None, (1, 1))
             image.load()
-            _plain(image)
+            _to_grey_or_rgb(image)
             size = (width, height) if _orientation(image) >= 5 else (height, width)
             return PictureInfo(size, is_grey)
     except _UNREADABLE as error:
@@ -129,33 +129,33 @@ def check_picture(path: Path) -> PictureInfo:
 
 
 def map_in_threads(
-    work: Callable[[T], R], items: Sequence[T], tick: Callable[[int], None] | None = None
+    function: Callable[[T], R], items: Sequence[T], on_item: Callable[[int], None] | None = None
 ) -> list[R]:
-    """`work` of every item, in order, in threads: Pillow decodes and resizes outside the GIL."""
+    """Map `function` over items in threads, in order: Pillow decodes outside the GIL."""
     results = []
-    Image.init()  # Loads Pillow's formats once, before threads would do so at the same time.
+    Image.init()  # Loads Pillow's formats before threads do so concurrently.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        # Pillow warns of odd metadata and of very many pixels; the latter we refuse ourselves.
+        # Pillow warns of odd metadata and of too many pixels; the latter raise an error here.
         warnings.simplefilter("ignore")
-        for done, result in enumerate(pool.map(work, items), start=1):
+        for done, result in enumerate(pool.map(function, items), start=1):
             results.append(result)
-            if tick is not None:
-                tick(done)
+            if on_item is not None:
+                on_item(done)
     return results
 
 
 def to_uint8(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Pixels of 16-bit values 0 to 65535: divided by 257, rounded."""
+    """Convert 16-bit values 0 to 65535 to 8 bits: divided by 257, rounded."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _upright(path: Path) -> Image.Image:
+def _open_upright(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             _check_pixels(image)
             image.load()
-            turn = _UPRIGHT.get(_orientation(image))
-            plain = _plain(image)
+            turn = _TRANSPOSITIONS.get(_orientation(image))
+            plain = _to_grey_or_rgb(image)
             return plain if turn is None else plain.transpose(turn)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -171,7 +171,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
     except _UNREADABLE:
-        # Sound pixels behind damaged EXIF: as viewers do, show them as stored.
+        # Valid pixels with damaged EXIF: use them as stored, as viewers do.
         return 1
 
 
@@ -182,8 +182,8 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in _GREY
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture in mode L or RGB, transparency laid over white."""
+def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Convert to mode L or RGB, transparency blended with white."""
     if image.mode == "F":
         raise ValueError("floating-point pixels, 8 or 16 bits are read")
     if image.mode.startswith("I"):
@@ -204,5 +204,5 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
         reason = str(error) if not isinstance(error, OSError) else error.strerror or str(error)
     return DataError(
         f"{path} cannot be read: {reason}",
-        fix="repair or remove the file, or give --skip-corrupt to go on without such files",
+        fix="repair or remove the file, or give --skip-corrupt to ignore such files",
     )

@@ -1,4 +1,4 @@
-"""From what the user typed to checked samples: the steps of `dataset.open_dataset`."""
+"""Load labelled pictures: find the source, check every picture, assign the parts."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from lepton_automl.errors import ConfigError, DataError
 
 @dataclass(frozen=True, eq=False)
 class CheckedSamples:
-    """Samples whose pictures have been looked at, all of them sound."""
+    """Samples whose pictures have all been read once and found valid."""
 
     samples: Samples
     digests: tuple[bytes, ...]
-    """A hash of every picture's content: of the file, or of shape and pixels."""
+    """Hash of each picture's content: of the file, or of shape and pixels."""
     channels: int
-    """3 if a picture outside the test part knows colour, else 1."""
+    """3 if a picture outside the test part has colour, else 1."""
     size: tuple[int, int] | None
-    """Height and width (pixels) that all pictures share, or nothing."""
+    """Height and width (pixels) that all pictures share, or None."""
 
 
 def read_samples(data: str, test: Path | None) -> Samples:
-    """The samples of `data`, with those of `test` as their test part.
+    """Read the samples of `data`, with those of `test` as their test part.
 
     Raises
     ------
     DataError
-        If no source accepts the data, they cannot be used, or `test` has a class they have not.
+        If no source accepts the data, they cannot be used, or `test` has another class.
     ConfigError
         If there are two test parts.
     """
@@ -52,14 +52,14 @@ def read_samples(data: str, test: Path | None) -> Samples:
 def check_pictures(
     samples: Samples, skip_corrupt: bool, quarantine: Path | None, emit: Emit
 ) -> CheckedSamples:
-    """Read every picture once: its size, its hash, and that it is sound.
+    """Read every picture once: check that it is valid, take its size and its hash.
 
     Raises
     ------
     DataError
-        If picture files cannot be read and `skip_corrupt` does not allow to leave them out.
+        If picture files cannot be read and `skip_corrupt` is false.
     MachineError
-        If the list of those left out cannot be written to `quarantine`.
+        If the list of ignored files cannot be written to `quarantine`.
     """
     pictures = samples.pictures
     if isinstance(pictures, np.ndarray):
@@ -71,13 +71,13 @@ def check_pictures(
         if done % 500 == 0:
             emit(Event("intake", "checking pictures", done, total))
 
-    seen = decode.map_in_threads(_look_at, pictures, tick)
-    good = [answer for answer in seen if not isinstance(answer, DataError)]
+    results = decode.map_in_threads(_check_one, pictures, tick)
+    good = [answer for answer in results if not isinstance(answer, DataError)]
     if len(good) < total:
-        bad = [answer for answer in seen if isinstance(answer, DataError)]
-        _refuse_or_list(bad, total, skip_corrupt, quarantine, emit)
-        places = [n for n, answer in enumerate(seen) if not isinstance(answer, DataError)]
-        samples = _only(samples, np.array(places, np.int64))
+        bad = [answer for answer in results if isinstance(answer, DataError)]
+        _report_unreadable(bad, total, skip_corrupt, quarantine, emit)
+        places = [n for n, answer in enumerate(results) if not isinstance(answer, DataError)]
+        samples = _subset(samples, np.array(places, np.int64))
     headers = [header for header, _ in good]
     sizes = {header.size for header in headers}
     size = sizes.pop() if len(sizes) == 1 else None
@@ -86,7 +86,7 @@ def check_pictures(
 
 
 def assign_parts(content: CheckedSamples, seed: int) -> NDArray[np.str_]:
-    """The part of every sample; equal pictures stay together where no groups are given.
+    """Assign each sample to a part; without groups, equal pictures stay in one part.
 
     Raises
     ------
@@ -102,14 +102,14 @@ def assign_parts(content: CheckedSamples, seed: int) -> NDArray[np.str_]:
 
 
 def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
-    """The pictures at `places`, in that order."""
+    """The pictures at the indices `places`, in that order."""
     if isinstance(pictures, np.ndarray):
         return pictures[places]
     return tuple(pictures[place] for place in places)
 
 
 def dataset_name(data: str) -> str:
-    """A short name for runs on `data`, fit for a folder: `flowers5` of `x/flowers5/train`."""
+    """A short name for `data`, valid as a folder name: `flowers5` for `x/flowers5/train`."""
     path = Path(data).absolute()
     named = path.parent if path.name in {"train", "training"} and path.parent.name else path
     stem = named.stem if named.suffix == ".npz" else named.name
@@ -117,7 +117,7 @@ def dataset_name(data: str) -> str:
 
 
 def summary_event(name: str, content: CheckedSamples, counts: tuple[int, int, int]) -> Event:
-    """What was read, in one line."""
+    """The event that summarises the data in one line."""
     size = "of varying sizes" if content.size is None else "{}x{}".format(*content.size)
     colour = "grey" if content.channels == 1 else "RGB"
     classes = len(content.samples.class_names)
@@ -131,7 +131,7 @@ def summary_event(name: str, content: CheckedSamples, counts: tuple[int, int, in
 
 def _read(data: str) -> Samples:
     names = plugins.names("sources")
-    # A name of ours goes before a folder of the same name, which is `./digits`.
+    # A built-in name precedes a folder of that name, which can be given as `./digits`.
     for name in sorted(names, key=lambda name: (name != data, name)):
         source = plugins.load("sources", name, Source)()  # type: ignore[type-abstract]
         if source.accepts(data):
@@ -139,7 +139,7 @@ def _read(data: str) -> Samples:
             if len(samples):
                 return samples
             raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
-    what = "is of no known kind" if Path(data).exists() else "does not exist"
+    what = "is not a supported kind of data" if Path(data).exists() else "does not exist"
     near = difflib.get_close_matches(data, names, n=1)
     raise DataError(
         f"{data} {what}",
@@ -154,48 +154,50 @@ def _with_test(samples: Samples, data: str, test: Path) -> Samples:
         raise ConfigError(
             f"--test {test} is given, but {data} has a test part of "
             f"{(samples.parts == 'test').sum()} pictures",
-            fix="leave out --test, or give data without a test part",
+            fix="omit --test, or give data without a test part",
         )
     more = _read(str(test))
     if more.parts is not None:
         own = more.parts == "test" if (more.parts == "test").any() else more.parts == ""
-        more = _only(more, np.flatnonzero(own))
+        more = _subset(more, np.flatnonzero(own))
     if not len(more):
-        raise DataError(f"--test {test} has no test part", fix="give a folder or file of its own")
-    place = [_class_of(name, samples.class_names, test) for name in more.class_names]
+        raise DataError(
+            f"--test {test} has no test part", fix="give a folder or file with test pictures"
+        )
+    place = [_class_index(name, samples.class_names, test) for name in more.class_names]
     first = np.full(len(samples), "", "<U10") if samples.parts is None else samples.parts
     return Samples(
-        pictures=_joined(samples.pictures, more.pictures),
+        pictures=_concatenate(samples.pictures, more.pictures),
         labels=np.concatenate([samples.labels, np.array(place, np.int64)[more.labels]]),
         class_names=samples.class_names,
         ids=samples.ids + tuple(f"{test}: {name}" for name in more.ids),
         parts=np.concatenate([first, np.full(len(more), "test", "<U10")]),
-        groups=_joined_groups(samples, more),
+        groups=_concatenate_groups(samples, more),
         notes=samples.notes + more.notes,
     )
 
 
-def _class_of(name: str, class_names: tuple[str, ...], test: Path) -> int:
+def _class_index(name: str, class_names: tuple[str, ...], test: Path) -> int:
     if name in class_names:
         return class_names.index(name)
     numbered = name.isdecimal() and not any(known.isdecimal() for known in class_names)
     if numbered and int(name) < len(class_names):
         return int(name)
     near = plugins.unknown_name(name, list(class_names), "class")
-    raise DataError(f"--test {test} has a class {name!r} that the data have not", fix=near.fix)
+    raise DataError(f"--test {test} has a class {name!r} that the data do not have", fix=near.fix)
 
 
-def _joined(first: Pictures, second: Pictures) -> Pictures:
+def _concatenate(first: Pictures, second: Pictures) -> Pictures:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):  # noqa: SIM102
         if first.shape[1:] == second.shape[1:]:
             return np.concatenate([first, second])
     return (*first, *second)
 
 
-def _joined_groups(samples: Samples, more: Samples) -> NDArray[np.int64] | None:
+def _concatenate_groups(samples: Samples, more: Samples) -> NDArray[np.int64] | None:
     if samples.groups is None and more.groups is None:
         return None
-    # Two files do not name groups alike, so those of the second are others.
+    # Equal group names in two files do not mean the same group, so the second ones are renumbered.
     columns, start = [], 0
     for part in (samples, more):
         own = np.arange(len(part)) if part.groups is None else part.groups - part.groups.min()
@@ -204,7 +206,7 @@ def _joined_groups(samples: Samples, more: Samples) -> NDArray[np.int64] | None:
     return np.concatenate(columns)
 
 
-def _only(samples: Samples, places: NDArray[np.int64]) -> Samples:
+def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
     return dataclasses.replace(
         samples,
         pictures=select(samples.pictures, places),
@@ -215,7 +217,7 @@ def _only(samples: Samples, places: NDArray[np.int64]) -> Samples:
     )
 
 
-def _look_at(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
+def _check_one(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
     if isinstance(picture, np.ndarray):
         height, width, *channels = picture.shape
         digest = hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
@@ -227,13 +229,13 @@ def _look_at(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
 
 
 def _channels(samples: Samples, headers: list[PictureInfo]) -> int:
-    # The test part decides nothing about the net.
+    # The test part must not influence the net.
     parts = [""] * len(headers) if samples.parts is None else samples.parts.tolist()
     colour = any(not h.is_grey for h, part in zip(headers, parts, strict=True) if part != "test")
     return 3 if colour else 1
 
 
-def _refuse_or_list(
+def _report_unreadable(
     bad: list[DataError], total: int, skip_corrupt: bool, quarantine: Path | None, emit: Emit
 ) -> None:
     shown = "; ".join(error.what for error in bad[:3])
@@ -242,11 +244,11 @@ def _refuse_or_list(
         raise DataError(
             f"{len(bad)} of {total} pictures cannot be read: {shown}{more}",
             fix="repair or remove these files"
-            + ("" if skip_corrupt else ", or give --skip-corrupt to go on without them"),
+            + ("" if skip_corrupt else ", or give --skip-corrupt to ignore them"),
         )
     where = ""
     if quarantine is not None:
         files.write(quarantine, os.fsencode("".join(f"{error.what}\n" for error in bad)))
         where = f", listed in {quarantine}"
-    message = f"left out {len(bad)} of {total} pictures that cannot be read{where}: {shown}{more}"
+    message = f"ignored {len(bad)} of {total} pictures that cannot be read{where}: {shown}{more}"
     emit(Event("intake", message, data={"left_out": len(bad)}))

@@ -1,4 +1,4 @@
-"""Pixel cache: a part decoded once, block by block, into files that many processes map."""
+"""Cache decoded pixels in .npy files, block by block, for several processes to map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lepton_automl.data import decode
 from lepton_automl.data.sources import Pictures
 
 _BLOCK_BYTES = 32 << 20
-"""Pixels in memory at once while a part is decoded, whatever its size."""
+"""Bytes of pixels in memory at once while a part is decoded."""
 
 Blocks = Iterable[NDArray[np.generic]]
 
@@ -23,12 +23,12 @@ Blocks = Iterable[NDArray[np.generic]]
 def decode_blocks(
     pictures: Pictures, channels: int, size: tuple[int, int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Pictures as uint8 (n, H, W, C), in order, some at a time.
+    """Decode pictures in blocks of uint8 (n, H, W, C), in order.
 
     Raises
     ------
     DataError
-        If a picture file has gone or changed for the worse since the data were opened.
+        If a picture file was removed or damaged since the data were opened.
     """
     if isinstance(pictures, np.ndarray) and pictures.shape[1:] == (*size, channels):
         yield pictures
@@ -51,7 +51,7 @@ def _decoded(pictures: Pictures, channels: int, size: tuple[int, int]) -> NDArra
 def cache_array(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], make: Callable[[], Blocks]
 ) -> None:
-    """Have an array in a .npy file, from blocks of its rows; one that is there is left as it is.
+    """Write an array to a .npy file from blocks of its rows, unless a valid file exists.
 
     Raises
     ------
@@ -62,11 +62,11 @@ def cache_array(
         if np.load(path, mmap_mode="r").shape == shape:
             return
     except (OSError, ValueError, EOFError):
-        pass  # Not there, or not whole: made anew.
-    files.write_chunks(path, _pieces(shape, dtype, make()))
+        pass  # Missing or damaged: written again.
+    files.write_chunks(path, _npy_chunks(shape, dtype, make()))
 
 
-def _pieces(
+def _npy_chunks(
     shape: tuple[int, ...], dtype: np.dtype[np.generic], made: Blocks
 ) -> Iterator[bytes | memoryview]:
     yield _header(shape, dtype)
@@ -75,8 +75,8 @@ def _pieces(
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bytes:
-    """The first bytes of a .npy file, as numpy itself writes them."""
+    """Header of a .npy file, as numpy writes it."""
     buffer = io.BytesIO()
-    about = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(buffer, about)
+    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(buffer, header)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Who goes into which part: stratified by class, seeded, groups kept together."""
+"""Split samples into train, validation and test: stratified, seeded, groups kept together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lepton_automl.data.sources import PARTS
 from lepton_automl.errors import DataError
 
 _FRACTIONS = {"validation": 0.15, "test": 0.15}
-"""Part -> share of the undivided samples that it gets where the data bring none."""
+"""Part -> fraction of the samples it gets where the data do not contain it."""
 
 
 def split(
@@ -19,9 +19,9 @@ def split(
     groups: NDArray[np.int64] | None,
     seed: int,
 ) -> NDArray[np.str_]:
-    """The part of every sample (N,): what is given stays, a missing part is drawn from the rest.
+    """Assign each sample (N,) to a part: given parts stay, missing ones are drawn from the rest.
 
-    Nothing given: 70 % train, 15 % validation, 15 % test. A test part given: 15 % of the rest
+    Without given parts: 70 % train, 15 % validation, 15 % test. With a test part: 15 % of the rest
     is validation. Every class gets at least one sample in each drawn part and in train.
 
     Raises
@@ -44,7 +44,7 @@ def split(
         raise DataError(
             f"with groups kept together, train has no picture of "
             f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
-            fix="try another --seed, give the parts yourself, or add groups with these classes",
+            fix="try another --seed, give data with a split, or add groups with these classes",
         )
     return given
 
@@ -53,7 +53,7 @@ def _check(labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list
     if len(class_names) < 2:
         raise DataError(
             f"the data have {len(class_names)} class ({', '.join(class_names)}), at least 2 are "
-            "needed to tell apart",
+            "needed",
             fix="give a folder with one sub-folder per class, or labels with two values or more",
         )
     counts = np.bincount(labels, minlength=len(class_names))
@@ -65,7 +65,7 @@ def _check(labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list
             f"too few pictures in {len(small)} of {len(class_names)} classes: "
             f"{', '.join(small[:5])}{more}; every class needs at least {len(needed)} to be in "
             f"each part ({', '.join(needed)})",
-            fix="add pictures of these classes or leave the classes out",
+            fix="add pictures of these classes or remove the classes",
         )
 
 
@@ -85,22 +85,22 @@ def _by_class(labels: NDArray[np.int64], wanted: list[str], seed: int) -> NDArra
 def _by_group(
     labels: NDArray[np.int64], groups: NDArray[np.int64], wanted: list[str], seed: int
 ) -> NDArray[np.str_]:
-    """Large groups first, each to the part whose classes it brings nearest to their shares.
+    """Assign each group, largest first, to the part whose class counts then fit best.
 
     Source: the greedy rule of scikit-learn's StratifiedGroupKFold, with unequal shares.
     """
     names, places = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), int(labels.max()) + 1))
     np.add.at(counts, (places, labels), 1)
-    shares = np.array(
+    fractions = np.array(
         [1 - sum(_FRACTIONS[part] for part in wanted), *(_FRACTIONS[p] for p in wanted)]
     )
-    want = np.maximum(shares[:, None] * counts.sum(0), 1e-9)
+    want = np.maximum(fractions[:, None] * counts.sum(0), 1e-9)
     have = np.zeros_like(want)
     chosen = np.zeros(len(names), dtype=np.int64)
     order = np.random.default_rng(seed).permutation(len(names))
     for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
-        # Change of sum (have - want)^2 / want if the group went there.
+        # Change of sum (have - want)^2 / want if the group is assigned to a part.
         change = ((counts[group] ** 2 + 2 * counts[group] * (have - want)) / want).sum(1)
         chosen[group] = change.argmin()
         have[chosen[group]] += counts[group]

@@ -16,10 +16,10 @@ from lepton_automl.errors import DataError
 
 def example(name, folder):
     """What a user would type for data of the source `name`, made in `folder`."""
-    place = f"tests.sources.test_{name}"
+    place = f"tests.data.test_source_{name}"
     test = importlib.import_module(place) if importlib.util.find_spec(place) else None
     if not hasattr(test, "example"):
-        pytest.skip(f"tests/sources/test_{name}.py has no example(folder)")
+        pytest.skip(f"tests/data/test_source_{name}.py has no example(folder)")
     return test.example(folder)
 
 

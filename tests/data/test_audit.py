@@ -84,9 +84,9 @@ def test_a_rare_class_is_told_with_what_it_means(dataset):
     uneven = dataset(y_train=(np.arange(40) >= 34).astype(int))
     (finding,) = audit(uneven)
     assert (finding.kind, finding.count) == ("uneven classes", 1)
-    assert "1 has 6 train pictures, 0 34: every picture counts alike" in finding.message
+    assert "1 has 6 train pictures, 0 34: pictures have equal weight" in finding.message
     assert "--balance on" in finding.fix
     (finding,) = audit(uneven.with_balance("auto"))
-    assert "every class counts alike" in finding.message
+    assert "classes have equal weight" in finding.message
     assert "balanced accuracy" in finding.message
     assert "--balance off" in finding.fix

@@ -96,7 +96,7 @@ def test_skip_corrupt_lists_them_and_leaves_the_folder_alone(tmp_path):
     assert sum(len(part) for part in dataset.parts) == 16
     lines = (tmp_path / "out" / "corrupt.txt").read_text().splitlines()
     assert [("003.png" in lines[0]), ("004.png" in lines[1])] == [True, True]
-    assert any("left out 2 of 18" in event.message for event in events)
+    assert any("ignored 2 of 18" in event.message for event in events)
     assert tree(data) == before
 
 

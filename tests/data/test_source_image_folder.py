@@ -94,7 +94,7 @@ def test_an_empty_folder_is_answered_with_the_rule(tmp_path):
 
 def test_pictures_without_class_folders_are_answered_with_the_rule(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="1 pictures lie in"):
+    with pytest.raises(DataError, match="1 pictures are in"):
         read(tmp_path)
 
 

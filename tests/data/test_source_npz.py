@@ -190,8 +190,8 @@ def test_samples_of_a_part_without_groups_stand_alone(read):
     [
         ({"x_train": X}, "x_train without y_train"),
         ({"y": Y, "x": X, "x_train": X, "y_train": Y}, "there is x, x_train"),
-        ({"X_train": X, "y_train": Y}, "'X_train' is not a key"),
-        ({"x_train": X, "y_train": Y, "x_tset": X, "y_tset": Y}, "'x_tset' is not a key"),
+        ({"X_train": X, "y_train": Y}, "'X_train' is an unknown key"),
+        ({"x_train": X, "y_train": Y, "x_tset": X, "y_tset": Y}, "'x_tset' is an unknown key"),
         ({"images": X, "labels": Y}, "there is none"),
         ({"x": X, "y": Y, "group": Y[:3]}, "group is int64"),
         ({"x": X, "y": Y, "group_test": Y}, "group_test without x_test"),

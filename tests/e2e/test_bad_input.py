@@ -91,7 +91,7 @@ def test_on_request_damaged_pictures_are_left_out_counted_and_listed(lepton, qui
     data = damaged(Path("data"))
     done = lepton("run", data, *quick[:-1], "--skip-corrupt", "--max-size-kb", "1")
     assert done.exit_code == 5
-    assert "left out 2 of 14 pictures" in done.err
+    assert "ignored 2 of 14 pictures" in done.err
     listed = Path("runs/data.corrupt.txt").read_text()
     assert "cut.jpg" in listed
     assert "text.png" in listed

@@ -1,4 +1,4 @@
-"""Sampler: Optuna's ask and tell on a study in memory that is rebuilt from the ledger."""
+"""Draw layers and recipes from a search space: every trial suggests values of parameters."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lepton_automl.search.space.tables import Table
 
 
 def seed_of(*parts: object) -> int:
-    """A seed below 2**31 from anything that has a text, the same in every process."""
+    """A seed below 2**31 from a hash of the parts' text, the same in every process."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1
 
 
 class SpaceTrial(Protocol):
-    """What `sample` asks of a trial; Optuna's trials do, and `Draw`."""
+    """Interface of the trials that `SearchSpace.sample` takes: Optuna's and `RandomTrial`."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
 
@@ -31,7 +31,7 @@ class SpaceTrial(Protocol):
 
 
 class RandomTrial:
-    """A trial of `given` values; what they leave open is drawn evenly from `seed`."""
+    """A trial with the `given` values; all others are drawn uniformly from `seed`."""
 
     def __init__(self, seed: int = 0, given: Mapping[str, Scalar] | None = None) -> None:
         self._random = random.Random(seed)
@@ -49,57 +49,54 @@ class RandomTrial:
         return float(self.params.setdefault(name, value))
 
 
-def suggest(trial: SpaceTrial, path: str, knob: Parameter) -> Any:
-    """The value that `trial` takes; what is fixed is not asked for."""
-    if len(knob.values) == 1:
-        return knob.values[0]
-    if isinstance(knob, Choice):
-        return trial.suggest_categorical(path, knob.values)
-    if isinstance(knob.low, float) or isinstance(knob.step, float):
-        return trial.suggest_float(path, knob.low, knob.high, step=knob.step)
-    return trial.suggest_int(path, knob.low, int(knob.high), step=knob.step)
+def suggest(trial: SpaceTrial, path: str, parameter: Parameter) -> Any:
+    """The value that `trial` suggests for a parameter; a fixed one is not suggested."""
+    if len(parameter.values) == 1:
+        return parameter.values[0]
+    if isinstance(parameter, Choice):
+        return trial.suggest_categorical(path, parameter.values)
+    if isinstance(parameter.low, float) or isinstance(parameter.step, float):
+        return trial.suggest_float(path, parameter.low, parameter.high, step=parameter.step)
+    return trial.suggest_int(path, parameter.low, int(parameter.high), step=parameter.step)
 
 
 def suggest_fields(table: Table, trial: SpaceTrial, target: Target) -> tuple[str, dict[str, Any]]:
-    """Which of the table's kinds, and its fields."""
+    """Suggest a layer type (or optimizer) of the table and its fields."""
     name = str(suggest(trial, *table.selector))
     settings = {}
-    for field, (path, knob) in table.fields[name].items():
-        take = _fast if field == "activation" else _any
-        settings[field] = take(trial, path, knob, target)
+    for field, (path, parameter) in table.fields[name].items():
+        if field == "activation":
+            settings[field] = _suggest_activation(trial, path, parameter, target)
+        else:
+            settings[field] = suggest(trial, path, parameter)
     return name, settings
 
 
 def suggest_layers(table: Table, trial: SpaceTrial, target: Target) -> list[Layer]:
-    """The layers of one table; its stride is the first one's, the others keep the map."""
+    """Suggest the layers of a table; only the first one has its stride, the others stride 1."""
     depth = suggest(trial, f"{table.path}.depth", table.depth)
     if depth == 0:
         return []
     name, settings = suggest_fields(table, trial, target)
-    first: Layer = table.kinds[name](**settings)
+    first: Layer = table.layer_types[name](**settings)
     rest = with_stride(first, 1) if "stride" in first.searchable_fields() else first
     return [first, *([rest] * (depth - 1))]
 
 
 def with_stride(layer: Layer, stride: int) -> Layer:
-    """The same layer at another stride."""
+    """Copy of a layer with another stride."""
     settings: dict[str, Any] = {"stride": stride}
     return replace(layer, **settings)
 
 
-def _any(trial: SpaceTrial, path: str, knob: Parameter, target: Target) -> Any:
-    del target
-    return suggest(trial, path, knob)
+def _suggest_activation(trial: SpaceTrial, path: str, parameter: Parameter, target: Target) -> Any:
+    """Suggest an activation that is fast on the target, if a listed one is.
 
-
-def _fast(trial: SpaceTrial, path: str, knob: Parameter, target: Target) -> Any:
-    """An activation that is fast on the target, if any listed one is.
-
-    The knob itself stays as it is, so that a study's parameters do not depend on the target.
+    The parameter keeps all its values, so that a study's parameters do not depend on the target.
     """
-    fast: list[Any] = [value for value in knob.values if value in target.activations]
-    fast = fast or list(knob.values)
+    fast: list[Any] = [value for value in parameter.values if value in target.activations]
+    fast = fast or list(parameter.values)
     if len(fast) == 1:
         return fast[0]
-    value = suggest(trial, path, knob)
+    value = suggest(trial, path, parameter)
     return value if value in fast else fast[0]

@@ -1,4 +1,4 @@
-"""Finds search-space files, and reads them into a `SearchSpace`."""
+"""Load search spaces: built-in ones by name, or TOML files."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lepton_automl.search.space.tables import check_all, layer_table, train_tabl
 
 _SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "candidate")
 _NATIVE = "native"
-"""The resolution the data have."""
+"""The resolution of the data."""
 
 
 def load(name: str | Path) -> SearchSpace:
-    """The search space `name`: one that is shipped, or the path of a TOML file.
+    """Load the search space `name`: a built-in one, or the path of a TOML file.
 
     Raises
     ------
     SpaceError
-        If there is no such space, or its file is wrong: with the line, the rule and the nearest
-        known name.
+        If there is no such space, or its file is wrong; the message names the line, the rule and
+        the nearest known name.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -46,12 +46,12 @@ def load(name: str | Path) -> SearchSpace:
 
 
 def names() -> list[str]:
-    """Names of the search spaces that are shipped."""
+    """Names of the built-in search spaces, sorted."""
     return sorted(path.stem for path in _folder().glob("*.toml"))
 
 
 def _folder() -> Path:
-    """Inside the package once installed, beside it in a checkout."""
+    """Folder of the built-in spaces: in the package once installed, beside it in a checkout."""
     package = Path(__file__).parents[2]
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
@@ -76,18 +76,18 @@ def _read(file: SpaceFile, name: str) -> SearchSpace:
         digest=hashlib.sha256(json.dumps(file.document, sort_keys=True).encode()).hexdigest()[:16],
         text=file.text,
     )
-    check_all(file, [kind for table in space.tables for kind in table.kinds.values()])
+    check_all(file, [kind for table in space.tables for kind in table.layer_types.values()])
     return _with_candidates(file, space)
 
 
 def _resolution(file: SpaceFile, value: Any) -> Parameter:
     keys: Keys = ("input", "resolution")
-    knob = file.parameter(keys, value)
-    for item in knob.values:
+    parameter = file.parameter(keys, value)
+    for item in parameter.values:
         if item != _NATIVE and (type(item) is not int or not 8 <= item <= 1024):
             what = f"resolution = {item!r}, the rule is {_NATIVE!r} or 8 to 1024 pixels"
             raise file.error(keys, what, "give resolution legal values")
-    return knob
+    return parameter
 
 
 def _example(file: SpaceFile, value: Any) -> tuple[int, int, int]:
@@ -115,18 +115,18 @@ def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
 def _candidate(
     file: SpaceFile, keys: Keys, space: SearchSpace, raw: dict[str, Any]
 ) -> dict[str, Scalar]:
-    """A complete set: what is not named gets the first value of its knob."""
-    knobs = space.all_parameters
-    full = {path: knob.values[0] for path, knob in space.parameters().items()}
+    """Complete a candidate: parameters that it does not name get their first value."""
+    parameters = space.all_parameters
+    full = {path: parameter.values[0] for path, parameter in space.parameters().items()}
     for path, value in _flat(raw):
-        if path not in knobs:
+        if path not in parameters:
             spot = (*keys, *path.split("."))
             raise file.unknown(spot, [*space.parameters()], "parameter of this space", path)
-        if value not in knobs[path].values:
-            what = f"{path} = {value!r}, the rule is {knobs[path]}"
+        if value not in parameters[path].values:
+            what = f"{path} = {value!r}, the rule is {parameters[path]}"
             raise file.error((*keys, *path.split(".")), what, f"give {path} one of these values")
         if path in full:
-            full[path] = knobs[path].values[knobs[path].values.index(value)]
+            full[path] = parameters[path].values[parameters[path].values.index(value)]
     return full
 
 

@@ -1,4 +1,4 @@
-"""Search-space files as text: values become knobs, and a mistake is answered with its line."""
+"""Parse search-space files: TOML values become parameters; errors name their line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lepton_automl.errors import SpaceError
 
 Scalar: TypeAlias = int | float | str | bool
 Keys: TypeAlias = tuple[str | int, ...]
-"""Where a value stands, such as ("stage", 1, "mbconv", "expand")."""
+"""Path of a value, such as ("stage", 1, "mbconv", "expand")."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values; a single one is fixed."""
+    """A categorical parameter; fixed with a single value."""
 
     values: tuple[Scalar, ...]
 
@@ -28,7 +28,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """`low`, `low + step`, ... up to and including `high`."""
+    """A numeric parameter: `low`, `low + step`, ... up to and including `high`."""
 
     low: int | float
     high: int | float
@@ -48,12 +48,12 @@ Parameter: TypeAlias = Choice | Range
 
 
 class SpaceFile:
-    """A parsed search-space file, and errors that point into it.
+    """A parsed search-space file; makes errors that name a line in it.
 
     Raises
     ------
     SpaceError
-        If the text is not TOML; the message has the line.
+        If the text is not TOML; the message names the line.
     """
 
     def __init__(self, label: str, text: str) -> None:
@@ -65,7 +65,7 @@ class SpaceFile:
             raise SpaceError(f"{label}: {error}", fix="correct the TOML on that line") from error
 
     def error(self, keys: Keys, what: str, fix: str) -> SpaceError:
-        """The error for what stands at `keys`."""
+        """The error for the value at `keys`."""
         while keys and keys not in self._lines:
             keys = keys[:-1]
         return SpaceError(f"{self.label}, line {self._lines.get(keys, 1)}: {what}", fix=fix)
@@ -73,14 +73,14 @@ class SpaceFile:
     def unknown(
         self, keys: Keys, known: Sequence[str], kind: str, name: str | None = None
     ) -> SpaceError:
-        """The error for a `name` (or the last of `keys`) that is not known, with the nearest."""
+        """The error for an unknown `name` (or last of `keys`), with the nearest known one."""
         hint = plugins.unknown_name(name or str(keys[-1]), list(known), kind)
         return self.error(keys, hint.what, hint.fix)
 
     def check_names(
         self, keys: Keys, table: Mapping[str, Any], known: Sequence[str], kind: str
     ) -> None:
-        """Refuse a table with a key that is not known."""
+        """Raise an error if a table has an unknown key."""
         for name in table:
             if name not in known:
                 raise self.unknown((*keys, name), known, kind)
@@ -95,21 +95,21 @@ class SpaceFile:
         return dict(found)
 
     def count(self, name: str) -> int:
-        """How many `[[name]]` there are."""
+        """Number of `[[name]]` tables."""
         found = self.document.get(name, [])
         if not isinstance(found, list):
             raise self.error((name,), f"[{name}] is one table", f"begin each with [[{name}]]")
         return len(found)
 
     def parameter(self, keys: Keys, value: Any) -> Parameter:
-        """A scalar, a list or `{ low, high, step }` as a knob."""
+        """Convert a scalar, a list or `{ low, high, step }` to a parameter."""
         if isinstance(value, dict):
             return self._range(keys, value)
         values = tuple(value) if isinstance(value, list) else (value,)
         if not values or not all(isinstance(item, int | float | str) for item in values):
             raise self.error(
                 keys,
-                f"{keys[-1]} = {value!r} gives no value to take",
+                f"{keys[-1]} = {value!r} has no value",
                 "write a scalar (fixed), a list of scalars (choice) or { low, high, step } (range)",
             )
         if len(set(values)) < len(values):
@@ -135,7 +135,7 @@ _KEY = re.compile(r"^\s*([\w\"'.\s-]+?)\s*=")
 
 
 def line_numbers(text: str) -> dict[Keys, int]:
-    """Line of every table and key, by the keys that lead to it; those inside `{ }` have none."""
+    """Line number of every table and key by its path; keys inside `{ }` are left out."""
     lines: dict[Keys, int] = {}
     counts: dict[Keys, int] = {}
     current: Keys = ()
@@ -149,7 +149,7 @@ def line_numbers(text: str) -> dict[Keys, int]:
 
 
 def _numbered(keys: Keys, counts: dict[Keys, int], new: bool) -> Keys:
-    """`keys` with the number of the array element that the header is about put in."""
+    """Insert the index of the array element that a header refers to into `keys`."""
     if new:
         counts[keys] = counts.get(keys, -1) + 1
     for end in range(len(keys), 0, -1):

@@ -1,4 +1,4 @@
-"""SearchSpace: what may be searched, read from TOML, sampled into an `Arch` and a `Recipe`."""
+"""A search space: tables of parameters, from which an `Arch` and a `Recipe` are sampled."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from lepton_automl.search.space.tables import Table
 from lepton_automl.training.recipe import Recipe
 
 _MIN_MAP_SIDE = 4
-"""No stride makes a feature map smaller than this many rows or columns."""
+"""Strides do not reduce feature maps below this many rows or columns."""
 _DEFAULT_SIDE = 64
-"""Side in pixels where pictures vary and the space names no size."""
+"""Side in pixels where picture sizes vary and the space lists none."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Stages of choices and training choices.
+    """Parameters of architecture and training, as read from a TOML file.
 
     Parameters
     ----------
     name : str
-        Name of the file without its ending.
+        Name of the file without its suffix.
     doc : str
-        One line about what it is for.
+        One line that describes it.
     resolution : Choice or Range
         Side lengths in pixels, or "native".
     example : (int, int, int)
-        Height, width and channels that `lepton spaces` counts with.
+        Height, width and channels of the input for `lepton spaces`.
     stem, stages, head, train : Table
-        What is made from what.
+        The tables of the file.
     candidates : tuple of dict
-        Complete parameter sets known to be good; a search tries them first.
+        Complete sets of values known to be good; a search tries them first.
     candidate_names : tuple of str
         Their names.
     digest : str
-        Sixteen hexadecimal digits that name the content, comments left out.
+        Sixteen hexadecimal digits of a hash of the content without comments.
     text : str
         The file as it was read.
     """
@@ -74,22 +74,26 @@ class SearchSpace:
 
     @functools.cached_property
     def all_parameters(self) -> dict[str, Parameter]:
-        """Everything that can be set, fixed or not, by path."""
+        """All parameters by path, fixed ones included."""
         found: dict[str, Parameter] = {"input.resolution": self.resolution}
         for table in self.tables:
             found |= table.all_parameters
         return found
 
     def parameters(self) -> dict[str, Parameter]:
-        """What is open to choose, by path: the parameters of a study."""
-        return {path: knob for path, knob in self.all_parameters.items() if len(knob.values) > 1}
+        """Parameters with more than one value, by path: those of a study."""
+        return {
+            path: parameter
+            for path, parameter in self.all_parameters.items()
+            if len(parameter.values) > 1
+        }
 
     def train_parameters(self, field: str) -> list[Parameter]:
-        """The knob of a recipe's field for each optimiser that has it."""
+        """Parameters of a recipe's field, one for each optimizer that has it."""
         return [fields[field][1] for fields in self.train.fields.values() if field in fields]
 
     def with_fixed(self, field: str, *, value: Scalar) -> SearchSpace:
-        """The same space with one field of every recipe set; it keeps its name and digest."""
+        """Copy with one field of every recipe fixed; name and digest stay."""
         fixed = {
             name: {**fields, field: (f"train.{field}", Choice((value,)))}
             for name, fields in self.train.fields.items()
@@ -104,9 +108,11 @@ class SearchSpace:
 
     @property
     def points(self) -> int:
-        """How many different settings there are."""
-        shared = [knob for path, knob in self.all_parameters.items() if path.startswith("all.")]
-        counts = [len(knob.values) for knob in (self.resolution, *shared)]
+        """Number of different points."""
+        shared = [
+            parameter for path, parameter in self.all_parameters.items() if path.startswith("all.")
+        ]
+        counts = [len(parameter.values) for parameter in (self.resolution, *shared)]
         return math.prod(counts) * math.prod(table.points for table in self.tables)
 
     def sample(
@@ -118,18 +124,18 @@ class SearchSpace:
         classes: int,
         target: Target,
     ) -> tuple[Arch, Recipe]:
-        """An architecture and a recipe as `trial` suggests.
+        """Sample an architecture and a recipe from the values that `trial` suggests.
 
         Parameters
         ----------
         trial : SpaceTrial
-            An Optuna trial or a `Draw`.
+            An Optuna trial or a `RandomTrial`.
         size : (int, int) or None
             Height and width of the data; None where pictures vary.
         channels, classes : int
             Channels of a picture, number of classes.
         target : Target
-            Activations that are slow on it are left out where others are listed.
+            Its slow activations are replaced by fast ones that the space lists.
 
         Raises
         ------
@@ -146,7 +152,7 @@ class SearchSpace:
         return chain(shape, fit_to_input(shape, layers), classes), recipe
 
     def example_arch(self, trial: SpaceTrial) -> Arch:
-        """An architecture for the example's shape and ten classes, its layers fitted together.
+        """Sample an architecture for the example input and ten classes.
 
         Raises
         ------
@@ -168,12 +174,12 @@ class SearchSpace:
         return sides[side]
 
 
-def input_size(side: Scalar, knob: Parameter, size: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width to use; data are never enlarged, and keep their shape if they have one.
+def input_size(side: Scalar, parameter: Parameter, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of a net's input; data are never enlarged and keep their aspect ratio.
 
-    "native" is the data's own size up to the largest listed one, and that one where pictures vary.
+    "native" is the size of the data, at most the largest listed one; that one where sizes vary.
     """
-    listed = [value for value in knob.values if isinstance(value, int)]
+    listed = [value for value in parameter.values if isinstance(value, int)]
     limit = side if isinstance(side, int) else max(listed, default=None)
     if size is None:
         return (limit or _DEFAULT_SIDE, limit or _DEFAULT_SIDE)
@@ -184,21 +190,21 @@ def input_size(side: Scalar, knob: Parameter, size: tuple[int, int] | None) -> t
 
 
 def fit_to_input(input: tuple[int, int, int], layers: list[Layer]) -> list[Layer]:
-    """The layers with strides lowered where a map would become too small.
+    """Lower strides where a feature map would become too small.
 
-    One without a width (a pooling) that may not stride is left out.
+    A layer without a width (pooling) is removed instead.
     """
     height, width, channels = input
     kept: list[Layer] = []
     for layer in layers:
-        one = _fit(layer, height, width, channels)
+        one = _lower_stride(layer, height, width, channels)
         if one is not None:
             kept.append(one)
             height, width, channels = _output(one, height, width, channels)
     return kept
 
 
-def _fit(layer: Layer, height: int, width: int, channels: int) -> Layer | None:
+def _lower_stride(layer: Layer, height: int, width: int, channels: int) -> Layer | None:
     fields = layer.searchable_fields()
     if "stride" not in fields:
         return layer
@@ -208,11 +214,13 @@ def _fit(layer: Layer, height: int, width: int, channels: int) -> Layer | None:
     if not any(about["kind"] == "width" for about in fields.values()):
         return None
     lower = [n for n in fields["stride"]["choices"] if n < layer.stride]  # type: ignore[attr-defined]
-    return _fit(with_stride(layer, max(lower)), height, width, channels) if lower else layer
+    return (
+        _lower_stride(with_stride(layer, max(lower)), height, width, channels) if lower else layer
+    )
 
 
 def _output(layer: Layer, height: int, width: int, channels: int) -> tuple[int, int, int]:
-    build = Builder(height, width, channels)
-    build.begin_layer(0, layer)
-    value = layer.with_input_channels(channels).lower(build, build.input)
+    builder = Builder(height, width, channels)
+    builder.begin_layer(0, layer)
+    value = layer.with_input_channels(channels).lower(builder, builder.input)
     return (value.height, value.width, value.channels)

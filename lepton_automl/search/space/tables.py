@@ -1,4 +1,4 @@
-"""The tables of a search space: which layers or optimisers may be made, with which fields."""
+"""Tables of a search space: layers or optimizers to choose from, with their fields."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from lepton_automl.search.space.parameters import Choice, Keys, Parameter, Range
 from lepton_automl.training.recipe import Recipe
 
 Fields: TypeAlias = Mapping[str, tuple[str, Parameter]]
-"""Field name -> (parameter path, knob)."""
+"""Field name -> (parameter path, parameter)."""
 Checks: TypeAlias = dict[str, tuple[Any, Callable[[Any], object]]]
-"""Field name -> (its default, what raises a LeptonError for a value that is not legal)."""
+"""Field name -> (default, function that raises a LeptonError for an illegal value)."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the file: what it makes one of, how often, and the fields of each."""
+    """A table of the file: layer types (or optimizers), their number and their fields."""
 
     path: str
     selector: tuple[str, Choice]
-    """Path and names of the layers (or optimisers) to choose from."""
+    """Path and names of the layer types (or optimizers) to choose from."""
     fields: Mapping[str, Fields]
-    """For each of those names, the fields it gets."""
+    """Fields of each of those names."""
     depth: Parameter
-    kinds: Mapping[str, type[Layer]]
-    """The layers by name; none where optimisers are chosen."""
+    layer_types: Mapping[str, type[Layer]]
+    """Layer classes by name; empty for optimizers."""
 
     @property
     def all_parameters(self) -> dict[str, Parameter]:
-        """Every knob by its path, the deciding ones first."""
+        """All parameters by path; depth and selector come first."""
         found: dict[str, Parameter] = {
             f"{self.path}.depth": self.depth,
             self.selector[0]: self.selector[1],
@@ -47,10 +47,12 @@ class Table:
 
     @property
     def points(self) -> int:
-        """How many different settings there are, `[all]` left out."""
+        """Number of different points, without the parameters of `[all]`."""
         each = sum(
             math.prod(
-                len(knob.values) for path, knob in fields.values() if not path.startswith("all.")
+                len(parameter.values)
+                for path, parameter in fields.values()
+                if not path.startswith("all.")
             )
             for fields in self.fields.values()
         )
@@ -59,12 +61,12 @@ class Table:
 
 
 def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None) -> Table:
-    """`[stem]`, a `[[stage]]` or `[head]`; `only` is the one layer it may be.
+    """Read `[stem]`, a `[[stage]]` or `[head]`; `only` is the one layer type allowed there.
 
     Raises
     ------
     SpaceError
-        If a name is not known or a value not legal.
+        If a name is unknown or a value illegal.
     """
     raw = file.table(*keys)
     given = only or raw.pop("layer", None)
@@ -87,12 +89,12 @@ def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None)
 
 
 def train_table(file: SpaceFile) -> Table:
-    """`[train]`: the fields of `Recipe`.
+    """Read `[train]`: the fields of `Recipe`.
 
     Raises
     ------
     SpaceError
-        If a name is not known or a value not legal.
+        If a name is unknown or a value illegal.
     """
     raw = file.table("train")
     keys: Keys = ("train", "optimizer")
@@ -111,17 +113,17 @@ def train_table(file: SpaceFile) -> Table:
 
 
 def layer_checks(kind: type[Layer]) -> Checks:
-    """The fields of a layer that a file may set: not those that the layer settles when placed."""
+    """Checks of the fields that a file may set: all but those of `with_input_channels`."""
     found: Checks = {}
     for name, about in kind.searchable_fields().items():
         default = getattr(kind(), name)
         other = about["choices"][-1] if about["kind"] == "choice" else default + 1
         if getattr(kind(**{name: other}).with_input_channels(24), name) == other:
-            found[name] = (default, functools.partial(_try, kind, name, about["kind"]))
+            found[name] = (default, functools.partial(_construct, kind, name, about["kind"]))
     return found
 
 
-def _try(kind: type[Layer], name: str, sort: str, value: Any) -> None:
+def _construct(kind: type[Layer], name: str, sort: str, value: Any) -> None:
     layer = kind(**{name: value})
     if sort == "width" and value == 0 and getattr(kind(), name) != 0:
         raise ArchError(
@@ -133,7 +135,7 @@ def _try(kind: type[Layer], name: str, sort: str, value: Any) -> None:
 def _read_fields(
     file: SpaceFile, keys: Keys, path: str, raw: dict[str, Any], checks: dict[str, Checks]
 ) -> dict[str, dict[str, tuple[str, Parameter]]]:
-    """For each name in `checks` its fields: those of the table, and of its own sub-table."""
+    """Fields of each name in `checks`: those of the table and of its own sub-table."""
     found: dict[str, dict[str, tuple[str, Parameter]]] = {name: {} for name in checks}
     known = sorted({field for fields in checks.values() for field in fields})
     for field, value in raw.items():
@@ -142,12 +144,12 @@ def _read_fields(
             continue
         if field not in known:
             raise file.unknown((*keys, field), [*known, *checks], f"field of {path}")
-        knob = _read_knob(
+        parameter = _read_parameter(
             file, (*keys, field), value, [c[field] for c in checks.values() if field in c]
         )
         for name in checks:
             if field in checks[name]:
-                found[name].setdefault(field, (f"{path}.{field}", knob))
+                found[name].setdefault(field, (f"{path}.{field}", parameter))
     return found
 
 
@@ -157,64 +159,64 @@ def _own_fields(
     for field, value in file.table(*keys).items():
         if field not in checks:
             raise file.unknown((*keys, field), list(checks), f"field of {name}")
-        knob = _read_knob(file, (*keys, field), value, [checks[field]])
-        found[field] = (f"{path}.{name}.{field}", knob)
+        parameter = _read_parameter(file, (*keys, field), value, [checks[field]])
+        found[field] = (f"{path}.{name}.{field}", parameter)
 
 
 def _read_all(
     file: SpaceFile, kinds: dict[str, type[Layer]]
 ) -> dict[str, dict[str, tuple[str, Parameter]]]:
-    """What `[all]` gives each of these layers."""
+    """Fields that `[all]` sets for each of these layer types."""
     found: dict[str, dict[str, tuple[str, Parameter]]] = {name: {} for name in kinds}
     for field, value in file.table("all").items():
         for name, kind in kinds.items():
             checks = layer_checks(kind)
             if field in checks:
-                knob = _read_knob(file, ("all", field), value, [checks[field]])
-                found[name][field] = (f"all.{field}", knob)
+                parameter = _read_parameter(file, ("all", field), value, [checks[field]])
+                found[name][field] = (f"all.{field}", parameter)
     return found
 
 
 def check_all(file: SpaceFile, kinds: list[type[Layer]]) -> None:
-    """Refuse a field in `[all]` that no layer of the space has."""
+    """Raise an error for a field in `[all]` that no layer of the space has."""
     known = sorted({name for kind in kinds for name in layer_checks(kind)})
     file.check_names(("all",), file.table("all"), known, "field of any layer here")
 
 
-def _read_knob(
+def _read_parameter(
     file: SpaceFile, keys: Keys, value: Any, checks: list[tuple[Any, Callable[[Any], object]]]
 ) -> Parameter:
-    """The knob at `keys`, all its values legal for every one of `checks`."""
-    knob = file.parameter(keys, value)
+    """The parameter at `keys`; all its values must pass all `checks`."""
+    parameter = file.parameter(keys, value)
     if isinstance(checks[0][0], float):
-        knob = _as_float(knob)
+        parameter = _as_float(parameter)
     for check in checks:
-        for item in knob.values:
+        for item in parameter.values:
             _check_value(file, keys, item, check)
-    return knob
+    return parameter
 
 
 def _check_value(
     file: SpaceFile, keys: Keys, value: Scalar, check: tuple[Any, Callable[[Any], object]]
 ) -> None:
-    """Refuse a value that what it is for does not take."""
+    """Raise an error for a value that `check` rejects or whose type differs from the default."""
     default, build = check
     if type(value) is not type(default):
-        what = f"{keys[-1]} = {value!r} is not of the kind of {default!r}"
-        raise file.error(keys, what, f"give {keys[-1]} such values")
+        what = f"{keys[-1]} = {value!r} has another type than {default!r}"
+        raise file.error(keys, what, f"give {keys[-1]} values of that type")
     try:
         build(value)
     except LeptonError as error:
         raise file.error(keys, error.what, error.fix) from error
 
 
-def _as_float(knob: Parameter) -> Parameter:
+def _as_float(parameter: Parameter) -> Parameter:
     def real(value: Any) -> Any:
         return float(value) if type(value) is int else value
 
-    if isinstance(knob, Range):
-        return Range(real(knob.low), real(knob.high), real(knob.step))
-    return Choice(tuple(real(value) for value in knob.values))
+    if isinstance(parameter, Range):
+        return Range(real(parameter.low), real(parameter.high), real(parameter.step))
+    return Choice(tuple(real(value) for value in parameter.values))
 
 
 def _layer(file: SpaceFile, keys: Keys, name: str) -> type[Layer]:
