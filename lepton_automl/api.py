@@ -13,7 +13,7 @@ from lepton_automl.config import Balance, Limits, Prefer, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.pipeline import run as pipeline
 from lepton_automl.pipeline.export import Outcome
-from lepton_automl.pipeline.pick import Picked, Wanted
+from lepton_automl.pipeline.pick import PickRequest, PickResult
 from lepton_automl.pipeline.pick import pick as pick_point
 from lepton_automl.pipeline.status import Status
 from lepton_automl.pipeline.status import status as read_status
@@ -76,14 +76,14 @@ def pick(
     out: str | Path | None = None,
     device: str = "auto",
     emit: Emit = silent,
-) -> Picked:
+) -> PickResult:
     """Another point of the front in `run` as a whole artifact; see `lepton pick --help`."""
     config = configured(
         locate(Path(run)),
         budget_seconds=None if budget is None else seconds(str(budget)),
         device=device,
     )
-    wanted = Wanted(limits, prefer, None if out is None else Path(out))
+    wanted = PickRequest(limits, prefer, None if out is None else Path(out))
     return pick_point(config, wanted, emit=emit)
 
 

@@ -30,7 +30,7 @@ from lepton_automl.search.sampler import Sampler
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.search_space import SearchSpace
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.training.recipe import Recipe
 
 SPACES = ("tiny", "residual", "mobile")
@@ -102,7 +102,7 @@ def checker(limits: Limits, ledger: Ledger, folder: Path) -> Watched:
         120,
         needs_latency=limits.max_latency_ms is not None,
         ledger=ledger,
-        quiet=Quiet(folder / "locks"),
+        lock=MeasurementLock(folder / "locks"),
     )
     check.taken = []
     return check

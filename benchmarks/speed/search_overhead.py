@@ -215,7 +215,7 @@ def first_task_seconds() -> float:
                 # The file can be read once its first transaction is written.
                 with contextlib.suppress(MachineError):
                     with LedgerView(Path(name) / "run" / "ledger.db") as view:
-                        notes = view.notes()
+                        notes = view.live_entries()
                     first = notes[WORKERS].value["first"] if WORKERS in notes else 0.0
             process.kill()
     return first - begun

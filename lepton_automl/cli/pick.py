@@ -78,7 +78,7 @@ def pick(
         device=device,
         started=o.BEGUN,
     )
-    wanted = picking.Wanted(limits, chosen, out)
+    wanted = picking.PickRequest(limits, chosen, out)
     with progress.screen(quiet=quiet) as emit:
         picked = picking.pick(config, wanted, emit=emit)
     report.show_pick(picked, json=json)

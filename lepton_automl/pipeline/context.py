@@ -104,8 +104,8 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     if table is not None:
         files.write(folder.latency_file, table)
     with _held(folder, started) as ledger:
-        emit = ledger.live.following(emit)
-        with ledger.live.working(_command(config)):
+        emit = ledger.live_status.recorded(emit)
+        with ledger.live_status.running(_command(config)):
             files.remove_leftovers(config.out)
             if begun_with := warm.keep(ledger):
                 emit(Event("search", begun_with))

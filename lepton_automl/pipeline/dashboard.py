@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -51,8 +50,7 @@ class Dashboard:
         self._seen, self._last = 0, 0.0
         storage = InMemoryStorage()
         objectives = {name: load_objective(name) for name in known.objectives}
-        jobs = len(os.sched_getaffinity(0))
-        self._mirror = Mirror(storage, self.study, objectives, known.limits, jobs=jobs)
+        self._mirror = Mirror(storage, self.study, objectives, known.limits)
         self._catch_up()
         try:
             app = optuna_dashboard.wsgi(storage)

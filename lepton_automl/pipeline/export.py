@@ -21,7 +21,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import Session
 from lepton_automl.runs.folder import locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
-from lepton_automl.search.finals.winner import confirmed_in
+from lepton_automl.search.finals.winner import last_finalist_results
 from lepton_automl.search.request import SearchResult
 
 
@@ -55,7 +55,7 @@ def write_and_prove(session: Session, best: Model, made: CompressionResult) -> O
         limits=session.config.limits,
         target=session.target,
         prefer=session.config.prefer,
-        confirmed=confirmed_in(session.ledger),
+        confirmed=last_finalist_results(session.ledger),
         latency_model=session.latency_model,
     )
     return _prove(session, digests, best.arch.input)

@@ -14,7 +14,7 @@ from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search import progress
 from lepton_automl.search.finals.selection import Choice, Option, choose
-from lepton_automl.search.finals.winner import confirmed_in
+from lepton_automl.search.finals.winner import last_finalist_results
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import series
 from lepton_automl.search.request import TrialRow
@@ -74,7 +74,7 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
         front=progress.front_of(trials, objectives),
         number=choice.number,
         reason=choice.reason,
-        confirmed=confirmed_in(ledger),
+        confirmed=last_finalist_results(ledger),
         hypervolume=tuple(series(ledger)),
         is_balanced=definition.balanced,
     )

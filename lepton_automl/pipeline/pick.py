@@ -34,14 +34,14 @@ from lepton_automl.runs import time_budget
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.finals.selection import Option, choose
-from lepton_automl.search.finals.training import missing
+from lepton_automl.search.finals.training import rebuild_checkpoint
 from lepton_automl.search.proposals.feasibility import CostCheck
 from lepton_automl.search.proposals.proposer import label_bytes
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import LONGEST, SAFETY, work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import RungResult, Trials, read_trials, recipe_of
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, run_task, unpack
 from lepton_automl.training.evaluate import is_correct
 
@@ -51,7 +51,7 @@ LEAST_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PickRequest:
     """What a pick is to keep."""
 
     limits: Limits
@@ -73,7 +73,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Picked:
+class PickResult:
     """A pick, proven."""
 
     label: str
@@ -82,7 +82,7 @@ class Picked:
     outcome: Outcome
 
 
-def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
+def pick(config: RunConfig, wanted: PickRequest, *, emit: Emit = silent) -> PickResult:
     """Choose the trained net that keeps other limits best, and make it a whole artifact.
 
     The same call goes on where it was stopped; a finished pick answers at once.
@@ -92,7 +92,7 @@ def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
     config : RunConfig
         Goes on with a run that has searched (`run_folder.configured`). Its `budget_seconds` are for
         this pick alone; None: the net is trained as long as the winner was.
-    wanted : Wanted
+    wanted : PickRequest
         Limits and preference.
 
     Raises
@@ -105,11 +105,11 @@ def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
         If the run has not trained anything yet.
     """
     limits, prefer = wanted.over(config.limits), wanted.prefer or config.prefer
-    with opened(config, emit) as run, closing(Quiet(run.folder.checkpoints)) as quiet:
+    with opened(config, emit) as run, closing(MeasurementLock(run.folder.checkpoints)) as lock:
         began = run.ledger.alive_seconds()
         asked = dataclasses.replace(run.config, limits=limits, prefer=prefer)
         session = dataclasses.replace(run, config=asked)
-        candidates = Candidates(session, quiet)
+        candidates = PickCandidates(session, lock)
         points = candidates.legal()
         minded = run.config.objectives if wanted.prefer is None else EVERY_OBJECTIVE
         choice = choose([point.option for point in points], Goal(limits, prefer, minded))
@@ -119,10 +119,12 @@ def pick(config: RunConfig, wanted: Wanted, *, emit: Emit = silent) -> Picked:
         session = dataclasses.replace(session, folder=RunFolder(folder, run.folder.path))
         outcome = _made(session, candidates, point, began)
         draw(run.folder, run.ledger)
-    return Picked(point.label, choice.reason, outcome)
+    return PickResult(point.label, choice.reason, outcome)
 
 
-def _made(session: Session, candidates: Candidates, point: Point, began: float) -> Outcome:
+def _made(
+    session: Session, candidates: PickCandidates, point: PickCandidate, began: float
+) -> Outcome:
     """The artifact of a point, as far as it is not there yet."""
     folder, budget = session.folder.artifact, session.config.budget_seconds
     if manifest.is_complete(folder):
@@ -140,7 +142,9 @@ def _made(session: Session, candidates: Candidates, point: Point, began: float) 
         return stages.exported(session, step)
 
 
-def _leave_best(session: Session, candidates: Candidates, point: Point, left: float) -> None:
+def _leave_best(
+    session: Session, candidates: PickCandidates, point: PickCandidate, left: float
+) -> None:
     """The float net of a point, trained to the end, as the pick's `models/best`."""
     if point.step is not None:
         model = Model.load(point.step.parent / REFERENCE)
@@ -155,13 +159,13 @@ def _leave_best(session: Session, candidates: Candidates, point: Point, left: fl
     files.write(session.folder.best / RECIPE, text + "\n")
 
 
-def _trained(session: Session, candidates: Candidates, number: int, left: float) -> Model:
+def _trained(session: Session, candidates: PickCandidates, number: int, left: float) -> Model:
     """A candidate as its last training left it, or after one in `left` seconds."""
     trials, tasks = candidates.trials, candidates.tasks
     if candidates.final(number) is not None:
         score = trials.best_result(number)
         out, epochs, accuracy = tasks.checkpoint(score.key), score.epochs, score.accuracy
-        todo = missing(score.key, tasks, trials, session.ledger)
+        todo = rebuild_checkpoint(score.key, tasks, trials, session.ledger)
         _decided(session, number, lambda: epochs)
     else:
         epochs = _decided(session, number, lambda: _epochs(session, candidates, number, left))
@@ -202,7 +206,7 @@ def _run(session: Session, task: Task, message: str) -> float:
     return balanced.balanced_mean(unpack(result.correct), session.dataset.validation.strata)
 
 
-def _epochs(session: Session, candidates: Candidates, number: int, left: float) -> int:
+def _epochs(session: Session, candidates: PickCandidates, number: int, left: float) -> int:
     """As many as the winner's last training had, or as fit into the time."""
     trials = candidates.trials
     own = max(trials.epochs_of(number), trials[number].recipe.epochs)
@@ -222,7 +226,7 @@ def _epochs(session: Session, candidates: Candidates, number: int, left: float) 
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class PickCandidate:
     """A net that can be made an artifact without searching."""
 
     label: str
@@ -236,25 +240,25 @@ class Point:
     """Folder of a pruned net; None: the candidate itself."""
 
 
-class Candidates:
+class PickCandidates:
     """What a pick chooses from.
 
     Parameters
     ----------
     session : Session
         The run, with the limits of the pick.
-    quiet : Quiet
+    lock : MeasurementLock
         For latencies that were not measured yet.
     """
 
-    def __init__(self, session: Session, quiet: Quiet) -> None:
-        self._session, self._quiet = session, quiet
+    def __init__(self, session: Session, lock: MeasurementLock) -> None:
+        self._session, self._lock = session, lock
         self.trials: Trials = read_trials(session.ledger)
         self.work = stages.search_work(session)
         self.tasks = Tasks(self.work, self.trials)
         self._validation = session.dataset.validation
 
-    def legal(self) -> list[Point]:
+    def legal(self) -> list[PickCandidate]:
         """The points that keep the limits, as far as costs and known accuracies tell.
 
         Raises
@@ -305,7 +309,7 @@ class Candidates:
     def _work(self, number: int, epochs: int) -> float:
         return work_of(self.trials[number].cost.macs, self.tasks.samples, epochs)
 
-    def _trial(self, number: int) -> Point:
+    def _trial(self, number: int) -> PickCandidate:
         candidate = self.trials[number]
         cost = candidate.cost
         if cost.latency_ms is None and self._session.config.limits.max_latency_ms is not None:
@@ -314,14 +318,14 @@ class Candidates:
         scores = good or [self.trials.search_result(number)]
         share = np.mean([score.correct for score in scores], axis=0)
         option = self._option(number, share, cost)
-        return Point(f"trial {number}", f"trial-{number}", option, number)
+        return PickCandidate(f"trial {number}", f"trial-{number}", option, number)
 
     def _option(self, number: int, correct: np.ndarray, cost: Cost) -> Option:
         return Option(number, correct, cost, self._validation.groups, self._validation.strata)
 
-    def _steps(self) -> list[Point]:
+    def _steps(self) -> list[PickCandidate]:
         """Pruned nets that a compression of this run has kept, numbered after all trials."""
-        points: list[Point] = []
+        points: list[PickCandidate] = []
         named = list(self._session.ledger.all(EventKind.WINNER).values())
         winner = named[-1]["number"] if named else 0
         for folder in sorted(self._session.folder.models.glob("compressed-*")):
@@ -332,7 +336,7 @@ class Candidates:
                 cost = self._check.whole(model.arch)
                 option = self._option(number, self._correct(model), cost)
                 label = f"{step.name} of the winner"
-                points.append(Point(label, step.name, option, winner, folder / step.name))
+                points.append(PickCandidate(label, step.name, option, winner, folder / step.name))
         return points
 
     def _correct(self, model: Model) -> np.ndarray:
@@ -349,12 +353,12 @@ class Candidates:
             label_bytes(session.dataset.class_names),
             needs_latency=session.config.asks_for_latency,
             ledger=session.ledger,
-            quiet=self._quiet,
+            lock=self._lock,
             model=session.latency_model,
         )
 
 
-def _too_dear(points: Sequence[Point], limits: Limits) -> InfeasibleError:
+def _too_dear(points: Sequence[PickCandidate], limits: Limits) -> InfeasibleError:
     nearest = min(points, key=lambda point: sum(excess(point.option.cost, limits).values()))
     broken = excess(nearest.option.cost, limits)
     values = {n: LIMITS[n].measured(nearest.option.cost) or 0.0 for n in broken}
@@ -379,7 +383,7 @@ def _upper(option: Option) -> float:
     return wilson_interval(round(option.accuracy * n), n)[1]
 
 
-def _too_weak(best: Point, least: float) -> InfeasibleError:
+def _too_weak(best: PickCandidate, least: float) -> InfeasibleError:
     reached = best.option.accuracy
     return InfeasibleError(
         f"no trained net within the other limits reaches {least:.2%} on validation; the best, "

@@ -25,7 +25,7 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
     LeptonError
         What a user can put right.
     """
-    observers.check(config)
+    observers.check_callbacks(config)
     with opened(config, emit) as session:
         finished = _finished(session)
         if finished is not None:
@@ -51,7 +51,7 @@ def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
     LeptonError
         What a user can put right.
     """
-    observers.check(config)
+    observers.check_callbacks(config)
     with opened(config, emit) as session:
         return stages.found(session, None)
 

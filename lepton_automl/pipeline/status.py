@@ -15,7 +15,7 @@ from lepton_automl.errors import DataError
 from lepton_automl.runs import live_status
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, LedgerView, is_held
-from lepton_automl.runs.live_status import Note
+from lepton_automl.runs.live_status import StatusEntry
 from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.training_key import Stage, TrainingKey
 
@@ -104,7 +104,7 @@ def status(folder: RunFolder) -> Status:
         )
     is_open = is_held(folder.ledger)
     with LedgerView(folder.ledger) as ledger:
-        notes, rungs = ledger.notes(), ledger.keys(EventKind.RUNG)
+        notes, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
         counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)
         seconds = ledger.alive_seconds()
     is_complete = (folder.artifact / MANIFEST).is_file()
@@ -130,21 +130,21 @@ def status(folder: RunFolder) -> Status:
     )
 
 
-def _state(notes: Mapping[str, Note], *, is_open: bool, is_complete: bool) -> State:
+def _state(notes: Mapping[str, StatusEntry], *, is_open: bool, is_complete: bool) -> State:
     if is_open:
         return "silent" if _silence(notes) > SILENT_SECONDS else "working"
     has_ended = live_status.ENDED in notes or (not notes and is_complete)
     return "ended" if has_ended else "interrupted"
 
 
-def _silence(notes: Mapping[str, Note]) -> float:
+def _silence(notes: Mapping[str, StatusEntry]) -> float:
     """Seconds since the command said that it lives; 0 before it has said so at all."""
     return (
         max(0.0, time.time() - notes[live_status.HEART].at) if live_status.HEART in notes else 0.0
     )
 
 
-def _workers(notes: Mapping[str, Note]) -> tuple[WorkerNow, ...]:
+def _workers(notes: Mapping[str, StatusEntry]) -> tuple[WorkerNow, ...]:
     now = time.time()
     return tuple(
         WorkerNow(
@@ -181,5 +181,5 @@ def _rung_keys(texts: list[str]) -> set[TrainingKey]:
     return {key for key in keys if key.stage is Stage.RUNG}
 
 
-def _value(notes: Mapping[str, Note], name: str) -> dict[str, Any]:
+def _value(notes: Mapping[str, StatusEntry], name: str) -> dict[str, Any]:
     return notes[name].value if name in notes else {}

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     id INTEGER PRIMARY KEY AUTOINCREMENT, started REAL NOT NULL, seconds REAL NOT NULL);
 """
 Value = dict[str, Any]
-Observer = Callable[[str, str, Mapping[str, Any]], None]
+EventListener = Callable[[str, str, Mapping[str, Any]], None]
 """Called with the kind, key and value of an event once it is on the disk."""
 _CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _SAID = {
@@ -152,7 +152,7 @@ class LedgerView:
                 ).fetchall()
             )
 
-    def notes(self) -> dict[str, live_status.Note]:
+    def live_entries(self) -> dict[str, live_status.StatusEntry]:
         """What the last command that worked on this run said of itself, by name."""
         with translated(self.path):
             return live_status.read(self._db)
@@ -200,9 +200,9 @@ class Ledger(LedgerView):
         self.path = path
         self._since = time.monotonic() if since is None else since
         self._lock = threading.RLock()
-        self.live = live_status.Notes()
+        self.live_status = live_status.LiveStatus()
         """What the command does at this moment, for those who watch; no event, and not kept."""
-        self._observers: list[Observer] = []
+        self._observers: list[EventListener] = []
         with wrap_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._held = _hold(path.with_suffix(".lock"))
@@ -237,7 +237,7 @@ class Ledger(LedgerView):
             observer(kind, key, value)
 
     @contextmanager
-    def watched(self, observer: Observer) -> Iterator[None]:
+    def watched(self, observer: EventListener) -> Iterator[None]:
         """Tell `observer` of every new event until the block ends; it may record some itself."""
         self._observers.append(observer)
         try:
@@ -296,7 +296,7 @@ class Ledger(LedgerView):
                     "UPDATE sessions SET seconds = ? WHERE id = ?",
                     (time.monotonic() - self._since, self._session),
                 )
-                self.live.save(self._db)
+                self.live_status.save(self._db)
         except sqlite3.Error:
             return
         finally:

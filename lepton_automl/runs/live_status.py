@@ -30,7 +30,7 @@ Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Note:
+class StatusEntry:
     """One thing a command says of itself."""
 
     value: dict[str, Any]
@@ -38,7 +38,7 @@ class Note:
     """Seconds since 1970."""
 
 
-class Notes:
+class LiveStatus:
     """What a command says of itself; a new note takes the place of the old one."""
 
     def __init__(self) -> None:
@@ -46,30 +46,30 @@ class Notes:
         self._saved: dict[str, str] = {}
         self._messages: deque[dict[str, Any]] = deque(maxlen=LAST_MESSAGES)
 
-    def tell(self, name: str, facts: Facts) -> None:
-        """Note what does not change by itself."""
-        self.ask(name, lambda: facts)
+    def publish(self, name: str, facts: Facts) -> None:
+        """StatusEntry what does not change by itself."""
+        self.publish_from(name, lambda: facts)
 
-    def ask(self, name: str, source: Callable[[], Facts]) -> None:
-        """Note what `source` says from now on, whenever notes are saved."""
+    def publish_from(self, name: str, source: Callable[[], Facts]) -> None:
+        """StatusEntry what `source` says from now on, whenever notes are saved."""
         self._sources[name] = source
 
     @contextmanager
-    def working(self, command: Facts) -> Iterator[None]:
-        """Note the command, and how it ends unless it is interrupted or killed."""
-        self.tell(COMMAND, command)
+    def running(self, command: Facts) -> Iterator[None]:
+        """StatusEntry the command, and how it ends unless it is interrupted or killed."""
+        self.publish(COMMAND, command)
         try:
             yield
         except LeptonError as error:
-            self.tell(ENDED, {"error": error.what})
+            self.publish(ENDED, {"error": error.what})
             raise
-        self.tell(ENDED, {})
+        self.publish(ENDED, {})
 
-    def following(self, emit: Emit) -> Emit:
+    def recorded(self, emit: Emit) -> Emit:
         """`emit` whose events are noted as well."""
 
         def noted(event: Event) -> None:
-            self._note(event)
+            self._record(event)
             emit(event)
 
         return noted
@@ -84,15 +84,15 @@ class Notes:
         db.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?)", rows)
         self._saved |= changed
 
-    def _note(self, event: Event) -> None:
+    def _record(self, event: Event) -> None:
         said = {"stage": event.stage, "message": event.message}
         if event.done is None:
             self._messages.append(said | {"at": time.time()})
-            self.tell(MESSAGES, {"last": list(self._messages)})
+            self.publish(MESSAGES, {"last": list(self._messages)})
         else:
-            self.tell(PROGRESS, {**said, "done": event.done, "total": event.total})
+            self.publish(PROGRESS, {**said, "done": event.done, "total": event.total})
             if event.stage == "search" and event.data:
-                self.tell(FOUND, dict(event.data))
+                self.publish(FOUND, dict(event.data))
 
 
 def clear(db: sqlite3.Connection) -> None:
@@ -100,9 +100,9 @@ def clear(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM live WHERE name <> ?", (FOUND,))
 
 
-def read(db: sqlite3.Connection) -> dict[str, Note]:
+def read(db: sqlite3.Connection) -> dict[str, StatusEntry]:
     """All notes by name; none in a ledger that is older than they are."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'live'").fetchone():
         return {}
     rows = db.execute("SELECT name, value, at FROM live").fetchall()
-    return {name: Note(dict(json.loads(value)), at) for name, value, at in rows}
+    return {name: StatusEntry(dict(json.loads(value)), at) for name, value, at in rows}

@@ -17,8 +17,8 @@ from lepton_automl.cost.cost import Cost
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search import progress
-from lepton_automl.search.finals.finalists import FINALISTS, Entrant, makespan
-from lepton_automl.search.finals.winner import Winners
+from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
+from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.flip_check import FLIP, oriented
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import Progress, series
@@ -48,8 +48,8 @@ from lepton_automl.search.trials import (
     read_trials,
     result_event,
 )
-from lepton_automl.search.workers.measurement_lock import Quiet
-from lepton_automl.search.workers.pool import Packing, Workers
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
+from lepton_automl.search.workers.pool import Workers, WorkersPerGpu
 from lepton_automl.search.workers.task import Task, TaskResult
 from lepton_automl.training.distributed import expected_speedup
 
@@ -90,7 +90,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     """
     trials = read_trials(work.ledger)
     tasks = Tasks(work, trials)
-    winners = Winners(work, tasks, trials)
+    winners = WinnerStore(work, tasks, trials)
     choice = winners.recorded()
     _record_classes(work)
     objectives = [load_objective(name) for name in work.config.objectives]
@@ -98,14 +98,14 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     if choice is None:
         with (
             work.ledger.watched(Progress(work.ledger, objectives, trials)),
-            closing(Quiet(work.folder.checkpoints)) as quiet,
+            closing(MeasurementLock(work.folder.checkpoints)) as lock,
             _started(work, workers) as own,
         ):
             try:
                 work = dataclasses.replace(work, space=oriented(work, tasks, own))
-                explorer = Explorer(work, tasks, trials, winners, own, quiet)
+                explorer = Explorer(work, tasks, trials, winners, own, lock)
                 explorer.explore()
-                choice = winners.crown(own, explorer.clock)
+                choice = winners.select_winner(own, explorer.clock)
             except KeyboardInterrupt:
                 _leave_usable(work)
                 raise
@@ -130,20 +130,20 @@ def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
         yield workers
         return
     gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
-    packing = Packing(work.workers_per_gpu) if work.workers_per_gpu else None
+    packing = WorkersPerGpu(work.workers_per_gpu) if work.workers_per_gpu else None
     locks = work.folder.checkpoints
-    with Workers(work.jobs, locks, gpus, emit=work.emit, packing=packing) as own:
-        work.ledger.live.ask(WORKERS, own.facts)
+    with Workers(work.jobs, locks, gpus, emit=work.emit, workers_per_gpu=packing) as own:
+        work.ledger.live_status.publish_from(WORKERS, own.facts)
         try:
             yield own
         finally:
-            work.ledger.live.tell(WORKERS, own.facts() | {"workers": []})
+            work.ledger.live_status.publish(WORKERS, own.facts() | {"workers": []})
 
 
 def _leave_usable(work: SearchWork) -> None:
     # By the ledger: the interruption may have come between it and what is known here.
     trials = read_trials(work.ledger)
-    number = Winners(work, Tasks(work, trials), trials).save_best_so_far()
+    number = WinnerStore(work, Tasks(work, trials), trials).save_best_so_far()
     if number is None:
         work.emit(Event("search", "stopped before the first candidate was trained"))
     else:
@@ -162,11 +162,11 @@ class Explorer:
         Makes tasks.
     trials : Trials
         What the ledger knows; added to.
-    winners : Winners
+    winners : WinnerStore
         Tells who leads.
     workers : Workers
         Where tasks run.
-    quiet : Quiet
+    lock : MeasurementLock
         Makes workers pause while a candidate is timed.
 
     Raises
@@ -180,15 +180,15 @@ class Explorer:
         work: SearchWork,
         tasks: Tasks,
         trials: Trials,
-        winners: Winners,
+        winners: WinnerStore,
         workers: Workers,
-        quiet: Quiet,
+        lock: MeasurementLock,
     ) -> None:
         self._work, self._tasks, self._trials = work, tasks, trials
         self._winners, self._workers = winners, workers
         self._objectives = [load_objective(name) for name in work.config.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
-        self._newcomers = Newcomers(work, trials, self._objectives, quiet)
+        self._newcomers = Newcomers(work, trials, self._objectives, lock)
         knobs = work.space.parameters()
         self._advisor = Advisor(
             trials,
@@ -398,7 +398,7 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
         epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
-        entrant = Entrant(0, known[share], own, epoch_seconds)
+        entrant = Finalist(0, known[share], own, epoch_seconds)
         each = times * entrant.least * entrant.seconds_per_epoch
         lasting = makespan([each] * count, work.finals_at_once)
         return lasting <= share * left

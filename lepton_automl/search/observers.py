@@ -28,7 +28,7 @@ Happened = tuple[str, str, Mapping[str, Any]]
 """Kind, key and value of a ledger event."""
 
 
-class Slow(Protocol):
+class Observer(Protocol):
     """Somebody who is told of events and may take time or fail."""
 
     name: str
@@ -45,7 +45,7 @@ class Slow(Protocol):
         ...
 
 
-class Background:
+class ObserverThread:
     """Hands events to `observer` in a thread of its own: neither its time nor its failures count.
 
     The search never waits for it but at the end, and there for `LAST_SECONDS` at most. After a
@@ -53,13 +53,13 @@ class Background:
 
     Parameters
     ----------
-    observer : Slow
+    observer : Observer
         Who is told.
     emit : callable
         Told of a failure, once, from the thread that calls this object.
     """
 
-    def __init__(self, observer: Slow, emit: Emit) -> None:
+    def __init__(self, observer: Observer, emit: Emit) -> None:
         self._observer, self._emit = observer, emit
         self._waiting: queue.SimpleQueue[Happened | None] = queue.SimpleQueue()
         self._failure = ""
@@ -104,9 +104,9 @@ class Background:
 
 
 @contextmanager
-def watched(ledger: Ledger, observers: Iterable[Slow], emit: Emit) -> Iterator[None]:
+def watched(ledger: Ledger, observers: Iterable[Observer], emit: Emit) -> Iterator[None]:
     """Tell every observer all that a ledger holds, then every new event until the block ends."""
-    made = [Background(observer, emit) for observer in observers]
+    made = [ObserverThread(observer, emit) for observer in observers]
     past = list(ledger.events()) if made else []
     with ExitStack() as stack:
         for background in made:
@@ -117,7 +117,7 @@ def watched(ledger: Ledger, observers: Iterable[Slow], emit: Emit) -> Iterator[N
         yield
 
 
-class Feed:
+class CallbackDispatcher:
     """Tells a callback every rung that it has not been told of, in order.
 
     Parameters
@@ -198,7 +198,7 @@ def notified(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit) -
         yield
 
 
-def check(config: RunConfig) -> None:
+def check_callbacks(config: RunConfig) -> None:
     """Find what is missing before anything is claimed or trained.
 
     Raises
@@ -234,7 +234,9 @@ def facts(known: Definition) -> dict[str, object]:
     } | limits
 
 
-def _observers(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit) -> Iterator[Slow]:
+def _observers(
+    config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit
+) -> Iterator[Observer]:
     name = study_name(ledger, folder.path.resolve().name)
     if config.optuna_storage is not None:
         # Loaded here: the database layer takes a fifth of a second, and few mirror a search.
@@ -245,4 +247,4 @@ def _observers(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit)
         emit(Event("search", f"trials are copied to Optuna study {name}"))
     run = Run(name, folder.path, facts(folder.definition()))
     for callback in config.callbacks:
-        yield Feed(callback, callbacks.load(callback), run)
+        yield CallbackDispatcher(callback, callbacks.load(callback), run)

@@ -16,7 +16,7 @@ from lepton_automl.search.proposals.candidate_pool import Idea, Ideas
 from lepton_automl.search.space.draw import seed_of
 from lepton_automl.search.surrogate import Encoding, Floats, Seen, Surrogate
 from lepton_automl.search.trials import Trial, Trials
-from lepton_automl.search.warm_start import Observed
+from lepton_automl.search.warm_start import KnownTrial
 
 PARENTS = 6
 """Candidates that ideas are made from."""
@@ -59,7 +59,7 @@ class Advisor:
         How many rungs a candidate has.
     seed : int
         Of the search.
-    observed : sequence of Observed
+    observed : sequence of KnownTrial
         Known from another run; they cannot go on.
     has_time : callable
         Whether a net of that cost could still be trained to the end.
@@ -73,7 +73,7 @@ class Advisor:
         ideas: Ideas,
         rungs_of: Callable[[int], int],
         seed: int,
-        observed: Sequence[Observed],
+        observed: Sequence[KnownTrial],
         has_time: Callable[[Cost], bool],
     ) -> None:
         self._observed, self._has_time = observed, has_time
@@ -127,7 +127,7 @@ class Advisor:
             return None
         return Contender(candidate.params, self._costs(candidate), results, self._samples(), ahead)
 
-    def _elsewhere(self, known: Observed) -> Contender:
+    def _elsewhere(self, known: KnownTrial) -> Contender:
         """What another run has trained as the guide sees it."""
         results = tuple((n, self._worst() if a is None else a) for n, a in known.results)
         costs = self._costs(known.candidate)

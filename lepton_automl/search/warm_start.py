@@ -1,4 +1,4 @@
-"""Warm start: what another run knows, copied into this run's ledger before its first candidate."""
+"""Copy what another run knows into the ledger of this run, before its first trial."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class KnownTrial:
     """A candidate that another run has trained under the same conditions."""
 
     candidate: Trial
@@ -52,15 +52,15 @@ class Observed:
 
 
 @dataclass(frozen=True, eq=False)
-class Warm:
+class WarmStart:
     """What a search begins with; nothing where no other run is used."""
 
     first: tuple[dict[str, Any], ...] = ()
     """Parameters of the first candidates."""
-    observed: tuple[Observed, ...] = ()
+    observed: tuple[KnownTrial, ...] = ()
     """Known as if this run had trained them; never trained or chosen here."""
 
-    def within(self, limits: Limits) -> list[Observed]:
+    def within(self, limits: Limits) -> list[KnownTrial]:
         """Those observed that this run's limits admit."""
         return [known for known in self.observed if not excess(known.candidate.cost, limits)]
 
@@ -97,20 +97,20 @@ class Source:
         return told + f"; not of this space: {', '.join(strange[:SHOWN])}{more}" * bool(strange)
 
 
-def recorded(ledger: LedgerView) -> Warm:
+def read_warm_start(ledger: LedgerView) -> WarmStart:
     """What was copied into this ledger."""
     event = ledger.get(EventKind.WARM_START, START)
     if event is None:
-        return Warm()
+        return WarmStart()
     observed = [
-        Observed(
+        KnownTrial(
             Trial.from_event(known["candidate"]),
             tuple((n, a) for n, a in known["results"]),
             known["samples"],
         )
         for known in event["observed"]
     ]
-    return Warm(tuple(event["first"]), tuple(observed))
+    return WarmStart(tuple(event["first"]), tuple(observed))
 
 
 def source(

@@ -7,14 +7,14 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.pipeline.front import Front
-from lepton_automl.pipeline.pick import Picked
+from lepton_automl.pipeline.pick import PickResult
 from lepton_automl.pipeline.run import Outcome
 from tests.helpers.artifacts import verdict
 from tests.helpers.rows import row
 
 
 def picked(status="holds"):
-    return Picked("trial 3", "the cheapest", Outcome(Path("x"), verdict(status=status)))
+    return PickResult("trial 3", "the cheapest", Outcome(Path("x"), verdict(status=status)))
 
 
 def test_limits_and_where_it_goes_reach_the_pick(lepton, run_folder):

@@ -147,7 +147,7 @@ def test_a_full_disk_in_the_middle_stops_cleanly_and_the_same_search_goes_on(tmp
 TOGETHER = """
 import pathlib, sys
 from lepton_automl.search.workers.handle import Worker, WorkerLost
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task
 BODY = '''
 import json, sys, time
@@ -160,7 +160,7 @@ for line in sys.stdin:
     say(result=json.dumps({"seconds": [3.0]}))
 '''
 folder = pathlib.Path(sys.argv[1])
-worker = Worker(folder, Quiet(folder), None, 1.0, BODY)
+worker = Worker(folder, MeasurementLock(folder), None, 1.0, BODY)
 print("begun", flush=True)
 worker.call(Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", "")))
 worker.stop()

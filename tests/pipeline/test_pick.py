@@ -21,10 +21,10 @@ from lepton_automl.models.model import Model
 from lepton_automl.pipeline import pick as picking
 from lepton_automl.pipeline.context import opened
 from lepton_automl.pipeline.front import read_front
-from lepton_automl.pipeline.pick import Candidates, Wanted, pick
+from lepton_automl.pipeline.pick import PickCandidates, PickRequest, pick
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import LedgerView
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import pack, unpack
 from tests.helpers import runs
 
@@ -33,10 +33,10 @@ from tests.helpers import runs
 def candidates(config, limits):
     with (
         opened(config, silent) as run,
-        closing(Quiet(run.folder.path / "checkpoints")) as quiet,
+        closing(MeasurementLock(run.folder.path / "checkpoints")) as lock,
     ):
         asked = dataclasses.replace(run.config, limits=limits)
-        yield Candidates(dataclasses.replace(run, config=asked), quiet)
+        yield PickCandidates(dataclasses.replace(run, config=asked), lock)
 
 
 def test_all_trials_and_kept_steps_are_points_with_their_costs(finished_run, tmp_path):
@@ -134,7 +134,7 @@ def forget_finals(folder):
 def test_another_limit_gives_a_whole_artifact_once_that_a_bare_onnxruntime_confirms(run):
     forget_steps(run.out)
     wanted = smaller(run.out)
-    picked = pick(resumed(run.out), Wanted(Limits(max_macs=wanted.cost.macs)))
+    picked = pick(resumed(run.out), PickRequest(Limits(max_macs=wanted.cost.macs)))
     found = picked.outcome.verdict.int8
     assert picked.label == f"trial {wanted.number}"
     assert picked.outcome.artifact.is_relative_to(run.out / "picks")
@@ -150,7 +150,7 @@ def test_another_limit_gives_a_whole_artifact_once_that_a_bare_onnxruntime_confi
     before = runs.digests(run.out / "picks")
     with LedgerView(run.out / "ledger.db") as ledger:
         events = list(ledger.events())
-    assert pick(resumed(run.out), Wanted(Limits(max_macs=wanted.cost.macs))) == picked
+    assert pick(resumed(run.out), PickRequest(Limits(max_macs=wanted.cost.macs))) == picked
     assert runs.digests(run.out / "picks") == before
     with LedgerView(run.out / "ledger.db") as ledger:
         assert list(ledger.events()) == events
@@ -160,7 +160,7 @@ def test_a_net_that_only_rungs_have_trained_is_trained_once_also_over_an_interru
     run, monkeypatch
 ):
     forget_finals(run.out)
-    wanted = Wanted(Limits(max_macs=smaller(run.out).cost.macs))
+    wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
     trained, real = [], picking.run_task
 
     def counted(task, *more):
@@ -196,7 +196,7 @@ def test_a_saved_step_of_the_compression_serves_where_no_trial_is_small_enough(r
     rungs[1:-1] = [rungs[0] | {"name": "pruned-9", "arch": step.arch.hash}]
     (folder / "ladder.json").write_text(json.dumps(rungs))
     macs = step.arch.graph.macs
-    picked = pick(resumed(run.out), Wanted(Limits(max_macs=macs)))
+    picked = pick(resumed(run.out), PickRequest(Limits(max_macs=macs)))
     assert picked.label == "pruned-9 of the winner"
     assert picked.outcome.verdict.int8.macs == macs
     assert picked.outcome.verdict.reference.macs == best.arch.graph.macs
@@ -206,18 +206,18 @@ def test_limits_that_nothing_keeps_are_answered_with_what_would_fit(run):
     forget_steps(run.out)  # Where the smaller net won, a pruned step of it is smaller still.
     change_events(run.out, "rung", half_right)
     with pytest.raises(InfeasibleError) as caught:
-        pick(resumed(run.out), Wanted(Limits(max_macs=10)))
+        pick(resumed(run.out), PickRequest(Limits(max_macs=10)))
     option, value = caught.value.fix.split(" would fit")[0].split()
     assert option == "--max-macs"
     assert smaller(run.out).cost.macs <= float(value) <= 1.01 * smaller(run.out).cost.macs
     with pytest.raises(InfeasibleError, match="reaches 100"):
-        pick(resumed(run.out), Wanted(Limits(min_accuracy=1.0)))
+        pick(resumed(run.out), PickRequest(Limits(min_accuracy=1.0)))
     assert not (run.out / "picks").exists()
 
 
 def test_a_budget_too_short_to_train_is_refused_with_one_that_is_not(run):
     forget_finals(run.out)
-    wanted = Wanted(Limits(max_macs=smaller(run.out).cost.macs))
+    wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
     with pytest.raises(ConfigError, match="too short") as caught:
         pick(resumed(run.out, budget_seconds=0.01), wanted)
     assert "--budget" in caught.value.fix
@@ -225,7 +225,7 @@ def test_a_budget_too_short_to_train_is_refused_with_one_that_is_not(run):
 
 def test_the_runs_own_limits_stay_where_no_other_is_stated():
     known = Limits(max_size_bytes=9000, min_accuracy=0.5)
-    wanted = Wanted(Limits(max_size_bytes=4000), "latency")
+    wanted = PickRequest(Limits(max_size_bytes=4000), "latency")
     assert wanted.over(known) == Limits(max_size_bytes=4000, min_accuracy=0.5)
     assert wanted.name == "size-bytes-4000-prefer-latency"
 
@@ -235,4 +235,4 @@ def test_without_a_search_there_is_nothing_to_pick(finished_run, tmp_path):
     with picking.opened(config, picking.silent):
         pass
     with pytest.raises(DataError, match="trained nothing"):
-        pick(resumed(tmp_path / "r"), Wanted(Limits(max_macs=10)))
+        pick(resumed(tmp_path / "r"), PickRequest(Limits(max_macs=10)))

@@ -59,12 +59,12 @@ def test_a_folder_without_a_ledger_has_not_begun(tmp_path):
 
 def test_a_run_at_work_tells_what_its_workers_do(folder):
     ledger = Ledger(folder.ledger)
-    ledger.live.ask("workers", lambda: WORKERS | {"at": time.time()})
-    emit = ledger.live.following(lambda event: None)
+    ledger.live_status.publish_from("workers", lambda: WORKERS | {"at": time.time()})
+    emit = ledger.live_status.recorded(lambda event: None)
     emit(Event("search", "trial 2", 3.0, 10.0, {"trials": 3, "front": [], "eta_seconds": 5.0}))
     for key in ("0-0", "1-0", "2-0", "0-1", "0-final-0"):
         ledger.record("rung", key, {})
-    with ledger.live.working({"words": "lepton run x", "pid": 3}):
+    with ledger.live_status.running({"words": "lepton run x", "pid": 3}):
         beat(ledger)
         found = status(folder)
     ledger.close()
@@ -97,9 +97,9 @@ def test_a_command_that_is_stopped_is_told_from_one_that_works(folder, monkeypat
 def test_killed_interrupted_failed_and_ended_commands_are_told_apart(folder):
     def session(error=None):
         ledger = Ledger(folder.ledger)
-        ledger.live.tell("workers", WORKERS)
+        ledger.live_status.publish("workers", WORKERS)
         try:
-            with ledger.live.working({"words": "lepton run x"}):
+            with ledger.live_status.running({"words": "lepton run x"}):
                 if error is not None:
                     raise error
         except (KeyboardInterrupt, DataError):

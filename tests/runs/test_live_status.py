@@ -22,13 +22,13 @@ def beat(ledger: Ledger) -> None:
 def test_notes_are_read_by_others_and_replaced(tmp_path: Path) -> None:
     begun = time.time()
     ledger, count = Ledger(tmp_path / "ledger.db"), iter(range(100))
-    ledger.live.tell("command", {"words": "lepton run"})
-    ledger.live.ask("workers", lambda: {"first": next(count)})
+    ledger.live_status.publish("command", {"words": "lepton run"})
+    ledger.live_status.publish_from("workers", lambda: {"first": next(count)})
     with LedgerView(ledger.path) as view:
         beat(ledger)
-        before = view.notes()
+        before = view.live_entries()
         beat(ledger)
-        after = view.notes()
+        after = view.live_entries()
     ledger.close()
     assert before["command"].value == after["command"].value == {"words": "lepton run"}
     assert after["command"].at == before["command"].at, "what has not changed is not written"
@@ -38,14 +38,14 @@ def test_notes_are_read_by_others_and_replaced(tmp_path: Path) -> None:
 
 def test_events_are_noted_and_passed_on(tmp_path: Path) -> None:
     ledger, told = Ledger(tmp_path / "ledger.db"), list[Event]()
-    emit = ledger.live.following(told.append)
+    emit = ledger.live_status.recorded(told.append)
     for number in range(9):
         emit(Event("search", f"message {number}"))
     emit(Event("search", "trial 2", 3.0, 10.0, {"trials": 3}))
     emit(Event("compress", "step", 1.0, 4.0, {"odd": tmp_path}))
     beat(ledger)
     with LedgerView(ledger.path) as view:
-        notes = view.notes()
+        notes = view.live_entries()
     ledger.close()
     assert len(told) == 11
     messages = [said["message"] for said in notes[MESSAGES].value["last"]]
@@ -56,14 +56,14 @@ def test_events_are_noted_and_passed_on(tmp_path: Path) -> None:
 
 def test_a_new_command_forgets_the_notes_of_the_old_one_but_what_it_found(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db")
-    ledger.live.tell("workers", {"first": 1})
-    ledger.live.tell(FOUND, KEPT)
+    ledger.live_status.publish("workers", {"first": 1})
+    ledger.live_status.publish(FOUND, KEPT)
     ledger.close()
     with LedgerView(tmp_path / "ledger.db") as view:
-        assert view.notes()["workers"].value == {"first": 1}
+        assert view.live_entries()["workers"].value == {"first": 1}
     Ledger(tmp_path / "ledger.db").close()
     with LedgerView(tmp_path / "ledger.db") as view:
-        assert set(view.notes()) == {FOUND, HEART}
+        assert set(view.live_entries()) == {FOUND, HEART}
         assert view.counts() == {}, "notes are no events"
 
 
@@ -73,7 +73,7 @@ def test_a_ledger_without_notes_has_none(tmp_path: Path) -> None:
     database.execute("DROP TABLE live")
     database.close()
     with LedgerView(tmp_path / "ledger.db") as view:
-        assert view.notes() == {}
+        assert view.live_entries() == {}
 
 
 def test_asking_whether_somebody_works_on_it_keeps_nobody_from_it(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.core.events import Event
-from lepton_automl.search.finals.finalists import Final
+from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.training import LESSON, confirmed, lesson_for, lesson_of, told
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import TASK_SECONDS, Clock
@@ -18,7 +18,7 @@ from tests.helpers.search import candidate, result, work
 from tests.search.test_final_training import ENDLESS, Told, confirmation, pretend_trained
 from tests.search.test_final_training import some as recorded
 
-FINALS = [Final(number, 40) for number in range(4)] + [Final(1, 40, 1)]
+FINALS = [FinalRun(number, 40) for number in range(4)] + [FinalRun(1, 40, 1)]
 RIGHT = {"0-final-0": 150, "1-final-0": 170, "2-final-0": 160, "3-final-0": 190, "1-final-0-1": 175}
 
 
@@ -39,7 +39,7 @@ def some(**failed: str) -> Trials:
 
 
 def test_the_best_nets_of_all_finalists_that_see_pictures_of_the_same_size_teach() -> None:
-    wanted = Final(0, 40, teachers=("0-final-0", "1-final-0-1", "2-final-0"))
+    wanted = FinalRun(0, 40, teachers=("0-final-0", "1-final-0-1", "2-final-0"))
     assert lesson_for(0, FINALS, some(), 0) == wanted
     assert str(wanted.key(0)) == "0-final-0-taught"
     assert "learns from trials 0, 1, 2" in told(wanted)
@@ -59,7 +59,7 @@ def test_nobody_is_taught_by_itself_alone_or_without_having_been_trained_from_no
 
 
 def test_a_ledger_knows_the_lesson_of_each_round(tmp_path: Path) -> None:
-    job, lesson = work(tmp_path / "run"), Final(0, 40, teachers=("0-final-1", "1-final-1"))
+    job, lesson = work(tmp_path / "run"), FinalRun(0, 40, teachers=("0-final-1", "1-final-1"))
     assert lesson_of(job.ledger, 0) is None
     job.ledger.record("plan", f"{LESSON}-0", {"finals": []})
     job.ledger.record("plan", f"{LESSON}-1", {"finals": [lesson.to_event()]})

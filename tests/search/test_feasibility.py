@@ -14,7 +14,7 @@ from lepton_automl.cost.latency import Doubt, Latency
 from lepton_automl.cost.latency_model import LatencyModel, estimate
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search.proposals.feasibility import ENOUGH, CostCheck, Tally, impossible
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from tests.helpers.nets import random_arch
 
 ARCH = random_arch(1, input=(8, 8, 1), classes=3)
@@ -34,14 +34,14 @@ def check(
     limits: Limits | None = None,
     model: LatencyModel | None = None,
 ) -> CostCheck:
-    quiet = Quiet(ledger.path.parent / "locks")
+    lock = MeasurementLock(ledger.path.parent / "locks")
     return CostCheck(
         limits or Limits(),
         targets.load(),
         100,
         needs_latency=latency,
         ledger=ledger,
-        quiet=quiet,
+        lock=lock,
         model=model,
     )
 

@@ -11,7 +11,7 @@ import pytest
 from lepton_automl.core.events import Event
 from lepton_automl.search.finals import training
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.finals.training import Confirmation, confirmed
+from lepton_automl.search.finals.training import FinalTraining, confirmed
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import Clock
@@ -61,8 +61,8 @@ def pretend_trained(job: SearchWork, trials: Trials) -> None:
             (folder / "weights.safetensors").touch()
 
 
-def confirmation(job: SearchWork, trials: Trials) -> Confirmation:
-    return Confirmation(job, Tasks(job, trials), trials, 0)
+def confirmation(job: SearchWork, trials: Trials) -> FinalTraining:
+    return FinalTraining(job, Tasks(job, trials), trials, 0)
 
 
 def test_fresh_trainings_and_not_the_searchs_luck_decide(tmp_path: Path) -> None:
@@ -159,13 +159,13 @@ def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None
 def test_a_training_that_takes_far_longer_than_planned_is_left_out(tmp_path: Path) -> None:
     told = []
 
-    class Slow(Told):
+    class Observer(Told):
         def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
             return [] if self.tasks else super().finished(timeout)
 
     job = work(tmp_path / "run", budget_seconds=9.0, trials=None, emit=told.append)
     trials, options = some(job, 180, 190)
-    workers = Slow({"1-final-0": 192, "0-final-0": 180}, jobs=2)
+    workers = Observer({"1-final-0": 192, "0-final-0": 180}, jobs=2)
     times = iter([100.0] * 12 + [-10.0] * 1000)
     clock = Clock(lambda: next(times), 0.0, 1e-9)
     now = confirmation(job, trials).run(options, workers, clock)

@@ -15,11 +15,11 @@ from lepton_automl.search.finals import finalists
 from lepton_automl.search.finals.finalists import (
     FINALISTS,
     MOST_SEEDS,
-    Entrant,
-    Entrants,
-    Final,
+    Finalist,
+    FinalistSelection,
+    FinalRun,
     makespan,
-    plan_finals,
+    plan_final_runs,
 )
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.request import SearchWork
@@ -37,14 +37,14 @@ OFFERED = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")
 
 def chosen(
     job: SearchWork, right: dict[int, int], nets: dict[int, int], clock: Clock = ENDLESS
-) -> list[Entrant]:
+) -> list[Finalist]:
     """Of candidates that got so many of 200 right, each with the net of that number."""
     trials = Trials()
     for number, each in right.items():
         trials.add(replace(candidate(nets[number]), number=number))
         trials.add_result(result(number, "0", each, epochs=9))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
-    found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
+    found = FinalistSelection(job, Tasks(job, trials), trials, clock).of(options)
     job.ledger.close()
     return found
 
@@ -96,9 +96,9 @@ def test_after_the_end_of_the_budget_the_most_accurate_is_first(
         trials.add_result(result(number, "0", each, epochs=1))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
     clock = Clock(lambda: left, 0.0, 1e-9)
-    found = Entrants(job, Tasks(job, trials), trials, clock).of(options)
+    found = FinalistSelection(job, Tasks(job, trials), trials, clock).of(options)
     assert [e.number for e in found] == [1, 2, 0]
-    assert plan_finals(found, 1, left) == []
+    assert plan_final_runs(found, 1, left) == []
     job.ledger.close()
 
 
@@ -116,11 +116,11 @@ def test_one_too_slow_for_a_last_training_gives_way_to_a_faster_one(tmp_path: Pa
     job.ledger.close()
 
 
-def some(count: int = 5, epochs: int = 9, each: float = 1.0) -> list[Entrant]:
-    return [Entrant(number, epochs, 9, each) for number in range(count)]
+def some(count: int = 5, epochs: int = 9, each: float = 1.0) -> list[Finalist]:
+    return [Finalist(number, epochs, 9, each) for number in range(count)]
 
 
-def lasting(plan: list[Final], entrants: list[Entrant], jobs: int) -> float:
+def lasting(plan: list[FinalRun], entrants: list[Finalist], jobs: int) -> float:
     """By trying: at every moment the first free worker takes the next training."""
     pace = {e.number: e.seconds_per_epoch for e in entrants}
     ends = [0.0] * jobs
@@ -131,37 +131,39 @@ def lasting(plan: list[Final], entrants: list[Entrant], jobs: int) -> float:
 
 
 def test_without_a_clock_the_three_best_get_the_planned_epochs_once() -> None:
-    assert plan_finals(some(), 2, math.inf) == [Final(number, 9) for number in range(FINALISTS)]
-    assert plan_finals(some(2), 1, math.inf) == [Final(0, 9), Final(1, 9)]
+    assert plan_final_runs(some(), 2, math.inf) == [
+        FinalRun(number, 9) for number in range(FINALISTS)
+    ]
+    assert plan_final_runs(some(2), 1, math.inf) == [FinalRun(0, 9), FinalRun(1, 9)]
 
 
 def test_scarce_time_confirms_fewer_and_then_goes_on_from_the_search() -> None:
     least = some()[0].least
     numbers = {
-        seconds: [f.number for f in plan_finals(some(), 1, seconds)]
+        seconds: [f.number for f in plan_final_runs(some(), 1, seconds)]
         for seconds in (3 * least + 0.5, 2 * least + 0.5, least + 0.5)
     }
     assert list(numbers.values()) == [[0, 1, 2], [0, 1], [0]]
-    assert plan_finals(some(), 1, 5.5) == [Final(0, 5, is_fresh=False)]
-    assert plan_finals(some(), 2, 5.5) == [Final(n, 5, is_fresh=False) for n in (0, 1)]
-    assert plan_finals(some(), 1, 0.5) == []
+    assert plan_final_runs(some(), 1, 5.5) == [FinalRun(0, 5, is_fresh=False)]
+    assert plan_final_runs(some(), 2, 5.5) == [FinalRun(n, 5, is_fresh=False) for n in (0, 1)]
+    assert plan_final_runs(some(), 1, 0.5) == []
 
 
 def test_a_fresh_training_gets_its_recipes_length_and_twice_what_the_search_gave() -> None:
-    assert Entrant(0, 5, 27, 1.0).least == 27
-    assert Entrant(0, 20, 27, 1.0).least == 40
-    assert Entrant(0, 27, 27, 1.0).least == 54
-    assert Entrant(0, 81, 27, 1.0).least == 81
+    assert Finalist(0, 5, 27, 1.0).least == 27
+    assert Finalist(0, 20, 27, 1.0).least == 40
+    assert Finalist(0, 27, 27, 1.0).least == 54
+    assert Finalist(0, 81, 27, 1.0).least == 81
 
 
 def test_more_time_makes_them_longer_and_then_again_with_other_seeds() -> None:
     longest = some()[0].longest
-    longer = plan_finals(some(), 1, 3 * longest - 8.0)
+    longer = plan_final_runs(some(), 1, 3 * longest - 8.0)
     assert [f.seed for f in longer] == [0, 0, 0]
     assert some()[0].least <= longer[0].epochs < longest
-    again = plan_finals(some(), 1, 7.5 * longest + 0.5)
+    again = plan_final_runs(some(), 1, 7.5 * longest + 0.5)
     assert [(f.number, f.seed) for f in again] == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]
-    endless = plan_finals(some(), 1, 1e9)
+    endless = plan_final_runs(some(), 1, 1e9)
     assert len(endless) == FINALISTS * MOST_SEEDS
     assert {f.epochs for f in endless} == {longest}
 
@@ -169,14 +171,14 @@ def test_more_time_makes_them_longer_and_then_again_with_other_seeds() -> None:
 def test_time_for_a_lesson_is_kept_before_other_seeds_get_any() -> None:
     longest = some()[0].longest
     # Three who answer take half as long each: no time for a lesson, then for one, then for both.
-    counts = [len(plan_finals(some(), 1, times * longest)) for times in (5.4, 5.6, 6.6)]
+    counts = [len(plan_final_runs(some(), 1, times * longest)) for times in (5.4, 5.6, 6.6)]
     assert counts == [5, 3, 4]
     # Who is alone has nobody to learn from.
-    assert len(plan_finals(some(1), 1, 3.1 * longest)) == 3
+    assert len(plan_final_runs(some(1), 1, 3.1 * longest)) == 3
 
 
 def test_a_worker_that_would_idle_trains_another_seed() -> None:
-    plan = plan_finals(some(), 2, 2 * some()[0].least + 0.5)
+    plan = plan_final_runs(some(), 2, 2 * some()[0].least + 0.5)
     assert [(f.number, f.seed) for f in plan] == [(0, 0), (1, 0), (2, 0), (0, 1)]
 
 
@@ -190,8 +192,8 @@ def test_a_worker_that_would_idle_trains_another_seed() -> None:
 def test_what_is_planned_ends_in_time(
     paces: list[float], epochs: int, jobs: int, seconds: float
 ) -> None:
-    entrants = [Entrant(n, epochs, 9, pace) for n, pace in enumerate(paces)]
-    plan = plan_finals(entrants, jobs, seconds)
+    entrants = [Finalist(n, epochs, 9, pace) for n, pace in enumerate(paces)]
+    plan = plan_final_runs(entrants, jobs, seconds)
     assert lasting(plan, entrants, jobs) <= seconds * (1 + 1e-9)
     assert len({f.key(0) for f in plan}) == len(plan)
     assert {f.number for f in plan} <= set(range(FINALISTS if jobs <= 3 else jobs))
@@ -206,11 +208,11 @@ def test_the_makespan_is_that_of_handing_out_in_order() -> None:
 
 
 def test_a_final_survives_the_ledger_and_has_a_name_of_its_own() -> None:
-    final = Final(7, 40, 2, is_fresh=False)
-    assert Final.from_event(final.to_event()) == final
-    assert [str(Final(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]
-    taught = Final(7, 40, teachers=("3-final-1", "7-final-1"))
-    assert Final.from_event(taught.to_event()) == taught
+    final = FinalRun(7, 40, 2, is_fresh=False)
+    assert FinalRun.from_event(final.to_event()) == final
+    assert [str(FinalRun(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]
+    taught = FinalRun(7, 40, teachers=("3-final-1", "7-final-1"))
+    assert FinalRun.from_event(taught.to_event()) == taught
     assert taught.key(1).label == "final-1-taught"
     # Written before there were lessons.
-    assert Final.from_event({"number": 7, "epochs": 40, "seed": 2, "is_fresh": False}) == final
+    assert FinalRun.from_event({"number": 7, "epochs": 40, "seed": 2, "is_fresh": False}) == final

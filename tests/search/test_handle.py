@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from lepton_automl.errors import DataError
 from lepton_automl.search.workers import handle
-from lepton_automl.search.workers.handle import LONGEST_STEP, Patience, Worker, WorkerLost
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.handle import LONGEST_STEP, LivenessTimeout, Worker, WorkerLost
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task
 from tests.helpers.processes import eventually
 
@@ -38,67 +38,69 @@ ANSWER = '    say(result=json.dumps({"correct": task["key"], "seconds": [1.0]}))
 Start = Callable[..., Worker]
 ALLOCATING = """
 import resource, sys, torch
-from lepton_automl.search.workers.handle import is_shortage
+from lepton_automl.search.workers.handle import is_out_of_memory
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 try:
     torch.zeros(1 << 36) if sys.argv[1] == "torch" else bytearray(1 << 36)
 except BaseException as error:
-    print(type(error).__name__, is_shortage(error))
+    print(type(error).__name__, is_out_of_memory(error))
 """
 
 
-def watched(patience: Patience, start: float, seconds: float, *, excused: bool = False) -> float:
+def watched(
+    patience: LivenessTimeout, start: float, seconds: float, *, excused: bool = False
+) -> float:
     """Look on in small steps until so much time has passed or the patience has; when it ended."""
     now = start
-    while now < start + seconds and not patience.is_over:
+    while now < start + seconds and not patience.is_expired:
         now += LOOK
-        patience.look(now, excused=excused)
+        patience.update(now, excused=excused)
     return now
 
 
-def beating(patience: Patience, every: float, times: int) -> float:
+def beating(patience: LivenessTimeout, every: float, times: int) -> float:
     now = 0.0
     for _ in range(times):
         now = watched(patience, now, every)
-        patience.heard()
+        patience.restart()
     return now
 
 
 def test_a_worker_with_short_batches_is_given_up_after_the_least_time() -> None:
-    patience = Patience(0.0, 20.0)
+    patience = LivenessTimeout(0.0, 20.0)
     now = beating(patience, 0.25, 100)
-    assert not patience.is_over
+    assert not patience.is_expired
     assert 20 <= watched(patience, now, 1000) - now <= 20 + 2 * LOOK
 
 
 def test_a_worker_with_long_batches_is_given_thirty_of_them() -> None:
-    patience = Patience(0.0, 20.0)
+    patience = LivenessTimeout(0.0, 20.0)
     now = beating(patience, 4.0, 10)
     assert 115 <= watched(patience, now, 1000) - now <= 125
 
 
 def test_a_first_batch_and_a_process_that_starts_are_given_more() -> None:
-    assert 59 <= watched(Patience(0.0, 20.0), 0.0, 1000) <= 61
-    assert 299 <= watched(Patience(0.0, 20.0, is_known=False), 0.0, 1000) <= 301
+    assert 59 <= watched(LivenessTimeout(0.0, 20.0), 0.0, 1000) <= 61
+    assert 299 <= watched(LivenessTimeout(0.0, 20.0, is_known=False), 0.0, 1000) <= 301
 
 
 def test_waiting_for_somebody_who_measures_is_no_hanging() -> None:
-    patience = Patience(0.0, 1.0)
+    patience = LivenessTimeout(0.0, 1.0)
     now = watched(patience, 0.0, 500, excused=True)
     assert patience.silent == 0
-    assert not patience.is_over
+    assert not patience.is_expired
     watched(patience, now, 500)
-    assert patience.is_over
+    assert patience.is_expired
 
 
 @given(st.floats(10, 1e6))
 def test_a_gap_in_the_listeners_own_clock_counts_as_one_step(gap: float) -> None:
     # Ctrl-Z stops both; when they go on the worker has not hung.
-    patience = Patience(0.0, 20.0)
+    patience = LivenessTimeout(0.0, 20.0)
     now = beating(patience, 0.25, 10) + gap
-    patience.look(now, excused=False)
+    patience.update(now, excused=False)
     assert patience.silent <= LONGEST_STEP
-    assert not patience.is_over
+    assert not patience.is_expired
 
 
 TASK = Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", ""))
@@ -107,11 +109,11 @@ TASK = Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", ""))
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
-        quiet = Quiet(tmp_path)
-        stack.callback(quiet.close)
+        lock = MeasurementLock(tmp_path)
+        stack.callback(lock.close)
 
         def started(body: str, patience: float = 60.0) -> Worker:
-            worker = Worker(tmp_path, quiet, None, patience, HEAD + body)
+            worker = Worker(tmp_path, lock, None, patience, HEAD + body)
             stack.callback(worker.close)
             stack.callback(worker.stop)
             return worker
@@ -144,22 +146,26 @@ def test_what_it_does_is_told_while_it_works(start: Start, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("body", "why", "is_shortage"),
+    ("body", "why", "is_out_of_memory"),
     [
         ("    os._exit(3)\n", "ended with 3", False),
         ("    os.kill(os.getpid(), 15)\n", "was killed by SIGTERM", False),
         ("    time.sleep(60)\n", "gave no sign of life for", False),
         ("    say(share=0.1); say(waits=True); time.sleep(60)\n", "gave no sign of life", False),
-        ('    say(shortage="17 GB asked for")\n', "ran out of memory \\(17 GB asked for", True),
+        (
+            '    say(out_of_memory="17 GB asked for")\n',
+            "ran out of memory \\(17 GB asked for",
+            True,
+        ),
     ],
 )
 def test_a_lost_worker_is_told_with_the_reason(
-    start: Start, body: str, why: str, is_shortage: bool
+    start: Start, body: str, why: str, is_out_of_memory: bool
 ) -> None:
     worker = start(body, patience=0.3)
     with pytest.raises(WorkerLost, match=why) as lost:
         worker.call(TASK)
-    assert lost.value.is_shortage == is_shortage
+    assert lost.value.is_out_of_memory == is_out_of_memory
 
 
 def test_what_a_task_raises_is_raised_here(start: Start) -> None:
@@ -198,7 +204,7 @@ def test_who_waits_for_a_measurement_longer_than_the_patience_is_not_lost(
     start: Start, tmp_path: Path
 ) -> None:
     worker = start("    say(waits=True); time.sleep(2)\n" + ANSWER, patience=0.3)
-    measurer = Quiet(tmp_path)
+    measurer = MeasurementLock(tmp_path)
     with measurer.measuring():
         assert worker.call(TASK).correct == "7-0"
     measurer.close()
@@ -225,9 +231,9 @@ def test_what_is_really_raised_where_memory_ends_is_known(what: str) -> None:
 
 
 def test_other_errors_are_no_shortage() -> None:
-    assert handle.is_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert handle.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
     for error in (RuntimeError("size mismatch"), ValueError("out of memory"), OSError(28, "full")):
-        assert not handle.is_shortage(error)
+        assert not handle.is_out_of_memory(error)
 
 
 def test_the_kernels_counter_tells_its_kills_from_a_persons(
@@ -236,16 +242,16 @@ def test_the_kernels_counter_tells_its_kills_from_a_persons(
     counter = tmp_path / "vmstat"
     monkeypatch.setattr(handle, "COUNTERS", (counter, tmp_path / "none"))
     counter.write_text("pgfault 7\noom_kill 3\noom_kill_disable 0\n")
-    before = handle.kills_for_memory()
+    before = handle.oom_kill_count()
     assert before == 3
-    assert not handle.was_shortage(-signal.SIGKILL, before)
+    assert not handle.was_killed_for_memory(-signal.SIGKILL, before)
     counter.write_text("pgfault 9\noom_kill 4\n")
-    assert handle.was_shortage(-signal.SIGKILL, before)
-    assert not handle.was_shortage(-signal.SIGTERM, before)
-    assert not handle.was_shortage(1, before)
+    assert handle.was_killed_for_memory(-signal.SIGKILL, before)
+    assert not handle.was_killed_for_memory(-signal.SIGTERM, before)
+    assert not handle.was_killed_for_memory(1, before)
 
 
 def test_without_a_counter_kill_9_is_taken_for_a_shortage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handle, "COUNTERS", ())
-    assert handle.kills_for_memory() is None
-    assert handle.was_shortage(-signal.SIGKILL, None)
+    assert handle.oom_kill_count() is None
+    assert handle.was_killed_for_memory(-signal.SIGKILL, None)

@@ -14,7 +14,6 @@ from lepton_automl.models.model import Model
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers import launch
-from lepton_automl.search.workers.launch import spawned
 from lepton_automl.search.workers.task import Task, _part, run_task, unpack
 from lepton_automl.training import checkpoint
 from lepton_automl.training.evaluate import is_correct
@@ -31,7 +30,7 @@ def test_a_worker_has_one_thread_and_sees_one_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: int | None
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    with spawned(SAID, tmp_path, gpu) as process:
+    with launch.launch(SAID, tmp_path, gpu) as process:
         assert process.stdout is not None
         words, threads, seen = json.loads(process.stdout.read())
     assert words == [str(os.getpid()), str(tmp_path)]

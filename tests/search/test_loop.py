@@ -312,7 +312,7 @@ def test_workers_train_as_the_data_count(tmp_path: Path) -> None:
     assert digests[0] != digests[1]
 
 
-class Slow(InlineWorkers):
+class Observer(InlineWorkers):
     """A machine on which every cycle takes as long, as far as it tells."""
 
     def __init__(self, seconds: float = 10.0) -> None:
@@ -344,7 +344,7 @@ def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Pat
     job, trials = work(tmp_path / "run", budget_seconds=100.0, trials=None), Trials()
     trials.add(candidate(0))
     tasks = Tasks(job, trials)
-    plan = make_plan(job, tasks, trials[0], Slow())
+    plan = make_plan(job, tasks, trials[0], Observer())
     probe = tasks.probe(trials[0])
     work_units = (trials[0].cost.macs + 700_000) * tasks.samples * probe.cycles[-1][0]
     assert plan.seconds_per_work * work_units == 10.0
@@ -375,7 +375,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         job = work(tmp_path / name, budget_seconds=budget_seconds, trials=None)
         trials = Trials()
         trials.add(candidate(0))
-        made = make_plan(job, Tasks(job, trials), trials[0], Slow(1e4))
+        made = make_plan(job, Tasks(job, trials), trials[0], Observer(1e4))
         kept = clock_for(job, made)
         left = seconds_left(job, made)
         job.ledger.close()
@@ -406,7 +406,7 @@ def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) 
     trials = Trials()
     trials.add(candidate(0))
     tasks = Tasks(job, trials)
-    plan = make_plan(job, tasks, trials[0], Slow())
+    plan = make_plan(job, tasks, trials[0], Observer())
     probed = tasks.probe(trials[0]).cycles[-1][0]
     assert set(asked) == {(plan.epoch_seconds, candidate(0).recipe.epochs)}
     assert plan.epoch_seconds == pytest.approx(10.0 / probed)
@@ -448,7 +448,7 @@ def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: 
     job = work(tmp_path / "run", budget_seconds=8.0, trials=None, later=later)
     trials = Trials()
     trials.add(candidate(0))
-    plan = make_plan(job, Tasks(job, trials), trials[0], Slow())
+    plan = make_plan(job, Tasks(job, trials), trials[0], Observer())
     assert plan.epochs is not None
     assert asked[0] == candidate(0).recipe.epochs
     assert plan.whole_epochs < candidate(0).recipe.epochs

@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 
 from lepton_automl.search.workers import measurement_lock as quiet_module
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from tests.helpers.processes import eventually
 
 BUSY = """
 import sys, time, pathlib
-from lepton_automl.search.workers.measurement_lock import Quiet
-quiet = Quiet(pathlib.Path(sys.argv[1]))
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
+lock = MeasurementLock(pathlib.Path(sys.argv[1]))
 print("ready", flush=True)
 while True:
-    with quiet.turn():
+    with lock.training_slot():
         with open(sys.argv[2], "a") as file:
             file.write(f"{time.monotonic()}\\n")
         time.sleep(0.01)
@@ -42,10 +42,10 @@ def end(*processes: subprocess.Popen[bytes]) -> None:
 def test_workers_pause_while_somebody_measures_and_go_on_afterwards(tmp_path: Path) -> None:
     log = tmp_path / "log"
     workers = [busy(tmp_path, log) for _ in range(2)]
-    quiet = Quiet(tmp_path)
+    lock = MeasurementLock(tmp_path)
     try:
         for _ in range(3):
-            with quiet.measuring():  # It waits for batches: these workers never finish.
+            with lock.measuring():  # It waits for batches: these workers never finish.
                 begun = time.monotonic()
                 time.sleep(0.2)
                 ended = time.monotonic()
@@ -55,7 +55,7 @@ def test_workers_pause_while_somebody_measures_and_go_on_afterwards(tmp_path: Pa
         assert eventually(lambda: len(log.read_text()) > len(before))
     finally:
         end(*workers)
-        quiet.close()
+        lock.close()
 
 
 def test_a_worker_killed_in_its_batch_or_stopped_measurer_blocks_nobody(tmp_path: Path) -> None:
@@ -63,19 +63,23 @@ def test_a_worker_killed_in_its_batch_or_stopped_measurer_blocks_nobody(tmp_path
     time.sleep(0.05)
     os.kill(worker.pid, signal.SIGKILL)
     end(worker)
-    quiet = Quiet(tmp_path)
-    with quiet.measuring():
+    lock = MeasurementLock(tmp_path)
+    with lock.measuring():
         pass
-    with quiet.turn():
+    with lock.training_slot():
         pass
-    quiet.close()
+    lock.close()
 
 
 def test_a_stopped_worker_delays_who_measures_but_not_for_ever(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(quiet_module, "LONGEST_WAIT_SECONDS", 0.3)
-    stopped, measurer, worker = Quiet(tmp_path), Quiet(tmp_path), Quiet(tmp_path)
+    stopped, measurer, worker = (
+        MeasurementLock(tmp_path),
+        MeasurementLock(tmp_path),
+        MeasurementLock(tmp_path),
+    )
     told: list[bool] = []
-    with stopped.turn():
+    with stopped.training_slot():
         asked = time.monotonic()
         with measurer.measuring():
             assert time.monotonic() - asked >= 0.3
@@ -85,37 +89,41 @@ def test_a_stopped_worker_delays_who_measures_but_not_for_ever(tmp_path: Path, m
             assert told == [True], "the others still pause"
         thread.join()
         assert told == [True, False], "and go on, while one hangs"
-    for quiet in (stopped, measurer, worker):
-        quiet.close()
+    for lock in (stopped, measurer, worker):
+        lock.close()
 
 
 def test_workers_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    one, two = Quiet(tmp_path), Quiet(tmp_path)
-    with one.turn(), two.turn():
+    one, two = MeasurementLock(tmp_path), MeasurementLock(tmp_path)
+    with one.training_slot(), two.training_slot():
         pass
     one.close()
     two.close()
 
 
 def test_who_waits_says_so_first_and_others_can_see_why(tmp_path: Path) -> None:
-    measurer, worker, other = Quiet(tmp_path), Quiet(tmp_path), Quiet(tmp_path)
+    measurer, worker, other = (
+        MeasurementLock(tmp_path),
+        MeasurementLock(tmp_path),
+        MeasurementLock(tmp_path),
+    )
     told: list[bool] = []
-    with worker.turn(lambda: told.append(True)):
-        assert not other.is_taken, "a batch is no measurement"
+    with worker.training_slot(lambda: told.append(True)):
+        assert not other.is_measuring, "a batch is no measurement"
     assert not told
     with measurer.measuring():
-        assert other.is_taken
+        assert other.is_measuring
         thread = threading.Thread(target=lambda: enter(worker, told))
         thread.start()
         assert eventually(lambda: told)
         assert told == [True]
     thread.join()
     assert told == [True, False]
-    assert not other.is_taken
-    for quiet in (measurer, worker, other):
-        quiet.close()
+    assert not other.is_measuring
+    for lock in (measurer, worker, other):
+        lock.close()
 
 
-def enter(worker: Quiet, told: list[bool]) -> None:
-    with worker.turn(lambda: told.append(True)):
+def enter(worker: MeasurementLock, told: list[bool]) -> None:
+    with worker.training_slot(lambda: told.append(True)):
         told.append(False)

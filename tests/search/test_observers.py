@@ -20,7 +20,7 @@ from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search import observers, optuna_storage
 from lepton_automl.search.callbacks import Callback, End, Run, Rung
 from lepton_automl.search.loop import search
-from lepton_automl.search.observers import Feed, watched
+from lepton_automl.search.observers import CallbackDispatcher, watched
 from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import InlineWorkers, candidate, work
@@ -50,11 +50,11 @@ class Notebook(Callback):
         self.ends.append(end)
 
 
-def feed(callback: Callback) -> Feed:
-    return Feed("notebook", callback, Run("mine", Path("x")))
+def feed(callback: Callback) -> CallbackDispatcher:
+    return CallbackDispatcher("notebook", callback, Run("mine", Path("x")))
 
 
-def tell(made: Feed, *, winner: bool = True) -> None:
+def tell(made: CallbackDispatcher, *, winner: bool = True) -> None:
     first = candidate(0, size=5_000, **{"stem.out": 8}).to_event()
     made.observe(EventKind.TRIAL, "0", first)
     made.observe(EventKind.HYPERVOLUME, REFERENCE, {"point": [0, 0]})
@@ -166,13 +166,13 @@ def test_a_bug_in_an_observer_is_shown_and_ends_no_search(ledger: Ledger) -> Non
 def test_nobody_waits_for_a_slow_observer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
-    class Slow(Remembering):
+    class Observer(Remembering):
         def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
             released.wait()
 
     monkeypatch.setattr(observers, "LAST_SECONDS", 0.1)
     told = list[Event]()
-    with watched(ledger, [Slow()], told.append):
+    with watched(ledger, [Observer()], told.append):
         ledger.record("kind", "1", {})
     # It gets here although the observer does not return before the next line.
     released.set()

@@ -19,8 +19,8 @@ from lepton_automl.errors import DataError
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers import pool as packing
-from lepton_automl.search.workers.handle import Memory
-from lepton_automl.search.workers.pool import WINDOW_SECONDS, Packing, Workers, wanted
+from lepton_automl.search.workers.handle import GpuMemory
+from lepton_automl.search.workers.pool import WINDOW_SECONDS, Workers, WorkersPerGpu, wanted
 from lepton_automl.search.workers.task import Task
 from tests.helpers.processes import eventually
 from tests.helpers.search import InlineWorkers, candidate, is_alive, work
@@ -154,7 +154,9 @@ def test_workers_are_added_to_every_gpu_and_taken_away_again(
     monkeypatch.setattr(packing, "wanted", lambda rates, now, memory, most: plan.pop(0))
     plan, told = [2, 2, 3, 2, 2, *[1] * 999], list[Event]()
     task = replace(Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", "")), work=1.0)
-    pool = Workers(2, tmp_path, 2, emit=told.append, packing=Packing(8), program=ON_A_GPU)
+    pool = Workers(
+        2, tmp_path, 2, emit=told.append, workers_per_gpu=WorkersPerGpu(8), program=ON_A_GPU
+    )
     seen, most = set[str](), 0
     with pool:
         for number in range(200):
@@ -191,15 +193,15 @@ def test_seconds_to_go_follow_from_what_is_done(
     assert workers.seconds_to_go() == math.inf
 
 
-ROOMY = Memory(free=90, total=100)
+ROOMY = GpuMemory(free=90, total=100)
 
 
-def settled(speed: list[float], memory: Memory | None = ROOMY, most: int = 16) -> list[int]:
+def settled(speed: list[float], memory: GpuMemory | None = ROOMY, most: int = 16) -> list[int]:
     """Counts from one look to the next on a GPU where n workers have `speed[n - 1]` together."""
-    packing, counts, done = Packing(most), [1], 0.0
+    workers_per_gpu, counts, done = WorkersPerGpu(most), [1], 0.0
     for second in range(600):
-        done += speed[min(packing.count, len(speed)) - 1]
-        count = packing.look(float(second), done, memory, ready=True)
+        done += speed[min(workers_per_gpu.count, len(speed)) - 1]
+        count = workers_per_gpu.update(float(second), done, memory, ready=True)
         if count != counts[-1]:
             counts.append(count)
     return counts
@@ -216,24 +218,24 @@ def test_it_is_bounded_by_cores_and_memory() -> None:
     assert settled(ever_faster, most=3) == [1, 2, 3]
     assert settled(ever_faster, most=1) == [1]
     # One worker took 60 of 100: there is no room for the next.
-    assert settled(ever_faster, Memory(free=40, total=100)) == [1]
+    assert settled(ever_faster, GpuMemory(free=40, total=100)) == [1]
     assert settled(ever_faster, None) == [1]
 
 
 def test_room_is_judged_by_what_each_worker_took() -> None:
-    assert wanted({1: 1.0, 2: 2.0}, 2, Memory(free=32, total=80), 9) == 3
-    assert wanted({1: 1.0, 2: 2.0}, 2, Memory(free=30, total=90), 9) == 2
+    assert wanted({1: 1.0, 2: 2.0}, 2, GpuMemory(free=32, total=80), 9) == 3
+    assert wanted({1: 1.0, 2: 2.0}, 2, GpuMemory(free=30, total=90), 9) == 2
 
 
 def test_a_number_is_judged_only_after_a_whole_window_in_which_all_have_trained() -> None:
-    packing = Packing(4)
-    assert packing.look(0.0, 0.0, ROOMY, ready=False) == 1
-    assert packing.look(1.0, 10.0, ROOMY, ready=True) == 1
-    assert packing.look(2.0, 10.0, ROOMY, ready=False) == 1
-    assert packing.look(3.0, 10.0, ROOMY, ready=True) == 1
-    assert packing.look(3.0 + WINDOW_SECONDS - 1, 200.0, ROOMY, ready=True) == 1
-    assert packing.look(3.0 + WINDOW_SECONDS, 210.0, ROOMY, ready=True) == 2
-    assert packing.rates == {1: pytest.approx(200 / WINDOW_SECONDS)}
+    workers_per_gpu = WorkersPerGpu(4)
+    assert workers_per_gpu.update(0.0, 0.0, ROOMY, ready=False) == 1
+    assert workers_per_gpu.update(1.0, 10.0, ROOMY, ready=True) == 1
+    assert workers_per_gpu.update(2.0, 10.0, ROOMY, ready=False) == 1
+    assert workers_per_gpu.update(3.0, 10.0, ROOMY, ready=True) == 1
+    assert workers_per_gpu.update(3.0 + WINDOW_SECONDS - 1, 200.0, ROOMY, ready=True) == 1
+    assert workers_per_gpu.update(3.0 + WINDOW_SECONDS, 210.0, ROOMY, ready=True) == 2
+    assert workers_per_gpu.rates == {1: pytest.approx(200 / WINDOW_SECONDS)}
 
 
 @given(st.lists(st.floats(1, 1000), min_size=1, max_size=12), st.integers(1, 12))

@@ -20,7 +20,7 @@ from lepton_automl.search.proposals.proposer import Newcomers, label_bytes
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.space.draw import RandomTrial as GivenPoint
 from lepton_automl.search.trials import Trial, Trials, read_trials
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from tests.helpers.search import result, small_space, work
 
 WIDE = """
@@ -61,7 +61,7 @@ def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Trial]:
     job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
     trials, found = Trials(), list[Trial]()
     objectives = [load(name) for name in job.config.objectives]
-    newcomers = Newcomers(job, trials, objectives, Quiet(folder / "locks"))
+    newcomers = Newcomers(job, trials, objectives, MeasurementLock(folder / "locks"))
     try:
         for number in range(count):
             candidate = newcomers.add()
@@ -148,7 +148,10 @@ stem = { out = 16 }
 
 def newcomers(job: SearchWork, trials: Trials) -> Newcomers:
     return Newcomers(
-        job, trials, [load(n) for n in job.config.objectives], Quiet(job.folder.checkpoints)
+        job,
+        trials,
+        [load(n) for n in job.config.objectives],
+        MeasurementLock(job.folder.checkpoints),
     )
 
 

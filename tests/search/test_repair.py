@@ -17,7 +17,7 @@ from lepton_automl.search.proposals.repair import Near, Repair, spread
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.search_space import SearchSpace
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.training.recipe import Recipe
 
 TARGET = targets.load("cortex-m")
@@ -38,7 +38,7 @@ def repair(ledger: Ledger, found: SearchSpace, limits: Limits) -> tuple[Repair, 
         100,
         needs_latency=True,
         ledger=ledger,
-        quiet=Quiet(ledger.path.parent / "locks"),
+        lock=MeasurementLock(ledger.path.parent / "locks"),
         model=estimate(TARGET),
     )
 

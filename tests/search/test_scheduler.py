@@ -12,7 +12,7 @@ from lepton_automl.search.scheduler import Advice, Advisor
 from lepton_automl.search.space.parameters import Choice, Range
 from lepton_automl.search.surrogate import Encoding
 from lepton_automl.search.trials import Trial, Trials
-from lepton_automl.search.warm_start import Observed
+from lepton_automl.search.warm_start import KnownTrial
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.nets import random_arch
 from tests.helpers.search import result
@@ -137,13 +137,13 @@ def test_some_turns_look_for_the_best_at_a_lower_cost() -> None:
     assert promoted == {0, 1}
 
 
-def seen(width: int, *accuracies: float | None) -> Observed:
+def seen(width: int, *accuracies: float | None) -> KnownTrial:
     """A candidate of another run."""
     candidate = Trial(
         9, {"width": width, "lr": 0.1}, {}, ARCH.to_json(), Recipe().to_json(), guess(ARCH)
     )
     results = tuple((2 - rung, accuracy) for rung, accuracy in enumerate(accuracies))
-    return Observed(candidate, results, 200)
+    return KnownTrial(candidate, results, 200)
 
 
 def test_what_another_run_has_seen_counts_as_known_but_cannot_go_on() -> None:

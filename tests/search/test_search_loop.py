@@ -8,12 +8,12 @@ import pytest
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search import rungs
-from lepton_automl.search.finals.winner import Winners
+from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.loop import HOPELESS, Explorer
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials, read_trials
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult, pack
 from tests.helpers.search import InlineWorkers, ScoredWorkers, work
 
@@ -21,8 +21,8 @@ from tests.helpers.search import InlineWorkers, ScoredWorkers, work
 def explored(job: SearchWork, workers: InlineWorkers) -> Trials:
     trials = read_trials(job.ledger)
     tasks = Tasks(job, trials)
-    quiet = Quiet(job.folder.checkpoints)
-    Explorer(job, tasks, trials, Winners(job, tasks, trials), workers, quiet).explore()
+    lock = MeasurementLock(job.folder.checkpoints)
+    Explorer(job, tasks, trials, WinnerStore(job, tasks, trials), workers, lock).explore()
     return trials
 
 

@@ -16,8 +16,8 @@ from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.proposer import Newcomers
 from lepton_automl.search.space import search_space
 from lepton_automl.search.trials import Plan, Trials, read_trials
-from lepton_automl.search.warm_start import MOST_FIRST, Source, recorded, source
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.warm_start import MOST_FIRST, Source, read_warm_start, source
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import SPACE, InlineWorkers, result, small_space, work
 
@@ -50,7 +50,9 @@ def other(tmp_path: Path) -> Path:
     job.folder.definition_file.write_text(definition(job.space).to_toml())
     job.ledger.record(EventKind.PLAN, "search", Plan(None, 0.0, 0.0).to_event())
     trials = Trials()
-    source_of = Newcomers(job, trials, [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
+    source_of = Newcomers(
+        job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock")
+    )
     for number, right in enumerate((120, 150, 0, None)):
         source_of.add()
         if right is not None:
@@ -87,7 +89,7 @@ def begun(tmp_path: Path, found: Source, **changes: Any) -> tuple[Newcomers, Tri
     """A run that begins with what was taken."""
     job, trials = work(tmp_path / "mine", **changes), Trials()
     found.keep(job.ledger)
-    made = Newcomers(job, trials, [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
+    made = Newcomers(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
     return made, trials, job.ledger
 
 
@@ -100,7 +102,7 @@ def test_without_another_run_nothing_is_begun_with(tmp_path: Path) -> None:
     found = taken(tmp_path, None)
     _, _, ledger = begun(tmp_path, found)
     assert (found, found.keep(ledger), ledger.all(EventKind.WARM_START)) == (Source(), "", {})
-    assert recorded(ledger).first == ()
+    assert read_warm_start(ledger).first == ()
     ledger.close()
 
 
@@ -142,7 +144,7 @@ def test_under_other_conditions_its_front_is_trained_first(
     assert first is not None
     assert first.params == wanted[1].params, "the winner"
     rest = [c.params for n, c in wanted.items() if n in (0, 1)]
-    assert all(point in rest for point in recorded(ledger).first)
+    assert all(point in rest for point in read_warm_start(ledger).first)
     ledger.close()
 
 
@@ -164,7 +166,7 @@ def test_in_another_space_what_fits_is_taken(tmp_path: Path, other: Path) -> Non
     said.close()
     _, _, ledger = begun(tmp_path, found, space=mine)
     winner = trained(other)[1].params
-    first = recorded(ledger).first[0]
+    first = read_warm_start(ledger).first[0]
     assert first == {path: value for path, value in winner.items() if path != "train.lr"}
     ledger.close()
 
@@ -202,7 +204,7 @@ stem = { out = 4 }
 def test_a_resume_needs_the_other_run_no_more(tmp_path: Path, other: Path) -> None:
     found = taken(tmp_path, other)
     _, _, ledger = begun(tmp_path, found)
-    before = recorded(ledger).observed
+    before = read_warm_start(ledger).observed
     ledger.close()
     mine = RunFolder(tmp_path / "mine")
     mine.definition_file.write_text(
@@ -214,7 +216,7 @@ def test_a_resume_needs_the_other_run_no_more(tmp_path: Path, other: Path) -> No
     again = taken(tmp_path, other)
     assert (again.place, again.digest, again.event) == (found.place, found.digest, None)
     with LedgerView(mine.ledger) as view:
-        assert len(recorded(view).observed) == len(before)
+        assert len(read_warm_start(view).observed) == len(before)
     with pytest.raises(DataError):
         taken(tmp_path, other, fresh=True)
 
@@ -271,7 +273,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
     only = small_space(tmp_path, one.split("[[candidate]]")[0] + '[[candidate]]\nname = "only"\n')
     job = work(tmp_path / "single", space=only, limits=Limits())
     trials = Trials()
-    made = Newcomers(job, trials, [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
+    made = Newcomers(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
     candidate = made.add()
     assert candidate is not None
     job.ledger.close()
@@ -281,7 +283,9 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
         "observed": [{"candidate": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
     }
     Source("elsewhere", "ab", event).keep(job.ledger)
-    made = Newcomers(job, Trials(), [load(name) for name in AXES], Quiet(tmp_path / "quiet"))
+    made = Newcomers(
+        job, Trials(), [load(name) for name in AXES], MeasurementLock(tmp_path / "lock")
+    )
     with pytest.raises(ConfigError, match="--warm-start names"):
         made.add()
     job.ledger.close()

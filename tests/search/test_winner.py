@@ -12,9 +12,9 @@ import torch
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError
 from lepton_automl.models.model import Model
-from lepton_automl.search.finals.finalists import Final
+from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.finals.winner import Winners
+from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import Clock
@@ -26,36 +26,36 @@ from tests.helpers.search import InlineWorkers, candidate, result, work
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
 
-def some(job: SearchWork, count: int = 3) -> tuple[Trials, Winners]:
+def some(job: SearchWork, count: int = 3) -> tuple[Trials, WinnerStore]:
     trials = Trials()
     for number in range(count):
         trials.add(candidate(number, size=10_000 - number))
         trials.add_result(result(number, "0", 12 + number, epochs=9, n=18))
-    return trials, Winners(job, Tasks(job, trials), trials)
+    return trials, WinnerStore(job, Tasks(job, trials), trials)
 
 
 def test_the_winner_is_trained_once_more_and_recorded(tmp_path: Path) -> None:
     job = work(tmp_path / "run")
     trials, winners = some(job)
     workers = InlineWorkers()
-    choice = winners.crown(workers, ENDLESS)
+    choice = winners.select_winner(workers, ENDLESS)
     assert workers.tasks[0].key == f"{choice.number}-final-0"
     event = job.ledger.get("winner", "0")
     assert event is not None
     assert event["number"] == choice.number
-    assert Winners(job, Tasks(job, trials), trials).recorded() == choice
+    assert WinnerStore(job, Tasks(job, trials), trials).recorded() == choice
     job.ledger.close()
 
 
 def test_a_longer_search_is_not_covered_by_the_winner_of_a_shorter(tmp_path: Path) -> None:
     job = work(tmp_path / "run", trials=3)
     trials, winners = some(job)
-    winners.crown(InlineWorkers(), ENDLESS)
+    winners.select_winner(InlineWorkers(), ENDLESS)
     for asked, covered in ((2, True), (3, True), (4, False), (None, False)):
         budget = 60.0 if asked is None else None
         config = replace(job.config, trials=asked, budget_seconds=budget)
         other = replace(job, config=config)
-        found = Winners(other, Tasks(other, trials), trials).recorded()
+        found = WinnerStore(other, Tasks(other, trials), trials).recorded()
         assert (found is not None) == covered
     job.ledger.close()
 
@@ -63,7 +63,7 @@ def test_a_longer_search_is_not_covered_by_the_winner_of_a_shorter(tmp_path: Pat
 def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path) -> None:
     job = work(tmp_path / "run")
     trials, winners = some(job)
-    choice = winners.crown(InlineWorkers(), ENDLESS)
+    choice = winners.select_winner(InlineWorkers(), ENDLESS)
     best = trials.best_result(choice.number)
     mine = [trials.search_result(choice.number), *trials.finals[choice.number]]
     assert best.accuracy == max(score.accuracy for score in mine)
@@ -83,7 +83,7 @@ def test_a_taught_net_ships_only_where_it_is_better(tmp_path: Path, gain: int) -
     job = work(tmp_path / "run")
     trials, winners = some(job)
     workers = Told()
-    number = winners.crown(workers, ENDLESS).number
+    number = winners.select_winner(workers, ENDLESS).number
     taught = workers.tasks[-1]
     assert taught.key == f"{number}-final-0-taught"
     shipped = Model.load(job.folder.best)
@@ -100,7 +100,7 @@ def test_last_trainings_are_kept_for_a_later_pick(tmp_path: Path) -> None:
     job = work(tmp_path / "run")
     _, winners = some(job)
     workers = InlineWorkers()
-    choice = winners.crown(workers, ENDLESS)
+    choice = winners.select_winner(workers, ENDLESS)
     winners.collect(choice.number)
     alone = [task for task in workers.tasks if not task.teachers]
     finals = {Path(task.out) for task in alone if "final" in task.key}
@@ -119,14 +119,14 @@ def test_who_was_too_slow_for_a_last_training_is_beaten_or_ships(
     for number, right in ((0, 170), (1, 150)):
         trials.add(candidate(number, epochs=27))
         trials.add_result(result(number, "2", right, epochs=epochs))
-    winners, final = Winners(job, Tasks(job, trials), trials), Final(1, 90)
+    winners, final = WinnerStore(job, Tasks(job, trials), trials), FinalRun(1, 90)
     confirmed = Option(1, np.arange(200) < others, trials[1].cost)
     stub = SimpleNamespace(
         run=lambda *given: [confirmed], finals=[final], teach=lambda *given: None
     )
     monkeypatch.setattr(winners, "_confirmation", stub)
     monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
-    assert winners.crown(InlineWorkers(), ENDLESS).number == wins
+    assert winners.select_winner(InlineWorkers(), ENDLESS).number == wins
     job.ledger.close()
 
 
@@ -134,7 +134,7 @@ def test_no_time_left_means_no_last_training(tmp_path: Path) -> None:
     job = work(tmp_path / "run", budget_seconds=100.0, trials=None)
     trials, winners = some(job)
     workers = InlineWorkers()
-    choice = winners.crown(workers, Clock(lambda: 0.0, 0.0, 1e-9))
+    choice = winners.select_winner(workers, Clock(lambda: 0.0, 0.0, 1e-9))
     assert trials.finals == {}
     assert [task.key for task in workers.tasks] == [f"{choice.number}-0"]  # its checkpoint
     job.ledger.close()
@@ -146,7 +146,7 @@ def test_nobody_to_crown_is_one_clear_error(tmp_path: Path) -> None:
     trials.add(candidate(0))
     trials.add_result(result(0, "0", 0, failed="the loss became nan by batch 3"))
     with pytest.raises(ConfigError, match=r"none of 1 candidates could be trained.*nan"):
-        Winners(job, Tasks(job, trials), trials).crown(InlineWorkers(), ENDLESS)
+        WinnerStore(job, Tasks(job, trials), trials).select_winner(InlineWorkers(), ENDLESS)
     job.ledger.close()
 
 
@@ -163,7 +163,7 @@ def test_a_save_that_is_killed_half_way_leaves_no_winner_that_counts(
 ) -> None:
     job = work(tmp_path / "run")
     trials, winners = some(job)
-    winners.crown(InlineWorkers(), ENDLESS)
+    winners.select_winner(InlineWorkers(), ENDLESS)
     written = files.write
 
     def killed(path: Path, content: bytes | str) -> Path:
@@ -174,5 +174,5 @@ def test_a_save_that_is_killed_half_way_leaves_no_winner_that_counts(
     monkeypatch.setattr(files, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         winners.save_best_so_far()
-    assert Winners(job, Tasks(job, trials), trials).recorded() is None
+    assert WinnerStore(job, Tasks(job, trials), trials).recorded() is None
     job.ledger.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import TaskResult
 from lepton_automl.search.workers.worker import Voice, answer
 from tests.helpers.search import InlineWorkers, candidate, work
@@ -18,9 +18,9 @@ def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> N
     trials.add(candidate(0, epochs=1))
     job.ledger.close()
     task = Tasks(job, trials).rung(trials[0], 0)
-    quiet = Quiet(tmp_path / "locks")
+    lock = MeasurementLock(tmp_path / "locks")
     said = io.StringIO()
-    voice = Voice(said, quiet)
+    voice = Voice(said, lock)
     voice.begin()
     line = answer(task.to_json(), voice)
     assert "\n" not in line
@@ -29,4 +29,4 @@ def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> N
     bad = json.loads(answer(replace(task, start=str(tmp_path / "no")).to_json(), voice))["error"]
     assert bad["kind"] == "DataError"
     assert bad["fix"]
-    quiet.close()
+    lock.close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
-    from lepton_automl.pipeline.pick import Picked
+    from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
     from lepton_automl.search.request import SearchResult
 
@@ -67,7 +67,7 @@ def show_front(front: Front, *, json: bool = False) -> None:
         _show(tables.search_view(front))
 
 
-def show_pick(picked: Picked, *, json: bool = False) -> None:
+def show_pick(picked: PickResult, *, json: bool = False) -> None:
     """Which point was picked and the verdict on it."""
     outcome = picked.outcome
     if json:

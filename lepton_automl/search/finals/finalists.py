@@ -20,7 +20,7 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import LONGEST, TASK_SECONDS, Clock, work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trials, stronger
-from lepton_automl.search.warm_start import is_at, recorded
+from lepton_automl.search.warm_start import is_at, read_warm_start
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.evaluate import is_correct
 
@@ -44,7 +44,7 @@ JUDGED = 2000
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Finalist:
     """One of the best candidates when the search ends."""
 
     number: int
@@ -69,7 +69,7 @@ class Entrant:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalRun:
     """One training to the end."""
 
     number: int
@@ -100,13 +100,13 @@ class Final:
         return cls(**(event | {"teachers": tuple(event.get("teachers", ()))}))
 
 
-def planned(ledger: LedgerView, key: str) -> list[Final]:
+def planned_final_runs(ledger: LedgerView, key: str) -> list[FinalRun]:
     """The last trainings that a plan in the ledger names, such as "final-0" or "lesson-0"."""
     known = ledger.get(EventKind.PLAN, key) or {}
-    return [Final.from_event(event) for event in known.get("finals", [])]
+    return [FinalRun.from_event(event) for event in known.get("finals", [])]
 
 
-def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[Final]:
+def plan_final_runs(entrants: Sequence[Finalist], jobs: int, seconds: float) -> list[FinalRun]:
     """The last trainings, in the order in which they are handed out.
 
     Without a clock the first `FINALISTS` get their planned epochs. With one, as many as can be
@@ -115,7 +115,7 @@ def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[
 
     Parameters
     ----------
-    entrants : sequence of Entrant
+    entrants : sequence of Finalist
         The best first.
     jobs : int
         Trainings at the same time.
@@ -124,14 +124,14 @@ def plan_finals(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[
     """
     best = entrants[:FINALISTS]
     if seconds == math.inf:
-        return [Final(e.number, e.epochs, augment=e.augment) for e in best]
+        return [FinalRun(e.number, e.epochs, augment=e.augment) for e in best]
     for count in range(len(best), 0, -1):
         chosen = best[:count]
         if _lasting(chosen, _stretched(chosen, 1.0), jobs) <= seconds:
             return _with_seeds(chosen, _longest_in(chosen, jobs, seconds), jobs, seconds)
     as_searched = [e for e in best if e.augment is None][:jobs]
     more = [(e, min(e.longest, math.floor(seconds / e.seconds_per_epoch))) for e in as_searched]
-    return [Final(e.number, epochs, is_fresh=False) for e, epochs in more if epochs > 0]
+    return [FinalRun(e.number, epochs, is_fresh=False) for e, epochs in more if epochs > 0]
 
 
 def makespan(seconds: Sequence[float], jobs: int) -> float:
@@ -142,16 +142,16 @@ def makespan(seconds: Sequence[float], jobs: int) -> float:
     return max(ends)
 
 
-def _stretched(entrants: Sequence[Entrant], factor: float) -> list[int]:
+def _stretched(entrants: Sequence[Finalist], factor: float) -> list[int]:
     return [max(1, min(e.longest, round(factor * e.least))) for e in entrants]
 
 
-def _lasting(entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int) -> float:
+def _lasting(entrants: Sequence[Finalist], epochs: Sequence[int], jobs: int) -> float:
     each = zip(entrants, epochs, strict=True)
     return makespan([e.seconds_per_epoch * n for e, n in each], jobs)
 
 
-def _longest_in(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[int]:
+def _longest_in(entrants: Sequence[Finalist], jobs: int, seconds: float) -> list[int]:
     """Epochs of each, all stretched alike, as many as fit."""
     factor, epochs = 1.0, _stretched(entrants, 1.0)
     while any(n < e.longest for n, e in zip(epochs, entrants, strict=True)):
@@ -164,8 +164,8 @@ def _longest_in(entrants: Sequence[Entrant], jobs: int, seconds: float) -> list[
 
 
 def _with_seeds(
-    entrants: Sequence[Entrant], epochs: Sequence[int], jobs: int, seconds: float
-) -> list[Final]:
+    entrants: Sequence[Finalist], epochs: Sequence[int], jobs: int, seconds: float
+) -> list[FinalRun]:
     """Every one once; again with other seeds where a worker would have nothing to do.
 
     Where all get as many epochs as help, one of them can be taught in the time left, and that comes
@@ -173,7 +173,7 @@ def _with_seeds(
     (docs/decisions.md, "Distillation of the winner").
     """
     pairs = list(zip(entrants, epochs, strict=True))
-    plan = [Final(e.number, n, augment=e.augment) for e, n in pairs]
+    plan = [FinalRun(e.number, n, augment=e.augment) for e, n in pairs]
     each = [e.seconds_per_epoch * n for e, n in pairs]
     lasting, lesson = list(each), _lesson_seconds(entrants, epochs)
     seconds -= lesson if makespan(lasting, jobs) + lesson <= seconds else 0.0
@@ -185,7 +185,7 @@ def _with_seeds(
     return plan
 
 
-def _lesson_seconds(entrants: Sequence[Entrant], epochs: Sequence[int]) -> float:
+def _lesson_seconds(entrants: Sequence[Finalist], epochs: Sequence[int]) -> float:
     """What the longest training takes while all answer too; 0 where nobody is to be taught."""
     pairs = list(zip(entrants, epochs, strict=True))
     if len(pairs) < LEAST_TEACHERS or any(n < e.longest for e, n in pairs):
@@ -194,7 +194,7 @@ def _lesson_seconds(entrants: Sequence[Entrant], epochs: Sequence[int]) -> float
     return max(n * (e.seconds_per_epoch + answers) for e, n in pairs)
 
 
-class Entrants:
+class FinalistSelection:
     """Chooses them from what the search has found.
 
     Parameters
@@ -212,14 +212,14 @@ class Entrants:
     def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials, clock: Clock) -> None:
         self._work, self._tasks, self._trials, self._clock = work, tasks, trials, clock
 
-    def of(self, options: Sequence[Option]) -> list[Entrant]:
+    def of(self, options: Sequence[Option]) -> list[Finalist]:
         """At most `FINALISTS`, the best first; trained otherwise it comes a second time."""
         pairs = [self._strategies(o.number) for o in self._finalists(self._distinct(options))]
         entrants = [pair[0] for pair in pairs]
         entrants[1:1] = [other for pair in pairs[:1] for other in pair[1:]]
         return entrants[:FINALISTS]
 
-    def _strategies(self, number: int) -> list[Entrant]:
+    def _strategies(self, number: int) -> list[Finalist]:
         """A candidate as its recipe says and with stronger changes, the better choice first."""
         own = self._entrant(number)
         augment = stronger(self._trials[number].recipe, self._work.space)
@@ -253,7 +253,7 @@ class Entrants:
         plan = self._trials.plan
         if plan is None or not plan.is_scarce:
             return self._in_time(finalists(options, self._work.config.goal, FINALISTS), options)
-        points = recorded(self._work.ledger).begins_with(self._work.space.candidates)
+        points = read_warm_start(self._work.ledger).begins_with(self._work.space.candidates)
         params = {o.number: self._trials[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         growth = {o.number: self._growth(o.number) for o in options}
@@ -267,7 +267,7 @@ class Entrants:
         left = self._clock.left() - TASK_SECONDS
         entrants = {o.number: self._entrant(o.number) for o in options}
 
-        def is_in_time(entrant: Entrant) -> bool:
+        def is_in_time(entrant: Finalist) -> bool:
             return entrant.least * entrant.seconds_per_epoch <= left
 
         if left == math.inf or not chosen or is_in_time(entrants[chosen[0].number]):
@@ -287,9 +287,9 @@ class Entrants:
         more = min(entrant.own, max(0.0, self._clock.left() / entrant.seconds_per_epoch))
         return 1 + more / self._trials.search_result(number).epochs
 
-    def _entrant(self, number: int) -> Entrant:
+    def _entrant(self, number: int) -> Finalist:
         candidate = self._trials[number]
         work = work_of(candidate.cost.macs, self._tasks.samples, 1)
         seconds = self._clock.seconds(work, number) - TASK_SECONDS
         epoch = seconds / expected_speedup(self._work.config.final_jobs)
-        return Entrant(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)
+        return Finalist(number, self._trials.epochs_of(number), candidate.recipe.epochs, epoch)

@@ -1,4 +1,4 @@
-"""Confirmation: the few best trained to the end with fresh seeds, so no luck is carried over."""
+"""FinalTraining: the few best trained to the end with fresh seeds, so no luck is carried over."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.runs.time_budget import COMPRESSION
 from lepton_automl.search.finals.finalists import (
     LEAST_TEACHERS,
-    Entrant,
-    Entrants,
-    Final,
-    plan_finals,
-    planned,
+    Finalist,
+    FinalistSelection,
+    FinalRun,
+    plan_final_runs,
+    planned_final_runs,
 )
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.request import SearchWork
@@ -43,7 +43,7 @@ LESSON = "lesson"
 """Key of the ledger's plan, with the round's number."""
 
 
-class Confirmation:
+class FinalTraining:
     """The last trainings of one round; every longer search that was asked for makes a round.
 
     Parameters
@@ -63,12 +63,12 @@ class Confirmation:
         self._round = round_number
 
     @property
-    def finals(self) -> list[Final]:
+    def finals(self) -> list[FinalRun]:
         """The last trainings that were decided on; none before."""
-        return planned(self._work.ledger, f"{Stage.FINAL}-{self._round}")
+        return planned_final_runs(self._work.ledger, f"{Stage.FINAL}-{self._round}")
 
     @property
-    def _lesson(self) -> Final | None:
+    def _lesson(self) -> FinalRun | None:
         return lesson_of(self._work.ledger, self._round)
 
     def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
@@ -79,8 +79,8 @@ class Confirmation:
         """
         key = f"{Stage.FINAL}-{self._round}"
         if self._work.ledger.get(EventKind.PLAN, key) is None:
-            entrants = Entrants(self._work, self._tasks, self._trials, clock).of(options)
-            plan = plan_finals(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
+            entrants = FinalistSelection(self._work, self._tasks, self._trials, clock).of(options)
+            plan = plan_final_runs(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
             plan = [
                 dataclasses.replace(final, ranks=self._work.config.final_jobs) for final in plan
             ]
@@ -107,27 +107,27 @@ class Confirmation:
         lesson = self._lesson
         if lesson is not None and self._score_of(lesson) is None:
             for key in lesson.teachers:
-                for task in missing(
+                for task in rebuild_checkpoint(
                     TrainingKey.parse(key), self._tasks, self._trials, self._work.ledger
                 ):
                     workers.call(task)
             self._train([lesson], workers, clock)
 
-    def _plan_lesson(self, number: int, clock: Clock) -> list[Final]:
+    def _plan_lesson(self, number: int, clock: Clock) -> list[FinalRun]:
         lesson = lesson_for(number, self.finals, self._trials, self._round)
         if lesson is not None:
             lesson = dataclasses.replace(lesson, ranks=self._work.config.final_jobs)
         is_in_time = lesson is not None and clock.has_time(SAFETY * self._work_of(lesson), number)
         return [lesson] if lesson is not None and is_in_time else []
 
-    def _train(self, finals: Sequence[Final], workers: Workers, clock: Clock) -> None:
+    def _train(self, finals: Sequence[FinalRun], workers: Workers, clock: Clock) -> None:
         left = [final for final in finals if self._score_of(final) is None]
         bar = Bar(len(left), self._work.emit)
         while True:
             while left and self._has_room(workers):
                 final = left.pop(0)
                 if clock.has_time(self._work_of(final), final.number):
-                    workers.start(training(final, self._round, self._tasks, self._trials))
+                    workers.start(final_task(final, self._round, self._tasks, self._trials))
             if not workers.busy:
                 return
             for task, result in workers.finished():
@@ -167,7 +167,7 @@ class Confirmation:
         verb = "taught" if final.teachers else "trained"
         self._tell(f"trial {number} {verb} to the end{how}: {now}, {before_it}{pace_text(result)}")
 
-    def _work_of(self, final: Final) -> float:
+    def _work_of(self, final: FinalRun) -> float:
         return self._tasks.work(final.number, final.epochs, final.teachers) / expected_speedup(
             final.ranks
         )
@@ -185,7 +185,7 @@ class Confirmation:
         """Of a candidate's last trainings, those that did not fail."""
         return _good(self._trials, self.finals, number, self._round)
 
-    def _score_of(self, final: Final) -> RungResult | None:
+    def _score_of(self, final: FinalRun) -> RungResult | None:
         return self._trials.final_result(final.key(self._round))
 
     def _tell(self, message: str) -> None:
@@ -232,7 +232,11 @@ def pace_text(result: TaskResult) -> str:
 
 def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[FinalistResult, ...]:
     """What trainings from nothing made of each of the few best."""
-    finals = [final for final in planned(ledger, f"{Stage.FINAL}-{round_number}") if final.is_fresh]
+    finals = [
+        final
+        for final in planned_final_runs(ledger, f"{Stage.FINAL}-{round_number}")
+        if final.is_fresh
+    ]
     lesson = lesson_of(ledger, round_number)
     return tuple(
         FinalistResult(
@@ -249,7 +253,9 @@ def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Fi
     )
 
 
-def _reached(lesson: Final | None, trials: Trials, number: int, round_number: int) -> float | None:
+def _reached(
+    lesson: FinalRun | None, trials: Trials, number: int, round_number: int
+) -> float | None:
     """What a candidate reached in a lesson; None where it had none."""
     if lesson is None or lesson.number != number:
         return None
@@ -258,7 +264,7 @@ def _reached(lesson: Final | None, trials: Trials, number: int, round_number: in
 
 
 def _good(
-    trials: Trials, finals: Sequence[Final], number: int, round_number: int
+    trials: Trials, finals: Sequence[FinalRun], number: int, round_number: int
 ) -> list[RungResult]:
     """Of the better strategy, where there are two."""
     mine = [final.key(round_number) for final in finals if final.number == number]
@@ -274,11 +280,11 @@ def _mean_accuracy(scores: Sequence[RungResult]) -> float:
     return sum(score.accuracy for score in scores) / len(scores)
 
 
-def _numbers(finals: Sequence[Final | Entrant]) -> list[int]:
+def _numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
     return list(dict.fromkeys(final.number for final in finals))
 
 
-def _told(plan: Sequence[Final], count: int) -> str:
+def _told(plan: Sequence[FinalRun], count: int) -> str:
     """The decision in a line."""
     numbers = _numbers(plan)
     if not numbers:
@@ -297,7 +303,7 @@ def _told(plan: Sequence[Final], count: int) -> str:
     return f"confirming {who}{few}: from nothing, fresh seeds, {length}{again}{more}"
 
 
-def training(final: Final, round_number: int, tasks: Tasks, trials: Trials) -> Task:
+def final_task(final: FinalRun, round_number: int, tasks: Tasks, trials: Trials) -> Task:
     """The training that `final` stands for."""
     candidate, key = trials[final.number], final.key(round_number)
     if final.is_fresh:
@@ -308,7 +314,9 @@ def training(final: Final, round_number: int, tasks: Tasks, trials: Trials) -> T
     return dataclasses.replace(task, ranks=final.ranks)
 
 
-def missing(key: TrainingKey, tasks: Tasks, trials: Trials, ledger: LedgerView) -> list[Task]:
+def rebuild_checkpoint(
+    key: TrainingKey, tasks: Tasks, trials: Trials, ledger: LedgerView
+) -> list[Task]:
     """What is to be trained, in this order, before a net is there; nothing where it is.
 
     Parameters
@@ -324,21 +332,25 @@ def missing(key: TrainingKey, tasks: Tasks, trials: Trials, ledger: LedgerView) 
         return []
     if key.stage is Stage.RUNG:
         return [tasks.rung(trials[key.trial], key.round)]
-    every = [f for kind in (Stage.FINAL, LESSON) for f in planned(ledger, f"{kind}-{key.round}")]
+    every = [
+        f
+        for kind in (Stage.FINAL, LESSON)
+        for f in planned_final_runs(ledger, f"{kind}-{key.round}")
+    ]
     final = next(f for f in every if f.key(key.round) == key)
     teachers = [TrainingKey.parse(text) for text in final.teachers]
-    first = [t for one in teachers for t in missing(one, tasks, trials, ledger)]
-    return [*first, training(final, key.round, tasks, trials)]
+    first = [t for one in teachers for t in rebuild_checkpoint(one, tasks, trials, ledger)]
+    return [*first, final_task(final, key.round, tasks, trials)]
 
 
-def lesson_of(ledger: LedgerView, round_number: int) -> Final | None:
+def lesson_of(ledger: LedgerView, round_number: int) -> FinalRun | None:
     """The lesson that a round decided on, if it did."""
-    return next(iter(planned(ledger, f"{LESSON}-{round_number}")), None)
+    return next(iter(planned_final_runs(ledger, f"{LESSON}-{round_number}")), None)
 
 
 def lesson_for(
-    number: int, finals: Sequence[Final], trials: Trials, round_number: int
-) -> Final | None:
+    number: int, finals: Sequence[FinalRun], trials: Trials, round_number: int
+) -> FinalRun | None:
     """A candidate's last training once more, taught by the best net of each that had one.
 
     None where it was not trained from nothing, or where too few others see pictures of its size.
@@ -347,7 +359,7 @@ def lesson_for(
     ----------
     number : int
         The candidate.
-    finals : sequence of Final
+    finals : sequence of FinalRun
         The last trainings of a round.
     trials : Trials
         What came of them.
@@ -365,10 +377,10 @@ def lesson_for(
         return None
     epochs = next(final.epochs for final in finals if final.number == number)
     teachers = tuple(str(key) for _, key in best.values())
-    return Final(number, epochs, teachers=teachers, augment=best[number][1].augment)
+    return FinalRun(number, epochs, teachers=teachers, augment=best[number][1].augment)
 
 
-def told(lesson: Final) -> str:
+def told(lesson: FinalRun) -> str:
     """The decision in a line."""
     numbers = [str(TrainingKey.parse(key).trial) for key in lesson.teachers]
     return (

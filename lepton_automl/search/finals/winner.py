@@ -19,7 +19,7 @@ from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.selection import Choice, Option, choose, finalists
-from lepton_automl.search.finals.training import Confirmation, confirmed, missing
+from lepton_automl.search.finals.training import FinalTraining, confirmed, rebuild_checkpoint
 from lepton_automl.search.request import SearchResult, SearchWork, TrialRow
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import Clock
@@ -32,7 +32,7 @@ RECIPE = "recipe.json"
 """Written after the model: the winner is saved once it is there."""
 
 
-class Winners:
+class WinnerStore:
     """Names the winner of a search, once for each length of it that was asked for.
 
     Parameters
@@ -53,7 +53,7 @@ class Winners:
         covering = [n for n, event in enumerate(earlier) if _covers(event, work)]
         self._round = covering[0] if covering else len(earlier)
         self._event = earlier[self._round] if covering else None
-        self._confirmation = Confirmation(work, tasks, trials, self._round)
+        self._confirmation = FinalTraining(work, tasks, trials, self._round)
 
     def recorded(self) -> Choice | None:
         """The winner of as long a search as is asked for, if it was named and saved before."""
@@ -61,7 +61,7 @@ class Winners:
             return None
         return Choice(self._event["number"], self._event["reason"])
 
-    def crown(self, workers: Workers, clock: Clock) -> Choice:
+    def select_winner(self, workers: Workers, clock: Clock) -> Choice:
         """Train the few best to the end, let the outcome name the winner, save it.
 
         Raises
@@ -167,7 +167,7 @@ class Winners:
         score = self._trials.best_result(number)
         checkpoint = self._checkpoint(number)
         if workers is not None:
-            for task in missing(score.key, self._tasks, self._trials, self._work.ledger):
+            for task in rebuild_checkpoint(score.key, self._tasks, self._trials, self._work.ledger):
                 workers.call(task)
         model = Model.load(checkpoint)
         # Until the new recipe is there, what lies here may be of two models.
@@ -195,7 +195,7 @@ class Winners:
         return known
 
 
-def confirmed_in(ledger: LedgerView) -> tuple[FinalistResult, ...]:
+def last_finalist_results(ledger: LedgerView) -> tuple[FinalistResult, ...]:
     """The few best of the newest search of a run, after their last trainings."""
     rounds = [int(key) for key in ledger.all(EventKind.WINNER)]
     return confirmed(ledger, read_trials(ledger), max(rounds)) if rounds else ()

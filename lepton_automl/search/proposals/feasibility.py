@@ -17,7 +17,7 @@ from lepton_automl.errors import InfeasibleError
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.ledger import EventKind, Ledger
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 
 NEAR = 0.02
 """A limit so close to the interval of a measured latency asks for more rounds."""
@@ -49,7 +49,7 @@ class CostCheck:
         Whether a limit or an objective asks for it.
     ledger : Ledger
         Keeps measured latencies.
-    quiet : Quiet
+    lock : MeasurementLock
         Makes the workers pause.
     model : LatencyModel, optional
         Tells latencies of another device instead of measuring them here.
@@ -63,12 +63,12 @@ class CostCheck:
         *,
         needs_latency: bool,
         ledger: Ledger,
-        quiet: Quiet,
+        lock: MeasurementLock,
         model: LatencyModel | None = None,
     ) -> None:
         self.limits, self._label_bytes = limits, label_bytes
         self._weight_limit = target.weight_limit
-        self._ledger, self._quiet = ledger, quiet
+        self._ledger, self._lock = ledger, lock
         self._known: dict[str, Cost] = {}
         self.model = model if needs_latency else None
         self._latencies = Latencies(ledger) if needs_latency and model is None else None
@@ -127,7 +127,7 @@ class CostCheck:
     def _latency(self, arch: Arch, file: bytes) -> Latency:
         assert self._latencies is not None
         if self._latencies.known(EventKind.LATENCY, arch.hash) is None:
-            with self._quiet.measuring():
+            with self._lock.measuring():
                 self._latencies.measure(EventKind.LATENCY, {arch.hash: file}, self._is_near)
         known = self._latencies.known(EventKind.LATENCY, arch.hash)
         assert known is not None, "recorded above"
@@ -142,7 +142,7 @@ class CostCheck:
 
     def _reference(self) -> float:
         assert self._latencies is not None
-        with self._quiet.measuring():
+        with self._lock.measuring():
             return self._latencies.reference_ms()
 
 

@@ -19,8 +19,8 @@ from lepton_automl.search.sampler import Draw, Point, Sampler
 from lepton_automl.search.space.draw import SpaceTrial
 from lepton_automl.search.space.parameters import Parameter
 from lepton_automl.search.trials import Rejection, RungResult, Trial, Trials
-from lepton_automl.search.warm_start import recorded
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.warm_start import read_warm_start
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.training.recipe import Recipe
 
 METADATA_BYTES = 120
@@ -50,15 +50,19 @@ class Newcomers:
         Those of earlier sessions; new ones are added.
     objectives : sequence of Objective
         What the sampler makes good.
-    quiet : Quiet
+    lock : MeasurementLock
         Makes workers pause while a candidate is timed.
     """
 
     def __init__(
-        self, work: SearchWork, trials: Trials, objectives: Sequence[Objective], quiet: Quiet
+        self,
+        work: SearchWork,
+        trials: Trials,
+        objectives: Sequence[Objective],
+        lock: MeasurementLock,
     ) -> None:
         self._work, self._trials = work, trials
-        warm = recorded(work.ledger)
+        warm = read_warm_start(work.ledger)
         self.observed = warm.within(work.config.limits)
         """Known from another run."""
         self.first = warm.begins_with(work.space.candidates)
@@ -71,7 +75,7 @@ class Newcomers:
             needs_latency=work.config.limits.max_latency_ms is not None
             or any(objective.needs_timing for objective in objectives),
             ledger=work.ledger,
-            quiet=quiet,
+            lock=lock,
             model=work.latency_model,
         )
         self._time_here(check)

@@ -17,8 +17,8 @@ import torch
 
 from lepton_automl import errors
 from lepton_automl.errors import MachineError
-from lepton_automl.search.workers.launch import spawned
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.launch import launch
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult
 
 LOOK_SECONDS = 0.25
@@ -40,7 +40,7 @@ _WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot
 
 
 @dataclass(frozen=True)
-class Memory:
+class GpuMemory:
     """Of the GPU that has the least free, in bytes."""
 
     free: int
@@ -54,13 +54,13 @@ class WorkerLost(Exception):
     ----------
     why : str
         What it did, such as "was killed".
-    is_shortage : bool
-        Memory ran out.
+    is_out_of_memory : bool
+        GpuMemory ran out.
     """
 
-    def __init__(self, why: str, *, is_shortage: bool = False) -> None:
+    def __init__(self, why: str, *, is_out_of_memory: bool = False) -> None:
         super().__init__(why)
-        self.why, self.is_shortage = why, is_shortage
+        self.why, self.is_out_of_memory = why, is_out_of_memory
 
 
 class Worker:
@@ -69,8 +69,8 @@ class Worker:
     Parameters
     ----------
     locks : Path
-        Folder for the locks of `Quiet`.
-    quiet : Quiet
+        Folder for the locks of `MeasurementLock`.
+    lock : MeasurementLock
         Tells whether somebody measures.
     gpu : int or None
         The only GPU it sees.
@@ -81,18 +81,18 @@ class Worker:
     """
 
     def __init__(
-        self, locks: Path, quiet: Quiet, gpu: int | None, patience: float, program: str
+        self, locks: Path, lock: MeasurementLock, gpu: int | None, patience: float, program: str
     ) -> None:
         self.gpu = gpu
         self.has_trained = False
         """It has got beyond the first batches of a task."""
-        self.memory: Memory | None = None
+        self.memory: GpuMemory | None = None
         """Of its GPU, as it said last."""
-        self._quiet, self._least = quiet, patience
+        self._lock, self._least = lock, patience
         self._task, self._since, self._work = "", 0.0, 0.0
         self._said: dict[str, Any] = {}
         self._rest, self._is_known = b"", False
-        self._process = spawned(program, locks, gpu)
+        self._process = launch(program, locks, gpu)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
@@ -125,7 +125,7 @@ class Worker:
         LeptonError
             What the task raised.
         """
-        kills = kills_for_memory()
+        kills = oom_kill_count()
         self._task, self._since, self._work = task.key, time.time(), task.work
         try:
             return _read(self._answer(task))
@@ -147,15 +147,17 @@ class Worker:
 
     def _answer(self, task: Task) -> dict[str, Any]:
         """The first thing it says that is more than a sign of life."""
-        patience = Patience(time.monotonic(), self._least, is_known=self._is_known)
+        patience = LivenessTimeout(time.monotonic(), self._least, is_known=self._is_known)
         self._input.write(task.to_json().encode() + b"\n")
         self._input.flush()
-        while not patience.is_over:
+        while not patience.is_expired:
             line = self._line()
-            patience.look(time.monotonic(), excused="waits" in self._said and self._quiet.is_taken)
+            patience.update(
+                time.monotonic(), excused="waits" in self._said and self._lock.is_measuring
+            )
             if line is None:
                 continue
-            patience.heard()
+            patience.restart()
             self._is_known, self._said = True, dict(json.loads(line))
             self._learn()
             if not self._said.keys() & {"share", "waits"}:
@@ -165,7 +167,7 @@ class Worker:
     def _learn(self) -> None:
         self.has_trained = self.has_trained or self._said.get("share", 0.0) > 0
         if "free" in self._said:
-            self.memory = Memory(self._said["free"], self._said["total"])
+            self.memory = GpuMemory(self._said["free"], self._said["total"])
 
     def _line(self) -> bytes | None:
         """The next line; None if there is none for a while."""
@@ -184,8 +186,8 @@ class Worker:
             code = self._process.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             return WorkerLost("closed its output")
-        if was_shortage(code, kills):
-            return WorkerLost("was killed because memory ran out", is_shortage=True)
+        if was_killed_for_memory(code, kills):
+            return WorkerLost("was killed because memory ran out", is_out_of_memory=True)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         return WorkerLost(how)
 
@@ -193,14 +195,14 @@ class Worker:
 def _read(answer: dict[str, Any]) -> TaskResult:
     if "result" in answer:
         return TaskResult.from_json(answer["result"])
-    if "shortage" in answer:
-        raise WorkerLost(f"ran out of memory ({answer['shortage']})", is_shortage=True)
+    if "out_of_memory" in answer:
+        raise WorkerLost(f"ran out of memory ({answer['out_of_memory']})", is_out_of_memory=True)
     about = answer["error"]
     kind = getattr(errors, about["kind"], MachineError)
     raise kind(about["what"], fix=about["fix"])
 
 
-class Patience:
+class LivenessTimeout:
     """Counts the seconds in which a worker could have said something and did not.
 
     A gap in the listener's own clock does not count: both were stopped together (Ctrl-Z), or the
@@ -232,18 +234,18 @@ class Patience:
         return max(self._least, USUAL_GAPS * self._awake / self._heard)
 
     @property
-    def is_over(self) -> bool:
+    def is_expired(self) -> bool:
         """The worker hangs."""
         return self.silent > self.limit
 
-    def heard(self) -> None:
+    def restart(self) -> None:
         """A sign of life has come."""
         self._awake += self.silent
         self._heard += 1
         self._is_known = True
         self.silent = 0.0
 
-    def look(self, now: float, *, excused: bool) -> None:
+    def update(self, now: float, *, excused: bool) -> None:
         """So late it is; `excused`: the worker waits for somebody else."""
         step, self._last = min(now - self._last, LONGEST_STEP), now
         if not excused:
@@ -254,7 +256,7 @@ COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 """Where Linux counts the processes it has killed for memory."""
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out; torch has several ways to say so."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -262,13 +264,13 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(words in said for words in _WORDS)
 
 
-def kills_for_memory() -> int | None:
+def oom_kill_count() -> int | None:
     """How many processes the kernel has killed for memory so far; None where it does not tell."""
     counts = [count for path in COUNTERS for count in _counted(path)]
     return sum(counts) if counts else None
 
 
-def was_shortage(exit_code: int, before: int | None) -> bool:
+def was_killed_for_memory(exit_code: int, before: int | None) -> bool:
     """Whether a process was killed because memory ran out.
 
     A person's `kill -9` looks the same but for the kernel's counter. Where there is none, memory
@@ -279,11 +281,11 @@ def was_shortage(exit_code: int, before: int | None) -> bool:
     exit_code : int
         Of the process, as `subprocess` gives it.
     before : int or None
-        `kills_for_memory` when the process began its work.
+        `oom_kill_count` when the process began its work.
     """
     if exit_code != -signal.SIGKILL:
         return False
-    now = kills_for_memory()
+    now = oom_kill_count()
     return now is None or before is None or now > before
 
 

@@ -28,7 +28,7 @@ KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_"
 """glibc keeps the memory of one batch for the next: a tenth of a training step on a CPU."""
 
 
-def spawned(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes]:
+def launch(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes]:
     """A new worker process; its input and output are pipes.
 
     Parameters
@@ -36,7 +36,7 @@ def spawned(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[byte
     program : str
         What it runs, as Python text, with this process's id and `locks` as arguments.
     locks : Path
-        Folder for the locks of `Quiet`.
+        Folder for the locks of `MeasurementLock`.
     gpu : int or None
         The only GPU it sees; None: what this process sees.
     """
@@ -89,7 +89,7 @@ def assembled(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
 
 
 def _other(task: str, process_group: ProcessGroup, meeting: Path) -> subprocess.Popen[bytes]:
-    process = spawned(RANK_PROGRAM, meeting, _gpu(process_group))
+    process = launch(RANK_PROGRAM, meeting, _gpu(process_group))
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(f"{process_group.rank} {process_group.world_size}\n{task}\n".encode())

@@ -1,4 +1,4 @@
-"""Quiet: training pauses at a batch boundary while something is timed."""
+"""MeasurementLock: training pauses at a batch boundary while something is timed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _untold() -> None:
     """Tell nobody."""
 
 
-class Quiet:
+class MeasurementLock:
     """A turnstile of two file locks, shared by all processes of a run.
 
     Workers share the room for the length of a batch; who measures takes the turnstile first, so
@@ -41,7 +41,7 @@ class Quiet:
             self._room = os.open(folder / "room.lock", flags, 0o644)
 
     @property
-    def is_taken(self) -> bool:
+    def is_measuring(self) -> bool:
         """Whether somebody measures or is about to."""
         try:
             fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -51,7 +51,7 @@ class Quiet:
         return False
 
     @contextmanager
-    def turn(self, waits: Callable[[], None] = _untold) -> Iterator[None]:
+    def training_slot(self, waits: Callable[[], None] = _untold) -> Iterator[None]:
         """A worker's batch: waits while somebody measures, and calls `waits` before it does."""
         try:
             fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -14,9 +14,9 @@ from typing import Any, Self
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.errors import LeptonError
 from lepton_automl.search.training_key import task_text
-from lepton_automl.search.workers.handle import LEAST_SECONDS, Memory, Worker, WorkerLost
+from lepton_automl.search.workers.handle import LEAST_SECONDS, GpuMemory, Worker, WorkerLost
 from lepton_automl.search.workers.launch import PROGRAM
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult
 
 ATTEMPTS = 2
@@ -40,14 +40,14 @@ class Workers:
     jobs : int
         Tasks at the same time, at least 1.
     locks : Path
-        Folder for the locks of `Quiet`.
+        Folder for the locks of `MeasurementLock`.
     gpus : int
         Number of GPUs that workers are spread over; 0 where none is used.
     emit : callable
         Told what happened to workers.
     patience : float
         Seconds for which a worker may always be silent.
-    packing : Packing or None
+    workers_per_gpu : WorkersPerGpu or None
         Decides how many workers share a GPU while they work; None: `jobs` stays.
     program : str
         What a worker process runs, as Python text.
@@ -61,16 +61,21 @@ class Workers:
         *,
         emit: Emit = silent,
         patience: float = LEAST_SECONDS,
-        packing: Packing | None = None,
+        workers_per_gpu: WorkersPerGpu | None = None,
         program: str = PROGRAM,
     ) -> None:
-        self.jobs, self._locks, self._gpus, self._packing = jobs, locks, gpus, packing
+        self.jobs, self._locks, self._gpus, self._workers_per_gpu = (
+            jobs,
+            locks,
+            gpus,
+            workers_per_gpu,
+        )
         self._emit, self._patience, self._program = emit, patience, program
         self._closing = False
-        self._quiet = Quiet(locks)
+        self._lock = MeasurementLock(locks)
         self._all = [self._worker(slot % gpus if gpus else None) for slot in range(jobs)]
         self._idle = self._all[::-1]  # The first one may be up already, and is taken first.
-        threads = max(jobs, gpus * packing.most) if packing else jobs
+        threads = max(jobs, gpus * workers_per_gpu.most) if workers_per_gpu else jobs
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         self._pending: dict[Future[TaskResult], Task] = {}
         self._happened: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -138,7 +143,7 @@ class Workers:
         for worker in self._all:
             worker.close()
         self._pending.clear()
-        self._quiet.close()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +161,7 @@ class Workers:
                 worker.stop()
                 self._replace(worker)
                 reasons.append(lost.why)
-                task = task.smaller() if lost.is_shortage else task
+                task = task.smaller() if lost.is_out_of_memory else task
                 self._tell(task, lost, is_last=len(reasons) == ATTEMPTS)
             except LeptonError:
                 self._idle.append(worker)
@@ -168,7 +173,7 @@ class Workers:
 
     def _tell(self, task: Task, lost: WorkerLost, *, is_last: bool) -> None:
         then = "another worker takes over"
-        if lost.is_shortage:
+        if lost.is_out_of_memory:
             then += f", with batches in {task.pieces[-1]} pieces"
         if is_last:
             then = "the trial is given up"
@@ -183,18 +188,18 @@ class Workers:
         self._idle.append(fresh)
 
     def _worker(self, gpu: int | None) -> Worker:
-        return Worker(self._locks, self._quiet, gpu, self._patience, self._program)
+        return Worker(self._locks, self._lock, gpu, self._patience, self._program)
 
     def _pack(self) -> None:
         """Have as many workers on each GPU as pay."""
-        if self._packing is None:
+        if self._workers_per_gpu is None:
             return
-        before, workers = self._packing.count, list(self._all)
+        before, workers = self._workers_per_gpu.count, list(self._all)
         done = self._work_done + sum(worker.work_done for worker in workers)
         known = [worker.memory for worker in workers if worker.memory is not None]
         least = min(known, key=lambda memory: memory.free, default=None)
         ready = all(worker.has_trained for worker in workers)
-        count = self._packing.look(time.monotonic(), done, least, ready=ready)
+        count = self._workers_per_gpu.update(time.monotonic(), done, least, ready=ready)
         if count != before:
             self._emit(Event("search", f"workers on each GPU: {count}, before {before}"))
             self.jobs = count * self._gpus
@@ -217,7 +222,7 @@ class Workers:
                 return
 
 
-def wanted(rates: Mapping[int, float], now: int, memory: Memory | None, most: int) -> int:
+def wanted(rates: Mapping[int, float], now: int, memory: GpuMemory | None, most: int) -> int:
     """How many workers each GPU should have.
 
     Parameters
@@ -226,7 +231,7 @@ def wanted(rates: Mapping[int, float], now: int, memory: Memory | None, most: in
         Number of workers a GPU -> measured speed of the whole, in any unit.
     now : int
         How many there are.
-    memory : Memory or None
+    memory : GpuMemory or None
         None where it is not known: nobody is added then.
     most : int
         As many as the processor's cores allow.
@@ -243,7 +248,7 @@ def wanted(rates: Mapping[int, float], now: int, memory: Memory | None, most: in
     return now + 1 if memory.free >= ROOM * each else now
 
 
-class Packing:
+class WorkersPerGpu:
     """Watches the speed of all workers and says how many a GPU should have.
 
     Parameters
@@ -257,7 +262,7 @@ class Packing:
         self.rates: dict[int, float] = {}
         self._since: tuple[float, float] | None = None
 
-    def look(self, now: float, done: float, memory: Memory | None, *, ready: bool) -> int:
+    def update(self, now: float, done: float, memory: GpuMemory | None, *, ready: bool) -> int:
         """So many workers each GPU should have from now on.
 
         Parameters
@@ -266,7 +271,7 @@ class Packing:
             Seconds of a clock.
         done : float
             Work done so far by all, in the units of `plan.work_of`.
-        memory : Memory or None
+        memory : GpuMemory or None
             Of the fullest GPU, where it is known.
         ready : bool
             Whether every worker has trained something: a process takes seconds to start.

@@ -14,8 +14,8 @@ from typing import Any, TextIO
 import torch
 
 from lepton_automl.errors import LeptonError, first_line
-from lepton_automl.search.workers.handle import is_shortage
-from lepton_automl.search.workers.measurement_lock import Quiet
+from lepton_automl.search.workers.handle import is_out_of_memory
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, run_task
 
 OUTPUT, ERRORS = 1, 2
@@ -34,12 +34,12 @@ class Voice:
     ----------
     output : TextIO
         Read by the coordinator.
-    quiet : Quiet
+    lock : MeasurementLock
         The turnstile at which it waits.
     """
 
-    def __init__(self, output: TextIO, quiet: Quiet) -> None:
-        self._output, self._quiet = output, quiet
+    def __init__(self, output: TextIO, lock: MeasurementLock) -> None:
+        self._output, self._lock = output, lock
         self._share, self._next = 0.0, 0.0
         self._is_waiting = False
 
@@ -60,7 +60,7 @@ class Voice:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """A batch, once nobody measures; a sign of life after it."""
-        with self._quiet.turn(self._wait):
+        with self._lock.training_slot(self._wait):
             yield
         self._beat()
 
@@ -80,7 +80,7 @@ def main() -> None:
     output = os.fdopen(os.dup(OUTPUT), "w")
     os.dup2(ERRORS, OUTPUT)  # What a library prints is no answer.
     torch.set_num_threads(1)
-    voice = Voice(output, Quiet(Path(sys.argv[2])))
+    voice = Voice(output, MeasurementLock(Path(sys.argv[2])))
     voice.begin()
     for line in sys.stdin:
         voice.begin()
@@ -90,8 +90,8 @@ def main() -> None:
 def answer(line: str, voice: Voice) -> str:
     """The answer to one task, a line of JSON.
 
-    `{"result": ...}`, `{"error": ...}` for what a user can put right, or `{"shortage": why}` where
-    memory ran out.
+    `{"result": ...}`, `{"error": ...}` with the message of a `LeptonError`, or
+    `{"out_of_memory": reason}`.
     """
     try:
         result = run_task(Task.from_json(line), voice.turn, voice.told)
@@ -99,9 +99,9 @@ def answer(line: str, voice: Voice) -> str:
         known = {"what": error.what, "fix": error.fix, "kind": type(error).__name__}
         return json.dumps({"error": known})
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_shortage(error):
+        if not is_out_of_memory(error):
             raise
-        return json.dumps({"shortage": first_line(error)[:200]})
+        return json.dumps({"out_of_memory": first_line(error)[:200]})
     return json.dumps({"result": result.to_json()})
 
 
