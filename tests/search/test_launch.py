@@ -12,7 +12,7 @@ import pytest
 
 from lepton_automl.models.model import Model
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials
+from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers import launch
 from lepton_automl.search.workers.task import Task, _part, run_task, unpack
 from lepton_automl.training import checkpoint
@@ -47,7 +47,8 @@ def task(tmp_path: Path) -> Iterator[Task]:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0))
     recipe = json.dumps(json.loads(candidate(0).recipe.to_json()) | {"batch_size": 32})
-    yield replace(Tasks(job, trials).fresh(trials[0], 6, "final-0"), ranks=2, recipe=recipe)
+    key = TrainingKey.parse("0-final-0")
+    yield replace(Tasks(job, trials).fresh(trials[0], 6, key), ranks=2, recipe=recipe)
     job.ledger.close()
 
 

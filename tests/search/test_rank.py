@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lepton_automl.models.model import Model
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.trials import Trials
+from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers.launch import RANK_PROGRAM
 from lepton_automl.search.workers.task import run_share
 from lepton_automl.training.distributed import ProcessGroup, init_process_group
@@ -19,7 +19,7 @@ from tests.helpers.search import candidate, work
 def test_a_member_says_nothing_and_leaves_writing_to_the_first(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0))
-    task = Tasks(job, trials).fresh(trials[0], 2, "final-0")
+    task = Tasks(job, trials).fresh(trials[0], 2, TrainingKey.parse("0-final-0"))
     meeting = tmp_path / "meeting"
     words = [sys.executable, "-c", RANK_PROGRAM, str(os.getpid()), str(meeting)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
