@@ -9,7 +9,7 @@ Unit = Literal["ms", "kB", "MACs", "share", "points"]
 
 
 def percent(part: float, whole: float) -> str:
-    """A share and its seconds: `60 % (72 s)`."""
+    """Share of a time and its seconds: `60 % (72 s)`."""
     share = 100 * part / whole if whole > 0 else math.nan
     return f"{share:.0f} % ({part:.0f} s)"
 
@@ -56,7 +56,7 @@ def accuracy_text(accuracy: float, interval: tuple[float, float] | None = None) 
 
 
 def quantity_text(value: float, unit: Unit) -> str:
-    """The value of a limit, or what was measured against it, in three digits."""
+    """A limit or a measured value in its unit, three digits."""
     if unit == "points":
         return f"{value:.2f} points"
     texts = {"ms": time_text, "kB": bytes_text, "MACs": count_text, "share": accuracy_text}
@@ -64,5 +64,5 @@ def quantity_text(value: float, unit: Unit) -> str:
 
 
 def accuracy_title(is_balanced: bool) -> str:
-    """What an accuracy is called: `balanced accuracy` where every class counts alike."""
+    """`accuracy` or `balanced accuracy`."""
     return "balanced accuracy" if is_balanced else "accuracy"

@@ -1,4 +1,4 @@
-"""Balance: what samples count where every class counts alike, however many samples it has."""
+"""Balanced accuracy: means, effective samples and bootstrap where classes have equal weight."""
 
 from __future__ import annotations
 

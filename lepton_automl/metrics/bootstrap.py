@@ -1,4 +1,4 @@
-"""What samples that come in groups are worth: draws of whole groups, effective samples."""
+"""Cluster bootstrap and effective number of samples for samples that come in groups."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from lepton_automl.metrics.bootstrap import Interval
 
 Status = Literal["holds", "broken", "undecided"]
 
-LEAST_TIMES_CHANCE = 1.5
+_MIN_RATIO_TO_CHANCE = 1.5
 """Minimum accuracy of a trained net, relative to chance."""
 
 ONE_SIDED_LEVEL = 0.90
@@ -140,7 +140,7 @@ def judge_accuracy(
 
 def is_near_chance(accuracy: float, classes: int) -> bool:
     """Whether an accuracy, 0 to 1, is below 1.5 times that of guessing."""
-    return accuracy < min(1.0, LEAST_TIMES_CHANCE / classes)
+    return accuracy < min(1.0, _MIN_RATIO_TO_CHANCE / classes)
 
 
 def inflation(estimate: float, bound: float, independent_bound: float) -> float:

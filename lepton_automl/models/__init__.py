@@ -1,1 +1,1 @@
-"""What a network is: graph, layers, architecture, weights and the ONNX files written of them."""
+"""Nets: graph, layers, architecture, weights, and their ONNX files."""

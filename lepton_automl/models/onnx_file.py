@@ -136,7 +136,7 @@ def _short_names() -> Iterator[str]:
 
 
 def slimmed(file: bytes) -> bytes:
-    """The same function in fewer bytes.
+    """Reduce the size of a file: short names, equal constants once, no documentation.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def slimmed(file: bytes) -> bytes:
 
 def _rename(node: NodeProto, place: int, renamed: dict[str, str]) -> None:
     node.doc_string = ""
-    # Who stays float is told by name, and conversions compute nothing.
+    # Operators to keep in float are chosen by name; conversions need none.
     node.name = "" if node.op_type in _CONVERSIONS else f"{node.op_type}{place}"
     inputs, outputs = ([renamed[name] for name in side] for side in (node.input, node.output))
     del node.input[:], node.output[:]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lepton_automl.core import files
 
-INTERVAL_SECONDS = 20.0
+_INTERVAL_SECONDS = 20.0
 """Seconds between two checkpoints: the most that a killed training loses."""
 
 StateDict = dict[str, Tensor]
@@ -55,7 +55,7 @@ class Checkpoint:
         is_writer: bool = True,
     ) -> None:
         self.path, self.key, self._is_writer = path, key, is_writer
-        self._interval = INTERVAL_SECONDS if interval_seconds is None else interval_seconds
+        self._interval = _INTERVAL_SECONDS if interval_seconds is None else interval_seconds
         self._last_save = time.monotonic()
 
     def save_if_due(self, step: int, parts: Mapping[str, Stateful]) -> None:

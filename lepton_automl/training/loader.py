@@ -22,8 +22,8 @@ _CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 """Size of a chunk as float32: enough to hide Python's overhead, little enough for the cache. The
 loss is checked once a chunk, which waits for a GPU, so a chunk there holds many steps."""
 _RESIDENT_FRACTION = 0.5
-"""Of a GPU's free memory, what the pixels of a data set may take; larger ones stay where they are,
-often in a mapped file, and are copied a chunk at a time."""
+"""Of a GPU's free memory, the most that the pixels of a data set take; larger ones stay in host
+memory, often a mapped file, and are copied a chunk at a time."""
 
 
 class Batch(NamedTuple):
@@ -110,7 +110,7 @@ class Loader:
         return step + 1 == self._chunk_end
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What decides the batches to come, by name; valid after the last batch of a chunk."""
+        """State that decides the next batches, by name; valid after the last batch of a chunk."""
         return {
             "order rng": self._order_rng.get_state(),
             "order": self._order,

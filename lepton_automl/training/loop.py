@@ -242,7 +242,7 @@ def train_loop(
     for step in range(first_step, loader.steps):
         with training_slot():
             total += train_step(loader.micro_batches(step, micro_batches), lr_scale[step])
-            average.follow(step)
+            average.update(step)
             if loader.is_last_of_chunk(step):
                 total = process_group.all_reduce_mean(total)
                 last_loss = _mean_loss(total, loader.chunk_length, step)

@@ -23,10 +23,10 @@ LearningRate = float | Tensor
 """A number, or a tensor () on the device of the weights."""
 Update = Callable[["ParamGroup", list[Tensor], LearningRate], None]
 """Updates the parameters of a group, given their gradients and the learning rate."""
-EMA_SHARE = 0.05
-"""Of the batches, about how many of the last ones an exponential average reaches back over."""
-LOOKAHEAD_EVERY, LOOKAHEAD_DECAY = 5, 0.95**5
-"""Batches between two looks back; what the slow weights keep of themselves at the end."""
+_EMA_SHARE = 0.05
+"""Length of the exponential moving average, as a share of all steps."""
+_LOOKAHEAD_EVERY, _LOOKAHEAD_DECAY = 5, 0.95**5
+"""Steps between two updates of the slow weights; their decay at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ def _muon(group: ParamGroup, gradients: list[Tensor], lr: LearningRate) -> None:
 
 
 class Average:
-    """`none`, `ema` or `lookahead` weights of one training.
+    """Weight averaging of one training: `none`, `ema` or `lookahead`.
 
     An exponential moving average trails behind the weights and replaces them at the end (Polyak
     and Juditsky 1992; Tarvainen and Valpola 2017, section 3.1). Lookahead sets the weights back
@@ -172,9 +172,9 @@ class Average:
     kind : str
         `none`, `ema` or `lookahead`.
     weights : sequence of Tensor
-        Changed in place.
+        The trained weights; changed in place.
     steps : int
-        Batches in all.
+        Steps in total.
     """
 
     def __init__(self, kind: str, weights: Sequence[Tensor], steps: int) -> None:
@@ -182,16 +182,16 @@ class Average:
         self._slow = [] if kind == "none" else [w.detach().clone() for w in self._weights]
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Batch number `step`, from 0, has moved the weights; the last one ends on the average."""
+    def update(self, step: int) -> None:
+        """Update the average after `step`, counted from 0; the last one sets the weights to it."""
         done, is_last = step + 1, step + 1 == self._steps
         if self._kind == "ema":
-            reach = max(1.0, min(EMA_SHARE * self._steps, done / 2))
+            reach = max(1.0, min(_EMA_SHARE * self._steps, done / 2))
             torch._foreach_lerp_(self._slow, self._weights, 1 / reach)
-        if self._kind == "lookahead" and (is_last or done % LOOKAHEAD_EVERY == 0):
-            kept = 1.0 if is_last else LOOKAHEAD_DECAY * (done / self._steps) ** 3
+        if self._kind == "lookahead" and (is_last or done % _LOOKAHEAD_EVERY == 0):
+            kept = 1.0 if is_last else _LOOKAHEAD_DECAY * (done / self._steps) ** 3
             torch._foreach_lerp_(self._slow, self._weights, 1 - kept)
-        if self._slow and (is_last or (self._kind == "lookahead" and done % LOOKAHEAD_EVERY == 0)):
+        if self._slow and (is_last or (self._kind == "lookahead" and done % _LOOKAHEAD_EVERY == 0)):
             torch._foreach_copy_(self._weights, self._slow)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Number formats of a training: bfloat16 where the device has fast kernels for it."""
+"""Number formats and throughput of a training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lepton_automl.core.machine import this_machine
 
 _AMX_FLAG = "amx_bf16"
 """The processor feature with which bfloat16 products are faster than float32 ones."""
-LEAST_SECONDS = 1.0
-"""Shorter trainings do not show their throughput."""
+MIN_MEASURED_SECONDS = 1.0
+"""No throughput is reported for trainings shorter than this."""
 
 
 def matmul_dtype(device: torch.device) -> torch.dtype:

@@ -27,7 +27,7 @@ class Recipe:
     """Not applied to norms and biases; decoupled with `adamw` and `muon`."""
     batch_size: int = 64
     average: str = "none"
-    """What the weights end on: themselves (`none`), an `ema` of the last ones, or `lookahead`."""
+    """Weight averaging: `none`, `ema` or `lookahead`."""
     label_smoothing: float = 0.0
     augment: float = 0.5
     """Strength of the random affine transforms or crops, 0 (none) to 1."""

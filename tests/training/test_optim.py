@@ -32,7 +32,7 @@ def run(kind, start=0, average=None, weight=None):
     average = average or Average(kind, [weight], STEPS)
     for step in range(start, STEPS):
         weight += torch.from_numpy(path()[step])
-        average.follow(step)
+        average.update(step)
     return weight.numpy()
 
 
@@ -54,7 +54,7 @@ def test_an_average_of_weights_that_stand_still_is_these_weights():
         weight = torch.full((4,), 3.0)
         average = Average(kind, [weight], STEPS)
         for step in range(STEPS):
-            average.follow(step)
+            average.update(step)
         assert torch.allclose(weight, torch.full((4,), 3.0))
 
 
@@ -78,7 +78,7 @@ def test_restored_half_way_it_ends_the_same(kind, stop):
     first = Average(kind, [weight], STEPS)
     for step in range(stop):
         weight += torch.from_numpy(path()[step])
-        first.follow(step)
+        first.update(step)
     second = Average(kind, [weight], STEPS)
     second.load_state_dict(first.state_dict())
     assert np.array_equal(run(kind, stop, second, weight), run(kind))

@@ -31,7 +31,7 @@ from lepton_automl.search.trials import RungResult, Trials, result_event
 from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import Task, TaskResult
 from lepton_automl.training.distributed import expected_speedup
-from lepton_automl.training.precision import LEAST_SECONDS
+from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 
 CONFIRM = "confirm"
 """The stage that its progress is told as."""
@@ -225,7 +225,7 @@ def _listed(keys: Iterable[str]) -> str:
 
 def pace_text(result: TaskResult) -> str:
     """How fast a training went; nothing where it was too short to tell."""
-    if not result.pictures_per_second or result.seconds[-1] < LEAST_SECONDS:
+    if not result.pictures_per_second or result.seconds[-1] < MIN_MEASURED_SECONDS:
         return ""
     return f"; {result.pictures_per_second:.0f} pictures/s"
 

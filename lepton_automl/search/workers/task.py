@@ -26,7 +26,7 @@ from lepton_automl.search.workers.launch import assembled
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
-from lepton_automl.training.precision import LEAST_SECONDS, Throughput
+from lepton_automl.training.precision import MIN_MEASURED_SECONDS, Throughput
 from lepton_automl.training.recipe import Recipe
 
 HALF_WAY = "half-way.safetensors"
@@ -127,7 +127,7 @@ class TaskResult:
     def steady_seconds(self, pictures: int) -> float:
         """Of the last cycle, without its start: what so many pictures take in a long training."""
         whole = self.seconds[-1]
-        if not self.pictures_per_second or whole < LEAST_SECONDS:
+        if not self.pictures_per_second or whole < MIN_MEASURED_SECONDS:
             return whole
         return min(whole, pictures / self.pictures_per_second)
 
