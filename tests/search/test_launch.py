@@ -81,7 +81,7 @@ def test_two_processes_leave_one_net_and_nothing_else(
 def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "_INTERVAL_SECONDS", 0.0)
     # Longer than a chunk of batches, which is 512 here: states are kept between chunks.
     task = replace(task, cycles=((300, 1),))
     whole = replace(task, out=str(tmp_path / "whole"))
