@@ -252,7 +252,7 @@ def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
         "verify_in_fresh_process(Request.from_json({!r}))"
     )
     parent = processes.python("-c", asks.format(endless))
-    while not (child := processes.children(parent.pid, "hold()")):
+    while not (child := processes.children(parent.pid, "exit_with_parent()")):
         time.sleep(0.02)
     time.sleep(0.5)
     parent.kill()

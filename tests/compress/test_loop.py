@@ -62,7 +62,7 @@ class Killed(BaseException):
 def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch):
     model, context = setup()
     whole = compress(model, context, tmp_path / "whole")
-    write, left = loop.durable.write, 0
+    write, left = loop.files.write, 0
 
     def dying(path, content):
         nonlocal left
@@ -71,7 +71,7 @@ def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypa
             raise Killed
         return write(path, content)
 
-    monkeypatch.setattr(loop.durable, "write", dying)
+    monkeypatch.setattr(loop.files, "write", dying)
     tries = 0
     for first in (0, 2, 5, 3, 4, 6, 1, 7, 100):
         left, tries = first, tries + 1

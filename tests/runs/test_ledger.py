@@ -205,3 +205,12 @@ def test_what_sqlite_says_becomes_a_message_with_a_way_out(tmp_path: Path) -> No
 def test_an_unknown_error_is_passed_on_in_words(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot be used: odd"), translated(tmp_path):
         raise sqlite3.Error("odd")
+
+
+def test_the_ledger_is_read_without_torch_or_optuna() -> None:
+    code = (
+        "import sys, lepton_automl.runs.ledger; "
+        "print([m for m in ('torch', 'optuna', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -21,10 +21,10 @@ RICH = dataclasses.replace(
 ALONE = """
 import sys, time
 from pathlib import Path
-from lepton_automl.training import loader as batches, snapshot
+from lepton_automl.training import checkpoint, loader
 from tests.training.test_checkpoint import RICH, slowly
-batches._CHUNK_BYTES["cpu"] = 5000
-snapshot.Checkpoint.__init__.__defaults__ = (0.0,)
+loader._CHUNK_BYTES["cpu"] = 5000
+checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
 print("begun", flush=True)
 slowly(Path(sys.argv[1]))
 """
