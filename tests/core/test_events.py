@@ -7,11 +7,11 @@ import pytest
 from lepton_automl.core.events import Event, silent
 
 
-def test_an_event_cannot_be_changed_after_it_was_told():
+def test_an_event_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Event("search", "trial 3").message = "trial 4"
 
 
-def test_silence_says_nothing(capfd):
+def test_silent_discards_events(capfd):
     silent(Event("search", "trial 3", 3, 10))
     assert capfd.readouterr() == ("", "")

@@ -82,7 +82,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
         (errno.EIO, "cannot be written: Input/output error"),
     ],
 )
-def test_what_the_system_says_becomes_a_message_with_the_path_and_a_way_out(number, words):
+def test_an_os_error_becomes_a_machine_error_with_path_and_fix(number, words):
     error = files.write_error(Path("/runs/x"), OSError(number, os.strerror(number)))
     assert isinstance(error, MachineError)
     assert words in error.what
@@ -102,7 +102,7 @@ def test_the_hash_is_that_of_the_content(tmp_path):
     assert files.sha256(path) == hashlib.sha256(content).hexdigest()
 
 
-def test_what_killed_writers_left_is_swept_away_and_nothing_else(tmp_path):
+def test_only_unfinished_files_of_killed_writers_are_removed(tmp_path):
     kept = [files.write(tmp_path / name, b"x") for name in ("a", "in/b.tmp", ".c", "in/d.tmp.e")]
     left = [tmp_path / "in" / ".b.7.tmp", tmp_path / ".a.123.tmp"]
     for path in left:

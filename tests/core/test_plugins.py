@@ -49,7 +49,7 @@ def test_loading_a_name_gives_the_class_of_that_file():
     assert plugins.load("layers", "mbconv", Layer) is MBConv
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_and_all_known_ones():
+def test_an_unknown_name_suggests_the_nearest_and_lists_all():
     with pytest.raises(ConfigError) as caught:
         plugins.load("layers", "mbcnv", Layer)
     assert "'mbcnv'" in caught.value.what

@@ -36,13 +36,13 @@ def test_the_answer_comes_back() -> None:
     assert run_json(program, "[1, 2]", "asking", died) == {"got": [1, 2]}
 
 
-def test_what_a_user_can_put_right_is_raised_here() -> None:
+def test_an_error_of_the_child_is_raised_in_the_parent() -> None:
     program = """print('{"error": "DataError", "what": "bad", "fix": "good"}')"""
     with pytest.raises(DataError, match="bad"):
         run_json(program, "{}", "asking", died)
 
 
-def test_a_death_is_told_by_its_signal_and_a_bug_by_its_traceback() -> None:
+def test_a_signal_raises_its_error_and_a_bug_shows_its_traceback() -> None:
     with pytest.raises(MachineError, match="signal 6"):
         run_json("import os; os.abort()", "{}", "asking", died)
     with pytest.raises(RuntimeError, match=r"(?s)asking failed.*ZeroDivisionError"):

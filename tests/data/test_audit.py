@@ -72,7 +72,7 @@ def test_classes_with_few_test_pictures_are_found(dataset):
     assert kinds(dataset(y_test=(np.arange(40) < 10).astype(int))) == []
 
 
-def test_findings_are_told_with_the_way_out(dataset):
+def test_findings_are_emitted_with_their_fix(dataset):
     events = []
     findings = emit_findings(dataset(y_test=(np.arange(40) < 9).astype(int)), events.append)
     assert len(findings) == len(events) == 1
@@ -80,7 +80,7 @@ def test_findings_are_told_with_the_way_out(dataset):
     assert findings[0].fix in events[0].message
 
 
-def test_a_rare_class_is_told_with_what_it_means(dataset):
+def test_a_rare_class_is_reported_with_its_effect(dataset):
     uneven = dataset(y_train=(np.arange(40) >= 34).astype(int))
     (finding,) = audit(uneven)
     assert (finding.kind, finding.count) == ("uneven classes", 1)

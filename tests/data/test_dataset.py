@@ -116,7 +116,7 @@ def test_writing_to_mapped_tensors_leaves_the_files_alone(digits, tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_a_damaged_cache_file_is_made_anew(digits, tmp_path):
+def test_a_damaged_cache_file_is_written_again(digits, tmp_path):
     files = digits.decoded_files("validation", (8, 8), tmp_path)
     whole = files.pixels.read_bytes()
     other = digits.decoded_files("test", (8, 8), tmp_path).pixels.read_bytes()
@@ -212,7 +212,7 @@ def uneven(tmp_path):
     return open_dataset(write_npz(tmp_path / "u.npz", x=random_pictures(70, (4, 4, 1)), y=labels))
 
 
-def test_every_class_counts_alike_where_one_is_rare_or_it_is_asked_for(uneven, digits, tmp_path):
+def test_accuracy_is_balanced_if_a_class_is_rare_or_balance_is_on(uneven, digits, tmp_path):
     assert not uneven.train.is_balanced
     assert uneven.test.strata is None
     for asked, data, expected in [
@@ -233,7 +233,7 @@ def test_every_class_counts_alike_where_one_is_rare_or_it_is_asked_for(uneven, d
     assert load_labelled(uneven.decoded_files("train", (4, 4), tmp_path)).strata is None
 
 
-def test_asking_for_what_makes_no_difference_is_refused(tmp_path):
+def test_balance_on_is_refused_where_classes_are_equal(tmp_path):
     arrays = {"x": random_pictures(40, (4, 4, 1)), "y": np.arange(40) % 2}
     even = open_dataset(write_npz(tmp_path / "e.npz", **arrays))
     with pytest.raises(ConfigError, match="--balance on has no effect") as caught:

@@ -109,7 +109,7 @@ def test_skipping_every_picture_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["digit", "no/such/folder", "notes.txt"])
-def test_data_that_no_source_reads_are_answered_with_what_is_read(data, tmp_path, monkeypatch):
+def test_data_that_no_source_accepts_list_what_is_read(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError) as caught:

@@ -57,7 +57,7 @@ def test_blocks_come_in_order_and_the_file_is_what_numpy_writes(tmp_path, monkey
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
-def test_what_is_there_is_kept_and_what_is_damaged_made_anew(tmp_path):
+def test_a_valid_file_is_kept_and_a_damaged_one_written_again(tmp_path):
     def unwanted() -> list[np.ndarray]:
         raise AssertionError("it is there already")
 

@@ -75,7 +75,7 @@ def test_endings_in_capitals_are_pictures_and_hidden_files_are_not(tmp_path):
     assert read(tmp_path).ids == ("a/000.PNG", "b/000.png")
 
 
-def test_other_files_are_passed_over_and_told(tmp_path):
+def test_other_files_are_ignored_with_a_note(tmp_path):
     write_folder(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "a" / "notes.txt").write_text("x")
     Image.new("L", (2, 2)).save(tmp_path / "loose.png")
@@ -85,14 +85,14 @@ def test_other_files_are_passed_over_and_told(tmp_path):
     assert "loose.png" in note
 
 
-def test_an_empty_folder_is_answered_with_the_rule(tmp_path):
+def test_an_empty_folder_is_an_error_with_the_layout(tmp_path):
     with pytest.raises(DataError, match="holds no pictures") as caught:
         read(tmp_path)
     assert "one sub-folder" in caught.value.fix
     assert ".jpg" in caught.value.fix
 
 
-def test_pictures_without_class_folders_are_answered_with_the_rule(tmp_path):
+def test_pictures_without_class_folders_are_an_error_with_the_layout(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="1 pictures are in"):
         read(tmp_path)

@@ -43,12 +43,12 @@ def test_x_and_y_are_undivided(read):
     ],
     ids=["grey", "grey last", "rgb last", "rgb first", "grey first", "three rows"],
 )
-def test_layouts_that_can_be_told_are_read(read, x, expected):
+def test_unambiguous_layouts_are_read(read, x, expected):
     np.testing.assert_array_equal(read(x=x, y=Y).pictures, expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 3), (1, 4, 1), (5, 4, 4), (2, 5, 5), (20,), (2, 2, 2, 3)])
-def test_layouts_that_cannot_be_told_are_refused(read, shape):
+def test_ambiguous_layouts_are_refused(read, shape):
     with pytest.raises(DataError, match=r"shape \(6, "):
         read(x=np.zeros((6, *shape), np.uint8), y=Y)
 
@@ -180,7 +180,7 @@ def test_groups_of_one_name_are_one_group_in_all_parts(read):
     assert len(set(groups)) == 4
 
 
-def test_samples_of_a_part_without_groups_stand_alone(read):
+def test_samples_of_a_part_without_groups_are_their_own_groups(read):
     samples = read(x_train=X, y_train=Y, x_test=X[:2], y_test=Y[:2], group_train=Y)
     assert len(set(samples.groups.tolist())) == 5
 

@@ -1,4 +1,4 @@
-"""What counts alike, against scikit-learn, plain loops and simulated classifiers."""
+"""Balanced statistics, against scikit-learn, plain loops and simulated classifiers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sized(*counts):
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1))
-def test_the_mean_of_what_is_right_is_balanced_accuracy(pairs):
+def test_the_balanced_mean_is_scikit_learns_balanced_accuracy(pairs):
     labels, answers = np.array(pairs).T
     # scikit-learn warns where an answer is of a class that no sample has.
     answers = np.where(np.isin(answers, labels), answers, labels[0])
@@ -39,7 +39,7 @@ def test_the_mean_of_what_is_right_is_balanced_accuracy(pairs):
 
 
 @given(st.lists(st.booleans(), min_size=1))
-def test_where_every_sample_counts_alike_nothing_is_changed(right):
+def test_without_strata_statistics_are_plain(right):
     values = np.array(right)
     assert balanced.balanced_mean(values, None) == values.mean()
     assert balanced.balanced_total(values, None) == values.sum()
@@ -93,7 +93,7 @@ def test_effective_samples_spread_as_balanced_accuracy_does():
     assert balanced.effective_fraction(np.ones(90), None, sized(30, 30, 30), LEVEL) == 1.0
 
 
-def test_a_rare_class_that_is_often_wrong_makes_samples_worth_less():
+def test_errors_in_a_rare_class_reduce_the_effective_samples():
     labels, rng, chances = sized(500, 60, 20), np.random.default_rng(7), np.array([0.99, 0.95, 0.6])
     rights = [rng.random(580) < chances[labels] for _ in range(4000)]
     means = [balanced.balanced_mean(right, labels) for right in rights]
@@ -123,7 +123,7 @@ def test_the_bootstrap_is_that_of_a_plain_loop(change):
     assert again == balanced.bootstrap_interval(values, None, labels, 0, LEVEL)
 
 
-def test_groups_are_drawn_whole_and_their_classes_count_alike():
+def test_whole_groups_are_drawn_for_balanced_accuracy():
     # Groups of one class each: drawing groups within classes is the bootstrap to compare with.
     groups = np.repeat(np.arange(60), 10)
     labels = np.where(groups < 48, 0, 1)
@@ -167,7 +167,7 @@ def uneven(count=400, rare=10, seed=0):
     return LabelledTensors((noise + 6 * labels[:, None, None, None]).to(torch.uint8), labels)
 
 
-def test_where_classes_count_alike_a_rare_class_is_recognised_as_often_as_a_common_one():
+def test_balanced_training_recognises_a_rare_class_as_often_as_a_frequent_one():
     data, judged = uneven(), uneven(600, 300, seed=1)
     recalls = {}
     for is_balanced in (False, True):

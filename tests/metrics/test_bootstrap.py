@@ -31,13 +31,13 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
     assert bootstrap.cluster_bootstrap_interval(values, groups, 4, 0.95) == at_once
 
 
-def test_samples_that_only_repeat_their_group_are_worth_one_a_group():
+def test_equal_samples_of_a_group_have_one_effective_sample():
     values = np.repeat(np.random.default_rng(0).random(400) < 0.7, 6).astype(float)
     share = bootstrap.cluster_effective_fraction(values, np.repeat(np.arange(400), 6), 0.95)
     assert share == pytest.approx(1 / 6, rel=0.02)
 
 
-def test_independent_samples_keep_their_worth_and_few_groups_lose_some():
+def test_independent_samples_stay_effective_and_few_groups_reduce_them():
     values = (np.random.default_rng(0).random(4000) < 0.7).astype(float)
     assert bootstrap.cluster_effective_fraction(values, np.arange(4000), 0.95) == pytest.approx(
         1, abs=0.01

@@ -37,7 +37,7 @@ def test_wilson_equals_scipy(n, data, level):
     assert wilson_interval(correct, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
-def test_wilson_without_samples_knows_nothing():
+def test_wilson_without_samples_is_0_to_1():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
@@ -147,7 +147,7 @@ def test_group_names_may_be_text_and_the_draws_repeat():
     )
 
 
-def test_one_group_says_next_to_nothing():
+def test_one_group_gives_a_wide_interval():
     low, high = accuracy_interval(np.array([1, 1, 1, 0], bool), np.zeros(4))
     assert (low, high) == (0.0, 1.0)
 

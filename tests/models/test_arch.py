@@ -50,7 +50,7 @@ def test_an_arch_is_frozen_and_hashable():
     assert hash(arch) == hash(random_arch(1))
 
 
-def test_chaining_settles_stored_fields_and_classes_one_after_the_other():
+def test_chain_sets_derived_fields_and_classes_in_order():
     arch = chain((16, 16, 3), [Conv(out=8), MBConv(out=8, expand=2), Residual(out=12), Head()], 7)
     conv, mbconv, residual, _ = arch.layers
     assert (conv.out, mbconv.hidden, mbconv.residual) == (8, 16, True)
@@ -85,13 +85,13 @@ def test_a_layer_is_named_after_its_file():
         '{"input": [8, 8, 1], "layers": [{"type": "max_pool", "kernel": 2, "stride": 2, "x": 1}]}',
     ],
 )
-def test_what_is_not_the_description_of_an_arch_is_refused(text):
+def test_invalid_json_is_an_error(text):
     with pytest.raises(ArchError) as caught:
         Arch.from_json(text)
     assert caught.value.fix
 
 
-def test_an_unknown_layer_in_a_file_is_answered_with_the_nearest_known_one():
+def test_an_unknown_layer_in_a_file_suggests_the_nearest_one():
     document = json.loads(random_arch(0).to_json())
     document["layers"][0]["type"] = "stme"
     with pytest.raises(ArchError) as caught:

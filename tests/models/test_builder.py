@@ -85,7 +85,7 @@ def test_the_gate_of_hard_swish_is_a_hard_sigmoid(build):
     assert gate.kind == "hard_sigmoid"
 
 
-def test_an_unknown_activation_is_answered_with_the_known_ones(build):
+def test_an_unknown_activation_lists_the_known_ones(build):
     with pytest.raises(ArchError, match="rleu") as caught:
         build.conv(build.input, "a", "out", activation="rleu")
     assert "hswish" in caught.value.fix

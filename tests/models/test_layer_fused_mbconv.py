@@ -19,7 +19,7 @@ def test_a_fused_mbconv_expands_densely_projects_and_adds_where_shapes_allow(ker
     assert close(run.y, y + run.x if added else y)
 
 
-def test_the_inner_width_is_settled_by_the_factor_and_cut_on_its_own():
+def test_the_inner_width_is_set_by_the_factor_and_pruned_independently():
     run = trace(FusedMBConv(out=8, expand=4))
     assert run.arch.layers[0].hidden == 24
     assert sorted(f for w in run.arch.graph.widths for f in w.fields) == [(0, "hidden"), (0, "out")]

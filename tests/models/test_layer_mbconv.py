@@ -36,7 +36,7 @@ def test_the_activation_stands_after_expansion_and_filter_but_not_after_projecti
     assert close(run.y, by_hand(run, layer))
 
 
-def test_placing_settles_the_inner_widths_from_the_factors():
+def test_input_channels_set_the_inner_widths():
     placed = MBConv(out=8, expand=6, se=4).with_input_channels(16)
     assert (placed.hidden, placed.squeeze) == (96, 24)
     assert MBConv(se=8, expand=1).with_input_channels(16).squeeze == 8

@@ -36,7 +36,7 @@ def test_a_width_is_a_whole_number_of_channels(value):
 
 
 @pytest.mark.parametrize(("field", "value"), [("kernel", 4), ("activation", "rleu")])
-def test_a_value_that_is_no_choice_is_answered_with_the_choices(field, value):
+def test_an_illegal_choice_lists_the_legal_ones(field, value):
     with pytest.raises(ArchError) as caught:
         Twin(**{field: value})
     assert f"{field} = {value!r}" in caught.value.what

@@ -96,7 +96,7 @@ def test_missing_weights_are_an_error_and_not_left_random():
         build_network(model.arch, weights)
 
 
-def test_what_looks_at_a_value_may_replace_it():
+def test_a_value_hook_may_replace_a_value():
     arch = random_arch(4)
     network = build_network(arch).eval()
     logits = network(pixels(arch), lambda name, value: torch.zeros_like(value))

@@ -22,7 +22,7 @@ from tests.helpers import external_models as models
 
 
 @pytest.mark.parametrize("kind", ["plain", "mobile"])
-def test_a_slim_file_answers_the_same_in_fewer_bytes(kind: str) -> None:
+def test_a_slim_file_computes_the_same_in_fewer_bytes(kind: str) -> None:
     pixels, _ = models.pictures(64)
     found = wrap(models.model(kind))
     for file in (found.file, Quantizer(pixels, 127)(found)):

@@ -81,7 +81,7 @@ def test_every_shipped_space_fits_on_a_screen_and_names_good_candidates(name):
         assert trial.params.items() <= given.items()
 
 
-def test_an_optuna_study_asks_for_the_parameters_and_nothing_else():
+def test_an_optuna_trial_suggests_exactly_the_parameters():
     found = loader.load("tiny")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()

@@ -27,6 +27,6 @@ def test_draws_reach_every_value():
     assert {suggest(RandomTrial(seed), "x", knob) for seed in range(60)} == set(knob.values)
 
 
-def test_what_is_fixed_is_not_asked_for():
+def test_a_fixed_parameter_is_not_suggested():
     assert suggest(None, "x", Choice((3,))) == 3
     assert suggest(None, "x", Range(3, 3, 1)) == 3

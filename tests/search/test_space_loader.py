@@ -80,7 +80,7 @@ def load(tmp_path, text):
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_answered_with_its_line_and_the_way_out(case, tmp_path):
+def test_a_mistake_is_reported_with_its_line_and_fix(case, tmp_path):
     before, after, line, words = MISTAKES[case]
     assert GOOD.count(before) == 1
     with pytest.raises(SpaceError) as caught:
@@ -135,7 +135,7 @@ def test_the_digest_names_the_content_and_not_its_layout(tmp_path):
     assert load(tmp_path, GOOD.replace("epochs = 9", "epochs = 8")).digest != first.digest
 
 
-def test_an_unknown_space_is_answered_with_the_nearest():
+def test_an_unknown_space_suggests_the_nearest():
     with pytest.raises(SpaceError, match="did you mean 'residual'"):
         loader.load("residul")
 

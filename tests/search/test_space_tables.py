@@ -71,7 +71,7 @@ def test_the_points_of_a_shipped_training_are_the_ways_through_it(name):
 
 
 @pytest.mark.parametrize("name", plugins.names("layers"))
-def test_fields_that_a_layer_settles_itself_are_not_for_files(name):
+def test_derived_fields_cannot_be_set_in_files(name):
     kind = plugins.load("layers", name, Layer)
     assert not {"hidden", "squeeze", "residual", "projection", "classes"} & set(layer_checks(kind))
     assert set(layer_checks(kind)) <= set(kind.searchable_fields())

@@ -1,4 +1,4 @@
-"""Random changes against torch's affine grid and pictures whose change is known."""
+"""Augmentation, against torch's affine grid and pictures with a known result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_strength_changes_nothing(kind):
 
 
 @KINDS
-def test_a_flip_alone_mirrors_those_asked_for_and_leaves_the_rest(kind):
+def test_without_strength_only_the_selected_pictures_are_flipped(kind):
     x, mirrored = noise(4), torch.tensor([True, False, False, True])
     y = augmentation.random_augment(x, kind, 0.0, flipped=mirrored, generator=draws())
     wanted = torch.stack([x[0].flip(2), x[1], x[2], x[3].flip(2)])
@@ -45,7 +45,7 @@ def test_a_crop_is_one_of_the_pictures_windows(flip):
     assert (found.sum(1) > 0).all()
 
 
-def test_a_cut_makes_one_square_grey_that_may_reach_over_the_edge():
+def test_cutout_sets_one_square_to_grey_that_may_cross_the_edge():
     x = torch.ones(4000, 3, 9, 12)
     hidden = (augmentation.cutout(x, 0.34, draws()) == 0).all(1)  # side 3 of 9
     rows, columns = hidden.any(2).sum(1), hidden.any(1).sum(1)
@@ -56,13 +56,13 @@ def test_a_cut_makes_one_square_grey_that_may_reach_over_the_edge():
     assert everywhere.max() < 0.2
 
 
-def test_a_cut_of_nothing_changes_nothing():
+def test_cutout_of_size_0_changes_nothing():
     assert torch.equal(augmentation.cutout(noise(), 0.0, draws()), noise())
     assert torch.equal(augmentation.cutout(noise(), 0.04, draws()), noise())
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_places_are_those_of_torchs_affine_grid(flip, monkeypatch):
+def test_grid_equals_torchs_affine_grid(flip, monkeypatch):
     drawn = torch.rand(6, 4, generator=draws(3)) * 2 - 1
     monkeypatch.setattr(augmentation, "_uniform", lambda *_: drawn)
     sign = torch.tensor([1.0, -1.0, 1.0, -1.0]) if flip else torch.ones(4)
@@ -148,14 +148,14 @@ def test_grey_is_not_coloured_and_no_strength_changes_nothing():
     assert torch.equal(augmentation.colour_jitter(x.clone(), 0.0, draws()), x)
 
 
-def test_mixup_blends_with_the_partner_by_the_share_it_tells():
+def test_mixup_blends_with_the_partner_by_lambda():
     x = noise(300)
     y, kept = augmentation.mixup_cutmix(x, 1.0, 0.0, draws())
     assert torch.allclose(y, torch.lerp(x.flip(0), x, kept[:, None, None, None]), atol=1e-5)
     assert 0.4 < kept.mean() < 0.6
 
 
-def test_cutmix_takes_one_rectangle_of_the_partner_and_tells_its_share():
+def test_cutmix_copies_one_rectangle_and_lambda_is_the_rest():
     x = noise(300, height=16, width=16)
     y, kept = augmentation.mixup_cutmix(x, 0.0, 1.0, draws())
     is_other = (y == x.flip(0)).all(1)
@@ -168,7 +168,7 @@ def test_cutmix_takes_one_rectangle_of_the_partner_and_tells_its_share():
     assert 0.4 < kept.mean() < 0.6
 
 
-def test_so_many_pictures_are_mixed_as_asked_for():
+def test_mixed_samples_match_the_requested_shares():
     x = noise(2000, 1, 4, 4)
     y, kept = augmentation.mixup_cutmix(x, 0.2, 0.3, draws())
     untouched = (y == x).flatten(1).all(1)

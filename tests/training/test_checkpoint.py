@@ -1,4 +1,4 @@
-"""A training killed half-way and gone on with against one that nobody touched."""
+"""A training that is killed and resumed, against an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_stopped_twice_it_ends_on_the_same_bits(tmp_path, optimizer, average):
     assert fitted(recipe, path).digest == fitted(recipe).digest
 
 
-def test_it_does_go_on_and_does_not_begin_again(tmp_path):
+def test_it_resumes_and_does_not_start_again(tmp_path):
     path, seen = tmp_path / "half-way.safetensors", []
     with pytest.raises(Stopped):
         fitted(PLAIN, path, 9)
@@ -105,7 +105,7 @@ def test_killed_by_the_system_it_ends_on_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"recipe": RICH}, {"seed": 4}])
-def test_another_training_does_not_go_on_from_it(tmp_path, other):
+def test_another_training_does_not_resume_from_it(tmp_path, other):
     path = tmp_path / "half-way.safetensors"
     with pytest.raises(Stopped):
         fitted(PLAIN, path, 9)
@@ -114,14 +114,14 @@ def test_another_training_does_not_go_on_from_it(tmp_path, other):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", bytes(range(256)) * 8])
-def test_what_is_damaged_counts_as_nothing(tmp_path, content):
+def test_a_damaged_checkpoint_is_ignored(tmp_path, content):
     path = tmp_path / "half-way.safetensors"
     path.write_bytes(content)
     assert Checkpoint(path, "key").resume({}) == 0
     assert fitted(PLAIN, path).digest == fitted(PLAIN).digest
 
 
-def test_nothing_is_kept_before_it_is_time(tmp_path):
+def test_nothing_is_saved_before_the_interval_has_passed(tmp_path):
     path = tmp_path / "half-way.safetensors"
     Checkpoint(path, "key", 60.0).save_if_due(3, {})
     assert not path.exists()
@@ -130,7 +130,7 @@ def test_nothing_is_kept_before_it_is_time(tmp_path):
     assert Checkpoint(path, "another").resume({}) == 0
 
 
-def test_a_training_in_which_classes_count_alike_does_not_go_on_from_one_where_they_did_not(
+def test_a_balanced_training_does_not_resume_from_an_unbalanced_one(
     tmp_path,
 ):
     path, data = tmp_path / "half-way", dataclasses.replace(stripes(), is_balanced=True)

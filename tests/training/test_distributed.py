@@ -1,4 +1,4 @@
-"""Processes that train one net together, against one process with the same batches."""
+"""Data-parallel training, against one process with the same batches."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def test_two_processes_end_on_the_weights_of_one(tmp_path: Path) -> None:
         assert torch.allclose(first[name], value, rtol=2e-4, atol=2e-6)
 
 
-def test_each_takes_its_statistics_of_its_own_share_and_learns_all_the_same(tmp_path: Path) -> None:
+def test_batch_norm_per_process_still_trains(tmp_path: Path) -> None:
     (alone,), (first, second) = trained(tmp_path, 1, "batch"), trained(tmp_path, 2, "batch")
     assert all(torch.equal(first[n], second[n]) for n in first if "running" not in n)
     assert float(first["loss"]) == pytest.approx(float(alone["loss"]), abs=0.1)
     assert float(first["loss"]) < 0.8 * math.log(3)
 
 
-def test_torchrun_tells_who_is_who(tmp_path: Path) -> None:
+def test_ranks_come_from_torchruns_environment(tmp_path: Path) -> None:
     program, out = tmp_path / "member.py", tmp_path / "run"
     program.write_text(f"import sys; sys.path.insert(0, {str(HERE)!r})\n{MEMBER}")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -96,13 +96,13 @@ def test_torchrun_tells_who_is_who(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "count"), [(64, 1), (64, 2), (65, 3), (7, 4)])
-def test_every_picture_of_a_batch_is_somebodys(size: int, count: int) -> None:
+def test_local_slices_partition_the_batch(size: int, count: int) -> None:
     shares = [range(size)[ProcessGroup(rank, count).local_slice(size)] for rank in range(count)]
     assert [place for share in shares for place in share] == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_small_batches_are_not_shared_by_many() -> None:
+def test_small_batches_use_fewer_processes() -> None:
     assert [usable_processes(8, size) for size in (MIN_SAMPLES_PER_PROCESS - 1, 40, 1000)] == [
         1,
         2,

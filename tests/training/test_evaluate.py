@@ -1,4 +1,4 @@
-"""Answers of models and files, against arithmetic done by hand."""
+"""Predictions of models and files, against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pixels():
 
 
 @pytest.mark.parametrize("batch", [1, 4, 11, 64])
-def test_logits_are_the_networks_whatever_the_batch(model, pixels, batch):
+def test_logits_do_not_depend_on_the_batch_size(model, pixels, batch):
     about = model.preprocessing
     x = (pixels.permute(0, 3, 1, 2).double() - about.zero_point) * about.scale
     network = model.network().double()
@@ -42,7 +42,7 @@ def test_no_pictures_give_no_logits(model, pixels):
     assert predict_logits(model, pixels[:0]).shape == (0, 3)
 
 
-def test_accuracy_marks_the_samples_whose_largest_logit_is_the_label(model, pixels):
+def test_a_sample_is_correct_if_its_largest_logit_is_the_label(model, pixels):
     answers = predict_logits(model, pixels).argmax(1)
     labels = answers.clone()
     labels[4] = (labels[4] + 1) % 3
@@ -83,7 +83,7 @@ def test_probabilities_of_a_file_come_in_the_order_of_the_pictures(count):
     np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
-def test_every_batch_of_an_evaluation_waits_for_its_turn(model, pixels):
+def test_every_evaluation_batch_enters_the_training_slot(model, pixels):
     entered = []
 
     @contextlib.contextmanager

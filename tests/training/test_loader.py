@@ -38,7 +38,7 @@ def taken(recipe, epochs=3, data=None):
 
 
 @pytest.mark.parametrize("chunk", [1, 5000, 1 << 20])
-def test_every_sample_comes_once_an_epoch_whatever_the_chunk(monkeypatch, chunk):
+def test_every_sample_comes_once_an_epoch_for_any_chunk_size(monkeypatch, chunk):
     monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", chunk)
     x, labels = taken(PLAIN)
     assert torch.equal(x[:, 0, 3, 3].long(), labels + 1)
@@ -62,7 +62,7 @@ def test_the_last_batches_show_pictures_as_they_are(monkeypatch, chunk, share, k
 
 
 @pytest.mark.parametrize("augment", [0.0, 1.0])
-def test_whoever_is_mirrored_in_one_pass_is_not_in_the_next(augment):
+def test_a_sample_flipped_in_one_pass_is_not_flipped_in_the_next(augment):
     recipe = dataclasses.replace(PLAIN, flip=True, augment=augment, augment_kind="crop")
     x, labels = taken(recipe, epochs=4, data=numbered(60))
     is_left = x[:, 0, 3, 0] >= 100
@@ -79,7 +79,7 @@ def test_whoever_is_mirrored_in_one_pass_is_not_in_the_next(augment):
     assert is_right.any()
 
 
-def test_pieces_are_never_smaller_than_two_and_together_the_batch():
+def test_micro_batches_have_at_least_two_samples_and_form_the_batch():
     recipe = dataclasses.replace(PLAIN, batch_size=7)
     whole, pieces = made(recipe).batch(0), list(made(recipe).micro_batches(0, 5))
     assert [len(part.labels) for part in pieces] == [3, 2, 2]
@@ -98,7 +98,7 @@ def test_labels_of_mixed_pictures_are_those_of_both_halves():
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_what_is_restored_goes_on_with_the_same_batches(monkeypatch, step):
+def test_a_restored_loader_continues_with_the_same_batches(monkeypatch, step):
     monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", 1)
     recipe = dataclasses.replace(PLAIN, flip=True, augment=1.0, cutout=0.5, cutmix=0.5)
     whole, first, second = made(recipe), made(recipe), made(recipe)

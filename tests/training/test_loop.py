@@ -1,4 +1,4 @@
-"""Training against a plain loop, and where data are fewer than a batch."""
+"""Training against a plain loop, and with fewer samples than a batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fresh(seed=0, classes=3, channels=1):
     return loop.initial_model(small(classes, channels), SEEN, seed)
 
 
-def test_a_fresh_model_depends_on_its_seed_alone():
+def test_an_initial_model_depends_only_on_its_seed():
     assert fresh(1).digest == fresh(1).digest != fresh(2).digest
     assert fresh(1).preprocessing == SEEN
 
@@ -67,7 +67,7 @@ def test_fit_leaves_its_argument_and_the_global_draws_alone():
 
 @pytest.mark.parametrize("has_tiles", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_it_learns_what_can_be_learned(optimizer, has_tiles, monkeypatch):
+def test_training_reaches_a_high_accuracy_on_separable_data(optimizer, has_tiles, monkeypatch):
     monkeypatch.setattr(precision, "_has_amx", lambda: has_tiles)
     lr = 0.05 if optimizer == "sgd" else 0.01
     recipe = Recipe(optimizer=optimizer, lr=lr, augment=0.0, batch_size=16)
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_a_way_out():
     assert "lr" in error.value.fix
 
 
-def test_every_batch_waits_for_its_turn_and_is_told():
+def test_every_batch_enters_the_training_slot_and_calls_on_batch():
     open_turns, told = [], []
 
     @contextlib.contextmanager
@@ -192,7 +192,7 @@ def test_every_batch_waits_for_its_turn_and_is_told():
     assert len(open_turns) == 5 + 1  # the last one for batch normalisation
 
 
-def test_another_forward_may_stand_for_the_network():
+def test_forward_replaces_the_network():
     network = build_network(small(), fresh().weights)
     calls = []
 
@@ -218,7 +218,7 @@ def test_a_folded_model_trains_without_batch_normalisation():
     assert is_correct(trained, stripes()).mean() > LEARNED
 
 
-def test_of_several_teachers_the_mean_of_the_logits_counts():
+def test_several_teachers_are_averaged_over_logits():
     one, other = (loop.fit(fresh(n), stripes(96), PLAIN, epochs=2, seed=n) for n in (1, 2))
     first, second = one.network(), other.network()
     network = build_network(fresh(7).arch, fresh(7).weights)
@@ -239,7 +239,7 @@ def test_of_several_teachers_the_mean_of_the_logits_counts():
     assert alone.digest != taught.digest
 
 
-def test_a_student_learns_from_the_teacher_what_the_labels_deny():
+def test_a_student_follows_the_teacher_against_wrong_labels():
     data = stripes(96)
     teacher = loop.fit(fresh(), data, PLAIN, epochs=8, seed=0)
     wrong = LabelledTensors(data.pixels, (data.labels + 1) % 3)
@@ -252,7 +252,7 @@ def test_a_student_learns_from_the_teacher_what_the_labels_deny():
 @pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
-def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(optimizer, parts):
+def test_micro_batches_give_the_same_steps_without_batch_norm(optimizer, parts):
     recipe = dataclasses.replace(PLAIN, optimizer=optimizer, augment=1.0, label_smoothing=0.1)
     teacher = fresh(7).network()
 
@@ -279,7 +279,7 @@ def test_a_batch_in_pieces_moves_a_net_without_batch_norm_as_a_whole_one_does(op
         assert torch.allclose(tensor, pieces[name], atol=2e-5), name
 
 
-def test_a_net_with_batch_norm_trains_in_pieces_too():
+def test_micro_batches_train_a_net_with_batch_norm():
     data = stripes(128)
     model = loop.fit(fresh(), data, PLAIN, epochs=12, seed=0, device=CPU, micro_batches=4)
     assert is_correct(model, data).mean() > LEARNED

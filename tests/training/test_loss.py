@@ -53,7 +53,7 @@ def test_the_distilled_loss_is_hintons_formula():
     assert float(given) == pytest.approx(0.3 * hard + 0.7 * 9 * soft)
 
 
-def test_mixed_pictures_count_by_their_shares():
+def test_mixed_labels_are_weighted_by_lambda():
     others, kept = LABELS.flip(0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]).double()
     given = alone()(drawn(), Batch(drawn(), LABELS, others, kept))
     rows = zip(drawn(), LABELS, others, kept, strict=True)
@@ -84,7 +84,7 @@ def test_weighted_pictures_are_as_if_rare_ones_were_there_more_often(smoothing):
     assert float(given) == pytest.approx(float(wanted))
 
 
-def test_what_a_teacher_says_and_what_is_mixed_counts_by_class_too():
+def test_class_weights_apply_to_distillation_and_mixed_labels():
     others, kept = LABELS.flip(0), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]).double()
     wanted, hard, soft = drawn(1), 0.0, 0.0
     rows = zip(drawn(), wanted, LABELS, others, kept, strict=True)
@@ -110,7 +110,7 @@ def test_a_class_that_is_absent_from_a_batch_leaves_the_loss_finite():
     )
 
 
-def test_what_all_logits_have_in_common_does_not_drift():
+def test_the_mean_of_the_logits_does_not_drift():
     """No answer depends on it, so what moves it is rounding, blown up by the optimiser."""
     model = random_model(chain((8, 8, 1), [Stem(20), Conv(32), Conv(16), Head()], 3), 1)
     pixels = random_pixels(model.arch, 256, 1)

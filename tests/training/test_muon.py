@@ -37,7 +37,7 @@ def newton_schulz(x):
 
 
 @pytest.mark.parametrize("kind", ["random", "of rank 3", "over five orders"])
-def test_rounds_on_squares_are_rounds_on_the_matrix(kind):
+def test_steps_on_gram_matrices_equal_steps_on_the_matrix(kind):
     x = drawn(48, 288)
     if kind == "of rank 3":
         x = drawn(48, 3, seed=1) @ drawn(3, 288, seed=2) + 1e-6 * x
@@ -53,7 +53,7 @@ def test_no_gradient_is_no_move():
     assert torch.equal(given, torch.zeros(8, 20))
 
 
-def test_matrices_are_what_mixes_inputs():
+def test_only_weights_that_mix_channels_are_matrices():
     assert muon.is_matrix(drawn(8, 4, 3, 3))
     assert muon.is_matrix(drawn(10, 64))
     assert not muon.is_matrix(drawn(8, 1, 3, 3))

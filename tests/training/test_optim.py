@@ -121,7 +121,7 @@ def test_steps_equal_torchs_at_the_rate_scaled_to_the_batch(optimizer, batch, lr
         torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
 
 
-def test_what_takes_no_gradient_is_left_alone():
+def test_parameters_without_gradient_are_not_changed():
     frozen = torch.nn.Parameter(torch.ones(3, 3), requires_grad=False)
     moving = torch.nn.Parameter(torch.ones(3, 3))
     moving.grad = torch.ones(3, 3)

@@ -23,7 +23,7 @@ def convolved():
     return F.conv2d(x, weight), F.conv2d(x.double(), weight.double())
 
 
-def test_products_are_bfloat16_where_the_processor_has_tiles(has_tiles):
+def test_products_are_bfloat16_on_processors_with_amx(has_tiles):
     with precision.autocast(CPU):
         found, wanted = convolved()
     assert found.dtype == matmul_dtype(CPU) == (torch.bfloat16 if has_tiles else torch.float32)
@@ -31,7 +31,7 @@ def test_products_are_bfloat16_where_the_processor_has_tiles(has_tiles):
     assert error < (2**-7 if has_tiles else 1e-6)
 
 
-def test_within_it_exact_products_are_float32(has_tiles):
+def test_full_precision_is_float32_inside_autocast(has_tiles):
     with precision.autocast(CPU), full_precision(CPU):
         found, wanted = convolved()
     assert found.dtype == torch.float32

@@ -68,7 +68,7 @@ def test_a_recipe_of_an_older_run_means_what_it_meant():
         ("epochs", 0),
     ],
 )
-def test_an_illegal_value_is_answered_with_the_field_the_value_and_the_rule(field, value):
+def test_an_illegal_value_is_an_error_with_field_value_and_rule(field, value):
     with pytest.raises(SpaceError) as caught:
         Recipe(**{field: value})
     assert f"{field} = {value!r}" in caught.value.what

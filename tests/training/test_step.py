@@ -57,7 +57,7 @@ def run(learn, batches, scale=1.0):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_replayed_steps_end_where_plain_steps_end(optimizer, monkeypatch):
+def test_replayed_steps_equal_eager_steps(optimizer, monkeypatch):
     # In bfloat16 the last digit of a rate changes what comes of it by far more.
     monkeypatch.setattr(precision, "_has_amx", lambda: False)
     recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
@@ -86,7 +86,7 @@ def twice(work):
 
 
 @pytest.mark.parametrize("record", [broken, idle, twice])
-def test_what_cannot_be_recorded_or_moves_otherwise_is_launched_anew(record):
+def test_a_failed_or_wrong_capture_falls_back_to_eager_steps(record):
     plain, batches, step = training()
     wanted = run(step, batches)
     network, batches, learn = training(record=record)
@@ -160,7 +160,7 @@ def stepper(net, recipe, whole=8):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_a_step_is_that_of_torch_whatever_the_pieces(parts):
+def test_a_step_equals_torchs_for_any_number_of_micro_batches(parts):
     recipe = Recipe(lr=0.1, weight_decay=0.0)
     ours, theirs = linear(), linear()
     x, labels = batch()[:2]
