@@ -42,10 +42,10 @@ from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import Task, TaskResult, pack
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "commits": ("search/ledger.py", "search/storage.py", "runs/ledger.py"),
-    "cost check": ("search/cost_check.py", "proposals/feasibility.py"),
-    "sampler": ("search/sampler.py", "search/newcomers.py", "search/feasible.py", "optuna/"),
-    "scheduler": ("search/advisor.py", "search/guide.py", "search/scheduler.py"),
+    "commits": ("runs/ledger.py",),
+    "cost check": ("search/proposals/feasibility.py",),
+    "sampler": ("search/sampler.py", "search/proposals/", "optuna/"),
+    "scheduler": ("search/scheduler.py",),
 }
 """Ends of file names, or parts of them, by what their CPU time is counted to; the first fits."""
 WINDOW = 40
