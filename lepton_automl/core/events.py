@@ -12,7 +12,7 @@ class Event:
     """A message or the progress of a stage."""
 
     stage: str
-    """`intake`, `plan`, `search`, `confirm`, `compress`, `export`, `verify` or `run`."""
+    """`data`, `plan`, `search`, `confirm`, `compress`, `export`, `verify` or `run`."""
     message: str
     """One line of text for the user."""
     done: float | None = None

@@ -49,7 +49,7 @@ def emit_findings(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
     findings = audit(dataset)
     for finding in findings:
         data = {"kind": finding.kind, "count": finding.count, "fix": finding.fix}
-        emit(Event("intake", f"{finding.message} ({finding.fix})", data=data))
+        emit(Event("data", f"{finding.message} ({finding.fix})", data=data))
     return findings
 
 
@@ -71,34 +71,34 @@ def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
 
 def _duplicates(dataset: Dataset) -> Iterator[Finding]:
     for first, second in combinations(dataset.parts, 2):
-        where = dict(zip(first.digests, first.ids, strict=True))
-        twins = [n for n, digest in enumerate(second.digests) if digest in where]
-        if twins:
-            example = f"{second.ids[twins[0]]} is {where[second.digests[twins[0]]]}"
+        id_of = dict(zip(first.digests, first.ids, strict=True))
+        duplicates = [n for n, digest in enumerate(second.digests) if digest in id_of]
+        if duplicates:
+            example = f"{second.ids[duplicates[0]]} is {id_of[second.digests[duplicates[0]]]}"
             yield Finding(
                 "duplicates",
-                f"{len(twins)} of {len(second)} {second.name} pictures are also in {first.name}: "
+                f"{len(duplicates)} of {len(second)} {second.name} pictures are also in {first.name}: "
                 f"{example}",
                 f"remove them from one part; accuracy on {second.name} is too high",
-                len(twins),
+                len(duplicates),
             )
 
 
 def _contradictions(dataset: Dataset) -> Iterator[Finding]:
     labels: dict[bytes, tuple[int, str]] = {}
-    twins = []
+    pairs = []
     for part in dataset.parts:
         for digest, label, name in zip(part.digests, part.labels.tolist(), part.ids, strict=True):
             known, other = labels.setdefault(digest, (label, name))
             if known != label:
                 names = dataset.class_names
-                twins.append(f"{name} ({names[label]}) is {other} ({names[known]})")
-    if twins:
+                pairs.append(f"{name} ({names[label]}) is {other} ({names[known]})")
+    if pairs:
         yield Finding(
             "contradictions",
-            f"{len(twins)} pictures are equal to one of another class: {twins[0]}",
-            "correct the labels; no net can get both right",
-            len(twins),
+            f"{len(pairs)} pictures are equal to one of another class: {pairs[0]}",
+            "correct the labels; no net can predict both",
+            len(pairs),
         )
 
 

@@ -250,7 +250,7 @@ def open_dataset(
     """
     samples = loading.read_samples(str(data), test)
     for note in samples.notes:
-        emit(Event("intake", note))
+        emit(Event("data", note))
     checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
     parts = loading.assign_parts(checked, seed)
     train, validation, test_part = (_part(checked, parts, name) for name in PARTS)

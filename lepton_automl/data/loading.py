@@ -67,25 +67,25 @@ def check_pictures(
         return CheckedSamples(samples, digests, pictures.shape[3], pictures.shape[1:3])
     total = len(samples)
 
-    def tick(done: int) -> None:
+    def on_item(done: int) -> None:
         if done % 500 == 0:
-            emit(Event("intake", "checking pictures", done, total))
+            emit(Event("data", "checking pictures", done, total))
 
-    results = decode.map_in_threads(_check_one, pictures, tick)
-    good = [answer for answer in results if not isinstance(answer, DataError)]
-    if len(good) < total:
-        bad = [answer for answer in results if isinstance(answer, DataError)]
-        _report_unreadable(bad, total, skip_corrupt, quarantine, emit)
-        places = [n for n, answer in enumerate(results) if not isinstance(answer, DataError)]
-        samples = _subset(samples, np.array(places, np.int64))
-    headers = [header for header, _ in good]
-    sizes = {header.size for header in headers}
+    results = decode.map_in_threads(_check_one, pictures, on_item)
+    valid = [result for result in results if not isinstance(result, DataError)]
+    if len(valid) < total:
+        invalid = [result for result in results if isinstance(result, DataError)]
+        _report_unreadable(invalid, total, skip_corrupt, quarantine, emit)
+        index = [n for n, result in enumerate(results) if not isinstance(result, DataError)]
+        samples = _subset(samples, np.array(index, np.int64))
+    infos = [info for info, _ in valid]
+    sizes = {info.size for info in infos}
     size = sizes.pop() if len(sizes) == 1 else None
-    digests = tuple(digest for _, digest in good)
-    return CheckedSamples(samples, digests, _channels(samples, headers), size)
+    digests = tuple(digest for _, digest in valid)
+    return CheckedSamples(samples, digests, _channels(samples, infos), size)
 
 
-def assign_parts(content: CheckedSamples, seed: int) -> NDArray[np.str_]:
+def assign_parts(checked: CheckedSamples, seed: int) -> NDArray[np.str_]:
     """Assign each sample to a part; without groups, equal pictures stay in one part.
 
     Raises
@@ -93,10 +93,10 @@ def assign_parts(content: CheckedSamples, seed: int) -> NDArray[np.str_]:
     DataError
         As `split`.
     """
-    samples, groups = content.samples, content.samples.groups
-    if groups is None and len(set(content.digests)) < len(samples):
+    samples, groups = checked.samples, checked.samples.groups
+    if groups is None and len(set(checked.digests)) < len(samples):
         first: dict[bytes, int] = {}
-        places = [first.setdefault(digest, n) for n, digest in enumerate(content.digests)]
+        places = [first.setdefault(digest, n) for n, digest in enumerate(checked.digests)]
         groups = np.array(places, np.int64)
     return split(samples.labels, samples.class_names, samples.parts, groups, seed)
 
@@ -116,13 +116,13 @@ def dataset_name(data: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
 
 
-def summary_event(name: str, content: CheckedSamples, counts: tuple[int, int, int]) -> Event:
+def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, int]) -> Event:
     """The event that summarises the data in one line."""
-    size = "of varying sizes" if content.size is None else "{}x{}".format(*content.size)
-    colour = "grey" if content.channels == 1 else "RGB"
-    classes = len(content.samples.class_names)
+    size = "of varying sizes" if checked.size is None else "{}x{}".format(*checked.size)
+    colour = "grey" if checked.channels == 1 else "RGB"
+    classes = len(checked.samples.class_names)
     return Event(
-        "intake",
+        "data",
         f"{name}: {sum(counts)} {colour} pictures {size}, {classes} classes; "
         f"{counts[0]} train, {counts[1]} validation, {counts[2]} test",
         data={"train": counts[0], "validation": counts[1], "test": counts[2]},
@@ -228,10 +228,10 @@ def _check_one(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
         return error
 
 
-def _channels(samples: Samples, headers: list[PictureInfo]) -> int:
+def _channels(samples: Samples, infos: list[PictureInfo]) -> int:
     # The test part must not influence the net.
-    parts = [""] * len(headers) if samples.parts is None else samples.parts.tolist()
-    colour = any(not h.is_grey for h, part in zip(headers, parts, strict=True) if part != "test")
+    parts = [""] * len(infos) if samples.parts is None else samples.parts.tolist()
+    colour = any(not h.is_grey for h, part in zip(infos, parts, strict=True) if part != "test")
     return 3 if colour else 1
 
 
@@ -251,4 +251,4 @@ def _report_unreadable(
         files.write(quarantine, os.fsencode("".join(f"{error.what}\n" for error in bad)))
         where = f", listed in {quarantine}"
     message = f"ignored {len(bad)} of {total} pictures that cannot be read{where}: {shown}{more}"
-    emit(Event("intake", message, data={"left_out": len(bad)}))
+    emit(Event("data", message, data={"left_out": len(bad)}))

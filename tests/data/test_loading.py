@@ -124,4 +124,4 @@ def test_events_say_what_was_read(tmp_path):
     events = []
     open_dataset(write_folder(tmp_path, {"a": 20, "b": 20}), emit=events.append)
     assert events[-1].message.endswith("28 train, 6 validation, 6 test")
-    assert {event.stage for event in events} == {"intake"}
+    assert {event.stage for event in events} == {"data"}

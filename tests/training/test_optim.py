@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lepton_automl.training.optim import (
-    EMA_SHARE,
-    LOOKAHEAD_DECAY,
-    LOOKAHEAD_EVERY,
+    _EMA_SHARE,
+    _LOOKAHEAD_DECAY,
+    _LOOKAHEAD_EVERY,
     Average,
     Optimizer,
     lr_schedule,
@@ -44,7 +44,7 @@ def test_ema_trails_behind_and_is_what_is_left():
     weight, slow = np.zeros(3), np.zeros(3)
     for step, move in enumerate(path()):
         weight = weight + move
-        reach = max(1.0, min(EMA_SHARE * STEPS, (step + 1) / 2))
+        reach = max(1.0, min(_EMA_SHARE * STEPS, (step + 1) / 2))
         slow = slow + (weight - slow) / reach
     assert np.allclose(run("ema"), slow)
 
@@ -64,8 +64,8 @@ def test_lookahead_sets_the_weights_back_more_and_more():
         weight = weight + move
         if step + 1 == STEPS:
             weight = slow
-        elif (step + 1) % LOOKAHEAD_EVERY == 0:
-            kept = LOOKAHEAD_DECAY * ((step + 1) / STEPS) ** 3
+        elif (step + 1) % _LOOKAHEAD_EVERY == 0:
+            kept = _LOOKAHEAD_DECAY * ((step + 1) / STEPS) ** 3
             slow = kept * slow + (1 - kept) * weight
             weight = slow
     assert np.allclose(run("lookahead"), weight)
