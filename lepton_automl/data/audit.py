@@ -77,8 +77,8 @@ def _duplicates(dataset: Dataset) -> Iterator[Finding]:
             example = f"{second.ids[duplicates[0]]} is {id_of[second.digests[duplicates[0]]]}"
             yield Finding(
                 "duplicates",
-                f"{len(duplicates)} of {len(second)} {second.name} pictures are also in {first.name}: "
-                f"{example}",
+                f"{len(duplicates)} of {len(second)} {second.name} pictures are also in "
+                f"{first.name}: {example}",
                 f"remove them from one part; accuracy on {second.name} is too high",
                 len(duplicates),
             )
