@@ -36,7 +36,7 @@ from torch import Tensor
 from benchmarks.common import RUNS, append_row, known_good, parser, print_table, read_rows
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
-from lepton_automl.compress.external.quantize import Pictures, unlogged
+from lepton_automl.compress.external.quantize import CalibrationPictures, silenced
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import equalization_groups, fold, rescale
 from lepton_automl.compress.quantization.quantize import quantize_model
@@ -141,10 +141,10 @@ def rescaled(model: Model, seed: int) -> Model:
 
 def onnxruntime_file(file: bytes, pixels: Tensor, **more: Any) -> bytes:
     """The quantizer of onnxruntime on our float file, calibrated on the same pictures."""
-    with tempfile.TemporaryDirectory() as folder, unlogged():
+    with tempfile.TemporaryDirectory() as folder, silenced():
         source, out = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(file)
-        quantize_static(source, out, Pictures(pixels.numpy()), **more)
+        quantize_static(source, out, CalibrationPictures(pixels.numpy()), **more)
         return out.read_bytes()
 
 
@@ -255,7 +255,7 @@ def measured(model: Model, task: Task) -> dict[str, Any]:
     )
     files, found, methods = {"float": float_file}, {}, list[tuple[str, float, float]]()
 
-    def answers(file: bytes) -> np.ndarray:
+    def predict_file(file: bytes) -> np.ndarray:
         return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels).argmax(1)
 
     def ours() -> bytes:
@@ -263,11 +263,11 @@ def measured(model: Model, task: Task) -> dict[str, Any]:
         methods.extend((p.method, p.nats_from_float, p.seconds) for p in made.prices)
         return int8_file(made.model)
 
-    wanted = answers(float_file)
+    wanted = predict_file(float_file)
     for name, make in ({"ours": ours} | quantizers(model, task, float_file)).items():
         begun = time.perf_counter()
         files[name] = make()
-        seconds, given = time.perf_counter() - begun, answers(files[name])
+        seconds, given = time.perf_counter() - begun, predict_file(files[name])
         drop = paired_drop(wanted == labels, given == labels)
         found[name] = {
             "drop": drop.points,

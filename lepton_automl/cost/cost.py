@@ -1,4 +1,4 @@
-"""What a net costs as the int8 file that would ship, known before the first epoch."""
+"""Cost of a net as an int8 file: size, MACs, peak RAM, latency; known before training."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ class Cost:
     macs: int
     """Multiply-accumulates a sample."""
     peak_ram_bytes: int
-    """Most bytes of values alive at once (see `peak_ram_bytes`)."""
+    """Largest sum of live feature maps (see `peak_ram_bytes`)."""
     latency_ms: float | None = None
     """Milliseconds a call on one thread of a quiet machine; None where not measured."""
     latency_low_ms: float | None = None
     latency_high_ms: float | None = None
     latency_basis: Basis = "measured"
-    """What the latency is told from, where there is one."""
+    """How the latency was obtained, if there is one."""
 
     def with_measured_latency(self, latency: Latency, quiet_ms: float) -> Cost:
-        """The same with a measured latency; `quiet_ms` as `quiet_reference_ms` gives it."""
+        """A copy with a measured latency; `quiet_ms` as returned by `quiet_reference_ms`."""
         low, middle, high = (
             ratio * quiet_ms for ratio in (latency.ratio_low, latency.ratio, latency.ratio_high)
         )
         return replace(self, latency_ms=middle, latency_low_ms=low, latency_high_ms=high)
 
     def with_predicted_latency(self, model: LatencyModel, arch: Arch) -> Cost:
-        """The same with the latency that `model` tells of `arch`."""
-        told = model.latency(arch.graph)
+        """A copy with the latency that `model` predicts for `arch`."""
+        predicted = model.latency(arch.graph)
         return replace(
             self,
-            latency_ms=told.milliseconds,
-            latency_low_ms=told.low,
-            latency_high_ms=told.high,
+            latency_ms=predicted.milliseconds,
+            latency_low_ms=predicted.low,
+            latency_high_ms=predicted.high,
             latency_basis=model.basis,
         )
 
 
 def static_cost(arch: Arch, weight_limit: int) -> Cost:
-    """Everything but the latency of `arch` as an int8 file, written with random weights.
+    """Cost, without latency, of `arch` as an int8 file with random weights.
 
     The size is that of a file with short labels and no further metadata; the shipped one adds
     its class names and the fingerprint of the data.
@@ -71,26 +71,26 @@ def static_cost(arch: Arch, weight_limit: int) -> Cost:
 
 
 def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
-    """Everything but the latency of a written `file` of `arch`; `value_bytes` 4 for float32."""
+    """Cost, without latency, of a `file` of `arch`; `value_bytes` is 1 for int8, 4 for float32."""
     graph = arch.graph
     weights = sum(int(np.prod(op.weight_shape)) for op in graph.weighted_ops)
     outputs = sum(op.weight_shape[0] for op in graph.weighted_ops)
     # An int8 channel has an int32 bias and the float32 scales of weight and bias.
-    beside = 4 * outputs * (3 if value_bytes == 1 else 1)
+    bias_bytes = 4 * outputs * (3 if value_bytes == 1 else 1)
     return Cost(
         size_bytes=len(file),
         weight_bytes=weights * value_bytes,
-        parameter_bytes=weights * value_bytes + beside,
+        parameter_bytes=weights * value_bytes + bias_bytes,
         macs=graph.macs,
         peak_ram_bytes=peak_ram_bytes(graph) * value_bytes,
     )
 
 
 def peak_ram_bytes(graph: Graph) -> int:
-    """Most bytes alive while the operations run in order, one byte an element.
+    """Peak memory of feature maps while operations run in order, one byte per element.
 
-    Alive are the inputs and the output of the running operation and every value read later. An
-    addition, product or gate may write over an input of its own size that dies with it.
+    Live are the inputs and the output of the running operation and every value read later. An
+    addition, product or gate may overwrite an input of its own size that is not read later.
     """
     last = {value.name: n for n, op in enumerate(graph.ops) for value in op.inputs}
     alive = {graph.input.name: graph.input.size}

@@ -1,4 +1,4 @@
-"""Times the nets of a folder and writes a latency table, with numpy and onnxruntime alone.
+"""Measure the nets of a folder and write a latency table; needs numpy and onnxruntime only.
 
 `lepton bench --ops --kit FOLDER` writes this file as `bench.py` with the nets and `nets.json`
 beside it. On the device, `python bench.py` times them and writes `latency_table.json`.
@@ -20,10 +20,10 @@ import numpy as np
 import onnxruntime
 
 VERSION = 1
-"""Of the table."""
-LISTED, TABLE, REFERENCE = "nets.json", "latency_table.json", "reference.onnx"
+"""Version of the table format."""
+NETS_FILE, TABLE_FILE, REFERENCE = "nets.json", "latency_table.json", "reference.onnx"
 ROUNDS, SECONDS = 12, 0.02
-"""Turns that each net takes with the reference net, and seconds it runs for in all of them."""
+"""Interleaved rounds of each net and the reference net; seconds per net over all rounds."""
 FOLDS = 10
 NOTED_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
@@ -33,21 +33,21 @@ NOTED_FLAGS = (
 Call = Callable[[], object]
 
 
-def bench(folder: Path, tell: Callable[[str], object] = str) -> dict[str, Any]:
-    """The latency table of the machine this runs on, from the nets in `folder`."""
-    listed = json.loads((folder / LISTED).read_text(encoding="utf-8"))
-    reference = opened(folder / REFERENCE)
+def bench(folder: Path, log: Callable[[str], object] = str) -> dict[str, Any]:
+    """Measure the nets in `folder` and fit the latency table of this machine."""
+    listed = json.loads((folder / NETS_FILE).read_text(encoding="utf-8"))
+    reference = open_call(folder / REFERENCE)
     names: list[str] = listed["features"]
     nets: list[dict[str, Any]] = []
     for number, net in enumerate(listed["nets"], 1):
-        own, unit = timed(opened(folder / net["file"]), reference)
+        own, unit = time_pair(open_call(folder / net["file"]), reference)
         nets.append({**net, "milliseconds": 1e3 * own, "ratio": own / unit, "unit": unit})
         if number % 20 == 0:
-            tell(f"{number} of {len(listed['nets'])} nets timed")
+            log(f"{number} of {len(listed['nets'])} nets measured")
     quiet = min(net.pop("unit") for net in nets)
     rows = np.array([[net["features"].get(name, 0.0) for name in names] for net in nets])
-    taken = np.array([1e9 * quiet * net["ratio"] for net in nets])
-    prices, errors = fitted(rows, taken), cross_validated(rows, taken)
+    times = np.array([1e9 * quiet * net["ratio"] for net in nets])
+    prices, errors = fit_nonnegative(rows, times), cross_validated(rows, times)
     return {
         "lepton_latency_table": VERSION,
         "machine": machine(),
@@ -64,8 +64,8 @@ def bench(folder: Path, tell: Callable[[str], object] = str) -> dict[str, Any]:
     }
 
 
-def opened(path: Path) -> Call:
-    """One call at batch 1, on one thread, of an opened and warm file."""
+def open_call(path: Path) -> Call:
+    """A function that runs a file once at batch 1 on one thread, after three calls for warm-up."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -84,20 +84,20 @@ def opened(path: Path) -> Call:
     return call
 
 
-def timed(call: Call, reference: Call) -> tuple[float, float]:
-    """Seconds of the quickest call of a net, and of the reference net in the same rounds.
+def time_pair(call: Call, reference: Call) -> tuple[float, float]:
+    """Seconds of the fastest call of a net, and of the reference net in the same rounds.
 
-    What disturbs a call only ever adds to it.
+    Disturbances only add time, so the minimum is taken.
     """
     turns = [
-        (quickest(call, SECONDS / ROUNDS), quickest(reference, SECONDS / ROUNDS / 2))
+        (fastest_call(call, SECONDS / ROUNDS), fastest_call(reference, SECONDS / ROUNDS / 2))
         for _ in range(ROUNDS)
     ]
     return min(own for own, _ in turns), min(unit for _, unit in turns)
 
 
-def quickest(call: Call, seconds: float) -> float:
-    """Fewest seconds of a call that is repeated for about `seconds`."""
+def fastest_call(call: Call, seconds: float) -> float:
+    """Shortest time of a call that is repeated for about `seconds`."""
     least, end = float("inf"), time.perf_counter() + seconds
     while True:
         before = time.perf_counter()
@@ -108,21 +108,21 @@ def quickest(call: Call, seconds: float) -> float:
             return least
 
 
-def fitted(rows: np.ndarray, taken: np.ndarray, rounds: int = 3000) -> np.ndarray:
-    """Non-negative prices of the features with the least squared relative error.
+def fit_nonnegative(rows: np.ndarray, times: np.ndarray, rounds: int = 3000) -> np.ndarray:
+    """Non-negative least squares of the relative error, by coordinate descent.
 
     Parameters
     ----------
     rows : ndarray
-        (nets, features): how much of each feature a net has.
+        (nets, features): amount of each feature in each net.
     taken : ndarray
-        (nets,): what it took; the prices have its unit.
+        (nets,): measured time; coefficients have its unit.
     rounds : int
-        Passes over all features at the most.
+        Passes over all features at most.
 
     Source: Franc, Hlavac and Navara 2005, CAIP (LNCS 3691), algorithm 1.
     """
-    relative = rows / taken[:, None]
+    relative = rows / times[:, None]
     scale = np.maximum(np.sqrt((relative**2).sum(0)), 1e-300)
     relative = relative / scale
     gram, prices = relative.T @ relative, np.zeros(rows.shape[1])
@@ -138,23 +138,23 @@ def fitted(rows: np.ndarray, taken: np.ndarray, rounds: int = 3000) -> np.ndarra
     return np.asarray(prices / scale)
 
 
-def cross_validated(rows: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Relative error of each net by prices that were fitted without it."""
-    errors = np.zeros(len(taken))
-    for held in folds(len(taken)):
-        prices = fitted(rows[~held], taken[~held])
-        errors[held] = np.abs(rows[held] @ prices / taken[held] - 1)
+def cross_validated(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Relative error of each net under cross-validation, (nets,)."""
+    errors = np.zeros(len(times))
+    for held in folds(len(times)):
+        prices = fit_nonnegative(rows[~held], times[~held])
+        errors[held] = np.abs(rows[held] @ prices / times[held] - 1)
     return errors
 
 
 def folds(count: int) -> Iterator[np.ndarray]:
-    """Which nets are held back, a fold at a time."""
+    """Boolean masks of the held-out nets, (nets,), one per fold."""
     group = np.random.default_rng(0).permutation(count) % FOLDS
     yield from (group == fold for fold in range(FOLDS))
 
 
 def machine() -> dict[str, Any]:
-    """Processor and system, as far as the system tells."""
+    """Processor and system, as far as known."""
     path, fields = Path("/proc/cpuinfo"), dict[str, str]()
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         name, _, value = line.partition(":")
@@ -169,18 +169,18 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Time the nets beside this file and write the table."""
+    """Measure the nets beside this file and write the table."""
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Write the latency table of this machine.")
     parser.add_argument("--nets", type=Path, default=here, help="folder of nets.json")
-    parser.add_argument("--out", type=Path, default=Path(TABLE), help="the table")
+    parser.add_argument("--out", type=Path, default=Path(TABLE_FILE), help="the table")
     given = parser.parse_args()
     table = bench(given.nets, lambda line: sys.stderr.write(f"{line}\n"))
     given.out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     error = table["error"]
     sys.stdout.write(
-        f"{given.out}: {error['nets']} nets on {table['machine']['cpu']}, error of a net that was "
-        f"not seen {error['median']:.1%} in the middle, {error['most']:.1%} for 19 of 20\n"
+        f"{given.out}: {error['nets']} nets on {table['machine']['cpu']}, error of an unseen "
+        f"net: median {error['median']:.1%}, 95th percentile {error['most']:.1%}\n"
     )
 
 

@@ -23,19 +23,19 @@ from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, open_session
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 
-REPEATS = 2
-"""How often a doubtful latency is measured again: about 60 ms more at the most."""
+_MAX_REPEATS = 2
+"""How often an undecided latency is measured again: at most about 60 ms more."""
 
 REFERENCE = Arch((16, 16, 1), (Stem(16), ConvLayer(32, stride=2), ConvLayer(32), Head(classes=10)))
-"""The net every latency is a multiple of; never changed, or old measurements lose their meaning."""
+"""Latencies are recorded as multiples of this net's; changing it invalidates all records."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one call at batch 1 as a multiple of the reference net's in the same rounds.
+    """Latency of a file at batch 1, relative to the reference net in the same rounds.
 
-    Hosts drift by a factor of two within minutes, ratios by a few percent: compare ratios, and
-    for milliseconds multiply them by one recorded `quiet_reference_ms`.
+    Absolute times drift by a factor of two within minutes, ratios by a few percent: compare
+    ratios, and multiply them by one recorded `quiet_reference_ms` for milliseconds.
     """
 
     ratio: float
@@ -46,24 +46,24 @@ class Latency:
     reference_ms: float
     """Median time of the reference net in these rounds."""
     median_ms: float
-    """Median time as the clock gave it."""
+    """Median time of the file, not corrected for drift."""
     rounds: int = 9
 
 
 @dataclass(frozen=True)
 class NetFile:
-    """A net and a file that was written of it."""
+    """An architecture and one of its ONNX files."""
 
     arch: Arch
     file: bytes
 
 
-Doubt = Callable[[Latency], bool]
-"""Whether a latency is too close to a limit to be believed."""
+Undecided = Callable[[Latency], bool]
+"""Predicate: whether a latency is too close to a limit to decide."""
 
 
 class Stopwatch:
-    """Times files on one thread, in rounds in which each file and the reference net take turns."""
+    """Measures latencies on one thread; rounds interleave all files and the reference net."""
 
     def __init__(self) -> None:
         self._reference = _call(random_int8_onnx(REFERENCE, 64))
@@ -74,55 +74,54 @@ class Stopwatch:
         *,
         rounds: int = 9,
         seconds: float = 0.015,
-        doubt: Doubt | None = None,
+        is_undecided: Undecided | None = None,
     ) -> dict[str, Latency]:
-        """Latency of each file.
+        """Measure the latency of each file.
 
         Parameters
         ----------
         files : mapping of str to bytes
-            ONNX files with the inputs and outputs that lepton writes, of any precision.
+            Name -> ONNX file with lepton's input and output, of any precision.
         rounds : int
-            Turns each file gets, at least 1.
+            Blocks of calls per file, at least 1.
         seconds : float
-            Time each file, and the reference net, is run for over all rounds; a call that takes
-            longer than its share is made once a round.
-        doubt : callable, optional
-            While it says so of any file, up to `REPEATS` times as many rounds again are added.
+            Time per file over all rounds; every round makes at least one call.
+        is_undecided : callable, optional
+            While it is true for any file, up to `_MAX_REPEATS` times as many rounds are added.
         """
         calls = {name: _call(file) for name, file in files.items()}
         times: dict[str, list[float]] = {name: [] for name in files}
         references: list[float] = []
         found: dict[str, Latency] = {}
-        for _ in range(1 + REPEATS):
+        for _ in range(1 + _MAX_REPEATS):
             for _ in range(rounds):
                 references.append(_block(self._reference, seconds / rounds))
                 for name, call in calls.items():
                     times[name].append(_block(call, seconds / rounds))
-            found = {name: _latency(taken, references) for name, taken in times.items()}
-            if doubt is None or not any(map(doubt, found.values())):
+            found = {name: _relative_latency(own, references) for name, own in times.items()}
+            if is_undecided is None or not any(map(is_undecided, found.values())):
                 break
         return found
 
     def quiet_reference_ms(self, *, rounds: int = 40, seconds: float = 0.2) -> float:
-        """Milliseconds of the reference net when nothing disturbs it: its quickest round."""
+        """Milliseconds of the reference net on a quiet machine: its fastest round."""
         return 1e3 * min(_block(self._reference, seconds / rounds) for _ in range(rounds))
 
 
 def measure(
     files: Mapping[str, bytes], *, rounds: int = 9, seconds: float = 0.015
 ) -> dict[str, Latency]:
-    """`Stopwatch.measure` for those who measure once."""
+    """`Stopwatch.measure` with a new stopwatch."""
     return Stopwatch().measure(files, rounds=rounds, seconds=seconds)
 
 
 def quiet_reference_ms() -> float:
-    """`Stopwatch.quiet_reference_ms` for those who need it once; record it, then reuse it."""
+    """`Stopwatch.quiet_reference_ms` with a new stopwatch; record the result and reuse it."""
     return Stopwatch().quiet_reference_ms()
 
 
 def _call(file: bytes) -> Callable[[], object]:
-    """One call at batch 1 of an opened and warm file."""
+    """A function that runs the file once at batch 1, after three calls for warm-up."""
     opened = open_session(file)
     pixels = np.random.default_rng(0).integers(
         0, 256, (1, *opened.get_inputs()[0].shape[1:]), np.uint8
@@ -135,10 +134,10 @@ def _call(file: bytes) -> Callable[[], object]:
 
 
 def _block(call: Callable[[], object], seconds: float) -> float:
-    """Fewest seconds of a call, called over and over for about `seconds`, at least once.
+    """Shortest time of a call, repeated for about `seconds`, at least once.
 
-    What disturbs a call only ever adds to it: on a busy machine two measurements of one file
-    differ by half as much as with the median call of each block.
+    Disturbances only add time: on a busy machine the minimum of a block varies half as much as
+    its median ("Latency measurement" in docs/decisions.md).
     """
     clock, least = time.perf_counter, math.inf
     before = clock()
@@ -152,21 +151,21 @@ def _block(call: Callable[[], object], seconds: float) -> float:
         before = after
 
 
-def _latency(taken: list[float], references: list[float]) -> Latency:
-    ratios = sorted(own / reference for own, reference in zip(taken, references, strict=True))
+def _relative_latency(times: list[float], references: list[float]) -> Latency:
+    ratios = sorted(own / reference for own, reference in zip(times, references, strict=True))
     outside = _outside(len(ratios))
     return Latency(
         ratio=statistics.median(ratios),
         ratio_low=ratios[outside],
         ratio_high=ratios[-1 - outside],
         reference_ms=1e3 * statistics.median(references),
-        median_ms=1e3 * statistics.median(taken),
+        median_ms=1e3 * statistics.median(times),
         rounds=len(ratios),
     )
 
 
 def _outside(n: int) -> int:
-    """How many of `n` sorted values may lie outside each end of a 95 % interval of the median."""
+    """How many of `n` sorted values lie below the 95 % order-statistic interval of the median."""
     tail, outside = 0.5**n, 0
     while tail + math.comb(n, outside + 1) * 0.5**n <= 0.025:
         outside += 1
@@ -175,7 +174,7 @@ def _outside(n: int) -> int:
 
 
 class Latencies:
-    """What was measured on this machine, and a stopwatch for what was not.
+    """Latencies recorded in the ledger for this machine; measures what is missing.
 
     Parameters
     ----------
@@ -191,13 +190,13 @@ class Latencies:
 
     @property
     def elsewhere(self) -> str | None:
-        """Another machine that this run was measured on, if there is one."""
+        """Another machine on which latencies of this run were measured; None if there is none."""
         own = fingerprint(self._here)
         others = [e["machine"] for k, e in self._ledger.all(EventKind.TIMING).items() if k != own]
         return others[-1] if others else None
 
     def reference_ms(self) -> float:
-        """Quiet time of the fixed reference net, as this run first measured it on this machine."""
+        """Quiet time of the reference net, as first measured in this run on this machine."""
         known = self._ledger.get(EventKind.TIMING, fingerprint(self._here))
         if known is None:
             quiet_ms = self._watch().quiet_reference_ms()
@@ -206,13 +205,15 @@ class Latencies:
         return float(known["quiet_ms"])
 
     def known(self, kind: str, key: str) -> Latency | None:
-        """What was measured here before."""
+        """The recorded latency of `key`; None if it was not measured on this machine."""
         event = self._ledger.get(kind, self._key(key))
         return None if event is None else Latency(**event)
 
-    def measure(self, kind: str, files: Mapping[str, bytes], doubt: Doubt | None = None) -> None:
-        """Measure files side by side and record each under its key."""
-        for key, latency in self._watch().measure(files, doubt=doubt).items():
+    def measure(
+        self, kind: str, files: Mapping[str, bytes], is_undecided: Undecided | None = None
+    ) -> None:
+        """Measure files in interleaved rounds and record each under its key."""
+        for key, latency in self._watch().measure(files, is_undecided=is_undecided).items():
             self._ledger.record(kind, self._key(key), dataclasses.asdict(latency))
 
     def _key(self, key: str) -> str:
@@ -225,25 +226,25 @@ class Latencies:
 
 
 def fingerprint(machine: Machine) -> str:
-    """Eight digits that name everything latencies depend on: processor, its features, runtime."""
+    """Eight hex digits of what latencies depend on: processor, features, runtime, system."""
     parts = (machine.cpu, *machine.flags, machine.onnxruntime, machine.system)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def last_reference_ms(ledger: LedgerView) -> float | None:
-    """Quiet time of the reference net where it was measured last; None where nothing was timed."""
+    """The most recently recorded quiet time of the reference net; None if there is none."""
     found = list(ledger.all(EventKind.TIMING).values())
     return float(found[-1]["quiet_ms"]) if found else None
 
 
 class Timing:
-    """Milliseconds of files: the ratio to the reference net times its recorded quiet time."""
+    """Latency of files in milliseconds: recorded ratio times quiet time of the reference net."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._latencies = Latencies(ledger)
 
     def milliseconds(self, nets: Mapping[str, NetFile]) -> dict[str, float]:
-        """Time of a call at batch 1 on one thread of each file; the new ones take turns."""
+        """Latency of each file at batch 1 on one thread; unknown ones are measured together."""
         keys = {name: hashlib.sha256(net.file).hexdigest()[:16] for name, net in nets.items()}
         new = {
             key: nets[name].file
@@ -255,15 +256,15 @@ class Timing:
         return {name: self._ratio(key) * self.reference_ms() for name, key in keys.items()}
 
     def reference_ms(self) -> float:
-        """Quiet time of the fixed reference net, as this run first measured it here."""
+        """Quiet time of the reference net, as first measured in this run on this machine."""
         return self._latencies.reference_ms()
 
     def _ratio(self, key: str) -> float:
         found = self._latencies.known(EventKind.FILE_LATENCY, key)
-        assert found is not None, "recorded before it is asked for"
+        assert found is not None, "measured before it is read"
         return found.ratio
 
 
 def predicted_milliseconds(model: LatencyModel, nets: Mapping[str, NetFile]) -> dict[str, float]:
-    """What `Timing.milliseconds` gives, told of each net by `model` instead of timed."""
+    """Latency of each net in milliseconds, predicted by `model` instead of measured."""
     return {name: model.latency(net.arch.graph).milliseconds for name, net in nets.items()}

@@ -1,4 +1,4 @@
-"""Latency of an int8 net told from its operations, for devices that cannot time the file."""
+"""Latency of an int8 net, predicted from its operations for another device."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lepton_automl.errors import ConfigError, first_line
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
 
 Basis = Literal["measured", "predicted", "estimated"]
-"""Whether a latency was timed on this machine, told from a table that another device measured, or
-told from assumed speeds of a target."""
-LANES, QUADS = 16, 4
-"""int8 kernels compute that many output channels at once and take inputs in fours."""
+"""`measured` on this machine, `predicted` from a table that another device measured, or `estimated`
+from the assumed speeds of a target."""
+_LANES, _QUADS = 16, 4
+"""int8 kernels compute 16 output channels at once and read inputs in groups of 4."""
 TABLE_VERSION = 1
 FEATURES = (
     "call",
@@ -48,12 +48,12 @@ FEATURES = (
     "gate.op",
     "gate.out",
 )
-"""What a table prices: see `features`."""
+"""Names of the features that a table has coefficients for: see `features`."""
 
 
 @dataclass(frozen=True)
 class PredictedLatency:
-    """Milliseconds of one call at batch 1 that nothing timed on this file, with an interval."""
+    """Predicted milliseconds of one call at batch 1, with an interval."""
 
     milliseconds: float
     low: float
@@ -62,35 +62,35 @@ class PredictedLatency:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Prices of operations on one device."""
+    """Linear latency model of one device: nanoseconds per unit of each feature."""
 
     basis: Basis
     """`predicted` or `estimated`."""
     device: str
-    """Whose prices these are, in words."""
+    """The device, in words."""
     nanoseconds: Mapping[str, float]
-    """Feature -> price of one unit; others are free."""
+    """Feature -> nanoseconds per unit; other features count 0."""
     factor: float
-    """The interval is the figure divided and multiplied by it; above 1."""
+    """The interval is the prediction divided and multiplied by it; above 1."""
     digest: str = ""
     """First digits of the sha256 of the table; empty for estimates."""
 
     def latency(self, graph: Graph) -> PredictedLatency:
-        """Latency of the int8 net that computes `graph`."""
+        """Predicted latency of `graph` as an int8 net."""
         found = coarse_features(graph) | features(graph)
-        total = sum(price * found.get(name, 0.0) for name, price in self.nanoseconds.items())
+        total = sum(unit * found.get(name, 0.0) for name, unit in self.nanoseconds.items())
         milliseconds = max(total, 1.0) / 1e6
         return PredictedLatency(
             milliseconds, milliseconds / self.factor, milliseconds * self.factor
         )
 
     def document(self) -> dict[str, Any]:
-        """As plain JSON values, for an artifact that must be judged without the table."""
+        """As plain JSON values, for an artifact that is verified without the table."""
         return dataclasses.asdict(self)
 
 
 def features(graph: Graph) -> dict[str, float]:
-    """How much of everything that takes time there is: what a table prices.
+    """Amount of everything that takes time in a graph: the features of a latency table.
 
     Of a dense convolution: `macs`, `lanes` (the same with channels as kernels round them up),
     `rows` (output positions), `columns` (values copied in front of a kernel above 1x1) and `out`
@@ -104,7 +104,7 @@ def features(graph: Graph) -> dict[str, float]:
 
 
 def coarse_features(graph: Graph) -> dict[str, float]:
-    """What an estimate prices: `ops`, `dense.macs`, `depthwise.macs`, `bytes` read and written."""
+    """Features of an estimate: `ops`, `dense.macs`, `depthwise.macs`, `bytes` read and written."""
     found: dict[str, float] = defaultdict(float, call=1.0)
     for op in graph.ops:
         found["ops"] += 1
@@ -117,7 +117,7 @@ def coarse_features(graph: Graph) -> dict[str, float]:
 
 
 def estimate(target: Target) -> LatencyModel:
-    """Prices from the target's assumed speeds: an order of magnitude, and a fair order of nets."""
+    """A latency model from the target's assumed speeds: right in order of magnitude and ranking."""
     about = target.estimate
     prices = {
         "call": about.call_ns,
@@ -130,12 +130,12 @@ def estimate(target: Target) -> LatencyModel:
 
 
 def read_table(path: Path) -> LatencyModel:
-    """The prices in a table that `lepton bench --ops` wrote, here or on another device.
+    """Read a latency table that `lepton bench --ops` wrote, here or on another device.
 
     Raises
     ------
     ConfigError
-        If the file is not there, or is no such table.
+        If the file is missing or no latency table.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -148,21 +148,21 @@ def read_table(path: Path) -> LatencyModel:
 
 
 def from_document(body: Mapping[str, Any]) -> LatencyModel:
-    """Read what `LatencyModel.document` gave."""
+    """The inverse of `LatencyModel.document`."""
     return LatencyModel(**body)
 
 
 def _table(body: dict[str, Any], text: str) -> LatencyModel:
     if body["lepton_latency_table"] != TABLE_VERSION:
-        raise ValueError(f"version {body['lepton_latency_table']}, the rule is {TABLE_VERSION}")
+        raise ValueError(f"version {body['lepton_latency_table']}, not {TABLE_VERSION}")
     prices = {str(name): float(price) for name, price in body["nanoseconds"].items()}
     unknown = sorted(set(prices) - set(FEATURES))
     if unknown:
         raise ValueError(f"unknown operations {', '.join(unknown)}")
     if not prices or not all(math.isfinite(p) and p >= 0 for p in prices.values()):
-        raise ValueError("prices must be numbers from 0 on")
+        raise ValueError("nanoseconds must be numbers of at least 0")
     if not sum(prices.values()):
-        raise ValueError("every price is 0")
+        raise ValueError("all nanoseconds are 0")
     error = float(body["error"]["most"])
     if not math.isfinite(error) or error < 0:
         raise ValueError(f"an error of {error}")
@@ -200,7 +200,7 @@ def _dense(op: Conv) -> dict[str, float]:
     return {
         "conv.op": 1,
         "conv.macs": op.macs,
-        "conv.lanes": rows * _up(op.y.channels, LANES) * _up(depth, QUADS),
+        "conv.lanes": rows * _up(op.y.channels, _LANES) * _up(depth, _QUADS),
         "conv.rows": rows,
         "conv.columns": rows * depth if op.kernel > 1 else 0,
         "conv.out": op.y.size,
@@ -212,7 +212,7 @@ def _depthwise(op: Conv) -> dict[str, float]:
     return {
         "depthwise.op": 1,
         "depthwise.macs": op.macs,
-        "depthwise.lanes": rows * op.kernel**2 * _up(op.y.channels, LANES),
+        "depthwise.lanes": rows * op.kernel**2 * _up(op.y.channels, _LANES),
         "depthwise.out": op.y.size,
     }
 

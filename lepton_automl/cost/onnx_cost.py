@@ -1,4 +1,4 @@
-"""Cost of any ONNX file, read off its graph: for nets that no `Arch` describes."""
+"""Cost of any ONNX file, computed from its graph: for nets without an `Arch`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from onnx import GraphProto, NodeProto, numpy_helper
 from lepton_automl.cost.cost import Cost
 
 WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-"""Operators with weights, and which of their inputs these are."""
+"""Operators with weights -> index of the input that holds them."""
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
-# What only looks at the same bytes in another shape.
+# These share the memory of their input.
 _PASSING = {"DequantizeLinear", "Transpose", "Identity"}
-# Between stored weights and who reads them.
+# Nodes between stored weights and their consumers.
 
 Shape = tuple[int, ...]
 
 
 def onnx_cost(file: bytes, value_bytes: int) -> Cost:
-    """Everything but the latency of a written file, a sample at a time.
+    """Cost, without latency, of a file at batch 1.
 
     Parameters
     ----------
     file : bytes
-        With one input, whose first dimension is free.
+        ONNX with one input whose first dimension is free.
     value_bytes : int
-        Of an element of a feature map: 1 in an int8 file, 4 in a float one.
+        Bytes per element of a feature map: 1 in an int8 file, 4 in a float one.
     """
     model = onnx.ModelProto.FromString(file)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
@@ -53,7 +53,7 @@ def _shapes(graph: GraphProto) -> dict[str, Shape]:
 
 
 def _sizes(graph: GraphProto) -> tuple[int, int]:
-    """Bytes of kernels and matrices, and of all constants."""
+    """Bytes of convolution kernels and matrices, and of all constants."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     origin = {node.output[0]: node.input[0] for node in graph.node if node.op_type in _PASSING}
     heavy = set()
@@ -67,7 +67,7 @@ def _sizes(graph: GraphProto) -> tuple[int, int]:
 
 
 def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Multiply-accumulates: of each output element, as many as a kernel or a row has weights."""
+    """Multiply-accumulates of a node: output elements times weights per output."""
     place = WEIGHTED.get(node.op_type)
     if place is None or node.output[0] not in shapes or node.input[place] not in shapes:
         return 0
@@ -83,7 +83,7 @@ def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
 
 
 def _peak(graph: GraphProto, shapes: Mapping[str, Shape]) -> int:
-    """Most elements of values alive at once while nodes run in order; conversions cost nothing."""
+    """Peak number of live elements while nodes run in order; conversions count nothing."""
     constant = {tensor.name for tensor in graph.initializer}
     same: dict[str, str] = {}
     steps: list[tuple[list[str], str]] = []

@@ -1,4 +1,4 @@
-"""Target presets: which weights are exact and which choices are fast where the file will run."""
+"""Target presets: exact weights, fast activations and channel steps of a kind of device."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any, Literal
 from lepton_automl.core import plugins
 
 DEFAULT = "x86-any"
-"""The preset used when none is named: its files answer alike on every x86 processor."""
+"""The default preset: its files give equal results on every x86 processor."""
 
 
 @dataclass(frozen=True)
 class ChannelStep:
-    """Multiples that a target's kernels like the number of channels to be."""
+    """Numbers of channels should be multiples of these: kernels pad others."""
 
     dense: int
     depthwise: int
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Assumed speeds of a target: what a latency is told from where nothing can time a file."""
+class AssumedSpeeds:
+    """Assumed speeds of a target, to estimate latencies that cannot be measured."""
 
     device: str
-    """What they are assumed of."""
+    """The device that they are assumed for."""
     call_ns: float
-    """Nanoseconds of a call however small the net is."""
+    """Nanoseconds per call, for any net."""
     op_ns: float
-    """Nanoseconds of one more operation."""
+    """Nanoseconds per operation."""
     mac_ns: float
-    """Nanoseconds of a multiply-accumulate of a dense convolution or a matrix product."""
+    """Nanoseconds per multiply-accumulate of a dense convolution or matrix product."""
     depthwise_mac_ns: float
     byte_ns: float
-    """Nanoseconds of a byte of weights or feature maps, read or written."""
+    """Nanoseconds per byte of weights or feature maps, read or written."""
     factor: float
-    """The truth is taken to lie between the estimate divided and multiplied by it."""
+    """The interval of a latency is the estimate divided and multiplied by it."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Target:
     weight_limit: int
     """int8 weights lie in +-`weight_limit` (1 to 127)."""
     activations: tuple[str, ...]
-    """Those that cost nothing extra in int8."""
+    """Activations without extra cost in int8."""
     channel_step: ChannelStep
     latency: Literal["measured", "estimated"]
-    """Whether this kind of machine can time the file itself."""
-    estimate: Estimate
-    """Where latencies are measured, it only orders what is tried."""
+    """`measured` where this machine can run the file as the target does."""
+    estimate: AssumedSpeeds
+    """Where latencies are measured, it only ranks candidates."""
     note: str
 
 
@@ -68,7 +68,7 @@ def load(name: str = DEFAULT) -> Target:
     Raises
     ------
     ConfigError
-        If there is none of that name; the message gives the nearest one.
+        If there is no such preset; the message suggests the most similar name.
     """
     table = _table()
     if name not in table:
@@ -88,6 +88,6 @@ def _target(name: str, row: dict[str, Any]) -> Target:
         activations=tuple(row["activations"]),
         channel_step=ChannelStep(**row["channel_step"]),
         latency=row["latency"],
-        estimate=Estimate(**row["estimate"]),
+        estimate=AssumedSpeeds(**row["estimate"]),
         note=row["note"],
     )

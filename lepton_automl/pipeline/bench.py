@@ -68,7 +68,7 @@ def write_kit(folder: Path, spaces: Sequence[str] = ()) -> int:
     program = Path(device_bench.__file__).read_text(encoding="utf-8")
     files.write(folder / BENCH, program)
     body = {"features": latency_model.FEATURES, "nets": listed}
-    files.write(folder / device_bench.LISTED, json.dumps(body, indent=1) + "\n")
+    files.write(folder / device_bench.NETS_FILE, json.dumps(body, indent=1) + "\n")
     return len(listed)
 
 
@@ -83,7 +83,7 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_kit(folder, spaces)
-        table = folder / device_bench.TABLE
+        table = folder / device_bench.TABLE_FILE
         done = subprocess.run(
             [sys.executable, str(folder / BENCH), "--out", str(table)],
             stdout=subprocess.DEVNULL,
@@ -102,7 +102,7 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
 
 
 def _check_place(folder: Path) -> None:
-    ours = {BENCH, device_bench.LISTED, device_bench.REFERENCE, device_bench.TABLE}
+    ours = {BENCH, device_bench.NETS_FILE, device_bench.REFERENCE, device_bench.TABLE_FILE}
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name not in ours and not path.match("net[0-9][0-9][0-9].onnx"):

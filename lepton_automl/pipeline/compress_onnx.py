@@ -19,10 +19,15 @@ from lepton_automl.artifact.verify import (
     verify_in_fresh_process,
 )
 from lepton_automl.compress.context import DEFAULT_MAX_DROP
-from lepton_automl.compress.external.load import probed
-from lepton_automl.compress.external.mixed_precision import repaired
+from lepton_automl.compress.external.load import load_external
+from lepton_automl.compress.external.mixed_precision import keep_layers_float
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.quantize import Quantized, Quantizer, answers, closest
+from lepton_automl.compress.external.quantize import (
+    ExternalQuantization,
+    Quantizer,
+    predict_file,
+    quantize_external,
+)
 from lepton_automl.config import Limits, Prefer
 from lepton_automl.core import files as durable
 from lepton_automl.core.events import Emit, Event, silent
@@ -100,7 +105,7 @@ def compress_model(order: Order, *, emit: Emit = silent) -> Outcome:
     emit(Event(STAGE, f"opening {order.model} in a process of its own"))
     with tempfile.TemporaryDirectory() as folder:
         made_in = Path(folder) / FLOAT_FILE
-        model = probed(order.model, order.preprocessing, dataset.class_names, made_in)
+        model = load_external(order.model, order.preprocessing, dataset.class_names, made_in)
     # A model that was refused leaves nothing behind.
     durable.write_json(order.out / REQUEST, wanted)
     durable.write(order.out / FLOAT_FILE, model.file)
@@ -138,18 +143,18 @@ class Compression:
         self._right = self._answered(model.file)
         self._classes = len(dataset.class_names)
 
-    def run(self) -> tuple[Quantized, list[Step]]:
+    def run(self) -> tuple[ExternalQuantization, list[Step]]:
         """The file that is kept, and every one that was tried."""
         self._check_float()
         steps = [self._step("float", self._model.file, 0, True, "every drop counts from here")]
         self._tell(steps[-1])
-        made = closest(self._model, self._quantizer)
+        made = quantize_external(self._model, self._quantizer)
         holds = self._holds(made.file)
-        why = f"{made.method}; {made.kl_divergence:.2g} nats from float"
+        why = f"{made.method}, KL divergence from float {made.kl_divergence:.2g}"
         steps.append(self._step("int8", made.file, 0, holds, why))
         self._tell(steps[-1])
         if not holds:
-            for fix in repaired(made, self._quantizer, self._holds, self._tried):
+            for fix in keep_layers_float(made, self._quantizer, self._holds, self._tried):
                 made, count = fix.made, len(fix.nodes)
                 why = f"in float: {', '.join(name.removeprefix('net/') for name in fix.nodes[:3])}"
                 why += ", ..." if count > 3 else ""
@@ -163,7 +168,7 @@ class Compression:
             raise DataError(
                 f"the float model gets {share:.1%} of {len(self._right.correct)} validation "
                 f"pictures right, guessing would get {chance:.1%}: its pictures are prepared "
-                f"otherwise ({self._model.seen_as}), or its classes are in another order "
+                f"otherwise ({self._model.preprocessing}), or its classes are in another order "
                 f"({', '.join(self._model.class_names[:5])}, ...)",
                 fix="say how with --preprocessing; rename the class folders so that their "
                 "alphabetical order is that of the outputs",
@@ -171,7 +176,7 @@ class Compression:
 
     def _answered(self, file: bytes) -> Evidence:
         data = self._validation
-        right = answers(file, data.pixels.numpy()).argmax(1) == data.labels.numpy()
+        right = predict_file(file, data.pixels.numpy()).argmax(1) == data.labels.numpy()
         return Evidence(right, None, data.strata, data.labels.numpy())
 
     def _holds(self, file: bytes) -> bool:
@@ -241,7 +246,7 @@ def _proven(
     order: Order,
     model: ExternalModel,
     dataset: Dataset,
-    made: Quantized,
+    made: ExternalQuantization,
     steps: list[Step],
     emit: Emit,
 ) -> Outcome:
@@ -271,11 +276,13 @@ def _proven(
     return Outcome(folder, verdict)
 
 
-def _about(order: Order, model: ExternalModel, dataset: Dataset, made: Quantized) -> Provenance:
+def _about(
+    order: Order, model: ExternalModel, dataset: Dataset, made: ExternalQuantization
+) -> Provenance:
     layers = ", ".join(name.removeprefix("net/") for name in made.kept_float) or "none"
     notes = (
         f"Made elsewhere; sha256 of the file that was given: {durable.sha256(order.model)}.",
-        f"Pictures are prepared inside the file: {model.seen_as}.",
+        f"Pictures are prepared inside the file: {model.preprocessing}.",
         f"Quantized with ONNX Runtime's quantizer: {made.method}; layers left in float: {layers}.",
         "Drops count from the float model. Accuracy is only honest where the model was not "
         "trained on the test pictures; lepton cannot know.",

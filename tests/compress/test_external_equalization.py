@@ -4,31 +4,31 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from lepton_automl.compress.external.equalization import chains, equalized
+from lepton_automl.compress.external.equalization import chains, equalize_onnx
 from lepton_automl.compress.external.quantize import Quantizer
-from tests.compress.test_external_wrap import answers, wrap
+from tests.compress.test_external_wrap import predict_file, wrap
 from tests.helpers import external_models as models
 
 
 def test_the_function_stays_and_channels_become_alike() -> None:
     pixels, _ = models.pictures(64)
     wild = wrap(models.uneven(1.4)).file
-    even = equalized(wild, pixels)
-    assert even != wild
+    equalized = equalize_onnx(wild, pixels)
+    assert equalized != wild
     fresh, _ = models.pictures(64, seed=9)
-    assert np.abs(answers(even, fresh) - answers(wild, fresh)).max() < 1e-4
+    assert np.abs(predict_file(equalized, fresh) - predict_file(wild, fresh)).max() < 1e-4
 
 
 def test_what_uneven_channels_break_is_mended_without_training() -> None:
     pixels, labels = models.pictures(150, seed=1)
     train, _ = models.pictures(128)
     found = wrap(models.uneven(2.5, seed=3))
-    whole = (answers(found.file, pixels).argmax(1) == labels).mean()
+    whole = (predict_file(found.file, pixels).argmax(1) == labels).mean()
     broken = Quantizer(train, 127)(found)
-    even = type(found)(equalized(found.file, train), *list(vars(found).values())[1:])
-    mended = Quantizer(train, 127)(even)
+    equalized = type(found)(equalize_onnx(found.file, train), *list(vars(found).values())[1:])
+    mended = Quantizer(train, 127)(equalized)
     lost, left = (
-        whole - (answers(file, pixels).argmax(1) == labels).mean() for file in (broken, mended)
+        whole - (predict_file(file, pixels).argmax(1) == labels).mean() for file in (broken, mended)
     )
     assert lost > 0.1
     assert abs(left) <= 0.02
@@ -58,4 +58,7 @@ def test_matrices_either_way_round(turned: int) -> None:
         del gemm.attribute[:]
         gemm.attribute.extend([*kept, helper.make_attribute("transB", turned)])
     file, (pixels, _) = wrap(made).file, models.pictures(32)
-    assert np.abs(answers(equalized(file, pixels), pixels) - answers(file, pixels)).max() < 1e-4
+    assert (
+        np.abs(predict_file(equalize_onnx(file, pixels), pixels) - predict_file(file, pixels)).max()
+        < 1e-4
+    )

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lepton_automl.compress.external import load
-from lepton_automl.compress.external.load import probed
+from lepton_automl.compress.external.load import load_external
 from lepton_automl.errors import DataError, LeptonError
-from tests.compress.test_external_wrap import answers
+from tests.compress.test_external_wrap import predict_file
 from tests.helpers import external_models as models
 
 MUTATED = int(os.environ.get("LEPTON_MUTATED", "200"))
@@ -30,28 +30,28 @@ for line in sys.stdin:
 
 def test_a_model_comes_back_in_our_form(tmp_path: Path) -> None:
     path = models.written(tmp_path)
-    found = probed(path, None, models.CLASSES, tmp_path / "float.onnx")
+    found = load_external(path, None, models.CLASSES, tmp_path / "float.onnx")
     pixels, labels = models.pictures(60, seed=4)
-    assert (answers(found.file, pixels).argmax(1) == labels).mean() > 0.8
+    assert (predict_file(found.file, pixels).argmax(1) == labels).mean() > 0.8
     assert found.class_names == models.CLASSES
-    assert "preprocessing.toml" in found.seen_as
+    assert "preprocessing.toml" in found.preprocessing
 
 
 def test_its_own_order_of_classes_counts_and_others_are_refused(tmp_path: Path) -> None:
     made = models.model()
     made.metadata_props.add(key="labels", value='["2", "0", "1"]')
     path = models.written(tmp_path, made)
-    found = probed(path, None, models.CLASSES, tmp_path / "float.onnx")
+    found = load_external(path, None, models.CLASSES, tmp_path / "float.onnx")
     assert found.class_names == ("2", "0", "1")
-    for names, says in ((("a", "b", "2"), "0, 1"), (("a", "b"), "3 classes apart")):
+    for names, says in ((("a", "b", "2"), "0, 1"), (("a", "b"), "has 3 classes")):
         with pytest.raises(DataError, match=says):
-            probed(path, None, names, tmp_path / "float.onnx")
+            load_external(path, None, names, tmp_path / "float.onnx")
 
 
 def test_a_process_that_dies_is_the_files_fault(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(load, "PROGRAM", "import os; os.abort()")
-    with pytest.raises(DataError, match="by signal 6"):
-        probed(models.written(tmp_path), None, models.CLASSES, tmp_path / "float.onnx")
+    with pytest.raises(DataError, match="signal 6"):
+        load_external(models.written(tmp_path), None, models.CLASSES, tmp_path / "float.onnx")
 
 
 class Server:

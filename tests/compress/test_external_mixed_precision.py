@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lepton_automl.compress.external.mixed_precision import ranked_layers, repaired
-from lepton_automl.compress.external.quantize import Quantized, Quantizer, answers
+from lepton_automl.compress.external.mixed_precision import keep_layers_float, ranked_layers
+from lepton_automl.compress.external.quantize import ExternalQuantization, Quantizer, predict_file
 from tests.compress.test_external_wrap import wrap
 from tests.helpers import external_models as models
 
@@ -16,10 +16,10 @@ def untold(text: str, share: float) -> None:
     assert 0 <= share <= 1
 
 
-def broken() -> Quantized:
+def broken() -> ExternalQuantization:
     """Not equalised, with one layer that int8 breaks."""
     found = wrap(models.uneven(2.5, seed=3))
-    return Quantized(QUANTIZER(found), "plain", 1.0, found, averages=False)
+    return ExternalQuantization(QUANTIZER(found), "plain", 1.0, found, averages=False)
 
 
 def test_the_layer_that_costs_most_comes_first() -> None:
@@ -34,12 +34,14 @@ def test_as_few_layers_as_hold_stay_float() -> None:
 
     def holds(file: bytes) -> bool:
         asked.append(len(file))
-        right = answers(file, TRAIN).argmax(1) == answers(made.source.file, TRAIN).argmax(1)
+        right = predict_file(file, TRAIN).argmax(1) == predict_file(made.source.file, TRAIN).argmax(
+            1
+        )
         return bool(right.mean() > 0.97)
 
     made = broken()
     assert not holds(made.file)
-    fixes = repaired(made, QUANTIZER, holds, untold)
+    fixes = keep_layers_float(made, QUANTIZER, holds, untold)
     assert fixes[-1].holds
     fewer = [fix for fix in fixes if len(fix.nodes) < len(fixes[-1].nodes)]
     assert not any(fix.holds for fix in fewer)
@@ -48,8 +50,8 @@ def test_as_few_layers_as_hold_stay_float() -> None:
 
 def test_where_nothing_holds_all_is_float_and_answers_as_before() -> None:
     made = broken()
-    last = repaired(made, QUANTIZER, lambda file: False, untold)[-1]
+    last = keep_layers_float(made, QUANTIZER, lambda file: False, untold)[-1]
     assert not last.holds
     assert len(last.nodes) == 3
-    apart = np.abs(answers(last.made.file, TRAIN) - answers(made.source.file, TRAIN))
+    apart = np.abs(predict_file(last.made.file, TRAIN) - predict_file(made.source.file, TRAIN))
     assert apart.max() < 0.2

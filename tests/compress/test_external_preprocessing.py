@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto, helper
 
-from lepton_automl.compress.external.preprocessing import Preparation, labels_in, preparation
+from lepton_automl.compress.external.preprocessing import (
+    Preprocessing,
+    find_preprocessing,
+    labels_in,
+)
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.errors import ConfigError, DataError
 
@@ -18,17 +22,17 @@ BYTES = Signature("x", "y", "NHWC", 8, 8, 3, 5, is_bytes=True, opset=17)
 def known(folder: Path, given: Path | None = None, seen: Signature = COLOUR, **words: str):
     made = ModelProto()
     helper.set_model_props(made, words)
-    return preparation(folder / "model.onnx", made, seen, given)
+    return find_preprocessing(folder / "model.onnx", made, seen, given)
 
 
 def test_a_file_says_it_and_what_it_leaves_out_is_usual(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('mean = [0.1, 0.2, 0.3]\nstd = 0.5\norder = "BGR"\n')
-    wanted = Preparation(1 / 255, (0.1, 0.2, 0.3), (0.5,) * 3, "BGR", str(path))
+    wanted = Preprocessing(1 / 255, (0.1, 0.2, 0.3), (0.5,) * 3, "BGR", str(path))
     assert known(tmp_path, path) == wanted
     path = tmp_path / "a.json"
     path.write_text('{"scale": 1, "mean": 127.5, "std": 127.5}')
-    assert known(tmp_path, path, GREY) == Preparation(1.0, (127.5,), (127.5,), "grey", str(path))
+    assert known(tmp_path, path, GREY) == Preprocessing(1.0, (127.5,), (127.5,), "grey", str(path))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,7 @@ def test_a_file_says_it_and_what_it_leaves_out_is_usual(tmp_path: Path) -> None:
         ("scale = -1", "above 0"),
         ("scale = true", "above 0"),
         ("order = 'grey'", "3 channels"),
-        ("size = 3", "size is not known"),
+        ("size = 3", "size is unknown"),
         ("mean = nan", "one number or 3"),
         ("no toml", "TOML or JSON"),
     ],

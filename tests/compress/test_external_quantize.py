@@ -11,9 +11,9 @@ from onnx import ModelProto, helper, numpy_helper
 from lepton_automl.artifact import measurements
 from lepton_automl.artifact.measurements import file_problems
 from lepton_automl.compress.external import quantize
-from lepton_automl.compress.external.quantize import Quantizer, closest, corrected
+from lepton_automl.compress.external.quantize import Quantizer, correct_bias, quantize_external
 from lepton_automl.models import onnx_file
-from tests.compress.test_external_wrap import answers, wrap
+from tests.compress.test_external_wrap import predict_file, wrap
 from tests.helpers import external_models as models
 
 TILT = np.array([8, -4, -4], np.float32)
@@ -56,10 +56,10 @@ def files() -> dict[str, bytes]:
 def test_a_class_that_was_favoured_is_no_more(kind: str) -> None:
     pixels, _ = models.pictures(100, seed=2)
     file = files()[kind]
-    wanted, given = answers(file, pixels), answers(tilted(file), pixels)
+    wanted, given = predict_file(file, pixels), predict_file(tilted(file), pixels)
     assert np.abs(given - wanted).max() > 0.05
-    mended = corrected(tilted(file), wanted, given)
-    assert np.abs(answers(mended, pixels) - wanted).max() < 1e-3
+    mended = correct_bias(tilted(file), wanted, given)
+    assert np.abs(predict_file(mended, pixels) - wanted).max() < 1e-3
     assert len(ModelProto.FromString(mended).graph.node) == len(
         ModelProto.FromString(file).graph.node
     )
@@ -69,10 +69,10 @@ def test_where_no_bias_is_there_to_be_changed_an_operator_is_put_in() -> None:
     pixels, _ = models.pictures(100, seed=2)
     file = files()["float"]
     other = without_bias(tilted(file))
-    wanted, given = answers(file, pixels), answers(other, pixels)
-    mended = corrected(other, wanted, given)
+    wanted, given = predict_file(file, pixels), predict_file(other, pixels)
+    mended = correct_bias(other, wanted, given)
     onnx.checker.check_model(ModelProto.FromString(mended), full_check=True)
-    assert np.abs(answers(mended, pixels) - wanted).max() < 1e-3
+    assert np.abs(predict_file(mended, pixels) - wanted).max() < 1e-3
 
 
 def test_a_file_that_does_not_end_in_a_softmax_is_given_back() -> None:
@@ -80,20 +80,20 @@ def test_a_file_that_does_not_end_in_a_softmax_is_given_back() -> None:
     next(node for node in model.graph.node if node.op_type == "Softmax").op_type = "Sigmoid"
     model.graph.node[-1].ClearField("attribute")
     file, some = model.SerializeToString(), np.full((4, 3), 1 / 3, np.float32)
-    assert corrected(file, some, some) == file
+    assert correct_bias(file, some, some) == file
 
 
 def test_answers_are_as_near_as_can_be_had() -> None:
     train, _ = models.pictures(128)
     found = wrap(models.model("mobile"))
     quantizer = Quantizer(train, 64)
-    made = closest(found, quantizer)
-    wanted = answers(found.file, train)
-    plain = answers(quantizer(made.source, averages=made.averages), train)
-    best = answers(made.file, train)
+    made = quantize_external(found, quantizer)
+    wanted = predict_file(found.file, train)
+    plain = predict_file(quantizer(made.source, averages=made.averages), train)
+    best = predict_file(made.file, train)
     apart = [float((wanted * np.log(wanted / p)).sum(1).mean()) for p in (plain, best)]
     assert apart[1] <= apart[0]
-    assert made.method.endswith("corrected") == (apart[1] < apart[0])
+    assert made.method.endswith("bias correction") == (apart[1] < apart[0])
 
 
 def weights_of(file: bytes) -> list[np.ndarray]:
@@ -107,13 +107,13 @@ def test_the_file_is_standard_runs_in_integers_and_answers_alike() -> None:
     pixels, labels = models.pictures(150, seed=1)
     train, _ = models.pictures(128)
     found = wrap(models.model())
-    made = closest(found, Quantizer(train, 127))
+    made = quantize_external(found, Quantizer(train, 127))
     assert not file_problems("it", made.file)
     assert json.loads(onnx_file.read_metadata(made.file)["labels"]) == list(models.CLASSES)
     names = " ".join(measurements.float_nodes(made.file))
     assert "Conv" not in names
     assert "Gemm" not in names
-    right = [(answers(f, pixels).argmax(1) == labels).mean() for f in (found.file, made.file)]
+    right = [(predict_file(f, pixels).argmax(1) == labels).mean() for f in (found.file, made.file)]
     assert abs(right[0] - right[1]) <= 0.02
     assert made.kl_divergence < 0.01
 
@@ -127,8 +127,8 @@ def test_weights_keep_to_what_the_target_adds_exactly(limit: int, most: int) -> 
 
 def test_of_uneven_channels_the_equalised_file_is_taken() -> None:
     train, _ = models.pictures(128)
-    made = closest(wrap(models.uneven(2.5, seed=3)), Quantizer(train, 127))
-    assert made.method.startswith("equalized")
+    made = quantize_external(wrap(models.uneven(2.5, seed=3)), Quantizer(train, 127))
+    assert made.method.startswith("equalization")
 
 
 def test_nodes_may_stay_float() -> None:
@@ -175,4 +175,4 @@ def test_what_comes_after_the_last_layer_is_not_rounded(made) -> None:
     assert set(behind) <= {"Softmax", "Identity"}
     assert "Gemm" not in " ".join(measurements.float_nodes(file))
     # Steps of a 256th would leave few different answers.
-    assert len(np.unique(answers(file, train))) > 300
+    assert len(np.unique(predict_file(file, train))) > 300

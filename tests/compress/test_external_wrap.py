@@ -13,22 +13,22 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.artifact.measurements import file_problems
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import Preparation
+from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import signature
-from lepton_automl.compress.external.wrap import wrapped
+from lepton_automl.compress.external.wrap import wrap_model
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from tests.helpers import external_models as models
 
 PATH = Path("model.onnx")
-SEEN = Preparation(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
+SEEN = Preprocessing(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
 
 
-def wrap(made: ModelProto, seen: Preparation | None = SEEN) -> ExternalModel:
-    return wrapped(PATH, made, signature(PATH, made), seen, models.CLASSES)
+def wrap(made: ModelProto, seen: Preprocessing | None = SEEN) -> ExternalModel:
+    return wrap_model(PATH, made, signature(PATH, made), seen, models.CLASSES)
 
 
-def answers(file: bytes, pixels: np.ndarray) -> np.ndarray:
+def predict_file(file: bytes, pixels: np.ndarray) -> np.ndarray:
     return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
 
 
@@ -52,7 +52,7 @@ def by_torch(kind: str, pixels: np.ndarray) -> np.ndarray:
 def test_pictures_go_in_and_what_torch_answers_comes_out(made: ModelProto, kind: str) -> None:
     pixels, labels = models.pictures(40, seed=5)
     found = wrap(made)
-    given = answers(found.file, pixels)
+    given = predict_file(found.file, pixels)
     assert np.abs(given - by_torch(kind, pixels)).max() < 1e-4
     assert (given.argmax(1) == labels).mean() > 0.8
     assert found.shape == (8, 8, 1)
@@ -90,7 +90,7 @@ def linear(shape: list, kind: int) -> ModelProto:
 def test_channels_are_ordered_shifted_and_scaled_as_asked(layout: str, order: str) -> None:
     shape = ["n", 3, 4, 5] if layout == "NCHW" else ["n", 4, 5, 3]
     made = linear(shape, TensorProto.FLOAT)
-    seen = Preparation(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), order, "a test")
+    seen = Preprocessing(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), order, "a test")
     pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), np.uint8)
     x = pixels[..., ::-1] if order == "BGR" else pixels
     x = ((x * 0.01 - np.array(seen.mean)) / np.array(seen.std)).astype(np.float32)
@@ -98,7 +98,7 @@ def test_channels_are_ordered_shifted_and_scaled_as_asked(layout: str, order: st
     session = onnxruntime.InferenceSession(made.SerializeToString())
     scores = torch.from_numpy(session.run(None, {"x": x})[0])
     found = wrap(made, seen)
-    assert np.abs(answers(found.file, pixels) - scores.softmax(1).numpy()).max() < 1e-5
+    assert np.abs(predict_file(found.file, pixels) - scores.softmax(1).numpy()).max() < 1e-5
 
 
 def test_a_model_that_takes_bytes_gets_them_as_they_are() -> None:
@@ -107,7 +107,7 @@ def test_a_model_that_takes_bytes_gets_them_as_they_are() -> None:
     session = onnxruntime.InferenceSession(made.SerializeToString())
     rows = np.concatenate([session.run(None, {"x": one[None]})[0] for one in pixels])
     wanted = torch.from_numpy(rows).softmax(1).numpy()
-    assert np.abs(answers(wrap(made, None).file, pixels) - wanted).max() < 1e-5
+    assert np.abs(predict_file(wrap(made, None).file, pixels) - wanted).max() < 1e-5
 
 
 def test_a_model_that_mixes_the_pictures_of_a_batch_is_refused() -> None:
@@ -117,7 +117,7 @@ def test_a_model_that_mixes_the_pictures_of_a_batch_is_refused() -> None:
         node.output[:] = ["own" if name == scores else name for name in node.output]
     mean = helper.make_node("ReduceMean", ["own"], ["mean"], axes=[0], keepdims=1)
     made.graph.node.extend([mean, helper.make_node("Add", ["own", "mean"], [scores])])
-    with pytest.raises(DataError, match="others are beside it"):
+    with pytest.raises(DataError, match="rest of its batch"):
         wrap(made)
 
 

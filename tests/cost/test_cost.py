@@ -132,6 +132,6 @@ def test_a_doubtful_latency_is_measured_longer_and_pooled(monkeypatch, doubts, r
         seen.append(latency.rounds)
         return len(seen) < doubts
 
-    found = Stopwatch().measure({"it": b""}, seconds=0, doubt=doubt)["it"]
+    found = Stopwatch().measure({"it": b""}, seconds=0, is_undecided=doubt)["it"]
     assert seen == rounds
     assert found.rounds == rounds[-1]

@@ -25,9 +25,9 @@ def test_the_program_needs_nothing_but_numpy_and_onnxruntime():
 def test_prices_are_the_non_negative_least_squares_of_relative_errors(seed):
     rng = np.random.default_rng(seed)
     rows = rng.uniform(0, 5, (60, 8)) * 10.0 ** rng.integers(0, 6, 8)
-    taken = rows @ (rng.uniform(-0.3, 1, 8).clip(0) / rows.mean(0)) + rng.uniform(0.1, 0.3, 60)
-    ours = device_bench.fitted(rows, taken)
-    theirs, _ = nnls(rows / taken[:, None], np.ones(60))
+    times = rows @ (rng.uniform(-0.3, 1, 8).clip(0) / rows.mean(0)) + rng.uniform(0.1, 0.3, 60)
+    ours = device_bench.fit_nonnegative(rows, times)
+    theirs, _ = nnls(rows / times[:, None], np.ones(60))
     assert (ours >= 0).all()
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-9 * theirs.max())
 
@@ -39,7 +39,7 @@ def test_errors_are_of_nets_that_were_held_back():
     assert device_bench.cross_validated(rows, exact).max() < 1e-5
     many = rng.uniform(1, 5, (12, 11))
     noise = rng.uniform(1, 5, 12)
-    seen = np.abs(many @ device_bench.fitted(many, noise) / noise - 1)
+    seen = np.abs(many @ device_bench.fit_nonnegative(many, noise) / noise - 1)
     assert np.median(device_bench.cross_validated(many, noise)) > np.median(seen)
 
 

@@ -17,7 +17,7 @@ from lepton_automl.models.onnx_file import (
     read_metadata,
     slimmed,
 )
-from tests.compress.test_external_wrap import answers, wrap
+from tests.compress.test_external_wrap import predict_file, wrap
 from tests.helpers import external_models as models
 
 
@@ -28,7 +28,7 @@ def test_a_slim_file_computes_the_same_in_fewer_bytes(kind: str) -> None:
     for file in (found.file, Quantizer(pixels, 127)(found)):
         small = slimmed(file)
         assert len(small) < len(file)
-        assert np.array_equal(answers(small, pixels), answers(file, pixels))
+        assert np.array_equal(predict_file(small, pixels), predict_file(file, pixels))
         assert not file_problems("it", small)
         assert json.loads(onnx_file.read_metadata(small)["labels"]) == list(models.CLASSES)
         assert slimmed(small) == small

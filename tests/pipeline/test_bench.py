@@ -23,7 +23,7 @@ def kit(tmp_path_factory):
 
 
 def test_a_kit_lists_every_file_and_every_feature_occurs(kit):
-    listed = json.loads((kit / device_bench.LISTED).read_text())
+    listed = json.loads((kit / device_bench.NETS_FILE).read_text())
     assert {net["file"] for net in listed["nets"]} == {p.name for p in kit.glob("net*.onnx")}
     assert tuple(listed["features"]) == FEATURES
     assert {name for net in listed["nets"] for name in net["features"]} >= set(FEATURES)

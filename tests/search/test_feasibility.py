@@ -10,7 +10,7 @@ from lepton_automl.config import Limits
 from lepton_automl.cost import latency as latencies
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import Cost, static_cost
-from lepton_automl.cost.latency import Doubt, Latency
+from lepton_automl.cost.latency import Latency, Undecided
 from lepton_automl.cost.latency_model import LatencyModel, estimate
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search.proposals.feasibility import ENOUGH, CostCheck, Tally, impossible
@@ -79,8 +79,8 @@ class Clock:
         self.latency = Latency((low + high) / 2, low, high, 1.0, 1.0)
         self.doubted: list[bool] = []
 
-    def measure(self, files: dict[str, bytes], doubt: Doubt) -> dict[str, Latency]:
-        self.doubted += [doubt(self.latency)]
+    def measure(self, files: dict[str, bytes], is_undecided: Undecided) -> dict[str, Latency]:
+        self.doubted += [is_undecided(self.latency)]
         return dict.fromkeys(files, self.latency)
 
     def quiet_reference_ms(self) -> float:

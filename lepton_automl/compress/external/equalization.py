@@ -1,8 +1,7 @@
-"""Equalising: channels of a foreign model rescaled so that one scale fits them all.
+"""Cross-layer equalization of ONNX graphs (Nagel et al. 2019, section 4.1, arXiv:1906.04721).
 
-What `compress/equalize.py` does for our graphs, for chains of a convolution, operators that pass
-numbers on in proportion, and the next convolution or matrix (Nagel et al. 2019, section 4.1,
-arXiv:1906.04721).
+It covers chains of a convolution, homogeneous operators such as ReLU, and the next convolution or
+matrix product.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from lepton_automl.models import onnx_file
 
-PASSING = {"Relu", "LeakyRelu", "MaxPool", "GlobalAveragePool", "AveragePool", "Identity"}
+_HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "GlobalAveragePool", "AveragePool", "Identity"}
 _FLAT = {"Flatten", "Reshape", "Squeeze"}
-ROUNDS = 4
-LIMIT = 1e4
-"""A channel is rescaled by at most this, either way."""
+_PASSES = 4
+_MAX_FACTOR = 1e4
+"""Channels are rescaled by at most this factor, up or down."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Two nodes with weights, and the value between them that the second one reads."""
+    """Two nodes with weights, and the name of the value that the second one reads."""
 
     first: NodeProto
     second: NodeProto
@@ -35,7 +34,7 @@ class Chain:
 
 
 def chains(model: ModelProto) -> list[Chain]:
-    """Those whose channels between may be rescaled without any other change."""
+    """Chains whose channels can be rescaled without changing the function."""
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
@@ -46,14 +45,14 @@ def chains(model: ModelProto) -> list[Chain]:
 
 
 def equalized(file: bytes, pixels: NDArray[np.uint8]) -> bytes:
-    """The same function with channels of more equal size.
+    """The same function with channels of more equal range.
 
     Parameters
     ----------
     file : bytes
         A wrapped model, batch normalisation folded.
     pixels : uint8 array (N, H, W, C)
-        Training pictures: how large each channel becomes.
+        Training pictures, to measure the range of each channel.
     """
     model = ModelProto.FromString(file)
     found = chains(model)
@@ -61,7 +60,7 @@ def equalized(file: bytes, pixels: NDArray[np.uint8]) -> bytes:
         return file
     weights = {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
     peaks = _peaks(model, [chain.between for chain in found], pixels)
-    for _ in range(ROUNDS):
+    for _ in range(_PASSES):
         for chain in found:
             _rescale(chain, weights, peaks)
     for tensor in model.graph.initializer:
@@ -73,7 +72,7 @@ def _chain(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> Chain | N
     name, is_flat = node.output[0], False
     while len(readers.get(name, [])) == 1:
         reader = readers[name][0]
-        if reader.op_type in PASSING and not is_flat:
+        if reader.op_type in _HOMOGENEOUS and not is_flat:
             name = reader.output[0]
         elif reader.op_type in _FLAT and reader.input[0] == name:
             name, is_flat = reader.output[0], True
@@ -97,11 +96,11 @@ def _is_weighted(node: NodeProto, stored: set[str]) -> bool:
 def _peaks(
     model: ModelProto, names: list[str], pixels: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float32]]:
-    """Largest magnitude of each channel of some values, over all pictures and places."""
-    probed = ModelProto()
-    probed.CopyFrom(model)
-    probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in set(names))
-    session = onnx_file.open_session(probed.SerializeToString())
+    """Maximum magnitude of each channel of some values, over all pictures and positions."""
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in set(names))
+    session = onnx_file.open_session(probe.SerializeToString())
     found: dict[str, Floats] = {}
     for start in range(0, len(pixels), 32):
         batch = np.ascontiguousarray(pixels[start : start + 32])
@@ -120,9 +119,11 @@ def _rescale(chain: Chain, weights: dict[str, Floats], peaks: dict[str, Floats])
         return
     reads = np.abs(columns).max(axis=0)
     if _is_depthwise(chain.second, second, len(first)):
-        reads = np.ones_like(reads)  # Its filters have a scale each: any factor costs nothing.
+        reads = np.ones_like(reads)  # One scale per filter, so any factor suits it.
     factor = np.sqrt(_share(peaks[chain.between]) / _share(reads))
-    factor = np.where(np.isfinite(factor) & (factor > 0), factor, 1).clip(1 / LIMIT, LIMIT)
+    factor = np.where(np.isfinite(factor) & (factor > 0), factor, 1).clip(
+        1 / _MAX_FACTOR, _MAX_FACTOR
+    )
     factor = factor.astype(np.float32)
     weights[chain.first.input[1]] = first / factor.reshape(-1, *[1] * (first.ndim - 1))
     if len(chain.first.input) > 2:
@@ -137,7 +138,7 @@ def _share(sizes: Floats) -> Floats:
 
 
 def _columns(node: NodeProto, weight: Floats, channels: int) -> Floats | None:
-    """(rows, channels): how much of its row's range each input channel fills; None: not in line."""
+    """(rows, channels): share of its row's range per input channel; None: shapes do not match."""
     if _is_depthwise(node, weight, channels):
         return np.ones((1, channels), np.float32)
     rows = _as_rows(node, weight)

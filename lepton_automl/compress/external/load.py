@@ -1,4 +1,4 @@
-"""Probing: an unknown model is first opened in a process of its own, so that only that can die."""
+"""Open an untrusted ONNX file in a child process, so that a crash cannot take the caller down."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import labels_in, preparation
+from lepton_automl.compress.external.preprocessing import find_preprocessing, labels_in
 from lepton_automl.compress.external.reader import read, signature
-from lepton_automl.compress.external.wrap import wrapped
+from lepton_automl.compress.external.wrap import wrap_model
 from lepton_automl.core import files
 from lepton_automl.core.subprocesses import run_json
 from lepton_automl.errors import DataError, LeptonError, first_line
@@ -23,7 +23,7 @@ PROGRAM = (
 )
 
 
-ODD = (
+_MALFORMED = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -32,29 +32,29 @@ ODD = (
     TypeError,
     ValueError,
 )
-"""What ONNX's code and ours raise where a file is not what it should be."""
+"""Exceptions that ONNX's code and ours raise for malformed files."""
 
 
-def probed(
+def load_external(
     path: Path, preprocessing: Path | None, class_names: Sequence[str], out: Path
 ) -> ExternalModel:
-    """The model in our form, its file also in `out`.
+    """Load a model with lepton's input and output; its file is also written to `out`.
 
     Parameters
     ----------
     path : Path
-        An ONNX file nobody vouches for.
+        An untrusted ONNX file.
     preprocessing : Path, optional
-        Says how its pictures are prepared.
+        File that states its preprocessing.
     class_names : sequence of str
-        Of the data; a model that names its own classes must have the same.
+        Of the data; a model that names its classes must have the same.
     out : Path
-        Where the float file is written.
+        Path of the float file.
 
     Raises
     ------
     DataError, ConfigError
-        Why the model is refused.
+        If the model is refused; the message says why.
     """
     request = {
         "path": str(path),
@@ -65,13 +65,13 @@ def probed(
 
     def died(number: int) -> LeptonError:
         return DataError(
-            f"{path} ended the process that opened it by signal {number}",
-            fix="give a sound ONNX file",
+            f"{path} crashed the process that opened it (signal {number})",
+            fix="give a valid ONNX file",
         )
 
-    said = run_json(PROGRAM, json.dumps(request), f"opening {path}", died)
-    names = {name: tuple(said[name]) for name in ("shape", "class_names", "kept_float")}
-    return ExternalModel(out.read_bytes(), seen_as=said["seen_as"], **names)
+    body = run_json(PROGRAM, json.dumps(request), f"opening {path}", died)
+    names = {name: tuple(body[name]) for name in ("shape", "class_names", "kept_float")}
+    return ExternalModel(out.read_bytes(), preprocessing=body["preprocessing"], **names)
 
 
 def main() -> None:
@@ -80,16 +80,16 @@ def main() -> None:
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `main` answers; what a user can put right is answered, not raised.
+    """The answer of `main`; errors that a user can correct are returned, not raised.
 
-    A damaged file may break any rule that ONNX's own code relies on, so whatever that raises is
-    the file's fault; the kind of error is told, for those who know the file to be sound.
+    A malformed file may break any assumption of ONNX's own code, so its exceptions are reported
+    as errors of the file, with their kind.
     """
     try:
         return _opened(**request)
     except LeptonError as error:
         known = error
-    except ODD as error:
+    except _MALFORMED as error:
         line = first_line(error)
         known = DataError(
             f"{request['path']} cannot be used: {type(error).__name__}: {line}",
@@ -106,7 +106,7 @@ def _opened(
     seen = signature(file, model)
     given = None if preprocessing is None else Path(preprocessing)
     names = _names(file, labels_in(model), class_names, seen.classes)
-    found = wrapped(file, model, seen, preparation(file, model, seen, given), names)
+    found = wrap_model(file, model, seen, find_preprocessing(file, model, seen, given), names)
     files.write(Path(out), found.file)
     return {**dataclasses.asdict(found), "file": None}
 
@@ -117,16 +117,16 @@ def _names(
     """Class names in the order of the outputs."""
     if len(wanted) != classes:
         raise DataError(
-            f"{path} tells {classes} classes apart, the data have {len(wanted)}: "
+            f"{path} has {classes} classes, the data have {len(wanted)}: "
             f"{', '.join(wanted[:5])}{', ...' if len(wanted) > 5 else ''}",
-            fix="give data with one folder for each class of the model",
+            fix="give data with one folder per class of the model",
         )
     if own is None or len(own) != classes:
         return tuple(wanted)
     if set(own) != set(wanted):
         strange = sorted(set(own) - set(wanted))
         raise DataError(
-            f"{path} knows classes that the data do not have: {', '.join(strange[:5])}",
+            f"{path} has classes that the data do not have: {', '.join(strange[:5])}",
             fix="name the folders of the data as the model names its classes",
         )
     return tuple(own)

@@ -1,4 +1,4 @@
-"""Repair: where int8 loses too much, the layers that cost most stay float, as few as will do."""
+"""Mixed precision: where int8 loses too much, keep the most sensitive layers in float."""
 
 from __future__ import annotations
 
@@ -9,71 +9,80 @@ from dataclasses import dataclass
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lepton_automl.compress.evaluation import kl_divergence
-from lepton_automl.compress.external.quantize import Quantized, Quantizer, answers, nearer
+from lepton_automl.compress.external.quantize import (
+    ExternalQuantization,
+    Quantizer,
+    best_bias_correction,
+    predict_file,
+)
 from lepton_automl.cost.onnx_cost import WEIGHTED
 
-JUDGED = 128
-"""Training pictures by which layers are ranked."""
+_RANKING_SAMPLES = 128
+"""Training pictures used to rank layers."""
 
 Holds = Callable[[bytes], bool]
-Tell = Callable[[str, float], None]
-"""Told what is tried and how far, 0 to 1."""
+OnProgress = Callable[[str, float], None]
+"""Callback for progress: what is tried, and the fraction done, 0 to 1."""
 
 
 @dataclass(frozen=True)
-class Fix:
-    """Some layers in float, and what came of it."""
+class MixedPrecisionResult:
+    """An int8 file with some layers in float, and whether it keeps the limits."""
 
     nodes: tuple[str, ...]
-    made: Quantized
+    made: ExternalQuantization
     holds: bool
 
 
-def ranked_layers(made: Quantized, quantizer: Quantizer, tell: Tell) -> list[tuple[str, float]]:
-    """Layers and how far the answers go astray, in nats, with that one alone in int8; most first.
+def ranked_layers(
+    made: ExternalQuantization, quantizer: Quantizer, on_progress: OnProgress
+) -> list[tuple[str, float]]:
+    """Sensitivity: KL divergence with a single layer in int8, nats; the most sensitive first.
 
-    One alone in float would tell less: what it reads was rounded for its neighbours before.
+    A single layer in float would show less: its inputs would be rounded by the other layers.
 
     Parameters
     ----------
     made : Quantized
-        All in int8.
+        With all layers in int8.
     quantizer : Quantizer
-        That made it.
+        The quantizer that made it.
     tell : callable
-        Told of each layer.
+        Called for each layer.
     """
-    pixels = quantizer.pixels[:JUDGED]
-    wanted = answers(made.source.file, pixels)
+    pixels = quantizer.pixels[:_RANKING_SAMPLES]
+    wanted = predict_file(made.source.file, pixels)
     graph = ModelProto.FromString(made.source.file).graph
     layers = [node for node in graph.node if node.op_type in WEIGHTED and node.name]
     costs = []
     for place, layer in enumerate(layers):
-        tell(f"what int8 costs in {layer.name.removeprefix('net/')}", place / len(layers))
+        on_progress(f"sensitivity of layer {layer.name.removeprefix('net/')}", place / len(layers))
         alone = [layer.name, *_followers(graph, layer)]
         file = quantizer(made.source, averages=made.averages, only=alone)
-        costs.append((layer.name, kl_divergence(wanted, answers(file, pixels))))
+        costs.append((layer.name, kl_divergence(wanted, predict_file(file, pixels))))
     return sorted(costs, key=lambda pair: -pair[1])
 
 
 def _followers(graph: GraphProto, layer: NodeProto) -> list[str]:
-    """Names of clamps that an integer kernel does in the same go."""
+    """Names of activations that an integer kernel computes together with the layer."""
     readers = [node for node in graph.node if layer.output[0] in node.input]
     return [node.name for node in readers if node.op_type in ("Relu", "Clip") and node.name]
 
 
-def repaired(made: Quantized, quantizer: Quantizer, holds: Holds, tell: Tell) -> list[Fix]:
-    """What was tried until `holds`, the last one the best: 1, 2, 4, ... of the dearest layers.
+def keep_layers_float(
+    made: ExternalQuantization, quantizer: Quantizer, holds: Holds, on_progress: OnProgress
+) -> list[MixedPrecisionResult]:
+    """Keep the 1, 2, 4, ... most sensitive layers in float until `holds`, then as few as hold.
 
-    Then as few as still hold. Where nothing holds, all layers end in float.
+    Returns every attempt, the chosen one last. Where none holds, all layers are in float.
     """
-    layers = [name for name, _ in ranked_layers(made, quantizer, tell)]
-    tried: dict[int, Fix] = {}
+    layers = [name for name, _ in ranked_layers(made, quantizer, on_progress)]
+    tried: dict[int, MixedPrecisionResult] = {}
 
     def attempt(count: int) -> bool:
-        tell(f"{count} of {len(layers)} layers in float", count / len(layers))
+        on_progress(f"{count} of {len(layers)} layers kept in float", count / len(layers))
         new = _with_float(made, layers[:count], quantizer)
-        tried[count] = Fix(new.kept_float, new, holds(new.file))
+        tried[count] = MixedPrecisionResult(new.kept_float, new, holds(new.file))
         return tried[count].holds
 
     low, high = 0, 1
@@ -89,8 +98,10 @@ def repaired(made: Quantized, quantizer: Quantizer, holds: Holds, tell: Tell) ->
     return [*order, tried[high]]
 
 
-def _with_float(made: Quantized, nodes: Sequence[str], quantizer: Quantizer) -> Quantized:
+def _with_float(
+    made: ExternalQuantization, nodes: Sequence[str], quantizer: Quantizer
+) -> ExternalQuantization:
     file = quantizer(made.source, averages=made.averages, kept_float=nodes)
-    wanted = answers(made.source.file, quantizer.pixels)
-    file, apart, _ = nearer(file, wanted, quantizer)
+    wanted = predict_file(made.source.file, quantizer.pixels)
+    file, apart, _ = best_bias_correction(file, wanted, quantizer)
     return dataclasses.replace(made, file=file, kl_divergence=apart, kept_float=tuple(nodes))

@@ -1,4 +1,4 @@
-"""Models made elsewhere: read with care, given our interface, quantized and proven like ours."""
+"""An external model: a float ONNX classifier that lepton did not make, after wrapping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import GraphProto, NodeProto
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A float classifier in the form our own files have."""
+    """A float classifier with the input and output of lepton's own files."""
 
     file: bytes
     """ONNX: uint8 `pixels` (n, H, W, C) in, float32 `probabilities` (n, classes) out."""
@@ -18,13 +18,13 @@ class ExternalModel:
     class_names: tuple[str, ...]
     """In the order of the outputs."""
     kept_float: tuple[str, ...]
-    """Nodes that are never quantized: what was put around the model."""
-    seen_as: str
-    """How its pictures are prepared, in words."""
+    """Names of nodes that are never quantized: around the model, and after its last layer."""
+    preprocessing: str
+    """How its pictures are preprocessed, in words."""
 
 
 def last_softmax(graph: GraphProto, output: str) -> NodeProto | None:
-    """The softmax that gives `output`, other names of it aside; None if something else does."""
+    """The softmax that computes `output`, Identity nodes skipped; None if another node does."""
     makers = {value: node for node in graph.node for value in node.output}
     node = makers.get(output)
     while node is not None and node.op_type == "Identity":

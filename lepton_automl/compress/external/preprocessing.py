@@ -1,4 +1,4 @@
-"""Preparing: how a model elsewhere wants its pixels, from a file or from what is known of it."""
+"""Preprocessing of an external model, from a given file, its metadata or files beside it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from onnx import ModelProto
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.errors import ConfigError, DataError
 
-ORDERS = ("RGB", "BGR", "grey")
-BESIDE = ("preprocessor_config.json", "config.json", "preprocessing.toml", "preprocessing.json")
-"""Files beside a model that tell: Hugging Face's, timm's, our own form."""
-EXAMPLE = """scale = 0.003921569
+_ORDERS = ("RGB", "BGR", "grey")
+_FILES = ("preprocessor_config.json", "config.json", "preprocessing.toml", "preprocessing.json")
+"""Files beside a model that state it: of Hugging Face, timm, and lepton's own form."""
+_EXAMPLE = """scale = 0.003921569
     mean = [0.485, 0.456, 0.406]
     std = [0.229, 0.224, 0.225]
     order = "RGB\""""
@@ -26,27 +26,27 @@ _FIELDS = {"scale", "mean", "std", "order"}
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """Pixels p from 0 to 255 become (p * scale - mean) / std, channel by channel."""
+class Preprocessing:
+    """Pixels p from 0 to 255 become (p * scale - mean) / std, per channel."""
 
     scale: float
     mean: tuple[float, ...]
-    """One a channel."""
+    """One per channel."""
     std: tuple[float, ...]
     order: str
     """`RGB`, `BGR` or `grey`."""
     source: str
-    """Where this is known from."""
+    """Where this is stated, in words."""
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         return f"(pixel * {self.scale:.6g} - [{mean}]) / [{std}], {self.order}, from {self.source}"
 
 
-def preparation(
+def find_preprocessing(
     path: Path, model: ModelProto, signature: Signature, given: Path | None
-) -> Preparation | None:
-    """How pictures are prepared; None where the model takes them as they are.
+) -> Preprocessing | None:
+    """The preprocessing of a model; None where it takes uint8 pixels.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def preparation(
     ConfigError
         If the file cannot be used, or has no effect.
     DataError
-        If nothing tells.
+        If it is stated nowhere.
     """
     channels = signature.channels
     if signature.is_bytes:
@@ -75,10 +75,10 @@ def preparation(
     known = _in_metadata(model, channels) or _beside(path.parent, channels)
     if known is None:
         raise DataError(
-            f"{path} does not say how its pictures are prepared, and no {' or '.join(BESIDE)} lies "
+            f"{path} does not state its preprocessing, and there is no {' or '.join(_FILES)} "
             "beside it",
             fix="state it in a small file and give it with --preprocessing, for instance\n"
-            f"    {EXAMPLE}\n"
+            f"    {_EXAMPLE}\n"
             "  pixels 0 to 255 become (pixel * scale - mean) / std",
         )
     return known
@@ -94,20 +94,20 @@ def _read(file: Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(body, dict):
         raise ConfigError(
-            f"--preprocessing {file} holds no fields", fix=f"for instance\n    {EXAMPLE}"
+            f"--preprocessing {file} holds no fields", fix=f"for instance\n    {_EXAMPLE}"
         )
     return body
 
 
-def _from_fields(body: Mapping[str, Any], channels: int, source: str) -> Preparation:
+def _from_fields(body: Mapping[str, Any], channels: int, source: str) -> Preprocessing:
     unknown = set(body) - _FIELDS
     if unknown:
         raise ConfigError(
-            f"{source}: {', '.join(sorted(unknown))} is not known",
-            fix=f"use {', '.join(sorted(_FIELDS))}; for instance\n    {EXAMPLE}",
+            f"{source}: {', '.join(sorted(unknown))} is unknown",
+            fix=f"use {', '.join(sorted(_FIELDS))}; for instance\n    {_EXAMPLE}",
         )
     order = body.get("order", "grey" if channels == 1 else "RGB")
-    if order not in ORDERS or (order == "grey") != (channels == 1):
+    if order not in _ORDERS or (order == "grey") != (channels == 1):
         raise ConfigError(
             f"{source}: order {order!r} does not fit a model with {channels} channels",
             fix="RGB or BGR for 3 channels, grey for 1",
@@ -116,15 +116,15 @@ def _from_fields(body: Mapping[str, Any], channels: int, source: str) -> Prepara
     if not _is_number(scale) or scale <= 0:
         raise ConfigError(
             f"{source}: scale {scale!r}, the rule is a number above 0",
-            fix=f"for instance\n    {EXAMPLE}",
+            fix=f"for instance\n    {_EXAMPLE}",
         )
     mean = _each(body.get("mean", 0.0), "mean", channels, source)
     std = _each(body.get("std", 1.0), "std", channels, source)
     if min(std) <= 0:
         raise ConfigError(
-            f"{source}: std {std}, the rule is above 0", fix=f"for instance\n    {EXAMPLE}"
+            f"{source}: std {std}, the rule is above 0", fix=f"for instance\n    {_EXAMPLE}"
         )
-    return Preparation(float(scale), mean, std, order, source)
+    return Preprocessing(float(scale), mean, std, order, source)
 
 
 def _each(value: Any, name: str, channels: int, source: str) -> tuple[float, ...]:
@@ -134,7 +134,7 @@ def _each(value: Any, name: str, channels: int, source: str) -> tuple[float, ...
     if len(values) != channels or not all(map(_is_number, values)):
         raise ConfigError(
             f"{source}: {name} {value!r}, the rule is one number or {channels}",
-            fix=f"for instance\n    {EXAMPLE}",
+            fix=f"for instance\n    {_EXAMPLE}",
         )
     return tuple(map(float, values))
 
@@ -143,8 +143,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
-def _in_metadata(model: ModelProto, channels: int) -> Preparation | None:
-    """What exporters write into a file: `mean` and `std`, or Ultralytics' task and names."""
+def _in_metadata(model: ModelProto, channels: int) -> Preprocessing | None:
+    """From a file's metadata: `mean` and `std`, or the task and names of Ultralytics."""
     words = {item.key: item.value for item in model.metadata_props}
     if words.get("task") == "classify" and "names" in words:
         return _from_fields({}, channels, "the file's metadata (Ultralytics)")
@@ -157,8 +157,8 @@ def _in_metadata(model: ModelProto, channels: int) -> Preparation | None:
     return None
 
 
-def _beside(folder: Path, channels: int) -> Preparation | None:
-    for name in BESIDE:
+def _beside(folder: Path, channels: int) -> Preprocessing | None:
+    for name in _FILES:
         file = folder / name
         if not file.is_file():
             continue
@@ -176,7 +176,7 @@ def _beside(folder: Path, channels: int) -> Preparation | None:
 
 
 def labels_in(model: ModelProto) -> tuple[str, ...] | None:
-    """Class names that the file carries, in the order of its outputs; None where it has none."""
+    """Class names in the file's metadata, in the order of its outputs; None if there are none."""
     words = {item.key: item.value for item in model.metadata_props}
     for key in ("labels", "names", "classes", "class_names"):
         found = _literal(words.get(key, ""))

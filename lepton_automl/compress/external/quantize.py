@@ -1,4 +1,4 @@
-"""Correcting: the mean error that rounding leaves in the logits is taken out of the last bias."""
+"""Quantize an external model with ONNX Runtime's quantizer, by the closest of several methods."""
 
 from __future__ import annotations
 
@@ -25,33 +25,32 @@ from onnxruntime.quantization import (
 
 from lepton_automl import __version__
 from lepton_automl.compress.evaluation import kl_divergence
-from lepton_automl.compress.external.equalization import equalized
+from lepton_automl.compress.external.equalization import equalize_onnx
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.core import files
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.models import onnx_file
 
-TINY = 1e-30
-NAME = "lepton_correction"
-EXACT_EVERYWHERE = 64
-"""Weights up to this never overflow the 16 bits that older processors add in."""
-BATCH = 16
-VERSIONS = (__version__, onnxruntime.__version__)
-RANGES = {"ranges of all pictures": False, "ranges averaged over batches": True}
-"""Ways to calibrate, and whether they average."""
+_TINY = 1e-30
+_CORRECTION = "lepton_correction"
+MAX_EXACT_WEIGHT = 64
+"""Largest weight whose products cannot overflow the 16-bit sums of older processors."""
+_BATCH_SIZE = 16
+_VERSIONS = (__version__, onnxruntime.__version__)
+_CALIBRATIONS = {"min-max ranges": False, "min-max ranges averaged over batches": True}
+"""Name of a calibration method -> whether it averages the extremes of batches."""
 
 
-def corrected(file: bytes, wanted: NDArray[np.float32], given: NDArray[np.float32]) -> bytes:
-    """The file with the mean difference of its logits from the float model's taken out.
+def correct_bias(file: bytes, wanted: NDArray[np.float32], given: NDArray[np.float32]) -> bytes:
+    """Bias correction of the last layer (Nagel et al. 2019, section 4.2, arXiv:1906.04721).
 
-    Rounding moves the mean of a value as well as each of them, layer upon layer, and what arrives
-    at the logits favours a class on every picture. No label is needed (the last layer's part of
-    Nagel et al. 2019, section 4.2, arXiv:1906.04721).
+    Rounding errors shift the mean of the logits, which favours a class on every picture. The mean
+    difference from the float model's logits is subtracted; no label is needed.
 
     Parameters
     ----------
     file : bytes
-        ONNX whose last operator but names of values is a softmax; any other is given back.
+        ONNX that ends in a softmax, Identity nodes aside; any other is returned unchanged.
     wanted, given : float32 array (N, classes)
         Probabilities of the float model and of `file` on the same training pictures.
     """
@@ -59,8 +58,8 @@ def corrected(file: bytes, wanted: NDArray[np.float32], given: NDArray[np.float3
     softmax = last_softmax(model.graph, model.graph.output[0].name)
     if softmax is None:
         return file
-    # Of logits no more than differences between classes can be told from probabilities.
-    apart = (np.log(np.maximum(p, TINY)) for p in (wanted, given))
+    # Probabilities determine logits up to a constant per picture.
+    apart = (np.log(np.maximum(p, _TINY)) for p in (wanted, given))
     shift = np.subtract(*(each - each.mean(1, keepdims=True) for each in apart)).mean(0)
     if not _in_bias(model.graph, softmax, shift.astype(np.float32)):
         _in_node(model.graph, softmax, shift.astype(np.float32))
@@ -68,7 +67,7 @@ def corrected(file: bytes, wanted: NDArray[np.float32], given: NDArray[np.float3
 
 
 def _in_bias(graph: GraphProto, softmax: NodeProto, shift: NDArray[np.float32]) -> bool:
-    """Change the bias of the matrix product before it, if it has one of its own."""
+    """Add `shift` to the bias of the matrix product before the softmax; False if it has none."""
     makers = {value: node for node in graph.node for value in node.output}
     layer = makers.get(softmax.input[0])
     if layer is None or layer.op_type != "Gemm" or len(layer.input) < 3:
@@ -89,36 +88,38 @@ def _in_bias(graph: GraphProto, softmax: NodeProto, shift: NDArray[np.float32]) 
 
 
 def _in_node(graph: GraphProto, softmax: NodeProto, shift: NDArray[np.float32]) -> None:
-    """Add it before the softmax."""
-    graph.initializer.append(numpy_helper.from_array(shift, NAME))
-    add = helper.make_node("Add", [softmax.input[0], NAME], [f"{NAME}/logits"], NAME)
+    """Add `shift` in a node of its own before the softmax."""
+    graph.initializer.append(numpy_helper.from_array(shift, _CORRECTION))
+    add = helper.make_node(
+        "Add", [softmax.input[0], _CORRECTION], [f"{_CORRECTION}/logits"], _CORRECTION
+    )
     place = list(graph.node).index(softmax)
     softmax.input[0] = add.output[0]
     graph.node.insert(place, add)
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """An int8 file and how it came about."""
+class ExternalQuantization:
+    """An int8 file, and how it was quantized."""
 
     file: bytes
     method: str
     kl_divergence: float
-    """Of its answers from the float model's on the calibration pictures, nats."""
+    """From the float model's probabilities on the calibration pictures, nats."""
     source: ExternalModel
-    """The float model it was made of, equalised or not."""
+    """The float model it was quantized from, equalized or not."""
     averages: bool
     kept_float: tuple[str, ...] = ()
-    """Nodes of the model that stay float, by repair."""
+    """Layers kept in float for accuracy (mixed precision)."""
 
 
-class Pictures(CalibrationDataReader):  # type: ignore[misc]
-    """Hands out a batch at a time, so that memory holds no more."""
+class CalibrationPictures(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds calibration pictures to ONNX Runtime batch by batch."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self._batches: Iterator[NDArray[np.uint8]] = (
-            np.ascontiguousarray(pixels[start : start + BATCH])
-            for start in range(0, len(pixels), BATCH)
+            np.ascontiguousarray(pixels[start : start + _BATCH_SIZE])
+            for start in range(0, len(pixels), _BATCH_SIZE)
         )
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
@@ -127,7 +128,7 @@ class Pictures(CalibrationDataReader):  # type: ignore[misc]
 
 
 class Quantizer:
-    """Quantizes on the same pictures for the same target, and remembers every file it made.
+    """ONNX Runtime's static quantizer with fixed pictures and target; files are cached.
 
     Parameters
     ----------
@@ -136,8 +137,7 @@ class Quantizer:
     weight_limit : int
         Largest weight, 1 to 127.
     memory : Path, optional
-        A folder in which the files outlive this process, so that nothing is made twice after it
-        was killed.
+        Folder of the cached files, so that a resumed compression repeats nothing.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ class Quantizer:
         kept_float: Sequence[str] = (),
         only: Sequence[str] = (),
     ) -> bytes:
-        """The int8 file of a wrapped model, some of its nodes left in float, or all but `only`."""
+        """The int8 file of a wrapped model, `kept_float` or all nodes but `only` left in float."""
         how = (averages, [*model.kept_float, *kept_float], list(only))
         if self._memory is None:
             return self._quantized(model.file, *how)
-        parts = repr((hashlib.sha256(model.file).hexdigest(), self._about, how, VERSIONS))
+        parts = repr((hashlib.sha256(model.file).hexdigest(), self._about, how, _VERSIONS))
         place = self._memory / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.onnx"
         if not place.is_file():
             files.write(place, self._quantized(model.file, *how))
@@ -167,15 +167,15 @@ class Quantizer:
     def _quantized(
         self, file: bytes, averages: bool, excluded: list[str], only: list[str]
     ) -> bytes:
-        with tempfile.TemporaryDirectory() as folder, unlogged():
+        with tempfile.TemporaryDirectory() as folder, silenced():
             out = Path(folder) / "int8.onnx"
             quantize_static(
                 ModelProto.FromString(file),
                 out,
-                Pictures(self.pixels),
+                CalibrationPictures(self.pixels),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                reduce_range=self._limit <= EXACT_EVERYWHERE,
+                reduce_range=self._limit <= MAX_EXACT_WEIGHT,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
@@ -193,36 +193,38 @@ class Quantizer:
         return bytes(made.SerializeToString(deterministic=True))
 
 
-def closest(model: ExternalModel, quantizer: Quantizer) -> Quantized:
-    """Of all ways to quantize a float model, the one whose file answers most like it."""
-    wanted = answers(model.file, quantizer.pixels)
-    even = dataclasses.replace(model, file=equalized(model.file, quantizer.pixels))
-    sources = {"plain": model} | ({"equalized": even} if even.file != model.file else {})
+def quantize_external(model: ExternalModel, quantizer: Quantizer) -> ExternalQuantization:
+    """Quantize by every method; the result with the least KL divergence from the float model."""
+    wanted = predict_file(model.file, quantizer.pixels)
+    equalized = dataclasses.replace(model, file=equalize_onnx(model.file, quantizer.pixels))
+    sources = {"plain": model} | (
+        {"equalization": equalized} if equalized.file != model.file else {}
+    )
     found = []
     for name, source in sources.items():
-        for how, averages in RANGES.items():
-            file, apart, is_corrected = nearer(
+        for how, averages in _CALIBRATIONS.items():
+            file, apart, is_corrected = best_bias_correction(
                 quantizer(source, averages=averages), wanted, quantizer
             )
-            method = f"{name}, {how}" + ", corrected" * is_corrected
-            found.append(Quantized(file, method, apart, source, averages))
+            method = f"{name}, {how}" + ", bias correction" * is_corrected
+            found.append(ExternalQuantization(file, method, apart, source, averages))
     return min(found, key=lambda one: one.kl_divergence)
 
 
-def nearer(
+def best_bias_correction(
     file: bytes, wanted: NDArray[np.float32], quantizer: Quantizer
 ) -> tuple[bytes, float, bool]:
-    """The file or the corrected one, how far it is from `wanted` in nats, and which it is."""
+    """The file or its bias-corrected version, KL divergence from `wanted`, and which one it is."""
     found = []
     for is_corrected in (False, True):
-        given = answers(file, quantizer.pixels)
+        given = predict_file(file, quantizer.pixels)
         found.append((file, kl_divergence(wanted, given), is_corrected))
-        file = corrected(file, wanted, given)
+        file = correct_bias(file, wanted, given)
     return min(found, key=lambda one: one[1])
 
 
 def _leave_logits(graph: GraphProto) -> None:
-    """Take away the rounding of what the last matrix gives: its kernel can answer in float."""
+    """Remove the quantization of the logits: the kernel of the last layer can return float."""
     makers = {value: node for node in graph.node for value in node.output}
     node = makers[graph.output[0].name]
     while node.op_type not in WEIGHTED and node.input and node.input[0] in makers:
@@ -242,8 +244,8 @@ def _leave_logits(graph: GraphProto) -> None:
 
 
 @contextmanager
-def unlogged() -> Iterator[None]:
-    """It advises, on the root logger, what `wrapping` has done already."""
+def silenced() -> Iterator[None]:
+    """Silence the quantizer: it recommends, on the root logger, what `wrap` has done already."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -252,6 +254,6 @@ def unlogged() -> Iterator[None]:
         logging.disable(before)
 
 
-def answers(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def predict_file(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities (N, classes) in ONNX Runtime."""
     return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)

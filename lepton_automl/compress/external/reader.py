@@ -1,4 +1,4 @@
-"""Reading a model nobody vouches for: what it takes, what it gives, why it is refused."""
+"""Read an untrusted ONNX file: its signature, or the reason why it is refused."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from lepton_automl.errors import DataError, first_line
 
-LEAST_OPSET, MOST_OPSET = 11, 22
-LARGEST_BYTES = 1 << 30
-"""Of a file; classifiers of pictures for small devices are a thousandth of it."""
-LARGEST_SIDE = 4096
+_MIN_OPSET, _MAX_OPSET = 11, 22
+_MAX_BYTES = 1 << 30
+"""Limit on a file; image classifiers for small devices are a thousandth of it."""
+_MAX_SIDE = 4096
 Layout = Literal["NCHW", "NHWC"]
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a classifier of pictures takes and gives."""
+    """Input and output of an image classifier."""
 
     input: str
     output: str
@@ -33,22 +33,22 @@ class Signature:
     """1 or 3."""
     classes: int
     is_bytes: bool
-    """It takes uint8 and prepares pictures itself."""
+    """It takes uint8 pixels and preprocesses them itself."""
     opset: int
 
 
 def read(path: Path) -> ModelProto:
-    """The model in a file, with weights that lie beside it in the same folder.
+    """Read the model in a file, with external weights from the same folder.
 
     Raises
     ------
     DataError
-        If there is no sound ONNX model of standard operators.
+        If it is no valid ONNX model of standard operators.
     """
     try:
         size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            raise _refused(path, f"{size} bytes, at most {LARGEST_BYTES} are read")
+        if size > _MAX_BYTES:
+            raise _refused(path, f"it has {size} bytes, at most {_MAX_BYTES} are supported")
         model: ModelProto = ModelProto.FromString(path.read_bytes())
     except (OSError, DecodeError, ValueError) as error:
         raise _refused(path, f"not an ONNX file: {error or 'damaged'}") from error
@@ -57,17 +57,17 @@ def read(path: Path) -> ModelProto:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _refused(path, f"not sound ONNX: {first_line(error)}") from error
+        raise _refused(path, f"not valid ONNX: {first_line(error)}") from error
     return model
 
 
 def signature(path: Path, model: ModelProto) -> Signature:
-    """What the model takes and gives.
+    """Input and output of the model.
 
     Raises
     ------
     DataError
-        If it does not take one picture of a known size and give one score a class.
+        If it does not take one picture of a fixed size and return one score per class.
     """
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
@@ -84,7 +84,8 @@ def signature(path: Path, model: ModelProto) -> Signature:
     kind = entry.type.tensor_type.elem_type
     if kind not in (TensorProto.FLOAT, TensorProto.UINT8):
         raise _refused(
-            path, f"input {entry.name} is {TensorProto.DataType.Name(kind)}, float or uint8 is read"
+            path,
+            f"input {entry.name} is {TensorProto.DataType.Name(kind)}, not float or uint8",
         )
     return Signature(
         entry.name, end.name, layout, *sides, classes, kind == TensorProto.UINT8, opset_of(model)
@@ -99,19 +100,19 @@ def opset_of(model: ModelProto) -> int:
 def _check_graph(path: Path, model: ModelProto) -> None:
     opset = opset_of(model)
     if not model.graph.node:
-        raise _refused(path, "there is no operator in it")
-    if not LEAST_OPSET <= opset <= MOST_OPSET:
-        raise _refused(path, f"opset {opset}, {LEAST_OPSET} to {MOST_OPSET} are read")
+        raise _refused(path, "it has no operators")
+    if not _MIN_OPSET <= opset <= _MAX_OPSET:
+        raise _refused(path, f"it has opset {opset}, supported are {_MIN_OPSET} to {_MAX_OPSET}")
     unknown = {
         f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")
     }
     if unknown or model.functions:
-        names = ", ".join(sorted(unknown)[:3]) or "functions of its own"
-        raise _refused(path, f"it uses {names}, standard ONNX operators are read")
+        names = ", ".join(sorted(unknown)[:3]) or "custom functions"
+        raise _refused(path, f"it uses {names}, only standard ONNX operators are supported")
     if any(_has_graph(node.attribute) for node in model.graph.node):
-        raise _refused(path, "it branches or loops (If, Loop, Scan), which no classifier needs")
+        raise _refused(path, "it has control flow (If, Loop, Scan), which is not supported")
     if any(n.op_type in ("QuantizeLinear", "QLinearConv") for n in model.graph.node):
-        raise _refused(path, "it is quantized already; give the float model")
+        raise _refused(path, "it is quantized already; the float model is needed")
 
 
 def _has_graph(attributes: object) -> bool:
@@ -120,7 +121,7 @@ def _has_graph(attributes: object) -> bool:
 
 
 def _fetch_external(path: Path, model: ModelProto) -> None:
-    """Weights in other files: only plain files in the model's own folder."""
+    """Load external weights, from plain files in the model's own folder only."""
     for tensor in model.graph.initializer:
         for item in tensor.external_data:
             if item.key != "location":
@@ -130,7 +131,7 @@ def _fetch_external(path: Path, model: ModelProto) -> None:
             if not is_plain or place.is_symlink():
                 raise _refused(
                     path,
-                    f"its weights are said to lie in {item.value!r}, only files beside it are read",
+                    f"its weights are in {item.value!r}; only files in the same folder are read",
                 )
     try:
         load_external_data_for_model(model, str(path.parent))
@@ -146,14 +147,16 @@ def _picture(path: Path, value: ValueInfoProto) -> tuple[Layout, tuple[int, int,
     channels, height, width = (
         (dims[3], dims[1], dims[2]) if layout == "NHWC" else (dims[1], dims[2], dims[3])
     )
-    if not 0 < height <= LARGEST_SIDE or not 0 < width <= LARGEST_SIDE:
+    if not 0 < height <= _MAX_SIDE or not 0 < width <= _MAX_SIDE:
         raise _refused(
             path,
             f"input {value.name} has {height or '?'}x{width or '?'} pixels: the size must be fixed "
-            f"in the file, 1 to {LARGEST_SIDE}; only the first dimension may be free",
+            f"in the file, 1 to {_MAX_SIDE}; only the first dimension may be free",
         )
     if channels not in (1, 3):
-        raise _refused(path, f"input {value.name} has {channels or '?'} channels, 1 or 3 are read")
+        raise _refused(
+            path, f"input {value.name} has {channels or '?'} channels, supported are 1 and 3"
+        )
     return layout, (height, width, channels)
 
 
@@ -171,5 +174,5 @@ def _classes(path: Path, value: ValueInfoProto) -> int:
 def _refused(path: Path, why: str) -> DataError:
     return DataError(
         f"{path}: {why}",
-        fix="give a float image classifier as ONNX: one picture in, one score a class out",
+        fix="give a float image classifier as ONNX: one picture in, one score per class out",
     )

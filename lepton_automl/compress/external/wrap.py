@@ -1,4 +1,4 @@
-"""Wrapping: a foreign model gets the form of our own files, what it computes unchanged."""
+"""Wrap an external model: lepton's input and output around it, its function unchanged."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lepton_automl import __version__
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
-from lepton_automl.compress.external.preprocessing import Preparation
+from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
 
-OPSET = 17
-"""Older files are converted to it: scales a channel need 13."""
-PREFIX = "net/"
-"""Of every name of the model, so that none is one of ours."""
-TOLERANCE = 1e-4
+_OPSET = 17
+"""Older files are converted to it: scales per channel need 13."""
+_PREFIX = "net/"
+"""Added to every name of the model, to keep it apart from lepton's own names."""
+_TOLERANCE = 1e-4
 
 
 def wrapped(
     path: Path,
     model: ModelProto,
     signature: Signature,
-    preparation: Preparation | None,
+    preprocessing: Preprocessing | None,
     class_names: Sequence[str],
 ) -> ExternalModel:
-    """The model with uint8 pictures (n, H, W, C) in and probabilities (n, classes) out.
+    """Add nodes so that it takes uint8 (n, H, W, C) and returns probabilities (n, classes).
 
-    Batch normalisation is folded and constants are computed, by ONNX Runtime's basic rules.
+    ONNX Runtime's basic optimizations fold batch normalisation and constants.
 
     Raises
     ------
     DataError
-        If it does not run, or answers a picture otherwise when others are beside it.
+        If it does not run, or a picture's result depends on the rest of its batch.
     """
-    if signature.opset < OPSET:
+    if signature.opset < _OPSET:
         model = _converted(path, model)
     model = _with_free_batch(_plain(path, model))
-    ends = _ends(signature, preparation, last_softmax(model.graph, signature.output) is not None)
+    ends = _ends(signature, preprocessing, last_softmax(model.graph, signature.output) is not None)
     shape = (signature.height, signature.width, signature.channels)
-    constants = _constants(signature, preparation)
+    constants = _constants(signature, preprocessing)
     file = _joined(model, ends, constants, shape, class_names)
     _check(path, file, shape)
-    words = "as it does itself" if preparation is None else str(preparation)
+    words = "by the model itself" if preprocessing is None else str(preprocessing)
     around = tuple(node.name for side in ends for node in side)
-    kept = (*around, *(PREFIX + name for name in _end(model, signature.output)))
+    kept = (*around, *(_PREFIX + name for name in _end(model, signature.output)))
     return ExternalModel(file, shape, tuple(class_names), kept, words)
 
 
 def _converted(path: Path, model: ModelProto) -> ModelProto:
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
+        return onnx.version_converter.convert_version(model, _OPSET)
     except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be converted to opset {OPSET}: {first_line(error)}",
-            fix=f"export the model with opset {OPSET}",
+            f"{path} cannot be converted to opset {_OPSET}: {first_line(error)}",
+            fix=f"export the model with opset {_OPSET}",
         ) from error
 
 
 def _plain(path: Path, model: ModelProto) -> ModelProto:
-    """Constants computed and batch normalisation folded, in standard operators."""
+    """The model after constant folding and batch normalisation folding, in standard operators."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plain.onnx"
         options = onnxruntime.SessionOptions()
@@ -90,7 +90,7 @@ def _plain(path: Path, model: ModelProto) -> ModelProto:
 
 
 def _with_free_batch(model: ModelProto) -> ModelProto:
-    """Any number of pictures at a time, where the file was written for one."""
+    """Make the batch dimension free, where the file was exported with a fixed one."""
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     entry = next(value for value in graph.input if value.name not in stored)
@@ -108,7 +108,7 @@ def _with_free_batch(model: ModelProto) -> ModelProto:
 
 
 def _end(model: ModelProto, output: str) -> list[str]:
-    """Names of what comes after the last layer: rounded to 256 steps, classes would tie."""
+    """Names of the nodes after the last layer: with 256 steps, classes would tie."""
     makers = {value: node for node in model.graph.node for value in node.output}
     stored = {tensor.name for tensor in model.graph.initializer}
     found: list[str] = []
@@ -124,8 +124,8 @@ def _end(model: ModelProto, output: str) -> list[str]:
 Ends = tuple[list[NodeProto], list[NodeProto]]
 
 
-def _ends(signature: Signature, preparation: Preparation | None, is_softmax: bool) -> Ends:
-    """What goes before the model and after it."""
+def _ends(signature: Signature, preprocessing: Preprocessing | None, is_softmax: bool) -> Ends:
+    """Nodes before and after the model."""
     before: list[NodeProto] = []
 
     def add(kind: str, *inputs: str, **more: Any) -> str:
@@ -134,33 +134,33 @@ def _ends(signature: Signature, preparation: Preparation | None, is_softmax: boo
         return name
 
     x = onnx_file.INPUT_NAME
-    if preparation is not None and preparation.order == "BGR":
+    if preprocessing is not None and preprocessing.order == "BGR":
         x = add("Gather", x, "before/turned", axis=3)
     if signature.layout == "NCHW":
         x = add("Transpose", x, perm=[0, 3, 1, 2])
-    if preparation is not None:
+    if preprocessing is not None:
         x = add("Cast", x, to=TensorProto.FLOAT)
         x = add("Mul", x, "before/gain")
         x = add("Add", x, "before/offset")
     if not before:
         x = add("Identity", x)
-    before[-1].output[0] = PREFIX + signature.input
-    source = PREFIX + signature.output
+    before[-1].output[0] = _PREFIX + signature.input
+    source = _PREFIX + signature.output
     kind, more = ("Identity", {}) if is_softmax else ("Softmax", {"axis": 1})
     after: Any = helper.make_node(kind, [source], [onnx_file.OUTPUT_NAME], "after", **more)  # type: ignore[arg-type]
     return before, [after]
 
 
-def _constants(signature: Signature, preparation: Preparation | None) -> list[TensorProto]:
-    if preparation is None:
+def _constants(signature: Signature, preprocessing: Preprocessing | None) -> list[TensorProto]:
+    if preprocessing is None:
         return []
-    mean, std = (np.array(v, np.float64) for v in (preparation.mean, preparation.std))
+    mean, std = (np.array(v, np.float64) for v in (preprocessing.mean, preprocessing.std))
     shape = (1, -1, 1, 1) if signature.layout == "NCHW" else (1, 1, 1, -1)
     found = {
-        "before/gain": (preparation.scale / std).astype(np.float32).reshape(shape),
+        "before/gain": (preprocessing.scale / std).astype(np.float32).reshape(shape),
         "before/offset": (-mean / std).astype(np.float32).reshape(shape),
     }
-    if preparation.order == "BGR":
+    if preprocessing.order == "BGR":
         found["before/turned"] = np.array([2, 1, 0], np.int64)
     return [numpy_helper.from_array(array, name) for name, array in found.items()]
 
@@ -172,7 +172,7 @@ def _joined(
     shape: tuple[int, int, int],
     class_names: Sequence[str],
 ) -> bytes:
-    inner = onnx.compose.add_prefix(model, PREFIX).graph
+    inner = onnx.compose.add_prefix(model, _PREFIX).graph
     before, after = ends
     graph = helper.make_graph(
         [*before, *inner.node, *after],
@@ -197,7 +197,7 @@ def _joined(
 
 
 def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
-    """One picture is answered as it is among others."""
+    """Check that a picture's result does not depend on the rest of its batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
     try:
         opened = onnx_file.open_session(file)
@@ -205,13 +205,13 @@ def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
         alone = onnx_file.predict_probabilities(opened, pixels, batch=1)
     except UNLOADABLE as error:
         raise DataError(
-            f"{path} cannot take several pictures at a time: {first_line(error)}",
+            f"{path} does not run on a batch of pictures: {first_line(error)}",
             fix="export the model with a free (dynamic) first dimension",
         ) from error
     if together.shape != alone.shape or not np.isfinite(alone).all():
-        raise DataError(f"{path} answers with numbers that are not finite", fix="check the model")
-    if np.abs(together - alone).max() > TOLERANCE:
+        raise DataError(f"{path} returns values that are not finite", fix="check the model")
+    if np.abs(together - alone).max() > _TOLERANCE:
         raise DataError(
-            f"{path} answers a picture otherwise when others are beside it",
+            f"the result of {path} for a picture depends on the rest of its batch",
             fix="export the model in evaluation mode",
         )
