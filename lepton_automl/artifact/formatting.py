@@ -1,4 +1,4 @@
-"""Figures in words: the same sentence wherever a figure is shown."""
+"""Text for figures and verdicts, the same wherever they are shown."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lepton_automl.cost.latency_model import Basis
 
 ANSWERS = {
     "holds": "Every stated limit holds.",
-    "broken": "Broken: the files are there, but not everything that was promised holds.",
-    "undecided": "Undecided: the samples or rounds there are do not tell.",
+    "broken": "Broken: the files are written, but at least one limit or check fails.",
+    "undecided": "Undecided: too few test samples or timing rounds to decide.",
 }
 
 
 def limit_title(name: str, is_balanced: bool) -> str:
-    """What a limit is called."""
+    """Name of a limit in words."""
     return LIMITS[name].words.replace("accuracy", accuracy_title(is_balanced))
 
 
 def accuracy_kind(verdict: Verdict) -> str:
-    """What the accuracies are and how their intervals were made."""
+    """Kind of the accuracies, and method of their intervals."""
     alone = "stratified bootstrap" if verdict.balanced else "Wilson"
     kind = "cluster bootstrap over groups" if verdict.grouped else alone
     if not verdict.balanced:
@@ -46,34 +46,34 @@ def latency_text(figures: FileMetrics) -> str:
 
 
 def latency_title(basis: Basis) -> str:
-    """`latency`, or what it is called where nothing timed it."""
+    """`latency`, or `predicted latency` and `estimated latency` where it was not measured."""
     return "latency" if basis == "measured" else f"{basis} latency"
 
 
 def target_latency_text(figures: FileMetrics) -> str:
-    """Latency on the device the file is for, called what it is; nothing where that is here."""
-    told = figures.elsewhere
-    if told is None:
+    """Latency on the target device with its basis; empty where it was measured here."""
+    target = figures.elsewhere
+    if target is None:
         return ""
-    low, high = (time_text(end) for end in told.latency_interval)
-    return f"{told.basis} {time_text(told.latency_ms)} [{low}, {high}]"
+    low, high = (time_text(end) for end in target.latency_interval)
+    return f"{target.basis} {time_text(target.latency_ms)} [{low}, {high}]"
 
 
 def target_latency_note(verdict: Verdict) -> str:
-    """Whose latency is told and how; nothing where latencies are those of this machine."""
-    told = verdict.int8.elsewhere if verdict.int8 else None
-    if told is None:
+    """Device and basis of a predicted latency; empty where latencies were measured here."""
+    target = verdict.int8.elsewhere if verdict.int8 else None
+    if target is None:
         return ""
-    how = "a table measured there" if told.basis == "predicted" else "assumed speeds"
-    limit = " An estimate cannot prove that a limit holds." if told.basis == "estimated" else ""
+    how = "a table measured on it" if target.basis == "predicted" else "assumed speeds"
+    limit = " An estimate cannot prove that a limit holds." if target.basis == "estimated" else ""
     return (
-        f"Latency on {told.device} is {told.basis} from {how}; a latency limit is judged by it, "
-        f"not by what was measured here.{limit}"
+        f"Latency on {target.device} is {target.basis} from {how}; latency limits use it, "
+        f"not the latency measured here.{limit}"
     )
 
 
 def drop_text(drop: PairedDrop) -> str:
-    """Points lost, with interval and one-sided bound."""
+    """Accuracy points lost, with interval and one-sided bound."""
     return (
         f"{drop.points:.2f} points [{drop.low:.2f}, {drop.high:.2f}], at most {drop.upper:.2f} "
         "(one-sided 95 %)"
@@ -81,7 +81,7 @@ def drop_text(drop: PairedDrop) -> str:
 
 
 def measured_text(limit: JudgedLimit) -> str:
-    """What was measured against a limit, with its interval."""
+    """The measured value of a limit, with its interval."""
     unit = LIMITS[limit.name].unit
     text = quantity_text(limit.measured, unit)
     text = text if limit.basis == "measured" else f"{limit.basis} {text}"
@@ -95,12 +95,12 @@ def measured_text(limit: JudgedLimit) -> str:
 
 
 def faster_text(verdict: Verdict) -> str:
-    """Whether int8 or float is faster, and which ships; nothing if nothing was measured."""
+    """Which file ships, and whether int8 or float is faster; empty for damaged files."""
     int8, floating = verdict.int8, verdict.float32
     if int8 is None or floating is None:
         return ""
     ratio = floating.latency_ms / int8.latency_ms
-    text = "int8 and float are equally fast here, as far as was measured"
+    text = "int8 and float are equally fast here, within the intervals"
     hint = ""
     if floating.latency_interval[1] < int8.latency_interval[0]:
         text = f"float is faster than int8 here, {ratio:.2f} of its time"
@@ -112,25 +112,25 @@ def faster_text(verdict: Verdict) -> str:
 
 
 def other_text(verdict: Verdict) -> str:
-    """That the file which does not ship keeps all limits, where the other one does not."""
+    """A hint that the file which does not ship keeps all limits; empty where it does not."""
     if verdict.status == "holds" or verdict.other != "holds":
         return ""
     name = precision_text("float" if verdict.primary == "int8" else "int8")
-    return f"{name} beside it keeps every limit on the same samples."
+    return f"{name} keeps every limit on the same samples."
 
 
 def openings_text(verdict: Verdict) -> str:
-    """A mark for figures on a test part that has judged more than one file, else nothing."""
-    return "" if verdict.openings < 2 else f"test part opened {verdict.openings} times"
+    """A note on a test set that was used more than once; else empty."""
+    return "" if verdict.openings < 2 else f"test set used {verdict.openings} times"
 
 
 def precision_text(precision: Precision) -> str:
-    """The file's name for a precision."""
+    """File name of a precision."""
     return "model.int8.onnx" if precision == "int8" else "model.fp32.onnx"
 
 
 def nodes_text(figures: FileMetrics) -> str:
-    """How many operators compute in float."""
+    """Number of operators that compute in float."""
     return str(len(figures.float_nodes)) if figures.float_nodes else "none"
 
 
@@ -162,12 +162,12 @@ def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[s
     return [row for row in rows if any(row[1:])]
 
 
-FINALIST_COLUMNS = ("when selected", "confirmed", "spread over seeds", "trainings")
+FINALIST_COLUMNS = ("when selected", "after final training", "spread over seeds", "trainings")
 """Heads of what `confirmed_cells` gives."""
 
 
 def finalist_cells(each: FinalistResult) -> tuple[str, ...]:
-    """Accuracies on the validation part before and after the last trainings."""
+    """Accuracies on validation when selected and after the final trainings."""
     times = len(each.accuracies)
     return (
         f"{accuracy_text(each.searched)} after {epochs_text(each.searched_epochs)}",

@@ -22,7 +22,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Quantized:
-    """Integers and what they mean: (q - zero_point) * scale; `scale` may be one a channel."""
+    """A quantized tensor: real value (q - zero_point) * scale; `scale` may be per channel."""
 
     q: Array
     scale: Array
@@ -39,19 +39,19 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Exact:
-    """The exact integer result of an operator, and the scale that makes it a real number."""
+    """Exact integer accumulators of an operator, and their scale."""
 
     total: Array
     scale: Array | np.float32
-    """One, or one a channel (axis 1)."""
+    """Scalar, or per channel (axis 1)."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A result whose rounding depends on the scale and zero point it is stored with."""
+    """A result that is rounded once its output scale and zero point are known."""
 
     stored: Callable[[np.float32, int], Array]
-    """(scale, zero point) -> whole numbers, before they are saturated to uint8."""
+    """(scale, zero point) -> integers before saturation to uint8."""
 
 
 Tensor = Array | Quantized | Exact | Pending
@@ -59,7 +59,7 @@ Tensor = Array | Quantized | Exact | Pending
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the reference computed."""
+    """Results of the integer reference."""
 
     probabilities: Array
     """float32 (n, classes)."""
@@ -68,7 +68,7 @@ class Outcome:
 
 
 class IntegerReference:
-    """An int8 file, ready to compute.
+    """Exact integer interpreter of one int8 ONNX file.
 
     Parameters
     ----------
@@ -112,12 +112,12 @@ class IntegerReference:
 
 
 def integer_reference(file: bytes) -> IntegerReference:
-    """The reference for an int8 `file`; call it with pixels, or `run` it for more."""
+    """The interpreter of an int8 `file`."""
     return IntegerReference(file)
 
 
 def exposed(file: bytes) -> bytes:
-    """The same file with its last quantized tensor as a second output, to compare it."""
+    """The file with its last quantized tensor as a second output."""
     model = ModelProto.FromString(file)
     name = IntegerReference(file).last_quantized_name
     model.graph.output.append(helper.make_tensor_value_info(name, 2, None))
@@ -208,7 +208,7 @@ def _hard_sigmoid(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
 
 
 def _of_each_byte(x: Quantized, function: Callable[[Array], Array]) -> Tensor:
-    """A function of one variable needs 256 values, whatever the size of the tensor."""
+    """Elementwise function of a uint8 tensor, by a table of 256 values."""
 
     def stored(scale: np.float32, zero_point: int) -> Array:
         real = (np.arange(256, dtype=np.float64) - float(x.zero_point)) * float(x.scale)
@@ -274,7 +274,9 @@ _ON_QUANTIZED = frozenset(_OPERATORS) - {
 
 
 def _refused(what: str) -> ArchError:
-    return ArchError(what, fix="give an int8 file that lepton wrote, or teach reference.py more")
+    return ArchError(
+        what, fix="give an int8 file that lepton wrote, or extend integer_reference.py"
+    )
 
 
 def _windows(x: Array, kernel: int, stride: int, pad: int) -> Array:

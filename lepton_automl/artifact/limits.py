@@ -1,4 +1,4 @@
-"""Judging: whether the figures of the shipped file keep the limits the user stated."""
+"""Judge whether the shipped file keeps the stated limits."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def paired(reference: Evidence, file: Evidence) -> PairedDrop:
 def judge(
     limits: Limits, figures: FileMetrics, file: Evidence, reference: Evidence
 ) -> tuple[JudgedLimit, ...]:
-    """Judge the stated limits, and only these.
+    """Judge each stated limit.
 
     Size, multiply-accumulates and memory are exact. A latency holds if its whole interval is
-    within the limit, an accuracy or a drop if the one-sided 95 % bound says so. Where the file is
-    for another device, the latency told of that device is judged, never the one measured here; an
-    estimate from assumed speeds can break a limit, but not prove that it holds.
+    within the limit, an accuracy or a drop if its one-sided 95 % bound is. For another target
+    device its predicted latency is judged, not the one measured here; an estimate from assumed
+    speeds can break a limit, but not prove that it holds.
     """
     judged = []
     for name, limit in limits.stated.items():
@@ -53,7 +53,7 @@ def judge(
 
 
 def keeps_exact(limits: Limits, figures: FileMetrics) -> bool:
-    """The limits that are known without a single measurement hold."""
+    """Whether the limits that need no measurement hold."""
     return all(
         (LIMITS[name].measured(figures) or 0) <= limit
         for name, limit in limits.costs.items()
@@ -64,9 +64,9 @@ def keeps_exact(limits: Limits, figures: FileMetrics) -> bool:
 def ships(int8: FileMetrics, floating: FileMetrics, limits: Limits, prefer: str) -> Precision:
     """Which file ships: int8, or with `latency` the faster of those that keep the exact limits.
 
-    Where the files are for another device, int8 ships: nothing tells which is faster there.
-    The float file is faster where its whole latency interval lies below int8's. Accuracy on the
-    test part has no say: choosing by it would spoil the figure.
+    Where the files are for another device, int8 ships: which is faster there is unknown.
+    The float file is faster where its whole latency interval lies below int8's. Accuracy on
+    the test set is not used: selecting by it would bias it.
     """
     if prefer != "latency" or int8.elsewhere is not None:
         return "int8"
@@ -82,13 +82,13 @@ def is_faster(one: FileMetrics, other: FileMetrics) -> bool:
 
 
 def _latency(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
-    told = figures.elsewhere
-    low, high = told.latency_interval if told else figures.latency_interval
-    basis = told.basis if told else "measured"
+    target = figures.elsewhere
+    low, high = target.latency_interval if target else figures.latency_interval
+    basis = target.basis if target else "measured"
     status: Status = "holds" if high <= limit else "broken" if low > limit else "undecided"
     if status == "holds" and basis == "estimated":
         status = "undecided"
-    figure = told.latency_ms if told else figures.latency_ms
+    figure = target.latency_ms if target else figures.latency_ms
     return JudgedLimit(name, limit, figure, (low, high), status, basis=basis)
 
 
@@ -114,7 +114,7 @@ def worst_class_drop(reference: Evidence, file: Evidence) -> float:
 
 
 def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:
-    """The class that stands worst: one that breaks the limit, else one that does not keep it.
+    """The worst class: one that breaks the limit, else one that does not keep it.
 
     With many classes one of them seems to break it by chance; each is asked as much more of as
     there are classes (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56, 52). That all keep it needs

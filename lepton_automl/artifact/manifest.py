@@ -1,4 +1,4 @@
-"""Which files an artifact folder holds, and whether they are still the ones that were written."""
+"""Files of an artifact folder, and whether they still have their recorded sha256."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOAT = "model.fp32.onnx"
 REFERENCE = "reference/model.fp32.onnx"
 MODELS = (INT8, FLOAT, REFERENCE)
 ARCHS = {INT8: "arch.json", FLOAT: "arch.json", REFERENCE: "reference/arch.json"}
-"""Where the description of each file's net lies."""
+"""File -> path of its architecture."""
 GOLDEN = "golden/pixels.npy"
 GOLDEN_ANSWERS = {INT8: "golden/int8.npy", FLOAT: "golden/float.npy"}
 LABELS = "labels.txt"
@@ -30,12 +30,12 @@ Digests = dict[str, str]
 
 
 def read_manifest(folder: Path) -> tuple[Digests, Precision]:
-    """The digests that a complete bundle promises, and which of its files ships.
+    """Read the manifest: the digests of all files, and which precision ships.
 
     Raises
     ------
     DataError
-        If there is no manifest, or it is none.
+        If there is no valid manifest.
     """
     path = folder / MANIFEST
     try:
@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> tuple[Digests, Precision]:
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is not a finished artifact: there is no {MANIFEST}",
-            fix="run `lepton export` on its run; it goes on where it was stopped",
+            fix="run `lepton export` on its run; it continues where it stopped",
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unusable(path, error) from error
@@ -56,7 +56,7 @@ def read_manifest(folder: Path) -> tuple[Digests, Precision]:
 
 
 def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """A sentence for every file that is missing or is not the one that was written."""
+    """Files that are missing or changed, one sentence each."""
     root = folder.resolve()
     problems = []
     for name, digest in digests.items():
@@ -71,12 +71,12 @@ def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """A manifest is there and every file is as it says."""
+    """Whether there is a manifest and every file matches it."""
     return (folder / MANIFEST).is_file() and not damage(folder, read_manifest(folder)[0])
 
 
 def unusable(path: Path, reason: object) -> DataError:
-    """The error for a file of an artifact that cannot be read."""
+    """An error for an artifact file that cannot be read."""
     return DataError(
         f"{path} cannot be used: {reason}",
         fix="run `lepton export` on its run with a fresh artifact folder",

@@ -1,4 +1,4 @@
-"""What is measured on each written file: soundness, cost, latency, operators left in float."""
+"""Measure each file of an artifact: validity, cost, latency, operators left in float."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from lepton_automl.models.onnx_file import UNLOADABLE, open_session
 
 ROUNDS = 15
 SECONDS = 0.3
-"""Time given to each file's latency, over all rounds."""
+"""Time per file over all rounds."""
 
 
 def file_problems(name: str, file: bytes) -> list[str]:
-    """A sentence for everything that makes a file no standard ONNX file that runs here."""
+    """Reasons why a file is no standard ONNX file that runs here, one sentence each."""
     try:
         onnx.checker.check_model(file, full_check=True)
         opened = onnx_file.open_session(file)
     except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return [f"{name} is not sound ONNX: {first_line(error)}"]
+        return [f"{name} is not valid ONNX: {first_line(error)}"]
     except UNLOADABLE as error:
         return [f"{name} does not run in ONNX Runtime: {first_line(error)}"]
     model = onnx.ModelProto.FromString(file)
@@ -43,8 +43,8 @@ def file_problems(name: str, file: bytes) -> list[str]:
     ends = [[item.name for item in side] for side in (opened.get_inputs(), opened.get_outputs())]
     rules = {
         f"has operators of {', '.join(sorted(foreign))}": foreign,
-        "keeps weights in other files": any(t.external_data for t in model.graph.initializer),
-        f"takes and gives {ends}": ends != [[onnx_file.INPUT_NAME], [onnx_file.OUTPUT_NAME]],
+        "has weights in other files": any(t.external_data for t in model.graph.initializer),
+        f"has inputs and outputs {ends}": ends != [[onnx_file.INPUT_NAME], [onnx_file.OUTPUT_NAME]],
     }
     return [f"{name} {sentence}" for sentence, is_broken in rules.items() if is_broken]
 
@@ -57,7 +57,7 @@ def figures(
     quiet_reference_ms: float | None,
     model: LatencyModel | None = None,
 ) -> dict[str, FileMetrics]:
-    """Measure every file; latencies are taken in turns with one fixed reference net.
+    """Measure every file; latencies in rounds that interleave all files and the reference net.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def figures(
     quiet_reference_ms : float, optional
         Recorded quiet time of the fixed reference net, milliseconds; measured if None.
     model : LatencyModel, optional
-        Tells the latency of the int8 file on the device it is for, besides the one here.
+        Predicts the latency of the int8 file on the target device.
     """
     watch = Stopwatch()
     quiet = quiet_reference_ms or watch.quiet_reference_ms()
@@ -80,7 +80,7 @@ def figures(
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
         if model is not None and name == INT8:
             arch = writer.read_arch(folder, name)
-            found[name] = dataclasses.replace(found[name], elsewhere=_told(arch, model))
+            found[name] = dataclasses.replace(found[name], elsewhere=_target_latency(arch, model))
     return found
 
 
@@ -91,8 +91,8 @@ def _static(folder: Path, name: str, file: bytes) -> Cost:
     return file_cost(writer.read_arch(folder, name), file, value_bytes)
 
 
-def _told(arch: Arch, model: LatencyModel) -> TargetLatency:
-    """Latency of an int8 file of `arch` on the device whose prices `model` has."""
+def _target_latency(arch: Arch, model: LatencyModel) -> TargetLatency:
+    """Latency of an int8 file of `arch` on the device of `model`."""
     found = model.latency(arch.graph)
     interval = (found.low, found.high)
     return TargetLatency(found.milliseconds, interval, model.basis, model.device)
@@ -123,11 +123,11 @@ _ELSEWHERE = frozenset(
     {"Softmax", "Flatten", "Transpose", "ReorderInput", "ReorderOutput"}
     | {"QuantizeLinear", "DequantizeLinear"}
 )
-"""The end of every file, moves of data, and the borders of what is left in float."""
+"""Operators that are never integer: softmax, data movement and conversions."""
 
 
 def optimized(file: bytes) -> ModelProto:
-    """The graph ONNX Runtime makes of `file` on this machine with every optimisation on."""
+    """The graph of `file` after all of ONNX Runtime's optimizations on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
         open_session(file, optimized_to=str(path))
@@ -135,10 +135,10 @@ def optimized(file: bytes) -> ModelProto:
 
 
 def float_nodes(file: bytes) -> list[str]:
-    """Operators left in float, as `name (kind)`; empty if all arithmetic is integer.
+    """Operators that compute in float, as `name (type)`; empty if all arithmetic is integer.
 
-    In an int8 file such a node is a missing kernel or a pattern that did not fuse; names are
-    those of the operations of the `Arch`. A float file has all its operators here.
+    In an int8 file such a node is a missing kernel or a pattern that was not fused; names are
+    those of the operations of the `Arch`. Of a float file these are all operators.
     """
     return [
         f"{node.name or node.output[0]} ({node.op_type})"

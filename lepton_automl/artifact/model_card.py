@@ -1,4 +1,4 @@
-"""The model card: Markdown in which every figure names its file, its samples and its machine."""
+"""The model card of an artifact, in Markdown."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ FILES = """## Files
 
 
 def card(verdict: Verdict, about: Provenance) -> str:
-    """The card of a bundle.
+    """Write the model card.
 
     Parameters
     ----------
     verdict : Verdict
-        What was measured.
+        Results of verification.
     about : Provenance
-        What the bundle says of itself.
+        Origin of the artifact.
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Parity: ONNX Runtime's answers of the int8 file against exact integer arithmetic."""
+"""Parity: ONNX Runtime's int8 results against exact integer arithmetic and golden samples."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lepton_automl.artifact.verdict import Parity
 from lepton_automl.models import onnx_file
 
 CLEAR_MARGIN = 0.01
-"""Samples whose two most probable classes lie closer in the float file may go either way."""
+"""Samples whose two top probabilities are closer than this in the float file are not compared."""
 SAME_CLASS_SHARE = 0.999
 MAX_STEPS = 1
 GOLDEN_TOLERANCE = {"int8": 0.05, "float": 1e-3}
-"""Probabilities of golden samples may differ so much between machines; one step of the last
-quantized tensor moves a probability by less."""
+"""Largest difference of a golden probability between machines; one step of the last quantized
+tensor changes a probability by less."""
 BATCH = 16
 PARITY_SAMPLES = 256
-"""Pictures besides the golden ones."""
+"""Pictures compared besides the golden ones."""
 
 
 def parity(
     int8: bytes, floating: bytes, pixels: np.ndarray, golden_differences: Mapping[str, float]
 ) -> Parity:
-    """Compare ONNX Runtime's answers of the int8 file with exact integer arithmetic.
+    """Compare ONNX Runtime's results of the int8 file with exact integer arithmetic.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def parity(
     Returns
     -------
     Parity
-        Holds if the last quantized tensor is at most one step away everywhere, the class is the
-        same for 99.9 % of the clear samples, and the golden samples are answered as stored.
+        Holds if the last quantized tensor differs by at most one step, the class is the same for
+        99.9 % of the clear samples, and golden probabilities are within their tolerance.
     """
     steps, integer, runtime = _both(int8, pixels)
     real = np.sort(
@@ -64,7 +64,7 @@ def parity(
 
 
 def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Largest difference in steps, then the classes by integer arithmetic and by the runtime."""
+    """Largest difference in steps, classes by integer arithmetic, classes by ONNX Runtime."""
     exact = integer_reference(file)
     shipped, open_ended = onnx_file.open_session(file), onnx_file.open_session(exposed(file))
     steps, integer, runtime = 0, [], []
@@ -80,7 +80,7 @@ def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]
 
 
 def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, float]:
-    """Largest difference of a probability from the stored ones, for `int8` and `float`."""
+    """Largest difference of golden probabilities from the stored ones, for `int8` and `float`."""
     golden, apart = writer.read_array(folder, GOLDEN), {}
     for precision, name in (("int8", INT8), ("float", FLOAT)):
         answers = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), golden)
@@ -90,17 +90,17 @@ def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, fl
 
 
 def golden_problems(folder: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Of a foreign model, whose integers nobody can tell: stored answers that do not come back."""
+    """Golden results of an external model that are not reproduced, one sentence each."""
     return [
-        f"the {precision} file answers golden pictures otherwise than when it was written, by up "
-        f"to {apart:.3g}, at most {GOLDEN_TOLERANCE[precision]:g}"
+        f"golden probabilities of the {precision} file differ by {apart:.3g} from the stored ones "
+        f"(limit {GOLDEN_TOLERANCE[precision]:g})"
         for precision, apart in golden_differences(folder, files).items()
         if apart > GOLDEN_TOLERANCE[precision]
     ]
 
 
 def parity_of(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
-    """The int8 file against exact integer arithmetic, on golden samples and some of `pixels`."""
+    """Parity of an artifact's int8 file on golden samples and some of `pixels`."""
     golden, apart = writer.read_array(folder, GOLDEN), golden_differences(folder, files)
     chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)
     samples = np.concatenate([golden, pixels[chosen]])

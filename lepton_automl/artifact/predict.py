@@ -1,4 +1,4 @@
-"""Prediction: classify picture files by nothing but the ONNX file and what it says of itself."""
+"""Classify picture files with an ONNX file and the class names in its metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one picture is taken for."""
+    """Predicted class of one picture."""
 
     file: Path
     label: str
@@ -31,14 +31,14 @@ class Prediction:
 
 
 def predict(artifact: Path, files: Sequence[Path]) -> list[Prediction]:
-    """The most probable label of every picture.
+    """Predict the most probable class of every picture.
 
     Parameters
     ----------
     artifact : Path
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
-        Picture files, or folders whose pictures are meant.
+        Picture files, or folders of pictures.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def predict(artifact: Path, files: Sequence[Path]) -> list[Prediction]:
 
 
 def shipped_file(artifact: Path) -> Path:
-    """The ONNX file that a run folder, an artifact folder or the file itself stands for.
+    """The ONNX file of a run folder or an artifact folder, or the given ONNX file itself.
 
     Raises
     ------

@@ -16,10 +16,10 @@ from lepton_automl.cost.latency_model import LatencyModel, from_document
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the files of a bundle cannot say themselves; `about.json`."""
+    """Origin of an artifact, as recorded in `about.json`."""
 
     lepton: str
-    """Version that wrote the bundle."""
+    """Version that wrote the artifact."""
     data: str
     data_fingerprint: str
     class_names: tuple[str, ...]
@@ -29,15 +29,15 @@ class Provenance:
     prefer: str
     limits: Limits
     latency: LatencyModel | None = None
-    """What tells latencies of the device the files are for; None: the machine that verifies."""
+    """Latency model of the target device; None: latencies are measured on the verifying machine."""
     confirmed: tuple[FinalistResult, ...] = ()
-    """The search's few best after their last trainings."""
+    """Finalists of the search after their final trainings."""
     balanced: bool = False
-    """Every class counts alike in accuracies and drops."""
+    """Accuracies and drops are balanced: the mean over classes."""
     origin: str = "lepton"
-    """Who made the net; `foreign`: somebody else, so that no `Arch` describes it."""
+    """`lepton`, or `foreign` for an external model, which has no `Arch`."""
     notes: tuple[str, ...] = ()
-    """How a foreign model is fed and was quantized, a sentence each."""
+    """Preprocessing and quantization of an external model, one sentence each."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -57,7 +57,7 @@ class Provenance:
 
 
 def read_provenance(folder: Path) -> Provenance:
-    """What `about.json` says.
+    """Read `about.json`.
 
     Raises
     ------
@@ -73,35 +73,35 @@ def read_provenance(folder: Path) -> Provenance:
 
 @dataclass(frozen=True)
 class FinalistResult:
-    """One of the few best after trainings from nothing with seeds that the search has not seen."""
+    """Accuracy of a finalist in the search and after its final trainings."""
 
     number: int
-    """Its trial number."""
+    """Trial number."""
     searched: float
-    """Share of validation samples right when it was selected: the best of many, so lucky."""
+    """Share of validation samples right when selected; optimistic, as the best of many."""
     searched_epochs: int
     accuracies: tuple[float, ...]
-    """The same share after each of its trainings to the end, at least one."""
+    """The same share after each of its final trainings, at least one."""
     epochs: int
-    """Of each."""
+    """Of each final training."""
     taught: float | None = None
-    """The same share after one more, in which it learnt from all of these as well; None where there
-    was none. It does not decide who wins, but the better net ships."""
+    """The same share after distillation from the ensemble of finalists; None if there
+    was none. It does not affect the selection; the better net ships."""
     augment: float | None = None
-    """How much pictures were changed, where its recipe says less; None: as that says."""
+    """Augmentation strength, where it differs from its recipe; None: as in the recipe."""
 
     @property
     def accuracy(self) -> float:
-        """Mean over its trainings, which decides."""
+        """Mean over its final trainings; the winner is selected by it."""
         return sum(self.accuracies) / len(self.accuracies)
 
     @property
     def spread(self) -> float:
-        """The best less the worst of its trainings; 0 where there is one."""
+        """Best minus worst final training; 0 if there is only one."""
         return max(self.accuracies) - min(self.accuracies)
 
     def document(self) -> dict[str, Any]:
-        """As JSON shows it."""
+        """As plain JSON values for `--json`."""
         return {
             "number": self.number,
             "searched_accuracy": self.searched,
@@ -121,7 +121,7 @@ class FinalistResult:
 
 
 def finalist_summary(confirmed: Sequence[FinalistResult]) -> str:
-    """What the confirmation showed, in a sentence; nothing where nobody was confirmed."""
+    """Result of the final trainings in one sentence; empty if there were none."""
     if not confirmed:
         return ""
     count = len(confirmed)
@@ -130,15 +130,15 @@ def finalist_summary(confirmed: Sequence[FinalistResult]) -> str:
         for values in ([c.searched for c in confirmed], [c.accuracy for c in confirmed])
     )
     means = [100 * c.accuracy for c in confirmed]
-    who = f"the best {count} were" if count > 1 else "the best was"
-    text = f"{who} trained from nothing with fresh seeds: {before:.2f} % when selected"
-    text += f"{' on average' if count > 1 else ''}, {after:.2f} % confirmed"
+    subject = f"the best {count} trials were" if count > 1 else "the best trial was"
+    text = f"{subject} trained from scratch with new seeds: {before:.2f} % when selected"
+    text += f"{' on average' if count > 1 else ''}, {after:.2f} % after final training"
     text += f", {max(means) - min(means):.2f} points between them" if count > 1 else ""
     text += "".join(
         f", trial {c.number} with augment {c.augment:g}" for c in confirmed if c.augment is not None
     )
     return text + "".join(
-        f"; trial {c.number} once more, learning from all of them, {100 * c.taught:.2f} %"
+        f"; trial {c.number} with distillation from all of them, {100 * c.taught:.2f} %"
         for c in confirmed
         if c.taught is not None
     )

@@ -1,4 +1,4 @@
-"""Verdict: what was measured on the written files, and whether the stated limits hold."""
+"""The result of verification: metrics of each file, and whether the stated limits hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class TargetLatency:
-    """Latency of a file on the device it is for, where that device did not time it."""
+    """Latency of a file on its target device, where it was not measured there."""
 
     latency_ms: float
     latency_interval: Interval
@@ -30,34 +30,34 @@ class TargetLatency:
 
 @dataclass(frozen=True)
 class FileMetrics:
-    """What was measured on one file."""
+    """Everything measured on one file."""
 
     file: str
     """Path inside the artifact folder."""
     sha256: str
     accuracy: float
-    """Share of test samples classified correctly, 0 to 1; of each class, on average, in a verdict
-    that is `balanced`."""
+    """Share of test samples classified correctly, 0 to 1; balanced accuracy in a `balanced`
+    verdict."""
     accuracy_interval: Interval
     """95 %: Wilson, or bootstrap over groups where the data has groups, within classes where these
     count alike."""
     n_samples: int
     size_bytes: int
     weight_bytes: int
-    """Convolution kernels and matrices: one byte a weight in int8, four in float."""
+    """Convolution kernels and matrices: one byte per weight in int8, four in float."""
     parameter_bytes: int
     """Those plus biases and scales."""
     macs: int
-    """Multiply-accumulates a sample."""
+    """Multiply-accumulates per sample."""
     peak_ram_bytes: int
-    """Feature maps alive at once, at one byte (int8) or four (float) an element."""
+    """Peak of live feature maps, at one byte (int8) or four (float) per element."""
     latency_ms: float
-    """A sample at batch 1 on one thread, here: ratio to the fixed net times its quiet time."""
+    """At batch 1 on one thread of this machine: ratio to the reference net times its quiet time."""
     latency_interval: Interval
     float_nodes: tuple[str, ...]
-    """Nodes that compute in float once ONNX Runtime has optimised the graph."""
+    """Nodes that compute in float after ONNX Runtime's graph optimizations."""
     elsewhere: TargetLatency | None = None
-    """Where the file is for another device; a latency limit is then judged by this."""
+    """Latency on another device; where present, a latency limit is judged by it."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +69,26 @@ class PairedDrop:
     high: float
     """95 %, both sides."""
     upper: float
-    """One-sided 95 % bound: what the drop is at most."""
+    """One-sided 95 % upper bound of the drop."""
     n: int
 
 
 @dataclass(frozen=True)
 class JudgedLimit:
-    """One limit the user stated, and what became of it."""
+    """A stated limit, its measured value and its status."""
 
     name: str
     limit: float
     measured: float
     interval: Interval | None
-    """None where the figure is exact."""
+    """None where the value is exact."""
     status: Status
     n_needed: int | None = None
-    """About how many test samples would decide, where more samples can."""
+    """About how many test samples would decide an undecided limit; None if none would."""
     basis: Basis = "measured"
-    """What the figure is told from."""
+    """How a latency was obtained."""
     of: int | None = None
-    """The class it is about, by its place among the outputs; None: all."""
+    """Index of the class it concerns; None: all classes."""
 
     def __str__(self) -> str:
         text = f"{self.name} {self.limit:g}: {self.basis} {self.measured:.6g}"
@@ -101,7 +101,7 @@ class JudgedLimit:
 
 @dataclass(frozen=True)
 class Parity:
-    """ONNX Runtime's int8 answers against exact integer arithmetic and the float file's."""
+    """Agreement of ONNX Runtime's int8 results with exact integer arithmetic."""
 
     n_samples: int
     max_steps: int
@@ -109,15 +109,15 @@ class Parity:
     n_clear: int
     """Samples whose two most probable classes are over 1 % apart in the float file."""
     n_same_class: int
-    """Of those, how many have the same class in ONNX Runtime and in integer arithmetic."""
+    """Number of those with the same class in ONNX Runtime and in integer arithmetic."""
     golden_difference: float
-    """Largest difference of a probability from those stored with the golden samples."""
+    """Largest difference of a golden probability from the stored one."""
     holds: bool
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of verification; `holds` only if parity and every stated limit hold."""
+    """The result of verification; `holds` only if parity and every stated limit hold."""
 
     status: Status
     primary: Precision
@@ -125,29 +125,29 @@ class Verdict:
     prefer: str
     limits: tuple[JudgedLimit, ...]
     problems: tuple[str, ...]
-    """What is wrong with the files themselves, a sentence each."""
+    """Errors of the files themselves, one sentence each."""
     parity: Parity | None
     int8: FileMetrics | None
     float32: FileMetrics | None
-    """The float twin: the same net after pruning."""
+    """The pruned net in float."""
     reference: FileMetrics | None
-    """The float winner before pruning."""
+    """The float net before pruning."""
     drops: Mapping[str, PairedDrop]
-    """`int8` and `float` against the reference, `int8_against_float` against the float twin."""
+    """`int8` and `float` against the reference, `int8_against_float` against `float32`."""
     test_fingerprint: str
     openings: int
-    """How many different files have been judged on this test part."""
+    """How many different files have been evaluated on this test set."""
     grouped: bool
-    """Intervals are over groups of samples that belong together."""
+    """Intervals come from a cluster bootstrap over groups of samples."""
     machine: Machine
     balanced: bool = False
-    """Every class counts alike: accuracies are means of the classes' recalls."""
+    """Accuracies are balanced: the mean recall of the classes."""
     other: Status | None = None
-    """What the limits say of the file that does not ship, on the same samples; None without any."""
+    """Status of the limits for the file that does not ship; None without limits."""
 
     @property
     def shipped(self) -> FileMetrics | None:
-        """The figures of the file that ships; None if the files are damaged."""
+        """Metrics of the file that ships; None if the files are damaged."""
         return self.int8 if self.primary == "int8" else self.float32
 
     @property
@@ -157,18 +157,18 @@ class Verdict:
 
     @property
     def reasons(self) -> list[str]:
-        """Why it does not hold, a line each."""
+        """Reasons why it does not hold, one line each."""
         lines = list(self.problems)
         if self.parity is not None and not self.parity.holds:
             lines.append(
                 f"parity: {self.parity.n_same_class} of {self.parity.n_clear} clear samples agree "
                 f"with integer arithmetic, largest difference {self.parity.max_steps} steps"
             )
-        return lines + [self._told(limit) for limit in self.limits if limit.status != "holds"]
+        return lines + [self._reason(limit) for limit in self.limits if limit.status != "holds"]
 
-    def _told(self, limit: JudgedLimit) -> str:
-        is_of_it = self.balanced and limit.name in {"min_accuracy", "max_drop"}
-        return f"{limit}{'; of balanced accuracy' * is_of_it}"
+    def _reason(self, limit: JudgedLimit) -> str:
+        is_balanced = self.balanced and limit.name in {"min_accuracy", "max_drop"}
+        return f"{limit}{'; of balanced accuracy' * is_balanced}"
 
     def document(self) -> dict[str, Any]:
         """The verdict as plain JSON values; `float32` is called `float` there."""
@@ -184,7 +184,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, text: str) -> Verdict:
-        """Read what `to_json` wrote.
+        """The inverse of `to_json`.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class Verdict:
 
     @classmethod
     def from_document(cls, body: dict[str, Any]) -> Verdict:
-        """Read what `document` gave."""
+        """The inverse of `document`."""
         parity, drops = body["parity"], body["drops"]
         return cls(
             status=body["verdict"],
@@ -225,7 +225,7 @@ class Verdict:
 def overall(
     limits: tuple[JudgedLimit, ...], problems: tuple[str, ...], parity: Parity | None
 ) -> Status:
-    """`broken` outweighs `undecided`, which outweighs `holds`."""
+    """The worst status: `broken`, then `undecided`, then `holds`."""
     if problems or (parity is not None and not parity.holds):
         return "broken"
     found = {limit.status for limit in limits}
@@ -238,9 +238,9 @@ def overall(
 def _figures(body: dict[str, Any] | None) -> FileMetrics | None:
     if body is None:
         return None
-    told = body.get("elsewhere")
+    target = body.get("elsewhere")
     return FileMetrics(
-        **_tuples(body | {"elsewhere": TargetLatency(**_tuples(told)) if told else None})
+        **_tuples(body | {"elsewhere": TargetLatency(**_tuples(target)) if target else None})
     )
 
 

@@ -1,4 +1,4 @@
-"""Verification: the written files, in ONNX Runtime, on the locked test part, reading only.
+"""Verify an artifact: its files in ONNX Runtime on the test set, reading only.
 
 `verify_in_fresh_process` sees to it that nothing but the files counts: `main`, in a process of its
 own, reads a request as JSON from stdin and answers with a verdict on stdout.
@@ -40,7 +40,7 @@ EXACT_EVERYWHERE = 64
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be verified, on what."""
+    """An artifact and the test set to verify it on."""
 
     folder: Path
     """The artifact folder."""
@@ -53,9 +53,9 @@ class Request:
     groups: tuple[int, ...] | None = None
     """Samples of one group belong together; intervals are then over groups."""
     limits: Limits | None = None
-    """None: those the bundle was made for."""
+    """None: those recorded in the artifact."""
     prefer: str | None = None
-    """None: what the bundle was made for."""
+    """None: as recorded in the artifact."""
     openings: int = 1
     """How many different files have been judged on this test part (see `log_opening`)."""
     digests: Mapping[str, str] | None = None
@@ -79,7 +79,7 @@ class Request:
 
 
 def verify(request: Request) -> Verdict:
-    """Judge a bundle; damaged files make it `broken` and are not measured.
+    """Verify an artifact; damaged files make it `broken` and are not measured.
 
     Raises
     ------
@@ -102,19 +102,19 @@ def verify(request: Request) -> Verdict:
 
 
 def verify_in_fresh_process(request: Request) -> Verdict:
-    """`verify` in a process of its own, which has only the files.
+    """`verify` in a child process, which knows only the files.
 
     Raises
     ------
     DataError
         As `verify`.
     MachineError
-        If the process was killed, for instance for want of memory.
+        If the process was killed, for example because memory ran out.
     """
 
     def died(number: int) -> LeptonError:
         return MachineError(
-            f"the verifying process was ended by signal {number}",
+            f"the verification process was killed by signal {number}",
             fix="free some memory, then run the same command",
         )
 
@@ -123,7 +123,7 @@ def verify_in_fresh_process(request: Request) -> Verdict:
 
 
 def saturation(target: str, machine: Machine) -> tuple[str, ...]:
-    """Why exact arithmetic may not be met here: a processor that adds products in 16 bits."""
+    """Why int8 results may differ on this processor: it adds products in 16 bits and saturates."""
     if targets.load(target).weight_limit <= EXACT_EVERYWHERE or "avx512_vnni" in machine.flags:
         return ()
     return (
@@ -134,7 +134,7 @@ def saturation(target: str, machine: Machine) -> tuple[str, ...]:
 
 
 def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
-    """Classes (N,) int64 that the float winner before pruning gives to pixels (N, H, W, C)."""
+    """Classes (N,) int64 that the float net before pruning predicts for pixels (N, H, W, C)."""
     session = onnx_file.open_session((folder / REFERENCE).read_bytes())
     classes: np.ndarray = (
         onnx_file.predict_probabilities(session, pixels).argmax(1).astype(np.int64)
@@ -143,7 +143,7 @@ def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Answer one request; what a user can put right is answered, not raised."""
+    """Answer one request; errors that a user can correct are returned, not raised."""
     try:
         answer = verify(Request.from_json(sys.stdin.read())).document()
     except LeptonError as error:
@@ -206,7 +206,7 @@ def _soundness(
     pixels: np.ndarray,
     machine: Machine,
 ) -> tuple[Parity | None, tuple[str, ...]]:
-    """Parity, where integers can be told exactly, and what is wrong."""
+    """Parity, None for external models, and the errors of the files."""
     if about.origin == "foreign":
         return None, tuple(golden_problems(folder, files))
     same = parity_of(folder, files, pixels)
@@ -216,7 +216,7 @@ def _soundness(
 def _evidence(
     request: Request, about: Provenance, files: Mapping[str, bytes]
 ) -> tuple[np.ndarray, dict[str, Evidence]]:
-    """The test pictures, and which of them each file gets right."""
+    """The test pictures, and for each file which of them are right."""
     pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)
     labels = np.load(request.labels, allow_pickle=False)
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
@@ -236,7 +236,7 @@ def _evidence(
 
 
 def _refused(request: Request, problems: list[str]) -> Verdict:
-    """The verdict on damaged files: nothing is measured on them."""
+    """The verdict on damaged files, which are not measured."""
     return Verdict(
         status="broken",
         primary="int8",

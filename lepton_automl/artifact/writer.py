@@ -57,33 +57,33 @@ def write_artifact(
     metadata: Mapping[str, str] | None = None,
     confirmed: Sequence[FinalistResult] = (),
 ) -> Digests:
-    """Write everything but what only verification can tell; `seal` completes the bundle.
+    """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
-    A manifest that is there goes first, so that a bundle half rewritten never counts as one.
+    An existing manifest is deleted first, so that a partly rewritten artifact is not valid.
 
     Parameters
     ----------
     folder : Path
         `RUN/artifact`.
     int8, float_twin, reference : Model
-        What ships; the same net in float; the search's winner before pruning.
+        The int8 net; the same net in float; the net before pruning.
     dataset : Dataset
         Its class names and fingerprint go into the files.
     validation : LabelledFiles
         The validation part at the nets' size; golden samples are taken from it.
     limits, target, prefer
-        What the run was asked for; recorded.
+        Settings of the run, recorded.
     latency_model : LatencyModel, optional
-        Tells latencies of the device the files are for.
+        Predicts latencies of the target device.
     metadata : mapping of str to str, optional
-        Further words for the ONNX files; nothing measured, no times.
+        Further ONNX metadata; no measurements and no times.
     confirmed : sequence of FinalistResult
-        The search's few best, for the card.
+        Finalists of the search, for the model card.
 
     Returns
     -------
     dict of str to str
-        What `verify` checks in place of the manifest that is still missing.
+        Path -> sha256; `verify` checks them until there is a manifest.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def write_artifact(
 def write_external_artifact(
     folder: Path, about: Provenance, models: Mapping[str, bytes], validation: LabelledFiles
 ) -> Digests:
-    """`write_artifact` for a model made elsewhere, from its files.
+    """`write_artifact` for an external model, from its files.
 
     Raises
     ------
@@ -145,20 +145,20 @@ def _json(arch: Arch) -> bytes:
 def seal(
     folder: Path, digests: Digests, *, verdict: Verdict, card: str, predictions: np.ndarray
 ) -> Path:
-    """Add what verification told, then the manifest that makes the bundle complete.
+    """Add the results of verification, then the manifest that completes the artifact.
 
     Parameters
     ----------
     folder : Path
-        What `write_artifact` wrote.
+        Written by `write_artifact`.
     digests : dict of str to str
-        What `write_artifact` gave.
+        Result of `write_artifact`.
     verdict : Verdict
-        What `verify` gave.
+        Result of `verify`.
     card : str
         The model card, Markdown.
     predictions : int64 array (N,)
-        Classes the reference predicts on the test part, so that the pairing can be repeated.
+        Classes that the reference predicts on the test set, so that drops can be recomputed.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def seal(
 
 
 def read_verdict(folder: Path) -> Verdict:
-    """The verdict a complete bundle carries.
+    """Read the verdict of a complete artifact.
 
     Raises
     ------
@@ -204,12 +204,12 @@ def read_verdict(folder: Path) -> Verdict:
 
 
 def read_arch(folder: Path, file: str) -> Arch:
-    """The description of the net in `file`, one of `MODELS`."""
+    """Architecture of the net in `file`, one of `MODELS`."""
     return Arch.from_json((folder / ARCHS[file]).read_text())
 
 
 def read_array(folder: Path, name: str) -> np.ndarray:
-    """A stored array.
+    """Read a stored array.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def test_which_is_faster_is_said_as_far_as_the_intervals_tell(interval, prefer, 
 
 def test_only_a_second_opening_is_mentioned():
     assert formatting.openings_text(verdict()) == ""
-    assert formatting.openings_text(verdict(openings=3)) == "test part opened 3 times"
+    assert formatting.openings_text(verdict(openings=3)) == "test set used 3 times"
 
 
 @pytest.mark.parametrize(

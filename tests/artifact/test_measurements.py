@@ -87,7 +87,7 @@ def test_files_as_written_have_no_problems(made):
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x08\x08"])
 def test_what_is_not_onnx_is_a_problem(content):
     (problem,) = file_problems("model.int8.onnx", content)
-    assert problem.startswith("model.int8.onnx is not sound ONNX")
+    assert problem.startswith("model.int8.onnx is not valid ONNX")
 
 
 def test_a_cut_off_file_is_a_problem(file):

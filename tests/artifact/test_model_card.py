@@ -23,7 +23,7 @@ def test_every_figure_names_its_file_its_samples_and_its_machine():
 
 def test_a_second_opening_marks_the_figures():
     text = card(verdict(openings=2), ABOUT)
-    assert "## Figures (test part opened 2 times)" in text
+    assert "## Figures (test set used 2 times)" in text
 
 
 def test_tables_have_as_many_cells_in_every_row():
@@ -47,7 +47,7 @@ def test_a_card_tells_how_the_few_best_were_confirmed():
     text = card(verdict(), dataclasses.replace(ABOUT, confirmed=few))
     assert "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points | 2 of 27 epochs |" in text
     assert "| 2 | 97.00 % after 9 epochs | 96.00 % | one seed | 1 of 27 epochs |" in text
-    assert "97.50 % when selected on average, 96.00 % confirmed" in text
+    assert "97.50 % when selected on average, 96.00 % after final training" in text
     assert "How it was chosen" not in card(verdict(), ABOUT)
 
 
@@ -97,7 +97,7 @@ def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
     few = (FinalistResult(4, 0.98, 9, (0.95, 0.97), 27),)
     about = dataclasses.replace(ABOUT, confirmed=few, balanced=True)
     text = card(verdict(limits=limits, balanced=True, status="broken"), about)
-    assert "On the validation part, by balanced accuracy, the best was" in text
+    assert "On the validation part, by balanced accuracy, the best trial was" in text
     assert "; of balanced accuracy" in text
     assert (
         text.count("accuracy") == text.count("balanced accuracy") + text.count("min_accuracy") + 1

@@ -73,7 +73,7 @@ def test_a_verdict_shows_figures_limits_and_where_the_file_is():
 
 
 def test_a_second_opening_is_marked():
-    assert "test part opened 2 times" in shown(tables.verdict_view(verdict(openings=2), Path()))
+    assert "test set used 2 times" in shown(tables.verdict_view(verdict(openings=2), Path()))
 
 
 def test_an_undecided_limit_says_how_many_samples_would_decide():
@@ -178,7 +178,7 @@ def test_a_told_latency_is_called_what_it_is(basis):
     there = figures(elsewhere=elsewhere(basis))
     text = shown(tables.verdict_view(verdict(int8=there, limits=(limit,)), Path()))
     assert text.count(f"{basis} 2 ms") == 2
-    assert "not by what was measured here" in text
+    assert "not the latency measured here" in text
     search = found()
     for row in search.rows:
         object.__setattr__(row, "cost", dataclasses.replace(row.cost, latency_basis=basis))

@@ -52,8 +52,8 @@ def test_the_machine_is_told_as_everywhere_else():
 
 def test_the_table_is_the_sum_of_what_was_timed(tmp_path, monkeypatch):
     seconds = {"a.onnx": 3e-4, "b.onnx": 5e-4, "reference.onnx": 1e-4}
-    monkeypatch.setattr(device_bench, "opened", lambda path: path.name)
-    monkeypatch.setattr(device_bench, "timed", lambda own, unit: (seconds[own], seconds[unit]))
+    monkeypatch.setattr(device_bench, "open_call", lambda path: path.name)
+    monkeypatch.setattr(device_bench, "time_pair", lambda own, unit: (seconds[own], seconds[unit]))
     nets = [
         {"file": name, "net": name, "features": {"call": 1.0, "conv.macs": macs}}
         for name, macs in [("a.onnx", 1e5), ("b.onnx", 2e5)] * 10

@@ -44,7 +44,7 @@ def chains(model: ModelProto) -> list[Chain]:
     return [c for c in found if c is not None and _is_weighted(c.second, stored)]
 
 
-def equalized(file: bytes, pixels: NDArray[np.uint8]) -> bytes:
+def equalize_onnx(file: bytes, pixels: NDArray[np.uint8]) -> bytes:
     """The same function with channels of more equal range.
 
     Parameters

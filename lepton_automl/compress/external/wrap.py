@@ -29,7 +29,7 @@ _PREFIX = "net/"
 _TOLERANCE = 1e-4
 
 
-def wrapped(
+def wrap_model(
     path: Path,
     model: ModelProto,
     signature: Signature,
