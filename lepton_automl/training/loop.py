@@ -24,7 +24,7 @@ from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.training.evaluate import TrainingSlot, to_device
 from lepton_automl.training.loader import Loader
 from lepton_automl.training.loss import Forward, Loss
-from lepton_automl.training.optim import Average, Optimizer, lr_schedule
+from lepton_automl.training.optim import Optimizer, lr_schedule
 from lepton_automl.training.precision import matmul_dtype
 from lepton_automl.training.recipe import Recipe
 from lepton_automl.training.step import CudaGraphStep, StepFunction, TrainStep
@@ -223,13 +223,7 @@ def train_loop(
     if data.strata is not None:
         class_weights = torch.from_numpy(balanced.class_weights(data.strata)).to(device)
     loss = Loss(recipe, teacher, distill_weight, temperature, class_weights)
-    average = Average(recipe.average, list(network.parameters()), loader.steps)
-    state: dict[str, Stateful] = {
-        "network": network,
-        "optimizer": optimizer,
-        "loader": loader,
-        "average": average,
-    }
+    state: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "loader": loader}
     first_step = checkpoint.resume(state)
     train_step: StepFunction = TrainStep(
         forward or process_group.wrap(network), loss, optimizer, loader.mean_per_rank_batch
@@ -242,7 +236,6 @@ def train_loop(
     for step in range(first_step, loader.steps):
         with training_slot():
             total += train_step(loader.micro_batches(step, micro_batches), lr_scale[step])
-            average.update(step)
             if loader.is_last_of_chunk(step):
                 total = process_group.all_reduce_mean(total)
                 last_loss = _mean_loss(total, loader.chunk_length, step)

@@ -6,7 +6,7 @@ They call torch's fused kernels directly: torch.optim's classes take seconds to 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -23,10 +23,6 @@ LearningRate = float | Tensor
 """A number, or a tensor () on the device of the weights."""
 Update = Callable[["ParamGroup", list[Tensor], LearningRate], None]
 """Updates the parameters of a group, given their gradients and the learning rate."""
-_EMA_SHARE = 0.05
-"""Length of the exponential moving average, as a share of all steps."""
-_LOOKAHEAD_EVERY, _LOOKAHEAD_DECAY = 5, 0.95**5
-"""Steps between two updates of the slow weights; their decay at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,48 +153,3 @@ def _adamw(group: ParamGroup, gradients: list[Tensor], lr: LearningRate) -> None
 
 def _muon(group: ParamGroup, gradients: list[Tensor], lr: LearningRate) -> None:
     muon.muon_update(group.parameters, gradients, group.first_moments, lr, group.weight_decay)
-
-
-class Average:
-    """Weight averaging of one training: `none`, `ema` or `lookahead`.
-
-    An exponential moving average trails behind the weights and replaces them at the end (Polyak
-    and Juditsky 1992; Tarvainen and Valpola 2017, section 3.1). Lookahead sets the weights back
-    to a slow copy every few batches, more firmly towards the end (Zhang et al. 2019,
-    arXiv:1907.08610; the schedule is Jordan's, 2024, section 3.4, arXiv:2404.00498).
-
-    Parameters
-    ----------
-    kind : str
-        `none`, `ema` or `lookahead`.
-    weights : sequence of Tensor
-        The trained weights; changed in place.
-    steps : int
-        Steps in total.
-    """
-
-    def __init__(self, kind: str, weights: Sequence[Tensor], steps: int) -> None:
-        self._kind, self._weights, self._steps = kind, list(weights), steps
-        self._slow = [] if kind == "none" else [w.detach().clone() for w in self._weights]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Update the average after `step`, counted from 0; the last one sets the weights to it."""
-        done, is_last = step + 1, step + 1 == self._steps
-        if self._kind == "ema":
-            reach = max(1.0, min(_EMA_SHARE * self._steps, done / 2))
-            torch._foreach_lerp_(self._slow, self._weights, 1 / reach)
-        if self._kind == "lookahead" and (is_last or done % _LOOKAHEAD_EVERY == 0):
-            kept = 1.0 if is_last else _LOOKAHEAD_DECAY * (done / self._steps) ** 3
-            torch._foreach_lerp_(self._slow, self._weights, 1 - kept)
-        if self._slow and (is_last or (self._kind == "lookahead" and done % _LOOKAHEAD_EVERY == 0)):
-            torch._foreach_copy_(self._weights, self._slow)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The slow weights."""
-        return {str(number): slow for number, slow in enumerate(self._slow)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Restore the state that `state_dict` returned."""
-        for number, slow in enumerate(self._slow):
-            slow.copy_(state_dict[str(number)])

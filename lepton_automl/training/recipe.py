@@ -26,8 +26,6 @@ class Recipe:
     weight_decay: float = 5e-4
     """Not applied to norms and biases; decoupled with `adamw` and `muon`."""
     batch_size: int = 64
-    average: str = "none"
-    """Weight averaging: `none`, `ema` or `lookahead`."""
     label_smoothing: float = 0.0
     augment: float = 0.5
     """Strength of the random affine transforms or crops, 0 (none) to 1."""
@@ -63,7 +61,6 @@ class Recipe:
             "lr": (0 < self.lr <= 10, "above 0, at most 10"),
             "weight_decay": (0 <= self.weight_decay <= 1, "0 to 1"),
             "batch_size": (1 <= self.batch_size <= 4096, "1 to 4096"),
-            "average": (self.average in {"none", "ema", "lookahead"}, "none, ema or lookahead"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
             "augment": (0 <= self.augment <= 1, "0 to 1"),
             "augment_kind": (self.augment_kind in {"affine", "crop"}, "affine or crop"),
@@ -87,5 +84,19 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        SpaceError
+            If it holds a setting that this version does not have.
+        """
+        body = json.loads(text)
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [name for name in body if name not in known]
+        if unknown:
+            raise SpaceError(
+                f"recipe: unknown {', '.join(unknown)}, the settings are {', '.join(known)}",
+                fix="remove it from recipe.json, or use the version of lepton that wrote the file",
+            )
+        return cls(**body)

@@ -38,7 +38,7 @@ from tests.training.test_loop import PLAIN, fresh, stripes
 torch.set_num_threads(1)
 precision._has_amx = lambda: False
 rank, count, meeting, norm, out = sys.argv[1:]
-recipe = dataclasses.replace(PLAIN, batch_size=32, average="ema", augment=0.0, flip=False)
+recipe = dataclasses.replace(PLAIN, batch_size=32, augment=0.0, flip=False)
 given = None if meeting == "env://" else ProcessGroup(int(rank), int(count))
 with init_process_group(meeting, given) as process_group:
     model = fresh(seed=3)

@@ -20,7 +20,6 @@ recipes = st.builds(
     augment=st.floats(0, 1),
     augment_kind=st.sampled_from(["affine", "crop"]),
     cutout=st.floats(0, 1),
-    average=st.sampled_from(["none", "ema", "lookahead"]),
     colour=st.floats(0, 1),
     mixup=st.floats(0, 1),
     cutmix=st.floats(0, 1),
@@ -41,7 +40,14 @@ def test_a_recipe_of_an_older_run_means_what_it_meant():
     read = Recipe.from_json(text)
     assert (read.augment, read.augment_kind, read.cutout) == (0.7, "affine", 0.0)
     assert read.plain_finish == 0.25
-    assert (read.average, read.colour, read.mixup, read.cutmix) == ("none", 0.0, 0.0, 0.0)
+    assert (read.colour, read.mixup, read.cutmix) == (0.0, 0.0, 0.0)
+
+
+def test_a_setting_that_no_longer_exists_is_named_with_the_way_out():
+    with pytest.raises(SpaceError) as caught:
+        Recipe.from_json('{"optimizer":"adamw","average":"none"}')
+    assert "average" in caught.value.what
+    assert "recipe.json" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,6 @@ def test_a_recipe_of_an_older_run_means_what_it_meant():
         ("augment", 1.01),
         ("augment_kind", "cut"),
         ("cutout", -0.1),
-        ("average", "swa"),
         ("colour", 1.01),
         ("mixup", -0.1),
         ("cutmix", 1.01),
