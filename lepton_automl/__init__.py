@@ -1,31 +1,29 @@
-"""Lepton: labelled data in, the smallest accurate int8 CNN out."""
+"""Lepton: labelled data in, the smallest accurate int8 CNN out.
+
+`search`, `compress`, `export` and `front` are in `lepton_automl.api`.
+"""
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lepton_automl.api import compress, export, pick, predict, run, search, status, verify
+    from lepton_automl.api import pick, predict, run, status, verify
+    from lepton_automl.core.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["compress", "export", "pick", "predict", "run", "search", "status", "verify"]
-
-
-class _Package(ModuleType):
-    """The verbs stay functions when sub-packages of the same name (`search`) are imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in __all__ or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
+__all__ = ["__version__", "pick", "predict", "run", "status", "verify"]
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(importlib.import_module("lepton_automl.api"), name)
-    raise AttributeError(f"module 'lepton_automl' has no attribute {name!r}")
+    """Load a public name when it is first used, so that workers do not load what they do not use.
 
-
-sys.modules[__name__].__class__ = _Package
+    Raises
+    ------
+    AttributeError
+        If the package has no such name.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module 'lepton_automl' has no attribute {name!r}")
+    home = "core.version" if name == "__version__" else "api"
+    return getattr(importlib.import_module(f"lepton_automl.{home}"), name)

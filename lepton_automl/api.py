@@ -1,129 +1,336 @@
-"""The verbs as Python functions: what the commands do, typed, for scripts and notebooks."""
+"""The Python API; the commands of the same names call these functions.
+
+The modules that compute are imported by the functions: torch takes seconds to load.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lepton_automl.artifact.predict import Prediction
-from lepton_automl.artifact.predict import predict as predict_files
-from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import Balance, Limits, Prefer, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
-from lepton_automl.pipeline import run as pipeline
-from lepton_automl.pipeline.export import Outcome
-from lepton_automl.pipeline.pick import PickRequest, PickResult
-from lepton_automl.pipeline.pick import pick as pick_point
-from lepton_automl.pipeline.status import Status
-from lepton_automl.pipeline.status import status as read_status
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import configured, default_out, locate
-from lepton_automl.search.request import SearchResult
+
+if TYPE_CHECKING:
+    from lepton_automl.artifact.predict import Prediction
+    from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.pipeline.export import Outcome
+    from lepton_automl.pipeline.front import Front
+    from lepton_automl.pipeline.pick import PickResult
+    from lepton_automl.pipeline.status import Status
+    from lepton_automl.search.request import SearchResult
 
 
 class Options(TypedDict, total=False):
-    """What `run` and `search` take besides the data; the command line's options by name."""
+    """Options of `run` and `search`: the fields of `RunConfig` but `data`, in the user's types."""
 
     out: str | Path
-    test: str | Path
-    space: str | Path
-    budget: str | float
-    trials: int
+    test: str | Path | None
+    space: str | Path | None
     limits: Limits
     objectives: Sequence[str]
     seed: int
-    warm_start: str | Path
     target: str
-    latency_from: str | Path
     prefer: Prefer
-    jobs: int
+    latency_from: str | Path | None
+    warm_start: str | Path | None
+    budget: str | float | None
+    """Seconds, or a duration such as `10m`: `RunConfig.budget_seconds`."""
+    trials: int | None
+    jobs: int | None
+    jobs_per_gpu: int | None
     final_jobs: int
     device: str
     skip_corrupt: bool
     no_flip: bool
     balance: Balance
     fresh: bool
-    optuna_storage: str
+    optuna_storage: str | None
     callbacks: Sequence[str]
+    started: float | None
+
+
+class CompressOptions(TypedDict, total=False):
+    """Options of `compress`; which of them apply depends on what is compressed."""
+
+    out: str | Path
+    test: str | Path
+    preprocessing: str | Path
+    limits: Limits
+    prefer: Prefer
+    target: str
+    seed: int
+    skip_corrupt: bool
+    fresh: bool
+    budget: str | float
+    device: str
+    started: float | None
+
+
+PATHS = ("out", "test", "latency_from", "warm_start")
 
 
 def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
-    """Search, compress, export and verify; see `lepton run --help`."""
-    return pipeline.run(_config(data, options), emit=emit)
+    """Search, compress, export and verify; see `lepton run --help`.
+
+    Parameters
+    ----------
+    data
+        `digits`, a folder with a sub-folder a class, or an .npz file.
+    emit : callable
+        Receives an `Event` for each line of progress.
+    **options
+        Fields of `RunConfig`.
+
+    Raises
+    ------
+    LeptonError
+        With a way out, `fix`.
+    """
+    config = _config(data, dict(options))
+    from lepton_automl.pipeline import run as pipeline
+
+    return pipeline.run(config, emit=emit)
 
 
 def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> SearchResult:
-    """Search only; the winner lies in the run folder's `models/best`."""
-    return pipeline.search(_config(data, options), emit=emit)
+    """Search only; the winner lies in the run folder's `models/best`. Parameters as for `run`."""
+    config = _config(data, dict(options))
+    from lepton_automl.pipeline import run as pipeline
+
+    return pipeline.search(config, emit=emit)
 
 
-def compress(run: str | Path, *, emit: Emit = silent) -> CompressionResult:
-    """Prune, distill, equalise and quantize the winner of the run in `run`."""
-    return pipeline.compress(configured(locate(Path(run))), emit=emit)
+def compress(
+    source: str | Path,
+    data: str | Path | None = None,
+    *,
+    emit: Emit = silent,
+    **options: Unpack[CompressOptions],
+) -> CompressionResult | Outcome:
+    """Compress the best net of a run, a net in lepton's format, or an ONNX classifier.
+
+    Which of four things is done depends on `source`, `data` and `limits`:
+
+    ====================  ======  ==========  ==================================================
+    source                data    limits      result
+    ====================  ======  ==========  ==================================================
+    a run                 no      no          its best net pruned and quantized inside the run;
+                                              `CompressionResult`, the steps
+    a run                 no      some        its best net pruned to the limits, in a folder of
+                                              its own, verified; `Outcome`
+    a folder with         yes     any         the net pruned, quantized and verified; `Outcome`
+    arch.json and
+    weights.safetensors
+    an .onnx file         yes     any         the model quantized, layers that lose accuracy left
+                                              in float, and verified; `Outcome`
+    ====================  ======  ==========  ==================================================
+
+    Parameters
+    ----------
+    source
+        What to compress.
+    data
+        Labelled samples that `source` classifies, in any form that `run` takes; None for a run.
+    emit : callable
+        Receives an `Event` for each line of progress.
+    **options
+        Those of `CompressOptions`. `out` is `RUN-int8` for a run with limits, else
+        `runs/NAME-int8`.
+
+    Raises
+    ------
+    ConfigError
+        If an option has no effect on this source, or another run lies in `out`.
+    LeptonError
+        With a way out, `fix`.
+    """
+    given = {name: value for name, value in options.items() if _is_stated(value)}
+    if data is None:
+        return _compress_run(Path(source), given, emit)
+    if Path(source).is_dir():
+        return _compress_net(Path(source), data, given, emit)
+    return _compress_onnx(Path(source), data, given, emit)
 
 
 def export(run: str | Path, *, emit: Emit = silent) -> Outcome:
-    """Write and prove the artifact of a compressed run."""
+    """Write and verify the artifact of a compressed run."""
+    from lepton_automl.pipeline import run as pipeline
+
     return pipeline.export(configured(locate(Path(run))), emit=emit)
 
 
 def pick(
     run: str | Path,
     *,
-    limits: Limits,
+    limits: Limits | None = None,
     prefer: Prefer | None = None,
     budget: str | float | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    started: float | None = None,
     emit: Emit = silent,
 ) -> PickResult:
-    """Another point of the front in `run` as a whole artifact; see `lepton pick --help`."""
+    """Make another point of the front in `run` a whole artifact; see `lepton pick --help`.
+
+    Raises
+    ------
+    ConfigError
+        If neither limits nor a preference is given.
+    LeptonError
+        With a way out, `fix`.
+    """
+    if not (limits and limits.stated) and prefer is None:
+        raise ConfigError(
+            "nothing to pick by: neither limits nor a preference is given",
+            fix="give limits or prefer; `front` lists what there is",
+        )
+    if prefer not in (None, "size", "latency"):
+        raise ConfigError(f"--prefer {prefer!r} is not known", fix="choose one of: latency, size")
+    from lepton_automl.pipeline import pick as picking
+
     config = configured(
-        locate(Path(run)),
-        budget_seconds=None if budget is None else seconds(str(budget)),
-        device=device,
+        locate(Path(run)), budget_seconds=_seconds(budget), device=device, started=started
     )
-    wanted = PickRequest(limits, prefer, None if out is None else Path(out))
-    return pick_point(config, wanted, emit=emit)
+    wanted = picking.PickRequest(limits or Limits(), prefer, None if out is None else Path(out))
+    return picking.pick(config, wanted, emit=emit)
+
+
+def front(run: str | Path) -> Front:
+    """What the run in `run` has trained, and which trial it chose; reading only."""
+    from lepton_automl.pipeline.front import read_front
+
+    return read_front(locate(Path(run)))
 
 
 def verify(
     artifact: str | Path,
-    data: str | None = None,
+    data: str | Path | None = None,
     *,
     test: str | Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
-    """Prove a written artifact again, reading only."""
-    path = Path(test) if test else None
-    return pipeline.verify(Path(artifact), data=data, test=path, emit=emit)
+    """Verify a written artifact again, reading only."""
+    from lepton_automl.pipeline import run as pipeline
+
+    given = None if data is None else str(data)
+    path = None if test is None else Path(test)
+    return pipeline.verify(Path(artifact), data=given, test=path, emit=emit)
 
 
 def status(run: str | Path) -> Status:
-    """How far the run in `run` is."""
+    """How far the run in `run` is; reading only, also while it works."""
+    from lepton_automl.pipeline.status import status as read_status
+
     return read_status(locate(Path(run)))
 
 
 def predict(artifact: str | Path, files: Sequence[str | Path]) -> list[Prediction]:
-    """Label and probability of each picture file."""
+    """Label and probability of each picture file, in order."""
+    from lepton_automl.artifact.predict import predict as predict_files
+
     return predict_files(Path(artifact), [Path(file) for file in files])
 
 
-def _config(data: str | Path, options: Options) -> RunConfig:
-    given = dict(options)
-    budget = given.pop("budget", None)
-    for name in ("out", "test", "latency_from", "warm_start"):
-        if name in given:
-            given[name] = Path(str(given[name]))
-    given.setdefault("out", default_out(str(data)))
-    if "space" in given:
-        given["space"] = str(given["space"])
-    if "objectives" in given:
-        given["objectives"] = tuple(options["objectives"])
-    if "callbacks" in given:
-        given["callbacks"] = tuple(options["callbacks"])
-    return RunConfig(
-        data=str(data),
-        budget_seconds=None if budget is None else seconds(str(budget)),
-        **given,  # type: ignore[arg-type]
+def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:
+    """The best net of a run: within its own limits there, within others in a folder of its own."""
+    own = {"limits", "out", "prefer", "fresh"} if "limits" in given else set[str]()
+    known = given.keys() - own - {"budget", "device", "started"}
+    _check_no_effect(known, "a run has its own settings; for a model of yours give --data")
+    try:
+        config = configured(
+            locate(run),
+            budget_seconds=_seconds(given.get("budget")),
+            device=given.get("device", "auto"),
+            started=given.get("started"),
+        )
+    except DataError as error:
+        if run.suffix != ".onnx":
+            raise
+        raise DataError(
+            error.what, fix=f"for a model of yours: lepton compress {run} --data PICTURES"
+        ) from error
+    if "limits" not in given:
+        from lepton_automl.pipeline import run as pipeline
+
+        return pipeline.compress(config, emit=emit)
+    from lepton_automl.pipeline.compress_net import compress_net
+
+    best = config.out / "models" / "best"
+    changed = dataclasses.replace(
+        config,
+        out=Path(given.get("out") or config.out.with_name(f"{config.out.name}-int8")),
+        limits=given["limits"],
+        prefer=given.get("prefer", "size"),
+        fresh=given.get("fresh", False),
     )
+    return compress_net(changed, best, emit=emit)
+
+
+def _compress_net(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:
+    _check_no_effect(given.keys() & {"preprocessing"}, "put a model.json into the folder")
+    config = _config(data, {"out": _int8_folder(source)} | given)
+    from lepton_automl.pipeline.compress_net import compress_net
+
+    return compress_net(config, source, emit=emit)
+
+
+def _compress_onnx(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:
+    _check_no_effect(
+        given.keys() & {"budget", "device"},
+        "a model made elsewhere is not trained, it takes minutes on one core: leave it out",
+    )
+    preprocessing = given.pop("preprocessing", None)
+    # Every sample counts alike: its accuracy is known to the user as a plain share.
+    settings = {"out": _int8_folder(source), "balance": "off"} | given
+    config = _config(data, settings)
+    from lepton_automl.pipeline.compress_onnx import compress_model
+
+    path = None if preprocessing is None else Path(preprocessing)
+    return compress_model(config, source, path, emit=emit)
+
+
+def _int8_folder(source: Path) -> Path:
+    return Path("runs", f"{source.stem}-int8")
+
+
+def _is_stated(value: object) -> bool:
+    if isinstance(value, Limits):
+        return bool(value.stated)
+    return value is not None and value is not False
+
+
+OPTION_NAMES = {"limits": "a limit"}
+
+
+def _check_no_effect(names: set[str], fix: str) -> None:
+    for name in sorted(names):
+        option = OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
+        raise ConfigError(f"{option} has no effect here", fix=fix)
+
+
+def _seconds(budget: str | float | None) -> float | None:
+    return None if budget is None else seconds(str(budget))
+
+
+def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
+    """The configuration that options in the user's types mean.
+
+    Raises
+    ------
+    ConfigError
+        If an option is illegal.
+    """
+    settings = dict(given)
+    settings["budget_seconds"] = _seconds(settings.pop("budget", None))
+    settings |= {n: Path(settings[n]) for n in PATHS if settings.get(n) is not None}
+    settings |= {n: tuple(settings[n]) for n in ("objectives", "callbacks") if n in settings}
+    if settings.get("space") is not None:
+        settings["space"] = str(settings["space"])
+    if settings.get("out") is None:
+        settings["out"] = default_out(str(data))
+    return RunConfig(data=str(data), **settings)

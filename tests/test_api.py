@@ -1,17 +1,31 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import lepton_automl as lp
+from lepton_automl import api
+from lepton_automl.cli.app import app
+from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError
+from lepton_automl.pipeline.export import Outcome
+from tests.helpers import external_models as models
+from tests.helpers import runs
 
 
-def test_the_verbs_are_functions_even_after_their_modules_are_imported(finished_run):
+def test_the_public_names_are_functions_and_a_version(finished_run):
+    import lepton_automl.artifact.verify  # noqa: F401 - that importing changes nothing is the point
 
-    for verb in lp.__all__:
-        assert callable(getattr(lp, verb)), verb
+    assert {"run", "pick", "predict", "verify", "status", "__version__"} == set(lp.__all__)
+    for name in set(lp.__all__) - {"__version__"}:
+        assert getattr(lp, name) is getattr(api, name)
 
 
 def test_the_functions_do_what_the_commands_do(finished_run, tmp_path):
@@ -20,13 +34,14 @@ def test_the_functions_do_what_the_commands_do(finished_run, tmp_path):
     again = lp.run(config.data, out=config.out, trials=2, **options)
     assert again.verdict == outcome.verdict
     assert lp.status(config.out).verdict == outcome.verdict
+    assert api.front(config.out).number == outcome.found.number
     path = tmp_path / "picture.png"
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)
     (row,) = lp.predict(config.out, [path])
     assert row.label.startswith("digit ")
 
 
-def test_an_unknown_verb_is_no_attribute():
+def test_an_unknown_name_is_no_attribute():
     with pytest.raises(AttributeError, match="fly"):
         lp.fly  # noqa: B018
 
@@ -34,3 +49,90 @@ def test_an_unknown_verb_is_no_attribute():
 def test_a_budget_may_be_seconds_or_words():
     with pytest.raises(ConfigError, match="soon"):
         lp.run("digits", budget="soon")
+
+
+def test_run_takes_every_setting_of_a_configuration():
+    fields = {field.name for field in dataclasses.fields(RunConfig)} - {"data", "budget_seconds"}
+    assert set(api.Options.__annotations__) == fields | {"budget"}
+
+
+RENAMED = {"objective": "objectives", "callback": "callbacks"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("run", api.Options.__annotations__),
+        ("search", api.Options.__annotations__),
+        ("compress", api.CompressOptions.__annotations__),
+        ("pick", inspect.signature(api.pick).parameters),
+    ],
+)
+def test_every_option_of_a_command_is_one_of_its_function(command, options):
+    named = {option.name for option in typer.main.get_command(app).commands[command].params}
+    limits = {name for name in named if name.startswith(("max_", "min_", "per_class"))}
+    here = named - limits - {"data", "source", "run", "quiet", "json"}
+    there = set(options) - {"limits", "started", "run", "emit"}
+    assert {RENAMED.get(name, name) for name in here} == there
+
+
+def test_a_run_is_compressed_where_it_is(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    made = api.compress(config.out)
+    assert isinstance(made, CompressionResult)
+    assert (
+        made.int8.digest
+        == CompressionResult.load(next(config.out.glob("models/compressed-*"))).int8.digest
+    )
+
+
+def test_a_run_is_brought_within_limits_in_a_folder_of_its_own(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    outcome = api.compress(config.out, limits=Limits(max_size_bytes=50_000))
+    assert isinstance(outcome, Outcome)
+    assert outcome.artifact == config.out.with_name("run-int8") / "artifact"
+    assert [limit.name for limit in outcome.verdict.limits] == ["max_size_bytes"]
+
+
+def test_a_net_in_the_own_format_is_compressed_on_given_data(finished_run, tmp_path):
+    config = finished_run[0]
+    best = config.out / "models" / "best"
+    outcome = api.compress(best, config.data, out=tmp_path / "out", budget=20)
+    assert isinstance(outcome, Outcome)
+    assert outcome.artifact == tmp_path / "out" / "artifact"
+    assert outcome.verdict.parity is not None
+
+
+def test_an_onnx_file_is_quantized_on_given_data(tmp_path):
+    source = models.written(tmp_path)
+    models.data(tmp_path)
+    outcome = api.compress(source, tmp_path / "stripes.npz", out=tmp_path / "out")
+    assert isinstance(outcome, Outcome)
+    assert outcome.artifact == tmp_path / "out" / "artifact"
+    assert outcome.verdict.parity is None  # No architecture in the own format describes it.
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "options", "named"),
+    [
+        ("run", None, {"seed": 0}, "--seed"),
+        ("run", None, {"preprocessing": "a.toml"}, "--preprocessing"),
+        ("run", None, {"out": "x"}, "--out"),
+        ("run", None, {"limits": Limits(max_drop=1.0), "target": "x86-any"}, "--target"),
+        ("net", "digits", {"preprocessing": "a.toml"}, "--preprocessing"),
+        ("net.onnx", "digits", {"budget": "5m"}, "--budget"),
+        ("net.onnx", "digits", {"device": "cpu"}, "--device"),
+    ],
+)
+def test_an_option_without_effect_on_what_is_compressed_is_refused(
+    tmp_path, monkeypatch, source, data, options, named
+):
+    monkeypatch.chdir(tmp_path)
+    Path("net").mkdir()
+    with pytest.raises(ConfigError, match=f"{named} has no effect"):
+        api.compress(source, data, **options)
+
+
+def test_a_pick_needs_something_to_pick_by():
+    with pytest.raises(ConfigError, match="nothing to pick by"):
+        api.pick("anywhere")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from lepton_automl import __version__
 from lepton_automl.artifact.manifest import (
     ABOUT,
     ARCHS,
@@ -30,6 +29,7 @@ from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import Limits
 from lepton_automl.core import files as durable
+from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledFiles

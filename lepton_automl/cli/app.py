@@ -12,7 +12,6 @@ from typing import Annotated, Any, Never, cast
 
 import typer
 
-from lepton_automl import __version__
 from lepton_automl.cli.bench import bench
 from lepton_automl.cli.compress import compress
 from lepton_automl.cli.dashboard import dashboard
@@ -25,6 +24,7 @@ from lepton_automl.cli.spaces import spaces
 from lepton_automl.cli.status import status
 from lepton_automl.cli.verify import verify
 from lepton_automl.core.files import write_error
+from lepton_automl.core.version import __version__
 from lepton_automl.errors import Interrupted, LeptonError
 
 app = typer.Typer(

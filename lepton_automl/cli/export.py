@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
 
 
@@ -17,11 +18,9 @@ def export(
     int8 and float ONNX, labels, golden samples; then verification, card, verdict and manifest.
     """
     from lepton_automl.cli import report
-    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
-    from lepton_automl.pipeline import run as pipeline
-    from lepton_automl.runs.folder import configured, locate
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = pipeline.export(configured(locate(run)), emit=emit)
+        outcome = api.export(run, emit=emit)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

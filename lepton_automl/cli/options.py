@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lepton_automl.config import Limits, Prefer, RunConfig, seconds
+from lepton_automl.config import LIMITS, Limits
 from lepton_automl.errors import ConfigError
-from lepton_automl.runs.folder import default_out
 
 BEGUN = time.monotonic()
 """When the command began, as nearly as it can know: a budget counts from here."""
 MOST_JOBS_PER_GPU = 64
-LIMITS = "Limits of the shipped file"
+BOUNDS = "Limits of the shipped file"
 RUNNING = "How to run"
 TELLING = "Whom to tell"
 
@@ -102,34 +103,34 @@ PreferName = Annotated[
 ]
 MaxLatency = Annotated[
     float | None,
-    typer.Option("--max-latency-ms", help="At batch 1 on one thread.", rich_help_panel=LIMITS),
+    typer.Option("--max-latency-ms", help="At batch 1 on one thread.", rich_help_panel=BOUNDS),
 ]
 MaxSize = Annotated[
     float | None,
-    typer.Option("--max-size-kb", help="1 kB is 1000 bytes.", rich_help_panel=LIMITS),
+    typer.Option("--max-size-kb", help="1 kB is 1000 bytes.", rich_help_panel=BOUNDS),
 ]
 MaxMacs = Annotated[
     str | None,
     typer.Option(
-        "--max-macs", help="Multiply-accumulates, such as 2e6 or 2M.", rich_help_panel=LIMITS
+        "--max-macs", help="Multiply-accumulates, such as 2e6 or 2M.", rich_help_panel=BOUNDS
     ),
 ]
 MaxRam = Annotated[
     float | None,
-    typer.Option("--max-ram-kb", help="Feature maps alive at once.", rich_help_panel=LIMITS),
+    typer.Option("--max-ram-kb", help="Feature maps alive at once.", rich_help_panel=BOUNDS),
 ]
 MinAccuracy = Annotated[
     float | None,
     typer.Option(
         "--min-accuracy",
         help="Share (0.9) or per cent (90) of test samples.",
-        rich_help_panel=LIMITS,
+        rich_help_panel=BOUNDS,
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        "--max-drop", help="Accuracy points below the float winner.", rich_help_panel=LIMITS
+        "--max-drop", help="Accuracy points below the float winner.", rich_help_panel=BOUNDS
     ),
 ]
 MaxClassDrop = Annotated[
@@ -137,7 +138,7 @@ MaxClassDrop = Annotated[
     typer.Option(
         "--per-class-max-drop",
         help="Accuracy points any class may lose.",
-        rich_help_panel=LIMITS,
+        rich_help_panel=BOUNDS,
     ),
 ]
 SkipCorrupt = Annotated[
@@ -182,13 +183,13 @@ Json = Annotated[
 
 
 def limits(
-    max_latency_ms: float | None,
-    max_size_kb: float | None,
-    max_macs: str | None,
-    max_ram_kb: float | None,
-    min_accuracy: float | None,
-    max_drop: float | None,
-    max_class_drop: float | None = None,
+    max_latency_ms: float | None = None,
+    max_size_kb: float | None = None,
+    max_macs: str | None = None,
+    max_ram_kb: float | None = None,
+    min_accuracy: float | None = None,
+    max_drop: float | None = None,
+    per_class_max_drop: float | None = None,
 ) -> Limits:
     """The limits in the units that the code uses.
 
@@ -198,58 +199,55 @@ def limits(
         If a value is out of its range; the message names the option as it was typed.
     """
     above_zero = math.ulp(0.0)
-    _check("--max-latency-ms", max_latency_ms, "a number above 0", above_zero)
-    _check("--max-size-kb", max_size_kb, "at least 0.001", 0.001)
-    _check("--max-ram-kb", max_ram_kb, "at least 0.001", 0.001)
-    _check("--max-macs", _count(max_macs), "at least 1", 1)
-    _check("--min-accuracy", min_accuracy, "a share up to 1 or per cent up to 100", above_zero, 100)
-    _check("--max-drop", max_drop, "0 to 100 accuracy points", 0, 100)
-    _check("--per-class-max-drop", max_class_drop, "0 to 100 accuracy points", 0, 100)
+    _check("max_latency_ms", max_latency_ms, "a number above 0", above_zero)
+    _check("max_size_bytes", max_size_kb, "at least 0.001", 0.001)
+    _check("max_macs", _count(max_macs), "at least 1", 1)
+    _check("max_peak_ram_bytes", max_ram_kb, "at least 0.001", 0.001)
+    _check("min_accuracy", min_accuracy, "a share up to 1 or per cent up to 100", above_zero, 100)
+    _check("max_drop", max_drop, "0 to 100 accuracy points", 0, 100)
+    _check("max_class_drop", per_class_max_drop, "0 to 100 accuracy points", 0, 100)
     if min_accuracy is not None and min_accuracy > 1:
         min_accuracy /= 100
     return Limits(
         max_latency_ms=max_latency_ms,
-        max_size_bytes=_whole(max_size_kb, 1000),
+        max_size_bytes=_whole("max_size_bytes", max_size_kb),
         max_macs=_count(max_macs),
-        max_peak_ram_bytes=_whole(max_ram_kb, 1000),
+        max_peak_ram_bytes=_whole("max_peak_ram_bytes", max_ram_kb),
         min_accuracy=min_accuracy,
         max_drop=max_drop,
-        max_class_drop=max_class_drop,
+        max_class_drop=per_class_max_drop,
     )
 
 
-def config(
-    data: str, out: Path | None, budget: str | None, objective: str, **rest: Any
-) -> RunConfig:
-    """A `RunConfig` from what the command line says."""
-    return RunConfig(
-        data=data,
-        out=out or default_out(data),
-        budget_seconds=None if budget is None else seconds(budget),
-        objectives=tuple(name.strip() for name in objective.split(",") if name.strip()),
-        started=BEGUN,
-        **rest,
-    )
+LIMIT_PARAMETERS = tuple(inspect.signature(limits).parameters)
+"""Of a command, those that state a limit."""
+OUTPUT_PARAMETERS = ("quiet", "json")
+"""Of a command, those that say how it shows its result."""
+
+
+def settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of an `api` function from the parameters of its command, all by name.
+
+    Raises
+    ------
+    ConfigError
+        If a value is illegal.
+    """
+    rest = {k: v for k, v in given.items() if k not in (*LIMIT_PARAMETERS, *OUTPUT_PARAMETERS)}
+    found: dict[str, Any] = {"limits": limits(**{name: given[name] for name in LIMIT_PARAMETERS})}
+    if (objective := rest.pop("objective", None)) is not None:
+        found["objectives"] = names([objective])
+    if "callback" in rest:
+        found["callbacks"] = names(rest.pop("callback"))
+    if "jobs_per_gpu" in rest:
+        rest["jobs_per_gpu"] = per_gpu(rest["jobs_per_gpu"])
+    return rest | found | {"started": BEGUN}
 
 
 def names(given: list[str] | None) -> tuple[str, ...]:
     """Names from an option that may be repeated and may hold commas, each once."""
     split = [name.strip() for text in given or [] for name in text.split(",")]
     return tuple(dict.fromkeys(name for name in split if name))
-
-
-def preference(text: str) -> Prefer:
-    """What --prefer says.
-
-    Raises
-    ------
-    ConfigError
-        If it is not known.
-    """
-    match text:
-        case "size" | "latency":
-            return text
-    raise ConfigError(f"--prefer {text!r} is not known", fix="choose one of: latency, size")
 
 
 def per_gpu(text: str | None) -> int | None:
@@ -271,8 +269,9 @@ def per_gpu(text: str | None) -> int | None:
 
 
 def _check(
-    option: str, value: float | None, rule: str, low: float, high: float = sys.float_info.max
+    limit: str, value: float | None, rule: str, low: float, high: float = sys.float_info.max
 ) -> None:
+    option = LIMITS[limit].option
     # NaN keeps no order and infinity is above every `high`: both are refused.
     if value is not None and not low <= value <= high:
         raise ConfigError(
@@ -280,8 +279,8 @@ def _check(
         )
 
 
-def _whole(value: float | None, unit: int) -> int | None:
-    return None if value is None else round(value * unit)
+def _whole(limit: str, value: float | None) -> int | None:
+    return None if value is None else round(value * LIMITS[limit].scale)
 
 
 def _count(text: str | None) -> int | None:

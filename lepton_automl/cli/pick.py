@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
-from lepton_automl.config import seconds
 from lepton_automl.errors import ConfigError
 
 Out = Annotated[
@@ -46,40 +46,20 @@ def pick(
     below the best is trained to the end, compressed and proven. The run's own limits stay where no
     other is stated.
     """
-    limits = o.limits(
-        max_latency_ms,
-        max_size_kb,
-        max_macs,
-        max_ram_kb,
-        min_accuracy,
-        max_drop,
-        per_class_max_drop,
-    )
-    is_asked = bool(limits.stated) or prefer is not None
-    if not is_asked and (out or budget):
+    given = o.settings({k: v for k, v in locals().items() if k != "run"})
+    is_listing = prefer is None and not given["limits"].stated
+    if is_listing and (out or budget):
         raise ConfigError(
             f"--{'out' if out else 'budget'} has no effect: nothing is to be picked",
             fix="state a limit or --prefer, or leave it out to list the front",
         )
-    chosen = None if prefer is None else o.preference(prefer)
     from lepton_automl.cli import report
-    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
-    from lepton_automl.pipeline import pick as picking
-    from lepton_automl.pipeline.front import read_front
-    from lepton_automl.runs.folder import configured, locate
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
-    folder = locate(run)
-    if not is_asked:
-        report.show_front(read_front(folder), json=json)
+    if is_listing:
+        report.show_front(api.front(run), json=json)
         return
-    config = configured(
-        folder,
-        budget_seconds=None if budget is None else seconds(budget),
-        device=device,
-        started=o.BEGUN,
-    )
-    wanted = picking.PickRequest(limits, chosen, out)
     with progress.screen(quiet=quiet) as emit:
-        picked = picking.pick(config, wanted, emit=emit)
+        picked = api.pick(run, emit=emit, **given)
     report.show_pick(picked, json=json)
     raise typer.Exit(picked.outcome.verdict.exit_code)

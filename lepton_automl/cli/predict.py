@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
 
 Files = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
@@ -14,7 +15,6 @@ Files = Annotated[list[Path], typer.Argument(help="Picture files, or folders of 
 
 def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
     """Classify picture files with the very file that ships."""
-    from lepton_automl.artifact.predict import predict as classify
-    from lepton_automl.cli import report  # onnxruntime is slow to import; --help must not wait
+    from lepton_automl.cli import report  # rich is slow to import; --help must not wait
 
-    report.show_predictions(classify(artifact, files), json=json)
+    report.show_predictions(api.predict(artifact, files), json=json)

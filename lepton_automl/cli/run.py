@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
 
 
@@ -44,44 +45,11 @@ def run(
 
     The same command again goes on where it was stopped; a finished run prints its verdict again.
     """
-    config = o.config(
-        data,
-        out,
-        budget,
-        objective,
-        test=test,
-        space=space,
-        limits=o.limits(
-            max_latency_ms,
-            max_size_kb,
-            max_macs,
-            max_ram_kb,
-            min_accuracy,
-            max_drop,
-            per_class_max_drop,
-        ),
-        seed=seed,
-        warm_start=warm_start,
-        target=target,
-        latency_from=latency_from,
-        prefer=prefer,
-        trials=trials,
-        jobs=jobs,
-        jobs_per_gpu=o.per_gpu(jobs_per_gpu),
-        final_jobs=final_jobs,
-        device=device,
-        skip_corrupt=skip_corrupt,
-        no_flip=no_flip,
-        balance=balance,
-        fresh=fresh,
-        optuna_storage=optuna_storage,
-        callbacks=o.names(callback),
-    )
+    given = o.settings({k: v for k, v in locals().items() if k != "data"})
     from lepton_automl.cli import report
-    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
-    from lepton_automl.pipeline import run as pipeline
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = pipeline.run(config, emit=emit)
+        outcome = api.run(data, emit=emit, **given)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.errors import ConfigError
 
@@ -25,13 +26,10 @@ def status(run: o.Run, watch: Watch = False, json: o.Json = False) -> None:
         )
     from lepton_automl.cli import report
     from lepton_automl.cli.report import (
-        status_screen,  # rich and sqlite are slow to import; --help must not wait
+        status_screen,  # rich is slow to import; --help must not wait
     )
-    from lepton_automl.pipeline.status import status as read_status
-    from lepton_automl.runs.folder import locate
 
-    folder = locate(run)
     if watch:
-        status_screen.watch_status(lambda: read_status(folder))
+        status_screen.watch_status(lambda: api.status(run))
     else:
-        report.show_status(read_status(folder), json=json)
+        report.show_status(api.status(run), json=json)

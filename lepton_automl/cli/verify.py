@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
 
 TestData = Annotated[
@@ -26,10 +27,9 @@ def verify(
     Exit 6 when a stated limit is broken or undecided, or parity does not hold.
     """
     from lepton_automl.cli import report
-    from lepton_automl.cli.report import progress  # torch is slow to import; --help must not wait
-    from lepton_automl.pipeline import run
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = run.verify(artifact, data=data, test=test, emit=emit)
+        outcome = api.verify(artifact, data=data, test=test, emit=emit)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

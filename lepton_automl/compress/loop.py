@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +33,7 @@ _MAX_CUTS, _MAX_CUTS_TO_LIMITS = 6, 16
 _MENTIONED_POINTS = 0.1
 """Rounding to nearest is compared by accuracy in the record if it loses this much more."""
 QUANTIZED = "quantized"
-STEPS_FILE = "ladder.json"
+STEPS_FILE = "steps.json"
 CALIBRATION = "calibration.json"
 
 
@@ -45,7 +46,7 @@ class StepRecord:
     accuracy: float
     """Share of validation pictures that are right, 0 to 1; of the int8 file once quantized."""
     arch: str
-    """`hash` of its architecture."""
+    """`hash` of its architecture; empty for a model made elsewhere."""
     size_bytes: int
     """Of the int8 file."""
     macs: int
@@ -56,6 +57,10 @@ class StepRecord:
     latency_basis: Basis = "measured"
     interval: tuple[float, float] | None = None
     """95 % interval of the accuracy."""
+    drop: float | None = None
+    """Accuracy points below the float model on the same samples; of a model made elsewhere."""
+    float_layers: int = 0
+    """Layers left in float; of a model made elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,18 @@ def _event(step: StepRecord) -> Event:
 
 def _append(folder: Path, steps: list[StepRecord], step: StepRecord) -> None:
     steps.append(step)
-    files.write_json(folder / STEPS_FILE, [dataclasses.asdict(each) for each in steps])
+    write_steps(folder, steps)
+
+
+def write_steps(folder: Path, steps: Sequence[StepRecord]) -> None:
+    """Write the record that `read_steps` reads.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    files.write_json(folder / STEPS_FILE, [dataclasses.asdict(step) for step in steps])
 
 
 def read_steps(folder: Path) -> tuple[StepRecord, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_automl import __version__
+from lepton_automl.core.version import __version__
 from lepton_automl.errors import ArchError
 from lepton_automl.models.graph import (
     Add,

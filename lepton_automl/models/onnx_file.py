@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 from torch import Tensor
 
-from lepton_automl import __version__
+from lepton_automl.core.version import __version__
 
 _OPSET = 17
 _IR_VERSION = 8

@@ -1,4 +1,4 @@
-"""Adopting: a net of ours that no search has seen, compressed and proven as a winner would be."""
+"""Compress a net in lepton's format that no search has made, and verify the written file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from lepton_automl.core import files as durable
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import ArchError, ConfigError, DataError, first_line
-from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model, Preprocessing
 from lepton_automl.models.network import Weights, build_network
@@ -29,7 +28,7 @@ RECIPE = "recipe.json"
 
 
 def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Outcome:
-    """Prune, recover, quantize, write and prove a net of ours.
+    """Prune, fine-tune and quantize a net in lepton's format, write its artifact and verify it.
 
     Parameters
     ----------
@@ -105,19 +104,19 @@ def _check(source: Path, model: Model, session: Session) -> None:
     names, channels = session.dataset.class_names, session.dataset.channels
     if (model.arch.classes, model.arch.input[2]) != (len(names), channels):
         raise DataError(
-            f"{source} tells {model.arch.classes} classes of pictures with {model.arch.input[2]} "
-            f"channels apart, the data have {len(names)} and {channels}",
+            f"{source} is for {model.arch.classes} classes and pictures with {model.arch.input[2]} "
+            f"channels, the data have {len(names)} and {channels}",
             fix="give the data that the net was trained for",
         )
     files = session.dataset.decoded_files("validation", model.arch.input[:2], session.folder.cache)
     share = float(is_correct(model, load_labelled(files), device=session.device).mean())
-    if is_near_chance(share, len(names)):
-        raise DataError(
-            f"{source} gets {share:.1%} of the validation pictures right, guessing would get "
-            f"{1 / len(names):.1%}: its classes are in another order, or its pixels are normalised "
-            "otherwise",
-            fix="put a model.json with its preprocessing beside it, name the classes in its order",
-        )
+    stages.check_better_than_chance(
+        str(source),
+        share,
+        len(names),
+        why="its classes are in another order, or its pixels are normalised otherwise",
+        fix="put a model.json with its preprocessing beside it, name the classes in its order",
+    )
 
 
 def _leave_best(model: Model, recipe: Recipe, session: Session) -> None:

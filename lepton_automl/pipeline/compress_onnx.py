@@ -1,23 +1,17 @@
-"""Compressing a model made elsewhere: quantized, repaired, written, and proven like our own."""
+"""Quantize an ONNX model made elsewhere, and verify the written file."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+import time
+from dataclasses import replace
 from pathlib import Path
 
-from lepton_automl import __version__
-from lepton_automl.artifact import limits as judging
+from lepton_automl.artifact import limits as limits_module
 from lepton_automl.artifact import manifest, writer
-from lepton_automl.artifact.model_card import card
-from lepton_automl.artifact.provenance import Provenance, read_provenance
-from lepton_automl.artifact.verify import (
-    reference_predictions,
-    verify_in_fresh_process,
-)
+from lepton_automl.artifact.provenance import Provenance
 from lepton_automl.compress.context import DEFAULT_MAX_DROP
 from lepton_automl.compress.external.load import load_external
 from lepton_automl.compress.external.mixed_precision import keep_layers_float
@@ -28,90 +22,92 @@ from lepton_automl.compress.external.quantize import (
     predict_file,
     quantize_external,
 )
-from lepton_automl.config import Limits, Prefer
+from lepton_automl.compress.loop import StepRecord, write_steps
+from lepton_automl.config import RunConfig
 from lepton_automl.core import files as durable
 from lepton_automl.core.events import Emit, Event, silent
-from lepton_automl.cost import targets
-from lepton_automl.cost.latency import Stopwatch
-from lepton_automl.data.dataset import Dataset, LabelledTensors, load_labelled, open_dataset
+from lepton_automl.core.units import bytes_text, time_text
+from lepton_automl.core.version import __version__
+from lepton_automl.cost.latency import Timing
+from lepton_automl.cost.onnx_cost import onnx_cost
+from lepton_automl.cost.targets import Target
+from lepton_automl.data.dataset import Dataset, LabelledTensors, load_labelled
 from lepton_automl.data.sampling import PICTURES, balanced
-from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.metrics.intervals import is_near_chance
+from lepton_automl.errors import DataError
+from lepton_automl.metrics import paired
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
 from lepton_automl.pipeline import charts
-from lepton_automl.pipeline.export import Outcome, log_opening, request_for
-from lepton_automl.runs.ledger import Ledger
+from lepton_automl.pipeline.context import absolute, held, open_data, resolved, use_one_thread
+from lepton_automl.pipeline.export import Outcome, verify_and_seal
+from lepton_automl.pipeline.stages import check_better_than_chance
+from lepton_automl.runs.folder import Definition, RunFolder
 
 STAGE = "compress"
-REQUEST, FLOAT_FILE, STEPS = "request.json", "float.onnx", "steps.json"
-MADE = "made"
+FLOAT_FILE = "float.onnx"
+TRIED = "tried"
 """Folder of the files that were tried, until the artifact is sealed."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is to be compressed, on what, within what."""
+def compress_model(
+    config: RunConfig, source: Path, preprocessing: Path | None = None, *, emit: Emit = silent
+) -> Outcome:
+    """Quantize a float ONNX classifier, leave in float what int8 breaks, verify the written file.
 
-    model: Path
-    data: str
-    out: Path
-    test: Path | None = None
-    preprocessing: Path | None = None
-    limits: Limits = field(default_factory=Limits)
-    prefer: Prefer = "size"
-    target: str = "x86-any"
-    seed: int = 0
-    skip_corrupt: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """One file that was tried, judged on validation."""
-
-    name: str
-    accuracy: float
-    """Share of validation samples that are right, 0 to 1."""
-    interval: tuple[float, float]
-    """95 %."""
-    drop: float
-    """Points below the float model on the same samples."""
-    size_bytes: int
-    latency_ms: float
-    kept_float: int
-    """Layers that stay float."""
-    is_accepted: bool
-    why: str
-
-
-def compress_model(order: Order, *, emit: Emit = silent) -> Outcome:
-    """Quantize a float ONNX classifier, repair what int8 breaks, and prove the written file.
+    Parameters
+    ----------
+    config : RunConfig
+        Data, limits, target, folder.
+    source : Path
+        The ONNX file.
+    preprocessing : Path, optional
+        How the model wants its pixels; else what it says itself or what fits.
 
     Raises
     ------
     DataError
         If the model or the data cannot be used.
     ConfigError
-        If an option is wrong, or another model lies in the folder.
+        If an option is wrong, or another run lies in the folder.
     """
-    dataset = open_dataset(
-        order.data, test=order.test, seed=order.seed, skip_corrupt=order.skip_corrupt, emit=emit
-    )
-    wanted = _checked(order, dataset)
-    artifact = order.out / "artifact"
-    if manifest.is_complete(artifact):
-        emit(Event(STAGE, f"compressed before: {artifact}"))
-        return Outcome(artifact, writer.read_verdict(artifact))
-    emit(Event(STAGE, f"opening {order.model} in a process of its own"))
-    with tempfile.TemporaryDirectory() as folder:
-        made_in = Path(folder) / FLOAT_FILE
-        model = load_external(order.model, order.preprocessing, dataset.class_names, made_in)
-    # A model that was refused leaves nothing behind.
-    durable.write_json(order.out / REQUEST, wanted)
-    durable.write(order.out / FLOAT_FILE, model.file)
+    started = time.monotonic() if config.started is None else config.started
+    use_one_thread()
+    resources = resolved(config)
+    definition = _definition(config, source, preprocessing)
+    dataset = open_data(config, emit)
+    definition = replace(definition, data_fingerprint=dataset.fingerprint)
+    folder = RunFolder(config.out)
+    folder.check_claim(definition, fresh=config.fresh)
+    if not config.fresh and manifest.is_complete(folder.artifact):
+        emit(Event(STAGE, f"compressed before: {folder.artifact}"))
+        return Outcome(folder.artifact, writer.read_verdict(folder.artifact))
+    emit(Event(STAGE, f"opening {source} in a process of its own"))
+    with tempfile.TemporaryDirectory() as scratch:
+        made_in = Path(scratch) / FLOAT_FILE
+        model = load_external(source, preprocessing, dataset.class_names, made_in)
+    # A model that was refused leaves no folder behind.
+    folder.claim(definition, fresh=config.fresh)
     dataset = dataset.matched_to(model.class_names, model.shape[2])
-    made, steps = Compression(order, model, dataset, emit).run()
-    return _proven(order, model, dataset, made, steps, emit)
+    with held(folder, started, config, emit) as (ledger, emit):
+        place = folder.models / f"compressed-{definition.model[:8]}"
+        durable.write(place / FLOAT_FILE, model.file)
+        timing = Timing(ledger)
+        work = Compression(config, resources.target, model, dataset, folder, place, timing, emit)
+        made, steps = work.run()
+        write_steps(place, steps)
+        charts.write_steps(folder.path, steps)
+        digests = _written(config, definition, model, dataset, made, folder, emit)
+        outcome = verify_and_seal(
+            folder,
+            ledger,
+            dataset,
+            digests,
+            model.shape,
+            quiet_reference_ms=timing.reference_ms(),
+            emit=emit,
+        )
+        shutil.rmtree(place / TRIED, ignore_errors=True)
+    return outcome
 
 
 class Compression:
@@ -119,60 +115,74 @@ class Compression:
 
     Parameters
     ----------
-    order : Order
-        Limits and target.
+    config : RunConfig
+        Limits and seed.
+    target : Target
+        Range of the weights.
     model : ExternalModel
         Float.
     dataset : Dataset
         In the model's order of classes and channels.
+    folder : RunFolder
+        Decoded pictures are cached there.
+    place : Path
+        Folder for the files that are tried.
+    timing : Timing
+        Latencies, recorded once.
     emit : callable
-        Is told.
+        Receives an event a step.
     """
 
-    def __init__(self, order: Order, model: ExternalModel, dataset: Dataset, emit: Emit) -> None:
-        self._order, self._model, self._emit = order, model, emit
-        size, cache = model.shape[:2], order.out / "cache"
+    def __init__(
+        self,
+        config: RunConfig,
+        target: Target,
+        model: ExternalModel,
+        dataset: Dataset,
+        folder: RunFolder,
+        place: Path,
+        timing: Timing,
+        emit: Emit,
+    ) -> None:
+        self._limits, self._model, self._timing, self._emit = config.limits, model, timing, emit
+        size, cache = model.shape[:2], folder.cache
         train = load_labelled(dataset.decoded_files("train", size, cache))
         self._validation: LabelledTensors = load_labelled(
             dataset.decoded_files("validation", size, cache)
         )
-        ids = balanced(train.labels, PICTURES, order.seed)
-        limit = targets.load(order.target).weight_limit
-        self._quantizer = Quantizer(train.pixels[ids].numpy(), limit, order.out / MADE)
-        self._watch = Stopwatch()
+        ids = balanced(train.labels, PICTURES, config.seed)
+        pixels = train.pixels[ids].numpy()
+        self._quantizer = Quantizer(pixels, target.weight_limit, place / TRIED)
         self._right = self._answered(model.file)
         self._classes = len(dataset.class_names)
 
-    def run(self) -> tuple[ExternalQuantization, list[Step]]:
+    def run(self) -> tuple[ExternalQuantization, list[StepRecord]]:
         """The file that is kept, and every one that was tried."""
-        self._check_float()
-        steps = [self._step("float", self._model.file, 0, True, "every drop counts from here")]
-        self._tell(steps[-1])
+        check_better_than_chance(
+            "the float model",
+            float(self._right.correct.mean()),
+            self._classes,
+            why=f"its pictures are prepared otherwise ({self._model.preprocessing}), or its classes are "
+            f"in another order ({', '.join(self._model.class_names[:5])}, ...)",
+            fix="say how with --preprocessing; rename the class folders so that their "
+            "alphabetical order is that of the outputs",
+        )
+        why = "the model that was given; drops are measured against it"
+        steps = [self._step("float", self._model.file, 0, True, why)]
+        self._report(steps[-1])
         made = quantize_external(self._model, self._quantizer)
         holds = self._holds(made.file)
-        why = f"{made.method}, KL divergence from float {made.kl_divergence:.2g}"
+        why = f"{made.method}; KL divergence from float {made.kl_divergence:.2g}"
         steps.append(self._step("int8", made.file, 0, holds, why))
-        self._tell(steps[-1])
+        self._report(steps[-1])
         if not holds:
             for fix in keep_layers_float(made, self._quantizer, self._holds, self._tried):
                 made, count = fix.made, len(fix.nodes)
                 why = f"in float: {', '.join(name.removeprefix('net/') for name in fix.nodes[:3])}"
                 why += ", ..." if count > 3 else ""
                 steps.append(self._step(f"int8, {count} float", made.file, count, fix.holds, why))
-                self._tell(steps[-1])
+                self._report(steps[-1])
         return made, steps
-
-    def _check_float(self) -> None:
-        share, chance = float(self._right.correct.mean()), 1 / self._classes
-        if is_near_chance(share, self._classes):
-            raise DataError(
-                f"the float model gets {share:.1%} of {len(self._right.correct)} validation "
-                f"pictures right, guessing would get {chance:.1%}: its pictures are prepared "
-                f"otherwise ({self._model.preprocessing}), or its classes are in another order "
-                f"({', '.join(self._model.class_names[:5])}, ...)",
-                fix="say how with --preprocessing; rename the class folders so that their "
-                "alphabetical order is that of the outputs",
-            )
 
     def _answered(self, file: bytes) -> Evidence:
         data = self._validation
@@ -180,27 +190,35 @@ class Compression:
         return Evidence(right, None, data.strata, data.labels.numpy())
 
     def _holds(self, file: bytes) -> bool:
-        limits, found = self._order.limits, self._answered(file)
+        limits, found = self._limits, self._answered(file)
         allowed = DEFAULT_MAX_DROP if limits.max_drop is None else limits.max_drop
-        holds = judging.paired(self._right, found).points <= allowed + 1e-9
-        if limits.max_class_drop is None or not holds:
+        holds = limits_module.paired(self._right, found).points <= allowed + 1e-9
+        if limits.max_class_drop is None:
             return holds
-        return judging.worst_class_drop(self._right, found) <= limits.max_class_drop + 1e-9
+        drops = paired.class_drops(self._right, found).values()
+        return holds and max(drop.points for drop in drops) <= limits.max_class_drop + 1e-9
 
-    def _step(self, name: str, file: bytes, count: int, is_accepted: bool, why: str) -> Step:
-        found = self._answered(file)
-        drop = judging.paired(self._right, found).points
-        small = slimmed(file)
-        latency = self._watch.measure({name: small})[name].median_ms
-        return Step(
-            name, found.accuracy, found.interval, drop, len(small), latency, count, is_accepted, why
+    def _step(self, name: str, file: bytes, count: int, is_accepted: bool, why: str) -> StepRecord:
+        found, small = self._answered(file), slimmed(file)
+        return StepRecord(
+            name=name,
+            accuracy=found.accuracy,
+            arch="",
+            size_bytes=len(small),
+            macs=onnx_cost(small, 4 if name == "float" else 1).macs,
+            latency_ms=self._timing.milliseconds_of({name: small})[name],
+            is_accepted=is_accepted,
+            why=why,
+            interval=found.interval,
+            drop=limits_module.paired(self._right, found).points,
+            float_layers=count,
         )
 
-    def _tell(self, step: Step) -> None:
-        verb = "kept" if step.is_accepted else "not enough"
+    def _report(self, step: StepRecord) -> None:
+        verb = "accepted" if step.is_accepted else "rejected"
         text = (
-            f"{step.name} {verb}: {step.accuracy:.2%}, {step.size_bytes / 1000:.1f} kB, "
-            f"{1000 * step.latency_ms:.0f} us, {step.why}"
+            f"{step.name} {verb}: {step.accuracy:.2%} on validation, {step.drop:+.2f} points lost, "
+            f"{bytes_text(step.size_bytes)}, {time_text(step.latency_ms or 0.0)}; {step.why}"
         )
         self._emit(Event(STAGE, text, data=dataclasses.asdict(step)))
 
@@ -208,95 +226,66 @@ class Compression:
         self._emit(Event(STAGE, text, share, 1.0))
 
 
-def _checked(order: Order, dataset: Dataset) -> dict[str, object]:
-    """What the folder is claimed by, if it is free or this order's already."""
-    path = order.out / REQUEST
+def _definition(config: RunConfig, source: Path, preprocessing: Path | None) -> Definition:
+    """What defines the compression of an ONNX file; the data's fingerprint is not known yet."""
     try:
-        digest = durable.sha256(order.model)
+        digest = durable.sha256(source)
+        text = "" if preprocessing is None else preprocessing.read_text()
     except OSError as error:
         raise DataError(
-            f"{order.model} cannot be read: {error.strerror}", fix="give an ONNX file"
+            f"{error.filename} cannot be read: {error.strerror}",
+            fix="give an ONNX file, and a TOML or JSON file with --preprocessing",
         ) from error
-    wanted: dict[str, object] = {
-        "model_sha256": digest,
-        "data_fingerprint": dataset.fingerprint,
-        "preprocessing": None if order.preprocessing is None else order.preprocessing.read_text(),
-        "limits": order.limits.stated,
-        "prefer": order.prefer,
-        "target": order.target,
-    }
-    if not path.is_file():
-        if order.out.is_dir() and any(order.out.iterdir()):
-            raise ConfigError(
-                f"{order.out} is not empty and holds no compression",
-                fix="give a new folder with --out",
-            )
-        return wanted
-    known = json.loads(path.read_text())
-    if known != wanted:
-        changed = [name for name in wanted if known.get(name) != wanted[name]]
-        raise ConfigError(
-            f"{order.out} holds another compression, with other {', '.join(changed)}",
-            fix="give another folder with --out",
-        )
-    return wanted
+    return Definition(
+        data=absolute(config.data),
+        test=absolute(str(config.test)) if config.test else "",
+        skip_corrupt=config.skip_corrupt,
+        data_fingerprint="",
+        space="",
+        space_digest="",
+        objectives=(),
+        seed=config.seed,
+        target=config.target,
+        prefer=config.prefer,
+        limits=config.limits,
+        model=digest,
+        preprocessing=text,
+    )
 
 
-def _proven(
-    order: Order,
+def _written(
+    config: RunConfig,
+    definition: Definition,
     model: ExternalModel,
     dataset: Dataset,
     made: ExternalQuantization,
-    steps: list[Step],
+    folder: RunFolder,
     emit: Emit,
-) -> Outcome:
-    """Write the files, open the test part once, judge, seal."""
-    folder, size = order.out / "artifact", model.shape[:2]
-    durable.write_json(order.out / STEPS, [dataclasses.asdict(step) for step in steps])
-    charts.write_steps(order.out, steps)
-    emit(Event("export", f"writing {folder}"))
+) -> dict[str, str]:
+    """Write the artifact's files; their digests."""
+    emit(Event("export", f"writing {folder.artifact}"))
     small = slimmed(model.file)
     files = {manifest.INT8: slimmed(made.file), manifest.FLOAT: small, manifest.REFERENCE: small}
-    validation = dataset.decoded_files("validation", size, order.out / "cache")
-    about = _about(order, model, dataset, made)
-    digests = writer.write_external_artifact(folder, about, files, validation)
-    request = request_for(folder, dataset, model.shape, order.out / "cache")
-    ledger = Ledger(order.out / "ledger.db")
-    try:
-        opened = log_opening(ledger, digests[manifest.INT8], request.fingerprint)
-    finally:
-        ledger.close()
-    emit(Event("verify", f"{len(dataset.test)} test pictures, in a fresh process"))
-    request = dataclasses.replace(request, openings=opened, digests=digests)
-    verdict = verify_in_fresh_process(request)
-    predictions = reference_predictions(folder, dataset.pixels("test", size))
-    text = card(verdict, read_provenance(folder))
-    writer.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
-    shutil.rmtree(order.out / MADE, ignore_errors=True)
-    return Outcome(folder, verdict)
-
-
-def _about(
-    order: Order, model: ExternalModel, dataset: Dataset, made: ExternalQuantization
-) -> Provenance:
     layers = ", ".join(name.removeprefix("net/") for name in made.kept_float) or "none"
     notes = (
-        f"Made elsewhere; sha256 of the file that was given: {durable.sha256(order.model)}.",
+        f"Made elsewhere; sha256 of the file that was given: {definition.model}.",
         f"Pictures are prepared inside the file: {model.preprocessing}.",
         f"Quantized with ONNX Runtime's quantizer: {made.method}; layers left in float: {layers}.",
-        "Drops count from the float model. Accuracy is only honest where the model was not "
-        "trained on the test pictures; lepton cannot know.",
+        "Drops are measured against the float model. Accuracy is only honest where the model was "
+        "not trained on the test pictures; lepton cannot know.",
     )
-    return Provenance(
+    about = Provenance(
         lepton=__version__,
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
         class_names=model.class_names,
         input=model.shape,
-        target=order.target,
-        prefer=order.prefer,
-        limits=order.limits,
+        target=config.target,
+        prefer=config.prefer,
+        limits=config.limits,
         balanced=dataset.validation.is_balanced,
         origin="foreign",
         notes=notes,
     )
+    validation = dataset.decoded_files("validation", model.shape[:2], folder.cache)
+    return writer.write_external_artifact(folder.artifact, about, files, validation)

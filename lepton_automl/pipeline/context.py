@@ -27,6 +27,7 @@ from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.runs.time_budget import start_seconds
+from lepton_automl.search import callbacks
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.search_space import SearchSpace
@@ -66,7 +67,10 @@ class Session:
 
 @contextmanager
 def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
-    """Open the data, claim the run folder, hold its ledger until the block ends.
+    """Resolve a configuration and hold its run folder until the block ends.
+
+    Each step gives one frozen value and is taken once: resources, data, search space, folder,
+    ledger.
 
     Raises
     ------
@@ -76,50 +80,147 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     now = time.monotonic()
     started = now if config.started is None else config.started
     start = start_seconds(now - started, time.process_time())
-    _check_place(config)
-    # Two threads of one training wait for each other at every step: on a core that is shared with
-    # anything else they are slower than one, and another number of threads gives other bits.
+    use_one_thread()
+    resources = resolved(config)
+    dataset = open_data(config, emit)
+    known = space_for(config, resources, dataset)
+    definition, warm = definition_of(config, resources, dataset, known)
+    folder = claimed(config, definition, resources, known)
+    with held(folder, started, config, emit) as (ledger, emit):
+        if begun_with := warm.keep(ledger):
+            emit(Event("search", begun_with))
+        yield Session(
+            config,
+            folder,
+            ledger,
+            dataset,
+            known,
+            resources.target,
+            resources.latency_model,
+            resources.device,
+            emit,
+            start,
+        )
+
+
+def use_one_thread() -> None:
+    """Compute on one thread in this process.
+
+    Two threads of one training wait for each other at every step: on a core that is shared with
+    anything else they are slower than one, and another number of threads gives other bits. numpy's
+    matrix products too: the search's model would take the workers' cores.
+    """
     torch.set_num_threads(1)
-    threadpool_limits(1)  # numpy's matrices too: the search's model would take the workers' cores.
-    target = targets.load(config.target)
-    model = _latency_model(config, target)
-    # Read before --fresh may move it aside.
-    table = config.latency_from.read_bytes() if config.latency_from else None
-    device = chosen_device(config.device)
-    _check_jobs(config, device)
+    threadpool_limits(1)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the options name, before any data is read."""
+
+    target: Target
+    latency_model: LatencyModel | None
+    latency_table: bytes | None
+    """The file of `--latency-from`."""
+    device: torch.device
+    space: SearchSpace | None
+    """None: chosen by the size of the pictures."""
+
+
+def resolved(config: RunConfig) -> Resources:
+    """Load what the options name, and check them.
+
+    Raises
+    ------
+    ConfigError
+        If an option is not known or has no effect.
+    MachineError
+        If the device or a package is missing.
+    """
+    _check_place(config)
     _check_objectives(config)
+    for name in config.callbacks:
+        callbacks.load(name)
+    target, device = targets.load(config.target), chosen_device(config.device)
+    _check_jobs(config, device)
+    table, model = None, estimate(target) if target.latency == "estimated" else None
+    if config.latency_from is not None:
+        model = read_table(config.latency_from)
+        table = config.latency_from.read_bytes()
     known = None if config.space is None else loader.load(config.space)
-    folder = RunFolder(config.out)
+    return Resources(target, model, table, device, known)
+
+
+def open_data(config: RunConfig, emit: Emit) -> Dataset:
+    """The samples in their parts, audited.
+
+    Raises
+    ------
+    DataError
+        If they cannot be used.
+    """
     dataset = open_dataset(
         config.data,
         test=config.test,
         seed=config.seed,
         skip_corrupt=config.skip_corrupt,
-        quarantine=folder.quarantine,
+        quarantine=RunFolder(config.out).quarantine,
         emit=emit,
     ).with_balance(config.balance)
     audit.emit_findings(dataset, emit)
-    known = _flipping(known or loader.load(_default_space(dataset)), allowed=not config.no_flip)
-    warm = _claimed(config, folder, dataset, known, model)
-    if table is not None:
-        files.write(folder.latency_file, table)
-    with _held(folder, started) as ledger:
-        emit = ledger.live_status.recorded(emit)
-        with ledger.live_status.running(_command(config)):
-            files.remove_leftovers(config.out)
-            if begun_with := warm.keep(ledger):
-                emit(Event("search", begun_with))
-            yield Session(
-                config, folder, ledger, dataset, known, target, model, device, emit, start
-            )
+    return dataset
+
+
+def space_for(config: RunConfig, resources: Resources, dataset: Dataset) -> SearchSpace:
+    """The search space that was named or that fits the pictures, without flips where so asked.
+
+    Raises
+    ------
+    ConfigError
+        If `no_flip` has no effect.
+    """
+    known = resources.space or loader.load(_default_space(dataset))
+    if not config.no_flip:
+        return known
+    if True not in {value for knob in known.train_parameters("flip") for value in knob.values}:
+        raise ConfigError(
+            f"--no-flip has no effect: the search space {known.name} never flips pictures",
+            fix="leave it out",
+        )
+    return known.with_fixed("flip", value=False)
+
+
+def claimed(
+    config: RunConfig, definition: Definition, resources: Resources, known: SearchSpace
+) -> RunFolder:
+    """The folder, claimed for this run, with copies of its search space and latency table.
+
+    Raises
+    ------
+    ConfigError
+        If another run or something else lies there.
+    """
+    folder = RunFolder(config.out)
+    folder.claim(definition, fresh=config.fresh)
+    files.write(folder.space_file, known.text)
+    if resources.latency_table is not None:
+        files.write(folder.latency_file, resources.latency_table)
+    return folder
 
 
 @contextmanager
-def _held(folder: RunFolder, started: float) -> Iterator[Ledger]:
-    """The ledger, held; a run that could train nothing leaves no folder."""
+def held(
+    folder: RunFolder, started: float | None, config: RunConfig, emit: Emit
+) -> Iterator[tuple[Ledger, Emit]]:
+    """The ledger until the block ends, and where to emit so that `lepton status` sees it.
+
+    A run that could train nothing leaves no folder.
+    """
     ledger, is_empty = Ledger(folder.ledger, since=started), False
     try:
-        yield ledger
+        with ledger.live_status.running(_command(config)):
+            files.remove_leftovers(folder.path)
+            yield ledger, ledger.live_status.recorded(emit)
     except InfeasibleError:
         is_empty = not ledger.all(EventKind.RUNG)
         raise
@@ -127,43 +228,6 @@ def _held(folder: RunFolder, started: float) -> Iterator[Ledger]:
         ledger.close()
         if is_empty:
             folder.discard()  # Or the corrected limit would be refused as another definition.
-
-
-def _claimed(
-    config: RunConfig,
-    folder: RunFolder,
-    dataset: Dataset,
-    known: SearchSpace,
-    model: LatencyModel | None,
-) -> Source:
-    """Make the folder this run's; what it begins with is read before."""
-    definition = _definition(config, dataset, known, model)
-    warm = _warm_start(config, definition, dataset, known)
-    definition = replace(definition, warm_start=warm.place, warm_digest=warm.digest)
-    folder.claim(definition, fresh=config.fresh)
-    files.write(folder.space_file, known.text)
-    return warm
-
-
-def _warm_start(
-    config: RunConfig, wanted: Definition, dataset: Dataset, known: SearchSpace
-) -> Source:
-    return source(
-        config.warm_start,
-        RunFolder(config.out),
-        wanted,
-        known,
-        samples=len(dataset.train),
-        budget_seconds=config.seconds_in_all,
-        fresh=config.fresh,
-    )
-
-
-def _latency_model(config: RunConfig, target: Target) -> LatencyModel | None:
-    """What tells latencies in place of this machine's clock."""
-    if config.latency_from is not None:
-        return read_table(config.latency_from)
-    return estimate(target) if target.latency == "estimated" else None
 
 
 def _command(config: RunConfig) -> dict[str, Any]:
@@ -234,17 +298,6 @@ def _check_objectives(config: RunConfig) -> None:
         )
 
 
-def _flipping(known: SearchSpace, *, allowed: bool) -> SearchSpace:
-    if allowed:
-        return known
-    if True not in {value for knob in known.train_parameters("flip") for value in knob.values}:
-        raise ConfigError(
-            f"--no-flip has no effect: the search space {known.name} never flips pictures",
-            fix="leave it out",
-        )
-    return known.with_fixed("flip", value=False)
-
-
 def _default_space(dataset: Dataset) -> str:
     side = SMALL + 1 if dataset.size is None else max(dataset.size)
     if side <= (SMALL if dataset.channels == 1 else TINIEST):
@@ -252,13 +305,12 @@ def _default_space(dataset: Dataset) -> str:
     return "residual" if side <= SMALL else "mobile"
 
 
-def _definition(
-    config: RunConfig, dataset: Dataset, known: SearchSpace, model: LatencyModel | None
-) -> Definition:
-    def absolute(path: str) -> str:
-        return str(Path(path).resolve()) if Path(path).exists() else path
-
-    return Definition(
+def definition_of(
+    config: RunConfig, resources: Resources, dataset: Dataset, known: SearchSpace
+) -> tuple[Definition, Source]:
+    """What defines the run, and the run whose results it starts with."""
+    model = resources.latency_model
+    definition = Definition(
         data=absolute(config.data),
         test=absolute(str(config.test)) if config.test else "",
         skip_corrupt=config.skip_corrupt,
@@ -274,3 +326,18 @@ def _definition(
         limits=config.limits,
         latency_from=model.digest if model else "",
     )
+    warm = source(
+        config.warm_start,
+        RunFolder(config.out),
+        definition,
+        known,
+        samples=len(dataset.train),
+        budget_seconds=config.seconds_in_all,
+        fresh=config.fresh,
+    )
+    return replace(definition, warm_start=warm.place, warm_digest=warm.digest), warm
+
+
+def absolute(path: str) -> str:
+    """The path from the root where it exists; else the name, such as `digits`."""
+    return str(Path(path).resolve()) if Path(path).exists() else path

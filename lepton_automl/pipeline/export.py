@@ -1,4 +1,4 @@
-"""Proof: the artifact written, judged on the locked test part, sealed; and all that once more."""
+"""Write an artifact, judge it on the locked test part and seal it; and verify it again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import Request, reference_predictions, verify_in_fresh_process
 from lepton_automl.compress.loop import CompressionResult
-from lepton_automl.core.events import Emit, silent
+from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import Session
-from lepton_automl.runs.folder import locate, locate_artifact
+from lepton_automl.runs.folder import RunFolder, locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.finals.winner import last_finalist_results
 from lepton_automl.search.request import SearchResult
@@ -35,8 +35,8 @@ class Outcome:
     """What the search found, where this call searched."""
 
 
-def write_and_prove(session: Session, best: Model, made: CompressionResult) -> Outcome:
-    """Write the artifact of a compressed winner, judge it once on the test part, seal it.
+def write_and_verify(session: Session, best: Model, made: CompressionResult) -> Outcome:
+    """Write the artifact of a compressed net, judge it once on the test part, and seal it.
 
     Raises
     ------
@@ -58,13 +58,22 @@ def write_and_prove(session: Session, best: Model, made: CompressionResult) -> O
         confirmed=last_finalist_results(session.ledger),
         latency_model=session.latency_model,
     )
-    return _prove(session, digests, best.arch.input)
+    quiet = Timing(session.ledger).reference_ms() if session.is_timed else None
+    return verify_and_seal(
+        session.folder,
+        session.ledger,
+        session.dataset,
+        digests,
+        best.arch.input,
+        quiet_reference_ms=quiet,
+        emit=session.emit,
+    )
 
 
-def prove_again(
+def verify_again(
     artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
 ) -> Outcome:
-    """Prove a written artifact again; nothing is written but to a temporary folder.
+    """Judge a written artifact again; nothing is written but to a temporary folder.
 
     Parameters
     ----------
@@ -89,21 +98,54 @@ def prove_again(
     return Outcome(folder, verdict)
 
 
-def _prove(session: Session, digests: dict[str, str], shape: tuple[int, int, int]) -> Outcome:
-    """Log the opening, verify in a fresh process, add card, verdict and manifest."""
-    folder, dataset = session.folder.artifact, session.dataset
-    request = request_for(folder, dataset, shape, session.folder.cache)
-    opened_on = log_opening(session.ledger, digests[manifest.INT8], request.fingerprint)
-    session.tell("verify", f"{len(dataset.test)} test pictures, in a fresh process")
+def verify_and_seal(
+    folder: RunFolder,
+    ledger: Ledger,
+    dataset: Dataset,
+    digests: dict[str, str],
+    shape: tuple[int, int, int],
+    *,
+    quiet_reference_ms: float | None,
+    emit: Emit,
+) -> Outcome:
+    """Judge written files in a fresh process; add the card, the verdict and the manifest.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Its artifact is complete but for what verification gives.
+    ledger : Ledger
+        Records, before it happens, that the test part judges this file.
+    dataset : Dataset
+        Its test part judges.
+    digests : dict of str to str
+        sha256 by file, as the artifact's writer gave them.
+    shape : tuple of int
+        Height, width and channels of the net's input.
+    quiet_reference_ms : float or None
+        Recorded quiet time of the reference net, milliseconds, so that all latencies of a run have
+        one unit; None: measured by the verification.
+    emit : callable
+        Receives an event a step.
+
+    Raises
+    ------
+    MachineError
+        If the folder cannot be written.
+    """
+    artifact = folder.artifact
+    request = request_for(artifact, dataset, shape, folder.cache)
+    uses = log_opening(ledger, digests[manifest.INT8], request.fingerprint)
+    emit(Event("verify", f"{len(dataset.test)} test pictures, in a fresh process"))
     verdict = verify_in_fresh_process(
         dataclasses.replace(
-            request, openings=opened_on, digests=digests, quiet_reference_ms=_quiet(session)
+            request, openings=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
         )
     )
-    predictions = reference_predictions(folder, dataset.pixels("test", shape[:2]))
-    text = card(verdict, read_provenance(folder))
-    writer.seal(folder, digests, verdict=verdict, card=text, predictions=predictions)
-    return Outcome(folder, verdict)
+    predictions = reference_predictions(artifact, dataset.pixels("test", shape[:2]))
+    text = card(verdict, read_provenance(artifact))
+    writer.seal(artifact, digests, verdict=verdict, card=text, predictions=predictions)
+    return Outcome(artifact, verdict)
 
 
 def log_opening(ledger: Ledger, sha256: str, fingerprint: str) -> int:
@@ -130,11 +172,6 @@ def log_opening(ledger: Ledger, sha256: str, fingerprint: str) -> int:
 def openings(ledger: LedgerView, fingerprint: str) -> int:
     """Count the different files that were verified on a test part in this run."""
     return sum(key.endswith(f":{fingerprint}") for key in ledger.all(EventKind.OPENING))
-
-
-def _quiet(session: Session) -> float | None:
-    """Quiet time of the reference net where this run has measured it: one unit for all figures."""
-    return Timing(session.ledger).reference_ms() if session.is_timed else None
 
 
 def request_for(

@@ -11,7 +11,7 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import Session, opened
-from lepton_automl.pipeline.export import Outcome, prove_again
+from lepton_automl.pipeline.export import Outcome, verify_again
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
 from lepton_automl.search.request import SearchResult
@@ -25,7 +25,6 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
     LeptonError
         What a user can put right.
     """
-    observers.check_callbacks(config)
     with opened(config, emit) as session:
         finished = _finished(session)
         if finished is not None:
@@ -51,7 +50,6 @@ def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
     LeptonError
         What a user can put right.
     """
-    observers.check_callbacks(config)
     with opened(config, emit) as session:
         return stages.found(session, None)
 
@@ -86,14 +84,14 @@ def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
 def verify(
     artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
 ) -> Outcome:
-    """Prove a written artifact again, reading only; see `proof.prove_again`.
+    """Prove a written artifact again, reading only; see `proof.verify_again`.
 
     Raises
     ------
     DataError
         If there is no finished artifact or no data to judge it on.
     """
-    return prove_again(artifact, data=data, test=test, emit=emit)
+    return verify_again(artifact, data=data, test=test, emit=emit)
 
 
 def _finished(session: Session) -> Outcome | None:

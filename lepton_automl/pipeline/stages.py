@@ -15,10 +15,11 @@ from lepton_automl.compress.loop import compress as climb
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import DataError
+from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import charts, front
 from lepton_automl.pipeline.context import Session
-from lepton_automl.pipeline.export import Outcome, write_and_prove
+from lepton_automl.pipeline.export import Outcome, write_and_verify
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
@@ -179,7 +180,7 @@ def exported(session: Session, step: Model | None = None) -> Outcome:
     """
     best, _ = winner(session)
     made = CompressionResult.load(compressed_folder(session, step or best))
-    return write_and_prove(session, best, made)
+    return write_and_verify(session, best, made)
 
 
 def winner(session: Session) -> tuple[Model, Recipe]:
@@ -197,6 +198,33 @@ def winner(session: Session) -> tuple[Model, Recipe]:
             fix="run `lepton search` into this folder first",
         )
     return Model.load(folder), Recipe.from_json((folder / "recipe.json").read_text())
+
+
+def check_better_than_chance(name: str, share: float, classes: int, *, why: str, fix: str) -> None:
+    """Refuse a net made outside of a search that hardly beats guessing on validation.
+
+    Parameters
+    ----------
+    name : str
+        Of the net.
+    share : float
+        Of the validation samples it classifies correctly, 0 to 1.
+    classes : int
+        Number of classes.
+    why, fix : str
+        What may be wrong, and the way out.
+
+    Raises
+    ------
+    DataError
+        If `share` is near that of guessing (`is_near_chance`).
+    """
+    if is_near_chance(share, classes):
+        raise DataError(
+            f"{name} classifies {share:.1%} of the validation pictures correctly, guessing "
+            f"{1 / classes:.1%}: {why}",
+            fix=fix,
+        )
 
 
 def compressed_folder(session: Session, best: Model) -> Path:

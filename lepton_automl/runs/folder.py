@@ -41,6 +41,10 @@ class Definition:
     no_flip: bool = False
     balanced: bool = False
     """Every class counts alike, in training and in accuracy."""
+    model: str = ""
+    """sha256 of the ONNX file made elsewhere that is compressed; empty for a search."""
+    preprocessing: str = ""
+    """Text of the file that says how that model wants its pixels."""
 
     def to_toml(self) -> str:
         """The definition as a file a person can read."""
@@ -176,8 +180,24 @@ class RunFolder:
         MachineError
             If the folder cannot be written.
         """
+        self.check_claim(wanted, fresh=fresh)
         if fresh and self.path.exists():
             self._move_aside()
+        if self.definition_file.exists():
+            self._note_place(wanted)
+        else:
+            files.write(self.definition_file, wanted.to_toml())
+
+    def check_claim(self, wanted: Definition, *, fresh: bool) -> None:
+        """Whether `claim` will succeed, changing nothing.
+
+        Raises
+        ------
+        ConfigError
+            If another run lies here, or files that are none of lepton's.
+        """
+        if fresh:
+            return
         if self.definition_file.exists():
             changed = self.definition().differences(wanted)
             if changed:
@@ -185,7 +205,6 @@ class RunFolder:
                     f"{self.path} holds another run: {'; '.join(changed)}",
                     fix="give another folder with --out, or --fresh to move the old one aside",
                 )
-            self._note_place(wanted)
             return
         # A command killed in its first moment leaves a folder with nothing whole in it.
         if self.path.is_dir() and not all(map(files.is_leftover, self.path.iterdir())):
@@ -193,7 +212,6 @@ class RunFolder:
                 f"{self.path} is not empty and not a run of lepton",
                 fix="give a new folder with --out",
             )
-        files.write(self.definition_file, wanted.to_toml())
 
     def discard(self) -> None:
         """Remove a run that has trained nothing, and only what lepton made."""
@@ -270,6 +288,12 @@ def _nothing_at(path: Path, what: str, file: str) -> LeptonError:
 def configured(folder: RunFolder, **changes: Any) -> RunConfig:
     """The configuration that goes on with the run in `folder`."""
     known = folder.definition()
+    if known.model:
+        raise DataError(
+            f"{folder.path} compresses a model made elsewhere: there is no search to continue",
+            fix=f"`lepton verify {folder.path}` judges its file again; to compress the model with "
+            "other limits run `lepton compress MODEL --data DATA --out FOLDER`",
+        )
     known.find_data(f"lepton search DATA --out {folder.path}")
     return RunConfig(
         data=known.data,

@@ -198,20 +198,6 @@ def notified(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit) -
         yield
 
 
-def check_callbacks(config: RunConfig) -> None:
-    """Find what is missing before anything is claimed or trained.
-
-    Raises
-    ------
-    ConfigError
-        If a callback has no such name.
-    MachineError
-        If its package is not installed.
-    """
-    for name in config.callbacks:
-        callbacks.load(name)
-
-
 def study_name(ledger: Ledger, folder: str) -> str:
     """The run's name wherever others are: its folder's, and what tells it from all others."""
     known = ledger.get(EventKind.ECOSYSTEM, "run")

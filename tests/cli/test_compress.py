@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from lepton_automl.errors import ConfigError
 from lepton_automl.pipeline.export import Outcome
 from tests.helpers import rows
 from tests.helpers.artifacts import verdict
@@ -36,10 +36,11 @@ def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
         *("compress", str(model), "--data", "pictures", "--max-drop", "0.5", "--seed", "3"),
         *("--preprocessing", "a.toml", "--prefer", "latency", "--target", "x86-vnni"),
     )
-    order = compress.config
-    assert (order.model, order.data, order.seed) == (model, "pictures", 3)
-    assert (order.limits.max_drop, order.prefer, order.target) == (0.5, "latency", "x86-vnni")
-    assert str(order.out) == "runs/net-int8"
+    (((config, source, preprocessing), _),) = compress.asked
+    assert (source, preprocessing) == (model, Path("a.toml"))
+    assert (config.data, config.seed) == ("pictures", 3)
+    assert (config.limits.max_drop, config.prefer, config.target) == (0.5, "latency", "x86-vnni")
+    assert str(config.out) == "runs/net-int8"
 
 
 @pytest.mark.parametrize("option", [("--seed", "1"), ("--out", "x"), ("--test", "x")])
@@ -61,17 +62,12 @@ def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder
     assert compress.asked[1][0][0].out == tmp_path / "there"
 
 
-def test_the_way_out_of_a_folder_that_is_taken_is_one_that_this_command_has(
-    lepton, run_folder, monkeypatch
-):
-    def taken(config, source, emit):
-        raise ConfigError("it holds another run", fix="--out, or --fresh to move it aside")
-
-    monkeypatch.setattr("lepton_automl.pipeline.compress_net.compress_net", taken)
-    done = lepton("compress", str(run_folder), "--max-size-kb", "20")
-    assert done.exit_code == 4
-    assert "give another folder with --out" in done.err
-    assert "--fresh" not in done.err
+def test_a_drop_of_zero_reaches_the_compression(lepton, run_folder, tmp_path):
+    compress = lepton.fake("adopting.compress_net", Outcome(tmp_path, verdict()))
+    lepton("compress", str(run_folder), "--max-drop", "0", "--fresh")
+    (((config, _), _),) = compress.asked
+    assert config.limits.stated == {"max_drop": 0.0}
+    assert config.fresh
 
 
 def test_even_with_limits_a_run_knows_its_data(lepton, run_folder):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from lepton_automl.cli import options
@@ -10,11 +8,7 @@ from lepton_automl.errors import ConfigError
 
 
 def limits(**given):
-    names = (
-        *("max_latency_ms", "max_size_kb", "max_macs", "max_ram_kb"),
-        *("min_accuracy", "max_drop", "max_class_drop"),
-    )
-    return options.limits(**dict.fromkeys(names) | given)
+    return options.limits(**given)
 
 
 def test_without_options_there_are_no_limits():
@@ -80,24 +74,22 @@ def test_an_illegal_limit_is_named_by_its_option():
         limits(min_accuracy=101)
 
 
-@pytest.mark.parametrize("text", ["", " ", "0", "-5m", "nan"])
-def test_a_budget_that_is_no_time_is_refused(text):
-    with pytest.raises(ConfigError, match="is not a duration above zero"):
-        options.config("digits", None, text, "accuracy")
-
-
-def test_the_run_folder_is_named_after_the_data():
-    assert options.config("a/photos/", None, None, "accuracy").out == Path("runs/photos")
-    assert options.config("a/b.npz", None, None, "accuracy").out == Path("runs/b")
-    assert options.config("digits", Path("x"), None, "accuracy").out == Path("x")
+def test_a_drop_of_zero_is_a_limit():
+    assert limits(max_drop=0.0, per_class_max_drop=0.0).stated == {
+        "max_drop": 0.0,
+        "max_class_drop": 0.0,
+    }
 
 
 def test_objectives_are_named_with_commas_and_spaces_do_not_count():
-    config = options.config("digits", None, "2h", " accuracy, macs ,")
-    assert config.objectives == ("accuracy", "macs")
-    assert config.budget_seconds == 7200
+    given = dict.fromkeys(options.LIMIT_PARAMETERS) | {"objective": " accuracy, macs ,"}
+    assert options.settings(given)["objectives"] == ("accuracy", "macs")
 
 
-def test_an_illegal_budget_is_refused():
-    with pytest.raises(ConfigError, match="soon"):
-        options.config("digits", None, "soon", "accuracy")
+def test_what_only_the_output_needs_is_no_setting():
+    given = dict.fromkeys(options.LIMIT_PARAMETERS) | {"quiet": True, "json": True, "seed": 3}
+    assert options.settings(given) == {
+        "limits": Limits(),
+        "seed": 3,
+        "started": options.BEGUN,
+    }

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lepton_automl import __version__
 from lepton_automl.artifact.measurements import file_problems
 from lepton_automl.compress.external.quantize import Quantizer
+from lepton_automl.core.version import __version__
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import (
     OnnxWriter,

@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from lepton_automl.config import Limits
+from lepton_automl import api
+from lepton_automl.compress.loop import read_steps
+from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core.events import Event
+from lepton_automl.cost.latency import last_reference_ms
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.pipeline import compress_onnx
-from lepton_automl.pipeline.compress_onnx import Order, compress_model
-from lepton_automl.pipeline.export import prove_again
+from lepton_automl.pipeline import compress_onnx, export
+from lepton_automl.pipeline.compress_onnx import compress_model
+from lepton_automl.pipeline.export import Outcome, verify_again
+from lepton_automl.runs.ledger import EventKind, LedgerView
 from tests.helpers import external_models as models
 
 
-def order(folder: Path, made=None, **more) -> Order:
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What `compress_model` is given."""
+
+    config: RunConfig
+    model: Path
+
+    def compress(self, **more: Any) -> Outcome:
+        return compress_model(self.config, self.model, **more)
+
+    def changed(self, **settings: Any) -> Wanted:
+        return Wanted(dataclasses.replace(self.config, **settings), self.model)
+
+
+def order(folder: Path, made=None, **more) -> Wanted:
     (folder / "models").mkdir(exist_ok=True)
     path = models.written(folder / "models", made)
     data = folder / "stripes.npz"
     if not data.exists():
         models.data(folder)
-    return Order(path, str(data), folder / "out", **more)
+    return Wanted(RunConfig(str(data), folder / "out", balance="off", **more), path)
 
 
 def independent(artifact: Path, data: Path) -> float:
@@ -45,7 +65,7 @@ MADE = {"torch": models.model, "keras": models.keras_like, "mobile": lambda: mod
 @pytest.mark.parametrize("made", MADE.values(), ids=list(MADE))
 def test_the_verdict_is_what_an_independent_evaluation_finds(tmp_path: Path, made) -> None:
     wanted = order(tmp_path, made(), limits=Limits(max_drop=3, max_size_bytes=50_000))
-    outcome = compress_model(wanted)
+    outcome = wanted.compress()
     found = outcome.verdict
     assert found.int8 is not None
     assert found.float32 is not None
@@ -55,7 +75,7 @@ def test_the_verdict_is_what_an_independent_evaluation_finds(tmp_path: Path, mad
     assert found.status == "holds"
     assert found.int8.weight_bytes * 4 == found.float32.weight_bytes
     assert (outcome.artifact / "MODEL_CARD.md").read_text().count("Made elsewhere") == 1
-    proven = prove_again(outcome.artifact, data=wanted.data).verdict
+    proven = verify_again(outcome.artifact, data=wanted.config.data).verdict
     assert proven.int8 is not None
     assert proven.int8.accuracy == found.int8.accuracy
 
@@ -68,15 +88,16 @@ def test_what_int8_breaks_is_repaired_and_every_step_is_written_down(
     )
     told: list[Event] = []
     wanted = order(tmp_path, models.uneven(2.5, seed=3), limits=Limits(max_drop=2))
-    outcome = compress_model(wanted, emit=told.append)
-    steps = json.loads((wanted.out / "steps.json").read_text())
-    assert [step["name"] for step in steps][:2] == ["float", "int8"]
+    outcome = wanted.compress(emit=told.append)
+    (folder,) = (wanted.config.out / "models").glob("compressed-*")
+    steps = json.loads((folder / "steps.json").read_text())
+    assert [rung.name for rung in read_steps(folder)][:2] == ["float", "int8"]
     assert not steps[1]["is_accepted"]
     assert steps[1]["drop"] > 2
     assert steps[-1]["is_accepted"]
-    assert 0 < steps[-1]["kept_float"] <= 3
+    assert 0 < steps[-1]["float_layers"] <= 3
     assert outcome.verdict.drops["int8"].points < 2
-    assert any("not enough" in event.message for event in told)
+    assert any("rejected" in event.message for event in told)
     assert "layers left in float" in (outcome.artifact / "MODEL_CARD.md").read_text()
 
 
@@ -84,15 +105,15 @@ def test_the_same_command_answers_at_once_and_another_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = order(tmp_path)
-    first = compress_model(wanted)
+    first = wanted.compress()
     monkeypatch.setattr(compress_onnx, "probed", None)
-    assert compress_model(wanted).verdict == first.verdict
+    assert wanted.compress().verdict == first.verdict
     for other in (
-        dataclasses.replace(wanted, limits=Limits(max_drop=1)),
-        dataclasses.replace(wanted, target="x86-vnni"),
+        wanted.changed(limits=Limits(max_drop=1)),
+        wanted.changed(target="x86-vnni"),
     ):
-        with pytest.raises(ConfigError, match="another compression"):
-            compress_model(other)
+        with pytest.raises(ConfigError, match="another run"):
+            other.compress()
 
 
 def test_killed_half_way_the_same_command_finishes(
@@ -104,33 +125,65 @@ def test_killed_half_way_the_same_command_finishes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(compress_onnx, "verify_in_fresh_process", dies)
+        patch.setattr(export, "verify_in_fresh_process", dies)
         with pytest.raises(KeyboardInterrupt):
-            compress_model(wanted)
-    assert not (wanted.out / "artifact" / "manifest.json").exists()
-    assert compress_model(wanted).verdict.status == "holds"
+            wanted.compress()
+    assert not (wanted.config.out / "artifact" / "manifest.json").exists()
+    assert wanted.compress().verdict.status == "holds"
 
 
 def test_a_model_that_only_guesses_here_is_fed_wrongly(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     (wanted.model.parent / "preprocessing.toml").write_text("mean = 500.0\nstd = 0.001\n")
     with pytest.raises(DataError, match="prepared otherwise"):
-        compress_model(wanted)
+        wanted.compress()
 
 
 def test_a_refused_model_leaves_nothing_behind(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     wanted.model.write_bytes(b"no model")
     with pytest.raises(DataError, match="not an ONNX file"):
-        compress_model(wanted)
-    assert not wanted.out.exists()
+        wanted.compress()
+    assert not wanted.config.out.exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     wanted = order(tmp_path)
-    wanted.out.mkdir()
-    (wanted.out / "precious.txt").write_text("mine")
+    wanted.config.out.mkdir()
+    (wanted.config.out / "precious.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty"):
-        compress_model(wanted)
+        wanted.compress()
     with pytest.raises(DataError, match="cannot be read"):
-        compress_model(dataclasses.replace(wanted, model=tmp_path / "gone.onnx"))
+        dataclasses.replace(wanted, model=tmp_path / "gone.onnx").compress()
+
+
+def test_latencies_are_ratios_to_the_recorded_reference_net_and_replayed(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    outcome = wanted.compress()
+    (folder,) = (wanted.config.out / "models").glob("compressed-*")
+    first = [rung.latency_ms for rung in read_steps(folder)]
+    with LedgerView(wanted.config.out / "ledger.db") as ledger:
+        quiet = last_reference_ms(ledger)
+        ratios = [event["ratio"] for event in ledger.all(EventKind.FILE_LATENCY).values()]
+    assert first == pytest.approx([ratio * quiet for ratio in ratios[: len(first)]])
+    shutil.rmtree(outcome.artifact)
+    wanted.compress()
+    assert [rung.latency_ms for rung in read_steps(folder)] == first
+
+
+def test_its_folder_is_a_run_that_can_be_verified_but_not_searched(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    outcome = wanted.compress()
+    found = api.verify(wanted.config.out).verdict
+    assert found.int8 is not None
+    assert found.int8.accuracy == outcome.verdict.int8.accuracy
+    assert api.status(wanted.config.out).verdict == outcome.verdict
+    with pytest.raises(DataError, match="made elsewhere"):
+        api.compress(wanted.config.out)
+
+
+def test_the_same_model_starts_again_with_fresh(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    wanted.compress()
+    wanted.changed(limits=Limits(max_drop=5), fresh=True).compress()
+    assert len(list(tmp_path.glob("out*"))) == 2

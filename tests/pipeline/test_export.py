@@ -8,7 +8,7 @@ import pytest
 
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import DataError
-from lepton_automl.pipeline.export import log_opening, openings, prove_again
+from lepton_automl.pipeline.export import log_opening, openings, verify_again
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
 
@@ -16,7 +16,7 @@ from tests.helpers import runs
 def test_verification_reads_only_and_repeats_every_figure(finished_run):
     config, outcome = finished_run
     before = runs.digests(config.out)
-    again = prove_again(outcome.artifact / "model.int8.onnx").verdict
+    again = verify_again(outcome.artifact / "model.int8.onnx").verdict
     assert runs.digests(config.out) == before
     assert again.status == "holds"
     assert again.openings == outcome.verdict.openings
@@ -38,7 +38,7 @@ def test_a_tampered_file_is_named_and_the_verdict_is_broken(finished_run, tmp_pa
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(bytes(damaged))
-    verdict = prove_again(file).verdict
+    verdict = verify_again(file).verdict
     assert verdict.status == "broken"
     assert verdict.exit_code == 6
     assert "model.int8.onnx" in verdict.reasons[0]
@@ -49,8 +49,8 @@ def test_an_artifact_alone_needs_to_be_told_its_data(finished_run, tmp_path):
     copied = runs.copy(config, tmp_path).out / "artifact"
     alone = copied.rename(tmp_path / "alone")
     with pytest.raises(DataError, match="data are not known"):
-        prove_again(alone)
-    verdict = prove_again(alone, data=config.data).verdict
+        verify_again(alone)
+    verdict = verify_again(alone, data=config.data).verdict
     assert verdict.int8.accuracy == outcome.verdict.int8.accuracy
 
 

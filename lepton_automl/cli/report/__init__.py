@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "screen",
-    "show_compression",
+    "show_compressed",
     "show_error",
     "show_front",
     "show_pick",
@@ -78,9 +78,13 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
         _show(tables.verdict_view(outcome.verdict, outcome.artifact))
 
 
-def show_compression(made: CompressionResult, *, json: bool = False) -> None:
-    """What compression made of the winner."""
-    if json:
+def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) -> None:
+    """The steps of a compression inside a run, or the verdict on the artifact it ended with."""
+    from lepton_automl.pipeline.export import Outcome
+
+    if isinstance(made, Outcome):
+        show_verdict(made, json=json)
+    elif json:
         _print(json_output.compression_document(made))
     else:
         _show(tables.compression_view(made))

@@ -23,11 +23,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from lepton_automl import __version__
 from lepton_automl.compress.evaluation import kl_divergence
 from lepton_automl.compress.external.equalization import equalize_onnx
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.core import files
+from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.models import onnx_file
 

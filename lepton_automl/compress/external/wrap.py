@@ -13,10 +13,10 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lepton_automl import __version__
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
+from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
