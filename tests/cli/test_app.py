@@ -56,7 +56,7 @@ def test_a_wrong_command_line_is_exit_2_without_a_traceback(lepton, arguments):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_its_message_its_way_out_and_its_exit_code(lepton, kind):
-    lepton.fake("pipeline.run", kind("the disk is round", fix="use a square one"))
+    lepton.fake("pipeline.run.run", kind("the disk is round", fix="use a square one"))
     done = lepton("run", "digits")
     assert done.exit_code == kind.exit_code
     assert done.out == ""
@@ -66,20 +66,20 @@ def test_an_error_is_its_message_its_way_out_and_its_exit_code(lepton, kind):
 
 
 def test_with_json_an_error_is_an_object_on_stdout(lepton):
-    lepton.fake("pipeline.run", errors.DataError("no data", fix="bring some"))
+    lepton.fake("pipeline.run.run", errors.DataError("no data", fix="bring some"))
     done = lepton("run", "digits", "--json")
     assert json.loads(done.out) == {"error": "no data", "fix": "bring some", "exit_code": 3}
 
 
 def test_an_interrupted_command_says_how_to_go_on(lepton):
-    lepton.fake("pipeline.run", KeyboardInterrupt())
+    lepton.fake("pipeline.run.run", KeyboardInterrupt())
     done = lepton("run", "my data.npz", "--seed", "3")
     assert done.exit_code == 130
     assert "lepton run 'my data.npz' --seed 3" in done.err
 
 
 def test_sigterm_ends_like_ctrl_c(lepton):
-    fake = lepton.fake("pipeline.run", None)
+    fake = lepton.fake("pipeline.run.run", None)
     fake.act = lambda: os.kill(os.getpid(), signal.SIGTERM)
     done = lepton("run", "digits", "--json")
     assert done.exit_code == 130
@@ -88,7 +88,7 @@ def test_sigterm_ends_like_ctrl_c(lepton):
 
 
 def test_a_full_disk_nobody_expected_is_a_message_too(lepton):
-    lepton.fake("pipeline.run", OSError(errno.ENOSPC, "No space left", "some/file"))
+    lepton.fake("pipeline.run.run", OSError(errno.ENOSPC, "No space left", "some/file"))
     done = lepton("run", "digits")
     assert done.exit_code == 7
     assert "some/file" in done.err
@@ -103,6 +103,6 @@ def test_with_json_a_wrong_command_line_is_an_object_on_stdout(lepton):
 
 
 def test_a_bug_is_not_hidden(lepton):
-    lepton.fake("pipeline.run", ZeroDivisionError())
+    lepton.fake("pipeline.run.run", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         lepton("run", "digits")

@@ -11,7 +11,7 @@ from tests.helpers.artifacts import verdict
 
 
 def test_a_run_goes_on_as_it_was_defined_with_what_may_change(lepton, run_folder):
-    compress = lepton.fake("pipeline.compress", rows.compressed())
+    compress = lepton.fake("pipeline.run.compress", rows.compressed())
     lepton("compress", str(run_folder / "artifact"), "--budget", "5m")
     config = compress.config
     assert (config.out, config.data, config.seed) == (run_folder, "digits", 7)
@@ -21,7 +21,7 @@ def test_a_run_goes_on_as_it_was_defined_with_what_may_change(lepton, run_folder
 
 def test_json_names_the_models_and_every_step(lepton, run_folder):
     made = rows.compressed()
-    lepton.fake("pipeline.compress", made)
+    lepton.fake("pipeline.run.compress", made)
     done = lepton("compress", str(run_folder), "--json")
     assert done.exit_code == 0
     body = json.loads(done.out)
@@ -30,7 +30,7 @@ def test_json_names_the_models_and_every_step(lepton, run_folder):
 
 
 def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
-    compress = lepton.fake("foreign.compressing.compress_model", Outcome(tmp_path, verdict()))
+    compress = lepton.fake("pipeline.compress_onnx.compress_model", Outcome(tmp_path, verdict()))
     model = tmp_path / "net.onnx"
     lepton(
         *("compress", str(model), "--data", "pictures", "--max-drop", "0.5", "--seed", "3"),
@@ -51,7 +51,7 @@ def test_what_a_run_knows_already_has_no_effect(lepton, run_folder, option):
 
 
 def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder, tmp_path):
-    compress = lepton.fake("adopting.compress_net", Outcome(tmp_path, verdict()))
+    compress = lepton.fake("pipeline.compress_net.compress_net", Outcome(tmp_path, verdict()))
     lepton("compress", str(run_folder), "--max-size-kb", "20", "--prefer", "latency")
     (((config, net), _),) = compress.asked
     assert net == run_folder / "models" / "best"
@@ -63,7 +63,7 @@ def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder
 
 
 def test_a_drop_of_zero_reaches_the_compression(lepton, run_folder, tmp_path):
-    compress = lepton.fake("adopting.compress_net", Outcome(tmp_path, verdict()))
+    compress = lepton.fake("pipeline.compress_net.compress_net", Outcome(tmp_path, verdict()))
     lepton("compress", str(run_folder), "--max-drop", "0", "--fresh")
     (((config, _), _),) = compress.asked
     assert config.limits.stated == {"max_drop": 0.0}

@@ -12,7 +12,7 @@ from tests.helpers.artifacts import verdict
 def test_a_run_may_be_given_by_any_of_its_paths_and_goes_on_as_it_was_defined(
     lepton, run_folder, inner
 ):
-    export = lepton.fake("pipeline.export", Outcome(run_folder / "artifact", verdict()))
+    export = lepton.fake("pipeline.run.export", Outcome(run_folder / "artifact", verdict()))
     done = lepton("export", str(run_folder / inner), "--json")
     assert json.loads(done.out)["artifact"] == str(run_folder / "artifact")
     config = export.config
@@ -22,7 +22,7 @@ def test_a_run_may_be_given_by_any_of_its_paths_and_goes_on_as_it_was_defined(
 
 
 def test_the_verdict_decides_the_exit_code(lepton, run_folder):
-    lepton.fake("pipeline.export", Outcome(run_folder / "artifact", verdict(status="broken")))
+    lepton.fake("pipeline.run.export", Outcome(run_folder / "artifact", verdict(status="broken")))
     assert lepton("export", str(run_folder)).exit_code == 6
 
 

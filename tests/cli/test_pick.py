@@ -18,7 +18,7 @@ def picked(status="holds"):
 
 
 def test_limits_and_where_it_goes_reach_the_pick(lepton, run_folder):
-    pick = lepton.fake("picking.pick", picked())
+    pick = lepton.fake("pipeline.pick.pick", picked())
     lepton("pick", str(run_folder), "--max-latency-ms", "0.1", "--out", "small", "--budget", "2m")
     (((config, wanted), _),) = pick.asked
     assert (config.out, config.budget_seconds) == (run_folder, 120)
@@ -31,7 +31,7 @@ def test_limits_and_where_it_goes_reach_the_pick(lepton, run_folder):
 def test_the_verdict_decides_the_exit_code_and_json_names_the_choice(
     lepton, run_folder, status, code
 ):
-    lepton.fake("picking.pick", picked(status))
+    lepton.fake("pipeline.pick.pick", picked(status))
     done = lepton("pick", str(run_folder), "--max-size-kb", "4", "--json")
     assert done.exit_code == code
     body = json.loads(done.out)
@@ -40,8 +40,8 @@ def test_the_verdict_decides_the_exit_code_and_json_names_the_choice(
 
 def test_without_a_wish_the_front_is_listed_and_nothing_done(lepton, run_folder):
     rows = (row(0, 0.9, 9_000, 0.01), row(1, 0.98, 12_000, 0.02))
-    lepton.fake("front.read_front", Front(rows, rows, 1, "the cheapest"))
-    pick = lepton.fake("picking.pick", picked())
+    lepton.fake("pipeline.front.read_front", Front(rows, rows, 1, "the cheapest"))
+    pick = lepton.fake("pipeline.pick.pick", picked())
     done = lepton("pick", str(run_folder), "--json")
     assert done.exit_code == 0
     assert json.loads(done.out)["front"] == [0, 1]

@@ -8,7 +8,7 @@ from lepton_automl.artifact.predict import Prediction
 
 def test_artifact_and_files_reach_the_classifier_and_answers_come_back(lepton, run_folder):
     answer = [Prediction(Path("a.png"), "cat", 0.9)]
-    classify = lepton.fake("predict.predict", answer)
+    classify = lepton.fake("artifact.predict.predict", answer)
     done = lepton("predict", str(run_folder), "a.png", "b", "--json")
     assert classify.asked == [((run_folder, [Path("a.png"), Path("b")]), {})]
     assert json.loads(done.out) == {

@@ -11,7 +11,7 @@ from tests.helpers.artifacts import verdict
 
 
 def test_every_option_reaches_the_run(lepton):
-    run = lepton.fake("pipeline.run", Outcome(Path("x/artifact"), verdict()))
+    run = lepton.fake("pipeline.run.run", Outcome(Path("x/artifact"), verdict()))
     lepton(
         *("run", "photos", "--test", "held", "--out", "x", "--space", "mobile"),
         *("--budget", "1h30m", "--trials", "12", "--max-latency-ms", "0.5"),
@@ -53,21 +53,21 @@ def test_every_option_reaches_the_run(lepton):
 
 
 def test_without_options_the_defaults_of_the_configuration_hold(lepton):
-    run = lepton.fake("pipeline.run", Outcome(Path("x"), verdict()))
+    run = lepton.fake("pipeline.run.run", Outcome(Path("x"), verdict()))
     lepton("run", "digits")
     assert run.config == RunConfig("digits", Path("runs/digits"))
 
 
 @pytest.mark.parametrize(("status", "code"), [("holds", 0), ("broken", 6), ("undecided", 6)])
 def test_the_verdict_is_shown_and_decides_the_exit_code(lepton, status, code):
-    lepton.fake("pipeline.run", Outcome(Path("x/artifact"), verdict(status=status)))
+    lepton.fake("pipeline.run.run", Outcome(Path("x/artifact"), verdict(status=status)))
     done = lepton("run", "digits")
     assert done.exit_code == code
     assert status in done.out
 
 
 def test_json_is_one_object_with_the_documented_keys(lepton):
-    lepton.fake("pipeline.run", Outcome(Path("x/artifact"), verdict()))
+    lepton.fake("pipeline.run.run", Outcome(Path("x/artifact"), verdict()))
     body = json.loads(lepton("run", "digits", "--json").out)
     assert {"artifact", "sha256", "verdict", "limits", "primary"} <= set(body)
     for name in ("int8", "float"):

@@ -8,7 +8,7 @@ from tests.helpers import rows
 
 
 def test_every_option_reaches_the_search(lepton):
-    search = lepton.fake("pipeline.search", rows.found())
+    search = lepton.fake("pipeline.run.search", rows.found())
     lepton(
         *("search", "photos", "--out", "x", "--space", "mobile", "--budget", "10m"),
         *("--trials", "12", "--max-size-kb", "24", "--min-accuracy", "90"),
@@ -36,13 +36,13 @@ def test_every_option_reaches_the_search(lepton):
 
 
 def test_a_finished_search_is_exit_0_and_shows_its_winner_and_why(lepton):
-    lepton.fake("pipeline.search", rows.found())
+    lepton.fake("pipeline.run.search", rows.found())
     done = lepton("search", "digits")
     assert done.exit_code == 0
     assert "the cheapest [of all]" in done.out
 
 
 def test_json_names_the_winner_and_the_front(lepton):
-    lepton.fake("pipeline.search", rows.found())
+    lepton.fake("pipeline.run.search", rows.found())
     body = json.loads(lepton("search", "digits", "--json").out)
     assert (body["winner"], body["front"]) == (1, [0, 1])

@@ -135,7 +135,7 @@ OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=None)
 SHOWN = [
     (report.show_verdict, OUTCOME, "verdict"),
     (report.show_search, found(), "winner"),
-    (report.show_compression, compressed(), "int8"),
+    (report.show_compressed, compressed(), "int8"),
     (report.show_status, status(), "events"),
     (report.show_predictions, [Prediction(Path("a"), "cat", 0.5)], "predictions"),
 ]
