@@ -26,7 +26,7 @@ def test_json_names_the_models_and_every_step(lepton, run_folder):
     assert done.exit_code == 0
     body = json.loads(done.out)
     assert (body["reference"], body["int8"]) == (made.reference.digest, made.int8.digest)
-    assert [step["name"] for step in body["steps"]] == [rung.name for rung in made.rungs]
+    assert [step["name"] for step in body["steps"]] == [step.name for step in made.steps]
 
 
 def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
