@@ -162,8 +162,8 @@ class Compression:
             "the float model",
             float(self._right.correct.mean()),
             self._classes,
-            why=f"its pictures are prepared otherwise ({self._model.preprocessing}), or its classes "
-            f"are in another order ({', '.join(self._model.class_names[:5])}, ...)",
+            why=f"its pictures are prepared otherwise ({self._model.preprocessing}), or its "
+            f"classes are in another order ({', '.join(self._model.class_names[:5])}, ...)",
             fix="say how with --preprocessing; rename the class folders so that their "
             "alphabetical order is that of the outputs",
         )
