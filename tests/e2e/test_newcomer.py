@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 ROOT = Path(__file__).parents[2]
 COPIED = ("lepton_automl", "tests", "search_spaces", "examples", "benchmarks")
 MINE = "search_spaces/mine.toml"
-HOUSE = "tests/test_house.py::test_the_house_is_in_order"
+HOUSE = "tests/test_project.py::test_the_rules_of_the_project_hold"
 
 
 def recipes() -> dict[str, str]:
@@ -125,17 +125,17 @@ def lepton(verb: str, table: Path, space: str, folder: Path, path: Path) -> Path
 
 def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
     assert sorted(recipes()) == [
-        "lepton_automl/models/layers/ghost.py",
         "lepton_automl/data/sources/pixel_table.py",
+        "lepton_automl/models/layers/ghost.py",
         "search_spaces/mine.toml",
-        "tests/layers/test_ghost.py",
-        "tests/sources/test_pixel_table.py",
+        "tests/data/test_source_pixel_table.py",
+        "tests/models/test_layer_ghost.py",
     ]
 
 
 def test_the_new_files_pass_their_own_tests(tested):
-    assert tested("tests/layers/test_ghost.py") == 1
-    assert tested("tests/sources/test_pixel_table.py") == 4
+    assert tested("tests/models/test_layer_ghost.py") == 1
+    assert tested("tests/data/test_source_pixel_table.py") == 4
 
 
 def test_the_contracts_cover_the_new_layer_and_source_at_once(tested):
