@@ -75,7 +75,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete unfinished files of killed writers below `folder`; no other process may write there.
+    """Delete unfinished files of killed writers below `folder`; nothing else may write there.
 
     Raises
     ------

@@ -15,7 +15,7 @@ classes it is where always predicting the frequent one is right three times in f
 
 _MAX_CLASS_WEIGHT = 50.0
 """Largest weight of a sample in the loss; larger ones make trainings diverge (docs/decisions.md,
-balanced accuracy)."""
+classes of unequal size)."""
 
 Strata = NDArray[np.int64] | None
 """(N,): class of each sample for balanced accuracy; None for plain accuracy."""
@@ -36,7 +36,7 @@ def is_even(labels: NDArray[np.int64]) -> bool:
 
 
 def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Loss weight of each class: inversely proportional to its samples, 1 on average over samples.
+    """Loss weight of each class, inverse to its number of samples; 1 on average over samples.
 
     At most `_MAX_CLASS_WEIGHT`; 0 for absent classes.
 
@@ -128,7 +128,7 @@ def effective_fraction(values: Values, groups: Groups, strata: Strata, level: fl
 def bootstrap_interval(
     values: Values, groups: Groups, strata: Strata, seed: int, level: float
 ) -> Interval:
-    """Bootstrap interval of `balanced_mean`: over whole groups, or stratified by class without any.
+    """Bootstrap interval of `balanced_mean`, over whole groups or else stratified by class.
 
     Parameters
     ----------

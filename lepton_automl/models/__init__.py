@@ -1,1 +1,1 @@
-"""Nets: graph, layers, architecture, weights, and their ONNX files."""
+"""What a net is: graph, layers, architecture and weights, and its ONNX files."""

@@ -63,7 +63,7 @@ def random_augment(
 
 
 def cutout(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Set one random square of every picture to grey (DeVries and Taylor 2017, arXiv:1708.04552).
+    """Set a random square of every picture to grey (DeVries and Taylor 2017, arXiv:1708.04552).
 
     Parameters
     ----------

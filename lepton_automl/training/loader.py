@@ -1,4 +1,4 @@
-"""Load training batches: gather, normalise and augment a chunk of them at once on the device."""
+"""Load training batches: gather, normalise and augment chunks of them on the device."""
 
 from __future__ import annotations
 

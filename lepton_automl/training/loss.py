@@ -1,4 +1,4 @@
-"""Training loss: cross entropy with label smoothing, mixed labels, class weights, distillation."""
+"""Training loss: cross entropy, label smoothing, mixed labels, class weights, distillation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class Loss:
-    """Cross entropy, optionally with distillation from a teacher (Hinton et al. 2015, section 2).
+    """Cross entropy, optionally with distillation from a teacher (Hinton et al. 2015, sec. 2).
 
     Parameters
     ----------

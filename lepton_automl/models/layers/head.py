@@ -1,4 +1,4 @@
-"""Classifier: global average pooling, then a linear layer."""
+"""Classifier head with global average pooling and a linear layer."""
 
 from __future__ import annotations
 
