@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from benchmarks.common import CENTRED, RUNS, append_row, parser, read_rows
-from lepton_automl.artifact.limits import ships
+from lepton_automl.artifact.limits import choose_primary
 from lepton_automl.artifact.measurements import ROUNDS, SECONDS
 from lepton_automl.artifact.verdict import FileMetrics
 from lepton_automl.compress.evaluation import int8_file
@@ -189,7 +189,7 @@ def shipped(files: dict[str, bytes], model: Model) -> str:
     """The file that ships, by lepton's own measurement and rule."""
     timed = Stopwatch().measure(files, rounds=ROUNDS, seconds=SECONDS)
     found = {k: figures(k, (t.ratio_low, t.ratio_high), model) for k, t in timed.items()}
-    return ships(found["int8"], found["float"], Limits(), "latency")
+    return choose_primary(found["int8"], found["float"], Limits(), "latency")
 
 
 def ratios(files: dict[str, bytes], shape: tuple[int, ...]) -> list[float]:

@@ -21,7 +21,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedTensor:
     """A quantized tensor: real value (q - zero_point) * scale; `scale` may be per channel."""
 
     q: Array
@@ -38,7 +38,7 @@ class Quantized:
 
 
 @dataclass(frozen=True)
-class Exact:
+class Accumulators:
     """Exact integer accumulators of an operator, and their scale."""
 
     total: Array
@@ -47,18 +47,18 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Pending:
+class Unrounded:
     """A result that is rounded once its output scale and zero point are known."""
 
     stored: Callable[[np.float32, int], Array]
     """(scale, zero point) -> integers before saturation to uint8."""
 
 
-Tensor = Array | Quantized | Exact | Pending
+Tensor = Array | QuantizedTensor | Accumulators | Unrounded
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReferenceOutput:
     """Results of the integer reference."""
 
     probabilities: Array
@@ -96,19 +96,23 @@ class IntegerReference:
         """Probabilities (n, classes) of uint8 pixels (n, H, W, C)."""
         return self.run(pixels).probabilities
 
-    def run(self, pixels: Array) -> Outcome:
+    def run(self, pixels: Array) -> ReferenceOutput:
         """Probabilities and the last quantized tensor of uint8 pixels (n, H, W, C)."""
         values: dict[str, Tensor] = {**self._constants, self._input: pixels}
         for node in self._nodes:
             if node.op_type not in _OPERATORS:
-                raise _refused(f"the integer reference does not know the operator {node.op_type}")
+                raise _unsupported(
+                    f"the integer reference does not know the operator {node.op_type}"
+                )
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             inputs = [values[name] for name in node.input]
-            is_integer = all(isinstance(x, Quantized) for x in inputs)
+            is_integer = all(isinstance(x, QuantizedTensor) for x in inputs)
             if node.op_type in _ON_QUANTIZED and not is_integer:
-                raise _refused(f"{node.name} ({node.op_type}) computes on float tensors")
+                raise _unsupported(f"{node.name} ({node.op_type}) computes on float tensors")
             values[node.output[0]] = _OPERATORS[node.op_type](inputs, attributes)
-        return Outcome(_array(values[self._output]), _array(values[self.last_quantized_name]))
+        return ReferenceOutput(
+            _array(values[self._output]), _array(values[self.last_quantized_name])
+        )
 
 
 def integer_reference(file: bytes) -> IntegerReference:
@@ -116,7 +120,7 @@ def integer_reference(file: bytes) -> IntegerReference:
     return IntegerReference(file)
 
 
-def exposed(file: bytes) -> bytes:
+def with_last_quantized_output(file: bytes) -> bytes:
     """The file with its last quantized tensor as a second output."""
     model = ModelProto.FromString(file)
     name = IntegerReference(file).last_quantized_name
@@ -130,21 +134,21 @@ Operator = Callable[[list[Any], Mapping[str, Any]], Tensor]
 def _dequantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     q, scale, *rest = inputs
     if scale.size > 1 and attributes.get("axis", 1) != 0:
-        raise _refused("scales are given for an axis that is not the first")
-    return Quantized(q, scale, rest[0] if rest else np.zeros((), q.dtype))
+        raise _unsupported("scales are given for an axis that is not the first")
+    return QuantizedTensor(q, scale, rest[0] if rest else np.zeros((), q.dtype))
 
 
 def _quantize(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     x, scale, zero_point = inputs
     offset = int(zero_point)
     match x:
-        case Exact():
+        case Accumulators():
             factor = _by_channel((x.scale / scale).astype(np.float32), x.total.ndim)
             steps = np.rint(x.total.astype(np.float32) * factor) + offset
-        case Pending():
+        case Unrounded():
             steps = x.stored(np.float32(scale), offset)
         case _:
-            raise _refused("a float tensor is quantized, the rule is integers throughout")
+            raise _unsupported("a float tensor is quantized, the rule is integers throughout")
     return np.asarray(np.clip(steps, 0, 255), np.uint8)
 
 
@@ -165,18 +169,20 @@ def _conv(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
 def _gemm(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     x, weight, bias = inputs
     if attributes.get("transB", 0) != 1:
-        raise _refused("the weights of a product must be (out, in)")
+        raise _unsupported("the weights of a product must be (out, in)")
     return _product(x.centred @ weight.centred.T, x, weight, bias)
 
 
-def _product(total: Array, x: Quantized, weight: Quantized, bias: Quantized) -> Exact:
+def _product(
+    total: Array, x: QuantizedTensor, weight: QuantizedTensor, bias: QuantizedTensor
+) -> Accumulators:
     scale = (x.scale * weight.scale).astype(np.float32)
     if not np.array_equal(scale, bias.scale):
-        raise _refused("a bias has a scale other than input scale times weight scale")
+        raise _unsupported("a bias has a scale other than input scale times weight scale")
     exact = total.astype(np.int64) + _by_channel(bias.centred, total.ndim)
     if np.abs(exact).max(initial=0) >= 2**31:
-        raise _refused("a sum exceeds 32 bits")
-    return Exact(exact, scale)
+        raise _unsupported("a sum exceeds 32 bits")
+    return Accumulators(exact, scale)
 
 
 def _add(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
@@ -190,24 +196,24 @@ def _add(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
         offset = np.float32(zero_point) - zeros
         return np.asarray(np.rint(_fused(a.q, ratio_a, _fused(b.q, ratio_b, offset))))
 
-    return Pending(stored)
+    return Unrounded(stored)
 
 
 def _mul(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     a, b = inputs
-    return Exact(a.centred * b.centred, np.float32(a.scale * b.scale))
+    return Accumulators(a.centred * b.centred, np.float32(a.scale * b.scale))
 
 
 def _sigmoid(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
-    return _of_each_byte(inputs[0], lambda x: 1 / (1 + np.exp(-x)))
+    return _elementwise(inputs[0], lambda x: 1 / (1 + np.exp(-x)))
 
 
 def _hard_sigmoid(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    return _of_each_byte(inputs[0], lambda x: np.clip(alpha * x + beta, 0, 1))
+    return _elementwise(inputs[0], lambda x: np.clip(alpha * x + beta, 0, 1))
 
 
-def _of_each_byte(x: Quantized, function: Callable[[Array], Array]) -> Tensor:
+def _elementwise(x: QuantizedTensor, function: Callable[[Array], Array]) -> Tensor:
     """Elementwise function of a uint8 tensor, by a table of 256 values."""
 
     def stored(scale: np.float32, zero_point: int) -> Array:
@@ -215,7 +221,7 @@ def _of_each_byte(x: Quantized, function: Callable[[Array], Array]) -> Tensor:
         table = np.rint(function(real) / float(scale)) + zero_point
         return np.asarray(table[x.q])
 
-    return Pending(stored)
+    return Unrounded(stored)
 
 
 def _global_average_pool(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
@@ -227,7 +233,7 @@ def _global_average_pool(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
         total = x.centred.sum((2, 3), keepdims=True)
         return np.asarray(np.rint(total.astype(np.float32) * ratio) + zero_point)
 
-    return Pending(stored)
+    return Unrounded(stored)
 
 
 def _max_pool(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
@@ -273,7 +279,7 @@ _ON_QUANTIZED = frozenset(_OPERATORS) - {
 }
 
 
-def _refused(what: str) -> ArchError:
+def _unsupported(what: str) -> ArchError:
     return ArchError(
         what, fix="give an int8 file that lepton wrote, or extend integer_reference.py"
     )

@@ -52,7 +52,7 @@ def judge(
     return tuple(judged)
 
 
-def keeps_exact(limits: Limits, figures: FileMetrics) -> bool:
+def keeps_exact_limits(limits: Limits, figures: FileMetrics) -> bool:
     """Whether the limits that need no measurement hold."""
     return all(
         (LIMITS[name].measured(figures) or 0) <= limit
@@ -61,7 +61,9 @@ def keeps_exact(limits: Limits, figures: FileMetrics) -> bool:
     )
 
 
-def ships(int8: FileMetrics, floating: FileMetrics, limits: Limits, prefer: str) -> Precision:
+def choose_primary(
+    int8: FileMetrics, floating: FileMetrics, limits: Limits, prefer: str
+) -> Precision:
     """Which file ships: int8, or with `latency` the faster of those that keep the exact limits.
 
     Where the files are for another device, int8 ships: which is faster there is unknown.
@@ -70,7 +72,7 @@ def ships(int8: FileMetrics, floating: FileMetrics, limits: Limits, prefer: str)
     """
     if prefer != "latency" or int8.elsewhere is not None:
         return "int8"
-    int8_keeps, float_keeps = keeps_exact(limits, int8), keeps_exact(limits, floating)
+    int8_keeps, float_keeps = keeps_exact_limits(limits, int8), keeps_exact_limits(limits, floating)
     if int8_keeps != float_keeps:
         return "int8" if int8_keeps else "float"
     return "float" if is_faster(floating, int8) else "int8"

@@ -126,7 +126,7 @@ _ELSEWHERE = frozenset(
 """Operators that are never integer: softmax, data movement and conversions."""
 
 
-def optimized(file: bytes) -> ModelProto:
+def optimized_graph(file: bytes) -> ModelProto:
     """The graph of `file` after all of ONNX Runtime's optimizations on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
@@ -142,7 +142,7 @@ def float_nodes(file: bytes) -> list[str]:
     """
     return [
         f"{node.name or node.output[0]} ({node.op_type})"
-        for node in optimized(file).graph.node
+        for node in optimized_graph(file).graph.node
         if node.op_type not in _ELSEWHERE and not _is_integer(node.op_type)
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.integer_reference import exposed, integer_reference
+from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
 from lepton_automl.artifact.verdict import Parity
 from lepton_automl.models import onnx_file
@@ -66,7 +66,10 @@ def parity(
 def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     """Largest difference in steps, classes by integer arithmetic, classes by ONNX Runtime."""
     exact = integer_reference(file)
-    shipped, open_ended = onnx_file.open_session(file), onnx_file.open_session(exposed(file))
+    shipped, open_ended = (
+        onnx_file.open_session(file),
+        onnx_file.open_session(with_last_quantized_output(file)),
+    )
     steps, integer, runtime = 0, [], []
     for start in range(0, len(pixels), BATCH):
         batch = np.ascontiguousarray(pixels[start : start + BATCH])
@@ -99,7 +102,7 @@ def golden_problems(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     ]
 
 
-def parity_of(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
+def artifact_parity(folder: Path, files: Mapping[str, bytes], pixels: np.ndarray) -> Parity:
     """Parity of an artifact's int8 file on golden samples and some of `pixels`."""
     golden, apart = writer.read_array(folder, GOLDEN), golden_differences(folder, files)
     chosen = np.linspace(0, len(pixels) - 1, min(PARITY_SAMPLES, len(pixels))).astype(int)

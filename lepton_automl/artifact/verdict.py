@@ -222,7 +222,7 @@ class Verdict:
         )
 
 
-def overall(
+def overall_status(
     limits: tuple[JudgedLimit, ...], problems: tuple[str, ...], parity: Parity | None
 ) -> Status:
     """The worst status: `broken`, then `undecided`, then `holds`."""

@@ -19,9 +19,9 @@ from lepton_automl.artifact import limits as judging
 from lepton_automl.artifact import manifest
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import figures, file_problems
-from lepton_automl.artifact.parity import golden_problems, parity_of
+from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
-from lepton_automl.artifact.verdict import PairedDrop, Parity, Precision, Verdict, overall
+from lepton_automl.artifact.verdict import PairedDrop, Parity, Precision, Verdict, overall_status
 from lepton_automl.config import Limits
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import run_json
@@ -122,7 +122,7 @@ def verify_in_fresh_process(request: Request) -> Verdict:
     return Verdict.from_document(answer)
 
 
-def saturation(target: str, machine: Machine) -> tuple[str, ...]:
+def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
     """Why int8 results may differ on this processor: it adds products in 16 bits and saturates."""
     if targets.load(target).weight_limit <= EXACT_EVERYWHERE or "avx512_vnni" in machine.flags:
         return ()
@@ -162,7 +162,7 @@ def _judged(
     pixels, evidence = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
     found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency)
-    primary = primary or judging.ships(found[INT8], found[FLOAT], limits, prefer)
+    primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
     main_file = INT8 if primary == "int8" else FLOAT
     judged, others = (
         judging.judge(limits, found[name], evidence[name], evidence[REFERENCE])
@@ -171,7 +171,7 @@ def _judged(
     machine = this_machine()
     same, problems = _soundness(request.folder, about, files, pixels, machine)
     return Verdict(
-        status=overall(judged, problems, same),
+        status=overall_status(judged, problems, same),
         primary=primary,
         prefer=prefer,
         limits=judged,
@@ -187,7 +187,9 @@ def _judged(
         balanced=about.balanced,
         machine=machine,
         # Parity is of int8; where float is the other file it has no say.
-        other=overall(others, problems, None if main_file == INT8 else same) if others else None,
+        other=overall_status(others, problems, None if main_file == INT8 else same)
+        if others
+        else None,
     )
 
 
@@ -209,8 +211,8 @@ def _soundness(
     """Parity, None for external models, and the errors of the files."""
     if about.origin == "foreign":
         return None, tuple(golden_problems(folder, files))
-    same = parity_of(folder, files, pixels)
-    return same, () if same.holds else saturation(about.target, machine)
+    same = artifact_parity(folder, files, pixels)
+    return same, () if same.holds else saturation_problems(about.target, machine)
 
 
 def _evidence(

@@ -1,4 +1,4 @@
-"""What `lepton bench --ops` times: small int8 nets in which every kind of operation occurs."""
+"""Latency bench kit for a device: small int8 nets that cover every operation, and the program."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from lepton_automl.search.space import draw, loader
 from lepton_automl.search.space.search_space import SearchSpace
 
 DRAWN = 36
-"""Nets of each space."""
+"""Random nets per search space."""
 FIRST_SEED = 10_000
-"""Of the drawn nets, so that those who test a table can draw others."""
+"""Seed of the first random net; tests of a table use smaller seeds."""
 WEIGHT_LIMIT = 64
 BENCH = "bench.py"
-"""The one program in a kit."""
+"""File name of the program in a kit."""
 
 
 def write_kit(folder: Path, spaces: Sequence[str] = ()) -> int:
-    """Write nets, their list and the program that times them; how many nets there are.
+    """Write the nets, their list and the program that measures them; returns the number of nets.
 
     Parameters
     ----------
     folder : Path
-        Made if need be; what a kit holds is replaced in it.
+        Created if missing; the files of a kit are replaced.
     spaces : sequence of str
-        Search spaces whose nets are drawn besides those of single layers; all shipped ones by
-        default.
+        Search spaces to draw random nets from, besides nets of single layers; all shipped ones
+        by default.
 
     Raises
     ------
     ConfigError
-        If the folder holds something else.
+        If the folder holds other files.
     MachineError
         If the folder cannot be written.
     """
@@ -73,7 +73,7 @@ def write_kit(folder: Path, spaces: Sequence[str] = ()) -> int:
 
 
 def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
-    """Write a kit to a temporary folder, run its program here, leave the table in `out`.
+    """Write a kit to a temporary folder, run its program here, and write the table to `out`.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _check_place(folder: Path) -> None:
         for path in folder.iterdir():
             if path.name not in ours and not path.match("net[0-9][0-9][0-9].onnx"):
                 raise ConfigError(
-                    f"--kit {folder} holds {path.name}, which is not of a kit",
+                    f"--kit {folder} holds {path.name}, which does not belong to a kit",
                     fix="give a new folder",
                 )
             if path.suffix == ".onnx":
@@ -122,7 +122,7 @@ def _nets(spaces: Sequence[SearchSpace]) -> Iterator[tuple[str, Arch]]:
 
 
 def _single_layers() -> Iterator[tuple[str, Arch]]:
-    """Nets in which one kind of layer takes most of the time, at several sizes and widths."""
+    """Nets dominated by one kind of layer, at several sizes and widths."""
     for size, channels in ((8, 16), (8, 32), (8, 64), (16, 16), (16, 32), (16, 48), (32, 16)):
         layers: tuple[tuple[str, Layer], ...] = (
             ("conv 3x3", Conv(channels)),

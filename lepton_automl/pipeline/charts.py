@@ -17,11 +17,11 @@ from lepton_automl.search.request import TrialRow
 
 WIDTH, HEIGHT = 820, 500
 LEFT, RIGHT, TOP, BOTTOM = 92, 28, 76, 62
-"""Margins of the field."""
+"""Margins of the plot area, pixels."""
 ROOM = 0.06
-"""Of the field, kept free at its edges."""
+"""Share of the plot area kept free at its edges."""
 LEAST_STEPS, MOST_STEPS = 3, 9
-"""Names on the axis of costs."""
+"""Number of ticks on the cost axis."""
 INK, FAINT, GRID, BLUE, ORANGE, GREEN = (
     "#22272e",
     "#6b7480",
@@ -31,19 +31,19 @@ INK, FAINT, GRID, BLUE, ORANGE, GREEN = (
     "#2b8a3e",
 )
 HALO = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"'
-"""Keeps words readable over lines."""
+"""White outline that keeps text readable over lines."""
 _EDGE = 'stroke="#ffffff" stroke-width="1.3"'
 FRONT_FILE = "front.svg"
 STEPS = (
     *(0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8),
     *(99.9, 99.95, 99.98),
 )
-"""Per cent that may be named on the axis of accuracies."""
+"""Possible ticks of the accuracy axis, per cent."""
 GAP = 24
-"""Pixels between two names on the upward axis, at least."""
+"""Minimum distance of two ticks on the accuracy axis, pixels."""
 STEPS_FILE = "compression.svg"
 LEAST_POINTS = 1.0
-"""Height of the field, in accuracy points, at least."""
+"""Minimum height of the plot area, accuracy points."""
 
 
 def svg_line(
@@ -67,7 +67,7 @@ def svg_text(
     anchor: str = "start",
     more: str = "",
 ) -> str:
-    """Words that begin, end or have their middle (`anchor`) at `x` and stand on `y`."""
+    """Text with its start, end or middle (`anchor`) at `x` and its baseline at `y`."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" font-weight="{weight}" '
         f'text-anchor="{anchor}"{more}>{escape(words)}</text>'
@@ -75,7 +75,7 @@ def svg_text(
 
 
 def svg_circle(x: float, y: float, radius: float, colour: str, *, opacity: float = 1) -> str:
-    """A disc."""
+    """A filled circle."""
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}" '
         f'fill-opacity="{opacity}" {_EDGE}/>'
@@ -91,7 +91,7 @@ def svg_square(x: float, y: float, half: float, colour: str) -> str:
 
 
 def svg_diamond(x: float, y: float, half: float, colour: str) -> str:
-    """A square on its tip around a point."""
+    """A diamond around a point."""
     tips = ((x, y - half), (x + half, y), (x, y + half), (x - half, y))
     points = " ".join(f"{px:.1f},{py:.1f}" for px, py in tips)
     return f'<polygon points="{points}" fill="{colour}" {_EDGE}/>'
@@ -99,13 +99,13 @@ def svg_diamond(x: float, y: float, half: float, colour: str) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """From a value to pixels, straight between two of its ends."""
+    """Axis scale: maps a value to pixels, linear in a transform of the value."""
 
     of: Callable[[float], float]
-    """What is linear in pixels."""
+    """The transform, such as the logarithm."""
     low: float
     high: float
-    """Of that."""
+    """Ends of the transformed range."""
     start: float
     end: float
     """Pixels."""
@@ -117,12 +117,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Shape:
-    """The mark of one kind of point."""
+    """The marker of one kind of point."""
 
     draw: Callable[..., str]
     """`circle`, `square` or `diamond`."""
     size: float
-    """Radius or half a side, pixels."""
+    """Radius or half side, pixels."""
     colour: str
     opacity: float = 1
 
@@ -155,7 +155,7 @@ def chart(title: str, heading: str, parts: Sequence[str]) -> str:
 
 
 def legend(shapes: Sequence[tuple[str, Shape]]) -> list[str]:
-    """Words and the mark they stand for, in a line above the field."""
+    """Legend above the plot area."""
     parts, at = [], LEFT + 6.0
     for words, shape in shapes:
         parts += [shape(at, 50), svg_text(at + 12, 54, words, FAINT)]
@@ -166,7 +166,7 @@ def legend(shapes: Sequence[tuple[str, Shape]]) -> list[str]:
 def axes(
     across: Sequence[tuple[float, str]], upward: Sequence[tuple[float, str]], x: str, y: str
 ) -> list[str]:
-    """Grid, axes and their names.
+    """Grid, axes and their labels.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def mark(
     below: bool = False,
     weight: int = 400,
 ) -> str:
-    """A point with its interval, a tooltip and, where given, words beside it.
+    """A point with its interval, a tooltip and an optional label.
 
     Parameters
     ----------
@@ -249,13 +249,13 @@ def across(costs: Collection[float]) -> Scale:
 def cost_names(
     x: Scale, words: Callable[[float], str], costs: Collection[float]
 ) -> list[tuple[float, str]]:
-    """Pixels and words on the axis of costs."""
+    """Positions, pixels, and labels of the cost ticks."""
     steps = cost_steps(math.exp(x.low), math.exp(x.high)) or [min(costs)]
     return [(x(step), words(step)) for step in steps]
 
 
 def cost_steps(low: float, high: float) -> list[float]:
-    """Round costs from `low` to `high`, both above 0: few digits, at least three if there are."""
+    """Round tick values from `low` to `high`, both above 0; at least three if there are."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     found: list[float] = []
     for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(n / 10 for n in range(10, 100))):
@@ -375,7 +375,7 @@ def _upward(rows: Sequence[TrialRow]) -> Scale:
 
 
 def _heights(y: Scale, *, is_perfect: bool) -> list[tuple[float, str]]:
-    """Pixels and words on the axis of accuracies, none too close to another."""
+    """Positions, pixels, and labels of the accuracy ticks, at a minimum distance."""
     found = [(y(1.0), "100 %")] if is_perfect else []
     for percent in STEPS:
         at = y(percent / 100)
@@ -398,7 +398,7 @@ def _dot(x: float, y: float, about: str) -> str:
 
 
 def _stairs(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
-    """What can be had for a cost: a step up at every point that is better than all cheaper ones."""
+    """Staircase of the Pareto front: a step at every point better than all cheaper ones."""
     best, path = -math.inf, ""
     for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
         if accuracy > best:
@@ -423,8 +423,8 @@ def _about(row: TrialRow) -> str:
 
 SHAPES = {
     "shipped": Shape(svg_diamond, 8, ORANGE),
-    "kept": Shape(svg_circle, 5.5, BLUE),
-    "put back": Shape(svg_circle, 4.5, FAINT, 0.45),
+    "accepted": Shape(svg_circle, 5.5, BLUE),
+    "rejected": Shape(svg_circle, 4.5, FAINT, 0.45),
 }
 
 
@@ -484,7 +484,7 @@ def draw_steps(steps: Sequence[Tried], name: str) -> str:
         _path_of_steps(steps, costs, x, y),
     ]
     for place, (step, cost) in enumerate(zip(steps, costs, strict=True)):
-        kind = "shipped" if place == shipped else "kept" if step.is_accepted else "put back"
+        kind = "shipped" if place == shipped else "accepted" if step.is_accepted else "rejected"
         parts.append(_mark_of_steps(step, x(cost), y, kind))
     title = f"{name}: steps of its compression"
     return chart(title, title, parts)
@@ -498,7 +498,7 @@ def _upward_of_steps(steps: Sequence[Tried]) -> Scale:
 
 
 def _heights_of_steps(y: Scale) -> list[float]:
-    """Round shares inside the field, five or so."""
+    """Round tick values inside the plot area, about five."""
     wanted = (y.high - y.low) / 5
     step = min(
         (d * 10.0**p for p in range(-5, 1) for d in (1, 2, 5)), key=lambda s: abs(s - wanted)
@@ -509,7 +509,7 @@ def _heights_of_steps(y: Scale) -> list[float]:
 
 
 def _path_of_steps(steps: Sequence[Tried], costs: Sequence[float], x: Scale, y: Scale) -> str:
-    """From one step that was kept to the next."""
+    """Line through the accepted steps."""
     kept = [(x(c), y(s.accuracy)) for s, c in zip(steps, costs, strict=True) if s.is_accepted]
     points = " ".join(f"{px:.1f},{py:.1f}" for px, py in kept)
     return (

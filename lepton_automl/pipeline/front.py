@@ -1,4 +1,4 @@
-"""Front: what a run has trained so far, read from its ledger alone."""
+"""The Pareto front of a run, read from its ledger."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from lepton_automl.search.request import TrialRow
 from lepton_automl.search.trials import Trials, read_trials
 
 PICK = "pick"
-"""Ledger events: name of a pick -> the number of its candidate and the epochs of its training."""
+"""Kind of ledger events: name of a pick -> its trial number and epochs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """The trained candidates of a run and the one that was chosen."""
+    """The trials of a run, its Pareto front and its winner."""
 
     rows: tuple[TrialRow, ...]
-    """All candidates, by number."""
+    """All trials, by number."""
     front: tuple[TrialRow, ...]
-    """Those that no other is better than in every objective, the most accurate first."""
+    """The Pareto front, the most accurate first."""
     number: int
-    """Of the one chosen."""
+    """Number of the winner."""
     reason: str
-    """Why, in words."""
+    """Reason of the choice, in words."""
     confirmed: tuple[FinalistResult, ...] = ()
-    """The few best after their last trainings."""
+    """Finalists after their final trainings."""
     hypervolume: tuple[tuple[float, float], ...] = ()
-    """(seconds the run had been alive, hypervolume of the front) after every rung."""
+    """(seconds of the run, hypervolume of the front) after every rung."""
     is_balanced: bool = False
-    """Every class counts alike in all accuracies."""
+    """Accuracies are balanced: the mean over classes."""
 
 
 def read_front(folder: RunFolder) -> Front:
-    """The front of a run, reading only; also while it works.
+    """Read the front of a run, also while it is running.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def read_front(folder: RunFolder) -> Front:
 
 
 def front_of(ledger: LedgerView, definition: Definition) -> Front:
-    """The front that a ledger knows.
+    """The front of the trials in a ledger.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
 
 
 def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choice:
-    """The winner that was named last, or who would be now."""
+    """The winner that was recorded last, or the best trial now."""
     named = list(ledger.all(EventKind.WINNER).values())
     if named:
         return Choice(named[-1]["number"], named[-1]["reason"])
@@ -97,12 +97,12 @@ def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choic
 
 def _untrained(folder: Path) -> DataError:
     return DataError(
-        f"{folder} has no trained candidate yet", fix="run `lepton search` into this folder first"
+        f"{folder} has no trained trial yet", fix="run `lepton search` into this folder first"
     )
 
 
 def draw(folder: RunFolder, ledger: LedgerView) -> None:
-    """Draw what a run has trained, and what was picked of it, into its `front.svg`.
+    """Draw the trials, front and picks of a run into its `front.svg`.
 
     Raises
     ------

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lepton_automl.artifact.integer_reference import exposed, integer_reference
+from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.compress.quantization.rounding import quantize
@@ -165,7 +165,7 @@ def test_trained_like_weights_give_what_onnx_runtime_gives(seed):
     pixels = random_pixels(arch, 48, seed)
     file = int8_onnx(quantize(model, calibrate(model, pixels), 64), LABELS, {})
     expected = integer_reference(file).run(pixels.numpy())
-    _, stored = open_session(exposed(file)).run(None, {"pixels": pixels.numpy()})
+    _, stored = open_session(with_last_quantized_output(file)).run(None, {"pixels": pixels.numpy()})
     assert np.abs(stored.astype(int) - expected.last_quantized).max() <= 1
     shipped = open_session(file).run(None, {"pixels": pixels.numpy()})[0]
     np.testing.assert_allclose(shipped, expected.probabilities, atol=0.02)

@@ -5,7 +5,13 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.artifact import limits as limits_module
-from lepton_automl.artifact.limits import judge, keeps_exact, paired, ships, worst_class_drop
+from lepton_automl.artifact.limits import (
+    choose_primary,
+    judge,
+    keeps_exact_limits,
+    paired,
+    worst_class_drop,
+)
 from lepton_automl.config import Limits
 from lepton_automl.metrics.paired import Evidence
 from tests.helpers.artifacts import elsewhere, figures
@@ -124,12 +130,12 @@ CLOSE = figures("model.fp32.onnx", size_bytes=40_000, latency_interval=(0.008, 0
     ],
 )
 def test_the_faster_file_ships_only_if_asked_for_and_legal(floating, limits, prefer, expected):
-    assert ships(INT8, floating, limits, prefer) == expected
+    assert choose_primary(INT8, floating, limits, prefer) == expected
 
 
 def test_latency_and_accuracy_are_no_exact_limits():
     limits = Limits(max_latency_ms=1e-9, min_accuracy=1.0, max_drop=0.0)
-    assert keeps_exact(limits, INT8)
+    assert keeps_exact_limits(limits, INT8)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +164,9 @@ def test_on_another_device_its_latency_is_judged_and_an_estimate_proves_nothing(
 def test_int8_ships_where_nothing_tells_which_is_faster():
     slow = figures(latency_interval=(2.0, 3.0))
     fast = figures("model.fp32.onnx", latency_interval=(0.1, 0.2))
-    assert ships(slow, fast, Limits(), "latency") == "float"
+    assert choose_primary(slow, fast, Limits(), "latency") == "float"
     there = figures(latency_interval=(2.0, 3.0), elsewhere=elsewhere())
-    assert ships(there, fast, Limits(), "latency") == "int8"
+    assert choose_primary(there, fast, Limits(), "latency") == "int8"
 
 
 def test_where_classes_count_alike_accuracy_drop_and_limits_are_balanced():

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from lepton_automl.artifact import measurements
 from lepton_automl.artifact.manifest import MODELS
-from lepton_automl.artifact.measurements import figures, file_problems, float_nodes, optimized
+from lepton_automl.artifact.measurements import figures, file_problems, float_nodes, optimized_graph
 from lepton_automl.cost.latency import Latency
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.arch import chain
@@ -26,7 +26,7 @@ ARCH = chain((16, 16, 3), [Stem(16), Residual(16), Conv(32, activation="relu6"),
 
 
 def test_every_product_sum_and_mean_becomes_its_integer_kernel():
-    kinds = Counter(node.op_type for node in optimized(random_int8_onnx(ARCH, 64)).graph.node)
+    kinds = Counter(node.op_type for node in optimized_graph(random_int8_onnx(ARCH, 64)).graph.node)
     assert kinds == {
         "Transpose": 1,
         "QLinearConv": 4,

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from lepton_automl.artifact import parity as module
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.integer_reference import IntegerReference, Outcome, integer_reference
+from lepton_automl.artifact.integer_reference import IntegerReference, ReferenceOutput, integer_reference
 from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
 from lepton_automl.artifact.parity import golden_differences, golden_problems, parity
 from lepton_automl.models import onnx_file
@@ -96,7 +96,7 @@ def test_one_step_of_one_value_is_allowed_and_no_more(files, monkeypatch, steps,
             outcome = super().run(pixels)
             stored = outcome.last_quantized.astype(int)
             np.ravel(stored)[0] += steps
-            return Outcome(outcome.probabilities, stored)
+            return ReferenceOutput(outcome.probabilities, stored)
 
     monkeypatch.setattr(module, "integer_reference", Shifted)
     found = parity(*files, AS_STORED)

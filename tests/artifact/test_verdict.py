@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lepton_automl.artifact.verdict import JudgedLimit, Parity, Verdict, overall
+from lepton_automl.artifact.verdict import JudgedLimit, Parity, Verdict, overall_status
 from lepton_automl.errors import DataError
 from tests.helpers.artifacts import elsewhere, figures, verdict
 
@@ -69,7 +69,7 @@ NO_PARITY = dataclasses.replace(PARITY, max_steps=9, holds=False)
     ],
 )
 def test_the_worst_part_decides(statuses, problems, parity, expected):
-    assert overall(tuple(limit(s) for s in statuses), problems, parity) == expected
+    assert overall_status(tuple(limit(s) for s in statuses), problems, parity) == expected
 
 
 @pytest.mark.parametrize(("status", "code"), [("holds", 0), ("broken", 6), ("undecided", 6)])

@@ -23,7 +23,7 @@ from lepton_automl.artifact.verify import (
     Request,
     main,
     reference_predictions,
-    saturation,
+    saturation_problems,
     verify,
     verify_in_fresh_process,
 )
@@ -271,7 +271,10 @@ def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
 def test_a_processor_that_saturates_is_told_where_the_target_allows_all_8_bits(
     target, flags, is_told
 ):
-    assert bool(saturation(target, dataclasses.replace(this_machine(), flags=flags))) == is_told
+    assert (
+        bool(saturation_problems(target, dataclasses.replace(this_machine(), flags=flags)))
+        == is_told
+    )
 
 
 def test_on_another_device_the_told_latency_is_judged_not_the_one_here(request_, monkeypatch):

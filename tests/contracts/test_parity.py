@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from lepton_automl.artifact.integer_reference import exposed, integer_reference
+from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.artifact.measurements import float_nodes
 from lepton_automl.core import plugins
 from lepton_automl.models.onnx_export import float_onnx
@@ -24,7 +24,7 @@ MIDDLE = [name for name in plugins.names("layers") if name not in {"stem", "head
 def assert_int8_equals_the_reference(arch, seed):
     file, pixels = random_int8_onnx(arch, 64, seed), random_pixels(arch, 32, seed).numpy()
     expected = integer_reference(file).run(pixels)
-    shown, stored = open_session(exposed(file)).run(None, {"pixels": pixels})
+    shown, stored = open_session(with_last_quantized_output(file)).run(None, {"pixels": pixels})
     assert np.abs(stored.astype(int) - expected.last_quantized).max() <= 1
     shipped = predict_probabilities(open_session(file), pixels)
     np.testing.assert_allclose(shipped, shown, atol=1e-6)

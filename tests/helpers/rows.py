@@ -79,7 +79,7 @@ def status(**changes) -> Status:
 
 
 def compressed() -> CompressionResult:
-    """A winner, a cut that was put back, the int8 net."""
+    """A winner, a rejected cut, the int8 net."""
     model = random_model(random_arch(1))
     steps = (
         StepRecord(

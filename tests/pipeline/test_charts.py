@@ -145,7 +145,7 @@ def test_the_last_step_that_was_kept_is_what_ships() -> None:
     text = draw_steps(STEPS, "mine")
     assert text.count("<polygon") == 2  # The mark, and the legend.
     assert re.search(r"quantized, shipped: 97\.90 %", text)
-    assert "pruned-1, put back" in text
+    assert "pruned-1, rejected" in text
     assert "loses &lt;8&gt; points" in text
 
 
