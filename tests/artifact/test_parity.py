@@ -9,7 +9,11 @@ from onnx import numpy_helper
 
 from lepton_automl.artifact import parity as module
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.integer_reference import IntegerReference, ReferenceOutput, integer_reference
+from lepton_automl.artifact.integer_reference import (
+    IntegerReference,
+    ReferenceOutput,
+    integer_reference,
+)
 from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
 from lepton_automl.artifact.parity import golden_differences, golden_problems, parity
 from lepton_automl.models import onnx_file
