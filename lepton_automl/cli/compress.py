@@ -53,6 +53,7 @@ def compress(
     budget: o.Budget = None,
     device: o.Device = "auto",
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
     """Prune and quantize the best net of a run, or a model made elsewhere.
@@ -69,6 +70,6 @@ def compress(
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
-    with progress.screen(quiet=quiet) as emit:
+    with progress.screen(quiet=quiet, verbose=verbose) as emit:
         made = api.compress(source, emit=emit, **stated)
     report.show_compressed(made, json=json)

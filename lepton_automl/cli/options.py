@@ -176,6 +176,9 @@ Callbacks = Annotated[
         rich_help_panel=TELLING,
     ),
 ]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="All details, and more progress.", rich_help_panel=RUNNING)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=RUNNING)]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUNNING)
@@ -221,7 +224,7 @@ def limits(
 
 LIMIT_PARAMETERS = tuple(inspect.signature(limits).parameters)
 """Of a command, those that state a limit."""
-OUTPUT_PARAMETERS = ("quiet", "json")
+OUTPUT_PARAMETERS = ("quiet", "verbose", "json")
 """Of a command, those that say how it shows its result."""
 
 

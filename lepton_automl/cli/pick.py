@@ -37,6 +37,7 @@ def pick(
     budget: Budget = None,
     device: o.Device = "auto",
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
     """Choose another point of the front of RUN and make it a whole artifact.
@@ -59,7 +60,7 @@ def pick(
     if is_listing:
         report.show_front(api.front(run), json=json)
         return
-    with progress.screen(quiet=quiet) as emit:
+    with progress.screen(quiet=quiet, verbose=verbose) as emit:
         picked = api.pick(run, emit=emit, **given)
     report.show_pick(picked, json=json)
     raise typer.Exit(picked.outcome.verdict.exit_code)

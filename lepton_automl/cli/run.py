@@ -39,6 +39,7 @@ def run(
     optuna_storage: o.OptunaStorage = None,
     callback: o.Callbacks = None,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
     """Search, compress, export and verify: all of it, into one folder.
@@ -49,7 +50,7 @@ def run(
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
-    with progress.screen(quiet=quiet) as emit:
+    with progress.screen(quiet=quiet, verbose=verbose) as emit:
         outcome = api.run(data, emit=emit, **given)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

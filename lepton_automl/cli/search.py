@@ -37,6 +37,7 @@ def search(
     optuna_storage: o.OptunaStorage = None,
     callback: o.Callbacks = None,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
     """Search only; leave the best float net in RUN/models/best.
@@ -47,6 +48,6 @@ def search(
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
-    with progress.screen(quiet=quiet) as emit:
+    with progress.screen(quiet=quiet, verbose=verbose) as emit:
         found = api.search(data, emit=emit, **given)
     report.show_search(found, json=json)

@@ -20,6 +20,8 @@ class Event:
     total: float | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     """Values for tables and plots."""
+    is_detail: bool = False
+    """Shown by `--verbose` only."""
 
 
 Emit = Callable[[Event], None]

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from lepton_automl.cli.report import progress
 from lepton_automl.cli.report.progress import Live, screen, share_done
 from lepton_automl.core.events import Event
+from lepton_automl.errors import ConfigError
 
 
 def test_without_a_terminal_messages_are_lines_and_progress_is_thinned(capsys, monkeypatch):
@@ -21,13 +24,35 @@ def test_without_a_terminal_messages_are_lines_and_progress_is_thinned(capsys, m
 
 
 def test_a_stage_waits_for_its_own_lines_only(capsys, monkeypatch):
-    now = iter([0.0, 1.0, 2.0, 20.0])
+    now = iter([0.0, 1.0, 2.0, 70.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     lines = progress.Lines()
     lines.show(Event("search", "a", done=1, total=9))
     lines.show(Event("search", "b", done=2, total=9))
     lines.show(Event("search", "c", done=3, total=9))
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["a", "c"]
+
+
+@pytest.mark.parametrize("make", [progress.Lines, Live])
+def test_details_are_shown_on_request_only(make, monkeypatch):
+    shown = {}
+    for verbose in (False, True):
+        stream = io.StringIO()
+        monkeypatch.setattr("sys.stderr", stream)
+        screen_of = make(verbose=verbose)
+        screen_of.show(Event("compress", "method A", is_detail=True))
+        screen_of.show(Event("compress", "the step"))
+        shown[verbose] = "method A" in stream.getvalue()
+        assert "the step" in stream.getvalue()
+    assert shown == {False: False, True: True}
+
+
+def test_quiet_and_verbose_exclude_each_other():
+    with (
+        pytest.raises(ConfigError, match="--quiet and --verbose"),
+        screen(quiet=True, verbose=True),
+    ):
+        pass
 
 
 def test_quiet_says_nothing(capsys):

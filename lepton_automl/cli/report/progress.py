@@ -13,35 +13,56 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from lepton_automl.core.events import Emit, Event, silent
+from lepton_automl.errors import ConfigError
 
-SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES, _VERBOSE_SECONDS = 60.0, 10.0
+"""Between two lines of progress of one stage, and with `--verbose`."""
 
 
 @contextmanager
-def screen(*, quiet: bool = False) -> Iterator[Emit]:
-    """Show events until the block ends."""
+def screen(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
+    """Show events until the block ends.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show nothing.
+    verbose : bool
+        Show details and more lines of progress.
+
+    Raises
+    ------
+    ConfigError
+        If both are asked for.
+    """
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other", fix="give one of them")
     if quiet:
         yield silent
     elif sys.stderr.isatty():
-        with Live() as live:
+        with Live(verbose=verbose) as live:
             yield live.show
     else:
-        yield Lines().show
+        yield Lines(verbose=verbose).show
 
 
 class Lines:
-    """Plain lines for logs: every message once, progress at most every ten seconds."""
+    """Plain lines for logs: every message once, progress of a stage once a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._interval = _VERBOSE_SECONDS if verbose else _SECONDS_BETWEEN_LINES
         self._start = time.monotonic()
         self._last = ("", 0.0)
 
     def show(self, event: Event) -> None:
-        """Print one event, unless it is only a little more of the last one's progress."""
+        """Print one event, unless it is a detail or follows the stage's last progress soon."""
+        if event.is_detail and not self._verbose:
+            return
         now = time.monotonic()
         stage, at = self._last
         is_step = event.done is not None and event.done != event.total
-        if is_step and stage == event.stage and now - at < SECONDS_BETWEEN_LINES:
+        if is_step and stage == event.stage and now - at < self._interval:
             return
         self._last = (event.stage if is_step else stage, now if is_step else at)
         share = f" {share_done(event):4.0%}" if event.done is not None else ""
@@ -52,7 +73,8 @@ class Lines:
 class Live:
     """A bar a stage, messages above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._verbose = verbose
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.fields[stage]:<9}"),
@@ -73,6 +95,8 @@ class Live:
 
     def show(self, event: Event) -> None:
         """Move the stage's bar, or print a line above the bars."""
+        if event.is_detail and not self._verbose:
+            return
         if event.done is None:
             self._console.print(Text.assemble((f"{event.stage:<9} ", "bold"), event.message))
             return

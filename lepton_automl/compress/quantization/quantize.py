@@ -118,7 +118,7 @@ def _closest(model: Model, context: CompressionContext, min_accuracy: float) -> 
             accuracy[name] = validation_accuracy(models[name], context)
     results = [dataclasses.replace(each, accuracy=accuracy.get(each.method)) for each in results]
     for result in results if len(accuracy) == len(results) else ():
-        context.emit(Event("compress", f"int8 {result}"))
+        context.emit(Event("compress", f"int8 {result}", is_detail=True))
     return QuantizationResult(
         models[best.method],
         best.method,
