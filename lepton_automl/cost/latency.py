@@ -137,7 +137,7 @@ def _block(call: Callable[[], object], seconds: float) -> float:
     """Shortest time of a call, repeated for about `seconds`, at least once.
 
     Disturbances only add time: on a busy machine the minimum of a block varies half as much as
-    its median ("Latency measurement" in docs/decisions.md).
+    its median ("Latency as a ratio" in docs/decisions.md).
     """
     clock, least = time.perf_counter, math.inf
     before = clock()

@@ -132,8 +132,8 @@ def _closest(model: Model, context: CompressionContext, min_accuracy: float) -> 
 def _methods(model: Model, context: CompressionContext, pixels: Tensor) -> list[QuantizationMethod]:
     """Rounding to nearest, then GPTQ rounding without and with equalization.
 
-    Combinations with rounding to nearest were never closer than GPTQ rounding ("Quantization
-    methods" in docs/decisions.md). Equalization helps nets with uneven channels and slightly harms
+    Combinations with rounding to nearest were never closer than GPTQ rounding ("Reconstructed
+    rounding" in docs/decisions.md). Equalization helps nets with uneven channels and slightly harms
     some others.
     """
     limit = context.target.weight_limit
