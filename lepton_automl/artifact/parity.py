@@ -1,4 +1,4 @@
-"""Parity: ONNX Runtime's int8 results against exact integer arithmetic and golden samples."""
+"""Compare ONNX Runtime's int8 results with exact integer arithmetic and golden samples."""
 
 from __future__ import annotations
 

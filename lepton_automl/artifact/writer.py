@@ -1,4 +1,4 @@
-"""The artifact folder: written file by file, complete once its manifest is there."""
+"""Write the artifact folder file by file; the manifest, written last, completes it."""
 
 from __future__ import annotations
 

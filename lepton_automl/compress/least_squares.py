@@ -1,4 +1,4 @@
-"""Least squares: moments of the patches that a layer reads in a net and in a changed one."""
+"""Solve the weights of a layer by least squares, from the patches before and after a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training budget of the fine-tunings within a compression: in epochs, or by the clock."""
+"""Fine-tune a cut net with distillation, and plan the budget for it in epochs or by the clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guess: costs of an architecture from its graph alone, to order what is tried, never to judge."""
+"""Estimate the cost of an architecture from its graph alone, to rank candidates."""
 
 from __future__ import annotations
 

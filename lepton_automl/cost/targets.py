@@ -1,4 +1,4 @@
-"""Target presets: exact weights, fast activations and channel steps of a kind of device."""
+"""Presets of target devices, with exact weights, fast activations and channel steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latency bench kit for a device: small int8 nets that cover every operation, and the program."""
+"""Kit to measure a latency table on a device, of small int8 nets that cover every operation."""
 
 from __future__ import annotations
 

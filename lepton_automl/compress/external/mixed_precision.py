@@ -1,4 +1,4 @@
-"""Mixed precision: where int8 loses too much, keep the most sensitive layers in float."""
+"""Keep the most sensitive layers in float (mixed precision) where int8 loses too much."""
 
 from __future__ import annotations
 

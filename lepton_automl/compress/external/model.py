@@ -1,4 +1,4 @@
-"""An external model: a float ONNX classifier that lepton did not make, after wrapping."""
+"""A float ONNX classifier that lepton did not make, after wrapping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read an untrusted ONNX file: its signature, or the reason why it is refused."""
+"""Read an untrusted ONNX file and its signature, or give the reason why it is refused."""
 
 from __future__ import annotations
 

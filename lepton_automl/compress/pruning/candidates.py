@@ -1,4 +1,4 @@
-"""Pruning candidates: the cuts that a net could take next, refitted, with saving and damage."""
+"""Cuts that a net could take next, refitted, with their saving and their KL divergence."""
 
 from __future__ import annotations
 

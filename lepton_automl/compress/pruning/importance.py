@@ -1,4 +1,4 @@
-"""Channel importance: by a Taylor expansion of the loss, and by the norm of filters."""
+"""Importance of channels, by a Taylor expansion of the loss or by the norm of filters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration: ranges and means of all values of a net over training pictures."""
+"""Calibrate activation ranges on training pictures, and clip them by mean squared error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantize a float model to int8: of three methods the one closest to it, then QAT if needed."""
+"""Quantize a float model to int8 by the closest of three methods, then by QAT if needed."""
 
 from __future__ import annotations
 

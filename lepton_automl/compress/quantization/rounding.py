@@ -1,4 +1,4 @@
-"""Static quantization: uint8 values, int8 weights scaled per output channel, int32 biases."""
+"""Round weights and biases to integers, to nearest or by GPTQ (Frantar et al. 2023)."""
 
 from __future__ import annotations
 
