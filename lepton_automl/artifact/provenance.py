@@ -84,9 +84,6 @@ class FinalistResult:
     """The same share after each of its final trainings, at least one."""
     epochs: int
     """Of each final training."""
-    taught: float | None = None
-    """The same share after distillation from the ensemble of finalists; None if there
-    was none. It does not affect the selection; the better net ships."""
     augment: float | None = None
     """Augmentation strength, where it differs from its recipe; None: as in the recipe."""
 
@@ -110,7 +107,6 @@ class FinalistResult:
             "accuracies": list(self.accuracies),
             "spread": self.spread,
             "epochs": self.epochs,
-            "taught_accuracy": self.taught,
             "augment": self.augment,
         }
 
@@ -134,11 +130,6 @@ def finalist_summary(confirmed: Sequence[FinalistResult]) -> str:
     text = f"{subject} trained from scratch with new seeds: {before:.2f} % when selected"
     text += f"{' on average' if count > 1 else ''}, {after:.2f} % after final training"
     text += f", {max(means) - min(means):.2f} points between them" if count > 1 else ""
-    text += "".join(
-        f", trial {c.number} with augment {c.augment:g}" for c in confirmed if c.augment is not None
-    )
     return text + "".join(
-        f"; trial {c.number} with distillation from all of them, {100 * c.taught:.2f} %"
-        for c in confirmed
-        if c.taught is not None
+        f", trial {c.number} with augment {c.augment:g}" for c in confirmed if c.augment is not None
     )

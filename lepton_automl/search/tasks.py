@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from lepton_automl.core import files
 from lepton_automl.data.dataset import LabelledFiles, Size
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Preprocessing
-from lepton_automl.runs.time_budget import TEACHER
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.space.draw import seed_of
@@ -81,9 +79,7 @@ class Tasks:
         each.append((more, seed_of(self._work.config.seed, candidate.number, key.label)))
         return self._task(key, each, before=done - 1)
 
-    def fresh(
-        self, candidate: Trial, epochs: int, key: TrainingKey, teachers: Sequence[str] = ()
-    ) -> Task:
+    def fresh(self, candidate: Trial, epochs: int, key: TrainingKey) -> Task:
         """Train `candidate` from nothing, with weights and order that no rung has seen.
 
         Parameters
@@ -94,24 +90,17 @@ class Tasks:
             Of this training, one schedule from start to end.
         key : TrainingKey
             Of the training; its label decides the seeds.
-        teachers : sequence of str, optional
-            Whose answers count beside the labels: numbers and rungs, such as "3-final-0".
         """
         seed = self._work.config.seed
         each = [(epochs, seed_of(seed, candidate.number, key.label))]
         task = self._task(key, each, before=None)
         recipe = recipe_of(candidate.recipe, key).to_json()
         weights = seed_of(seed, candidate.number, f"{key.label} weights")
-        task = dataclasses.replace(task, start="", seed=weights, recipe=recipe)
-        folders = tuple(str(self.checkpoint(TrainingKey.parse(text))) for text in teachers)
-        work = self.work(candidate.number, epochs, teachers)
-        return dataclasses.replace(task, teachers=folders, work=work)
+        return dataclasses.replace(task, start="", seed=weights, recipe=recipe)
 
-    def work(self, number: int, epochs: int, teachers: Sequence[str] = ()) -> float:
-        """Size of a training in units of `work_of`, the answers of teachers included."""
-        macs = self._trials[number].cost.macs
-        answers = sum(self._trials[TrainingKey.parse(text).trial].cost.macs for text in teachers)
-        return work_of(macs + round((TEACHER - 1) * answers), self.samples, epochs)
+    def work(self, number: int, epochs: int) -> float:
+        """Size of a training in units of `work_of`."""
+        return work_of(self._trials[number].cost.macs, self.samples, epochs)
 
     def mirror(self, arch: Arch, recipe: Recipe) -> Task:
         """Train briefly, twice, saving nothing; answer validation pictures mirrored as well."""

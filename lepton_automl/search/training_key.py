@@ -42,17 +42,13 @@ class TrainingKey:
     """Of several final trainings of one trial: 0, 1, 2."""
     augment: float | None = None
     """Strength of the augmentation in a final training; None: that of the recipe."""
-    distilled: bool = False
-    """The final training uses the outputs of other finalists beside the labels."""
 
     def __post_init__(self) -> None:
         is_final = self.stage is Stage.FINAL
-        is_marked = self.seed or self.augment is not None or self.distilled
+        is_marked = self.seed or self.augment is not None
         has_round = is_final or self.stage is Stage.RUNG
         if (is_marked and not is_final) or (self.round and not has_round):
             raise ValueError(f"a training of stage {self.stage} has no {vars(self)}")
-        if self.seed and self.distilled:
-            raise ValueError("the distilled training has no seed of its own")
 
     def __str__(self) -> str:
         return f"{self.trial}-{self.label}"
@@ -64,7 +60,7 @@ class TrainingKey:
             return str(self.round)
         if self.stage is not Stage.FINAL:
             return str(self.stage)
-        ending = "-taught" if self.distilled else f"-{self.seed}" if self.seed else ""
+        ending = f"-{self.seed}" if self.seed else ""
         augment = "" if self.augment is None else f"-augment-{_shortest(self.augment)}"
         return f"{self.stage}-{self.round}{ending}{augment}"
 
@@ -102,13 +98,12 @@ class TrainingKey:
             int(found["round"]),
             int(found["seed"] or 0),
             float(found["augment"]) if found["augment"] else None,
-            distilled=bool(found["taught"]),
         )
 
 
 _KEY = re.compile(
     r"(?P<trial>\d+)-(?:(?P<rung>\d+)|(?P<other>pick|probe)"
-    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+)|(?P<taught>-taught))?(?:-augment-(?P<augment>.+))?)"
+    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+))?(?:-augment-(?P<augment>.+))?)"
 )
 
 

@@ -148,7 +148,6 @@ def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None
     workers = Told({"1-final-0": 192})
     confirm = confirmation(job, trials)
     confirm.run(options, workers, clock)
-    confirm.teach(1, workers, ENDLESS)  # Nothing was trained from nothing that it could replace.
     assert len(workers.tasks) == 1
     assert "time is scarce: trial 1 goes on from the search" in told[0].message
     assert len(workers.tasks[0].cycles) == 2  # its rung, whose checkpoint is gone, and more

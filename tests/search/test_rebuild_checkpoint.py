@@ -12,33 +12,24 @@ from lepton_automl.search.trials import Trials
 from tests.helpers.search import InlineWorkers, candidate, result, work
 
 
-def test_a_taught_net_and_its_teacher_are_made_again_bit_for_bit(tmp_path: Path) -> None:
+def test_a_final_net_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
-    for number in range(2):
-        trials.add(candidate(number))
-        trials.add_result(result(number, "0", 12 + number, epochs=9, n=18))
+    trials.add(candidate(1))
+    trials.add_result(result(1, "0", 13, epochs=9, n=18))
     tasks, workers = Tasks(job, trials), InlineWorkers()
-    taught = TrainingKey.parse("0-final-0-taught")
-    plans = {"final-0": FinalRun(1, 2), "lesson-0": FinalRun(0, 3, teachers=("0-0", "1-final-0"))}
-    for name, final in plans.items():
-        job.ledger.record("plan", name, {"finals": [final.to_event()]})
-    for task in (
-        tasks.rung(candidate(0), 0),
-        *(final_task(f, 0, tasks, trials) for f in plans.values()),
-    ):
-        workers.run(task)
-    wanted = Model.load(tasks.checkpoint(taught)).digest
-    assert rebuild_checkpoint(taught, tasks, trials, job.ledger) == []
-    shutil.rmtree(tasks.checkpoint(taught))
-    (alone,) = rebuild_checkpoint(taught, tasks, trials, job.ledger)
-    assert alone.key == "0-final-0-taught"
-    for key in (TrainingKey(0), TrainingKey(1, Stage.FINAL)):
-        shutil.rmtree(tasks.checkpoint(key))
-    todo = rebuild_checkpoint(taught, tasks, trials, job.ledger)
-    assert [task.key for task in todo] == ["0-0", "1-final-0", "0-final-0-taught"]
-    for task in todo:
-        workers.run(task)
-    assert Model.load(tasks.checkpoint(taught)).digest == wanted
+    runs = [FinalRun(1, 2), FinalRun(1, 2, seed=1)]
+    job.ledger.record("plan", "final-0", {"finals": [run.to_event() for run in runs]})
+    for run in runs:
+        workers.run(final_task(run, 0, tasks, trials))
+    first, second = (run.key(0) for run in runs)
+    wanted = Model.load(tasks.checkpoint(second)).digest
+    assert Model.load(tasks.checkpoint(first)).digest != wanted
+    assert rebuild_checkpoint(second, tasks, trials, job.ledger) == []
+    shutil.rmtree(tasks.checkpoint(second))
+    (task,) = rebuild_checkpoint(second, tasks, trials, job.ledger)
+    assert task.key == "1-final-0-1"
+    workers.run(task)
+    assert Model.load(tasks.checkpoint(second)).digest == wanted
     job.ledger.close()
 
 

@@ -10,15 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_automl.data.dataset import LabelledFiles, load_labelled
-from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task, unpack
 from lepton_automl.training.evaluate import is_correct
-from lepton_automl.training.loop import fit, initial_model
-from lepton_automl.training.recipe import Recipe
-from tests.helpers.nets import random_arch
 from tests.helpers.search import InlineWorkers, candidate, work
 
 RUN = InlineWorkers().run
@@ -98,37 +94,6 @@ def test_a_smaller_task_trains_its_last_cycle_in_pieces_and_says_so(task: Task) 
     assert (whole.parts, pieces.parts) == (1, 4)
     assert pieces.correct != ""
     assert RUN(smaller).correct == pieces.correct
-
-
-def test_a_taught_task_is_a_training_with_teachers_written_by_hand(
-    task: Task, tmp_path: Path
-) -> None:
-    one = replace(task, cycles=((2, 6),), out=str(tmp_path / "taught"))
-    data = load_labelled(LabelledFiles(*map(Path, task.train)))
-    shown = Preprocessing(task.zero_point, task.scale)
-    nets = [random_arch(number, input=(8, 8, 1), classes=3) for number in (3, 4)]
-    teachers = [initial_model(arch, shown, seed) for seed, arch in enumerate(nets)]
-    folders = [teacher.save(tmp_path / teacher.digest) for teacher in teachers]
-    RUN(replace(one, teachers=tuple(map(str, folders))))
-    start, recipe = (
-        initial_model(Arch.from_json(task.arch), shown, task.seed),
-        Recipe.from_json(task.recipe),
-    )
-    wanted = fit(start, data, recipe, teachers=teachers, epochs=2, seed=6)
-    assert Model.load(tmp_path / "taught").digest == wanted.digest
-    alone = fit(start, data, recipe, epochs=2, seed=6)
-    assert alone.digest != wanted.digest
-
-
-def test_a_taught_task_is_repeated_in_smaller_pieces_and_may_diverge(
-    task: Task, tmp_path: Path
-) -> None:
-    shown = Preprocessing(task.zero_point, task.scale)
-    initial_model(Arch.from_json(task.arch), shown, 4).save(tmp_path / "teacher")
-    taught = replace(task, cycles=((2, 6),), teachers=(str(tmp_path / "teacher"),))
-    assert Task.from_json(taught.smaller().to_json()) == taught.smaller()
-    assert RUN(taught.smaller()).parts == 4
-    assert "loss became" in RUN(replace(taught, scale=float("inf"))).failed
 
 
 def test_the_share_done_rises_to_one_over_all_cycles(task: Task) -> None:

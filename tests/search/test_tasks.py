@@ -77,18 +77,6 @@ def test_a_fresh_training_starts_from_nothing_with_seeds_no_rung_has_seen(tasks:
     )
 
 
-def test_a_taught_training_names_its_teacher_and_counts_its_answers(tasks: Tasks) -> None:
-    student, teacher = (candidate(number, epochs=27) for number in range(2))
-    key, teachers = TrainingKey.parse("0-final-0"), ["0-0", "1-final-0"]
-    alone, taught = tasks.fresh(student, 40, key), tasks.fresh(student, 40, key, teachers)
-    folders = (tasks.checkpoint(TrainingKey.parse(text)) for text in teachers)
-    assert taught.teachers == tuple(map(str, folders))
-    assert (taught.seed, taught.cycles, taught.start) == (alone.seed, alone.cycles, "")
-    # Each answers in half the time of a training step of its own.
-    extra = 40 * tasks.samples * 0.5 * (student.cost.macs + teacher.cost.macs)
-    assert taught.work - alone.work == pytest.approx(extra, abs=40 * tasks.samples)
-
-
 def test_a_probe_saves_nothing_and_sees_few_samples(tasks: Tasks) -> None:
     probe = tasks.probe(candidate(0))
     assert probe.out == probe.start == ""

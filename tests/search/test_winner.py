@@ -72,27 +72,23 @@ def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path
     job.ledger.close()
 
 
-@pytest.mark.parametrize("gain", [-1, 1])
-def test_a_taught_net_ships_only_where_it_is_better(tmp_path: Path, gain: int) -> None:
-    class Told(InlineWorkers):
+@pytest.mark.parametrize(("right", "wanted"), [(17, "final-0"), (10, "0")])
+def test_the_weights_that_ship_are_those_of_the_more_accurate_training(
+    tmp_path: Path, right: int, wanted: str
+) -> None:
+    """After the search 12 to 14 of 18 samples are right, after the final training `right`."""
+
+    class Scored(InlineWorkers):
         def run(self, task: Task) -> TaskResult:
-            found = super().run(task)
-            right = 17 + (gain if task.teachers else 0)
-            return replace(found, correct=pack(np.arange(18) < right))
+            return replace(super().run(task), correct=pack(np.arange(18) < right))
 
     job = work(tmp_path / "run")
     trials, winners = some(job)
-    workers = Told()
-    number = winners.select_winner(workers, ENDLESS).number
-    taught = workers.tasks[-1]
-    assert taught.key == f"{number}-final-0-taught"
+    number = winners.select_winner(Scored(), ENDLESS).number
     shipped = Model.load(job.folder.best)
-    wanted = "final-0-taught" if gain > 0 else "final-0"
     kept = Model.load(Tasks(job, trials).checkpoint(TrainingKey.parse(f"{number}-{wanted}")))
     assert all(torch.equal(shipped.weights[name], kept.weights[name]) for name in kept.weights)
-    assert shipped.metrics["validation_accuracy"] == (18 if gain > 0 else 17) / 18
-    winners.collect(number)
-    assert Tasks.is_whole(Path(taught.out)) is (gain > 0)
+    assert shipped.metrics["validation_accuracy"] == max(right, 12 + number) / 18
     job.ledger.close()
 
 
@@ -102,8 +98,7 @@ def test_last_trainings_are_kept_for_a_later_pick(tmp_path: Path) -> None:
     workers = InlineWorkers()
     choice = winners.select_winner(workers, ENDLESS)
     winners.collect(choice.number)
-    alone = [task for task in workers.tasks if not task.teachers]
-    finals = {Path(task.out) for task in alone if "final" in task.key}
+    finals = {Path(task.out) for task in workers.tasks if "final" in task.key}
     assert len(finals) == 3
     assert all(Tasks.is_whole(folder) for folder in finals)
     job.ledger.close()
@@ -121,9 +116,7 @@ def test_who_was_too_slow_for_a_last_training_is_beaten_or_ships(
         trials.add_result(result(number, "2", right, epochs=epochs))
     winners, final = WinnerStore(job, Tasks(job, trials), trials), FinalRun(1, 90)
     confirmed = Option(1, np.arange(200) < others, trials[1].cost)
-    stub = SimpleNamespace(
-        run=lambda *given: [confirmed], finals=[final], teach=lambda *given: None
-    )
+    stub = SimpleNamespace(run=lambda *given: [confirmed], finals=[final])
     monkeypatch.setattr(winners, "_confirmation", stub)
     monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
     assert winners.select_winner(InlineWorkers(), ENDLESS).number == wins

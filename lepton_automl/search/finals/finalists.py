@@ -13,7 +13,6 @@ from lepton_automl.data.dataset import load_labelled
 from lepton_automl.data.sampling import subset
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
-from lepton_automl.runs.time_budget import TEACHER
 from lepton_automl.search.finals.selection import LEARNING_ON, Option, early, finalists
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
@@ -28,9 +27,6 @@ FINALISTS = 3
 """Trained to the end where there is time for all of them."""
 MOST_SEEDS = 3
 """Trainings of one finalist, where there is more time than the longest training takes."""
-LEAST_TEACHERS = 2
-"""A net learns next to nothing from one of its own kind, but from the mean of several, which is
-better than each of them (docs/decisions.md, "Distillation of the winner")."""
 FRESH_LEAST = 2
 """Where the clock decides, a training from nothing gets at least so many times the epochs of the
 last rung or of its recipe, whichever is less: shorter ones are worse than going on from the rung
@@ -78,8 +74,6 @@ class FinalRun:
     """Which of the candidate's trainings: 0, 1, 2."""
     is_fresh: bool = True
     """From nothing with weights and order of its own; else from the last rung's checkpoint."""
-    teachers: tuple[str, ...] = ()
-    """Numbers and rungs of nets whose answers count beside the labels, such as "3-final-0"."""
     ranks: int = 1
     """Processes that train it together."""
     augment: float | None = None
@@ -87,8 +81,7 @@ class FinalRun:
 
     def key(self, round_number: int) -> TrainingKey:
         """Its key in the ledger and among the checkpoints."""
-        marks = self.seed, self.augment, bool(self.teachers)
-        return TrainingKey(self.number, Stage.FINAL, round_number, *marks)
+        return TrainingKey(self.number, Stage.FINAL, round_number, self.seed, self.augment)
 
     def to_event(self) -> dict[str, Any]:
         """As the ledger keeps it."""
@@ -97,11 +90,11 @@ class FinalRun:
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what `to_event` wrote."""
-        return cls(**(event | {"teachers": tuple(event.get("teachers", ()))}))
+        return cls(**event)
 
 
 def planned_final_runs(ledger: LedgerView, key: str) -> list[FinalRun]:
-    """The last trainings that a plan in the ledger names, such as "final-0" or "lesson-0"."""
+    """The last trainings that a plan in the ledger names, such as "final-0"."""
     known = ledger.get(EventKind.PLAN, key) or {}
     return [FinalRun.from_event(event) for event in known.get("finals", [])]
 
@@ -166,32 +159,17 @@ def _longest_in(entrants: Sequence[Finalist], jobs: int, seconds: float) -> list
 def _with_seeds(
     entrants: Sequence[Finalist], epochs: Sequence[int], jobs: int, seconds: float
 ) -> list[FinalRun]:
-    """Every one once; again with other seeds where a worker would have nothing to do.
-
-    Where all get as many epochs as help, one of them can be taught in the time left, and that comes
-    before other seeds. Where they do not, longer trainings are the better use of it
-    (docs/decisions.md, "Distillation of the winner").
-    """
+    """Every one once; again with other seeds where a worker would have nothing to do."""
     pairs = list(zip(entrants, epochs, strict=True))
     plan = [FinalRun(e.number, n, augment=e.augment) for e, n in pairs]
     each = [e.seconds_per_epoch * n for e, n in pairs]
-    lasting, lesson = list(each), _lesson_seconds(entrants, epochs)
-    seconds -= lesson if makespan(lasting, jobs) + lesson <= seconds else 0.0
+    lasting = list(each)
     for seed in range(1, MOST_SEEDS):
         for final, took in zip(plan[: len(entrants)], each, strict=True):
             if makespan([*lasting, took], jobs) <= seconds:
                 lasting.append(took)
                 plan.append(dataclasses.replace(final, seed=seed))
     return plan
-
-
-def _lesson_seconds(entrants: Sequence[Finalist], epochs: Sequence[int]) -> float:
-    """What the longest training takes while all answer too; 0 where nobody is to be taught."""
-    pairs = list(zip(entrants, epochs, strict=True))
-    if len(pairs) < LEAST_TEACHERS or any(n < e.longest for e, n in pairs):
-        return 0.0
-    answers = (TEACHER - 1) * sum(e.seconds_per_epoch for e in entrants)
-    return max(n * (e.seconds_per_epoch + answers) for e, n in pairs)
 
 
 class FinalistSelection:

@@ -15,7 +15,6 @@ from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.runs.time_budget import COMPRESSION
 from lepton_automl.search.finals.finalists import (
-    LEAST_TEACHERS,
     Finalist,
     FinalistSelection,
     FinalRun,
@@ -25,7 +24,7 @@ from lepton_automl.search.finals.finalists import (
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.time_plan import SAFETY, TASK_SECONDS, Clock
+from lepton_automl.search.time_plan import TASK_SECONDS, Clock
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import RungResult, Trials, result_event
 from lepton_automl.search.workers.pool import Workers
@@ -39,8 +38,6 @@ GRACE_SECONDS, GRACE_SHARE = 3.0, 0.5
 """So long after its end a search waits for a last training that takes longer than expected; and
 for one that will probably end by then, this share of what is kept for the compression: minutes of
 training are not thrown away for want of seconds."""
-LESSON = "lesson"
-"""Key of the ledger's plan, with the round's number."""
 
 
 class FinalTraining:
@@ -67,10 +64,6 @@ class FinalTraining:
         """The last trainings that were decided on; none before."""
         return planned_final_runs(self._work.ledger, f"{Stage.FINAL}-{self._round}")
 
-    @property
-    def _lesson(self) -> FinalRun | None:
-        return lesson_of(self._work.ledger, self._round)
-
     def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
         """Train the few best of `options` to the end; what each is then.
 
@@ -90,35 +83,6 @@ class FinalTraining:
             self._tell(_told(plan, len(_numbers(entrants))))
         self._train(self.finals, workers, clock)
         return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
-
-    def teach(self, number: int, workers: Workers, clock: Clock) -> None:
-        """Give the winner a lesson, if there are others to learn from and there is time for it.
-
-        It decides nothing but which of the winner's trainings ships: the better on validation.
-        """
-        key = f"{LESSON}-{self._round}"
-        if self._work.ledger.get(EventKind.PLAN, key) is None:
-            plan = self._plan_lesson(number, clock)
-            self._work.ledger.record(
-                EventKind.PLAN, key, {"finals": [final.to_event() for final in plan]}
-            )
-            for final in plan:
-                self._tell(told(final))
-        lesson = self._lesson
-        if lesson is not None and self._score_of(lesson) is None:
-            for key in lesson.teachers:
-                for task in rebuild_checkpoint(
-                    TrainingKey.parse(key), self._tasks, self._trials, self._work.ledger
-                ):
-                    workers.call(task)
-            self._train([lesson], workers, clock)
-
-    def _plan_lesson(self, number: int, clock: Clock) -> list[FinalRun]:
-        lesson = lesson_for(number, self.finals, self._trials, self._round)
-        if lesson is not None:
-            lesson = dataclasses.replace(lesson, ranks=self._work.config.final_jobs)
-        is_in_time = lesson is not None and clock.has_time(SAFETY * self._work_of(lesson), number)
-        return [lesson] if lesson is not None and is_in_time else []
 
     def _train(self, finals: Sequence[FinalRun], workers: Workers, clock: Clock) -> None:
         left = [final for final in finals if self._score_of(final) is None]
@@ -153,8 +117,7 @@ class FinalTraining:
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
         number = key.trial
-        every = [*self.finals, *filter(None, [self._lesson])]
-        final = next(f for f in every if f.key(self._round) == key)
+        final = next(f for f in self.finals if f.key(self._round) == key)
         before = 0 if final.is_fresh else self._trials.search_epochs(number)
         event = result_event(result, before + final.epochs, self._work.dataset.validation)
         self._work.ledger.record(EventKind.RUNG, task.key, event)
@@ -164,13 +127,10 @@ class FinalTraining:
         now = score.failed or f"{score.accuracy:.2%} after {epochs_text(score.epochs)}"
         before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
         how = "" if final.augment is None else f" with augment {final.augment:g}"
-        verb = "taught" if final.teachers else "trained"
-        self._tell(f"trial {number} {verb} to the end{how}: {now}, {before_it}{pace_text(result)}")
+        self._tell(f"trial {number} trained to the end{how}: {now}, {before_it}{pace_text(result)}")
 
     def _work_of(self, final: FinalRun) -> float:
-        return self._tasks.work(final.number, final.epochs, final.teachers) / expected_speedup(
-            final.ranks
-        )
+        return self._tasks.work(final.number, final.epochs) / expected_speedup(final.ranks)
 
     def _option(self, number: int) -> Option:
         """A candidate as its last trainings show it: the mean over seeds, not the luckiest.
@@ -237,7 +197,6 @@ def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Fi
         for final in planned_final_runs(ledger, f"{Stage.FINAL}-{round_number}")
         if final.is_fresh
     ]
-    lesson = lesson_of(ledger, round_number)
     return tuple(
         FinalistResult(
             number=number,
@@ -245,22 +204,11 @@ def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[Fi
             searched_epochs=trials.search_result(number).epochs,
             accuracies=tuple(score.accuracy for score in scores),
             epochs=scores[0].epochs,
-            taught=_reached(lesson, trials, number, round_number),
             augment=scores[0].key.augment,
         )
         for number in _numbers(finals)
         if (scores := _good(trials, finals, number, round_number))
     )
-
-
-def _reached(
-    lesson: FinalRun | None, trials: Trials, number: int, round_number: int
-) -> float | None:
-    """What a candidate reached in a lesson; None where it had none."""
-    if lesson is None or lesson.number != number:
-        return None
-    scores = _good(trials, [lesson], number, round_number)
-    return scores[0].accuracy if scores else None
 
 
 def _good(
@@ -307,7 +255,7 @@ def final_task(final: FinalRun, round_number: int, tasks: Tasks, trials: Trials)
     """The training that `final` stands for."""
     candidate, key = trials[final.number], final.key(round_number)
     if final.is_fresh:
-        task = tasks.fresh(candidate, final.epochs, key, final.teachers)
+        task = tasks.fresh(candidate, final.epochs, key)
     else:
         done = len([s for s in trials.results[final.number] if not s.failed])
         task = tasks.final(candidate, done, final.epochs, key)
@@ -332,59 +280,6 @@ def rebuild_checkpoint(
         return []
     if key.stage is Stage.RUNG:
         return [tasks.rung(trials[key.trial], key.round)]
-    every = [
-        f
-        for kind in (Stage.FINAL, LESSON)
-        for f in planned_final_runs(ledger, f"{kind}-{key.round}")
-    ]
-    final = next(f for f in every if f.key(key.round) == key)
-    teachers = [TrainingKey.parse(text) for text in final.teachers]
-    first = [t for one in teachers for t in rebuild_checkpoint(one, tasks, trials, ledger)]
-    return [*first, final_task(final, key.round, tasks, trials)]
-
-
-def lesson_of(ledger: LedgerView, round_number: int) -> FinalRun | None:
-    """The lesson that a round decided on, if it did."""
-    return next(iter(planned_final_runs(ledger, f"{LESSON}-{round_number}")), None)
-
-
-def lesson_for(
-    number: int, finals: Sequence[FinalRun], trials: Trials, round_number: int
-) -> FinalRun | None:
-    """A candidate's last training once more, taught by the best net of each that had one.
-
-    None where it was not trained from nothing, or where too few others see pictures of its size.
-
-    Parameters
-    ----------
-    number : int
-        The candidate.
-    finals : sequence of FinalRun
-        The last trainings of a round.
-    trials : Trials
-        What came of them.
-    round_number : int
-        Which round.
-    """
-    size, best = trials[number].arch.input, dict[int, tuple[float, TrainingKey]]()
-    for final in finals:
-        score = trials.final_result(final.key(round_number))
-        alike = trials[final.number].arch.input == size
-        if final.is_fresh and alike and score is not None and not score.failed:
-            known = best.get(final.number, (-1.0, score.key))
-            best[final.number] = max(known, (score.accuracy, score.key), key=lambda each: each[0])
-    if number not in best or len(best) < LEAST_TEACHERS:
-        return None
-    epochs = next(final.epochs for final in finals if final.number == number)
-    teachers = tuple(str(key) for _, key in best.values())
-    return FinalRun(number, epochs, teachers=teachers, augment=best[number][1].augment)
-
-
-def told(lesson: FinalRun) -> str:
-    """The decision in a line."""
-    numbers = [str(TrainingKey.parse(key).trial) for key in lesson.teachers]
-    return (
-        f"trial {lesson.number} is trained from nothing once more, "
-        f"{epochs_text(lesson.epochs)}, and "
-        f"learns from trials {', '.join(numbers)} as well; the better net ships"
-    )
+    finals = planned_final_runs(ledger, f"{Stage.FINAL}-{key.round}")
+    final = next(f for f in finals if f.key(key.round) == key)
+    return [final_task(final, key.round, tasks, trials)]

@@ -77,7 +77,6 @@ class WinnerStore:
         choice = choose([*trained, *passed_over] or every, self._work.config.goal)
         if choice.number in {option.number for option in passed_over}:
             self._tell(choice.number)
-        self._confirmation.teach(choice.number, workers, clock)
         self._save(choice, workers)
         event = {
             "trials": self._work.config.trials,

@@ -69,9 +69,6 @@ class Task:
     """Answer the validation samples mirrored as well."""
     parts: tuple[int, ...] = ()
     """In how many pieces the batches of each cycle go through the net; empty: whole."""
-    teachers: tuple[str, ...] = ()
-    """Folders of models of the same input. Their answers count beside the labels, as those of the
-    uncut net do in a compression."""
     work: float = 0.0
     """Size of the training in the units of `plan.work_of`; tells the speed, decides nothing."""
     is_balanced: bool = False
@@ -99,7 +96,6 @@ class Task:
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
         document["parts"] = tuple(document["parts"])
-        document["teachers"] = tuple(document["teachers"])
         document["train"] = tuple(document["train"])
         document["validation"] = tuple(document["validation"])
         return cls(**document)
@@ -169,7 +165,6 @@ def run_share(
     device, seconds, parts = torch.device(task.device), list[float](), 1
     data, model, recipe = _training_part(task), _start(task), Recipe.from_json(task.recipe)
     throughput = Throughput(min(recipe.batch_size, len(data)))
-    teachers = [Model.load(Path(folder)) for folder in task.teachers]
     steps = zip(task.cycles, task.pieces, _ticks(task, told), _snapshots(task), strict=True)
     for (epochs, seed), parts, tick, snapshot in steps:
         throughput = Throughput(min(recipe.batch_size, len(data)))
@@ -180,7 +175,7 @@ def run_share(
         begun = time.perf_counter()
         try:
             options["on_batch"] = _both(throughput.on_batch, tick)
-            model = fit(model, data, recipe, teachers=teachers, checkpoint=snapshot, **options)
+            model = fit(model, data, recipe, checkpoint=snapshot, **options)
         except Diverged as error:
             return TaskResult(tuple(seconds), failed=error.what, parts=parts)
         seconds.append(time.perf_counter() - begun)
