@@ -112,7 +112,7 @@ def test_a_cut_that_misses_by_chance_is_recovered_further_and_no_other(monkeypat
     once = prune(model, context_for(model, limits=Limits(max_drop=0.0), epochs=1), 0.4)
     right = is_correct(once.model, context_for(model).validation).mean()
     lost = 100 * (1 - right)  # of 128 pictures; a standard error is 3 points
-    assert (once.recoveries, once.is_accepted, lost > 10) == (1, False, True)
+    assert (once.recoveries, once.is_accepted, lost > 8) == (1, False, True)
 
     far = context_for(model, limits=Limits(max_drop=2 * (lost - 8)), epochs=1)
     assert prune(model, far, 0.4).recoveries == 1
