@@ -15,7 +15,7 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers import launch
 from lepton_automl.search.workers.task import Task, _part, run_task, unpack
-from lepton_automl.training import checkpoint
+from lepton_automl.training import checkpoint, loader
 from lepton_automl.training.evaluate import is_correct
 from tests.helpers.search import candidate, work
 
@@ -82,8 +82,11 @@ def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_INTERVAL_SECONDS", 0.0)
-    # Longer than a chunk of batches, which is 512 here: states are kept between chunks.
-    task = replace(task, cycles=((300, 1),))
+    # States are kept between chunks of batches; 16 of them in both processes, not 512.
+    monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", 1 << 16)
+    smaller = "from lepton_automl.training import loader; loader._CHUNK_BYTES['cpu'] = 1 << 16; "
+    monkeypatch.setattr(launch, "RANK_PROGRAM", smaller + launch.RANK_PROGRAM)
+    task = replace(task, cycles=((24, 1),))
     whole = replace(task, out=str(tmp_path / "whole"))
     run_task(whole, contextlib.nullcontext)
 
