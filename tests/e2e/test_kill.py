@@ -194,12 +194,13 @@ def test_after_sigterm_the_best_so_far_can_be_compressed(search):
 KILLED_EXPORTS = """
 import os, shutil, signal, sys
 from pathlib import Path
-from lepton_automl.artifact import writer as bundle, pipeline
+from lepton_automl.artifact import writer
+from lepton_automl.pipeline import export as exports, run as pipeline
 from lepton_automl.runs.folder import RunFolder, configured
 
 finished, out, replace = Path(sys.argv[1]), Path(sys.argv[2]), Path.replace
-verdict = bundle.read_verdict(finished / "artifact")
-pipeline.verify_in_fresh_process = lambda request: verdict
+verdict = writer.read_verdict(finished / "artifact")
+exports.verify_in_fresh_process = lambda request: verdict
 
 
 def export(folder, left):
