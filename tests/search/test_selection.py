@@ -11,11 +11,12 @@ from lepton_automl.config import Goal, Limits
 from lepton_automl.cost.cost import Cost, excess
 from lepton_automl.search.finals.selection import (
     Option,
+    by_accuracy,
     choose,
     clearly_below,
-    early,
     finalists,
     ranked,
+    within_limits,
 )
 
 
@@ -124,16 +125,16 @@ def test_with_groups_a_minimum_is_sure_later() -> None:
     assert "surely" not in choose([grouped], Goal(Limits(min_accuracy=0.95))).reason
 
 
-def test_after_a_first_epoch_what_errors_will_fall_to_decides_and_no_cost() -> None:
+def test_the_most_accurate_is_first_and_of_equal_ones_the_smallest() -> None:
+    options = [option(0, 180, 9000), option(1, 198, 300), option(2, 200, 12_000)]
+    options += [option(3, 198, 200), option(4, 198, 200)]
+    assert [o.number for o in by_accuracy(options)] == [2, 3, 4, 1, 0]
+
+
+def test_options_beyond_the_limits_count_only_if_there_are_no_others() -> None:
     options = [option(0, 180, 9000), option(1, 200, 12_000), option(2, 198, 300)]
-    alike = dict.fromkeys(range(3), 20.0)
-    assert [o.number for o in early(options, Limits(), alike, 3)] == [1, 2, 0]
-    assert [o.number for o in early(options, Limits(max_size_bytes=9000), alike, 2)] == [2, 0]
-    # Errors of 55 and 50 %: twice as many passes are worth a fifth of the error, 1.1 times not.
-    faster = {0: 40.0, 1: 20.0, 2: 20.0}
-    assert early(options, Limits(), faster, 1)[0].number == 0
-    hardly = {0: 22.0, 1: 20.0, 2: 20.0}
-    assert early(options, Limits(), hardly, 1)[0].number == 1
+    assert [o.number for o in within_limits(options, Limits(max_size_bytes=9000))] == [0, 2]
+    assert within_limits(options, Limits(max_size_bytes=200)) == options
 
 
 def test_the_most_accurate_is_always_among_the_finalists() -> None:

@@ -13,7 +13,7 @@ from lepton_automl.data.dataset import load_labelled
 from lepton_automl.data.sampling import subset
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
-from lepton_automl.search.finals.selection import LEARNING_ON, Option, early, finalists
+from lepton_automl.search.finals.selection import Option, by_accuracy, finalists, within_limits
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import LONGEST, TASK_SECONDS, Clock, work_of
@@ -234,36 +234,24 @@ class FinalistSelection:
         points = read_warm_start(self._work.ledger).begins_with(self._work.space.candidates)
         params = {o.number: self._trials[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
-        growth = {o.number: self._growth(o.number) for o in options}
-        return early(known_good or options, self._work.config.limits, growth, FINALISTS)
+        legal = within_limits(known_good or options, self._work.config.limits)
+        return by_accuracy(legal)[:FINALISTS]
 
     def _in_time(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
-        """`chosen`, unless the first is too slow to be trained from nothing in the time left.
+        """`chosen`, unless its first is too slow for a training from scratch in the time left.
 
-        Then one that is trained faster may come out ahead, as it gets many more passes.
+        Then the most accurate of those that are fast enough; of all, if none is.
         """
         left = self._clock.left() - TASK_SECONDS
-        entrants = {o.number: self._entrant(o.number) for o in options}
 
-        def is_in_time(entrant: Finalist) -> bool:
+        def is_in_time(option: Option) -> bool:
+            entrant = self._entrant(option.number)
             return entrant.least * entrant.seconds_per_epoch <= left
 
-        if left == math.inf or not chosen or is_in_time(entrants[chosen[0].number]):
+        if left == math.inf or not chosen or is_in_time(chosen[0]):
             return chosen
-        growth = {
-            number: min(entrant.longest, left / entrant.seconds_per_epoch)
-            / self._trials.search_result(number).epochs
-            if is_in_time(entrant)
-            else self._growth(number)
-            for number, entrant in entrants.items()
-        }
-        return early(options, self._work.config.limits, growth, FINALISTS, LEARNING_ON)
-
-    def _growth(self, number: int) -> float:
-        """How many times as many passes it will have had, at least 1: the time may be over."""
-        entrant = self._entrant(number)
-        more = min(entrant.own, max(0.0, self._clock.left() / entrant.seconds_per_epoch))
-        return 1 + more / self._trials.search_result(number).epochs
+        legal = within_limits(options, self._work.config.limits)
+        return by_accuracy([o for o in legal if is_in_time(o)] or legal)[:FINALISTS]
 
     def _entrant(self, number: int) -> Finalist:
         candidate = self._trials[number]

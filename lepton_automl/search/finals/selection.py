@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,6 @@ CLEARLY, BEYOND = 1.2816, 0.1
 LARGEST_GAP = 0.005
 """Share of samples that a cheaper candidate may be below the best: on a small validation part
 hardly anything is distinguishable, and that is no reason to give accuracy away."""
-
-LEARNING = 0.3
-"""Power of the passes with which errors fall: on CIFAR-10 two nets of `residual` came from 53.6 %
-after one pass to 20.8 % after 22, and from 52.2 % to 15.7 % after 46."""
-
-LEARNING_ON = 0.13
-"""The same from the third pass or so on: on Fashion-MNIST two nets of `tiny` came from 14.9 % after
-three to 9.7 % after 81, and from 14.4 % to 11.1 % after 27."""
 
 SAME_COST = math.log(1.05)
 """Costs within about 5 % count as equal: two timings of one file differ by as much."""
@@ -82,10 +74,10 @@ def choose(options: Sequence[Option], goal: Goal) -> Choice:
         `prefer` is `latency`: latency decides first, then bytes, as it does with `min_accuracy`.
         `size`: the product of the two does, so that half the bytes pay for twice the time.
     """
-    legal = _legal(options, goal.limits)
+    legal = within_limits(options, goal.limits)
     if goal.limits.min_accuracy is not None:
         return _cheapest_reaching(legal, goal.limits.min_accuracy)
-    best = _most_accurate(legal)
+    best = by_accuracy(legal)[0]
     measure = "accuracy" if best.strata is None else "balanced accuracy"
     if not goal.minds_costs:
         return Choice(best.number, f"the best {measure} of those within the limits")
@@ -114,47 +106,19 @@ def finalists(options: Sequence[Option], goal: Goal, count: int) -> list[Option]
     "Not distinguishably below the best" means little unless the best itself is trained to the end.
     """
     chosen, limits = ranked(options, goal, count), goal.limits
-    best = _most_accurate(_legal(options, limits))
+    best = by_accuracy(within_limits(options, limits))[0]
     if limits.min_accuracy is None and count > 1 and best.number not in {o.number for o in chosen}:
         chosen[-1:] = [best]
     return chosen
 
 
-def early(
-    options: Sequence[Option],
-    limits: Limits,
-    growth: Mapping[int, float],
-    count: int,
-    power: float = LEARNING,
-) -> list[Option]:
-    """Who is worth a last training where all were trained too briefly to show what they can reach.
-
-    After a first epoch small nets are as good as those that will leave them behind, so no cheaper
-    one is preferred; but a net that is trained faster gets more passes. Errors are taken to fall
-    with a power of the passes (Hestness et al. 2017, arXiv:1712.00409, see them fall so with data).
-
-    Parameters
-    ----------
-    options : sequence of Option
-        At least one.
-    limits : Limits
-        Those within the cost limits come alone, if any is.
-    growth : mapping
-        How many times as many passes each will have had, by number.
-    count : int
-        How many at most.
-    power : float
-        Of the passes with which errors fall.
-    """
-
-    def error(option: Option) -> float:
-        return (1 - option.accuracy) * math.pow(growth[option.number], -power)
-
-    return sorted(_legal(options, limits), key=lambda o: (error(o), o.number))[:count]
+def by_accuracy(options: Sequence[Option]) -> list[Option]:
+    """Options sorted by accuracy, highest first; ties by size in bytes, then by number."""
+    return sorted(options, key=lambda o: (-o.accuracy, o.cost.size_bytes, o.number))
 
 
-def _legal(options: Sequence[Option], limits: Limits) -> list[Option]:
-    """Those within the cost limits; all where none is."""
+def within_limits(options: Sequence[Option], limits: Limits) -> list[Option]:
+    """Options that satisfy the cost limits; all options if none does."""
     return [o for o in options if not excess(o.cost, limits)] or list(options)
 
 
@@ -185,15 +149,11 @@ def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
     reaching = [o for o in options if o.accuracy >= minimum]
     sure = [o for o in reaching if _lower_bound(o) >= minimum]
     if not reaching:
-        best = _most_accurate(options)
+        best = by_accuracy(options)[0]
         return Choice(best.number, f"the best there is: none reaches {minimum:.2%}")
     chosen = min(sure or reaching, key=lambda o: _price(o, latency_first=True))
     how = "surely reaches" if sure else "reaches"
     return Choice(chosen.number, f"the cheapest that {how} {minimum:.2%} on validation")
-
-
-def _most_accurate(options: Sequence[Option]) -> Option:
-    return max(options, key=lambda o: (o.accuracy, -o.cost.size_bytes, -o.number))
 
 
 def _lower_bound(option: Option) -> float:
