@@ -22,7 +22,7 @@ HEAD = """
 from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent()
 import errno, os, resource, signal, sys, torch
 from pathlib import Path
-from lepton_automl.search import worker
+from lepton_automl.search.workers import worker
 
 run, folder = worker.run_task, Path(sys.argv[2])
 
