@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     limits: Limits
     objectives: Sequence[str]
     seed: int
+    sampler: str
     target: str
     prefer: Prefer
     latency_from: str | Path | None

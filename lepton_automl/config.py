@@ -167,6 +167,8 @@ class RunConfig:
     limits: Limits = field(default_factory=Limits)
     objectives: tuple[str, ...] = EVERY_OBJECTIVE
     seed: int = 0
+    sampler: str = "lepton"
+    """What proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler MODULE:CLASS."""
     target: str = "x86-any"
     prefer: Prefer = "size"
     latency_from: Path | None = None

@@ -15,23 +15,31 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
 
 from benchmarks.common import parser, print_table
-from lepton_automl.config import LIMITS, Limits
+from lepton_automl.config import LIMITS, Limits, RunConfig
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import Cost, excess
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.models.arch import Arch
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.feasibility import CostCheck
 from lepton_automl.search.proposals.proposer import Proposer
-from lepton_automl.search.sampler import Sampler
+from lepton_automl.search.request import SearchWork
 from lepton_automl.search.space import loader
-from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
+from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.training_key import TrainingKey
+from lepton_automl.search.trials import RungResult, Trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.training.recipe import Recipe
+from lepton_automl.search.workers.task import pack
 
 SPACES = ("tiny", "residual", "mobile")
 TARGET = targets.load()
@@ -124,38 +132,60 @@ def combination(rng: random.Random, pool: list[Cost]) -> Limits:
 
 
 def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: Path) -> Answer:
-    """Ask for `count` candidates as a search does, with made-up accuracies."""
+    """Ask for `count` trials as a search does, with made-up accuracies."""
     answer = Answer(found.name, limits)
-
-    def draw(trial: SpaceTrial) -> tuple[Arch, Recipe]:
-        height, width, channels = found.example
-        return found.sample(
-            trial, size=(height, width), channels=channels, classes=10, target=TARGET
-        )
-
     with tempfile.TemporaryDirectory(dir=folder) as place:
         ledger = Ledger(Path(place) / "ledger.db")
-        check = checker(limits, ledger, Path(place))
-        sampler = Sampler(draw, [load(n) for n in OBJECTIVES], found.candidates, seed=seed)
-        proposer = Proposer(sampler, draw, found.parameters(), check, [])
+        proposer = Proposer(
+            work_of(found, limits, seed, ledger, Path(place)),
+            trials := Trials(),
+            [load(n) for n in OBJECTIVES],
+            MeasurementLock(Path(place) / "locks"),
+        )
+        check = proposer._check = proposer._repair._check = checker(limits, ledger, Path(place))
         try:
             for number in range(count):
                 begun, busy = time.perf_counter(), time.process_time()
                 try:
-                    candidate = proposer.propose(number)
+                    trial = proposer.add()
                 finally:
                     answer.asks.append(time.perf_counter() - begun)
                     answer.busy.append(time.process_time() - busy)
-                if candidate is None:
+                if trial is None:
                     break
-                answer.found.append(candidate.cost)
-                sampler.tell(number, random.Random(number).random(), candidate.cost)
+                answer.found.append(trial.cost)
+                correct = pack(np.arange(1000) < 1000 * random.Random(number).random())
+                event = {"epochs": 1, "correct": correct, "failed": ""}
+                trials.add_result(RungResult.from_event(TrainingKey(number), event))
+                proposer.record(number)
         except InfeasibleError as error:
             answer.error = error
         ledger.close()
     answer.checks = check.taken
-    answer.told = proposer.tally.words() if proposer.tally.is_scarce else ""
+    answer.told = proposer._tally.words() if proposer._tally.is_scarce else ""
     return answer
+
+
+def work_of(
+    found: SearchSpace, limits: Limits, seed: int, ledger: Ledger, folder: Path
+) -> SearchWork:
+    """A search over the space's own example of pictures."""
+    height, width, channels = found.example
+    data: Any = SimpleNamespace(
+        size=(height, width), channels=channels, class_names=tuple("0123456789"), train=range(6000)
+    )
+    return SearchWork(
+        config=RunConfig(
+            data="", out=folder, objectives=OBJECTIVES, limits=limits, seed=seed, trials=100
+        ),
+        dataset=data,
+        space=found,
+        target=TARGET,
+        latency_model=None,
+        folder=RunFolder(folder),
+        ledger=ledger,
+        device=torch.device("cpu"),
+    )
 
 
 def named(answer: Answer) -> Limits:

@@ -16,7 +16,7 @@ from table import HERE
 
 DRAWS = 4000
 """Of the bootstrap over seeds."""
-OURS = ("ours", "ours")
+OURS = ("lepton", "in lepton")
 
 Row = dict[str, Any]
 

@@ -6,6 +6,7 @@ Command: python benchmarks/study/record.py tiny fashion_mnist.npz
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import random
@@ -24,6 +25,7 @@ from lepton_automl.models.model import Preprocessing
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.space import draw, loader
 from lepton_automl.search.space.draw import seed_of
+from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.loop import Diverged, fit, initial_model
 from lepton_automl.training.recipe import Recipe
@@ -40,7 +42,7 @@ ORDER_SEED = 20
 
 def points(name: str) -> list[dict[str, Any]]:
     """All points of a sub-space, in the order they are trained."""
-    knobs = loader.load(HERE / f"{name}.toml").parameters()
+    knobs = loaded(name).parameters()
     found = [
         dict(zip(knobs, values, strict=True))
         for values in itertools.product(*(knob.values for knob in knobs.values()))
@@ -49,10 +51,16 @@ def points(name: str) -> list[dict[str, Any]]:
     return found
 
 
+@functools.cache
+def loaded(name: str) -> SearchSpace:
+    """The sub-space of a table."""
+    return loader.load(HERE / f"{name}.toml")
+
+
 def net_of(name: str, point: dict[str, Any]) -> tuple[Arch, Recipe]:
     """Architecture and recipe of a point."""
     side = SIDES[name]
-    return loader.load(HERE / f"{name}.toml").sample(
+    return loaded(name).sample(
         draw.RandomTrial(0, point),
         size=(side, side),
         channels=1,

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
-from ours import Ours
-from rules import LAST, State
+from rules import LAST
 from table import Table
 
 from lepton_automl.search.space.draw import suggest
@@ -77,21 +76,6 @@ class Evolution(Sampler):
             if child in self.left:
                 return self.take(child)
         return self.take(self.left[-1])
-
-
-class Expected(Sampler):
-    """The search's own choice of new points, for another's stopping rule."""
-
-    def __init__(self, table: Table, seed: int) -> None:
-        super().__init__(table, seed)
-        self.guide, self.state = Ours(table, seed), State()
-
-    def see(self, number: int, values: list[float]) -> None:
-        self.state.seen[number] = list(values)
-
-    def ask(self) -> int:
-        chosen = self.guide.newcomer(self.state)
-        return self.take(chosen)
 
 
 class Optuna(Sampler):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import samplers
-from ours import Ours
+from product import Search
 from rules import LAST, RULES, Rule, State
 from table import EPOCHS, HERE, Table, read
 
@@ -34,6 +34,8 @@ WORST = 0.6
 SLOW = 10
 """Seeds of a Gaussian process."""
 NAMES = ("tiny", "residual")
+PRODUCT = "in lepton"
+"""In place of a rule: the product's own scheduler and `--sampler`."""
 STEPS = tuple(b - a for a, b in zip((0, *EPOCHS), EPOCHS, strict=False))
 """Epochs of each rung by itself."""
 
@@ -71,15 +73,16 @@ def run(
     return steps
 
 
-def run_ours(table: Table, guide: Ours, trials: int, enough: Enough) -> list[Trained]:
-    """The same with the search's own guide, which is sampler and rule at once."""
+def run_product(table: Table, search: Search, trials: int, enough: Enough) -> list[Trained]:
+    """The same by the product's own study and scheduler, with any sampler."""
     state, steps = State(), list[Trained]()
-    while not enough(steps):
-        chosen = guide.next(state, closing=len(state.seen) >= trials)
-        if chosen is None:
-            break
-        state.seen.setdefault(chosen[0], [])
-        steps.append(_step(table, state, chosen[0], steps))
+
+    def train(number: int) -> bool:
+        state.seen.setdefault(number, [])
+        steps.append(_step(table, state, number, steps))
+        return enough(steps)
+
+    search.run(trials, train)
     return steps
 
 
@@ -146,25 +149,21 @@ CELLS = (
     *(Cell("tpe-joint", rule) for rule in ("median", "asha")),
     *(Cell("tpe-warm", rule) for rule in ("median", "asha")),
     *(Cell("nsga2", rule) for rule in ("median", "asha")),
-    *(Cell("ours", rule) for rule in ("ours", "none", "median", "asha")),
-    Cell("ours-cold", "ours"),
-    Cell("random", "ours"),
     *(Cell(name, "asha", costs=True) for name in ("random", "tpe-joint", "nsga2")),
-    Cell("ours", "ours", costs=True),
     Cell("gp", "median"),
+    *(Cell(name, PRODUCT) for name in ("lepton", "lepton-cold", "random", "tpe", "nsgaii")),
+    *(Cell(name, PRODUCT, costs=True) for name in ("lepton", "random", "tpe", "nsgaii")),
+    Cell("gp", PRODUCT),
 )
 
 
 def simulated(table: Table, cell: Cell, seed: int) -> list[Trained]:
     """One search."""
     enough = functools.partial(_enough, table, cell)
-    if cell.rule == "ours":
-        ideas = {"random": 1}.get(cell.sampler)
-        settings: dict[str, Any] = {} if ideas is None else {"ideas": ideas}
-        warm = cell.sampler == "ours"
-        return run_ours(
-            table, Ours(table, seed, costs=cell.costs, warm=warm, **settings), TRIALS, enough
-        )
+    if cell.rule == PRODUCT:
+        name, _, cold = cell.sampler.partition("-")
+        search = Search(table, name, seed, costs=cell.costs, warm=not cold)
+        return run_product(table, search, TRIALS, enough)
     sizes = [c["size_bytes"] for c in table.costs] if cell.costs else None
     rule = RULES[cell.rule](sizes) if sizes else RULES[cell.rule]()
     return run(table, _sampler(table, cell, seed, rule), rule, TRIALS, enough)
@@ -191,7 +190,6 @@ def _sampler(table: Table, cell: Cell, seed: int, rule: Rule) -> samplers.Sample
     own = {
         "random": samplers.Evenly,
         "evolution": samplers.Evolution,
-        "ours": samplers.Expected,
     }
     return own[cell.sampler](table, seed)
 

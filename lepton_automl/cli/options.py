@@ -76,6 +76,14 @@ FinalJobs = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        help="What proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler as "
+        "MODULE:CLASS.",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RUNNING)
 ]

@@ -25,6 +25,7 @@ def search(
     target: o.TargetName = "x86-any",
     latency_from: o.LatencyFrom = None,
     seed: o.Seed = 0,
+    sampler: o.Sampler = "lepton",
     warm_start: o.WarmStart = None,
     skip_corrupt: o.SkipCorrupt = False,
     no_flip: o.NoFlip = False,

@@ -31,6 +31,7 @@ from lepton_automl.search import callbacks
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.study import make_sampler
 from lepton_automl.search.warm_start import Source, source
 
 TINIEST, SMALL = 24, 64
@@ -139,6 +140,7 @@ def resolved(config: RunConfig) -> Resources:
     """
     _check_place(config)
     _check_objectives(config)
+    make_sampler(config.sampler, config.seed)
     for name in config.callbacks:
         callbacks.load(name)
     target, device = targets.load(config.target), chosen_device(config.device)
@@ -321,6 +323,7 @@ def definition_of(
         space_digest=known.digest,
         objectives=config.objectives,
         seed=config.seed,
+        sampler=config.sampler,
         target=config.target,
         prefer=config.prefer,
         limits=config.limits,

@@ -32,6 +32,7 @@ class Definition:
     target: str
     prefer: str
     limits: Limits
+    sampler: str = "lepton"
     latency_from: str = ""
     """Digest of the latency table; empty without one."""
     warm_start: str = ""
@@ -306,6 +307,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         limits=known.limits,
         objectives=known.objectives,
         seed=known.seed,
+        sampler=known.sampler,
         target=known.target,
         prefer="latency" if known.prefer == "latency" else "size",
         latency_from=folder.latency_file if known.latency_from else None,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 import torch
 
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import percent
-from lepton_automl.cost.cost import Cost
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search import progress
@@ -22,18 +20,17 @@ from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.flip_check import FLIP, oriented
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import Progress, series
-from lepton_automl.search.proposals.candidate_pool import Ideas
-from lepton_automl.search.proposals.proposer import Newcomers
+from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.request import SearchResult, SearchWork
-from lepton_automl.search.rungs import RUNGS, may_go_on
-from lepton_automl.search.scheduler import Advisor
-from lepton_automl.search.surrogate import Encoding
+from lepton_automl.search.rungs import RUNGS, Rung
+from lepton_automl.search.scheduler import Scheduler
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import (
     FINAL_SHARES,
     SAFETY,
     SCARCE_FINAL_SHARES,
     Clock,
+    macs_of,
     planned_epochs,
     share_trained,
     work_of,
@@ -188,25 +185,13 @@ class Explorer:
         self._winners, self._workers = winners, workers
         self._objectives = [load_objective(name) for name in work.config.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
-        self._newcomers = Newcomers(work, trials, self._objectives, lock)
-        knobs = work.space.parameters()
-        self._advisor = Advisor(
-            trials,
-            self._objectives,
-            Encoding(knobs),
-            Ideas(
-                self._newcomers.draw, self._newcomers.guess, work.config.limits, work.config.seed
-            ),
-            lambda number: len(tasks.cycles(number)),
-            work.config.seed,
-            self._newcomers.observed,
-            self._has_time,
-        )
+        self._proposer = Proposer(work, trials, self._objectives, lock)
+        self._scheduler = Scheduler(self._proposer.study)
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         if trials.plan is None:
-            first = trials.get(0) or self._newcomers.add(self._wishes())
-            assert first is not None, "the first candidate is refused by an error"
+            first = trials.get(0) or self._proposer.add()
+            assert first is not None, "the first candidate is rejected by an error"
             trials.plan = make_plan(work, tasks, first, workers)
         self.clock = clock_for(work, trials.plan)
 
@@ -223,65 +208,55 @@ class Explorer:
             self._show(trained[-1], is_last=True)
 
     def _next(self) -> Task | None:
-        """What to train now: interrupted, else the most promising, somebody new or known."""
-        return self._interrupted() or self._advised()
-
-    def _interrupted(self) -> Task | None:
+        """The next training; trials whose first one was interrupted come first."""
         at_work = self._at_work()
         waiting = [number for number in self._trials.unstarted() if number not in at_work]
-        return self._rung_task(waiting[0], 0) if waiting else None
-
-    def _advised(self) -> Task | None:
-        """Known-good candidates first; then what the advisor says."""
-        new, trials = self._wants_more(), self._trials
-        if new and len(trials) < len(self._newcomers.first):
-            return self._newcomer(()) or self._advised()
-        may_go_on = self._may_go_on(closing=not new)
-        if not new and not may_go_on:
+        if waiting:
+            return self._rung_task(waiting[0], 0)
+        may_propose, trials = self._may_propose(), self._trials
+        if may_propose and len(trials) < len(self._proposer.first):
+            return self._proposed() or self._next()
+        self._proposer.estimator.most_macs = self._most_macs()
+        rungs = [
+            Rung(trials.entries(rung, self._known_costs), self._promoted(rung))
+            for rung in range(RUNGS - 1)
+        ]
+        promotable = [
+            number
+            for number in self._scheduler.promotable(rungs, closing=not may_propose)
+            if self.clock.allows(self._work_of(number, len(trials.results[number])))
+        ]
+        action = self._scheduler.next_action(promotable, may_propose=may_propose)
+        if action is None:
             return None
-        advice = self._advisor.advise(may_go_on, self._at_work(), new=new)
-        if advice.promote is not None:
-            return self._rung_task(advice.promote, len(trials.results[advice.promote]))
-        return self._newcomer(advice.wishes) or self._advised() if new else None
+        if action.promote is not None:
+            return self._rung_task(action.promote, len(trials.results[action.promote]))
+        return self._proposed() or self._next()
 
-    def _wishes(self) -> tuple[Mapping[str, Any], ...]:
-        """For the first candidate of all, where another run knows what is good."""
-        known = self._newcomers.observed and not self._newcomers.first
-        return self._advisor.advise([], [], new=True).wishes if known else ()
+    def _proposed(self) -> Task | None:
+        """The first training of a new trial; None where the space is exhausted."""
+        candidate = self._proposer.add()
+        return None if candidate is None else self._rung_task(candidate.number, 0)
 
-    def _has_time(self, cost: Cost) -> bool:
-        """Whether a net could be trained to the last rung before the search must end.
+    def _most_macs(self) -> float:
+        """Of a net that could be trained to the last rung before the search must end.
 
-        A net ten times as large takes ten times as long: its first rung alone may eat the time in
+        A net ten times as large takes ten times as long: its first rung alone may take the time in
         which others would have been trained to the end, as it never could be.
         """
         plan = self._trials.plan
         if plan is None or plan.epochs is None:
-            return True
-        return self.clock.has_time(work_of(cost.macs, self._tasks.samples, plan.epochs))
-
-    def _newcomer(self, wishes: Sequence[Mapping[str, Any]]) -> Task | None:
-        candidate = self._newcomers.add(wishes)
-        return None if candidate is None else self._rung_task(candidate.number, 0)
-
-    def _may_go_on(self, *, closing: bool) -> list[int]:
-        """Who may be trained to the next rung, as far as quotas, intervals and time allow."""
-        found = []
-        for rung in range(RUNGS - 1):
-            standings = self._trials.entries(rung, self._known_costs)
-            found += may_go_on(standings, self._promoted(rung), rung=rung, closing=closing)
-        return [
-            n for n in found if self.clock.allows(self._work_of(n, len(self._trials.results[n])))
-        ]
+            return math.inf
+        return macs_of(self.clock.most_work(), self._tasks.samples, plan.epochs)
 
     def _promoted(self, rung: int) -> set[int]:
-        """Who went on beyond `rung`, is about to, or has no further rung."""
+        """Trials that train or have trained beyond `rung`, or have no further one."""
         last = {n for n in self._trials if len(self._tasks.cycles(n)) == rung + 1}
         return self._trials.beyond(rung) | self._at_work() | last
 
-    def _wants_more(self) -> bool:
+    def _may_propose(self) -> bool:
         wanted, trials = self._work.config.trials, self._trials
-        if self._newcomers.exhausted or (wanted is not None and len(trials) >= wanted):
+        if self._proposer.exhausted or (wanted is not None and len(trials) >= wanted):
             return False
         if not trials.trained():
             return len(trials) < HOPELESS
@@ -296,8 +271,7 @@ class Explorer:
         self._work.ledger.record(EventKind.RUNG, task.key, event)
         score = RungResult.from_event(key, event)
         self._trials.add_result(score)
-        if rung == 0:
-            self._newcomers.learn(number, score)
+        self._proposer.record(number)
         if not score.failed:
             if rung:
                 self._tasks.discard(TrainingKey(number, round=rung - 1))
@@ -307,6 +281,7 @@ class Explorer:
         self._show(number)
 
     def _rung_task(self, number: int, rung: int) -> Task:
+        self._proposer.begin(number)
         return self._tasks.rung(self._trials[number], rung)
 
     def _work_of(self, number: int, rung: int) -> float:

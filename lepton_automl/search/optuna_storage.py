@@ -93,7 +93,8 @@ class Mirror:
     def _enter(self, candidate: Trial) -> None:
         number = candidate.number
         self._candidates[number] = candidate
-        for index, refusal in enumerate(candidate.rejected):
+        rejected = [one for one in candidate.rejected if one.violation]  # The others were known.
+        for index, refusal in enumerate(rejected):
             key = f"{number}-refused-{index}"
             about = {KEY: key, NUMBER: number, ROLE: "refused"}
             self._line(key, _frozen(refusal, TrialState.PRUNED, about, refusal.violation))

@@ -57,46 +57,57 @@ def cycles(epochs: int, samples: int) -> tuple[int, ...]:
     return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
 
 
-def may_go_on(
-    standings: Sequence[RungEntry], promoted: Collection[int], *, rung: int, closing: bool
-) -> list[int]:
-    """Who of those that finished a rung may go on: not yet promoted, not dropped, within quota.
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """One rung of a search: its results, and which of its trials need no promotion."""
 
-    Half of them and one more may while new candidates come, since a good one need not wait for
-    others, and one in three when none will. Intervals drop nobody at the first rung: recipes that
-    are slow at first overtake others later (docs/decisions.md, "When a trial is dropped as surely
-    worse").
+    entries: Sequence[RungEntry]
+    """All that have finished it."""
+    promoted: Collection[int]
+    """Numbers of those that train or have trained longer, or have no further rung."""
+
+
+def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
+    """Trials that an acquisition function may choose for their next rung.
+
+    Half of a rung's trials and one more may be promoted while new trials come, since a good one
+    need not wait for others, and one in three when none will. From the second rung on a trial is
+    dropped that another one surely beats at no higher cost; at the first rung none is, as recipes
+    that are slow at first overtake others later (docs/decisions.md, "Scheduler").
 
     Parameters
     ----------
-    standings : sequence of RungEntry
-        All who have finished the rung.
-    promoted : collection of int
-        Numbers of those who went on already.
-    rung : int
-        Which one, from 0.
+    rungs : sequence of Rung
+        From the first one on.
     closing : bool
-        Nobody new will come.
+        No new trials will come.
+
+    Returns
+    -------
+    list of int
+        Numbers, from the first rung on.
     """
-    count = len(standings)
-    quota = max(1, count // ETA) if closing else count // 2 + 1
-    if len({s.number for s in standings} & set(promoted)) >= quota:
-        return []
-    out = dropped(standings) if rung else set()
-    return [s.number for s in standings if s.number not in promoted and s.number not in out]
+    found = []
+    for number, rung in enumerate(rungs):
+        count = len(rung.entries)
+        quota = max(1, count // ETA) if closing else count // 2 + 1
+        if len({e.number for e in rung.entries} & set(rung.promoted)) >= quota:
+            continue
+        out = dropped(rung.entries) if number else set()
+        found += [e.number for e in rung.entries if e.number not in {*rung.promoted, *out}]
+    return found
 
 
-def dropped(standings: Sequence[RungEntry]) -> set[int]:
-    """Numbers of those that another is surely better than at no higher cost.
+def dropped(entries: Sequence[RungEntry]) -> set[int]:
+    """Numbers of trials that another one surely beats at no higher cost.
 
-    Surely: the lower end of the other's 90 % interval (Wilson 1927) is above the upper end of
-    theirs.
+    Surely: the lower end of the other's 90 % interval (Wilson 1927) is above the upper end.
     """
-    if not standings:
+    if not entries:
         return set()
-    bounds = [wilson_interval(s.accuracy * s.samples, s.samples, SURE) for s in standings]
+    bounds = [wilson_interval(s.accuracy * s.samples, s.samples, SURE) for s in entries]
     low, high = (np.array(ends) for ends in zip(*bounds, strict=True))
-    costs = np.array([s.costs for s in standings]).reshape(len(standings), -1)
+    costs = np.array([s.costs for s in entries]).reshape(len(entries), -1)
     cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)
     out: NDArray[np.bool_] = np.any((low[:, None] > high[None, :]) & cheaper, axis=0)
-    return {s.number for s, is_out in zip(standings, out, strict=True) if is_out}
+    return {s.number for s, is_out in zip(entries, out, strict=True) if is_out}

@@ -1,76 +1,172 @@
-"""Sampler: Optuna's ask and tell on a study in memory that is rebuilt from the ledger."""
+"""Optuna sampler: Gaussian process over points and rungs, expected improvement of a batch.
+
+`LeptonSampler` works in any Optuna study: one or several objectives, constraints set by
+`trial.set_constraint`, conditional parameters, every kind of distribution. What it proposes follows
+from its seed and the content of the study alone, so a study that is loaded again continues as it
+would have without the interruption.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-from lepton_automl.cost.cost import Cost
-from lepton_automl.errors import ArchError
-from lepton_automl.models.arch import Arch
-from lepton_automl.search.objectives import Objective
-from lepton_automl.search.space.draw import SpaceTrial, seed_of
-from lepton_automl.search.trials import Rejection, Trial
-from lepton_automl.training.recipe import Recipe
+from lepton_automl.search.candidate_pool import (
+    Candidate,
+    CandidateEstimate,
+    CandidatePool,
+    Conditions,
+    Estimator,
+    Params,
+    Space,
+    even_draw,
+    even_value,
+    seed_of,
+)
+from lepton_automl.search.surrogate import Encoding, Floats, Result, Surrogate
 
-WISHES = 24
-"""After so many refused or known points the advisor is stuck: points are drawn evenly."""
+PARENTS = 6
+"""Best points whose neighbours become candidates."""
+ACCURACY_ALONE = 1 / 3
+"""Share of the turns without a bound on the known costs."""
+FAVOURITES = 80
+"""Points with the highest upper bounds, of those to train and of those trained to the end, that the
+expected improvement is computed from."""
+MOST_RESULTS = 240
+"""Results that the model is fitted to: its time grows with their cube."""
+LEAST = -20.0
+"""Logarithm of a share that counts as nothing; among such points the upper bound decides."""
+SPREAD = 0.3
+"""Values are scaled to this standard deviation, the middle of the scales that the model chooses
+from."""
+WORST = -3.0
+"""Least value, in standard deviations below the median: one bad outlier must not flatten the
+rest."""
+AUGMENTATION = 0.05
+"""Weight of the sum beside the maximum when several objectives become one (Knowles 2006)."""
 
-Draw = Callable[[SpaceTrial], tuple[Arch, Recipe]]
+
+@dataclass(frozen=True)
+class Observation:
+    """What a trial has shown at one point of its training."""
+
+    rungs_left: int
+    """Rungs between it and the end of the training; 0 at the end."""
+    value: float | None
+    """More is better; minus infinity for a failed training, None while it runs."""
+    variance: float = 0.0
+
+
+Observe = Callable[[FrozenTrial], Sequence[Observation]]
+"""Observations of a trial; empty where nothing is known of it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """A point of the space as drawn; `arch` is None where its layers do not fit together."""
+class Ranking:
+    """Acquisition values of trials that may train longer, and of candidates, in one unit."""
 
-    trial: optuna.Trial
-    arch: Arch | None
-    recipe: Recipe | None
+    trials: Mapping[int, float]
+    """Trial number -> logarithm of its share of the expected improvement; empty at startup."""
+    candidates: Sequence[tuple[Candidate, float]]
+    """The best first."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A trial as the model sees it."""
+
+    number: int
+    params: Params
+    observations: tuple[Observation, ...]
+    costs: tuple[float, ...]
+    """Objectives that need no trial; less is better."""
+    is_feasible: bool
 
     @property
-    def params(self) -> dict[str, Any]:
-        """Values by path."""
-        return dict(self.trial.params)
-
-    @property
-    def distributions(self) -> dict[str, str]:
-        """What each value was drawn from, as JSON."""
-        return {k: distribution_to_json(d) for k, d in self.trial.distributions.items()}
+    def left(self) -> int | None:
+        """Fewest rungs left of its results; None without any."""
+        found = [o.rungs_left for o in self.observations if o.value is not None]
+        return min(found, default=None)
 
 
-class Wished(BaseSampler):
-    """Takes the values it was given; what they leave open is drawn evenly.
+class LeptonSampler(BaseSampler):
+    """Proposes the candidate with the largest share of the expected improvement.
 
-    Every ask is begun with a seed of its own, so that nothing but that and the values decides.
+    With several objectives, those that `estimate` knows are bounded, one at a time, by a random
+    budget; the others become one by random weights (ParEGO, Knowles 2006). Constraints that
+    `estimate` does not know are learned, and the acquisition is multiplied by the probability that
+    they are satisfied (Gardner et al. 2014). Running trials count with their expected result.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Of all draws; None: a random one.
+    n_startup_trials : int
+        Trials with a result before the model is used; at least 1.
+    n_candidates, n_neighbors : int
+        Even draws and neighbours of the best points that a proposal is chosen from.
+    search_space : mapping, optional
+        Distributions of all parameters; None: those seen in the study.
+    estimate : callable, optional
+        Parameter values -> a `CandidateEstimate`, or None for a combination that cannot be built.
+        Without it, which parameters belong together is learned from the trials.
+    observe : callable, optional
+        Trial -> its observations of the objective that `estimate` does not know, more is better.
+        By default final values count, and the last intermediate value of a pruned trial as one
+        rung before the end.
     """
 
-    def __init__(self) -> None:
-        self.begin(0, {})
-
-    def begin(self, seed: int, values: Mapping[str, Any]) -> None:
-        """The next ask."""
-        self._even, self._values = RandomSampler(seed), values
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        n_startup_trials: int = 10,
+        n_candidates: int = 96,
+        n_neighbors: int = 24,
+        search_space: Space | None = None,
+        estimate: Estimator | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        self._seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+        self._startup = max(1, n_startup_trials)
+        self._pool = CandidatePool(self._seed, n_candidates, n_neighbors)
+        self._search_space, self._estimate, self._observe = search_space, estimate, observe
+        self._last: tuple[object, Ranking] | None = None
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Nothing: every parameter is asked for by itself."""
-        del study, trial
-        return {}
+        """The distributions given, or all that the study's trials have, the newest of each name."""
+        if self._search_space is not None:
+            return dict(self._search_space)
+        found: dict[str, BaseDistribution] = {}
+        for other in study.get_trials(deepcopy=False):
+            if other.number != trial.number and other.state != TrialState.FAIL:
+                found |= other.distributions
+        return {name: found[name] for name in sorted(found)}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing."""
-        del study, trial, search_space
-        return {}
+        """Values for all parameters; those that the trial does not ask for are ignored."""
+        if not search_space:
+            return {}
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        fresh = _untried(self._ranked(study, trials, search_space), trials)
+        if fresh:
+            return dict(fresh[0][0].drawn)
+        return dict(even_draw(search_space, seed_of(self._seed, "trial", trial.number)))
 
     def sample_independent(
         self,
@@ -79,125 +175,343 @@ class Wished(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The value given, or an even draw."""
-        if param_name in self._values:
-            return self._values[param_name]
-        return self._even.sample_independent(study, trial, param_name, param_distribution)
+        """An even draw that the seed, the trial's number and the parameter's name decide."""
+        del study
+        seed = seed_of(self._seed, "trial", trial.number, param_name)
+        return even_value(param_distribution, random.Random(seed))
+
+    def rank(self, study: optuna.Study) -> Ranking:
+        """Acquisition values of the study's trials and of the candidates for the next one.
+
+        The next trial that the study is asked for gets the first candidate.
+        """
+        trials = study.get_trials(deepcopy=False)
+        space = self._search_space
+        if space is None:
+            space = {k: d for t in trials for k, d in t.distributions.items()}
+        ranking = self._ranked(study, trials, space)
+        return Ranking(ranking.trials, _untried(ranking, trials))
+
+    def _ranked(self, study: optuna.Study, trials: Sequence[FrozenTrial], space: Space) -> Ranking:
+        """Of a study's content, computed once for the same content."""
+        seen = [t for t in trials if self._is_informative(t)]
+        content = tuple((t.number, t.state, *self._observed(study, t)) for t in seen), *space
+        if self._last is not None and self._last[0] == content:
+            return self._last[1]
+        ranking = self._rank(study, seen, space)
+        self._last = content, ranking
+        return ranking
+
+    def _is_informative(self, trial: FrozenTrial) -> bool:
+        if trial.state in (TrialState.FAIL, TrialState.WAITING):
+            return False
+        if self._observe is not None:
+            return bool(self._observe(trial))
+        if trial.state == TrialState.PRUNED and not _last_value(trial):
+            # Estimated constraints need no learning.
+            return self._estimate is None and bool(trial.constraints)
+        return True
+
+    def _observed(self, study: optuna.Study, trial: FrozenTrial) -> tuple[Observation, ...]:
+        """Observations of a trial before several objectives are combined."""
+        if self._observe is not None:
+            return tuple(self._observe(trial))
+        if trial.state == TrialState.RUNNING:
+            return (Observation(0, None),)
+        if trial.state == TrialState.COMPLETE:
+            return tuple(
+                Observation(0, _gain(direction, value))
+                for direction, value in zip(study.directions, trial.values, strict=True)
+            )
+        direction = study.directions[0]
+        return tuple(Observation(1, _gain(direction, value)) for value in _last_value(trial))
+
+    def _rank(self, study: optuna.Study, seen: Sequence[FrozenTrial], space: Space) -> Ranking:
+        turn = sum(max(1, len(self._observed(study, trial))) for trial in seen)
+        chance = random.Random(seed_of(self._seed, "turn", turn))
+        estimate = self._estimate or _learned_estimate(seen)
+        known = self._model(study, seen, estimate, chance)
+        pool = self._pool(space, len(seen), _parents(known), estimate)
+        tried = {_identity(one.params) for one in known}
+        untried = {key: c for c in pool if (key := _identity(c.params)) not in tried}
+        candidates = list(untried.values())
+        trained = sum(one.left is not None for one in known)
+        if trained < self._startup or not candidates:
+            return Ranking({}, [(candidate, 0.0) for candidate in candidates])
+        points = [*(one.params for one in known), *(c.params for c in candidates)]
+        encoding = Encoding(space)
+        rows = encoding.rows(points)
+        costs = [one.costs for one in known]
+        costs += [_costs(study, c.estimate) for c in candidates]
+        values = acquisition(encoding, rows, known, costs, chance)
+        if self._estimate is None:
+            values = values + _log_feasibility(encoding, rows, seen)
+        new = sorted(zip(candidates, values[len(known) :], strict=True), key=lambda pair: -pair[1])
+        return Ranking(
+            {one.number: float(v) for one, v in zip(known, values, strict=False)},
+            [(candidate, float(value)) for candidate, value in new],
+        )
+
+    def _model(
+        self,
+        study: optuna.Study,
+        seen: Sequence[FrozenTrial],
+        estimate: Estimator,
+        chance: random.Random,
+    ) -> list[_Known]:
+        """Trials with observations in the unit of the model."""
+        both = [(trial, one) for trial in seen if (one := estimate(trial.params)) is not None]
+        fixed = {index for _, one in both for index in one.values}
+        learned = [n for n in range(len(study.directions)) if n not in fixed]
+        observations = [self._observed(study, trial) for trial, _ in both]
+        if self._observe is None:
+            complete = [trial.state == TrialState.COMPLETE for trial, _ in both]
+            observations = _combined(observations, complete, learned, chance)
+        observations = _without_failures(observations)
+        return [
+            _Known(
+                trial.number,
+                one.params,
+                observed,
+                _costs(study, one),
+                all(value <= 0 for value in trial.constraints.values()),
+            )
+            for (trial, one), observed in zip(both, observations, strict=True)
+        ]
 
 
-class Sampler:
-    """Asks Optuna's study for points: known-good ones first, then what the advisor wishes.
+def acquisition(
+    encoding: Encoding,
+    rows: Floats,
+    known: Sequence[_Known],
+    costs: Sequence[tuple[float, ...]],
+    chance: random.Random,
+) -> Floats:
+    """Logarithm of every point's share of the expected improvement.
 
-    Every ask is seeded by (seed, trial number, attempt) alone and the study holds only what the
-    ledger holds, so a search that was interrupted draws what it would have drawn. Optuna is told
-    the accuracy at the first rung, which every candidate has, and the logarithm of costs.
+    It is the improvement over the best that was trained to the end within the budget. What the next
+    rung costs does not count: on recorded tables the first rungs, which are cheap, serve as the
+    search's questions and the last one as its answers (docs/decisions.md, "Acquisition").
 
     Parameters
     ----------
-    draw : callable
-        Samples an `Arch` and a `Recipe` from a trial.
-    objectives : sequence of Objective
-        At least one.
-    first : sequence of mapping
-        Parameters of the first candidates.
-    seed : int
-        Of the study.
+    encoding : Encoding
+        Of the space.
+    rows : ndarray
+        (N, levels): the known points first, then the candidates.
+    known : sequence of _Known
+        At least one of them with a result.
+    costs : sequence of tuple
+        Known costs of all N points, less is better.
+    chance : random.Random
+        Of the budget and the draws.
+
+    Returns
+    -------
+    ndarray
+        (N,); minus infinity beyond the budget.
     """
+    seed = chance.getrandbits(31)
+    budget = budgets(costs, chance)
+    surrogate = _fitted(encoding, rows, known)
+    within = [row for row, cost in enumerate(costs) if _fits(cost, budget)]
+    is_complete = [one.left == 0 for one in known] + [False] * (len(costs) - len(known))
+    complete = [r for r in within if is_complete[r]]
+    reached = [r for r in complete if known[r].is_feasible]
+    mean = surrogate.mean()
+    bound = mean + surrogate.deviation()
+    open_ = sorted(set(within) - set(complete), key=lambda row: (-bound[row], row))[:FAVOURITES]
+    reached = sorted(reached, key=lambda row: (-mean[row], row))[:FAVOURITES]
+    values = np.full(len(costs), -np.inf)
+    values[within] = LEAST + (bound[within] - bound.max())
+    if open_:
+        shares = surrogate.improvement_shares(open_, reached, seed)
+        values[open_] = np.logaddexp(values[open_], np.log(np.maximum(shares, 1e-300)))
+    return values
 
-    def __init__(
-        self,
-        draw: Draw,
-        objectives: Sequence[Objective],
-        first: Sequence[Mapping[str, Any]],
-        *,
-        seed: int,
-    ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._draw, self._objectives, self._first = draw, objectives, first
-        self._seed = seed
-        self._wished = Wished()
-        self._study = optuna.create_study(
-            directions=[o.direction for o in objectives], sampler=self._wished
-        )
-        self.wishes: Sequence[Mapping[str, Any]] = ()
-        """Points for the next candidate, the best first; after them, points are drawn evenly."""
-        self._running: dict[int, optuna.Trial] = {}
 
-    def ask(self, number: int, attempt: int, given: Mapping[str, Any] | None = None) -> Point:
-        """Draw a point for candidate `number`; end it by `accept`, `refuse` or `drop`.
+def budgets(costs: Sequence[tuple[float, ...]], chance: random.Random) -> tuple[float, ...]:
+    """Most that a turn's point may cost; infinite where accuracy alone counts.
 
-        Parameters
-        ----------
-        number : int
-            Of the candidate, from 0.
-        attempt : int
-            How many points were drawn for it before.
-        given : mapping, optional
-            Values to take instead of drawing.
-        """
-        if given is None and self.is_first(number, attempt):
-            given = self._first[number]
-        elif given is None and attempt < min(len(self.wishes), WISHES):
-            given = self.wishes[attempt]
-        self._wished.begin(seed_of(self._seed, "ask", number, attempt), given or {})
-        trial = self._study.ask()
-        try:
-            arch, recipe = self._draw(trial)
-            arch.graph  # noqa: B018 - a cached property that raises
-        except ArchError:
-            return Point(trial, None, None)
-        return Point(trial, arch, recipe)
+    One cost is bounded at a time, by anything between the least and the most there is, as likely
+    between 10 and 20 as between 100 and 200.
+    """
+    columns = list(zip(*costs, strict=True))
+    is_free = not columns or chance.random() < ACCURACY_ALONE
+    limited = -1 if is_free else chance.randrange(len(columns))
+    return tuple(
+        _between(column, chance.random()) if place == limited else math.inf
+        for place, column in enumerate(columns)
+    )
 
-    def is_first(self, number: int, attempt: int) -> bool:
-        """Whether this ask gives a point that is known to be good."""
-        return attempt == 0 and number < len(self._first)
 
-    def accept(self, number: int, point: Point) -> None:
-        """The point becomes candidate `number`; its figures are told later."""
-        self._running[number] = point.trial
+def _between(costs: Sequence[float], share: float) -> float:
+    low, high = min(costs), max(costs)
+    if low <= 0:  # No ratio: evenly between them.
+        return float(low + share * (high - low))
+    return float(max(low * (high / low) ** share, low))
 
-    def refuse(self, point: Point, excess: Mapping[str, float]) -> Rejection:
-        """The point breaks limits; the model learns by how much."""
-        for name, value in excess.items():
-            point.trial.set_constraint(name, value)
-        self._study.tell(point.trial, state=TrialState.PRUNED)
-        return Rejection(point.params, point.distributions, dict(excess))
 
-    def drop(self, point: Point) -> None:
-        """The point is known already; the model does not count it twice."""
-        self._study.tell(point.trial, state=TrialState.FAIL)
+def _fits(costs: Sequence[float], budget: Sequence[float]) -> bool:
+    return all(cost <= most for cost, most in zip(costs, budget, strict=True))
 
-    def tell(self, number: int, accuracy: float | None, cost: Cost) -> None:
-        """Figures of a candidate after its first rung; accuracy None: it could not be trained."""
-        trial = self._running.pop(number)
-        if accuracy is None:
-            trial.set_constraint("training", 1.0)
-            self._study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self._study.tell(trial, values=self._values(accuracy, cost))
 
-    def restore(self, candidate: Trial, accuracy: float | None, *, finished: bool) -> None:
-        """Tell what the ledger knows of a candidate, in the order of their numbers."""
-        for refusal in candidate.rejected:
-            self._add(refusal, TrialState.PRUNED, constraints=refusal.violation)
-        if not finished:
-            point = self.ask(candidate.number, 0, given=candidate.params)
-            self.accept(candidate.number, point)
-        elif accuracy is None:
-            self._add(candidate, TrialState.PRUNED, constraints={"training": 1.0})
-        else:
-            values = self._values(accuracy, candidate.cost)
-            self._add(candidate, TrialState.COMPLETE, values=values)
+def _fitted(encoding: Encoding, rows: Floats, known: Sequence[_Known]) -> Surrogate:
+    results = [
+        Result(row, o.rungs_left, o.value, o.variance)
+        for row, one in enumerate(known)
+        for o in one.observations
+        if o.value is not None
+    ]
+    # The last rungs tell most, and of the others the newest are nearest to what is tried now.
+    results = sorted(results, key=lambda one: (one.rungs_left, -one.row))[:MOST_RESULTS]
+    surrogate = Surrogate(encoding, rows, sorted(results, key=lambda r: (r.row, -r.rungs_left)))
+    pending = [
+        (row, o.rungs_left)
+        for row, one in enumerate(known)
+        for o in one.observations
+        if o.value is None
+    ]
+    return surrogate.supposing(pending) if pending else surrogate
 
-    def _add(self, known: Trial | Rejection, state: TrialState, **outcome: Any) -> None:
-        distributions = {k: json_to_distribution(d) for k, d in known.distributions.items()}
-        self._study.add_trial(
-            create_trial(state=state, params=known.params, distributions=distributions, **outcome)
-        )
 
-    def _values(self, accuracy: float, cost: Cost) -> list[float]:
+def _log_feasibility(encoding: Encoding, rows: Floats, seen: Sequence[FrozenTrial]) -> Floats:
+    """Logarithm of the probability that each point satisfies all learned constraints."""
+    total = np.zeros(len(rows))
+    for name in sorted({name for trial in seen for name in trial.constraints}):
+        values = {
+            row: trial.constraints[name]
+            for row, trial in enumerate(seen)
+            if name in trial.constraints
+        }
+        known = np.clip(list(values.values()), -1e100, 1e100)
+        spread = float(np.std(known)) or float(np.abs(known).max()) or 1.0
+        scaled = np.clip(known / spread, WORST, -WORST) * SPREAD
+        results = [Result(r, 0, float(v)) for r, v in zip(values, scaled, strict=True)]
+        model = Surrogate(encoding, rows, results[-MOST_RESULTS:])
+        distance = model.mean() / np.maximum(model.deviation(), 1e-9)
+        total += [math.log(max(0.5 * math.erfc(d / math.sqrt(2)), 1e-30)) for d in distance]
+    return total
+
+
+def _learned_estimate(seen: Sequence[FrozenTrial]) -> Estimator:
+    """Knows no costs, but which parameters belong together."""
+    conditions = Conditions.of([t.params for t in seen if t.state != TrialState.RUNNING])
+    return lambda drawn: CandidateEstimate(conditions.present(drawn))
+
+
+def _combined(
+    observations: Sequence[tuple[Observation, ...]],
+    complete: Sequence[bool],
+    learned: Sequence[int],
+    chance: random.Random,
+) -> list[tuple[Observation, ...]]:
+    """One observation a trial, scaled; several objectives become one by random weights."""
+    if not learned:
+        return [() for _ in observations]
+    table = np.array(
+        [
+            [one[n].value for n in learned]
+            for one, is_complete in zip(observations, complete, strict=True)
+            if is_complete
+        ],
+        np.float64,
+    ).reshape(-1, len(learned))
+    if len(learned) == 1:
+        single = [one.value for observed in observations for one in observed]
+        scale = _Scale(np.array([v for v in single if v is not None], np.float64))
         return [
-            value if objective.needs_training else math.log2(max(value, 1e-9))
-            for objective in self._objectives
-            for value in [objective.value(accuracy, cost)]
+            tuple(
+                Observation(o.rungs_left, None if o.value is None else scale(o.value))
+                for o in (observed[learned[0] :] if is_complete else observed)[:1]
+            )
+            for observed, is_complete in zip(observations, complete, strict=True)
         ]
+    weights = np.array([chance.expovariate(1.0) for _ in learned])
+    losses = _unit_losses(table) * (weights / weights.sum())
+    joint = -losses.max(1, initial=0.0) - AUGMENTATION * losses.sum(1)
+    scale = _Scale(joint)
+    values = iter(joint)
+    return [
+        (Observation(0, scale(float(next(values)))),) if is_complete else observed
+        for observed, is_complete in zip(observations, complete, strict=True)
+    ]
+
+
+def _unit_losses(table: Floats) -> Floats:
+    """(N, objectives): 0 for the best value of a column, 1 for its worst."""
+    if not len(table):
+        return table
+    scaled = np.stack([[_Scale(c)(v) for v in c] for c in table.T], 1)
+    best, worst = scaled.max(0), scaled.min(0)
+    losses: Floats = (best - scaled) / np.where(best > worst, best - worst, 1.0)
+    return losses
+
+
+class _Scale:
+    """Values in standard deviations of those not far below the median, times `SPREAD`."""
+
+    def __init__(self, values: Floats) -> None:
+        finite = values[np.isfinite(values)]
+        self._top = float(finite.max()) if len(finite) else 0.0
+        self._middle = float(np.median(finite)) if len(finite) else 0.0
+        upper = finite[finite >= np.quantile(finite, 0.25)] if len(finite) else finite
+        spread = float(np.sqrt(np.mean((upper - self._middle) ** 2))) if len(upper) else 0.0
+        self._spread = spread if math.isfinite(spread) and spread > 0 else 1.0
+
+    def __call__(self, value: float) -> float:
+        """Scaled; infinities become the best value and the least one."""
+        scaled = (min(value, self._top) - self._middle) / self._spread
+        return SPREAD * max(scaled, WORST)
+
+
+def _without_failures(
+    observations: Sequence[tuple[Observation, ...]],
+) -> list[tuple[Observation, ...]]:
+    """Failed trainings count like the worst of the others."""
+    values = [o.value for observed in observations for o in observed if o.value is not None]
+    worst = min((value for value in values if math.isfinite(value)), default=0.0)
+    return [
+        tuple(
+            Observation(o.rungs_left, worst, o.variance) if o.value == -math.inf else o
+            for o in observed
+        )
+        for observed in observations
+    ]
+
+
+def _parents(known: Sequence[_Known]) -> list[Params]:
+    """Parameters of the best points: those trained furthest, of them the best values."""
+    ranked = []
+    for one in known:
+        results = [(-o.rungs_left, o.value) for o in one.observations if o.value is not None]
+        if results and one.is_feasible:
+            ranked.append((max(results), one.params))
+    ranked.sort(key=lambda pair: pair[0], reverse=True)  # Stable: the first of equals.
+    return [params for _, params in ranked[:PARENTS]]
+
+
+def _costs(study: optuna.Study, estimate: CandidateEstimate) -> tuple[float, ...]:
+    """Values of the objectives that need no trial, less is better."""
+    return tuple(-_gain(study.directions[n], estimate.values[n]) for n in sorted(estimate.values))
+
+
+def _gain(direction: StudyDirection, value: float) -> float:
+    """The value where more is better."""
+    return value if direction == StudyDirection.MAXIMIZE else -value
+
+
+def _last_value(trial: FrozenTrial) -> list[float]:
+    """The last finite intermediate value, if there is one."""
+    values = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+    return [value for value in values if not math.isnan(value)][-1:]
+
+
+def _untried(ranking: Ranking, trials: Sequence[FrozenTrial]) -> list[tuple[Candidate, float]]:
+    """Candidates that no trial has the parameters of, whatever became of it."""
+    tried = {_identity(trial.params) for trial in trials}
+    return [pair for pair in ranking.candidates if _identity(pair[0].params) not in tried]
+
+
+def _identity(params: Params) -> frozenset[tuple[str, Any]]:
+    return frozenset(params.items())

@@ -34,6 +34,11 @@ def work_of(macs: int, samples: int, epochs: float) -> float:
     return float((macs + EPOCH_OVERHEAD_MACS) * samples * epochs)
 
 
+def macs_of(work: float, samples: int, epochs: float) -> float:
+    """Multiply-accumulates of the net whose training has this size, the inverse of `work_of`."""
+    return work / (samples * epochs) - EPOCH_OVERHEAD_MACS
+
+
 def planned_epochs(
     own: int, seconds_per_epoch: float, search_seconds: float, jobs: int, samples: int
 ) -> int:
@@ -113,6 +118,13 @@ class Clock:
         """Whether a training of `work` ends before the time kept for the winner begins."""
         left = self.left() - self._final
         return left == math.inf or self.seconds(work) <= left
+
+    def most_work(self) -> float:
+        """The largest training that probably ends before the search must, of an unknown net."""
+        left = self.left()
+        if left == math.inf:
+            return math.inf
+        return max(0.0, left - TASK_SECONDS / SAFETY) * self._work / self._seconds
 
     def has_time(self, work: float, number: int | None = None) -> bool:
         """Whether a training of `work` probably ends before the search must."""

@@ -96,3 +96,19 @@ def test_labels_in_the_file_are_those_of_the_data(model):
 
     words = onnxruntime.InferenceSession(str(model)).get_modelmeta().custom_metadata_map
     assert json.loads(words["labels"]) == (model.parent / "labels.txt").read_text().splitlines()
+
+
+def test_the_sampler_finds_nearly_the_best_can_in_an_ordinary_study():
+    """The optimum by a fine grid, within the constraint and with both kinds of wall."""
+    script = Path(__file__).parents[2] / "examples" / "optuna_sampler.py"
+    child = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=True
+    )
+
+    def metal(diameter, wall):
+        return (1_320_000 / diameter * wall + np.pi * diameter**2 / 2 * 0.3) / 1000
+
+    best = metal(np.linspace(40, 80, 4001), 0.20).min()
+    found = float(child.stdout.split()[0])
+    assert best - 0.01 <= found <= 1.05 * best
+    assert "'ribs': True" in child.stdout

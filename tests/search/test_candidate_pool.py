@@ -1,65 +1,137 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from lepton_automl.config import Limits
-from lepton_automl.cost.cost import Cost
-from lepton_automl.errors import ArchError
-from lepton_automl.models.arch import Arch
-from lepton_automl.search.proposals.candidate_pool import NEAR, STEP, WINDOW, Asked, Ideas
-from lepton_automl.training.recipe import Recipe
-from tests.helpers.nets import random_arch
+import pytest
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
-ARCH = random_arch(0, input=(8, 8, 1), classes=3)
-WIDTHS = tuple(range(8, 136, 8))
+from lepton_automl.search.candidate_pool import (
+    NEAREST,
+    NEW_PER_TURN,
+    RESERVE,
+    CandidateEstimate,
+    CandidatePool,
+    Conditions,
+    even_draw,
+    seed_of,
+)
+
+SPACE: Mapping[str, BaseDistribution] = {
+    "kind": CategoricalDistribution(("plain", "odd")),
+    "only": IntDistribution(0, 5),
+    "width": IntDistribution(8, 128, step=8),
+    "lr": FloatDistribution(1e-4, 1.0, log=True),
+    "share": FloatDistribution(0.0, 1.0),
+    "log": IntDistribution(1, 1000, log=True),
+    "step": FloatDistribution(0.0, 0.9, step=0.3),
+}
 
 
-def make(trial: Any) -> tuple[Arch, Recipe]:
-    if trial.suggest_categorical("kind", ["plain", "odd"]) == "odd":
-        trial.suggest_int("only", 0, 5, step=1)
-    if trial.suggest_int("width", 8, 128, step=8) == 8:
-        raise ArchError("does not fit", fix="none")
-    trial.suggest_float("lr", 0.0, 1.0, step=0.01)
-    return ARCH, Recipe()
+def estimate(params: Mapping[str, Any]) -> CandidateEstimate | None:
+    """Width 8 cannot be built, and only odd ones have `only`."""
+    if params["width"] == 8:
+        return None
+    used = {k: v for k, v in params.items() if k != "only" or params["kind"] == "odd"}
+    return CandidateEstimate(used)
 
 
-def ideas(seed: int = 0) -> Ideas:
-    return Ideas(make, lambda arch: Cost(1, 1, 1, 1, 1), Limits(), seed)
+def drawn(pool: CandidatePool, turn: int, best: list[dict[str, Any]]) -> list[Mapping[str, Any]]:
+    return [c.params for c in pool(SPACE, turn, best, estimate)]
 
 
-def test_ideas_follow_from_seed_turn_and_best_points_alone() -> None:
-    best = [{"kind": "odd", "only": 3, "width": 64, "lr": 0.5}]
-    long = ideas()
+def pool(seed: int = 0, even: int = 40, neighbors: int = 12) -> CandidatePool:
+    return CandidatePool(seed, even, neighbors)
+
+
+BEST: dict[str, Any] = {
+    **{"kind": "odd", "only": 3, "width": 64, "lr": 0.01, "share": 0.5, "log": 30, "step": 0.3}
+}
+
+
+def test_candidates_follow_from_seed_turn_and_best_points_alone() -> None:
+    used = pool()
     for turn in range(5):
-        long(turn, best)
-    drawn = [[i.params for i in source(5, best)] for source in (long, ideas(), ideas(1))]
-    assert drawn[0] == drawn[1]
-    assert drawn[0] != drawn[2]
+        drawn(used, turn, [BEST])
+    found = [drawn(one, 5, [BEST]) for one in (used, pool(), pool(1))]
+    assert found[0] == found[1]
+    assert found[0] != found[2]
 
 
-def test_each_turn_brings_some_new_points_drawn_evenly() -> None:
-    source = ideas()
-    first, second = ([str(i.params) for i in source(turn, [])] for turn in (0, 1))
-    new = set(second) - set(first)
-    assert 0 < len(new) <= STEP
-    assert len(first) <= WINDOW
+def test_a_turn_draws_few_new_points_and_chooses_others_among_the_old() -> None:
+    used = pool()
+    seen = {str(p) for turn in range(20) for p in drawn(used, turn, [])}
+    drawn_in_all = RESERVE * 40 + 19 * NEW_PER_TURN
+    assert len({str(p) for p in drawn(used, 20, [])} - seen) < 10
+    assert len(seen) > 0.8 * drawn_in_all
 
 
-def test_points_that_do_not_fit_are_left_out_and_others_name_only_what_they_have() -> None:
-    for idea in ideas()(0, []):
-        assert idea.params["width"] != 8
-        assert ("only" in idea.params) == (idea.params["kind"] == "odd")
+@pytest.mark.parametrize("name", SPACE)
+def test_every_value_is_one_of_its_distribution_and_all_of_its_range_is_drawn(name: str) -> None:
+    distribution = SPACE[name]
+    values = [even_draw(SPACE, seed)[name] for seed in range(400)]
+    assert all(distribution._contains(distribution.to_internal_repr(v)) for v in values)
+    units = [
+        candidate[name]
+        for seed in range(60)
+        for candidate in (c.drawn for c in pool(seed, 1, 12)(SPACE, 0, [BEST], estimate))
+    ]
+    assert all(distribution._contains(distribution.to_internal_repr(v)) for v in units)
+    assert len(set(values)) >= min(4, len(getattr(distribution, "choices", range(4))))
 
 
-def test_near_points_differ_from_a_best_one_in_few_parameters() -> None:
-    best = {"kind": "odd", "only": 3, "width": 64, "lr": 0.5}
-    near = [i.params for i in ideas()(0, [best])][-NEAR // 2 :]
-    changed = [sum(best.get(k) != p.get(k) for k in {*best, *p}) for p in near]
+def test_what_cannot_be_built_is_left_out_and_only_what_a_trial_has_is_named() -> None:
+    for params in drawn(pool(), 0, []):
+        assert params["width"] != 8
+        assert ("only" in params) == (params["kind"] == "odd")
+
+
+def test_neighbours_differ_from_a_best_point_in_few_parameters() -> None:
+    near = drawn(pool(even=0), 0, [BEST])
+    changed = [sum(BEST.get(k) != p.get(k) for k in {*BEST, *p}) for p in near]
     assert max(changed) <= 3  # A kind that is changed takes its own parameter along.
     assert any(changed)
 
 
-def test_values_given_but_not_asked_for_are_known_as_such() -> None:
-    asked = Asked(0, {"width": 16, "only": 3})
-    assert asked.suggest_int("width", 8, 64, step=8) == 16
-    assert asked.asked == ["width"]
+def test_where_nothing_is_feasible_the_nearest_are_kept() -> None:
+    def by_width(params: Mapping[str, Any]) -> CandidateEstimate:
+        return CandidateEstimate(params, {}, params["width"] / 8)
+
+    found = pool()(SPACE, 0, [], by_width)
+    assert len(found) == NEAREST
+    everything = [even_draw(SPACE, seed_of(0, "even", n))["width"] for n in range(40 * RESERVE)]
+    widths = [c.params["width"] for c in found]
+    assert widths == sorted(widths)
+    assert max(widths) <= sorted(everything)[len(everything) // 2]
+
+
+def test_conditions_are_learned_through_several_levels() -> None:
+    def trial(seed: int) -> dict[str, Any]:
+        point = dict(even_draw(SPACE, seed))
+        if point["kind"] == "plain":
+            del point["only"]
+        elif point["only"] < 3:
+            del point["step"]
+        if point["kind"] == "plain":
+            del point["step"]
+        return point
+
+    trials = [trial(seed) for seed in range(60)]
+    learned = Conditions.of(trials)
+    for seed in range(100, 200):
+        assert learned.present(even_draw(SPACE, seed)) == trial(seed)
+
+
+def test_a_parameter_that_no_other_one_explains_is_taken_to_be_there() -> None:
+    trials = [{"a": 1, "b": 1}, {"a": 1}, {"a": 2, "b": 2}]
+    assert Conditions.of(trials).present({"a": 1, "b": 1}) == {"a": 1, "b": 1}
+
+
+def test_seeds_are_small_stable_and_different() -> None:
+    assert seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
+    assert all(0 <= seed_of(n) < 2**31 for n in range(100))

@@ -16,7 +16,7 @@ from lepton_automl.errors import InfeasibleError
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals import proposer as module
-from lepton_automl.search.proposals.proposer import Newcomers, label_bytes
+from lepton_automl.search.proposals.proposer import CandidateEstimator, Proposer, label_bytes
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.space.draw import RandomTrial as GivenPoint
 from lepton_automl.search.trials import Trial, Trials, read_trials
@@ -61,15 +61,15 @@ def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Trial]:
     job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
     trials, found = Trials(), list[Trial]()
     objectives = [load(name) for name in job.config.objectives]
-    newcomers = Newcomers(job, trials, objectives, MeasurementLock(folder / "locks"))
+    proposer = Proposer(job, trials, objectives, MeasurementLock(folder / "locks"))
     try:
         for number in range(count):
-            candidate = newcomers.add()
+            candidate = proposer.add()
             if candidate is None:
                 break
             found.append(candidate)
             trials.add_result(result(number, "0", 150))
-            newcomers.learn(number, trials.results[number][0])
+            proposer.record(number)
     finally:
         job.ledger.close()
     return found
@@ -87,7 +87,7 @@ def test_a_limit_that_almost_nothing_meets_is_met_by_repairing(tmp_path: Path) -
     assert [candidate.cost.macs for candidate in found] == [SMALLEST_MACS]
 
 
-def test_a_space_that_is_used_up_ends_the_newcomers(tmp_path: Path) -> None:
+def test_a_space_that_is_used_up_ends_the_proposals(tmp_path: Path) -> None:
     found = proposed(tmp_path / "run", 10, NARROW)
     assert len(found) == 4
 
@@ -146,8 +146,8 @@ stem = { out = 16 }
     assert [len(one.rejected) for one in (first, second)] == [1, 0]
 
 
-def newcomers(job: SearchWork, trials: Trials) -> Newcomers:
-    return Newcomers(
+def a_proposer(job: SearchWork, trials: Trials) -> Proposer:
+    return Proposer(
         job,
         trials,
         [load(n) for n in job.config.objectives],
@@ -155,9 +155,9 @@ def newcomers(job: SearchWork, trials: Trials) -> Newcomers:
     )
 
 
-def test_the_first_newcomers_are_the_known_good_ones(tmp_path: Path) -> None:
+def test_the_first_proposals_are_the_known_good_ones(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
-    first = newcomers(job, trials).add()
+    first = a_proposer(job, trials).add()
     job.ledger.close()
     assert first is not None
     assert first.params["stem.out"] == 8
@@ -167,11 +167,11 @@ def test_the_first_newcomers_are_the_known_good_ones(tmp_path: Path) -> None:
 
 def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
-    source = newcomers(job, trials)
+    source = a_proposer(job, trials)
     for number in range(3):
         source.add()
         trials.add_result(result(number, "0", 100))
-        source.learn(number, trials.results[number][0])
+        source.record(number)
     assert list(job.ledger.all(EventKind.TRIAL)) == ["0", "1", "2"]
     assert len(read_trials(job.ledger)) == 3
     job.ledger.close()
@@ -180,11 +180,11 @@ def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) ->
 def test_many_refusals_are_told_with_the_limit_that_bites(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WORTH_TELLING", 1)
+    monkeypatch.setattr(module, "MANY_REJECTED", 1)
     told: list[Event] = []
     job = work(tmp_path / "run", limits=Limits(max_macs=14_000), emit=told.append)
     trials = Trials()
-    newcomers(job, trials).add()
+    a_proposer(job, trials).add()
     job.ledger.close()
     assert trials[0].cost.macs <= 14_000
     assert "few nets are within the limits, 0 of 1 drawn" in told[0].message
@@ -206,15 +206,55 @@ def test_on_another_machine_latencies_are_measured_anew_and_never_mixed(
     other = Machine("Other Core", (), 4, "1.32.0", "Linux x86_64")
     with monkeypatch.context() as patch:
         patch.setattr(latency, "this_machine", lambda: other)
-        newcomers(job, trials).add()
+        a_proposer(job, trials).add()
     there = trials[0].cost
     again = read_trials(job.ledger)
-    newcomers(job, again)
+    a_proposer(job, again)
     assert again[0].cost.latency_ms != there.latency_ms
     assert again[0].cost.size_bytes == there.size_bytes
     assert "measured on Other Core" in told[-1].message
     once_more = read_trials(job.ledger)
-    newcomers(job, once_more)
+    a_proposer(job, once_more)
     assert once_more[0].cost == again[0].cost
     assert len(job.ledger.all(EventKind.LATENCY)) == 2
     job.ledger.close()
+
+
+def estimator(folder: Path, **limits: Any) -> CandidateEstimator:
+    job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, WIDE))
+    made = a_proposer(job, Trials())
+    job.ledger.close()
+    return made.estimator
+
+
+def test_an_estimate_names_the_parameters_in_use_and_how_far_beyond_limits_they_are(
+    tmp_path: Path,
+) -> None:
+    params = {"stem.out": 8, "stage1.out": 8, "stage2.out": 8, "other": 1}
+    found = estimator(tmp_path / "run", max_macs=SMALLEST_MACS // 2)(params)
+    assert found is not None
+    assert found.params == {k: v for k, v in params.items() if k != "other"}
+    assert found.violation == pytest.approx(1.0, rel=1e-3)
+
+
+def test_what_could_not_be_trained_to_the_end_is_violated_by_its_work(tmp_path: Path) -> None:
+    made = estimator(tmp_path / "run")
+    points = [{"stem.out": w, "stage1.out": w, "stage2.out": w} for w in (8, 16, 64)]
+
+    def violations() -> list[float]:
+        return [found.violation for point in points if (found := made(point)) is not None]
+
+    assert violations() == [0.0, 0.0, 0.0]
+    made.most_macs = SMALLEST_MACS
+    assert violations()[0] == 0.0 < violations()[1] < violations()[2]
+    made.most_macs = -5.0
+    assert 0.0 < violations()[0] < violations()[1] < violations()[2]
+
+
+def test_a_checked_cost_takes_the_place_of_its_estimate(tmp_path: Path) -> None:
+    made = estimator(tmp_path / "run", max_size_bytes=1000)
+    point = {"stem.out": 8, "stage1.out": 8, "stage2.out": 8}
+    made.learn(point, Cost(500, 1, 1, 1, 1))
+    found = made(point)
+    assert found is not None
+    assert (found.violation, found.values) == (0.0, {1: 500})

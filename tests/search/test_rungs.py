@@ -8,7 +8,8 @@ from optuna.study import StudyDirection, create_study
 from optuna.trial import create_trial
 
 from lepton_automl.search.pareto import pareto_ranks
-from lepton_automl.search.rungs import RungEntry, cycles, dropped, may_go_on, milestones
+from lepton_automl.search.rungs import Rung, RungEntry, cycles, dropped, milestones, promotable
+from lepton_automl.search.scheduler import successive_halving
 
 MANY = 60_000
 
@@ -63,37 +64,71 @@ def test_rank_0_is_what_optuna_calls_the_best_trials() -> None:
     assert {int(n) for n in np.flatnonzero(pareto_ranks(points) == 0)} == best
 
 
-def standing(number: int, accuracy: float, *costs: float, samples: int = 1000) -> RungEntry:
+def entry(number: int, accuracy: float, *costs: float, samples: int = 1000) -> RungEntry:
     return RungEntry(number, accuracy, costs, samples)
 
 
-def test_half_and_one_more_may_go_on_while_new_ones_come_and_one_in_three_at_the_end() -> None:
-    everybody = [standing(n, 0.5 + n / 1000) for n in range(6)]
-    assert may_go_on(everybody, {0, 1, 2}, rung=0, closing=False) == [3, 4, 5]
-    assert may_go_on(everybody, {0, 1, 2, 3}, rung=0, closing=False) == []
-    assert may_go_on(everybody, {0}, rung=0, closing=True) == [1, 2, 3, 4, 5]
-    assert may_go_on(everybody, {0, 1}, rung=0, closing=True) == []
-    assert may_go_on([], set(), rung=0, closing=True) == []
+def at_first(entries: list[RungEntry], promoted: set[int], *, closing: bool) -> list[int]:
+    return promotable([Rung(entries, promoted)], closing=closing)
 
 
-def test_the_first_may_go_on_without_waiting_for_others() -> None:
-    assert may_go_on([standing(0, 0.5)], set(), rung=0, closing=False) == [0]
-    assert may_go_on([standing(0, 0.5)], {0}, rung=0, closing=False) == []
+def test_half_and_one_more_are_promoted_while_new_ones_come_and_one_in_three_at_the_end() -> None:
+    six = [entry(n, 0.5 + n / 1000) for n in range(6)]
+    assert at_first(six, {0, 1, 2}, closing=False) == [3, 4, 5]
+    assert at_first(six, {0, 1, 2, 3}, closing=False) == []
+    assert at_first(six, {0}, closing=True) == [1, 2, 3, 4, 5]
+    assert at_first(six, {0, 1}, closing=True) == []
+    assert at_first([], set(), closing=True) == []
+
+
+def test_the_first_one_is_promoted_without_waiting_for_others() -> None:
+    assert at_first([entry(0, 0.5)], set(), closing=False) == [0]
+    assert at_first([entry(0, 0.5)], {0}, closing=False) == []
 
 
 def test_the_surely_worse_is_dropped_unless_it_is_cheaper() -> None:
-    good, bad, cheap = standing(0, 0.9, 10.0), standing(1, 0.8, 10.0), standing(2, 0.8, 9.0)
+    good, bad, cheap = entry(0, 0.9, 10.0), entry(1, 0.8, 10.0), entry(2, 0.8, 9.0)
     assert dropped([good, bad, cheap]) == {1}
     assert dropped([]) == set()
 
 
 def test_only_intervals_that_are_apart_drop() -> None:
     """At 0.9 and 0.8 of 50 samples the 90 % intervals (statsmodels: 0.81-0.95, 0.69-0.88) meet."""
-    assert dropped([standing(0, 0.9, samples=50), standing(1, 0.8, samples=50)]) == set()
-    assert dropped([standing(0, 0.9, samples=500), standing(1, 0.8, samples=500)]) == {1}
+    assert dropped([entry(0, 0.9, samples=50), entry(1, 0.8, samples=50)]) == set()
+    assert dropped([entry(0, 0.9, samples=500), entry(1, 0.8, samples=500)]) == {1}
 
 
 def test_the_first_rung_is_too_early_to_drop() -> None:
-    two = [standing(0, 0.9), standing(1, 0.5)]
-    assert may_go_on(two, set(), rung=0, closing=False) == [0, 1]
-    assert may_go_on(two, set(), rung=1, closing=False) == [0]
+    rung = Rung([entry(0, 0.9), entry(1, 0.5)], set())
+    assert promotable([rung], closing=False) == [0, 1]
+    assert promotable([Rung([], ()), rung], closing=False) == [0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_successive_halving_promotes_what_the_paper_promotes(seed: int) -> None:
+    """Algorithm 2 of Li et al. 2020, `get_job`, written out: the top third of the highest rung."""
+    rng = np.random.default_rng(seed)
+    accuracy = {n: rng.random() for n in range(12)}
+    at = [list(range(12)), list(range(rng.integers(1, 8)))]
+    beyond = [set(at[1]), set(range(rng.integers(0, 2)))]
+    expected = []
+    for k in (1, 0):
+        top = sorted(at[k], key=lambda n: -accuracy[n])[: len(at[k]) // 3]
+        expected += [n for n in top if n not in beyond[k]]
+    rungs = [
+        Rung([entry(n, accuracy[n]) for n in here], gone)
+        for here, gone in zip(at, beyond, strict=True)
+    ]
+    assert successive_halving(rungs, closing=False) == expected
+
+
+def test_successive_halving_puts_the_pareto_front_first() -> None:
+    entries = [entry(0, 0.9, 9.0), entry(1, 0.8, 9.0), entry(2, 0.5, 1.0)]
+    six = [*entries, entry(3, 0.85, 9.0), entry(4, 0.4, 9.0), entry(5, 0.3, 9.0)]
+    assert successive_halving([Rung(six, ())], closing=False) == [0, 2]
+
+
+def test_at_the_end_successive_halving_promotes_the_best_of_few() -> None:
+    rung = Rung([entry(0, 0.8), entry(1, 0.9)], ())
+    assert successive_halving([rung], closing=False) == []
+    assert successive_halving([rung], closing=True) == [1]

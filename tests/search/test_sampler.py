@@ -1,138 +1,286 @@
 from __future__ import annotations
 
-import itertools
+import ast
+import math
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
+from optuna.trial import TrialState
 
-from lepton_automl.cost.cost import Cost
-from lepton_automl.errors import ArchError
-from lepton_automl.models.arch import Arch
-from lepton_automl.search.objectives import Objective, load
-from lepton_automl.search.sampler import WISHES, Point, Sampler
-from lepton_automl.search.space.draw import seed_of
-from lepton_automl.search.trials import Rejection, Trial
-from lepton_automl.training.recipe import Recipe
-from tests.helpers.nets import random_arch
+from lepton_automl.search import candidate_pool, sampler, surrogate
+from lepton_automl.search.candidate_pool import CandidateEstimate
+from lepton_automl.search.sampler import LeptonSampler, Observation, budgets
 
-ARCH = random_arch(0, input=(8, 8, 1), classes=3)
-OBJECTIVES: list[Objective] = [load("accuracy"), load("size_bytes")]
-
-
-def draw(trial: Any) -> tuple[Arch, Recipe]:
-    if trial.suggest_categorical("kind", ["good", "odd"]) == "odd":
-        trial.suggest_float("only", 0.0, 1.0, step=0.1)
-    if trial.suggest_int("width", 8, 64, step=8) == 64:
-        raise ArchError("does not fit", fix="none")
-    return ARCH, Recipe(lr=trial.suggest_float("lr", 0.01, 0.1, step=0.01))
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def a_sampler(seed: int = 0, first: tuple[dict[str, Any], ...] = ()) -> Sampler:
-    return Sampler(draw, OBJECTIVES, first, seed=seed)
+class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    """Optuna's own requirements, with the model in use from the second trial on."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], optuna.samplers.BaseSampler]:
+        return lambda: LeptonSampler(0, n_startup_trials=1)
 
 
-def cost(point: Point) -> Cost:
-    size = 100 * point.params["width"]
-    return Cost(size, size, size, size, size)
+class TestConformanceAtStartup(TestConformance):
+    """The same before the model is used."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], optuna.samplers.BaseSampler]:
+        return lambda: LeptonSampler(0)
 
 
-def accuracy(point: Point) -> float:
-    return 0.9 - abs(point.params["lr"] - 0.05) + point.params["width"] / 1000
+def test_it_knows_nothing_of_lepton() -> None:
+    allowed = {"numpy", "optuna", "torch"}
+    own = {"lepton_automl.search.candidate_pool", "lepton_automl.search.surrogate"}
+    for module in (sampler, candidate_pool, surrogate):
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        names = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        foreign = {name for name in names - own if name.split(".")[0] not in allowed}
+        assert {name.split(".")[0] for name in foreign} <= set(sys.stdlib_module_names)
 
 
-class Play:
-    """A short search: what is refused, what fails, what is told."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler, self.candidates = sampler, list[tuple[Trial, float | None]]()
-
-    def step(self, number: int) -> dict[str, Any]:
-        refused: list[Rejection] = []
-        for attempt in itertools.count():
-            point = self.sampler.ask(number, attempt)
-            if point.arch is None or point.recipe is None:
-                refused.append(self.sampler.refuse(point, {"arch": 1.0}))
-            elif point.params["width"] == 8:
-                refused.append(self.sampler.refuse(point, {"max_size_bytes": 0.5}))
-            else:
-                break
-        self.sampler.accept(number, point)
-        nets = point.arch.to_json(), point.recipe.to_json()
-        about = (point.params, point.distributions, *nets, cost(point))
-        value = None if number % 5 == 4 else accuracy(point)
-        self.sampler.tell(number, value, cost(point))
-        self.candidates.append((Trial(number, *about, tuple(refused)), value))
-        return point.params
+def objective(trial: optuna.Trial) -> float:
+    """Best, 0, for kind b with depth 5 and lr 0.01; a and c only up to 0.3 away from it."""
+    kind = trial.suggest_categorical("kind", ["a", "b", "c"])
+    lr = trial.suggest_float("lr", 1e-5, 1.0, log=True)
+    loss = 0.2 * (math.log10(lr) + 2) ** 2
+    if kind == "b":
+        return loss + 0.1 * abs(trial.suggest_int("depth", 1, 8) - 5)
+    if kind == "c":
+        loss += (trial.suggest_float("width", 0.0, 1.0) - 0.3) ** 2
+    return loss + 0.3
 
 
-@pytest.mark.parametrize("broken_at", [1, 7, 13, 24])
-def test_a_sampler_rebuilt_from_what_was_recorded_draws_what_the_first_would_have(
-    broken_at: int,
-) -> None:
-    whole, begun = Play(a_sampler()), Play(a_sampler())
-    wanted = [whole.step(number) for number in range(30)]
-    for number in range(broken_at):
-        begun.step(number)
-    rebuilt = a_sampler()
-    for candidate, value in begun.candidates:
-        event = Trial.from_event(candidate.to_event())
-        rebuilt.restore(event, value, finished=True)
-    again = Play(rebuilt)
-    assert [again.step(number) for number in range(broken_at, 30)] == wanted[broken_at:]
+def optimized(make: Any, trials: int, **study: Any) -> optuna.Study:
+    made = optuna.create_study(sampler=make, **study)
+    made.optimize(objective, n_trials=trials)
+    return made
 
 
-def test_a_candidate_that_was_at_work_is_told_after_the_restart() -> None:
-    play = Play(a_sampler())
-    play.step(0)
-    rebuilt = a_sampler()
-    candidate, value = play.candidates[0]
-    rebuilt.restore(candidate, None, finished=False)
-    rebuilt.tell(0, value, candidate.cost)
-    trials = [sampler._study.get_trials() for sampler in (play.sampler, rebuilt)]
-    told = [[(t.params, t.values) for t in ts if t.values] for ts in trials]
-    assert told[0] == told[1]
+def test_it_finds_the_best_of_a_conditional_space_sooner_than_random_search() -> None:
+    ours = [optimized(LeptonSampler(seed), 40).best_value for seed in range(6)]
+    others = [optimized(optuna.samplers.RandomSampler(seed), 40).best_value for seed in range(6)]
+    assert np.median(ours) < 0.5 * np.median(others)
 
 
-def test_known_good_points_come_first_and_in_order() -> None:
-    first = ({"kind": "good", "width": 24, "lr": 0.02}, {"kind": "good", "width": 16, "lr": 0.1})
-    play = Play(a_sampler(first=first))
-    assert [play.step(0), play.step(1)] == list(first)
+def test_maximizing_is_minimizing_the_opposite() -> None:
+    study = optuna.create_study(direction="maximize", sampler=LeptonSampler(0))
+    study.optimize(lambda trial: -objective(trial), n_trials=40)
+    points = [trial.params for trial in optimized(LeptonSampler(0), 40).trials]
+    assert [trial.params for trial in study.trials] == points
 
 
-def test_the_seed_decides_the_points() -> None:
-    draws = [[Play(a_sampler(seed)).step(3) for _ in range(2)] for seed in (0, 1)]
-    assert draws[0][0] == draws[0][1]
-    assert draws[0] != draws[1]
+def test_a_study_that_is_loaded_again_proposes_what_it_would_have() -> None:
+    whole = optimized(LeptonSampler(3), 30)
+    for broken_at in (1, 12, 21):
+        again = optuna.create_study(sampler=LeptonSampler(3))
+        again.add_trials(whole.trials[:broken_at])
+        again.optimize(objective, n_trials=30 - broken_at)
+        assert [t.params for t in again.trials] == [t.params for t in whole.trials]
 
 
-def test_wishes_come_after_the_known_good_ones_in_order() -> None:
-    wishes = [{"kind": "good", "width": 16 + 8 * n, "lr": 0.03} for n in range(3)]
-    sampler = a_sampler(first=({"kind": "good", "width": 48, "lr": 0.1},))
-    sampler.wishes = wishes
-    assert sampler.ask(0, 0).params["width"] == 48
-    assert [sampler.ask(1, attempt).params for attempt in range(3)] == wishes
+def test_the_seed_decides() -> None:
+    first = [optimized(LeptonSampler(seed), 3).trials[2].params for seed in (0, 0, 1)]
+    assert first[0] == first[1] != first[2]
 
 
-def test_what_a_wish_leaves_open_is_drawn_and_the_study_knows_it() -> None:
-    sampler = a_sampler()
-    sampler.wishes = [{"kind": "odd", "width": 16}]
-    point = sampler.ask(0, 0)
-    assert {"only", "lr"} < set(point.params)
-    assert sampler._study.get_trials()[0].params == point.params
+def test_learned_constraints_keep_proposals_feasible() -> None:
+    """The objective pulls to x = 1; feasible is below 0.3."""
+
+    def constrained(trial: optuna.Trial) -> float:
+        x, y = (trial.suggest_float(name, 0.0, 1.0) for name in "xy")
+        trial.set_constraint("x", x - 0.3)
+        return -x - 0.1 * y
+
+    study = optuna.create_study(sampler=LeptonSampler(0))
+    study.optimize(constrained, n_trials=40)
+    late = [trial.params["x"] for trial in study.trials[20:]]
+    assert sum(x <= 0.3 for x in late) > 10
+    assert study.best_trial.params["x"] > 0.2
 
 
-def test_after_many_refusals_points_are_drawn_evenly() -> None:
-    sampler = a_sampler()
-    sampler.wishes = [{"kind": "good", "width": 16, "lr": 0.05}] * (WISHES + 10)
-    drawn = [sampler.ask(0, WISHES + n).params for n in range(10)]
-    assert len({str(params) for params in drawn}) > 5
+def test_rejected_trials_teach_their_constraints() -> None:
+    study = optuna.create_study(sampler=LeptonSampler(0))
+    for _ in range(40):
+        trial = study.ask()
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.set_constraint("x", x - 0.3)
+        if x > 0.3:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, -x)
+    late = [trial.params["x"] for trial in study.trials[20:]]
+    assert 0.2 < np.median(late) < 0.4
 
 
-def test_layers_that_do_not_fit_are_a_point_without_an_architecture() -> None:
-    point = a_sampler().ask(0, 0, given={"kind": "good", "width": 64, "lr": 0.01})
-    assert point.arch is None
+def test_several_objectives_spread_over_the_front() -> None:
+    """Both ends of the front of (x, 1 - x) with a nuisance parameter that costs."""
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=LeptonSampler(0))
+
+    def two(trial: optuna.Trial) -> tuple[float, float]:
+        x, loss = trial.suggest_float("x", 0.0, 1.0), trial.suggest_float("loss", 0.0, 1.0)
+        return x + loss, x - loss
+
+    study.optimize(two, n_trials=50)
+    front = study.best_trials
+    assert min(t.params["x"] for t in front) < 0.2
+    assert max(t.params["x"] for t in front) > 0.8
+    late = [t.params["loss"] for t in study.trials[20:]]
+    assert np.median(late) < 0.3
 
 
-def test_seeds_are_small_stable_and_different() -> None:
-    assert seed_of(0, 1) == seed_of(0, 1) != seed_of(1, 0)
-    assert all(0 <= seed_of(n) < 2**31 for n in range(100))
+def test_known_costs_are_bounded_by_random_budgets() -> None:
+    """Accuracy grows with the width: only with budgets is a small one looked for."""
+    known: Any = lambda params: CandidateEstimate(params, {1: params["width"]})  # noqa: E731
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=LeptonSampler(0, estimate=known)
+    )
+    for _ in range(40):
+        trial = study.ask()
+        width = trial.suggest_int("width", 1, 256, log=True)
+        quality = trial.suggest_float("quality", 0.0, 1.0)
+        study.tell(trial, [math.log(width) + quality, width])
+    late = [trial.params for trial in study.trials[20:]]
+    assert {"small", "large"} == {"small" if p["width"] < 40 else "large" for p in late}
+    assert np.median([p["quality"] for p in late]) > 0.7
+
+
+def test_what_seems_infeasible_is_not_proposed_while_something_else_is_there() -> None:
+    def known(params: Any) -> CandidateEstimate:
+        return CandidateEstimate(params, {}, max(0.0, params["x"] - 0.5))
+
+    study = optuna.create_study(sampler=LeptonSampler(0, estimate=known))
+    study.ask().suggest_float("x", 0.0, 1.0)
+    for _ in range(20):
+        trial = study.ask()
+        assert trial.suggest_float("x", 0.0, 1.0) <= 0.5
+        study.tell(trial, trial.params["x"])
+
+
+def test_running_trials_are_not_proposed_again() -> None:
+    """A batch that is asked at once is spread: each counts with its expected result."""
+    study = optuna.create_study(sampler=LeptonSampler(0))
+    study.optimize(objective, n_trials=15)
+    batch = [study.ask() for _ in range(6)]
+    for trial in batch:
+        objective(trial)
+    assert len({str(trial.params) for trial in batch}) == 6
+    assert len({round(math.log10(trial.params["lr"]), 1) for trial in batch}) > 1
+
+
+def test_pruned_trials_count_by_their_last_intermediate_value() -> None:
+    study = optuna.create_study(sampler=LeptonSampler(0))
+    for _ in range(30):
+        trial = study.ask()
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.report(x + 0.5, 0)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert np.median([t.params["x"] for t in study.trials[15:]]) < 0.25
+
+
+def test_infinite_and_huge_values_do_not_spoil_the_model() -> None:
+    def wild(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        return float("inf") if x > 0.9 else 1e12 * x if x > 0.8 else (x - 0.4) ** 2
+
+    study = optuna.create_study(sampler=LeptonSampler(0))
+    study.optimize(wild, n_trials=40)
+    assert study.best_value < 1e-3
+
+
+def test_a_finite_space_is_not_repeated_before_it_is_used_up() -> None:
+    space = {"a": optuna.distributions.IntDistribution(0, 4)}
+    study = optuna.create_study(sampler=LeptonSampler(0, search_space=space))
+    study.optimize(lambda trial: float(trial.suggest_int("a", 0, 4)), n_trials=5)
+    assert {trial.params["a"] for trial in study.trials} == set(range(5))
+    study.optimize(lambda trial: float(trial.suggest_int("a", 0, 4)), n_trials=2)
+
+
+def test_ranks_name_the_candidate_that_is_proposed_next() -> None:
+    study = optimized(LeptonSampler(0), 20)
+    assert isinstance(study.sampler, LeptonSampler)
+    ranking = study.sampler.rank(study)
+    assert set(ranking.trials) == set(range(20))
+    values = [value for _, value in ranking.candidates]
+    assert values == sorted(values, reverse=True)
+    trial = study.ask()
+    objective(trial)
+    wanted = ranking.candidates[0][0].params
+    assert {name: wanted[name] for name in trial.params} == trial.params
+
+
+def observe(trial: optuna.trial.FrozenTrial) -> list[Observation]:
+    found = [Observation(2 - n, v) for n, v in enumerate(trial.user_attrs.get("rungs", ()))]
+    running = trial.user_attrs.get("running")
+    return found if running is None else [*found, Observation(running, None)]
+
+
+def test_a_search_by_ranks_trains_the_best_point_to_the_end() -> None:
+    """Promotion and proposal compete in one unit; an error of 1.4 per rung before the last."""
+
+    def value(params: dict[str, Any], left: int) -> float:
+        error = 0.3 * (8 / params["width"]) ** 0.3 * (1 + 5 * abs(params["lr"] - 0.1))
+        return -math.log(error * 1.4**left)
+
+    space = {
+        "width": optuna.distributions.IntDistribution(8, 64, step=8),
+        "lr": optuna.distributions.CategoricalDistribution((0.05, 0.1, 0.2)),
+    }
+    made = LeptonSampler(0, n_startup_trials=1, search_space=space, observe=observe)
+    study = optuna.create_study(sampler=made, direction="maximize")
+    trials: dict[int, optuna.Trial] = {}
+    spent = 0
+    while spent < 60:
+        ranking = made.rank(study)
+        open_ = {n: v for n, v in ranking.trials.items() if len(trials[n].user_attrs["rungs"]) < 3}
+        best = max(open_, key=lambda n: open_[n], default=None)
+        candidate = ranking.candidates[0][1] if ranking.candidates else -math.inf
+        if best is None or candidate > open_[best]:
+            trial = study.ask(space)
+            trials[trial.number] = trial
+            best = trial.number
+        trial = trials[best]
+        rungs = trial.user_attrs.get("rungs", [])
+        trial.set_user_attr("rungs", [*rungs, value(trial.params, 2 - len(rungs))])
+        spent += (1, 2, 6)[len(rungs)]
+        if trial.params == {"width": 64, "lr": 0.1} and len(rungs) == 2:
+            break
+    assert spent < 60
+
+
+def test_a_failed_training_counts_as_the_worst() -> None:
+    space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    made = LeptonSampler(0, n_startup_trials=1, search_space=space, observe=observe)
+    study = optuna.create_study(sampler=made, direction="maximize")
+    for _ in range(25):
+        trial = study.ask(space)
+        x = trial.params["x"]
+        trial.set_user_attr("rungs", [-math.inf if x > 0.5 else x])
+    assert 0.3 < np.median([t.params["x"] for t in study.get_trials()[12:]]) < 0.6
+
+
+def test_a_budget_is_open_or_anything_between_the_costs_evenly_in_logarithms() -> None:
+    drawn = [budgets([(8.0,), (32.0,), (64.0,)], random.Random(n))[0] for n in range(600)]
+    limited = [cost for cost in drawn if cost < math.inf]
+    assert 360 < len(limited) < 440
+    assert all(8 <= cost <= 64 for cost in limited)
+    assert 0.4 < sum(cost < math.sqrt(8 * 64) for cost in limited) / len(limited) < 0.6
+    assert budgets([], random.Random(0)) == ()
+
+
+def test_one_of_several_costs_is_limited_at_a_time() -> None:
+    drawn = [budgets([(1.0, 5.0), (4.0, 0.0)], random.Random(n)) for n in range(60)]
+    assert {sum(cost < math.inf for cost in two) for two in drawn} == {0, 1}

@@ -13,7 +13,7 @@ from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.loop import search
 from lepton_automl.search.objectives import load
-from lepton_automl.search.proposals.proposer import Newcomers
+from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.space import search_space
 from lepton_automl.search.trials import Plan, Trials, read_trials
 from lepton_automl.search.warm_start import MOST_FIRST, Source, read_warm_start, source
@@ -50,7 +50,7 @@ def other(tmp_path: Path) -> Path:
     job.folder.definition_file.write_text(definition(job.space).to_toml())
     job.ledger.record(EventKind.PLAN, "search", Plan(None, 0.0, 0.0).to_event())
     trials = Trials()
-    source_of = Newcomers(
+    source_of = Proposer(
         job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock")
     )
     for number, right in enumerate((120, 150, 0, None)):
@@ -61,7 +61,7 @@ def other(tmp_path: Path) -> Path:
             value = {"epochs": 1, "correct": answers, "failed": failed, "seconds": 0.1}
             job.ledger.record(EventKind.RUNG, f"{number}-0", value)
             trials.add_result(result(number, "0", right, failed=failed))
-            source_of.learn(number, trials.results[number][0])
+            source_of.record(number)
     answers = pack(result(1, "1", 160).correct)
     value = {"epochs": 3, "correct": answers, "failed": "", "seconds": 0.1}
     job.ledger.record(EventKind.RUNG, "1-1", value)
@@ -85,11 +85,11 @@ def taken(tmp_path: Path, other: Path | None, text: str = SPACE, **changes: Any)
     )
 
 
-def begun(tmp_path: Path, found: Source, **changes: Any) -> tuple[Newcomers, Trials, Ledger]:
+def begun(tmp_path: Path, found: Source, **changes: Any) -> tuple[Proposer, Trials, Ledger]:
     """A run that begins with what was taken."""
     job, trials = work(tmp_path / "mine", **changes), Trials()
     found.keep(job.ledger)
-    made = Newcomers(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
+    made = Proposer(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
     return made, trials, job.ledger
 
 
@@ -273,7 +273,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
     only = small_space(tmp_path, one.split("[[candidate]]")[0] + '[[candidate]]\nname = "only"\n')
     job = work(tmp_path / "single", space=only, limits=Limits())
     trials = Trials()
-    made = Newcomers(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
+    made = Proposer(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
     candidate = made.add()
     assert candidate is not None
     job.ledger.close()
@@ -283,7 +283,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
         "observed": [{"candidate": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
     }
     Source("elsewhere", "ab", event).keep(job.ledger)
-    made = Newcomers(
+    made = Proposer(
         job, Trials(), [load(name) for name in AXES], MeasurementLock(tmp_path / "lock")
     )
     with pytest.raises(ConfigError, match="--warm-start names"):

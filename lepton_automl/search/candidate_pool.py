@@ -1,0 +1,226 @@
+"""Pool of candidates for the next trial: even draws of the space and neighbours of the best."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+Params = Mapping[str, Any]
+Space = Mapping[str, BaseDistribution]
+
+RESERVE, NEW_PER_TURN = 3, 4
+"""Even draws that are kept for each one in a pool, and how many of them are replaced each turn: a
+pool is another sample of them each turn, without drawing and estimating all of it anew."""
+FEW_VALUES = 16
+"""A number with more values than that is changed by a step rather than drawn anew."""
+STEP_SIZES = (0.2, 0.05, 0.01)
+"""Standard deviations of such a step, as shares of the range; one is chosen at random."""
+NEAREST = 12
+"""Candidates that are kept where none satisfies the constraints."""
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateEstimate:
+    """What is known of a point without a trial of it."""
+
+    params: Params
+    """Those parameters that a trial of the point would have."""
+    values: Mapping[int, float] = field(default_factory=dict)
+    """Index of an objective -> its value, for objectives that need no trial; in any unit, as only
+    order and ratios count."""
+    violation: float = 0.0
+    """Sum of the amounts by which constraints are broken; 0 for a feasible point."""
+
+
+Estimator = Callable[[Params], CandidateEstimate | None]
+"""From parameter values to an estimate; None for a combination that cannot be built."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A point that has no trial yet."""
+
+    drawn: Params
+    """A value for every parameter of the space."""
+    estimate: CandidateEstimate
+
+    @property
+    def params(self) -> Params:
+        """Those that a trial of it would have."""
+        return self.estimate.params
+
+
+class CandidatePool:
+    """Candidates that depend on the seed, the turn and the best points only.
+
+    Parameters
+    ----------
+    seed : int
+        Of all draws.
+    even : int
+        Even draws in a pool.
+    neighbors : int
+        Points made from the best ones by changing one or two parameters.
+    """
+
+    def __init__(self, seed: int, even: int, neighbors: int) -> None:
+        self._seed, self._even, self._neighbors = seed, even, neighbors
+        self._space: Space = {}
+        self._drawn: dict[int, Params] = {}
+
+    def __call__(
+        self, space: Space, turn: int, best: Sequence[Params], estimate: Estimator
+    ) -> list[Candidate]:
+        """Candidates of a turn: the feasible ones, or where there is none the nearest to it.
+
+        Parameters
+        ----------
+        space : mapping
+            Distributions of all parameters.
+        turn : int
+            Number of points tried before.
+        best : sequence of mapping
+            Parameters of the points whose neighbours are included.
+        estimate : callable
+            Which parameters a point has, its known costs and violation.
+        """
+        drawn = self._even_draws(space, turn)
+        if best:
+            drawn += [
+                self._neighbor(space, seed_of(self._seed, "near", turn, n), best[n % len(best)])
+                for n in range(self._neighbors)
+            ]
+        found = [Candidate(p, known) for p in drawn if (known := estimate(p)) is not None]
+        feasible = [c for c in found if c.estimate.violation <= 0]
+        return feasible or sorted(found, key=lambda c: c.estimate.violation)[:NEAREST]
+
+    def _even_draws(self, space: Space, turn: int) -> list[Params]:
+        """A sample of a window over one sequence; what stays in the window is not drawn again."""
+        first = turn * NEW_PER_TURN
+        kept = self._drawn if self._space == space else {}
+        drawn = {
+            n: kept[n] if n in kept else even_draw(space, seed_of(self._seed, "even", n))
+            for n in range(first, first + RESERVE * self._even)
+        }
+        self._space, self._drawn = dict(space), drawn
+        chance = random.Random(seed_of(self._seed, "pool", turn))
+        return [drawn[n] for n in chance.sample(sorted(drawn), self._even)]
+
+    def _neighbor(self, space: Space, seed: int, parent: Params) -> Params:
+        chance = random.Random(seed)
+        names = [name for name in sorted(parent) if name in space]
+        changed = chance.sample(names, min(len(names), chance.choice((1, 2))))
+        drawn = dict(even_draw(space, seed))
+        for name in names:
+            drawn[name] = parent[name]
+        for name in changed:
+            drawn[name] = _changed(space[name], parent[name], chance)
+        return drawn
+
+
+def even_draw(space: Space, seed: int) -> Params:
+    """A value for every parameter, each drawn evenly on its own scale."""
+    chance = random.Random(seed)
+    return {name: even_value(distribution, chance) for name, distribution in space.items()}
+
+
+def even_value(distribution: BaseDistribution, chance: random.Random) -> Any:
+    """One value of a distribution."""
+    if isinstance(distribution, CategoricalDistribution):
+        return chance.choice(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    if distribution.log:
+        low, high = math.log(distribution.low), math.log(distribution.high)
+        if isinstance(distribution, IntDistribution):
+            low, high = math.log(distribution.low - 0.5), math.log(distribution.high + 0.5)
+        return _legal(distribution, math.exp(chance.uniform(low, high)))
+    if distribution.step is None:
+        return _legal(distribution, chance.uniform(distribution.low, distribution.high))
+    steps = chance.randrange(round((distribution.high - distribution.low) / distribution.step) + 1)
+    return _legal(distribution, distribution.low + steps * distribution.step)
+
+
+def _changed(distribution: BaseDistribution, value: Any, chance: random.Random) -> Any:
+    """Another value: near the old one where there are many."""
+    if isinstance(distribution, CategoricalDistribution):
+        return even_value(distribution, chance)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high = float(distribution.low), float(distribution.high)
+    is_fine = distribution.log or distribution.step is None
+    if not is_fine and (high - low) / float(distribution.step or 1) < FEW_VALUES:
+        return even_value(distribution, chance)
+    size = chance.gauss(0.0, chance.choice(STEP_SIZES))
+    if distribution.log:
+        return _legal(distribution, float(value) * (high / low) ** size)
+    return _legal(distribution, float(value) + size * (high - low))
+
+
+def _legal(distribution: IntDistribution | FloatDistribution, value: float) -> float | int:
+    """The nearest value that the distribution contains."""
+    low, high = distribution.low, distribution.high
+    if distribution.step is not None and not distribution.log:
+        value = low + round((value - low) / distribution.step) * distribution.step
+    value = min(max(value, low), high)
+    return round(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def seed_of(*parts: object) -> int:
+    """A seed below 2**31 from parts that have a text, the same in every process."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Which parameters a point has, learned from the trials of a study.
+
+    A parameter that some trials lack depends on another one if no value of that one occurs both
+    with and without it.
+    """
+
+    depends: Mapping[str, tuple[str, frozenset[Any]]]
+    """Parameter -> the one it depends on, and the values of that one without it."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Params]) -> Conditions:
+        """Learn from the parameters of trials."""
+        names = sorted({name for params in trials for name in params})
+        values = {name: {params.get(name) for params in trials} for name in names}
+        # A continuous parameter never repeats a value, so that it would explain everything.
+        others = [n for n in names if not any(isinstance(v, float) for v in values[n])]
+        others.sort(key=lambda name: len(values[name]))
+        depends = {}
+        for name in names:
+            having = [params for params in trials if name in params]
+            lacking = [params for params in trials if name not in params]
+            for other in others if lacking else []:
+                without = {params.get(other) for params in lacking}
+                if other != name and all(
+                    other in params and params[other] not in without for params in having
+                ):
+                    depends[name] = (other, frozenset(without))
+                    break
+        return cls(depends)
+
+    def present(self, drawn: Params) -> Params:
+        """Those of the drawn parameters that a trial would have."""
+        return {name: value for name, value in drawn.items() if self._has(name, drawn, ())}
+
+    def _has(self, name: str, drawn: Params, seen: tuple[str, ...]) -> bool:
+        if name not in self.depends or name in seen:
+            return True
+        other, without = self.depends[name]
+        if other not in drawn or not self._has(other, drawn, (*seen, name)):
+            return False
+        return drawn[other] not in without

@@ -1,0 +1,364 @@
+"""The search's Optuna study: in memory, rebuilt from the ledger, asked by every sampler alike."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lepton_automl.core import plugins
+from lepton_automl.cost.cost import Cost
+from lepton_automl.errors import ArchError, ConfigError
+from lepton_automl.models.arch import Arch
+from lepton_automl.search.candidate_pool import Estimator
+from lepton_automl.search.objectives import Objective
+from lepton_automl.search.sampler import LeptonSampler, Observation
+from lepton_automl.search.space.draw import SpaceTrial, seed_of
+from lepton_automl.search.space.parameters import Choice, Parameter
+from lepton_automl.search.trials import Rejection, RungResult, Trial
+from lepton_automl.training.recipe import Recipe
+
+LEPTON = "lepton"
+"""The sampler that a search has unless the user names another one."""
+NEIGHBORS = 12
+"""Points near the best ones that our sampler considers (benchmarks/study)."""
+POPULATION = 20
+"""Of NSGA-II: what some hundred trials can use."""
+PAIRED = 0.5
+"""Share of the sampling variance that nets judged on the same samples do not have in common."""
+RESULTS, RUNGS_LEFT = "lepton_results", "lepton_rungs_left"
+"""User attributes of a trial: [rungs left, accuracy or None, samples] of each of its rungs, and the
+rungs left after the training that is running, or None."""
+TRAINING, ARCH = "training", "arch"
+"""Constraints that are broken by a training that fails, and by layers that do not fit together."""
+
+Draw = Callable[[SpaceTrial], tuple[Arch, Recipe]]
+Outcome = tuple[int, float | None, int]
+"""Rungs left after a rung; the accuracy, None where the training failed; validation samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A point of the space that the study gave; `arch` is None where its layers do not fit."""
+
+    trial: optuna.Trial
+    arch: Arch | None
+    recipe: Recipe | None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Values by parameter."""
+        return dict(self.trial.params)
+
+    @property
+    def distributions(self) -> dict[str, str]:
+        """Distribution of each parameter, as JSON."""
+        return {k: distribution_to_json(d) for k, d in self.trial.distributions.items()}
+
+
+class SearchStudy:
+    """Every sampler proposes through `ask`; `accept`, `reject` or `drop` follow.
+
+    Our sampler reads the results of all rungs and keeps a trial running until its last one. Other
+    samplers are given the accuracy at the first rung, which every trial has, and the logarithm of
+    each cost. Where a sampler can be constructed anew with a seed of its own for each trial, a
+    study that is rebuilt proposes what the uninterrupted one would have.
+
+    Parameters
+    ----------
+    draw : callable
+        Makes an `Arch` and a `Recipe` from a trial.
+    parameters : mapping
+        Open parameters of the space.
+    objectives : sequence of Objective
+        At least one.
+    estimator : callable
+        Estimates candidates for our sampler.
+    sampler : str
+        `lepton`, another name of `BUILT_IN`, or MODULE:CLASS.
+    seed : int
+        Of all proposals.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such sampler.
+    """
+
+    def __init__(
+        self,
+        draw: Draw,
+        parameters: Mapping[str, Parameter],
+        objectives: Sequence[Objective],
+        estimator: Estimator,
+        *,
+        sampler: str,
+        seed: int,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._draw, self._objectives = draw, objectives
+        self._sampler, self._seed = sampler, seed
+        self.space = distributions(parameters)
+        """Of every parameter."""
+        own = LeptonSampler(
+            seed,
+            n_startup_trials=1,
+            n_neighbors=NEIGHBORS,
+            search_space=self.space,
+            estimate=estimator,
+            observe=observations,
+        )
+        self._own = own if sampler == LEPTON else None
+        self._study = optuna.create_study(
+            directions=[o.direction for o in objectives],
+            sampler=own if sampler == LEPTON else make_sampler(sampler, seed),
+        )
+        self._running: dict[int, optuna.Trial] = {}
+        self._numbers: dict[int, int] = {}
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the sampler has acquisition values."""
+        return self._own is not None
+
+    def rank(self) -> tuple[dict[int, float], float | None]:
+        """Acquisition values by the search's trial numbers, and of the best candidate.
+
+        The first is empty before there is any result; the second is None without a candidate.
+        """
+        assert self._own is not None, "other samplers have no acquisition values"
+        ranking = self._own.rank(self._study)
+        values = {
+            self._numbers[n]: value for n, value in ranking.trials.items() if n in self._numbers
+        }
+        return values, next((value for _, value in ranking.candidates), None)
+
+    def ask(self, given: Mapping[str, Any] | None = None) -> Point:
+        """The next point: enqueued with the values `given`, else what the sampler proposes."""
+        count = len(self._study.get_trials(deepcopy=False))
+        if given is not None:
+            self._study.enqueue_trial(dict(given))
+        if self._sampler in REPRODUCIBLE:
+            self._study.sampler = make_sampler(self._sampler, seed_of(self._seed, "ask", count))
+        trial = self._study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            try:
+                arch, recipe = self._draw(trial)
+                arch.graph  # noqa: B018 - a cached property that raises
+            except ArchError:
+                return Point(trial, None, None)
+        return Point(trial, arch, recipe)
+
+    def accept(self, number: int, point: Point) -> None:
+        """The point becomes trial `number` of the search."""
+        self._running[number] = point.trial
+        self._numbers[point.trial.number] = number
+
+    def reject(self, point: Point, violations: Mapping[str, float]) -> Rejection:
+        """The point breaks limits: its trial ends with its constraints, or none for `ARCH`."""
+        for name, value in violations.items():
+            point.trial.set_constraint(name, value)
+        self._study.tell(point.trial, state=TrialState.PRUNED)
+        return Rejection(point.params, point.distributions, dict(violations))
+
+    def drop(self, point: Point) -> Rejection:
+        """The point is known already: its trial ends without a result."""
+        self._study.tell(point.trial, state=TrialState.FAIL)
+        return Rejection(point.params, point.distributions, {})
+
+    def begin(self, number: int, rungs_left: int) -> None:
+        """A training of the trial starts, after which so many rungs are left."""
+        if (trial := self._running.get(number)) is not None:
+            trial.set_user_attr(RUNGS_LEFT, rungs_left)
+
+    def record(self, number: int, outcome: Outcome, cost: Cost) -> None:
+        """Result of a trial at its next rung."""
+        trial = self._running.get(number)
+        if trial is None:  # Other samplers have its first rung.
+            return
+        outcomes = [*trial.user_attrs.get(RESULTS, ()), list(outcome)]
+        trial.set_user_attr(RESULTS, outcomes)
+        trial.set_user_attr(RUNGS_LEFT, None)
+        state, values = self._state(outcomes, cost)
+        if state == TrialState.RUNNING:
+            return
+        del self._running[number]
+        if state == TrialState.PRUNED:
+            trial.set_constraint(TRAINING, 1.0)
+        self._study.tell(trial, state=state, values=values)
+
+    def restore(
+        self, candidate: Trial, outcomes: Sequence[Outcome], *, is_ours: bool = True
+    ) -> None:
+        """Add a trial that the ledger knows, and what was rejected before it.
+
+        Parameters
+        ----------
+        candidate : Trial
+            To be added in the order of the numbers.
+        outcomes : sequence of (int, float or None, int)
+            Of each rung.
+        is_ours : bool
+            Not of another run, whose trials cannot train longer.
+        """
+        for rejection in candidate.rejected:
+            state = TrialState.PRUNED if rejection.violation else TrialState.FAIL
+            self._add(rejection, state, constraints=rejection.violation)
+        state, values = self._state(outcomes, candidate.cost)
+        if state == TrialState.RUNNING and not is_ours:
+            good = [accuracy for _, accuracy, _ in outcomes if accuracy is not None]
+            state, values = TrialState.COMPLETE, self._values(good[-1], candidate.cost)
+        known = {RESULTS: [list(outcome) for outcome in outcomes]}
+        constraints = {TRAINING: 1.0} if state == TrialState.PRUNED else {}
+        number, trial_id = self._add(
+            candidate, state, constraints=constraints, values=values, user_attrs=known
+        )
+        if is_ours:
+            self._numbers[number] = candidate.number
+            if state == TrialState.RUNNING:
+                self._running[candidate.number] = optuna.Trial(self._study, trial_id)
+
+    def _add(self, known: Trial | Rejection, state: TrialState, **about: Any) -> tuple[int, int]:
+        """Number and id in the study."""
+        drawn_from = {k: json_to_distribution(d) for k, d in known.distributions.items()}
+        self._study.add_trial(
+            create_trial(state=state, params=known.params, distributions=drawn_from, **about)
+        )
+        added = self._study.get_trials(deepcopy=False)[-1]
+        return added.number, added._trial_id
+
+    def _state(
+        self, outcomes: Sequence[Sequence[Any]], cost: Cost
+    ) -> tuple[TrialState, list[float] | None]:
+        """State and values that the sampler sees after these results."""
+        seen = outcomes if self.ranks else outcomes[:1]
+        if not seen:
+            return TrialState.RUNNING, None
+        left, accuracy, _ = seen[-1]
+        if accuracy is None:
+            return TrialState.PRUNED, None
+        if self.ranks and left > 0:
+            return TrialState.RUNNING, None
+        return TrialState.COMPLETE, self._values(accuracy, cost)
+
+    def _values(self, accuracy: float, cost: Cost) -> list[float]:
+        return [
+            value if objective.needs_training else math.log2(max(value, 1e-9))
+            for objective in self._objectives
+            for value in [objective.value(accuracy, cost)]
+        ]
+
+
+def outcomes_of(results: Sequence[RungResult], rungs: int) -> list[Outcome]:
+    """Results of a trial with so many rungs, as the study records them."""
+    return [
+        (max(0, rungs - 1 - n), None if result.failed else result.accuracy, result.samples)
+        for n, result in enumerate(results)
+    ]
+
+
+def observations(trial: FrozenTrial) -> list[Observation]:
+    """Results of a trial as minus the logarithm of the error: halving it counts the same anywhere.
+
+    The variance is that of the share of correct samples (delta method).
+    """
+    found = []
+    for left, accuracy, samples in trial.user_attrs.get(RESULTS, ()):
+        if accuracy is None:
+            found.append(Observation(left, -math.inf))
+            continue
+        error = (samples * (1 - accuracy) + 0.5) / (samples + 1)
+        variance = PAIRED * (1 - error) / (samples * error)
+        found.append(Observation(left, -math.log(error), variance))
+    running = trial.user_attrs.get(RUNGS_LEFT)
+    return found if running is None else [*found, Observation(running, None)]
+
+
+def distributions(parameters: Mapping[str, Parameter]) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of every open parameter of a space."""
+    return {name: _distribution(knob) for name, knob in parameters.items()}
+
+
+def _distribution(knob: Parameter) -> BaseDistribution:
+    if isinstance(knob, Choice):
+        return CategoricalDistribution(knob.values)
+    if isinstance(knob.low, float) or isinstance(knob.step, float):
+        return FloatDistribution(knob.low, knob.high, step=knob.step)
+    return IntDistribution(knob.low, int(knob.high), step=knob.step)
+
+
+BUILT_IN: Mapping[str, Callable[..., BaseSampler]] = {
+    LEPTON: LeptonSampler,
+    "tpe": optuna.samplers.TPESampler,
+    "nsgaii": functools.partial(optuna.samplers.NSGAIISampler, population_size=POPULATION),
+    "gp": functools.partial(optuna.samplers.GPSampler, deterministic_objective=False),
+    "random": optuna.samplers.RandomSampler,
+}
+"""Names that `--sampler` takes, beside MODULE:CLASS."""
+REPRODUCIBLE = frozenset({"tpe", "gp", "random"})
+"""Samplers that are constructed anew for each trial, so that nothing is lost with the process."""
+
+
+def resumes_exactly(sampler: str) -> bool:
+    """Whether a resumed search proposes what the uninterrupted one would have proposed."""
+    return sampler == LEPTON or sampler in REPRODUCIBLE
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """A sampler by its name, with the seed if its constructor has one.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such sampler, or it cannot be constructed.
+    """
+    made: Callable[..., BaseSampler] = BUILT_IN.get(name) or _third_party(name)
+    takes_seed = "seed" in inspect.signature(made).parameters
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            return made(seed=seed) if takes_seed else made()
+        except (TypeError, ValueError, ImportError) as error:
+            raise ConfigError(
+                f"--sampler {name} cannot be constructed: {str(error).splitlines()[0]}",
+                fix="give a class whose arguments, except seed, all have defaults",
+            ) from error
+
+
+def _third_party(name: str) -> type[BaseSampler]:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise plugins.unknown_name(name, [*BUILT_IN, "MODULE:CLASS"], "sampler")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"--sampler {name}: the module {module!r} cannot be imported: {error}",
+            fix="install its package, or name a module on PYTHONPATH",
+        ) from error
+    if not (inspect.isclass(found) and issubclass(found, BaseSampler)):
+        raise ConfigError(
+            f"--sampler {name}: {module} has no class {attribute!r} derived from "
+            "optuna.samplers.BaseSampler",
+            fix="give MODULE:CLASS with such a class",
+        )
+    return found
