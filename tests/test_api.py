@@ -34,7 +34,7 @@ def test_the_functions_do_what_the_commands_do(finished_run, tmp_path):
     again = lp.run(config.data, out=config.out, trials=2, **options)
     assert again.verdict == outcome.verdict
     assert lp.status(config.out).verdict == outcome.verdict
-    assert api.front(config.out).number == outcome.found.number
+    assert api.front(config.out).number == outcome.search_result.number
     path = tmp_path / "picture.png"
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)
     (row,) = lp.predict(config.out, [path])

@@ -19,7 +19,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model, Preprocessing
 from lepton_automl.models.network import Weights, build_network
 from lepton_automl.pipeline import stages
-from lepton_automl.pipeline.context import Session, opened
+from lepton_automl.pipeline.context import RunContext, open_run
 from lepton_automl.pipeline.export import Outcome
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
@@ -47,19 +47,19 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         If the folder holds the compression of another net.
     """
     arch, weights, preprocessing, recipe = _read(source)
-    with opened(config, emit) as session:
-        model = Model(arch, weights, preprocessing or _usual(session, arch))
-        _check(source, model, session)
-        _leave_best(model, recipe, session)
-        if manifest.is_complete(session.folder.artifact):
-            session.tell("compress", f"compressed before: {session.folder.artifact}")
-            return Outcome(session.folder.artifact, read_verdict(session.folder.artifact))
-        best, recipe = stages.winner(session)
-        with stages.telling_what_is_there(session):
-            ends = stages.compression_ends(session)
+    with open_run(config, emit) as context:
+        model = Model(arch, weights, preprocessing or _usual(context, arch))
+        _check(source, model, context)
+        _leave_best(model, recipe, context)
+        if manifest.is_complete(context.folder.artifact):
+            context.report("compress", f"compressed before: {context.folder.artifact}")
+            return Outcome(context.folder.artifact, read_verdict(context.folder.artifact))
+        best, recipe = stages.winner(context)
+        with stages.naming_best_net_on_interrupt(context):
+            end = stages.compression_end(context)
             is_aim = bool(config.limits.costs)
-            stages.compressed(session, best, recipe, ends, is_aim=is_aim)
-            return stages.exported(session)
+            stages.compress(context, best, recipe, end, is_aim=is_aim)
+            return stages.export_and_verify(context)
 
 
 def _read(
@@ -96,20 +96,20 @@ def _read(
         ) from error
 
 
-def _usual(session: Session, arch: Arch) -> Preprocessing:
-    return session.dataset.preprocessing(arch.input[:2])
+def _usual(context: RunContext, arch: Arch) -> Preprocessing:
+    return context.dataset.preprocessing(arch.input[:2])
 
 
-def _check(source: Path, model: Model, session: Session) -> None:
-    names, channels = session.dataset.class_names, session.dataset.channels
+def _check(source: Path, model: Model, context: RunContext) -> None:
+    names, channels = context.dataset.class_names, context.dataset.channels
     if (model.arch.classes, model.arch.input[2]) != (len(names), channels):
         raise DataError(
             f"{source} is for {model.arch.classes} classes and pictures with {model.arch.input[2]} "
             f"channels, the data have {len(names)} and {channels}",
             fix="give the data that the net was trained for",
         )
-    files = session.dataset.decoded_files("validation", model.arch.input[:2], session.folder.cache)
-    share = float(is_correct(model, load_labelled(files), device=session.device).mean())
+    files = context.dataset.decoded_files("validation", model.arch.input[:2], context.folder.cache)
+    share = float(is_correct(model, load_labelled(files), device=context.device).mean())
     stages.check_better_than_chance(
         str(source),
         share,
@@ -119,12 +119,12 @@ def _check(source: Path, model: Model, session: Session) -> None:
     )
 
 
-def _leave_best(model: Model, recipe: Recipe, session: Session) -> None:
-    best = session.folder.best
+def _leave_best(model: Model, recipe: Recipe, context: RunContext) -> None:
+    best = context.folder.best
     if (best / RECIPE).is_file():
         if Model.load(best).digest != model.digest:
             raise ConfigError(
-                f"{session.folder.path} holds the compression of another net",
+                f"{context.folder.path} holds the compression of another net",
                 fix="give another folder with --out",
             )
         return

@@ -38,7 +38,13 @@ from lepton_automl.metrics import paired
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
 from lepton_automl.pipeline import charts
-from lepton_automl.pipeline.context import absolute, held, open_data, resolved, use_one_thread
+from lepton_automl.pipeline.context import (
+    absolute,
+    open_data,
+    open_ledger,
+    resolve,
+    use_one_thread,
+)
 from lepton_automl.pipeline.export import Outcome, verify_and_seal
 from lepton_automl.pipeline.stages import check_better_than_chance
 from lepton_automl.runs.folder import Definition, RunFolder
@@ -72,7 +78,7 @@ def compress_model(
     """
     started = time.monotonic() if config.started is None else config.started
     use_one_thread()
-    resources = resolved(config)
+    resources = resolve(config)
     definition = _definition(config, source, preprocessing)
     dataset = open_data(config, emit)
     definition = replace(definition, data_fingerprint=dataset.fingerprint)
@@ -88,7 +94,7 @@ def compress_model(
     # A model that was refused leaves no folder behind.
     folder.claim(definition, fresh=config.fresh)
     dataset = dataset.matched_to(model.class_names, model.shape[2])
-    with held(folder, started, config, emit) as (ledger, emit):
+    with open_ledger(folder, started, config, emit) as (ledger, emit):
         place = folder.models / f"compressed-{definition.model[:8]}"
         durable.write(place / FLOAT_FILE, model.file)
         timing = Timing(ledger)

@@ -1,4 +1,4 @@
-"""One call of a command on one run: the data opened, the folder claimed, the ledger held."""
+"""Open a run: resolve the options, load the data, claim the folder, open the ledger."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.study import make_sampler
 from lepton_automl.search.warm_start import Source, source
 
-TINIEST, SMALL = 24, 64
-"""Up to so many rows and columns pictures are for the space `tiny`, and for `residual`, or for
-`tiny` if they are grey."""
+_MAX_TINY_SIDE, _MAX_SMALL_SIDE = 24, 64
+"""Rows or columns up to which the default space is `tiny` (grey pictures: up to the second), and
+`residual`; above them it is `mobile`."""
 
 
 @dataclass(frozen=True)
-class Session:
-    """What the stages work with."""
+class RunContext:
+    """One open run: what its stages read, and where they write."""
 
     config: RunConfig
     folder: RunFolder
@@ -50,28 +50,27 @@ class Session:
     space: SearchSpace
     target: Target
     latency_model: LatencyModel | None
-    """Tells latencies of the device the file is for; None: this machine measures them."""
+    """Predicts latencies of the target device; None: they are measured on this machine."""
     device: torch.device
     emit: Emit
     start_seconds: float = 0.0
-    """What the command took to start: how slow this machine is at the moment."""
+    """Seconds the command took to start, a measure of how slow this machine is at the moment."""
 
     @property
     def is_timed(self) -> bool:
-        """Whether anything that was asked for is measured by the clock."""
+        """Whether latencies are needed and are measured on this machine."""
         return self.config.asks_for_latency and self.latency_model is None
 
-    def tell(self, stage: str, message: str) -> None:
+    def report(self, stage: str, message: str) -> None:
         """Emit one line."""
         self.emit(Event(stage, message))
 
 
 @contextmanager
-def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
-    """Resolve a configuration and hold its run folder until the block ends.
+def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
+    """Open the run of a configuration until the block ends.
 
-    Each step gives one frozen value and is taken once: resources, data, search space, folder,
-    ledger.
+    The steps are taken once and in this order: resources, data, search space, folder, ledger.
 
     Raises
     ------
@@ -82,20 +81,20 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
     started = now if config.started is None else config.started
     start = start_seconds(now - started, time.process_time())
     use_one_thread()
-    resources = resolved(config)
+    resources = resolve(config)
     dataset = open_data(config, emit)
-    known = space_for(config, resources, dataset)
-    definition, warm = definition_of(config, resources, dataset, known)
-    folder = claimed(config, definition, resources, known)
-    with held(folder, started, config, emit) as (ledger, emit):
-        if begun_with := warm.keep(ledger):
-            emit(Event("search", begun_with))
-        yield Session(
+    space = choose_space(config, resources, dataset)
+    definition, warm = define_run(config, resources, dataset, space)
+    folder = claim_folder(config, definition, resources, space)
+    with open_ledger(folder, started, config, emit) as (ledger, emit):
+        if warm_start_text := warm.keep(ledger):
+            emit(Event("search", warm_start_text))
+        yield RunContext(
             config,
             folder,
             ledger,
             dataset,
-            known,
+            space,
             resources.target,
             resources.latency_model,
             resources.device,
@@ -107,9 +106,9 @@ def opened(config: RunConfig, emit: Emit) -> Iterator[Session]:
 def use_one_thread() -> None:
     """Compute on one thread in this process.
 
-    Two threads of one training wait for each other at every step: on a core that is shared with
-    anything else they are slower than one, and another number of threads gives other bits. numpy's
-    matrix products too: the search's model would take the workers' cores.
+    The threads of one training wait for each other at every step, which is slow on a core that is
+    shared, and the number of threads changes the last bits of the weights. numpy is limited too:
+    the search's surrogate model would take the cores of the workers.
     """
     torch.set_num_threads(1)
     threadpool_limits(1)
@@ -117,24 +116,24 @@ def use_one_thread() -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the options name, before any data is read."""
+    """What the options name: target, latency table, device, search space."""
 
     target: Target
     latency_model: LatencyModel | None
     latency_table: bytes | None
-    """The file of `--latency-from`."""
+    """Content of the file of `--latency-from`."""
     device: torch.device
     space: SearchSpace | None
     """None: chosen by the size of the pictures."""
 
 
-def resolved(config: RunConfig) -> Resources:
-    """Load what the options name, and check them.
+def resolve(config: RunConfig) -> Resources:
+    """Load what the options name, before any data is read.
 
     Raises
     ------
     ConfigError
-        If an option is not known or has no effect.
+        If a name is not known or an option has no effect.
     MachineError
         If the device or a package is missing.
     """
@@ -149,17 +148,17 @@ def resolved(config: RunConfig) -> Resources:
     if config.latency_from is not None:
         model = read_table(config.latency_from)
         table = config.latency_from.read_bytes()
-    known = None if config.space is None else loader.load(config.space)
-    return Resources(target, model, table, device, known)
+    space = None if config.space is None else loader.load(config.space)
+    return Resources(target, model, table, device, space)
 
 
 def open_data(config: RunConfig, emit: Emit) -> Dataset:
-    """The samples in their parts, audited.
+    """Open the data, split into parts, and report what its audit finds.
 
     Raises
     ------
     DataError
-        If they cannot be used.
+        If the data cannot be used.
     """
     dataset = open_dataset(
         config.data,
@@ -173,50 +172,51 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
     return dataset
 
 
-def space_for(config: RunConfig, resources: Resources, dataset: Dataset) -> SearchSpace:
-    """The search space that was named or that fits the pictures, without flips where so asked.
+def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> SearchSpace:
+    """The search space that is named, or one by picture size; without flips if `no_flip` is set.
 
     Raises
     ------
     ConfigError
         If `no_flip` has no effect.
     """
-    known = resources.space or loader.load(_default_space(dataset))
+    space = resources.space or loader.load(_default_space(dataset))
     if not config.no_flip:
-        return known
-    if True not in {value for knob in known.train_parameters("flip") for value in knob.values}:
+        return space
+    flips = {value for each in space.train_parameters("flip") for value in each.values}
+    if True not in flips:
         raise ConfigError(
-            f"--no-flip has no effect: the search space {known.name} never flips pictures",
+            f"--no-flip has no effect: the search space {space.name} never mirrors pictures",
             fix="leave it out",
         )
-    return known.with_fixed("flip", value=False)
+    return space.with_fixed("flip", value=False)
 
 
-def claimed(
-    config: RunConfig, definition: Definition, resources: Resources, known: SearchSpace
+def claim_folder(
+    config: RunConfig, definition: Definition, resources: Resources, space: SearchSpace
 ) -> RunFolder:
-    """The folder, claimed for this run, with copies of its search space and latency table.
+    """Claim the run folder; copy the search space and the latency table into it.
 
     Raises
     ------
     ConfigError
-        If another run or something else lies there.
+        If the folder holds another run or other files.
     """
     folder = RunFolder(config.out)
     folder.claim(definition, fresh=config.fresh)
-    files.write(folder.space_file, known.text)
+    files.write(folder.space_file, space.text)
     if resources.latency_table is not None:
         files.write(folder.latency_file, resources.latency_table)
     return folder
 
 
 @contextmanager
-def held(
+def open_ledger(
     folder: RunFolder, started: float | None, config: RunConfig, emit: Emit
 ) -> Iterator[tuple[Ledger, Emit]]:
-    """The ledger until the block ends, and where to emit so that `lepton status` sees it.
+    """Open the ledger until the block ends; the emit it gives also records for `lepton status`.
 
-    A run that could train nothing leaves no folder.
+    The folder of a run in which no trial met the limits is removed.
     """
     ledger, is_empty = Ledger(folder.ledger, since=started), False
     try:
@@ -229,11 +229,11 @@ def held(
     finally:
         ledger.close()
         if is_empty:
-            folder.discard()  # Or the corrected limit would be refused as another definition.
+            folder.discard()  # A corrected limit would be refused as another definition.
 
 
 def _command(config: RunConfig) -> dict[str, Any]:
-    """What those who watch are told of the command; `words` is empty for a call from Python."""
+    """The command as `lepton status` shows it; `words` is empty for a call from Python."""
     name = Path(sys.argv[0])
     is_typed = name.name == "lepton" or name.parts[-2:] == ("lepton_automl", "__main__.py")
     words = shlex.join(["lepton", *sys.argv[1:]]) if is_typed else ""
@@ -247,16 +247,16 @@ def _command(config: RunConfig) -> dict[str, Any]:
 
 
 def chosen_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here.
+    """The device that `auto`, `cpu` or `cuda` stands for on this machine.
 
     Raises
     ------
     MachineError
-        If CUDA is asked for and torch sees none.
+        If the name is `cuda` and torch finds no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise MachineError(
-            "--device cuda: torch sees no CUDA device here",
+            "--device cuda: torch finds no CUDA device here",
             fix="use --device cpu, or install a CUDA build of torch",
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -265,15 +265,15 @@ def chosen_device(name: str) -> torch.device:
 def _check_jobs(config: RunConfig, device: torch.device) -> None:
     if config.jobs_per_gpu is not None and device.type == "cpu":
         raise ConfigError(
-            "--jobs-per-gpu has no effect: this search computes on the processor",
-            fix="leave it out; --jobs says how many workers there are, by default one a core",
+            "--jobs-per-gpu has no effect: this search runs on the CPU",
+            fix="leave it out; --jobs sets the number of workers, by default one per core",
         )
     most = config.workers if device.type == "cpu" else torch.cuda.device_count()
     if not 1 <= config.final_jobs <= most:
         raise ConfigError(
-            f"--final-jobs {config.final_jobs}, the rule is 1 to {most}: there are so many "
+            f"--final-jobs {config.final_jobs}, the rule is 1 to {most}, the number of "
             f"{'workers' if device.type == 'cpu' else 'GPUs'}",
-            fix="leave it out, or give fewer",
+            fix="leave it out, or give a smaller number",
         )
 
 
@@ -282,9 +282,9 @@ def _check_place(config: RunConfig) -> None:
     for place in (config.data, config.test):
         if place is not None and Path(place).is_dir() and out.is_relative_to(Path(place).resolve()):
             raise ConfigError(
-                f"the run folder {config.out} lies inside the data {place}, where the next command "
-                "would take it for a class",
-                fix="give a folder outside of the data with --out",
+                f"the run folder {config.out} lies inside the data {place}: the next command would "
+                "read it as a class",
+                fix="give a folder outside the data with --out",
             )
 
 
@@ -295,22 +295,23 @@ def _check_objectives(config: RunConfig) -> None:
             raise plugins.unknown_name(name, known, "objective")
     if "accuracy" not in config.objectives or len(set(config.objectives)) < len(config.objectives):
         raise ConfigError(
-            f"--objective {','.join(config.objectives)}: accuracy must be among them, each once",
-            fix="write for instance --objective accuracy,size_bytes",
+            f"--objective {','.join(config.objectives)}, the rule is accuracy and others, "
+            "each once",
+            fix="give for instance --objective accuracy,size_bytes",
         )
 
 
 def _default_space(dataset: Dataset) -> str:
-    side = SMALL + 1 if dataset.size is None else max(dataset.size)
-    if side <= (SMALL if dataset.channels == 1 else TINIEST):
+    side = _MAX_SMALL_SIDE + 1 if dataset.size is None else max(dataset.size)
+    if side <= (_MAX_SMALL_SIDE if dataset.channels == 1 else _MAX_TINY_SIDE):
         return "tiny"
-    return "residual" if side <= SMALL else "mobile"
+    return "residual" if side <= _MAX_SMALL_SIDE else "mobile"
 
 
-def definition_of(
-    config: RunConfig, resources: Resources, dataset: Dataset, known: SearchSpace
+def define_run(
+    config: RunConfig, resources: Resources, dataset: Dataset, space: SearchSpace
 ) -> tuple[Definition, Source]:
-    """What defines the run, and the run whose results it starts with."""
+    """The definition of the run, and the run that it is warm-started from."""
     model = resources.latency_model
     definition = Definition(
         data=absolute(config.data),
@@ -319,8 +320,8 @@ def definition_of(
         no_flip=config.no_flip,
         balanced=dataset.train.is_balanced,
         data_fingerprint=dataset.fingerprint,
-        space=known.name,
-        space_digest=known.digest,
+        space=space.name,
+        space_digest=space.digest,
         objectives=config.objectives,
         seed=config.seed,
         sampler=config.sampler,
@@ -333,7 +334,7 @@ def definition_of(
         config.warm_start,
         RunFolder(config.out),
         definition,
-        known,
+        space,
         samples=len(dataset.train),
         budget_seconds=config.seconds_in_all,
         fresh=config.fresh,
@@ -342,5 +343,5 @@ def definition_of(
 
 
 def absolute(path: str) -> str:
-    """The path from the root where it exists; else the name, such as `digits`."""
+    """The absolute path where `path` exists; else `path`, a name such as `digits`."""
     return str(Path(path).resolve()) if Path(path).exists() else path

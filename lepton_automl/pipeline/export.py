@@ -18,7 +18,7 @@ from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
-from lepton_automl.pipeline.context import Session
+from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs.folder import RunFolder, locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.finals.winner import last_finalist_results
@@ -31,11 +31,11 @@ class Outcome:
 
     artifact: Path
     verdict: Verdict
-    found: SearchResult | None = None
+    search_result: SearchResult | None = None
     """What the search found, where this call searched."""
 
 
-def write_and_verify(session: Session, best: Model, made: CompressionResult) -> Outcome:
+def write_and_verify(context: RunContext, best: Model, made: CompressionResult) -> Outcome:
     """Write the artifact of a compressed net, judge it once on the test part, and seal it.
 
     Raises
@@ -43,30 +43,30 @@ def write_and_verify(session: Session, best: Model, made: CompressionResult) -> 
     MachineError
         If the folder cannot be written.
     """
-    session.tell("export", f"writing {session.folder.artifact}")
-    size, cache = best.arch.input[:2], session.folder.cache
+    context.report("export", f"writing {context.folder.artifact}")
+    size, cache = best.arch.input[:2], context.folder.cache
     digests = writer.write_artifact(
-        session.folder.artifact,
+        context.folder.artifact,
         int8=made.int8,
         float_twin=made.pruned_float,
         reference=best,
-        dataset=session.dataset,
-        validation=session.dataset.decoded_files("validation", size, cache),
-        limits=session.config.limits,
-        target=session.target,
-        prefer=session.config.prefer,
-        confirmed=last_finalist_results(session.ledger),
-        latency_model=session.latency_model,
+        dataset=context.dataset,
+        validation=context.dataset.decoded_files("validation", size, cache),
+        limits=context.config.limits,
+        target=context.target,
+        prefer=context.config.prefer,
+        confirmed=last_finalist_results(context.ledger),
+        latency_model=context.latency_model,
     )
-    quiet = Timing(session.ledger).reference_ms() if session.is_timed else None
+    quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(
-        session.folder,
-        session.ledger,
-        session.dataset,
+        context.folder,
+        context.ledger,
+        context.dataset,
         digests,
         best.arch.input,
         quiet_reference_ms=quiet,
-        emit=session.emit,
+        emit=context.emit,
     )
 
 

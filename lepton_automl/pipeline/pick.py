@@ -27,7 +27,7 @@ from lepton_automl.metrics import balanced
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import stages
-from lepton_automl.pipeline.context import Session, opened
+from lepton_automl.pipeline.context import RunContext, open_run
 from lepton_automl.pipeline.export import Outcome
 from lepton_automl.pipeline.front import PICK, draw
 from lepton_automl.runs import time_budget
@@ -105,7 +105,7 @@ def pick(config: RunConfig, wanted: PickRequest, *, emit: Emit = silent) -> Pick
         If the run has not trained anything yet.
     """
     limits, prefer = wanted.over(config.limits), wanted.prefer or config.prefer
-    with opened(config, emit) as run, closing(MeasurementLock(run.folder.checkpoints)) as lock:
+    with open_run(config, emit) as run, closing(MeasurementLock(run.folder.checkpoints)) as lock:
         began = run.ledger.alive_seconds()
         asked = dataclasses.replace(run.config, limits=limits, prefer=prefer)
         session = dataclasses.replace(run, config=asked)
@@ -114,7 +114,7 @@ def pick(config: RunConfig, wanted: PickRequest, *, emit: Emit = silent) -> Pick
         minded = run.config.objectives if wanted.prefer is None else EVERY_OBJECTIVE
         choice = choose([point.option for point in points], Goal(limits, prefer, minded))
         point = next(p for p in points if p.option.number == choice.number)
-        session.tell(PICK, f"{point.label}, {choice.reason}")
+        session.report(PICK, f"{point.label}, {choice.reason}")
         folder = wanted.out or run.folder.picks / f"{point.name}-{wanted.name}"
         session = dataclasses.replace(session, folder=RunFolder(folder, run.folder.path))
         outcome = _made(session, candidates, point, began)
@@ -123,27 +123,29 @@ def pick(config: RunConfig, wanted: PickRequest, *, emit: Emit = silent) -> Pick
 
 
 def _made(
-    session: Session, candidates: PickCandidates, point: PickCandidate, began: float
+    session: RunContext, candidates: PickCandidates, point: PickCandidate, began: float
 ) -> Outcome:
     """The artifact of a point, as far as it is not there yet."""
     folder, budget = session.folder.artifact, session.config.budget_seconds
     if manifest.is_complete(folder):
-        session.tell(PICK, f"picked before: {folder}")
+        session.report(PICK, f"picked before: {folder}")
         return Outcome(folder, writer.read_verdict(folder))
-    kept = candidates.later(point.trial, budget or 0.0)
-    ends = None if budget is None else began + budget - kept.prove
+    reserved = candidates.stage_budget(point.trial, budget or 0.0)
+    ends = None if budget is None else began + budget - reserved.verify
     if not (session.folder.best / RECIPE).is_file():
-        left = math.inf if ends is None else ends - kept.compress - session.ledger.alive_seconds()
+        left = (
+            math.inf if ends is None else ends - reserved.compress - session.ledger.alive_seconds()
+        )
         _leave_best(session, candidates, point, left)
     best, recipe = stages.winner(session)
     step = None if point.step is None else Model.load(point.step)
-    with stages.telling_what_is_there(session):
-        stages.compressed(session, best, recipe, ends, step=step)
-        return stages.exported(session, step)
+    with stages.naming_best_net_on_interrupt(session):
+        stages.compress(session, best, recipe, ends, step=step)
+        return stages.export_and_verify(session, step)
 
 
 def _leave_best(
-    session: Session, candidates: PickCandidates, point: PickCandidate, left: float
+    session: RunContext, candidates: PickCandidates, point: PickCandidate, left: float
 ) -> None:
     """The float net of a point, trained to the end, as the pick's `models/best`."""
     if point.step is not None:
@@ -159,7 +161,7 @@ def _leave_best(
     files.write(session.folder.best / RECIPE, text + "\n")
 
 
-def _trained(session: Session, candidates: PickCandidates, number: int, left: float) -> Model:
+def _trained(session: RunContext, candidates: PickCandidates, number: int, left: float) -> Model:
     """A candidate as its last training left it, or after one in `left` seconds."""
     trials, tasks = candidates.trials, candidates.tasks
     if candidates.final(number) is not None:
@@ -180,7 +182,7 @@ def _trained(session: Session, candidates: PickCandidates, number: int, left: fl
     return dataclasses.replace(Model.load(out), metrics=metrics)
 
 
-def _decided(session: Session, number: int, epochs: Callable[[], int]) -> int:
+def _decided(session: RunContext, number: int, epochs: Callable[[], int]) -> int:
     """How long this pick is trained; decided once and written down."""
     key = session.folder.path.name
     known = session.ledger.get(EventKind.PICK, key)
@@ -190,13 +192,13 @@ def _decided(session: Session, number: int, epochs: Callable[[], int]) -> int:
     return int(known["epochs"])
 
 
-def _run(session: Session, task: Task, message: str) -> float:
+def _run(session: RunContext, task: Task, message: str) -> float:
     """Train in this process; the share of validation samples that are right then."""
 
     def told(share: float) -> None:
         session.emit(Event(PICK, message, share, 1.0))
 
-    session.tell(PICK, message)
+    session.report(PICK, message)
     result = run_task(task, contextlib.nullcontext, told)
     if result.failed:
         raise ConfigError(
@@ -206,7 +208,7 @@ def _run(session: Session, task: Task, message: str) -> float:
     return balanced.balanced_mean(unpack(result.correct), session.dataset.validation.strata)
 
 
-def _epochs(session: Session, candidates: PickCandidates, number: int, left: float) -> int:
+def _epochs(session: RunContext, candidates: PickCandidates, number: int, left: float) -> int:
     """As many as the winner's last training had, or as fit into the time."""
     trials = candidates.trials
     own = max(trials.epochs_of(number), trials[number].recipe.epochs)
@@ -245,16 +247,16 @@ class PickCandidates:
 
     Parameters
     ----------
-    session : Session
+    session : RunContext
         The run, with the limits of the pick.
     lock : MeasurementLock
         For latencies that were not measured yet.
     """
 
-    def __init__(self, session: Session, lock: MeasurementLock) -> None:
+    def __init__(self, session: RunContext, lock: MeasurementLock) -> None:
         self._session, self._lock = session, lock
         self.trials: Trials = read_trials(session.ledger)
-        self.work = stages.search_work(session)
+        self.work = stages.search_request(session)
         self.tasks = Tasks(self.work, self.trials)
         self._validation = session.dataset.validation
 
@@ -296,14 +298,14 @@ class PickCandidates:
                 work += self._work(trial, event["epochs"])
         return seconds / work * self._work(number, 1) if work else 0.0
 
-    def later(self, number: int, budget: float) -> time_budget.Later:
-        """What compression and proof of this candidate will need of `budget` seconds."""
+    def stage_budget(self, number: int, budget: float) -> time_budget.StageBudget:
+        """Seconds of `budget` reserved for compression and verification of this trial."""
         data = self._session.dataset
-        sizes = time_budget.Sizes(
+        inputs = time_budget.BudgetInputs(
             len(data.train), len(data.validation), len(data.test), self._session.start_seconds
         )
-        return time_budget.later(
-            budget, sizes, self.seconds_per_epoch(number), self.trials.epochs_of(number)
+        return time_budget.stage_budget(
+            budget, inputs, self.seconds_per_epoch(number), self.trials.epochs_of(number)
         )
 
     def _work(self, number: int, epochs: int) -> float:

@@ -1,4 +1,7 @@
-"""The stages in order: intake, search, compress, export, verify; each resumable and skippable."""
+"""Run search, compress, export and verify in order, into one resumable run folder.
+
+The place to start reading; in `search`, `training` and `compress` it is `loop.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.pipeline import stages
-from lepton_automl.pipeline.context import Session, opened
+from lepton_automl.pipeline.context import RunContext, open_run
 from lepton_automl.pipeline.export import Outcome, verify_again
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
@@ -18,40 +21,45 @@ from lepton_automl.search.request import SearchResult
 
 
 def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
-    """All stages into one folder; the same call again goes on, a finished run answers at once.
+    """Search, compress, export and verify.
+
+    The same call resumes a run that was stopped; a finished run returns its outcome at once.
 
     Raises
     ------
     LeptonError
-        What a user can put right.
+        If the data, an option or the machine is at fault; its `fix` says what to do.
     """
-    with opened(config, emit) as session:
-        finished = _finished(session)
+    with open_run(config, emit) as context:
+        finished = _finished_outcome(context)
         if finished is not None:
             # Observers that missed events of a finished run receive them now.
-            with observers.notified(config, session.folder, session.ledger, session.emit):
+            with observers.notified(config, context.folder, context.ledger, context.emit):
                 return finished
-        found = stages.found(session, stages.later(session))
-        ends = stages.compression_ends(session)
-        with stages.telling_what_is_there(session):
-            stages.compressed(
-                session, found.best, found.recipe, ends, prunes=config.goal.minds_costs
+        search_result = stages.search(context, stages.stage_budget(context))
+        with stages.naming_best_net_on_interrupt(context):
+            stages.compress(
+                context,
+                search_result.best,
+                search_result.recipe,
+                stages.compression_end(context),
+                prunes=config.goal.minds_costs,
             )
-            outcome = stages.exported(session)
-        _finish(session, outcome)
-        return dataclasses.replace(outcome, found=found)
+            outcome = stages.export_and_verify(context)
+        _record_finished(context, outcome)
+        return dataclasses.replace(outcome, search_result=search_result)
 
 
 def search(config: RunConfig, *, emit: Emit = silent) -> SearchResult:
-    """Search only; leaves the winner in `models/best`.
+    """Search only; the winner is saved in `models/best`.
 
     Raises
     ------
     LeptonError
-        What a user can put right.
+        If the data, an option or the machine is at fault; its `fix` says what to do.
     """
-    with opened(config, emit) as session:
-        return stages.found(session, None)
+    with open_run(config, emit) as context:
+        return stages.search(context)
 
 
 def compress(config: RunConfig, *, emit: Emit = silent) -> CompressionResult:
@@ -60,62 +68,62 @@ def compress(config: RunConfig, *, emit: Emit = silent) -> CompressionResult:
     Raises
     ------
     DataError
-        If no search has left a winner.
+        If the run has no winner yet.
     """
-    with opened(config, emit) as session:
-        best, recipe = stages.winner(session)
-        budget, begun = config.budget_seconds, session.ledger.alive_seconds()
-        ends = None if budget is None else begun + budget
-        return stages.compressed(session, best, recipe, ends)
+    with open_run(config, emit) as context:
+        best, recipe = stages.winner(context)
+        budget, begun = config.budget_seconds, context.ledger.alive_seconds()
+        end = None if budget is None else begun + budget
+        return stages.compress(context, best, recipe, end)
 
 
 def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
-    """Write the artifact of a compressed run and prove it.
+    """Write the artifact of a compressed run and verify it.
 
     Raises
     ------
     DataError
         If the run was not compressed yet.
     """
-    with opened(config, emit) as session:
-        return stages.exported(session)
+    with open_run(config, emit) as context:
+        return stages.export_and_verify(context)
 
 
 def verify(
     artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
 ) -> Outcome:
-    """Prove a written artifact again, reading only; see `proof.verify_again`.
+    """Verify a written artifact again, reading only; see `pipeline.export.verify_again`.
 
     Raises
     ------
     DataError
-        If there is no finished artifact or no data to judge it on.
+        If there is no finished artifact or no data to evaluate it on.
     """
     return verify_again(artifact, data=data, test=test, emit=emit)
 
 
-def _finished(session: Session) -> Outcome | None:
-    """The outcome that is there, unless more trials or time than it had are asked for."""
-    folder, asked = session.folder.artifact, session.config
+def _finished_outcome(context: RunContext) -> Outcome | None:
+    """The outcome of an earlier call, unless this one has more trials or a larger budget."""
+    folder, config = context.folder.artifact, context.config
     if not manifest.is_complete(folder):
         return None
-    had = list(session.ledger.all(EventKind.FINISHED).values())
-    if not had or (asked.trials or 0) > (had[-1]["trials"] or 0):
+    earlier = list(context.ledger.all(EventKind.FINISHED).values())
+    if not earlier or (config.trials or 0) > (earlier[-1]["trials"] or 0):
         return None
-    if (asked.seconds_in_all or 0.0) > (had[-1]["budget_seconds"] or 0.0):
+    if (config.seconds_in_all or 0.0) > (earlier[-1]["budget_seconds"] or 0.0):
         return None
-    session.tell("run", "finished before; a larger --budget or --trials continues it")
+    context.report("run", "already finished; a larger --budget or --trials continues it")
     return Outcome(folder, writer.read_verdict(folder))
 
 
-def _finish(session: Session, outcome: Outcome) -> None:
-    number = len(session.ledger.all(EventKind.FINISHED))
-    session.ledger.record(
+def _record_finished(context: RunContext, outcome: Outcome) -> None:
+    number = len(context.ledger.all(EventKind.FINISHED))
+    context.ledger.record(
         EventKind.FINISHED,
         str(number),
         {
-            "trials": session.config.trials,
-            "budget_seconds": session.config.seconds_in_all,
+            "trials": context.config.trials,
+            "budget_seconds": context.config.seconds_in_all,
             "verdict": outcome.verdict.status,
         },
     )

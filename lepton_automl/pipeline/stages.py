@@ -1,4 +1,4 @@
-"""Stages: one at a time, each with the time it may take; the pipeline puts them in order."""
+"""Each stage of a run on an open run: search, compress, export and verify."""
 
 from __future__ import annotations
 
@@ -11,90 +11,100 @@ from typing import Any
 
 from lepton_automl.compress.context import CompressionContext, MeasureLatency
 from lepton_automl.compress.loop import CompressionResult
-from lepton_automl.compress.loop import compress as climb
+from lepton_automl.compress.loop import compress as run_compression
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import charts, front
-from lepton_automl.pipeline.context import Session
+from lepton_automl.pipeline.context import RunContext
 from lepton_automl.pipeline.export import Outcome, write_and_verify
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
-from lepton_automl.search.loop import search as find
+from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchResult, SearchWork
 from lepton_automl.training.recipe import Recipe
 
-Later = Callable[[float, int], Mapping[str, float]]
-"""Seconds of later stages by name, given the seconds of an epoch and a training's epochs."""
+StageSeconds = Callable[[float, int], Mapping[str, float]]
+"""Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
 
 
-def found(session: Session, later: Later | None) -> SearchResult:
-    """Search; `later` stages share the budget, None: there are none.
+def search(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchResult:
+    """Search for the best float net and draw the front.
+
+    Parameters
+    ----------
+    context : RunContext
+        Configuration, data, folder.
+    stage_budget : callable, optional
+        Time of the budget that is reserved for the stages after the search; by default there are
+        none.
 
     Raises
     ------
     LeptonError
-        What `search.coordinator.search` raises.
+        As `search.loop.search`.
     """
-    with observers.notified(session.config, session.folder, session.ledger, session.emit):
-        result = find(search_work(session, later))
-    front.draw(session.folder, session.ledger)
+    with observers.notified(context.config, context.folder, context.ledger, context.emit):
+        result = run_search(search_request(context, stage_budget))
+    front.draw(context.folder, context.ledger)
     return result
 
 
-def search_work(session: Session, later: Later | None = None) -> SearchWork:
-    """What the search of this run is given."""
-    more: dict[str, Any] = {} if later is None else {"later": later}
+def search_request(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchWork:
+    """The input of the search of this run."""
+    more: dict[str, Any] = {} if stage_budget is None else {"stage_budget": stage_budget}
     return SearchWork(
-        config=session.config,
-        dataset=session.dataset,
-        space=session.space,
-        target=session.target,
-        latency_model=session.latency_model,
-        folder=session.folder,
-        ledger=session.ledger,
-        device=session.device,
-        emit=session.emit,
+        config=context.config,
+        dataset=context.dataset,
+        space=context.space,
+        target=context.target,
+        latency_model=context.latency_model,
+        folder=context.folder,
+        ledger=context.ledger,
+        device=context.device,
+        emit=context.emit,
         **more,
     )
 
 
-def _kept(session: Session, epoch_seconds: float, epochs: int) -> time_budget.Later:
-    """What the stages after the search need of the budget."""
-    data = session.dataset
-    sizes = time_budget.Sizes(
-        len(data.train), len(data.validation), len(data.test), session.start_seconds
+def stage_budget(context: RunContext) -> StageSeconds:
+    """Time reserved for compression, export and verification, as the search's plan needs it."""
+    return lambda epoch_seconds, epochs: _stage_budget(context, epoch_seconds, epochs).by_stage
+
+
+def _stage_budget(
+    context: RunContext, epoch_seconds: float, epochs: int
+) -> time_budget.StageBudget:
+    data, budget = context.dataset, context.config.seconds_in_all or 0.0
+    inputs = time_budget.BudgetInputs(
+        len(data.train), len(data.validation), len(data.test), context.start_seconds
     )
-    kept = time_budget.later(session.config.seconds_in_all or 0.0, sizes, epoch_seconds, epochs)
-    # Where no cost is minded, nothing is pruned: the time is the search's.
-    minds_costs = session.config.goal.minds_costs
-    return kept if minds_costs else dataclasses.replace(kept, compress=kept.quantize)
+    reserved = time_budget.stage_budget(budget, inputs, epoch_seconds, epochs)
+    # With accuracy as the only objective nothing is pruned: the search gets that time.
+    minds_costs = context.config.goal.minds_costs
+    return reserved if minds_costs else dataclasses.replace(reserved, compress=reserved.quantize)
 
 
-def later(session: Session) -> Later:
-    """What compression, files and verdict will need, as the search's plan asks for it."""
-    return lambda epoch_seconds, epochs: _kept(session, epoch_seconds, epochs).by_stage
+def _planned_stage_budget(context: RunContext) -> time_budget.StageBudget:
+    """The stage budget at the speed that the search has measured."""
+    plan = context.ledger.get(EventKind.PLAN, "search") or {}
+    return _stage_budget(context, plan.get("epoch_seconds", 0.0), plan.get("whole_epochs", 0))
 
 
-def _kept_as_planned(session: Session) -> time_budget.Later:
-    plan = session.ledger.get(EventKind.PLAN, "search") or {}
-    return _kept(session, plan.get("epoch_seconds", 0.0), plan.get("whole_epochs", 0))
+def compression_end(context: RunContext) -> float | None:
+    """Alive seconds of the run at which compression has to end; None without a budget."""
+    budget = context.config.seconds_in_all
+    return None if budget is None else budget - _planned_stage_budget(context).verify
 
 
-def compression_ends(session: Session) -> float | None:
-    """Seconds the run may have been alive when the files are written; None without a budget."""
-    budget = session.config.seconds_in_all
-    return None if budget is None else budget - _kept_as_planned(session).prove
-
-
-def compressed(
-    session: Session,
+def compress(
+    context: RunContext,
     best: Model,
     recipe: Recipe,
-    ends: float | None,
+    end: float | None,
     *,
     step: Model | None = None,
     prunes: bool = True,
@@ -104,111 +114,111 @@ def compressed(
 
     Parameters
     ----------
-    session : Session
+    context : RunContext
         Data, limits, folder.
     best : Model
-        The float net that every drop is counted from.
+        The float net that every drop is measured against.
     recipe : Recipe
         How it was trained.
-    ends : float or None
-        Seconds the run may have been alive at the end; None: as long as it takes.
+    end : float or None
+        Alive seconds of the run at which compression ends; None: no time limit.
     step : Model, optional
         A pruned net of `best`, which is only quantized.
     prunes : bool
-        Whether `best` is to become cheaper before it is quantized.
+        Whether `best` is pruned before it is quantized.
     is_aim : bool
-        Whether pruning ends at the limits on costs.
+        Whether pruning stops as soon as the cost limits are met.
     """
-    dataset, size, ledger = session.dataset, best.arch.input[:2], session.ledger
+    dataset, size, ledger = context.dataset, best.arch.input[:2], context.ledger
     train, validation = (
-        load_labelled(dataset.decoded_files(part, size, session.folder.cache))
+        load_labelled(dataset.decoded_files(part, size, context.folder.cache))
         for part in ("train", "validation")
     )
-    work = CompressionContext(
+    compression = CompressionContext(
         train=train,
         validation=validation,
         reference=best,
-        limits=session.config.limits,
-        target=session.target,
+        limits=context.config.limits,
+        target=context.target,
         recipe=recipe,
-        seed=session.config.seed,
-        device=session.device,
-        epochs=_recovery(session, recipe, ends) if prunes and step is None else 0,
-        seconds_left=None if ends is None else lambda: ends - ledger.alive_seconds(),
-        quantize_seconds=_kept_as_planned(session).quantize,
-        emit=session.emit,
-        measure=measure(session),
-        latency_basis=session.latency_model.basis if session.latency_model else "measured",
+        seed=context.config.seed,
+        device=context.device,
+        epochs=_recovery_epochs(context, recipe, end) if prunes and step is None else 0,
+        seconds_left=None if end is None else lambda: end - ledger.alive_seconds(),
+        quantize_seconds=_planned_stage_budget(context).quantize,
+        emit=context.emit,
+        measure=_measure(context),
+        latency_basis=context.latency_model.basis if context.latency_model else "measured",
         is_aim=is_aim,
     )
-    made = climb(step or best, work, compressed_folder(session, step or best))
-    charts.write_steps(session.folder.path, made.steps)
-    return made
+    result = run_compression(step or best, compression, compressed_folder(context, step or best))
+    charts.write_steps(context.folder.path, result.steps)
+    return result
 
 
-def _recovery(session: Session, recipe: Recipe, ends: float | None) -> int:
-    """Epochs of recovery at most; with a clock a net that was trained for few may get more."""
-    plan = session.ledger.get(EventKind.PLAN, "search") or {}
-    own = 0 if ends is None else plan.get("own_epochs", 0)
+def _recovery_epochs(context: RunContext, recipe: Recipe, end: float | None) -> int:
+    """Epochs of recovery at most; with a time limit a net that was trained briefly may get more."""
+    plan = context.ledger.get(EventKind.PLAN, "search") or {}
+    own = 0 if end is None else plan.get("own_epochs", 0)
     return max(1, round(time_budget.RECOVERY_SHARE * max(recipe.epochs, own)))
 
 
 @contextmanager
-def telling_what_is_there(session: Session) -> Iterator[None]:
-    """Say what can be used already where the user stops what the block does."""
+def naming_best_net_on_interrupt(context: RunContext) -> Iterator[None]:
+    """Report where the best float net is when the user interrupts the block."""
     try:
         yield
     except KeyboardInterrupt:
-        session.tell("run", f"stopped; the best float net is in {session.folder.best}")
+        context.report("run", f"stopped; the best float net is in {context.folder.best}")
         raise
 
 
-def measure(session: Session) -> MeasureLatency | None:
-    """Timings that a resumed run replays, or told ones; None where nothing stated needs them."""
-    if session.latency_model is not None and session.config.asks_for_latency:
-        return functools.partial(predicted_milliseconds, session.latency_model)
-    return Timing(session.ledger).milliseconds if session.is_timed else None
+def _measure(context: RunContext) -> MeasureLatency | None:
+    """Measured latencies, replayed by a resumed run, or predicted ones; None: none are needed."""
+    if context.latency_model is not None and context.config.asks_for_latency:
+        return functools.partial(predicted_milliseconds, context.latency_model)
+    return Timing(context.ledger).milliseconds if context.is_timed else None
 
 
-def exported(session: Session, step: Model | None = None) -> Outcome:
-    """Write the files of what was compressed, judge them, seal the folder.
+def export_and_verify(context: RunContext, step: Model | None = None) -> Outcome:
+    """Write the artifact of a compressed net, verify it and seal its folder.
 
     Raises
     ------
     DataError
         If nothing was searched or compressed yet.
     """
-    best, _ = winner(session)
-    made = CompressionResult.load(compressed_folder(session, step or best))
-    return write_and_verify(session, best, made)
+    best, _ = winner(context)
+    result = CompressionResult.load(compressed_folder(context, step or best))
+    return write_and_verify(context, best, result)
 
 
-def winner(session: Session) -> tuple[Model, Recipe]:
-    """The best net of a search and how it was trained.
+def winner(context: RunContext) -> tuple[Model, Recipe]:
+    """The best net of the search and its training recipe.
 
     Raises
     ------
     DataError
-        If there is none yet.
+        If the run has no winner yet.
     """
-    folder = session.folder.best
+    folder = context.folder.best
     if not (folder / "recipe.json").is_file():
         raise DataError(
-            f"{session.folder.path} has no winner yet: {folder} is not there",
+            f"{context.folder.path} has no winner yet: there is no {folder}",
             fix="run `lepton search` into this folder first",
         )
     return Model.load(folder), Recipe.from_json((folder / "recipe.json").read_text())
 
 
 def check_better_than_chance(name: str, share: float, classes: int, *, why: str, fix: str) -> None:
-    """Refuse a net made outside of a search that hardly beats guessing on validation.
+    """Reject a given net whose validation accuracy is near that of guessing.
 
     Parameters
     ----------
     name : str
-        Of the net.
+        Name of the net in the message.
     share : float
-        Of the validation samples it classifies correctly, 0 to 1.
+        Share of the validation samples classified correctly, 0 to 1.
     classes : int
         Number of classes.
     why, fix : str
@@ -227,6 +237,6 @@ def check_better_than_chance(name: str, share: float, classes: int, *, why: str,
         )
 
 
-def compressed_folder(session: Session, best: Model) -> Path:
-    """A folder a winner, so that a winner of a longer search does not meet another's steps."""
-    return session.folder.models / f"compressed-{best.digest[:8]}"
+def compressed_folder(context: RunContext, best: Model) -> Path:
+    """One folder a winner: a longer search may end with another one, whose steps differ."""
+    return context.folder.models / f"compressed-{best.digest[:8]}"

@@ -1,4 +1,4 @@
-"""Shares: what of a run's time the stages after the search will need, from measured speeds."""
+"""Split a run's time budget: seconds for the stages after the search, from measured speeds."""
 
 from __future__ import annotations
 
@@ -6,97 +6,102 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 RECOVERY_SHARE = 0.5
-"""Epochs of recovery after a cut, as a share of the winner's own."""
+"""Epochs of recovery after a pruning step, as a share of the winner's own."""
 
-MAX_RECOVERIES = 4
-"""Cuts of a usual compression that are trained on."""
+_RECOVERIES = 4
+"""Pruning steps of a usual compression that are followed by a recovery."""
 
-TEACHER = 1.5
-"""A step with a teacher takes so many times as long as one without."""
+_DISTILLATION_FACTOR = 1.5
+"""Duration of a training step with distillation over that of one without."""
 
-FORWARD = 1 / 3
-"""Of the time of a training step, what the answer alone takes."""
+_FORWARD_SHARE = 1 / 3
+"""Share of a training step's time that its forward pass takes."""
 
-STARTS_TO_QUANTIZE, STARTS_TO_PROVE = 0.7, 3.0
-"""Work that no net's size decides, in units of what this command took to start: writing and
-calibrating some int8 files; a fresh process, rounds of latency, exact arithmetic."""
+_STARTS_TO_QUANTIZE, _STARTS_TO_VERIFY = 0.7, 3.0
+"""Time that does not depend on the net, in units of `start_seconds`: to write and calibrate some
+int8 files; for a fresh process, latency rounds and exact integer arithmetic."""
 
-START_SECONDS, MOST_WAITING = 1.5, 3.0
-"""What it takes at least to start; at most so many times its processor time counts, because disks
-are slow the first time only."""
+_MIN_START_SECONDS, _MAX_START_FACTOR = 1.5, 3.0
+"""Bounds of `start_seconds`: a minimum, and at most so many times the processor time, because a
+disk is slow at the first read only."""
 
-QUANTIZED_SAMPLES = 20 * 512
-"""Answers of int8 files while one is chosen, and what learning two roundings takes."""
+_QUANTIZED_SAMPLES = 20 * 512
+"""Forward passes of int8 files while one is chosen and its rounding is optimised."""
 
-FILES = 3
-"""Proven on the test part: int8, its float twin, the reference."""
+_VERIFIED_FILES = 3
+"""Files that are evaluated on the test part: int8, its float twin, the reference."""
 
-MOST_TO_COMPRESS, LEAST_TO_COMPRESS, MOST_TO_PROVE = 0.15, 0.06, 0.25
-"""Of the budget. Of 0.22 two runs of 15 minutes used 0.08 and left the rest."""
+MAX_COMPRESS_SHARE, MAX_VERIFY_SHARE = 0.15, 0.25
+"""Shares of the budget that compression and verification get at most. Two runs of 15 minutes used
+0.08 of 0.22 for compression."""
+
+_MIN_COMPRESS_SHARE = 0.06
 
 COMPRESSION = "compression"
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What the time of the later stages follows from besides the pace of training."""
+class BudgetInputs:
+    """Sizes and speed from which the time of the stages after the search is estimated."""
 
     train: int
     validation: int
     test: int
     """Samples of the parts."""
     start_seconds: float
-    """What the command took to start, of `start_seconds`."""
+    """Seconds a process takes to start here (`start_seconds`)."""
 
 
 @dataclass(frozen=True)
-class Later:
-    """Seconds that are kept for the stages after the search."""
+class StageBudget:
+    """Seconds of the budget reserved for the stages after the search."""
 
     compress: float
     quantize: float
-    """Of `compress`, for its last step."""
-    prove: float
+    """Part of `compress` that is reserved for quantization."""
+    verify: float
 
     @property
     def by_stage(self) -> Mapping[str, float]:
-        """As they are told."""
-        return {COMPRESSION: self.compress, "files and verdict": self.prove}
+        """Seconds by the name of the stage."""
+        return {COMPRESSION: self.compress, "export and verification": self.verify}
 
 
-def later(budget: float, sizes: Sizes, epoch_seconds: float, epochs: int) -> Later:
-    """What compression, files and verdict will probably take.
+def stage_budget(
+    budget: float, inputs: BudgetInputs, epoch_seconds: float, epochs: int
+) -> StageBudget:
+    """Estimate how long compression, export and verification take.
 
     Parameters
     ----------
     budget : float
-        Seconds for everything.
-    sizes : Sizes
+        Seconds of the whole run.
+    inputs : BudgetInputs
         Samples, and how slow this machine is at the moment.
     epoch_seconds : float
-        Of one epoch of a typical candidate, at least 0.
+        Seconds of one epoch of a typical trial, at least 0.
     epochs : int
-        Of a whole training.
+        Epochs of a complete training.
     """
-    start = sizes.start_seconds
-    sample = epoch_seconds / sizes.train
-    answers = FORWARD * sample
-    prove = STARTS_TO_PROVE * start + FILES * answers * sizes.test
-    quantize = STARTS_TO_QUANTIZE * start + answers * (QUANTIZED_SAMPLES + 9 * sizes.validation)
-    recovery = TEACHER * epoch_seconds * max(1.0, RECOVERY_SHARE * epochs)
-    most = MOST_TO_COMPRESS * budget
-    whole = min(max(quantize + MAX_RECOVERIES * recovery, LEAST_TO_COMPRESS * budget), most)
-    return Later(whole, min(quantize, whole), min(prove, MOST_TO_PROVE * budget))
+    start = inputs.start_seconds
+    forward = _FORWARD_SHARE * epoch_seconds / inputs.train
+    verify = _STARTS_TO_VERIFY * start + _VERIFIED_FILES * forward * inputs.test
+    samples = _QUANTIZED_SAMPLES + 9 * inputs.validation
+    quantize = _STARTS_TO_QUANTIZE * start + forward * samples
+    recovery = _DISTILLATION_FACTOR * epoch_seconds * max(1.0, RECOVERY_SHARE * epochs)
+    low, high = _MIN_COMPRESS_SHARE * budget, MAX_COMPRESS_SHARE * budget
+    compress = min(max(quantize + _RECOVERIES * recovery, low), high)
+    return StageBudget(compress, min(quantize, compress), min(verify, MAX_VERIFY_SHARE * budget))
 
 
 def start_seconds(wall: float, processor: float) -> float:
-    """How slow this machine is at the moment: seconds a process takes to start here.
+    """Estimate how many seconds a process takes to start here, from the start of this command.
 
     Parameters
     ----------
     wall : float
-        Seconds this command took by the clock; 0 where that is not known.
+        Wall-clock seconds since this command began; 0 where that is not known.
     processor : float
-        Seconds of processor time it took.
+        Seconds of processor time it has used.
     """
-    return max(START_SECONDS, min(wall, MOST_WAITING * processor))
+    return max(_MIN_START_SECONDS, min(wall, _MAX_START_FACTOR * processor))

@@ -332,8 +332,8 @@ def search_ends(work: SearchWork, plan: Plan | None) -> float:
     """Seconds the run may have been alive when the search ends: the budget less later stages."""
     if work.config.seconds_in_all is None:
         return math.inf
-    later = work.later(plan.epoch_seconds, plan.whole_epochs) if plan else {}
-    return work.config.seconds_in_all - sum(later.values())
+    stages = work.stage_budget(plan.epoch_seconds, plan.whole_epochs) if plan else {}
+    return work.config.seconds_in_all - sum(stages.values())
 
 
 def seconds_left(work: SearchWork, plan: Plan | None) -> float:
@@ -393,9 +393,9 @@ def _told(work: SearchWork, plan: Plan) -> str:
     budget = work.config.seconds_in_all or 0.0
     search = search_ends(work, plan)
     final = plan.final_share * max(0.0, search - plan.begun)
-    later = work.later(plan.epoch_seconds, plan.whole_epochs)
+    stages = work.stage_budget(plan.epoch_seconds, plan.whole_epochs)
     parts = [f"search {percent(search, budget)}, of these {final:.0f} s to confirm the best"]
-    parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in later.items()]
+    parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in stages.items()]
     pace = f"an epoch takes about {plan.epoch_seconds:.2g} s, candidates get up to {plan.epochs}"
     few = "; time is scarce: a known-good one is trained to the end" if plan.is_scarce else ""
     return f"{'; '.join(parts)}; {pace}{few}"

@@ -25,7 +25,7 @@ from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.training.recipe import Recipe
 
 
-def _no_later_stages(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
+def _no_further_stages(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
     del epoch_seconds, epochs
     return {}
 
@@ -46,9 +46,9 @@ class SearchWork:
     ledger: Ledger
     device: torch.device
     emit: Emit = silent
-    later: Callable[[float, int], Mapping[str, float]] = _no_later_stages
-    """Seconds of the budget that the stages after the search need, by name, given the seconds of an
-    epoch and the epochs of a whole training."""
+    stage_budget: Callable[[float, int], Mapping[str, float]] = _no_further_stages
+    """Seconds of the budget reserved for the stages after the search, by name; its arguments are
+    the seconds of an epoch and the epochs of a complete training."""
 
     @property
     def jobs(self) -> int:

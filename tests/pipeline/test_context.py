@@ -11,7 +11,7 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core.events import silent
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.pipeline import context
-from lepton_automl.pipeline.context import chosen_device, opened
+from lepton_automl.pipeline.context import chosen_device, open_run
 from lepton_automl.search.space.loader import load
 
 
@@ -19,21 +19,21 @@ def config(tmp_path, **more):
     return RunConfig(data="digits", out=tmp_path / "run", **more)
 
 
-def test_a_session_claims_the_folder_and_keeps_a_copy_of_the_space(tmp_path):
-    with opened(config(tmp_path), silent) as session:
-        assert session.space.name == "tiny"
-        assert session.folder.definition().data_fingerprint == session.dataset.fingerprint
-        assert load(str(session.folder.space_file)).digest == session.space.digest
+def test_an_open_run_claims_the_folder_and_keeps_a_copy_of_the_space(tmp_path):
+    with open_run(config(tmp_path), silent) as run:
+        assert run.space.name == "tiny"
+        assert run.folder.definition().data_fingerprint == run.dataset.fingerprint
+        assert load(str(run.folder.space_file)).digest == run.space.digest
 
 
 def test_a_second_command_on_the_same_run_is_refused(tmp_path):
     with (
-        opened(config(tmp_path), silent),
+        open_run(config(tmp_path), silent),
         pytest.raises(ConfigError, match="another command"),
-        opened(config(tmp_path), silent),
+        open_run(config(tmp_path), silent),
     ):
         pass
-    with opened(config(tmp_path), silent):
+    with open_run(config(tmp_path), silent):
         pass
 
 
@@ -41,24 +41,24 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
     ("more", "said", "hint"),
     [
         ({"objectives": ("accuracy", "latency")}, "'latency' is not a", "latency_ms"),
-        ({"objectives": ("size_bytes",)}, "accuracy must be among them", "--objective"),
+        ({"objectives": ("size_bytes",)}, "accuracy and others", "--objective"),
         ({"objectives": ("accuracy", "macs", "macs")}, "each once", "--objective"),
         ({"space": "tinny"}, "'tinny'", "tiny"),
         ({"target": "x86-vni"}, "'x86-vni'", "x86-vnni"),
         ({"jobs_per_gpu": 2, "device": "cpu"}, "--jobs-per-gpu has no effect", "--jobs"),
-        ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "fewer"),
+        ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "smaller"),
         ({"final_jobs": 0}, "--final-jobs 0, the rule is 1 to", "leave it out"),
     ],
 )
-def test_a_wrong_option_is_answered_before_anything_is_written(tmp_path, more, said, hint):
-    with pytest.raises(ConfigError) as caught, opened(config(tmp_path, **more), silent):
+def test_a_wrong_option_is_reported_before_anything_is_written(tmp_path, more, said, hint):
+    with pytest.raises(ConfigError) as caught, open_run(config(tmp_path, **more), silent):
         pass
     assert said in caught.value.what
     assert hint in caught.value.fix
     assert not (tmp_path / "run").exists()
 
 
-def test_cuda_that_is_not_there_is_named(monkeypatch):
+def test_cuda_without_a_cuda_device_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == torch.device("cpu")
     with pytest.raises(MachineError) as caught:
@@ -66,14 +66,14 @@ def test_cuda_that_is_not_there_is_named(monkeypatch):
     assert "--device cpu" in caught.value.fix
 
 
-def test_what_a_killed_command_left_half_written_is_gone(tmp_path):
+def test_half_written_files_of_a_killed_command_are_removed(tmp_path):
     left = tmp_path / "run" / "models" / ".weights.safetensors.4711.tmp"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.toml.4711.tmp").touch()
-    with opened(config(tmp_path), silent):
+    with open_run(config(tmp_path), silent):
         left.parent.mkdir()
         left.touch()
-    with opened(config(tmp_path), silent):
+    with open_run(config(tmp_path), silent):
         assert not [path for path in (tmp_path / "run").rglob("*") if path.suffix == ".tmp"]
 
 
@@ -89,43 +89,43 @@ TABLE = {
 def test_a_latency_table_is_copied_into_the_run_and_defines_it(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps(TABLE))
-    with opened(config(tmp_path, latency_from=path), silent) as session:
-        assert session.latency_model.basis == "predicted"
-        assert not session.is_timed
-        copy = session.folder.latency_file
+    with open_run(config(tmp_path, latency_from=path), silent) as run:
+        assert run.latency_model.basis == "predicted"
+        assert not run.is_timed
+        copy = run.folder.latency_file
         assert copy.read_bytes() == path.read_bytes()
-        assert session.folder.definition().latency_from == session.latency_model.digest
-    with opened(config(tmp_path, latency_from=copy), silent) as session:
-        assert session.latency_model.basis == "predicted"
-    with opened(config(tmp_path, latency_from=copy, fresh=True), silent) as session:
-        assert session.folder.latency_file.read_bytes() == path.read_bytes()
+        assert run.folder.definition().latency_from == run.latency_model.digest
+    with open_run(config(tmp_path, latency_from=copy), silent) as run:
+        assert run.latency_model.basis == "predicted"
+    with open_run(config(tmp_path, latency_from=copy, fresh=True), silent) as run:
+        assert run.folder.latency_file.read_bytes() == path.read_bytes()
     with (
         pytest.raises(ConfigError, match="another run: latency_from"),
-        opened(config(tmp_path), silent),
+        open_run(config(tmp_path), silent),
     ):
         pass
 
 
 @pytest.mark.parametrize(("target", "basis"), [("x86-any", None), ("cortex-m", "estimated")])
-def test_only_a_target_that_is_not_here_is_estimated(tmp_path, target, basis):
-    with opened(config(tmp_path, target=target), silent) as session:
-        assert (session.latency_model and session.latency_model.basis) == basis
-        assert session.is_timed == (basis is None)
+def test_latency_is_estimated_for_a_target_that_is_not_this_machine(tmp_path, target, basis):
+    with open_run(config(tmp_path, target=target), silent) as run:
+        assert (run.latency_model and run.latency_model.basis) == basis
+        assert run.is_timed == (basis is None)
 
 
-def test_a_malformed_table_is_answered_before_anything_is_written(tmp_path):
+def test_a_malformed_table_is_reported_before_anything_is_written(tmp_path):
     path = tmp_path / "table.json"
     path.write_text("{}")
     with (
         pytest.raises(ConfigError, match="is not a latency table"),
-        opened(config(tmp_path, latency_from=path), silent),
+        open_run(config(tmp_path, latency_from=path), silent),
     ):
         pass
     assert not (tmp_path / "run").exists()
 
 
 def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
-    with threadpool_limits(2), opened(config(tmp_path), silent):
+    with threadpool_limits(2), open_run(config(tmp_path), silent):
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
 
 
@@ -139,10 +139,10 @@ def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
         ((96, 96), 3, "mobile"),
     ],
 )
-def test_the_space_follows_the_pictures_where_none_is_named(size, channels, space):
+def test_without_space_the_picture_size_chooses_it(size, channels, space):
     data = SimpleNamespace(size=size, channels=channels)
     assert context._default_space(data) == space
 
 
-def test_pictures_of_many_sizes_are_photos():
+def test_pictures_of_several_sizes_get_the_mobile_space():
     assert context._default_space(SimpleNamespace(size=None, channels=3)) == "mobile"

@@ -18,7 +18,7 @@ from tests.helpers.search import candidate
 
 def test_the_front_of_a_finished_run_is_the_one_it_found(finished_run):
     config, outcome = finished_run
-    front, found = read_front(RunFolder(config.out)), outcome.found
+    front, found = read_front(RunFolder(config.out)), outcome.search_result
     assert (front.number, front.reason) == (found.number, found.reason)
     assert [row.number for row in front.front] == [row.number for row in found.front]
     assert [row.accuracy for row in front.rows] == [row.accuracy for row in found.rows]
@@ -30,15 +30,15 @@ def test_every_finished_search_has_its_front_drawn(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     file = config.out / "front.svg"
     text = file.read_text()
-    assert f"trial {finished_run[1].found.number}:" in text
+    assert f"trial {finished_run[1].search_result.number}:" in text
     file.unlink()
     with LedgerView(config.out / "ledger.db") as ledger:
         draw(RunFolder(config.out), ledger)
     assert file.read_text() == text
 
 
-def test_what_has_not_begun_has_no_front(tmp_path):
-    with pytest.raises(DataError, match="no trained candidate"):
+def test_a_run_that_has_not_begun_has_no_front(tmp_path):
+    with pytest.raises(DataError, match="no trained trial"):
         read_front(RunFolder(tmp_path))
 
 

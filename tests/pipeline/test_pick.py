@@ -19,7 +19,7 @@ from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import pick as picking
-from lepton_automl.pipeline.context import opened
+from lepton_automl.pipeline.context import open_run
 from lepton_automl.pipeline.front import read_front
 from lepton_automl.pipeline.pick import PickCandidates, PickRequest, pick
 from lepton_automl.runs.folder import RunFolder, configured
@@ -32,7 +32,7 @@ from tests.helpers import runs
 @contextmanager
 def candidates(config, limits):
     with (
-        opened(config, silent) as run,
+        open_run(config, silent) as run,
         closing(MeasurementLock(run.folder.path / "checkpoints")) as lock,
     ):
         asked = dataclasses.replace(run.config, limits=limits)
@@ -44,14 +44,14 @@ def test_all_trials_and_kept_steps_are_points_with_their_costs(finished_run, tmp
     with candidates(config, Limits()) as found:
         points = found.legal()
     trials = {point.option.number: point for point in points if point.step is None}
-    rows = {row.number: row for row in finished_run[1].found.rows}
+    rows = {row.number: row for row in finished_run[1].search_result.rows}
     assert {n: p.option.cost.macs for n, p in trials.items()} == {
         n: row.cost.macs for n, row in rows.items()
     }
     for point in points:
         if point.step is not None:
             assert point.option.cost.macs == Model.load(point.step).arch.graph.macs
-            assert point.trial == finished_run[1].found.number
+            assert point.trial == finished_run[1].search_result.number
     assert len({point.option.number for point in points}) == len(points)
 
 
@@ -82,8 +82,8 @@ def test_an_epoch_of_a_larger_net_takes_longer(finished_run, tmp_path):
         trials = found.trials
         small, large = sorted(trials, key=lambda number: trials[number].cost.macs)
         assert 0 < found.seconds_per_epoch(small) < found.seconds_per_epoch(large)
-        kept = found.later(small, 100.0)
-    assert 0 < kept.prove < 50
+        reserved = found.stage_budget(small, 100.0)
+    assert 0 < reserved.verify < 50
 
 
 def resumed(folder, **changes):
@@ -232,7 +232,7 @@ def test_the_runs_own_limits_stay_where_no_other_is_stated():
 
 def test_without_a_search_there_is_nothing_to_pick(finished_run, tmp_path):
     config = dataclasses.replace(finished_run[0], out=tmp_path / "r")
-    with picking.opened(config, picking.silent):
+    with picking.open_run(config, picking.silent):
         pass
     with pytest.raises(DataError, match="trained nothing"):
         pick(resumed(tmp_path / "r"), PickRequest(Limits(max_macs=10)))

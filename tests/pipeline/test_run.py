@@ -31,7 +31,7 @@ def test_a_run_leaves_a_file_whose_accuracy_a_bare_onnxruntime_confirms(finished
     assert outcome.verdict.limits == ()
 
 
-def test_a_finished_run_answers_again_without_working(finished_run):
+def test_a_finished_run_returns_its_outcome_without_training(finished_run):
     config, outcome = finished_run
     before = runs.digests(outcome.artifact)
     with LedgerView(config.out / "ledger.db") as ledger:
@@ -43,11 +43,13 @@ def test_a_finished_run_answers_again_without_working(finished_run):
         assert list(ledger.events()) == events
 
 
-def test_more_trials_continue_a_finished_run_and_count_as_a_second_opening(finished_run, tmp_path):
+def test_more_trials_continue_a_finished_run_and_count_as_a_second_use_of_the_test_set(
+    finished_run, tmp_path
+):
     config = runs.copy(finished_run[0], tmp_path)
     more = run.run(dataclasses.replace(config, trials=4))
-    assert len(more.found.rows) == 4
-    assert more.found.rows[:2] != ()
+    assert len(more.search_result.rows) == 4
+    assert more.search_result.rows[:2] != ()
     changed = more.verdict.int8.sha256 != finished_run[1].verdict.int8.sha256
     assert more.verdict.openings == (2 if changed else 1)
 
@@ -91,7 +93,7 @@ def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_a
     assert verdict.int8.accuracy == pytest.approx(reached)
     assert verdict.limits[0].measured == pytest.approx(reached)
     assert (verdict.balanced, verdict.status) == (True, "holds")
-    assert outcome.found.is_balanced
+    assert outcome.search_result.is_balanced
     assert "balanced accuracy [95 %]" in (outcome.artifact / "MODEL_CARD.md").read_text()
     assert "balanced accuracy on validation" in (config.out / "front.svg").read_text()
     assert run.run(dataclasses.replace(config, balance="on")).verdict == verdict

@@ -6,52 +6,53 @@ from hypothesis import strategies as st
 
 from lepton_automl.core.units import duration, percent
 from lepton_automl.runs.time_budget import (
-    MOST_TO_COMPRESS,
-    MOST_TO_PROVE,
-    Sizes,
-    later,
+    MAX_COMPRESS_SHARE,
+    MAX_VERIFY_SHARE,
+    BudgetInputs,
+    stage_budget,
     start_seconds,
 )
 
-SIZES = Sizes(train=10_000, validation=2_000, test=2_000, start_seconds=2.0)
+INPUTS = BudgetInputs(train=10_000, validation=2_000, test=2_000, start_seconds=2.0)
 
 
 @given(st.floats(1.0, 1e6), st.floats(0.0, 1e4), st.integers(0, 500), st.floats(1.5, 60.0))
-def test_the_search_always_keeps_a_good_part_of_the_time(
+def test_the_search_always_keeps_most_of_the_budget(
     budget: float, epoch_seconds: float, epochs: int, start_seconds: float
 ) -> None:
-    kept = later(budget, Sizes(1000, 200, 200, start_seconds), epoch_seconds, epochs)
-    search = budget - sum(kept.by_stage.values())
-    assert search >= (1 - MOST_TO_COMPRESS - MOST_TO_PROVE) * budget * (1 - 1e-9)
-    assert 0 <= kept.quantize <= kept.compress
-    assert kept.prove > 0
+    inputs = BudgetInputs(1000, 200, 200, start_seconds)
+    reserved = stage_budget(budget, inputs, epoch_seconds, epochs)
+    search = budget - sum(reserved.by_stage.values())
+    assert search >= (1 - MAX_COMPRESS_SHARE - MAX_VERIFY_SHARE) * budget * (1 - 1e-9)
+    assert 0 <= reserved.quantize <= reserved.compress
+    assert reserved.verify > 0
 
 
-def test_slow_training_a_slow_machine_and_a_large_test_part_each_ask_for_more() -> None:
-    usual = later(1000.0, SIZES, 1.0, 20)
-    assert later(1000.0, SIZES, 2.0, 20).compress > usual.compress
-    slow = later(1000.0, Sizes(10_000, 2_000, 2_000, 6.0), 1.0, 20)
-    assert slow.prove == pytest.approx(usual.prove + 3.0 * 4.0)
-    large = later(1000.0, Sizes(10_000, 2_000, 20_000, 2.0), 1.0, 20)
-    # Three files answer 18,000 more samples, each in a third of a training step's 100 us.
-    assert large.prove == pytest.approx(usual.prove + 3 * 18_000 * 1e-4 / 3)
+def test_slow_training_a_slow_machine_and_a_large_test_part_reserve_more() -> None:
+    usual = stage_budget(1000.0, INPUTS, 1.0, 20)
+    assert stage_budget(1000.0, INPUTS, 2.0, 20).compress > usual.compress
+    slow = stage_budget(1000.0, BudgetInputs(10_000, 2_000, 2_000, 6.0), 1.0, 20)
+    assert slow.verify == pytest.approx(usual.verify + 3.0 * 4.0)
+    large = stage_budget(1000.0, BudgetInputs(10_000, 2_000, 20_000, 2.0), 1.0, 20)
+    # Three files classify 18,000 more samples, each in a third of a training step's 100 us.
+    assert large.verify == pytest.approx(usual.verify + 3 * 18_000 * 1e-4 / 3)
 
 
-def test_a_recovery_is_half_a_training_with_a_teacher_and_four_are_usual() -> None:
-    short, long = (later(1e5, SIZES, 1.0, epochs).compress for epochs in (2000, 4000))
+def test_four_recoveries_of_half_a_training_with_distillation_are_reserved() -> None:
+    short, long = (stage_budget(1e5, INPUTS, 1.0, epochs).compress for epochs in (2000, 4000))
     assert long - short == pytest.approx(4 * 1.5 * 1000)
 
 
-def test_a_disk_that_is_slow_once_does_not_count_as_a_slow_machine() -> None:
+def test_a_slow_first_read_of_the_disk_does_not_count_as_a_slow_machine() -> None:
     assert start_seconds(4.0, 3.0) == 4.0
     assert start_seconds(40.0, 3.0) == 9.0
     assert start_seconds(0.0, 3.0) == start_seconds(0.1, 0.1) > 0
 
 
-def test_a_share_is_told_with_its_seconds() -> None:
+def test_a_share_is_printed_with_its_seconds() -> None:
     assert percent(72.0, 120.0) == "60 % (72 s)"
 
 
-def test_durations_read_well():
+def test_durations_are_printed_in_the_largest_fitting_units() -> None:
     texts = [duration(seconds) for seconds in (0.4, 99, 130, 5999, 7500)]
     assert texts == ["0 s", "99 s", "2 min", "1 h 40 min", "2 h 05 min"]

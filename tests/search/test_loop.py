@@ -398,11 +398,17 @@ def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) 
     told: list[Event] = []
     asked: list[tuple[float, int]] = []
 
-    def later(epoch_seconds: float, epochs: int) -> dict[str, float]:
+    def stage_budget(epoch_seconds: float, epochs: int) -> dict[str, float]:
         asked.append((epoch_seconds, epochs))
         return {"compression": 30.0, "files and verdict": 10.0}
 
-    job = work(tmp_path / "run", budget_seconds=100.0, trials=None, later=later, emit=told.append)
+    job = work(
+        tmp_path / "run",
+        budget_seconds=100.0,
+        trials=None,
+        stage_budget=stage_budget,
+        emit=told.append,
+    )
     trials = Trials()
     trials.add(candidate(0))
     tasks = Tasks(job, trials)
@@ -441,11 +447,11 @@ def test_enough_is_kept_for_three_to_be_trained_to_the_end(tmp_path: Path) -> No
 def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: Path) -> None:
     asked: list[int] = []
 
-    def later(epoch_seconds: float, epochs: int) -> dict[str, float]:
+    def stage_budget(epoch_seconds: float, epochs: int) -> dict[str, float]:
         asked.append(epochs)
         return {"compression": epochs * epoch_seconds}
 
-    job = work(tmp_path / "run", budget_seconds=8.0, trials=None, later=later)
+    job = work(tmp_path / "run", budget_seconds=8.0, trials=None, stage_budget=stage_budget)
     trials = Trials()
     trials.add(candidate(0))
     plan = make_plan(job, Tasks(job, trials), trials[0], Observer())

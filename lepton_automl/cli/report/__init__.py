@@ -46,8 +46,8 @@ def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
     if json:
         _print(json_output.document(verdict, artifact))
     else:
-        if outcome.found is not None:
-            _show(tables.search_view(outcome.found))
+        if outcome.search_result is not None:
+            _show(tables.search_view(outcome.search_result))
         _show(tables.verdict_view(verdict, artifact))
 
 

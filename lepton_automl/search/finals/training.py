@@ -109,10 +109,11 @@ class FinalTraining:
 
     def _is_too_late(self, late: float, to_go: float) -> bool:
         """Whether the search ended `late` s ago, and what is at work will not end soon enough."""
-        plan, later = self._trials.plan, 0.0
+        plan, reserved = self._trials.plan, 0.0
         if plan is not None:
-            later = self._work.later(plan.epoch_seconds, plan.whole_epochs).get(COMPRESSION, 0.0)
-        return late > GRACE_SECONDS and late + to_go > GRACE_SHARE * later
+            stages = self._work.stage_budget(plan.epoch_seconds, plan.whole_epochs)
+            reserved = stages.get(COMPRESSION, 0.0)
+        return late > GRACE_SECONDS and late + to_go > GRACE_SHARE * reserved
 
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
