@@ -16,7 +16,10 @@ from sklearn.datasets import load_digits
 ROOT = Path(__file__).parents[2]
 COPIED = ("lepton_automl", "tests", "search_spaces", "examples", "benchmarks")
 MINE = "search_spaces/mine.toml"
-HOUSE = "tests/test_project.py::test_the_rules_of_the_project_hold"
+RULES = "tests/test_project.py::test_the_rules_of_the_project_hold"
+OBJECTIVE = "my_package/energy_mj.py"
+"""Objectives have no folder: they are added by an entry point."""
+OBJECTIVES = "accuracy,energy_mj"
 
 
 def recipes() -> dict[str, str]:
@@ -53,17 +56,31 @@ def copy(tmp_path_factory):
         shutil.copy(file, folder)
     for name, content in recipes().items():
         assert not (folder / name).exists()
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
+    install(folder, "my_package", [OBJECTIVE])
     return folder
+
+
+def install(site: Path, package: str, names: list[str]) -> None:
+    """Entry points of a package in the folder `site`, as pip would write them."""
+    about = site / f"{package}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    points = ""
+    for name in names:
+        kind = "objectives" if name == OBJECTIVE else Path(name).parent.name
+        points += f"[lepton_automl.{kind}]\n{Path(name).stem} = {package}.{Path(name).stem}\n"
+    (about / "entry_points.txt").write_text(points)
 
 
 @pytest.fixture(scope="module")
 def tested(copy):
     """How many tests passed in a file of the copy: those of, or about, the new files."""
     names = [name for name in recipes() if name.startswith("tests/")]
-    chosen = ("-k", "ghost or pixel_table or rules_of_the_project")
+    chosen = ("-k", "ghost or pixel_table or energy_mj or json_lines or rules_of_the_project")
     done = python(
-        *("-m", "pytest", "-v", *chosen, *names, HOUSE, "tests/contracts"), folder=copy, path=copy
+        *("-m", "pytest", "-v", *chosen, *names, RULES, "tests/contracts"), folder=copy, path=copy
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -76,21 +93,13 @@ def tested(copy):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The same layer and source as another package with entry points, as pip would install it."""
+    """The same plug-ins as another package with entry points."""
     folder = tmp_path_factory.mktemp("site")
-    about = folder / "newcomer-1.0.dist-info"
     (folder / "newcomer").mkdir()
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: newcomer\nVersion: 1.0\n")
-    points = ""
-    for name, content in recipes().items():
-        tree, registry = Path(name).parts[0], Path(name).parent.name
-        if tree == "lepton_automl":
-            (folder / "newcomer" / Path(name).name).write_text(content)
-            points += (
-                f"[lepton_automl.{registry}]\n{Path(name).stem} = newcomer.{Path(name).stem}\n"
-            )
-    (about / "entry_points.txt").write_text(points)
+    plug_ins = [name for name in recipes() if name.startswith(("lepton_automl/", "my_package/"))]
+    for name in plug_ins:
+        (folder / "newcomer" / Path(name).name).write_text(recipes()[name])
+    install(folder, "newcomer", plug_ins)
     (folder / "mine.toml").write_text(recipes()[MINE])
     return folder
 
@@ -113,7 +122,7 @@ def lepton(verb: str, table: Path, space: str, folder: Path, path: Path) -> Path
     out = folder / "run"
     done = python(
         *("-m", "lepton_automl", verb, str(table), "--out", str(out), "--space", space),
-        *("--trials", "2", "--jobs", "1", "--objective", "accuracy,size_bytes"),
+        *("--trials", "2", "--jobs", "1", "--objective", OBJECTIVES, "--callback", "json_lines"),
         *("--quiet", "--json"),
         folder=folder,
         path=path,
@@ -123,29 +132,42 @@ def lepton(verb: str, table: Path, space: str, folder: Path, path: Path) -> Path
     return out
 
 
+def results(out: Path) -> list[int]:
+    """Trials of the results that the callback wrote."""
+    lines = (out / "results.jsonl").read_text().splitlines()
+    return sorted({json.loads(line)["trial"] for line in lines})
+
+
 def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
     assert sorted(recipes()) == [
         "lepton_automl/data/sources/pixel_table.py",
         "lepton_automl/models/layers/ghost.py",
+        "lepton_automl/search/callbacks/json_lines.py",
+        "my_package/energy_mj.py",
         "search_spaces/mine.toml",
         "tests/data/test_source_pixel_table.py",
         "tests/models/test_layer_ghost.py",
+        "tests/search/test_callback_json_lines.py",
+        "tests/search/test_objective_energy_mj.py",
     ]
 
 
 def test_the_new_files_pass_their_own_tests(tested):
     assert tested("tests/models/test_layer_ghost.py") == 1
     assert tested("tests/data/test_source_pixel_table.py") == 4
+    assert tested("tests/search/test_callback_json_lines.py") == 1
+    assert tested("tests/search/test_objective_energy_mj.py") == 1
 
 
-def test_the_contracts_cover_the_new_layer_and_source_at_once(tested):
+def test_the_contracts_cover_the_new_plug_ins_at_once(tested):
     assert tested("tests/contracts/test_layers.py") >= 10
     assert tested("tests/contracts/test_parity.py") >= 1
     assert tested("tests/contracts/test_sources.py") == 5
+    assert tested("tests/contracts/test_objectives.py") == 1
 
 
-def test_the_house_stays_in_order(tested):
-    assert tested(HOUSE) == 1
+def test_the_rules_of_the_project_still_hold(tested):
+    assert tested(RULES) == 1
 
 
 def test_the_new_files_pass_the_linter(copy):
@@ -155,13 +177,16 @@ def test_the_new_files_pass_the_linter(copy):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_run_on_the_new_source_and_space_ships_the_new_layer(copy, table):
+def test_a_run_with_the_new_plug_ins_ships_the_new_layer(copy, table):
     out = lepton("run", table, "mine", copy, copy)
     assert '"type":"ghost"' in (out / "models" / "best" / "arch.json").read_text()
     assert (out / "artifact" / "model.int8.onnx").is_file()
+    assert results(out) == [0, 1]
 
 
 def test_the_same_files_work_from_another_package(package, table):
     path = Path(f"{package}{os.pathsep}{ROOT}")
     out = lepton("search", table, "mine.toml", package, path)
     assert '"type":"ghost"' in (out / "models" / "best" / "arch.json").read_text()
+    assert 'objectives = ["accuracy", "energy_mj"]' in (out / "run.toml").read_text()
+    assert results(out) == [0, 1]

@@ -1,0 +1,184 @@
+"""README, CONTRIBUTING and docs/ are true: links, paths, packages, command lines, snippets."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from lepton_automl import api
+from lepton_automl.cli.app import app
+from tests.helpers.pages import EXAMPLES_PAGE, PAGES, ROOT, commands, fences, mentioned, prose
+
+PACKAGE = ROOT / "lepton_automl"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+TREES = "lepton_automl|tests|benchmarks|examples|search_spaces|docs"
+
+
+def slug(heading: str) -> str:
+    """Anchor of a heading, as GitHub makes it."""
+    kept = re.sub(r"[^\w\- ]", "", heading.lower())
+    return kept.strip().replace(" ", "-")
+
+
+@functools.cache
+def anchors(page: Path) -> frozenset[str]:
+    return frozenset(map(slug, re.findall(r"^#+ (.+)$", prose(page), re.M)))
+
+
+def written_by_examples() -> set[str]:
+    """Files that CONTRIBUTING's examples make; they are not in the project."""
+    headings = re.findall(r"^### .*$", EXAMPLES_PAGE.read_text(), re.M)
+    return {path for heading in headings for path in re.findall(r"`(\S+/\S+)`", heading)}
+
+
+def contract() -> list[list[str]]:
+    """Layers of the import contract, from the top."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = [
+        c["layers"] for c in config["tool"]["importlinter"]["contracts"] if c["type"] == "layers"
+    ]
+    return [line.split(" | ") for line in layers]
+
+
+def on_disk() -> set[str]:
+    """Packages and modules of the top level."""
+    found = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    return found | {path.stem for path in PACKAGE.glob("*.py") if path.stem[0] != "_"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        place, _, anchor = target.partition("#")
+        file = (page.parent / place).resolve() if place else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_of_the_project_exist(page):
+    named = set(re.findall(rf"`((?:{TREES})/[\w./-]+)`", prose(page))) - written_by_examples()
+    assert not sorted(path for path in named if not (ROOT / path).exists())
+
+
+def test_the_architecture_page_shows_the_packages_that_there_are():
+    tree = next(body for _, body in fences(ARCHITECTURE) if body.startswith("lepton_automl/"))
+    shown = re.findall(r"^  (\w+)(?:/|\.py) ", tree, re.M)
+    assert sorted(shown) == sorted(on_disk())
+
+
+def test_the_import_contract_names_the_packages_that_there_are():
+    assert sorted(name for line in contract() for name in line) == sorted(on_disk())
+
+
+def test_the_architecture_page_shows_the_layers_of_the_import_contract():
+    shown = next(body for _, body in fences(ARCHITECTURE) if body.startswith("cli\n"))
+    assert [line.split(" | ") for line in shown.splitlines()] == contract()
+
+
+def test_the_public_modules_of_the_architecture_page_exist():
+    rows = re.findall(r"^\| ([\w, ]+) \| ([\w., ]+) \|$", ARCHITECTURE, re.M)
+    modules = {
+        f"{package}/{module.replace('.', '/')}"
+        for package, names in rows
+        if package in on_disk()
+        for module in names.split(", ")
+        if module != "all"
+    }
+    assert len(modules) > 40
+    found = {m for m in modules if (PACKAGE / f"{m}.py").is_file() or (PACKAGE / m).is_dir()}
+    assert sorted(modules - found) == []
+
+
+@pytest.mark.parametrize(("page", "words"), [*commands()], ids=lambda one: str(one)[:60])
+def test_commands_are_accepted_by_the_parser(page, words):
+    group = typer.main.get_command(app)
+    with group.make_context("lepton", list(words[1:])) as context:
+        _, command, rest = group.resolve_command(context, list(words[1:]))
+        with command.make_context(words[1], rest, parent=context) as inner:
+            assert inner.params
+
+
+def test_all_commands_and_no_others_are_named():
+    named = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert mentioned() == named
+
+
+def test_make_targets_exist():
+    made = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {
+        target
+        for page in PAGES
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)
+    }
+    assert {"demo", "check"} <= named
+    assert named <= made
+
+
+def snippets() -> Iterator[tuple[str, str]]:
+    """Page and text of each Python snippet that no other test executes."""
+    for page in PAGES:
+        if page != EXAMPLES_PAGE:
+            for language, body in fences(page.read_text()):
+                if language == "python":
+                    yield page.name, body
+
+
+@pytest.mark.parametrize(("page", "text"), [*snippets()], ids=lambda text: text[:30])
+def test_python_snippets_use_names_and_options_that_exist(page, text):
+    tree = ast.parse(text)
+    names = imported(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = names.get(node.value.id)
+            assert owner is None or hasattr(owner, node.attr), f"{page}: {ast.unparse(node)}"
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        function = resolved(call.func, names)
+        if function is not None:
+            keywords = {keyword.arg for keyword in call.keywords}
+            assert keywords <= accepted(function), f"{page}: {ast.unparse(call)}"
+
+
+def imported(tree: ast.Module) -> dict[str, object]:
+    """Names that a snippet imports, with what they stand for."""
+    names: dict[str, object] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name] = importlib.import_module(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                names[alias.asname or alias.name] = getattr(module, alias.name)
+    return names
+
+
+def resolved(node: ast.expr, names: dict[str, object]) -> object | None:
+    """The function that a snippet calls, if it is one that it imported."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute) and (owner := resolved(node.value, names)) is not None:
+        return getattr(owner, node.attr)
+    return None
+
+
+def accepted(function: object) -> set[str]:
+    """Keywords that a function takes, those of `**options: Unpack[...]` included."""
+    found = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        options = re.fullmatch(r"Unpack\[(\w+)\]", str(parameter.annotation))
+        found |= set(getattr(api, options[1]).__annotations__) if options else {name}
+    return found
