@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -14,11 +15,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from lepton_automl import api
+from lepton_automl import api, errors
+from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Parity, Verdict
 from lepton_automl.cli.app import app
 from tests.helpers.pages import EXAMPLES_PAGE, PAGES, ROOT, commands, fences, mentioned, prose
 
 PACKAGE = ROOT / "lepton_automl"
+CLI = (ROOT / "docs" / "cli.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 TREES = "lepton_automl|tests|benchmarks|examples|search_spaces|docs"
 
@@ -115,6 +118,33 @@ def test_commands_are_accepted_by_the_parser(page, words):
 def test_all_commands_and_no_others_are_named():
     named = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert mentioned() == named
+
+
+def test_the_option_tables_hold_every_option_and_no_other():
+    group = typer.main.get_command(app)
+    options = {
+        option
+        for command in group.commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    shown = re.findall(r"^\| `(--[a-z-]+)`", CLI, re.M)
+    assert sorted(shown) == sorted(options)
+
+
+@pytest.mark.parametrize("kind", [Verdict, FileMetrics, JudgedLimit, PairedDrop, Parity])
+def test_every_json_key_of_a_verdict_is_shown(kind):
+    keys = {field.name for field in dataclasses.fields(kind)}
+    keys = {{"float32": "float", "status": "verdict"}.get(k, k) for k in keys}
+    assert not sorted(key for key in keys if f"`{key}`" not in CLI)
+
+
+def test_every_exit_code_is_shown():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.LeptonError)}
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \|", CLI, re.M)}
+    assert shown == codes | {0, 2}
 
 
 def test_make_targets_exist():
