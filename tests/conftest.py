@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch; commands started by tests i
 
 import signal
 import socket
+import uuid
 
 import pytest
 import torch
@@ -39,6 +40,21 @@ def _no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_session(tmp_path_factory):
+    """Session fixtures, such as `finished_run`, write no file in the user's state folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEPTON_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _state(monkeypatch, tmp_path_factory):
+    """Every test, with the processes that it starts, has a state folder of its own."""
+    folder = tmp_path_factory.getbasetemp() / "states" / uuid.uuid4().hex  # made when used
+    monkeypatch.setenv("LEPTON_STATE_DIR", str(folder))
 
 
 @pytest.fixture

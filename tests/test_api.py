@@ -12,6 +12,7 @@ from PIL import Image
 import lepton_automl as lp
 from lepton_automl import api
 from lepton_automl.cli.app import app
+from lepton_automl.cli.options import OUTPUT_PARAMETERS
 from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError
@@ -71,7 +72,7 @@ RENAMED = {"objective": "objectives", "callback": "callbacks"}
 def test_every_option_of_a_command_is_one_of_its_function(command, options):
     named = {option.name for option in typer.main.get_command(app).commands[command].params}
     limits = {name for name in named if name.startswith(("max_", "min_", "per_class"))}
-    here = named - limits - {"data", "source", "run", "quiet", "json"}
+    here = named - limits - {"data", "source", "run", *OUTPUT_PARAMETERS}
     there = set(options) - {"limits", "started", "run", "emit"}
     assert {RENAMED.get(name, name) for name in here} == there
 

@@ -52,7 +52,7 @@ def latency_title(basis: Basis) -> str:
 
 def target_latency_text(figures: FileMetrics) -> str:
     """Latency on the target device with its basis; empty where it was measured here."""
-    target = figures.elsewhere
+    target = figures.target_latency
     if target is None:
         return ""
     low, high = (time_text(end) for end in target.latency_interval)
@@ -61,7 +61,7 @@ def target_latency_text(figures: FileMetrics) -> str:
 
 def target_latency_note(verdict: Verdict) -> str:
     """Device and basis of a predicted latency; empty where latencies were measured here."""
-    target = verdict.int8.elsewhere if verdict.int8 else None
+    target = verdict.int8.target_latency if verdict.int8 else None
     if target is None:
         return ""
     how = "a table measured on it" if target.basis == "predicted" else "assumed speeds"
@@ -104,7 +104,7 @@ def faster_text(verdict: Verdict) -> str:
     hint = ""
     if floating.latency_interval[1] < int8.latency_interval[0]:
         text = f"float is faster than int8 here, {ratio:.2f} of its time"
-        chosen = verdict.prefer != "size" or int8.elsewhere is not None
+        chosen = verdict.prefer != "size" or int8.target_latency is not None
         hint = "" if chosen else "; --prefer latency ships the faster one"
     elif int8.latency_interval[1] < floating.latency_interval[0]:
         text = f"int8 is faster than float here, {1 / ratio:.2f} of its time"
@@ -119,9 +119,15 @@ def other_text(verdict: Verdict) -> str:
     return f"{name} keeps every limit on the same samples."
 
 
-def openings_text(verdict: Verdict) -> str:
-    """A note on a test set that was used more than once; else empty."""
-    return "" if verdict.openings < 2 else f"test set used {verdict.openings} times"
+def test_set_uses_text(verdict: Verdict) -> str:
+    """A note on a test set on which other files were verified before; else empty."""
+    before = verdict.test_set_uses - 1
+    if before < 1:
+        return ""
+    times = (
+        "once before, by another file" if before == 1 else f"{before} times before, by other files"
+    )
+    return f"test set used {times}"
 
 
 def precision_text(precision: Precision) -> str:
@@ -163,7 +169,7 @@ def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[s
 
 
 FINALIST_COLUMNS = ("when selected", "after final training", "spread over seeds", "trainings")
-"""Heads of what `confirmed_cells` gives."""
+"""Heads of what `finalist_cells` gives."""
 
 
 def finalist_cells(each: FinalistResult) -> tuple[str, ...]:

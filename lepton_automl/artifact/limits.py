@@ -70,7 +70,7 @@ def choose_primary(
     The float file is faster where its whole latency interval lies below int8's. Accuracy on
     the test set is not used: selecting by it would bias it.
     """
-    if prefer != "latency" or int8.elsewhere is not None:
+    if prefer != "latency" or int8.target_latency is not None:
         return "int8"
     int8_keeps, float_keeps = keeps_exact_limits(limits, int8), keeps_exact_limits(limits, floating)
     if int8_keeps != float_keeps:
@@ -84,7 +84,7 @@ def is_faster(one: FileMetrics, other: FileMetrics) -> bool:
 
 
 def _latency(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
-    target = figures.elsewhere
+    target = figures.target_latency
     low, high = target.latency_interval if target else figures.latency_interval
     basis = target.basis if target else "measured"
     status: Status = "holds" if high <= limit else "broken" if low > limit else "undecided"

@@ -24,6 +24,8 @@ REFERENCE_PREDICTIONS = "reference_test_predictions.npy"
 VERDICT = "verdict.json"
 CARD = "MODEL_CARD.md"
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Format of an artifact folder, `format` in its manifest; another number is refused."""
 
 Digests = dict[str, str]
 """Path inside the folder -> sha256."""
@@ -35,11 +37,13 @@ def read_manifest(folder: Path) -> tuple[Digests, Precision]:
     Raises
     ------
     DataError
-        If there is no valid manifest.
+        If there is no valid manifest, or another version of lepton wrote it in another format.
     """
     path = folder / MANIFEST
     try:
         body = json.loads(path.read_text())
+        if (found := body["format"]) != FORMAT:
+            raise _other_format(folder, found)
         digests = {str(name): str(item["sha256"]) for name, item in body["files"].items()}
         primary = body["primary"]
     except FileNotFoundError as error:
@@ -80,4 +84,13 @@ def unusable(path: Path, reason: object) -> DataError:
     return DataError(
         f"{path} cannot be used: {reason}",
         fix="run `lepton export` on its run with a fresh artifact folder",
+    )
+
+
+def _other_format(folder: Path, found: object) -> DataError:
+    return DataError(
+        f"{folder} is an artifact of format {found}, made by another version of lepton; this "
+        f"version reads format {FORMAT}",
+        fix=f"verify it with the lepton that made it, or make it again with this one; its ONNX "
+        f"files can be used as they are: lepton predict {folder / INT8} PICTURES",
     )

@@ -80,7 +80,9 @@ def figures(
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
         if model is not None and name == INT8:
             arch = writer.read_arch(folder, name)
-            found[name] = dataclasses.replace(found[name], elsewhere=_target_latency(arch, model))
+            found[name] = dataclasses.replace(
+                found[name], target_latency=_target_latency(arch, model)
+            )
     return found
 
 

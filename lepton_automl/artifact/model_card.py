@@ -70,7 +70,7 @@ def _head(verdict: Verdict, about: Provenance) -> str:
         f"`--prefer {verdict.prefer}`",
         "Data": f"{about.data}, fingerprint `{about.data_fingerprint}`",
         "Test part": f"fingerprint `{verdict.test_fingerprint}`"
-        + (f", **{formatting.openings_text(verdict)}**" if verdict.openings > 1 else ""),
+        + (f", **{formatting.test_set_uses_text(verdict)}**" if verdict.test_set_uses > 1 else ""),
         "Target": about.target,
         "Made by": f"lepton {about.lepton}",
     }
@@ -102,7 +102,7 @@ def _figures(verdict: Verdict) -> str:
         return ""
     rows = formatting.figure_rows(list(present.values()), verdict.balanced)
     rows.append(("sha256", *(f"`{item.sha256}`" for item in present.values())))
-    mark = formatting.openings_text(verdict)
+    mark = formatting.test_set_uses_text(verdict)
     title = "## Figures" + (f" ({mark})" if mark else "")
     return f"{title}\n\n{_table(('', *present), rows)}"
 
@@ -123,13 +123,13 @@ def _drops(verdict: Verdict) -> str:
 def _made(about: Provenance) -> str:
     if about.notes:
         return "## How it was made\n\n" + "\n".join(f"- {note}" for note in about.notes) + "\n"
-    if not about.confirmed:
+    if not about.finalists:
         return ""
     head = ("trial", *formatting.FINALIST_COLUMNS)
-    rows = [(str(each.number), *formatting.finalist_cells(each)) for each in about.confirmed]
+    rows = [(str(each.number), *formatting.finalist_cells(each)) for each in about.finalists]
     by = ", by balanced accuracy" if about.balanced else ""
     text = (
-        f"## How it was chosen\n\nOn the validation part{by}, {finalist_summary(about.confirmed)}"
+        f"## How it was chosen\n\nOn the validation part{by}, {finalist_summary(about.finalists)}"
     )
     return f"{text}.\n\n{_table(head, rows)}"
 

@@ -30,7 +30,7 @@ class Provenance:
     limits: Limits
     latency: LatencyModel | None = None
     """Latency model of the target device; None: latencies are measured on the verifying machine."""
-    confirmed: tuple[FinalistResult, ...] = ()
+    finalists: tuple[FinalistResult, ...] = ()
     """Finalists of the search after their final trainings."""
     balanced: bool = False
     """Accuracies and drops are balanced: the mean over classes."""
@@ -48,7 +48,7 @@ class Provenance:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body["limits"] = Limits(**body["limits"])
-        body["confirmed"] = tuple(FinalistResult.from_dict(c) for c in body.get("confirmed", ()))
+        body["finalists"] = tuple(FinalistResult.from_dict(c) for c in body.get("finalists", ()))
         if body.get("latency") is not None:
             body["latency"] = from_document(body["latency"])
         body["notes"] = tuple(body.get("notes", ()))
@@ -103,7 +103,7 @@ class FinalistResult:
             "number": self.number,
             "searched_accuracy": self.searched,
             "searched_epochs": self.searched_epochs,
-            "confirmed_accuracy": self.accuracy,
+            "accuracy": self.accuracy,
             "accuracies": list(self.accuracies),
             "spread": self.spread,
             "epochs": self.epochs,
@@ -116,20 +116,20 @@ class FinalistResult:
         return cls(**(body | {"accuracies": tuple(body["accuracies"])}))
 
 
-def finalist_summary(confirmed: Sequence[FinalistResult]) -> str:
+def finalist_summary(finalists: Sequence[FinalistResult]) -> str:
     """Result of the final trainings in one sentence; empty if there were none."""
-    if not confirmed:
+    if not finalists:
         return ""
-    count = len(confirmed)
+    count = len(finalists)
     before, after = (
         100 * sum(values) / count
-        for values in ([c.searched for c in confirmed], [c.accuracy for c in confirmed])
+        for values in ([c.searched for c in finalists], [c.accuracy for c in finalists])
     )
-    means = [100 * c.accuracy for c in confirmed]
+    means = [100 * c.accuracy for c in finalists]
     subject = f"the best {count} trials were" if count > 1 else "the best trial was"
     text = f"{subject} trained from scratch with new seeds: {before:.2f} % when selected"
     text += f"{' on average' if count > 1 else ''}, {after:.2f} % after final training"
     text += f", {max(means) - min(means):.2f} points between them" if count > 1 else ""
     return text + "".join(
-        f", trial {c.number} with augment {c.augment:g}" for c in confirmed if c.augment is not None
+        f", trial {c.number} with augment {c.augment:g}" for c in finalists if c.augment is not None
     )

@@ -56,7 +56,7 @@ class FileMetrics:
     latency_interval: Interval
     float_nodes: tuple[str, ...]
     """Nodes that compute in float after ONNX Runtime's graph optimizations."""
-    elsewhere: TargetLatency | None = None
+    target_latency: TargetLatency | None = None
     """Latency on another device; where present, a latency limit is judged by it."""
 
 
@@ -135,8 +135,8 @@ class Verdict:
     drops: Mapping[str, PairedDrop]
     """`int8` and `float` against the reference, `int8_against_float` against `float32`."""
     test_fingerprint: str
-    openings: int
-    """How many different files have been evaluated on this test set."""
+    test_set_uses: int
+    """Different files that this user has verified on this test part, up to this one; at least 1."""
     grouped: bool
     """Intervals come from a cluster bootstrap over groups of samples."""
     machine: Machine
@@ -214,7 +214,7 @@ class Verdict:
             reference=_figures(body["reference"]),
             drops={name: PairedDrop(**item) for name, item in drops.items()},
             test_fingerprint=body["test_fingerprint"],
-            openings=body["openings"],
+            test_set_uses=body["test_set_uses"],
             grouped=body["grouped"],
             machine=Machine(**_tuples(body["machine"])),
             balanced=body.get("balanced", False),
@@ -238,9 +238,9 @@ def overall_status(
 def _figures(body: dict[str, Any] | None) -> FileMetrics | None:
     if body is None:
         return None
-    target = body.get("elsewhere")
+    target = body.get("target_latency")
     return FileMetrics(
-        **_tuples(body | {"elsewhere": TargetLatency(**_tuples(target)) if target else None})
+        **_tuples(body | {"target_latency": TargetLatency(**_tuples(target)) if target else None})
     )
 
 

@@ -56,8 +56,8 @@ class Request:
     """None: those recorded in the artifact."""
     prefer: str | None = None
     """None: as recorded in the artifact."""
-    openings: int = 1
-    """How many different files have been judged on this test part (see `log_opening`)."""
+    test_set_uses: int = 1
+    """Different files verified on this test part up to this one (see `runs.test_set_uses`)."""
     digests: Mapping[str, str] | None = None
     """What `write_bundle` gave, while there is no manifest."""
     quiet_reference_ms: float | None = None
@@ -182,7 +182,7 @@ def _judged(
         reference=found[REFERENCE],
         drops=_drops(evidence),
         test_fingerprint=request.fingerprint,
-        openings=request.openings,
+        test_set_uses=request.test_set_uses,
         grouped=request.groups is not None,
         balanced=about.balanced,
         machine=machine,
@@ -251,7 +251,7 @@ def _refused(request: Request, problems: list[str]) -> Verdict:
         reference=None,
         drops={},
         test_fingerprint=request.fingerprint,
-        openings=request.openings,
+        test_set_uses=request.test_set_uses,
         grouped=request.groups is not None,
         machine=this_machine(),
     )

@@ -14,6 +14,7 @@ from lepton_automl.artifact.manifest import (
     ARCHS,
     CARD,
     FLOAT,
+    FORMAT,
     GOLDEN,
     GOLDEN_ANSWERS,
     INT8,
@@ -55,7 +56,7 @@ def write_artifact(
     prefer: str,
     latency_model: LatencyModel | None = None,
     metadata: Mapping[str, str] | None = None,
-    confirmed: Sequence[FinalistResult] = (),
+    finalists: Sequence[FinalistResult] = (),
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -77,7 +78,7 @@ def write_artifact(
         Predicts latencies of the target device.
     metadata : mapping of str to str, optional
         Further ONNX metadata; no measurements and no times.
-    confirmed : sequence of FinalistResult
+    finalists : sequence of FinalistResult
         Finalists of the search, for the model card.
 
     Returns
@@ -102,7 +103,7 @@ def write_artifact(
         target=target.name,
         prefer=prefer,
         limits=limits,
-        confirmed=tuple(confirmed),
+        finalists=tuple(finalists),
         latency=latency_model,
         balanced=validation.is_balanced,
     )
@@ -177,7 +178,7 @@ def seal(
     }
     every = digests | _write_all(folder, files)
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "lepton": __version__,
         "primary": verdict.primary,
         "files": {

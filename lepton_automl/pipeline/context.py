@@ -278,6 +278,8 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
 
 
 def _check_place(config: RunConfig) -> None:
+    if not config.fresh and (folder := RunFolder(config.out)).definition_file.exists():
+        folder.definition()  # Refuses another format at once, before any data is read.
     out = config.out.resolve()
     for place in (config.data, config.test):
         if place is not None and Path(place).is_dir() and out.is_relative_to(Path(place).resolve()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
-from lepton_automl.errors import DataError
+from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
+from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.folder import RunFolder, locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.finals.winner import last_finalist_results
@@ -55,7 +57,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         limits=context.config.limits,
         target=context.target,
         prefer=context.config.prefer,
-        confirmed=last_finalist_results(context.ledger),
+        finalists=last_finalist_results(context.ledger),
         latency_model=context.latency_model,
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
@@ -73,7 +75,10 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
 def verify_again(
     artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
 ) -> Outcome:
-    """Judge a written artifact again; nothing is written but to a temporary folder.
+    """Judge a written artifact again; the artifact and its run are only read.
+
+    That its file was verified on the test part is recorded in the user's state folder
+    (`runs.test_set_uses`).
 
     Parameters
     ----------
@@ -88,12 +93,13 @@ def verify_again(
         If there is no finished artifact or no data to judge it on.
     """
     folder = locate_artifact(artifact)
+    digests, _ = manifest.read_manifest(folder)
     shape = read_provenance(folder).input
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
         request = request_for(folder, dataset, shape, Path(cache))
         verdict = verify_in_fresh_process(
-            dataclasses.replace(request, openings=_openings(folder, request.fingerprint))
+            dataclasses.replace(request, test_set_uses=_uses_again(request, digests, emit))
         )
     return Outcome(folder, verdict)
 
@@ -135,11 +141,11 @@ def verify_and_seal(
     """
     artifact = folder.artifact
     request = request_for(artifact, dataset, shape, folder.cache)
-    uses = log_opening(ledger, digests[manifest.INT8], request.fingerprint)
+    uses = record_use(ledger, digests[manifest.INT8], request.fingerprint, emit)
     emit(Event("verify", f"{len(dataset.test)} test pictures, in a fresh process"))
     verdict = verify_in_fresh_process(
         dataclasses.replace(
-            request, openings=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
+            request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
         )
     )
     predictions = reference_predictions(artifact, dataset.pixels("test", shape[:2]))
@@ -148,7 +154,7 @@ def verify_and_seal(
     return Outcome(artifact, verdict)
 
 
-def log_opening(ledger: Ledger, sha256: str, fingerprint: str) -> int:
+def record_use(ledger: Ledger, sha256: str, fingerprint: str, emit: Emit) -> int:
     """Record, before the verification, that a file is verified on a test part.
 
     Parameters
@@ -156,22 +162,39 @@ def log_opening(ledger: Ledger, sha256: str, fingerprint: str) -> int:
     ledger : Ledger
         The run's ledger.
     sha256 : str
-        Of `model.int8.onnx`; its float twin and the reference come with it.
+        Of `model.int8.onnx`; its float twin and the reference belong to it.
     fingerprint : str
         Of the test part.
+    emit : callable
+        Receives an event where the user's state folder cannot be used; then only the verifications
+        of this run count.
 
     Returns
     -------
     int
-        `openings` with this one.
+        `test_set_uses` of the verdict.
     """
-    ledger.record(EventKind.OPENING, f"{sha256}:{fingerprint}", {})
-    return openings(ledger, fingerprint)
+    ledger.record(EventKind.TEST_SET_USE, f"{sha256}:{fingerprint}", {})
+    return _count(sha256, fingerprint, recorded_uses(ledger, fingerprint), emit)
 
 
-def openings(ledger: LedgerView, fingerprint: str) -> int:
-    """Count the different files that were verified on a test part in this run."""
-    return sum(key.endswith(f":{fingerprint}") for key in ledger.all(EventKind.OPENING))
+def recorded_uses(ledger: LedgerView, fingerprint: str) -> tuple[str, ...]:
+    """sha256 of the files that were verified on a test part in this run, in order."""
+    keys = (key.split(":") for key in ledger.keys(EventKind.TEST_SET_USE))
+    return tuple(sha256 for sha256, part in keys if part == fingerprint)
+
+
+def _count(sha256: str, fingerprint: str, in_run: Sequence[str], emit: Emit) -> int:
+    try:
+        by_user = test_set_uses.record(fingerprint, sha256)
+    except (OSError, ValueError) as error:
+        path = test_set_uses.state_folder() / test_set_uses.FILE_NAME
+        text = f"{path} cannot be used: {first_line(error)}; it counts the files that are verified "
+        text += "on a test set, here only those of this run are counted. Make it writable, delete "
+        text += f"it if it is damaged, or name another folder in {test_set_uses.STATE_DIR}"
+        emit(Event("verify", text))
+        by_user = ()
+    return test_set_uses.count(sha256, in_run, by_user)
 
 
 def request_for(
@@ -213,11 +236,14 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
     return dataset.matched_to(about.class_names, about.input[2])
 
 
-def _openings(folder: Path, fingerprint: str) -> int:
-    """Files judged on this test part so far, as the ledger of its run says."""
+def _uses_again(request: Request, digests: Mapping[str, str], emit: Emit) -> int:
+    """Record that the int8 file of an artifact is verified again, and count the files up to it."""
+    folder, sha256 = request.folder, digests[manifest.INT8]
     try:
-        run_folder = locate(folder)
+        with LedgerView(locate(folder).ledger) as ledger:
+            in_run = recorded_uses(ledger, request.fingerprint)
     except DataError:
-        return 1
-    with LedgerView(run_folder.ledger) as ledger:
-        return max(1, openings(ledger, fingerprint))
+        in_run = ()
+    if manifest.damage(folder, digests):  # Such files are not measured.
+        return test_set_uses.count(sha256, in_run)
+    return _count(sha256, request.fingerprint, in_run, emit)

@@ -36,7 +36,7 @@ class Front:
     """Number of the winner."""
     reason: str
     """Reason of the choice, in words."""
-    confirmed: tuple[FinalistResult, ...] = ()
+    finalists: tuple[FinalistResult, ...] = ()
     """Finalists after their final trainings."""
     hypervolume: tuple[tuple[float, float], ...] = ()
     """(seconds of the run, hypervolume of the front) after every rung."""
@@ -54,8 +54,9 @@ def read_front(folder: RunFolder) -> Front:
     """
     if not folder.ledger.is_file():
         raise _untrained(folder.path)
+    definition = folder.definition()
     with LedgerView(folder.ledger) as ledger:
-        return front_of(ledger, folder.definition())
+        return front_of(ledger, definition)
 
 
 def front_of(ledger: LedgerView, definition: Definition) -> Front:
@@ -74,7 +75,7 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
         front=progress.front_of(trials, objectives),
         number=choice.number,
         reason=choice.reason,
-        confirmed=last_finalist_results(ledger),
+        finalists=last_finalist_results(ledger),
         hypervolume=tuple(series(ledger)),
         is_balanced=definition.balanced,
     )

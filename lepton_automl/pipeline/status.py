@@ -102,7 +102,7 @@ def status(folder: RunFolder) -> Status:
             f"{folder.path} has not begun: there is no {folder.ledger.name}",
             fix="run `lepton run` or `lepton search` into this folder",
         )
-    is_open = is_held(folder.ledger)
+    definition, is_open = folder.definition(), is_held(folder.ledger)
     with LedgerView(folder.ledger) as ledger:
         notes, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
         counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)
@@ -112,7 +112,7 @@ def status(folder: RunFolder) -> Status:
     workers = _workers(notes) if is_open else ()
     return Status(
         folder=folder,
-        definition=folder.definition(),
+        definition=definition,
         alive_seconds=seconds,
         events=counts,
         has_winner=(folder.best / "weights.safetensors").is_file(),

@@ -16,6 +16,10 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError, DataError, LeptonError
 
+FORMAT = 2
+"""Format of a run folder, `format` in its `run.toml`. Another number is refused: a folder written
+before the number existed has 1."""
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -52,6 +56,7 @@ class Definition:
         document = dataclasses.asdict(self)
         limits = document.pop("limits")
         lines = ["# What defines this run; a command that says otherwise is refused."]
+        lines += [f"format = {FORMAT}"]
         lines += [f"{key} = {_toml(value)}" for key, value in document.items()]
         lines += ["", "[limits]"]
         lines += [f"{key} = {_toml(value)}" for key, value in limits.items() if value is not None]
@@ -59,8 +64,16 @@ class Definition:
 
     @classmethod
     def from_toml(cls, text: str) -> Definition:
-        """Read what `to_toml` wrote."""
+        """Read what `to_toml` wrote.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If it is no definition in this format.
+        """
         document = tomllib.loads(text)
+        if document.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
         document["limits"] = Limits(**document["limits"])
         document["objectives"] = tuple(document["objectives"])
         return cls(**document)
@@ -161,10 +174,13 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            If `run.toml` cannot be read.
+            If `run.toml` cannot be read, or another version of lepton made the folder in another
+            format.
         """
         try:
-            return Definition.from_toml(self.definition_file.read_text())
+            text = self.definition_file.read_text()
+            _check_format(self.path, tomllib.loads(text))
+            return Definition.from_toml(text)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(
                 f"{self.definition_file} does not define a run: {error}",
@@ -314,6 +330,19 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         warm_start=Path(known.warm_start) if known.warm_start else None,
         **changes,
     )
+
+
+def _check_format(folder: Path, document: dict[str, Any]) -> None:
+    """Refuse a definition of another format; one without a number is of format 1."""
+    found = document.get("format", 1 if "data_fingerprint" in document else None)
+    if found not in (None, FORMAT):
+        raise ConfigError(
+            f"{folder} is a run folder of format {found}, made by another version of lepton; this "
+            f"version reads format {FORMAT}",
+            fix="start again with --fresh, which moves the old folder aside, or with another "
+            "--out; continue the old run with the lepton that made it; the ONNX files in its "
+            "artifact/ can be used as they are",
+        )
 
 
 def _flat(definition: Definition) -> dict[str, object]:

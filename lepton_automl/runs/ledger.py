@@ -88,7 +88,7 @@ class EventKind(StrEnum):
     """Name of a pick -> its trial and the epochs of its training."""
     ECOSYSTEM = "ecosystem"
     """`run` -> the name of the run in an Optuna storage and in callbacks."""
-    OPENING = "opening"
+    TEST_SET_USE = "test set use"
     """sha256 of a file and fingerprint of a test part -> the file was verified on it."""
 
 

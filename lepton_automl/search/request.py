@@ -114,7 +114,7 @@ class SearchResult:
     """(N,): which validation samples the winner gets right."""
     predictions: NDArray[np.int64]
     """(N,): the winner's class for every validation sample."""
-    confirmed: tuple[FinalistResult, ...] = ()
+    finalists: tuple[FinalistResult, ...] = ()
     """The few best after their last trainings; none where time was too scarce for fresh ones."""
     timing: Mapping[str, float] = field(default_factory=dict)
     """`quiet_reference_ms`, where latencies were measured."""

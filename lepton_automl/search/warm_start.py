@@ -164,8 +164,9 @@ def source(
         raise ConfigError(
             f"{other} is this run itself", fix="leave --warm-start out to go on with it"
         )
+    known = found.definition()
     with LedgerView(found.ledger) as ledger:
-        trials, known = read_trials(ledger), found.definition()
+        trials = read_trials(ledger)
         if not trials.trained():
             raise ConfigError(
                 f"{other} has trained nothing yet", fix="give a run that has, or no --warm-start"

@@ -8,7 +8,7 @@ from lepton_automl.artifact import formatting
 from lepton_automl.artifact.verdict import JudgedLimit
 from lepton_automl.config import LIMITS, Limits
 from lepton_automl.core import units
-from tests.helpers.artifacts import elsewhere, figures, verdict
+from tests.helpers.artifacts import figures, target_latency, verdict
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,10 @@ def test_which_is_faster_is_said_as_far_as_the_intervals_tell(interval, prefer, 
 
 
 def test_only_a_second_opening_is_mentioned():
-    assert formatting.openings_text(verdict()) == ""
-    assert formatting.openings_text(verdict(openings=3)) == "test set used 3 times"
+    assert formatting.test_set_uses_text(verdict()) == ""
+    assert formatting.test_set_uses_text(verdict(test_set_uses=3)) == (
+        "test set used 2 times before, by other files"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_the_other_file_is_named_where_it_keeps_what_this_one_does_not(
 def test_what_is_faster_here_is_no_hint_for_another_device():
     slow = figures(latency_interval=(2.0, 3.0))
     assert "--prefer latency" in formatting.faster_text(verdict(int8=slow))
-    there = dataclasses.replace(slow, elsewhere=elsewhere())
+    there = dataclasses.replace(slow, target_latency=target_latency())
     assert "--prefer" not in formatting.faster_text(verdict(int8=there))
 
 

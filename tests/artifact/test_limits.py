@@ -14,7 +14,7 @@ from lepton_automl.artifact.limits import (
 )
 from lepton_automl.config import Limits
 from lepton_automl.metrics.paired import Evidence
-from tests.helpers.artifacts import elsewhere, figures
+from tests.helpers.artifacts import figures, target_latency
 
 
 def evidence(correct: int, n: int, groups=None) -> Evidence:
@@ -153,8 +153,8 @@ def test_on_another_device_its_latency_is_judged_and_an_estimate_proves_nothing(
     basis, limit_ms, status
 ):
     here = {"latency_ms": 0.001, "latency_interval": (0.001, 0.001)}
-    told = elsewhere(basis)
-    limit = judged(Limits(max_latency_ms=limit_ms), evidence(9, 10), elsewhere=told, **here)
+    told = target_latency(basis)
+    limit = judged(Limits(max_latency_ms=limit_ms), evidence(9, 10), target_latency=told, **here)
     assert (limit.status, limit.basis) == (status, basis)
     assert limit.measured == 2.0
     assert limit.interval == (1.0, 3.0)
@@ -165,7 +165,7 @@ def test_int8_ships_where_nothing_tells_which_is_faster():
     slow = figures(latency_interval=(2.0, 3.0))
     fast = figures("model.fp32.onnx", latency_interval=(0.1, 0.2))
     assert choose_primary(slow, fast, Limits(), "latency") == "float"
-    there = figures(latency_interval=(2.0, 3.0), elsewhere=elsewhere())
+    there = figures(latency_interval=(2.0, 3.0), target_latency=target_latency())
     assert choose_primary(there, fast, Limits(), "latency") == "int8"
 
 

@@ -29,7 +29,7 @@ def artifact(tmp_path):
 
 def change(folder, **fields):
     path = folder / "manifest.json"
-    body = json.loads(path.read_text()) if path.exists() else {"primary": "float"}
+    body = json.loads(path.read_text()) if path.exists() else {"format": 2, "primary": "float"}
     path.write_text(json.dumps(body | fields))
 
 

@@ -8,7 +8,7 @@ from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import JudgedLimit
 from lepton_automl.config import Limits
-from tests.helpers.artifacts import elsewhere, figures, verdict
+from tests.helpers.artifacts import figures, target_latency, verdict
 
 ABOUT = Provenance("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
 
@@ -22,7 +22,7 @@ def test_every_figure_names_its_file_its_samples_and_its_machine():
 
 
 def test_a_second_opening_marks_the_figures():
-    text = card(verdict(openings=2), ABOUT)
+    text = card(verdict(test_set_uses=2), ABOUT)
     assert "## Figures (test set used 2 times)" in text
 
 
@@ -42,9 +42,9 @@ def test_the_verdict_is_the_heading(status):
     assert f"## Verdict: {status}\n" in card(verdict(status=status), ABOUT)
 
 
-def test_a_card_tells_how_the_few_best_were_confirmed():
+def test_a_card_tells_how_the_few_best_were_finalists():
     few = (FinalistResult(4, 0.98, 9, (0.95, 0.97), 27), FinalistResult(2, 0.97, 9, (0.96,), 27))
-    text = card(verdict(), dataclasses.replace(ABOUT, confirmed=few))
+    text = card(verdict(), dataclasses.replace(ABOUT, finalists=few))
     assert "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points | 2 of 27 epochs |" in text
     assert "| 2 | 97.00 % after 9 epochs | 96.00 % | one seed | 1 of 27 epochs |" in text
     assert "97.50 % when selected on average, 96.00 % after final training" in text
@@ -82,7 +82,7 @@ def test_a_broken_artifact_has_a_card_without_figures():
 
 def test_an_estimate_is_called_one_everywhere_on_the_card():
     limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis="estimated")
-    text = card(verdict(int8=figures(elsewhere=elsewhere()), limits=(limit,)), ABOUT)
+    text = card(verdict(int8=figures(target_latency=target_latency()), limits=(limit,)), ABOUT)
     assert text.count("estimated 2 ms") == 2
     assert "Latency on cortex-m: a core is estimated from assumed speeds" in text
     assert "An estimate cannot prove that a limit holds." in text
@@ -95,7 +95,7 @@ def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
         JudgedLimit("max_drop", 0.5, 0.28, (-0.5, 1.1), "holds"),
     )
     few = (FinalistResult(4, 0.98, 9, (0.95, 0.97), 27),)
-    about = dataclasses.replace(ABOUT, confirmed=few, balanced=True)
+    about = dataclasses.replace(ABOUT, finalists=few, balanced=True)
     text = card(verdict(limits=limits, balanced=True, status="broken"), about)
     assert "On the validation part, by balanced accuracy, the best trial was" in text
     assert "; of balanced accuracy" in text

@@ -7,7 +7,7 @@ import pytest
 
 from lepton_automl.artifact.verdict import JudgedLimit, Parity, Verdict, overall_status
 from lepton_automl.errors import DataError
-from tests.helpers.artifacts import elsewhere, figures, verdict
+from tests.helpers.artifacts import figures, target_latency, verdict
 
 
 def limit(status, needed=None):
@@ -15,7 +15,7 @@ def limit(status, needed=None):
 
 
 def test_a_verdict_survives_json():
-    full = verdict(limits=(limit("undecided", 900),), problems=("x",), openings=3)
+    full = verdict(limits=(limit("undecided", 900),), problems=("x",), test_set_uses=3)
     assert Verdict.from_json(full.to_json()) == full
     damaged = verdict(int8=None, float32=None, reference=None, parity=None, drops={})
     assert Verdict.from_json(damaged.to_json()) == damaged
@@ -94,9 +94,9 @@ def test_reasons_name_problems_and_parity():
 @pytest.mark.parametrize("basis", ["estimated", "predicted"])
 def test_a_latency_told_of_another_device_survives_json(basis):
     limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis=basis)
-    one = verdict(int8=figures(elsewhere=elsewhere(basis)), limits=(limit,))
+    one = verdict(int8=figures(target_latency=target_latency(basis)), limits=(limit,))
     assert Verdict.from_json(one.to_json()) == one
-    assert one.document()["int8"]["elsewhere"]["basis"] == basis
+    assert one.document()["int8"]["target_latency"]["basis"] == basis
     assert one.document()["limits"][0]["basis"] == basis
 
 

@@ -19,7 +19,7 @@ def run_folder(tmp_path):
     (folder / "artifact").mkdir(parents=True)
     (folder / "artifact" / "manifest.json").write_text("{}")
     (folder / "run.toml").write_text(
-        'data = "digits"\ntest = ""\ndata_fingerprint = "ab"\nspace = "tiny"\n'
+        'format = 2\ndata = "digits"\ntest = ""\ndata_fingerprint = "ab"\nspace = "tiny"\n'
         'space_digest = "cd"\nobjectives = ["accuracy", "macs"]\nseed = 7\n'
         'target = "x86-any"\nprefer = "latency"\nskip_corrupt = false\n'
         "[limits]\nmax_size_bytes = 9000\n"

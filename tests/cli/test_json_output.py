@@ -46,10 +46,10 @@ def test_a_search_lists_every_trial_and_names_the_front():
 
 def test_a_search_gives_what_the_few_best_reached_before_and_after():
     few = (FinalistResult(1, 0.98, 9, (0.95, 0.97), 27),)
-    body = json_output.search_document(dataclasses.replace(found(), confirmed=few))
-    (row,) = json.loads(json.dumps(body))["confirmed"]
+    body = json_output.search_document(dataclasses.replace(found(), finalists=few))
+    (row,) = json.loads(json.dumps(body))["finalists"]
     assert row["searched_accuracy"] == 0.98
-    assert row["confirmed_accuracy"] == pytest.approx(0.96)
+    assert row["accuracy"] == pytest.approx(0.96)
     assert row["spread"] == pytest.approx(0.02)
 
 

@@ -35,7 +35,11 @@ def test_the_verdict_decides_the_exit_code_and_json_names_the_choice(
     done = lepton("pick", str(run_folder), "--max-size-kb", "4", "--json")
     assert done.exit_code == code
     body = json.loads(done.out)
-    assert (body["picked"], body["reason"], body["verdict"]) == ("trial 3", "the cheapest", status)
+    assert (body["picked"], body["selection_reason"], body["verdict"]) == (
+        "trial 3",
+        "the cheapest",
+        status,
+    )
 
 
 def test_without_a_wish_the_front_is_listed_and_nothing_done(lepton, run_folder):

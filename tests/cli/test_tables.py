@@ -15,7 +15,7 @@ from lepton_automl.cli import report
 from lepton_automl.cli.report import tables
 from lepton_automl.cli.report.tables import Point, plot
 from lepton_automl.errors import DataError
-from tests.helpers.artifacts import elsewhere, figures, verdict
+from tests.helpers.artifacts import figures, target_latency, verdict
 from tests.helpers.rows import compressed, found, status
 
 
@@ -72,8 +72,9 @@ def test_a_verdict_shows_figures_limits_and_where_the_file_is():
     assert "opened" not in text
 
 
-def test_a_second_opening_is_marked():
-    assert "test set used 2 times" in shown(tables.verdict_view(verdict(openings=2), Path()))
+def test_a_test_set_that_was_used_before_is_marked():
+    text = shown(tables.verdict_view(verdict(test_set_uses=2), Path()))
+    assert "test set used once before, by another file" in text
 
 
 def test_an_undecided_limit_says_how_many_samples_would_decide():
@@ -175,7 +176,7 @@ def test_an_error_goes_to_stderr_and_as_json_to_stdout_too(capsys):
 @pytest.mark.parametrize("basis", ["estimated", "predicted"])
 def test_a_told_latency_is_called_what_it_is(basis):
     limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis=basis)
-    there = figures(elsewhere=elsewhere(basis))
+    there = figures(target_latency=target_latency(basis))
     text = shown(tables.verdict_view(verdict(int8=there, limits=(limit,)), Path()))
     assert text.count(f"{basis} 2 ms") == 2
     assert "not the latency measured here" in text

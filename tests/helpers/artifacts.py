@@ -117,13 +117,13 @@ def verdict(**changes) -> Verdict:
         reference=figures("reference/model.fp32.onnx", size_bytes=50_000),
         drops={"int8": PairedDrop(0.28, -0.5, 1.1, 0.9, 360)},
         test_fingerprint="feedfacefeedface",
-        openings=1,
+        test_set_uses=1,
         grouped=False,
         machine=Machine("Some CPU", ("avx2",), 2, "1.32.0", "Linux x86_64"),
     )
     return dataclasses.replace(base, **changes)
 
 
-def elsewhere(basis: str = "estimated", **changes) -> TargetLatency:
+def target_latency(basis: str = "estimated", **changes) -> TargetLatency:
     """Two milliseconds on another device, give or take one."""
     return dataclasses.replace(TargetLatency(2.0, (1.0, 3.0), basis, "cortex-m: a core"), **changes)

@@ -6,9 +6,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lepton_automl.core.events import Event, silent
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import DataError
-from lepton_automl.pipeline.export import log_opening, openings, verify_again
+from lepton_automl.pipeline.export import record_use, recorded_uses, verify_again
+from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
 
@@ -19,7 +21,7 @@ def test_verification_reads_only_and_repeats_every_figure(finished_run):
     again = verify_again(outcome.artifact / "model.int8.onnx").verdict
     assert runs.digests(config.out) == before
     assert again.status == "holds"
-    assert again.openings == outcome.verdict.openings
+    assert again.test_set_uses == outcome.verdict.test_set_uses
     for mine, theirs in (
         (again.int8, outcome.verdict.int8),
         (again.float32, outcome.verdict.float32),
@@ -73,11 +75,49 @@ def test_the_manifest_lists_every_other_file_of_the_artifact(finished_run):
     assert {name: item["sha256"] for name, item in manifest["files"].items()} == found
 
 
-def test_each_file_opens_a_test_part_once(tmp_path):
+def test_each_file_of_a_run_counts_once_on_a_test_part(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
-        assert log_opening(ledger, "a" * 64, "part1") == 1
-        assert log_opening(ledger, "a" * 64, "part1") == 1
-        assert log_opening(ledger, "b" * 64, "part1") == 2
-        assert log_opening(ledger, "b" * 64, "part2") == 1
-        assert openings(ledger, "part1") == 2
-        assert openings(ledger, "part3") == 0
+        assert record_use(ledger, "a" * 64, "part1", silent) == 1
+        assert record_use(ledger, "a" * 64, "part1", silent) == 1
+        assert record_use(ledger, "b" * 64, "part1", silent) == 2
+        assert record_use(ledger, "a" * 64, "part1", silent) == 1
+        assert record_use(ledger, "b" * 64, "part2", silent) == 1
+        assert recorded_uses(ledger, "part1") == ("a" * 64, "b" * 64)
+        assert recorded_uses(ledger, "part3") == ()
+
+
+def test_files_of_other_run_folders_count_too(tmp_path):
+    for name, sha256, expected in (("one", "a", 1), ("two", "b", 2), ("one", "a", 1)):
+        with Ledger(tmp_path / name / "ledger.db") as ledger:
+            assert record_use(ledger, sha256 * 64, "part", silent) == expected
+
+
+def test_a_state_folder_that_cannot_be_used_is_one_message_and_the_run_counts_its_own(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LEPTON_STATE_DIR", str(tmp_path / "file"))
+    said: list[Event] = []
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        assert record_use(ledger, "a" * 64, "part", silent) == 1
+        assert record_use(ledger, "b" * 64, "part", said.append) == 2
+    (event,) = said
+    assert str(tmp_path / "file") in event.message
+    assert "LEPTON_STATE_DIR" in event.message
+
+
+def test_an_artifact_verified_alone_is_counted_with_files_that_were_verified_before(
+    finished_run, tmp_path
+):
+    config, outcome = finished_run
+    alone = runs.copy(config, tmp_path).out.joinpath("artifact").rename(tmp_path / "alone")
+    test_set_uses.record(outcome.verdict.test_fingerprint, "f" * 64)
+    assert verify_again(alone, data=config.data).verdict.test_set_uses == 2
+    assert verify_again(alone, data=config.data).verdict.test_set_uses == 2
+
+
+def test_a_damaged_artifact_is_not_measured_and_uses_no_test_set(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    (config.out / "artifact" / "model.int8.onnx").write_bytes(b"damaged")
+    verdict = verify_again(config.out).verdict
+    assert test_set_uses.record(verdict.test_fingerprint, "f" * 64) == ("f" * 64,)

@@ -22,7 +22,7 @@ def test_the_front_of_a_finished_run_is_the_one_it_found(finished_run):
     assert (front.number, front.reason) == (found.number, found.reason)
     assert [row.number for row in front.front] == [row.number for row in found.front]
     assert [row.accuracy for row in front.rows] == [row.accuracy for row in found.rows]
-    assert front.confirmed == found.confirmed
+    assert front.finalists == found.finalists
     assert front.hypervolume == found.hypervolume
 
 

@@ -51,7 +51,7 @@ def test_more_trials_continue_a_finished_run_and_count_as_a_second_use_of_the_te
     assert len(more.search_result.rows) == 4
     assert more.search_result.rows[:2] != ()
     changed = more.verdict.int8.sha256 != finished_run[1].verdict.int8.sha256
-    assert more.verdict.openings == (2 if changed else 1)
+    assert more.verdict.test_set_uses == (2 if changed else 1)
 
 
 def test_another_definition_into_the_same_folder_is_refused(finished_run):

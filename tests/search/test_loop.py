@@ -139,7 +139,7 @@ def test_only_checkpoints_that_matter_are_kept(tmp_path: Path) -> None:
     found = run(tmp_path / "run")
     kept = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir()]
     finals = [name for name in kept if "final" in name]
-    assert len(finals) == len(found.confirmed) == 3  # `lepton pick` may want them
+    assert len(finals) == len(found.finalists) == 3  # `lepton pick` may want them
     assert [name[:5] for name in kept if name not in finals] in ([], [f"{found.number:05d}"])
 
 

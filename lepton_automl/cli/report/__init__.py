@@ -71,7 +71,7 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
     """Which point was picked and the verdict on it."""
     outcome = picked.outcome
     if json:
-        about = {"picked": picked.label, "reason": picked.reason}
+        about = {"picked": picked.label, "selection_reason": picked.reason}
         _print(about | json_output.document(outcome.verdict, outcome.artifact))
     else:
         _show(Text(f"picked: {picked.label}, {picked.reason}"))

@@ -25,8 +25,9 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
     `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `FileMetrics`; null if the files are damaged), `drops`, `parity`, `problems`,
-    `test_fingerprint`, `openings`, `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict
-    if the other file shipped; null without limits).
+    `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
+    part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
+    other file shipped; null without limits).
     """
     file = str(artifact / verdict.shipped.file) if verdict.shipped else None
     return {
@@ -39,16 +40,16 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
 
 
 def search_document(found: SearchResult | Front) -> dict[str, Any]:
-    """The object of `search`: `winner`, `reason`, `front` and `trials`, a row a candidate.
+    """The object of `search`: `winner`, `selection_reason`, `front` and `trials`, a row a trial.
 
     `balanced` says that every class counts alike in all accuracies.
     `hypervolume` is a list of [seconds, value], a pair a rung (see `search.hypervolume`).
     """
     return {
         "winner": found.number,
-        "reason": found.reason,
+        "selection_reason": found.reason,
         "front": [row.number for row in found.front],
-        "confirmed": [each.document() for each in found.confirmed],
+        "finalists": [each.document() for each in found.finalists],
         "balanced": found.is_balanced,
         "trials": [_row(row) for row in found.rows],
         "hypervolume": [list(pair) for pair in found.hypervolume],

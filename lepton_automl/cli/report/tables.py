@@ -60,16 +60,16 @@ def search_view(found: SearchResult | Front) -> RenderableType:
     for row in found.front[:FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
     winner = f"winner: trial {found.number}, {found.reason}"
-    return Group(table, Text(front_plot(found)), *_confirmed(found.confirmed), Text(winner))
+    return Group(table, Text(front_plot(found)), *_finalists(found.finalists), Text(winner))
 
 
-def _confirmed(confirmed: Sequence[FinalistResult]) -> list[RenderableType]:
-    if not confirmed:
+def _finalists(finalists: Sequence[FinalistResult]) -> list[RenderableType]:
+    if not finalists:
         return []
     table = Table("trial", *formatting.FINALIST_COLUMNS)
-    for each in confirmed:
+    for each in finalists:
         table.add_row(str(each.number), *formatting.finalist_cells(each))
-    return [table, Text(finalist_summary(confirmed))]
+    return [table, Text(finalist_summary(finalists))]
 
 
 def front_plot(found: SearchResult | Front) -> str:
@@ -122,7 +122,7 @@ def error_view(error: LeptonError) -> RenderableType:
 
 
 def _figures(verdict: Verdict) -> Table:
-    mark = formatting.openings_text(verdict)
+    mark = formatting.test_set_uses_text(verdict)
     table = Table("", "int8", "float", "reference", title=mark or None)
     found = (verdict.int8, verdict.float32, verdict.reference)
     present = [item for item in found if item is not None]

@@ -155,7 +155,7 @@ class WinnerStore:
             front=tuple(front),
             correct=predictions == validation.labels.numpy(),
             predictions=predictions,
-            confirmed=confirmed(self._work.ledger, self._trials, self._round),
+            finalists=confirmed(self._work.ledger, self._trials, self._round),
             timing={"quiet_reference_ms": reference_ms} if reference_ms else {},
             is_balanced=self._work.dataset.validation.is_balanced,
         )
