@@ -131,7 +131,7 @@ def test_a_compression_shows_every_step_and_why():
     assert "97.90 %" in lines["quantized"]
 
 
-OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=None)
+OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), search_result=None)
 
 SHOWN = [
     (report.show_verdict, OUTCOME, "verdict"),
