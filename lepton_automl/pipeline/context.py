@@ -84,6 +84,13 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     resources = resolve(config)
     dataset = open_data(config, emit)
     space = choose_space(config, resources, dataset)
+    if config.space is None:
+        sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
+        emit(
+            Event(
+                "plan", f"search space {space.name}, for pictures of {sizes}; --space sets another"
+            )
+        )
     definition, warm = define_run(config, resources, dataset, space)
     folder = claim_folder(config, definition, resources, space)
     with open_ledger(folder, started, config, emit) as (ledger, emit):

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 import torch
 
 from lepton_automl.core.events import Event
-from lepton_automl.core.units import percent
+from lepton_automl.core.units import duration, epochs_text, percent
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search import progress
@@ -354,7 +354,8 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Trial, workers: Workers) ->
         # Cut short, trainings leave less to recover after a cut: the search gets that time too.
         plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
         plan = _planned(work, tasks, plan)
-        work.emit(Event("plan", _told(work, plan)))
+        for line in _plan_lines(work, plan):
+            work.emit(Event("plan", line))
     work.ledger.record(EventKind.PLAN, "search", plan.to_event())
     return plan
 
@@ -388,17 +389,20 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
     return next((plan for plan in plans if not plan.is_scarce), plans[-1])
 
 
-def _told(work: SearchWork, plan: Plan) -> str:
-    """The shares in a line, with the speed they follow from."""
+def _plan_lines(work: SearchWork, plan: Plan) -> tuple[str, str]:
+    """How the budget is shared out, and the measured speed from which this follows."""
     budget = work.config.seconds_in_all or 0.0
     search = search_ends(work, plan)
     final = plan.final_share * max(0.0, search - plan.begun)
     stages = work.stage_budget(plan.epoch_seconds, plan.whole_epochs)
-    parts = [f"search {percent(search, budget)}, of these {final:.0f} s to confirm the best"]
+    parts = [f"search {percent(search, budget)}, of which {final:.0f} s for final trainings"]
     parts += [f"{stage} {percent(seconds, budget)}" for stage, seconds in stages.items()]
-    pace = f"an epoch takes about {plan.epoch_seconds:.2g} s, candidates get up to {plan.epochs}"
-    few = "; time is scarce: a known-good one is trained to the end" if plan.is_scarce else ""
-    return f"{'; '.join(parts)}; {pace}{few}"
+    shares = f"{duration(budget)} budget (--budget): {'; '.join(parts)}"
+    speed = f"an epoch takes about {plan.epoch_seconds:.2g} s; trials are trained for "
+    speed += f"up to {epochs_text(plan.epochs or plan.own_epochs)}"
+    if plan.is_scarce:
+        speed += f" of {plan.own_epochs}: with a larger --budget the search compares more trials"
+    return shares, speed
 
 
 def clock_for(work: SearchWork, plan: Plan) -> Clock:

@@ -1,4 +1,4 @@
-"""Outcome: rows, front and progress of a search, for tables and screens."""
+"""Rows, front and progress of a search, for tables and screens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lepton_automl.search.trials import Trials
 
 
 def row_of(trials: Trials, number: int) -> TrialRow:
-    """One candidate as the tables show it."""
+    """The table row of a trial."""
     candidate, scores = trials[number], trials.results[number]
     failed = scores[-1].failed if scores else ""
     score = trials.best_result(number) if scores and not scores[0].failed else None
@@ -36,7 +36,7 @@ def row_of(trials: Trials, number: int) -> TrialRow:
 
 
 def front_of(trials: Trials, objectives: Sequence[Objective]) -> tuple[TrialRow, ...]:
-    """Rows that no other is better than in every objective, the most accurate first."""
+    """Rows of the Pareto front, the most accurate first."""
     alive = trials.trained()
     if not alive:
         return ()
@@ -57,25 +57,27 @@ def progress(
     total: float,
     seconds: float,
 ) -> Event:
-    """The event after a task has ended.
+    """Progress of a search after a training.
 
     Parameters
     ----------
     last : TrialRow
-        Whose task it was.
+        The trial that was trained.
     best : TrialRow or None
-        Who would win now.
+        The trial that would win now.
     front : sequence of TrialRow
         The front so far.
     started : int
-        Candidates so far.
+        Number of trials so far.
     done, total : float
         Seconds of the budget, or epochs of all trials.
     seconds : float
-        Until the end, probably.
+        Estimated time left; infinity where it is not known.
     """
     about = f"trial {last.number}, {epochs_text(last.epochs)}: {_short(last)}"
-    leader = f"; best so far: trial {best.number}, {_short(best)}" if best else ""
+    leader = "" if best is None else f"; best so far: trial {best.number}, {_short(best)}"
+    if best is not None and best.number == last.number:
+        leader = " (best so far)"
     left = "" if math.isinf(seconds) else f"; about {duration(seconds)} left"
     data = {
         "trial": _facts(last),
@@ -88,7 +90,7 @@ def progress(
 
 
 def ended(winner: TrialRow, front: Sequence[TrialRow], started: int) -> Event:
-    """The last event: figures after the last trainings, which those who watch may still show."""
+    """Progress at the end of a search, with the figures after the final trainings."""
     return progress(winner, winner, front, started=started, done=1.0, total=1.0, seconds=math.inf)
 
 

@@ -89,12 +89,16 @@ class Source:
         ledger.record(EventKind.WARM_START, START, self.event)
         if self.event["observed"]:
             count = len(self.event["observed"])
-            return f"warm start: {count} candidates of {self.place} are known already"
+            return f"warm start: the results of {count} trials of {self.place} are reused"
         first = self.event["first"]
-        told = f"warm start: the {len(first)} best trade-offs of {self.place} are trained first"
+        told = f"warm start: the front of {self.place}, {len(first)} nets, is trained first"
         strange = self.event["strange"]
         more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-        return told + f"; not of this space: {', '.join(strange[:SHOWN])}{more}" * bool(strange)
+        return (
+            told
+            + f"; parameters not in this search space: {', '.join(strange[:SHOWN])}{more}"
+            * bool(strange)
+        )
 
 
 def read_warm_start(ledger: LedgerView) -> WarmStart:

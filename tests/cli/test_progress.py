@@ -10,7 +10,7 @@ from lepton_automl.core.events import Event
 from lepton_automl.errors import ConfigError
 
 
-def test_without_a_terminal_messages_are_lines_and_progress_is_thinned(capsys, monkeypatch):
+def test_without_a_terminal_each_message_is_a_line_and_progress_is_rare(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     with screen() as emit:
         emit(Event("search", "starts"))
@@ -23,18 +23,21 @@ def test_without_a_terminal_messages_are_lines_and_progress_is_thinned(capsys, m
     assert [line.split(maxsplit=2)[2] for line in lines] == ["starts", "0% step 0", "100% all done"]
 
 
-def test_a_stage_waits_for_its_own_lines_only(capsys, monkeypatch):
-    now = iter([0.0, 1.0, 2.0, 70.0])
+def test_a_stage_prints_its_progress_once_a_minute(capsys, monkeypatch):
+    now = iter([0.0, 1.0, 2.0, 3.0, 4.0, 70.0, 71.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     lines = progress.Lines()
     lines.show(Event("search", "a", done=1, total=9))
     lines.show(Event("search", "b", done=2, total=9))
-    lines.show(Event("search", "c", done=3, total=9))
-    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["a", "c"]
+    lines.show(Event("final", "d", done=1, total=2))
+    lines.show(Event("search", "e", done=3, total=9))
+    lines.show(Event("search", "c", done=9, total=9))
+    lines.show(Event("search", "c", done=9, total=9))
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["a", "d", "c"]
 
 
 @pytest.mark.parametrize("make", [progress.Lines, Live])
-def test_details_are_shown_on_request_only(make, monkeypatch):
+def test_details_are_shown_with_verbose_only(make, monkeypatch):
     shown = {}
     for verbose in (False, True):
         stream = io.StringIO()
@@ -55,13 +58,13 @@ def test_quiet_and_verbose_exclude_each_other():
         pass
 
 
-def test_quiet_says_nothing(capsys):
+def test_quiet_prints_nothing(capsys):
     with screen(quiet=True) as emit:
         emit(Event("search", "starts"))
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_live_screen_shows_a_bar_a_stage(monkeypatch):
+def test_a_live_screen_shows_one_bar_per_stage(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     with Live() as live:
@@ -72,7 +75,7 @@ def test_a_live_screen_shows_a_bar_a_stage(monkeypatch):
     assert "cut [a]" in stream.getvalue()
 
 
-def test_the_share_done_never_leaves_zero_to_one():
+def test_the_share_done_is_between_zero_and_one():
     assert share_done(Event("s", "m", done=5, total=4)) == 1.0
     assert share_done(Event("s", "m", done=1, total=0)) == 0.0
     assert share_done(Event("s", "m")) == 0.0

@@ -166,9 +166,9 @@ def test_a_tally_knows_scarcity_and_the_limit_that_would_give_room() -> None:
         assert not tally.is_scarce
     tally.count(small(size_bytes=12_000), {"max_size_bytes": 0.2})
     assert tally.is_scarce
-    assert "0 of 100 drawn; what bites: max_size_bytes (100% of the points)" in tally.words()
-    assert "the nearest is 20.0% beyond" in tally.words()
-    assert "--max-size-kb 20.9 would let about one of ten in" in tally.words()
+    assert "0 of 100 drawn; rejected by --max-size-kb 100%" in tally.words()
+    assert "the nearest exceeds them by 20.0%" in tally.words()
+    assert "about one in ten is within --max-size-kb 20.9" in tally.words()
     for _ in range(2):
         tally.count(NEAR, {})
     assert not tally.is_scarce

@@ -394,13 +394,13 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
     assert 1.15 * 2 * whole <= some.final_share * 12 * whole
 
 
-def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) -> None:
+def test_time_of_the_stages_after_the_search_is_reserved_and_printed(tmp_path: Path) -> None:
     told: list[Event] = []
     asked: list[tuple[float, int]] = []
 
     def stage_budget(epoch_seconds: float, epochs: int) -> dict[str, float]:
         asked.append((epoch_seconds, epochs))
-        return {"compression": 30.0, "files and verdict": 10.0}
+        return {"compression": 30.0, "verification": 10.0}
 
     job = work(
         tmp_path / "run",
@@ -423,8 +423,8 @@ def test_later_stages_are_kept_out_of_the_searchs_time_and_told(tmp_path: Path) 
         job.ledger.alive_seconds(),
     )
     assert 60.0 - after <= left <= 60.0 - before
-    assert "search 60 % (60 s), of these" in told[0].message
-    assert "compression 30 % (30 s); files and verdict 10 % (10 s)" in told[0].message
+    assert "2 min budget (--budget): search 60 % (60 s), of which" in told[0].message
+    assert "compression 30 % (30 s); verification 10 % (10 s)" in told[0].message
     job.ledger.close()
 
 

@@ -32,7 +32,7 @@ def test_a_row_has_the_accuracy_with_its_wilson_interval() -> None:
     assert row.feasible
 
 
-def test_rows_of_failed_and_unfinished_candidates_say_so() -> None:
+def test_rows_of_failed_and_unfinished_trials_have_no_accuracy() -> None:
     failed, waiting = row_of(some_trials(), 3), row_of(some_trials(), 4)
     assert (failed.accuracy, failed.feasible, failed.note) == (None, False, "the loss became nan")
     assert (waiting.accuracy, waiting.feasible, waiting.rung) == (None, True, -1)
@@ -44,7 +44,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
     assert front_of(Trials(), OBJECTIVES) == ()
 
 
-def test_progress_tells_trial_best_and_time() -> None:
+def test_progress_names_the_trial_the_best_so_far_and_the_time_left() -> None:
     trials = some_trials()
     rows = [row_of(trials, number) for number in trials]
     front = front_of(trials, OBJECTIVES)
@@ -54,5 +54,7 @@ def test_progress_tells_trial_best_and_time() -> None:
     )
     assert (event.done, event.total) == (30, 120)
     assert [item["number"] for item in event.data["front"]] == [0, 1]
+    leading = progress(rows[0], rows[0], front, started=5, done=30, total=120, seconds=88.0)
+    assert leading.message == "trial 0, 1 epoch: 90.0% in 9.0 kB (best so far); about 88 s left"
     endless = progress(rows[3], None, (), started=1, done=1, total=2, seconds=math.inf)
     assert endless.message == "trial 3, 0 epochs: the loss became nan"

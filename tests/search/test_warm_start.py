@@ -162,7 +162,9 @@ def test_in_another_space_what_fits_is_taken(tmp_path: Path, other: Path) -> Non
     )
     found, mine = taken(tmp_path, other, text), small_space(tmp_path, text)
     said = Ledger(tmp_path / "said" / "ledger.db")
-    assert found.keep(said).endswith("are trained first; not of this space: train.lr")
+    assert found.keep(said).endswith(
+        "is trained first; parameters not in this search space: train.lr"
+    )
     said.close()
     _, _, ledger = begun(tmp_path, found, space=mine)
     winner = trained(other)[1].params

@@ -1,7 +1,8 @@
-"""Progress on stderr: a live bar in a terminal, a line now and then anywhere else."""
+"""Print progress on stderr: live bars in a terminal, else one line a minute and stage."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def screen(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
     Raises
     ------
     ConfigError
-        If both are asked for.
+        If both are set.
     """
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose exclude each other", fix="give one of them")
@@ -47,31 +48,33 @@ def screen(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
 
 
 class Lines:
-    """Plain lines for logs: every message once, progress of a stage once a minute."""
+    """Plain lines for logs: every message, and the progress of each stage once a minute."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
         self._interval = _VERBOSE_SECONDS if verbose else _SECONDS_BETWEEN_LINES
         self._start = time.monotonic()
-        self._last = ("", 0.0)
+        self._printed: dict[str, tuple[float, str]] = {}
+        """By stage, when its last line of progress was printed, and its message."""
 
     def show(self, event: Event) -> None:
-        """Print one event, unless it is a detail or follows the stage's last progress soon."""
+        """Print one event, unless it is a detail or the stage printed its progress recently."""
         if event.is_detail and not self._verbose:
             return
         now = time.monotonic()
-        stage, at = self._last
-        is_step = event.done is not None and event.done != event.total
-        if is_step and stage == event.stage and now - at < self._interval:
-            return
-        self._last = (event.stage if is_step else stage, now if is_step else at)
+        if event.done is not None:
+            at, message = self._printed.get(event.stage, (-math.inf, ""))
+            is_recent = event.done != event.total and now - at < self._interval
+            if is_recent or message == event.message:
+                return
+            self._printed[event.stage] = (now, event.message)
         share = f" {share_done(event):4.0%}" if event.done is not None else ""
         clock = time.strftime("%M:%S", time.gmtime(now - self._start))
         print(f"{clock} {event.stage:<9}{share} {event.message}", file=sys.stderr, flush=True)
 
 
 class Live:
-    """A bar a stage, messages above it."""
+    """Live bars, one per stage, with messages above them."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -94,7 +97,7 @@ class Live:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
-        """Move the stage's bar, or print a line above the bars."""
+        """Update the bar of a stage, or print a message above the bars."""
         if event.is_detail and not self._verbose:
             return
         if event.done is None:

@@ -180,15 +180,19 @@ class Tally:
         return self.drawn >= ENOUGH and self.within < FEW * self.drawn
 
     def words(self) -> str:
-        """What bites, how near the others come and which limit would give room."""
-        bites = self._broken.most_common()
-        named = ", ".join(f"{limit} ({n / self.drawn:.0%} of the points)" for limit, n in bites)
-        near = "" if math.isinf(self._nearest) else f"; the nearest is {self._nearest:.1%} beyond"
-        room = " ".join(filter(None, (self._room(limit) for limit, _ in bites)))
-        would = f"; {room} would let about one of ten in" if room else ""
+        """Which limits reject most nets, and the values within which about one in ten is."""
+        rejected = self._broken.most_common()
+        shares = ", ".join(f"{LIMITS[n].option} {count / self.drawn:.0%}" for n, count in rejected)
+        near = (
+            ""
+            if math.isinf(self._nearest)
+            else f"; the nearest exceeds them by {self._nearest:.1%}"
+        )
+        room = " ".join(filter(None, (self._room(limit) for limit, _ in rejected)))
+        hint = f"; about one in ten is within {room}" if room else ""
         return (
-            f"few nets are within the limits, {self.within} of {self.drawn} drawn; what bites: "
-            f"{named}{near}{would}"
+            f"few nets are within the limits, {self.within} of {self.drawn} drawn; rejected by "
+            f"{shares}{near}{hint}"
         )
 
     def _room(self, limit: str) -> str:

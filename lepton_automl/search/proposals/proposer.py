@@ -220,7 +220,7 @@ class Proposer:
                     fix="take what that run found (see `lepton pick`), or another --space",
                 )
             self.exhausted = True
-            self._tell("nothing new is left in the search space within the limits")
+            self._tell("no untried net within the limits is left in the search space")
             return None
         self._warn(candidate)
         self._work.ledger.record(EventKind.TRIAL, str(number), candidate.to_event())
@@ -355,8 +355,8 @@ class Proposer:
             return
         known = self._trials
         self._tell(
-            f"this run was measured on {self._check.elsewhere}, which this machine is not: "
-            f"latencies of {len(known)} candidates are measured anew"
+            f"latencies were measured on another machine ({self._check.elsewhere}): "
+            f"{len(known)} are measured again"
         )
         for candidate in list(known.values()):
             known.replace(dataclasses.replace(candidate, cost=self._check.whole(candidate.arch)))
