@@ -96,7 +96,8 @@ class Recipe:
         unknown = [name for name in body if name not in known]
         if unknown:
             raise SpaceError(
-                f"recipe: unknown {', '.join(unknown)}, the settings are {', '.join(known)}",
+                f"recipe: unknown setting {', '.join(unknown)}, "
+                f"the settings are {', '.join(known)}",
                 fix="remove it from recipe.json, or use the version of lepton that wrote the file",
             )
         return cls(**body)
