@@ -140,6 +140,19 @@ def test_every_json_key_of_a_verdict_is_shown(kind):
     assert not sorted(key for key in keys if f"`{key}`" not in CLI)
 
 
+def test_every_json_key_of_the_commands_is_shown():
+    tree = ast.parse((PACKAGE / "cli" / "report" / "json_output.py").read_text())
+    keys = {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
+    assert {"winner", "steps", "predictions", "fix"} <= keys
+    assert not sorted(key for key in keys if f"`{key}`" not in CLI)
+
+
 def test_every_exit_code_is_shown():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.LeptonError)}
