@@ -42,7 +42,7 @@ from lepton_automl.data.dataset import LabelledTensors, open_dataset
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx
 from lepton_automl.pipeline.compress_net import compress_net
-from lepton_automl.pipeline.compress_onnx import Order, compress_model
+from lepton_automl.pipeline.compress_onnx import compress_model
 from lepton_automl.pipeline.export import Outcome
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.loader import load
@@ -113,7 +113,7 @@ def compressed(draws: np.random.Generator, folder: Path) -> tuple[Outcome, Path,
         return compress_net(config, folder / "net"), path, wanted
     file = folder / "net.onnx"
     file.write_bytes(float_onnx(model, [str(n) for n in range(10)], {}))
-    return compress_model(Order(file, str(path), folder / "out", limits=wanted)), path, wanted
+    return compress_model(RunConfig(str(path), folder / "out", limits=wanted), file), path, wanted
 
 
 def answers(file: Path, pixels: np.ndarray) -> np.ndarray:

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from lepton_automl.core import files
 from lepton_automl.cost import targets
-from lepton_automl.cost.cost import random_int8, static_cost
+from lepton_automl.cost.cost import static_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.network import build_network
+from lepton_automl.models.random_weights import random_int8_onnx
 
 BATCH = 256
 """Pictures the proxies look at."""
@@ -52,7 +53,7 @@ def measured(arch: Arch, pictures: Tensor, labels: Tensor, watch: Stopwatch) -> 
     limit = targets.load().weight_limit
     cost, latency = (
         static_cost(arch, limit),
-        watch.measure({"net": random_int8(arch, limit)})["net"],
+        watch.measure({"net": random_int8_onnx(arch, limit)})["net"],
     )
     return {
         "size_bytes": cost.size_bytes,

@@ -77,7 +77,7 @@ def test_an_injected_full_disk_is_answered_wherever_it_strikes(
     lepton, words, finished_run, monkeypatch
 ):
     fsync = os.fsync
-    for writes in (0, 8, 16):
+    for writes in (0, 12):
         left = [writes]
 
         def full(handle, left=left):

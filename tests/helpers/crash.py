@@ -39,7 +39,7 @@ stem.out = 16
 stage1.out = 32
 train.lr = 0.01
 """
-TRIALS = 8
+TRIALS = 5
 POLL_SECONDS = 0.02
 MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json"}
 """Files of an artifact that hold times, or hashes of those."""
