@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ RULES = "tests/test_project.py::test_the_rules_of_the_project_hold"
 OBJECTIVE = "my_package/energy_mj.py"
 """Objectives have no folder: they are added by an entry point."""
 OBJECTIVES = "accuracy,energy_mj"
+SAMPLER = "near_best:NearBest"
 
 
 def recipes() -> dict[str, str]:
@@ -69,6 +71,8 @@ def install(site: Path, package: str, names: list[str]) -> None:
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     points = ""
     for name in names:
+        if Path(name).stem == SAMPLER.partition(":")[0]:  # It is named by its module.
+            continue
         kind = "objectives" if name == OBJECTIVE else Path(name).parent.name
         points += f"[lepton_automl.{kind}]\n{Path(name).stem} = {package}.{Path(name).stem}\n"
     (about / "entry_points.txt").write_text(points)
@@ -78,7 +82,10 @@ def install(site: Path, package: str, names: list[str]) -> None:
 def tested(copy):
     """How many tests passed in a file of the copy: those of, or about, the new files."""
     names = [name for name in recipes() if name.startswith("tests/")]
-    chosen = ("-k", "ghost or pixel_table or energy_mj or json_lines or rules_of_the_project")
+    chosen = (
+        "-k",
+        "ghost or pixel_table or energy_mj or json_lines or near_best or rules_of_the_project",
+    )
     done = python(
         *("-m", "pytest", "-v", *chosen, *names, RULES, "tests/contracts"), folder=copy, path=copy
     )
@@ -117,12 +124,13 @@ def table(tmp_path_factory):
     return path
 
 
-def lepton(verb: str, table: Path, space: str, folder: Path, path: Path) -> Path:
+def lepton(verb: str, table: Path, space: str, folder: Path, path: Path, package: str) -> Path:
     """A run, or only its search, in two trials; the run folder."""
     out = folder / "run"
     done = python(
         *("-m", "lepton_automl", verb, str(table), "--out", str(out), "--space", space),
         *("--trials", "2", "--jobs", "1", "--objective", OBJECTIVES, "--callback", "json_lines"),
+        *("--sampler", f"{package}.{SAMPLER}"),
         *("--quiet", "--json"),
         folder=folder,
         path=path,
@@ -144,11 +152,13 @@ def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
         "lepton_automl/models/layers/ghost.py",
         "lepton_automl/search/callbacks/json_lines.py",
         "my_package/energy_mj.py",
+        "my_package/near_best.py",
         "search_spaces/mine.toml",
         "tests/data/test_source_pixel_table.py",
         "tests/models/test_layer_ghost.py",
         "tests/search/test_callback_json_lines.py",
         "tests/search/test_objective_energy_mj.py",
+        "tests/search/test_sampler_near_best.py",
     ]
 
 
@@ -157,6 +167,7 @@ def test_the_new_files_pass_their_own_tests(tested):
     assert tested("tests/data/test_source_pixel_table.py") == 4
     assert tested("tests/search/test_callback_json_lines.py") == 1
     assert tested("tests/search/test_objective_energy_mj.py") == 1
+    assert tested("tests/search/test_sampler_near_best.py") == 1
 
 
 def test_the_contracts_cover_the_new_plug_ins_at_once(tested):
@@ -178,7 +189,7 @@ def test_the_new_files_pass_the_linter(copy):
 
 
 def test_a_run_with_the_new_plug_ins_ships_the_new_layer(copy, table):
-    out = lepton("run", table, "mine", copy, copy)
+    out = lepton("run", table, "mine", copy, copy, "my_package")
     assert '"type":"ghost"' in (out / "models" / "best" / "arch.json").read_text()
     assert (out / "artifact" / "model.int8.onnx").is_file()
     assert results(out) == [0, 1]
@@ -186,7 +197,9 @@ def test_a_run_with_the_new_plug_ins_ships_the_new_layer(copy, table):
 
 def test_the_same_files_work_from_another_package(package, table):
     path = Path(f"{package}{os.pathsep}{ROOT}")
-    out = lepton("search", table, "mine.toml", package, path)
+    out = lepton("search", table, "mine.toml", package, path, "newcomer")
     assert '"type":"ghost"' in (out / "models" / "best" / "arch.json").read_text()
-    assert 'objectives = ["accuracy", "energy_mj"]' in (out / "run.toml").read_text()
+    definition = tomllib.loads((out / "run.toml").read_text())
+    assert definition["objectives"] == ["accuracy", "energy_mj"]
+    assert definition["sampler"] == "newcomer.near_best:NearBest"
     assert results(out) == [0, 1]
