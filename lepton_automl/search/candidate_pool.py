@@ -19,9 +19,9 @@ from optuna.distributions import (
 Params = Mapping[str, Any]
 Space = Mapping[str, BaseDistribution]
 
-RESERVE, NEW_PER_TURN = 3, 4
-"""Even draws that are kept for each one in a pool, and how many of them are replaced each turn: a
-pool is another sample of them each turn, without drawing and estimating all of it anew."""
+MAX_DRAWS, NEW_PER_TURN = 8, 4
+"""Even draws for each candidate wanted, at most, and how many of them are replaced each turn: what
+stays is neither drawn nor estimated anew."""
 FEW_VALUES = 16
 """A number with more values than that is changed by a step rather than drawn anew."""
 STEP_SIZES = (0.2, 0.05, 0.01)
@@ -69,7 +69,8 @@ class CandidatePool:
     seed : int
         Of all draws.
     even : int
-        Even draws in a pool.
+        Different feasible even draws in a pool; fewer where few of `MAX_DRAWS` times as many draws
+        are feasible.
     neighbors : int
         Points made from the best ones by changing one or two parameters.
     """
@@ -78,6 +79,7 @@ class CandidatePool:
         self._seed, self._even, self._neighbors = seed, even, neighbors
         self._space: Space = {}
         self._drawn: dict[int, Params] = {}
+        """Number in the sequence of even draws -> the draw, as far as the last turn needed it."""
 
     def __call__(
         self, space: Space, turn: int, best: Sequence[Params], estimate: Estimator
@@ -95,27 +97,31 @@ class CandidatePool:
         estimate : callable
             Which parameters a point has, its known costs and violation.
         """
-        drawn = self._even_draws(space, turn)
-        if best:
-            drawn += [
-                self._neighbor(space, seed_of(self._seed, "near", turn, n), best[n % len(best)])
-                for n in range(self._neighbors)
-            ]
-        found = [Candidate(p, known) for p in drawn if (known := estimate(p)) is not None]
-        feasible = [c for c in found if c.estimate.violation <= 0]
-        return feasible or sorted(found, key=lambda c: c.estimate.violation)[:NEAREST]
-
-    def _even_draws(self, space: Space, turn: int) -> list[Params]:
-        """A sample of a window over one sequence; what stays in the window is not drawn again."""
-        first = turn * NEW_PER_TURN
         kept = self._drawn if self._space == space else {}
-        drawn = {
-            n: kept[n] if n in kept else even_draw(space, seed_of(self._seed, "even", n))
-            for n in range(first, first + RESERVE * self._even)
-        }
-        self._space, self._drawn = dict(space), drawn
-        chance = random.Random(seed_of(self._seed, "pool", turn))
-        return [drawn[n] for n in chance.sample(sorted(drawn), self._even)]
+        self._space, self._drawn = dict(space), {}
+        feasible: dict[str, Candidate] = {}
+        others: list[Candidate] = []
+
+        def add(drawn: Params) -> None:
+            if (known := estimate(drawn)) is None:
+                return
+            candidate = Candidate(drawn, known)
+            if known.violation <= 0:
+                feasible.setdefault(repr(sorted(known.params.items())), candidate)
+            else:
+                others.append(candidate)
+
+        first = turn * NEW_PER_TURN
+        for n in range(first, first + MAX_DRAWS * self._even):
+            if len(feasible) == self._even:
+                break
+            seed = seed_of(self._seed, "even", n)
+            self._drawn[n] = kept[n] if n in kept else even_draw(space, seed)
+            add(self._drawn[n])
+        for n in range(self._neighbors if best else 0):
+            add(self._neighbor(space, seed_of(self._seed, "near", turn, n), best[n % len(best)]))
+        nearest = sorted(others, key=lambda c: c.estimate.violation)[:NEAREST]
+        return list(feasible.values()) or nearest
 
     def _neighbor(self, space: Space, seed: int, parent: Params) -> Params:
         chance = random.Random(seed)

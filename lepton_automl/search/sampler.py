@@ -115,7 +115,7 @@ class LeptonSampler(BaseSampler):
     n_startup_trials : int
         Trials with a result before the model is used; at least 1.
     n_candidates, n_neighbors : int
-        Even draws and neighbours of the best points that a proposal is chosen from.
+        Feasible even draws and neighbours of the best points that a proposal is chosen from.
     search_space : mapping, optional
         Distributions of all parameters; None: those seen in the study.
     estimate : callable, optional
@@ -132,7 +132,7 @@ class LeptonSampler(BaseSampler):
         seed: int | None = None,
         *,
         n_startup_trials: int = 10,
-        n_candidates: int = 96,
+        n_candidates: int = 160,
         n_neighbors: int = 24,
         search_space: Space | None = None,
         estimate: Estimator | None = None,

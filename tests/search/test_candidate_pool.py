@@ -12,9 +12,9 @@ from optuna.distributions import (
 )
 
 from lepton_automl.search.candidate_pool import (
+    MAX_DRAWS,
     NEAREST,
     NEW_PER_TURN,
-    RESERVE,
     CandidateEstimate,
     CandidatePool,
     Conditions,
@@ -63,12 +63,36 @@ def test_candidates_follow_from_seed_turn_and_best_points_alone() -> None:
     assert found[0] != found[2]
 
 
-def test_a_turn_draws_few_new_points_and_chooses_others_among_the_old() -> None:
+def test_a_turn_draws_few_new_points() -> None:
     used = pool()
     seen = {str(p) for turn in range(20) for p in drawn(used, turn, [])}
-    drawn_in_all = RESERVE * 40 + 19 * NEW_PER_TURN
-    assert len({str(p) for p in drawn(used, 20, [])} - seen) < 10
-    assert len(seen) > 0.8 * drawn_in_all
+    assert len({str(p) for p in drawn(used, 20, [])} - seen) <= 2 * NEW_PER_TURN
+    assert len(seen) > 40 + 10 * NEW_PER_TURN
+
+
+def test_points_that_are_alike_count_once() -> None:
+    two = {"a": CategoricalDistribution((1, 2, 3)), "b": CategoricalDistribution(("x", "y"))}
+    found = CandidatePool(0, 40, 0)(two, 0, [], CandidateEstimate)
+    assert sorted(str(sorted(c.params.items())) for c in found) == sorted(
+        str(sorted({"a": a, "b": b}.items())) for a in (1, 2, 3) for b in "xy"
+    )
+
+
+def test_where_few_are_feasible_more_are_drawn_up_to_a_bound() -> None:
+    asked = []
+
+    def wide(params: Mapping[str, Any]) -> CandidateEstimate:
+        asked.append(params)
+        return CandidateEstimate(params, violation=max(0, params["width"] - 16))
+
+    found = CandidatePool(0, 20, 0)(SPACE, 0, [], wide)
+    assert len(found) == 20
+    assert all(c.params["width"] <= 16 for c in found)
+    assert 40 < len(asked) <= MAX_DRAWS * 20
+    asked.clear()
+    assert len(CandidatePool(0, 100, 0)(SPACE, 0, [], lambda p: CandidateEstimate(p, {}, 1.0))) == (
+        NEAREST
+    )
 
 
 @pytest.mark.parametrize("name", SPACE)
@@ -104,7 +128,7 @@ def test_where_nothing_is_feasible_the_nearest_are_kept() -> None:
 
     found = pool()(SPACE, 0, [], by_width)
     assert len(found) == NEAREST
-    everything = [even_draw(SPACE, seed_of(0, "even", n))["width"] for n in range(40 * RESERVE)]
+    everything = [even_draw(SPACE, seed_of(0, "even", n))["width"] for n in range(40 * MAX_DRAWS)]
     widths = [c.params["width"] for c in found]
     assert widths == sorted(widths)
     assert max(widths) <= sorted(everything)[len(everything) // 2]
