@@ -22,7 +22,7 @@ def names() -> dict[str, Path]:
 
 def study_folder() -> Path:
     """Where the scripts of the study are."""
-    return next(folder for folder in (HERE / STUDY, HERE / "study") if folder.is_dir())
+    return HERE / STUDY
 
 
 def summary(path: Path) -> str:

@@ -39,7 +39,7 @@ from lepton_automl.training.recipe import Recipe
 LEPTON = "lepton"
 """The sampler that a search has unless the user names another one."""
 NEIGHBORS = 12
-"""Points near the best ones that our sampler considers (benchmarks/study)."""
+"""Points near the best ones that our sampler considers (docs/decisions.md, "Acquisition")."""
 POPULATION = 20
 """Of NSGA-II: what some hundred trials can use."""
 PAIRED = 0.5

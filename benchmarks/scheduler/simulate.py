@@ -1,6 +1,6 @@
 """Samplers times stopping rules on the recorded tables, in epochs until the best is found.
 
-Command: python benchmarks/study/simulate.py --seeds 30; it goes on where it was stopped
+Command: python benchmarks/scheduler/simulate.py --seeds 30; it goes on where it was stopped
 """
 
 from __future__ import annotations

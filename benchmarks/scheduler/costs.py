@@ -1,6 +1,6 @@
 """What every point of a sub-space costs before any training, with proxies of its worth.
 
-Command: python benchmarks/study/costs.py tiny fashion_mnist.npz
+Command: python benchmarks/scheduler/costs.py tiny fashion_mnist.npz
 """
 
 from __future__ import annotations

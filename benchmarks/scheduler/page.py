@@ -1,6 +1,6 @@
 """The tables of README.md, from `results.json`.
 
-Command: python benchmarks/study/page.py
+Command: python benchmarks/bench.py scheduler page
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ def arrivals(rows: list[Row]) -> None:
 
 def volumes(rows: list[Row]) -> None:
     """Hypervolume at fixed budgets."""
-    found = {(r["table"], r["sampler"]): r["volumes"] for r in rows if "volumes" in r}
-    names = sorted({sampler for _, sampler in found})
+    found = {(r["table"], (r["sampler"], r["rule"])): r["volumes"] for r in rows if "volumes" in r}
+    names = sorted({kind for _, kind in found})
     columns = [f"{name}, {budget}" for name in NAMES for budget in BUDGETS]
-    print(f"| sampler | {' | '.join(columns)} |\n|---|" + "---|" * len(columns))
+    print(f"| sampler | rule | {' | '.join(columns)} |\n|---|---|" + "---|" * len(columns))
     for sampler in names:
         values = [
             _spread(found[name, sampler][str(budget)]) if (name, sampler) in found else ""
             for name in NAMES
             for budget in BUDGETS
         ]
-        print(f"| {sampler} | {' | '.join(values)} |")
+        print(f"| {' | '.join(sampler)} | {' | '.join(values)} |")
 
 
 def _spread(values: list[float]) -> str:

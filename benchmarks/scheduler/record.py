@@ -1,6 +1,6 @@
 """Trains every point of a sub-space at all rungs and writes down what came of it, in shards.
 
-Command: python benchmarks/study/record.py tiny fashion_mnist.npz
+Command: python benchmarks/scheduler/record.py tiny fashion_mnist.npz
 """
 
 from __future__ import annotations
