@@ -16,8 +16,18 @@ import pytest
 import typer
 
 from lepton_automl import api, errors
-from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Parity, Verdict
+from lepton_automl.artifact.verdict import (
+    FileMetrics,
+    JudgedLimit,
+    PairedDrop,
+    Parity,
+    TargetLatency,
+    Verdict,
+)
 from lepton_automl.cli.app import app
+from lepton_automl.compress.loop import StepRecord
+from lepton_automl.core.machine import Machine
+from lepton_automl.pipeline.status import RungNow, WorkerNow
 from tests.helpers.pages import EXAMPLES_PAGE, PAGES, ROOT, commands, fences, mentioned, prose
 
 PACKAGE = ROOT / "lepton_automl"
@@ -133,23 +143,57 @@ def test_the_option_tables_hold_every_option_and_no_other():
     assert sorted(shown) == sorted(options)
 
 
-@pytest.mark.parametrize("kind", [Verdict, FileMetrics, JudgedLimit, PairedDrop, Parity])
-def test_every_json_key_of_a_verdict_is_shown(kind):
+def test_the_command_table_holds_every_option_of_each_command_and_no_other():
+    group = typer.main.get_command(app)
+    accepted = {
+        name: {o for p in command.params for o in p.opts if o.startswith("--")}
+        for name, command in group.commands.items()
+    }
+    limits = set(re.findall(r"`(--[a-z-]+)`", re.search(r"The limits are (.*?)\.\n", CLI, re.S)[1]))
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `([a-z]+)` \| (.*?) \| ", CLI, re.M)}
+    assert rows.keys() == accepted.keys()
+    assert accepted["search"] == accepted["run"]  # Their options have a table of their own.
+    for name in accepted.keys() - {"run", "search"}:
+        shown = set(re.findall(r"`(--[a-z-]+)`", rows[name]))
+        shown |= limits if "the limits" in rows[name] else set()
+        assert (name, shown) == (name, accepted[name])
+    table = CLI.partition("## Options of run and search")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", table, re.M)) == accepted["run"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Verdict,
+        FileMetrics,
+        TargetLatency,
+        JudgedLimit,
+        PairedDrop,
+        Parity,
+        Machine,
+        StepRecord,
+        WorkerNow,
+        RungNow,
+    ],
+)
+def test_every_json_key_of_a_record_is_shown(kind):
     keys = {field.name for field in dataclasses.fields(kind)}
     keys = {{"float32": "float", "status": "verdict"}.get(k, k) for k in keys}
     assert not sorted(key for key in keys if f"`{key}`" not in CLI)
 
 
 def test_every_json_key_of_the_commands_is_shown():
-    tree = ast.parse((PACKAGE / "cli" / "report" / "json_output.py").read_text())
+    files = ["cli/report/json_output.py", "cli/report/__init__.py", "artifact/provenance.py"]
+    files += ["cli/dashboard.py", "cli/bench.py"]
     keys = {
         key.value
-        for node in ast.walk(tree)
+        for file in files
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text()))
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant)
     }
-    assert {"winner", "steps", "predictions", "fix"} <= keys
+    assert {"winner", "steps", "predictions", "fix", "picked", "url", "kit"} <= keys
     assert not sorted(key for key in keys if f"`{key}`" not in CLI)
 
 

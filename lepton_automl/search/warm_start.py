@@ -168,7 +168,12 @@ def source(
         raise ConfigError(
             f"{other} is this run itself", fix="leave --warm-start out to go on with it"
         )
-    known = found.definition()
+    try:
+        known = found.definition()
+    except ConfigError as error:
+        raise ConfigError(
+            error.what, fix="give --warm-start a run of this version, or leave it out"
+        ) from error
     with LedgerView(found.ledger) as ledger:
         trials = read_trials(ledger)
         if not trials.trained():

@@ -28,7 +28,6 @@ RUN_COMMANDS = [
     ("pick", "old", "--max-size-kb", "9"),
     ("status", "old"),
     ("dashboard", "old"),
-    ("run", "digits", "--out", "new", "--trials", "1", "--warm-start", "old"),
 ]
 ARTIFACT_COMMANDS = [
     ("verify", "old"),
@@ -71,6 +70,12 @@ def test_a_run_folder_of_an_older_format_is_refused(lepton, old, words):
     said = refused(lepton, old, words, 4)
     for way_out in ("--fresh", "--out", "the lepton that made it", "can be used as they are"):
         assert way_out in said
+    assert not Path("new").exists()
+
+
+def test_a_run_of_an_older_format_starts_no_other_run(lepton, old):
+    words = ("run", "digits", "--out", "new", "--trials", "1", "--warm-start", "old")
+    assert "fix: give --warm-start a run of this version" in refused(lepton, old, words, 4)
     assert not Path("new").exists()
 
 
