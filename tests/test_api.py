@@ -42,12 +42,12 @@ def test_the_functions_do_what_the_commands_do(finished_run, tmp_path):
     assert row.label.startswith("digit ")
 
 
-def test_an_unknown_name_is_no_attribute():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="fly"):
         lp.fly  # noqa: B018
 
 
-def test_a_budget_may_be_seconds_or_words():
+def test_a_budget_is_seconds_or_a_duration():
     with pytest.raises(ConfigError, match="soon"):
         lp.run("digits", budget="soon")
 
@@ -77,7 +77,7 @@ def test_every_option_of_a_command_is_one_of_its_function(command, options):
     assert {RENAMED.get(name, name) for name in here} == there
 
 
-def test_a_run_is_compressed_where_it_is(finished_run, tmp_path):
+def test_a_run_is_compressed_in_its_own_folder(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     made = api.compress(config.out)
     assert isinstance(made, CompressionResult)
@@ -87,7 +87,7 @@ def test_a_run_is_compressed_where_it_is(finished_run, tmp_path):
     )
 
 
-def test_a_run_is_brought_within_limits_in_a_folder_of_its_own(finished_run, tmp_path):
+def test_a_run_is_compressed_to_limits_in_another_folder(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     outcome = api.compress(config.out, limits=Limits(max_size_bytes=50_000))
     assert isinstance(outcome, Outcome)
@@ -95,7 +95,7 @@ def test_a_run_is_brought_within_limits_in_a_folder_of_its_own(finished_run, tmp
     assert [limit.name for limit in outcome.verdict.limits] == ["max_size_bytes"]
 
 
-def test_a_net_in_the_own_format_is_compressed_on_given_data(finished_run, tmp_path):
+def test_a_net_in_leptons_format_is_compressed_on_given_data(finished_run, tmp_path):
     config = finished_run[0]
     best = config.out / "models" / "best"
     outcome = api.compress(best, config.data, out=tmp_path / "out", budget=20)
@@ -134,6 +134,6 @@ def test_an_option_without_effect_on_what_is_compressed_is_refused(
         api.compress(source, data, **options)
 
 
-def test_a_pick_needs_something_to_pick_by():
+def test_a_pick_needs_limits_or_a_preference():
     with pytest.raises(ConfigError, match="nothing to pick by"):
         api.pick("anywhere")

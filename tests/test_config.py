@@ -17,7 +17,7 @@ from lepton_automl.errors import ConfigError
 FIELDS = [field.name for field in dataclasses.fields(Limits)]
 
 
-def test_without_a_stated_limit_nothing_is_judged():
+def test_by_default_no_limit_is_stated():
     assert Limits().stated == {}
 
 
@@ -27,7 +27,7 @@ def test_only_stated_limits_are_listed_and_zero_drop_is_one_of_them():
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_a_limit_that_no_file_could_be_judged_by_is_refused(field, value):
+def test_an_invalid_limit_is_rejected(field, value):
     with pytest.raises(ConfigError) as caught:
         Limits(**{field: value})
     assert field in caught.value.what
@@ -35,7 +35,7 @@ def test_a_limit_that_no_file_could_be_judged_by_is_refused(field, value):
 
 
 @pytest.mark.parametrize("field", [f for f in FIELDS if "drop" not in f])
-def test_zero_is_no_limit_but_for_the_drop(field):
+def test_zero_is_a_limit_for_drops_only(field):
     with pytest.raises(ConfigError, match=field):
         Limits(**{field: 0})
 
@@ -43,7 +43,7 @@ def test_zero_is_no_limit_but_for_the_drop(field):
 @pytest.mark.parametrize(
     ("field", "value"), [("min_accuracy", 1.01), ("max_drop", 100.5), ("max_class_drop", 101)]
 )
-def test_shares_and_points_have_an_upper_end(field, value):
+def test_shares_and_points_have_an_upper_bound(field, value):
     with pytest.raises(ConfigError, match=field):
         Limits(**{field: value})
 
@@ -53,7 +53,7 @@ def test_the_limits_known_before_training_are_fields():
     assert Limits(**stated).costs == {"max_latency_ms": 1.0, "max_macs": 5}
 
 
-def test_the_table_of_limits_has_a_row_a_field_and_the_command_line_an_option_a_row():
+def test_the_table_of_limits_has_one_row_per_field_and_one_option_per_row():
     assert list(LIMITS) == FIELDS
     command = typer.main.get_command(app).commands["run"]
     stated = {name for option in command.params for name in option.opts}
@@ -97,7 +97,7 @@ def test_a_suggested_limit_keeps_the_value_for_every_number(name, value):
     ("text", "expected"),
     [("90", 90), ("45s", 45), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("1.5m", 90)],
 )
-def test_durations_read_as_people_write_them(text, expected):
+def test_durations_are_parsed(text, expected):
     assert seconds(text) == expected
 
 
@@ -108,7 +108,7 @@ def test_a_duration_is_the_sum_of_its_parts(days, hours, minutes, rest):
 
 
 @pytest.mark.parametrize("text", ["", "0", "0s", "-5m", "ten", "5x", "m", "10m5h", "1e3", "nan"])
-def test_what_is_no_duration_is_refused_with_examples(text):
+def test_an_invalid_duration_is_rejected_with_examples(text):
     with pytest.raises(ConfigError) as caught:
         seconds(text)
     assert repr(text) in caught.value.what
@@ -127,20 +127,20 @@ def test_what_is_no_duration_is_refused_with_examples(text):
         ("prefer", "speed"),
     ],
 )
-def test_an_illegal_option_is_named_with_its_value(field, value):
+def test_an_illegal_option_is_reported_with_its_value(field, value):
     with pytest.raises(ConfigError) as caught:
         RunConfig("digits", Path("runs/x"), **{field: value})
     assert f"--{field}" in caught.value.what
     assert str(value) in caught.value.what
 
 
-def test_ten_minutes_are_the_budget_where_nothing_is_said():
+def test_the_default_budget_is_ten_minutes():
     assert RunConfig("digits", Path("x")).seconds_in_all == 600
     assert RunConfig("digits", Path("x"), trials=3).seconds_in_all is None
     assert RunConfig("digits", Path("x"), trials=3, budget_seconds=5).seconds_in_all == 5
 
 
-def test_there_is_a_worker_for_every_core_unless_a_number_is_given():
+def test_the_default_is_one_worker_per_core():
     assert RunConfig("digits", Path("x")).workers >= 1
     assert RunConfig("digits", Path("x"), jobs=3).workers == 3
 
@@ -148,14 +148,14 @@ def test_there_is_a_worker_for_every_core_unless_a_number_is_given():
 @pytest.mark.parametrize(
     "asks", [{"objectives": ("accuracy", "latency_ms")}, {"limits": Limits(max_latency_ms=1.0)}]
 )
-def test_a_latency_table_needs_something_that_asks_for_latency(asks):
+def test_a_latency_table_needs_a_latency_limit_or_objective(asks):
     table, silent = Path("table.json"), {"objectives": ("accuracy", "macs")}
     assert RunConfig("digits", Path("runs/x"), latency_from=table, **(silent | asks))
     with pytest.raises(ConfigError, match=r"--latency-from table\.json has no effect"):
         RunConfig("digits", Path("runs/x"), latency_from=table, **silent)
 
 
-def test_what_counts_alike_has_three_answers():
+def test_balance_has_three_values():
     assert RunConfig("digits", Path("x")).balance == "auto"
     with pytest.raises(ConfigError, match="--balance 'maybe' is not known") as caught:
         RunConfig("digits", Path("x"), balance="maybe")

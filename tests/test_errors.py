@@ -36,7 +36,7 @@ def test_the_tree_in_the_module_docstring_names_every_error_with_its_code(name):
     assert str(DOCUMENTED[name]) in line.split()
 
 
-def test_an_error_without_a_way_out_cannot_be_made():
+def test_an_error_needs_a_fix():
     with pytest.raises(TypeError, match="fix"):
         LeptonError("the disk is full")
 
@@ -47,12 +47,12 @@ def test_the_message_holds_what_is_wrong_and_the_fix():
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_an_error_survives_the_way_from_a_worker_process(name):
+def test_an_error_survives_pickling(name):
     error = getattr(errors, name)("what", fix="so")
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.what, copy.fix) == (type(error), "what", "so")
 
 
-def test_the_first_line_of_an_error_is_its_type_where_it_says_nothing():
+def test_the_first_line_of_an_error_without_a_message_is_its_type():
     assert errors.first_line(ValueError("\n  one\ntwo")) == "one"
     assert errors.first_line(MemoryError()) == "MemoryError"

@@ -1,4 +1,4 @@
-"""The command line: one file a verb; parse, call the function of the same name, show."""
+"""The `lepton` command: its subcommands, and exit codes and messages for errors."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ for command in (
     app.command()(command)
 
 
-_WRONG_USAGE = cast("tuple[type[Exception], ...]", typer.BadParameter.__bases__)
-# click's UsageError, or that of typer's own copy of click.
+_USAGE_ERROR = cast("tuple[type[Exception], ...]", typer.BadParameter.__bases__)
+"""UsageError of click, or of the copy of click in typer."""
 
 
 def _show_version(asked: bool) -> None:
@@ -76,34 +76,34 @@ def lepton(
 
 
 def main() -> None:
-    """Run the command line; the only place where errors become messages and exit codes."""
+    """Run the command line and turn errors into messages and exit codes."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
     except LeptonError as error:
         _fail(error)
-    except _WRONG_USAGE as error:
-        _misused(error)
+    except _USAGE_ERROR as error:
+        _fail_usage(error)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise
         _fail(write_error(Path(error.filename or "."), error))
     except KeyboardInterrupt:
         code = Interrupted.exit_code
-    if code == Interrupted.exit_code:  # Ctrl-C inside of a command, as typer returns it.
-        words = shlex.join(["lepton", *sys.argv[1:]])
-        _fail(Interrupted("interrupted; what was finished is kept", fix=f"go on with: {words}"))
+    if code == Interrupted.exit_code:  # typer returns it after Ctrl-C in a command.
+        command = shlex.join(["lepton", *sys.argv[1:]])
+        _fail(Interrupted("interrupted; finished work is kept", fix=f"continue with: {command}"))
     sys.exit(code)
 
 
 def _terminate(signal_number: int, frame: object) -> Never:
-    """SIGTERM ends like Ctrl-C: what is finished is kept."""
+    """Handle SIGTERM like Ctrl-C: finished work is kept."""
     del signal_number, frame
     raise KeyboardInterrupt
 
 
-def _misused(error: Any) -> Never:
-    """A wrong command line: usage on stderr, as typer words it."""
+def _fail_usage(error: Any) -> Never:
+    """Show the usage on stderr, as typer words it."""
     error.show()
     if "--json" in sys.argv:
         fix = "see `lepton -h` and `lepton COMMAND -h`"

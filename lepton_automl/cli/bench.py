@@ -1,4 +1,4 @@
-"""`lepton bench`: measure this machine, or write what measures another one."""
+"""`lepton bench`: measure a latency table here, or write a kit for another device."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import typer
 from lepton_automl.cli import options as o
 from lepton_automl.errors import ConfigError
 
-Ops = Annotated[bool, typer.Option("--ops", help="Time the operations of int8 nets.")]
+Ops = Annotated[bool, typer.Option("--ops", help="Measure the operations of int8 nets.")]
 Kit = Annotated[
     Path | None,
     typer.Option(
         "--kit",
-        help="Write nets and a bench.py there instead; it needs Python, numpy and onnxruntime.",
+        help="Instead write a bench.py with nets there; on a device it needs Python, numpy and "
+        "onnxruntime.",
     ),
 ]
 OutFile = Annotated[
-    Path | None, typer.Option("--out", help="The table.  [default: latency_table.json]")
+    Path | None, typer.Option("--out", help="File of the table.  [default: latency_table.json]")
 ]
 OneSpace = Annotated[
     str | None,
-    typer.Option("--space", help="Draw nets of this search space.  [default: of all shipped]"),
+    typer.Option("--space", help="Search space of the measured nets.  [default: all shipped]"),
 ]
 
 
@@ -35,9 +36,12 @@ def bench(
     kit: Kit = None,
     json: o.Json = False,
 ) -> None:
-    """Measure what operations take here and write a table for --latency-from."""
+    """Measure int8 operations and write a latency table.
+
+    With the table, --latency-from of `lepton run` predicts latencies of the measured device.
+    """
     if not ops:
-        raise ConfigError("there is nothing to measure", fix="say what: lepton bench --ops")
+        raise ConfigError("there is nothing to measure without --ops", fix="lepton bench --ops")
     if kit is not None and out is not None:
         raise ConfigError(
             "--out has no effect with --kit", fix="give --out to the kit's bench.py on the device"
@@ -66,6 +70,6 @@ def _about(path: Path, table: dict[str, Any]) -> str:
     return (
         f"{path}: {error['nets']} nets on {machine['cpu']}, ONNX Runtime {table['onnxruntime']}; "
         f"reference net {1e3 * table['reference_ms']:.1f} us\n"
-        f"error on nets that were not fitted: {error['median']:.1%} in the middle, "
-        f"{error['most']:.1%} for 19 of 20; use it with --latency-from {path}"
+        f"error on held-out nets: median {error['median']:.1%}, 95th percentile "
+        f"{error['most']:.1%}; use it with --latency-from {path}"
     )

@@ -1,4 +1,4 @@
-"""`lepton compress`: make the winner of a search, or any float ONNX classifier, smaller."""
+"""`lepton compress`: prune and quantize a searched net, or quantize an ONNX classifier."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from lepton_automl.cli import options as o
 Source = Annotated[
     Path,
     typer.Argument(
-        help="A run; or with --data a float ONNX classifier, or a folder with arch.json and "
+        help="A run; with --data a float ONNX classifier, or a folder with arch.json and "
         "weights.safetensors."
     ),
 ]
 Pictures = Annotated[
     str | None,
     typer.Option(
-        "--data", help="For a model of yours: pictures it knows, best ones it was not trained on."
+        "--data",
+        help="Labelled pictures for a model of your own, if possible not its training data.",
     ),
 ]
 Preprocessing = Annotated[
     Path | None,
     typer.Option(
         "--preprocessing",
-        help="TOML or JSON with scale, mean, std and order: how the model wants its pixels.",
+        help="TOML or JSON file with scale, mean, std and order of the model's input pixels.",
     ),
 ]
 
@@ -56,20 +57,20 @@ def compress(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Prune and quantize the best net of a run, or a model made elsewhere.
+    """Prune and quantize the best net of a run, or your own model.
 
-    A run: its best net is pruned, fine-tuned and quantized; each accepted step is kept, and the
-    same command continues after the last one. With limits, the net is pruned until it keeps them,
-    in a folder of its own, and the file is verified. With --data: a net in lepton's format is
-    pruned and quantized, an ONNX classifier is quantized with layers that lose accuracy left in
-    float; the file is verified on the test part.
+    The best net of a run is pruned, fine-tuned and quantized; the same command continues after the
+    last finished step. With limits it is pruned until it meets them, in another folder, and the
+    file is verified. With --data, a net in lepton's format is pruned and quantized; an ONNX
+    classifier is quantized, and layers that lose too much accuracy stay in float; the file is
+    verified on the test part.
     """
-    given = o.settings({k: v for k, v in locals().items() if k != "source"})
+    settings = o.settings({k: v for k, v in locals().items() if k != "source"})
     defaults = {"prefer": "size", "target": "x86-any", "seed": 0, "device": "auto"}
-    stated = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
+    stated = {k: v for k, v in settings.items() if k not in defaults or v != defaults[k]}
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet, verbose=verbose) as emit:
-        made = api.compress(source, emit=emit, **stated)
-    report.show_compressed(made, json=json)
+        result = api.compress(source, emit=emit, **stated)
+    report.show_compressed(result, json=json)

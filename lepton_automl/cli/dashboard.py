@@ -1,4 +1,4 @@
-"""`lepton dashboard`: a run in optuna-dashboard, for a browser on this machine."""
+"""`lepton dashboard`: show a run in optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from lepton_automl.cli import options as o
 from lepton_automl.errors import MachineError
 
 Port = Annotated[
-    int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 takes any free one.")
+    int, typer.Option("--port", min=0, max=65535, help="Port of the web page; 0 takes a free one.")
 ]
 
 
 def dashboard(run: o.Run, port: Port = 8080, json: o.Json = False) -> None:
-    """Show RUN in optuna-dashboard, also while it works, until Ctrl-C; reading only.
+    """Show RUN in optuna-dashboard until Ctrl-C.
 
-    It listens on 127.0.0.1: no other machine can connect.
+    Works also while RUN is running, and only reads. The page is at 127.0.0.1: no other machine can
+    open it.
     """
     from lepton_automl.runs.folder import locate
 
@@ -32,13 +33,13 @@ def dashboard(run: o.Run, port: Port = 8080, json: o.Json = False) -> None:
             f"lepton dashboard needs a package that is not installed: {error}",
             fix="pip install 'lepton-automl[dashboard]'",
         ) from error
-    # Optuna's advice on importances of few trials would fill the terminal at every request.
+    # Optuna warns about importances of few trials at every request.
     warnings.simplefilter("ignore", UserWarning)
     with closing(Dashboard(folder, port)) as board:
         if json:
             typer.echo(json_text.dumps({"url": board.url, "study": board.study}))
         else:
-            typer.echo(f"{board.study}: {board.url} (for this machine only; Ctrl-C ends it)")
+            typer.echo(f"{board.study}: {board.url} (this machine only; Ctrl-C ends it)")
         try:
             while True:
                 board.serve()

@@ -1,4 +1,4 @@
-"""`lepton export`: write the ONNX files of a compressed run and prove them."""
+"""`lepton export`: write the ONNX files of a compressed run and verify them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ def export(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Write RUN/artifact and prove it.
+    """Write RUN/artifact and verify it.
 
-    int8 and float ONNX, labels, golden samples; then verification, card, verdict and manifest.
+    The artifact holds the int8 and float ONNX files, labels, golden samples, model card, verdict
+    and manifest.
     """
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

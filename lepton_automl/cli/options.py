@@ -1,4 +1,4 @@
-"""The options that commands share, each written once."""
+"""Command-line options that several commands share."""
 
 from __future__ import annotations
 
@@ -15,67 +15,76 @@ import typer
 from lepton_automl.config import LIMITS, Limits
 from lepton_automl.errors import ConfigError
 
-BEGUN = time.monotonic()
-"""When the command began, as nearly as it can know: a budget counts from here."""
-MOST_JOBS_PER_GPU = 64
-BOUNDS = "Limits of the shipped file"
-RUNNING = "How to run"
-TELLING = "Whom to tell"
+_STARTED = time.monotonic()
+"""Import time of this module, the earliest that is known: a budget counts from here."""
+_MAX_JOBS_PER_GPU = 64
+_BOUNDS = "Limits of the shipped file"
+_RUNNING = "How to run"
+_REPORTING = "Where to report"
 
 Data = Annotated[
-    str, typer.Argument(help="digits, a folder with a sub-folder a class, or an .npz file.")
+    str, typer.Argument(help="digits, a folder with one sub-folder per class, or an .npz file.")
 ]
 Run = Annotated[Path, typer.Argument(help="The run folder, its artifact/ or the ONNX file in it.")]
 Artifact = Annotated[
     Path, typer.Argument(help="The artifact folder, the run folder or the ONNX file.")
 ]
-Test = Annotated[
-    Path | None, typer.Option("--test", help="A test part of its own (folder or .npz).")
-]
+Test = Annotated[Path | None, typer.Option("--test", help="Separate test data (folder or .npz).")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder.  [default: runs/NAME]")]
 Space = Annotated[
     str | None,
     typer.Option(
-        "--space", help="A search space or a file; see `lepton spaces`.  [default: by picture size]"
+        "--space",
+        help="Search space: a name or a TOML file; see `lepton spaces`.  "
+        "[default: by picture size]",
     ),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option("--budget", help="Wall-clock time for all of it: 45s, 10m, 2h.  [default: 10m]"),
+    typer.Option(
+        "--budget", help="Wall-clock time of the whole run: 45s, 10m, 2h.  [default: 10m]"
+    ),
 ]
-Trials = Annotated[int | None, typer.Option("--trials", help="Train this many candidates instead.")]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--trials", help="Number of trials to train; without --budget it replaces the time limit."
+    ),
+]
 Objective = Annotated[
     str,
     typer.Option(
         "--objective",
-        help="What the search trades off, with commas: accuracy, latency_ms, size_bytes, macs, "
+        help="Objectives of the search, with commas: accuracy, latency_ms, size_bytes, macs, "
         "peak_ram_bytes.",
     ),
 ]
 Jobs = Annotated[
     int | None,
     typer.Option(
-        "--jobs", help="Worker processes.  [default: one a core]", rich_help_panel=RUNNING
+        "--jobs",
+        help="Worker processes.  [default: one per CPU core or GPU]",
+        rich_help_panel=_RUNNING,
     ),
 ]
 JobsPerGpu = Annotated[
     str | None,
     typer.Option(
         "--jobs-per-gpu",
-        help="Worker processes on each GPU: auto adds them while that is faster.  [default: auto]",
-        rich_help_panel=RUNNING,
+        help="Worker processes per GPU; auto adds some while that is faster.  [default: auto]",
+        rich_help_panel=_RUNNING,
     ),
 ]
 FinalJobs = Annotated[
     int,
     typer.Option(
         "--final-jobs",
-        help="Processes that train one net together at the end, over sockets of this machine; "
-        "pays for nets of some million MACs.",
-        rich_help_panel=RUNNING,
+        help="Processes that share each final training (data parallel); faster for nets above a "
+        "million MACs.",
+        rich_help_panel=_RUNNING,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
 Sampler = Annotated[
     str,
     typer.Option(
@@ -85,16 +94,16 @@ Sampler = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=RUNNING)
+    str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=_RUNNING)
 ]
 TargetName = Annotated[
-    str, typer.Option("--target", help="Where the file will run; see `lepton spaces --targets`.")
+    str, typer.Option("--target", help="Hardware the file is for; see `lepton spaces --targets`.")
 ]
 LatencyFrom = Annotated[
     Path | None,
     typer.Option(
         "--latency-from",
-        help="Tell latencies from this table of another device; see `lepton bench`.",
+        help="Predict latencies from this table of another device; see `lepton bench`.",
     ),
 ]
 WarmStart = Annotated[
@@ -102,94 +111,116 @@ WarmStart = Annotated[
     typer.Option(
         "--warm-start",
         metavar="RUN",
-        help="Begin with what another run knows: its candidates, or on other data its front.",
+        help="Start with the results of another run: its trials, or on other data its front.",
     ),
 ]
 PreferName = Annotated[
     str,
-    typer.Option("--prefer", help="size ships int8; latency ships the faster of int8 and float."),
+    typer.Option(
+        "--prefer", help="size ships the int8 file, latency the faster of int8 and float."
+    ),
 ]
 MaxLatency = Annotated[
     float | None,
-    typer.Option("--max-latency-ms", help="At batch 1 on one thread.", rich_help_panel=BOUNDS),
+    typer.Option(
+        "--max-latency-ms",
+        help="Latency at batch 1 on one thread, milliseconds.",
+        rich_help_panel=_BOUNDS,
+    ),
 ]
 MaxSize = Annotated[
     float | None,
-    typer.Option("--max-size-kb", help="1 kB is 1000 bytes.", rich_help_panel=BOUNDS),
+    typer.Option(
+        "--max-size-kb", help="Size of the ONNX file; 1 kB is 1000 bytes.", rich_help_panel=_BOUNDS
+    ),
 ]
 MaxMacs = Annotated[
     str | None,
     typer.Option(
-        "--max-macs", help="Multiply-accumulates, such as 2e6 or 2M.", rich_help_panel=BOUNDS
+        "--max-macs",
+        help="Multiply-accumulates per picture, such as 2e6 or 2M.",
+        rich_help_panel=_BOUNDS,
     ),
 ]
 MaxRam = Annotated[
     float | None,
-    typer.Option("--max-ram-kb", help="Feature maps alive at once.", rich_help_panel=BOUNDS),
+    typer.Option("--max-ram-kb", help="Peak memory of the feature maps.", rich_help_panel=_BOUNDS),
 ]
 MinAccuracy = Annotated[
     float | None,
     typer.Option(
         "--min-accuracy",
-        help="Share (0.9) or per cent (90) of test samples.",
-        rich_help_panel=BOUNDS,
+        help="Accuracy on the test set, as 0.9 or 90.",
+        rich_help_panel=_BOUNDS,
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        "--max-drop", help="Accuracy points below the float winner.", rich_help_panel=BOUNDS
+        "--max-drop",
+        help="Accuracy points lost against the float net before compression.",
+        rich_help_panel=_BOUNDS,
     ),
 ]
 MaxClassDrop = Annotated[
     float | None,
     typer.Option(
         "--per-class-max-drop",
-        help="Accuracy points any class may lose.",
-        rich_help_panel=BOUNDS,
+        help="Accuracy points that any class loses.",
+        rich_help_panel=_BOUNDS,
     ),
 ]
 SkipCorrupt = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave unreadable pictures out and say how many.")
+    bool,
+    typer.Option(
+        "--skip-corrupt", help="Ignore unreadable pictures and list them in the run folder."
+    ),
 ]
 NoFlip = Annotated[
     bool,
     typer.Option(
         "--no-flip",
-        help="Never mirror training pictures; else validation decides.",
+        help="Never mirror training pictures; by default a trained net decides it.",
     ),
 ]
 BalanceName = Annotated[
     str,
     typer.Option(
         "--balance",
-        help="Whether every class counts alike: on, off, or auto where one is rare.",
+        help="Equal weight for every class: on, off, or auto, which is on where a class is rare.",
     ),
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Move an old run aside and start again.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Move an earlier run in the folder aside and start again.")
+]
 OptunaStorage = Annotated[
     str | None,
     typer.Option(
         "--optuna-storage",
         metavar="URL",
-        help="Mirror every trial into this Optuna storage: sqlite:///x.db, or a journal file.",
-        rich_help_panel=TELLING,
+        help="Copy every trial to this Optuna storage: sqlite:///x.db, or a journal file.",
+        rich_help_panel=_REPORTING,
     ),
 ]
 Callbacks = Annotated[
     list[str] | None,
     typer.Option(
         "--callback",
-        help="Tell tensorboard, wandb or mlflow as well; with commas or repeated.",
-        rich_help_panel=TELLING,
+        help="Log the search to tensorboard, wandb or mlflow; with commas or repeated.",
+        rich_help_panel=_REPORTING,
     ),
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", help="All details, and more progress.", rich_help_panel=RUNNING)
+    bool,
+    typer.Option(
+        "--verbose", help="Print all details, and more lines of progress.", rich_help_panel=_RUNNING
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=RUNNING)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Print no progress.", rich_help_panel=_RUNNING)
+]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUNNING)
+    bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_RUNNING)
 ]
 
 
@@ -202,12 +233,12 @@ def limits(
     max_drop: float | None = None,
     per_class_max_drop: float | None = None,
 ) -> Limits:
-    """The limits in the units that the code uses.
+    """The limits in the units of `Limits`, from the values of the options.
 
     Raises
     ------
     ConfigError
-        If a value is out of its range; the message names the option as it was typed.
+        If a value is out of its range; the message names the option.
     """
     above_zero = math.ulp(0.0)
     _check("max_latency_ms", max_latency_ms, "a number above 0", above_zero)
@@ -231,13 +262,13 @@ def limits(
 
 
 LIMIT_PARAMETERS = tuple(inspect.signature(limits).parameters)
-"""Of a command, those that state a limit."""
+"""Parameters of a command that state a limit."""
 OUTPUT_PARAMETERS = ("quiet", "verbose", "json")
-"""Of a command, those that say how it shows its result."""
+"""Parameters of a command that only affect its output."""
 
 
 def settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of an `api` function from the parameters of its command, all by name.
+    """Keyword arguments of an `api` function, from the parameters of its command.
 
     Raises
     ------
@@ -245,14 +276,16 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
         If a value is illegal.
     """
     rest = {k: v for k, v in given.items() if k not in (*LIMIT_PARAMETERS, *OUTPUT_PARAMETERS)}
-    found: dict[str, Any] = {"limits": limits(**{name: given[name] for name in LIMIT_PARAMETERS})}
+    converted: dict[str, Any] = {
+        "limits": limits(**{name: given[name] for name in LIMIT_PARAMETERS})
+    }
     if (objective := rest.pop("objective", None)) is not None:
-        found["objectives"] = names([objective])
+        converted["objectives"] = names([objective])
     if "callback" in rest:
-        found["callbacks"] = names(rest.pop("callback"))
+        converted["callbacks"] = names(rest.pop("callback"))
     if "jobs_per_gpu" in rest:
         rest["jobs_per_gpu"] = per_gpu(rest["jobs_per_gpu"])
-    return rest | found | {"started": BEGUN}
+    return rest | converted | {"started": _STARTED}
 
 
 def names(given: list[str] | None) -> tuple[str, ...]:
@@ -262,7 +295,7 @@ def names(given: list[str] | None) -> tuple[str, ...]:
 
 
 def per_gpu(text: str | None) -> int | None:
-    """What --jobs-per-gpu says: 0 for `auto`.
+    """Value of --jobs-per-gpu: 0 for `auto`, None where it is not given.
 
     Raises
     ------
@@ -271,10 +304,10 @@ def per_gpu(text: str | None) -> int | None:
     """
     if text is None or text == "auto":
         return None if text is None else 0
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS_PER_GPU:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_JOBS_PER_GPU:
         raise ConfigError(
-            f"--jobs-per-gpu {text}, the rule is auto or 1 to {MOST_JOBS_PER_GPU}",
-            fix="leave it out: as many as make the search faster",
+            f"--jobs-per-gpu {text}, the rule is auto or 1 to {_MAX_JOBS_PER_GPU}",
+            fix="leave it out: then their number is chosen by the speed they reach",
         )
     return int(text)
 
@@ -283,7 +316,7 @@ def _check(
     limit: str, value: float | None, rule: str, low: float, high: float = sys.float_info.max
 ) -> None:
     option = LIMITS[limit].option
-    # NaN keeps no order and infinity is above every `high`: both are refused.
+    # NaN fails every comparison and infinity is above every `high`.
     if value is not None and not low <= value <= high:
         raise ConfigError(
             f"{option} {value:g}, the rule is {rule}", fix=f"give {rule}, or leave {option} out"

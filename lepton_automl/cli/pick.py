@@ -1,4 +1,4 @@
-"""`lepton pick`: another point of a search's front, without searching again."""
+"""`lepton pick`: make an artifact of another trial of a finished search."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from lepton_automl.cli import options as o
 from lepton_automl.errors import ConfigError
 
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Where it goes.  [default: RUN/picks/NAME]")
+    Path | None,
+    typer.Option("--out", help="Folder of the new artifact.  [default: RUN/picks/NAME]"),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option("--budget", help="Time for this pick.  [default: trained as long as the winner]"),
+    typer.Option(
+        "--budget",
+        help="Time for this pick: 45s, 10m, 2h.  [default: trained as long as the winner]",
+    ),
 ]
 Preference = Annotated[
     str | None, typer.Option("--prefer", help="size or latency.  [default: the run's]")
@@ -40,19 +44,18 @@ def pick(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Choose another point of the front of RUN and make it a whole artifact.
+    """Make an artifact of another trial of RUN, by other limits.
 
-    Without limits or --prefer: list the front and the one that was chosen. With them: of what the
-    search trained and the compression kept, the cheapest whose accuracy is not distinguishably
-    below the best is trained to the end, compressed and proven. The run's own limits stay where no
-    other is stated.
+    Without limits and --prefer it lists the front. With them it takes the cheapest trial or pruned
+    net within the limits whose accuracy is not significantly below the best, trains it to the end,
+    compresses and verifies it. The run's limits hold where no other is given.
     """
-    given = o.settings({k: v for k, v in locals().items() if k != "run"})
-    is_listing = prefer is None and not given["limits"].stated
+    settings = o.settings({k: v for k, v in locals().items() if k != "run"})
+    is_listing = prefer is None and not settings["limits"].stated
     if is_listing and (out or budget):
         raise ConfigError(
-            f"--{'out' if out else 'budget'} has no effect: nothing is to be picked",
-            fix="state a limit or --prefer, or leave it out to list the front",
+            f"--{'out' if out else 'budget'} has no effect without a limit or --prefer",
+            fix="give a limit or --prefer, or leave it out to list the front",
         )
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
@@ -61,6 +64,6 @@ def pick(
         report.show_front(api.front(run), json=json)
         return
     with progress.screen(quiet=quiet, verbose=verbose) as emit:
-        picked = api.pick(run, emit=emit, **given)
+        picked = api.pick(run, emit=emit, **settings)
     report.show_pick(picked, json=json)
     raise typer.Exit(picked.outcome.verdict.exit_code)

@@ -1,4 +1,4 @@
-"""`lepton predict`: classify picture files with a finished artifact."""
+"""`lepton predict`: classify picture files with the shipped file of an artifact."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import typer
 from lepton_automl import api
 from lepton_automl.cli import options as o
 
-Files = Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")]
+Files = Annotated[list[Path], typer.Argument(help="Picture files or folders of them.")]
 
 
 def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
-    """Classify picture files with the very file that ships."""
+    """Classify picture files with the shipped file of an artifact."""
     from lepton_automl.cli import report  # rich is slow to import; --help must not wait
 
     report.show_predictions(api.predict(artifact, files), json=json)

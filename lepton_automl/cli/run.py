@@ -1,4 +1,4 @@
-"""`lepton run`: labelled data in, a proven int8 file out."""
+"""`lepton run`: search, compress, export and verify."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def run(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Search, compress, export and verify: all of it, into one folder.
+    """Search, compress, export and verify into one run folder.
 
-    The same command again goes on where it was stopped; a finished run prints its verdict again.
+    The same command continues a run that was stopped; of a finished run it prints the verdict.
     """
-    given = o.settings({k: v for k, v in locals().items() if k != "data"})
+    settings = o.settings({k: v for k, v in locals().items() if k != "data"})
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet, verbose=verbose) as emit:
-        outcome = api.run(data, emit=emit, **given)
+        outcome = api.run(data, emit=emit, **settings)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

@@ -1,4 +1,4 @@
-"""`lepton search`: the best float net for the time given, inside the limits."""
+"""`lepton search`: search for the best float net within the limits."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ def search(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Search only; leave the best float net in RUN/models/best.
+    """Search only; save the best float net in RUN/models/best.
 
-    The same command again goes on; a larger --budget or --trials continues a finished search.
+    The same command continues a search that was stopped, a larger --budget or --trials a finished
+    one.
     """
-    given = o.settings({k: v for k, v in locals().items() if k != "data"})
+    settings = o.settings({k: v for k, v in locals().items() if k != "data"})
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet, verbose=verbose) as emit:
-        found = api.search(data, emit=emit, **given)
-    report.show_search(found, json=json)
+        result = api.search(data, emit=emit, **settings)
+    report.show_search(result, json=json)

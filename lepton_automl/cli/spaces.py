@@ -1,4 +1,4 @@
-"""`lepton spaces`: the search spaces there are, and what one of them chooses."""
+"""`lepton spaces`: list the search spaces, or show the parameters and costs of one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from lepton_automl.cli import options as o
 if TYPE_CHECKING:
     from lepton_automl.search.space.search_space import SearchSpace
 
-SAMPLES = 60
-"""Architectures that are drawn to tell the range of MACs and bytes."""
-CLASSES = 10
-"""Classes that are assumed for it."""
+_SAMPLES = 60
+"""Random architectures from which the range of MACs and bytes is taken."""
+_CLASSES = 10
 
 Name = Annotated[
     str | None,
-    typer.Argument(help="One to explain: a name, or the path of a TOML file of your own."),
+    typer.Argument(help="A search space: a name or a TOML file of your own."),
 ]
-Targets = Annotated[bool, typer.Option("--targets", help="List the target presets instead.")]
+Targets = Annotated[bool, typer.Option("--targets", help="List the targets of --target instead.")]
 
 
 def spaces(name: Name = None, targets: Targets = False, json: o.Json = False) -> None:
-    """List the search spaces, or explain NAME: its choices, its size, what its nets cost."""
+    """List the search spaces, or show the parameters of one."""
     if targets:
         document = {"targets": _targets()}
     elif name is None:
@@ -40,7 +39,7 @@ def spaces(name: Name = None, targets: Targets = False, json: o.Json = False) ->
 
 
 def explained(name: str) -> dict[str, Any]:
-    """What `lepton spaces NAME --json` prints.
+    """The JSON object of `lepton spaces NAME --json`.
 
     Raises
     ------
@@ -49,26 +48,26 @@ def explained(name: str) -> dict[str, Any]:
     """
     from lepton_automl.cost import cost
     from lepton_automl.cost.targets import load
-    from lepton_automl.search.space import (  # they need torch, and --help must not wait for it
+    from lepton_automl.search.space import (  # torch is slow to import; --help must not wait
         draw,
         loader,
     )
 
-    found = loader.load(name)
+    space = loader.load(name)
     limit = load().weight_limit
-    drawn = [found.example_arch(draw.RandomTrial(seed)) for seed in range(SAMPLES)]
+    drawn = [space.example_arch(draw.RandomTrial(seed)) for seed in range(_SAMPLES)]
     costs = [cost.static_cost(arch, limit) for arch in drawn]
     candidates = []
-    for label, given in zip(found.candidate_names, found.candidates, strict=True):
-        one = cost.static_cost(found.example_arch(draw.RandomTrial(0, given)), limit)
+    for label, given in zip(space.candidate_names, space.candidates, strict=True):
+        one = cost.static_cost(space.example_arch(draw.RandomTrial(0, given)), limit)
         row = {"name": label, "macs": one.macs, "size_bytes": one.size_bytes, "parameters": given}
         candidates.append(row)
     return {
-        **_summary(found),
-        "example": {"input": list(found.example), "classes": CLASSES, "samples": SAMPLES},
+        **_summary(space),
+        "example": {"input": list(space.example), "classes": _CLASSES, "samples": _SAMPLES},
         "macs": _spread([one.macs for one in costs]),
         "size_bytes": _spread([one.size_bytes for one in costs]),
-        "choices": {path: list(knob.values) for path, knob in found.parameters().items()},
+        "choices": {path: list(parameter.values) for path, parameter in space.parameters().items()},
         "candidates": candidates,
     }
 
@@ -87,8 +86,8 @@ def _spaces() -> list[dict[str, Any]]:
     from lepton_automl.search.space import loader
 
     return [
-        {**_summary(found), "candidates": list(found.candidate_names)}
-        for found in map(loader.load, loader.names())
+        {**_summary(space), "candidates": list(space.candidate_names)}
+        for space in map(loader.load, loader.names())
     ]
 
 
@@ -123,29 +122,27 @@ def _show_targets(rows: list[dict[str, Any]]) -> None:
 
 
 def _show_spaces(rows: list[dict[str, Any]]) -> None:
-    table = _table("space", "for", "choices", "points", "tried first")
+    table = _table("space", "for", "parameters", "points", "tried first")
     for row in rows:
         names = ", ".join(row["candidates"])
         table.add_row(
             row["name"], row["doc"], str(row["parameters"]), f"{row['points']:.1e}", names
         )
-    _print(
-        table, "`lepton spaces NAME` explains one; `--space NAME` or `--space FILE.toml` uses it."
-    )
+    _print(table, "`lepton spaces NAME` shows one; `--space NAME` or `--space FILE.toml` uses it.")
 
 
 def _show_one(about: dict[str, Any]) -> None:
-    choices = _table("choice", "values")
+    choices = _table("parameter", "values")
     for path, values in about["choices"].items():
         choices.add_row(path, _listed(values))
     costs = _table(f"as int8, {'x'.join(map(str, about['example']['input']))}", "kB", "MACs")
     for label in ("low", "median", "high"):
         row = (about["size_bytes"][label], about["macs"][label])
-        costs.add_row(f"{label} of {about['example']['samples']} drawn", *_cost_cells(*row))
+        costs.add_row(f"{label} of {about['example']['samples']} random nets", *_cost_cells(*row))
     for one in about["candidates"]:
         row = (one["size_bytes"], one["macs"])
         costs.add_row(f"candidate [b]{one['name']}[/b]", *_cost_cells(*row))
-    size = f"{about['parameters']} choices, {about['points']:.1e} different settings"
+    size = f"{about['parameters']} parameters, {about['points']:.1e} combinations"
     _print(f"[b]{about['name']}[/b]: {about['doc']}", choices, size, costs)
 
 
@@ -154,7 +151,7 @@ def _cost_cells(size_bytes: int, macs: int) -> tuple[str, str]:
 
 
 def _listed(values: list[Any]) -> str:
-    """A few values all, many as the first, the second and the last."""
+    """All of a few values, else the first two and the last."""
     if len(values) <= 6:
         return ", ".join(map(str, values))
     return f"{values[0]}, {values[1]}, ... {values[-1]}"
@@ -166,7 +163,7 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        is_number = column in {"kB", "MACs", "choices", "points", "weights", "channels in"}
+        is_number = column in {"kB", "MACs", "parameters", "points", "weights", "channels in"}
         table.add_column(column, justify="right" if is_number else "left")
     return table
 

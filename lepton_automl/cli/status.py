@@ -1,4 +1,4 @@
-"""`lepton status`: how far a run is, reading only; also live from a second terminal."""
+"""`lepton status`: show the progress of a run, also while it is running."""
 
 from __future__ import annotations
 
@@ -10,20 +10,17 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.errors import ConfigError
 
-Watch = Annotated[
-    bool, typer.Option("--watch", help="Show it live until nobody works on it any more.")
-]
+Watch = Annotated[bool, typer.Option("--watch", help="Update it until the run ends.")]
 
 
 def status(run: o.Run, watch: Watch = False, json: o.Json = False) -> None:
-    """How far RUN is; may be called while it works.
+    """Show the progress of RUN, also while it is running.
 
-    Shows stage, workers, rungs, front, the best so far, time used and left; changes nothing.
+    Shows stage, workers, rungs, front, the best trial so far, time used and time left; it only
+    reads.
     """
     if watch and json:
-        raise ConfigError(
-            "--watch shows a screen and --json prints one object", fix="leave one of them out"
-        )
+        raise ConfigError("--watch and --json exclude each other", fix="leave one of them out")
     from lepton_automl.cli import report
     from lepton_automl.cli.report import (
         status_screen,  # rich is slow to import; --help must not wait

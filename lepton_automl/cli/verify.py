@@ -1,4 +1,4 @@
-"""`lepton verify`: prove a written file again, reading only."""
+"""`lepton verify`: verify a written artifact again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 
 TestData = Annotated[
-    str | None, typer.Argument(help="The data whose test part judges.  [default: the run's own]")
+    str | None, typer.Argument(help="Data whose test part is used.  [default: the run's]")
 ]
 
 
@@ -21,10 +21,11 @@ def verify(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Prove a written artifact again, reading only.
+    """Verify a written artifact again, reading only.
 
-    Manifest, ONNX checks, parity with integer arithmetic, accuracy, drop, latency, float nodes.
-    Exit 6 when a stated limit is broken or undecided, or parity does not hold.
+    Checks the manifest, the ONNX files and their parity with exact integer arithmetic; measures
+    accuracy, accuracy drop and latency. Exit code 6 if a stated limit is broken or undecided, or
+    parity does not hold.
     """
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

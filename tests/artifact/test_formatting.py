@@ -67,7 +67,9 @@ FAST, SLOW = (0.006, 0.007), (0.020, 0.030)
         ((0.0115, 0.0145), "size", "equally fast", False),
     ],
 )
-def test_which_is_faster_is_said_as_far_as_the_intervals_tell(interval, prefer, expected, hint):
+def test_the_faster_file_is_named_where_the_intervals_do_not_overlap(
+    interval, prefer, expected, hint
+):
     floating = figures("model.fp32.onnx", latency_ms=sum(interval) / 2, latency_interval=interval)
     text = formatting.faster_text(verdict(float32=floating, prefer=prefer))
     assert expected in text
@@ -91,7 +93,7 @@ def test_only_a_second_opening_is_mentioned():
         ("broken", "int8", None, ""),
     ],
 )
-def test_the_other_file_is_named_where_it_keeps_what_this_one_does_not(
+def test_the_other_file_is_named_where_it_meets_limits_that_the_shipped_one_breaks(
     status, primary, other, expected
 ):
     text = formatting.other_text(verdict(status=status, primary=primary, other=other))
@@ -99,14 +101,14 @@ def test_the_other_file_is_named_where_it_keeps_what_this_one_does_not(
     assert bool(text) == bool(expected)
 
 
-def test_what_is_faster_here_is_no_hint_for_another_device():
+def test_a_faster_file_here_is_no_hint_for_another_device():
     slow = figures(latency_interval=(2.0, 3.0))
     assert "--prefer latency" in formatting.faster_text(verdict(int8=slow))
     there = dataclasses.replace(slow, target_latency=target_latency())
     assert "--prefer" not in formatting.faster_text(verdict(int8=there))
 
 
-def test_accuracy_is_called_balanced_where_it_is():
+def test_balanced_accuracy_is_labelled():
     assert formatting.limit_title("min_accuracy", False) == "accuracy at least"
     assert formatting.limit_title("min_accuracy", True) == "balanced accuracy at least"
     assert formatting.limit_title("max_drop", True) == "balanced accuracy drop at most"

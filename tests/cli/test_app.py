@@ -16,28 +16,30 @@ KINDS = [
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, LeptonError) and kind is not LeptonError
 ]
-VERBS = (
+COMMANDS = (
     "run",
     "search",
     "compress",
     "export",
     "verify",
+    "pick",
     "status",
     "dashboard",
     "predict",
     "spaces",
+    "bench",
 )
 
 
-def test_help_names_every_verb(lepton):
+def test_help_lists_every_command(lepton):
     done = lepton("--help")
     assert done.exit_code == 0
-    assert all(verb in done.out for verb in VERBS)
+    assert all(command in done.out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(lepton, verb):
-    done = lepton(verb, "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_text(lepton, command):
+    done = lepton(command, "--help")
     assert done.exit_code == 0
     assert "--json" in done.out
 
@@ -48,14 +50,14 @@ def test_the_version(lepton):
 
 
 @pytest.mark.parametrize("arguments", [("rnu",), ("run",), ("run", "digits", "--bugdet", "3m")])
-def test_a_wrong_command_line_is_exit_2_without_a_traceback(lepton, arguments):
+def test_a_wrong_command_line_exits_with_2_without_a_traceback(lepton, arguments):
     done = lepton(*arguments)
     assert done.exit_code == 2
     assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_is_its_message_its_way_out_and_its_exit_code(lepton, kind):
+def test_an_error_prints_its_message_and_fix_and_sets_its_exit_code(lepton, kind):
     lepton.fake("pipeline.run.run", kind("the disk is round", fix="use a square one"))
     done = lepton("run", "digits")
     assert done.exit_code == kind.exit_code
@@ -71,7 +73,7 @@ def test_with_json_an_error_is_an_object_on_stdout(lepton):
     assert json.loads(done.out) == {"error": "no data", "fix": "bring some", "exit_code": 3}
 
 
-def test_an_interrupted_command_says_how_to_go_on(lepton):
+def test_an_interrupted_command_prints_the_command_that_continues_it(lepton):
     lepton.fake("pipeline.run.run", KeyboardInterrupt())
     done = lepton("run", "my data.npz", "--seed", "3")
     assert done.exit_code == 130
@@ -87,7 +89,7 @@ def test_sigterm_ends_like_ctrl_c(lepton):
     assert "lepton run digits" in done.err
 
 
-def test_a_full_disk_nobody_expected_is_a_message_too(lepton):
+def test_an_oserror_for_a_full_disk_is_printed_as_a_message(lepton):
     lepton.fake("pipeline.run.run", OSError(errno.ENOSPC, "No space left", "some/file"))
     done = lepton("run", "digits")
     assert done.exit_code == 7
@@ -102,7 +104,7 @@ def test_with_json_a_wrong_command_line_is_an_object_on_stdout(lepton):
     assert "--trials" in done.err
 
 
-def test_a_bug_is_not_hidden(lepton):
+def test_an_unexpected_exception_is_not_caught(lepton):
     lepton.fake("pipeline.run.run", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         lepton("run", "digits")

@@ -5,7 +5,7 @@ import json
 from lepton_automl.pipeline import bench
 
 
-def test_a_kit_is_written_and_what_to_do_with_it_said(lepton, tmp_path, monkeypatch):
+def test_a_kit_is_written_and_its_use_printed(lepton, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "DRAWN", 1)
     done = lepton("bench", "--ops", "--kit", str(tmp_path / "kit"), "--space", "tiny")
     assert done.exit_code == 0
@@ -13,7 +13,7 @@ def test_a_kit_is_written_and_what_to_do_with_it_said(lepton, tmp_path, monkeypa
     assert (tmp_path / "kit" / "bench.py").is_file()
 
 
-def test_a_table_is_made_here(lepton, tmp_path, monkeypatch):
+def test_a_table_is_measured_on_this_machine(lepton, tmp_path, monkeypatch):
     table = {
         "machine": {"cpu": "Tiny Core"},
         "onnxruntime": "1.20.0",
@@ -32,7 +32,7 @@ def test_a_table_is_made_here(lepton, tmp_path, monkeypatch):
     assert "Tiny Core" in lepton("bench", "--ops", "--out", str(out)).out
 
 
-def test_what_has_no_effect_is_an_error(lepton):
+def test_an_option_without_effect_is_an_error(lepton):
     assert lepton("bench").exit_code == 4
     assert lepton("bench", "--ops", "--kit", "a", "--out", "b").exit_code == 4
     assert lepton("bench", "--ops", "--kit", "a", "--space", "none").exit_code == 4

@@ -10,7 +10,7 @@ from tests.helpers import rows
 from tests.helpers.artifacts import verdict
 
 
-def test_a_run_goes_on_as_it_was_defined_with_what_may_change(lepton, run_folder):
+def test_a_run_keeps_its_definition_and_takes_a_new_budget_and_device(lepton, run_folder):
     compress = lepton.fake("pipeline.run.compress", rows.compressed())
     lepton("compress", str(run_folder / "artifact"), "--budget", "5m")
     config = compress.config
@@ -29,7 +29,7 @@ def test_json_names_the_models_and_every_step(lepton, run_folder):
     assert [step["name"] for step in body["steps"]] == [step.name for step in made.steps]
 
 
-def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
+def test_a_given_model_is_compressed_on_its_data(lepton, tmp_path):
     compress = lepton.fake("pipeline.compress_onnx.compress_model", Outcome(tmp_path, verdict()))
     model = tmp_path / "net.onnx"
     lepton(
@@ -44,13 +44,13 @@ def test_a_model_of_ones_own_is_compressed_on_its_data(lepton, tmp_path):
 
 
 @pytest.mark.parametrize("option", [("--seed", "1"), ("--out", "x"), ("--test", "x")])
-def test_what_a_run_knows_already_has_no_effect(lepton, run_folder, option):
+def test_an_option_that_the_run_defines_is_rejected(lepton, run_folder, option):
     done = lepton("compress", str(run_folder), *option)
     assert done.exit_code == 4
     assert "has no effect" in done.err
 
 
-def test_the_best_net_of_a_run_is_brought_within_other_limits(lepton, run_folder, tmp_path):
+def test_the_best_net_of_a_run_is_compressed_to_other_limits(lepton, run_folder, tmp_path):
     compress = lepton.fake("pipeline.compress_net.compress_net", Outcome(tmp_path, verdict()))
     lepton("compress", str(run_folder), "--max-size-kb", "20", "--prefer", "latency")
     (((config, net), _),) = compress.asked
@@ -70,26 +70,26 @@ def test_a_drop_of_zero_reaches_the_compression(lepton, run_folder, tmp_path):
     assert config.fresh
 
 
-def test_even_with_limits_a_run_knows_its_data(lepton, run_folder):
+def test_with_limits_a_run_still_rejects_other_data(lepton, run_folder):
     done = lepton("compress", str(run_folder), "--max-drop", "1", "--seed", "3")
     assert done.exit_code == 4
     assert "--seed has no effect" in done.err
 
 
-def test_what_only_trainings_need_has_no_effect_on_ones_own_model(lepton):
+def test_training_options_are_rejected_for_an_onnx_model(lepton):
     done = lepton("compress", "net.onnx", "--data", "pictures", "--budget", "5m")
     assert done.exit_code == 4
     assert "has no effect" in done.err
 
 
-def test_a_model_without_pictures_is_told_to_give_some(lepton, tmp_path):
+def test_a_model_without_data_is_an_error_that_names_data(lepton, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"net")
     done = lepton("compress", "net.onnx")
     assert done.exit_code == 3
     assert "lepton compress net.onnx --data PICTURES" in done.err
 
 
-def test_workers_have_no_effect_and_are_refused(lepton, run_folder):
+def test_jobs_is_not_an_option(lepton, run_folder):
     done = lepton("compress", str(run_folder), "--jobs", "2")
     assert done.exit_code in (2, 4)
     assert "--jobs" in done.err

@@ -38,7 +38,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> type[Board]:
     return Board
 
 
-def test_it_says_where_and_for_whom_and_ctrl_c_is_its_end(lepton, board, run_folder):
+def test_the_address_is_printed_and_ctrl_c_ends_it(lepton, board, run_folder):
     done = lepton("dashboard", str(run_folder / "artifact"), "--port", "9000")
     assert done.exit_code == 0
     assert "http://127.0.0.1:8080/" in done.out
@@ -53,7 +53,7 @@ def test_json_is_one_object(lepton, board, run_folder):
     assert body == {"url": board.url, "study": "mine"}
 
 
-def test_a_missing_package_is_exit_7_with_the_command_that_gets_it(lepton, run_folder, monkeypatch):
+def test_a_missing_package_exits_with_7_and_the_install_command(lepton, run_folder, monkeypatch):
     monkeypatch.delitem(sys.modules, "lepton_automl.pipeline.dashboard", raising=False)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     done = lepton("dashboard", str(run_folder))
@@ -61,7 +61,7 @@ def test_a_missing_package_is_exit_7_with_the_command_that_gets_it(lepton, run_f
     assert "pip install 'lepton-automl[dashboard]'" in done.err
 
 
-def test_an_error_is_told_as_everywhere(lepton, board, run_folder, monkeypatch):
+def test_an_error_prints_its_message_and_exit_code(lepton, board, run_folder, monkeypatch):
     def fail(self: Any) -> None:
         raise DataError("gone", fix="bring it back")
 
@@ -70,6 +70,6 @@ def test_an_error_is_told_as_everywhere(lepton, board, run_folder, monkeypatch):
     assert board.made[0].is_closed
 
 
-def test_what_is_no_run_is_refused_and_a_port_that_is_none(lepton, board, run_folder, tmp_path):
+def test_a_path_without_a_run_and_an_invalid_port_are_rejected(lepton, board, run_folder, tmp_path):
     assert lepton("dashboard", str(tmp_path / "nothing")).exit_code == 3
     assert lepton("dashboard", str(run_folder), "--port", "70000").exit_code == 2

@@ -9,9 +9,7 @@ from tests.helpers.artifacts import verdict
 
 
 @pytest.mark.parametrize("inner", ["", "artifact", "artifact/manifest.json"])
-def test_a_run_may_be_given_by_any_of_its_paths_and_goes_on_as_it_was_defined(
-    lepton, run_folder, inner
-):
+def test_any_path_of_a_run_names_it_and_its_definition_is_kept(lepton, run_folder, inner):
     export = lepton.fake("pipeline.run.export", Outcome(run_folder / "artifact", verdict()))
     done = lepton("export", str(run_folder / inner), "--json")
     assert json.loads(done.out)["artifact"] == str(run_folder / "artifact")
@@ -26,7 +24,7 @@ def test_the_verdict_decides_the_exit_code(lepton, run_folder):
     assert lepton("export", str(run_folder)).exit_code == 6
 
 
-def test_what_is_no_run_is_refused(lepton, tmp_path):
+def test_a_path_without_a_run_is_rejected(lepton, tmp_path):
     done = lepton("export", str(tmp_path))
     assert done.exit_code == 3
     assert "run.toml" in done.err

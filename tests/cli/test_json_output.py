@@ -14,7 +14,7 @@ from tests.helpers.artifacts import verdict
 from tests.helpers.rows import compressed, found
 
 
-def test_a_verdict_has_the_keys_programs_rely_on():
+def test_a_verdict_has_the_documented_keys():
     body = json_output.document(verdict(), Path("runs/x/artifact"))
     keys = {"artifact", "sha256", "verdict", "limits", "primary", "int8", "float"}
     assert keys <= set(body)
@@ -25,7 +25,7 @@ def test_a_verdict_has_the_keys_programs_rely_on():
     assert json.loads(json.dumps(body))["int8"]["accuracy_interval"] == [0.9681, 0.9940]
 
 
-def test_a_damaged_artifact_has_no_figures_but_reasons():
+def test_a_damaged_artifact_has_reasons_and_no_figures():
     broken = verdict(status="broken", problems=("x is missing",), int8=None, float32=None)
     body = json_output.document(broken, Path("a"))
     assert body["int8"] is None
@@ -44,7 +44,7 @@ def test_a_search_lists_every_trial_and_names_the_front():
     assert body["trials"][2]["accuracy"] is None
 
 
-def test_a_search_gives_what_the_few_best_reached_before_and_after():
+def test_a_search_gives_the_accuracies_of_finalists_before_and_after():
     few = (FinalistResult(1, 0.98, 9, (0.95, 0.97), 27),)
     body = json_output.search_document(dataclasses.replace(found(), finalists=few))
     (row,) = json.loads(json.dumps(body))["finalists"]
@@ -66,12 +66,12 @@ def test_predictions_are_rows():
     assert body == {"predictions": [{"file": "a.png", "label": "cat", "probability": 0.5}]}
 
 
-def test_an_error_carries_its_way_out():
+def test_an_error_has_its_fix():
     body = json_output.error_document(InfeasibleError("too big", fix="try 2 kB"))
     assert body == {"error": "too big", "fix": "try 2 kB", "exit_code": 5}
 
 
-def test_programs_are_told_whether_accuracy_is_balanced():
+def test_the_documents_say_whether_accuracy_is_balanced():
     assert json_output.document(verdict(balanced=True), Path("a"))["balanced"] is True
     assert json_output.document(verdict(), Path("a"))["balanced"] is False
     balanced = dataclasses.replace(found(), is_balanced=True)

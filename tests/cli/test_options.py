@@ -33,7 +33,7 @@ def test_an_accuracy_may_be_a_share_or_per_cent(given, share):
 
 
 @pytest.mark.parametrize("arguments", [("--max-macs", "many"), ("--max-macs", "nan")])
-def test_what_is_no_count_is_a_wrong_command_line(lepton, arguments):
+def test_an_invalid_count_is_a_usage_error(lepton, arguments):
     done = lepton("run", "digits", *arguments)
     assert done.exit_code == 2
     assert arguments[1] in done.err
@@ -60,7 +60,7 @@ def test_what_is_no_count_is_a_wrong_command_line(lepton, arguments):
         ("--prefer", "speed"),
     ],
 )
-def test_an_illegal_value_is_exit_4_with_the_way_out(lepton, arguments):
+def test_an_illegal_value_exits_with_4_and_a_fix(lepton, arguments):
     done = lepton("run", "digits", *arguments)
     assert done.exit_code == 4
     assert "fix" in done.err
@@ -81,15 +81,15 @@ def test_a_drop_of_zero_is_a_limit():
     }
 
 
-def test_objectives_are_named_with_commas_and_spaces_do_not_count():
+def test_objectives_are_separated_by_commas_and_spaces_are_ignored():
     given = dict.fromkeys(options.LIMIT_PARAMETERS) | {"objective": " accuracy, macs ,"}
     assert options.settings(given)["objectives"] == ("accuracy", "macs")
 
 
-def test_what_only_the_output_needs_is_no_setting():
+def test_output_options_are_not_settings():
     given = dict.fromkeys(options.LIMIT_PARAMETERS) | {"quiet": True, "json": True, "seed": 3}
     assert options.settings(given) == {
         "limits": Limits(),
         "seed": 3,
-        "started": options.BEGUN,
+        "started": options._STARTED,
     }

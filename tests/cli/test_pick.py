@@ -17,7 +17,7 @@ def picked(status="holds"):
     return PickResult("trial 3", "the cheapest", Outcome(Path("x"), verdict(status=status)))
 
 
-def test_limits_and_where_it_goes_reach_the_pick(lepton, run_folder):
+def test_limits_and_out_reach_the_pick(lepton, run_folder):
     pick = lepton.fake("pipeline.pick.pick", picked())
     lepton("pick", str(run_folder), "--max-latency-ms", "0.1", "--out", "small", "--budget", "2m")
     (((config, wanted), _),) = pick.asked
@@ -42,7 +42,7 @@ def test_the_verdict_decides_the_exit_code_and_json_names_the_choice(
     )
 
 
-def test_without_a_wish_the_front_is_listed_and_nothing_done(lepton, run_folder):
+def test_without_limits_the_front_is_listed_only(lepton, run_folder):
     rows = (row(0, 0.9, 9_000, 0.01), row(1, 0.98, 12_000, 0.02))
     lepton.fake("pipeline.front.read_front", Front(rows, rows, 1, "the cheapest"))
     pick = lepton.fake("pipeline.pick.pick", picked())
@@ -56,7 +56,7 @@ def test_without_a_wish_the_front_is_listed_and_nothing_done(lepton, run_folder)
 @pytest.mark.parametrize(
     ("options", "word"), [(["--out", "x"], "--out"), (["--prefer", "speed"], "'speed'")]
 )
-def test_an_option_without_effect_or_meaning_is_refused(lepton, run_folder, options, word):
+def test_an_option_without_effect_is_rejected(lepton, run_folder, options, word):
     done = lepton("pick", str(run_folder), *options)
     assert done.exit_code == 4
     assert word in done.err

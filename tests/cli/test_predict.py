@@ -6,7 +6,7 @@ from pathlib import Path
 from lepton_automl.artifact.predict import Prediction
 
 
-def test_artifact_and_files_reach_the_classifier_and_answers_come_back(lepton, run_folder):
+def test_artifact_and_files_reach_the_classifier_and_predictions_are_printed(lepton, run_folder):
     answer = [Prediction(Path("a.png"), "cat", 0.9)]
     classify = lepton.fake("artifact.predict.predict", answer)
     done = lepton("predict", str(run_folder), "a.png", "b", "--json")
@@ -16,7 +16,7 @@ def test_artifact_and_files_reach_the_classifier_and_answers_come_back(lepton, r
     }
 
 
-def test_what_is_no_artifact_is_refused(lepton, tmp_path):
+def test_a_path_without_an_artifact_is_rejected(lepton, tmp_path):
     done = lepton("predict", str(tmp_path), "a.png")
     assert done.exit_code == 3
     assert "manifest.json" in done.err

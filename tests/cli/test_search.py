@@ -35,7 +35,7 @@ def test_every_option_reaches_the_search(lepton):
     )
 
 
-def test_a_finished_search_is_exit_0_and_shows_its_winner_and_why(lepton):
+def test_a_finished_search_exits_with_0_and_prints_its_winner_and_the_reason(lepton):
     lepton.fake("pipeline.run.search", rows.found())
     done = lepton("search", "digits")
     assert done.exit_code == 0

@@ -34,7 +34,7 @@ def test_the_list_names_every_space(ask):
     assert all(row["name"] in text for row in listed)
 
 
-def test_an_explanation_gives_choices_size_and_cost(ask):
+def test_one_space_is_shown_with_parameters_size_and_cost(ask):
     about = json.loads(ask("tiny", "--json"))
     found = loader.load("tiny")
     assert about["choices"] == {k: list(v.values) for k, v in found.parameters().items()}
@@ -46,7 +46,7 @@ def test_an_explanation_gives_choices_size_and_cost(ask):
     assert about["candidates"][0]["size_bytes"] == cost.static_cost(first, 64).size_bytes
 
 
-def test_the_text_shows_every_choice_and_candidate(ask):
+def test_the_text_shows_every_parameter_and_candidate(ask):
     text = ask("tiny")
     found = loader.load("tiny")
     assert all(path in text for path in found.parameters())

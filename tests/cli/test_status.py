@@ -18,32 +18,32 @@ def working(run_folder):
 
 
 @pytest.mark.parametrize("inner", ["", "artifact", "ledger.db"])
-def test_a_run_that_has_begun_tells_how_far_it_is(lepton, working, inner):
+def test_a_started_run_shows_its_progress(lepton, working, inner):
     body = json.loads(lepton("status", str(working / inner), "--json").out)
     assert body["run"] == str(working)
     assert body["events"]["trial"] == 1
     assert (body["has_winner"], body["verdict"]) == (False, None)
 
 
-def test_asking_changes_nothing(lepton, working):
+def test_status_changes_no_file(lepton, working):
     before = {path: path.read_bytes() for path in working.rglob("*") if path.is_file()}
     assert lepton("status", str(working)).exit_code == 0
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_what_is_no_run_is_refused(lepton, tmp_path):
+def test_a_path_without_a_run_is_rejected(lepton, tmp_path):
     done = lepton("status", str(tmp_path / "nothing"))
     assert done.exit_code == 3
     assert "no such path" in done.err
 
 
-def test_watching_a_run_nobody_works_on_shows_it_once(lepton, working):
+def test_watching_a_stopped_run_shows_it_once(lepton, working):
     done = lepton("status", str(working), "--watch")
     assert done.exit_code == 0
     assert "nobody works on it now; it was interrupted" in done.out
 
 
-def test_a_screen_cannot_be_one_json_object(lepton, working):
+def test_watch_and_json_exclude_each_other(lepton, working):
     done = lepton("status", str(working), "--watch", "--json")
     assert done.exit_code == 4
     assert "leave one of them out" in done.err

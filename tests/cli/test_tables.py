@@ -23,7 +23,7 @@ def field(text: str, height: int) -> list[str]:
     return [line.split("│")[1] for line in text.splitlines()[:height]]
 
 
-def test_the_best_is_at_the_top_and_the_dearest_at_the_right():
+def test_the_most_accurate_point_is_at_the_top_and_the_most_expensive_at_the_right():
     points = [Point(1.0, 0.5, "front"), Point(100.0, 0.9, "winner"), Point(10.0, 0.7, "other")]
     lines = field(plot(points, str, "cost", width=21, height=5), 5)
     assert [len(line) for line in lines] == [21] * 5
@@ -45,7 +45,7 @@ def test_both_axes_are_labelled():
     assert lines[5].split() == ["2", "ms", "latency", "8", "ms"]
 
 
-def test_without_points_there_is_nothing():
+def test_without_points_the_plot_is_empty():
     assert plot([], str, "cost") == ""
 
 
@@ -72,30 +72,30 @@ def test_a_verdict_shows_figures_limits_and_where_the_file_is():
     assert "opened" not in text
 
 
-def test_a_test_set_that_was_used_before_is_marked():
+def test_a_test_set_that_was_used_before_is_noted():
     text = shown(tables.verdict_view(verdict(test_set_uses=2), Path()))
     assert "test set used once before, by another file" in text
 
 
-def test_an_undecided_limit_says_how_many_samples_would_decide():
+def test_an_undecided_limit_shows_how_many_samples_decide_it():
     limit = JudgedLimit("min_accuracy", 0.98, 0.9861, (0.968, 0.994), "undecided", 4321)
     text = shown(tables.verdict_view(verdict(status="undecided", limits=(limit,)), Path()))
     assert "verdict: undecided" in text
     assert "4321 samples" in text
 
 
-def test_a_broken_artifact_says_why():
+def test_a_broken_artifact_shows_its_reasons():
     broken = verdict(status="broken", problems=("a.onnx is missing",), int8=None, limits=())
     text = shown(tables.verdict_view(broken, Path()))
     assert "a.onnx is missing" in text
     assert "verdict: broken" in text
 
 
-def test_without_limits_it_says_that_none_was_judged():
+def test_without_limits_the_verdict_says_that_none_was_stated():
     assert "no limit was stated" in shown(tables.verdict_view(verdict(limits=()), Path()))
 
 
-def test_it_says_plainly_that_float_is_faster():
+def test_a_faster_float_file_is_reported():
     fast = figures("model.fp32.onnx", latency_ms=0.0065, latency_interval=(0.006, 0.007))
     text = shown(tables.verdict_view(verdict(float32=fast), Path()))
     assert "int8 ships; float is faster than int8 here, 0.50 of its time" in text
@@ -115,7 +115,7 @@ def test_the_plot_uses_bytes_where_no_latency_was_measured():
     assert "file" in text
 
 
-def test_names_with_brackets_are_shown_as_they_are():
+def test_brackets_in_names_are_not_markup():
     rows = [Prediction(Path("[red].png"), "[b]cat[/b]", 0.5)]
     assert "[b]cat[/b]" in shown(tables.predictions_view(rows))
     assert "[red].png" in shown(tables.predictions_view(rows))
@@ -155,7 +155,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(capsys, show, value, key)
 
 
 def test_a_run_shows_its_front_before_the_verdict(capsys):
-    report.show_verdict(SimpleNamespace(verdict=verdict(), artifact=Path("a"), found=found()))
+    report.show_verdict(SimpleNamespace(verdict=verdict(), artifact=Path("a"), search_result=found()))
     text = capsys.readouterr().out
     assert text.index("# winner") < text.index("verdict: holds")
 
@@ -174,7 +174,7 @@ def test_an_error_goes_to_stderr_and_as_json_to_stdout_too(capsys):
 
 
 @pytest.mark.parametrize("basis", ["estimated", "predicted"])
-def test_a_told_latency_is_called_what_it_is(basis):
+def test_a_predicted_or_estimated_latency_is_labelled(basis):
     limit = JudgedLimit("max_latency_ms", 5.0, 2.0, (1.0, 3.0), "undecided", basis=basis)
     there = figures(target_latency=target_latency(basis))
     text = shown(tables.verdict_view(verdict(int8=there, limits=(limit,)), Path()))
@@ -189,7 +189,7 @@ def test_a_told_latency_is_called_what_it_is(basis):
     assert f"{basis} latency" in shown(tables.compression_view(made))
 
 
-def test_balanced_accuracy_is_called_so():
+def test_balanced_accuracy_is_labelled():
     limit = JudgedLimit("min_accuracy", 0.98, 0.9861, (0.968, 0.994), "holds")
     text = shown(tables.verdict_view(verdict(limits=(limit,), balanced=True), Path()))
     assert text.count("accuracy") == text.count("balanced accuracy") == 3

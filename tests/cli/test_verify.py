@@ -17,7 +17,7 @@ def test_artifact_and_data_reach_verification(lepton):
     assert (options["data"], options["test"]) == ("photos", Path("held"))
 
 
-def test_without_data_the_runs_own_are_meant(lepton):
+def test_without_data_those_of_the_run_are_used(lepton):
     prove = lepton.fake("pipeline.run.verify", Outcome(Path("x"), verdict()))
     lepton("verify", "x")
     ((_, options),) = prove.asked

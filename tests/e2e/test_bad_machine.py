@@ -150,7 +150,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_how_to_go_on(words, tmp_path):
         child.wait()
     assert (child.returncode, out) == (130, "")
     assert "Traceback" not in err
-    assert "go on with: lepton run" in err
+    assert "continue with: lepton run" in err
     assert "--out 'my run'" in err
     assert (tmp_path / "my run" / "models" / "best" / "weights.safetensors").is_file()
 

@@ -44,13 +44,13 @@ def test_the_program_of_a_kit_runs_without_the_package(kit, tmp_path):
     assert model.factor > 1
 
 
-def test_a_kit_is_not_written_over_something_else(tmp_path):
+def test_a_kit_does_not_overwrite_other_files(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ConfigError, match=r"holds thesis\.tex"):
         bench.write_kit(tmp_path, ["tiny"])
 
 
-def test_a_program_that_fails_is_told(tmp_path, monkeypatch):
+def test_a_failing_program_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "_nets", lambda spaces: iter(()))
     with pytest.raises(MachineError, match=r"bench\.py ended with 1"):
         bench.bench_here(tmp_path / "table.json")

@@ -59,7 +59,7 @@ def place(root: ET.Element, number: int) -> tuple[float, float]:
     raise AssertionError(f"trial {number} is not drawn")
 
 
-def test_every_candidate_is_drawn_where_its_cost_and_errors_are() -> None:
+def test_every_trial_is_drawn_at_its_cost_and_error() -> None:
     root, rows = drawn(some()), some()
     places = [place(root, number) for number in range(4)]
     assert [x for x, _ in places] == sorted(x for x, _ in places)
@@ -71,7 +71,7 @@ def test_every_candidate_is_drawn_where_its_cost_and_errors_are() -> None:
     assert (places[0][1] - places[1][1]) / a_halving == pytest.approx(math.log2(2.5), abs=0.02)
 
 
-def test_marks_tell_the_chosen_and_the_picked_from_the_others() -> None:
+def test_the_chosen_and_the_picked_have_marks_of_their_own() -> None:
     root = drawn(some(), picked=[3])
     assert len(list(root.iter(f"{SVG}polygon"))) == 2  # in the legend and on the field
     assert "trial 1: 96.0%, 12.0 kB" in texts(root)
@@ -80,7 +80,7 @@ def test_marks_tell_the_chosen_and_the_picked_from_the_others() -> None:
     assert "picked" not in texts(drawn(some()))
 
 
-def test_the_axes_say_what_they_show() -> None:
+def test_the_axes_are_labelled() -> None:
     words = texts(drawn(some()))
     assert "latency, less is better" in words
     assert "accuracy on validation" in words
@@ -92,7 +92,7 @@ def test_the_axes_say_what_they_show() -> None:
     assert "bytes of the int8 file, less is better" in texts(drawn(untimed))
 
 
-def test_a_perfect_candidate_and_a_lone_one_have_their_place() -> None:
+def test_a_perfect_and_a_single_trial_are_inside_the_plot() -> None:
     perfect = dataclasses.replace(some()[0], accuracy=1.0, interval=(0.98, 1.0))
     root = drawn([*some()[1:], perfect])
     assert "100 %" in texts(root)
@@ -101,14 +101,14 @@ def test_a_perfect_candidate_and_a_lone_one_have_their_place() -> None:
     assert 0 < place(alone, 0)[0] < charts.WIDTH
 
 
-def test_nothing_lies_outside_of_the_picture() -> None:
+def test_nothing_lies_outside_the_picture() -> None:
     root = drawn(some())
     for line in root.iter(f"{SVG}line"):
         for name, most in (("x1", charts.WIDTH), ("y1", charts.HEIGHT)):
             assert 0 <= float(line.get(name)) <= most
 
 
-def test_it_is_written_into_the_run_folder_and_nothing_where_nothing_is_trained(tmp_path) -> None:
+def test_the_front_is_drawn_where_a_trial_was_trained(tmp_path) -> None:
     path = charts.write_front(tmp_path / "my run", some(), some()[:2], 1)
     assert path == tmp_path / "my run" / "front.svg"
     assert "my run: what the search found" in texts(ET.parse(path).getroot())
@@ -134,14 +134,14 @@ def places(text: str) -> dict[str, tuple[float, float]]:
     return found
 
 
-def test_every_step_is_there_cheaper_ones_further_left_and_better_ones_higher() -> None:
+def test_cheaper_steps_are_further_left_and_more_accurate_ones_higher() -> None:
     at = places(draw_steps(STEPS, "mine"))
     assert list(at) == [step.name for step in STEPS]
     assert at["pruned-2"][0] < at["quantized"][0] < at["pruned-1"][0] < at["reference"][0]
     assert at["quantized"][1] < at["pruned-2"][1] < at["pruned-1"][1]
 
 
-def test_the_last_step_that_was_kept_is_what_ships() -> None:
+def test_the_last_accepted_step_is_marked_as_shipped() -> None:
     text = draw_steps(STEPS, "mine")
     assert text.count("<polygon") == 2  # The mark, and the legend.
     assert re.search(r"quantized, shipped: 97\.90 %", text)
@@ -149,7 +149,7 @@ def test_the_last_step_that_was_kept_is_what_ships() -> None:
     assert "loses &lt;8&gt; points" in text
 
 
-def test_bytes_take_the_place_of_times_that_nobody_measured(tmp_path: Path) -> None:
+def test_without_latencies_the_cost_axis_shows_bytes(tmp_path: Path) -> None:
     untimed = [
         StepRecord(s.name, s.accuracy, s.arch, s.size_bytes, s.macs, None, s.is_accepted, s.why)
         for s in STEPS[:1]
@@ -165,7 +165,7 @@ def corners(element: ET.Element) -> list[tuple[float, float]]:
     return [tuple(map(float, point.split(","))) for point in element.get("points").split()]
 
 
-def test_marks_have_their_middle_where_they_are_asked_to() -> None:
+def test_marks_are_centred_on_their_point() -> None:
     circle = ET.fromstring(charts.svg_circle(10, 20, 5, "#123456"))
     assert (circle.get("cx"), circle.get("cy"), circle.get("fill")) == ("10.0", "20.0", "#123456")
     square = ET.fromstring(charts.svg_square(10, 20, 4, "#123456"))
@@ -177,7 +177,7 @@ def test_marks_have_their_middle_where_they_are_asked_to() -> None:
 
 
 @pytest.mark.parametrize("words", ["a < b & c", 'say "<svg>"'])
-def test_words_are_words_and_no_markup(words: str) -> None:
+def test_text_is_escaped(words: str) -> None:
     assert ET.fromstring(charts.svg_text(1, 2, words, "#000000")).text == words
 
 
@@ -187,7 +187,7 @@ def test_a_line_goes_from_one_end_to_the_other() -> None:
 
 
 @given(st.floats(1e-4, 1e7), st.floats(1.001, 1e4))
-def test_the_names_on_the_axis_of_costs_are_inside_and_not_too_many(low, factor) -> None:
+def test_the_ticks_of_the_cost_axis_are_inside_and_few(low, factor) -> None:
     steps = charts.cost_steps(low, low * factor)
     assert len(steps) <= charts.MOST_STEPS
     assert steps == sorted(set(steps))

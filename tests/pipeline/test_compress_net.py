@@ -42,7 +42,7 @@ def config(net: Path, out: Path, **more) -> RunConfig:
     return RunConfig(str(net.parent / "stripes.npz"), out, budget_seconds=60.0, **(settings | more))
 
 
-def test_a_net_of_ours_needs_no_search(net: Path, tmp_path: Path) -> None:
+def test_a_net_in_leptons_format_is_compressed_and_verified(net: Path, tmp_path: Path) -> None:
     outcome = compress_net(config(net, tmp_path / "out"), net)
     verdict = outcome.verdict
     assert verdict.int8 is not None
@@ -57,7 +57,7 @@ def test_a_net_of_ours_needs_no_search(net: Path, tmp_path: Path) -> None:
     assert compress_net(config(net, tmp_path / "out"), net).verdict == verdict
 
 
-def test_the_plain_pair_is_enough(net: Path, tmp_path: Path) -> None:
+def test_arch_and_weights_alone_are_enough(net: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
     for name in ("arch.json", "weights.safetensors"):
@@ -70,7 +70,7 @@ def test_the_plain_pair_is_enough(net: Path, tmp_path: Path) -> None:
     assert outcome.verdict.reference.accuracy == pytest.approx(right.mean())
 
 
-def test_what_is_no_net_or_does_not_fit_is_refused(net: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_net_and_other_data_are_rejected(net: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not hold a net"):
         compress_net(config(net, tmp_path / "out"), tmp_path)
     broken = tmp_path / "broken"
@@ -83,7 +83,9 @@ def test_what_is_no_net_or_does_not_fit_is_refused(net: Path, tmp_path: Path) ->
         compress_net(digits, net)
 
 
-def test_one_folder_holds_one_net(net: Path, tmp_path: Path) -> None:
+def test_a_folder_with_the_compression_of_another_net_is_rejected(
+    net: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     model = fit(
         initial_model(small(), Preprocessing(100, 0.0125), 1),

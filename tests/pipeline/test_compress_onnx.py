@@ -80,7 +80,7 @@ def test_the_verdict_is_what_an_independent_evaluation_finds(tmp_path: Path, mad
     assert proven.int8.accuracy == found.int8.accuracy
 
 
-def test_what_int8_breaks_is_repaired_and_every_step_is_written_down(
+def test_layers_that_lose_accuracy_stay_float_and_every_step_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -101,7 +101,7 @@ def test_what_int8_breaks_is_repaired_and_every_step_is_written_down(
     assert "layers left in float" in (outcome.artifact / "MODEL_CARD.md").read_text()
 
 
-def test_the_same_command_answers_at_once_and_another_is_refused(
+def test_the_same_call_returns_at_once_and_another_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = order(tmp_path)
@@ -116,7 +116,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(
             other.compress()
 
 
-def test_killed_half_way_the_same_command_finishes(
+def test_the_same_call_finishes_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = order(tmp_path)
@@ -132,14 +132,14 @@ def test_killed_half_way_the_same_command_finishes(
     assert wanted.compress().verdict.status == "holds"
 
 
-def test_a_model_that_only_guesses_here_is_fed_wrongly(tmp_path: Path) -> None:
+def test_a_model_near_chance_is_rejected(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     (wanted.model.parent / "preprocessing.toml").write_text("mean = 500.0\nstd = 0.001\n")
     with pytest.raises(DataError, match="prepared otherwise"):
         wanted.compress()
 
 
-def test_a_refused_model_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_rejected_model_leaves_no_folder(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     wanted.model.write_bytes(b"no model")
     with pytest.raises(DataError, match="not an ONNX file"):
@@ -147,7 +147,7 @@ def test_a_refused_model_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not wanted.config.out.exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     wanted.config.out.mkdir()
     (wanted.config.out / "precious.txt").write_text("mine")

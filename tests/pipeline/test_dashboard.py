@@ -58,7 +58,7 @@ def answer(board: Any) -> str:
         return browser.stdout.read().strip()
 
 
-def test_it_shows_a_run_and_what_it_does_meanwhile(
+def test_it_shows_a_run_and_its_new_trials(
     dashboard: Any, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dashboard, "LOOK_SECONDS", 0.05)
@@ -88,6 +88,6 @@ def test_it_listens_on_this_machine_only(dashboard: Any, folder: RunFolder) -> N
     board.close()
 
 
-def test_a_run_that_has_not_begun_is_said(dashboard: Any, folder: RunFolder) -> None:
+def test_a_run_that_has_not_begun_is_an_error(dashboard: Any, folder: RunFolder) -> None:
     with pytest.raises(DataError, match="has not begun"):
         dashboard.Dashboard(folder, 0)

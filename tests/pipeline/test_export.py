@@ -46,7 +46,7 @@ def test_a_tampered_file_is_named_and_the_verdict_is_broken(finished_run, tmp_pa
     assert "model.int8.onnx" in verdict.reasons[0]
 
 
-def test_an_artifact_alone_needs_to_be_told_its_data(finished_run, tmp_path):
+def test_an_artifact_outside_its_run_needs_data(finished_run, tmp_path):
     config, outcome = finished_run
     copied = runs.copy(config, tmp_path).out / "artifact"
     alone = copied.rename(tmp_path / "alone")
@@ -56,7 +56,7 @@ def test_an_artifact_alone_needs_to_be_told_its_data(finished_run, tmp_path):
     assert verdict.int8.accuracy == outcome.verdict.int8.accuracy
 
 
-def test_the_pairing_can_be_repeated_from_the_bundle(finished_run):
+def test_the_paired_drop_can_be_recomputed_from_the_artifact(finished_run):
     config, outcome = finished_run
     data = open_dataset(config.data, seed=config.seed)
     reference = np.load(outcome.artifact / "reference_test_predictions.npy")
