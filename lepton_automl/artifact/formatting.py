@@ -1,4 +1,4 @@
-"""Text for figures and verdicts, the same wherever they are shown."""
+"""Format figures and verdicts for the command line and the model card."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def target_latency_note(verdict: Verdict) -> str:
 
 
 def drop_text(drop: PairedDrop) -> str:
-    """Accuracy points lost, with interval and one-sided bound."""
+    """Accuracy drop with its interval and one-sided bound."""
     return (
-        f"{drop.points:.2f} points [{drop.low:.2f}, {drop.high:.2f}], at most {drop.upper:.2f} "
-        "(one-sided 95 %)"
+        f"{drop.points:.2f} points [{drop.low:.2f}, {drop.high:.2f}], one-sided 95 % bound "
+        f"{drop.upper:.2f}"
     )
 
 
@@ -161,7 +161,7 @@ def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[s
         "weights": lambda f: bytes_text(f.weight_bytes),
         "weights, biases, scales": lambda f: bytes_text(f.parameter_bytes),
         "multiply-accumulates": lambda f: count_text(f.macs),
-        "feature memory at most": lambda f: bytes_text(f.peak_ram_bytes),
+        "peak memory of feature maps": lambda f: bytes_text(f.peak_ram_bytes),
         "operators in float": nodes_text,
     }
     rows = [(title, *(text(each) for each in found)) for title, text in texts.items()]

@@ -109,14 +109,14 @@ def _figures(verdict: Verdict) -> str:
 
 def _drops(verdict: Verdict) -> str:
     names = {
-        "int8": "reference minus int8",
-        "float": "reference minus float",
-        "int8_against_float": "float minus int8",
+        "int8": "from reference to int8",
+        "float": "from reference to float",
+        "int8_against_float": "from float to int8",
     }
     rows = [
         (names.get(name, name), formatting.drop_text(drop)) for name, drop in verdict.drops.items()
     ]
-    title = f"{units.accuracy_title(verdict.balanced)} lost, paired [95 %]"
+    title = f"{units.accuracy_title(verdict.balanced)} drop, paired [95 %]"
     return _table((title, ""), rows) if rows else ""
 
 

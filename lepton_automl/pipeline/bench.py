@@ -1,4 +1,4 @@
-"""Kit to measure a latency table on a device, of small int8 nets that cover every operation."""
+"""Write a kit of small int8 nets that measures a latency table on a device."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.search.space import draw, loader
 from lepton_automl.search.space.search_space import SearchSpace
 
-DRAWN = 36
+_DRAWN = 36
 """Random nets per search space."""
-FIRST_SEED = 10_000
+_FIRST_SEED = 10_000
 """Seed of the first random net; tests of a table use smaller seeds."""
-WEIGHT_LIMIT = 64
-BENCH = "bench.py"
+_WEIGHT_LIMIT = 64
+_BENCH = "bench.py"
 """File name of the program in a kit."""
 
 
@@ -62,11 +62,11 @@ def write_kit(folder: Path, spaces: Sequence[str] = ()) -> int:
         _nets([loader.load(n) for n in spaces or loader.names()])
     ):
         file = f"net{number:03d}.onnx"
-        files.write(folder / file, random_int8_onnx(arch, WEIGHT_LIMIT))
+        files.write(folder / file, random_int8_onnx(arch, _WEIGHT_LIMIT))
         listed.append({"file": file, "net": name, "features": latency_model.features(arch.graph)})
-    files.write(folder / device_bench.REFERENCE, random_int8_onnx(REFERENCE, WEIGHT_LIMIT))
+    files.write(folder / device_bench.REFERENCE, random_int8_onnx(REFERENCE, _WEIGHT_LIMIT))
     program = Path(device_bench.__file__).read_text(encoding="utf-8")
-    files.write(folder / BENCH, program)
+    files.write(folder / _BENCH, program)
     body = {"features": latency_model.FEATURES, "nets": listed}
     files.write(folder / device_bench.NETS_FILE, json.dumps(body, indent=1) + "\n")
     return len(listed)
@@ -85,7 +85,7 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
         write_kit(folder, spaces)
         table = folder / device_bench.TABLE_FILE
         done = subprocess.run(
-            [sys.executable, str(folder / BENCH), "--out", str(table)],
+            [sys.executable, str(folder / _BENCH), "--out", str(table)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -93,8 +93,8 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
         )
         if done.returncode:
             raise MachineError(
-                f"{BENCH} ended with {done.returncode}: {done.stderr.strip()[-300:]}",
-                fix="write a kit with --kit FOLDER and run its bench.py by hand to see more",
+                f"{_BENCH} ended with {done.returncode}: {done.stderr.strip()[-300:]}",
+                fix="write a kit with --kit FOLDER and run its bench.py to see the whole error",
             )
         text = table.read_text(encoding="utf-8")
     files.write(out, text)
@@ -102,7 +102,7 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
 
 
 def _check_place(folder: Path) -> None:
-    ours = {BENCH, device_bench.NETS_FILE, device_bench.REFERENCE, device_bench.TABLE_FILE}
+    ours = {_BENCH, device_bench.NETS_FILE, device_bench.REFERENCE, device_bench.TABLE_FILE}
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name not in ours and not path.match("net[0-9][0-9][0-9].onnx"):
@@ -116,9 +116,9 @@ def _check_place(folder: Path) -> None:
 
 def _nets(spaces: Sequence[SearchSpace]) -> Iterator[tuple[str, Arch]]:
     yield from _single_layers()
-    for found in spaces:
-        for seed in range(FIRST_SEED, FIRST_SEED + DRAWN):
-            yield f"{found.name} {seed}", found.example_arch(draw.RandomTrial(seed))
+    for space in spaces:
+        for seed in range(_FIRST_SEED, _FIRST_SEED + _DRAWN):
+            yield f"{space.name} {seed}", space.example_arch(draw.RandomTrial(seed))
 
 
 def _single_layers() -> Iterator[tuple[str, Arch]]:

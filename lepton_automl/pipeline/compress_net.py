@@ -1,4 +1,4 @@
-"""Compress a net in lepton's format that no search has made, and verify the written file."""
+"""Compress a given net in lepton's format and verify the written file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from lepton_automl.artifact import manifest
 from lepton_automl.artifact.writer import read_verdict
 from lepton_automl.config import RunConfig
-from lepton_automl.core import files as durable
+from lepton_automl.core import files
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import ArchError, ConfigError, DataError, first_line
@@ -24,7 +24,7 @@ from lepton_automl.pipeline.export import Outcome
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 
-RECIPE = "recipe.json"
+_RECIPE = "recipe.json"
 
 
 def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Outcome:
@@ -35,9 +35,9 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
     config : RunConfig
         Data, limits, folder; a budget is for all of it.
     source : Path
-        A folder with `arch.json` and `weights.safetensors`; with `model.json` its preprocessing
-        counts, else pixels are normalised by the training part; with `recipe.json` recovery follows
-        that.
+        A folder with `arch.json` and `weights.safetensors`; optionally `model.json` with the
+        preprocessing (default: pixels are normalised by the training part) and `recipe.json` with
+        the training recipe that recovery follows.
 
     Raises
     ------
@@ -48,11 +48,11 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
     """
     arch, weights, preprocessing, recipe = _read(source)
     with open_run(config, emit) as context:
-        model = Model(arch, weights, preprocessing or _usual(context, arch))
+        model = Model(arch, weights, preprocessing or context.dataset.preprocessing(arch.input[:2]))
         _check(source, model, context)
-        _leave_best(model, recipe, context)
+        _save_best(model, recipe, context)
         if manifest.is_complete(context.folder.artifact):
-            context.report("compress", f"compressed before: {context.folder.artifact}")
+            context.report("compress", f"already compressed: {context.folder.artifact}")
             return Outcome(context.folder.artifact, read_verdict(context.folder.artifact))
         best, recipe = stages.winner(context)
         with stages.naming_best_net_on_interrupt(context):
@@ -70,7 +70,7 @@ def _read(
         tensors = load_tensors((source / "weights.safetensors").read_bytes())
         about = source / "model.json"
         known = json.loads(about.read_text())["preprocessing"] if about.is_file() else None
-        recipe = source / RECIPE
+        recipe = source / _RECIPE
         weights = {name.removeprefix("w:"): t for name, t in tensors.items() if ":" not in name[2:]}
         build_network(arch, weights)
         return (
@@ -91,13 +91,9 @@ def _read(
         line = first_line(error)
         raise DataError(
             f"{source} does not hold a net of lepton: {line}",
-            fix="give a folder with arch.json and weights.safetensors, as models/best of a run; a "
-            "model made elsewhere is one .onnx file",
+            fix="give a folder with arch.json and weights.safetensors, such as models/best of a "
+            "run, or an .onnx file",
         ) from error
-
-
-def _usual(context: RunContext, arch: Arch) -> Preprocessing:
-    return context.dataset.preprocessing(arch.input[:2])
 
 
 def _check(source: Path, model: Model, context: RunContext) -> None:
@@ -115,13 +111,13 @@ def _check(source: Path, model: Model, context: RunContext) -> None:
         share,
         len(names),
         why="its classes are in another order, or its pixels are normalised otherwise",
-        fix="put a model.json with its preprocessing beside it, name the classes in its order",
+        fix="add a model.json with its preprocessing; name the classes in its order",
     )
 
 
-def _leave_best(model: Model, recipe: Recipe, context: RunContext) -> None:
+def _save_best(model: Model, recipe: Recipe, context: RunContext) -> None:
     best = context.folder.best
-    if (best / RECIPE).is_file():
+    if (best / _RECIPE).is_file():
         if Model.load(best).digest != model.digest:
             raise ConfigError(
                 f"{context.folder.path} holds the compression of another net",
@@ -129,4 +125,4 @@ def _leave_best(model: Model, recipe: Recipe, context: RunContext) -> None:
             )
         return
     model.save(best)
-    durable.write(best / RECIPE, recipe.to_json() + "\n")
+    files.write(best / _RECIPE, recipe.to_json() + "\n")

@@ -24,7 +24,7 @@ from lepton_automl.compress.external.quantize import (
 )
 from lepton_automl.compress.loop import StepRecord, write_steps
 from lepton_automl.config import RunConfig
-from lepton_automl.core import files as durable
+from lepton_automl.core import files
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.units import bytes_text, time_text
 from lepton_automl.core.version import __version__
@@ -49,16 +49,16 @@ from lepton_automl.pipeline.export import Outcome, verify_and_seal
 from lepton_automl.pipeline.stages import check_better_than_chance
 from lepton_automl.runs.folder import Definition, RunFolder
 
-STAGE = "compress"
-FLOAT_FILE = "float.onnx"
-TRIED = "tried"
-"""Folder of the files that were tried, until the artifact is sealed."""
+_STAGE = "compress"
+_FLOAT_FILE = "float.onnx"
+_TRIED = "tried"
+"""Folder of the tried files, until the artifact is sealed."""
 
 
 def compress_model(
     config: RunConfig, source: Path, preprocessing: Path | None = None, *, emit: Emit = silent
 ) -> Outcome:
-    """Quantize a float ONNX classifier, leave in float what int8 breaks, verify the written file.
+    """Quantize a float ONNX classifier, keep layers that lose accuracy in float, verify the file.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def compress_model(
     source : Path
         The ONNX file.
     preprocessing : Path, optional
-        How the model wants its pixels; else what it says itself or what fits.
+        File with the preprocessing; None: taken from the model's metadata, or found by accuracy.
 
     Raises
     ------
@@ -85,24 +85,26 @@ def compress_model(
     folder = RunFolder(config.out)
     folder.check_claim(definition, fresh=config.fresh)
     if not config.fresh and manifest.is_complete(folder.artifact):
-        emit(Event(STAGE, f"compressed before: {folder.artifact}"))
+        emit(Event(_STAGE, f"already compressed: {folder.artifact}; --fresh starts again"))
         return Outcome(folder.artifact, writer.read_verdict(folder.artifact))
-    emit(Event(STAGE, f"opening {source} in a process of its own"))
+    emit(Event(_STAGE, f"checking {source} in a separate process"))
     with tempfile.TemporaryDirectory() as scratch:
-        made_in = Path(scratch) / FLOAT_FILE
+        made_in = Path(scratch) / _FLOAT_FILE
         model = load_external(source, preprocessing, dataset.class_names, made_in)
-    # A model that was refused leaves no folder behind.
+    # Only now, so that a rejected model leaves no folder.
     folder.claim(definition, fresh=config.fresh)
     dataset = dataset.matched_to(model.class_names, model.shape[2])
     with open_ledger(folder, started, config, emit) as (ledger, emit):
         place = folder.models / f"compressed-{definition.model[:8]}"
-        durable.write(place / FLOAT_FILE, model.file)
+        files.write(place / _FLOAT_FILE, model.file)
         timing = Timing(ledger)
-        work = Compression(config, resources.target, model, dataset, folder, place, timing, emit)
-        made, steps = work.run()
+        compression = _Compression(
+            config, resources.target, model, dataset, folder, place, timing, emit
+        )
+        quantization, steps = compression.run()
         write_steps(place, steps)
         charts.write_steps(folder.path, steps)
-        digests = _written(config, definition, model, dataset, made, folder, emit)
+        digests = _written(config, definition, model, dataset, quantization, folder, emit)
         outcome = verify_and_seal(
             folder,
             ledger,
@@ -112,31 +114,31 @@ def compress_model(
             quiet_reference_ms=timing.reference_ms(),
             emit=emit,
         )
-        shutil.rmtree(place / TRIED, ignore_errors=True)
+        shutil.rmtree(place / _TRIED, ignore_errors=True)
     return outcome
 
 
-class Compression:
-    """From a float model to the int8 file that is kept.
+class _Compression:
+    """Quantization of one external model, with a record of each step.
 
     Parameters
     ----------
     config : RunConfig
         Limits and seed.
     target : Target
-        Range of the weights.
+        Range of the int8 weights.
     model : ExternalModel
-        Float.
+        The float model.
     dataset : Dataset
-        In the model's order of classes and channels.
+        With the model's order of classes and its channels.
     folder : RunFolder
-        Decoded pictures are cached there.
+        Decoded pictures are cached in it.
     place : Path
-        Folder for the files that are tried.
+        Folder for the tried files.
     timing : Timing
-        Latencies, recorded once.
+        Measures and records latencies.
     emit : callable
-        Receives an event a step.
+        Receives an event for each step.
     """
 
     def __init__(
@@ -158,31 +160,33 @@ class Compression:
         )
         ids = balanced(train.labels, PICTURES, config.seed)
         pixels = train.pixels[ids].numpy()
-        self._quantizer = Quantizer(pixels, target.weight_limit, place / TRIED)
-        self._right = self._answered(model.file)
+        self._quantizer = Quantizer(pixels, target.weight_limit, place / _TRIED)
+        self._reference = self._evaluate(model.file)
         self._classes = len(dataset.class_names)
 
     def run(self) -> tuple[ExternalQuantization, list[StepRecord]]:
-        """The file that is kept, and every one that was tried."""
+        """Quantize, and leave layers in float until the drop is within the limits."""
         check_better_than_chance(
             "the float model",
-            float(self._right.correct.mean()),
+            float(self._reference.correct.mean()),
             self._classes,
-            why=f"its pictures are prepared otherwise ({self._model.preprocessing}), or its "
-            f"classes are in another order ({', '.join(self._model.class_names[:5])}, ...)",
-            fix="say how with --preprocessing; rename the class folders so that their "
-            "alphabetical order is that of the outputs",
+            why=f"its preprocessing is not ({self._model.preprocessing}), or its "
+            f"class order is not ({', '.join(self._model.class_names[:5])}, ...)",
+            fix="give --preprocessing; rename the class folders so that their alphabetical "
+            "order is that of the outputs",
         )
-        why = "the model that was given; drops are measured against it"
+        why = "the given model; drops are measured against it"
         steps = [self._step("float", self._model.file, 0, True, why)]
         self._report(steps[-1])
         made = quantize_external(self._model, self._quantizer)
-        holds = self._holds(made.file)
+        holds = self._is_within_limits(made.file)
         why = f"{made.method}; KL divergence from float {made.kl_divergence:.2g}"
         steps.append(self._step("int8", made.file, 0, holds, why))
         self._report(steps[-1])
         if not holds:
-            for fix in keep_layers_float(made, self._quantizer, self._holds, self._tried):
+            for fix in keep_layers_float(
+                made, self._quantizer, self._is_within_limits, self._report_progress
+            ):
                 made, count = fix.made, len(fix.nodes)
                 why = f"in float: {', '.join(name.removeprefix('net/') for name in fix.nodes[:3])}"
                 why += ", ..." if count > 3 else ""
@@ -190,52 +194,52 @@ class Compression:
                 self._report(steps[-1])
         return made, steps
 
-    def _answered(self, file: bytes) -> Evidence:
+    def _evaluate(self, file: bytes) -> Evidence:
         data = self._validation
         right = predict_file(file, data.pixels.numpy()).argmax(1) == data.labels.numpy()
         return Evidence(right, None, data.strata, data.labels.numpy())
 
-    def _holds(self, file: bytes) -> bool:
-        limits, found = self._limits, self._answered(file)
+    def _is_within_limits(self, file: bytes) -> bool:
+        limits, evidence = self._limits, self._evaluate(file)
         allowed = DEFAULT_MAX_DROP if limits.max_drop is None else limits.max_drop
-        holds = limits_module.paired(self._right, found).points <= allowed + 1e-9
+        holds = limits_module.paired(self._reference, evidence).points <= allowed + 1e-9
         if limits.max_class_drop is None:
             return holds
-        drops = paired.class_drops(self._right, found).values()
+        drops = paired.class_drops(self._reference, evidence).values()
         return holds and max(drop.points for drop in drops) <= limits.max_class_drop + 1e-9
 
     def _step(self, name: str, file: bytes, count: int, is_accepted: bool, why: str) -> StepRecord:
-        found, small = self._answered(file), slimmed(file)
+        evidence, small = self._evaluate(file), slimmed(file)
         return StepRecord(
             name=name,
-            accuracy=found.accuracy,
+            accuracy=evidence.accuracy,
             arch="",
             size_bytes=len(small),
             macs=onnx_cost(small, 4 if name == "float" else 1).macs,
             latency_ms=self._timing.milliseconds_of({name: small})[name],
             is_accepted=is_accepted,
             why=why,
-            interval=found.interval,
-            drop=limits_module.paired(self._right, found).points,
+            interval=evidence.interval,
+            drop=limits_module.paired(self._reference, evidence).points,
             float_layers=count,
         )
 
     def _report(self, step: StepRecord) -> None:
         verb = "accepted" if step.is_accepted else "rejected"
         text = (
-            f"{step.name} {verb}: {step.accuracy:.2%} on validation, {step.drop:+.2f} points lost, "
-            f"{bytes_text(step.size_bytes)}, {time_text(step.latency_ms or 0.0)}; {step.why}"
+            f"{step.name} {verb}: {step.accuracy:.2%} on validation, {step.drop:.2f} points below "
+            f"float, {bytes_text(step.size_bytes)}, {time_text(step.latency_ms or 0.0)}; {step.why}"
         )
-        self._emit(Event(STAGE, text, data=dataclasses.asdict(step)))
+        self._emit(Event(_STAGE, text, data=dataclasses.asdict(step)))
 
-    def _tried(self, text: str, share: float) -> None:
-        self._emit(Event(STAGE, text, share, 1.0))
+    def _report_progress(self, text: str, share: float) -> None:
+        self._emit(Event(_STAGE, text, share, 1.0))
 
 
 def _definition(config: RunConfig, source: Path, preprocessing: Path | None) -> Definition:
-    """What defines the compression of an ONNX file; the data's fingerprint is not known yet."""
+    """The definition of the compression of an ONNX file, without the fingerprint of the data."""
     try:
-        digest = durable.sha256(source)
+        digest = files.sha256(source)
         text = "" if preprocessing is None else preprocessing.read_text()
     except OSError as error:
         raise DataError(

@@ -29,12 +29,12 @@ from lepton_automl.search.request import SearchResult
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves."""
+    """Result of a run: its artifact and the verdict on it."""
 
     artifact: Path
     verdict: Verdict
     search_result: SearchResult | None = None
-    """What the search found, where this call searched."""
+    """None where the call did not search."""
 
 
 def write_and_verify(context: RunContext, best: Model, made: CompressionResult) -> Outcome:
@@ -142,7 +142,7 @@ def verify_and_seal(
     artifact = folder.artifact
     request = request_for(artifact, dataset, shape, folder.cache)
     uses = record_use(ledger, digests[manifest.INT8], request.fingerprint, emit)
-    emit(Event("verify", f"{len(dataset.test)} test pictures, in a fresh process"))
+    emit(Event("verify", f"measuring accuracy on {len(dataset.test)} test pictures, and latency"))
     verdict = verify_in_fresh_process(
         dataclasses.replace(
             request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms

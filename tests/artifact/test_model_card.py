@@ -21,9 +21,9 @@ def test_every_figure_names_its_file_its_samples_and_its_machine():
     assert "opened" not in text
 
 
-def test_a_second_opening_marks_the_figures():
+def test_an_earlier_use_of_the_test_set_is_noted():
     text = card(verdict(test_set_uses=2), ABOUT)
-    assert "## Figures (test set used 2 times)" in text
+    assert "## Figures (test set used once before, by another file)" in text
 
 
 def test_tables_have_as_many_cells_in_every_row():

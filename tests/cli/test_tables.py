@@ -155,7 +155,8 @@ def test_json_is_one_object_on_stdout_and_nothing_else(capsys, show, value, key)
 
 
 def test_a_run_shows_its_front_before_the_verdict(capsys):
-    report.show_verdict(SimpleNamespace(verdict=verdict(), artifact=Path("a"), search_result=found()))
+    outcome = SimpleNamespace(verdict=verdict(), artifact=Path("a"), search_result=found())
+    report.show_verdict(outcome)
     text = capsys.readouterr().out
     assert text.index("# winner") < text.index("verdict: holds")
 

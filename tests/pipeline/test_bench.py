@@ -17,7 +17,7 @@ from lepton_automl.pipeline import bench
 def kit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kit")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "DRAWN", 2)
+        patch.setattr(bench, "_DRAWN", 2)
         bench.write_kit(folder, ["tiny"])
     return folder
 
@@ -32,11 +32,11 @@ def test_a_kit_lists_every_file_and_every_feature_occurs(kit):
 
 
 def test_the_program_of_a_kit_runs_without_the_package(kit, tmp_path):
-    program = (kit / bench.BENCH).read_text()
+    program = (kit / bench._BENCH).read_text()
     quick = program.replace("ROUNDS, SECONDS = 12, 0.02", "ROUNDS, SECONDS = 2, 0.002")
     assert quick != program
-    (kit / bench.BENCH).write_text(quick)
-    command = [sys.executable, "-I", str(kit / bench.BENCH), "--out", "table.json"]
+    (kit / bench._BENCH).write_text(quick)
+    command = [sys.executable, "-I", str(kit / bench._BENCH), "--out", "table.json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "nets on" in done.stdout
     model = read_table(tmp_path / "table.json")

@@ -61,7 +61,7 @@ def answer(board: Any) -> str:
 def test_it_shows_a_run_and_its_new_trials(
     dashboard: Any, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashboard, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dashboard, "_POLL_SECONDS", 0.05)
     ledger = Ledger(folder.ledger)
     ledger.record(EventKind.TRIAL, "0", candidate(0).to_event())
     board = dashboard.Dashboard(folder, 0)

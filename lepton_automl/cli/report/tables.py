@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.front import Front
     from lepton_automl.search.request import SearchResult, TrialRow
 
-COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
-FRONT_ROWS = 12
-"""A front may be long; the rest is in `--json`."""
+_COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
+_FRONT_ROWS = 12
+"""Rows of the front at most; `--json` prints all."""
 Mark = Literal["other", "front", "winner"]
-SIGNS: dict[Mark, str] = {"other": "·", "front": "o", "winner": "#"}
-ORDER: tuple[Mark, ...] = ("other", "front", "winner")
-"""Later ones are drawn over earlier ones."""
+_SIGNS: dict[Mark, str] = {"other": "·", "front": "o", "winner": "#"}
+_DRAWING_ORDER: tuple[Mark, ...] = ("other", "front", "winner")
+"""A later one is drawn over an earlier one."""
 
 
 def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
-    """Figures of all files, limits, drops, and the verdict as the last line."""
+    """Figures of all files, drops, limits and the verdict."""
     parts: list[RenderableType] = []
     if verdict.shipped is not None:
         parts += [_figures(verdict), *_drops(verdict), Text(formatting.faster_text(verdict))]
@@ -48,34 +48,38 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     if told := formatting.target_latency_note(verdict):
         parts.append(Text(told, "yellow"))
     words = "no limit was stated" if _is_unjudged(verdict) else formatting.ANSWERS[verdict.status]
-    head = Text.assemble("verdict: ", (verdict.status, f"bold {COLOURS[verdict.status]}"))
+    head = Text.assemble("verdict: ", (verdict.status, f"bold {_COLOURS[verdict.status]}"))
     shipped = artifact / formatting.precision_text(verdict.primary)
     return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
 
 
 def search_view(found: SearchResult | Front) -> RenderableType:
-    """The front as a table and a plot, and why the winner is the winner."""
+    """The front as a table and a plot, the final trainings, and the reason of the choice."""
     title = _latency_title(found)
-    table = Table("", "trial", _accuracy_title(found.is_balanced), title, "file", "MACs", "epochs")
-    for row in found.front[:FRONT_ROWS]:
+    columns = ("", "trial", _accuracy_title(found.is_balanced), title, "file", "MACs", "epochs")
+    table = _table("Pareto front of the search, on validation data", *columns)
+    for row in found.front[:_FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
     winner = f"winner: trial {found.number}, {found.reason}"
-    return Group(table, Text(front_plot(found)), *_finalists(found.finalists), Text(winner))
+    drawing = [Text(text)] if (text := front_plot(found)) else []
+    return Group(table, *drawing, *_finalists(found.finalists), Text(winner))
 
 
 def _finalists(finalists: Sequence[FinalistResult]) -> list[RenderableType]:
     if not finalists:
         return []
-    table = Table("trial", *formatting.FINALIST_COLUMNS)
+    table = _table("final trainings, on validation data", "trial", *formatting.FINALIST_COLUMNS)
     for each in finalists:
         table.add_row(str(each.number), *formatting.finalist_cells(each))
     return [table, Text(finalist_summary(finalists))]
 
 
 def front_plot(found: SearchResult | Front) -> str:
-    """Accuracy against latency, or against bytes where no latency was measured."""
+    """Accuracy over latency, or bytes where no latency was measured; empty for a single trial."""
     rows = [row for row in found.rows if row.accuracy is not None and row.feasible]
-    is_timed = bool(rows) and all(row.cost.latency_ms is not None for row in rows)
+    if len(rows) < 2:
+        return ""
+    is_timed = all(row.cost.latency_ms is not None for row in rows)
     front = {row.number for row in found.front}
 
     def point(row: TrialRow) -> Point:
@@ -92,9 +96,9 @@ def front_plot(found: SearchResult | Front) -> str:
 
 
 def compression_view(made: CompressionResult) -> RenderableType:
-    """Every step that was tried: what it cost, whether it was kept and why."""
+    """Every step of a compression: accuracy, costs, whether it was accepted and why."""
     title = formatting.latency_title(made.steps[0].latency_basis if made.steps else "measured")
-    table = Table("step", "validation [95 %]", "int8 file", "MACs", title, "kept", "why")
+    table = Table("step", "validation [95 %]", "int8 file", "MACs", title, "accepted", "why")
     for step in made.steps:
         table.add_row(
             step.name,
@@ -123,7 +127,8 @@ def error_view(error: LeptonError) -> RenderableType:
 
 def _figures(verdict: Verdict) -> Table:
     mark = formatting.test_set_uses_text(verdict)
-    table = Table("", "int8", "float", "reference", title=mark or None)
+    title = f"measured on the test set{mark and f' ({mark})'}"
+    table = _table(title, "", "int8", "float", "reference (before compression)")
     found = (verdict.int8, verdict.float32, verdict.reference)
     present = [item for item in found if item is not None]
     for row in formatting.figure_rows(present, verdict.balanced):
@@ -133,26 +138,30 @@ def _figures(verdict: Verdict) -> Table:
 
 
 def _drops(verdict: Verdict) -> list[Text]:
-    names = {"int8": "reference minus int8", "int8_against_float": "float minus int8"}
+    names = {"int8": "from reference to int8", "int8_against_float": "from float to int8"}
     title = units.accuracy_title(verdict.balanced)
     return [
-        Text(f"{title} lost, {name}: {formatting.drop_text(verdict.drops[key])}")
+        Text(f"{title} drop {name}: {formatting.drop_text(verdict.drops[key])}")
         for key, name in names.items()
         if key in verdict.drops
     ]
 
 
 def _limits(verdict: Verdict) -> Table:
-    table = Table("limit", "", "measured", "")
+    table = _table("stated limits", "", "limit", "measured [95 %]", "verdict")
     for limit in verdict.limits:
-        hint = f", about {limit.n_needed} samples would decide" if limit.n_needed else ""
+        hint = f", about {limit.n_needed} test samples would decide" if limit.n_needed else ""
         table.add_row(
             formatting.limit_title(limit.name, verdict.balanced),
             units.quantity_text(limit.limit, LIMITS[limit.name].unit),
             formatting.measured_text(limit),
-            Text(limit.status + hint, COLOURS[limit.status]),
+            Text(limit.status + hint, _COLOURS[limit.status]),
         )
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", title_style="bold")
 
 
 def _latency_title(found: SearchResult | Front) -> str:
@@ -176,7 +185,7 @@ def _is_unjudged(verdict: Verdict) -> bool:
 
 @dataclass(frozen=True)
 class Point:
-    """A candidate."""
+    """A trial in the plot."""
 
     cost: float
     """Above 0."""
@@ -193,33 +202,33 @@ def plot(
     width: int = 56,
     height: int = 10,
 ) -> str:
-    """Lines of text: accuracy upwards, the logarithm of the cost to the right.
+    """Draw points as lines of text: accuracy upwards, the logarithm of the cost to the right.
 
     Parameters
     ----------
     points : sequence of Point
-        With none the plot is empty text.
+        Without points the text is empty.
     text : callable
-        A cost in its unit.
+        Formats a cost with its unit.
     label : str
-        What the cost is.
+        Name of the cost.
     width, height : int
-        Of the field, characters.
+        Size of the plot area, characters.
     """
     if not points:
         return ""
     costs, heights = [math.log(p.cost) for p in points], [p.accuracy for p in points]
     field = [[" "] * width for _ in range(height)]
-    for point in sorted(points, key=lambda p: ORDER.index(p.mark)):
+    for point in sorted(points, key=lambda p: _DRAWING_ORDER.index(p.mark)):
         column = _place(math.log(point.cost), costs, width)
         row = height - 1 - _place(point.accuracy, heights, height)
-        field[row][column] = SIGNS[point.mark]
+        field[row][column] = _SIGNS[point.mark]
     side = [""] * height
     side[0], side[-1] = (f"{100 * end:.1f} %" for end in (max(heights), min(heights)))
     lines = [f"{name:>8} │{''.join(row)}" for name, row in zip(side, field, strict=True)]
     left, right = text(min(p.cost for p in points)), text(max(p.cost for p in points))
     ends = f"{left}{label:^{max(width - len(left) - len(right), len(label) + 2)}}{right}"
-    legend = f"{SIGNS['winner']} winner  {SIGNS['front']} front  {SIGNS['other']} others"
+    legend = f"{_SIGNS['winner']} winner  {_SIGNS['front']} front  {_SIGNS['other']} others"
     return "\n".join([*lines, f"{'':>8} └{'─' * width}", f"{'':>10}{ends}", f"{'':>10}{legend}"])
 
 

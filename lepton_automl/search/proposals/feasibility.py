@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lepton_automl.config import LIMITS, Limits, options_text, would_fit
 from lepton_automl.cost.cost import Cost, excess, file_cost
-from lepton_automl.cost.estimate import Guess
+from lepton_automl.cost.estimate import CostEstimator
 from lepton_automl.cost.latency import Latencies, Latency
 from lepton_automl.cost.latency_model import LatencyModel, estimate
 from lepton_automl.cost.targets import Target
@@ -74,7 +74,7 @@ class CostCheck:
         self._latencies = Latencies(ledger) if needs_latency and model is None else None
         self.reference_ms = self._reference() if self._latencies else None
         prices = (model or estimate(target)) if needs_latency else None
-        self.guess = Guess(label_bytes, prices)
+        self.estimate = CostEstimator(label_bytes, prices)
         """Costs from the graph alone, to order what is tried."""
 
     @property
@@ -95,14 +95,14 @@ class CostCheck:
     def whole(self, arch: Arch) -> Cost:
         """Cost with its latency, if that is asked for, whatever limits it breaks."""
         known = self._known.get(arch.hash)
-        if known is None or (known.latency_ms is None and self.guess.tells_latency):
+        if known is None or (known.latency_ms is None and self.estimate.has_latency):
             file = random_int8_onnx(arch, self._weight_limit)
             self._known[arch.hash] = self._timed(arch, self._static(arch, file), file)
         return self._learnt(arch)
 
     def _learnt(self, arch: Arch) -> Cost:
-        # Also of costs known before: a resumed search must guess as the uninterrupted one did.
-        self.guess.learn(arch, self._known[arch.hash])
+        # Also of costs known before: a resumed search must estimate like an uninterrupted one.
+        self.estimate.correct(arch, self._known[arch.hash])
         return self._known[arch.hash]
 
     def _static(self, arch: Arch, file: bytes) -> Cost:

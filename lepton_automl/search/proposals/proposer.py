@@ -10,7 +10,7 @@ from typing import Any
 from lepton_automl.config import Limits
 from lepton_automl.core.events import Event
 from lepton_automl.cost.cost import Cost, excess
-from lepton_automl.cost.estimate import Guess
+from lepton_automl.cost.estimate import CostEstimator
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind
@@ -51,7 +51,7 @@ class CandidateEstimator:
     ----------
     draw : callable
         Makes an `Arch` and a `Recipe` from a trial.
-    guess : Guess
+    estimate : CostEstimator
         Estimates the cost of an architecture.
     limits : Limits
         What a net may cost.
@@ -60,9 +60,9 @@ class CandidateEstimator:
     """
 
     def __init__(
-        self, draw: Any, guess: Guess, limits: Limits, objectives: Sequence[Objective]
+        self, draw: Any, estimate: CostEstimator, limits: Limits, objectives: Sequence[Objective]
     ) -> None:
-        self._draw, self._guess, self._limits = draw, guess, limits
+        self._draw, self._estimate, self._limits = draw, estimate, limits
         self._costs = {n: o for n, o in enumerate(objectives) if not o.needs_training}
         self._known: dict[frozenset[tuple[str, Any]], tuple[Params, Cost] | None] = {}
         self.most_macs = math.inf
@@ -94,8 +94,8 @@ class CandidateEstimator:
             arch.graph  # noqa: B018 - a cached property that raises
         except ArchError:
             return None
-        self._guess.forget()  # The same whatever was checked before.
-        return {name: trial.params[name] for name in trial.used}, self._guess(arch)
+        self._estimate.reset()  # The same whatever was checked before.
+        return {name: trial.params[name] for name in trial.used}, self._estimate(arch)
 
 
 class _UsedParams(RandomTrial):
@@ -167,7 +167,9 @@ class Proposer:
         )
         self._measure_again()
         knobs = work.space.parameters()
-        self.estimator = CandidateEstimator(self.draw, self._check.guess, config.limits, objectives)
+        self.estimator = CandidateEstimator(
+            self.draw, self._check.estimate, config.limits, objectives
+        )
         self.study = SearchStudy(
             self.draw,
             knobs,
@@ -260,7 +262,7 @@ class Proposer:
         """Trial `number`, or None where nothing new is left within the limits."""
         # What this trial becomes must not depend on anything that a resumed search lacks.
         self._rejected, self._near = [], []
-        self._check.guess.forget()
+        self._check.estimate.reset()
         for attempt in range(DRAWN):
             given = self._given(number, attempt)
             candidate = self._judged(number, self.study.ask(given), counts=True)

@@ -20,9 +20,9 @@ from lepton_automl.training.recipe import Recipe
 ROUNDS = 6
 """Times every parameter is gone through."""
 CHECKS = 5
-"""Nets that are written and timed in one repair; all others are only guessed."""
+"""Nets that are written and timed in one repair; all others are only estimated."""
 PAIRS = 100
-"""Pairs of changes that are guessed where no single one helps."""
+"""Pairs of changes that are estimated where no single one helps."""
 SHRINKS = 12
 """Changes of a good net at most until it is within the limits."""
 LEAST_LOST, BEYOND_ALL = 1e-3, 1e9
@@ -50,7 +50,7 @@ class Near:
 
 
 @dataclass(frozen=True, eq=False)
-class _Guessed:
+class _Estimated:
     params: dict[str, Any]
     arch: Arch
     recipe: Recipe
@@ -58,7 +58,7 @@ class _Guessed:
 
 
 class Repair:
-    """Coordinate descent on guessed costs; what it arrives at is checked, which corrects the guess.
+    """Coordinate descent on estimated costs; the result is checked, which corrects the estimate.
 
     Parameters
     ----------
@@ -110,16 +110,16 @@ class Repair:
             current = self._checked(smaller)
         return current
 
-    def _smaller(self, start: Near) -> _Guessed | None:
+    def _smaller(self, start: Near) -> _Estimated | None:
         """`start` after one change; None where no single one leads towards the limits."""
-        whole, beyond = _capacity(self._check.guess(start.arch)), start.distance
+        whole, beyond = _capacity(self._check.estimate(start.arch)), start.distance
         best, most = None, 0.0
         for path in self._values:
             for change in self._changes(start.params, path):
-                found = self._guessed(start.params | change, self._beyond)
+                found = self._estimated(start.params | change, self._beyond)
                 if found is None or found.distance >= beyond:
                     continue
-                lost = whole - _capacity(self._check.guess(found.arch))
+                lost = whole - _capacity(self._check.estimate(found.arch))
                 gained = (beyond - found.distance) / max(lost, LEAST_LOST)
                 # One that is within the limits is worth more than any on the way there.
                 worth = gained if found.distance else BEYOND_ALL - max(lost, LEAST_LOST)
@@ -135,13 +135,13 @@ class Repair:
     def _beyond(self, cost: Cost) -> float:
         return sum(excess(cost, self._check.limits).values())
 
-    def _checked(self, point: _Guessed) -> Near:
+    def _checked(self, point: _Estimated) -> Near:
         cost = self._check.whole(point.arch)
         beyond = excess(cost, self._check.limits)
         return Near(point.params, point.arch, point.recipe, cost, beyond)
 
-    def _descend(self, params: dict[str, Any], distance: Distance) -> _Guessed:
-        best = self._guessed(params, distance)
+    def _descend(self, params: dict[str, Any], distance: Distance) -> _Estimated:
+        best = self._estimated(params, distance)
         assert best is not None, "the start is a point of the space"
         for _ in range(ROUNDS):
             before = best
@@ -154,9 +154,9 @@ class Repair:
         return best
 
     def _best(
-        self, start: _Guessed, changes: Iterator[dict[str, Any]], distance: Distance
-    ) -> _Guessed:
-        found = (self._guessed(start.params | change, distance) for change in changes)
+        self, start: _Estimated, changes: Iterator[dict[str, Any]], distance: Distance
+    ) -> _Estimated:
+        found = (self._estimated(start.params | change, distance) for change in changes)
         return min([start, *filter(None, found)], key=lambda point: point.distance)
 
     def _changes(self, params: Mapping[str, Any], path: str) -> Iterator[dict[str, Any]]:
@@ -170,14 +170,14 @@ class Repair:
         step = max(1, len(single) ** 2 // 2 // PAIRS)
         yield from itertools.islice(both, 0, None, step)
 
-    def _guessed(self, params: Mapping[str, Any], distance: Distance) -> _Guessed | None:
+    def _estimated(self, params: Mapping[str, Any], distance: Distance) -> _Estimated | None:
         point = RandomTrial(0, params)
         try:
             arch, recipe = self._draw(point)
-            cost = self._check.guess(arch)
+            cost = self._check.estimate(arch)
         except ArchError:
             return None
-        return _Guessed(dict(point.params), arch, recipe, distance(cost))
+        return _Estimated(dict(point.params), arch, recipe, distance(cost))
 
 
 def _capacity(cost: Cost) -> float:
