@@ -91,10 +91,11 @@ def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
     for number, rung in enumerate(rungs):
         count = len(rung.entries)
         quota = max(1, count // ETA) if closing else count // 2 + 1
-        if len({e.number for e in rung.entries} & set(rung.promoted)) >= quota:
+        promoted = set(rung.promoted)
+        if len({e.number for e in rung.entries} & promoted) >= quota:
             continue
-        out = dropped(rung.entries) if number else set()
-        found += [e.number for e in rung.entries if e.number not in {*rung.promoted, *out}]
+        excluded = promoted | dropped(rung.entries) if number else promoted
+        found += [e.number for e in rung.entries if e.number not in excluded]
     return found
 
 
