@@ -45,7 +45,7 @@ from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.graph import Conv
 from lepton_automl.models.network import build_network
-from lepton_automl.search.workers.launch import KEEPS_MEMORY
+from lepton_automl.search.workers.launch import MALLOC_SETTINGS
 from lepton_automl.training.loader import Loader
 from lepton_automl.training.loop import initial_model, train_loop
 from lepton_automl.training.loss import Loss
@@ -259,7 +259,7 @@ def child(name: str, device: str) -> None:
 def started(name: str, device: str) -> subprocess.Popen[str]:
     """A child that has trained for two seconds."""
     command = [sys.executable, str(BENCH), "training", "child", "--net", name, "--device", device]
-    pipe, environment = subprocess.PIPE, os.environ | KEEPS_MEMORY  # As workers have it.
+    pipe, environment = subprocess.PIPE, os.environ | MALLOC_SETTINGS  # As workers have it.
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
     _line(process.stdout)
     return process

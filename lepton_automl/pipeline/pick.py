@@ -173,7 +173,7 @@ def _trained(session: RunContext, candidates: PickCandidates, number: int, left:
         epochs = _decided(session, number, lambda: _epochs(session, candidates, number, left))
         key = TrainingKey(number, Stage.PICK)
         out, accuracy = tasks.checkpoint(key), None
-        todo = [] if Tasks.is_whole(out) else [tasks.fresh(trials[number], epochs, key)]
+        todo = [] if Tasks.is_complete(out) else [tasks.from_scratch(trials[number], epochs, key)]
     for task in todo:
         accuracy = _run(
             session, task, f"trial {number} is trained to the end, {epochs_text(epochs)}"

@@ -82,7 +82,7 @@ class EventKind(StrEnum):
     """Machine -> its name and the latency of the fixed reference net on it."""
     HYPERVOLUME = "hypervolume"
     """`reference` -> the reference point; `TrainingKey` -> the hypervolume after it."""
-    WARM_START = "warm"
+    WARM_START = "warm_start"
     """`start` -> everything that is used of the run that `--warm-start` names."""
     PICK = "pick"
     """Name of a pick -> its trial and the epochs of its training."""

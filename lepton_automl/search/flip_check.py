@@ -1,4 +1,4 @@
-"""Orientation: whether a mirrored picture still shows what its label says, asked of the data."""
+"""Flip check: whether mirrored pictures keep their class, measured with a briefly trained net."""
 
 from __future__ import annotations
 
@@ -21,56 +21,56 @@ from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import unpack
 
 FLIP = "flip"
-"""Key of the event, and field of a recipe."""
-TOLERATED = 0.1
-"""Of what a net has learnt beyond guessing, the share that mirroring may cost."""
-CONFIDENCE_Z = 1.645
-"""Standard errors within which a loss may be chance, and beyond which learning is not."""
+"""Key of the ledger event, and field of a recipe."""
+_MAX_LOSS = 0.1
+"""Accuracy that mirroring may cost, as a share of the accuracy above chance."""
+_Z = 1.645
+"""Standard errors of a one-sided 95 % bound."""
 
 
-def oriented(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
-    """The space, without flips where validation does not favour them.
+def with_flip_checked(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
+    """Return the search space, without flips where the classes depend on left and right.
 
-    The first known-good net is trained briefly on pictures as they are. If it recognises mirrored
-    validation pictures about as well, left and right carry no label, and flips may be tried; a net
-    that learns too little to tell gets none. The outcome is recorded once.
+    The first known-good candidate is trained briefly without flips. If it classifies mirrored
+    validation samples about as well, flips stay in the space; if it learns too little to decide,
+    they are removed. The result is recorded once.
     """
     space = work.space
-    if True not in {value for knob in space.train_parameters(FLIP) for value in knob.values}:
+    if True not in {value for p in space.train_parameters(FLIP) for value in p.values}:
         return space
     event = work.ledger.get(EventKind.PLAN, FLIP)
     if event is None:
-        event = _asked(work, tasks, workers)
+        event = _measure(work, tasks, workers)
         work.ledger.record(EventKind.PLAN, FLIP, event)
-        work.emit(Event("plan", _told(event)))
+        work.emit(Event("plan", _message(event)))
     return space if event["is_used"] else space.with_fixed(FLIP, value=False)
 
 
-def is_favoured(
+def keeps_classes(
     plain: NDArray[np.bool_], mirrored: NDArray[np.bool_], classes: int, strata: Strata = None
 ) -> bool:
-    """Whether a net that never saw mirrored pictures recognises them about as well.
+    """Whether a net trained without flips classifies mirrored samples about as well.
 
     Parameters
     ----------
     plain, mirrored : ndarray
-        (N,): which samples it gets right as they are, and mirrored; N at least 1.
+        (N,): which samples are classified correctly as they are, and mirrored; N at least 1.
     classes : int
-        How many there are.
+        Number of classes.
     strata : ndarray, optional
-        (N,): class of each sample where every class counts alike.
+        (N,): class of each sample where classes have equal weight.
     """
     lost = balanced.influence_values(plain.astype(float) - mirrored, strata)
     right = balanced.influence_values(plain, strata)
     learnt = right.mean() - 1 / classes
-    chance = CONFIDENCE_Z * right.std() / np.sqrt(len(right))
+    chance = _Z * right.std() / np.sqrt(len(right))
     if learnt <= chance:
         return False
-    error = CONFIDENCE_Z * lost.std() / np.sqrt(len(lost))
-    return bool(lost.mean() <= max(TOLERATED * learnt, error))
+    error = _Z * lost.std() / np.sqrt(len(lost))
+    return bool(lost.mean() <= max(_MAX_LOSS * learnt, error))
 
 
-def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
+def _measure(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     data = work.dataset
     arch, recipe = work.space.sample(
         RandomTrial(work.config.seed, next(iter(work.space.candidates), None)),
@@ -79,7 +79,7 @@ def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
         classes=len(data.class_names),
         target=work.target,
     )
-    task = tasks.mirror(arch, dataclasses.replace(recipe, flip=False))
+    task = tasks.flip_check(arch, dataclasses.replace(recipe, flip=False))
     result = workers.call(task)
     if result.failed:
         return {"is_used": False, "plain": 0.0, "mirrored": 0.0, "samples": 0, "speed": 0.0}
@@ -87,7 +87,7 @@ def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     strata = data.validation.strata
     units = work_of(arch.graph.macs, task.samples, task.cycles[-1][0])
     return {
-        "is_used": is_favoured(plain, mirrored, len(data.class_names), strata),
+        "is_used": keeps_classes(plain, mirrored, len(data.class_names), strata),
         "plain": balanced.balanced_mean(plain, strata),
         "mirrored": balanced.balanced_mean(mirrored, strata),
         "samples": len(plain),
@@ -95,9 +95,12 @@ def _asked(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
     }
 
 
-def _told(event: dict[str, Any]) -> str:
+def _message(event: dict[str, Any]) -> str:
     if not event["samples"]:
-        return "pictures are not flipped: a first net could not be trained"
-    figures = f"{event['mirrored']:.1%} of {event['samples']}, {event['plain']:.1%} as they are"
-    verdict = "may be flipped" if event["is_used"] else "are not flipped"
-    return f"pictures {verdict}: a net that never saw mirrored ones recognises {figures}"
+        return "no random flips: the net of the flip check could not be trained"
+    verdict = "random flips may be used" if event["is_used"] else "no random flips"
+    return (
+        f"{verdict}: a net trained without them classifies {event['mirrored']:.1%} of "
+        f"{event['samples']} mirrored validation samples correctly, {event['plain']:.1%} of the "
+        "same samples as they are"
+    )

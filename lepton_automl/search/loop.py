@@ -17,7 +17,7 @@ from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search import progress
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
 from lepton_automl.search.finals.winner import WinnerStore
-from lepton_automl.search.flip_check import FLIP, oriented
+from lepton_automl.search.flip_check import FLIP, with_flip_checked
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import Progress, series
 from lepton_automl.search.proposals.proposer import Proposer
@@ -99,14 +99,14 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
             _started(work, workers) as own,
         ):
             try:
-                work = dataclasses.replace(work, space=oriented(work, tasks, own))
+                work = dataclasses.replace(work, space=with_flip_checked(work, tasks, own))
                 explorer = Explorer(work, tasks, trials, winners, own, lock)
                 explorer.explore()
                 choice = winners.select_winner(own, explorer.clock)
             except KeyboardInterrupt:
                 _leave_usable(work)
                 raise
-    winners.collect(choice.number)  # Also where a kill came between the winner and this.
+    winners.delete_other_checkpoints(choice.number)  # Also after a kill before this line.
     rows = [progress.row_of(trials, number) for number in sorted(trials)]
     found = winners.result(choice, rows, progress.front_of(trials, objectives))
     if is_new:
@@ -274,7 +274,7 @@ class Explorer:
         self._proposer.record(number)
         if not score.failed:
             if rung:
-                self._tasks.discard(TrainingKey(number, round=rung - 1))
+                self._tasks.delete(TrainingKey(number, round=rung - 1))
             pictures = self._tasks.cycles(number)[rung] * self._tasks.samples
             seconds = result.steady_seconds(pictures)
             self.clock.learn(seconds, self._work_of(number, rung), number)

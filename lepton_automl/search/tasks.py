@@ -1,4 +1,4 @@
-"""Tasks of a search: what is trained from which checkpoint, and where checkpoints lie."""
+"""Create the training tasks of a search and manage their checkpoints."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from lepton_automl.search.trials import Trial, Trials, recipe_of
 from lepton_automl.search.workers.task import Task
 from lepton_automl.training.recipe import Recipe
 
-WEIGHTS = "weights.safetensors"
-"""Written last of a checkpoint and deleted first."""
-PROBE_SAMPLES = 4096
-"""Sample-epochs of a speed measurement."""
+_WEIGHTS = "weights.safetensors"
+"""The file of a checkpoint that is written last and deleted first."""
+_PROBE_SAMPLES = 4096
+"""Samples times epochs of a speed measurement and of the flip check."""
 
 
 class Tasks:
-    """Makes tasks for candidates; a missing checkpoint only makes a task longer.
+    """Creates tasks; where a checkpoint is missing, the task trains from an earlier one.
 
     Parameters
     ----------
     work : SearchWork
         Data, folders, seed and device.
     trials : Trials
-        Knows the epochs of every candidate.
+        The trials and their results.
     """
 
     def __init__(self, work: SearchWork, trials: Trials) -> None:
@@ -44,137 +44,137 @@ class Tasks:
 
     @property
     def samples(self) -> int:
-        """Of the training part."""
+        """Number of training samples."""
         return len(self._work.dataset.train)
 
     def cycles(self, number: int) -> tuple[int, ...]:
-        """Epochs of each rung of a candidate."""
+        """Epochs of each rung of a trial."""
         epochs = self._trials.epochs_of(number)
         if epochs not in self._cycles_of:
             self._cycles_of[epochs] = cycles(epochs, self.samples)
         return self._cycles_of[epochs]
 
-    def rung(self, candidate: Trial, rung: int) -> Task:
-        """Train `candidate` to the end of `rung`."""
-        each = self._cycles(candidate, rung + 1)
-        return self._task(
-            TrainingKey(candidate.number, round=rung), each, before=rung - 1 if rung else None
-        )
+    def rung(self, trial: Trial, rung: int) -> Task:
+        """Train `trial` to the end of `rung`."""
+        key = TrainingKey(trial.number, round=rung)
+        before = rung - 1 if rung else None
+        return self._task(key, self._rung_cycles(trial, rung + 1), before=before)
 
-    def final(self, candidate: Trial, done: int, more: int, key: TrainingKey) -> Task:
-        """Train `candidate`, which has finished `done` rungs, for `more` epochs.
+    def continued(self, trial: Trial, rungs: int, epochs: int, key: TrainingKey) -> Task:
+        """Train `trial` for more epochs after the last of `rungs` rungs.
 
         Parameters
         ----------
-        candidate : Trial
-            The winner, or one of the few that may be.
-        done : int
-            Rungs it has finished.
-        more : int
+        trial : Trial
+            A finalist.
+        rungs : int
+            Rungs that it has finished.
+        epochs : int
             Epochs of this training.
         key : TrainingKey
             Of the final training; its label decides the seed.
         """
-        each = self._cycles(candidate, done)
-        each.append((more, seed_of(self._work.config.seed, candidate.number, key.label)))
-        return self._task(key, each, before=done - 1)
+        cycles = self._rung_cycles(trial, rungs)
+        cycles.append((epochs, seed_of(self._work.config.seed, trial.number, key.label)))
+        return self._task(key, cycles, before=rungs - 1)
 
-    def fresh(self, candidate: Trial, epochs: int, key: TrainingKey) -> Task:
-        """Train `candidate` from nothing, with weights and order that no rung has seen.
+    def from_scratch(self, trial: Trial, epochs: int, key: TrainingKey) -> Task:
+        """Train `trial` from new weights, with seeds that no rung has used.
 
         Parameters
         ----------
-        candidate : Trial
-            One of the few best.
+        trial : Trial
+            A finalist.
         epochs : int
-            Of this training, one schedule from start to end.
+            Epochs of this training, with one learning-rate schedule.
         key : TrainingKey
             Of the training; its label decides the seeds.
         """
         seed = self._work.config.seed
-        each = [(epochs, seed_of(seed, candidate.number, key.label))]
-        task = self._task(key, each, before=None)
-        recipe = recipe_of(candidate.recipe, key).to_json()
-        weights = seed_of(seed, candidate.number, f"{key.label} weights")
+        cycles = [(epochs, seed_of(seed, trial.number, key.label))]
+        task = self._task(key, cycles, before=None)
+        recipe = recipe_of(trial.recipe, key).to_json()
+        weights = seed_of(seed, trial.number, f"{key.label} weights")
         return dataclasses.replace(task, start="", seed=weights, recipe=recipe)
 
     def work(self, number: int, epochs: int) -> float:
         """Size of a training in units of `work_of`."""
         return work_of(self._trials[number].cost.macs, self.samples, epochs)
 
-    def mirror(self, arch: Arch, recipe: Recipe) -> Task:
-        """Train briefly, twice, saving nothing; answer validation pictures mirrored as well."""
-        samples = min(self.samples, PROBE_SAMPLES)
-        epochs = max(1, PROBE_SAMPLES // samples)
+    def flip_check(self, arch: Arch, recipe: Recipe) -> Task:
+        """Train briefly, in two cycles, and classify the validation samples mirrored as well."""
+        samples = min(self.samples, _PROBE_SAMPLES)
+        epochs = max(1, _PROBE_SAMPLES // samples)
         seed = seed_of(self._work.config.seed, "mirror")
-        task = self._afresh("flip check", arch, recipe, ((1, 0), (epochs, 1)), seed)
-        return dataclasses.replace(task, samples=samples, mirrors=True)
+        task = self._new_task("flip check", arch, recipe, ((1, 0), (epochs, 1)), seed)
+        return dataclasses.replace(task, samples=samples, evaluates_mirrored=True)
 
-    def probe(self, candidate: Trial) -> Task:
-        """Train briefly, twice, saving nothing, to learn how fast this machine is."""
-        samples = min(self.samples, PROBE_SAMPLES)
-        epochs = max(1, PROBE_SAMPLES // samples)
-        task = self._task(
-            TrainingKey(candidate.number, Stage.PROBE), [(1, 0), (epochs, 0)], before=None
-        )
+    def probe(self, trial: Trial) -> Task:
+        """Train briefly, in two cycles, to measure the speed of this machine."""
+        samples = min(self.samples, _PROBE_SAMPLES)
+        epochs = max(1, _PROBE_SAMPLES // samples)
+        key = TrainingKey(trial.number, Stage.PROBE)
+        task = self._task(key, [(1, 0), (epochs, 0)], before=None)
         return dataclasses.replace(task, start="", out="", samples=samples)
 
     def checkpoint(self, key: TrainingKey) -> Path:
-        """Folder of the model that a training ends with."""
+        """Folder of the model that a training saves."""
         return self._folder / f"{key.trial:05d}-{key.label}"
 
-    def collect(self, keep: set[Path]) -> None:
-        """Delete all checkpoints but these."""
+    def delete_all_but(self, keep: set[Path]) -> None:
+        """Delete all checkpoints except those in `keep`."""
         for folder in self._folder.glob("[0-9]*-*"):
             if folder not in keep:
                 self._delete(folder)
 
-    def discard(self, key: TrainingKey) -> None:
-        """Delete a checkpoint that a later one has replaced."""
+    def delete(self, key: TrainingKey) -> None:
+        """Delete the checkpoint of a training."""
         self._delete(self.checkpoint(key))
 
     @staticmethod
     def _delete(checkpoint: Path) -> None:
-        # First what makes it whole: killed half-way, it must not be taken for a model.
+        # The weights first: after a kill in the middle the rest must not count as a model.
         with files.wrap_os_errors(checkpoint):
-            (checkpoint / WEIGHTS).unlink(missing_ok=True)
+            (checkpoint / _WEIGHTS).unlink(missing_ok=True)
         shutil.rmtree(checkpoint, ignore_errors=True)
 
     @staticmethod
-    def is_whole(checkpoint: Path) -> bool:
-        """Whether a model was saved there to the end; its weights are written last."""
-        return (checkpoint / WEIGHTS).is_file()
+    def is_complete(checkpoint: Path) -> bool:
+        """Whether a checkpoint is complete; its weights are written last."""
+        return (checkpoint / _WEIGHTS).is_file()
 
-    def _cycles(self, candidate: Trial, count: int) -> list[tuple[int, int]]:
-        seeds = [seed_of(self._work.config.seed, candidate.number, index) for index in range(count)]
-        return list(zip(self.cycles(candidate.number), seeds, strict=False))
+    def _rung_cycles(self, trial: Trial, count: int) -> list[tuple[int, int]]:
+        seeds = [seed_of(self._work.config.seed, trial.number, index) for index in range(count)]
+        return list(zip(self.cycles(trial.number), seeds, strict=False))
 
-    def _task(self, key: TrainingKey, each: list[tuple[int, int]], before: int | None) -> Task:
+    def _task(self, key: TrainingKey, cycles: list[tuple[int, int]], before: int | None) -> Task:
         """`before`: the rung whose checkpoint the training starts from, if it exists."""
-        candidate = self._trials[key.trial]
-        start = None if before is None else self.checkpoint(TrainingKey(key.trial, round=before))
-        is_there = start is not None and self.is_whole(start)
-        parts = self._parts(key, len(each))
-        each, parts = (each[-1:], parts[-1:]) if is_there else (each, parts)
-        seed = seed_of(self._work.config.seed, candidate.number, "weights")
+        trial = self._trials[key.trial]
+        micro_batches = self._micro_batches(key, len(cycles))
+        start = ""
+        if before is not None:
+            checkpoint = self.checkpoint(TrainingKey(key.trial, round=before))
+            if self.is_complete(checkpoint):
+                start, cycles, micro_batches = str(checkpoint), cycles[-1:], micro_batches[-1:]
+        seed = seed_of(self._work.config.seed, trial.number, "weights")
         return dataclasses.replace(
-            self._afresh(str(key), candidate.arch, candidate.recipe, tuple(each), seed),
-            start=str(start) if is_there else "",
+            self._new_task(str(key), trial.arch, trial.recipe, tuple(cycles), seed),
+            start=start,
             out=str(self.checkpoint(key)),
-            parts=tuple(parts) if max(parts) > 1 else (),
-            work=work_of(candidate.cost.macs, self.samples, sum(epochs for epochs, _ in each)),
+            micro_batches=tuple(micro_batches) if max(micro_batches) > 1 else (),
+            work=work_of(trial.cost.macs, self.samples, sum(epochs for epochs, _ in cycles)),
         )
 
-    def _afresh(
-        self, key: str, arch: Arch, recipe: Recipe, each: tuple[tuple[int, int], ...], seed: int
+    def _new_task(
+        self, key: str, arch: Arch, recipe: Recipe, cycles: tuple[tuple[int, int], ...], seed: int
     ) -> Task:
-        """A training of these data that starts from weights of `seed` and saves nothing."""
+        """A training from new weights of `seed` that saves nothing."""
         train, validation, preprocessing = self._files(arch.input[:2])
         return Task(
             key=key,
             arch=arch.to_json(),
             recipe=recipe.to_json(),
-            cycles=each,
+            cycles=cycles,
             seed=seed,
             start="",
             out="",
@@ -186,17 +186,15 @@ class Tasks:
             is_balanced=train.is_balanced,
         )
 
-    def _parts(self, key: TrainingKey, count: int) -> list[int]:
-        """In how many pieces the batches of each cycle go, or went when its rung was trained.
-
-        A candidate for which memory ran out keeps to small pieces.
-        """
-        known = [score for score in self._trials.results.get(key.trial, []) if not score.failed]
-        usual = known[-1].parts if known else 1
-        earlier = [score.parts for score in known[: count - 1]]
-        same = [score for score in known if score.key == key]
-        last = same[0] if same else self._trials.final_result(key)
-        return earlier + [usual] * (count - 1 - len(earlier)) + [last.parts if last else usual]
+    def _micro_batches(self, key: TrainingKey, count: int) -> list[int]:
+        """Micro-batches per batch for each cycle: those of its rung, else those of the last one."""
+        results = [r for r in self._trials.results.get(key.trial, []) if not r.failed]
+        last_used = results[-1].micro_batches if results else 1
+        earlier = [result.micro_batches for result in results[: count - 1]]
+        missing = count - 1 - len(earlier)
+        same = next((result for result in results if result.key == key), None)
+        same = same or self._trials.final_result(key)
+        return [*earlier, *[last_used] * missing, same.micro_batches if same else last_used]
 
     def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
         if size not in self._data:

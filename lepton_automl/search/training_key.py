@@ -1,4 +1,4 @@
-"""Keys of trainings: one text for the task, the ledger event and the checkpoint."""
+"""Key of a training: the same text names its task, its ledger event and its checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class TrainingKey:
-    """One training of a trial: key of its task, ledger event and checkpoint.
+    """Trial, stage and variant of one training.
 
     As text `7-2` is rung 2 of trial 7, `7-final-0` its final training in round 0,
     `7-final-0-1-augment-0.5` another one with seed 1 and stronger augmentation.
@@ -37,7 +37,7 @@ class TrainingKey:
     trial: int
     stage: Stage = Stage.RUNG
     round: int = 0
-    """Number of the rung, or of the round of final trainings: a longer search adds a round."""
+    """Number of the rung, or of the round of final trainings; a longer search adds a round."""
     seed: int = 0
     """Of several final trainings of one trial: 0, 1, 2."""
     augment: float | None = None

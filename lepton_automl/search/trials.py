@@ -1,4 +1,4 @@
-"""Trials of a search as the ledger knows them."""
+"""Trials, the results of their trainings, and the plan of a search, as the ledger holds them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.cost.cost import Cost
 from lepton_automl.data.dataset import Part
-from lepton_automl.metrics import balanced as balance
+from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.arch import Arch
@@ -32,33 +32,33 @@ CLASSES = "classes"
 
 @dataclass(frozen=True)
 class Plan:
-    """Recorded once in the ledger, so that a resumed search goes on with it."""
+    """Epochs and time shares of a search; recorded once, so that a resumed search keeps them."""
 
     epochs: int | None
-    """Of the last rung; None: each recipe's own."""
+    """Epochs of a trial after its last rung; None: those of each recipe."""
     seconds_per_work: float
-    """Measured: seconds for one unit of `work_of`; 0 where no time is given."""
+    """Measured seconds for one unit of `work_of`; 0 without a budget."""
     begun: float
-    """Seconds the run had been alive when the plan was made."""
+    """Seconds that commands had worked on the run when the plan was made."""
     final_share: float = FINAL_SHARES[0]
-    """Of the search's time from then on, what is kept for the last trainings of the best."""
+    """Share of the remaining search time that is kept for the final trainings."""
     epoch_seconds: float = 0.0
-    """Measured: an epoch of the first candidate; 0 where no time is given."""
+    """Measured seconds for an epoch of the first trial; 0 without a budget."""
     own_epochs: int = 0
-    """What its recipe asks for."""
+    """Epochs in the recipe of the first trial."""
     whole_epochs: int = 0
-    """Of a whole training, about, which the time of later stages follows from."""
+    """Typical epochs of a complete training, from which the time of later stages is estimated."""
 
     @property
     def is_scarce(self) -> bool:
-        """Candidates are trained too briefly to show what they can reach.
+        """Whether trials are trained so briefly that accuracies hardly predict final ones.
 
-        Then one that the space names as known-good is trained to the end.
+        Then the finalists are the candidates that the search space names as known-good.
         """
         return self.epochs is not None and ETA * self.epochs <= self.own_epochs
 
     def to_event(self) -> dict[str, Any]:
-        """As the ledger keeps it."""
+        """Value of the ledger event."""
         return dict(vars(self))
 
     @classmethod
@@ -110,8 +110,8 @@ class Trial:
             "arch": self.arch_json,
             "recipe": self.recipe_json,
             "cost": dataclasses.asdict(self.cost),
-            "refused": [
-                {"params": r.params, "distributions": r.distributions, "excess": r.violation}
+            "rejected": [
+                {"params": r.params, "distributions": r.distributions, "violation": r.violation}
                 for r in self.rejected
             ],
         }
@@ -127,7 +127,8 @@ class Trial:
             event["recipe"],
             Cost(**event["cost"]),
             tuple(
-                Rejection(r["params"], r["distributions"], r["excess"]) for r in event["refused"]
+                Rejection(r["params"], r["distributions"], r["violation"])
+                for r in event["rejected"]
             ),
         )
 
@@ -138,20 +139,20 @@ class RungResult:
 
     key: TrainingKey
     epochs: int
-    """In all, this training included."""
-    answers: str
+    """Epochs of the trial after this training."""
+    packed_correct: str
     """Which validation samples are classified correctly, as `task.pack` writes them."""
     failed: str = ""
     """Why the training failed; empty where it did not."""
-    parts: int = 1
-    """Micro-batches a batch was split into; more than 1 after the memory ran out."""
+    micro_batches: int = 1
+    """Micro-batches that a batch was split into; more than 1 after the memory ran out."""
     balanced: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` and `samples` where classes have equal weight."""
 
     @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
         """(N,) validation samples; empty for a training that failed."""
-        return np.zeros(0, np.bool_) if self.failed else unpack(self.answers)
+        return np.zeros(0, np.bool_) if self.failed else unpack(self.packed_correct)
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -174,9 +175,15 @@ class RungResult:
 
     @classmethod
     def from_event(cls, key: TrainingKey, event: Mapping[str, Any]) -> Self:
-        """From the value of a `EventKind.RUNG` event."""
-        answers, failed, parts = event["correct"], event["failed"], event.get("parts", 1)
-        return cls(key, event["epochs"], answers, failed, parts, event.get("balanced"))
+        """Read the value of a `EventKind.RUNG` event."""
+        return cls(
+            key,
+            event["epochs"],
+            event["correct"],
+            event["failed"],
+            event.get("micro_batches", 1),
+            event.get("balanced"),
+        )
 
 
 class Trials(Mapping[int, Trial]):
@@ -208,7 +215,7 @@ class Trials(Mapping[int, Trial]):
         self.results[trial.number] = []
 
     def replace(self, trial: Trial) -> None:
-        """Put `trial` in place of the one with its number, whose results stay."""
+        """Replace the trial of the same number; its results stay."""
         self._trials[trial.number] = trial
 
     def add_result(self, result: RungResult) -> None:
@@ -270,7 +277,7 @@ class Trials(Mapping[int, Trial]):
         return self._finished.get(rung, 0)
 
     def beyond(self, rung: int) -> set[int]:
-        """Trials with a result after `rung`, failed or not."""
+        """Trials that have finished the rung after `rung` or failed at it."""
         return {number for number, results in self.results.items() if len(results) > rung + 1}
 
     def cost_values(self, number: int, objectives: list[Objective]) -> tuple[float, ...]:
@@ -302,27 +309,27 @@ def result_event(result: TaskResult, epochs: int, validation: Part | None = None
         "seconds": round(sum(result.seconds), 3),
     }
     if result.retried:
-        event |= {"parts": result.parts, "retried": result.retried}
+        event |= {"micro_batches": result.micro_batches, "retried": result.retried}
     if validation is not None and validation.strata is not None and not result.failed:
-        event["balanced"] = _balanced(unpack(result.correct), validation)
+        # Readers of the ledger have no labels to compute these from.
+        correct, strata = unpack(result.correct), validation.strata
+        low, high = accuracy_interval(correct, validation.groups, strata)
+        share = balanced.effective_fraction(correct, None, strata, 0.95)
+        event["balanced"] = {
+            "accuracy": balanced.balanced_mean(correct, strata),
+            "low": low,
+            "high": high,
+            "samples": max(1, round(len(correct) * share)),
+        }
     return event
 
 
-def _balanced(correct: NDArray[np.bool_], validation: Part) -> dict[str, float]:
-    """Balanced accuracy and its interval; readers of the ledger have no labels to compute it."""
-    strata, groups = validation.strata, validation.groups
-    low, high = accuracy_interval(correct, groups, strata)
-    share = balance.effective_fraction(correct, None, strata, 0.95)
-    accuracy, samples = balance.balanced_mean(correct, strata), max(1, round(len(correct) * share))
-    return {"accuracy": accuracy, "low": low, "high": high, "samples": samples}
-
-
-def stronger(recipe: Recipe, space: SearchSpace) -> float | None:
-    """The next stronger `augment` that the space offers; None where there is none."""
-    offered = {float(v) for knob in space.train_parameters("augment") for v in knob.values}
-    return min((value for value in offered if value > recipe.augment), default=None)
+def stronger_augmentation(recipe: Recipe, space: SearchSpace) -> float | None:
+    """The next higher value of `augment` in the search space; None where there is none."""
+    values = {float(v) for p in space.train_parameters("augment") for v in p.values}
+    return min((value for value in values if value > recipe.augment), default=None)
 
 
 def recipe_of(recipe: Recipe, key: TrainingKey) -> Recipe:
-    """The settings of one training of a trial that has `recipe`."""
+    """The recipe of one training of a trial: `recipe` with the augmentation of the key."""
     return recipe if key.augment is None else dataclasses.replace(recipe, augment=key.augment)

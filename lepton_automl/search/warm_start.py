@@ -236,7 +236,7 @@ def _observed(trials: Trials, wanted: Definition, samples: int) -> list[dict[str
             for rung, score in enumerate(scores)
         ]
         # Its refused points broke limits that may not be this run's.
-        event = candidate.to_event() | {"refused": []}
+        event = candidate.to_event() | {"rejected": []}
         answered = max(score.samples for score in scores)
         found.append({"candidate": event, "results": results, "samples": max(1, answered)})
     return found

@@ -1,4 +1,4 @@
-"""Workers that starve, hang, die or meet a full disk: the search says so and loses nothing else."""
+"""Workers that lack memory, hang, die or find a full disk: the search reports it and continues."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ def once(name):
         return False
     return True
 
-def starve():
+def fill_memory():
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
-    hoard = []
+    kept = []
     while True:
-        hoard.append(torch.empty(1 << 24))
+        kept.append(torch.empty(1 << 24))
 """
 TAIL = """
 worker.run_task = run_task
 worker.main()
 """
-BAD_LUCK = (
+FAILING = (
     HEAD
     + """
-def run_task(task, turn, told):
-    if task.key == "1-0" and task.pieces[-1] == 1:
-        starve()
+def run_task(task, training_slot, on_progress):
+    if task.key == "1-0" and task.micro_batches_of_cycles[-1] == 1:
+        fill_memory()
     if task.key == "2-0" and once("stopped"):
-        told_before = told
-        def told(share):
-            told_before(share)
+        report = on_progress
+        def on_progress(share):
+            report(share)
             if share > 0.5:
                 os.kill(os.getpid(), signal.SIGSTOP)
     if task.key == "3-0":
         os.kill(os.getpid(), signal.SIGKILL)
-    return run(task, turn, told)
+    return run(task, training_slot, on_progress)
 """
     + TAIL
 )
@@ -68,43 +68,43 @@ FULL_DISK = (
 def full(handle):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-def run_task(task, turn, told):
+def run_task(task, training_slot, on_progress):
     if task.key == "2-0":
         os.fsync = full
-    return run(task, turn, told)
+    return run(task, training_slot, on_progress)
 """
     + TAIL
 )
 
 
-def story(ledger):
+def events_of(ledger):
     """Every event in order, without the seconds it took."""
     return [(kind, key, value | {"seconds": 0}) for kind, key, value in ledger.events()]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The ledger of the same search without bad luck, and its winner."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(tmp_path_factory):
+    """The ledger of the same search without lost workers, and its winner."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     job = work(folder / "run")
     found = search(job, InlineWorkers())
     yield job.ledger, found
     job.ledger.close()
 
 
-def test_bad_luck_costs_one_retry_then_the_candidate_and_is_told(tmp_path, undisturbed):
-    whole, _ = undisturbed
-    told: list[Event] = []
-    job = work(tmp_path / "run", emit=told.append)
+def test_a_lost_worker_costs_one_retry_and_two_cost_the_trial(tmp_path, uninterrupted):
+    whole, _ = uninterrupted
+    events: list[Event] = []
+    job = work(tmp_path / "run", emit=events.append)
     with Workers(
-        1, job.folder.path / "locks", emit=told.append, patience=8, program=BAD_LUCK
+        1, job.folder.path / "locks", emit=events.append, liveness_seconds=8, program=FAILING
     ) as pool:
         found = search(job, pool)
     rungs = job.ledger.all("rung")
     assert rungs["0-0"]["correct"] == whole.get("rung", "0-0")["correct"]
     assert rungs["1-0"]["retried"].startswith("ran out of memory")
-    assert (rungs["1-0"]["parts"], rungs["1-0"]["failed"]) == (4, "")
-    # A task given to another worker has the bits it would have had.
+    assert (rungs["1-0"]["micro_batches"], rungs["1-0"]["failed"]) == (4, "")
+    # The second worker trains the same bits.
     assert rungs["2-0"]["retried"].startswith("gave no sign of life")
     assert rungs["2-0"]["correct"] == whole.get("rung", "2-0")["correct"]
     assert (
@@ -112,23 +112,25 @@ def test_bad_luck_costs_one_retry_then_the_candidate_and_is_told(tmp_path, undis
     )
     rows = {row.number: row for row in found.rows}
     assert [number for number, row in rows.items() if not row.feasible] == [3]
-    said = [event.message for event in told]
+    messages = [event.message for event in events]
     for number, what in enumerate(
         ("ran out of memory", "gave no sign of life", "was killed by SIGKILL"), 1
     ):
-        assert any(f"trial {number}, rung 0: the worker {what}" in line for line in said), said
-    assert any("with batches in 4 pieces" in line for line in said)
-    assert any("the trial is given up" in line for line in said)
+        assert any(f"trial {number}, rung 0: the worker {what}" in line for line in messages), (
+            messages
+        )
+    assert any("with 4 micro-batches per batch" in line for line in messages)
+    assert any("it fails after 2 lost workers" in line for line in messages)
     job.ledger.close()
     again = work(tmp_path / "run", Ledger(job.folder.ledger))
-    idle = InlineWorkers()
-    assert search(again, idle).number == found.number
-    assert not idle.tasks
+    workers = InlineWorkers()
+    assert search(again, workers).number == found.number
+    assert not workers.tasks
     again.ledger.close()
 
 
-def test_a_full_disk_in_the_middle_stops_cleanly_and_the_same_search_goes_on(tmp_path, undisturbed):
-    whole, outcome = undisturbed
+def test_a_full_disk_stops_cleanly_and_the_same_search_continues(tmp_path, uninterrupted):
+    whole, outcome = uninterrupted
     job = work(tmp_path / "run")
     with (
         Workers(1, job.folder.path / "locks", program=FULL_DISK) as pool,
@@ -139,7 +141,7 @@ def test_a_full_disk_in_the_middle_stops_cleanly_and_the_same_search_goes_on(tmp
     assert set(job.ledger.all("rung")) == {"0-0", "1-0"}
     assert not list(job.folder.path.rglob("*.tmp"))
     found = search(work(tmp_path / "run", job.ledger), InlineWorkers())
-    assert story(job.ledger) == story(whole)
+    assert events_of(job.ledger) == events_of(whole)
     assert found.number == outcome.number
     job.ledger.close()
 

@@ -134,7 +134,7 @@ class Run:
         told = []
         for _, kind, key, value, _ in self.rows:
             document = json.loads(value)
-            assert document.pop("parts", 1) == 1, "no memory ran out"
+            assert document.pop("micro_batches", 1) == 1, "no memory ran out"
             for passing in ("seconds", "retried"):
                 document.pop(passing, None)
             told.append((kind, key, document))

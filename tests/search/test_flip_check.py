@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_automl.data.dataset import open_dataset
-from lepton_automl.search.flip_check import is_favoured, oriented
+from lepton_automl.search.flip_check import keeps_classes, with_flip_checked
 from lepton_automl.search.request import SearchWork
 from lepton_automl.search.space import loader
 from lepton_automl.search.tasks import Tasks
@@ -26,33 +26,33 @@ def right(share: float, count: int = 2000, seed: int = 0) -> np.ndarray:
     ("plain", "mirrored", "wanted"),
     [(0.5, 0.5, True), (0.9, 0.4, False), (0.1, 0.1, False), (0.8, 0.79, True), (0.4, 0.3, False)],
 )
-def test_flips_are_favoured_where_mirrored_pictures_are_recognised_as_well(
+def test_flips_stay_where_mirrored_samples_are_classified_as_well(
     plain: float, mirrored: float, wanted: bool
 ) -> None:
-    assert is_favoured(right(plain), right(mirrored, seed=1), 10) is wanted
+    assert keeps_classes(right(plain), right(mirrored, seed=1), 10) is wanted
 
 
 @given(st.floats(0.2, 1.0), st.integers(0, 5))
-def test_a_net_for_which_nothing_changes_always_favours_them(share: float, seed: int) -> None:
+def test_flips_stay_where_mirroring_changes_no_result(share: float, seed: int) -> None:
     same = right(share, seed=seed)
-    assert is_favoured(same, same, 20)
+    assert keeps_classes(same, same, 20)
 
 
-def test_few_samples_get_the_benefit_of_the_doubt_and_many_do_not() -> None:
-    assert is_favoured(right(0.60, 60), right(0.50, 60, seed=2), 10)
-    assert not is_favoured(right(0.60, 6000), right(0.50, 6000, seed=2), 10)
+def test_a_loss_within_chance_keeps_flips() -> None:
+    assert keeps_classes(right(0.60, 60), right(0.50, 60, seed=2), 10)
+    assert not keeps_classes(right(0.60, 6000), right(0.50, 6000, seed=2), 10)
 
 
-class Answering(InlineWorkers):
-    """Answers as told, and keeps what it was asked."""
+class FixedAccuracyWorkers(InlineWorkers):
+    """Trains nothing: every task has the same two accuracies."""
 
     def __init__(self, plain: float, mirrored: float) -> None:
         super().__init__()
         self.plain, self.mirrored = plain, mirrored
 
     def run(self, task: Task) -> TaskResult:
-        answers = pack(right(self.plain)), pack(right(self.mirrored, seed=1))
-        return TaskResult((2.0, 1.0), *answers)
+        correct = pack(right(self.plain)), pack(right(self.mirrored, seed=1))
+        return TaskResult((2.0, 1.0), *correct)
 
 
 def job(tmp_path: Path) -> SearchWork:
@@ -60,38 +60,38 @@ def job(tmp_path: Path) -> SearchWork:
 
 
 @pytest.mark.parametrize(("mirrored", "flips"), [(0.3, {False}), (0.8, {False, True})])
-def test_the_answer_is_asked_for_once_and_decides_the_space(
+def test_the_check_runs_once_and_decides_the_space(
     tmp_path: Path, mirrored: float, flips: set[bool]
 ) -> None:
-    asked, workers = job(tmp_path), Answering(0.8, mirrored)
-    tasks = Tasks(asked, Trials())
+    request, workers = job(tmp_path), FixedAccuracyWorkers(0.8, mirrored)
+    tasks = Tasks(request, Trials())
     for _ in range(2):
-        found = oriented(asked, tasks, workers)
-        assert {v for knob in found.train_parameters("flip") for v in knob.values} == flips
-        assert found.digest == asked.space.digest
+        found = with_flip_checked(request, tasks, workers)
+        assert {v for p in found.train_parameters("flip") for v in p.values} == flips
+        assert found.digest == request.space.digest
     assert len(workers.tasks) == 1
-    assert workers.tasks[0].mirrors
+    assert workers.tasks[0].evaluates_mirrored
     assert '"flip":false' in workers.tasks[0].recipe
-    asked.ledger.close()
+    request.ledger.close()
 
 
-def test_a_space_that_never_flips_is_not_asked_about(tmp_path: Path) -> None:
-    asked, workers = job(tmp_path), Answering(0.8, 0.8)
-    asked = replace(asked, space=asked.space.with_fixed("flip", value=False))
-    assert oriented(asked, Tasks(asked, Trials()), workers) is asked.space
+def test_a_space_without_flips_is_not_checked(tmp_path: Path) -> None:
+    request, workers = job(tmp_path), FixedAccuracyWorkers(0.8, 0.8)
+    request = replace(request, space=request.space.with_fixed("flip", value=False))
+    assert with_flip_checked(request, Tasks(request, Trials()), workers) is request.space
     assert not workers.tasks
-    asked.ledger.close()
+    request.ledger.close()
 
 
 def test_digits_are_not_flipped(tmp_path: Path) -> None:
-    asked, workers = replace(job(tmp_path), dataset=open_dataset("digits")), InlineWorkers()
-    found = oriented(asked, Tasks(asked, Trials()), workers)
-    assert {v for knob in found.train_parameters("flip") for v in knob.values} == {False}
-    asked.ledger.close()
+    request, workers = replace(job(tmp_path), dataset=open_dataset("digits")), InlineWorkers()
+    found = with_flip_checked(request, Tasks(request, Trials()), workers)
+    assert {v for p in found.train_parameters("flip") for v in p.values} == {False}
+    request.ledger.close()
 
 
-def test_where_classes_count_alike_a_rare_one_that_mirroring_spoils_forbids_flips() -> None:
+def test_with_balanced_classes_a_rare_class_that_needs_its_orientation_removes_flips() -> None:
     labels = np.repeat([0, 1], [1900, 100])
     plain, mirrored = np.ones(2000, bool), (labels == 0) | (np.arange(2000) % 2 == 0)
-    assert is_favoured(plain, mirrored, 2)
-    assert not is_favoured(plain, mirrored, 2, labels)
+    assert keeps_classes(plain, mirrored, 2)
+    assert not keeps_classes(plain, mirrored, 2, labels)

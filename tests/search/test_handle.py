@@ -18,12 +18,17 @@ from hypothesis import strategies as st
 
 from lepton_automl.errors import DataError
 from lepton_automl.search.workers import handle
-from lepton_automl.search.workers.handle import LONGEST_STEP, LivenessTimeout, Worker, WorkerLost
+from lepton_automl.search.workers.handle import (
+    MAX_STEP_SECONDS,
+    LivenessTimeout,
+    Worker,
+    WorkerLost,
+)
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task
 from tests.helpers.processes import eventually
 
-LOOK = 0.25
+POLL = 0.25
 HEAD = """
 import json, os, sys, time
 from lepton_automl.core.subprocesses import exit_with_parent
@@ -47,60 +52,60 @@ except BaseException as error:
 """
 
 
-def watched(
-    patience: LivenessTimeout, start: float, seconds: float, *, excused: bool = False
+def stay_silent(
+    timeout: LivenessTimeout, start: float, seconds: float, *, waits: bool = False
 ) -> float:
-    """Look on in small steps until so much time has passed or the patience has; when it ended."""
+    """Update in small steps for `seconds` or until the timeout expires; returns the time then."""
     now = start
-    while now < start + seconds and not patience.is_expired:
-        now += LOOK
-        patience.update(now, excused=excused)
+    while now < start + seconds and not timeout.is_expired:
+        now += POLL
+        timeout.update(now, waits=waits)
     return now
 
 
-def beating(patience: LivenessTimeout, every: float, times: int) -> float:
+def report_lines(timeout: LivenessTimeout, every: float, times: int) -> float:
     now = 0.0
     for _ in range(times):
-        now = watched(patience, now, every)
-        patience.restart()
+        now = stay_silent(timeout, now, every)
+        timeout.restart()
     return now
 
 
-def test_a_worker_with_short_batches_is_given_up_after_the_least_time() -> None:
-    patience = LivenessTimeout(0.0, 20.0)
-    now = beating(patience, 0.25, 100)
-    assert not patience.is_expired
-    assert 20 <= watched(patience, now, 1000) - now <= 20 + 2 * LOOK
+def test_a_worker_with_short_batches_is_lost_after_the_least_time() -> None:
+    timeout = LivenessTimeout(0.0, 20.0)
+    now = report_lines(timeout, 0.25, 100)
+    assert not timeout.is_expired
+    assert 20 <= stay_silent(timeout, now, 1000) - now <= 20 + 2 * POLL
 
 
 def test_a_worker_with_long_batches_is_given_thirty_of_them() -> None:
-    patience = LivenessTimeout(0.0, 20.0)
-    now = beating(patience, 4.0, 10)
-    assert 115 <= watched(patience, now, 1000) - now <= 125
+    timeout = LivenessTimeout(0.0, 20.0)
+    now = report_lines(timeout, 4.0, 10)
+    assert 115 <= stay_silent(timeout, now, 1000) - now <= 125
 
 
 def test_a_first_batch_and_a_process_that_starts_are_given_more() -> None:
-    assert 59 <= watched(LivenessTimeout(0.0, 20.0), 0.0, 1000) <= 61
-    assert 299 <= watched(LivenessTimeout(0.0, 20.0, is_known=False), 0.0, 1000) <= 301
+    assert 59 <= stay_silent(LivenessTimeout(0.0, 20.0), 0.0, 1000) <= 61
+    assert 299 <= stay_silent(LivenessTimeout(0.0, 20.0, has_reported=False), 0.0, 1000) <= 301
 
 
-def test_waiting_for_somebody_who_measures_is_no_hanging() -> None:
-    patience = LivenessTimeout(0.0, 1.0)
-    now = watched(patience, 0.0, 500, excused=True)
-    assert patience.silent == 0
-    assert not patience.is_expired
-    watched(patience, now, 500)
-    assert patience.is_expired
+def test_waiting_for_a_measurement_is_not_hanging() -> None:
+    timeout = LivenessTimeout(0.0, 1.0)
+    now = stay_silent(timeout, 0.0, 500, waits=True)
+    assert timeout.silent == 0
+    assert not timeout.is_expired
+    stay_silent(timeout, now, 500)
+    assert timeout.is_expired
 
 
 @given(st.floats(10, 1e6))
-def test_a_gap_in_the_listeners_own_clock_counts_as_one_step(gap: float) -> None:
+def test_a_gap_between_two_polls_counts_as_one_step(gap: float) -> None:
     # Ctrl-Z stops both; when they go on the worker has not hung.
-    patience = LivenessTimeout(0.0, 20.0)
-    now = beating(patience, 0.25, 10) + gap
-    patience.update(now, excused=False)
-    assert patience.silent <= LONGEST_STEP
-    assert not patience.is_expired
+    timeout = LivenessTimeout(0.0, 20.0)
+    now = report_lines(timeout, 0.25, 10) + gap
+    timeout.update(now, waits=False)
+    assert timeout.silent <= MAX_STEP_SECONDS
+    assert not timeout.is_expired
 
 
 TASK = Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", ""))
@@ -112,8 +117,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         lock = MeasurementLock(tmp_path)
         stack.callback(lock.close)
 
-        def started(body: str, patience: float = 60.0) -> Worker:
-            worker = Worker(tmp_path, lock, None, patience, HEAD + body)
+        def started(body: str, liveness_seconds: float = 60.0) -> Worker:
+            worker = Worker(tmp_path, lock, None, liveness_seconds, HEAD + body)
             stack.callback(worker.close)
             stack.callback(worker.stop)
             return worker
@@ -121,7 +126,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield started
 
 
-def test_an_answer_after_signs_of_life_is_the_tasks_result(start: Start) -> None:
+def test_the_first_line_that_is_no_status_is_the_result(start: Start) -> None:
     worker = start("    say(share=0.5); say(waits=True); say(share=0.9)\n" + ANSWER)
     for _ in range(2):
         assert worker.call(TASK).correct == "7-0"
@@ -129,7 +134,7 @@ def test_an_answer_after_signs_of_life_is_the_tasks_result(start: Start) -> None
     assert (facts["task"], facts["share"], facts["waits"]) == ("", 0.0, False)
 
 
-def test_what_it_does_is_told_while_it_works(start: Start, tmp_path: Path) -> None:
+def test_facts_show_the_running_task(start: Start, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     waits = f"    while not os.path.exists({str(seen)!r}): time.sleep(0.01)\n"
     worker = start("    say(share=0.5)\n" + waits + ANSWER)
@@ -146,7 +151,7 @@ def test_what_it_does_is_told_while_it_works(start: Start, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("body", "why", "is_out_of_memory"),
+    ("body", "reason", "is_out_of_memory"),
     [
         ("    os._exit(3)\n", "ended with 3", False),
         ("    os.kill(os.getpid(), 15)\n", "was killed by SIGTERM", False),
@@ -159,16 +164,16 @@ def test_what_it_does_is_told_while_it_works(start: Start, tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_lost_worker_is_told_with_the_reason(
-    start: Start, body: str, why: str, is_out_of_memory: bool
+def test_a_lost_worker_has_a_reason(
+    start: Start, body: str, reason: str, is_out_of_memory: bool
 ) -> None:
-    worker = start(body, patience=0.3)
-    with pytest.raises(WorkerLost, match=why) as lost:
+    worker = start(body, liveness_seconds=0.3)
+    with pytest.raises(WorkerLost, match=reason) as lost:
         worker.call(TASK)
     assert lost.value.is_out_of_memory == is_out_of_memory
 
 
-def test_what_a_task_raises_is_raised_here(start: Start) -> None:
+def test_an_error_of_a_task_is_raised(start: Start) -> None:
     about = '{"kind": "DataError", "what": "torn", "fix": "mend it"}'
     with pytest.raises(DataError, match="torn"):
         start(f"    say(error={about})\n").call(TASK)
@@ -184,26 +189,26 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def test_a_stopped_worker_that_goes_on_in_time_loses_nothing(start: Start) -> None:
+def test_a_worker_that_is_stopped_for_a_moment_loses_nothing(start: Start) -> None:
     worker = start(
         "    for n in range(20):\n        say(share=n / 20); time.sleep(0.05)\n" + ANSWER
     )
     pid = worker.facts()["pid"]
 
-    def stop_and_go_on() -> None:
+    def stop_and_continue() -> None:
         time.sleep(0.5)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.8)
         os.kill(pid, signal.SIGCONT)
 
-    with meanwhile(stop_and_go_on):
+    with meanwhile(stop_and_continue):
         assert worker.call(TASK).correct == "7-0"
 
 
-def test_who_waits_for_a_measurement_longer_than_the_patience_is_not_lost(
+def test_a_worker_that_waits_long_for_a_measurement_is_not_lost(
     start: Start, tmp_path: Path
 ) -> None:
-    worker = start("    say(waits=True); time.sleep(2)\n" + ANSWER, patience=0.3)
+    worker = start("    say(waits=True); time.sleep(2)\n" + ANSWER, liveness_seconds=0.3)
     measurer = MeasurementLock(tmp_path)
     with measurer.measuring():
         assert worker.call(TASK).correct == "7-0"
@@ -211,7 +216,7 @@ def test_who_waits_for_a_measurement_longer_than_the_patience_is_not_lost(
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_what_a_worker_frees_it_gets_again_without_asking_the_system(start: Start) -> None:
+def test_freed_memory_is_reused_without_new_page_faults(start: Start) -> None:
     worker = start(
         "    import resource\n"
         "    def faults():\n"
@@ -224,23 +229,23 @@ def test_what_a_worker_frees_it_gets_again_without_asking_the_system(start: Star
 
 
 @pytest.mark.parametrize("what", ["torch", "python"])
-def test_what_is_really_raised_where_memory_ends_is_known(what: str) -> None:
+def test_real_allocation_failures_are_recognised(what: str) -> None:
     command = [sys.executable, "-c", ALLOCATING, what]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split()[1] == "True", done.stdout
 
 
-def test_other_errors_are_no_shortage() -> None:
+def test_other_errors_are_not_out_of_memory() -> None:
     assert handle.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
     for error in (RuntimeError("size mismatch"), ValueError("out of memory"), OSError(28, "full")):
         assert not handle.is_out_of_memory(error)
 
 
-def test_the_kernels_counter_tells_its_kills_from_a_persons(
+def test_the_kernels_counter_distinguishes_its_kills_from_other_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = tmp_path / "vmstat"
-    monkeypatch.setattr(handle, "COUNTERS", (counter, tmp_path / "none"))
+    monkeypatch.setattr(handle, "_OOM_COUNTERS", (counter, tmp_path / "none"))
     counter.write_text("pgfault 7\noom_kill 3\noom_kill_disable 0\n")
     before = handle.oom_kill_count()
     assert before == 3
@@ -251,7 +256,7 @@ def test_the_kernels_counter_tells_its_kills_from_a_persons(
     assert not handle.was_killed_for_memory(1, before)
 
 
-def test_without_a_counter_kill_9_is_taken_for_a_shortage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handle, "COUNTERS", ())
+def test_without_a_counter_kill_9_counts_as_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handle, "_OOM_COUNTERS", ())
     assert handle.oom_kill_count() is None
     assert handle.was_killed_for_memory(-signal.SIGKILL, None)

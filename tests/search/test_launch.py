@@ -14,12 +14,12 @@ from lepton_automl.models.model import Model
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers import launch
-from lepton_automl.search.workers.task import Task, _part, run_task, unpack
+from lepton_automl.search.workers.task import Task, load_part, run_task, unpack
 from lepton_automl.training import checkpoint, loader
 from lepton_automl.training.evaluate import is_correct
 from tests.helpers.search import candidate, work
 
-SAID = (
+PROGRAM = (
     "import json, os, sys; names = ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES'); "
     "print(json.dumps([sys.argv[1:], *(os.environ.get(name) for name in names)]))"
 )
@@ -30,7 +30,7 @@ def test_a_worker_has_one_thread_and_sees_one_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: int | None
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    with launch.launch(SAID, tmp_path, gpu) as process:
+    with launch.launch(PROGRAM, tmp_path, gpu) as process:
         assert process.stdout is not None
         words, threads, seen = json.loads(process.stdout.read())
     assert words == [str(os.getpid()), str(tmp_path)]
@@ -48,7 +48,7 @@ def task(tmp_path: Path) -> Iterator[Task]:
     trials.add(candidate(0))
     recipe = json.dumps(json.loads(candidate(0).recipe.to_json()) | {"batch_size": 32})
     key = TrainingKey.parse("0-final-0")
-    yield replace(Tasks(job, trials).fresh(trials[0], 6, key), ranks=2, recipe=recipe)
+    yield replace(Tasks(job, trials).from_scratch(trials[0], 6, key), ranks=2, recipe=recipe)
     job.ledger.close()
 
 
@@ -56,13 +56,13 @@ def task(tmp_path: Path) -> Iterator[Task]:
 def others(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The processes that are started."""
     started: list[subprocess.Popen[bytes]] = []
-    original = launch._other
+    original = launch._start_rank
 
-    def watched(*args: object) -> subprocess.Popen[bytes]:
+    def start(*args: object) -> subprocess.Popen[bytes]:
         started.append(original(*args))  # type: ignore[arg-type]
         return started[-1]
 
-    monkeypatch.setattr(launch, "_other", watched)
+    monkeypatch.setattr(launch, "_start_rank", start)
     return started
 
 
@@ -73,9 +73,9 @@ def test_two_processes_leave_one_net_and_nothing_else(
     assert not result.failed
     (other,) = others
     assert other.poll() is not None
-    model, data = Model.load(Path(task.out)), _part(task, task.validation)
+    model, data = Model.load(Path(task.out)), load_part(task, task.validation)
     assert (unpack(result.correct) == is_correct(model, data)).all()
-    assert not [path for path in Path(task.out).iterdir() if "meeting" in path.name]
+    assert not [path for path in Path(task.out).iterdir() if "rendezvous" in path.name]
 
 
 def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
@@ -96,7 +96,7 @@ def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
 
     with pytest.raises(Stopped):
         run_task(task, contextlib.nullcontext, stop)
-    assert (Path(task.out) / "half-way.safetensors").is_file()
+    assert (Path(task.out) / "resume.safetensors").is_file()
     shares: list[float] = []
     run_task(task, contextlib.nullcontext, shares.append)
     assert shares[0] > 0.4

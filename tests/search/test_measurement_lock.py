@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from lepton_automl.search.workers import measurement_lock as quiet_module
+from lepton_automl.search.workers import measurement_lock as lock_module
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from tests.helpers.processes import eventually
 
@@ -39,7 +39,7 @@ def end(*processes: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-def test_workers_pause_while_somebody_measures_and_go_on_afterwards(tmp_path: Path) -> None:
+def test_workers_pause_during_a_measurement(tmp_path: Path) -> None:
     log = tmp_path / "log"
     workers = [busy(tmp_path, log) for _ in range(2)]
     lock = MeasurementLock(tmp_path)
@@ -58,7 +58,9 @@ def test_workers_pause_while_somebody_measures_and_go_on_afterwards(tmp_path: Pa
         lock.close()
 
 
-def test_a_worker_killed_in_its_batch_or_stopped_measurer_blocks_nobody(tmp_path: Path) -> None:
+def test_a_worker_killed_in_its_batch_or_stopped_measurer_blocks_no_other_process(
+    tmp_path: Path,
+) -> None:
     worker = busy(tmp_path, tmp_path / "log")
     time.sleep(0.05)
     os.kill(worker.pid, signal.SIGKILL)
@@ -71,24 +73,26 @@ def test_a_worker_killed_in_its_batch_or_stopped_measurer_blocks_nobody(tmp_path
     lock.close()
 
 
-def test_a_stopped_worker_delays_who_measures_but_not_for_ever(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(quiet_module, "LONGEST_WAIT_SECONDS", 0.3)
+def test_a_stopped_worker_delays_a_measurement_but_not_for_ever(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(lock_module, "MAX_WAIT_SECONDS", 0.3)
     stopped, measurer, worker = (
         MeasurementLock(tmp_path),
         MeasurementLock(tmp_path),
         MeasurementLock(tmp_path),
     )
-    told: list[bool] = []
+    seen: list[bool] = []
     with stopped.training_slot():
         asked = time.monotonic()
         with measurer.measuring():
             assert time.monotonic() - asked >= 0.3
-            thread = threading.Thread(target=lambda: enter(worker, told))
+            thread = threading.Thread(target=lambda: enter(worker, seen))
             thread.start()
-            assert eventually(lambda: told)
-            assert told == [True], "the others still pause"
+            assert eventually(lambda: seen)
+            assert seen == [True], "the others still pause"
         thread.join()
-        assert told == [True, False], "and go on, while one hangs"
+        assert seen == [True, False], "and go on, while one hangs"
     for lock in (stopped, measurer, worker):
         lock.close()
 
@@ -101,29 +105,29 @@ def test_workers_do_not_wait_for_each_other(tmp_path: Path) -> None:
     two.close()
 
 
-def test_who_waits_says_so_first_and_others_can_see_why(tmp_path: Path) -> None:
+def test_a_waiting_worker_reports_it_and_the_measurement_is_visible(tmp_path: Path) -> None:
     measurer, worker, other = (
         MeasurementLock(tmp_path),
         MeasurementLock(tmp_path),
         MeasurementLock(tmp_path),
     )
-    told: list[bool] = []
-    with worker.training_slot(lambda: told.append(True)):
+    seen: list[bool] = []
+    with worker.training_slot(lambda: seen.append(True)):
         assert not other.is_measuring, "a batch is no measurement"
-    assert not told
+    assert not seen
     with measurer.measuring():
         assert other.is_measuring
-        thread = threading.Thread(target=lambda: enter(worker, told))
+        thread = threading.Thread(target=lambda: enter(worker, seen))
         thread.start()
-        assert eventually(lambda: told)
-        assert told == [True]
+        assert eventually(lambda: seen)
+        assert seen == [True]
     thread.join()
-    assert told == [True, False]
+    assert seen == [True, False]
     assert not other.is_measuring
     for lock in (measurer, worker, other):
         lock.close()
 
 
-def enter(worker: MeasurementLock, told: list[bool]) -> None:
-    with worker.training_slot(lambda: told.append(True)):
-        told.append(False)
+def enter(worker: MeasurementLock, seen: list[bool]) -> None:
+    with worker.training_slot(lambda: seen.append(True)):
+        seen.append(False)

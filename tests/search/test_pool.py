@@ -18,14 +18,14 @@ from lepton_automl.core.events import Event
 from lepton_automl.errors import DataError
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.workers import pool as packing
+from lepton_automl.search.workers import pool as pool_module
 from lepton_automl.search.workers.handle import GpuMemory
-from lepton_automl.search.workers.pool import WINDOW_SECONDS, Workers, WorkersPerGpu, wanted
+from lepton_automl.search.workers.pool import WINDOW_SECONDS, Workers, WorkersPerGpu, next_count
 from lepton_automl.search.workers.task import Task
 from tests.helpers.processes import eventually
 from tests.helpers.search import InlineWorkers, candidate, is_alive, work
 
-COORDINATOR = """
+PARENT = """
 import sys, time, pathlib
 from lepton_automl.search.workers.pool import Workers
 workers = Workers(1, pathlib.Path(sys.argv[1]))
@@ -76,7 +76,7 @@ def test_a_worker_process_gives_the_bits_that_this_process_gives(
     assert written[0].read_bytes() == written[1].read_bytes()
 
 
-def test_two_tasks_run_at_once_and_results_go_to_the_right_ones(
+def test_two_tasks_run_at_once_and_each_gets_its_own_result(
     workers: Workers, tmp_path: Path
 ) -> None:
     tasks = [a_task(tmp_path / "run", number) for number in (3, 4)]
@@ -120,7 +120,7 @@ def test_a_task_that_kills_every_worker_fails_and_the_others_live_on(tmp_path: P
         assert pool.call(a_task(tmp_path / "run")).failed == ""
 
 
-def test_what_a_task_raises_is_raised_here_and_the_worker_lives(
+def test_an_error_of_a_task_is_raised_and_the_worker_lives(
     workers: Workers, tmp_path: Path
 ) -> None:
     task = replace(a_task(tmp_path / "run"), start=str(tmp_path / "nowhere"))
@@ -129,13 +129,13 @@ def test_what_a_task_raises_is_raised_here_and_the_worker_lives(
     assert workers.call(a_task(tmp_path / "run")).failed == ""
 
 
-def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", COORDINATOR, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as coordinator:
-        assert coordinator.stdout is not None
-        pids = [int(pid) for pid in coordinator.stdout.readline().split()]
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert all(map(is_alive, pids))
-        coordinator.kill()
+        parent.kill()
     wait_until_gone(pids)
 
 
@@ -150,12 +150,14 @@ def test_closing_ends_all_workers_at_once(tmp_path: Path) -> None:
 def test_workers_are_added_to_every_gpu_and_taken_away_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "WINDOW_SECONDS", 0.0)
-    monkeypatch.setattr(packing, "wanted", lambda rates, now, memory, most: plan.pop(0))
-    plan, told = [2, 2, 3, 2, 2, *[1] * 999], list[Event]()
+    monkeypatch.setattr(pool_module, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(
+        pool_module, "next_count", lambda throughput, count, memory, max_count: plan.pop(0)
+    )
+    plan, events = [2, 2, 3, 2, 2, *[1] * 999], list[Event]()
     task = replace(Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", "")), work=1.0)
     pool = Workers(
-        2, tmp_path, 2, emit=told.append, workers_per_gpu=WorkersPerGpu(8), program=ON_A_GPU
+        2, tmp_path, 2, emit=events.append, workers_per_gpu=WorkersPerGpu(8), program=ON_A_GPU
     )
     seen, most = set[str](), 0
     with pool:
@@ -170,8 +172,8 @@ def test_workers_are_added_to_every_gpu_and_taken_away_again(
         assert pool.jobs == 2
     assert seen == {"0", "1"}
     assert most == 6
-    assert [event.message for event in told] == [
-        f"workers on each GPU: {now}, before {before}"
+    assert [event.message for event in events] == [
+        f"workers per GPU: {now} (before: {before})"
         for before, now in ((1, 2), (2, 3), (3, 2), (2, 1))
     ]
 
@@ -182,23 +184,25 @@ def test_seconds_to_go_follow_from_what_is_done(
     assert workers.seconds_to_go() == 0.0
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
-    said = [
+    reported = [
         {"task": "1-0", "since": now - 30, "share": 0.75},
         {"task": "2-0", "since": now - 20, "share": 0.5},
     ]
-    for worker, facts in zip(workers._all, said, strict=True):
+    for worker, facts in zip(workers._all, reported, strict=True):
         monkeypatch.setattr(worker, "facts", lambda facts=facts: facts)
     assert workers.seconds_to_go() == pytest.approx(20.0)
-    said[1]["share"] = 0.0
+    reported[1]["share"] = 0.0
     assert workers.seconds_to_go() == math.inf
 
 
-ROOMY = GpuMemory(free=90, total=100)
+FREE = GpuMemory(free=90, total=100)
 
 
-def settled(speed: list[float], memory: GpuMemory | None = ROOMY, most: int = 16) -> list[int]:
+def counts_over_time(
+    speed: list[float], memory: GpuMemory | None = FREE, max_count: int = 16
+) -> list[int]:
     """Counts from one look to the next on a GPU where n workers have `speed[n - 1]` together."""
-    workers_per_gpu, counts, done = WorkersPerGpu(most), [1], 0.0
+    workers_per_gpu, counts, done = WorkersPerGpu(max_count), [1], 0.0
     for second in range(600):
         done += speed[min(workers_per_gpu.count, len(speed)) - 1]
         count = workers_per_gpu.update(float(second), done, memory, ready=True)
@@ -208,39 +212,39 @@ def settled(speed: list[float], memory: GpuMemory | None = ROOMY, most: int = 16
 
 
 def test_workers_are_added_while_the_whole_gets_faster_by_a_tenth() -> None:
-    assert settled([100, 180, 230, 240]) == [1, 2, 3, 4, 3]
-    assert settled([100, 105]) == [1, 2, 1]
-    assert settled([100, 60]) == [1, 2, 1]
+    assert counts_over_time([100, 180, 230, 240]) == [1, 2, 3, 4, 3]
+    assert counts_over_time([100, 105]) == [1, 2, 1]
+    assert counts_over_time([100, 60]) == [1, 2, 1]
 
 
-def test_it_is_bounded_by_cores_and_memory() -> None:
+def test_their_number_is_bounded_by_cores_and_memory() -> None:
     ever_faster = [100.0 * n for n in range(1, 99)]
-    assert settled(ever_faster, most=3) == [1, 2, 3]
-    assert settled(ever_faster, most=1) == [1]
+    assert counts_over_time(ever_faster, max_count=3) == [1, 2, 3]
+    assert counts_over_time(ever_faster, max_count=1) == [1]
     # One worker took 60 of 100: there is no room for the next.
-    assert settled(ever_faster, GpuMemory(free=40, total=100)) == [1]
-    assert settled(ever_faster, None) == [1]
+    assert counts_over_time(ever_faster, GpuMemory(free=40, total=100)) == [1]
+    assert counts_over_time(ever_faster, None) == [1]
 
 
-def test_room_is_judged_by_what_each_worker_took() -> None:
-    assert wanted({1: 1.0, 2: 2.0}, 2, GpuMemory(free=32, total=80), 9) == 3
-    assert wanted({1: 1.0, 2: 2.0}, 2, GpuMemory(free=30, total=90), 9) == 2
+def test_free_memory_is_compared_with_what_each_worker_uses() -> None:
+    assert next_count({1: 1.0, 2: 2.0}, 2, GpuMemory(free=32, total=80), 9) == 3
+    assert next_count({1: 1.0, 2: 2.0}, 2, GpuMemory(free=30, total=90), 9) == 2
 
 
-def test_a_number_is_judged_only_after_a_whole_window_in_which_all_have_trained() -> None:
+def test_throughput_is_measured_only_over_a_whole_window_in_which_all_have_trained() -> None:
     workers_per_gpu = WorkersPerGpu(4)
-    assert workers_per_gpu.update(0.0, 0.0, ROOMY, ready=False) == 1
-    assert workers_per_gpu.update(1.0, 10.0, ROOMY, ready=True) == 1
-    assert workers_per_gpu.update(2.0, 10.0, ROOMY, ready=False) == 1
-    assert workers_per_gpu.update(3.0, 10.0, ROOMY, ready=True) == 1
-    assert workers_per_gpu.update(3.0 + WINDOW_SECONDS - 1, 200.0, ROOMY, ready=True) == 1
-    assert workers_per_gpu.update(3.0 + WINDOW_SECONDS, 210.0, ROOMY, ready=True) == 2
-    assert workers_per_gpu.rates == {1: pytest.approx(200 / WINDOW_SECONDS)}
+    assert workers_per_gpu.update(0.0, 0.0, FREE, ready=False) == 1
+    assert workers_per_gpu.update(1.0, 10.0, FREE, ready=True) == 1
+    assert workers_per_gpu.update(2.0, 10.0, FREE, ready=False) == 1
+    assert workers_per_gpu.update(3.0, 10.0, FREE, ready=True) == 1
+    assert workers_per_gpu.update(3.0 + WINDOW_SECONDS - 1, 200.0, FREE, ready=True) == 1
+    assert workers_per_gpu.update(3.0 + WINDOW_SECONDS, 210.0, FREE, ready=True) == 2
+    assert workers_per_gpu.throughput == {1: pytest.approx(200 / WINDOW_SECONDS)}
 
 
 @given(st.lists(st.floats(1, 1000), min_size=1, max_size=12), st.integers(1, 12))
-def test_it_always_settles(speed: list[float], most: int) -> None:
-    counts = settled(speed, most=most)
+def test_the_number_of_workers_always_converges(speed: list[float], most: int) -> None:
+    counts = counts_over_time(speed, max_count=most)
     assert max(counts) <= most
     # Up by one at a time, at most one step back at the end.
     ups = counts if len(counts) == 1 or counts[-1] > counts[-2] else counts[:-1]

@@ -49,6 +49,6 @@ def test_a_training_that_went_on_from_the_search_goes_on_again(tmp_path: Path) -
     trials.add_result(result(0, "0", 12, epochs=9, n=18))
     tasks, final = Tasks(job, trials), FinalRun(0, 5, is_fresh=False)
     job.ledger.record("plan", "final-0", {"finals": [final.to_event()]})
-    wanted = tasks.final(candidate(0), 1, 5, TrainingKey(0, Stage.FINAL))
+    wanted = tasks.continued(candidate(0), 1, 5, TrainingKey(0, Stage.FINAL))
     assert rebuild_checkpoint(TrainingKey(0, Stage.FINAL), tasks, trials, job.ledger) == [wanted]
     job.ledger.close()

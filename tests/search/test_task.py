@@ -29,7 +29,7 @@ def task(tmp_path: Path) -> Task:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
-def test_packed_answers_are_read_back(answers: list[bool]) -> None:
+def test_packed_correctness_is_read_back(answers: list[bool]) -> None:
     assert unpack(pack(np.array(answers))).tolist() == answers
 
 
@@ -39,7 +39,7 @@ def test_a_task_and_its_result_survive_json(task: Task) -> None:
     assert TaskResult.from_json(result.to_json()) == result
 
 
-def test_how_long_a_long_training_takes_is_told_without_the_start_of_a_short_one() -> None:
+def test_steady_seconds_leave_out_the_start_of_a_short_training() -> None:
     result = TaskResult((9.0, 7.0), pictures_per_second=500.0)
     assert result.steady_seconds(3000) == 6.0
     assert result.steady_seconds(9000) == 7.0
@@ -61,7 +61,7 @@ def test_two_tasks_one_after_the_other_equal_one_of_all_their_cycles(
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_the_answers_are_those_of_the_saved_model(task: Task) -> None:
+def test_the_result_is_that_of_the_saved_model(task: Task) -> None:
     result = RUN(task)
     validation = load_labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
     assert (
@@ -84,22 +84,22 @@ def test_a_probe_sees_only_so_many_samples(task: Task) -> None:
     assert many.correct != ""
 
 
-def test_a_smaller_task_trains_its_last_cycle_in_pieces_and_says_so(task: Task) -> None:
-    assert task.pieces == (1, 1)
-    smaller = task.smaller()
-    assert smaller.pieces == (1, 4)
-    assert smaller.smaller().pieces == (1, 16)
+def test_a_task_with_less_memory_trains_its_last_cycle_in_micro_batches(task: Task) -> None:
+    assert task.micro_batches_of_cycles == (1, 1)
+    smaller = task.with_less_memory()
+    assert smaller.micro_batches_of_cycles == (1, 4)
+    assert smaller.with_less_memory().micro_batches_of_cycles == (1, 16)
     assert Task.from_json(smaller.to_json()) == smaller
-    whole, pieces = RUN(task), RUN(smaller)
-    assert (whole.parts, pieces.parts) == (1, 4)
-    assert pieces.correct != ""
-    assert RUN(smaller).correct == pieces.correct
+    whole, split = RUN(task), RUN(smaller)
+    assert (whole.micro_batches, split.micro_batches) == (1, 4)
+    assert split.correct != ""
+    assert RUN(smaller).correct == split.correct
 
 
 def test_the_share_done_rises_to_one_over_all_cycles(task: Task) -> None:
-    told: list[float] = []
-    run_task(task, contextlib.nullcontext, told.append)
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1.0)
+    shares: list[float] = []
+    run_task(task, contextlib.nullcontext, shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
     # The first of the two cycles is one epoch of three.
-    assert any(share == pytest.approx(1 / 3) for share in told)
+    assert any(share == pytest.approx(1 / 3) for share in shares)

@@ -48,7 +48,7 @@ def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: Tasks)
     assert task.seed == short.seed
 
 
-def test_candidates_and_cycles_have_seeds_of_their_own(tasks: Tasks) -> None:
+def test_trials_and_cycles_have_different_seeds(tasks: Tasks) -> None:
     one, two = (tasks.rung(candidate(number, epochs=27), 2) for number in (0, 1))
     seeds = [one.seed, two.seed, *(seed for task in (one, two) for _, seed in task.cycles)]
     assert len(set(seeds)) == len(seeds)
@@ -56,17 +56,17 @@ def test_candidates_and_cycles_have_seeds_of_their_own(tasks: Tasks) -> None:
 
 def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
     folder = pretend_saved(tasks, 1, "1")
-    task = tasks.final(candidate(1, epochs=27), 2, 40, TrainingKey.parse("1-final-0"))
+    task = tasks.continued(candidate(1, epochs=27), 2, 40, TrainingKey.parse("1-final-0"))
     assert task.key == "1-final-0"
     assert task.start == str(folder)
     assert [epochs for epochs, _ in task.cycles] == [40]
 
 
-def test_a_fresh_training_starts_from_nothing_with_seeds_no_rung_has_seen(tasks: Tasks) -> None:
+def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: Tasks) -> None:
     pretend_saved(tasks, 1, "1")
     known = tasks.rung(candidate(1, epochs=27), 2)
     first, second = (
-        tasks.fresh(candidate(1, epochs=27), 40, TrainingKey.parse(text))
+        tasks.from_scratch(candidate(1, epochs=27), 40, TrainingKey.parse(text))
         for text in ("1-final-0", "1-final-0-1")
     )
     assert (first.key, first.start) == ("1-final-0", "")
@@ -77,18 +77,18 @@ def test_a_fresh_training_starts_from_nothing_with_seeds_no_rung_has_seen(tasks:
     )
 
 
-def test_a_probe_saves_nothing_and_sees_few_samples(tasks: Tasks) -> None:
+def test_a_probe_saves_nothing_and_trains_on_few_samples(tasks: Tasks) -> None:
     probe = tasks.probe(candidate(0))
     assert probe.out == probe.start == ""
     assert probe.samples == tasks.samples
     assert len(probe.cycles) == 2
 
 
-def test_collecting_keeps_only_what_is_named(tasks: Tasks) -> None:
+def test_all_checkpoints_but_the_named_ones_are_deleted(tasks: Tasks) -> None:
     kept, gone = pretend_saved(tasks, 0, "2"), pretend_saved(tasks, 1, "0")
-    lock = kept.parent / "room.lock"
+    lock = kept.parent / "batch.lock"
     lock.touch()
-    tasks.collect({kept})
+    tasks.delete_all_but({kept})
     assert kept.exists()
     assert lock.exists()
     assert not gone.exists()
@@ -99,26 +99,26 @@ def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
 ) -> None:
     folders = [pretend_saved(tasks, number, "0") for number in range(2)]
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    tasks.discard(TrainingKey(0))
-    tasks.collect(set())
-    assert not any(map(tasks.is_whole, folders))
+    tasks.delete(TrainingKey(0))
+    tasks.delete_all_but(set())
+    assert not any(map(tasks.is_complete, folders))
     assert tasks.rung(candidate(0, epochs=27), 1).start == ""
 
 
-def test_a_candidate_for_which_memory_ran_out_keeps_to_small_pieces(tasks: Tasks) -> None:
+def test_a_trial_that_ran_out_of_memory_keeps_its_micro_batches(tasks: Tasks) -> None:
     one, final = candidate(0, epochs=27), TrainingKey.parse("0-final-0")
-    assert tasks.rung(one, 0).parts == ()
+    assert tasks.rung(one, 0).micro_batches == ()
     tasks._trials.add_result(result(0, "0", 100))
-    tasks._trials.add_result(dataclasses.replace(result(0, "1", 100), parts=4))
-    # Made again from nothing, every cycle goes as it went.
-    assert tasks.rung(one, 2).pieces == (1, 4, 4)
-    assert tasks.rung(one, 1).pieces == (1, 4)
-    assert tasks.rung(one, 0).pieces == (1,)
-    assert tasks.fresh(one, 40, final).pieces == (4,)
-    tasks._trials.add_result(dataclasses.replace(result(0, "final-0", 100), parts=16))
-    assert tasks.final(one, 2, 40, final).pieces == (1, 4, 16)
+    tasks._trials.add_result(dataclasses.replace(result(0, "1", 100), micro_batches=4))
+    # Trained again from the start, each cycle has the micro-batches it had.
+    assert tasks.rung(one, 2).micro_batches_of_cycles == (1, 4, 4)
+    assert tasks.rung(one, 1).micro_batches_of_cycles == (1, 4)
+    assert tasks.rung(one, 0).micro_batches_of_cycles == (1,)
+    assert tasks.from_scratch(one, 40, final).micro_batches_of_cycles == (4,)
+    tasks._trials.add_result(dataclasses.replace(result(0, "final-0", 100), micro_batches=16))
+    assert tasks.continued(one, 2, 40, final).micro_batches_of_cycles == (1, 4, 16)
     pretend_saved(tasks, 0, "1")
-    assert tasks.rung(one, 2).pieces == (4,)
+    assert tasks.rung(one, 2).micro_batches_of_cycles == (4,)
 
 
 def test_a_task_knows_how_much_work_it_is(tasks: Tasks) -> None:

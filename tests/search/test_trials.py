@@ -25,7 +25,7 @@ from lepton_automl.search.trials import (
     read_trials,
     recipe_of,
     result_event,
-    stronger,
+    stronger_augmentation,
 )
 from lepton_automl.search.workers.task import TaskResult, pack
 from lepton_automl.training.recipe import Recipe
@@ -36,18 +36,18 @@ from tests.helpers.search import SPACE, candidate, result, small_space
     ("offered", "has", "next_one"),
     [("[0.0, 0.5, 1.0]", 0.0, 0.5), ("[1.0, 0.5, 0.0]", 0.5, 1.0), ("[0.0, 1.0]", 1.0, None)],
 )
-def test_the_next_stronger_change_that_the_space_offers(
+def test_the_next_higher_augmentation_of_the_space(
     tmp_path: Path, offered: str, has: float, next_one: float | None
 ) -> None:
     text = "\n".join(line for line in SPACE.splitlines() if not line.startswith("augment"))
     space = small_space(tmp_path, text.replace("[train]", f"[train]\naugment = {offered}"))
-    assert stronger(Recipe(augment=has), space) == next_one
+    assert stronger_augmentation(Recipe(augment=has), space) == next_one
 
 
-def test_a_space_that_leaves_no_choice_has_nothing_stronger(tmp_path: Path) -> None:
+def test_a_space_with_one_augmentation_has_no_higher_one(tmp_path: Path) -> None:
     text = "\n".join(line for line in SPACE.splitlines() if not line.startswith("augment"))
     space = small_space(tmp_path, text.replace("[train]", "[train]\naugment = 0.5"))
-    assert stronger(Recipe(augment=0.5), space) is None
+    assert stronger_augmentation(Recipe(augment=0.5), space) is None
 
 
 def test_a_final_training_takes_the_augmentation_of_its_key() -> None:
@@ -57,7 +57,7 @@ def test_a_final_training_takes_the_augmentation_of_its_key() -> None:
     assert recipe_of(recipe, strong) == dataclasses.replace(recipe, augment=0.5)
 
 
-def test_a_candidate_survives_the_ledger() -> None:
+def test_a_trial_survives_the_ledger() -> None:
     known = candidate(3, width=8, lr=0.1)
     rejected = (Rejection({"width": 64}, {"width": "{}"}, {"max_macs": 0.5}),)
     known = dataclasses.replace(known, rejected=rejected)
@@ -114,7 +114,7 @@ def test_different_final_trainings_have_different_texts(
     assert (str(one) == str(other)) is (one == other)
 
 
-def test_keys_are_the_texts_of_earlier_ledgers() -> None:
+def test_the_texts_of_keys() -> None:
     assert TrainingKey.parse("12-2") == TrainingKey(12, Stage.RUNG, 2)
     assert str(TrainingKey(7, Stage.FINAL, 1)) == "7-final-1"
     assert str(TrainingKey(7, Stage.FINAL, 0, 1, 0.5)) == "7-final-0-1-augment-0.5"
@@ -137,7 +137,7 @@ def test_only_final_trainings_have_seeds_and_augmentation(stage: Stage) -> None:
         TrainingKey(7, stage, augment=0.5)
 
 
-def test_the_latest_is_the_final_training_unless_it_was_a_step_back() -> None:
+def test_the_best_result_is_the_most_accurate_and_the_newest_of_equal_ones() -> None:
     trials = Trials()
     trials.add(candidate(0))
     trials.add_result(result(0, "0", 150))
@@ -149,7 +149,7 @@ def test_the_latest_is_the_final_training_unless_it_was_a_step_back() -> None:
     assert trials.best_result(0).key.label == "final-1"
 
 
-def test_who_failed_at_the_first_rung_is_not_alive_and_has_no_standing() -> None:
+def test_a_trial_that_failed_at_its_first_rung_has_no_entry() -> None:
     trials, costs = Trials(), [load("size_bytes")]
     for number in range(3):
         trials.add(candidate(number, size=1000 * (number + 1)))
@@ -157,11 +157,11 @@ def test_who_failed_at_the_first_rung_is_not_alive_and_has_no_standing() -> None
     trials.add_result(result(1, "0", 0, failed="diverged"))
     assert trials.trained() == [0]
     assert trials.unstarted() == [2]
-    (standing,) = trials.entries(0, costs)
-    assert (standing.number, standing.accuracy, standing.costs) == (0, 0.75, (1000.0,))
+    (entry,) = trials.entries(0, costs)
+    assert (entry.number, entry.accuracy, entry.costs) == (0, 0.75, (1000.0,))
 
 
-def test_beyond_a_rung_are_those_that_finished_the_next() -> None:
+def test_trials_beyond_a_rung_have_finished_the_next_one() -> None:
     trials = Trials()
     for number in range(2):
         trials.add(candidate(number))
@@ -171,16 +171,16 @@ def test_beyond_a_rung_are_those_that_finished_the_next() -> None:
     assert trials.search_epochs(1) == 3
 
 
-def test_a_failed_score_counts_nothing() -> None:
+def test_a_failed_balancedcounts_nothing() -> None:
     assert result(0, "0", 50, failed="diverged").accuracy == 0.0
     assert result(0, "0", 50).accuracy == pytest.approx(0.25)
 
 
-def test_a_recorded_net_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorded_architecture_is_parsed_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     known = candidate(3)
     event = json.loads(json.dumps(known.to_event()))
     read = Arch.from_json
-    monkeypatch.setattr(Arch, "from_json", lambda text: pytest.fail("nobody has asked"))
+    monkeypatch.setattr(Arch, "from_json", lambda text: pytest.fail("parsed too early"))
     again = Trial.from_event(event)
     assert (again.number, again.cost) == (3, known.cost)
     monkeypatch.setattr(Arch, "from_json", read)
@@ -189,16 +189,18 @@ def test_a_recorded_net_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyP
     assert dataclasses.replace(again, number=4).recipe == known.recipe
 
 
-def test_a_retry_and_its_smaller_pieces_are_kept_with_the_rung() -> None:
+def test_a_retry_and_its_micro_batches_are_recorded_with_the_rung() -> None:
     plain = result_event(TaskResult((1.0,), "1:gA=="), 3)
     assert set(plain) == {"epochs", "correct", "failed", "seconds"}
-    assert RungResult.from_event(TrainingKey(0), plain).parts == 1
-    retried = result_event(TaskResult((1.0,), "1:gA==", parts=4, retried="ran out of memory"), 3)
-    assert RungResult.from_event(TrainingKey(0), retried).parts == 4
+    assert RungResult.from_event(TrainingKey(0), plain).micro_batches == 1
+    retried = result_event(
+        TaskResult((1.0,), "1:gA==", micro_batches=4, retried="ran out of memory"), 3
+    )
+    assert RungResult.from_event(TrainingKey(0), retried).micro_batches == 4
     assert retried["retried"] == "ran out of memory"
 
 
-def test_standings_are_those_of_all_who_finished_a_rung_whenever_they_are_asked_for() -> None:
+def test_entries_are_those_of_all_trials_that_finished_a_rung() -> None:
     trials, size, macs = Trials(), load("size_bytes"), load("macs")
     for number in range(3):
         trials.add(candidate(number, size=1000 * (3 - number)))
@@ -216,23 +218,23 @@ def test_standings_are_those_of_all_who_finished_a_rung_whenever_they_are_asked_
     assert trials.entries(1, [size]) == []
 
 
-def test_where_classes_count_alike_the_ledger_keeps_what_its_readers_cannot_tell(
+def test_where_classes_count_alike_the_ledger_holds_the_balanced_accuracy(
     tmp_path: Path,
 ) -> None:
     labels = np.repeat([0, 1], [180, 20])
     part = SimpleNamespace(strata=labels, groups=None)
     right = np.arange(200) < 190
     event = result_event(TaskResult((1.0,), pack(right)), 3, part)
-    score_ = RungResult.from_event(TrainingKey(0), json.loads(json.dumps(event)))
-    assert score_.accuracy == pytest.approx(balanced_accuracy_score(labels, labels * right))
-    assert score_.interval == accuracy_interval(right, None, labels)
-    assert 20 < score_.samples < 80, "ten of the rare twenty being wrong decides"
+    balanced = RungResult.from_event(TrainingKey(0), json.loads(json.dumps(event)))
+    assert balanced.accuracy == pytest.approx(balanced_accuracy_score(labels, labels * right))
+    assert balanced.interval == accuracy_interval(right, None, labels)
+    assert 20 < balanced.samples < 80, "ten of the rare twenty being wrong decides"
     assert "balanced" not in result_event(TaskResult((1.0,), "", failed="diverged"), 3, part)
     plain = RungResult.from_event(TrainingKey(0), result_event(TaskResult((1.0,), pack(right)), 3))
     assert (plain.accuracy, plain.samples) == (0.95, 200)
     assert plain.interval == wilson_interval(190, 200)
     trials = Trials()
     trials.add(candidate(0))
-    trials.add_result(score_)
-    (standing,) = trials.entries(0, [load("size_bytes")])
-    assert (standing.accuracy, standing.samples) == (score_.accuracy, score_.samples)
+    trials.add_result(balanced)
+    (entry,) = trials.entries(0, [load("size_bytes")])
+    assert (entry.accuracy, entry.samples) == (balanced.accuracy, balanced.samples)

@@ -97,10 +97,10 @@ def test_last_trainings_are_kept_for_a_later_pick(tmp_path: Path) -> None:
     _, winners = some(job)
     workers = InlineWorkers()
     choice = winners.select_winner(workers, ENDLESS)
-    winners.collect(choice.number)
+    winners.delete_other_checkpoints(choice.number)
     finals = {Path(task.out) for task in workers.tasks if "final" in task.key}
     assert len(finals) == 3
-    assert all(Tasks.is_whole(folder) for folder in finals)
+    assert all(Tasks.is_complete(folder) for folder in finals)
     job.ledger.close()
 
 

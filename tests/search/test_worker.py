@@ -9,24 +9,23 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import TaskResult
-from lepton_automl.search.workers.worker import Voice, answer
+from lepton_automl.search.workers.worker import StatusWriter, respond
 from tests.helpers.search import InlineWorkers, candidate, work
 
 
-def test_an_answer_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> None:
+def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> None:
     job, trials = work(tmp_path / "run"), Trials()
     trials.add(candidate(0, epochs=1))
     job.ledger.close()
     task = Tasks(job, trials).rung(trials[0], 0)
     lock = MeasurementLock(tmp_path / "locks")
-    said = io.StringIO()
-    voice = Voice(said, lock)
-    voice.begin()
-    line = answer(task.to_json(), voice)
+    status = StatusWriter(io.StringIO(), lock)
+    status.start_task()
+    line = respond(task.to_json(), status)
     assert "\n" not in line
     found = TaskResult.from_json(json.loads(line)["result"])
     assert found.correct == InlineWorkers().run(task).correct
-    bad = json.loads(answer(replace(task, start=str(tmp_path / "no")).to_json(), voice))["error"]
+    bad = json.loads(respond(replace(task, start=str(tmp_path / "no")).to_json(), status))["error"]
     assert bad["kind"] == "DataError"
     assert bad["fix"]
     lock.close()

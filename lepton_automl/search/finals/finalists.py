@@ -18,7 +18,7 @@ from lepton_automl.search.request import SearchWork
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import LONGEST, TASK_SECONDS, Clock, work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.trials import Trials, stronger
+from lepton_automl.search.trials import Trials, stronger_augmentation
 from lepton_automl.search.warm_start import is_at, read_warm_start
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.evaluate import is_correct
@@ -200,7 +200,7 @@ class FinalistSelection:
     def _strategies(self, number: int) -> list[Finalist]:
         """A candidate as its recipe says and with stronger changes, the better choice first."""
         own = self._entrant(number)
-        augment = stronger(self._trials[number].recipe, self._work.space)
+        augment = stronger_augmentation(self._trials[number].recipe, self._work.space)
         if augment is None:
             return [own]
         both = [own, dataclasses.replace(own, augment=augment)]
@@ -210,7 +210,7 @@ class FinalistSelection:
         """Whether its net knows training pictures much better than others, though changed ones."""
         score = self._trials.search_result(number)
         checkpoint = self._tasks.checkpoint(score.key)
-        if not self._tasks.is_whole(checkpoint):
+        if not self._tasks.is_complete(checkpoint):
             return False
         model = Model.load(checkpoint)
         files = self._work.dataset.decoded_files(

@@ -256,10 +256,10 @@ def final_task(final: FinalRun, round_number: int, tasks: Tasks, trials: Trials)
     """The training that `final` stands for."""
     candidate, key = trials[final.number], final.key(round_number)
     if final.is_fresh:
-        task = tasks.fresh(candidate, final.epochs, key)
+        task = tasks.from_scratch(candidate, final.epochs, key)
     else:
         done = len([s for s in trials.results[final.number] if not s.failed])
-        task = tasks.final(candidate, done, final.epochs, key)
+        task = tasks.continued(candidate, done, final.epochs, key)
     return dataclasses.replace(task, ranks=final.ranks)
 
 
@@ -277,7 +277,7 @@ def rebuild_checkpoint(
     ledger : LedgerView
         Knows the last trainings that were decided on.
     """
-    if tasks.is_whole(tasks.checkpoint(key)):
+    if tasks.is_complete(tasks.checkpoint(key)):
         return []
     if key.stage is Stage.RUNG:
         return [tasks.rung(trials[key.trial], key.round)]

@@ -109,7 +109,7 @@ class WinnerStore:
             )
         )
 
-    def collect(self, number: int) -> None:
+    def delete_other_checkpoints(self, number: int) -> None:
         """Keep the checkpoints of the winner and of last trainings, which `lepton pick` may want.
 
         All others can be made again from the ledger.
@@ -118,7 +118,7 @@ class WinnerStore:
         keep.add(self._tasks.checkpoint(self._trials.search_result(number).key))
         for final in self._confirmation.finals:
             keep.add(self._tasks.checkpoint(final.key(self._round)))
-        self._tasks.collect(keep)
+        self._tasks.delete_all_but(keep)
 
     def leader(self) -> int | None:
         """Who would win now."""
@@ -127,7 +127,7 @@ class WinnerStore:
 
     def save_best_so_far(self) -> int | None:
         """Leave who would win now in RUN/models/best; None where nobody has a checkpoint."""
-        there = [n for n in self._trials.trained() if Tasks.is_whole(self._checkpoint(n))]
+        there = [n for n in self._trials.trained() if Tasks.is_complete(self._checkpoint(n))]
         if not there:
             return None
         choice = choose(self._options(there), self._work.config.goal)

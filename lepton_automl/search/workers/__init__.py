@@ -1,1 +1,1 @@
-"""Processes that train trials, and what they run."""
+"""Worker processes: pool, handle, process groups, tasks, and the measurement lock."""

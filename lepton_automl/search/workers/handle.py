@@ -1,4 +1,4 @@
-"""One worker process seen from the search loop: start, liveness, memory, loss."""
+"""Handle of one worker process: send tasks, read results, detect hangs and lack of memory."""
 
 from __future__ import annotations
 
@@ -21,77 +21,88 @@ from lepton_automl.search.workers.launch import launch
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult
 
-LOOK_SECONDS = 0.25
-"""A silent worker is looked after so often."""
-READ_BYTES = 1 << 16
-ENDING_SECONDS = 5.0
-"""A process that has closed its output ends within so many seconds."""
-LEAST_SECONDS = 20.0
-"""A worker may be silent so long, whatever it does."""
-USUAL_GAPS = 30
-"""... and so many times as long as it usually is between two signs of life."""
-FIRST = 3
-"""Before its first batch a task may take so many times as long: a GPU wakes up, data are read."""
-STARTING = 15
-"""... and a process that was never heard at all: it loads torch, maybe from a slow disk."""
-LONGEST_STEP = 1.0
-"""Who listens looks more often than every so many seconds; a longer gap is his own."""
-_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+LIVENESS_SECONDS = 20.0
+"""A worker may be silent for this long, whatever it does."""
+MAX_STEP_SECONDS = 1.0
+"""A longer gap between two polls is this process's own and does not count as silence."""
+_POLL_SECONDS = 0.25
+_READ_BYTES = 1 << 16
+_EXIT_SECONDS = 5.0
+"""A process that has closed its output ends within this time."""
+_USUAL_GAPS = 30
+"""A worker may be silent for this many times its mean gap between two lines."""
+_FIRST_BATCHES, _FIRST_BATCH_FACTOR = 3, 3
+"""A task's first lines may take this many times as long: a GPU wakes up, data are read."""
+_STARTUP_FACTOR = 15
+"""A new process may take this many times as long: it loads torch, maybe from a slow disk."""
+_OOM_COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
+"""Files in which Linux counts the processes it has killed for lack of memory."""
+_OOM_MESSAGES = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+)
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Of the GPU that has the least free, in bytes."""
+    """Memory of a GPU in bytes."""
 
     free: int
     total: int
 
 
 class WorkerLost(Exception):
-    """The worker will not answer.
+    """A worker process ended, hangs or has too little memory, so it returns no result.
 
     Parameters
     ----------
-    why : str
-        What it did, such as "was killed".
+    reason : str
+        What happened, such as "was killed by SIGTERM".
     is_out_of_memory : bool
-        GpuMemory ran out.
+        Whether memory ran out.
     """
 
-    def __init__(self, why: str, *, is_out_of_memory: bool = False) -> None:
-        super().__init__(why)
-        self.why, self.is_out_of_memory = why, is_out_of_memory
+    def __init__(self, reason: str, *, is_out_of_memory: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.is_out_of_memory = reason, is_out_of_memory
 
 
 class Worker:
-    """One process that works on one task at a time.
+    """One worker process; it runs one task at a time.
 
     Parameters
     ----------
     locks : Path
-        Folder for the locks of `MeasurementLock`.
+        Folder of the files of `MeasurementLock`.
     lock : MeasurementLock
-        Tells whether somebody measures.
+        Says whether a measurement runs.
     gpu : int or None
         The only GPU it sees.
-    patience : float
+    liveness_seconds : float
         Seconds for which it may always be silent.
     program : str
-        What it runs, as Python text.
+        Python code that the process runs.
     """
 
     def __init__(
-        self, locks: Path, lock: MeasurementLock, gpu: int | None, patience: float, program: str
+        self,
+        locks: Path,
+        lock: MeasurementLock,
+        gpu: int | None,
+        liveness_seconds: float,
+        program: str,
     ) -> None:
         self.gpu = gpu
         self.has_trained = False
-        """It has got beyond the first batches of a task."""
+        """It has reported progress of a task."""
         self.memory: GpuMemory | None = None
-        """Of its GPU, as it said last."""
-        self._lock, self._least = lock, patience
+        """Memory of its GPU, as last reported."""
+        self._lock, self._liveness_seconds = lock, liveness_seconds
         self._task, self._since, self._work = "", 0.0, 0.0
-        self._said: dict[str, Any] = {}
-        self._rest, self._is_known = b"", False
+        self._status: dict[str, Any] = {}
+        self._unread, self._has_reported = b"", False
         self._process = launch(program, locks, gpu)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -101,89 +112,87 @@ class Worker:
 
     @property
     def work_done(self) -> float:
-        """How much of its task is done, in the units of `plan.work_of`."""
-        return float(self._work * self._said.get("share", 0.0))
+        """The part of its task that is done, in the units of `time_plan.work_of`."""
+        return float(self._work * self._status.get("share", 0.0))
 
     def facts(self) -> dict[str, Any]:
-        """What it does now; see `Workers.facts`."""
-        said = self._said
+        """Process id, task and progress; see `Workers.facts`."""
         return {
             "pid": self._process.pid,
             "task": self._task,
             "since": self._since,
-            "share": said.get("share", 0.0),
-            "waits": "waits" in said,
+            "share": self._status.get("share", 0.0),
+            "waits": "waits" in self._status,
         }
 
     def call(self, task: Task) -> TaskResult:
-        """The task's result.
+        """Run a task and return its result.
 
         Raises
         ------
         WorkerLost
-            If the process ends or hangs instead, or has too little memory.
+            If the process ends, hangs or has too little memory.
         LeptonError
-            What the task raised.
+            Raised by the task.
         """
         kills = oom_kill_count()
         self._task, self._since, self._work = task.key, time.time(), task.work
         try:
-            return _read(self._answer(task))
+            return _result(self._response(task))
         except (OSError, ValueError, EOFError) as error:  # ValueError: `close` was called.
-            raise self._died(kills) from error
+            raise self._lost(kills) from error
         finally:
-            self._task, self._said, self._work = "", {}, 0.0
+            self._task, self._status, self._work = "", {}, 0.0
 
     def stop(self) -> None:
-        """Kill the process; a task it had is lost and may be repeated."""
+        """Kill the process; its task is lost and may be repeated."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
         """Close the pipes of a stopped process."""
         for pipe in (self._input, self._output):
-            with contextlib.suppress(BrokenPipeError):  # A task it did not live to read.
+            with contextlib.suppress(BrokenPipeError):  # A task that it did not read.
                 pipe.close()
 
-    def _answer(self, task: Task) -> dict[str, Any]:
-        """The first thing it says that is more than a sign of life."""
-        patience = LivenessTimeout(time.monotonic(), self._least, is_known=self._is_known)
+    def _response(self, task: Task) -> dict[str, Any]:
+        """Send a task, follow the status lines, return the first line that is none."""
+        timeout = LivenessTimeout(
+            time.monotonic(), self._liveness_seconds, has_reported=self._has_reported
+        )
         self._input.write(task.to_json().encode() + b"\n")
         self._input.flush()
-        while not patience.is_expired:
+        while not timeout.is_expired:
             line = self._line()
-            patience.update(
-                time.monotonic(), excused="waits" in self._said and self._lock.is_measuring
-            )
+            waits = "waits" in self._status and self._lock.is_measuring
+            timeout.update(time.monotonic(), waits=waits)
             if line is None:
                 continue
-            patience.restart()
-            self._is_known, self._said = True, dict(json.loads(line))
-            self._learn()
-            if not self._said.keys() & {"share", "waits"}:
-                return self._said
-        raise WorkerLost(f"gave no sign of life for {patience.silent:.0f} s")
-
-    def _learn(self) -> None:
-        self.has_trained = self.has_trained or self._said.get("share", 0.0) > 0
-        if "free" in self._said:
-            self.memory = GpuMemory(self._said["free"], self._said["total"])
+            timeout.restart()
+            self._has_reported, self._status = True, dict(json.loads(line))
+            self.has_trained = self.has_trained or self._status.get("share", 0.0) > 0
+            if "free" in self._status:
+                self.memory = GpuMemory(self._status["free"], self._status["total"])
+            if not self._status.keys() & {"share", "waits"}:
+                return self._status
+        raise WorkerLost(f"gave no sign of life for {timeout.silent:.0f} s")
 
     def _line(self) -> bytes | None:
-        """The next line; None if there is none for a while."""
-        while b"\n" not in self._rest:
-            if not self._poll.poll(1000 * LOOK_SECONDS):
+        """The next line; None if there is none within `_POLL_SECONDS`."""
+        while b"\n" not in self._unread:
+            if not self._poll.poll(1000 * _POLL_SECONDS):
                 return None
-            more = os.read(self._output.fileno(), READ_BYTES)
+            more = os.read(self._output.fileno(), _READ_BYTES)
             if not more:
                 raise EOFError
-            self._rest += more
-        line, _, self._rest = self._rest.partition(b"\n")
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
         return line
 
-    def _died(self, kills: int | None) -> WorkerLost:
+    def _lost(self, kills: int | None) -> WorkerLost:
+        """The error for a process that has closed its output."""
         try:
-            code = self._process.wait(ENDING_SECONDS)
+            code = self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return WorkerLost("closed its output")
         if was_killed_for_memory(code, kills):
@@ -192,96 +201,96 @@ class Worker:
         return WorkerLost(how)
 
 
-def _read(answer: dict[str, Any]) -> TaskResult:
-    if "result" in answer:
-        return TaskResult.from_json(answer["result"])
-    if "out_of_memory" in answer:
-        raise WorkerLost(f"ran out of memory ({answer['out_of_memory']})", is_out_of_memory=True)
-    about = answer["error"]
-    kind = getattr(errors, about["kind"], MachineError)
-    raise kind(about["what"], fix=about["fix"])
+def _result(response: dict[str, Any]) -> TaskResult:
+    if "result" in response:
+        return TaskResult.from_json(response["result"])
+    if "out_of_memory" in response:
+        reason = f"ran out of memory ({response['out_of_memory']})"
+        raise WorkerLost(reason, is_out_of_memory=True)
+    error = response["error"]
+    kind = getattr(errors, error["kind"], MachineError)
+    raise kind(error["what"], fix=error["fix"])
 
 
 class LivenessTimeout:
-    """Counts the seconds in which a worker could have said something and did not.
+    """Seconds of silence after which a worker counts as hanging, adapted to its usual gaps.
 
-    A gap in the listener's own clock does not count: both were stopped together (Ctrl-Z), or the
-    machine slept. Nor does the time in which the worker waits for somebody who measures.
+    Time in which this process itself was stopped does not count: both were stopped together
+    (Ctrl-Z), or the machine slept. Nor does the time in which the worker waits for a measurement.
 
     Parameters
     ----------
     now : float
-        Seconds of a clock that never goes back.
-    least : float
+        Seconds of a monotonic clock.
+    least_seconds : float
         Seconds of silence that are always allowed.
-    is_known : bool
-        Whether the process has been heard before.
+    has_reported : bool
+        Whether the process has written a line before.
     """
 
-    def __init__(self, now: float, least: float = LEAST_SECONDS, *, is_known: bool = True) -> None:
-        self._last, self._least, self._is_known = now, least, is_known
-        self._awake, self._heard = 0.0, 0
+    def __init__(
+        self, now: float, least_seconds: float = LIVENESS_SECONDS, *, has_reported: bool = True
+    ) -> None:
+        self._last, self._least, self._has_reported = now, least_seconds, has_reported
+        self._gap_seconds, self._lines = 0.0, 0
         self.silent = 0.0
-        """Seconds since the last sign of life."""
+        """Seconds since the last line."""
 
     @property
     def limit(self) -> float:
         """Seconds of silence that are allowed now."""
-        if not self._is_known:
-            return STARTING * self._least
-        if self._heard < FIRST:
-            return FIRST * self._least
-        return max(self._least, USUAL_GAPS * self._awake / self._heard)
+        if not self._has_reported:
+            return _STARTUP_FACTOR * self._least
+        if self._lines < _FIRST_BATCHES:
+            return _FIRST_BATCH_FACTOR * self._least
+        return max(self._least, _USUAL_GAPS * self._gap_seconds / self._lines)
 
     @property
     def is_expired(self) -> bool:
-        """The worker hangs."""
+        """Whether the worker counts as hanging."""
         return self.silent > self.limit
 
     def restart(self) -> None:
-        """A sign of life has come."""
-        self._awake += self.silent
-        self._heard += 1
-        self._is_known = True
+        """Begin a new gap, after a line."""
+        self._gap_seconds += self.silent
+        self._lines += 1
+        self._has_reported = True
         self.silent = 0.0
 
-    def update(self, now: float, *, excused: bool) -> None:
-        """So late it is; `excused`: the worker waits for somebody else."""
-        step, self._last = min(now - self._last, LONGEST_STEP), now
-        if not excused:
+    def update(self, now: float, *, waits: bool) -> None:
+        """Set the time; it does not count where the worker waits for a measurement (`waits`)."""
+        step, self._last = min(now - self._last, MAX_STEP_SECONDS), now
+        if not waits:
             self.silent += step
 
 
-COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
-"""Where Linux counts the processes it has killed for memory."""
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch has several ways to say so."""
+    """Whether an exception means that memory ran out; torch has several messages for it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(words in said for words in _WORDS)
+    message = str(error).lower()
+    is_known = any(words in message for words in _OOM_MESSAGES)
+    return isinstance(error, RuntimeError | OSError) and is_known
 
 
 def oom_kill_count() -> int | None:
-    """How many processes the kernel has killed for memory so far; None where it does not tell."""
-    counts = [count for path in COUNTERS for count in _counted(path)]
+    """Processes that the kernel has killed for lack of memory; None where it does not count."""
+    counts = [count for path in _OOM_COUNTERS for count in _read_counter(path)]
     return sum(counts) if counts else None
 
 
 def was_killed_for_memory(exit_code: int, before: int | None) -> bool:
     """Whether a process was killed because memory ran out.
 
-    A person's `kill -9` looks the same but for the kernel's counter. Where there is none, memory
-    is the likelier reason.
+    `kill -9` from a terminal differs only in the kernel's counter. Where there is no counter,
+    lack of memory is assumed, as it is the likelier reason.
 
     Parameters
     ----------
     exit_code : int
         Of the process, as `subprocess` gives it.
     before : int or None
-        `oom_kill_count` when the process began its work.
+        `oom_kill_count` when the task began.
     """
     if exit_code != -signal.SIGKILL:
         return False
@@ -289,7 +298,7 @@ def was_killed_for_memory(exit_code: int, before: int | None) -> bool:
     return now is None or before is None or now > before
 
 
-def _counted(path: Path) -> list[int]:
+def _read_counter(path: Path) -> list[int]:
     try:
         lines = path.read_text().splitlines()
     except OSError:

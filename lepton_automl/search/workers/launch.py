@@ -15,7 +15,7 @@ import torch
 from lepton_automl.core import files
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 
-PROGRAM = (
+WORKER_PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.search.workers.worker import main; main()"
 )
@@ -24,72 +24,73 @@ RANK_PROGRAM = (
     "from lepton_automl.search.workers.rank import main; main()"
 )
 
-KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""glibc keeps the memory of one batch for the next: a tenth of a training step on a CPU."""
+MALLOC_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""glibc keeps the memory of one batch for the next, which saves a tenth of a training step."""
 
 
 def launch(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes]:
-    """A new worker process; its input and output are pipes.
+    """Start a worker process; its input and output are pipes.
 
     Parameters
     ----------
     program : str
-        What it runs, as Python text, with this process's id and `locks` as arguments.
+        Python code that the process runs; its arguments are this process's id and `locks`.
     locks : Path
-        Folder for the locks of `MeasurementLock`.
+        Folder of the files of `MeasurementLock`.
     gpu : int or None
-        The only GPU it sees; None: what this process sees.
+        The only GPU it sees; None: those that this process sees.
     """
+    # One thread each: two threads of a small net are much slower where a core is shared.
+    settings = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **MALLOC_SETTINGS}
+    if gpu is not None:
+        settings["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", program, str(os.getpid()), str(locks)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=_environment(gpu),
+        env=os.environ | settings | {"PYTHONPATH": path},
     )
 
 
-def _environment(gpu: int | None) -> dict[str, str]:
-    # One thread each: two threads of a small net collapse when a core is shared.
-    fixed = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **KEEPS_MEMORY}
-    if gpu is not None:
-        fixed["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
-    return os.environ | fixed | {"PYTHONPATH": path}
-
-
 @contextmanager
-def assembled(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
-    """Inside, `count` processes run `task` with this one as the first; others end with it.
+def started_process_group(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
+    """Start a process group that runs `task`, with this process as rank 0; ends it afterwards.
 
     Parameters
     ----------
     task : str
-        JSON of the task, as the others need it.
+        The task as JSON, passed to the other ranks.
     count : int
-        Processes in all.
+        Number of processes.
     folder : Path
-        Where they meet.
+        For the rendezvous file.
     """
     if count == 1:
         yield SINGLE_PROCESS
         return
     with files.wrap_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    meeting = folder.resolve() / f"meeting.{os.getpid()}"
-    meeting.unlink(missing_ok=True)
-    others = [_other(task, ProcessGroup(rank, count), meeting) for rank in range(1, count)]
+    rendezvous = folder.resolve() / f"rendezvous.{os.getpid()}"
+    rendezvous.unlink(missing_ok=True)
+    others = [_start_rank(task, ProcessGroup(rank, count), rendezvous) for rank in range(1, count)]
     try:
-        with init_process_group(meeting.as_uri(), ProcessGroup(0, count)) as process_group:
+        with init_process_group(rendezvous.as_uri(), ProcessGroup(0, count)) as process_group:
             yield process_group
     finally:
         for process in others:
             process.kill()
             process.communicate()
-        meeting.unlink(missing_ok=True)
+        rendezvous.unlink(missing_ok=True)
 
 
-def _other(task: str, process_group: ProcessGroup, meeting: Path) -> subprocess.Popen[bytes]:
-    process = launch(RANK_PROGRAM, meeting, _gpu(process_group))
+def _start_rank(
+    task: str, process_group: ProcessGroup, rendezvous: Path
+) -> subprocess.Popen[bytes]:
+    process = launch(RANK_PROGRAM, rendezvous, _gpu(process_group))
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(f"{process_group.rank} {process_group.world_size}\n{task}\n".encode())
@@ -98,7 +99,7 @@ def _other(task: str, process_group: ProcessGroup, meeting: Path) -> subprocess.
 
 
 def _gpu(process_group: ProcessGroup) -> int | None:
-    """The GPU of another process: this one's neighbour; None on a processor."""
+    """The GPU of another rank, next to that of this process; None without GPUs."""
     own = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if not torch.cuda.is_available() or not own.isdigit():
         return None

@@ -1,4 +1,4 @@
-"""MeasurementLock: training pauses at a batch boundary while something is timed."""
+"""Cross-process lock: workers pause between batches while a latency is measured."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from pathlib import Path
 
 from lepton_automl.core.files import wrap_os_errors
 
-LONGEST_WAIT_SECONDS = 5.0
-"""Who measures waits no longer: a process that was stopped in a batch may never end it."""
-LOOK_SECONDS = 0.001
-
-
-def _untold() -> None:
-    """Tell nobody."""
+MAX_WAIT_SECONDS = 5.0
+"""A measurement waits no longer: a process that was stopped inside a batch may never end it."""
+_POLL_SECONDS = 0.001
 
 
 class MeasurementLock:
-    """A turnstile of two file locks, shared by all processes of a run.
+    """Readers-writer lock with writer preference, made of two file locks.
 
-    Workers share the room for the length of a batch; who measures takes the turnstile first, so
-    that nobody new comes in, and then waits for the room to empty: it is never starved. The
+    Each worker holds the batch lock shared for one batch. A measurement first takes the entry lock,
+    so that no new batch begins, then the batch lock exclusively: workers cannot starve it. The
     kernel drops the locks of a process that dies, so no crash can leave them held.
 
     Parameters
@@ -37,62 +33,63 @@ class MeasurementLock:
         with wrap_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT
-            self._turnstile = os.open(folder / "turnstile.lock", flags, 0o644)
-            self._room = os.open(folder / "room.lock", flags, 0o644)
+            self._entry = os.open(folder / "entry.lock", flags, 0o644)
+            self._batch = os.open(folder / "batch.lock", flags, 0o644)
 
     @property
     def is_measuring(self) -> bool:
-        """Whether somebody measures or is about to."""
+        """Whether a measurement runs or is about to begin."""
         try:
-            fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._entry, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+        fcntl.flock(self._entry, fcntl.LOCK_UN)
         return False
 
     @contextmanager
-    def training_slot(self, waits: Callable[[], None] = _untold) -> Iterator[None]:
-        """A worker's batch: waits while somebody measures, and calls `waits` before it does."""
+    def training_slot(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the lock for one batch; calls `on_wait` before waiting for a measurement."""
         try:
-            fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._entry, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            waits()
-            fcntl.flock(self._turnstile, fcntl.LOCK_SH)
-        fcntl.flock(self._room, fcntl.LOCK_SH)
-        fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(self._entry, fcntl.LOCK_SH)
+        fcntl.flock(self._batch, fcntl.LOCK_SH)
+        fcntl.flock(self._entry, fcntl.LOCK_UN)
         try:
             yield
         finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
+            fcntl.flock(self._batch, fcntl.LOCK_UN)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Nobody else computes inside; batches that have begun are ended first.
+        """Hold the lock for a measurement, after the batches that have begun are done.
 
-        One that does not end in `LONGEST_WAIT_SECONDS` is not waited for: a hanging worker is
-        given up elsewhere, and until then the others have work to do.
+        A batch that does not end within `MAX_WAIT_SECONDS` is not waited for: the pool replaces a
+        hanging worker later, and until then the other workers have work to do.
         """
-        _take(self._turnstile)
-        _take(self._room)
+        _lock_exclusively(self._entry)
+        _lock_exclusively(self._batch)
         try:
             yield
         finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
-            fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+            fcntl.flock(self._batch, fcntl.LOCK_UN)
+            fcntl.flock(self._entry, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Give the files back."""
-        os.close(self._turnstile)
-        os.close(self._room)
+        """Close the lock files."""
+        os.close(self._entry)
+        os.close(self._batch)
 
 
-def _take(lock: int) -> None:
-    """Hold a lock alone; after `LONGEST_WAIT_SECONDS` go on without it."""
-    until = time.monotonic() + LONGEST_WAIT_SECONDS
+def _lock_exclusively(lock: int) -> None:
+    """Take an exclusive lock; after `MAX_WAIT_SECONDS` return without it."""
+    until = time.monotonic() + MAX_WAIT_SECONDS
     while time.monotonic() < until:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         else:
             return

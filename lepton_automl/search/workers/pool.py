@@ -14,43 +14,43 @@ from typing import Any, Self
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.errors import LeptonError
 from lepton_automl.search.training_key import task_text
-from lepton_automl.search.workers.handle import LEAST_SECONDS, GpuMemory, Worker, WorkerLost
-from lepton_automl.search.workers.launch import PROGRAM
+from lepton_automl.search.workers.handle import LIVENESS_SECONDS, GpuMemory, Worker, WorkerLost
+from lepton_automl.search.workers.launch import WORKER_PROGRAM
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult
 
-ATTEMPTS = 2
-"""A task whose worker is lost is given to one more worker."""
-GAIN = 1.1
-"""One worker more must make the whole at least so many times as fast."""
-ROOM = 1.25
-"""... and find so many times the memory free that a worker has used so far."""
 WINDOW_SECONDS = 20.0
-"""A number of workers is judged by its speed over so long."""
+"""Length of one throughput measurement of a number of workers per GPU."""
+_ATTEMPTS = 2
+"""Workers that may be lost with one task; after that the task fails."""
+_MIN_SPEEDUP = 1.1
+"""Throughput with one more worker per GPU, relative to without, from which it is kept."""
+_MEMORY_MARGIN = 1.25
+"""Free memory that one more worker needs, relative to what a worker has used so far."""
 
 
 class Workers:
-    """`jobs` workers behind `concurrent.futures`.
+    """Pool of worker processes with one thread each that waits for its result.
 
-    A worker that dies, hangs or runs out of memory is replaced and costs its task one retry, after
-    a shortage of memory with batches in smaller pieces; a task that loses two workers fails.
+    A worker that dies, hangs or runs out of memory is replaced, and its task is retried, after a
+    lack of memory with more micro-batches; a task that loses two workers fails.
 
     Parameters
     ----------
     jobs : int
         Tasks at the same time, at least 1.
     locks : Path
-        Folder for the locks of `MeasurementLock`.
+        Folder of the files of `MeasurementLock`.
     gpus : int
         Number of GPUs that workers are spread over; 0 where none is used.
     emit : callable
-        Told what happened to workers.
-    patience : float
+        Receives events about lost workers and about their number.
+    liveness_seconds : float
         Seconds for which a worker may always be silent.
     workers_per_gpu : WorkersPerGpu or None
-        Decides how many workers share a GPU while they work; None: `jobs` stays.
+        Adapts the number of workers that share a GPU; None: `jobs` stays.
     program : str
-        What a worker process runs, as Python text.
+        Python code that a worker process runs.
     """
 
     def __init__(
@@ -60,71 +60,68 @@ class Workers:
         gpus: int = 0,
         *,
         emit: Emit = silent,
-        patience: float = LEAST_SECONDS,
+        liveness_seconds: float = LIVENESS_SECONDS,
         workers_per_gpu: WorkersPerGpu | None = None,
-        program: str = PROGRAM,
+        program: str = WORKER_PROGRAM,
     ) -> None:
-        self.jobs, self._locks, self._gpus, self._workers_per_gpu = (
-            jobs,
-            locks,
-            gpus,
-            workers_per_gpu,
-        )
-        self._emit, self._patience, self._program = emit, patience, program
+        self.jobs = jobs
+        self._locks, self._gpus, self._workers_per_gpu = locks, gpus, workers_per_gpu
+        self._emit, self._liveness_seconds, self._program = emit, liveness_seconds, program
         self._closing = False
         self._lock = MeasurementLock(locks)
-        self._all = [self._worker(slot % gpus if gpus else None) for slot in range(jobs)]
-        self._idle = self._all[::-1]  # The first one may be up already, and is taken first.
-        threads = max(jobs, gpus * workers_per_gpu.most) if workers_per_gpu else jobs
+        self._all = [self._new_worker(slot % gpus if gpus else None) for slot in range(jobs)]
+        self._idle = self._all[::-1]  # `pop` takes the first one first.
+        threads = max(jobs, gpus * workers_per_gpu.max_count) if workers_per_gpu else jobs
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         self._pending: dict[Future[TaskResult], Task] = {}
-        self._happened: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._first = self._work_done = 0.0
 
     @property
     def free(self) -> int:
-        """How many more tasks can be started now."""
+        """Number of tasks that can be started now."""
         return max(0, self.jobs - len(self._pending))
 
     @property
     def busy(self) -> list[Task]:
-        """The tasks at work, in the order they were started."""
+        """Running tasks, in the order they were started."""
         return list(self._pending.values())
 
     def seconds_to_go(self) -> float:
-        """Until the last task at work ends, if all go on as they went; infinite if nobody knows."""
-        now, at_work = time.time(), [worker.facts() for worker in self._all]
-        each = [(now - one["since"], one["share"]) for one in at_work if one["task"]]
-        return max((s * (1 - done) / done if done else math.inf for s, done in each), default=0.0)
+        """Estimated seconds until the last running task ends; infinite before progress."""
+        now, facts = time.time(), [worker.facts() for worker in self._all]
+        running = [(now - each["since"], each["share"]) for each in facts if each["task"]]
+        remaining = [s * (1 - done) / done if done else math.inf for s, done in running]
+        return max(remaining, default=0.0)
 
     def facts(self) -> dict[str, Any]:
-        """What each worker does, for those who watch.
+        """State of all workers, for the live status.
 
-        Keys: `first`, when the first task was handed out (seconds since 1970), and `workers`, a
-        list of `slot`, `pid`, `task` (empty: idle), `since`, `share` done and `waits`.
+        Keys: `first`, when the first task was started (seconds since 1970), and `workers`, a list
+        of `slot`, `pid`, `task` (empty: idle), `since`, `share` done and `waits`.
         """
         workers = [{"slot": slot, **worker.facts()} for slot, worker in enumerate(self._all)]
         return {"first": self._first, "workers": workers}
 
     def start(self, task: Task) -> None:
-        """Hand a task to a free worker."""
+        """Start a task on a free worker."""
         self._first = self._first or time.time()
         self._pending[self._threads.submit(self._run, task)] = task
 
     def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
-        """Tasks that have ended, in the order they were started; waits for one at most `timeout` s.
+        """Finished tasks, in the order they were started; waits at most `timeout` s for the first.
 
         Raises
         ------
         LeptonError
-            What a task raised, such as a full disk.
+            Raised by a task, such as for a full disk.
         """
         done, _ = wait(self._pending, timeout, FIRST_COMPLETED)
-        while not self._happened.empty():
-            self._emit(Event("search", self._happened.get()))
+        while not self._messages.empty():
+            self._emit(Event("search", self._messages.get()))
         found = [(self._pending.pop(f), f.result()) for f in list(self._pending) if f in done]
         self._work_done += sum(task.work for task, _ in found)
-        self._pack()
+        self._adjust_workers_per_gpu()
         return found
 
     def call(self, task: Task) -> TaskResult:
@@ -135,7 +132,7 @@ class Workers:
         return found[0][1]
 
     def close(self) -> None:
-        """Kill all workers; tasks at work are lost and may be repeated."""
+        """Kill all workers; running tasks are lost and may be repeated."""
         self._closing = True
         for worker in self._all:
             worker.stop()
@@ -153,66 +150,66 @@ class Workers:
 
     def _run(self, task: Task) -> TaskResult:
         reasons: list[str] = []
-        for _ in range(ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             worker = self._idle.pop()
             try:
                 result = worker.call(task)
             except WorkerLost as lost:
                 worker.stop()
                 self._replace(worker)
-                reasons.append(lost.why)
-                task = task.smaller() if lost.is_out_of_memory else task
-                self._tell(task, lost, is_last=len(reasons) == ATTEMPTS)
+                reasons.append(lost.reason)
+                task = task.with_less_memory() if lost.is_out_of_memory else task
+                self._report(task, lost, is_last=len(reasons) == _ATTEMPTS)
             except LeptonError:
                 self._idle.append(worker)
                 raise
             else:
                 self._idle.append(worker)
                 return dataclasses.replace(result, retried="".join(reasons))
-        return TaskResult(failed=f"it lost {ATTEMPTS} workers: {'; '.join(reasons)}")
+        return TaskResult(failed=f"it lost {_ATTEMPTS} workers: {'; '.join(reasons)}")
 
-    def _tell(self, task: Task, lost: WorkerLost, *, is_last: bool) -> None:
-        then = "another worker takes over"
+    def _report(self, task: Task, lost: WorkerLost, *, is_last: bool) -> None:
+        then = "it is repeated by another worker"
         if lost.is_out_of_memory:
-            then += f", with batches in {task.pieces[-1]} pieces"
+            then += f", with {task.micro_batches_of_cycles[-1]} micro-batches per batch"
         if is_last:
-            then = "the trial is given up"
-        self._happened.put(f"{task_text(task.key)}: the worker {lost.why}; {then}")
+            then = f"it fails after {_ATTEMPTS} lost workers"
+        self._messages.put(f"{task_text(task.key)}: the worker {lost.reason}; {then}")
 
     def _replace(self, worker: Worker) -> None:
         if self._closing:
             raise WorkerLost("was closed")
         worker.close()
-        fresh = self._worker(worker.gpu)
+        fresh = self._new_worker(worker.gpu)
         self._all[self._all.index(worker)] = fresh
         self._idle.append(fresh)
 
-    def _worker(self, gpu: int | None) -> Worker:
-        return Worker(self._locks, self._lock, gpu, self._patience, self._program)
+    def _new_worker(self, gpu: int | None) -> Worker:
+        return Worker(self._locks, self._lock, gpu, self._liveness_seconds, self._program)
 
-    def _pack(self) -> None:
-        """Have as many workers on each GPU as pay."""
+    def _adjust_workers_per_gpu(self) -> None:
+        """Start or stop workers, as `WorkersPerGpu` decides."""
         if self._workers_per_gpu is None:
             return
         before, workers = self._workers_per_gpu.count, list(self._all)
         done = self._work_done + sum(worker.work_done for worker in workers)
-        known = [worker.memory for worker in workers if worker.memory is not None]
-        least = min(known, key=lambda memory: memory.free, default=None)
+        reported = [worker.memory for worker in workers if worker.memory is not None]
+        least = min(reported, key=lambda memory: memory.free, default=None)
         ready = all(worker.has_trained for worker in workers)
         count = self._workers_per_gpu.update(time.monotonic(), done, least, ready=ready)
         if count != before:
-            self._emit(Event("search", f"workers on each GPU: {count}, before {before}"))
+            self._emit(Event("search", f"workers per GPU: {count} (before: {before})"))
             self.jobs = count * self._gpus
         for gpu in range(self._gpus):
             on_it = [worker for worker in workers if worker.gpu == gpu]
             if len(on_it) < count:
-                self._all.append(worker := self._worker(gpu))
+                self._all.append(worker := self._new_worker(gpu))
                 self._idle.append(worker)
             elif len(on_it) > count and len(self._all) > len(self._pending):
-                self._retire(on_it)
+                self._stop_idle(on_it)
 
-    def _retire(self, workers: list[Worker]) -> None:
-        """Stop one of `workers` that has nothing to do, if there is one."""
+    def _stop_idle(self, workers: list[Worker]) -> None:
+        """Stop one of `workers` that is idle, if there is one."""
         for worker in workers:
             if worker in self._idle:
                 self._idle.remove(worker)
@@ -222,67 +219,74 @@ class Workers:
                 return
 
 
-def wanted(rates: Mapping[int, float], now: int, memory: GpuMemory | None, most: int) -> int:
-    """How many workers each GPU should have.
+def next_count(
+    throughput: Mapping[int, float], count: int, memory: GpuMemory | None, max_count: int
+) -> int:
+    """Number of workers per GPU to try next: one more while the throughput rises by a tenth.
 
     Parameters
     ----------
-    rates : mapping
-        Number of workers a GPU -> measured speed of the whole, in any unit.
-    now : int
-        How many there are.
+    throughput : mapping
+        Number of workers per GPU -> measured throughput of all workers, in any unit.
+    count : int
+        The present number.
     memory : GpuMemory or None
-        None where it is not known: nobody is added then.
-    most : int
-        As many as the processor's cores allow.
+        Of the fullest GPU; None where it is unknown: no worker is added then.
+    max_count : int
+        As many as the CPU cores allow.
     """
-    if now not in rates:
-        return now
-    if now > 1 and now - 1 in rates and rates[now] < GAIN * rates[now - 1]:
-        return now - 1
-    if now + 1 in rates:
-        return now + 1 if rates[now + 1] >= GAIN * rates[now] else now
-    if memory is None or now >= most:
-        return now
-    each = (memory.total - memory.free) / now
-    return now + 1 if memory.free >= ROOM * each else now
+    if count not in throughput:
+        return count
+    if (
+        count > 1
+        and count - 1 in throughput
+        and throughput[count] < _MIN_SPEEDUP * throughput[count - 1]
+    ):
+        return count - 1
+    if count + 1 in throughput:
+        is_faster = throughput[count + 1] >= _MIN_SPEEDUP * throughput[count]
+        return count + 1 if is_faster else count
+    if memory is None or count >= max_count:
+        return count
+    used_by_one = (memory.total - memory.free) / count
+    return count + 1 if memory.free >= _MEMORY_MARGIN * used_by_one else count
 
 
 class WorkersPerGpu:
-    """Watches the speed of all workers and says how many a GPU should have.
+    """Adapts the number of workers per GPU to the measured throughput.
 
     Parameters
     ----------
-    most : int
-        Workers a GPU may get at most.
+    max_count : int
+        Most workers per GPU.
     """
 
-    def __init__(self, most: int) -> None:
-        self.count, self.most = 1, most
-        self.rates: dict[int, float] = {}
-        self._since: tuple[float, float] | None = None
+    def __init__(self, max_count: int) -> None:
+        self.count, self.max_count = 1, max_count
+        self.throughput: dict[int, float] = {}
+        self._window: tuple[float, float] | None = None
 
     def update(self, now: float, done: float, memory: GpuMemory | None, *, ready: bool) -> int:
-        """So many workers each GPU should have from now on.
+        """Number of workers per GPU from now on.
 
         Parameters
         ----------
         now : float
-            Seconds of a clock.
+            Seconds of a monotonic clock.
         done : float
-            Work done so far by all, in the units of `plan.work_of`.
+            Work that all workers have done, in the units of `time_plan.work_of`.
         memory : GpuMemory or None
             Of the fullest GPU, where it is known.
         ready : bool
             Whether every worker has trained something: a process takes seconds to start.
         """
         if not ready:
-            self._since = None
-        elif self._since is None:
-            self._since = now, done
-        elif now - self._since[0] >= WINDOW_SECONDS:
-            begun, before = self._since
-            self.rates[self.count] = (done - before) / (now - begun)
-            self._since = None
-            self.count = wanted(self.rates, self.count, memory, self.most)
+            self._window = None
+        elif self._window is None:
+            self._window = now, done
+        elif now - self._window[0] >= WINDOW_SECONDS:
+            begun, before = self._window
+            self.throughput[self.count] = (done - before) / (now - begun)
+            self._window = None
+            self.count = next_count(self.throughput, self.count, memory, self.max_count)
         return self.count

@@ -1,11 +1,10 @@
-"""A task: train one candidate for some cycles; a pure function that any process may repeat."""
+"""Training task: its parameters, its result, and the function that runs it in any process."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import time
@@ -22,41 +21,44 @@ from lepton_automl.core import files
 from lepton_automl.data.dataset import LabelledFiles, LabelledTensors, load_labelled
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model, Preprocessing
-from lepton_automl.search.workers.launch import assembled
+from lepton_automl.search.workers.launch import started_process_group
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS, Throughput
 from lepton_automl.training.recipe import Recipe
 
-HALF_WAY = "half-way.safetensors"
-"""Beside the model to be: what a killed training goes on from."""
-SMALLER = 4
-"""Where memory ran out, batches go through the net in so many times as many pieces."""
+_RESUME_FILE = "resume.safetensors"
+"""State of a running training, in the folder of the future model; a killed one resumes from it."""
+_MICRO_BATCH_FACTOR = 4
+"""After memory ran out a batch is split into this many times as many micro-batches."""
 
-Share = Callable[[float], None]
-"""Told, after every batch, which share of the task's training is done."""
+OnProgress = Callable[[float], None]
+"""Called after every batch with the share of the task that is done, 0 to 1."""
 
 
-def _untold(share: float) -> None:
+def _ignore(share: float) -> None:
     del share
 
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that decides the result, as JSON can carry it to another process."""
+    """One training and its evaluation on validation; the result follows from these fields alone."""
 
     key: str
+    """Text of the `TrainingKey`, or a name."""
     arch: str
+    """JSON."""
     recipe: str
+    """JSON."""
     cycles: tuple[tuple[int, int], ...]
-    """(epochs, seed) of each training to run, one after the other; each ends annealed."""
+    """(epochs, seed) of consecutive trainings, each with a whole learning-rate schedule."""
     seed: int
-    """Of the first weights, where `start` is empty."""
+    """Seed of the initial weights, where `start` is empty."""
     start: str
-    """Folder of the model to start from; empty starts afresh."""
+    """Folder of the model to start from; empty: new weights."""
     out: str
-    """Folder the model is saved to; empty saves nothing."""
+    """Folder the model is saved to; empty: it is not saved."""
     zero_point: int
     scale: float
     train: tuple[str, str]
@@ -64,27 +66,28 @@ class Task:
     validation: tuple[str, str]
     device: str = "cpu"
     samples: int = 0
-    """Train on so many samples only; 0 is all."""
-    mirrors: bool = False
-    """Answer the validation samples mirrored as well."""
-    parts: tuple[int, ...] = ()
-    """In how many pieces the batches of each cycle go through the net; empty: whole."""
+    """Train on the first samples only; 0: on all."""
+    evaluates_mirrored: bool = False
+    """Classify the validation samples mirrored as well."""
+    micro_batches: tuple[int, ...] = ()
+    """Micro-batches that a batch is split into, for each cycle; empty: 1."""
     work: float = 0.0
-    """Size of the training in the units of `plan.work_of`; tells the speed, decides nothing."""
+    """Size of the training in the units of `time_plan.work_of`; does not affect the result."""
     is_balanced: bool = False
-    """Every class counts alike in the training."""
+    """Classes have equal weight in the loss."""
     ranks: int = 1
-    """Processes that train together, each with its share of every batch."""
+    """Number of processes that train together; each has its part of every batch."""
 
     @property
-    def pieces(self) -> tuple[int, ...]:
-        """`parts`, one for every cycle."""
-        return self.parts or (1,) * len(self.cycles)
+    def micro_batches_of_cycles(self) -> tuple[int, ...]:
+        """`micro_batches`, with an entry for every cycle."""
+        return self.micro_batches or (1,) * len(self.cycles)
 
-    def smaller(self) -> Self:
-        """The same task in less memory: its last cycle in smaller pieces."""
-        *before, last = self.pieces
-        return dataclasses.replace(self, parts=(*before, last * SMALLER))
+    def with_less_memory(self) -> Self:
+        """The same task with more micro-batches in its last cycle."""
+        *before, last = self.micro_batches_of_cycles
+        micro_batches = (*before, last * _MICRO_BATCH_FACTOR)
+        return dataclasses.replace(self, micro_batches=micro_batches)
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -95,7 +98,7 @@ class Task:
         """Read what `to_json` wrote."""
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
-        document["parts"] = tuple(document["parts"])
+        document["micro_batches"] = tuple(document["micro_batches"])
         document["train"] = tuple(document["train"])
         document["validation"] = tuple(document["validation"])
         return cls(**document)
@@ -103,25 +106,25 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task found out."""
+    """Result of a task: duration and validation accuracy, or the reason of a failure."""
 
     seconds: tuple[float, ...] = ()
-    """Of each cycle."""
+    """Duration of each cycle."""
     correct: str = ""
-    """Which validation samples are right, packed by `pack`."""
+    """Which validation samples are classified correctly, as `pack` writes them."""
     mirrored: str = ""
-    """Which are right when mirrored, if that was asked for."""
+    """The same for mirrored samples, where `evaluates_mirrored`."""
     failed: str = ""
-    """Why there is no model, or nothing."""
-    parts: int = 1
-    """In how many pieces the batches of the last cycle went through the net."""
+    """Why there is no model; empty where there is one."""
+    micro_batches: int = 1
+    """Micro-batches that a batch of the last cycle was split into."""
     pictures_per_second: float = 0.0
-    """Of the last cycle; 0 where it was too short to tell."""
+    """Throughput of the last cycle; 0 where it was too short to be measured."""
     retried: str = ""
-    """Why the task was given to a second worker, or nothing."""
+    """Why a second worker ran the task; empty where one was enough."""
 
     def steady_seconds(self, pictures: int) -> float:
-        """Of the last cycle, without its start: what so many pictures take in a long training."""
+        """Seconds that a long training needs for `pictures`: the last cycle without its start."""
         whole = self.seconds[-1]
         if not self.pictures_per_second or whole < MIN_MEASURED_SECONDS:
             return whole
@@ -138,11 +141,13 @@ class TaskResult:
         return cls(**(document | {"seconds": tuple(document["seconds"])}))
 
 
-def run_task(task: Task, turn: TrainingSlot, told: Share = _untold) -> TaskResult:
-    """Train, save the model, answer the validation samples.
+def run_task(
+    task: Task, training_slot: TrainingSlot, on_progress: OnProgress = _ignore
+) -> TaskResult:
+    """Train, save the model, classify the validation samples.
 
-    The model is on the disk before this returns. A net whose loss leaves the finite numbers is a
-    result too: `failed` says so.
+    The model is on the disk before this returns. A loss that is not finite makes a result with
+    `failed`, not an exception.
 
     Raises
     ------
@@ -151,72 +156,113 @@ def run_task(task: Task, turn: TrainingSlot, told: Share = _untold) -> TaskResul
     """
     batch_size = min(Recipe.from_json(task.recipe).batch_size, task.samples or math.inf)
     processes = usable_processes(task.ranks, int(batch_size)) if task.out else 1
-    with assembled(task.to_json(), processes, Path(task.out)) as process_group:
-        return run_share(task, process_group, turn, told)
+    with started_process_group(task.to_json(), processes, Path(task.out)) as process_group:
+        return run_rank(task, process_group, training_slot, on_progress)
 
 
-def run_share(
+def run_rank(
     task: Task,
     process_group: ProcessGroup,
-    turn: TrainingSlot = contextlib.nullcontext,
-    told: Share = _untold,
+    training_slot: TrainingSlot = contextlib.nullcontext,
+    on_progress: OnProgress = _ignore,
 ) -> TaskResult:
-    """`run_task` in one of the processes that do it together; the first has the result."""
-    device, seconds, parts = torch.device(task.device), list[float](), 1
-    data, model, recipe = _training_part(task), _start(task), Recipe.from_json(task.recipe)
+    """Run a task as one rank of a process group; only rank 0 returns a result."""
+    device, seconds, micro_batches = torch.device(task.device), list[float](), 1
+    data, model, recipe = _training_data(task), _initial_model(task), Recipe.from_json(task.recipe)
     throughput = Throughput(min(recipe.batch_size, len(data)))
-    steps = zip(task.cycles, task.pieces, _ticks(task, told), _snapshots(task), strict=True)
-    for (epochs, seed), parts, tick, snapshot in steps:
+    # Only the last cycle may be long, so only that one writes a state to resume from.
+    resume_files = [None] * (len(task.cycles) - 1)
+    resume_files.append(Path(task.out) / _RESUME_FILE if task.out else None)
+    steps = zip(
+        task.cycles,
+        task.micro_batches_of_cycles,
+        _progress_callbacks(task, on_progress),
+        resume_files,
+        strict=True,
+    )
+    for (epochs, seed), micro_batches, report_progress, resume_file in steps:
         throughput = Throughput(min(recipe.batch_size, len(data)))
+
+        def on_batch(
+            done: int,
+            total: int,
+            throughput: Throughput = throughput,
+            report_progress: OnBatch = report_progress,
+        ) -> None:
+            throughput.on_batch(done, total)
+            report_progress(done, total)
+
         options = TrainOptions(
-            epochs=epochs, seed=seed, device=device, micro_batches=parts, training_slot=turn
+            epochs=epochs,
+            seed=seed,
+            device=device,
+            micro_batches=micro_batches,
+            training_slot=training_slot,
+            process_group=process_group,
+            on_batch=on_batch,
         )
-        options["process_group"] = process_group
         begun = time.perf_counter()
         try:
-            options["on_batch"] = _both(throughput.on_batch, tick)
-            model = fit(model, data, recipe, checkpoint=snapshot, **options)
+            model = fit(model, data, recipe, checkpoint=resume_file, **options)
         except Diverged as error:
-            return TaskResult(tuple(seconds), failed=error.what, parts=parts)
+            return TaskResult(tuple(seconds), failed=error.what, micro_batches=micro_batches)
         seconds.append(time.perf_counter() - begun)
     if process_group.rank:
         return TaskResult()
     if task.out:
         model.save(Path(task.out))
-        files.remove(Path(task.out) / HALF_WAY)
-    plain, mirrored = _answers(model, task, turn)
+        files.remove(Path(task.out) / _RESUME_FILE)
+    correct, mirrored = _evaluate(model, task, training_slot)
     return TaskResult(
         tuple(seconds),
-        plain,
+        correct,
         mirrored,
-        parts=parts,
+        micro_batches=micro_batches,
         pictures_per_second=throughput.samples_per_second,
     )
 
 
-def _training_part(task: Task) -> LabelledTensors:
-    data, count = _part(task, task.train), task.samples
-    return data.first(count) if count else data
+def _training_data(task: Task) -> LabelledTensors:
+    data = load_part(task, task.train)
+    return data.first(task.samples) if task.samples else data
 
 
-def _snapshots(task: Task) -> list[Path | None]:
-    """Of each cycle; only the last one may be long, and what a killed one began is gone on with."""
-    end = len(task.cycles) - 1
-    return [Path(task.out) / HALF_WAY if task.out and n == end else None for n in range(end + 1)]
+def _initial_model(task: Task) -> Model:
+    if task.start:
+        return Model.load(Path(task.start))
+    preprocessing = Preprocessing(task.zero_point, task.scale)
+    return initial_model(Arch.from_json(task.arch), preprocessing, task.seed)
 
 
-def _answers(model: Model, task: Task, turn: TrainingSlot) -> tuple[str, str]:
-    """Which validation samples are right, as they are and, if asked for, mirrored."""
-    data, device = _part(task, task.validation), torch.device(task.device)
-    plain, mirrored = pack(is_correct(model, data, device=device, training_slot=turn)), ""
-    if task.mirrors:
-        flipped = LabelledTensors(data.pixels.flip(2), data.labels)
-        mirrored = pack(is_correct(model, flipped, device=device, training_slot=turn))
-    return plain, mirrored
+def _progress_callbacks(task: Task, on_progress: OnProgress) -> Iterator[OnBatch]:
+    """For each cycle a callback that turns its batches into the share of the task."""
+    total, before = sum(epochs for epochs, _ in task.cycles), 0
+    for epochs, _ in task.cycles:
+
+        def report(done: int, batches: int, before: int = before, epochs: int = epochs) -> None:
+            on_progress((before + epochs * done / batches) / total)
+
+        yield report
+        before += epochs
+
+
+def _evaluate(model: Model, task: Task, training_slot: TrainingSlot) -> tuple[str, str]:
+    """Packed correctness on validation: as the pictures are and, if the task says so, mirrored."""
+    data, device = load_part(task, task.validation), torch.device(task.device)
+    correct = pack(is_correct(model, data, device=device, training_slot=training_slot))
+    if not task.evaluates_mirrored:
+        return correct, ""
+    flipped = LabelledTensors(data.pixels.flip(2), data.labels)
+    return correct, pack(is_correct(model, flipped, device=device, training_slot=training_slot))
+
+
+def load_part(task: Task, paths: tuple[str, str]) -> LabelledTensors:
+    """Load one part of the data of a task."""
+    return load_labelled(LabelledFiles(Path(paths[0]), Path(paths[1]), task.is_balanced))
 
 
 def pack(correct: NDArray[np.bool_]) -> str:
-    """Booleans (N,) as text: the count, a colon, eight of them a byte in base 64."""
+    """Encode booleans (N,) as text: N, a colon, and the bits in base 64."""
     return f"{len(correct)}:{base64.b64encode(np.packbits(correct).tobytes()).decode()}"
 
 
@@ -225,34 +271,3 @@ def unpack(text: str) -> NDArray[np.bool_]:
     count, _, packed = text.partition(":")
     bits = np.frombuffer(base64.b64decode(packed), np.uint8)
     return np.unpackbits(bits, count=int(count)).astype(np.bool_)
-
-
-def _ticks(task: Task, told: Share) -> Iterator[OnBatch]:
-    """For each cycle, what its training tells after every batch."""
-    total, before = sum(epochs for epochs, _ in task.cycles), 0
-    for epochs, _ in task.cycles:
-        yield functools.partial(_tell, told, before / total, epochs / total)
-        before += epochs
-
-
-def _both(one: OnBatch, other: OnBatch) -> OnBatch:
-    def tick(done: int, total: int) -> None:
-        one(done, total)
-        other(done, total)
-
-    return tick
-
-
-def _tell(told: Share, before: float, share: float, done: int, total: int) -> None:
-    told(before + share * done / total)
-
-
-def _start(task: Task) -> Model:
-    if task.start:
-        return Model.load(Path(task.start))
-    preprocessing = Preprocessing(task.zero_point, task.scale)
-    return initial_model(Arch.from_json(task.arch), preprocessing, task.seed)
-
-
-def _part(task: Task, paths: tuple[str, str]) -> LabelledTensors:
-    return load_labelled(LabelledFiles(Path(paths[0]), Path(paths[1]), task.is_balanced))

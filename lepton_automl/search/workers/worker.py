@@ -1,4 +1,4 @@
-"""A worker process: reads tasks from its input, a line each, and answers on its output."""
+"""Worker process: read tasks from standard input, write status and results as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from lepton_automl.search.workers.handle import is_out_of_memory
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, run_task
 
-OUTPUT, ERRORS = 1, 2
-"""File descriptors every process starts with."""
-BEAT_SECONDS = 0.25
-"""Signs of life are at least so far apart."""
+_STDOUT, _STDERR = 1, 2
+_HEARTBEAT_SECONDS = 0.25
+"""Least time between two status lines."""
 
 
-class Voice:
-    """What a worker says while it works: a line of JSON each.
+class StatusWriter:
+    """Writes the status of a worker while it trains, one JSON object a line.
 
-    `{"share": 0.4}` is a sign of life and how much of the task is done, with `free` and `total`
-    bytes of memory where it computes on a GPU; `{"waits": true}` says that somebody measures.
+    `{"share": 0.4}` is a heartbeat with the share of the task that is done, and `free` and `total`
+    bytes of memory where it trains on a GPU; `{"waits": true}` says that it waits for a
+    measurement.
 
     Parameters
     ----------
     output : TextIO
-        Read by the coordinator.
+        Read by the process that started the worker.
     lock : MeasurementLock
-        The turnstile at which it waits.
+        Held for every batch.
     """
 
     def __init__(self, output: TextIO, lock: MeasurementLock) -> None:
@@ -43,61 +43,61 @@ class Voice:
         self._share, self._next = 0.0, 0.0
         self._is_waiting = False
 
-    def say(self, words: str) -> None:
-        """Write one line."""
-        self._output.write(words + "\n")
+    def write(self, line: str) -> None:
+        """Write one line at once."""
+        self._output.write(line + "\n")
         self._output.flush()
 
-    def begin(self) -> None:
-        """A task has come."""
+    def start_task(self) -> None:
+        """Reset the share and write a heartbeat."""
         self._share, self._next = 0.0, 0.0
-        self._beat()
+        self._heartbeat()
 
-    def told(self, share: float) -> None:
-        """So much of the task is done."""
+    def set_share(self, share: float) -> None:
+        """Set the share of the task that is done, 0 to 1, for the next heartbeat."""
         self._share = share
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """A batch, once nobody measures; a sign of life after it."""
-        with self._lock.training_slot(self._wait):
+    def training_slot(self) -> Iterator[None]:
+        """Hold the measurement lock for one batch; a heartbeat follows."""
+        with self._lock.training_slot(self._report_wait):
             yield
-        self._beat()
+        self._heartbeat()
 
-    def _wait(self) -> None:
+    def _report_wait(self) -> None:
         self._is_waiting = True
-        self.say('{"waits":true}')
+        self.write('{"waits":true}')
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         now = time.monotonic()
         if now >= self._next or self._is_waiting:
-            self._next, self._is_waiting = now + BEAT_SECONDS, False
-            self.say(json.dumps({"share": round(self._share, 4), **_memory()}))
+            self._next, self._is_waiting = now + _HEARTBEAT_SECONDS, False
+            self.write(json.dumps({"share": round(self._share, 4), **_gpu_memory()}))
 
 
 def main() -> None:
-    """Serve tasks until the input ends; the second argument is the folder for locks."""
-    output = os.fdopen(os.dup(OUTPUT), "w")
-    os.dup2(ERRORS, OUTPUT)  # What a library prints is no answer.
+    """Run tasks until the input ends; the second argument is the folder of the lock files."""
+    output = os.fdopen(os.dup(_STDOUT), "w")
+    os.dup2(_STDERR, _STDOUT)  # What a library prints must not mix with the JSON lines.
     torch.set_num_threads(1)
-    voice = Voice(output, MeasurementLock(Path(sys.argv[2])))
-    voice.begin()
+    status = StatusWriter(output, MeasurementLock(Path(sys.argv[2])))
+    status.start_task()
     for line in sys.stdin:
-        voice.begin()
-        voice.say(answer(line, voice))
+        status.start_task()
+        status.write(respond(line, status))
 
 
-def answer(line: str, voice: Voice) -> str:
-    """The answer to one task, a line of JSON.
+def respond(line: str, status: StatusWriter) -> str:
+    """Run the task in `line`; returns the response, a line of JSON.
 
     `{"result": ...}`, `{"error": ...}` with the message of a `LeptonError`, or
     `{"out_of_memory": reason}`.
     """
     try:
-        result = run_task(Task.from_json(line), voice.turn, voice.told)
+        result = run_task(Task.from_json(line), status.training_slot, status.set_share)
     except LeptonError as error:
-        known = {"what": error.what, "fix": error.fix, "kind": type(error).__name__}
-        return json.dumps({"error": known})
+        fields = {"what": error.what, "fix": error.fix, "kind": type(error).__name__}
+        return json.dumps({"error": fields})
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
@@ -105,7 +105,7 @@ def answer(line: str, voice: Voice) -> str:
     return json.dumps({"result": result.to_json()})
 
 
-def _memory() -> dict[str, Any]:
+def _gpu_memory() -> dict[str, Any]:
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return {}
     free, total = torch.cuda.mem_get_info()
