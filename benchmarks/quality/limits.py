@@ -32,7 +32,7 @@ from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.feasibility import CostCheck
 from lepton_automl.search.proposals.proposer import Proposer
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.search_space import SearchSpace
@@ -168,13 +168,13 @@ def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: 
 
 def work_of(
     found: SearchSpace, limits: Limits, seed: int, ledger: Ledger, folder: Path
-) -> SearchWork:
+) -> SearchRequest:
     """A search over the space's own example of pictures."""
     height, width, channels = found.example
     data: Any = SimpleNamespace(
         size=(height, width), channels=channels, class_names=tuple("0123456789"), train=range(6000)
     )
-    return SearchWork(
+    return SearchRequest(
         config=RunConfig(
             data="", out=folder, objectives=OBJECTIVES, limits=limits, seed=seed, trials=100
         ),

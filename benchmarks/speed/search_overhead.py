@@ -35,7 +35,7 @@ from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger, LedgerView
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search.loop import search
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader
 from lepton_automl.search.trials import read_trials
 from lepton_automl.search.workers.pool import Workers
@@ -161,10 +161,10 @@ class Instant(Workers):
         return [(task, TaskResult((0.01,), pack(correct)))]
 
 
-def work(folder: Path, trials: int) -> SearchWork:
+def work(folder: Path, trials: int) -> SearchRequest:
     """A search over 12 parameters on digits."""
     (folder / "twelve.toml").write_text(TWELVE)
-    return SearchWork(
+    return SearchRequest(
         config=RunConfig(
             data="digits",
             out=folder / "run",

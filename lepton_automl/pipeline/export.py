@@ -23,7 +23,7 @@ from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.folder import RunFolder, locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
-from lepton_automl.search.finals.winner import last_finalist_results
+from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.request import SearchResult
 
 

@@ -24,7 +24,7 @@ from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
 from lepton_automl.search.loop import search as run_search
-from lepton_automl.search.request import SearchResult, SearchWork
+from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.training.recipe import Recipe
 
 StageSeconds = Callable[[float, int], Mapping[str, float]]
@@ -53,10 +53,10 @@ def search(context: RunContext, stage_budget: StageSeconds | None = None) -> Sea
     return result
 
 
-def search_request(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchWork:
+def search_request(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchRequest:
     """The input of the search of this run."""
     more: dict[str, Any] = {} if stage_budget is None else {"stage_budget": stage_budget}
-    return SearchWork(
+    return SearchRequest(
         config=context.config,
         dataset=context.dataset,
         space=context.space,

@@ -12,7 +12,7 @@ from lepton_automl.core.events import Event
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.runs.ledger import EventKind
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.tasks import Tasks
@@ -28,21 +28,21 @@ _Z = 1.645
 """Standard errors of a one-sided 95 % bound."""
 
 
-def with_flip_checked(work: SearchWork, tasks: Tasks, workers: Workers) -> SearchSpace:
+def with_flip_checked(request: SearchRequest, tasks: Tasks, workers: Workers) -> SearchSpace:
     """Return the search space, without flips where the classes depend on left and right.
 
     The first known-good candidate is trained briefly without flips. If it classifies mirrored
     validation samples about as well, flips stay in the space; if it learns too little to decide,
     they are removed. The result is recorded once.
     """
-    space = work.space
+    space = request.space
     if True not in {value for p in space.train_parameters(FLIP) for value in p.values}:
         return space
-    event = work.ledger.get(EventKind.PLAN, FLIP)
+    event = request.ledger.get(EventKind.PLAN, FLIP)
     if event is None:
-        event = _measure(work, tasks, workers)
-        work.ledger.record(EventKind.PLAN, FLIP, event)
-        work.emit(Event("plan", _message(event)))
+        event = _measure(request, tasks, workers)
+        request.ledger.record(EventKind.PLAN, FLIP, event)
+        request.emit(Event("plan", _message(event)))
     return space if event["is_used"] else space.with_fixed(FLIP, value=False)
 
 
@@ -70,14 +70,14 @@ def keeps_classes(
     return bool(lost.mean() <= max(_MAX_LOSS * learnt, error))
 
 
-def _measure(work: SearchWork, tasks: Tasks, workers: Workers) -> dict[str, Any]:
-    data = work.dataset
-    arch, recipe = work.space.sample(
-        RandomTrial(work.config.seed, next(iter(work.space.candidates), None)),
+def _measure(request: SearchRequest, tasks: Tasks, workers: Workers) -> dict[str, Any]:
+    data = request.dataset
+    arch, recipe = request.space.sample(
+        RandomTrial(request.config.seed, next(iter(request.space.candidates), None)),
         size=data.size,
         channels=data.channels,
         classes=len(data.class_names),
-        target=work.target,
+        target=request.target,
     )
     task = tasks.flip_check(arch, dataclasses.replace(recipe, flip=False))
     result = workers.call(task)

@@ -21,7 +21,7 @@ from lepton_automl.search.flip_check import FLIP, with_flip_checked
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import Progress, series
 from lepton_automl.search.proposals.proposer import Proposer
-from lepton_automl.search.request import SearchResult, SearchWork
+from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.rungs import RUNGS, Rung
 from lepton_automl.search.scheduler import Scheduler
 from lepton_automl.search.tasks import Tasks
@@ -31,8 +31,8 @@ from lepton_automl.search.time_plan import (
     SCARCE_FINAL_SHARES,
     Clock,
     macs_of,
+    mean_trial_epochs,
     planned_epochs,
-    share_trained,
     work_of,
 )
 from lepton_automl.search.training_key import TrainingKey
@@ -60,7 +60,7 @@ USUAL_SECONDS_PER_WORK = 1e-10
 """Where the first candidate cannot be timed."""
 
 
-def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
+def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
     """The best net for the time given, inside the limits; also left in RUN/models/best.
 
     Everything that is decided follows from the ledger, so a search that was stopped anywhere goes
@@ -69,7 +69,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
 
     Parameters
     ----------
-    work : SearchWork
+    work : SearchRequest
         What to search, within which limits, how long.
     workers : Workers, optional
         Processes to use; by default `work.jobs` are started and killed at the end.
@@ -114,7 +114,7 @@ def search(work: SearchWork, workers: Workers | None = None) -> SearchResult:
     return dataclasses.replace(found, hypervolume=tuple(series(work.ledger)))
 
 
-def _record_classes(work: SearchWork) -> None:
+def _record_classes(work: SearchRequest) -> None:
     """Where every class counts alike, those who read the ledger alone need the samples' classes."""
     strata = work.dataset.validation.strata
     if strata is not None and work.ledger.get(EventKind.PLAN, CLASSES) is None:
@@ -122,7 +122,7 @@ def _record_classes(work: SearchWork) -> None:
 
 
 @contextmanager
-def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
+def _started(work: SearchRequest, workers: Workers | None) -> Iterator[Workers]:
     if workers is not None:
         yield workers
         return
@@ -137,7 +137,7 @@ def _started(work: SearchWork, workers: Workers | None) -> Iterator[Workers]:
             work.ledger.live_status.publish(WORKERS, own.facts() | {"workers": []})
 
 
-def _leave_usable(work: SearchWork) -> None:
+def _leave_usable(work: SearchRequest) -> None:
     # By the ledger: the interruption may have come between it and what is known here.
     trials = read_trials(work.ledger)
     number = WinnerStore(work, Tasks(work, trials), trials).save_best_so_far()
@@ -153,7 +153,7 @@ class Explorer:
 
     Parameters
     ----------
-    work : SearchWork
+    work : SearchRequest
         What to search.
     tasks : Tasks
         Makes tasks.
@@ -174,7 +174,7 @@ class Explorer:
 
     def __init__(
         self,
-        work: SearchWork,
+        work: SearchRequest,
         tasks: Tasks,
         trials: Trials,
         winners: WinnerStore,
@@ -319,7 +319,7 @@ class Explorer:
             return self._work.ledger.alive_seconds(), ends, left
         done = self._epochs_done()
         mean = sum(trials.epochs_of(n) for n in trials) / len(trials)
-        share = share_trained(round(mean), self._tasks.samples)
+        share = mean_trial_epochs(round(mean), self._tasks.samples)
         total = max((self._work.config.trials or len(trials)) * share, done) + FINALISTS * mean
         speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
         return done, total, speed * (total - done)
@@ -328,7 +328,7 @@ class Explorer:
         return sum(self._trials.search_epochs(number) for number in self._trials)
 
 
-def search_ends(work: SearchWork, plan: Plan | None) -> float:
+def search_ends(work: SearchRequest, plan: Plan | None) -> float:
     """Seconds the run may have been alive when the search ends: the budget less later stages."""
     if work.config.seconds_in_all is None:
         return math.inf
@@ -336,12 +336,12 @@ def search_ends(work: SearchWork, plan: Plan | None) -> float:
     return work.config.seconds_in_all - sum(stages.values())
 
 
-def seconds_left(work: SearchWork, plan: Plan | None) -> float:
+def seconds_left(work: SearchRequest, plan: Plan | None) -> float:
     """Until the search must end."""
     return search_ends(work, plan) - work.ledger.alive_seconds()
 
 
-def make_plan(work: SearchWork, tasks: Tasks, first: Trial, workers: Workers) -> Plan:
+def make_plan(work: SearchRequest, tasks: Tasks, first: Trial, workers: Workers) -> Plan:
     """The plan, recorded and told; without a budget every recipe's own epochs count."""
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
@@ -360,7 +360,7 @@ def make_plan(work: SearchWork, tasks: Tasks, first: Trial, workers: Workers) ->
     return plan
 
 
-def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
+def _planned(work: SearchRequest, tasks: Tasks, plan: Plan) -> Plan:
     """`plan` with the epochs of candidates and what is kept for the end.
 
     Enough for three trainings from nothing, else for one. Where candidates would get fewer epochs
@@ -374,8 +374,8 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
         epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
-        entrant = Finalist(0, known[share], own, epoch_seconds)
-        each = times * entrant.least * entrant.seconds_per_epoch
+        finalist = Finalist(0, known[share], own, epoch_seconds)
+        each = times * finalist.min_epochs * finalist.seconds_per_epoch
         lasting = makespan([each] * count, work.finals_at_once)
         return lasting <= share * left
 
@@ -389,7 +389,7 @@ def _planned(work: SearchWork, tasks: Tasks, plan: Plan) -> Plan:
     return next((plan for plan in plans if not plan.is_scarce), plans[-1])
 
 
-def _plan_lines(work: SearchWork, plan: Plan) -> tuple[str, str]:
+def _plan_lines(work: SearchRequest, plan: Plan) -> tuple[str, str]:
     """How the budget is shared out, and the measured speed from which this follows."""
     budget = work.config.seconds_in_all or 0.0
     search = search_ends(work, plan)
@@ -405,7 +405,7 @@ def _plan_lines(work: SearchWork, plan: Plan) -> tuple[str, str]:
     return shares, speed
 
 
-def clock_for(work: SearchWork, plan: Plan) -> Clock:
+def clock_for(work: SearchRequest, plan: Plan) -> Clock:
     """Time left and the time of tasks, under `plan`."""
     kept = 0.0
     if work.config.seconds_in_all is not None:

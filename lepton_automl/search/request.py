@@ -1,4 +1,4 @@
-"""What a search is given and what it gives back."""
+"""Request and result of a search."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def _no_further_stages(epoch_seconds: float, epochs: int) -> Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class SearchWork:
-    """Everything a search needs."""
+class SearchRequest:
+    """Configuration, data and resources of a search."""
 
     config: RunConfig
-    """Limits, objectives, seed, and how long to search."""
+    """Limits, objectives, seed, number of trials or budget."""
     dataset: Dataset
     space: SearchSpace
     target: Target
     latency_model: LatencyModel | None
-    """Predicts latencies of another device; None: they are measured here."""
+    """Predicts latencies on another device; None: latencies are measured here."""
     folder: RunFolder
-    """`checkpoints/`, `models/best/` and `cache/` are made in it."""
+    """The search writes `checkpoints/`, `models/best/` and `cache/` in it."""
     ledger: Ledger
     device: torch.device
     emit: Emit = silent
@@ -52,27 +52,27 @@ class SearchWork:
 
     @property
     def jobs(self) -> int:
-        """Worker processes to start with: one a core or a GPU, unless the configuration says."""
+        """Number of worker processes at the start: one per core or GPU, unless configured."""
         if self.device.type == "cpu" or self.config.jobs is not None:
             return self.config.workers
         return torch.cuda.device_count() * (self.config.jobs_per_gpu or 1)
 
     @property
     def workers_per_gpu(self) -> int | None:
-        """Workers a GPU gets at most while more are faster; None: their number is fixed."""
+        """Most workers per GPU, where their number adapts; None: it is fixed."""
         if self.device.type == "cpu" or self.config.jobs or self.config.jobs_per_gpu:
             return None
         return max(1, self.config.workers // torch.cuda.device_count())
 
     @property
     def finals_at_once(self) -> int:
-        """Final trainings at the same time."""
+        """Number of final trainings that run at the same time."""
         return max(1, self.jobs // self.config.final_jobs)
 
 
 @dataclass(frozen=True, eq=False)
 class TrialRow:
-    """One candidate, for tables."""
+    """One trial as tables show it."""
 
     number: int
     params: Mapping[str, Any]
@@ -80,45 +80,45 @@ class TrialRow:
     recipe: Recipe
     cost: Cost
     accuracy: float | None
-    """Share of validation samples right at the last rung, of each class on average where these
-    count alike; None if it never finished one."""
+    """Validation accuracy, 0 to 1, of its best training; balanced where classes have equal weight;
+    None without a finished training."""
     interval: tuple[float, float] | None
-    """95 % interval of the accuracy: Wilson's, or by draws where every class counts alike."""
+    """95 % confidence interval: Wilson, or bootstrap where classes have equal weight."""
     rung: int
-    """Rungs finished, less one: -1 for none."""
+    """Index of the last finished rung; -1 for none."""
     epochs: int
-    """Epochs trained in all."""
+    """Epochs of that training and those before it."""
     feasible: bool
-    """Within the cost limits and trainable."""
+    """False if its first training failed."""
     note: str = ""
-    """Why it failed, or nothing."""
+    """Reason of a failure; empty without one."""
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What a search found."""
+    """Result of a search."""
 
     best: Model
     """The winner; also in RUN/models/best."""
     number: int
     """Its trial number."""
     recipe: Recipe
-    """How it was trained; `epochs` are those of the last rung."""
+    """Training settings; `epochs` are those of the last rung."""
     reason: str
-    """Why it is the winner, in words."""
+    """Reason of the choice, in words."""
     rows: tuple[TrialRow, ...]
-    """All candidates, by number."""
+    """All trials, by number."""
     front: tuple[TrialRow, ...]
-    """Those that no other is better than in every objective, cheapest last."""
+    """The Pareto front, the most accurate first."""
     correct: NDArray[np.bool_]
-    """(N,): which validation samples the winner gets right."""
+    """(N,): which validation samples the winner classifies correctly."""
     predictions: NDArray[np.int64]
-    """(N,): the winner's class for every validation sample."""
+    """(N,): class that the winner predicts for each validation sample."""
     finalists: tuple[FinalistResult, ...] = ()
-    """The few best after their last trainings; none where time was too scarce for fresh ones."""
+    """Results of the final trainings from scratch; empty where there was no time for one."""
     timing: Mapping[str, float] = field(default_factory=dict)
-    """`quiet_reference_ms`, where latencies were measured."""
+    """`quiet_reference_ms`: latency of the reference net, where latencies were measured."""
     hypervolume: tuple[tuple[float, float], ...] = ()
-    """(seconds the run had been alive, hypervolume of the front) after every rung."""
+    """(seconds of the run, hypervolume of the front) after every rung."""
     is_balanced: bool = False
-    """Every class counts alike in all accuracies."""
+    """All accuracies are balanced: the mean over classes."""

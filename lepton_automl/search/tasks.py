@@ -10,7 +10,7 @@ from lepton_automl.core import files
 from lepton_automl.data.dataset import LabelledFiles, Size
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Preprocessing
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.space.draw import seed_of
 from lepton_automl.search.time_plan import work_of
@@ -30,22 +30,22 @@ class Tasks:
 
     Parameters
     ----------
-    work : SearchWork
+    request : SearchRequest
         Data, folders, seed and device.
     trials : Trials
         The trials and their results.
     """
 
-    def __init__(self, work: SearchWork, trials: Trials) -> None:
-        self._work, self._trials = work, trials
-        self._folder = work.folder.checkpoints
+    def __init__(self, request: SearchRequest, trials: Trials) -> None:
+        self._request, self._trials = request, trials
+        self._folder = request.folder.checkpoints
         self._cycles_of: dict[int, tuple[int, ...]] = {}
         self._data: dict[Size, tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
 
     @property
     def samples(self) -> int:
         """Number of training samples."""
-        return len(self._work.dataset.train)
+        return len(self._request.dataset.train)
 
     def cycles(self, number: int) -> tuple[int, ...]:
         """Epochs of each rung of a trial."""
@@ -75,7 +75,7 @@ class Tasks:
             Of the final training; its label decides the seed.
         """
         cycles = self._rung_cycles(trial, rungs)
-        cycles.append((epochs, seed_of(self._work.config.seed, trial.number, key.label)))
+        cycles.append((epochs, seed_of(self._request.config.seed, trial.number, key.label)))
         return self._task(key, cycles, before=rungs - 1)
 
     def from_scratch(self, trial: Trial, epochs: int, key: TrainingKey) -> Task:
@@ -90,7 +90,7 @@ class Tasks:
         key : TrainingKey
             Of the training; its label decides the seeds.
         """
-        seed = self._work.config.seed
+        seed = self._request.config.seed
         cycles = [(epochs, seed_of(seed, trial.number, key.label))]
         task = self._task(key, cycles, before=None)
         recipe = recipe_of(trial.recipe, key).to_json()
@@ -105,7 +105,7 @@ class Tasks:
         """Train briefly, in two cycles, and classify the validation samples mirrored as well."""
         samples = min(self.samples, _PROBE_SAMPLES)
         epochs = max(1, _PROBE_SAMPLES // samples)
-        seed = seed_of(self._work.config.seed, "mirror")
+        seed = seed_of(self._request.config.seed, "mirror")
         task = self._new_task("flip check", arch, recipe, ((1, 0), (epochs, 1)), seed)
         return dataclasses.replace(task, samples=samples, evaluates_mirrored=True)
 
@@ -144,7 +144,7 @@ class Tasks:
         return (checkpoint / _WEIGHTS).is_file()
 
     def _rung_cycles(self, trial: Trial, count: int) -> list[tuple[int, int]]:
-        seeds = [seed_of(self._work.config.seed, trial.number, index) for index in range(count)]
+        seeds = [seed_of(self._request.config.seed, trial.number, index) for index in range(count)]
         return list(zip(self.cycles(trial.number), seeds, strict=False))
 
     def _task(self, key: TrainingKey, cycles: list[tuple[int, int]], before: int | None) -> Task:
@@ -156,7 +156,7 @@ class Tasks:
             checkpoint = self.checkpoint(TrainingKey(key.trial, round=before))
             if self.is_complete(checkpoint):
                 start, cycles, micro_batches = str(checkpoint), cycles[-1:], micro_batches[-1:]
-        seed = seed_of(self._work.config.seed, trial.number, "weights")
+        seed = seed_of(self._request.config.seed, trial.number, "weights")
         return dataclasses.replace(
             self._new_task(str(key), trial.arch, trial.recipe, tuple(cycles), seed),
             start=start,
@@ -182,7 +182,7 @@ class Tasks:
             scale=preprocessing.scale,
             train=(str(train.pixels), str(train.labels)),
             validation=(str(validation.pixels), str(validation.labels)),
-            device=str(self._work.device),
+            device=str(self._request.device),
             is_balanced=train.is_balanced,
         )
 
@@ -198,7 +198,7 @@ class Tasks:
 
     def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
         if size not in self._data:
-            data, cache = self._work.dataset, self._work.folder.cache
+            data, cache = self._request.dataset, self._request.folder.cache
             train = data.decoded_files("train", size, cache)
             validation = data.decoded_files("validation", size, cache)
             self._data[size] = (train, validation, data.preprocessing(size))

@@ -16,7 +16,7 @@ from lepton_automl.errors import MachineError
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search.loop import search
 from lepton_automl.search.workers.pool import Workers
-from tests.helpers.search import InlineWorkers, work
+from tests.helpers.search import InlineWorkers, search_request
 
 HEAD = """
 from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent()
@@ -86,7 +86,7 @@ def events_of(ledger):
 def uninterrupted(tmp_path_factory):
     """The ledger of the same search without lost workers, and its winner."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    job = work(folder / "run")
+    job = search_request(folder / "run")
     found = search(job, InlineWorkers())
     yield job.ledger, found
     job.ledger.close()
@@ -95,7 +95,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_lost_worker_costs_one_retry_and_two_cost_the_trial(tmp_path, uninterrupted):
     whole, _ = uninterrupted
     events: list[Event] = []
-    job = work(tmp_path / "run", emit=events.append)
+    job = search_request(tmp_path / "run", emit=events.append)
     with Workers(
         1, job.folder.path / "locks", emit=events.append, liveness_seconds=8, program=FAILING
     ) as pool:
@@ -122,7 +122,7 @@ def test_a_lost_worker_costs_one_retry_and_two_cost_the_trial(tmp_path, uninterr
     assert any("with 4 micro-batches per batch" in line for line in messages)
     assert any("it fails after 2 lost workers" in line for line in messages)
     job.ledger.close()
-    again = work(tmp_path / "run", Ledger(job.folder.ledger))
+    again = search_request(tmp_path / "run", Ledger(job.folder.ledger))
     workers = InlineWorkers()
     assert search(again, workers).number == found.number
     assert not workers.tasks
@@ -131,7 +131,7 @@ def test_a_lost_worker_costs_one_retry_and_two_cost_the_trial(tmp_path, uninterr
 
 def test_a_full_disk_stops_cleanly_and_the_same_search_continues(tmp_path, uninterrupted):
     whole, outcome = uninterrupted
-    job = work(tmp_path / "run")
+    job = search_request(tmp_path / "run")
     with (
         Workers(1, job.folder.path / "locks", program=FULL_DISK) as pool,
         pytest.raises(MachineError, match="no space left") as error,
@@ -140,7 +140,7 @@ def test_a_full_disk_stops_cleanly_and_the_same_search_continues(tmp_path, unint
     assert "the same command" in error.value.fix
     assert set(job.ledger.all("rung")) == {"0-0", "1-0"}
     assert not list(job.folder.path.rglob("*.tmp"))
-    found = search(work(tmp_path / "run", job.ledger), InlineWorkers())
+    found = search(search_request(tmp_path / "run", job.ledger), InlineWorkers())
     assert events_of(job.ledger) == events_of(whole)
     assert found.number == outcome.number
     job.ledger.close()

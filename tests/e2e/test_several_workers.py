@@ -8,12 +8,12 @@ from lepton_automl.search.loop import search
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trial, Trials
 from lepton_automl.search.workers.pool import Workers
-from tests.helpers.search import InlineWorkers, work
+from tests.helpers.search import InlineWorkers, search_request
 
 
 def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
-    job = work(tmp_path / "run", jobs=3, trials=5)
+    job = search_request(tmp_path / "run", jobs=3, trials=5)
     monkeypatch.setattr(Tasks, "discard", lambda self, number, rung: None)
     monkeypatch.setattr(Tasks, "collect", lambda self, keep: None)
     with Workers(3, job.folder.path / "locks") as pool:
@@ -22,7 +22,7 @@ def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monk
         weights.parent.name: weights.read_bytes()
         for weights in job.folder.checkpoints.glob("*/weights.safetensors")
     }
-    alone, trials = work(tmp_path / "alone", job.ledger), Trials()
+    alone, trials = search_request(tmp_path / "alone", job.ledger), Trials()
     checked = 0
     for row in found.rows:
         candidate = Trial.from_event(job.ledger.get(EventKind.TRIAL, str(row.number)))

@@ -18,7 +18,7 @@ from lepton_automl.cost.cost import Cost
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader, search_space
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import RungResult, Trial
@@ -70,16 +70,16 @@ def small_space(folder: Path, text: str = SPACE) -> search_space.SearchSpace:
     return loader.load(str(path))
 
 
-def work(folder: Path, ledger: Ledger | None = None, **changes: Any) -> SearchWork:
-    """A search of six trials in `folder`; data and space lie beside it.
+def search_request(folder: Path, ledger: Ledger | None = None, **changes: Any) -> SearchRequest:
+    """The request of a search of six trials in `folder`; data and space are beside it.
 
     `changes` are fields of the configuration or of the request.
     """
-    own = {"space", "target", "device"}  # Names that both have.
-    asked = {item.name for item in dataclasses.fields(RunConfig)} - own
+    shared = {"space", "target", "device"}  # Fields of both; here those of the request.
+    of_config = {item.name for item in dataclasses.fields(RunConfig)} - shared
     settings = {"objectives": ("accuracy", "size_bytes"), "jobs": 1, "trials": 6}
-    settings |= {name: changes.pop(name) for name in asked & changes.keys()}
-    given: dict[str, Any] = {
+    settings |= {name: changes.pop(name) for name in of_config & changes.keys()}
+    fields: dict[str, Any] = {
         "config": RunConfig(data="", out=folder, **settings),
         "dataset": dataset(folder.parent),
         "space": small_space(folder.parent),
@@ -89,7 +89,7 @@ def work(folder: Path, ledger: Ledger | None = None, **changes: Any) -> SearchWo
         "ledger": ledger or Ledger(folder / "ledger.db"),
         "device": torch.device("cpu"),
     }
-    return SearchWork(**(given | changes))
+    return SearchRequest(**(fields | changes))
 
 
 class InlineWorkers(Workers):
@@ -112,8 +112,8 @@ class InlineWorkers(Workers):
         return math.inf
 
     def facts(self) -> dict[str, Any]:
-        at_work = [{"task": task.key, "share": 0.5} for task in self._waiting]
-        return {"first": 0.0, "workers": [*at_work, {"task": "", "share": 0.0}]}
+        running = [{"task": task.key, "share": 0.5} for task in self._waiting]
+        return {"first": 0.0, "workers": [*running, {"task": "", "share": 0.0}]}
 
     def start(self, task: Task) -> None:
         self._waiting.append(task)
@@ -140,8 +140,8 @@ class ScoredWorkers(InlineWorkers):
         return TaskResult((0.01,) * len(task.cycles), pack(np.arange(200) < 200 * share))
 
 
-def candidate(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any) -> Trial:
-    """A candidate of a random architecture."""
+def make_trial(number: int, *, size: int = 10_000, epochs: int = 9, **params: Any) -> Trial:
+    """A trial with a random architecture."""
     arch = random_arch(number, input=(8, 8, 1), classes=3)
     cost = Cost(size, size // 2, size // 2, arch.graph.macs, 2_000)
     return Trial(number, params, {}, arch.to_json(), Recipe(epochs=epochs).to_json(), cost)

@@ -14,7 +14,7 @@ from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
-from tests.helpers.search import candidate
+from tests.helpers.search import make_trial
 
 
 @pytest.fixture
@@ -63,12 +63,12 @@ def test_it_shows_a_run_and_its_new_trials(
 ) -> None:
     monkeypatch.setattr(dashboard, "_POLL_SECONDS", 0.05)
     ledger = Ledger(folder.ledger)
-    ledger.record(EventKind.TRIAL, "0", candidate(0).to_event())
+    ledger.record(EventKind.TRIAL, "0", make_trial(0).to_event())
     board = dashboard.Dashboard(folder, 0)
     before = set(folder.path.iterdir())
     assert answer(board) == "mine 1"
     assert set(folder.path.iterdir()) == before
-    ledger.record(EventKind.TRIAL, "1", candidate(1).to_event())
+    ledger.record(EventKind.TRIAL, "1", make_trial(1).to_event())
     time.sleep(0.1)
     board.serve()
     assert answer(board) == "mine 2"

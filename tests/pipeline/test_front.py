@@ -13,7 +13,7 @@ from lepton_automl.runs.ledger import Ledger, LedgerView
 from lepton_automl.search.trials import result_event
 from lepton_automl.search.workers.task import TaskResult, pack
 from tests.helpers import runs
-from tests.helpers.search import candidate
+from tests.helpers.search import make_trial
 
 
 def test_the_front_of_a_finished_run_is_the_one_it_found(finished_run):
@@ -49,7 +49,7 @@ def test_while_a_search_works_whoever_would_win_by_balanced_accuracy_is_chosen(t
     part = SimpleNamespace(strata=labels, groups=None)
     # The second is right as often, but never about the rare class.
     for number, right in enumerate((np.arange(200) >= 20, np.arange(200) < 180)):
-        ledger.record("trial", str(number), candidate(number, size=20_000 - number).to_event())
+        ledger.record("trial", str(number), make_trial(number, size=20_000 - number).to_event())
         ledger.record("rung", f"{number}-0", result_event(TaskResult((1.0,), pack(right)), 1, part))
     about = {"limits": Limits(), "prefer": "size", "objectives": ("accuracy", "size_bytes")}
     front = front_of(ledger, SimpleNamespace(balanced=True, **about))

@@ -11,20 +11,20 @@ import pytest
 from lepton_automl.core.events import Event
 from lepton_automl.search.finals import training
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.finals.training import FinalTraining, confirmed
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.finals.training import FINALS, FinalTraining, finalist_results
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import Clock
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Plan, Trials, read_trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack
-from tests.helpers.search import InlineWorkers, candidate, result, work
+from tests.helpers.search import InlineWorkers, make_trial, result, search_request
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
 
-class Told(InlineWorkers):
-    """Trains nothing; a task gets as many of 200 right as its key says."""
+class FixedWorkers(InlineWorkers):
+    """Trains nothing; `right` says how many of 200 samples are correct after each task."""
 
     def __init__(self, right: dict[str, int], jobs: int = 1) -> None:
         super().__init__(jobs)
@@ -37,147 +37,151 @@ class Told(InlineWorkers):
         return TaskResult((0.01,), pack(np.arange(200) < right))
 
 
-def some(job: SearchWork, *right: int) -> tuple[Trials, list[Option]]:
+def recorded_trials(request: SearchRequest, *right: int) -> tuple[Trials, list[Option]]:
     """Candidates, recorded, that got so many of 200 right; all of one size."""
     trials = Trials()
     for number, each in enumerate(right):
-        trials.add(candidate(number))
+        trials.add(make_trial(number))
         trials.add_result(result(number, "0", each, epochs=9))
-        job.ledger.record("trial", str(number), candidate(number).to_event())
+        request.ledger.record("trial", str(number), make_trial(number).to_event())
         packed = pack(np.arange(200) < each)
         event = {"epochs": 9, "correct": packed, "failed": "", "seconds": 1.0}
-        job.ledger.record("rung", f"{number}-0", event)
+        request.ledger.record("rung", f"{number}-0", event)
     options = [Option(n, trials.best_result(n).correct, trials[n].cost) for n in trials]
     return trials, options
 
 
-def pretend_trained(job: SearchWork, trials: Trials) -> None:
+def pretend_trained(request: SearchRequest, trials: Trials) -> None:
     """As if every training had left its net."""
-    tasks = Tasks(job, trials)
-    for number, scores in trials.results.items():
-        for each in [*scores, *trials.finals.get(number, [])]:
+    tasks = Tasks(request, trials)
+    for number, right in trials.results.items():
+        for each in [*right, *trials.finals.get(number, [])]:
             folder = tasks.checkpoint(each.key)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "weights.safetensors").touch()
 
 
-def confirmation(job: SearchWork, trials: Trials) -> FinalTraining:
-    return FinalTraining(job, Tasks(job, trials), trials, 0)
+def final_training(request: SearchRequest, trials: Trials) -> FinalTraining:
+    return FinalTraining(request, Tasks(request, trials), trials, 0)
 
 
-def test_fresh_trainings_and_not_the_searchs_luck_decide(tmp_path: Path) -> None:
-    job = work(tmp_path / "run")
-    trials, options = some(job, 180, 190, 170, 185)
-    workers = Told({"1-final-0": 150, "3-final-0": 184, "0-final-0": 120})
-    now = confirmation(job, trials).run(options, workers, ENDLESS)
+def test_final_trainings_decide_and_not_the_results_of_the_search(tmp_path: Path) -> None:
+    request = search_request(tmp_path / "run")
+    trials, options = recorded_trials(request, 180, 190, 170, 185)
+    workers = FixedWorkers({"1-final-0": 150, "3-final-0": 184, "0-final-0": 120})
+    now = final_training(request, trials).train(options, workers, ENDLESS)
     assert {option.number: option.accuracy for option in now} == {1: 0.75, 3: 0.92, 0: 0.6}
     assert all(task.start == "" for task in workers.tasks)
-    found = {c.number: (c.searched, c.accuracy) for c in confirmed(job.ledger, trials, 0)}
+    found = {
+        c.number: (c.searched, c.accuracy) for c in finalist_results(request.ledger, trials, 0)
+    }
     assert found == {1: (0.95, 0.75), 3: (0.925, 0.92), 0: (0.9, 0.6)}
-    job.ledger.close()
+    request.ledger.close()
 
 
-def test_a_team_trains_one_finalist_after_the_other_and_is_remembered(tmp_path: Path) -> None:
-    class OneAtATime(Told):
+def test_a_process_group_trains_one_finalist_after_the_other_and_is_recorded(
+    tmp_path: Path,
+) -> None:
+    class OneAtATime(FixedWorkers):
         def start(self, task: Task) -> None:
             assert not self.busy
             super().start(task)
 
-    job = work(tmp_path / "run", jobs=2, final_jobs=2)
-    trials, options = some(job, 180, 190)
+    request = search_request(tmp_path / "run", jobs=2, final_jobs=2)
+    trials, options = recorded_trials(request, 180, 190)
     workers = OneAtATime({"1-final-0": 150, "0-final-0": 184}, jobs=2)
-    confirmation(job, trials).run(options, workers, ENDLESS)
+    final_training(request, trials).train(options, workers, ENDLESS)
     assert [task.ranks for task in workers.tasks] == [2, 2]
-    job.ledger.close()
-    again = work(tmp_path / "run", final_jobs=1)
-    assert [final.ranks for final in confirmation(again, trials).finals] == [2, 2]
+    request.ledger.close()
+    again = search_request(tmp_path / "run", final_jobs=1)
+    assert [final.ranks for final in final_training(again, trials).runs] == [2, 2]
     again.ledger.close()
 
 
 def test_a_finalist_with_several_seeds_counts_by_their_mean(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
-    trials, options = some(job, 180)
+    request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = recorded_trials(request, 180)
     clock = Clock(lambda: 1000.0, 0.0, 1e-12)
-    workers = Told({"0-final-0": 180, "0-final-0-1": 170, "0-final-0-2": 160})
-    (only,) = confirmation(job, trials).run(options, workers, clock)
+    workers = FixedWorkers({"0-final-0": 180, "0-final-0-1": 170, "0-final-0-2": 160})
+    (only,) = final_training(request, trials).train(options, workers, clock)
     assert only.accuracy == pytest.approx(0.85)
-    (about,) = confirmed(job.ledger, trials, 0)
+    (about,) = finalist_results(request.ledger, trials, 0)
     assert about.accuracies == (0.9, 0.85, 0.8)
     assert about.spread == pytest.approx(0.1)
     assert trials.best_result(0).key.label in {"0", "final-0"}
-    job.ledger.close()
+    request.ledger.close()
 
 
 def test_after_an_interruption_only_what_is_missing_is_trained(tmp_path: Path) -> None:
-    job = work(tmp_path / "run")
-    trials, options = some(job, 180, 190, 170)
+    request = search_request(tmp_path / "run")
+    trials, options = recorded_trials(request, 180, 190, 170)
 
-    class Dies(Told):
+    class Interrupted(FixedWorkers):
         def run(self, task: Task) -> TaskResult:
             if len(self.tasks) == 2:
                 raise KeyboardInterrupt
             return super().run(task)
 
-    scores = {"0-final-0": 170, "1-final-0": 180, "2-final-0": 160}
-    first = Dies(scores)
+    right = {"0-final-0": 170, "1-final-0": 180, "2-final-0": 160}
+    first = Interrupted(right)
     with pytest.raises(KeyboardInterrupt):
-        confirmation(job, trials).run(options, first, ENDLESS)
-    again, trials = Told(scores), read_trials(job.ledger)
-    now = confirmation(job, trials).run([], again, ENDLESS)
+        final_training(request, trials).train(options, first, ENDLESS)
+    again, trials = FixedWorkers(right), read_trials(request.ledger)
+    now = final_training(request, trials).train([], again, ENDLESS)
     assert [task.key for task in again.tasks] == [first.tasks[1].key, "2-final-0"][:2]
     assert {o.number: o.accuracy for o in now} == {0: 0.85, 1: 0.9, 2: 0.8}
-    job.ledger.close()
+    request.ledger.close()
 
 
-def test_who_fails_from_nothing_cannot_win_while_another_does_not(tmp_path: Path) -> None:
-    job = work(tmp_path / "run")
-    trials, options = some(job, 180, 190)
-    confirm = confirmation(job, trials)
-    now = confirm.run(options, Told({"0-final-0": 181, "1-final-0": -1}), ENDLESS)
+def test_a_finalist_whose_final_training_fails_is_left_out(tmp_path: Path) -> None:
+    request = search_request(tmp_path / "run")
+    trials, options = recorded_trials(request, 180, 190)
+    final = final_training(request, trials)
+    now = final.train(options, FixedWorkers({"0-final-0": 181, "1-final-0": -1}), ENDLESS)
     assert {o.number: o.accuracy for o in now} == {0: 0.905}
-    assert [c.number for c in confirmed(job.ledger, trials, 0)] == [0]
-    job.ledger.close()
+    assert [c.number for c in finalist_results(request.ledger, trials, 0)] == [0]
+    request.ledger.close()
 
 
-def test_scarce_time_goes_on_from_the_search_and_says_so(tmp_path: Path) -> None:
-    told = []
-    job = work(tmp_path / "run", budget_seconds=9.0, trials=None, emit=told.append)
-    trials, options = some(job, 180, 190)
-    units = Tasks(job, trials).samples * (candidate(1).cost.macs + 700_000)
+def test_with_little_time_the_best_trial_continues(tmp_path: Path) -> None:
+    events = []
+    request = search_request(tmp_path / "run", budget_seconds=9.0, trials=None, emit=events.append)
+    trials, options = recorded_trials(request, 180, 190)
+    units = Tasks(request, trials).samples * (make_trial(1).cost.macs + 700_000)
     clock = Clock(lambda: 5.0, 0.0, 1.0 / units)
-    workers = Told({"1-final-0": 192})
-    confirm = confirmation(job, trials)
-    confirm.run(options, workers, clock)
+    workers = FixedWorkers({"1-final-0": 192})
+    final = final_training(request, trials)
+    final.train(options, workers, clock)
     assert len(workers.tasks) == 1
-    assert "time is scarce: trial 1 goes on from the search" in told[0].message
+    assert "not enough time for a training from scratch: trial 1 continues for" in events[0].message
     assert len(workers.tasks[0].cycles) == 2  # its rung, whose checkpoint is gone, and more
-    assert confirmed(job.ledger, trials, 0) == ()
-    job.ledger.close()
+    assert finalist_results(request.ledger, trials, 0) == ()
+    request.ledger.close()
 
 
 def test_a_training_that_takes_far_longer_than_planned_is_left_out(tmp_path: Path) -> None:
-    told = []
+    events = []
 
-    class Observer(Told):
+    class Observer(FixedWorkers):
         def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
             return [] if self.tasks else super().finished(timeout)
 
-    job = work(tmp_path / "run", budget_seconds=9.0, trials=None, emit=told.append)
-    trials, options = some(job, 180, 190)
+    request = search_request(tmp_path / "run", budget_seconds=9.0, trials=None, emit=events.append)
+    trials, options = recorded_trials(request, 180, 190)
     workers = Observer({"1-final-0": 192, "0-final-0": 180}, jobs=2)
     times = iter([100.0] * 12 + [-10.0] * 1000)
     clock = Clock(lambda: next(times), 0.0, 1e-9)
-    now = confirmation(job, trials).run(options, workers, clock)
-    assert "left out" in told[-1].message
+    now = final_training(request, trials).train(options, workers, clock)
+    assert "final training stopped, the time is over" in events[-1].message
     assert [option.number for option in now] == [1]
-    job.ledger.close()
+    request.ledger.close()
 
 
 @pytest.mark.parametrize(("to_go", "is_kept"), [(10.0, True), (30.0, False)])
 def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
     tmp_path: Path, to_go: float, is_kept: bool
 ) -> None:
-    class Late(Told):
+    class Late(FixedWorkers):
         def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
             if next(turns) < 5:
                 return []
@@ -187,22 +191,22 @@ def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
             return to_go
 
     later = {"later": lambda epoch_seconds, epochs: {"compression": 60.0, "files": 10.0}}
-    job = replace(work(tmp_path / "run", budget_seconds=9.0, trials=None), **later)
-    trials, options = some(job, 180)
+    request = replace(search_request(tmp_path / "run", budget_seconds=9.0, trials=None), **later)
+    trials, options = recorded_trials(request, 180)
     trials.plan = Plan(9, 1e-9, 0.0)
     turns, workers = iter(range(1000)), Late({"0-final-0": 192})
     times = iter([100.0] * 6 + [-10.0] * 1000)
-    confirmation(job, trials).run(options, workers, Clock(lambda: next(times), 0.0, 1e-9))
+    final_training(request, trials).train(options, workers, Clock(lambda: next(times), 0.0, 1e-9))
     assert bool(trials.final_result(TrainingKey.parse("0-final-0"))) is is_kept
-    job.ledger.close()
+    request.ledger.close()
 
 
-def first_trained(job: SearchWork, trials: Trials, options: list[Option]) -> int:
+def first_trained(request: SearchRequest, trials: Trials, options: list[Option]) -> int:
     """Of two candidates the one that is trained to the end first."""
     labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
-    workers = Told(dict.fromkeys(labels, 190))
-    confirmation(job, trials).run(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
-    job.ledger.close()
+    workers = FixedWorkers(dict.fromkeys(labels, 190))
+    final_training(request, trials).train(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
+    request.ledger.close()
     return int(workers.tasks[0].key.partition("-")[0])
 
 
@@ -210,41 +214,41 @@ def first_trained(job: SearchWork, trials: Trials, options: list[Option]) -> int
 def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
     tmp_path: Path, planned: int, first: int
 ) -> None:
-    job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
-    trials, options = some(job, 180, 180)
+    request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = recorded_trials(request, 180, 180)
     small = replace(options[1].cost, size_bytes=options[1].cost.size_bytes // 2)
     options[1] = Option(1, options[1].correct, small)
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
-    assert first_trained(job, trials, options) == first
+    assert first_trained(request, trials, options) == first
 
 
 @pytest.mark.parametrize(("planned", "first"), [(3, 1), (9, 0)])
 def test_after_a_few_epochs_what_the_space_calls_good_goes_before_what_looks_better(
     tmp_path: Path, planned: int, first: int
 ) -> None:
-    job = work(tmp_path / "run", budget_seconds=1000.0, trials=None)
-    trials, options = some(job, 180, 120)
+    request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = recorded_trials(request, 180, 120)
     for number, width in ((0, 16), (1, 8)):
-        trials.replace(replace(candidate(number), params={"stem.out": width}))
-    assert job.space.candidates[0]["stem.out"] == 8
+        trials.replace(replace(make_trial(number), params={"stem.out": width}))
+    assert request.space.candidates[0]["stem.out"] == 8
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
-    assert first_trained(job, trials, options) == first
+    assert first_trained(request, trials, options) == first
 
 
-def test_how_far_last_trainings_are_is_told_and_when_they_will_end(
+def test_progress_and_remaining_time_of_final_trainings_are_emitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Event] = []
-    job = work(tmp_path / "run", emit=told.append)
-    trials, options = some(job, 180, 180, 180)
+    events: list[Event] = []
+    request = search_request(tmp_path / "run", emit=events.append)
+    trials, options = recorded_trials(request, 180, 180, 180)
     now = iter(range(0, 10_000, 50))
     ticking = SimpleNamespace(monotonic=lambda: float(next(now)))
     monkeypatch.setattr(training, "time", ticking)  # Of this module alone: threads look too.
-    workers = Told({f"{n}-final-0": 190 for n in range(3)}, jobs=2)
-    confirmation(job, trials).run(options, workers, ENDLESS)
-    bars = [event for event in told if event.stage == "confirm"]
+    workers = FixedWorkers({f"{n}-final-0": 190 for n in range(3)}, jobs=2)
+    final_training(request, trials).train(options, workers, ENDLESS)
+    progress = [event for event in events if event.stage == FINALS]
     # One has ended after 50 s, another is half done, the third has not begun; and so on.
-    assert [(event.done, event.total) for event in bars] == [(1.5, 3), (2.5, 3), (3, 3)]
-    assert bars[0].message == "trial 1 to the end, about 50 s left"
-    assert bars[1].message == "trial 2 to the end, about 20 s left"
-    job.ledger.close()
+    assert [(event.done, event.total) for event in progress] == [(1.5, 3), (2.5, 3), (3, 3)]
+    assert progress[0].message == "trial 1: final training, about 50 s left"
+    assert progress[1].message == "trial 2: final training, about 20 s left"
+    request.ledger.close()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lepton_automl.search.finals import finalists
 from lepton_automl.search.finals.finalists import (
     FINALISTS,
-    MOST_SEEDS,
+    MAX_SEEDS,
     Finalist,
     FinalistSelection,
     FinalRun,
@@ -21,44 +21,44 @@ from lepton_automl.search.finals.finalists import (
     plan_final_runs,
 )
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.time_plan import Clock, work_of
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Plan, Trials
 from lepton_automl.training.loop import initial_model
-from tests.helpers.search import SPACE, candidate, result, small_space, work
+from tests.helpers.search import SPACE, make_trial, result, search_request, small_space
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
-OFFERED = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")
+SPACE_WITH_AUGMENT = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")
 
 
 def chosen(
-    job: SearchWork, right: dict[int, int], nets: dict[int, int], clock: Clock = ENDLESS
+    request: SearchRequest, right: dict[int, int], nets: dict[int, int], clock: Clock = ENDLESS
 ) -> list[Finalist]:
-    """Of candidates that got so many of 200 right, each with the net of that number."""
+    """Finalists of trials with `right` of 200 samples correct and the nets of these numbers."""
     trials = Trials()
     for number, each in right.items():
-        trials.add(replace(candidate(nets[number]), number=number))
+        trials.add(replace(make_trial(nets[number]), number=number))
         trials.add_result(result(number, "0", each, epochs=9))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
-    found = FinalistSelection(job, Tasks(job, trials), trials, clock).of(options)
-    job.ledger.close()
+    found = FinalistSelection(request, Tasks(request, trials), trials, clock).select(options)
+    request.ledger.close()
     return found
 
 
-def test_of_one_architecture_only_the_best_candidate_enters(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", objectives=("accuracy",))
+def test_of_one_architecture_only_the_most_accurate_trial_is_a_finalist(tmp_path: Path) -> None:
+    request = search_request(tmp_path / "run", objectives=("accuracy",))
     nets = {0: 7, 1: 8, 2: 7, 3: 9, 4: 10}
-    found = chosen(job, {0: 190, 1: 170, 2: 180, 3: 160, 4: 150}, nets)
+    found = chosen(request, {0: 190, 1: 170, 2: 180, 3: 160, 4: 150}, nets)
     assert [e.number for e in found] == [0, 1, 3]
 
 
-def test_the_first_enters_again_with_stronger_changes_that_the_space_offers(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", objectives=("accuracy",))
-    job = replace(job, space=small_space(tmp_path, OFFERED))
-    found = chosen(job, {0: 170, 1: 190, 2: 180}, {0: 0, 1: 1, 2: 2})
+def test_the_first_finalist_is_also_trained_with_stronger_augmentation(tmp_path: Path) -> None:
+    request = search_request(tmp_path / "run", objectives=("accuracy",))
+    request = replace(request, space=small_space(tmp_path, SPACE_WITH_AUGMENT))
+    found = chosen(request, {0: 170, 1: 190, 2: 180}, {0: 0, 1: 1, 2: 2})
     assert [(e.number, e.augment) for e in found] == [
         (1, None),
         (1, 1.0),
@@ -68,15 +68,15 @@ def test_the_first_enters_again_with_stronger_changes_that_the_space_offers(tmp_
 
 
 @pytest.mark.parametrize(("share", "order"), [(0.99, [1.0, None]), (0.96, [None, 1.0])])
-def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_changes(
+def test_an_overfitting_net_is_first_trained_with_stronger_augmentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, order: list[float | None]
 ) -> None:
-    job = work(tmp_path / "run", objectives=("accuracy",))
-    job = replace(job, space=small_space(tmp_path, OFFERED))
-    model = initial_model(candidate(0).arch, job.dataset.preprocessing((8, 8)), 0)
-    model.save(Tasks(job, Trials()).checkpoint(TrainingKey(0)))
+    request = search_request(tmp_path / "run", objectives=("accuracy",))
+    request = replace(request, space=small_space(tmp_path, SPACE_WITH_AUGMENT))
+    model = initial_model(make_trial(0).arch, request.dataset.preprocessing((8, 8)), 0)
+    model.save(Tasks(request, Trials()).checkpoint(TrainingKey(0)))
     monkeypatch.setattr(finalists, "is_correct", lambda *a, **k: np.arange(100) < 100 * share)
-    found = chosen(job, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
+    found = chosen(request, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order
 
 
@@ -85,66 +85,70 @@ def test_who_knows_training_pictures_by_heart_is_first_trained_with_stronger_cha
 def test_after_the_end_of_the_budget_the_most_accurate_is_first(
     tmp_path: Path, left: float, is_scarce: bool
 ) -> None:
-    job = work(tmp_path / "run", objectives=("accuracy",), budget_seconds=1.0, trials=None)
+    request = search_request(
+        tmp_path / "run", objectives=("accuracy",), budget_seconds=1.0, trials=None
+    )
     trials = Trials()
     trials.plan = Plan(1 if is_scarce else 9, 1e-9, 0.0, own_epochs=9)
     assert trials.plan.is_scarce == is_scarce
     right = {0: 150, 1: 190, 2: 170}
     for number, each in right.items():
-        trials.add(candidate(number))
+        trials.add(make_trial(number))
         trials.add_result(result(number, "0", each, epochs=1))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
     clock = Clock(lambda: left, 0.0, 1e-9)
-    found = FinalistSelection(job, Tasks(job, trials), trials, clock).of(options)
+    found = FinalistSelection(request, Tasks(request, trials), trials, clock).select(options)
     assert [e.number for e in found] == [1, 2, 0]
     assert plan_final_runs(found, 1, left) == []
-    job.ledger.close()
+    request.ledger.close()
 
 
-def clock_of(job: SearchWork, paces: dict[int, float], left: float) -> Clock:
+def clock_of(request: SearchRequest, paces: dict[int, float], left: float) -> Clock:
     """A clock with `left` seconds, on which an epoch of each candidate takes so many seconds."""
     clock = Clock(lambda: left, 0.0, 1e-9)
     for number, seconds in paces.items():
-        units = work_of(candidate(number).cost.macs, len(job.dataset.train), 1)
+        units = work_of(make_trial(number).cost.macs, len(request.dataset.train), 1)
         clock.learn(seconds, units, number)
     return clock
 
 
 @pytest.mark.parametrize(("left", "order"), [(30.0, [2, 1]), (0.5, [0, 2, 1]), (1000.0, [0, 2, 1])])
-def test_one_too_slow_for_a_last_training_gives_way_to_the_most_accurate_that_is_fast_enough(
+def test_a_trial_too_slow_for_a_training_from_scratch_is_replaced(
     tmp_path: Path, left: float, order: list[int]
 ) -> None:
     """From scratch 18 epochs are trained at least: in 180, 1.8 and 3.6 seconds."""
-    job = work(tmp_path / "run", objectives=("accuracy",), budget_seconds=100.0, trials=None)
-    clock = clock_of(job, {0: 10.0, 1: 0.1, 2: 0.2}, left)
-    found = chosen(job, {0: 190, 1: 170, 2: 189}, {0: 0, 1: 1, 2: 2}, clock)
+    request = search_request(
+        tmp_path / "run", objectives=("accuracy",), budget_seconds=100.0, trials=None
+    )
+    clock = clock_of(request, {0: 10.0, 1: 0.1, 2: 0.2}, left)
+    found = chosen(request, {0: 190, 1: 170, 2: 189}, {0: 0, 1: 1, 2: 2}, clock)
     assert [e.number for e in found] == order
 
 
 def test_where_time_is_scarce_the_most_accurate_is_first_however_slow_it_is(
     tmp_path: Path,
 ) -> None:
-    job = work(tmp_path / "run", budget_seconds=100.0, trials=None)
+    request = search_request(tmp_path / "run", budget_seconds=100.0, trials=None)
     trials = Trials()
     trials.plan = Plan(1, 1e-9, 0.0, own_epochs=9)
     right = {0: 190, 1: 189}
     for number, each in right.items():
-        trials.add(candidate(number))
+        trials.add(make_trial(number))
         trials.add_result(result(number, "0", each, epochs=1))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
-    clock = clock_of(job, {0: 10.0, 1: 0.1}, 30.0)
-    found = FinalistSelection(job, Tasks(job, trials), trials, clock).of(options)
+    clock = clock_of(request, {0: 10.0, 1: 0.1}, 30.0)
+    found = FinalistSelection(request, Tasks(request, trials), trials, clock).select(options)
     assert [e.number for e in found] == [0, 1]
-    job.ledger.close()
+    request.ledger.close()
 
 
 def some(count: int = 5, epochs: int = 9, each: float = 1.0) -> list[Finalist]:
     return [Finalist(number, epochs, 9, each) for number in range(count)]
 
 
-def lasting(plan: list[FinalRun], entrants: list[Finalist], jobs: int) -> float:
-    """By trying: at every moment the first free worker takes the next training."""
-    pace = {e.number: e.seconds_per_epoch for e in entrants}
+def duration(plan: list[FinalRun], finalists_: list[Finalist], jobs: int) -> float:
+    """By simulation: at every moment the first free worker takes the next training."""
+    pace = {e.number: e.seconds_per_epoch for e in finalists_}
     ends = [0.0] * jobs
     for final in plan:
         worker = ends.index(min(ends))
@@ -152,46 +156,48 @@ def lasting(plan: list[FinalRun], entrants: list[Finalist], jobs: int) -> float:
     return max(ends)
 
 
-def test_without_a_clock_the_three_best_get_the_planned_epochs_once() -> None:
+def test_without_a_budget_the_three_best_get_the_planned_epochs_once() -> None:
     assert plan_final_runs(some(), 2, math.inf) == [
         FinalRun(number, 9) for number in range(FINALISTS)
     ]
     assert plan_final_runs(some(2), 1, math.inf) == [FinalRun(0, 9), FinalRun(1, 9)]
 
 
-def test_scarce_time_confirms_fewer_and_then_goes_on_from_the_search() -> None:
-    least = some()[0].least
+def test_with_little_time_there_are_fewer_finalists_and_then_continued_ones() -> None:
+    least = some()[0].min_epochs
     numbers = {
         seconds: [f.number for f in plan_final_runs(some(), 1, seconds)]
         for seconds in (3 * least + 0.5, 2 * least + 0.5, least + 0.5)
     }
     assert list(numbers.values()) == [[0, 1, 2], [0, 1], [0]]
-    assert plan_final_runs(some(), 1, 5.5) == [FinalRun(0, 5, is_fresh=False)]
-    assert plan_final_runs(some(), 2, 5.5) == [FinalRun(n, 5, is_fresh=False) for n in (0, 1)]
+    assert plan_final_runs(some(), 1, 5.5) == [FinalRun(0, 5, from_scratch=False)]
+    assert plan_final_runs(some(), 2, 5.5) == [FinalRun(n, 5, from_scratch=False) for n in (0, 1)]
     assert plan_final_runs(some(), 1, 0.5) == []
 
 
-def test_a_fresh_training_gets_its_recipes_length_and_twice_what_the_search_gave() -> None:
-    assert Finalist(0, 5, 27, 1.0).least == 27
-    assert Finalist(0, 20, 27, 1.0).least == 40
-    assert Finalist(0, 27, 27, 1.0).least == 54
-    assert Finalist(0, 81, 27, 1.0).least == 81
+def test_a_training_from_scratch_has_the_epochs_of_the_recipe_and_twice_those_of_the_search() -> (
+    None
+):
+    assert Finalist(0, 5, 27, 1.0).min_epochs == 27
+    assert Finalist(0, 20, 27, 1.0).min_epochs == 40
+    assert Finalist(0, 27, 27, 1.0).min_epochs == 54
+    assert Finalist(0, 81, 27, 1.0).min_epochs == 81
 
 
-def test_more_time_makes_them_longer_and_then_again_with_other_seeds() -> None:
-    longest = some()[0].longest
+def test_more_time_gives_more_epochs_and_then_more_seeds() -> None:
+    longest = some()[0].max_epochs
     longer = plan_final_runs(some(), 1, 3 * longest - 8.0)
     assert [f.seed for f in longer] == [0, 0, 0]
-    assert some()[0].least <= longer[0].epochs < longest
+    assert some()[0].min_epochs <= longer[0].epochs < longest
     again = plan_final_runs(some(), 1, 5.5 * longest)
     assert [(f.number, f.seed) for f in again] == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]
     endless = plan_final_runs(some(), 1, 1e9)
-    assert len(endless) == FINALISTS * MOST_SEEDS
+    assert len(endless) == FINALISTS * MAX_SEEDS
     assert {f.epochs for f in endless} == {longest}
 
 
-def test_a_worker_that_would_idle_trains_another_seed() -> None:
-    plan = plan_final_runs(some(), 2, 2 * some()[0].least + 0.5)
+def test_an_idle_worker_trains_another_seed() -> None:
+    plan = plan_final_runs(some(), 2, 2 * some()[0].min_epochs + 0.5)
     assert [(f.number, f.seed) for f in plan] == [(0, 0), (1, 0), (2, 0), (0, 1)]
 
 
@@ -202,17 +208,15 @@ def test_a_worker_that_would_idle_trains_another_seed() -> None:
     st.integers(1, 4),
     st.floats(0.1, 5000.0),
 )
-def test_what_is_planned_ends_in_time(
-    paces: list[float], epochs: int, jobs: int, seconds: float
-) -> None:
-    entrants = [Finalist(n, epochs, 9, pace) for n, pace in enumerate(paces)]
-    plan = plan_final_runs(entrants, jobs, seconds)
-    assert lasting(plan, entrants, jobs) <= seconds * (1 + 1e-9)
+def test_the_plan_ends_in_time(paces: list[float], epochs: int, jobs: int, seconds: float) -> None:
+    finalists_ = [Finalist(n, epochs, 9, pace) for n, pace in enumerate(paces)]
+    plan = plan_final_runs(finalists_, jobs, seconds)
+    assert duration(plan, finalists_, jobs) <= seconds * (1 + 1e-9)
     assert len({f.key(0) for f in plan}) == len(plan)
     assert {f.number for f in plan} <= set(range(FINALISTS if jobs <= 3 else jobs))
 
 
-def test_the_makespan_is_that_of_handing_out_in_order() -> None:
+def test_the_makespan_is_that_of_list_scheduling() -> None:
     for jobs, order in itertools.product((1, 2, 3), itertools.permutations((5.0, 2.0, 4.0, 1.0))):
         ends = [0.0] * jobs
         for each in order:
@@ -220,7 +224,7 @@ def test_the_makespan_is_that_of_handing_out_in_order() -> None:
         assert makespan(order, jobs) == max(ends)
 
 
-def test_a_final_survives_the_ledger_and_has_a_name_of_its_own() -> None:
-    final = FinalRun(7, 40, 2, is_fresh=False)
+def test_a_final_run_survives_the_ledger_and_has_its_own_key() -> None:
+    final = FinalRun(7, 40, 2, from_scratch=False)
     assert FinalRun.from_event(final.to_event()) == final
     assert [str(FinalRun(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]

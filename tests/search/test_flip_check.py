@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.search.flip_check import keeps_classes, with_flip_checked
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack
-from tests.helpers.search import InlineWorkers, work
+from tests.helpers.search import InlineWorkers, search_request
 
 
 def right(share: float, count: int = 2000, seed: int = 0) -> np.ndarray:
@@ -55,8 +55,8 @@ class FixedAccuracyWorkers(InlineWorkers):
         return TaskResult((2.0, 1.0), *correct)
 
 
-def job(tmp_path: Path) -> SearchWork:
-    return replace(work(tmp_path / "run"), space=loader.load("tiny"))
+def job(tmp_path: Path) -> SearchRequest:
+    return replace(search_request(tmp_path / "run"), space=loader.load("tiny"))
 
 
 @pytest.mark.parametrize(("mirrored", "flips"), [(0.3, {False}), (0.8, {False, True})])

@@ -17,7 +17,7 @@ from lepton_automl.search.workers import launch
 from lepton_automl.search.workers.task import Task, load_part, run_task, unpack
 from lepton_automl.training import checkpoint, loader
 from lepton_automl.training.evaluate import is_correct
-from tests.helpers.search import candidate, work
+from tests.helpers.search import make_trial, search_request
 
 PROGRAM = (
     "import json, os, sys; names = ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES'); "
@@ -44,9 +44,9 @@ class Stopped(Exception):
 
 @pytest.fixture
 def task(tmp_path: Path) -> Iterator[Task]:
-    job, trials = work(tmp_path / "run"), Trials()
-    trials.add(candidate(0))
-    recipe = json.dumps(json.loads(candidate(0).recipe.to_json()) | {"batch_size": 32})
+    job, trials = search_request(tmp_path / "run"), Trials()
+    trials.add(make_trial(0))
+    recipe = json.dumps(json.loads(make_trial(0).recipe.to_json()) | {"batch_size": 32})
     key = TrainingKey.parse("0-final-0")
     yield replace(Tasks(job, trials).from_scratch(trials[0], 6, key), ranks=2, recipe=recipe)
     job.ledger.close()

@@ -18,11 +18,11 @@ from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search import rungs
 from lepton_automl.search.loop import clock_for, make_plan, search, search_ends, seconds_left
-from lepton_automl.search.request import SearchResult, SearchWork
+from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Plan, Trials
 from lepton_automl.search.workers.task import Task, TaskResult, unpack
-from tests.helpers.search import InlineWorkers, ScoredWorkers, candidate, dataset, work
+from tests.helpers.search import InlineWorkers, ScoredWorkers, dataset, make_trial, search_request
 
 
 class Killed(BaseException):
@@ -59,7 +59,7 @@ def events_of(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def run(folder: Path, **changes: Any) -> SearchResult:
-    job = work(folder, **changes)
+    job = search_request(folder, **changes)
     try:
         return search(job, InlineWorkers(job.jobs))
     finally:
@@ -75,7 +75,7 @@ def test_a_search_killed_at_random_events_equals_an_uninterrupted_one(tmp_path: 
         ledger = DoomedLedger(broken / "ledger.db", doom, before=bool(rng.random() < 0.5))
         workers = InlineWorkers()
         try:
-            found = search(work(broken, ledger), workers)
+            found = search(search_request(broken, ledger), workers)
             break
         except Killed:
             kills += 1
@@ -116,7 +116,7 @@ def test_a_finished_search_is_answered_from_the_ledger_and_more_trials_go_on(
     folder = tmp_path / "run"
     first = run(folder, trials=3)
     events = events_of(folder)
-    job = work(folder, trials=3)
+    job = search_request(folder, trials=3)
     again = search(job, ScoredWorkers())
     job.ledger.close()
     assert events_of(folder) == events
@@ -153,14 +153,19 @@ def test_a_kill_between_the_winner_and_tidying_up_leaves_nothing_for_ever(tmp_pa
 
 
 def test_what_nothing_can_meet_is_answered_with_what_would_fit(tmp_path: Path) -> None:
-    job, workers = work(tmp_path / "run", limits=Limits(max_size_bytes=1000)), InlineWorkers()
+    job, workers = (
+        search_request(tmp_path / "run", limits=Limits(max_size_bytes=1000)),
+        InlineWorkers(),
+    )
     with pytest.raises(InfeasibleError) as caught:
         search(job, workers)
     assert "size in kB" in caught.value.what
     assert "--max-size-kb" in caught.value.fix
     assert workers.tasks == []
     kilobytes = float(caught.value.fix.split()[1])
-    job = work(tmp_path / "again", limits=Limits(max_size_bytes=int(kilobytes * 1000)), trials=1)
+    job = search_request(
+        tmp_path / "again", limits=Limits(max_size_bytes=int(kilobytes * 1000)), trials=1
+    )
     found = search(job, InlineWorkers())
     assert found.rows[0].cost.size_bytes <= kilobytes * 1000
 
@@ -173,7 +178,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_the_search_goes_on(tmp_path: Path) ->
             return super().finished(timeout)
 
     folder, told = tmp_path / "run", list[Event]()
-    job = work(folder, emit=told.append)
+    job = search_request(folder, emit=told.append)
     with pytest.raises(KeyboardInterrupt):
         search(job, Interrupted())
     job.ledger.close()
@@ -185,7 +190,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_the_search_goes_on(tmp_path: Path) ->
 def test_ctrl_c_just_after_a_result_was_written_down_finds_it_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = work(tmp_path / "run")
+    job = search_request(tmp_path / "run")
     record = job.ledger.record
 
     def stopped(kind: str, key: str, value: Mapping[str, Any]) -> None:
@@ -201,7 +206,7 @@ def test_ctrl_c_just_after_a_result_was_written_down_finds_it_there(
 
 
 def test_several_tasks_at_once_train_every_trial_once(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", jobs=3, trials=12)
+    job = search_request(tmp_path / "run", jobs=3, trials=12)
     workers = ScoredWorkersThatSave(3)
     found = search(job, workers)
     keys = [task.key for task in workers.tasks]
@@ -232,7 +237,7 @@ def test_a_budget_plans_the_rungs_and_is_kept(tmp_path: Path) -> None:
 
     told: list[Event] = []
     clock = Clock(tmp_path / "run" / "ledger.db")
-    job = work(tmp_path / "run", clock, budget_seconds=6.0, trials=None, emit=told.append)
+    job = search_request(tmp_path / "run", clock, budget_seconds=6.0, trials=None, emit=told.append)
     found = search(job, Paced())
     assert 3.0 < clock.now <= 6.0
     plan = job.ledger.get("plan", "search")
@@ -246,7 +251,7 @@ def test_a_budget_plans_the_rungs_and_is_kept(tmp_path: Path) -> None:
 
 def test_a_budget_that_is_over_at_once_gives_the_best_the_search_trained(tmp_path: Path) -> None:
     said: list[Event] = []
-    job = work(tmp_path / "run", budget_seconds=1e-6, trials=None, emit=said.append)
+    job = search_request(tmp_path / "run", budget_seconds=1e-6, trials=None, emit=said.append)
     workers = InlineWorkers()
     found = search(job, workers)
     assert not any("-final-" in task.key for task in workers.tasks)
@@ -261,7 +266,7 @@ def test_a_budget_that_is_over_at_once_gives_the_best_the_search_trained(tmp_pat
 
 def test_what_is_told_last_is_what_was_found_last(tmp_path: Path) -> None:
     told: list[Event] = []
-    job = work(tmp_path / "run", emit=told.append)
+    job = search_request(tmp_path / "run", emit=told.append)
     found = search(job, InlineWorkers())
     last = [event for event in told if event.done is not None][-1]
     assert last.done == last.total
@@ -283,7 +288,7 @@ class ScoredWorkersThatSave(ScoredWorkers):
 
 
 def test_search_work_is_what_the_package_gives() -> None:
-    assert SearchWork.__module__ == "lepton_automl.search.request"
+    assert SearchRequest.__module__ == "lepton_automl.search.request"
 
 
 def test_where_classes_count_alike_all_accuracies_of_a_search_are_balanced(tmp_path: Path) -> None:
@@ -305,7 +310,7 @@ def test_workers_train_as_the_data_count(tmp_path: Path) -> None:
     data, digests = dataset(tmp_path, [60, 40, 16]), []
     for name in ("on", "off"):
         workers = InlineWorkers()
-        job = work(tmp_path / name, dataset=data.with_balance(name), trials=1)
+        job = search_request(tmp_path / name, dataset=data.with_balance(name), trials=1)
         digests.append(search(job, workers).best.digest)
         job.ledger.close()
         assert {task.is_balanced for task in workers.tasks} == {name == "on"}
@@ -329,8 +334,8 @@ class Broken(InlineWorkers):
 
 
 def test_without_a_budget_every_recipe_keeps_its_epochs(tmp_path: Path) -> None:
-    job, trials = work(tmp_path / "run"), Trials()
-    trials.add(candidate(0))
+    job, trials = search_request(tmp_path / "run"), Trials()
+    trials.add(make_trial(0))
     workers = InlineWorkers()
     plan = make_plan(job, Tasks(job, trials), trials[0], workers)
     assert plan.epochs is None
@@ -341,8 +346,8 @@ def test_without_a_budget_every_recipe_keeps_its_epochs(tmp_path: Path) -> None:
 
 
 def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Path) -> None:
-    job, trials = work(tmp_path / "run", budget_seconds=100.0, trials=None), Trials()
-    trials.add(candidate(0))
+    job, trials = search_request(tmp_path / "run", budget_seconds=100.0, trials=None), Trials()
+    trials.add(make_trial(0))
     tasks = Tasks(job, trials)
     plan = make_plan(job, tasks, trials[0], Observer())
     probe = tasks.probe(trials[0])
@@ -353,18 +358,18 @@ def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Pat
 
 
 def test_a_first_candidate_that_cannot_be_timed_does_not_stop_the_search(tmp_path: Path) -> None:
-    job, trials = work(tmp_path / "run", budget_seconds=50.0), Trials()
-    trials.add(candidate(0))
+    job, trials = search_request(tmp_path / "run", budget_seconds=50.0), Trials()
+    trials.add(make_trial(0))
     plan = make_plan(job, Tasks(job, trials), trials[0], Broken())
     assert plan.seconds_per_work > 0
     job.ledger.close()
 
 
 def test_the_time_left_is_that_of_the_run(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", trials=3)
+    job = search_request(tmp_path / "run", trials=3)
     assert seconds_left(job, None) == math.inf
     job.ledger.close()
-    job = work(tmp_path / "run", budget_seconds=5.0)
+    job = search_request(tmp_path / "run", budget_seconds=5.0)
     left = seconds_left(job, None)
     assert 5.0 - job.ledger.alive_seconds() <= left <= 5.0
     job.ledger.close()
@@ -372,9 +377,9 @@ def test_the_time_left_is_that_of_the_run(tmp_path: Path) -> None:
 
 def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Path) -> None:
     def plan(budget_seconds: float, name: str) -> Plan:
-        job = work(tmp_path / name, budget_seconds=budget_seconds, trials=None)
+        job = search_request(tmp_path / name, budget_seconds=budget_seconds, trials=None)
         trials = Trials()
-        trials.add(candidate(0))
+        trials.add(make_trial(0))
         made = make_plan(job, Tasks(job, trials), trials[0], Observer(1e4))
         kept = clock_for(job, made)
         left = seconds_left(job, made)
@@ -383,7 +388,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         assert left > 0
         return made
 
-    own = candidate(0).recipe.epochs
+    own = make_trial(0).recipe.epochs
     plenty, scarce = plan(1e9, "plenty"), plan(4e3, "scarce")
     whole = own * scarce.epoch_seconds
     some = plan(12 * whole, "some")
@@ -402,7 +407,7 @@ def test_time_of_the_stages_after_the_search_is_reserved_and_printed(tmp_path: P
         asked.append((epoch_seconds, epochs))
         return {"compression": 30.0, "verification": 10.0}
 
-    job = work(
+    job = search_request(
         tmp_path / "run",
         budget_seconds=100.0,
         trials=None,
@@ -410,11 +415,11 @@ def test_time_of_the_stages_after_the_search_is_reserved_and_printed(tmp_path: P
         emit=told.append,
     )
     trials = Trials()
-    trials.add(candidate(0))
+    trials.add(make_trial(0))
     tasks = Tasks(job, trials)
     plan = make_plan(job, tasks, trials[0], Observer())
     probed = tasks.probe(trials[0]).cycles[-1][0]
-    assert set(asked) == {(plan.epoch_seconds, candidate(0).recipe.epochs)}
+    assert set(asked) == {(plan.epoch_seconds, make_trial(0).recipe.epochs)}
     assert plan.epoch_seconds == pytest.approx(10.0 / probed)
     assert search_ends(job, plan) == 60.0
     before, left, after = (
@@ -433,9 +438,9 @@ def test_enough_is_kept_for_three_to_be_trained_to_the_end(tmp_path: Path) -> No
         def run(self, task: Task) -> TaskResult:
             return TaskResult((9.0, 0.12 * task.cycles[-1][0]), "1:gA==")
 
-    job = work(tmp_path / "run", budget_seconds=60.0, trials=None)
+    job = search_request(tmp_path / "run", budget_seconds=60.0, trials=None)
     trials = Trials()
-    trials.add(candidate(0))
+    trials.add(make_trial(0))
     plan = make_plan(job, Tasks(job, trials), trials[0], Paced())
     kept = plan.final_share * 60.0
     assert plan.epochs is not None
@@ -451,13 +456,15 @@ def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: 
         asked.append(epochs)
         return {"compression": epochs * epoch_seconds}
 
-    job = work(tmp_path / "run", budget_seconds=8.0, trials=None, stage_budget=stage_budget)
+    job = search_request(
+        tmp_path / "run", budget_seconds=8.0, trials=None, stage_budget=stage_budget
+    )
     trials = Trials()
-    trials.add(candidate(0))
+    trials.add(make_trial(0))
     plan = make_plan(job, Tasks(job, trials), trials[0], Observer())
     assert plan.epochs is not None
-    assert asked[0] == candidate(0).recipe.epochs
-    assert plan.whole_epochs < candidate(0).recipe.epochs
+    assert asked[0] == make_trial(0).recipe.epochs
+    assert plan.whole_epochs < make_trial(0).recipe.epochs
     assert plan.whole_epochs <= plan.epochs
     assert search_ends(job, plan) == 8.0 - plan.whole_epochs * plan.epoch_seconds
     job.ledger.close()
@@ -468,9 +475,9 @@ def test_where_there_is_no_time_for_three_there_is_for_one(tmp_path: Path) -> No
         def run(self, task: Task) -> TaskResult:
             return TaskResult((9.0, 0.35 * task.cycles[-1][0]), "1:gA==")
 
-    job = work(tmp_path / "run", budget_seconds=30.0, jobs=2, trials=None)
+    job = search_request(tmp_path / "run", budget_seconds=30.0, jobs=2, trials=None)
     trials = Trials()
-    trials.add(candidate(0))
+    trials.add(make_trial(0))
     plan = make_plan(job, Tasks(job, trials), trials[0], Paced())
     assert plan.epochs is not None
     least = max(9, plan.epochs, 2 * min(plan.epochs, 9)) * plan.epoch_seconds

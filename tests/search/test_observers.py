@@ -23,7 +23,7 @@ from lepton_automl.search.loop import search
 from lepton_automl.search.observers import CallbackDispatcher, watched
 from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.workers.task import pack
-from tests.helpers.search import InlineWorkers, candidate, work
+from tests.helpers.search import InlineWorkers, make_trial, search_request
 
 
 def told(session):
@@ -55,7 +55,7 @@ def feed(callback: Callback) -> CallbackDispatcher:
 
 
 def tell(made: CallbackDispatcher, *, winner: bool = True) -> None:
-    first = candidate(0, size=5_000, **{"stem.out": 8}).to_event()
+    first = make_trial(0, size=5_000, **{"stem.out": 8}).to_event()
     made.observe(EventKind.TRIAL, "0", first)
     made.observe(EventKind.HYPERVOLUME, REFERENCE, {"point": [0, 0]})
     for step, (rung, right, failed) in enumerate((("0", 100, ""), ("1", 0, "diverged"))):
@@ -212,11 +212,11 @@ def test_by_default_nobody_is_told_and_nothing_is_recorded(session: Any) -> None
 
 def test_every_session_mirrors_to_the_same_study(session: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
-    session.ledger.record(EventKind.TRIAL, "0", candidate(0, size=8_000).to_event())
+    session.ledger.record(EventKind.TRIAL, "0", make_trial(0, size=8_000).to_event())
     for number in (1, 2):
         with told(asked(session, optuna_storage=url)):
             session.ledger.record(
-                EventKind.TRIAL, str(number), candidate(number, size=8_000).to_event()
+                EventKind.TRIAL, str(number), make_trial(number, size=8_000).to_event()
             )
     (name,) = optuna.get_all_study_names(url)
     assert name.startswith("mine-")
@@ -242,8 +242,8 @@ def test_a_storage_that_breaks_in_the_middle_costs_a_warning(
 
     monkeypatch.setattr(optuna_storage, "open_storage", lambda url: Breaking())
     with told(asked(session, optuna_storage="anything")):
-        session.ledger.record(EventKind.TRIAL, "0", candidate(0).to_event())
-        session.ledger.record(EventKind.TRIAL, "1", candidate(1).to_event())
+        session.ledger.record(EventKind.TRIAL, "0", make_trial(0).to_event())
+        session.ledger.record(EventKind.TRIAL, "1", make_trial(1).to_event())
     (warning,) = [said for said in session.said if said.startswith("warning")]
     assert "failed: the server is gone" in warning
 
@@ -273,7 +273,7 @@ def test_facts_are_flat_and_without_paths(session: Any) -> None:
 
 def test_a_real_search_and_its_mirror_say_the_same(session: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
-    job = work(tmp_path / "run", session.ledger, trials=3)
+    job = search_request(tmp_path / "run", session.ledger, trials=3)
     asked(session, optuna_storage=url, objectives=job.config.objectives)
     with told(session):
         found = search(job, InlineWorkers())

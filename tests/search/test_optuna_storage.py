@@ -18,14 +18,14 @@ from lepton_automl.search.objectives import load
 from lepton_automl.search.optuna_storage import Mirror, open_storage, shown
 from lepton_automl.search.trials import Rejection
 from lepton_automl.search.workers.task import pack
-from tests.helpers.search import candidate
+from tests.helpers.search import make_trial
 
 CHOICES = (8, 16, 24)
 Happened = tuple[str, str, dict[str, Any]]
 
 KNOB = {"stem.out": distribution_to_json(CategoricalDistribution(CHOICES))}
 
-PLAIN = candidate(0)
+PLAIN = make_trial(0)
 
 
 def enter(number: int, refused: int = 0, size: int = 10_000) -> Happened:

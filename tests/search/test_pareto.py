@@ -21,7 +21,7 @@ from lepton_automl.search.pareto import (
 )
 from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.workers.task import pack
-from tests.helpers.search import candidate
+from tests.helpers.search import make_trial
 
 AXES = ("accuracy", "size_bytes")
 
@@ -81,7 +81,7 @@ def values(ledger: Ledger) -> list[float]:
 
 
 def enter(ledger: Ledger, number: int, size: int) -> None:
-    ledger.record(EventKind.TRIAL, str(number), candidate(number, size=size).to_event())
+    ledger.record(EventKind.TRIAL, str(number), make_trial(number, size=size).to_event())
 
 
 def test_every_rung_gets_its_value_counted_from_the_first_candidate(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_three_hundred_trials_cost_little(tmp_path: Path) -> None:
     rng, ledger = np.random.default_rng(0), Memory()
     axes = [load(name) for name in ("accuracy", "size_bytes", "macs", "peak_ram_bytes")]
     watch = Progress(ledger, axes, Trials())  # type: ignore[arg-type]
-    events, plain = [], candidate(0).to_event()
+    events, plain = [], make_trial(0).to_event()
     for number in range(300):
         size, macs = (int(n) for n in rng.integers(2_000, 20_000, 2))
         cost = plain["cost"] | {"size_bytes": size, "macs": macs}

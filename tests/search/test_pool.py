@@ -23,7 +23,7 @@ from lepton_automl.search.workers.handle import GpuMemory
 from lepton_automl.search.workers.pool import WINDOW_SECONDS, Workers, WorkersPerGpu, next_count
 from lepton_automl.search.workers.task import Task
 from tests.helpers.processes import eventually
-from tests.helpers.search import InlineWorkers, candidate, is_alive, work
+from tests.helpers.search import InlineWorkers, is_alive, make_trial, search_request
 
 PARENT = """
 import sys, time, pathlib
@@ -54,9 +54,9 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 
 def a_task(folder: Path, number: int = 0, epochs: int = 1) -> Task:
-    job = work(folder)
+    job = search_request(folder)
     trials = Trials()
-    trials.add(candidate(number, epochs=epochs))
+    trials.add(make_trial(number, epochs=epochs))
     job.ledger.close()
     return Tasks(job, trials).rung(trials[number], 0)
 

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from lepton_automl.search.objectives import load
 from lepton_automl.search.progress import front_of, progress, row_of
 from lepton_automl.search.trials import Trials
-from tests.helpers.search import candidate, result
+from tests.helpers.search import make_trial, result
 
 OBJECTIVES = [load("accuracy"), load("size_bytes")]
 
@@ -16,11 +16,11 @@ OBJECTIVES = [load("accuracy"), load("size_bytes")]
 def some_trials() -> Trials:
     trials = Trials()
     for number, (right, size) in enumerate([(180, 9_000), (150, 5_000), (170, 9_500)]):
-        trials.add(candidate(number, size=size))
+        trials.add(make_trial(number, size=size))
         trials.add_result(result(number, "0", right))
-    trials.add(candidate(3))
+    trials.add(make_trial(3))
     trials.add_result(result(3, "0", 0, failed="the loss became nan"))
-    trials.add(candidate(4))
+    trials.add(make_trial(4))
     return trials
 
 

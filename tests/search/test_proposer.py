@@ -17,11 +17,11 @@ from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals import proposer as module
 from lepton_automl.search.proposals.proposer import CandidateEstimator, Proposer, label_bytes
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space.draw import RandomTrial as GivenPoint
 from lepton_automl.search.trials import Trial, Trials, read_trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from tests.helpers.search import result, small_space, work
+from tests.helpers.search import result, search_request, small_space
 
 WIDE = """
 [input]
@@ -58,7 +58,7 @@ UNITS = {
 
 
 def proposed(folder: Path, count: int, text: str, **limits: Any) -> list[Trial]:
-    job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
+    job = search_request(folder, limits=Limits(**limits), space=small_space(folder.parent, text))
     trials, found = Trials(), list[Trial]()
     objectives = [load(name) for name in job.config.objectives]
     proposer = Proposer(job, trials, objectives, MeasurementLock(folder / "locks"))
@@ -146,7 +146,7 @@ stem = { out = 16 }
     assert [len(one.rejected) for one in (first, second)] == [1, 0]
 
 
-def a_proposer(job: SearchWork, trials: Trials) -> Proposer:
+def a_proposer(job: SearchRequest, trials: Trials) -> Proposer:
     return Proposer(
         job,
         trials,
@@ -156,7 +156,7 @@ def a_proposer(job: SearchWork, trials: Trials) -> Proposer:
 
 
 def test_the_first_proposals_are_the_known_good_ones(tmp_path: Path) -> None:
-    job, trials = work(tmp_path / "run"), Trials()
+    job, trials = search_request(tmp_path / "run"), Trials()
     first = a_proposer(job, trials).add()
     job.ledger.close()
     assert first is not None
@@ -166,7 +166,7 @@ def test_the_first_proposals_are_the_known_good_ones(tmp_path: Path) -> None:
 
 
 def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) -> None:
-    job, trials = work(tmp_path / "run"), Trials()
+    job, trials = search_request(tmp_path / "run"), Trials()
     source = a_proposer(job, trials)
     for number in range(3):
         source.add()
@@ -182,7 +182,7 @@ def test_many_refusals_are_told_with_the_limit_that_bites(
 ) -> None:
     monkeypatch.setattr(module, "MANY_REJECTED", 1)
     told: list[Event] = []
-    job = work(tmp_path / "run", limits=Limits(max_macs=14_000), emit=told.append)
+    job = search_request(tmp_path / "run", limits=Limits(max_macs=14_000), emit=told.append)
     trials = Trials()
     a_proposer(job, trials).add()
     job.ledger.close()
@@ -202,7 +202,7 @@ def test_on_another_machine_latencies_are_measured_anew_and_never_mixed(
 ) -> None:
     told: list[Event] = []
     asked: dict[str, Any] = {"objectives": ("accuracy", "latency_ms"), "emit": told.append}
-    job, trials = work(tmp_path / "run", **asked), Trials()
+    job, trials = search_request(tmp_path / "run", **asked), Trials()
     other = Machine("Other Core", (), 4, "1.32.0", "Linux x86_64")
     with monkeypatch.context() as patch:
         patch.setattr(latency, "this_machine", lambda: other)
@@ -221,7 +221,7 @@ def test_on_another_machine_latencies_are_measured_anew_and_never_mixed(
 
 
 def estimator(folder: Path, **limits: Any) -> CandidateEstimator:
-    job = work(folder, limits=Limits(**limits), space=small_space(folder.parent, WIDE))
+    job = search_request(folder, limits=Limits(**limits), space=small_space(folder.parent, WIDE))
     made = a_proposer(job, Trials())
     job.ledger.close()
     return made.estimator

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.search import work
+from tests.helpers.search import search_request
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_gpus_get_a_worker_each_and_more_where_no_number_is_given(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
     settings: dict[str, Any] = {"jobs": None} | given
-    job = work(tmp_path / "run", device=torch.device("cuda"), **settings)
+    job = search_request(tmp_path / "run", device=torch.device("cuda"), **settings)
     job.ledger.close()
     assert (job.jobs, job.workers_per_gpu) == (workers, most)
 
@@ -38,7 +38,7 @@ def test_a_processor_gets_one_worker_a_core(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
-    job = work(tmp_path / "run", jobs=None)
+    job = search_request(tmp_path / "run", jobs=None)
     job.ledger.close()
     assert (job.jobs, job.workers_per_gpu) == (9, None)
     together = replace(job, config=replace(job.config, final_jobs=4))

@@ -10,15 +10,15 @@ from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search import rungs
 from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.loop import HOPELESS, Explorer
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult, pack
-from tests.helpers.search import InlineWorkers, ScoredWorkers, work
+from tests.helpers.search import InlineWorkers, ScoredWorkers, search_request
 
 
-def explored(job: SearchWork, workers: InlineWorkers) -> Trials:
+def explored(job: SearchRequest, workers: InlineWorkers) -> Trials:
     trials = read_trials(job.ledger)
     tasks = Tasks(job, trials)
     lock = MeasurementLock(job.folder.checkpoints)
@@ -32,7 +32,7 @@ def _three_rungs(monkeypatch):
 
 
 def test_one_in_three_is_promoted_and_at_the_end_the_best_reaches_the_top(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", trials=9)
+    job = search_request(tmp_path / "run", trials=9)
     trials = explored(job, ScoredWorkers())
     reached = [len(scores) for scores in trials.results.values()]
     assert len(reached) == 9
@@ -42,7 +42,7 @@ def test_one_in_three_is_promoted_and_at_the_end_the_best_reaches_the_top(tmp_pa
 
 
 def test_what_was_interrupted_is_trained_first(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", trials=3)
+    job = search_request(tmp_path / "run", trials=3)
     workers = ScoredWorkers()
 
     def stop(task: Task) -> TaskResult:
@@ -63,7 +63,7 @@ def test_candidates_that_diverge_do_not_stop_the_others(tmp_path: Path) -> None:
         def run(self, task: Task) -> TaskResult:
             return TaskResult(failed="diverged") if task.key.startswith("1-") else super().run(task)
 
-    job = work(tmp_path / "run", trials=6)
+    job = search_request(tmp_path / "run", trials=6)
     trials = explored(job, Moody())
     assert trials.trained() == [0, 2, 3, 4, 5]
     job.ledger.close()
@@ -74,7 +74,7 @@ def test_a_search_in_which_nothing_can_be_trained_gives_up(tmp_path: Path) -> No
         def run(self, task: Task) -> TaskResult:
             return TaskResult(failed="diverged")
 
-    job = work(tmp_path / "run", trials=100)
+    job = search_request(tmp_path / "run", trials=100)
     trials = explored(job, Hopeless())
     assert len(trials) == HOPELESS
     job.ledger.close()
@@ -91,7 +91,7 @@ def test_no_task_is_started_that_the_time_does_not_allow(tmp_path: Path) -> None
             return 0.0 if self.reads < 40 else 101.0
 
     clock = Clock(tmp_path / "run" / "ledger.db")
-    job = work(tmp_path / "run", clock, trials=50, budget_seconds=100.0)
+    job = search_request(tmp_path / "run", clock, trials=50, budget_seconds=100.0)
     workers = ScoredWorkers()
     trials = explored(job, workers)
     assert 1 <= len(trials) < 50
@@ -99,7 +99,7 @@ def test_no_task_is_started_that_the_time_does_not_allow(tmp_path: Path) -> None
 
 
 def test_several_workers_are_advised_while_others_are_at_work(tmp_path: Path) -> None:
-    job = work(tmp_path / "run", trials=9, jobs=3)
+    job = search_request(tmp_path / "run", trials=9, jobs=3)
     workers = ScoredWorkers(jobs=3)
     trials = explored(job, workers)
     keys = [task.key for task in workers.tasks]
@@ -119,7 +119,7 @@ def test_a_promising_candidate_goes_on_before_all_newcomers_have_started(tmp_pat
             error = 0.5 * (30 / width) ** 0.5 * 0.7 ** len(task.cycles)
             return TaskResult((0.01,), pack(np.arange(200) < 200 * (1 - error)))
 
-    job = work(tmp_path / "run", trials=12, objectives=("accuracy",))
+    job = search_request(tmp_path / "run", trials=12, objectives=("accuracy",))
     workers = Honest()
     explored(job, workers)
     keys = [task.key for task in workers.tasks]

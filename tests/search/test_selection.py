@@ -13,8 +13,8 @@ from lepton_automl.search.finals.selection import (
     Option,
     by_accuracy,
     choose,
-    clearly_below,
     finalists,
+    is_significantly_below,
     ranked,
     within_limits,
 )
@@ -36,7 +36,7 @@ def test_what_few_samples_cannot_tell_apart_may_still_be_no_more_than_half_a_poi
     best = Option(0, np.arange(200) >= 4, Cost(40_000, 1, 1, 1, 1))
     other = Option(1, (np.arange(200) < 188) | (np.arange(200) % 2 == 1), Cost(5_000, 1, 1, 1, 1))
     assert best.accuracy - other.accuracy > 0.005
-    assert not clearly_below(other.correct, best.correct)
+    assert not is_significantly_below(other.correct, best.correct)
     assert choose([best, other], Goal()).number == 0
 
 
@@ -87,18 +87,18 @@ def test_the_excess_is_relative_and_only_of_stated_limits_and_known_costs() -> N
     assert excess(cost, limits) == pytest.approx({"max_size_bytes": 0.5})
 
 
-def test_clearly_below_is_the_normal_one_sided_bound_of_the_paired_difference() -> None:
+def test_the_test_is_the_normal_one_sided_bound_of_the_paired_difference() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         best, other = rng.random(300) < 0.95, rng.random(300) < rng.uniform(0.85, 0.97)
         pairs = best.astype(float) - other
         bound = pairs.mean() - norm.ppf(0.9) * pairs.std() / np.sqrt(300)
-        assert clearly_below(other, best) == (bound > 0)
+        assert is_significantly_below(other, best) == (bound > 0)
 
 
-def test_equal_answers_are_never_clearly_below() -> None:
+def test_equal_answers_are_never_significantly_below() -> None:
     correct = np.arange(100) < 90
-    assert not clearly_below(correct, correct)
+    assert not is_significantly_below(correct, correct)
 
 
 def test_samples_in_groups_count_for_what_they_are_worth() -> None:
@@ -110,10 +110,10 @@ def test_samples_in_groups_count_for_what_they_are_worth() -> None:
     other = ~alike[groups]
     lost = np.array([float(alike[group]) for group in range(30)])
     bound = lost.mean() - student_t.ppf(0.9, 29) * lost.std(ddof=1) / np.sqrt(30)
-    assert clearly_below(other, best, groups) == (bound > 0)
+    assert is_significantly_below(other, best, groups) == (bound > 0)
     few = np.arange(30) == 3
-    assert clearly_below(~few[groups], best)
-    assert not clearly_below(~few[groups], best, groups)
+    assert is_significantly_below(~few[groups], best)
+    assert not is_significantly_below(~few[groups], best, groups)
 
 
 def test_with_groups_a_minimum_is_sure_later() -> None:
@@ -158,7 +158,7 @@ def balanced(number: int, wrong: tuple[int, int], size: int) -> Option:
     return Option(number, correct, Cost(size, 1, 1, 1, 1), strata=UNEVEN)
 
 
-def test_where_classes_count_alike_a_rare_one_decides() -> None:
+def test_with_balanced_classes_a_rare_one_decides() -> None:
     fair, common = balanced(0, (40, 0), 40_000), balanced(1, (0, 12), 5_000)
     assert fair.accuracy == pytest.approx((340 / 380 + 1) / 2)
     chosen = choose([fair, common], Goal())
@@ -169,7 +169,7 @@ def test_where_classes_count_alike_a_rare_one_decides() -> None:
     assert "balanced" not in choose(alone, Goal()).reason
 
 
-def test_clearly_below_is_the_stratified_normal_bound_where_classes_count_alike() -> None:
+def test_the_test_is_the_stratified_normal_bound_with_balanced_classes() -> None:
     rng, answers = np.random.default_rng(2), []
     for _ in range(200):
         best = rng.random(400) < 0.95
@@ -177,7 +177,7 @@ def test_clearly_below_is_the_stratified_normal_bound_where_classes_count_alike(
         each = np.split(best.astype(float) - other, [380])
         error = np.sqrt(sum(lost.var() / len(lost) for lost in each)) / 2
         bound = np.mean([lost.mean() for lost in each]) - norm.ppf(0.9) * error
-        answers.append(clearly_below(other, best, None, UNEVEN))
+        answers.append(is_significantly_below(other, best, None, UNEVEN))
         assert answers[-1] == (bound > 0)
     assert 20 < sum(answers) < 180
 
@@ -190,7 +190,7 @@ def test_a_minimum_is_not_surely_reached_by_a_few_samples_of_a_rare_class() -> N
     assert "surely" in choose([alone], Goal(Limits(min_accuracy=0.97))).reason
 
 
-def test_what_is_clearly_below_in_a_rare_class_is_not_chosen_for_its_price() -> None:
+def test_a_net_that_is_significantly_below_in_a_rare_class_is_not_chosen() -> None:
     strata, place = np.repeat([0, 1], [20_000, 2_000]), np.arange(22_000)
     best = Option(0, place >= 60, Cost(40_000, 1, 1, 1, 1), strata=strata)
     other = Option(1, place < 22_000 - 16, Cost(5_000, 1, 1, 1, 1), strata=strata)

@@ -15,15 +15,15 @@ from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task, unpack
 from lepton_automl.training.evaluate import is_correct
-from tests.helpers.search import InlineWorkers, candidate, work
+from tests.helpers.search import InlineWorkers, make_trial, search_request
 
 RUN = InlineWorkers().run
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    job, trials = work(tmp_path / "run"), Trials()
-    trials.add(candidate(0))
+    job, trials = search_request(tmp_path / "run"), Trials()
+    trials.add(make_trial(0))
     job.ledger.close()
     return replace(Tasks(job, trials).rung(trials[0], 0), cycles=((1, 5), (2, 6)))
 

@@ -11,15 +11,15 @@ from lepton_automl.search import rungs
 from lepton_automl.search.tasks import Tasks
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Trials
-from tests.helpers.search import candidate, result, work
+from tests.helpers.search import make_trial, result, search_request
 
 
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
     monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
-    job, trials = work(tmp_path / "run"), Trials()
+    job, trials = search_request(tmp_path / "run"), Trials()
     for number in range(2):
-        trials.add(candidate(number, epochs=27))
+        trials.add(make_trial(number, epochs=27))
     yield Tasks(job, trials)
     job.ledger.close()
 
@@ -33,15 +33,15 @@ def pretend_saved(tasks: Tasks, number: int, rung: str) -> Path:
 
 def test_a_rung_starts_from_the_checkpoint_before_it(tasks: Tasks) -> None:
     folder = pretend_saved(tasks, 0, "0")
-    task = tasks.rung(candidate(0, epochs=27), 1)
+    task = tasks.rung(make_trial(0, epochs=27), 1)
     assert task.start == str(folder)
     assert [epochs for epochs, _ in task.cycles] == [6]
     assert task.key == "0-1"
 
 
 def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: Tasks) -> None:
-    short = tasks.rung(candidate(0, epochs=27), 0)
-    task = tasks.rung(candidate(0, epochs=27), 2)
+    short = tasks.rung(make_trial(0, epochs=27), 0)
+    task = tasks.rung(make_trial(0, epochs=27), 2)
     assert task.start == ""
     assert [epochs for epochs, _ in task.cycles] == [3, 6, 18]
     assert task.cycles[:1] == short.cycles
@@ -49,14 +49,14 @@ def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: Tasks)
 
 
 def test_trials_and_cycles_have_different_seeds(tasks: Tasks) -> None:
-    one, two = (tasks.rung(candidate(number, epochs=27), 2) for number in (0, 1))
+    one, two = (tasks.rung(make_trial(number, epochs=27), 2) for number in (0, 1))
     seeds = [one.seed, two.seed, *(seed for task in (one, two) for _, seed in task.cycles)]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
     folder = pretend_saved(tasks, 1, "1")
-    task = tasks.continued(candidate(1, epochs=27), 2, 40, TrainingKey.parse("1-final-0"))
+    task = tasks.continued(make_trial(1, epochs=27), 2, 40, TrainingKey.parse("1-final-0"))
     assert task.key == "1-final-0"
     assert task.start == str(folder)
     assert [epochs for epochs, _ in task.cycles] == [40]
@@ -64,9 +64,9 @@ def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
 
 def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: Tasks) -> None:
     pretend_saved(tasks, 1, "1")
-    known = tasks.rung(candidate(1, epochs=27), 2)
+    known = tasks.rung(make_trial(1, epochs=27), 2)
     first, second = (
-        tasks.from_scratch(candidate(1, epochs=27), 40, TrainingKey.parse(text))
+        tasks.from_scratch(make_trial(1, epochs=27), 40, TrainingKey.parse(text))
         for text in ("1-final-0", "1-final-0-1")
     )
     assert (first.key, first.start) == ("1-final-0", "")
@@ -78,7 +78,7 @@ def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: Tasks) -
 
 
 def test_a_probe_saves_nothing_and_trains_on_few_samples(tasks: Tasks) -> None:
-    probe = tasks.probe(candidate(0))
+    probe = tasks.probe(make_trial(0))
     assert probe.out == probe.start == ""
     assert probe.samples == tasks.samples
     assert len(probe.cycles) == 2
@@ -102,11 +102,11 @@ def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
     tasks.delete(TrainingKey(0))
     tasks.delete_all_but(set())
     assert not any(map(tasks.is_complete, folders))
-    assert tasks.rung(candidate(0, epochs=27), 1).start == ""
+    assert tasks.rung(make_trial(0, epochs=27), 1).start == ""
 
 
 def test_a_trial_that_ran_out_of_memory_keeps_its_micro_batches(tasks: Tasks) -> None:
-    one, final = candidate(0, epochs=27), TrainingKey.parse("0-final-0")
+    one, final = make_trial(0, epochs=27), TrainingKey.parse("0-final-0")
     assert tasks.rung(one, 0).micro_batches == ()
     tasks._trials.add_result(result(0, "0", 100))
     tasks._trials.add_result(dataclasses.replace(result(0, "1", 100), micro_batches=4))
@@ -122,7 +122,7 @@ def test_a_trial_that_ran_out_of_memory_keeps_its_micro_batches(tasks: Tasks) ->
 
 
 def test_a_task_knows_how_much_work_it_is(tasks: Tasks) -> None:
-    one = candidate(0, epochs=27)
+    one = make_trial(0, epochs=27)
     first, all_of_it = tasks.rung(one, 0), tasks.rung(one, 2)
     assert all_of_it.work == pytest.approx(9 * first.work)
     pretend_saved(tasks, 0, "1")

@@ -6,10 +6,10 @@ import pytest
 
 from lepton_automl.search.time_plan import (
     CANDIDATES_FEW,
-    LONGEST,
+    MAX_EPOCHS_FACTOR,
     Clock,
+    mean_trial_epochs,
     planned_epochs,
-    share_trained,
     work_of,
 )
 from lepton_automl.search.trials import Plan
@@ -23,8 +23,8 @@ def test_a_plan_survives_the_ledger() -> None:
 
 
 def test_on_average_a_candidate_is_trained_about_a_quarter_of_the_epochs() -> None:
-    assert share_trained(27, MANY) == pytest.approx(3 + 6 / 3 + 18 / 9)
-    assert share_trained(1, MANY) == 1
+    assert mean_trial_epochs(27, MANY) == pytest.approx(3 + 6 / 3 + 18 / 9)
+    assert mean_trial_epochs(1, MANY) == 1
 
 
 def test_plenty_of_time_lengthens_and_little_time_shortens_the_rungs() -> None:
@@ -32,7 +32,7 @@ def test_plenty_of_time_lengthens_and_little_time_shortens_the_rungs() -> None:
     usual = planned_epochs(27, 1.0, 300, 1, MANY)
     little = planned_epochs(27, 10.0, 120, 1, MANY)
     none = planned_epochs(27, 1000.0, 1, 1, MANY)
-    assert plenty == 27 * LONGEST
+    assert plenty == 27 * MAX_EPOCHS_FACTOR
     assert usual == 27
     assert 1 <= little < 27
     assert none == 1
@@ -41,7 +41,7 @@ def test_plenty_of_time_lengthens_and_little_time_shortens_the_rungs() -> None:
 def test_the_planned_length_gives_about_the_wanted_number_of_candidates() -> None:
     for seconds_per_epoch in (2.0, 5.0, 12.0):
         epochs = planned_epochs(27, seconds_per_epoch, 600, 2, MANY)
-        candidates = 600 * 2 / (share_trained(epochs, MANY) * seconds_per_epoch * 1.15 + 0.3)
+        candidates = 600 * 2 / (mean_trial_epochs(epochs, MANY) * seconds_per_epoch * 1.15 + 0.3)
         assert candidates >= CANDIDATES_FEW or epochs == 1
 
 

@@ -29,7 +29,7 @@ from lepton_automl.search.trials import (
 )
 from lepton_automl.search.workers.task import TaskResult, pack
 from lepton_automl.training.recipe import Recipe
-from tests.helpers.search import SPACE, candidate, result, small_space
+from tests.helpers.search import SPACE, make_trial, result, small_space
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_final_training_takes_the_augmentation_of_its_key() -> None:
 
 
 def test_a_trial_survives_the_ledger() -> None:
-    known = candidate(3, width=8, lr=0.1)
+    known = make_trial(3, width=8, lr=0.1)
     rejected = (Rejection({"width": 64}, {"width": "{}"}, {"max_macs": 0.5}),)
     known = dataclasses.replace(known, rejected=rejected)
     again = Trial.from_event(json.loads(json.dumps(known.to_event())))
@@ -74,7 +74,7 @@ def test_trials_are_rebuilt_from_their_events(tmp_path: Path) -> None:
     ledger.record(EventKind.PLAN, "search", Plan(18, 1e-10, 0.5).to_event())
     answers = np.arange(20) < 15
     for number in (0, 1):
-        ledger.record(EventKind.TRIAL, str(number), candidate(number).to_event())
+        ledger.record(EventKind.TRIAL, str(number), make_trial(number).to_event())
         done = TaskResult((0.5,), pack(answers))
         ledger.record(EventKind.RUNG, f"{number}-0", result_event(done, 2))
     ledger.record(EventKind.RUNG, "1-1", result_event(TaskResult(failed="diverged"), 6))
@@ -139,7 +139,7 @@ def test_only_final_trainings_have_seeds_and_augmentation(stage: Stage) -> None:
 
 def test_the_best_result_is_the_most_accurate_and_the_newest_of_equal_ones() -> None:
     trials = Trials()
-    trials.add(candidate(0))
+    trials.add(make_trial(0))
     trials.add_result(result(0, "0", 150))
     trials.add_result(result(0, "final-0", 140))
     assert trials.best_result(0).key.label == "0"
@@ -152,7 +152,7 @@ def test_the_best_result_is_the_most_accurate_and_the_newest_of_equal_ones() -> 
 def test_a_trial_that_failed_at_its_first_rung_has_no_entry() -> None:
     trials, costs = Trials(), [load("size_bytes")]
     for number in range(3):
-        trials.add(candidate(number, size=1000 * (number + 1)))
+        trials.add(make_trial(number, size=1000 * (number + 1)))
     trials.add_result(result(0, "0", 150))
     trials.add_result(result(1, "0", 0, failed="diverged"))
     assert trials.trained() == [0]
@@ -164,7 +164,7 @@ def test_a_trial_that_failed_at_its_first_rung_has_no_entry() -> None:
 def test_trials_beyond_a_rung_have_finished_the_next_one() -> None:
     trials = Trials()
     for number in range(2):
-        trials.add(candidate(number))
+        trials.add(make_trial(number))
         trials.add_result(result(number, "0", 100))
     trials.add_result(result(1, "1", 120, epochs=3))
     assert trials.beyond(0) == {1}
@@ -177,7 +177,7 @@ def test_a_failed_balancedcounts_nothing() -> None:
 
 
 def test_a_recorded_architecture_is_parsed_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = candidate(3)
+    known = make_trial(3)
     event = json.loads(json.dumps(known.to_event()))
     read = Arch.from_json
     monkeypatch.setattr(Arch, "from_json", lambda text: pytest.fail("parsed too early"))
@@ -203,7 +203,7 @@ def test_a_retry_and_its_micro_batches_are_recorded_with_the_rung() -> None:
 def test_entries_are_those_of_all_trials_that_finished_a_rung() -> None:
     trials, size, macs = Trials(), load("size_bytes"), load("macs")
     for number in range(3):
-        trials.add(candidate(number, size=1000 * (3 - number)))
+        trials.add(make_trial(number, size=1000 * (3 - number)))
     trials.add_result(result(2, "0", 100))
     assert [s.number for s in trials.entries(0, [size])] == [2]
     trials.add_result(result(0, "0", 150))
@@ -234,7 +234,7 @@ def test_where_classes_count_alike_the_ledger_holds_the_balanced_accuracy(
     assert (plain.accuracy, plain.samples) == (0.95, 200)
     assert plain.interval == wilson_interval(190, 200)
     trials = Trials()
-    trials.add(candidate(0))
+    trials.add(make_trial(0))
     trials.add_result(balanced)
     (entry,) = trials.entries(0, [load("size_bytes")])
     assert (entry.accuracy, entry.samples) == (balanced.accuracy, balanced.samples)

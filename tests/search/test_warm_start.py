@@ -19,7 +19,7 @@ from lepton_automl.search.trials import Plan, Trials, read_trials
 from lepton_automl.search.warm_start import MOST_FIRST, Source, read_warm_start, source
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import pack
-from tests.helpers.search import SPACE, InlineWorkers, result, small_space, work
+from tests.helpers.search import SPACE, InlineWorkers, result, search_request, small_space
 
 SAMPLES = 84
 """Of the training part of `searching.dataset`."""
@@ -46,7 +46,7 @@ def definition(job_space: search_space.SearchSpace, **changes: Any) -> Definitio
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """A run of four candidates, one of which could not be trained, and one never was."""
-    job = work(tmp_path / "other")
+    job = search_request(tmp_path / "other")
     job.folder.definition_file.write_text(definition(job.space).to_toml())
     job.ledger.record(EventKind.PLAN, "search", Plan(None, 0.0, 0.0).to_event())
     trials = Trials()
@@ -87,7 +87,7 @@ def taken(tmp_path: Path, other: Path | None, text: str = SPACE, **changes: Any)
 
 def begun(tmp_path: Path, found: Source, **changes: Any) -> tuple[Proposer, Trials, Ledger]:
     """A run that begins with what was taken."""
-    job, trials = work(tmp_path / "mine", **changes), Trials()
+    job, trials = search_request(tmp_path / "mine", **changes), Trials()
     found.keep(job.ledger)
     made = Proposer(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
     return made, trials, job.ledger
@@ -239,7 +239,7 @@ def test_a_run_is_no_help_to_itself_or_before_it_has_trained(tmp_path: Path, oth
     shutil.copytree(other, tmp_path / "mine")
     with pytest.raises(ConfigError, match="this run itself"):
         taken(tmp_path, tmp_path / "mine")
-    job = work(tmp_path / "empty")
+    job = search_request(tmp_path / "empty")
     job.folder.definition_file.write_text(definition(job.space).to_toml())
     job.ledger.close()
     with pytest.raises(ConfigError, match="trained nothing"):
@@ -273,13 +273,13 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
     )
     one = one.replace("lr = [0.05, 0.02]", "lr = 0.05").replace("[5e-4, 5e-3]", "5e-4")
     only = small_space(tmp_path, one.split("[[candidate]]")[0] + '[[candidate]]\nname = "only"\n')
-    job = work(tmp_path / "single", space=only, limits=Limits())
+    job = search_request(tmp_path / "single", space=only, limits=Limits())
     trials = Trials()
     made = Proposer(job, trials, [load(name) for name in AXES], MeasurementLock(tmp_path / "lock"))
     candidate = made.add()
     assert candidate is not None
     job.ledger.close()
-    job = work(tmp_path / "second", space=only)
+    job = search_request(tmp_path / "second", space=only)
     event = {
         "first": [],
         "observed": [{"candidate": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
@@ -295,7 +295,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
 
 def test_a_search_goes_on_from_what_is_known(tmp_path: Path, other: Path) -> None:
     found = taken(tmp_path, other)
-    job = work(tmp_path / "mine", trials=2)
+    job = search_request(tmp_path / "mine", trials=2)
     found.keep(job.ledger)
     result = search(job, InlineWorkers())
     job.ledger.close()

@@ -10,12 +10,12 @@ from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import TaskResult
 from lepton_automl.search.workers.worker import StatusWriter, respond
-from tests.helpers.search import InlineWorkers, candidate, work
+from tests.helpers.search import InlineWorkers, make_trial, search_request
 
 
 def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> None:
-    job, trials = work(tmp_path / "run"), Trials()
-    trials.add(candidate(0, epochs=1))
+    job, trials = search_request(tmp_path / "run"), Trials()
+    trials.add(make_trial(0, epochs=1))
     job.ledger.close()
     task = Tasks(job, trials).rung(trials[0], 0)
     lock = MeasurementLock(tmp_path / "locks")

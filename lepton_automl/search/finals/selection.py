@@ -1,4 +1,4 @@
-"""Pick: which of the trained candidates is the one the user asked for."""
+"""Select the trained net that serves the goal best: limits, accuracy, then cost."""
 
 from __future__ import annotations
 
@@ -17,81 +17,83 @@ from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.bootstrap import cluster_effective_fraction
 from lepton_automl.metrics.intervals import accuracy_interval
 
-CLEARLY, BEYOND = 1.2816, 0.1
-"""Standard errors of a one-sided 90 % bound, and what lies beyond it."""
+_Z, _TAIL = 1.2816, 0.1
+"""Standard errors of a one-sided 90 % bound, and the probability beyond it."""
 
-LARGEST_GAP = 0.005
-"""Share of samples that a cheaper candidate may be below the best: on a small validation part
-hardly anything is distinguishable, and that is no reason to give accuracy away."""
+MAX_GAP = 0.005
+"""Accuracy that a cheaper net may be below the best: on a small validation part even large
+differences are not significant."""
 
-SAME_COST = math.log(1.05)
-"""Costs within about 5 % count as equal: two timings of one file differ by as much."""
+_COST_STEP = math.log(1.05)
+"""Costs within about 5 % count as equal: two measurements of one file differ by as much."""
 
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """A candidate as the choice sees it."""
+    """A trained net that can be selected."""
 
     number: int
-    """Its trial number; the smaller one wins where all else is equal."""
+    """Number of the trial; the smallest is selected where all else is equal."""
     correct: NDArray[np.bool_ | np.float64]
-    """(N,): how often it gets each validation sample right, 0 to 1, over its trainings; the same
-    samples for every option."""
+    """(N,): share of its trainings, 0 to 1, that classify each validation sample correctly; the
+    same samples for every option."""
     cost: Cost
     groups: NDArray[np.int64] | None = None
-    """(N,): samples of one group belong together; None: each stands for itself."""
+    """(N,): group of each sample; None: samples are independent."""
     strata: Strata = None
-    """(N,): class of each sample where every class counts alike; None: every sample does."""
+    """(N,): class of each sample where classes have equal weight; None: samples have."""
 
     @functools.cached_property
     def accuracy(self) -> float:
-        """Share of correct samples; of each class, on average, where every class counts alike."""
+        """Accuracy, 0 to 1; balanced accuracy where classes have equal weight."""
         return balanced.balanced_mean(self.correct, self.strata)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The option chosen and why, in words."""
+    """The number of the selected option, and the reason in words."""
 
     number: int
     reason: str
 
 
 def choose(options: Sequence[Option], goal: Goal) -> Choice:
-    """The option that serves the goal best.
+    """Select the option that serves the goal best.
 
-    Those within the cost limits come first. With `min_accuracy` it is the cheapest whose accuracy
-    reaches it (surely, if any does), by latency and then bytes. Without, it is the cheapest
-    whose accuracy is not distinguishably below the best, and at most `LARGEST_GAP` below it; or
-    the most accurate, where accuracy is the only objective.
+    Options within the cost limits come first. With `min_accuracy` the cheapest one that reaches it
+    is selected (by its lower confidence bound, if there is one), by latency and then bytes.
+    Without, the cheapest one whose accuracy is not significantly below the best, and at most
+    `MAX_GAP` below it; or the most accurate, where accuracy is the only objective.
 
     Parameters
     ----------
     options : sequence of Option
         At least one.
     goal : Goal
-        Of its limits those of cost and `min_accuracy` count; `max_drop` is for the compression.
-        `prefer` is `latency`: latency decides first, then bytes, as it does with `min_accuracy`.
-        `size`: the product of the two does, so that half the bytes pay for twice the time.
+        Of its limits those on costs and `min_accuracy` are used; `max_drop` is for the compression.
+        With `prefer` set to `latency` options are sorted by latency, then bytes, as with
+        `min_accuracy`; with `size` by the product of both.
     """
-    legal = within_limits(options, goal.limits)
+    feasible = within_limits(options, goal.limits)
     if goal.limits.min_accuracy is not None:
-        return _cheapest_reaching(legal, goal.limits.min_accuracy)
-    best = by_accuracy(legal)[0]
+        return _cheapest_reaching(feasible, goal.limits.min_accuracy)
+    best = by_accuracy(feasible)[0]
     measure = "accuracy" if best.strata is None else "balanced accuracy"
     if not goal.minds_costs:
-        return Choice(best.number, f"the best {measure} of those within the limits")
-    by_price = sorted(legal, key=lambda o: _price(o, latency_first=goal.prefer == "latency"))
-    near = [o for o in by_price if best.accuracy - o.accuracy <= LARGEST_GAP]
-    chosen = next(o for o in near if not clearly_below(o.correct, best.correct, o.groups, o.strata))
+        return Choice(best.number, f"the highest {measure} within the limits")
+    by_cost = sorted(feasible, key=lambda o: _cost_key(o, latency_first=goal.prefer == "latency"))
+    near = [o for o in by_cost if best.accuracy - o.accuracy <= MAX_GAP]
+    chosen = next(
+        o for o in near if not is_significantly_below(o.correct, best.correct, o.groups, o.strata)
+    )
     return Choice(
         chosen.number,
-        f"the cheapest whose {measure} is not distinguishably below the best, half a point at most",
+        f"the cheapest whose {measure} is not significantly below the best (at most 0.5 points)",
     )
 
 
 def ranked(options: Sequence[Option], goal: Goal, count: int) -> list[Option]:
-    """The first `count` choices: each is what `choose` takes once those before it are gone."""
+    """The first `count` choices: `choose`, repeated without the options chosen before."""
     left, chosen = list(options), list[Option]()
     while left and len(chosen) < count:
         number = choose(left, goal).number
@@ -101,9 +103,9 @@ def ranked(options: Sequence[Option], goal: Goal, count: int) -> list[Option]:
 
 
 def finalists(options: Sequence[Option], goal: Goal, count: int) -> list[Option]:
-    """Who is worth a last training: the first choices, and the most accurate among them.
+    """Options for a final training: the first choices, and the most accurate option.
 
-    "Not distinguishably below the best" means little unless the best itself is trained to the end.
+    A net is selected by comparison with the best one, so the best must have a final training too.
     """
     chosen, limits = ranked(options, goal, count), goal.limits
     best = by_accuracy(within_limits(options, limits))[0]
@@ -122,27 +124,26 @@ def within_limits(options: Sequence[Option], limits: Limits) -> list[Option]:
     return [o for o in options if not excess(o.cost, limits)] or list(options)
 
 
-def clearly_below(
+def is_significantly_below(
     correct: NDArray[np.bool_ | np.float64],
     best: NDArray[np.bool_ | np.float64],
     groups: NDArray[np.int64] | None = None,
     strata: Strata = None,
 ) -> bool:
-    """Whether the one-sided 90 % bound says that `correct` is worse than `best`.
+    """Whether `correct` is worse than `best` by a paired one-sided test at 90 %.
 
-    Paired: only samples that the two answer differently count (McNemar 1947). Samples in groups
-    count as effective samples (`bootstrap.cluster_effective_fraction`); with `strata` every class
-    counts alike.
+    Only samples that the two classify differently matter (McNemar 1947). With groups the effective
+    number of samples is used (`bootstrap.cluster_effective_fraction`); with `strata` classes have
+    equal weight.
     """
     lost = balanced.influence_values(best.astype(np.float64) - correct, strata)
-    return bool(lost.mean() > CLEARLY * lost.std() / math.sqrt(_worth(lost, groups)))
+    return bool(lost.mean() > _Z * lost.std() / math.sqrt(_effective_samples(lost, groups)))
 
 
-def _worth(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> float:
-    """Independent samples that tell as much."""
+def _effective_samples(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> float:
     if groups is None:
         return len(values)
-    return len(values) * cluster_effective_fraction(values, groups, 1 - 2 * BEYOND)
+    return len(values) * cluster_effective_fraction(values, groups, 1 - 2 * _TAIL)
 
 
 def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
@@ -150,27 +151,27 @@ def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
     sure = [o for o in reaching if _lower_bound(o) >= minimum]
     if not reaching:
         best = by_accuracy(options)[0]
-        return Choice(best.number, f"the best there is: none reaches {minimum:.2%}")
-    chosen = min(sure or reaching, key=lambda o: _price(o, latency_first=True))
-    how = "surely reaches" if sure else "reaches"
-    return Choice(chosen.number, f"the cheapest that {how} {minimum:.2%} on validation")
+        return Choice(best.number, f"the highest accuracy: none reaches {minimum:.2%}")
+    chosen = min(sure or reaching, key=lambda o: _cost_key(o, latency_first=True))
+    bound = " with its lower 90 % bound" if sure else ""
+    return Choice(chosen.number, f"the cheapest that reaches {minimum:.2%} on validation{bound}")
 
 
 def _lower_bound(option: Option) -> float:
-    """One-sided 90 % Wilson bound (Wilson 1927); by draws where every class counts alike."""
+    """One-sided 90 % bound: Wilson 1927, or by bootstrap where classes have equal weight."""
     if option.strata is not None:
-        return accuracy_interval(
-            option.correct, option.groups, option.strata, level=1 - 2 * BEYOND
-        )[0]
+        return accuracy_interval(option.correct, option.groups, option.strata, level=1 - 2 * _TAIL)[
+            0
+        ]
     share = option.accuracy
-    n = _worth(option.correct.astype(np.float64), option.groups)
-    z2 = CLEARLY**2
+    n = _effective_samples(option.correct.astype(np.float64), option.groups)
+    z2 = _Z**2
     centre = share + z2 / (2 * n)
-    spread = CLEARLY * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    spread = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return (centre - spread) / (1 + z2 / n)
 
 
-def _price(option: Option, *, latency_first: bool) -> tuple[float, ...]:
+def _cost_key(option: Option, *, latency_first: bool) -> tuple[float, ...]:
     cost = option.cost
     latency_ms, size = cost.latency_ms or 1.0, cost.size_bytes
     first = (_step(latency_ms), _step(size)) if latency_first else (_step(latency_ms * size),)
@@ -178,4 +179,4 @@ def _price(option: Option, *, latency_first: bool) -> tuple[float, ...]:
 
 
 def _step(value: float) -> float:
-    return float(round(math.log(max(value, 1e-9)) / SAME_COST))
+    return float(round(math.log(max(value, 1e-9)) / _COST_STEP))

@@ -1,17 +1,25 @@
-"""FinalTraining: the few best trained to the end with fresh seeds, so no luck is carried over."""
+"""Train the finalists with new seeds, so that the selection does not rest on lucky results."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from lepton_automl.artifact.provenance import FinalistResult
-from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
+from lepton_automl.cost.cost import Cost
+from lepton_automl.errors import ConfigError
+from lepton_automl.metrics.balanced import balanced_mean
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.runs.time_budget import COMPRESSION
 from lepton_automl.search.finals.finalists import (
@@ -22,265 +30,394 @@ from lepton_automl.search.finals.finalists import (
     planned_final_runs,
 )
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.proposals.feasibility import CostCheck
+from lepton_automl.search.proposals.proposer import label_bytes
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.tasks import Tasks
-from lepton_automl.search.time_plan import TASK_SECONDS, Clock
+from lepton_automl.search.time_plan import (
+    MAX_EPOCHS_FACTOR,
+    SAFETY,
+    TASK_SECONDS,
+    Clock,
+    work_of,
+)
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.trials import RungResult, Trials, result_event
+from lepton_automl.search.trials import RungResult, Trials, read_trials, result_event
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.pool import Workers
-from lepton_automl.search.workers.task import Task, TaskResult
+from lepton_automl.search.workers.task import Task, TaskResult, run_task, unpack
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 
-CONFIRM = "confirm"
-"""The stage that its progress is told as."""
-GRACE_SECONDS, GRACE_SHARE = 3.0, 0.5
-"""So long after its end a search waits for a last training that takes longer than expected; and
-for one that will probably end by then, this share of what is kept for the compression: minutes of
-training are not thrown away for want of seconds."""
+FINALS = "finals"
+"""Stage of the progress events."""
+_GRACE_SECONDS, _GRACE_SHARE = 3.0, 0.5
+"""A final training that is late is waited for this long; one that will probably end soon, for this
+share of the time that is kept for the compression, as minutes of training would be lost."""
+_MIN_SHARE = 1 / 3
+"""Least epochs of a training to the end, as a share of the recipe's."""
 
 
 class FinalTraining:
-    """The last trainings of one round; every longer search that was asked for makes a round.
+    """One round of final trainings; a longer search adds a round.
 
     Parameters
     ----------
-    work : SearchWork
+    request : SearchRequest
         Goal and ledger.
     tasks : Tasks
-        Makes the trainings.
+        Creates the trainings.
     trials : Trials
-        What is known; added to.
+        The trials and their results; results are added.
     round_number : int
         0, 1, ...
     """
 
-    def __init__(self, work: SearchWork, tasks: Tasks, trials: Trials, round_number: int) -> None:
-        self._work, self._tasks, self._trials = work, tasks, trials
+    def __init__(
+        self, request: SearchRequest, tasks: Tasks, trials: Trials, round_number: int
+    ) -> None:
+        self._request, self._tasks, self._trials = request, tasks, trials
         self._round = round_number
 
     @property
-    def finals(self) -> list[FinalRun]:
-        """The last trainings that were decided on; none before."""
-        return planned_final_runs(self._work.ledger, f"{Stage.FINAL}-{self._round}")
+    def runs(self) -> list[FinalRun]:
+        """The planned final trainings; none before `train`."""
+        return planned_final_runs(self._request.ledger, self._round)
 
-    def run(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
-        """Train the few best of `options` to the end; what each is then.
+    def train(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
+        """Select finalists among `options` and train them; returns them with their new accuracy.
 
-        A training that the ledger knows is not repeated; one that cannot end in time is left out,
-        and so is a candidate without any: its figures of the search are those of a lucky one.
+        A training whose result is in the ledger is not repeated. A training that cannot end in time
+        is left out, and so is a finalist without any result, because its accuracy in the search is
+        biased upwards by the selection.
         """
         key = f"{Stage.FINAL}-{self._round}"
-        if self._work.ledger.get(EventKind.PLAN, key) is None:
-            entrants = FinalistSelection(self._work, self._tasks, self._trials, clock).of(options)
-            plan = plan_final_runs(entrants, self._work.finals_at_once, clock.left() - TASK_SECONDS)
+        if self._request.ledger.get(EventKind.PLAN, key) is None:
+            selection = FinalistSelection(self._request, self._tasks, self._trials, clock)
+            finalists = selection.select(options)
+            seconds = clock.left() - TASK_SECONDS
             plan = [
-                dataclasses.replace(final, ranks=self._work.config.final_jobs) for final in plan
+                dataclasses.replace(run, ranks=self._request.config.final_jobs)
+                for run in plan_final_runs(finalists, self._request.finals_at_once, seconds)
             ]
-            self._work.ledger.record(
-                EventKind.PLAN, key, {"finals": [final.to_event() for final in plan]}
-            )
-            self._tell(_told(plan, len(_numbers(entrants))))
-        self._train(self.finals, workers, clock)
-        return [self._option(n) for n in _numbers(self.finals) if self._scores(n)]
+            event = {"finals": [run.to_event() for run in plan]}
+            self._request.ledger.record(EventKind.PLAN, key, event)
+            self._emit(plan_text(plan, len(_numbers(finalists))))
+        self._train(workers, clock)
+        return [self._option(number) for number in _numbers(self.runs) if self._results(number)]
 
-    def _train(self, finals: Sequence[FinalRun], workers: Workers, clock: Clock) -> None:
-        left = [final for final in finals if self._score_of(final) is None]
-        bar = Bar(len(left), self._work.emit)
+    def _train(self, workers: Workers, clock: Clock) -> None:
+        waiting = [run for run in self.runs if self._result(run) is None]
+        count, begun = len(waiting), time.monotonic()
         while True:
-            while left and self._has_room(workers):
-                final = left.pop(0)
-                if clock.has_time(self._work_of(final), final.number):
-                    workers.start(final_task(final, self._round, self._tasks, self._trials))
+            while waiting and self._has_free_workers(workers):
+                run = waiting.pop(0)
+                if clock.has_time(self._work_of(run), run.number):
+                    workers.start(final_task(run, self._round, self._tasks, self._trials))
             if not workers.busy:
                 return
             for task, result in workers.finished():
                 self._record(task, result)
-            bar.show(len(left) + len(workers.busy), workers.facts()["workers"])
+            left = len(waiting) + len(workers.busy)
+            seconds = time.monotonic() - begun
+            self._emit_progress(count, left, seconds, workers.facts()["workers"])
             if workers.busy and self._is_too_late(-clock.left(), workers.seconds_to_go()):
-                late = _listed(task.key for task in workers.busy)
-                self._tell(f"the time is over: the last training of trial {late} is left out")
+                late = _trials_text(task.key for task in workers.busy)
+                self._emit(f"{late}: final training stopped, the time is over")
                 return
 
-    def _has_room(self, workers: Workers) -> bool:
-        """Whether one more training finds as many idle workers as it has processes."""
-        busy, team = len(workers.busy), self._work.config.final_jobs
-        return workers.free > 0 and (not busy or team * (busy + 1) <= workers.free + busy)
+    def _has_free_workers(self, workers: Workers) -> bool:
+        """Whether as many workers are idle as one training has processes."""
+        busy, ranks = len(workers.busy), self._request.config.final_jobs
+        return workers.free > 0 and (not busy or ranks * (busy + 1) <= workers.free + busy)
 
     def _is_too_late(self, late: float, to_go: float) -> bool:
-        """Whether the search ended `late` s ago, and what is at work will not end soon enough."""
+        """Whether the search should have ended `late` s ago and `to_go` s more are too many."""
         plan, reserved = self._trials.plan, 0.0
         if plan is not None:
-            stages = self._work.stage_budget(plan.epoch_seconds, plan.whole_epochs)
+            stages = self._request.stage_budget(plan.epoch_seconds, plan.whole_epochs)
             reserved = stages.get(COMPRESSION, 0.0)
-        return late > GRACE_SECONDS and late + to_go > GRACE_SHARE * reserved
+        return late > _GRACE_SECONDS and late + to_go > _GRACE_SHARE * reserved
 
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
-        number = key.trial
-        final = next(f for f in self.finals if f.key(self._round) == key)
-        before = 0 if final.is_fresh else self._trials.search_epochs(number)
-        event = result_event(result, before + final.epochs, self._work.dataset.validation)
-        self._work.ledger.record(EventKind.RUNG, task.key, event)
-        score = RungResult.from_event(key, event)
-        self._trials.add_result(score)
-        searched = self._trials.search_result(number)
-        now = score.failed or f"{score.accuracy:.2%} after {epochs_text(score.epochs)}"
-        before_it = f"{searched.accuracy:.2%} after {searched.epochs} in the search"
-        how = "" if final.augment is None else f" with augment {final.augment:g}"
-        self._tell(f"trial {number} trained to the end{how}: {now}, {before_it}{pace_text(result)}")
+        run = next(run for run in self.runs if run.key(self._round) == key)
+        before = 0 if run.from_scratch else self._trials.search_epochs(run.number)
+        event = result_event(result, before + run.epochs, self._request.dataset.validation)
+        self._request.ledger.record(EventKind.RUNG, task.key, event)
+        final = RungResult.from_event(key, event)
+        self._trials.add_result(final)
+        search = self._trials.search_result(run.number)
+        outcome = final.failed or f"{final.accuracy:.2%} after {epochs_text(final.epochs)}"
+        augment = "" if run.augment is None else f" with augment {run.augment:g}"
+        self._emit(
+            f"trial {run.number}: final training{augment}: {outcome} "
+            f"(in the search: {search.accuracy:.2%} after {epochs_text(search.epochs)})"
+            f"{throughput_text(result)}"
+        )
 
-    def _work_of(self, final: FinalRun) -> float:
-        return self._tasks.work(final.number, final.epochs) / expected_speedup(final.ranks)
+    def _work_of(self, run: FinalRun) -> float:
+        return self._tasks.work(run.number, run.epochs) / expected_speedup(run.ranks)
 
     def _option(self, number: int) -> Option:
-        """A candidate as its last trainings show it: the mean over seeds, not the luckiest.
+        """A finalist with the mean of its final trainings over seeds."""
+        correct = np.mean([result.correct for result in self._results(number)], axis=0)
+        validation = self._request.dataset.validation
+        cost = self._trials[number].cost
+        return Option(number, correct, cost, validation.groups, validation.strata)
 
-        Where it was trained with stronger changes as well, the better of the two counts.
-        """
-        share = np.mean([score.correct for score in self._scores(number)], axis=0)
-        part = self._work.dataset.validation
-        return Option(number, share, self._trials[number].cost, part.groups, part.strata)
+    def _results(self, number: int) -> list[RungResult]:
+        return _best_variant(self._trials, self.runs, number, self._round)
 
-    def _scores(self, number: int) -> list[RungResult]:
-        """Of a candidate's last trainings, those that did not fail."""
-        return _good(self._trials, self.finals, number, self._round)
+    def _result(self, run: FinalRun) -> RungResult | None:
+        return self._trials.final_result(run.key(self._round))
 
-    def _score_of(self, final: FinalRun) -> RungResult | None:
-        return self._trials.final_result(final.key(self._round))
+    def _emit(self, message: str) -> None:
+        self._request.emit(Event("search", message))
 
-    def _tell(self, message: str) -> None:
-        self._work.emit(Event("search", message))
-
-
-class Bar:
-    """How far last trainings are.
-
-    Parameters
-    ----------
-    count : int
-        Trainings.
-    emit : callable
-        Is told.
-    """
-
-    def __init__(self, count: int, emit: Emit) -> None:
-        self._count, self._emit, self._begun = count, emit, time.monotonic()
-
-    def show(self, left: int, workers: Sequence[Mapping[str, Any]]) -> None:
-        """Tell it, where `left` have not ended and `workers` are at them."""
-        at_work = [worker for worker in workers if worker["task"]]
-        done = self._count - left + sum(worker["share"] for worker in at_work)
+    def _emit_progress(
+        self, count: int, left: int, seconds: float, workers: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Emit how much of `count` trainings is done after `seconds`, `left` of them not ended."""
+        busy = [worker for worker in workers if worker["task"]]
+        done = count - left + sum(worker["share"] for worker in busy)
         if not done:
             return
-        seconds = (time.monotonic() - self._begun) * (self._count / done - 1)
-        numbers = _listed(worker["task"] for worker in at_work)
-        who = f"trial {numbers} to the end, about {duration(seconds)} left" if numbers else "done"
-        self._emit(Event(CONFIRM, who, done, float(self._count)))
+        message = "final trainings done"
+        if busy:
+            remaining = duration(seconds * (count / done - 1))
+            running = _trials_text(worker["task"] for worker in busy)
+            message = f"{running}: final training, about {remaining} left"
+        self._request.emit(Event(FINALS, message, done, float(count)))
 
 
-def _listed(keys: Iterable[str]) -> str:
-    """Whose trainings these are, each candidate once."""
-    return ", ".join(dict.fromkeys(str(TrainingKey.parse(key).trial) for key in keys))
+def plan_text(plan: Sequence[FinalRun], count: int) -> str:
+    """The plan of the final trainings in a line, where `count` trials were finalists."""
+    numbers = _numbers(plan)
+    if not numbers:
+        return (
+            "no time for final trainings: the best net of the search ships; the same command with "
+            "a larger --budget continues the search"
+        )
+    trials = f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+    epochs = epochs_text(plan[0].epochs)
+    if not plan[0].from_scratch:
+        verb = "continues" if len(numbers) == 1 else "continue"
+        return f"not enough time for a training from scratch: {trials} {verb} for {epochs}"
+    fewer = "" if len(numbers) == count else f" (no time for {count})"
+    several = f", {len(plan)} trainings" if len(plan) > len(numbers) else ""
+    stronger = [run for run in plan if run.augment is not None]
+    augment = (
+        f", one with augment {stronger[0].augment:g} for trial {stronger[0].number}"
+        if stronger
+        else ""
+    )
+    return f"{trials}: final training{fewer}, {epochs} from scratch{several}{augment}"
 
 
-def pace_text(result: TaskResult) -> str:
-    """How fast a training went; nothing where it was too short to tell."""
+def _trials_text(keys: Iterable[str]) -> str:
+    """`trial 8` or `trials 8, 3`: the trials of these tasks, each once."""
+    numbers = list(dict.fromkeys(str(TrainingKey.parse(key).trial) for key in keys))
+    return f"trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+
+
+def throughput_text(result: TaskResult) -> str:
+    """Throughput of a training; empty where it was too short to be measured."""
     if not result.pictures_per_second or result.seconds[-1] < MIN_MEASURED_SECONDS:
         return ""
     return f"; {result.pictures_per_second:.0f} pictures/s"
 
 
-def confirmed(ledger: LedgerView, trials: Trials, round_number: int) -> tuple[FinalistResult, ...]:
-    """What trainings from nothing made of each of the few best."""
-    finals = [
-        final
-        for final in planned_final_runs(ledger, f"{Stage.FINAL}-{round_number}")
-        if final.is_fresh
-    ]
+def finalist_results(
+    ledger: LedgerView, trials: Trials, round_number: int
+) -> tuple[FinalistResult, ...]:
+    """Results of the final trainings from scratch of one round, by trial."""
+    runs = [run for run in planned_final_runs(ledger, round_number) if run.from_scratch]
     return tuple(
         FinalistResult(
             number=number,
             searched=trials.search_result(number).accuracy,
             searched_epochs=trials.search_result(number).epochs,
-            accuracies=tuple(score.accuracy for score in scores),
-            epochs=scores[0].epochs,
-            augment=scores[0].key.augment,
+            accuracies=tuple(result.accuracy for result in results),
+            epochs=results[0].epochs,
+            augment=results[0].key.augment,
         )
-        for number in _numbers(finals)
-        if (scores := _good(trials, finals, number, round_number))
+        for number in _numbers(runs)
+        if (results := _best_variant(trials, runs, number, round_number))
     )
 
 
-def _good(
-    trials: Trials, finals: Sequence[FinalRun], number: int, round_number: int
+def last_finalist_results(ledger: LedgerView) -> tuple[FinalistResult, ...]:
+    """`finalist_results` of the newest round; empty before a winner is selected."""
+    rounds = [int(key) for key in ledger.all(EventKind.WINNER)]
+    return finalist_results(ledger, read_trials(ledger), max(rounds)) if rounds else ()
+
+
+def _best_variant(
+    trials: Trials, runs: Sequence[FinalRun], number: int, round_number: int
 ) -> list[RungResult]:
-    """Of the better strategy, where there are two."""
-    mine = [final.key(round_number) for final in finals if final.number == number]
-    found = [trials.final_result(key) for key in mine]
-    by_strategy: dict[float | None, list[RungResult]] = {}
-    for score in found:
-        if score is not None and not score.failed:
-            by_strategy.setdefault(score.key.augment, []).append(score)
-    return max(by_strategy.values(), key=_mean_accuracy, default=[])
-
-
-def _mean_accuracy(scores: Sequence[RungResult]) -> float:
-    return sum(score.accuracy for score in scores) / len(scores)
+    """Results of a trial's final trainings with the better augmentation, failed ones left out."""
+    by_augment: dict[float | None, list[RungResult]] = {}
+    for run in runs:
+        result = trials.final_result(run.key(round_number)) if run.number == number else None
+        if result is not None and not result.failed:
+            by_augment.setdefault(run.augment, []).append(result)
+    return max(
+        by_augment.values(),
+        key=lambda results: sum(result.accuracy for result in results) / len(results),
+        default=[],
+    )
 
 
 def _numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
     return list(dict.fromkeys(final.number for final in finals))
 
 
-def _told(plan: Sequence[FinalRun], count: int) -> str:
-    """The decision in a line."""
-    numbers = _numbers(plan)
-    if not numbers:
-        return (
-            "no time is left to train the best to the end: the net ships as the search trained it; "
-            "the same command with a larger --budget continues the search"
-        )
-    who = f"trial {', '.join(map(str, numbers))}"
-    if not plan[0].is_fresh:
-        return f"time is scarce: {who} goes on from the search for {plan[0].epochs} more epochs"
-    few = "" if len(numbers) == count else f" (no time for {count})"
-    again = f" in {len(plan)} trainings" if len(plan) > len(numbers) else ""
-    changes = [f"augment {f.augment:g} for trial {f.number}" for f in plan if f.augment is not None]
-    more = f", also with {changes[0]}" if changes else ""
-    length = epochs_text(plan[0].epochs)
-    return f"confirming {who}{few}: from nothing, fresh seeds, {length}{again}{more}"
-
-
-def final_task(final: FinalRun, round_number: int, tasks: Tasks, trials: Trials) -> Task:
-    """The training that `final` stands for."""
-    candidate, key = trials[final.number], final.key(round_number)
-    if final.is_fresh:
-        task = tasks.from_scratch(candidate, final.epochs, key)
+def final_task(run: FinalRun, round_number: int, tasks: Tasks, trials: Trials) -> Task:
+    """The task of a final training."""
+    trial, key = trials[run.number], run.key(round_number)
+    if run.from_scratch:
+        task = tasks.from_scratch(trial, run.epochs, key)
     else:
-        done = len([s for s in trials.results[final.number] if not s.failed])
-        task = tasks.continued(candidate, done, final.epochs, key)
-    return dataclasses.replace(task, ranks=final.ranks)
+        rungs = len([result for result in trials.results[run.number] if not result.failed])
+        task = tasks.continued(trial, rungs, run.epochs, key)
+    return dataclasses.replace(task, ranks=run.ranks)
 
 
 def rebuild_checkpoint(
     key: TrainingKey, tasks: Tasks, trials: Trials, ledger: LedgerView
-) -> list[Task]:
-    """What is to be trained, in this order, before a net is there; nothing where it is.
+) -> Task | None:
+    """The task that creates a missing checkpoint again; None where the checkpoint is there.
 
     Parameters
     ----------
     key : TrainingKey
-        The training that ends with that net.
+        The training whose checkpoint is needed.
     tasks, trials : Tasks, Trials
-        Where checkpoints lie, and what is known of the candidates.
+        Of the search.
     ledger : LedgerView
-        Knows the last trainings that were decided on.
+        Holds the planned final trainings.
     """
     if tasks.is_complete(tasks.checkpoint(key)):
-        return []
+        return None
     if key.stage is Stage.RUNG:
-        return [tasks.rung(trials[key.trial], key.round)]
-    finals = planned_final_runs(ledger, f"{Stage.FINAL}-{key.round}")
-    final = next(f for f in finals if f.key(key.round) == key)
-    return [final_task(final, key.round, tasks, trials)]
+        return tasks.rung(trials[key.trial], key.round)
+    runs = planned_final_runs(ledger, key.round)
+    run = next(run for run in runs if run.key(key.round) == key)
+    return final_task(run, key.round, tasks, trials)
+
+
+def trial_costs(request: SearchRequest, trials: Trials) -> dict[int, Cost]:
+    """Costs of all trained trials; latencies are measured where a limit needs them."""
+    costs = {number: trials[number].cost for number in trials.trained()}
+    if request.config.limits.max_latency_ms is not None:
+        missing = [number for number, cost in costs.items() if cost.latency_ms is None]
+        found = net_costs(request, [trials[number].arch for number in missing])
+        costs |= dict(zip(missing, found, strict=True))
+    return costs
+
+
+def net_costs(request: SearchRequest, archs: Sequence[Arch]) -> list[Cost]:
+    """Costs of nets; with their latency where a limit or an objective needs it."""
+    if not archs:
+        return []
+    with closing(MeasurementLock(request.folder.checkpoints)) as lock:
+        check = CostCheck(
+            request.config.limits,
+            request.target,
+            label_bytes(request.dataset.class_names),
+            needs_latency=request.config.asks_for_latency,
+            ledger=request.ledger,
+            lock=lock,
+            model=request.latency_model,
+        )
+        return [check.whole(arch) for arch in archs]
+
+
+def seconds_per_epoch(request: SearchRequest, trials: Trials, number: int) -> float:
+    """Estimated seconds of an epoch of a trial, from the speed of all first rungs."""
+    samples, seconds, work = len(request.dataset.train), 0.0, 0.0
+    for key, event in request.ledger.all(EventKind.RUNG).items():
+        trial = TrainingKey.parse(key).trial
+        if key == str(TrainingKey(trial)) and not event["failed"]:
+            seconds += event["seconds"]
+            work += work_of(trials[trial].cost.macs, samples, event["epochs"])
+    return seconds / work * work_of(trials[number].cost.macs, samples, 1) if work else 0.0
+
+
+def epochs_to_end(request: SearchRequest, trials: Trials, number: int, seconds: float) -> int:
+    """Epochs of a training to the end: those of the finalists, or as many as `seconds` allow.
+
+    Raises
+    ------
+    ConfigError
+        If there is not enough time.
+    """
+    normal = max(trials.epochs_of(number), trials[number].recipe.epochs)
+    if seconds == math.inf:
+        finals = [result for n in trials.finals for result in trials.final_results(n)]
+        return max((result.epochs for result in finals), default=normal)
+    per_epoch = max(seconds_per_epoch(request, trials, number) * SAFETY, 1e-9)
+    epochs = min(MAX_EPOCHS_FACTOR * normal, math.floor(seconds / per_epoch))
+    if epochs < _MIN_SHARE * normal:
+        other_stages = (request.config.budget_seconds or 0.0) - seconds
+        raise ConfigError(
+            f"not enough time to train trial {number} to the end: {max(seconds, 0):.0f} s are left "
+            f"for it, {epochs_text(normal)} take about {normal * per_epoch:.0f} s",
+            fix=f"give --budget {math.ceil(other_stages + normal * per_epoch)}s, or leave it out",
+        )
+    return epochs
+
+
+def train_to_end(request: SearchRequest, trials: Trials, number: int, epochs: int) -> Model:
+    """The model of a trial's best final training; without one, train it from scratch.
+
+    Trains in this process, also where the checkpoint of a finished training is gone.
+
+    Parameters
+    ----------
+    request : SearchRequest
+        Data, folders and ledger.
+    trials : Trials
+        The trials and their results.
+    number : int
+        The trial.
+    epochs : int
+        Epochs of the training; not used where there was a final training.
+
+    Raises
+    ------
+    ConfigError
+        If the training fails.
+    """
+    tasks, accuracy = Tasks(request, trials), None
+    if trials.final_results(number):
+        result = trials.best_result(number)
+        key, epochs, accuracy = result.key, result.epochs, result.accuracy
+        task = rebuild_checkpoint(key, tasks, trials, request.ledger)
+    else:
+        key = TrainingKey(number, Stage.PICK)
+        is_trained = tasks.is_complete(tasks.checkpoint(key))
+        task = None if is_trained else tasks.from_scratch(trials[number], epochs, key)
+    if task is not None:
+        accuracy = _train_here(request, task, f"trial {number}: training, {epochs_text(epochs)}")
+    metrics = {"epochs": float(epochs)}
+    if accuracy is not None:
+        metrics["validation_accuracy"] = accuracy
+    return dataclasses.replace(Model.load(tasks.checkpoint(key)), metrics=metrics)
+
+
+def _train_here(request: SearchRequest, task: Task, message: str) -> float:
+    """Run a task in this process; returns the accuracy on validation, 0 to 1."""
+
+    def report(share: float) -> None:
+        request.emit(Event(Stage.PICK, message, share, 1.0))
+
+    request.emit(Event(Stage.PICK, message))
+    result = run_task(task, contextlib.nullcontext, report)
+    if result.failed:
+        raise ConfigError(
+            f"the training of a trial to the end failed: {result.failed}",
+            fix="give other limits, so that another trial is picked",
+        )
+    return balanced_mean(unpack(result.correct), request.dataset.validation.strata)

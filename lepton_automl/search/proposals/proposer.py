@@ -18,7 +18,7 @@ from lepton_automl.search.candidate_pool import CandidateEstimate, Params, even_
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.proposals.feasibility import CostCheck, Tally, impossible
 from lepton_automl.search.proposals.repair import Near, Repair, spread
-from lepton_automl.search.request import SearchWork
+from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial, seed_of
 from lepton_automl.search.space.parameters import Scalar
@@ -127,7 +127,7 @@ class Proposer:
 
     Parameters
     ----------
-    work : SearchWork
+    work : SearchRequest
         Space, data, limits, ledger.
     trials : Trials
         Those of earlier sessions; new ones are added.
@@ -144,7 +144,7 @@ class Proposer:
 
     def __init__(
         self,
-        work: SearchWork,
+        work: SearchRequest,
         trials: Trials,
         objectives: Sequence[Objective],
         lock: MeasurementLock,
