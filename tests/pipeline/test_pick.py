@@ -5,7 +5,7 @@ import dataclasses
 import json
 import shutil
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import onnxruntime
@@ -14,75 +14,80 @@ import pytest
 from lepton_automl.compress.pruning.cut import cut_channels
 from lepton_automl.config import Limits, options_text
 from lepton_automl.core.events import silent
-from lepton_automl.cost.cost import excess
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.models.model import Model
-from lepton_automl.pipeline import pick as picking
+from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import open_run
 from lepton_automl.pipeline.front import read_front
-from lepton_automl.pipeline.pick import PickCandidates, PickRequest, pick
+from lepton_automl.pipeline.pick import (
+    PickRequest,
+    pick,
+    pick_candidates,
+    stage_budget,
+    within_limits,
+)
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import LedgerView
-from lepton_automl.search.workers.measurement_lock import MeasurementLock
+from lepton_automl.search.finals import training
+from lepton_automl.search.finals.training import seconds_per_epoch
+from lepton_automl.search.trials import read_trials
 from lepton_automl.search.workers.task import pack, unpack
 from tests.helpers import runs
 
 
 @contextmanager
-def candidates(config, limits):
-    with (
-        open_run(config, silent) as run,
-        closing(MeasurementLock(run.folder.path / "checkpoints")) as lock,
-    ):
-        asked = dataclasses.replace(run.config, limits=limits)
-        yield PickCandidates(dataclasses.replace(run, config=asked), lock)
+def opened_with(config, limits):
+    """The run with other limits, and its trials."""
+    with open_run(config, silent) as run:
+        changed = dataclasses.replace(run.config, limits=limits)
+        yield dataclasses.replace(run, config=changed), read_trials(run.ledger)
 
 
-def test_all_trials_and_kept_steps_are_points_with_their_costs(finished_run, tmp_path):
+def test_all_trials_and_accepted_steps_are_candidates_with_their_costs(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
-    with candidates(config, Limits()) as found:
-        points = found.legal()
-    trials = {point.option.number: point for point in points if point.step is None}
+    with opened_with(config, Limits()) as (context, trials):
+        candidates = pick_candidates(context, trials)
+    of_trials = {c.option.number: c for c in candidates if c.step is None}
     rows = {row.number: row for row in finished_run[1].search_result.rows}
-    assert {n: p.option.cost.macs for n, p in trials.items()} == {
+    assert {n: c.option.cost.macs for n, c in of_trials.items()} == {
         n: row.cost.macs for n, row in rows.items()
     }
-    for point in points:
-        if point.step is not None:
-            assert point.option.cost.macs == Model.load(point.step).arch.graph.macs
-            assert point.trial == finished_run[1].search_result.number
-    assert len({point.option.number for point in points}) == len(points)
+    for candidate in candidates:
+        if candidate.step is not None:
+            assert candidate.option.cost.macs == Model.load(candidate.step).arch.graph.macs
+            assert candidate.trial == finished_run[1].search_result.number
+    assert len({candidate.option.number for candidate in candidates}) == len(candidates)
 
 
-def test_only_those_that_keep_the_limits_are_legal_and_the_rest_is_told(finished_run, tmp_path):
+def test_candidates_beyond_the_limits_are_left_out_and_the_nearest_is_named(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
-    with candidates(config, Limits()) as found:
-        sizes = sorted(point.option.cost.size_bytes for point in found.legal())
+    with opened_with(config, Limits()) as (context, trials):
+        candidates = pick_candidates(context, trials)
+    sizes = sorted(candidate.option.cost.size_bytes for candidate in candidates)
     limits = Limits(max_size_bytes=sizes[-1] - 1)
-    with candidates(config, limits) as found:
-        assert all(not excess(point.option.cost, limits) for point in found.legal())
-    with candidates(config, Limits(max_size_bytes=100)) as found:
-        with pytest.raises(InfeasibleError, match="size at most 100 B") as caught:
-            found.legal()
-        text = options_text({"max_size_bytes": sizes[0]})
-    assert text in caught.value.fix
+    feasible = within_limits(candidates, limits, config.out)
+    assert feasible == [c for c in candidates if c.option.cost.size_bytes < sizes[-1]]
+    with pytest.raises(InfeasibleError, match="size at most 100 B") as caught:
+        within_limits(candidates, Limits(max_size_bytes=100), config.out)
+    assert options_text({"max_size_bytes": sizes[0]}) in caught.value.fix
 
 
-def test_a_latency_that_was_never_asked_for_is_measured_for_the_pick(finished_run, tmp_path):
+def test_a_missing_latency_is_measured_for_the_pick(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
-    with candidates(config, Limits(max_latency_ms=1000.0)) as found:
-        points = found.legal()
-    assert all(point.option.cost.latency_ms > 0 for point in points)
+    with opened_with(config, Limits(max_latency_ms=1000.0)) as (context, trials):
+        candidates = pick_candidates(context, trials)
+    assert all(candidate.option.cost.latency_ms > 0 for candidate in candidates)
 
 
 def test_an_epoch_of_a_larger_net_takes_longer(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
-    with candidates(config, Limits()) as found:
-        trials = found.trials
+    with opened_with(config, Limits()) as (context, trials):
         small, large = sorted(trials, key=lambda number: trials[number].cost.macs)
-        assert 0 < found.seconds_per_epoch(small) < found.seconds_per_epoch(large)
-        reserved = found.stage_budget(small, 100.0)
+        request = stages.search_request(context)
+        assert seconds_per_epoch(request, trials, small) > 0
+        assert seconds_per_epoch(request, trials, small) < seconds_per_epoch(request, trials, large)
+        reserved = stage_budget(context, trials, small, 100.0)
     assert 0 < reserved.verify < 50
 
 
@@ -91,7 +96,7 @@ def resumed(folder, **changes):
 
 
 def smaller(folder):
-    """The cheaper of the two candidates of the run."""
+    """The cheaper of the two trials of the run."""
     rows = read_front(RunFolder(folder)).rows
     return min(rows, key=lambda row: row.cost.macs)
 
@@ -131,7 +136,7 @@ def forget_finals(folder):
         db.execute("DELETE FROM events WHERE kind = 'plan' AND key LIKE 'final%'")
 
 
-def test_another_limit_gives_a_whole_artifact_once_that_a_bare_onnxruntime_confirms(run):
+def test_another_limit_gives_an_artifact_that_onnxruntime_confirms(run):
     forget_steps(run.out)
     wanted = smaller(run.out)
     picked = pick(resumed(run.out), PickRequest(Limits(max_macs=wanted.cost.macs)))
@@ -145,8 +150,8 @@ def test_another_limit_gives_a_whole_artifact_once_that_a_bare_onnxruntime_confi
     data = open_dataset(run.data, seed=run.seed)
     file = picked.outcome.artifact / "model.int8.onnx"
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    answers = session.run(None, {"pixels": data.pixels("test", (8, 8))})[0]
-    assert found.accuracy == pytest.approx(np.mean(answers.argmax(1) == data.test.labels))
+    logits = session.run(None, {"pixels": data.pixels("test", (8, 8))})[0]
+    assert found.accuracy == pytest.approx(np.mean(logits.argmax(1) == data.test.labels))
     before = runs.digests(run.out / "picks")
     with LedgerView(run.out / "ledger.db") as ledger:
         events = list(ledger.events())
@@ -156,27 +161,27 @@ def test_another_limit_gives_a_whole_artifact_once_that_a_bare_onnxruntime_confi
         assert list(ledger.events()) == events
 
 
-def test_a_net_that_only_rungs_have_trained_is_trained_once_also_over_an_interruption(
+def test_a_trial_without_a_final_training_is_trained_once_also_after_interruptions(
     run, monkeypatch
 ):
     forget_finals(run.out)
     wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
-    trained, real = [], picking.run_task
+    trained, real = [], training.run_task
 
-    def counted(task, *more):
+    def counting(task, *more):
         trained.append(task)
         return real(task, *more)
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(picking, "run_task", counted)
+    monkeypatch.setattr(training, "run_task", counting)
     with monkeypatch.context() as patch:
-        patch.setattr(picking.stages, "compressed", stopped)
+        patch.setattr(stages, "compressed", stopped)
         with pytest.raises(KeyboardInterrupt):
             pick(resumed(run.out), wanted)
     with monkeypatch.context() as patch:
-        patch.setattr(picking.stages, "exported", stopped)  # no need to verify once more
+        patch.setattr(stages, "exported", stopped)  # no need to verify once more
         with pytest.raises(KeyboardInterrupt):
             pick(resumed(run.out), wanted)
     assert [task.key for task in trained] == [f"{smaller(run.out).number}-pick"]
@@ -185,7 +190,7 @@ def test_a_net_that_only_rungs_have_trained_is_trained_once_also_over_an_interru
     assert Model.load(folder / "models" / "best").metrics["epochs"] == 9
 
 
-def test_a_saved_step_of_the_compression_serves_where_no_trial_is_small_enough(run):
+def test_an_accepted_pruning_step_is_picked_where_no_trial_is_small_enough(run):
     folder = next((run.out / "models").glob("compressed-*"))
     best = Model.load(run.out / "models" / "best")
     step = best
@@ -202,7 +207,7 @@ def test_a_saved_step_of_the_compression_serves_where_no_trial_is_small_enough(r
     assert picked.outcome.verdict.reference.macs == best.arch.graph.macs
 
 
-def test_limits_that_nothing_keeps_are_answered_with_what_would_fit(run):
+def test_infeasible_limits_are_reported_with_those_that_would_fit(run):
     forget_steps(run.out)  # Where the smaller net won, a pruned step of it is smaller still.
     change_events(run.out, "rung", half_right)
     with pytest.raises(InfeasibleError) as caught:
@@ -210,7 +215,7 @@ def test_limits_that_nothing_keeps_are_answered_with_what_would_fit(run):
     option, value = caught.value.fix.split(" would fit")[0].split()
     assert option == "--max-macs"
     assert smaller(run.out).cost.macs <= float(value) <= 1.01 * smaller(run.out).cost.macs
-    with pytest.raises(InfeasibleError, match="reaches 100"):
+    with pytest.raises(InfeasibleError, match="reaches an accuracy of 100"):
         pick(resumed(run.out), PickRequest(Limits(min_accuracy=1.0)))
     assert not (run.out / "picks").exists()
 
@@ -218,7 +223,7 @@ def test_limits_that_nothing_keeps_are_answered_with_what_would_fit(run):
 def test_a_budget_too_short_to_train_is_refused_with_one_that_is_not(run):
     forget_finals(run.out)
     wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
-    with pytest.raises(ConfigError, match="too short") as caught:
+    with pytest.raises(ConfigError, match="not enough time") as caught:
         pick(resumed(run.out, budget_seconds=0.01), wanted)
     assert "--budget" in caught.value.fix
 
@@ -232,7 +237,7 @@ def test_the_runs_own_limits_stay_where_no_other_is_stated():
 
 def test_without_a_search_there_is_nothing_to_pick(finished_run, tmp_path):
     config = dataclasses.replace(finished_run[0], out=tmp_path / "r")
-    with picking.open_run(config, picking.silent):
+    with open_run(config, silent):
         pass
     with pytest.raises(DataError, match="trained nothing"):
         pick(resumed(tmp_path / "r"), PickRequest(Limits(max_macs=10)))
