@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Status
 from lepton_automl.config import LIMITS, Limits
 from lepton_automl.metrics import balanced, intervals
@@ -105,14 +103,6 @@ def _drop(name: str, limit: float, file: Evidence, reference: Evidence) -> Judge
     drop = paired_drop(reference.correct, file.correct, file.groups, file.strata)
     status, needed = judge_drop(drop, limit)
     return JudgedLimit(name, limit, drop.points, (drop.low, drop.high), status, needed)
-
-
-def worst_class_drop(reference: Evidence, file: Evidence) -> float:
-    """Most points that one class loses, on the same samples; without intervals."""
-    assert reference.labels is not None, "who asks for classes knows them"
-    _, member, counts = np.unique(reference.labels, return_inverse=True, return_counts=True)
-    lost = reference.correct.astype(float) - file.correct
-    return float((100 * np.bincount(member, weights=lost) / counts).max())
 
 
 def _class_drop(name: str, limit: float, file: Evidence, reference: Evidence) -> JudgedLimit:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from lepton_automl.artifact.limits import worst_class_drop
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.metrics import balanced
-from lepton_automl.metrics.paired import Evidence
+from lepton_automl.metrics.paired import Evidence, worst_class_drop
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities

@@ -194,6 +194,21 @@ class Evidence:
         return intervals.accuracy_interval(self.correct, self.groups, self.strata)
 
 
+def worst_class_drop(reference: Evidence, file: Evidence) -> float:
+    """Largest drop of the accuracy of one class, in points, on the same samples.
+
+    Raises
+    ------
+    ValueError
+        If `reference` has no labels.
+    """
+    if reference.labels is None:
+        raise ValueError("the drop of a class needs the labels of the samples")
+    _, member, counts = np.unique(reference.labels, return_inverse=True, return_counts=True)
+    lost = reference.correct.astype(float) - file.correct
+    return float((100 * np.bincount(member, weights=lost) / counts).max())
+
+
 def class_drops(reference: Evidence, file: Evidence) -> dict[int, AccuracyDrop]:
     """Drop of each class's recall between two files on the same samples."""
     assert reference.labels is not None, "class drops need the labels"

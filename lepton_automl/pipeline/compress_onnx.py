@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from lepton_automl.artifact import limits as limits_module
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.provenance import Provenance
 from lepton_automl.compress.context import DEFAULT_MAX_DROP
@@ -199,10 +198,15 @@ class _Compression:
         right = predict_file(file, data.pixels.numpy()).argmax(1) == data.labels.numpy()
         return Evidence(right, None, data.strata, data.labels.numpy())
 
+    def _drop(self, file: Evidence) -> float:
+        """Accuracy points that a file loses against the model, on validation."""
+        before = self._reference.correct
+        return paired.paired_drop(before, file.correct, file.groups, file.strata).points
+
     def _is_within_limits(self, file: bytes) -> bool:
         limits, evidence = self._limits, self._evaluate(file)
         allowed = DEFAULT_MAX_DROP if limits.max_drop is None else limits.max_drop
-        holds = limits_module.paired(self._reference, evidence).points <= allowed + 1e-9
+        holds = self._drop(evidence) <= allowed + 1e-9
         if limits.max_class_drop is None:
             return holds
         drops = paired.class_drops(self._reference, evidence).values()
@@ -220,7 +224,7 @@ class _Compression:
             is_accepted=is_accepted,
             why=why,
             interval=evidence.interval,
-            drop=limits_module.paired(self._reference, evidence).points,
+            drop=self._drop(evidence),
             float_layers=count,
         )
 

@@ -10,7 +10,6 @@ from lepton_automl.artifact.limits import (
     judge,
     keeps_exact_limits,
     paired,
-    worst_class_drop,
 )
 from lepton_automl.config import Limits
 from lepton_automl.metrics.paired import Evidence
@@ -235,12 +234,6 @@ def test_of_many_undecided_classes_only_the_one_that_is_named_is_solved_for(monk
         Evidence(reference.correct[alone]),
     )
     assert limit.n_needed == pair.n_needed * len(file.correct) // 233
-
-
-def test_the_worst_class_drop_is_the_largest_share_of_one_class_that_is_lost():
-    reference, file = by_class({0: (100, 90, 88), 3: (10, 9, 8), 7: (50, 40, 45)})
-    assert worst_class_drop(reference, file) == pytest.approx(10)
-    assert worst_class_drop(file, reference) == pytest.approx(10)  # Class 7, the other way round.
 
 
 def test_of_many_classes_one_that_seems_to_break_it_by_chance_does_not():
