@@ -1,4 +1,4 @@
-"""The run folder: where everything of one run lies, and what defines it."""
+"""The run folder: its paths, and the definition of the run that it belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ before the number existed has 1."""
 
 @dataclass(frozen=True)
 class Definition:
-    """What makes two runs the same run; stored as `run.toml`."""
+    """What identifies a run: data, search space, limits, seed and so on; stored as `run.toml`."""
 
     data: str
     test: str
@@ -40,22 +40,22 @@ class Definition:
     latency_from: str = ""
     """Digest of the latency table; empty without one."""
     warm_start: str = ""
-    """Folder of the run that this one began with; empty without one."""
+    """Folder of the run that `--warm-start` names; empty without one."""
     warm_digest: str = ""
-    """Of what that run had recorded."""
+    """Digest of the events of that run."""
     no_flip: bool = False
     balanced: bool = False
-    """Every class counts alike, in training and in accuracy."""
+    """Classes have equal weight, in training and in accuracy."""
     model: str = ""
     """sha256 of the ONNX file made elsewhere that is compressed; empty for a search."""
     preprocessing: str = ""
     """Text of the file that says how that model wants its pixels."""
 
     def to_toml(self) -> str:
-        """The definition as a file a person can read."""
+        """The text of `run.toml`."""
         document = dataclasses.asdict(self)
         limits = document.pop("limits")
-        lines = ["# What defines this run; a command that says otherwise is refused."]
+        lines = ["# The definition of this run; a command with other values is refused."]
         lines += [f"format = {FORMAT}"]
         lines += [f"{key} = {_toml(value)}" for key, value in document.items()]
         lines += ["", "[limits]"]
@@ -79,12 +79,12 @@ class Definition:
         return cls(**document)
 
     def find_data(self, command: str) -> None:
-        """Make sure that data and test part are still where they were.
+        """Check that data and test part still exist.
 
         Parameters
         ----------
         command : str
-            Says where they are now.
+            Command with which the user can give their new place.
 
         Raises
         ------
@@ -99,7 +99,7 @@ class Definition:
                 )
 
     def differences(self, other: Definition) -> list[str]:
-        """What is not the same, a line each; the data are the same if their fingerprint is."""
+        """Differences in words, one each; data are compared by their fingerprint."""
         mine, theirs = (_flat(d) for d in (self, other))
         return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
 
@@ -110,7 +110,7 @@ class RunFolder:
 
     path: Path
     cache_of: Path | None = None
-    """Of another run folder, whose decoded pictures serve this one too."""
+    """Another run folder whose cache is used; None: its own."""
 
     @property
     def definition_file(self) -> Path:
@@ -119,17 +119,17 @@ class RunFolder:
 
     @property
     def space_file(self) -> Path:
-        """A copy of the search space, so that the run stays whole if the original changes."""
+        """A copy of the search space, so that a change of the original does not matter."""
         return self.path / "space.toml"
 
     @property
     def latency_file(self) -> Path:
-        """A copy of the latency table of `--latency-from`; there only with one."""
+        """A copy of the latency table of `--latency-from`, if given."""
         return self.path / "latency_table.json"
 
     @property
     def ledger(self) -> Path:
-        """The only file that is changed in place."""
+        """The ledger, the only file that is changed in place."""
         return self.path / "ledger.db"
 
     @property
@@ -139,27 +139,27 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """A folder for each training of a trial, while it is needed; and locks of the workers."""
+        """Checkpoints of trainings, and the lock files of the workers."""
         return self.path / "checkpoints"
 
     @property
     def models(self) -> Path:
-        """The models that matter."""
+        """The winner and the compressed nets."""
         return self.path / "models"
 
     @property
     def best(self) -> Path:
-        """The search's winner, float."""
+        """The float net of the winner."""
         return self.models / "best"
 
     @property
     def picks(self) -> Path:
-        """What `lepton pick` made of other points of the front, a folder each."""
+        """Results of `lepton pick`, a folder each."""
         return self.path / "picks"
 
     @property
     def artifact(self) -> Path:
-        """What is shipped."""
+        """The artifact: files, card and verdict."""
         return self.path / "artifact"
 
     @property
@@ -169,7 +169,7 @@ class RunFolder:
         return path.parent / f"{path.name}.corrupt.txt"
 
     def definition(self) -> Definition:
-        """What defines this run.
+        """Read the definition of this run.
 
         Raises
         ------
@@ -188,12 +188,12 @@ class RunFolder:
             ) from error
 
     def claim(self, wanted: Definition, *, fresh: bool) -> None:
-        """Make this folder the run that `wanted` defines, or go on with it.
+        """Create the run that `wanted` defines in this folder, or continue it.
 
         Raises
         ------
         ConfigError
-            If another run lies here, or files that are none of lepton's.
+            If the folder holds another run, or other files.
         MachineError
             If the folder cannot be written.
         """
@@ -201,7 +201,7 @@ class RunFolder:
         if fresh and self.path.exists():
             self._move_aside()
         if self.definition_file.exists():
-            self._note_place(wanted)
+            self._update_paths(wanted)
         else:
             files.write(self.definition_file, wanted.to_toml())
 
@@ -211,7 +211,7 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            If another run lies here, or files that are none of lepton's.
+            If the folder holds another run, or other files.
         """
         if fresh:
             return
@@ -223,7 +223,7 @@ class RunFolder:
                     fix="give another folder with --out, or --fresh to move the old one aside",
                 )
             return
-        # A command killed in its first moment leaves a folder with nothing whole in it.
+        # A command that is killed at its start leaves only leftovers of unfinished writes.
         if self.path.is_dir() and not all(map(files.is_leftover, self.path.iterdir())):
             raise ConfigError(
                 f"{self.path} is not empty and not a run of lepton",
@@ -231,17 +231,17 @@ class RunFolder:
             )
 
     def discard(self) -> None:
-        """Remove a run that has trained nothing, and only what lepton made."""
+        """Delete a run that has trained nothing; other files in the folder stay."""
         own = (self.definition_file, self.space_file, self.latency_file)
         for file in (*own, *self.path.glob("ledger.*")):
             file.unlink(missing_ok=True)
         for folder in (self.cache, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # Something of the user's lies there too.
+        with contextlib.suppress(OSError):  # The folder holds other files too.
             self.path.rmdir()
 
-    def _note_place(self, wanted: Definition) -> None:
-        """The same data may have moved: later commands look for them where they are now."""
+    def _update_paths(self, wanted: Definition) -> None:
+        """Record the place of data that have moved, for later commands."""
         known = self.definition()
         now = dataclasses.replace(known, data=wanted.data, test=wanted.test)
         if now != known:
@@ -254,7 +254,7 @@ class RunFolder:
 
 
 def locate(path: Path) -> RunFolder:
-    """The run that a run folder, its `artifact/` or an ONNX file in it belongs to.
+    """Find the run folder from a path to it, to its `artifact/` or to an ONNX file in it.
 
     Raises
     ------
@@ -268,7 +268,7 @@ def locate(path: Path) -> RunFolder:
 
 
 def locate_artifact(path: Path) -> Path:
-    """The artifact folder that a run folder, the folder itself or a file in it stands for.
+    """Find the artifact folder from a path to it, to its run folder or to a file in it.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def locate_artifact(path: Path) -> Path:
 
 
 def default_out(data: str) -> Path:
-    """`runs/NAME` from the name of the data; of its parent where it is only called `train`."""
+    """`runs/NAME` with the name of the data, or of its parent where the name is `train`."""
     path = Path(data).resolve()
     named = path.parent if path.stem.lower() in {"train", "training"} else path
     return Path("runs") / (named.stem or "data")
@@ -303,7 +303,7 @@ def _nothing_at(path: Path, what: str, file: str) -> LeptonError:
 
 
 def configured(folder: RunFolder, **changes: Any) -> RunConfig:
-    """The configuration that goes on with the run in `folder`."""
+    """Configuration that continues the run in `folder`, with `changes`."""
     known = folder.definition()
     if known.model:
         raise DataError(
@@ -347,8 +347,8 @@ def _check_format(folder: Path, document: dict[str, Any]) -> None:
 
 def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
-    for unimportant in ("data", "test", "skip_corrupt", "space", "warm_start"):
-        document.pop(unimportant)
+    for ignored in ("data", "test", "skip_corrupt", "space", "warm_start"):
+        document.pop(ignored)
     document["warm start"] = document.pop("warm_digest") or "none"
     limits = document.pop("limits")
     return document | {f"limit {k}": "none" if v is None else v for k, v in limits.items()}

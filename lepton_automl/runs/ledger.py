@@ -1,4 +1,4 @@
-"""The ledger: every event of a run, one transaction each; what a resumed run is rebuilt from."""
+"""The ledger: events of a run in an SQLite file, from which a resumed run is rebuilt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lepton_automl.core.files import wrap_os_errors
 from lepton_automl.errors import ConfigError, LeptonError, MachineError
 from lepton_automl.runs import live_status
 
-HEARTBEAT_SECONDS = 0.5
-PATIENCE_SECONDS = 0.5
-"""Another command's lock is waited for so long: `is_held` takes it for a moment."""
+_HEARTBEAT_SECONDS = 0.5
+_LOCK_SECONDS = 0.5
+"""Time to wait for the lock, which `is_held` of another command takes for a moment."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -34,7 +34,7 @@ Value = dict[str, Any]
 EventListener = Callable[[str, str, Mapping[str, Any]], None]
 """Called with the kind, key and value of an event once it is on the disk."""
 _CLOSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
-_SAID = {
+_MESSAGES = {
     sqlite3.SQLITE_FULL: (
         "cannot grow: no space left on the disk",
         "free some space, then run the same command; nothing recorded so far is lost",
@@ -83,7 +83,7 @@ class EventKind(StrEnum):
     HYPERVOLUME = "hypervolume"
     """`reference` -> the reference point; `TrainingKey` -> the hypervolume after it."""
     WARM_START = "warm_start"
-    """`start` -> everything that is used of the run that `--warm-start` names."""
+    """`start` -> what is used of the run that `--warm-start` names."""
     PICK = "pick"
     """Name of a pick -> its trial and the epochs of its training."""
     ECOSYSTEM = "ecosystem"
@@ -93,7 +93,7 @@ class EventKind(StrEnum):
 
 
 class LedgerView:
-    """A ledger as others may read it, also while a run writes to it.
+    """Read-only view of a ledger, also while a run writes to it.
 
     Parameters
     ----------
@@ -153,12 +153,12 @@ class LedgerView:
             )
 
     def live_entries(self) -> dict[str, live_status.StatusEntry]:
-        """What the last command that worked on this run said of itself, by name."""
+        """The live status of the last command on this run, by name."""
         with translated(self.path):
             return live_status.read(self._db)
 
     def alive_seconds(self) -> float:
-        """Seconds in which commands worked on this run, summed over all resumes."""
+        """Seconds that commands have worked on this run, summed over all sessions."""
         with translated(self.path):
             row = self._db.execute("SELECT COALESCE(SUM(seconds), 0) FROM sessions").fetchone()
         return float(row[0])
@@ -175,7 +175,7 @@ class LedgerView:
 
 
 class Ledger(LedgerView):
-    """The one writer of a run's ledger.
+    """Writer of a run's ledger; there is one at a time.
 
     An event is a kind, a key unique within its kind, and a JSON object. It is on the disk when
     `record` returns. A heartbeat counts the seconds the command was alive, so that a killed one
@@ -201,7 +201,7 @@ class Ledger(LedgerView):
         self._since = time.monotonic() if since is None else since
         self._lock = threading.RLock()
         self.live_status = live_status.LiveStatus()
-        """What the command does at this moment, for those who watch; no event, and not kept."""
+        """Status of the running command for `lepton status`; not an event."""
         self._observers: list[EventListener] = []
         with wrap_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,12 +216,12 @@ class Ledger(LedgerView):
         self._heart.start()
 
     def record(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
-        """Write one event down for good; the same event again is no error and changes nothing.
+        """Write one event; writing the same event again changes nothing.
 
         Raises
         ------
         ValueError
-            If (kind, key) already holds another value: what was recorded is never changed.
+            If (kind, key) already holds another value: events are never changed.
         MachineError
             If the disk is full or cannot be written.
         """
@@ -238,7 +238,7 @@ class Ledger(LedgerView):
 
     @contextmanager
     def watched(self, observer: EventListener) -> Iterator[None]:
-        """Tell `observer` of every new event until the block ends; it may record some itself."""
+        """Call `observer` with every new event inside the block; it may record events itself."""
         self._observers.append(observer)
         try:
             yield
@@ -256,11 +256,11 @@ class Ledger(LedgerView):
             return super().all(kind)
 
     def alive_seconds(self) -> float:
-        """Seconds in which commands worked on this run, up to this moment."""
+        """Seconds that commands have worked on this run, this one included."""
         return self._before + time.monotonic() - self._since
 
     def close(self) -> None:
-        """Write the last heartbeat, close the file, let others in."""
+        """Write the last heartbeat, close the file, release the lock."""
         self._stop.set()
         self._heart.join()
         with self._lock:
@@ -283,12 +283,12 @@ class Ledger(LedgerView):
                 ).lastrowid
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
+        while not self._stop.wait(_HEARTBEAT_SECONDS):
             with self._lock:
                 self._save_seconds()
 
     def _save_seconds(self) -> None:
-        # A lost heartbeat costs a second of the count, so it waits for no disk and tells no error.
+        # A lost heartbeat costs a second of the count, so disk errors are ignored.
         try:
             self._db.execute("PRAGMA synchronous = NORMAL")
             with self._db:
@@ -305,7 +305,7 @@ class Ledger(LedgerView):
 
 
 def is_held(path: Path) -> bool:
-    """Whether a command works on the run with the ledger `path` now, wherever it was started."""
+    """Whether a command works on the run with this ledger now."""
     try:
         handle = os.open(path.with_suffix(".lock"), os.O_RDONLY)
     except OSError:
@@ -322,13 +322,13 @@ def is_held(path: Path) -> bool:
 def _hold(path: Path) -> int:
     with wrap_os_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    until = time.monotonic() + PATIENCE_SECONDS
+    until = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() < until:
-                time.sleep(PATIENCE_SECONDS / 50)
+                time.sleep(_LOCK_SECONDS / 50)
                 continue
             os.close(handle)
             raise ConfigError(
@@ -340,7 +340,7 @@ def _hold(path: Path) -> int:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite says about `path` into one clear message.
+    """Turn SQLite errors into a `MachineError` with a clear message.
 
     Raises
     ------
@@ -351,20 +351,22 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        what, fix = _SAID.get(code, (f"cannot be used: {error}", "give another folder with --out"))
+        what, fix = _MESSAGES.get(
+            code, (f"cannot be used: {error}", "give another folder with --out")
+        )
         raise MachineError(f"{path} {what}", fix=fix) from error
 
 
 def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
-    """A ledger that is only looked at.
+    """Open a ledger for reading.
 
     Parameters
     ----------
     path : Path
         Its file.
     at_rest : bool
-        All of it is in that file and nobody writes: SQLite then leaves no files of its own beside
-        it, as it does beside a live one.
+        Everything is in that file and no command writes to it: SQLite then creates no further files
+        next to it.
 
     Raises
     ------
@@ -373,16 +375,16 @@ def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
     """
     if not at_rest:
         try:
-            return _opened(path, "mode=ro")
+            return _connect(path, "mode=ro")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in _CLOSED:
                 raise
     # Also where SQLite's index beside the file cannot be made, on a read-only disk.
-    return _opened(path, "mode=ro&immutable=1")
+    return _connect(path, "mode=ro&immutable=1")
 
 
-def _opened(path: Path, how: str) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
     try:
         db.execute("SELECT 1 FROM events LIMIT 1")
     except sqlite3.Error:

@@ -1,4 +1,4 @@
-"""Live notes: what a command does at this moment, in a table beside the events."""
+"""Live status of the running command: progress, messages and workers, in the ledger's file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ TABLE = """
 CREATE TABLE IF NOT EXISTS live (name TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
 """
 HEART, ENDED = "heart", "ended"
-"""Names: that the command is alive; that it has ended by itself, with an `error` or well."""
+"""Entry names: heartbeat of the command; its end, with `error` if it failed."""
 COMMAND, WORKERS = "command", "workers"
-"""What was typed; what `Workers.facts` says."""
+"""Entry names: the command line; `Workers.facts`."""
 PROGRESS, MESSAGES, FOUND = "progress", "messages", "found"
-"""How far the stage is; the last messages; the best and the front, which outlive the command."""
-LAST_MESSAGES = 6
-"""So many are kept."""
+"""Entry names: progress of the stage; last messages; best trial and front, kept after the end."""
+_LAST_MESSAGES = 6
 
 Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class StatusEntry:
-    """One thing a command says of itself."""
+    """One entry of the live status, with the time it was written."""
 
     value: dict[str, Any]
     at: float
@@ -39,24 +38,24 @@ class StatusEntry:
 
 
 class LiveStatus:
-    """What a command says of itself; a new note takes the place of the old one."""
+    """Entries of the running command, by name; a new entry replaces the one of the same name."""
 
     def __init__(self) -> None:
         self._sources: dict[str, Callable[[], Facts]] = {}
         self._saved: dict[str, str] = {}
-        self._messages: deque[dict[str, Any]] = deque(maxlen=LAST_MESSAGES)
+        self._messages: deque[dict[str, Any]] = deque(maxlen=_LAST_MESSAGES)
 
     def publish(self, name: str, facts: Facts) -> None:
-        """StatusEntry what does not change by itself."""
+        """Set an entry."""
         self.publish_from(name, lambda: facts)
 
     def publish_from(self, name: str, source: Callable[[], Facts]) -> None:
-        """StatusEntry what `source` says from now on, whenever notes are saved."""
+        """Set an entry that is read from `source` whenever the status is saved."""
         self._sources[name] = source
 
     @contextmanager
     def running(self, command: Facts) -> Iterator[None]:
-        """StatusEntry the command, and how it ends unless it is interrupted or killed."""
+        """Publish the command, and its end unless it is interrupted or killed."""
         self.publish(COMMAND, command)
         try:
             yield
@@ -66,16 +65,16 @@ class LiveStatus:
         self.publish(ENDED, {})
 
     def recorded(self, emit: Emit) -> Emit:
-        """`emit` whose events are noted as well."""
+        """`emit`, with all events published too."""
 
-        def noted(event: Event) -> None:
+        def emit_and_publish(event: Event) -> None:
             self._record(event)
             emit(event)
 
-        return noted
+        return emit_and_publish
 
     def save(self, db: sqlite3.Connection) -> None:
-        """Write what has changed since the last time."""
+        """Write the entries that have changed since the last call."""
         now = time.time()
         found = {name: json.dumps(source()) for name, source in list(self._sources.items())}
         changed = {name: text for name, text in found.items() if self._saved.get(name) != text}
@@ -85,23 +84,23 @@ class LiveStatus:
         self._saved |= changed
 
     def _record(self, event: Event) -> None:
-        said = {"stage": event.stage, "message": event.message}
+        entry = {"stage": event.stage, "message": event.message}
         if event.done is None:
-            self._messages.append(said | {"at": time.time()})
+            self._messages.append(entry | {"at": time.time()})
             self.publish(MESSAGES, {"last": list(self._messages)})
         else:
-            self.publish(PROGRESS, {**said, "done": event.done, "total": event.total})
+            self.publish(PROGRESS, {**entry, "done": event.done, "total": event.total})
             if event.stage == "search" and event.data:
                 self.publish(FOUND, dict(event.data))
 
 
 def clear(db: sqlite3.Connection) -> None:
-    """Forget what the command before said of itself, but what it found."""
+    """Delete the entries of the previous command, except `FOUND`."""
     db.execute("DELETE FROM live WHERE name <> ?", (FOUND,))
 
 
 def read(db: sqlite3.Connection) -> dict[str, StatusEntry]:
-    """All notes by name; none in a ledger that is older than they are."""
+    """Read all entries by name; none where the table is missing."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'live'").fetchone():
         return {}
     rows = db.execute("SELECT name, value, at FROM live").fetchall()

@@ -11,26 +11,26 @@ from lepton_automl.cost.cost import Cost
 
 
 class Objective(ABC):
-    """One figure of a candidate.
+    """A value to maximize or minimize.
 
-    Known costs cost milliseconds, so they are known before any training; an objective that needs
-    training gets the accuracy the candidate has so far.
+    Objectives on costs are known before training; one with `needs_training` changes with every
+    rung.
     """
 
     direction: ClassVar[Literal["maximize", "minimize"]] = "minimize"
     unit: ClassVar[str] = ""
     needs_training: ClassVar[bool] = False
     needs_timing: ClassVar[bool] = False
-    """Reads `Cost.latency_ms`, which is measured only where something asks for it."""
+    """Whether it needs `Cost.latency_ms`, which is measured only on demand."""
 
     @property
     def sign(self) -> float:
-        """What a value is multiplied by so that less is better: 1 or -1."""
+        """Factor that makes lower values better: 1 or -1."""
         return 1.0 if self.direction == "minimize" else -1.0
 
     @abstractmethod
     def value(self, accuracy: float | None, cost: Cost) -> float:
-        """The figure.
+        """The value of a trial.
 
         Parameters
         ----------
@@ -42,20 +42,20 @@ class Objective(ABC):
 
 
 class Accuracy(Objective):
-    """More is better; the one objective that needs training."""
+    """Accuracy on validation; higher is better."""
 
     direction = "maximize"
     unit = "share"
     needs_training = True
 
     def value(self, accuracy: float | None, cost: Cost) -> float:
-        """The accuracy so far."""
+        """The accuracy; 0 before training."""
         del cost
         return 0.0 if accuracy is None else accuracy
 
 
 class LatencyMs(Objective):
-    """Less is better; searches that ask for it are not repeatable to the bit."""
+    """Latency in milliseconds; lower is better, and searches are not repeatable bit for bit."""
 
     unit = "ms"
     needs_timing = True
@@ -69,29 +69,29 @@ class LatencyMs(Objective):
 
 
 class Macs(Objective):
-    """Less is better."""
+    """Multiply-accumulates; lower is better."""
 
     unit = "MACs"
 
     def value(self, accuracy: float | None, cost: Cost) -> float:
-        """The count."""
+        """The number of multiply-accumulates."""
         del accuracy
         return float(cost.macs)
 
 
 class PeakRamBytes(Objective):
-    """Less is better."""
+    """Peak of the feature memory in bytes; lower is better."""
 
     unit = "bytes"
 
     def value(self, accuracy: float | None, cost: Cost) -> float:
-        """The peak."""
+        """The peak memory."""
         del accuracy
         return float(cost.peak_ram_bytes)
 
 
 class SizeBytes(Objective):
-    """Less is better."""
+    """Size of the int8 file in bytes; lower is better."""
 
     unit = "bytes"
 

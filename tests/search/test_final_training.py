@@ -178,7 +178,7 @@ def test_a_training_that_takes_far_longer_than_planned_is_left_out(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("to_go", "is_kept"), [(10.0, True), (30.0, False)])
-def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
+def test_a_late_training_that_ends_soon_is_waited_for(
     tmp_path: Path, to_go: float, is_kept: bool
 ) -> None:
     class Late(FixedWorkers):
@@ -190,8 +190,8 @@ def test_a_training_that_ends_in_time_kept_for_the_compression_is_waited_for(
         def seconds_to_go(self) -> float:
             return to_go
 
-    later = {"later": lambda epoch_seconds, epochs: {"compression": 60.0, "files": 10.0}}
-    request = replace(search_request(tmp_path / "run", budget_seconds=9.0, trials=None), **later)
+    budget = {"stage_budget": lambda epoch_seconds, epochs: {"compression": 60.0, "files": 10.0}}
+    request = replace(search_request(tmp_path / "run", budget_seconds=9.0, trials=None), **budget)
     trials, options = recorded_trials(request, 180)
     trials.plan = Plan(9, 1e-9, 0.0)
     turns, workers = iter(range(1000)), Late({"0-final-0": 192})
@@ -210,12 +210,12 @@ def first_trained(request: SearchRequest, trials: Trials, options: list[Option])
     return int(workers.tasks[0].key.partition("-")[0])
 
 
-@pytest.mark.parametrize(("planned", "first"), [(3, 0), (9, 1)])
-def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
-    tmp_path: Path, planned: int, first: int
+@pytest.mark.parametrize(("planned", "right", "first"), [(3, 179, 0), (9, 180, 1)])
+def test_after_a_few_epochs_accuracy_decides_and_not_cost(
+    tmp_path: Path, planned: int, right: int, first: int
 ) -> None:
     request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
-    trials, options = recorded_trials(request, 180, 180)
+    trials, options = recorded_trials(request, 180, right)
     small = replace(options[1].cost, size_bytes=options[1].cost.size_bytes // 2)
     options[1] = Option(1, options[1].correct, small)
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
@@ -223,7 +223,7 @@ def test_after_a_few_epochs_the_cheaper_of_equals_is_not_preferred(
 
 
 @pytest.mark.parametrize(("planned", "first"), [(3, 1), (9, 0)])
-def test_after_a_few_epochs_what_the_space_calls_good_goes_before_what_looks_better(
+def test_after_a_few_epochs_known_good_candidates_come_before_more_accurate_trials(
     tmp_path: Path, planned: int, first: int
 ) -> None:
     request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)

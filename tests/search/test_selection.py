@@ -44,14 +44,14 @@ def test_where_accuracy_is_the_only_objective_no_accuracy_is_given_away_for_cost
     options = [option(0, 397, 40_000), option(1, 396, 12_000), option(2, 399, 90_000)]
     alone = Goal(Limits(max_size_bytes=50_000), objectives=("accuracy",))
     assert choose(options, alone).number == 0
-    assert "best accuracy" in choose(options, alone).reason
+    assert "highest accuracy" in choose(options, alone).reason
     assert [o.number for o in finalists(options, alone, 2)] == [0, 1]
     assert choose(options, Goal(alone.limits, objectives=("accuracy", "macs"))).number == 1
     least = dataclasses.replace(alone, limits=Limits(min_accuracy=0.9))
     assert choose(options, least).number == 1
 
 
-def test_with_a_minimum_the_cheapest_that_surely_reaches_it_is_chosen() -> None:
+def test_with_a_minimum_the_cheapest_whose_lower_bound_reaches_it_is_chosen() -> None:
     options = [option(0, 399, 40_000), option(1, 395, 12_000), option(2, 381, 5_000)]
     assert choose(options, Goal(Limits(min_accuracy=0.95))).number == 1
     assert choose(options, Goal(Limits(min_accuracy=0.90))).number == 2
@@ -116,13 +116,13 @@ def test_samples_in_groups_count_for_what_they_are_worth() -> None:
     assert not is_significantly_below(~few[groups], best, groups)
 
 
-def test_with_groups_a_minimum_is_sure_later() -> None:
+def test_with_groups_the_lower_bound_is_lower() -> None:
     groups = np.repeat(np.arange(20), 20)
     correct = np.arange(400) < 388
     grouped = Option(0, correct, Cost(5_000, 1, 1, 1, 1), groups)
     alone = dataclasses.replace(grouped, groups=None)
-    assert "surely" in choose([alone], Goal(Limits(min_accuracy=0.95))).reason
-    assert "surely" not in choose([grouped], Goal(Limits(min_accuracy=0.95))).reason
+    assert "lower 90 % bound" in choose([alone], Goal(Limits(min_accuracy=0.95))).reason
+    assert "lower 90 % bound" not in choose([grouped], Goal(Limits(min_accuracy=0.95))).reason
 
 
 def test_the_most_accurate_is_first_and_of_equal_ones_the_smallest() -> None:
@@ -182,12 +182,12 @@ def test_the_test_is_the_stratified_normal_bound_with_balanced_classes() -> None
     assert 20 < sum(answers) < 180
 
 
-def test_a_minimum_is_not_surely_reached_by_a_few_samples_of_a_rare_class() -> None:
+def test_a_minimum_is_not_reached_by_the_lower_bound_of_a_few_samples_of_a_rare_class() -> None:
     option = balanced(0, (4, 0), 5_000)
-    assert "surely" not in choose([option], Goal(Limits(min_accuracy=0.97))).reason
-    assert "surely" in choose([option], Goal(Limits(min_accuracy=0.85))).reason
+    assert "lower 90 % bound" not in choose([option], Goal(Limits(min_accuracy=0.97))).reason
+    assert "lower 90 % bound" in choose([option], Goal(Limits(min_accuracy=0.85))).reason
     alone = dataclasses.replace(option, strata=None)
-    assert "surely" in choose([alone], Goal(Limits(min_accuracy=0.97))).reason
+    assert "lower 90 % bound" in choose([alone], Goal(Limits(min_accuracy=0.97))).reason
 
 
 def test_a_net_that_is_significantly_below_in_a_rare_class_is_not_chosen() -> None:

@@ -1,4 +1,4 @@
-"""Callbacks: who else is told how a search goes; one a file, its file name its name."""
+"""Callbacks: send the results of a search to other tools; a plug-in per file."""
 
 from __future__ import annotations
 
@@ -14,73 +14,73 @@ from lepton_automl.errors import MachineError
 
 @dataclass(frozen=True)
 class Run:
-    """What is searched."""
+    """The run, as callbacks see it."""
 
     name: str
-    """Of the run, different for any two runs."""
+    """Unique name of the run."""
     folder: Path
-    """The run folder; what is written without another place given goes there."""
+    """The run folder; files go there unless the user gives another place."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Data, space, objectives, limits, seed, target."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A candidate has finished a rung, or failed at it."""
+    """Result of a rung or of a final training of a trial."""
 
     step: int
-    """How many rungs of all candidates were finished before, from 0; grows by one each time."""
+    """Number of results before this one, over all trials: 0, 1, 2, ..."""
     number: int
-    """Of the candidate."""
+    """Number of the trial."""
     rung: str
-    """"0", "1", ... or another word for one of its last trainings."""
+    """"0", "1", ..., or the label of a final training, such as "final-0"."""
     epochs: int
-    """Trained in all."""
+    """Epochs of the trial after this training."""
     accuracy: float | None
-    """Share of validation samples right; None where the training failed."""
+    """Accuracy on validation, 0 to 1; None where the training failed."""
     failed: str
-    """Why, or nothing."""
+    """Reason of a failure; empty without one."""
     params: Mapping[str, Any]
-    """What was chosen for it, by path in the search space."""
+    """Parameters of the trial, by path in the search space."""
     costs: Mapping[str, float]
     """Of its int8 file: `size_bytes`, `macs`, `peak_ram_bytes`, and `latency_ms` where known."""
     hypervolume: float
-    """Of the front after it."""
+    """Hypervolume of the front after this result."""
     seconds: float
-    """The training took."""
+    """Duration of the training."""
 
 
 @dataclass(frozen=True)
 class End:
-    """The search has ended for now."""
+    """End of a session."""
 
     winner: int | None = None
-    """Its number; None where the search was stopped before one was named."""
+    """Number of the winner; None where the search was stopped before."""
     reason: str = ""
-    """Why it is the winner."""
+    """Reason of the choice."""
 
 
 class Callback(ABC):
-    """Told of a search from a thread of its own: what it takes or breaks costs the search nothing.
+    """Receives the results of a search in a thread of its own, so it cannot slow or stop the search.
 
-    Nothing leaves the machine unless the user has told the package where to. After a resume it
-    is told what it does not have yet, so that it holds every rung once.
+    Data leave the machine only where the user has configured the package so. After a resume only
+    results that it does not have yet are passed, so that it holds each result once.
     """
 
     failures: ClassVar[tuple[type[Exception], ...]] = (OSError, RuntimeError, ValueError)
-    """What the package raises where its storage or service fails."""
+    """Exceptions of the package where its storage or service fails."""
 
     @abstractmethod
     def start(self, run: Run) -> int:
-        """Begin, or go on with, a run; how many rungs it has already been told of."""
+        """Start or resume a run; returns the number of results that it already has."""
 
     @abstractmethod
     def rung(self, rung: Rung) -> None:
-        """One more rung."""
+        """Receive one result."""
 
     @abstractmethod
     def end(self, end: End) -> None:
-        """Nothing more will follow in this session."""
+        """End the session."""
 
 
 def load(name: str) -> Callback:

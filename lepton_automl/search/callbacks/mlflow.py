@@ -1,4 +1,4 @@
-"""MLflow: a run a candidate, in RUN/mlflow.db unless the user has set MLFLOW_TRACKING_URI."""
+"""MLflow: a run per trial, in RUN/mlflow.db unless MLFLOW_TRACKING_URI is set."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lepton_automl.search.callbacks import Callback, End, Run, Rung
 
 EXPERIMENT = "lepton"
 RUN_TAG, TRIAL_TAG = "lepton.run", "lepton.trial"
-"""Which run of lepton, and which of its candidates, a run of MLflow is."""
+"""Tags of an MLflow run: the run of lepton, and the number of the trial."""
 
 
 class Mlflow(Callback):
-    """The search is a run with the hypervolume, each candidate one below it.
+    """The search is a parent run with the hypervolume; each trial is a child run.
 
     `mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db` shows them.
     """
@@ -29,7 +29,7 @@ class Mlflow(Callback):
     failures = (MlflowException, *Callback.failures)
 
     def start(self, run: Run) -> int:
-        """Begin, or go on with, the run of that name."""
+        """Create or resume the run of that name."""
         local = f"sqlite:///{run.folder.resolve() / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or local)
         self._name, self._children = run.name, dict[int, str]()
@@ -50,7 +50,7 @@ class Mlflow(Callback):
         return 0
 
     def rung(self, rung: Rung) -> None:
-        """Accuracy at the step of its epochs, in the candidate's own run; then the hypervolume."""
+        """Log the accuracy to the run of the trial and the hypervolume to the parent."""
         if rung.accuracy is not None:
             now = int(time.time() * 1000)
             metric = Metric("accuracy", rung.accuracy, now, rung.epochs)
@@ -58,7 +58,7 @@ class Mlflow(Callback):
         self._client.log_metric(self._parent, "hypervolume", rung.hypervolume, step=rung.step)
 
     def end(self, end: End) -> None:
-        """Every run is finished."""
+        """Mark all runs as finished."""
         if end.winner is not None:
             self._client.set_tag(self._parent, "lepton.winner", str(end.winner))
         for run_id in (*self._children.values(), self._parent):
@@ -69,7 +69,9 @@ class Mlflow(Callback):
         if known is not None:
             return str(known.experiment_id)
         place = None
-        if not os.environ.get("MLFLOW_TRACKING_URI"):  # Or it would be made where the user stands.
+        if not os.environ.get(
+            "MLFLOW_TRACKING_URI"
+        ):  # Otherwise it would be in the current directory.
             place = (run.folder.resolve() / "mlruns").as_uri()
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
 

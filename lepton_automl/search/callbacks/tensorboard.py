@@ -11,13 +11,13 @@ from lepton_automl.search.callbacks import Callback, End, Run, Rung
 
 
 class TensorBoard(Callback):
-    """Accuracies, costs and hypervolume by rung; at the end every candidate for the HParams tab.
+    """Accuracy, costs and hypervolume of each result; at the end all trials for the HParams tab.
 
-    Event files can only grow, so each session writes them anew from the beginning.
+    Event files can only be appended to, so each session writes them again.
     """
 
     def start(self, run: Run) -> int:
-        """Begin anew."""
+        """Start with an empty folder."""
         folder = run.folder / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
@@ -28,7 +28,7 @@ class TensorBoard(Callback):
         return 0
 
     def rung(self, rung: Rung) -> None:
-        """Scalars at the step of the rung."""
+        """Write scalars at the step of the result."""
         if rung.accuracy is not None:
             self._best = max(self._best, rung.accuracy)
             self._latest[rung.number] = rung
@@ -40,7 +40,7 @@ class TensorBoard(Callback):
         self._writer.flush()
 
     def end(self, end: End) -> None:
-        """One table of what was chosen and what it gave."""
+        """Write parameters and metrics of each trial."""
         for number, rung in self._latest.items():
             params: dict[str, Any] = dict(rung.params)
             metrics = {"final/accuracy": rung.accuracy, **_prefixed(rung.costs)}

@@ -1,4 +1,4 @@
-"""Weights & Biases: offline in RUN/wandb unless the user has set WANDB_MODE."""
+"""Weights & Biases: offline in RUN/wandb unless WANDB_MODE is set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lepton_automl.search.callbacks import Callback, End, Run, Rung
 
 
 class Wandb(Callback):
-    """Accuracies, costs and hypervolume by rung; `wandb sync RUN/wandb/offline-*` uploads them.
+    """Accuracy, costs and hypervolume of each result; `wandb sync RUN/wandb/offline-*` uploads them.
 
-    An offline run is written anew in each session, an online one goes on where it was.
+    An offline run is written again by each session, an online run is resumed.
     """
 
     failures = (wandb.Error, *Callback.failures)
 
     def start(self, run: Run) -> int:
-        """Begin, or go on with, the run of that name."""
+        """Create or resume the run of that name."""
         mode = os.environ.get("WANDB_MODE", "offline")
         if mode == "offline":
             for earlier in run.folder.glob(f"wandb/offline-run-*-{run.name}"):
@@ -39,7 +39,7 @@ class Wandb(Callback):
         return int(self._run.step)
 
     def rung(self, rung: Rung) -> None:
-        """One row at the step of the rung."""
+        """Log one row at the step of the result."""
         row = {"trial": rung.number, "epochs": rung.epochs, "hypervolume": rung.hypervolume}
         row |= {f"cost/{name}": value for name, value in rung.costs.items()}
         row |= {f"params/{name}": value for name, value in rung.params.items()}
@@ -48,6 +48,6 @@ class Wandb(Callback):
         self._run.log(row, step=rung.step)
 
     def end(self, end: End) -> None:
-        """The winner becomes the summary's."""
+        """Write the winner to the summary."""
         self._run.summary.update({"winner": end.winner, "reason": end.reason})
         self._run.finish()
