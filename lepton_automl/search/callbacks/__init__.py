@@ -61,7 +61,7 @@ class End:
 
 
 class Callback(ABC):
-    """Receives the results of a search in a thread of its own, so it cannot slow or stop the search.
+    """Receives the results of a search in its own thread, so it cannot slow or stop the search.
 
     Data leave the machine only where the user has configured the package so. After a resume only
     results that it does not have yet are passed, so that it holds each result once.

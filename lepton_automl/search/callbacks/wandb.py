@@ -13,7 +13,7 @@ from lepton_automl.search.callbacks import Callback, End, Run, Rung
 
 
 class Wandb(Callback):
-    """Accuracy, costs and hypervolume of each result; `wandb sync RUN/wandb/offline-*` uploads them.
+    """Accuracy, costs and hypervolume of each result; `wandb sync RUN/wandb/*` uploads them.
 
     An offline run is written again by each session, an online run is resumed.
     """
