@@ -22,48 +22,48 @@ from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import RungResult, Trial
 
-LAST_SECONDS = 10.0
-"""A search that has ended waits so long for a slow observer."""
+_CLOSE_SECONDS = 10.0
+"""Time that a search waits for a slow observer at its end."""
 Happened = tuple[str, str, Mapping[str, Any]]
 """Kind, key and value of a ledger event."""
 
 
 class Observer(Protocol):
-    """Somebody who is told of events and may take time or fail."""
+    """Receives ledger events; it may be slow or fail."""
 
     name: str
-    """For messages."""
+    """Name in messages."""
     failures: tuple[type[Exception], ...]
-    """What it raises where its own storage or service fails; anything else is a bug."""
+    """Exceptions of its storage or service; any other one is a bug."""
 
     def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
-        """Take notice of one event."""
+        """Receive one event."""
         ...
 
     def close(self) -> None:
-        """No event will follow."""
+        """End: no event follows."""
         ...
 
 
 class ObserverThread:
-    """Hands events to `observer` in a thread of its own: neither its time nor its failures count.
+    """Passes events to an observer in its own thread, so it cannot slow or stop the search.
 
-    The search never waits for it but at the end, and there for `LAST_SECONDS` at most. After a
-    failure it is left alone; the next session completes what it missed from the ledger.
+    The search waits for it at the end only, for `_CLOSE_SECONDS` at most. After a
+    failure it receives no more events; the next session passes the missing ones.
 
     Parameters
     ----------
     observer : Observer
-        Who is told.
+        The observer.
     emit : callable
-        Told of a failure, once, from the thread that calls this object.
+        Receives one event after a failure, in the thread that calls this object.
     """
 
     def __init__(self, observer: Observer, emit: Emit) -> None:
         self._observer, self._emit = observer, emit
         self._waiting: queue.SimpleQueue[Happened | None] = queue.SimpleQueue()
         self._failure = ""
-        self._is_told = False
+        self._is_reported = False
         self._thread = threading.Thread(target=self._work, name=observer.name, daemon=True)
         self._thread.start()
 
@@ -71,15 +71,15 @@ class ObserverThread:
         """Pass one event on."""
         if not self._failure:
             self._waiting.put((kind, key, value))
-        self._tell()
+        self._report_failure()
 
     def close(self) -> None:
-        """Wait for what is not passed on yet, if it does not take too long."""
+        """Wait until all events are passed, at most `_CLOSE_SECONDS`."""
         self._waiting.put(None)
-        self._thread.join(LAST_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._failure = f"is not done after {LAST_SECONDS:.0f} s"
-        self._tell()
+            self._failure = f"is not done after {_CLOSE_SECONDS:.0f} s"
+        self._report_failure()
 
     def _work(self) -> None:
         reason = "stopped because of a bug"  # Its traceback is shown; the search goes on.
@@ -93,9 +93,9 @@ class ObserverThread:
         finally:
             self._failure = reason
 
-    def _tell(self) -> None:
-        if self._failure and not self._is_told:
-            self._is_told = True
+    def _report_failure(self) -> None:
+        if self._failure and not self._is_reported:
+            self._is_reported = True
             message = (
                 f"warning: {self._observer.name} {self._failure}; the search goes on without it, "
                 "and the same command again completes it"
@@ -105,77 +105,77 @@ class ObserverThread:
 
 @contextmanager
 def watched(ledger: Ledger, observers: Iterable[Observer], emit: Emit) -> Iterator[None]:
-    """Tell every observer all that a ledger holds, then every new event until the block ends."""
-    made = [ObserverThread(observer, emit) for observer in observers]
-    past = list(ledger.events()) if made else []
+    """Pass all events of a ledger, and every new one inside the block, to each observer."""
+    threads = [ObserverThread(observer, emit) for observer in observers]
+    past = list(ledger.events()) if threads else []
     with ExitStack() as stack:
-        for background in made:
-            stack.callback(background.close)
-            stack.enter_context(ledger.watched(background))
+        for thread in threads:
+            stack.callback(thread.close)
+            stack.enter_context(ledger.watched(thread))
             for happened in past:
-                background(*happened)
+                thread(*happened)
         yield
 
 
 class CallbackDispatcher:
-    """Tells a callback every rung that it has not been told of, in order.
+    """Passes each result to a callback that does not have it yet, in order.
 
     Parameters
     ----------
     name : str
-        Of the callback.
+        Name of the callback.
     callback : Callback
-        Who is told.
+        The callback.
     run : Run
-        What is searched.
+        The run.
     """
 
     def __init__(self, name: str, callback: Callback, run: Run) -> None:
         self.name = f"the callback {name}"
         self.failures = callback.failures
         self._callback, self._run = callback, run
-        self._told: int | None = None
+        self._results_before: int | None = None
         self._step = 0
-        self._candidates: dict[int, Trial] = {}
-        self._scores: dict[str, Mapping[str, Any]] = {}
+        self._trials: dict[int, Trial] = {}
+        self._result_events: dict[str, Mapping[str, Any]] = {}
         self._end = End()
 
     def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
-        """Take notice of one event; a rung is told of once its hypervolume is known."""
-        if self._told is None:
-            self._told = self._callback.start(self._run)
+        """Receive one event; a result is passed once its hypervolume is known."""
+        if self._results_before is None:
+            self._results_before = self._callback.start(self._run)
         if kind == EventKind.TRIAL:
-            candidate = Trial.from_event(dict(value))
-            self._candidates[candidate.number] = candidate
+            trial = Trial.from_event(dict(value))
+            self._trials[trial.number] = trial
         elif kind == EventKind.RUNG:
-            self._scores[key] = value
+            self._result_events[key] = value
         elif kind == EventKind.HYPERVOLUME and key != REFERENCE:
-            self._tell(key, value["value"])
+            self._dispatch(key, value["value"])
         elif kind == EventKind.WINNER:
             self._end = End(value["number"], value["reason"])
 
     def close(self) -> None:
-        """The session has ended."""
-        if self._told is not None:
+        """End the session of the callback."""
+        if self._results_before is not None:
             self._callback.end(self._end)
 
-    def _tell(self, key: str, hypervolume: float) -> None:
+    def _dispatch(self, key: str, hypervolume: float) -> None:
         step, self._step = self._step, self._step + 1
-        event = self._scores.pop(key)
-        if self._told is None or step < self._told:
+        event = self._result_events.pop(key)
+        if self._results_before is None or step < self._results_before:
             return
-        score = RungResult.from_event(TrainingKey.parse(key), dict(event))
-        candidate = self._candidates[score.key.trial]
-        costs = {k: v for k, v in vars(candidate.cost).items() if isinstance(v, int | float)}
+        result = RungResult.from_event(TrainingKey.parse(key), dict(event))
+        trial = self._trials[result.key.trial]
+        costs = {k: v for k, v in vars(trial.cost).items() if isinstance(v, int | float)}
         self._callback.rung(
             Rung(
                 step,
-                score.key.trial,
-                score.key.label,
-                score.epochs,
-                None if score.failed else score.accuracy,
-                score.failed,
-                candidate.params,
+                result.key.trial,
+                result.key.label,
+                result.epochs,
+                None if result.failed else result.accuracy,
+                result.failed,
+                trial.params,
                 costs,
                 hypervolume,
                 event["seconds"],
@@ -199,7 +199,7 @@ def notified(config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit) -
 
 
 def study_name(ledger: Ledger, folder: str) -> str:
-    """The run's name wherever others are: its folder's, and what tells it from all others."""
+    """Unique name of the run in an Optuna storage and in callbacks, with its folder's name."""
     known = ledger.get(EventKind.ECOSYSTEM, "run")
     if known is None:
         known = {"name": f"{folder}-{uuid.uuid4().hex[:6]}"}
@@ -208,7 +208,7 @@ def study_name(ledger: Ledger, folder: str) -> str:
 
 
 def facts(known: Definition) -> dict[str, object]:
-    """What defines a run, flat, for tables elsewhere; no paths."""
+    """The definition of a run as a flat mapping without paths, for callbacks."""
     limits = {f"limit {name}": value for name, value in known.limits.stated.items()}
     return {
         "data": known.data_fingerprint,
@@ -225,11 +225,11 @@ def _observers(
 ) -> Iterator[Observer]:
     name = study_name(ledger, folder.path.resolve().name)
     if config.optuna_storage is not None:
-        # Loaded here: the database layer takes a fifth of a second, and few mirror a search.
-        mirror = importlib.import_module("lepton_automl.search.optuna_storage")
-        storage = mirror.open_storage(config.optuna_storage)
+        # Imported here: the database layer takes a fifth of a second.
+        optuna_storage = importlib.import_module("lepton_automl.search.optuna_storage")
+        storage = optuna_storage.open_storage(config.optuna_storage)
         objectives = {name: load_objective(name) for name in config.objectives}
-        yield mirror.Mirror(storage, name, objectives, config.limits)
+        yield optuna_storage.StorageWriter(storage, name, objectives, config.limits)
         emit(Event("search", f"trials are copied to Optuna study {name}"))
     run = Run(name, folder.path, facts(folder.definition()))
     for callback in config.callbacks:

@@ -1,4 +1,4 @@
-"""Mirror: a run's trials in an Optuna storage, for dashboards; nothing is ever read back."""
+"""Copy the trials of a run into an Optuna storage, for dashboards."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from lepton_automl.search.rungs import RUNGS
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Rejection, RungResult, Trial
 
-KEY, NUMBER, ROLE = "lepton_key", "lepton_number", "lepton_role"
-"""User attributes: what the trial stands for, its candidate, `candidate`, `refused` or `final`."""
+_KEY, _NUMBER, _ROLE = "lepton_key", "lepton_number", "lepton_role"
+"""User attributes: a unique key, the number of our trial, `trial`, `rejected` or `final`."""
 
 
 @dataclass
-class Line:
-    """One trial of the study."""
+class StoredTrial:
+    """A trial of the study, as far as it is written."""
 
     trial_id: int
     is_open: bool
     steps: dict[int, float] = field(default_factory=dict)
 
 
-class Mirror:
-    """Writes a run's events into an Optuna study, each once, however often it is told of them.
+class StorageWriter:
+    """Observer that writes the events of a run into an Optuna study, each once.
 
-    A candidate is RUNNING while it may go on to its next rung, its accuracy after each rung an
+    A trial is RUNNING while it may be promoted, with its accuracy after each rung as an
     intermediate value at the step of its epochs. It is COMPLETE after the last rung, or with the
-    accuracy of its last one when the search ends. FAIL: it could not be trained. PRUNED: rejected
+    accuracy of its last one when the search ends. FAIL: its training failed. PRUNED: rejected
     before any training; its constraints say by how much. A search that is continued after its end
-    may train a COMPLETE candidate further; the trial of that rung is a new one with the same
+    may train a COMPLETE trial further; the trial of that rung is a new one with the same
     `lepton_number`. A final training is a trial of its own.
 
     Parameters
     ----------
     storage : BaseStorage
-        Where to; what another session wrote there is completed.
+        The storage; trials of earlier sessions in it are completed.
     study : str
-        Name of the study; made where missing.
+        Name of the study; created where missing.
     objectives : mapping
-        Directions and values, by name.
+        The objectives by name.
     limits : Limits
-        Those on costs become constraints: cost / limit - 1, at most 0 where it is kept.
+        Limits on costs become constraints: cost / limit - 1, at most 0 within the limit.
     """
 
-    name = "the mirror in the Optuna storage"
+    name = "the copy in the Optuna storage"
     failures: tuple[type[Exception], ...] = (
         *(OptunaError, SQLAlchemyError, OSError, RuntimeError, ValueError, LookupError),
     )
@@ -73,83 +73,85 @@ class Mirror:
         self._storage, self._objectives, self._limits = storage, objectives, limits
         self._study_id = _opened(storage, study, objectives)
         self._known = self._written()
-        self._candidates: dict[int, Trial] = {}
-        self._lines: dict[int, Line] = {}
+        self._trials: dict[int, Trial] = {}
+        self._open_trials: dict[int, StoredTrial] = {}
 
     def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
-        """Write one event; those that were written before change nothing."""
+        """Write one event; one that was written before changes nothing."""
         if kind == EventKind.TRIAL:
             self._enter(Trial.from_event(dict(value)))
         elif kind == EventKind.RUNG:
-            self._score(RungResult.from_event(TrainingKey.parse(key), dict(value)))
+            self._add_result(RungResult.from_event(TrainingKey.parse(key), dict(value)))
         elif kind == EventKind.WINNER:
             self._storage.set_study_user_attr(self._study_id, "lepton_winner", value["number"])
-            for number in list(self._lines):
-                self._settle(number)
+            for number in list(self._open_trials):
+                self._finish(number)
 
     def close(self) -> None:
         """Do nothing: every event is written as it is observed."""
 
-    def _enter(self, candidate: Trial) -> None:
-        number = candidate.number
-        self._candidates[number] = candidate
-        rejected = [one for one in candidate.rejected if one.violation]  # The others were known.
-        for index, refusal in enumerate(rejected):
-            key = f"{number}-refused-{index}"
-            about = {KEY: key, NUMBER: number, ROLE: "refused"}
-            self._line(key, _frozen(refusal, TrialState.PRUNED, about, refusal.violation))
+    def _enter(self, trial: Trial) -> None:
+        number = trial.number
+        self._trials[number] = trial
+        rejected = [one for one in trial.rejected if one.violation]  # The others were known.
+        for index, rejection in enumerate(rejected):
+            key = f"{number}-rejected-{index}"
+            about = {_KEY: key, _NUMBER: number, _ROLE: "rejected"}
+            self._stored(key, _frozen(rejection, TrialState.PRUNED, about, rejection.violation))
         self._begin(number, str(number))
 
     def _begin(self, number: int, key: str) -> None:
-        self._lines[number] = self._line(key, self._trial(number, key, TrialState.RUNNING))
+        self._open_trials[number] = self._stored(key, self._trial(number, key, TrialState.RUNNING))
 
-    def _line(self, key: str, trial: FrozenTrial) -> Line:
-        """The trial of that key, written unless it is there."""
+    def _stored(self, key: str, trial: FrozenTrial) -> StoredTrial:
+        """The stored trial of a key; it is written if it is missing."""
         if key not in self._known:
             trial_id = self._storage.create_new_trial(self._study_id, trial)
             is_open = not trial.state.is_finished()
-            self._known[key] = Line(trial_id, is_open, dict(trial.intermediate_values))
+            self._known[key] = StoredTrial(trial_id, is_open, dict(trial.intermediate_values))
         return self._known[key]
 
-    def _score(self, score: RungResult) -> None:
-        number = score.key.trial
-        if score.key.stage is Stage.FINAL:
-            key = str(score.key)
-            self._line(key, self._last_training(number, key, score))
-        elif score.failed:
-            self._settle(number)
+    def _add_result(self, result: RungResult) -> None:
+        number = result.key.trial
+        if result.key.stage is Stage.FINAL:
+            key = str(result.key)
+            self._stored(key, self._last_training(number, key, result))
+        elif result.failed:
+            self._finish(number)
         else:
-            self._report(number, score)
+            self._report(number, result)
 
-    def _report(self, number: int, score: RungResult) -> None:
-        line = self._lines[number]
-        if score.epochs not in line.steps and not line.is_open:
+    def _report(self, number: int, result: RungResult) -> None:
+        stored = self._open_trials[number]
+        if result.epochs not in stored.steps and not stored.is_open:
             # A longer search continues it: Optuna does not change a finished trial.
-            self._begin(number, str(score.key))
-            line = self._lines[number]
-        if score.epochs not in line.steps:
-            self._storage.set_trial_intermediate_value(line.trial_id, score.epochs, score.accuracy)
-            line.steps[score.epochs] = score.accuracy
-        if score.key.round >= RUNGS - 1:
-            self._settle(number)
+            self._begin(number, str(result.key))
+            stored = self._open_trials[number]
+        if result.epochs not in stored.steps:
+            self._storage.set_trial_intermediate_value(
+                stored.trial_id, result.epochs, result.accuracy
+            )
+            stored.steps[result.epochs] = result.accuracy
+        if result.key.round >= RUNGS - 1:
+            self._finish(number)
 
-    def _settle(self, number: int) -> None:
-        """The candidate's trial is complete with the last accuracy it had; FAIL without any."""
-        line = self._lines[number]
-        if not line.is_open:
+    def _finish(self, number: int) -> None:
+        """Set a trial to COMPLETE with its last accuracy, or to FAIL without one."""
+        stored = self._open_trials[number]
+        if not stored.is_open:
             return
-        line.is_open = False
-        if line.steps:
-            values = self._values(number, line.steps[max(line.steps)])
-            self._storage.set_trial_state_values(line.trial_id, TrialState.COMPLETE, values)
+        stored.is_open = False
+        if stored.steps:
+            values = self._values(number, stored.steps[max(stored.steps)])
+            self._storage.set_trial_state_values(stored.trial_id, TrialState.COMPLETE, values)
         else:
-            self._storage.set_trial_state_values(line.trial_id, TrialState.FAIL)
+            self._storage.set_trial_state_values(stored.trial_id, TrialState.FAIL)
 
-    def _last_training(self, number: int, key: str, score: RungResult) -> FrozenTrial:
-        if score.failed:
+    def _last_training(self, number: int, key: str, result: RungResult) -> FrozenTrial:
+        if result.failed:
             return self._trial(number, key, TrialState.FAIL, role="final")
-        values = self._values(number, score.accuracy)
-        steps = {score.epochs: score.accuracy}
+        values = self._values(number, result.accuracy)
+        steps = {result.epochs: result.accuracy}
         return self._trial(number, key, TrialState.COMPLETE, "final", values, steps)
 
     def _trial(
@@ -157,43 +159,43 @@ class Mirror:
         number: int,
         key: str,
         state: TrialState,
-        role: str = "candidate",
+        role: str = "trial",
         values: list[float] | None = None,
         steps: dict[int, float] | None = None,
     ) -> FrozenTrial:
-        candidate = self._candidates[number]
-        known = {spec.cost: spec.measured(candidate.cost) for spec in LIMITS.values() if spec.cost}
+        trial = self._trials[number]
+        known = {spec.cost: spec.measured(trial.cost) for spec in LIMITS.values() if spec.cost}
         costs = {name: cost for name, cost in known.items() if cost is not None}
-        about = {KEY: key, NUMBER: number, ROLE: role} | costs
-        constraints = self._constraints(candidate)
-        return _frozen(candidate, state, about, constraints, values=values, steps=steps)
+        about = {_KEY: key, _NUMBER: number, _ROLE: role} | costs
+        constraints = self._constraints(trial)
+        return _frozen(trial, state, about, constraints, values=values, steps=steps)
 
-    def _constraints(self, candidate: Trial) -> dict[str, float]:
+    def _constraints(self, trial: Trial) -> dict[str, float]:
         found = {}
         for limit, stated in self._limits.stated.items():
-            cost = LIMITS[limit].measured(candidate.cost)
+            cost = LIMITS[limit].measured(trial.cost)
             if cost is not None:
                 found[limit] = cost / stated - 1
         return found
 
     def _values(self, number: int, accuracy: float) -> list[float]:
-        cost = self._candidates[number].cost
+        cost = self._trials[number].cost
         return [float(o.value(accuracy, cost)) for o in self._objectives.values()]
 
-    def _written(self) -> dict[str, Line]:
-        """What earlier sessions have written."""
+    def _written(self) -> dict[str, StoredTrial]:
+        """Read the trials that earlier sessions have written."""
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return {
-            trial.user_attrs[KEY]: Line(
+            trial.user_attrs[_KEY]: StoredTrial(
                 trial._trial_id, not trial.state.is_finished(), dict(trial.intermediate_values)
             )
             for trial in trials
-            if KEY in trial.user_attrs
+            if _KEY in trial.user_attrs
         }
 
 
 def open_storage(url: str) -> BaseStorage:
-    """An Optuna storage: a database URL such as `sqlite:///x.db`, or the path of a journal file.
+    """Open an Optuna storage: a database URL such as `sqlite:///x.db`, or a journal file.
 
     Raises
     ------
@@ -202,12 +204,12 @@ def open_storage(url: str) -> BaseStorage:
     MachineError
         If the database or its driver is not there.
     """
-    fix = "give a database that is there, such as sqlite:///trials.db, or a file such as trials.log"
+    fix = "give an existing database, such as sqlite:///trials.db, or a file such as trials.log"
     try:
         if "://" not in url:
             return JournalStorage(JournalFileBackend(url))
         return get_storage(url)
-    except ArgumentError as error:  # Its words may hold a password.
+    except ArgumentError as error:  # Its message may hold a password.
         raise ConfigError("--optuna-storage is not the URL of a database", fix=fix) from error
     except ImportError as error:
         raise MachineError(
@@ -254,6 +256,6 @@ def _frozen(
         intermediate_values=steps,
         user_attrs=about | {f"constraint {k}": round(v, 4) for k, v in constraints.items()},
         constraints=dict(constraints),
-        # The names are Optuna 5's; optuna-dashboard up to 0.21 reads the older list alone.
+        # Optuna 5 has names; optuna-dashboard up to 0.21 reads only the older list.
         system_attrs={"constraints": list(constraints.values())} if constraints else None,
     )

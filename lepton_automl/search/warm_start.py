@@ -1,4 +1,4 @@
-"""Copy what another run knows into the ledger of this run, before its first trial."""
+"""Warm start: reuse the trials of another run, or train its front first."""
 
 from __future__ import annotations
 
@@ -22,68 +22,68 @@ from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.trials import Trial, Trials, read_trials
 
 START = "start"
-"""Key of the `EventKind.WARM_START` event with all that is used of the other run."""
-MOST_FIRST = 10
-"""Nets of the other run's front that are trained first; evenly along it where there are more."""
-SHOWN = 3
-"""Parameters that do not fit, in a message."""
+"""Key of the `EventKind.WARM_START` event with everything that is used of the other run."""
+MAX_INITIAL = 10
+"""Most trials of the other run's front that are trained first, evenly spaced on it."""
+_SHOWN = 3
+"""Most parameters in a message."""
 
 
 @dataclass(frozen=True, eq=False)
 class KnownTrial:
-    """A candidate that another run has trained under the same conditions."""
+    """A trial that another run has trained under the same conditions."""
 
-    candidate: Trial
+    trial: Trial
     results: tuple[tuple[int, float | None], ...]
-    """(rungs left after it, share of the same validation samples right) of each of its rungs, at
-    least one; None where the training failed."""
+    """(rungs after it, accuracy on the same validation samples) of each of its rungs, at least one;
+    None where the training failed."""
     samples: int = 1
-    """Of the validation part."""
+    """Number of validation samples."""
 
     @property
     def accuracy(self) -> float | None:
-        """After its first rung."""
+        """Accuracy after the first rung."""
         return self.results[0][1]
 
     @property
     def best(self) -> float | None:
-        """After the last rung that did not fail; None where the first did."""
+        """Accuracy after the last rung that did not fail; None if the first one failed."""
         return next((a for _, a in reversed(self.results) if a is not None), None)
 
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """What a search begins with; nothing where no other run is used."""
+    """What a search takes from another run; empty without one."""
 
     first: tuple[dict[str, Any], ...] = ()
-    """Parameters of the first candidates."""
+    """Parameters of the first trials."""
     observed: tuple[KnownTrial, ...] = ()
-    """Known as if this run had trained them; never trained or chosen here."""
+    """Trials whose results are used for the proposals; they are not trained or selected here."""
 
     def within(self, limits: Limits) -> list[KnownTrial]:
-        """Those observed that this run's limits admit."""
-        return [known for known in self.observed if not excess(known.candidate.cost, limits)]
+        """The observed trials within `limits`."""
+        return [known for known in self.observed if not excess(known.trial.cost, limits)]
 
     def begins_with(self, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """What is tried first where a space names `points`: those the other run has not trained."""
-        known = [observed.candidate.params for observed in self.observed]
+        """Parameters of the first trials, then the `points` that the other run has not trained."""
+        known = [observed.trial.params for observed in self.observed]
         unseen = [point for point in points if not any(is_at(params, point) for params in known)]
         return [*self.first, *unseen]
 
 
 @dataclass(frozen=True)
 class Source:
-    """The other run as this run's definition names it."""
+    """The other run, as the definition of this run names it."""
 
     place: str = ""
-    """Its folder; empty without one."""
+    """Its folder; empty without another run."""
     digest: str = ""
-    """Of what it had recorded."""
+    """Digest of its trials and results."""
     event: Mapping[str, Any] | None = None
-    """What is to be copied; None where it was copied before."""
+    """What is copied; None where it was copied before."""
 
     def keep(self, ledger: Ledger) -> str:
-        """Copy it, once; a line that says what will be done with it, or nothing."""
+        """Copy the event once; returns a message for the user, empty if nothing is copied."""
         if self.event is None or ledger.get(EventKind.WARM_START, START) is not None:
             return ""
         ledger.record(EventKind.WARM_START, START, self.event)
@@ -91,24 +91,24 @@ class Source:
             count = len(self.event["observed"])
             return f"warm start: the results of {count} trials of {self.place} are reused"
         first = self.event["first"]
-        told = f"warm start: the front of {self.place}, {len(first)} nets, is trained first"
-        strange = self.event["strange"]
-        more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+        message = f"warm start: the front of {self.place}, {len(first)} nets, is trained first"
+        unknown = self.event["unknown"]
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         return (
-            told
-            + f"; parameters not in this search space: {', '.join(strange[:SHOWN])}{more}"
-            * bool(strange)
+            message
+            + f"; parameters not in this search space: {', '.join(unknown[:_SHOWN])}{more}"
+            * bool(unknown)
         )
 
 
 def read_warm_start(ledger: LedgerView) -> WarmStart:
-    """What was copied into this ledger."""
+    """Read what was copied into this ledger."""
     event = ledger.get(EventKind.WARM_START, START)
     if event is None:
         return WarmStart()
     observed = [
         KnownTrial(
-            Trial.from_event(known["candidate"]),
+            Trial.from_event(known["trial"]),
             tuple((n, a) for n, a in known["results"]),
             known["samples"],
         )
@@ -127,11 +127,11 @@ def source(
     budget_seconds: float | None,
     fresh: bool,
 ) -> Source:
-    """The run in `other`, read as far as a search under `wanted` can use it.
+    """Read what a search with the definition `wanted` can use of the run in `other`.
 
-    With the same space, data and target and as much time, its candidates count as known. Else
-    its front is trained first: under other conditions its accuracies mean nothing, but which
-    nets were good does. A run that was begun with it before needs it no more.
+    With the same space, data, target and time its results are reused. Otherwise its front is
+    trained first: accuracies under other conditions are not comparable, but good nets stay good.
+    A run that has copied it before does not read it again.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def source(
     budget_seconds : float or None
         Of this search; None where the number of trials ends it.
     fresh : bool
-        What lies in `folder` is moved aside.
+        Whether an old run in `folder` is moved aside.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def source(
     found = locate(other)
     if found.path.resolve() == folder.path.resolve():
         raise ConfigError(
-            f"{other} is this run itself", fix="leave --warm-start out to go on with it"
+            f"{other} is this run itself", fix="leave --warm-start out to continue it"
         )
     try:
         known = found.definition()
@@ -187,13 +187,13 @@ def source(
             points = _front(ledger, trials, known)
             first = _fitting(points, space, other)
             kept = {path for point in first for path in point}
-            strange = sorted({path for point in points for path in point} - kept)
-            event = {"first": first, "observed": [], "strange": strange}
+            unknown = sorted({path for point in points for path in point} - kept)
+            event = {"first": first, "observed": [], "unknown": unknown}
         return Source(place, _digest(ledger), event)
 
 
 def _digest_used(folder: RunFolder, place: str) -> str | None:
-    """The digest of what this run took from there before; None where it took nothing."""
+    """Digest of what this run copied from `place` before; None where it copied nothing."""
     if not folder.definition_file.is_file() or not folder.ledger.is_file():
         return None
     known = folder.definition()
@@ -216,7 +216,7 @@ def _conditions(known: Definition) -> tuple[object, ...]:
 
 
 def _length(ledger: LedgerView, trials: Trials) -> float | None:
-    """Seconds that the other search was given; None without a budget, 0 where nobody knows."""
+    """Budget of the other search in seconds; None without one, 0 where it is not known."""
     if trials.plan is None or trials.plan.epochs is None:
         return None
     winners = list(ledger.all(EventKind.WINNER).values())
@@ -226,19 +226,19 @@ def _length(ledger: LedgerView, trials: Trials) -> float | None:
 def _observed(trials: Trials, wanted: Definition, samples: int) -> list[dict[str, Any]]:
     is_timed = "latency_ms" in wanted.objectives or wanted.limits.max_latency_ms is not None
     found = []
-    for number, scores in trials.results.items():
-        candidate = trials[number]
-        if not scores or (is_timed and candidate.cost.latency_ms is None):
+    for number, results in trials.results.items():
+        trial = trials[number]
+        if not results or (is_timed and trial.cost.latency_ms is None):
             continue
         last = len(cycles(trials.epochs_of(number), samples)) - 1
-        results = [
-            (max(0, last - rung), None if score.failed else score.accuracy)
-            for rung, score in enumerate(scores)
+        accuracies = [
+            (max(0, last - rung), None if result.failed else result.accuracy)
+            for rung, result in enumerate(results)
         ]
-        # Its refused points broke limits that may not be this run's.
-        event = candidate.to_event() | {"rejected": []}
-        answered = max(score.samples for score in scores)
-        found.append({"candidate": event, "results": results, "samples": max(1, answered)})
+        # Its rejected points violate limits of the other run.
+        event = trial.to_event() | {"rejected": []}
+        count = max(result.samples for result in results)
+        found.append({"trial": event, "results": accuracies, "samples": max(1, count)})
     return found
 
 
@@ -248,26 +248,28 @@ def _front(ledger: LedgerView, trials: Trials, known: Definition) -> list[dict[s
     numbers = [row.number for row in progress.front_of(trials, objectives)]
     winners = [event["number"] for event in ledger.all(EventKind.WINNER).values()][-1:]
     rest = [number for number in numbers if number not in winners]
-    room = MOST_FIRST - len(winners)
-    if len(rest) > room:
-        rest = [rest[round(i * (len(rest) - 1) / (room - 1))] for i in range(room)]
+    places = MAX_INITIAL - len(winners)
+    if len(rest) > places:
+        rest = [rest[round(i * (len(rest) - 1) / (places - 1))] for i in range(places)]
     return [trials[number].params for number in (*winners, *rest)]
 
 
 def _fitting(
     points: Sequence[Mapping[str, Any]], space: SearchSpace, other: Path
 ) -> list[dict[str, Any]]:
-    """What of each point can be chosen in this space, every one once."""
-    knobs = space.parameters()
+    """The parameters of each point that this space has too, without duplicates."""
+    parameters = space.parameters()
     found: list[dict[str, Any]] = []
     for point in points:
-        fits = {path: value for path, value in point.items() if _admits(knobs.get(path), value)}
+        fits = {
+            path: value for path, value in point.items() if _has_value(parameters.get(path), value)
+        }
         if fits and fits not in found:
             found.append(fits)
     if not found:
         differs = [
-            f"{path} is {value} there, {_choices(knobs.get(path))} here"
-            for path, value in list(points[0].items())[:SHOWN]
+            f"{path} is {value} there, {_choices(parameters.get(path))} here"
+            for path, value in list(points[0].items())[:_SHOWN]
         ]
         raise ConfigError(
             f"no parameter of {other} fits the space {space.name}: {'; '.join(differs)}",
@@ -277,13 +279,15 @@ def _fitting(
 
 
 def is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
-    """Whether all that was asked for is as in `point`, which may hold more."""
+    """Whether all `params` have the values in `point`, which may have more parameters."""
     return all(params[path] == value for path, value in point.items() if path in params)
 
 
-def _choices(knob: Parameter | None) -> str:
-    return "not open" if knob is None else " or ".join(map(str, knob.values))
+def _choices(parameter: Parameter | None) -> str:
+    return "not open" if parameter is None else " or ".join(map(str, parameter.values))
 
 
-def _admits(knob: Parameter | None, value: Any) -> bool:
-    return knob is not None and any(value == v and type(value) is type(v) for v in knob.values)
+def _has_value(parameter: Parameter | None, value: Any) -> bool:
+    return parameter is not None and any(
+        value == v and type(value) is type(v) for v in parameter.values
+    )

@@ -279,7 +279,7 @@ def test_a_real_search_and_its_mirror_say_the_same(session: Any, tmp_path: Path)
         found = search(job, InlineWorkers())
     (name,) = optuna.get_all_study_names(url)
     study = optuna.load_study(study_name=name, storage=url)
-    mirrored = [t for t in study.trials if t.user_attrs["lepton_role"] == "candidate"]
+    mirrored = [t for t in study.trials if t.user_attrs["lepton_role"] == "trial"]
     assert {t.user_attrs["lepton_number"]: t.values[1] for t in mirrored} == {
         row.number: row.cost.size_bytes for row in found.rows
     }

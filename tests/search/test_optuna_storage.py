@@ -15,7 +15,7 @@ from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import load
-from lepton_automl.search.optuna_storage import Mirror, open_storage, shown
+from lepton_automl.search.optuna_storage import StorageWriter, open_storage, shown
 from lepton_automl.search.trials import Rejection
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import make_trial
@@ -28,9 +28,9 @@ KNOB = {"stem.out": distribution_to_json(CategoricalDistribution(CHOICES))}
 PLAIN = make_trial(0)
 
 
-def enter(number: int, refused: int = 0, size: int = 10_000) -> Happened:
+def enter(number: int, rejected: int = 0, size: int = 10_000) -> Happened:
     refusals = tuple(
-        Rejection({"stem.out": 24}, KNOB, {"max_size_bytes": 0.5}) for _ in range(refused)
+        Rejection({"stem.out": 24}, KNOB, {"max_size_bytes": 0.5}) for _ in range(rejected)
     )
     made = dataclasses.replace(
         PLAIN,
@@ -57,9 +57,9 @@ def winner(number: int = 0) -> Happened:
     )
 
 
-def mirror(storage: BaseStorage, **changes: Any) -> Mirror:
+def mirror(storage: BaseStorage, **changes: Any) -> StorageWriter:
     objectives = {name: load(name) for name in ("accuracy", "size_bytes")}
-    return Mirror(storage, "run", objectives, Limits(max_size_bytes=12_000), **changes)
+    return StorageWriter(storage, "run", objectives, Limits(max_size_bytes=12_000), **changes)
 
 
 def trials(storage: BaseStorage) -> dict[str, FrozenTrial]:
@@ -72,7 +72,7 @@ def trials(storage: BaseStorage) -> dict[str, FrozenTrial]:
 SEARCH = [
     enter(0),
     rung(0, "0", 100),
-    enter(1, refused=2),
+    enter(1, rejected=2),
     rung(1, "0", 120),
     rung(1, "1", 140, 3),
     enter(2),
@@ -92,8 +92,8 @@ def test_a_search_as_optuna_knows_it() -> None:
     found = trials(storage)
     assert {key: trial.state.name for key, trial in found.items()} == {
         "0": "COMPLETE",
-        "1-refused-0": "PRUNED",
-        "1-refused-1": "PRUNED",
+        "1-rejected-0": "PRUNED",
+        "1-rejected-1": "PRUNED",
         "1": "COMPLETE",
         "2": "FAIL",
         "1-final-0": "COMPLETE",
@@ -115,11 +115,11 @@ def test_constraints_are_optunas_and_those_the_dashboard_reads() -> None:
     made = mirror(storage)
     for event in SEARCH:
         made.observe(*event)
-    kept, refused = trials(storage)["1"], trials(storage)["1-refused-0"]
+    kept, rejected = trials(storage)["1"], trials(storage)["1-rejected-0"]
     assert kept.constraints["max_size_bytes"] == pytest.approx(10_000 / 12_000 - 1)
-    assert refused.constraints["max_size_bytes"] == 0.5
-    assert refused.user_attrs["constraint max_size_bytes"] == 0.5
-    assert refused.system_attrs["constraints"] == [0.5]
+    assert rejected.constraints["max_size_bytes"] == 0.5
+    assert rejected.user_attrs["constraint max_size_bytes"] == 0.5
+    assert rejected.system_attrs["constraints"] == [0.5]
 
 
 @pytest.mark.filterwarnings("ignore:PedAnova")
@@ -189,7 +189,7 @@ def test_another_search_in_the_same_storage_is_another_study(tmp_path: Path) -> 
     storage = open_storage(f"sqlite:///{tmp_path}/trials.db")
     objectives = {"accuracy": load("accuracy")}
     for name in ("a", "b"):
-        Mirror(storage, name, objectives, Limits()).observe(*enter(0))
+        StorageWriter(storage, name, objectives, Limits()).observe(*enter(0))
     counts = [len(optuna.load_study(study_name=n, storage=storage).trials) for n in "ab"]
     assert counts == [1, 1]
 

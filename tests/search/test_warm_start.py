@@ -16,7 +16,7 @@ from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.space import search_space
 from lepton_automl.search.trials import Plan, Trials, read_trials
-from lepton_automl.search.warm_start import MOST_FIRST, Source, read_warm_start, source
+from lepton_automl.search.warm_start import MAX_INITIAL, Source, read_warm_start, source
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import SPACE, InlineWorkers, result, search_request, small_space
@@ -152,7 +152,7 @@ def test_limits_that_are_narrower_leave_out_what_is_beyond(tmp_path: Path, other
     sizes = sorted(c.cost.size_bytes for n, c in trained(other).items() if n < 3)
     found = taken(tmp_path, other)
     made, _, ledger = begun(tmp_path, found, limits=Limits(max_size_bytes=sizes[0]))
-    assert [o.candidate.cost.size_bytes for o in made.observed] == sizes[:1]
+    assert [o.trial.cost.size_bytes for o in made.observed] == sizes[:1]
     ledger.close()
 
 
@@ -261,7 +261,7 @@ def test_a_long_front_is_cut_evenly(tmp_path: Path, other: Path) -> None:
     ledger.close()
     event = taken(tmp_path, other, data_fingerprint="x").event
     assert event is not None
-    assert 1 < len(event["first"]) <= MOST_FIRST
+    assert 1 < len(event["first"]) <= MAX_INITIAL
 
 
 def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, other: Path) -> None:
@@ -282,7 +282,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
     job = search_request(tmp_path / "second", space=only)
     event = {
         "first": [],
-        "observed": [{"candidate": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
+        "observed": [{"trial": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
     }
     Source("elsewhere", "ab", event).keep(job.ledger)
     made = Proposer(

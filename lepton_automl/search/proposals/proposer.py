@@ -247,8 +247,8 @@ class Proposer:
         """Give the study all that the ledger knows, in the order in which it came about."""
         for other in self.observed:
             outcomes = [(left, accuracy, other.samples) for left, accuracy in other.results]
-            self.study.restore(other.candidate, outcomes, is_ours=False)
-            self._learn(other.candidate)
+            self.study.restore(other.trial, outcomes, is_ours=False)
+            self._learn(other.trial)
         for number, candidate in self._trials.items():
             results = self._trials.results[number]
             self.study.restore(candidate, outcomes_of(results, self._rungs(number)))
