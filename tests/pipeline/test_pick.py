@@ -177,11 +177,11 @@ def test_a_trial_without_a_final_training_is_trained_once_also_after_interruptio
 
     monkeypatch.setattr(training, "run_task", counting)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "compressed", stopped)
+        patch.setattr(stages, "compress", stopped)
         with pytest.raises(KeyboardInterrupt):
             pick(resumed(run.out), wanted)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "exported", stopped)  # no need to verify once more
+        patch.setattr(stages, "export_and_verify", stopped)  # no need to verify once more
         with pytest.raises(KeyboardInterrupt):
             pick(resumed(run.out), wanted)
     assert [task.key for task in trained] == [f"{smaller(run.out).number}-pick"]
@@ -197,9 +197,9 @@ def test_an_accepted_pruning_step_is_picked_where_no_trial_is_small_enough(run):
     for width in best.arch.graph.widths:
         step = cut_channels(step, width.name, list(range(width.size // 2)))
     step.save(folder / "pruned-9")
-    rungs = json.loads((folder / "ladder.json").read_text())
-    rungs[1:-1] = [rungs[0] | {"name": "pruned-9", "arch": step.arch.hash}]
-    (folder / "ladder.json").write_text(json.dumps(rungs))
+    steps = json.loads((folder / "steps.json").read_text())
+    steps[1:-1] = [steps[0] | {"name": "pruned-9", "arch": step.arch.hash}]
+    (folder / "steps.json").write_text(json.dumps(steps))
     macs = step.arch.graph.macs
     picked = pick(resumed(run.out), PickRequest(Limits(max_macs=macs)))
     assert picked.label == "pruned-9 of the winner"
