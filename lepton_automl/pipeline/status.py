@@ -1,4 +1,4 @@
-"""How far a run is, read from its ledger while it may be working."""
+"""Progress of a run, read from its ledger, also while the run works."""
 
 from __future__ import annotations
 
@@ -19,69 +19,69 @@ from lepton_automl.runs.live_status import StatusEntry
 from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.training_key import Stage, TrainingKey
 
-SILENT_SECONDS = 10.0
-"""A command writes down twice a second that it lives; after so long it is stopped or starved."""
+_SILENT_SECONDS = 10.0
+"""A command writes a heartbeat twice a second; after this time without one it counts as silent."""
 State = Literal["working", "silent", "interrupted", "ended"]
 
 
 @dataclass(frozen=True)
 class WorkerNow:
-    """What one worker does."""
+    """Task and progress of one worker."""
 
     pid: int
     task: str
-    """Key of its task, such as "7-0" or "7-final-0"; empty where it has none."""
+    """Key of its task, such as "7-0" or "7-final-0"; empty if it is idle."""
     seconds: float
-    """Since it was given the task."""
+    """Time since the task was started."""
     share: float
-    """How much of its training is done, 0 to 1."""
+    """Share of the task that is done, 0 to 1."""
     waits: bool
-    """It pauses because something is measured."""
+    """It waits for a latency measurement."""
 
 
 @dataclass(frozen=True)
 class RungNow:
-    """How many candidates have come how far."""
+    """Numbers of trials at one rung."""
 
     rung: int
     finished: int
     promoted: int
-    """Of those, how many are in the next rung or have finished it."""
+    """How many of them train at the next rung or have finished it."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """A run as it is now."""
+    """State of a run."""
 
     folder: RunFolder
     definition: Definition
     alive_seconds: float
-    """Seconds in which commands worked on it."""
+    """Seconds that commands have worked on it."""
     events: dict[str, int]
-    """How many events of each kind the ledger holds."""
+    """Number of ledger events of each kind."""
     has_winner: bool
     verdict: Verdict | None
     """None until the artifact is complete."""
     state: State
-    """`working`; `silent`: there, but stopped or starved; `interrupted`: killed or stopped, nobody
-    works on it; `ended` by itself."""
+    """`working`; `silent`: the command is stopped, or the machine overloaded; `interrupted`: the
+    command was stopped or killed; `ended`: it ended by itself."""
     command: Mapping[str, Any]
-    """Of the last command: `words` as typed, `pid`, `budget_seconds`, `trials`."""
+    """The last command: `words` as typed, `pid`, `budget_seconds`, `trials`."""
     silent_seconds: float
-    """Since the last sign of life of the command that works on it; 0 where there is none."""
+    """Time since the last heartbeat of the command; 0 where none works on the run."""
     error: str
-    """What the last command ended with, where it was an error."""
+    """Error that ended the last command; empty without one."""
     progress: Mapping[str, Any]
-    """`stage`, `message`, `done` and `total` of its last event that counts something."""
+    """`stage`, `message`, `done` and `total` of the last progress event."""
     messages: tuple[Mapping[str, Any], ...]
-    """`stage`, `message` and `at` (seconds since 1970) of the last events that do not."""
+    """`stage`, `message` and `at` (seconds since 1970) of the last other events."""
     workers: tuple[WorkerNow, ...]
     rungs: tuple[RungNow, ...]
     found: Mapping[str, Any]
-    """`best`, `front` (the candidates' figures), `trials` and `eta_seconds`, as the search told
-    them last."""
+    """`best`, `front` (values of its trials), `trials` and `eta_seconds`, as last published by the
+    search."""
     hypervolume: tuple[float, ...]
-    """Of the front, after every rung."""
+    """Hypervolume of the front after every rung."""
 
     @property
     def is_open(self) -> bool:
@@ -90,7 +90,7 @@ class Status:
 
 
 def status(folder: RunFolder) -> Status:
-    """Read a run; nothing is changed.
+    """Read the state of a run without changing it.
 
     Raises
     ------
@@ -104,12 +104,12 @@ def status(folder: RunFolder) -> Status:
         )
     definition, is_open = folder.definition(), is_held(folder.ledger)
     with LedgerView(folder.ledger) as ledger:
-        notes, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
+        entries, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
         counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)
         seconds = ledger.alive_seconds()
     is_complete = (folder.artifact / MANIFEST).is_file()
     verdict = writer.read_verdict(folder.artifact) if is_complete else None
-    workers = _workers(notes) if is_open else ()
+    workers = _workers(entries) if is_open else ()
     return Status(
         folder=folder,
         definition=definition,
@@ -117,34 +117,36 @@ def status(folder: RunFolder) -> Status:
         events=counts,
         has_winner=(folder.best / "weights.safetensors").is_file(),
         verdict=verdict,
-        state=_state(notes, is_open=is_open, is_complete=is_complete),
-        command=_value(notes, live_status.COMMAND),
-        silent_seconds=_silence(notes) if is_open else 0.0,
-        error=_value(notes, live_status.ENDED).get("error", ""),
-        progress=_value(notes, live_status.PROGRESS) if is_open else {},
-        messages=tuple(_value(notes, live_status.MESSAGES).get("last", ())),
+        state=_state(entries, is_open=is_open, is_complete=is_complete),
+        command=_value(entries, live_status.COMMAND),
+        silent_seconds=_silence(entries) if is_open else 0.0,
+        error=_value(entries, live_status.ENDED).get("error", ""),
+        progress=_value(entries, live_status.PROGRESS) if is_open else {},
+        messages=tuple(_value(entries, live_status.MESSAGES).get("last", ())),
         workers=workers,
         rungs=_rungs(rungs, [worker.task for worker in workers]),
-        found=_value(notes, live_status.FOUND),
+        found=_value(entries, live_status.FOUND),
         hypervolume=tuple(v["value"] for key, v in volumes.items() if key != REFERENCE),
     )
 
 
-def _state(notes: Mapping[str, StatusEntry], *, is_open: bool, is_complete: bool) -> State:
+def _state(entries: Mapping[str, StatusEntry], *, is_open: bool, is_complete: bool) -> State:
     if is_open:
-        return "silent" if _silence(notes) > SILENT_SECONDS else "working"
-    has_ended = live_status.ENDED in notes or (not notes and is_complete)
+        return "silent" if _silence(entries) > _SILENT_SECONDS else "working"
+    has_ended = live_status.ENDED in entries or (not entries and is_complete)
     return "ended" if has_ended else "interrupted"
 
 
-def _silence(notes: Mapping[str, StatusEntry]) -> float:
-    """Seconds since the command said that it lives; 0 before it has said so at all."""
+def _silence(entries: Mapping[str, StatusEntry]) -> float:
+    """Seconds since the last heartbeat; 0 before the first."""
     return (
-        max(0.0, time.time() - notes[live_status.HEART].at) if live_status.HEART in notes else 0.0
+        max(0.0, time.time() - entries[live_status.HEART].at)
+        if live_status.HEART in entries
+        else 0.0
     )
 
 
-def _workers(notes: Mapping[str, StatusEntry]) -> tuple[WorkerNow, ...]:
+def _workers(entries: Mapping[str, StatusEntry]) -> tuple[WorkerNow, ...]:
     now = time.time()
     return tuple(
         WorkerNow(
@@ -154,12 +156,12 @@ def _workers(notes: Mapping[str, StatusEntry]) -> tuple[WorkerNow, ...]:
             worker["share"],
             worker["waits"],
         )
-        for worker in _value(notes, live_status.WORKERS).get("workers", ())
+        for worker in _value(entries, live_status.WORKERS).get("workers", ())
     )
 
 
 def _rungs(finished: list[str], at_work: list[str]) -> tuple[RungNow, ...]:
-    """Counts from the keys of rungs and tasks; last trainings are no rungs."""
+    """Count trials by rung, from the keys of results and running tasks."""
     done, reached = _rung_keys(finished), _rung_keys(finished + at_work)
     last = max((key.round for key in reached), default=-1)
     return tuple(
@@ -173,7 +175,7 @@ def _rungs(finished: list[str], at_work: list[str]) -> tuple[RungNow, ...]:
 
 
 def _rung_keys(texts: list[str]) -> set[TrainingKey]:
-    """Those of the keys that name a rung."""
+    """The keys of rungs among `texts`."""
     keys: set[TrainingKey] = set()
     for text in texts:
         with contextlib.suppress(ValueError):  # A task that trains no trial.
@@ -181,5 +183,5 @@ def _rung_keys(texts: list[str]) -> set[TrainingKey]:
     return {key for key in keys if key.stage is Stage.RUNG}
 
 
-def _value(notes: Mapping[str, StatusEntry], name: str) -> dict[str, Any]:
-    return notes[name].value if name in notes else {}
+def _value(entries: Mapping[str, StatusEntry], name: str) -> dict[str, Any]:
+    return entries[name].value if name in entries else {}

@@ -40,7 +40,7 @@ def test_a_path_without_a_run_is_rejected(lepton, tmp_path):
 def test_watching_a_stopped_run_shows_it_once(lepton, working):
     done = lepton("status", str(working), "--watch")
     assert done.exit_code == 0
-    assert "nobody works on it now; it was interrupted" in done.out
+    assert "no command works on it; the last command was interrupted" in done.out
 
 
 def test_watch_and_json_exclude_each_other(lepton, working):

@@ -25,7 +25,7 @@ def lines_with(text, *words):
 def test_the_screen_tells_workers_rungs_front_leader_and_time():
     text = shown(status())
     assert lines_with(text, "101", "trial 7, rung 1", "4 s", "50%")
-    assert lines_with(text, "102", "trial 3, final training", "something is measured")
+    assert lines_with(text, "102", "trial 3, final training", "waits for a latency measurement")
     assert lines_with(text, "103", "nothing")
     assert lines_with(text, " 0 ", " 3 ", " 1 ")
     assert lines_with(text, "best so far", "trial 3", "98.10 %", "12.3 kB", "51.2 us")
@@ -39,8 +39,8 @@ def test_the_screen_tells_workers_rungs_front_leader_and_time():
 
 def test_a_run_nobody_works_on_says_so_and_how_to_go_on():
     text = shown(status(state="interrupted", workers=(), progress={}))
-    assert "nobody works on it now; it was interrupted" in text
-    assert "go on with: lepton run digits" in text
+    assert "no command works on it; the last command was interrupted" in text
+    assert "continue with: lepton run digits" in text
     assert "left" not in text.replace("lepton", "")
     called = status(state="interrupted", workers=(), progress={}, command={})
     assert "the same command goes on" in shown(called)
@@ -51,7 +51,7 @@ def test_a_run_nobody_works_on_says_so_and_how_to_go_on():
 
 def test_a_stopped_command_is_told_with_its_process():
     text = shown(status(state="silent", silent_seconds=75.0))
-    assert "process 4711 has said nothing for 75 s" in text
+    assert "process 4711 has not reported for 75 s" in text
 
 
 def test_a_run_that_has_just_begun_is_a_screen_too():

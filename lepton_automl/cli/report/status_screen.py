@@ -27,7 +27,7 @@ BAR_COLUMNS = 12
 
 
 def watch_status(read: Callable[[], Status], seconds: float = REFRESH_SECONDS) -> None:
-    """Show a run until nobody works on it any more; only reading."""
+    """Show the state of a run until no command works on it."""
     console = Console(file=sys.stdout, highlight=False)
     with Live(console=console, auto_refresh=False) as screen:
         while True:
@@ -39,7 +39,7 @@ def watch_status(read: Callable[[], Status], seconds: float = REFRESH_SECONDS) -
 
 
 def status_view(status: Status) -> RenderableType:
-    """What a run has done, and what it does at this moment."""
+    """The state of a run as tables."""
     parts: list[RenderableType] = [_head(status)]
     if status.workers:
         parts.append(_workers(status.workers))
@@ -52,9 +52,9 @@ def status_view(status: Status) -> RenderableType:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The course of `values` as a line of blocks, at most 40 of them."""
+    """`values` as a line of at most 40 block characters."""
     step = max(1, -(-len(values) // SPARK_COLUMNS))
-    # From the end, so that the newest value is always there.
+    # From the end, so that the newest value is always shown.
     shown = list(values[::-1][::step][::-1])
     low, high = min(shown), max(shown)
     top = len(SPARKS) - 1
@@ -89,11 +89,15 @@ def _state(status: Status) -> str:
         return f"working, process {status.command.get('pid', '?')}"
     if status.state == "silent":
         return (
-            f"process {status.command.get('pid', '?')} has said nothing for "
+            f"process {status.command.get('pid', '?')} has not reported for "
             f"{duration(status.silent_seconds)}: it is stopped, or the machine is overloaded"
         )
-    ending = "the last command has ended" if status.state == "ended" else "it was interrupted"
-    return f"nobody works on it now; {ending}" + (f": {status.error}" if status.error else "")
+    ending = (
+        "the last command has ended"
+        if status.state == "ended"
+        else "the last command was interrupted"
+    )
+    return f"no command works on it; {ending}" + (f": {status.error}" if status.error else "")
 
 
 def _time(status: Status) -> str:
@@ -105,7 +109,7 @@ def _time(status: Status) -> str:
 
 def _progress(progress: Mapping[str, Any]) -> str:
     share = progress["done"] / progress["total"] if progress["total"] else 0.0
-    # The message goes on with the best so far and the time left, which have lines of their own.
+    # Best trial and time left, which follow in the message, have lines of their own.
     return f"{_bar(share)} {progress['message'].partition(';')[0]}"
 
 
@@ -118,8 +122,8 @@ def _bar(share: float) -> str:
 def _workers(workers: Sequence[WorkerNow]) -> Table:
     table = Table("worker", "process", "trains", "for", "done")
     for slot, worker in enumerate(workers, 1):
-        task = worker.task or "nothing"
-        done = "waits: something is measured" if worker.waits else _bar(worker.share)
+        task = worker.task or "idle"
+        done = "waits for a latency measurement" if worker.waits else _bar(worker.share)
         cells = (task_text(task), duration(worker.seconds), done) if worker.task else (task, "", "")
         table.add_row(str(slot), str(worker.pid), *cells)
     return table
@@ -150,8 +154,8 @@ def _figures(row: Mapping[str, Any]) -> str:
 
 
 def _ending(status: Status) -> list[Text]:
-    """For a run that was interrupted, the command that goes on with it."""
+    """For an interrupted run, the command that continues it."""
     if status.state != "interrupted":
         return []
     words = status.command.get("words")
-    return [Text(f"go on with: {words}" if words else "the same command goes on with it", "bold")]
+    return [Text(f"continue with: {words}" if words else "the same command continues it", "bold")]
