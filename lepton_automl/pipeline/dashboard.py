@@ -12,7 +12,7 @@ from lepton_automl.errors import DataError, MachineError
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import LedgerView
 from lepton_automl.search.objectives import load as load_objective
-from lepton_automl.search.optuna_storage import Mirror
+from lepton_automl.search.optuna_storage import StorageWriter
 
 _HOST = "127.0.0.1"
 """Not reachable from other machines."""
@@ -50,7 +50,7 @@ class Dashboard:
         self._copied, self._last = 0, 0.0
         storage = InMemoryStorage()
         objectives = {name: load_objective(name) for name in known.objectives}
-        self._mirror = Mirror(storage, self.study, objectives, known.limits)
+        self._mirror = StorageWriter(storage, self.study, objectives, known.limits)
         self._copy_new_events()
         try:
             app = optuna_dashboard.wsgi(storage)

@@ -26,7 +26,7 @@ def test_the_screen_tells_workers_rungs_front_leader_and_time():
     text = shown(status())
     assert lines_with(text, "101", "trial 7, rung 1", "4 s", "50%")
     assert lines_with(text, "102", "trial 3, final training", "waits for a latency measurement")
-    assert lines_with(text, "103", "nothing")
+    assert lines_with(text, "103", "idle")
     assert lines_with(text, " 0 ", " 3 ", " 1 ")
     assert lines_with(text, "best so far", "trial 3", "98.10 %", "12.3 kB", "51.2 us")
     assert lines_with(text, "trial 3 ", "98.10 %", "1.2 M")
