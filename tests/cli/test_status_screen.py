@@ -37,16 +37,16 @@ def test_the_screen_tells_workers_rungs_front_leader_and_time():
     assert "runs/[x]" in text
 
 
-def test_a_run_nobody_works_on_says_so_and_how_to_go_on():
+def test_an_interrupted_run_names_the_command_that_continues_it():
     text = shown(status(state="interrupted", workers=(), progress={}))
     assert "no command works on it; the last command was interrupted" in text
     assert "continue with: lepton run digits" in text
     assert "left" not in text.replace("lepton", "")
     called = status(state="interrupted", workers=(), progress={}, command={})
-    assert "the same command goes on" in shown(called)
+    assert "the same command continues it" in shown(called)
     ended = shown(status(state="ended", workers=(), error="no space left"))
     assert "the last command has ended: no space left" in ended
-    assert "go on" not in ended
+    assert "continue" not in ended
 
 
 def test_a_stopped_command_is_told_with_its_process():

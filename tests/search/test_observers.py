@@ -163,14 +163,16 @@ def test_a_bug_in_an_observer_is_shown_and_ends_no_search(ledger: Ledger) -> Non
     assert "stopped because of a bug" in event.message
 
 
-def test_nobody_waits_for_a_slow_observer(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_does_not_wait_for_a_slow_observer(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
 
     class Observer(Remembering):
         def observe(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
             released.wait()
 
-    monkeypatch.setattr(observers, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(observers, "_CLOSE_SECONDS", 0.1)
     told = list[Event]()
     with watched(ledger, [Observer()], told.append):
         ledger.record("kind", "1", {})
