@@ -102,18 +102,48 @@ def test_the_architecture_page_shows_the_layers_of_the_import_contract():
     assert [line.split(" | ") for line in shown.splitlines()] == contract()
 
 
-def test_the_public_modules_of_the_architecture_page_exist():
-    rows = re.findall(r"^\| ([\w, ]+) \| ([\w., ]+) \|$", ARCHITECTURE, re.M)
-    modules = {
-        f"{package}/{module.replace('.', '/')}"
-        for package, names in rows
+def public() -> dict[str, set[str]]:
+    """Public modules of each package as the architecture page lists them."""
+    rows = re.findall(r"^\| ([\w, ]+) \| ([^|]+) \|$", ARCHITECTURE, re.M)
+    return {
+        package: set(re.split(r"; for `[\w.]+` also |, ", modules))
+        for packages, modules in rows
+        for package in packages.split(", ")
         if package in on_disk()
-        for module in names.split(", ")
-        if module != "all"
     }
+
+
+def imports_between_packages() -> Iterator[tuple[str, str]]:
+    """Importing file, and package and module that it imports, such as `search.finals.winner`."""
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            for alias in node.names:
+                parts = [*node.module.split("."), alias.name]
+                place = ROOT.joinpath(*parts)
+                found = parts if place.with_suffix(".py").exists() or place.is_dir() else parts[:-1]
+                if found[0] == PACKAGE.name and found[1:] and found[1] != own:
+                    yield str(path.relative_to(ROOT)), ".".join(found[1:])
+
+
+def test_the_public_modules_of_the_architecture_page_exist():
+    modules = {f"{package}.{m}" for package, ms in public().items() for m in ms if m != "all"}
     assert len(modules) > 40
-    found = {m for m in modules if (PACKAGE / f"{m}.py").is_file() or (PACKAGE / m).is_dir()}
-    assert sorted(modules - found) == []
+    paths = {module: PACKAGE.joinpath(*module.split(".")) for module in modules}
+    missing = [m for m, p in paths.items() if not (p.is_dir() or p.with_suffix(".py").is_file())]
+    assert not sorted(missing)
+
+
+def test_packages_import_public_modules_of_other_packages_only():
+    listed, hidden = public(), []
+    for path, module in imports_between_packages():
+        package, _, rest = module.partition(".")
+        shown = listed.get(package, {"all"})
+        if "all" not in shown and not any(f"{rest}.".startswith(f"{m}.") for m in shown):
+            hidden.append(f"{path}: {module}")
+    assert not hidden
 
 
 @pytest.mark.parametrize(("page", "words"), [*commands()], ids=lambda one: str(one)[:60])
