@@ -1,6 +1,6 @@
-"""The Python API; the commands of the same names call these functions.
+"""Python API; the commands of the same names call these functions.
 
-The modules that compute are imported by the functions: torch takes seconds to load.
+Each function imports what it computes with, because torch takes seconds to load.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """Options of `run` and `search`: the fields of `RunConfig` but `data`, in the user's types."""
+    """Options of `run` and `search`: fields of `RunConfig`, with paths also as text."""
 
     out: str | Path
     test: str | Path | None
@@ -72,7 +72,7 @@ class CompressOptions(TypedDict, total=False):
     started: float | None
 
 
-PATHS = ("out", "test", "latency_from", "warm_start")
+_PATHS = ("out", "test", "latency_from", "warm_start")
 
 
 def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
@@ -81,7 +81,7 @@ def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) ->
     Parameters
     ----------
     data
-        `digits`, a folder with a sub-folder a class, or an .npz file.
+        `digits`, a folder with one sub-folder per class, or an .npz file.
     emit : callable
         Receives an `Event` for each line of progress.
     **options
@@ -99,7 +99,7 @@ def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) ->
 
 
 def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> SearchResult:
-    """Search only; the winner lies in the run folder's `models/best`. Parameters as for `run`."""
+    """Search only and save the winner in `models/best`; parameters as for `run`."""
     config = _config(data, dict(options))
     from lepton_automl.pipeline import run as pipeline
 
@@ -115,28 +115,28 @@ def compress(
 ) -> CompressionResult | Outcome:
     """Compress the best net of a run, a net in lepton's format, or an ONNX classifier.
 
-    Which of four things is done depends on `source`, `data` and `limits`:
+    The result depends on `source`, `data` and `limits`:
 
     ====================  ======  ==========  ==================================================
     source                data    limits      result
     ====================  ======  ==========  ==================================================
-    a run                 no      no          its best net pruned and quantized inside the run;
+    a run                 no      no          its best net pruned and quantized in the run folder;
                                               `CompressionResult`, the steps
-    a run                 no      some        its best net pruned to the limits, in a folder of
-                                              its own, verified; `Outcome`
+    a run                 no      some        its best net pruned to the limits in another
+                                              folder, verified; `Outcome`
     a folder with         yes     any         the net pruned, quantized and verified; `Outcome`
     arch.json and
     weights.safetensors
-    an .onnx file         yes     any         the model quantized, layers that lose accuracy left
-                                              in float, and verified; `Outcome`
+    an .onnx file         yes     any         the model quantized, layers that lose accuracy in
+                                              float, verified; `Outcome`
     ====================  ======  ==========  ==================================================
 
     Parameters
     ----------
     source
-        What to compress.
+        A run, a net in lepton's format or an ONNX classifier.
     data
-        Labelled samples that `source` classifies, in any form that `run` takes; None for a run.
+        Labelled samples for `source`, in any form that `run` takes; None for a run.
     emit : callable
         Receives an `Event` for each line of progress.
     **options
@@ -176,7 +176,7 @@ def pick(
     started: float | None = None,
     emit: Emit = silent,
 ) -> PickResult:
-    """Make another point of the front in `run` a whole artifact; see `lepton pick --help`.
+    """Make an artifact of another trial of `run`; see `lepton pick --help`.
 
     Raises
     ------
@@ -187,8 +187,8 @@ def pick(
     """
     if not (limits and limits.stated) and prefer is None:
         raise ConfigError(
-            "nothing to pick by: neither limits nor a preference is given",
-            fix="give limits or prefer; `front` lists what there is",
+            "a pick needs limits or a preference, none is given",
+            fix="give limits or prefer; `front` lists the trials",
         )
     if prefer not in (None, "size", "latency"):
         raise ConfigError(f"--prefer {prefer!r} is not known", fix="choose one of: latency, size")
@@ -202,7 +202,7 @@ def pick(
 
 
 def front(run: str | Path) -> Front:
-    """What the run in `run` has trained, and which trial it chose; reading only."""
+    """Read the front of `run` and the trial it chose."""
     from lepton_automl.pipeline.front import read_front
 
     return read_front(locate(Path(run)))
@@ -224,7 +224,7 @@ def verify(
 
 
 def status(run: str | Path) -> Status:
-    """How far the run in `run` is; reading only, also while it works."""
+    """Read the progress of `run`, also while it is running."""
     from lepton_automl.pipeline.status import status as read_status
 
     return read_status(locate(Path(run)))
@@ -238,10 +238,10 @@ def predict(artifact: str | Path, files: Sequence[str | Path]) -> list[Predictio
 
 
 def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:
-    """The best net of a run: within its own limits there, within others in a folder of its own."""
+    """Compress the best net of a run: in its folder, or to other limits in another folder."""
     own = {"limits", "out", "prefer", "fresh"} if "limits" in given else set[str]()
     known = given.keys() - own - {"budget", "device", "started"}
-    _check_no_effect(known, "a run has its own settings; for a model of yours give --data")
+    _check_no_effect(known, "leave it out: the run defines it; for a model of your own give --data")
     try:
         config = configured(
             locate(run),
@@ -253,7 +253,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
         if run.suffix != ".onnx":
             raise
         raise DataError(
-            error.what, fix=f"for a model of yours: lepton compress {run} --data PICTURES"
+            error.what, fix=f"for a model of your own: lepton compress {run} --data PICTURES"
         ) from error
     if "limits" not in given:
         from lepton_automl.pipeline import run as pipeline
@@ -283,10 +283,10 @@ def _compress_net(source: Path, data: str | Path, given: dict[str, Any], emit: E
 def _compress_onnx(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:
     _check_no_effect(
         given.keys() & {"budget", "device"},
-        "a model made elsewhere is not trained, it takes minutes on one core: leave it out",
+        "leave it out: an ONNX model is not trained",
     )
     preprocessing = given.pop("preprocessing", None)
-    # Every sample counts alike: its accuracy is known to the user as a plain share.
+    # Samples have equal weight: the user knows the accuracy of the model as a plain share.
     settings = {"out": _int8_folder(source), "balance": "off"} | given
     config = _config(data, settings)
     from lepton_automl.pipeline.compress_onnx import compress_model
@@ -305,12 +305,12 @@ def _is_stated(value: object) -> bool:
     return value is not None and value is not False
 
 
-OPTION_NAMES = {"limits": "a limit"}
+_OPTION_NAMES = {"limits": "a limit"}
 
 
 def _check_no_effect(names: set[str], fix: str) -> None:
     for name in sorted(names):
-        option = OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
+        option = _OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
         raise ConfigError(f"{option} has no effect here", fix=fix)
 
 
@@ -319,7 +319,7 @@ def _seconds(budget: str | float | None) -> float | None:
 
 
 def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
-    """The configuration that options in the user's types mean.
+    """The configuration that the options of `run` or `search` describe.
 
     Raises
     ------
@@ -328,7 +328,7 @@ def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
     """
     settings = dict(given)
     settings["budget_seconds"] = _seconds(settings.pop("budget", None))
-    settings |= {n: Path(settings[n]) for n in PATHS if settings.get(n) is not None}
+    settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
     settings |= {n: tuple(settings[n]) for n in ("objectives", "callbacks") if n in settings}
     if settings.get("space") is not None:
         settings["space"] = str(settings["space"])

@@ -1,4 +1,4 @@
-"""Limits and the definition of a run: what the user asks for, checked."""
+"""Limits and the configuration of a run, checked when they are made."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Balance = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class LimitSpec:
-    """How one limit is stated on the command line, rounded, worded, and which cost it bounds."""
+    """One limit: its name in words, its option, unit and rounding, and the cost it bounds."""
 
     words: str
-    """What is limited, with `at most` or `at least`."""
+    """Name in words, with `at most` or `at least`."""
     option: str
-    """Of the command line."""
+    """Option of the command line."""
     unit: Unit
-    """Of the option's number; 1 kB is 1000 bytes."""
+    """Unit of the option's value; 1 kB is 1000 bytes."""
     decimals: int
-    """Of a suggested value."""
+    """Decimals of a suggested value."""
     cost: str | None = None
-    """Field of `Cost` and `Figures` that it bounds, known before training; None: no cost."""
+    """Field of `Cost` and `FileMetrics` that it bounds; None for accuracies and drops."""
 
     @property
     def scale(self) -> float:
-        """Value of the limit where the option's number is 1."""
+        """Value of the limit for the option value 1."""
         return 1000.0 if self.unit == "kB" else 1.0
 
     @property
     def noun(self) -> str:
-        """What is limited."""
+        """Name in words, without `at most` or `at least`."""
         return self.words.removesuffix(" at most").removesuffix(" at least")
 
     def rounded(self, value: float) -> str:
@@ -52,7 +52,7 @@ class LimitSpec:
         return text.rstrip("0").rstrip(".") if self.decimals else text
 
     def measured(self, cost: object) -> float | None:
-        """Value of the bounded field of a `Cost` or `Figures`; None: not known, or no cost."""
+        """Value of the bounded field of a `Cost` or `FileMetrics`; None: not known, or no cost."""
         value: float | None = None if self.cost is None else getattr(cost, self.cost)
         return value
 
@@ -62,7 +62,7 @@ LIMITS: Mapping[str, LimitSpec] = {
     "max_size_bytes": LimitSpec("size at most", "--max-size-kb", "kB", 1, "size_bytes"),
     "max_macs": LimitSpec("multiply-accumulates at most", "--max-macs", "MACs", 0, "macs"),
     "max_peak_ram_bytes": LimitSpec(
-        "feature memory at most", "--max-ram-kb", "kB", 1, "peak_ram_bytes"
+        "peak memory of feature maps at most", "--max-ram-kb", "kB", 1, "peak_ram_bytes"
     ),
     "min_accuracy": LimitSpec("accuracy at least", "--min-accuracy", "share", 3),
     "max_drop": LimitSpec("accuracy drop at most", "--max-drop", "points", 2),
@@ -77,13 +77,13 @@ def options_text(values: Mapping[str, float]) -> str:
 
 
 def would_fit(values: Mapping[str, float]) -> str:
-    """Limits that a net with these values keeps, as a way out in an error."""
+    """Options with limits that a net with these values meets, for the fix of an error."""
     return f"{options_text(values)} would fit"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the shipped file must keep; None is no limit. Only stated limits are judged."""
+    """Limits of the shipped file; None is no limit."""
 
     max_latency_ms: float | None = None
     """Milliseconds a sample at batch 1 on one thread."""
@@ -98,7 +98,7 @@ class Limits:
     max_drop: float | None = None
     """Accuracy points (0 to 100) the file may lose against the float reference."""
     max_class_drop: float | None = None
-    """Points (0 to 100) it may lose of any class's share of right answers."""
+    """Accuracy points (0 to 100) any class may lose against the float reference."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -125,18 +125,18 @@ class Limits:
 
 
 ACCURACY = "accuracy"
-"""The objective that every search has."""
+"""Objective of every search."""
 
 EVERY_OBJECTIVE = (ACCURACY, "latency_ms", "size_bytes")
-"""What a search minds where the user does not say."""
+"""Default objectives of a search."""
 
 DEFAULT_BUDGET_SECONDS = 600.0
-"""Ten minutes, where neither a budget nor a number of trials is given."""
+"""Budget where neither a budget nor a number of trials is given."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the choice among trained nets is made by."""
+    """Criteria of the choice among trained nets."""
 
     limits: Limits = field(default_factory=Limits)
     prefer: Prefer = "size"
@@ -144,26 +144,26 @@ class Goal:
 
     @property
     def minds_costs(self) -> bool:
-        """Whether of two nets within the limits a cheaper one is better."""
+        """Whether a cheaper net is preferred among nets within the limits."""
         return self.objectives != (ACCURACY,)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a user says about a run.
+    """Configuration of a run.
 
-    Data, space, limits, objectives, seed, target, preference and what counts alike define it; the
-    rest may change from one call to the next.
+    Data, space, limits, objectives, seed, sampler, target, preference and balance define the run;
+    the rest may change between calls on the same run folder.
     """
 
     data: str
-    """`digits`, a folder with a sub-folder a class, or an .npz file."""
+    """`digits`, a folder with one sub-folder per class, or an .npz file."""
     out: Path
     """The run folder."""
     test: Path | None = None
-    """A test part of its own, in any form that `data` may have."""
+    """Separate test data, in any form that `data` may have."""
     space: str | None = None
-    """A shipped search space or a file; None: by the size of the pictures."""
+    """Name of a shipped search space or a file; None: chosen by the size of the pictures."""
     limits: Limits = field(default_factory=Limits)
     objectives: tuple[str, ...] = EVERY_OBJECTIVE
     seed: int = 0
@@ -172,48 +172,48 @@ class RunConfig:
     target: str = "x86-any"
     prefer: Prefer = "size"
     latency_from: Path | None = None
-    """A latency table of the device the file is for; None: measured here, or the target's
-    estimate."""
+    """Latency table of the target device; None: latencies are measured here, or estimated for a
+    target that is not this machine."""
     warm_start: Path | None = None
-    """A run whose candidates or front this one begins with."""
+    """A run whose trials, or on other data whose front, this run starts with."""
     budget_seconds: float | None = None
-    """Wall-clock seconds the command may be alive, summed over resumes."""
+    """Wall-clock seconds of the run, summed over resumed calls."""
     trials: int | None = None
-    """Candidates to train; with it and no budget the length of everything is fixed."""
+    """Number of trials; with it and no budget the epochs do not depend on the time."""
     jobs: int | None = None
-    """Worker processes; None: one a core, or one a GPU."""
+    """Worker processes; None: one per core, or per GPU."""
     jobs_per_gpu: int | None = None
-    """Worker processes on each GPU; 0: as many as make the whole faster; None: not asked for."""
+    """Worker processes per GPU; 0: chosen by the speed they reach; None: not set."""
     final_jobs: int = 1
-    """Processes that train one net together at the end, each with its share of every batch."""
+    """Processes that share each batch of a final training."""
     device: str = "auto"
     skip_corrupt: bool = False
     no_flip: bool = False
-    """Never mirror training pictures; else the data are asked whether they may be."""
+    """Never mirror training pictures; else a trained net decides it (`search.flip_check`)."""
     balance: Balance = "auto"
-    """Whether every class counts alike, in training and in accuracy, or every sample does; `auto`:
-    where the rarest class has few training samples (`balance.UNEVEN_RATIO`)."""
+    """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
+    where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
     fresh: bool = False
     optuna_storage: str | None = None
-    """Where every trial is mirrored to: the URL of a database or the path of a journal file."""
+    """Where every trial is copied to: the URL of a database or the path of a journal file."""
     callbacks: tuple[str, ...] = ()
-    """Names of callbacks that are told how the search goes."""
+    """Names of callbacks that receive the events of the search."""
     started: float | None = field(default=None, compare=False)
-    """`time.monotonic()` at which the command began; None: when its run is opened."""
+    """`time.monotonic()` at the start of the command; None: when its run is opened."""
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
             raise ConfigError(
                 f"--trials {self.trials}, the rule is at least 1",
-                fix="search one candidate or more",
+                fix="give 1 or more",
             )
         if self.jobs is not None and not 1 <= self.jobs <= 256:
             raise ConfigError(
-                f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one a core"
+                f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one per core"
             )
         if self.jobs_per_gpu is not None and self.jobs is not None:
             raise ConfigError(
-                f"--jobs {self.jobs} and --jobs-per-gpu both say how many workers there are",
+                f"--jobs {self.jobs} and --jobs-per-gpu both set the number of workers",
                 fix="leave one of them out",
             )
         if not 0 <= self.seed < 2**31:
@@ -222,8 +222,9 @@ class RunConfig:
             )
         if self.latency_from is not None and not self.asks_for_latency:
             raise ConfigError(
-                f"--latency-from {self.latency_from} has no effect: no latency is asked for",
-                fix="state --max-latency-ms, or put latency_ms among the objectives",
+                f"--latency-from {self.latency_from} has no effect without a latency limit "
+                "or objective",
+                fix="give --max-latency-ms, or add latency_ms to --objective",
             )
         for name, value, legal in (
             ("device", self.device, {"auto", "cpu", "cuda"}),
@@ -238,17 +239,17 @@ class RunConfig:
 
     @property
     def goal(self) -> Goal:
-        """What the winner is chosen by."""
+        """Criteria of the choice of the winner."""
         return Goal(self.limits, self.prefer, self.objectives)
 
     @property
     def asks_for_latency(self) -> bool:
-        """Whether a limit or an objective is about latency."""
+        """Whether a limit or an objective needs latencies."""
         return self.limits.max_latency_ms is not None or "latency_ms" in self.objectives
 
     @property
     def seconds_in_all(self) -> float | None:
-        """The budget; None where a number of trials decides instead."""
+        """The budget; None where only a number of trials is given."""
         if self.budget_seconds is None and self.trials is None:
             return DEFAULT_BUDGET_SECONDS
         return self.budget_seconds

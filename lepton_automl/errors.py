@@ -5,7 +5,7 @@ LeptonError              base: what is wrong (with the value and the rule) and h
 ├── ConfigError      4   an option or a run definition is wrong
 │   └── SpaceError   4   a search-space file is wrong
 ├── ArchError        4   a layer or an architecture is wrong
-├── InfeasibleError  5   no net can meet the limits
+├── InfeasibleError  5   no net meets the limits
 ├── VerdictError     6   a limit or parity does not hold; the best artifact is there
 ├── MachineError     7   the machine lacks what is needed (space, packages, rights)
 └── Interrupted    130   Ctrl-C or SIGTERM; `fix` is the command that resumes
@@ -91,5 +91,5 @@ class Interrupted(LeptonError):
 
 
 def first_line(error: BaseException) -> str:
-    """First line of what an error says, its type where it says nothing."""
+    """First line of the message of an error, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

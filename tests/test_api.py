@@ -135,5 +135,5 @@ def test_an_option_without_effect_on_what_is_compressed_is_refused(
 
 
 def test_a_pick_needs_limits_or_a_preference():
-    with pytest.raises(ConfigError, match="nothing to pick by"):
+    with pytest.raises(ConfigError, match="needs limits or a preference"):
         api.pick("anywhere")

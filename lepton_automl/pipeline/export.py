@@ -75,7 +75,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
 def verify_again(
     artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
 ) -> Outcome:
-    """Judge a written artifact again; the artifact and its run are only read.
+    """Verify a written artifact again; the artifact and its run are only read.
 
     That its file was verified on the test part is recorded in the user's state folder
     (`runs.test_set_uses`).
@@ -90,7 +90,7 @@ def verify_again(
     Raises
     ------
     DataError
-        If there is no finished artifact or no data to judge it on.
+        If there is no finished artifact or no data to evaluate it on.
     """
     folder = locate_artifact(artifact)
     digests, _ = manifest.read_manifest(folder)
@@ -114,16 +114,16 @@ def verify_and_seal(
     quiet_reference_ms: float | None,
     emit: Emit,
 ) -> Outcome:
-    """Judge written files in a fresh process; add the card, the verdict and the manifest.
+    """Verify written files in a fresh process; add the card, the verdict and the manifest.
 
     Parameters
     ----------
     folder : RunFolder
-        Its artifact is complete but for what verification gives.
+        Run folder with an artifact that lacks only card, verdict and manifest.
     ledger : Ledger
-        Records, before it happens, that the test part judges this file.
+        Records the use of the test part before the verification.
     dataset : Dataset
-        Its test part judges.
+        Its test part is used.
     digests : dict of str to str
         sha256 by file, as the artifact's writer gave them.
     shape : tuple of int
@@ -132,7 +132,7 @@ def verify_and_seal(
         Recorded quiet time of the reference net, milliseconds, so that all latencies of a run have
         one unit; None: measured by the verification.
     emit : callable
-        Receives an event a step.
+        Receives an event for each step.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def _count(sha256: str, fingerprint: str, in_run: Sequence[str], emit: Emit) -> 
 def request_for(
     folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path
 ) -> Request:
-    """What verification of an artifact on the test part of `dataset` is asked."""
+    """The request to verify an artifact on the test part of `dataset`."""
     files = dataset.decoded_files("test", shape[:2], cache)
     groups = dataset.test.groups
     return Request(
@@ -220,7 +220,7 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             definition = locate(folder).definition()
         except DataError as error:
             raise DataError(
-                f"{folder} does not lie in its run, so its data are not known",
+                f"{folder} is not in its run folder, so its data are not known",
                 fix=f"give the data: lepton verify {folder} DATA",
             ) from error
         definition.find_data(f"lepton verify {folder} DATA")

@@ -1,4 +1,4 @@
-"""What commands show: tables or one JSON object on stdout, progress and errors on stderr."""
+"""Print results as tables or one JSON object on stdout, errors on stderr."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ __all__ = [
     "show_verdict",
     "watch_status",
 ]
-WIDTH = 120
+_WIDTH = 120
 """Columns where the output is not a terminal."""
 
 
 def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
-    """The verdict on an artifact; before it the front, if this command searched."""
+    """Print the verdict on an artifact, after the front if this command searched."""
     verdict, artifact = outcome.verdict, outcome.artifact
     if json:
         _print(json_output.document(verdict, artifact))
@@ -52,7 +52,7 @@ def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
 
 
 def show_search(found: SearchResult, *, json: bool = False) -> None:
-    """The front and the winner of a search."""
+    """Print the front and the winner of a search."""
     if json:
         _print(json_output.search_document(found))
     else:
@@ -60,7 +60,7 @@ def show_search(found: SearchResult, *, json: bool = False) -> None:
 
 
 def show_front(front: Front, *, json: bool = False) -> None:
-    """What a run has trained and which it chose."""
+    """Print the front of a run and the trial it chose."""
     if json:
         _print(json_output.search_document(front))
     else:
@@ -68,7 +68,7 @@ def show_front(front: Front, *, json: bool = False) -> None:
 
 
 def show_pick(picked: PickResult, *, json: bool = False) -> None:
-    """Which point was picked and the verdict on it."""
+    """Print which trial was picked, and the verdict on it."""
     outcome = picked.outcome
     if json:
         about = {"picked": picked.label, "selection_reason": picked.reason}
@@ -79,7 +79,7 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
 
 
 def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) -> None:
-    """The steps of a compression inside a run, or the verdict on the artifact it ended with."""
+    """Print the steps of a compression in a run, or the verdict on a compressed artifact."""
     from lepton_automl.pipeline.export import Outcome
 
     if isinstance(made, Outcome):
@@ -91,7 +91,7 @@ def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) ->
 
 
 def show_status(status: Status, *, json: bool = False) -> None:
-    """How far a run is."""
+    """Print the progress of a run."""
     if json:
         _print(json_output.status_document(status))
     else:
@@ -99,7 +99,7 @@ def show_status(status: Status, *, json: bool = False) -> None:
 
 
 def show_predictions(rows: Sequence[Prediction], *, json: bool = False) -> None:
-    """Label and probability of each file."""
+    """Print label and probability of each file."""
     if json:
         _print(json_output.predictions_document(rows))
     else:
@@ -107,7 +107,7 @@ def show_predictions(rows: Sequence[Prediction], *, json: bool = False) -> None:
 
 
 def show_error(error: LeptonError, *, json: bool = False) -> None:
-    """What is wrong and the way out, on stderr; with `json` an object on stdout too."""
+    """Print the message and the fix of an error on stderr; with `json` also an object on stdout."""
     if json:
         _print(json_output.error_document(error))
     _show(tables.error_view(error), to_stderr=True)
@@ -119,6 +119,6 @@ def _print(document: dict[str, Any]) -> None:
 
 def _show(view: RenderableType, *, to_stderr: bool = False) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
-    Console(file=stream, width=None if stream.isatty() else WIDTH, highlight=False).print(
+    Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False).print(
         view, soft_wrap=to_stderr
     )

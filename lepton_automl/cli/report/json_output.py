@@ -1,4 +1,4 @@
-"""What `--json` prints: one documented object a command."""
+"""JSON objects of the commands."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
 
 
 def search_document(found: SearchResult | Front) -> dict[str, Any]:
-    """The object of `search`: `winner`, `selection_reason`, `front` and `trials`, a row a trial.
+    """The object of `search`: `winner`, `selection_reason`, `front`, `finalists` and `trials`.
 
-    `balanced` says that every class counts alike in all accuracies.
-    `hypervolume` is a list of [seconds, value], a pair a rung (see `search.hypervolume`).
+    `trials` has one row per trial. `balanced` says whether all accuracies are balanced.
+    `hypervolume` is a list of [seconds, value], one pair per rung (see `search.pareto`).
     """
     return {
         "winner": found.number,

@@ -127,8 +127,8 @@ def error_view(error: LeptonError) -> RenderableType:
 
 def _figures(verdict: Verdict) -> Table:
     mark = formatting.test_set_uses_text(verdict)
-    title = f"measured on the test set{mark and f' ({mark})'}"
-    table = _table(title, "", "int8", "float", "reference (before compression)")
+    title = f"measured on the test set{mark and f' ({mark})'}; reference: float, before compression"
+    table = _table(title, "", "int8", "float", "reference")
     found = (verdict.int8, verdict.float32, verdict.reference)
     present = [item for item in found if item is not None]
     for row in formatting.figure_rows(present, verdict.balanced):
