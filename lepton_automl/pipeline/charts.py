@@ -11,7 +11,6 @@ from typing import Protocol
 
 from lepton_automl.artifact import formatting
 from lepton_automl.core import files, units
-from lepton_automl.core import units as w
 from lepton_automl.core.units import epochs_text
 from lepton_automl.search.request import TrialRow
 
@@ -471,7 +470,7 @@ def draw_steps(steps: Sequence[Tried], name: str) -> str:
     costs = [(step.latency_ms if is_timed else step.size_bytes) or 1.0 for step in steps]
     x, y = across(costs), _upward_of_steps(steps)
     shipped = max(place for place, step in enumerate(steps) if step.is_accepted)
-    text = w.time_text if is_timed else w.bytes_text
+    text = units.time_text if is_timed else units.bytes_text
     label = "latency of the int8 file" if is_timed else "bytes of the int8 file"
     parts = [
         *legend(list(SHAPES.items())),
@@ -519,10 +518,10 @@ def _path_of_steps(steps: Sequence[Tried], costs: Sequence[float], x: Scale, y: 
 
 
 def _mark_of_steps(step: Tried, x: float, y: Scale, kind: str) -> str:
-    latency = "" if step.latency_ms is None else f", {w.time_text(step.latency_ms)}"
+    latency = "" if step.latency_ms is None else f", {units.time_text(step.latency_ms)}"
     about = (
-        f"{step.name}, {kind}: {w.accuracy_text(step.accuracy, step.interval)}, "
-        f"{w.bytes_text(step.size_bytes)}{latency}; {step.why}"
+        f"{step.name}, {kind}: {units.accuracy_text(step.accuracy, step.interval)}, "
+        f"{units.bytes_text(step.size_bytes)}{latency}; {step.why}"
     )
     low, high = step.interval or (step.accuracy, step.accuracy)
     return mark(
