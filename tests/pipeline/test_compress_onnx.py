@@ -135,7 +135,7 @@ def test_the_same_call_finishes_a_killed_one(
 def test_a_model_near_chance_is_rejected(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     (wanted.model.parent / "preprocessing.toml").write_text("mean = 500.0\nstd = 0.001\n")
-    with pytest.raises(DataError, match="prepared otherwise"):
+    with pytest.raises(DataError, match="preprocessing is not"):
         wanted.compress()
 
 
