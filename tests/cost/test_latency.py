@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.core.machine import Machine, this_machine
-from lepton_automl.cost.latency import Latencies, fingerprint, last_reference_ms
+from lepton_automl.cost import targets
+from lepton_automl.cost.latency import (
+    Latencies,
+    NetFile,
+    Timing,
+    fingerprint,
+    last_reference_ms,
+    predicted_milliseconds,
+)
+from lepton_automl.cost.latency_model import estimate
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.ledger import EventKind, Ledger
 from tests.helpers.nets import random_arch
@@ -65,3 +74,32 @@ def test_a_machine_is_what_latencies_depend_on(change: dict[str, object], is_oth
 
 def test_a_run_that_timed_nothing_has_no_reference(ledger: Ledger) -> None:
     assert last_reference_ms(ledger) is None
+
+
+def written(seed: int) -> NetFile:
+    return NetFile(random_arch(seed), random_int8_onnx(random_arch(seed), 64))
+
+
+def test_a_file_is_timed_once_and_replayed_ever_after(ledger: Ledger) -> None:
+    first = Timing(ledger).milliseconds({"net": written(0)})
+    assert first["net"] > 0
+    again = Timing(ledger).milliseconds({"same bytes, other name": written(0)})
+    assert again["same bytes, other name"] == first["net"]
+    assert len(ledger.all(EventKind.FILE_LATENCY)) == 1
+
+
+def test_a_time_is_the_ratio_to_the_reference_net_times_its_recorded_quiet_time(
+    ledger: Ledger,
+) -> None:
+    here = fingerprint(this_machine())
+    ledger.record(EventKind.TIMING, here, {"quiet_ms": 2.0, "machine": "this"})
+    found = Timing(ledger).milliseconds({"net": written(1)})["net"]
+    (recorded,) = ledger.all(EventKind.FILE_LATENCY).values()
+    assert found == pytest.approx(2.0 * recorded["ratio"])
+
+
+def test_predicted_times_need_no_clock() -> None:
+    model, net = estimate(targets.load("cortex-m")), written(2)
+    assert predicted_milliseconds(model, {"a": net}) == {
+        "a": model.latency(net.arch.graph).milliseconds
+    }

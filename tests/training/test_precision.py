@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lepton_automl.core.machine import this_machine
 from lepton_automl.training import precision
-from lepton_automl.training.precision import full_precision, matmul_dtype
+from lepton_automl.training.precision import Throughput, full_precision, matmul_dtype
 
 CPU = torch.device("cpu")
 
@@ -51,3 +53,25 @@ def test_the_rule_reads_the_list_of_processors(tmp_path, monkeypatch):
 
 def test_cuda_multiplies_in_bfloat16():
     assert matmul_dtype(torch.device("cuda")) == torch.bfloat16
+
+
+def walked(steps, seconds, batch=10, monkeypatch=None):
+    now = iter(100 + seconds * n / (steps - 1) for n in range(steps))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    walk = Throughput(batch)
+    for step in range(steps):
+        walk.on_batch(step + 1, steps)
+    return walk
+
+
+def test_pictures_are_counted_from_the_first_batch_on(monkeypatch):
+    walk = walked(21, 4.0, monkeypatch=monkeypatch)
+    assert walk.seconds == pytest.approx(4.0)
+    assert walk.samples_per_second == pytest.approx(20 * 10 / 4)
+
+
+def test_one_batch_has_no_throughput():
+    walk = Throughput(8)
+    assert walk.samples_per_second == 0
+    walk.on_batch(1, 1)
+    assert walk.samples_per_second == 0
