@@ -304,7 +304,7 @@ def _check_objectives(config: RunConfig) -> None:
             raise plugins.unknown_name(name, known, "objective")
     if "accuracy" not in config.objectives or len(set(config.objectives)) < len(config.objectives):
         raise ConfigError(
-            f"--objective {','.join(config.objectives)}, the rule is accuracy and others, "
+            f"--objective {','.join(config.objectives)!r}, the rule is accuracy and others, "
             "each once",
             fix="give for instance --objective accuracy,size_bytes",
         )
