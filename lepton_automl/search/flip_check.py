@@ -15,7 +15,7 @@ from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.search_space import SearchSpace
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import unpack
@@ -28,7 +28,7 @@ _Z = 1.645
 """Standard errors of a one-sided 95 % bound."""
 
 
-def with_flip_checked(request: SearchRequest, tasks: Tasks, workers: Workers) -> SearchSpace:
+def with_flip_checked(request: SearchRequest, tasks: TaskBuilder, workers: Workers) -> SearchSpace:
     """Return the search space, without flips where the classes depend on left and right.
 
     The first known-good candidate is trained briefly without flips. If it classifies mirrored
@@ -70,7 +70,7 @@ def keeps_classes(
     return bool(lost.mean() <= max(_MAX_LOSS * learnt, error))
 
 
-def _measure(request: SearchRequest, tasks: Tasks, workers: Workers) -> dict[str, Any]:
+def _measure(request: SearchRequest, tasks: TaskBuilder, workers: Workers) -> dict[str, Any]:
     data = request.dataset
     arch, recipe = request.space.sample(
         RandomTrial(request.config.seed, next(iter(request.space.candidates), None)),

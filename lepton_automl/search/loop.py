@@ -24,7 +24,7 @@ from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.rungs import RUNGS, Rung
 from lepton_automl.search.scheduler import Scheduler
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
     FINAL_SHARES,
     SAFETY,
@@ -86,7 +86,7 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
         Passed on after the best so far was saved.
     """
     trials = read_trials(work.ledger)
-    tasks = Tasks(work, trials)
+    tasks = TaskBuilder(work, trials)
     winners = WinnerStore(work, tasks, trials)
     choice = winners.recorded()
     _record_classes(work)
@@ -140,7 +140,7 @@ def _started(work: SearchRequest, workers: Workers | None) -> Iterator[Workers]:
 def _leave_usable(work: SearchRequest) -> None:
     # By the ledger: the interruption may have come between it and what is known here.
     trials = read_trials(work.ledger)
-    number = WinnerStore(work, Tasks(work, trials), trials).save_best_so_far()
+    number = WinnerStore(work, TaskBuilder(work, trials), trials).save_best_so_far()
     if number is None:
         work.emit(Event("search", "stopped before the first candidate was trained"))
     else:
@@ -155,7 +155,7 @@ class Explorer:
     ----------
     work : SearchRequest
         What to search.
-    tasks : Tasks
+    tasks : TaskBuilder
         Makes tasks.
     trials : Trials
         What the ledger knows; added to.
@@ -175,7 +175,7 @@ class Explorer:
     def __init__(
         self,
         work: SearchRequest,
-        tasks: Tasks,
+        tasks: TaskBuilder,
         trials: Trials,
         winners: WinnerStore,
         workers: Workers,
@@ -341,7 +341,7 @@ def seconds_left(work: SearchRequest, plan: Plan | None) -> float:
     return search_ends(work, plan) - work.ledger.alive_seconds()
 
 
-def make_plan(work: SearchRequest, tasks: Tasks, first: Trial, workers: Workers) -> Plan:
+def make_plan(work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Workers) -> Plan:
     """The plan, recorded and told; without a budget every recipe's own epochs count."""
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
@@ -360,7 +360,7 @@ def make_plan(work: SearchRequest, tasks: Tasks, first: Trial, workers: Workers)
     return plan
 
 
-def _planned(work: SearchRequest, tasks: Tasks, plan: Plan) -> Plan:
+def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
     """`plan` with the epochs of candidates and what is kept for the end.
 
     Enough for three trainings from nothing, else for one. Where candidates would get fewer epochs
@@ -413,7 +413,7 @@ def clock_for(work: SearchRequest, plan: Plan) -> Clock:
     return Clock(lambda: seconds_left(work, plan), kept, plan.seconds_per_work)
 
 
-def _seconds_per_work(tasks: Tasks, first: Trial, workers: Workers) -> float:
+def _seconds_per_work(tasks: TaskBuilder, first: Trial, workers: Workers) -> float:
     probe = tasks.probe(first)
     result = workers.call(probe)
     if result.failed:

@@ -17,7 +17,7 @@ from lepton_automl.artifact.integer_reference import (
 from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
 from lepton_automl.artifact.parity import golden_differences, golden_problems, parity
 from lepton_automl.models import onnx_file
-from tests.compress.test_external_wrap import wrap
+from tests.compress.test_external_interface import wrap
 from tests.helpers import external_models as models
 from tests.helpers.artifacts import make_bundle
 

@@ -6,7 +6,7 @@ from onnx import ModelProto, helper
 
 from lepton_automl.compress.external.equalization import chains, equalize_onnx
 from lepton_automl.compress.external.quantize import Quantizer
-from tests.compress.test_external_wrap import predict_file, wrap
+from tests.compress.test_external_interface import predict_file, wrap
 from tests.helpers import external_models as models
 
 

@@ -14,7 +14,7 @@ import pytest
 from lepton_automl.compress.external import load
 from lepton_automl.compress.external.load import load_external
 from lepton_automl.errors import DataError, LeptonError
-from tests.compress.test_external_wrap import predict_file
+from tests.compress.test_external_interface import predict_file
 from tests.helpers import external_models as models
 
 MUTATED = int(os.environ.get("LEPTON_MUTATED", "200"))

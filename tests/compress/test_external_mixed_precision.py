@@ -4,7 +4,7 @@ import numpy as np
 
 from lepton_automl.compress.external.mixed_precision import keep_layers_float, ranked_layers
 from lepton_automl.compress.external.quantize import ExternalQuantization, Quantizer, predict_file
-from tests.compress.test_external_wrap import wrap
+from tests.compress.test_external_interface import wrap
 from tests.helpers import external_models as models
 
 TRAIN, _ = models.pictures(96)

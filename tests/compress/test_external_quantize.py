@@ -13,7 +13,7 @@ from lepton_automl.artifact.measurements import file_problems
 from lepton_automl.compress.external import quantize
 from lepton_automl.compress.external.quantize import Quantizer, correct_bias, quantize_external
 from lepton_automl.models import onnx_file
-from tests.compress.test_external_wrap import predict_file, wrap
+from tests.compress.test_external_interface import predict_file, wrap
 from tests.helpers import external_models as models
 
 TILT = np.array([8, -4, -4], np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import rungs
 from lepton_automl.search.loop import search
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trial, Trials
 from lepton_automl.search.workers.pool import Workers
 from tests.helpers.search import InlineWorkers, search_request
@@ -14,8 +14,8 @@ from tests.helpers.search import InlineWorkers, search_request
 def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
     job = search_request(tmp_path / "run", jobs=3, trials=5)
-    monkeypatch.setattr(Tasks, "discard", lambda self, number, rung: None)
-    monkeypatch.setattr(Tasks, "collect", lambda self, keep: None)
+    monkeypatch.setattr(TaskBuilder, "discard", lambda self, number, rung: None)
+    monkeypatch.setattr(TaskBuilder, "collect", lambda self, keep: None)
     with Workers(3, job.folder.path / "locks") as pool:
         found = search(job, pool)
     kept = {
@@ -28,7 +28,7 @@ def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monk
         candidate = Trial.from_event(job.ledger.get(EventKind.TRIAL, str(row.number)))
         trials.add(candidate)
         for rung in range(row.rung + 1):
-            task = Tasks(alone, trials).rung(candidate, rung)
+            task = TaskBuilder(alone, trials).rung(candidate, rung)
             InlineWorkers().run(task)
             name = f"{row.number:05d}-{rung}"
             written = alone.folder / "checkpoints" / name / "weights.safetensors"

@@ -17,7 +17,7 @@ from lepton_automl.models.onnx_file import (
     read_metadata,
     slimmed,
 )
-from tests.compress.test_external_wrap import predict_file, wrap
+from tests.compress.test_external_interface import predict_file, wrap
 from tests.helpers import external_models as models
 
 

@@ -13,7 +13,7 @@ from lepton_automl.search.finals import training
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FINALS, FinalTraining, finalist_results
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Plan, Trials, read_trials
@@ -53,7 +53,7 @@ def recorded_trials(request: SearchRequest, *right: int) -> tuple[Trials, list[O
 
 def pretend_trained(request: SearchRequest, trials: Trials) -> None:
     """As if every training had left its net."""
-    tasks = Tasks(request, trials)
+    tasks = TaskBuilder(request, trials)
     for number, right in trials.results.items():
         for each in [*right, *trials.finals.get(number, [])]:
             folder = tasks.checkpoint(each.key)
@@ -62,7 +62,7 @@ def pretend_trained(request: SearchRequest, trials: Trials) -> None:
 
 
 def final_training(request: SearchRequest, trials: Trials) -> FinalTraining:
-    return FinalTraining(request, Tasks(request, trials), trials, 0)
+    return FinalTraining(request, TaskBuilder(request, trials), trials, 0)
 
 
 def test_final_trainings_decide_and_not_the_results_of_the_search(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_with_little_time_the_best_trial_continues(tmp_path: Path) -> None:
     events = []
     request = search_request(tmp_path / "run", budget_seconds=9.0, trials=None, emit=events.append)
     trials, options = recorded_trials(request, 180, 190)
-    units = Tasks(request, trials).samples * (make_trial(1).cost.macs + 700_000)
+    units = TaskBuilder(request, trials).samples * (make_trial(1).cost.macs + 700_000)
     clock = Clock(lambda: 5.0, 0.0, 1.0 / units)
     workers = FixedWorkers({"1-final-0": 192})
     final = final_training(request, trials)

@@ -22,7 +22,7 @@ from lepton_automl.search.finals.finalists import (
 )
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock, work_of
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Plan, Trials
@@ -43,7 +43,7 @@ def chosen(
         trials.add(replace(make_trial(nets[number]), number=number))
         trials.add_result(result(number, "0", each, epochs=9))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
-    found = FinalistSelection(request, Tasks(request, trials), trials, clock).select(options)
+    found = FinalistSelection(request, TaskBuilder(request, trials), trials, clock).select(options)
     request.ledger.close()
     return found
 
@@ -74,7 +74,7 @@ def test_an_overfitting_net_is_first_trained_with_stronger_augmentation(
     request = search_request(tmp_path / "run", objectives=("accuracy",))
     request = replace(request, space=small_space(tmp_path, SPACE_WITH_AUGMENT))
     model = initial_model(make_trial(0).arch, request.dataset.preprocessing((8, 8)), 0)
-    model.save(Tasks(request, Trials()).checkpoint(TrainingKey(0)))
+    model.save(TaskBuilder(request, Trials()).checkpoint(TrainingKey(0)))
     monkeypatch.setattr(finalists, "is_correct", lambda *a, **k: np.arange(100) < 100 * share)
     found = chosen(request, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order
@@ -97,7 +97,7 @@ def test_after_the_end_of_the_budget_the_most_accurate_is_first(
         trials.add_result(result(number, "0", each, epochs=1))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
     clock = Clock(lambda: left, 0.0, 1e-9)
-    found = FinalistSelection(request, Tasks(request, trials), trials, clock).select(options)
+    found = FinalistSelection(request, TaskBuilder(request, trials), trials, clock).select(options)
     assert [e.number for e in found] == [1, 2, 0]
     assert plan_final_runs(found, 1, left) == []
     request.ledger.close()
@@ -137,7 +137,7 @@ def test_where_time_is_scarce_the_most_accurate_is_first_however_slow_it_is(
         trials.add_result(result(number, "0", each, epochs=1))
     options = [Option(n, np.arange(200) < k, trials[n].cost) for n, k in right.items()]
     clock = clock_of(request, {0: 10.0, 1: 0.1}, 30.0)
-    found = FinalistSelection(request, Tasks(request, trials), trials, clock).select(options)
+    found = FinalistSelection(request, TaskBuilder(request, trials), trials, clock).select(options)
     assert [e.number for e in found] == [0, 1]
     request.ledger.close()
 

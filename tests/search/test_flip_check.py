@@ -12,7 +12,7 @@ from lepton_automl.data.dataset import open_dataset
 from lepton_automl.search.flip_check import keeps_classes, with_flip_checked
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack
 from tests.helpers.search import InlineWorkers, search_request
@@ -64,7 +64,7 @@ def test_the_check_runs_once_and_decides_the_space(
     tmp_path: Path, mirrored: float, flips: set[bool]
 ) -> None:
     request, workers = job(tmp_path), FixedAccuracyWorkers(0.8, mirrored)
-    tasks = Tasks(request, Trials())
+    tasks = TaskBuilder(request, Trials())
     for _ in range(2):
         found = with_flip_checked(request, tasks, workers)
         assert {v for p in found.train_parameters("flip") for v in p.values} == flips
@@ -78,14 +78,14 @@ def test_the_check_runs_once_and_decides_the_space(
 def test_a_space_without_flips_is_not_checked(tmp_path: Path) -> None:
     request, workers = job(tmp_path), FixedAccuracyWorkers(0.8, 0.8)
     request = replace(request, space=request.space.with_fixed("flip", value=False))
-    assert with_flip_checked(request, Tasks(request, Trials()), workers) is request.space
+    assert with_flip_checked(request, TaskBuilder(request, Trials()), workers) is request.space
     assert not workers.tasks
     request.ledger.close()
 
 
 def test_digits_are_not_flipped(tmp_path: Path) -> None:
     request, workers = replace(job(tmp_path), dataset=open_dataset("digits")), InlineWorkers()
-    found = with_flip_checked(request, Tasks(request, Trials()), workers)
+    found = with_flip_checked(request, TaskBuilder(request, Trials()), workers)
     assert {v for p in found.train_parameters("flip") for v in p.values} == {False}
     request.ledger.close()
 

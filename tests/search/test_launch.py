@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.models.model import Model
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers import launch
 from lepton_automl.search.workers.task import Task, load_part, run_task, unpack
@@ -48,7 +48,7 @@ def task(tmp_path: Path) -> Iterator[Task]:
     trials.add(make_trial(0))
     recipe = json.dumps(json.loads(make_trial(0).recipe.to_json()) | {"batch_size": 32})
     key = TrainingKey.parse("0-final-0")
-    yield replace(Tasks(job, trials).from_scratch(trials[0], 6, key), ranks=2, recipe=recipe)
+    yield replace(TaskBuilder(job, trials).from_scratch(trials[0], 6, key), ranks=2, recipe=recipe)
     job.ledger.close()
 
 

@@ -19,7 +19,7 @@ from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search import rungs
 from lepton_automl.search.loop import clock_for, make_plan, search, search_ends, seconds_left
 from lepton_automl.search.request import SearchRequest, SearchResult
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Plan, Trials
 from lepton_automl.search.workers.task import Task, TaskResult, unpack
 from tests.helpers.search import InlineWorkers, ScoredWorkers, dataset, make_trial, search_request
@@ -337,7 +337,7 @@ def test_without_a_budget_every_recipe_keeps_its_epochs(tmp_path: Path) -> None:
     job, trials = search_request(tmp_path / "run"), Trials()
     trials.add(make_trial(0))
     workers = InlineWorkers()
-    plan = make_plan(job, Tasks(job, trials), trials[0], workers)
+    plan = make_plan(job, TaskBuilder(job, trials), trials[0], workers)
     assert plan.epochs is None
     assert workers.tasks == []
     assert seconds_left(job, None) == math.inf
@@ -348,7 +348,7 @@ def test_without_a_budget_every_recipe_keeps_its_epochs(tmp_path: Path) -> None:
 def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Path) -> None:
     job, trials = search_request(tmp_path / "run", budget_seconds=100.0, trials=None), Trials()
     trials.add(make_trial(0))
-    tasks = Tasks(job, trials)
+    tasks = TaskBuilder(job, trials)
     plan = make_plan(job, tasks, trials[0], Observer())
     probe = tasks.probe(trials[0])
     work_units = (trials[0].cost.macs + 700_000) * tasks.samples * probe.cycles[-1][0]
@@ -360,7 +360,7 @@ def test_with_a_budget_the_second_cycle_of_a_probe_tells_the_speed(tmp_path: Pat
 def test_a_first_candidate_that_cannot_be_timed_does_not_stop_the_search(tmp_path: Path) -> None:
     job, trials = search_request(tmp_path / "run", budget_seconds=50.0), Trials()
     trials.add(make_trial(0))
-    plan = make_plan(job, Tasks(job, trials), trials[0], Broken())
+    plan = make_plan(job, TaskBuilder(job, trials), trials[0], Broken())
     assert plan.seconds_per_work > 0
     job.ledger.close()
 
@@ -380,7 +380,7 @@ def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Pa
         job = search_request(tmp_path / name, budget_seconds=budget_seconds, trials=None)
         trials = Trials()
         trials.add(make_trial(0))
-        made = make_plan(job, Tasks(job, trials), trials[0], Observer(1e4))
+        made = make_plan(job, TaskBuilder(job, trials), trials[0], Observer(1e4))
         kept = clock_for(job, made)
         left = seconds_left(job, made)
         job.ledger.close()
@@ -416,7 +416,7 @@ def test_time_of_the_stages_after_the_search_is_reserved_and_printed(tmp_path: P
     )
     trials = Trials()
     trials.add(make_trial(0))
-    tasks = Tasks(job, trials)
+    tasks = TaskBuilder(job, trials)
     plan = make_plan(job, tasks, trials[0], Observer())
     probed = tasks.probe(trials[0]).cycles[-1][0]
     assert set(asked) == {(plan.epoch_seconds, make_trial(0).recipe.epochs)}
@@ -441,7 +441,7 @@ def test_enough_is_kept_for_three_to_be_trained_to_the_end(tmp_path: Path) -> No
     job = search_request(tmp_path / "run", budget_seconds=60.0, trials=None)
     trials = Trials()
     trials.add(make_trial(0))
-    plan = make_plan(job, Tasks(job, trials), trials[0], Paced())
+    plan = make_plan(job, TaskBuilder(job, trials), trials[0], Paced())
     kept = plan.final_share * 60.0
     assert plan.epochs is not None
     least = max(plan.epochs, 2 * min(plan.epochs, 9))
@@ -461,7 +461,7 @@ def test_trainings_that_are_cut_short_need_less_time_after_the_search(tmp_path: 
     )
     trials = Trials()
     trials.add(make_trial(0))
-    plan = make_plan(job, Tasks(job, trials), trials[0], Observer())
+    plan = make_plan(job, TaskBuilder(job, trials), trials[0], Observer())
     assert plan.epochs is not None
     assert asked[0] == make_trial(0).recipe.epochs
     assert plan.whole_epochs < make_trial(0).recipe.epochs
@@ -478,7 +478,7 @@ def test_where_there_is_no_time_for_three_there_is_for_one(tmp_path: Path) -> No
     job = search_request(tmp_path / "run", budget_seconds=30.0, jobs=2, trials=None)
     trials = Trials()
     trials.add(make_trial(0))
-    plan = make_plan(job, Tasks(job, trials), trials[0], Paced())
+    plan = make_plan(job, TaskBuilder(job, trials), trials[0], Paced())
     assert plan.epochs is not None
     least = max(9, plan.epochs, 2 * min(plan.epochs, 9)) * plan.epoch_seconds
     assert plan.epochs >= 9

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lepton_automl.core.events import Event
 from lepton_automl.errors import DataError
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers import pool as pool_module
 from lepton_automl.search.workers.handle import GpuMemory
@@ -58,7 +58,7 @@ def a_task(folder: Path, number: int = 0, epochs: int = 1) -> Task:
     trials = Trials()
     trials.add(make_trial(number, epochs=epochs))
     job.ledger.close()
-    return Tasks(job, trials).rung(trials[number], 0)
+    return TaskBuilder(job, trials).rung(trials[number], 0)
 
 
 def wait_until_gone(pids: list[int]) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lepton_automl.models.model import Model
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers.launch import RANK_PROGRAM
 from lepton_automl.search.workers.task import run_rank
@@ -19,7 +19,7 @@ from tests.helpers.search import make_trial, search_request
 def test_a_rank_prints_nothing_and_rank_0_saves_the_model(tmp_path: Path) -> None:
     job, trials = search_request(tmp_path / "run"), Trials()
     trials.add(make_trial(0))
-    task = Tasks(job, trials).from_scratch(trials[0], 2, TrainingKey.parse("0-final-0"))
+    task = TaskBuilder(job, trials).from_scratch(trials[0], 2, TrainingKey.parse("0-final-0"))
     rendezvous = tmp_path / "rendezvous"
     words = [sys.executable, "-c", RANK_PROGRAM, str(os.getpid()), str(rendezvous)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -11,7 +11,7 @@ from lepton_automl.search import rungs
 from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.loop import HOPELESS, Explorer
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials, read_trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task, TaskResult, pack
@@ -20,7 +20,7 @@ from tests.helpers.search import InlineWorkers, ScoredWorkers, search_request
 
 def explored(job: SearchRequest, workers: InlineWorkers) -> Trials:
     trials = read_trials(job.ledger)
-    tasks = Tasks(job, trials)
+    tasks = TaskBuilder(job, trials)
     lock = MeasurementLock(job.folder.checkpoints)
     Explorer(job, tasks, trials, WinnerStore(job, tasks, trials), workers, lock).explore()
     return trials

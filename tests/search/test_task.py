@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lepton_automl.data.dataset import LabelledFiles, load_labelled
 from lepton_automl.models.model import Model
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task, unpack
 from lepton_automl.training.evaluate import is_correct
@@ -25,7 +25,7 @@ def task(tmp_path: Path) -> Task:
     job, trials = search_request(tmp_path / "run"), Trials()
     trials.add(make_trial(0))
     job.ledger.close()
-    return replace(Tasks(job, trials).rung(trials[0], 0), cycles=((1, 5), (2, 6)))
+    return replace(TaskBuilder(job, trials).rung(trials[0], 0), cycles=((1, 5), (2, 6)))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

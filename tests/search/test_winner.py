@@ -16,7 +16,7 @@ from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Trials
@@ -31,7 +31,7 @@ def trained_trials(request: SearchRequest, count: int = 3) -> tuple[Trials, Winn
     for number in range(count):
         trials.add(make_trial(number, size=10_000 - number))
         trials.add_result(result(number, "0", 12 + number, epochs=9, n=18))
-    return trials, WinnerStore(request, Tasks(request, trials), trials)
+    return trials, WinnerStore(request, TaskBuilder(request, trials), trials)
 
 
 def test_the_winner_has_a_final_training_and_is_recorded(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_winner_has_a_final_training_and_is_recorded(tmp_path: Path) -> None
     event = request.ledger.get("winner", "0")
     assert event is not None
     assert event["number"] == choice.number
-    assert WinnerStore(request, Tasks(request, trials), trials).recorded() == choice
+    assert WinnerStore(request, TaskBuilder(request, trials), trials).recorded() == choice
     request.ledger.close()
 
 
@@ -55,7 +55,7 @@ def test_a_longer_search_is_not_covered_by_the_winner_of_a_shorter(tmp_path: Pat
         budget = 60.0 if asked is None else None
         config = replace(request.config, trials=asked, budget_seconds=budget)
         other = replace(request, config=config)
-        found = WinnerStore(other, Tasks(other, trials), trials).recorded()
+        found = WinnerStore(other, TaskBuilder(other, trials), trials).recorded()
         assert (found is not None) == covered
     request.ledger.close()
 
@@ -86,7 +86,9 @@ def test_the_weights_that_ship_are_those_of_the_more_accurate_training(
     trials, winners = trained_trials(request)
     number = winners.select_winner(Scored(), ENDLESS).number
     shipped = Model.load(request.folder.best)
-    kept = Model.load(Tasks(request, trials).checkpoint(TrainingKey.parse(f"{number}-{wanted}")))
+    kept = Model.load(
+        TaskBuilder(request, trials).checkpoint(TrainingKey.parse(f"{number}-{wanted}"))
+    )
     assert all(torch.equal(shipped.weights[name], kept.weights[name]) for name in kept.weights)
     assert shipped.metrics["validation_accuracy"] == max(right, 12 + number) / 18
     request.ledger.close()
@@ -100,7 +102,7 @@ def test_checkpoints_of_final_trainings_are_kept_for_a_pick(tmp_path: Path) -> N
     winners.delete_other_checkpoints(choice.number)
     finals = {Path(task.out) for task in workers.tasks if "final" in task.key}
     assert len(finals) == 3
-    assert all(Tasks.is_complete(folder) for folder in finals)
+    assert all(TaskBuilder.is_complete(folder) for folder in finals)
     request.ledger.close()
 
 
@@ -114,7 +116,7 @@ def test_a_trial_too_slow_for_a_final_training_can_still_win(
     for number, right in ((0, 170), (1, 150)):
         trials.add(make_trial(number, epochs=27))
         trials.add_result(result(number, "2", right, epochs=epochs))
-    winners, final = WinnerStore(request, Tasks(request, trials), trials), FinalRun(1, 90)
+    winners, final = WinnerStore(request, TaskBuilder(request, trials), trials), FinalRun(1, 90)
     finalist = Option(1, np.arange(200) < others, trials[1].cost)
     stub = SimpleNamespace(train=lambda *given: [finalist], runs=[final])
     monkeypatch.setattr(winners, "_final_training", stub)
@@ -139,7 +141,9 @@ def test_no_trained_trial_is_one_clear_error(tmp_path: Path) -> None:
     trials.add(make_trial(0))
     trials.add_result(result(0, "0", 0, failed="the loss became nan by batch 3"))
     with pytest.raises(ConfigError, match=r"none of 1 trials could be trained.*nan"):
-        WinnerStore(request, Tasks(request, trials), trials).select_winner(InlineWorkers(), ENDLESS)
+        WinnerStore(request, TaskBuilder(request, trials), trials).select_winner(
+            InlineWorkers(), ENDLESS
+        )
     request.ledger.close()
 
 
@@ -167,5 +171,5 @@ def test_a_save_that_is_killed_in_the_middle_leaves_no_winner(
     monkeypatch.setattr(files, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         winners.save_best_so_far()
-    assert WinnerStore(request, Tasks(request, trials), trials).recorded() is None
+    assert WinnerStore(request, TaskBuilder(request, trials), trials).recorded() is None
     request.ledger.close()

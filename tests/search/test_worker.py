@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import TaskResult
@@ -17,7 +17,7 @@ def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> 
     job, trials = search_request(tmp_path / "run"), Trials()
     trials.add(make_trial(0, epochs=1))
     job.ledger.close()
-    task = Tasks(job, trials).rung(trials[0], 0)
+    task = TaskBuilder(job, trials).rung(trials[0], 0)
     lock = MeasurementLock(tmp_path / "locks")
     status = StatusWriter(io.StringIO(), lock)
     status.start_task()

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lepton_automl.compress.external.interface import wrap_model
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import find_preprocessing, labels_in
 from lepton_automl.compress.external.reader import read, signature
-from lepton_automl.compress.external.wrap import wrap_model
 from lepton_automl.core import files
 from lepton_automl.core.subprocesses import run_json
 from lepton_automl.errors import DataError, LeptonError, first_line

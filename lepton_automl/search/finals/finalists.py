@@ -15,7 +15,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.selection import Option, by_accuracy, finalists, within_limits
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import MAX_EPOCHS_FACTOR, TASK_SECONDS, Clock, work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trials, stronger_augmentation
@@ -183,7 +183,7 @@ class FinalistSelection:
     ----------
     request : SearchRequest
         Goal, data and search space.
-    tasks : Tasks
+    tasks : TaskBuilder
         Knows where checkpoints are.
     trials : Trials
         The trials and their results.
@@ -191,7 +191,9 @@ class FinalistSelection:
         Training speed of each trial, and the time left.
     """
 
-    def __init__(self, request: SearchRequest, tasks: Tasks, trials: Trials, clock: Clock) -> None:
+    def __init__(
+        self, request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: Clock
+    ) -> None:
         self._request, self._tasks, self._trials, self._clock = request, tasks, trials, clock
 
     def select(self, options: Sequence[Option]) -> list[Finalist]:

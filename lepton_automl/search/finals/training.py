@@ -33,7 +33,7 @@ from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.proposals.feasibility import CostCheck
 from lepton_automl.search.proposals.proposer import label_bytes
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
     MAX_EPOCHS_FACTOR,
     SAFETY,
@@ -65,7 +65,7 @@ class FinalTraining:
     ----------
     request : SearchRequest
         Goal and ledger.
-    tasks : Tasks
+    tasks : TaskBuilder
         Creates the trainings.
     trials : Trials
         The trials and their results; results are added.
@@ -74,7 +74,7 @@ class FinalTraining:
     """
 
     def __init__(
-        self, request: SearchRequest, tasks: Tasks, trials: Trials, round_number: int
+        self, request: SearchRequest, tasks: TaskBuilder, trials: Trials, round_number: int
     ) -> None:
         self._request, self._tasks, self._trials = request, tasks, trials
         self._round = round_number
@@ -273,7 +273,7 @@ def _numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
     return list(dict.fromkeys(final.number for final in finals))
 
 
-def final_task(run: FinalRun, round_number: int, tasks: Tasks, trials: Trials) -> Task:
+def final_task(run: FinalRun, round_number: int, tasks: TaskBuilder, trials: Trials) -> Task:
     """The task of a final training."""
     trial, key = trials[run.number], run.key(round_number)
     if run.from_scratch:
@@ -285,7 +285,7 @@ def final_task(run: FinalRun, round_number: int, tasks: Tasks, trials: Trials) -
 
 
 def rebuild_checkpoint(
-    key: TrainingKey, tasks: Tasks, trials: Trials, ledger: LedgerView
+    key: TrainingKey, tasks: TaskBuilder, trials: Trials, ledger: LedgerView
 ) -> Task | None:
     """The task that creates a missing checkpoint again; None where the checkpoint is there.
 
@@ -293,7 +293,7 @@ def rebuild_checkpoint(
     ----------
     key : TrainingKey
         The training whose checkpoint is needed.
-    tasks, trials : Tasks, Trials
+    tasks, trials : TaskBuilder, Trials
         Of the search.
     ledger : LedgerView
         Holds the planned final trainings.
@@ -390,7 +390,7 @@ def train_to_end(request: SearchRequest, trials: Trials, number: int, epochs: in
     ConfigError
         If the training fails.
     """
-    tasks, accuracy = Tasks(request, trials), None
+    tasks, accuracy = TaskBuilder(request, trials), None
     if trials.final_results(number):
         result = trials.best_result(number)
         key, epochs, accuracy = result.key, result.epochs, result.accuracy

@@ -24,7 +24,7 @@ from lepton_automl.search.finals.training import (
     rebuild_checkpoint,
 )
 from lepton_automl.search.request import SearchRequest, SearchResult, TrialRow
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock
 from lepton_automl.search.trials import Trials, recipe_of
 from lepton_automl.search.workers.pool import Workers
@@ -42,13 +42,13 @@ class WinnerStore:
     ----------
     request : SearchRequest
         Goal, folders, ledger.
-    tasks : Tasks
+    tasks : TaskBuilder
         Creates the final trainings.
     trials : Trials
         The trials and their results.
     """
 
-    def __init__(self, request: SearchRequest, tasks: Tasks, trials: Trials) -> None:
+    def __init__(self, request: SearchRequest, tasks: TaskBuilder, trials: Trials) -> None:
         self._request, self._tasks, self._trials = request, tasks, trials
         self._options_by_number: dict[int, Option] = {}
         self._folder = request.folder.best
@@ -126,7 +126,7 @@ class WinnerStore:
 
     def save_best_so_far(self) -> int | None:
         """Save the best trial with a checkpoint to RUN/models/best; None where there is none."""
-        saved = [n for n in self._trials.trained() if Tasks.is_complete(self._checkpoint(n))]
+        saved = [n for n in self._trials.trained() if TaskBuilder.is_complete(self._checkpoint(n))]
         if not saved:
             return None
         choice = choose(self._options(saved), self._request.config.goal)

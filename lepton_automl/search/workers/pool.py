@@ -38,7 +38,7 @@ class Workers:
     Parameters
     ----------
     jobs : int
-        Tasks at the same time, at least 1.
+        TaskBuilder at the same time, at least 1.
     locks : Path
         Folder of the files of `MeasurementLock`.
     gpus : int

@@ -12,10 +12,10 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.artifact.measurements import file_problems
+from lepton_automl.compress.external.interface import wrap_model
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import signature
-from lepton_automl.compress.external.wrap import wrap_model
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from tests.helpers import external_models as models

@@ -1,4 +1,4 @@
-"""Wrap an external model: lepton's input and output around it, its function unchanged."""
+"""Give an external model the input and output of lepton's own files, its function unchanged."""
 
 from __future__ import annotations
 

@@ -8,30 +8,30 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.search import rungs
-from lepton_automl.search.tasks import Tasks
+from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Trials
 from tests.helpers.search import make_trial, result, search_request
 
 
 @pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tasks]:
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TaskBuilder]:
     monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
     job, trials = search_request(tmp_path / "run"), Trials()
     for number in range(2):
         trials.add(make_trial(number, epochs=27))
-    yield Tasks(job, trials)
+    yield TaskBuilder(job, trials)
     job.ledger.close()
 
 
-def pretend_saved(tasks: Tasks, number: int, rung: str) -> Path:
+def pretend_saved(tasks: TaskBuilder, number: int, rung: str) -> Path:
     folder = tasks.checkpoint(TrainingKey(number, round=int(rung)))
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").touch()
     return folder
 
 
-def test_a_rung_starts_from_the_checkpoint_before_it(tasks: Tasks) -> None:
+def test_a_rung_starts_from_the_checkpoint_before_it(tasks: TaskBuilder) -> None:
     folder = pretend_saved(tasks, 0, "0")
     task = tasks.rung(make_trial(0, epochs=27), 1)
     assert task.start == str(folder)
@@ -39,7 +39,7 @@ def test_a_rung_starts_from_the_checkpoint_before_it(tasks: Tasks) -> None:
     assert task.key == "0-1"
 
 
-def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: Tasks) -> None:
+def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: TaskBuilder) -> None:
     short = tasks.rung(make_trial(0, epochs=27), 0)
     task = tasks.rung(make_trial(0, epochs=27), 2)
     assert task.start == ""
@@ -48,13 +48,13 @@ def test_without_the_checkpoint_the_same_cycles_run_from_the_first(tasks: Tasks)
     assert task.seed == short.seed
 
 
-def test_trials_and_cycles_have_different_seeds(tasks: Tasks) -> None:
+def test_trials_and_cycles_have_different_seeds(tasks: TaskBuilder) -> None:
     one, two = (tasks.rung(make_trial(number, epochs=27), 2) for number in (0, 1))
     seeds = [one.seed, two.seed, *(seed for task in (one, two) for _, seed in task.cycles)]
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
+def test_a_final_training_follows_the_last_rung(tasks: TaskBuilder) -> None:
     folder = pretend_saved(tasks, 1, "1")
     task = tasks.continued(make_trial(1, epochs=27), 2, 40, TrainingKey.parse("1-final-0"))
     assert task.key == "1-final-0"
@@ -62,7 +62,7 @@ def test_a_final_training_follows_the_last_rung(tasks: Tasks) -> None:
     assert [epochs for epochs, _ in task.cycles] == [40]
 
 
-def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: Tasks) -> None:
+def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: TaskBuilder) -> None:
     pretend_saved(tasks, 1, "1")
     known = tasks.rung(make_trial(1, epochs=27), 2)
     first, second = (
@@ -77,14 +77,14 @@ def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: Tasks) -
     )
 
 
-def test_a_probe_saves_nothing_and_trains_on_few_samples(tasks: Tasks) -> None:
+def test_a_probe_saves_nothing_and_trains_on_few_samples(tasks: TaskBuilder) -> None:
     probe = tasks.probe(make_trial(0))
     assert probe.out == probe.start == ""
     assert probe.samples == tasks.samples
     assert len(probe.cycles) == 2
 
 
-def test_all_checkpoints_but_the_named_ones_are_deleted(tasks: Tasks) -> None:
+def test_all_checkpoints_but_the_named_ones_are_deleted(tasks: TaskBuilder) -> None:
     kept, gone = pretend_saved(tasks, 0, "2"), pretend_saved(tasks, 1, "0")
     lock = kept.parent / "batch.lock"
     lock.touch()
@@ -95,7 +95,7 @@ def test_all_checkpoints_but_the_named_ones_are_deleted(tasks: Tasks) -> None:
 
 
 def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
-    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+    tasks: TaskBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [pretend_saved(tasks, number, "0") for number in range(2)]
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
@@ -105,7 +105,7 @@ def test_a_deletion_that_is_killed_half_way_leaves_no_checkpoint_that_counts(
     assert tasks.rung(make_trial(0, epochs=27), 1).start == ""
 
 
-def test_a_trial_that_ran_out_of_memory_keeps_its_micro_batches(tasks: Tasks) -> None:
+def test_a_trial_that_ran_out_of_memory_keeps_its_micro_batches(tasks: TaskBuilder) -> None:
     one, final = make_trial(0, epochs=27), TrainingKey.parse("0-final-0")
     assert tasks.rung(one, 0).micro_batches == ()
     tasks._trials.add_result(result(0, "0", 100))
@@ -121,7 +121,7 @@ def test_a_trial_that_ran_out_of_memory_keeps_its_micro_batches(tasks: Tasks) ->
     assert tasks.rung(one, 2).micro_batches_of_cycles == (4,)
 
 
-def test_a_task_knows_how_much_work_it_is(tasks: Tasks) -> None:
+def test_a_task_knows_how_much_work_it_is(tasks: TaskBuilder) -> None:
     one = make_trial(0, epochs=27)
     first, all_of_it = tasks.rung(one, 0), tasks.rung(one, 2)
     assert all_of_it.work == pytest.approx(9 * first.work)

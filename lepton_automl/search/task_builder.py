@@ -25,7 +25,7 @@ _PROBE_SAMPLES = 4096
 """Samples times epochs of a speed measurement and of the flip check."""
 
 
-class Tasks:
+class TaskBuilder:
     """Creates tasks; where a checkpoint is missing, the task trains from an earlier one.
 
     Parameters
