@@ -32,10 +32,11 @@ from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx
 from lepton_automl.models.random_weights import random_int8_onnx
-from lepton_automl.pipeline.compress_net import RECIPE, compress_net
+from lepton_automl.pipeline.compress_net import compress_net
 from lepton_automl.training.loop import fit, initial_model
 from lepton_automl.training.recipe import Recipe
 
+RECIPE = "recipe.json"
 TRAINED = Recipe(
     optimizer="muon",
     lr=0.04,

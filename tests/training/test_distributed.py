@@ -70,8 +70,15 @@ def _ended(commands: Sequence[Sequence[str]], out: Path) -> list[dict[str, Tenso
     return [load_file(path) for path in sorted(out.parent.glob(f"{out.name}-*"))]
 
 
-def test_two_processes_end_on_the_weights_of_one(tmp_path: Path) -> None:
-    (alone,), (first, second) = trained(tmp_path, 1), trained(tmp_path, 2)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What one process ends on."""
+    (weights,) = trained(tmp_path_factory.mktemp("alone"), 1)
+    return weights
+
+
+def test_two_processes_end_on_the_weights_of_one(tmp_path: Path, alone: dict[str, Tensor]) -> None:
+    first, second = trained(tmp_path, 2)
     for name, value in alone.items():
         assert torch.equal(first[name], second[name])
         assert torch.allclose(first[name], value, rtol=2e-4, atol=2e-6)
@@ -84,13 +91,12 @@ def test_batch_norm_per_process_still_trains(tmp_path: Path) -> None:
     assert float(first["loss"]) < 0.8 * math.log(3)
 
 
-def test_ranks_come_from_torchruns_environment(tmp_path: Path) -> None:
+def test_ranks_come_from_torchruns_environment(tmp_path: Path, alone: dict[str, Tensor]) -> None:
     program, out = tmp_path / "member.py", tmp_path / "run"
     program.write_text(f"import sys; sys.path.insert(0, {str(HERE)!r})\n{MEMBER}")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words = ["x", "x", "env://", "frozen", str(out)]
     first, second = _ended([[*torchrun, str(program), *words]], out)
-    (alone,) = trained(tmp_path, 1)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.allclose(first[n], v, rtol=2e-4, atol=2e-6) for n, v in alone.items())
 
