@@ -14,8 +14,8 @@ from tests.helpers.search import InlineWorkers, search_request
 def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(rungs, "LEAST_SAMPLES", 1)
     job = search_request(tmp_path / "run", jobs=3, trials=5)
-    monkeypatch.setattr(TaskBuilder, "discard", lambda self, number, rung: None)
-    monkeypatch.setattr(TaskBuilder, "collect", lambda self, keep: None)
+    monkeypatch.setattr(TaskBuilder, "delete", lambda self, key: None)
+    monkeypatch.setattr(TaskBuilder, "delete_all_but", lambda self, keep: None)
     with Workers(3, job.folder.path / "locks") as pool:
         found = search(job, pool)
     kept = {
@@ -31,7 +31,7 @@ def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monk
             task = TaskBuilder(alone, trials).rung(candidate, rung)
             InlineWorkers().run(task)
             name = f"{row.number:05d}-{rung}"
-            written = alone.folder / "checkpoints" / name / "weights.safetensors"
+            written = alone.folder.checkpoints / name / "weights.safetensors"
             assert written.read_bytes() == kept[name]
             checked += 1
     assert checked >= 6, "every trial, and at least one that went on"
