@@ -6,9 +6,13 @@ The ONNX file takes raw pixels and gives probabilities; size, channels and class
 """
 
 import json
+import os
 import sys
 
 import numpy as np
+
+# ONNX Runtime 1.32 sends usage data to its maker unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from PIL import Image, ImageOps
 

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lepton_automl.api import pick, predict, run, status, verify
     from lepton_automl.core.version import __version__
+
+# ONNX Runtime 1.32 sends usage data to its maker unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["__version__", "pick", "predict", "run", "status", "verify"]
 
