@@ -24,7 +24,7 @@ import torch
 from benchmarks.common import parser, print_table
 from lepton_automl.config import LIMITS, Limits, RunConfig
 from lepton_automl.cost import targets
-from lepton_automl.cost.cost import Cost, excess
+from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.folder import RunFolder
@@ -73,7 +73,7 @@ class Answer:
     @property
     def is_right(self) -> bool:
         """Every net found is within the limits, or none was found and a reason is named."""
-        kept = all(not excess(cost, self.limits) for cost in self.found)
+        kept = all(not violations(cost, self.limits) for cost in self.found)
         return kept and bool(self.found) != (self.error is not None)
 
 
@@ -85,7 +85,7 @@ class Watched(CostCheck):
         is_new = arch.hash not in self._known
         begun, busy = time.perf_counter(), time.process_time()
         cost = super().__call__(arch)
-        if is_new and excess(cost, self.limits):
+        if is_new and violations(cost, self.limits):
             self.taken.append((time.perf_counter() - begun, time.process_time() - busy))
         return cost
 
@@ -162,7 +162,7 @@ def answered(found: SearchSpace, limits: Limits, count: int, seed: int, folder: 
             answer.error = error
         ledger.close()
     answer.checks = check.taken
-    answer.told = proposer._tally.words() if proposer._tally.is_scarce else ""
+    answer.told = proposer._rejection_stats.summary() if proposer._rejection_stats.is_scarce else ""
     return answer
 
 
@@ -201,7 +201,7 @@ def named(answer: Answer) -> Limits:
 
 def lied(answer: Answer, pool: list[Cost]) -> bool:
     """Called impossible, though a net that was merely drawn is within all the limits."""
-    return answer.error is not None and any(not excess(cost, answer.limits) for cost in pool)
+    return answer.error is not None and any(not violations(cost, answer.limits) for cost in pool)
 
 
 def spread(values: list[float]) -> str:

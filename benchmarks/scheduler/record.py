@@ -23,8 +23,8 @@ from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Preprocessing
 from lepton_automl.search.rungs import cycles
+from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space import draw, loader
-from lepton_automl.search.space.draw import seed_of
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.loop import Diverged, fit, initial_model

@@ -106,10 +106,10 @@ def peak_ram_bytes(graph: Graph) -> int:
     return peak
 
 
-def excess(cost: Cost, limits: Limits) -> dict[str, float]:
-    """Cost limits that are broken: name -> how far beyond, 0.5 for one and a half times.
+def violations(cost: Cost, limits: Limits) -> dict[str, float]:
+    """Broken cost limits: name -> cost / limit - 1, above 0.
 
-    A cost that was not measured breaks nothing.
+    A cost that was not measured breaks no limit.
     """
     found = {}
     for limit, stated in limits.costs.items():

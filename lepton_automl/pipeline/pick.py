@@ -16,7 +16,7 @@ from lepton_automl.config import EVERY_OBJECTIVE, LIMITS, Goal, Limits, Prefer, 
 from lepton_automl.core import files
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.units import quantity_text
-from lepton_automl.cost.cost import Cost, excess
+from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import DataError, InfeasibleError
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
@@ -239,7 +239,7 @@ def within_limits(
     """
     if not candidates:
         raise DataError(f"{run} has trained nothing yet", fix="run `lepton search` first")
-    feasible = [c for c in candidates if not excess(c.option.cost, limits)]
+    feasible = [c for c in candidates if not violations(c.option.cost, limits)]
     if not feasible:
         raise _too_expensive(candidates, limits)
     least, best = limits.min_accuracy, max(feasible, key=lambda c: c.option.accuracy)
@@ -255,8 +255,8 @@ def within_limits(
 
 
 def _too_expensive(candidates: Sequence[PickCandidate], limits: Limits) -> InfeasibleError:
-    nearest = min(candidates, key=lambda c: sum(excess(c.option.cost, limits).values()))
-    broken = excess(nearest.option.cost, limits)
+    nearest = min(candidates, key=lambda c: sum(violations(c.option.cost, limits).values()))
+    broken = violations(nearest.option.cost, limits)
     values = {name: LIMITS[name].measured(nearest.option.cost) or 0.0 for name in broken}
     wanted = ", ".join(f"{LIMITS[n].words} {_text(n, limits.stated[n])}" for n in broken)
     return InfeasibleError(

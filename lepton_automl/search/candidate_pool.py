@@ -1,8 +1,7 @@
-"""Pool of candidates for the next trial: even draws of the space and neighbours of the best."""
+"""Pool of candidates for the next trial: uniform draws and neighbours of the best points."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -16,29 +15,31 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from lepton_automl.search.seeds import seed_of
+
 Params = Mapping[str, Any]
 Space = Mapping[str, BaseDistribution]
 
 MAX_DRAWS, NEW_PER_TURN = 8, 4
-"""Even draws for each candidate wanted, at most, and how many of them are replaced each turn: what
-stays is neither drawn nor estimated anew."""
+"""Uniform draws at most for each candidate of a pool, and how many of them a turn replaces: the
+others are neither drawn nor estimated again."""
 FEW_VALUES = 16
-"""A number with more values than that is changed by a step rather than drawn anew."""
+"""A numeric parameter with more values is changed by a random step, others are drawn uniformly."""
 STEP_SIZES = (0.2, 0.05, 0.01)
-"""Standard deviations of such a step, as shares of the range; one is chosen at random."""
+"""Standard deviations of such a step, relative to the range; one is chosen at random."""
 NEAREST = 12
-"""Candidates that are kept where none satisfies the constraints."""
+"""Candidates with the smallest violations that are kept where none is feasible."""
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateEstimate:
-    """What is known of a point without a trial of it."""
+    """Estimated costs and violation of a point."""
 
     params: Params
-    """Those parameters that a trial of the point would have."""
+    """Parameters that a trial of the point has."""
     values: Mapping[int, float] = field(default_factory=dict)
-    """Index of an objective -> its value, for objectives that need no trial; in any unit, as only
-    order and ratios count."""
+    """Index of an objective -> value, of objectives that need no trial; in any unit, as only order
+    and ratios count."""
     violation: float = 0.0
     """Sum of the amounts by which constraints are broken; 0 for a feasible point."""
 
@@ -57,20 +58,20 @@ class Candidate:
 
     @property
     def params(self) -> Params:
-        """Those that a trial of it would have."""
+        """Parameters that a trial of it has."""
         return self.estimate.params
 
 
 class CandidatePool:
-    """Candidates that depend on the seed, the turn and the best points only.
+    """Candidates that depend on the seed, the number of earlier points and the best points only.
 
     Parameters
     ----------
     seed : int
-        Of all draws.
+        Seed of all draws.
     even : int
-        Different feasible even draws in a pool; fewer where few of `MAX_DRAWS` times as many draws
-        are feasible.
+        Different feasible uniform draws in a pool; fewer where few of `MAX_DRAWS` times as many
+        draws are feasible.
     neighbors : int
         Points made from the best ones by changing one or two parameters.
     """
@@ -79,12 +80,12 @@ class CandidatePool:
         self._seed, self._even, self._neighbors = seed, even, neighbors
         self._space: Space = {}
         self._drawn: dict[int, Params] = {}
-        """Number in the sequence of even draws -> the draw, as far as the last turn needed it."""
+        """Number in the sequence of uniform draws -> draw, of those that the last turn used."""
 
     def __call__(
         self, space: Space, turn: int, best: Sequence[Params], estimate: Estimator
     ) -> list[Candidate]:
-        """Candidates of a turn: the feasible ones, or where there is none the nearest to it.
+        """Feasible candidates of a turn; where there is none, those with the smallest violations.
 
         Parameters
         ----------
@@ -95,7 +96,7 @@ class CandidatePool:
         best : sequence of mapping
             Parameters of the points whose neighbours are included.
         estimate : callable
-            Which parameters a point has, its known costs and violation.
+            Conditional parameters, costs and violation of a point.
         """
         kept = self._drawn if self._space == space else {}
         self._space, self._drawn = dict(space), {}
@@ -136,13 +137,13 @@ class CandidatePool:
 
 
 def even_draw(space: Space, seed: int) -> Params:
-    """A value for every parameter, each drawn evenly on its own scale."""
+    """A value for every parameter, drawn uniformly on the scale of its distribution."""
     chance = random.Random(seed)
     return {name: even_value(distribution, chance) for name, distribution in space.items()}
 
 
 def even_value(distribution: BaseDistribution, chance: random.Random) -> Any:
-    """One value of a distribution."""
+    """A value drawn uniformly on the scale of the distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return chance.choice(distribution.choices)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
@@ -158,7 +159,7 @@ def even_value(distribution: BaseDistribution, chance: random.Random) -> Any:
 
 
 def _changed(distribution: BaseDistribution, value: Any, chance: random.Random) -> Any:
-    """Another value: near the old one where there are many."""
+    """A new value, near the old one for parameters with many values."""
     if isinstance(distribution, CategoricalDistribution):
         return even_value(distribution, chance)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
@@ -181,29 +182,23 @@ def _legal(distribution: IntDistribution | FloatDistribution, value: float) -> f
     return round(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
-def seed_of(*parts: object) -> int:
-    """A seed below 2**31 from parts that have a text, the same in every process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1
-
-
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """Which parameters a point has, learned from the trials of a study.
+    """Conditional parameters, recognized from the trials of a study.
 
-    A parameter that some trials lack depends on another one if no value of that one occurs both
-    with and without it.
+    A parameter that some trials lack depends on another one if each value of that one occurs only
+    with it or only without it.
     """
 
     depends: Mapping[str, tuple[str, frozenset[Any]]]
-    """Parameter -> the one it depends on, and the values of that one without it."""
+    """Parameter -> the one it depends on, and the values of that one without the parameter."""
 
     @classmethod
     def of(cls, trials: Sequence[Params]) -> Conditions:
-        """Learn from the parameters of trials."""
+        """Recognize the conditions in the parameters of trials."""
         names = sorted({name for params in trials for name in params})
         values = {name: {params.get(name) for params in trials} for name in names}
-        # A continuous parameter never repeats a value, so that it would explain everything.
+        # A continuous parameter hardly repeats a value, so that every condition would fit it.
         others = [n for n in names if not any(isinstance(v, float) for v in values[n])]
         others.sort(key=lambda name: len(values[name]))
         depends = {}
@@ -220,7 +215,7 @@ class Conditions:
         return cls(depends)
 
     def present(self, drawn: Params) -> Params:
-        """Those of the drawn parameters that a trial would have."""
+        """Those of the drawn parameters that a trial has."""
         return {name: value for name, value in drawn.items() if self._has(name, drawn, ())}
 
     def _has(self, name: str, drawn: Params, seen: tuple[str, ...]) -> bool:

@@ -19,11 +19,11 @@ from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
 from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.flip_check import FLIP, with_flip_checked
 from lepton_automl.search.objectives import load as load_objective
-from lepton_automl.search.pareto import Progress, series
+from lepton_automl.search.pareto import HypervolumeRecorder, series
 from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.rungs import RUNGS, Rung
-from lepton_automl.search.scheduler import Scheduler
+from lepton_automl.search.scheduler import Action, Scheduler
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
     FINAL_SHARES,
@@ -50,40 +50,40 @@ from lepton_automl.search.workers.pool import Workers, WorkersPerGpu
 from lepton_automl.search.workers.task import Task, TaskResult
 from lepton_automl.training.distributed import expected_speedup
 
-RECENT = 20
-"""A new candidate will probably take as long as so many before it on average."""
+_RECENT = 20
+"""The training time of a new trial is estimated from so many trials before it."""
 SECONDS_BETWEEN_EVENTS = 0.2
-"""Of progress: nobody reads faster."""
-HOPELESS = 8
-"""After so many candidates without a single trained one, the search gives up."""
-USUAL_SECONDS_PER_WORK = 1e-10
-"""Where the first candidate cannot be timed."""
+"""At least, between two events of progress."""
+MOST_FAILURES = 8
+"""The search ends after so many trials if the training of all of them failed."""
+_USUAL_SECONDS_PER_WORK = 1e-10
+"""Speed of training where the first candidate cannot be timed."""
 
 
 def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
-    """The best net for the time given, inside the limits; also left in RUN/models/best.
+    """Search for the best net that satisfies the limits, in the given time or number of trials.
 
-    Everything that is decided follows from the ledger, so a search that was stopped anywhere goes
-    on where it was. With one worker, `trials` instead of a budget and no measured latency, the
-    resumed search is the uninterrupted one, bit for bit.
+    All decisions follow from the ledger, so an interrupted search continues from its last event.
+    With one worker, `trials` instead of a budget and no measured latency, the result of a resumed
+    search is bit for bit that of an uninterrupted one. The winner is written to RUN/models/best.
 
     Parameters
     ----------
     work : SearchRequest
-        What to search, within which limits, how long.
+        Space, data, limits, time.
     workers : Workers, optional
-        Processes to use; by default `work.jobs` are started and killed at the end.
+        Processes that train; by default `work.jobs` are started, and ended with the search.
 
     Raises
     ------
     InfeasibleError
-        If no net of the space is within the limits; nothing was trained.
+        If no net of the space satisfies the limits; no training has started.
     ConfigError
-        If none of the candidates could be trained.
+        If the training of every trial failed.
     MachineError
         If the disk is full.
     KeyboardInterrupt
-        Passed on after the best so far was saved.
+        Raised again after the best net so far was saved.
     """
     trials = read_trials(work.ledger)
     tasks = TaskBuilder(work, trials)
@@ -94,15 +94,15 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
     is_new = choice is None
     if choice is None:
         with (
-            work.ledger.watched(Progress(work.ledger, objectives, trials)),
+            work.ledger.watched(HypervolumeRecorder(work.ledger, objectives, trials)),
             closing(MeasurementLock(work.folder.checkpoints)) as lock,
             _started(work, workers) as own,
         ):
             try:
                 work = dataclasses.replace(work, space=with_flip_checked(work, tasks, own))
-                explorer = Explorer(work, tasks, trials, winners, own, lock)
-                explorer.explore()
-                choice = winners.select_winner(own, explorer.clock)
+                loop = SearchLoop(work, tasks, trials, winners, own, lock)
+                loop.run()
+                choice = winners.select_winner(own, loop.clock)
             except KeyboardInterrupt:
                 _leave_usable(work)
                 raise
@@ -115,7 +115,7 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
 
 
 def _record_classes(work: SearchRequest) -> None:
-    """Where every class counts alike, those who read the ledger alone need the samples' classes."""
+    """Record the validation classes where balanced accuracy is used, for readers of the ledger."""
     strata = work.dataset.validation.strata
     if strata is not None and work.ledger.get(EventKind.PLAN, CLASSES) is None:
         work.ledger.record(EventKind.PLAN, CLASSES, {"validation": strata.tolist()})
@@ -138,38 +138,38 @@ def _started(work: SearchRequest, workers: Workers | None) -> Iterator[Workers]:
 
 
 def _leave_usable(work: SearchRequest) -> None:
-    # By the ledger: the interruption may have come between it and what is known here.
+    # Read the ledger again: the interruption may have come between an event and its effect here.
     trials = read_trials(work.ledger)
     number = WinnerStore(work, TaskBuilder(work, trials), trials).save_best_so_far()
     if number is None:
-        work.emit(Event("search", "stopped before the first candidate was trained"))
+        work.emit(Event("search", "stopped before the first trial was trained"))
     else:
         where = work.folder.best
         work.emit(Event("search", f"stopped; the best so far, trial {number}, is in {where}"))
 
 
-class Explorer:
+class SearchLoop:
     """Trains candidates, rung by rung, until the trials or the time are used up.
 
     Parameters
     ----------
     work : SearchRequest
-        What to search.
+        Space, data, limits, time.
     tasks : TaskBuilder
-        Makes tasks.
+        Builds the tasks of the workers.
     trials : Trials
-        What the ledger knows; added to.
+        Trials of the ledger; new ones are added.
     winners : WinnerStore
-        Tells who leads.
+        Selects the best trial so far.
     workers : Workers
-        Where tasks run.
+        Processes that run the tasks.
     lock : MeasurementLock
-        Makes workers pause while a candidate is timed.
+        Workers pause while it is held to measure a latency.
 
     Raises
     ------
     InfeasibleError
-        If no net of the space is within the limits.
+        If no net of the space satisfies the limits.
     """
 
     def __init__(
@@ -189,16 +189,17 @@ class Explorer:
         self._scheduler = Scheduler(self._proposer.study)
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
+        self._is_slow_reported = False
         if trials.plan is None:
             first = trials.get(0) or self._proposer.add()
-            assert first is not None, "the first candidate is rejected by an error"
+            assert first is not None, "an infeasible first candidate raises an error"
             trials.plan = make_plan(work, tasks, first, workers)
         self.clock = clock_for(work, trials.plan)
 
-    def explore(self) -> None:
-        """Keep the workers busy until nothing is left to do."""
+    def run(self) -> None:
+        """Keep the workers busy until no training may start any more."""
         while True:
-            while self._workers.free and (task := self._next()):
+            while self._workers.free and (task := self._next_task()):
                 self._workers.start(task)
             if not self._workers.busy:
                 break
@@ -207,61 +208,91 @@ class Explorer:
         if trained := self._trials.trained():
             self._show(trained[-1], is_last=True)
 
-    def _next(self) -> Task | None:
-        """The next training; trials whose first one was interrupted come first."""
-        at_work = self._at_work()
-        waiting = [number for number in self._trials.unstarted() if number not in at_work]
-        if waiting:
-            return self._rung_task(waiting[0], 0)
-        may_propose, trials = self._may_propose(), self._trials
-        if may_propose and len(trials) < len(self._proposer.first):
-            return self._proposed() or self._next()
-        self._proposer.estimator.most_macs = self._most_macs()
+    def _next_task(self) -> Task | None:
+        """The next training; None where no training may start now.
+
+        Trials whose first rung was interrupted come first, then the known-good candidates; after
+        them the scheduler chooses between a promotion and a new trial.
+        """
+        while True:
+            running = self._running()
+            interrupted = [n for n in self._trials.unstarted() if n not in running]
+            if interrupted:
+                return self._rung_task(interrupted[0], 0)
+            may_propose = self._may_propose()
+            if may_propose and len(self._trials) < len(self._proposer.first):
+                action: Action | None = Action()
+            else:
+                self._proposer.estimator.most_macs = self._most_macs()
+                promotable = self._promotable(closing=not may_propose)
+                action = self._scheduler.next_action(promotable, may_propose=may_propose)
+            if action is None:
+                return None
+            if action.promote is not None:
+                return self._rung_task(action.promote, len(self._trials.results[action.promote]))
+            candidate = self._proposer.add(self._proposal_deadline())
+            if candidate is not None:
+                return self._rung_task(candidate.number, 0)
+            # No new trial is possible: the next action is a promotion or none.
+
+    def _promotable(self, *, closing: bool) -> list[int]:
+        """Trials that may train their next rung by the promotion rule and the time left."""
         rungs = [
-            Rung(trials.entries(rung, self._known_costs), self._promoted(rung))
+            Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung))
             for rung in range(RUNGS - 1)
         ]
-        promotable = [
+        return [
             number
-            for number in self._scheduler.promotable(rungs, closing=not may_propose)
-            if self.clock.allows(self._work_of(number, len(trials.results[number])))
+            for number in self._scheduler.promotable(rungs, closing=closing)
+            if self.clock.allows(self._work_of(number, len(self._trials.results[number])))
         ]
-        action = self._scheduler.next_action(promotable, may_propose=may_propose)
-        if action is None:
-            return None
-        if action.promote is not None:
-            return self._rung_task(action.promote, len(trials.results[action.promote]))
-        return self._proposed() or self._next()
 
-    def _proposed(self) -> Task | None:
-        """The first training of a new trial; None where the space is exhausted."""
-        candidate = self._proposer.add()
-        return None if candidate is None else self._rung_task(candidate.number, 0)
+    def _promoted(self, rung: int) -> set[int]:
+        """Trials that train or have trained beyond `rung`, or have no rung after it."""
+        last = {n for n in self._trials if len(self._tasks.cycles(n)) == rung + 1}
+        return self._trials.beyond(rung) | self._running() | last
+
+    def _may_propose(self) -> bool:
+        """Whether a new trial may start: its proposal and its first rung fit in the time left."""
+        wanted, trials = self._work.config.trials, self._trials
+        if self._proposer.exhausted or (wanted is not None and len(trials) >= wanted):
+            return False
+        if not trials.trained():
+            return len(trials) < MOST_FAILURES
+        recent = list(trials)[-_RECENT:]
+        first_rung = sum(self._work_of(n, 0) for n in recent) / len(recent)
+        proposal_seconds = self._proposer.seconds
+        if self.clock.allows(first_rung, proposal_seconds):
+            return True
+        if self.clock.allows(first_rung) and not self._is_slow_reported:
+            self._is_slow_reported = True
+            self._work.emit(
+                Event(
+                    "search",
+                    f"no more new trials: --sampler {self._work.config.sampler} takes "
+                    f"{proposal_seconds:.2g} s for a proposal, which does not fit in the "
+                    f"{max(0.0, self.clock.search_seconds()):.0f} s left for the search; "
+                    "known trials continue",
+                )
+            )
+        return False
+
+    def _proposal_deadline(self) -> float:
+        """`time.monotonic()` after which no proposal becomes a trial; infinite for the first."""
+        if not self._trials.trained():
+            return math.inf
+        return time.monotonic() + self.clock.search_seconds()
 
     def _most_macs(self) -> float:
-        """Of a net that could be trained to the last rung before the search must end.
+        """Multiply-accumulates of the largest net that can be trained to its last rung in time.
 
-        A net ten times as large takes ten times as long: its first rung alone may take the time in
-        which others would have been trained to the end, as it never could be.
+        A larger net could start, but never finish, and its first rung may take as long as all rungs
+        of others.
         """
         plan = self._trials.plan
         if plan is None or plan.epochs is None:
             return math.inf
         return macs_of(self.clock.most_work(), self._tasks.samples, plan.epochs)
-
-    def _promoted(self, rung: int) -> set[int]:
-        """Trials that train or have trained beyond `rung`, or have no further one."""
-        last = {n for n in self._trials if len(self._tasks.cycles(n)) == rung + 1}
-        return self._trials.beyond(rung) | self._at_work() | last
-
-    def _may_propose(self) -> bool:
-        wanted, trials = self._work.config.trials, self._trials
-        if self._proposer.exhausted or (wanted is not None and len(trials) >= wanted):
-            return False
-        if not trials.trained():
-            return len(trials) < HOPELESS
-        recent = list(trials)[-RECENT:]
-        return self.clock.allows(sum(self._work_of(n, 0) for n in recent) / len(recent))
 
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
@@ -269,14 +300,14 @@ class Explorer:
         epochs = sum(self._tasks.cycles(number)[: rung + 1])
         event = result_event(result, epochs, self._work.dataset.validation)
         self._work.ledger.record(EventKind.RUNG, task.key, event)
-        score = RungResult.from_event(key, event)
-        self._trials.add_result(score)
+        recorded = RungResult.from_event(key, event)
+        self._trials.add_result(recorded)
         self._proposer.record(number)
-        if not score.failed:
+        if not recorded.failed:
             if rung:
                 self._tasks.delete(TrainingKey(number, round=rung - 1))
-            pictures = self._tasks.cycles(number)[rung] * self._tasks.samples
-            seconds = result.steady_seconds(pictures)
+            samples = self._tasks.cycles(number)[rung] * self._tasks.samples
+            seconds = result.steady_seconds(samples)
             self.clock.learn(seconds, self._work_of(number, rung), number)
         self._show(number)
 
@@ -288,17 +319,17 @@ class Explorer:
         macs, each = self._trials[number].cost.macs, self._tasks.cycles(number)
         return work_of(macs, self._tasks.samples, each[min(rung, len(each) - 1)])
 
-    def _at_work(self) -> set[int]:
+    def _running(self) -> set[int]:
         return {TrainingKey.parse(task.key).trial for task in self._workers.busy}
 
     def _show(self, number: int, *, is_last: bool = False) -> None:
-        """Tell how far it is: who leads and the front take some time at hundreds of trials."""
+        """Emit the progress, not after every task: the front of hundreds of trials takes time."""
         now = time.monotonic()
         if now - self._shown < SECONDS_BETWEEN_EVENTS and not is_last:
             return
         self._shown = now
         leader = self._winners.leader()
-        done, total, seconds = self._how_far()
+        done, total, seconds = self._progress()
         event = progress.progress(
             progress.row_of(self._trials, number),
             None if leader is None else progress.row_of(self._trials, leader),
@@ -310,8 +341,8 @@ class Explorer:
         )
         self._work.emit(event)
 
-    def _how_far(self) -> tuple[float, float, float]:
-        """Done and total (seconds of the search, or epochs); what the whole run still takes."""
+    def _progress(self) -> tuple[float, float, float]:
+        """Done and total (seconds of the search, or epochs), and the seconds until the run ends."""
         budget, trials = self._work.config.seconds_in_all, self._trials
         if budget is not None:
             ends = search_ends(self._work, trials.plan)
@@ -329,7 +360,7 @@ class Explorer:
 
 
 def search_ends(work: SearchRequest, plan: Plan | None) -> float:
-    """Seconds the run may have been alive when the search ends: the budget less later stages."""
+    """Seconds of the run after which the search ends: the budget less that of later stages."""
     if work.config.seconds_in_all is None:
         return math.inf
     stages = work.stage_budget(plan.epoch_seconds, plan.whole_epochs) if plan else {}
@@ -337,12 +368,12 @@ def search_ends(work: SearchRequest, plan: Plan | None) -> float:
 
 
 def seconds_left(work: SearchRequest, plan: Plan | None) -> float:
-    """Until the search must end."""
+    """Seconds until the search ends, final trainings included."""
     return search_ends(work, plan) - work.ledger.alive_seconds()
 
 
 def make_plan(work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Workers) -> Plan:
-    """The plan, recorded and told; without a budget every recipe's own epochs count."""
+    """Plan the search and record it; without a budget every trial has the epochs of its recipe."""
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
         begun = work.ledger.alive_seconds()
@@ -351,7 +382,7 @@ def make_plan(work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Wo
         epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
         own = first.recipe.epochs
         plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, own, own))
-        # Cut short, trainings leave less to recover after a cut: the search gets that time too.
+        # Shorter trainings need shorter fine-tuning after a cut: the search gets that time too.
         plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
         plan = _planned(work, tasks, plan)
         for line in _plan_lines(work, plan):
@@ -361,10 +392,10 @@ def make_plan(work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Wo
 
 
 def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
-    """`plan` with the epochs of candidates and what is kept for the end.
+    """`plan` with the epochs of trials and the share of the time for the final trainings.
 
-    Enough for three trainings from nothing, else for one. Where candidates would get fewer epochs
-    than their recipe asks for, enough for one of twice as many, or nearly all there is.
+    The share is enough for three final trainings from scratch, else for one. Where trials get fewer
+    epochs than their recipe has, it is enough for one of twice those epochs, or the largest share.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
     known: dict[float, int] = {}
@@ -376,8 +407,7 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
         epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
         finalist = Finalist(0, known[share], own, epoch_seconds)
         each = times * finalist.min_epochs * finalist.seconds_per_epoch
-        lasting = makespan([each] * count, work.finals_at_once)
-        return lasting <= share * left
+        return makespan([each] * count, work.finals_at_once) <= share * left
 
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
     some = [share for share in known if known[share] >= own and is_enough(share, 1)]
@@ -406,7 +436,7 @@ def _plan_lines(work: SearchRequest, plan: Plan) -> tuple[str, str]:
 
 
 def clock_for(work: SearchRequest, plan: Plan) -> Clock:
-    """Time left and the time of tasks, under `plan`."""
+    """Clock of a search with this plan."""
     kept = 0.0
     if work.config.seconds_in_all is not None:
         kept = plan.final_share * max(0.0, search_ends(work, plan) - plan.begun)
@@ -417,5 +447,5 @@ def _seconds_per_work(tasks: TaskBuilder, first: Trial, workers: Workers) -> flo
     probe = tasks.probe(first)
     result = workers.call(probe)
     if result.failed:
-        return USUAL_SECONDS_PER_WORK
+        return _USUAL_SECONDS_PER_WORK
     return result.seconds[-1] / work_of(first.cost.macs, probe.samples, probe.cycles[-1][0])

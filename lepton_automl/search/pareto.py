@@ -1,4 +1,4 @@
-"""Rungs: how long candidates are trained, and who goes on; nothing here trains or waits."""
+"""Pareto ranks, exact hypervolume, and the hypervolume of a search after every rung."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from lepton_automl.search.trials import RungResult, Trial, Trials
 REFERENCE = "reference"
 """Key of the `EventKind.HYPERVOLUME` event with the reference point."""
 ROOM = 2.0
-"""Doublings: a net up to four times as costly as the first candidate still counts."""
+"""Doublings of the first trial's costs up to the reference point."""
 DIGITS = 6
 BLOCK = 300
-"""Points compared each with each at once; more are taken by halves, to save memory."""
+"""Points compared in one matrix; more are split in halves, to save memory."""
 Points = NDArray[np.float64]
 
 
 def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Rank 0 for points nothing dominates, 1 for those that only rank 0 dominates, and so on.
+    """Rank 0 for points that none dominates, 1 for those that only rank 0 dominates, and so on.
 
     Parameters
     ----------
     points : ndarray
-        (N, D), every coordinate to be minimised.
+        (N, D), every coordinate to be minimized.
 
     Returns
     -------
@@ -52,15 +52,15 @@ def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def hypervolume(points: Points, reference: Points) -> float:
-    """Volume that `points` dominate, up to `reference`; exact.
+    """Exact volume that `points` dominate, up to `reference`.
 
-    Up to three objectives are counted on the grid of the points' coordinates, more are cut into
-    slices of one less (While et al. 2006, A Faster Algorithm for Calculating Hypervolume, HSO).
+    Up to three dimensions are summed on the grid of the points' coordinates; more are cut into
+    slices of one dimension less (hypervolume by slicing objectives, While et al. 2006).
 
     Parameters
     ----------
     points : ndarray
-        (N, D), every coordinate to be minimised; those beyond the reference count nothing.
+        (N, D), every coordinate to be minimized; those beyond the reference have no volume.
     reference : ndarray
         (D,), the worst value of each coordinate.
     """
@@ -69,7 +69,7 @@ def hypervolume(points: Points, reference: Points) -> float:
 
 
 def front_of(points: Points) -> Points:
-    """The points that no other one dominates, each once, in lexicographic order."""
+    """The points that no other dominates, without repetitions, in lexicographic order."""
     if len(points) > BLOCK:
         halves = [front_of(half) for half in np.array_split(points, 2)]
         if sum(map(len, halves)) < len(points):
@@ -93,7 +93,7 @@ def _volume(points: Points, reference: Points) -> float:
 
 
 def _on_grid(points: Points, reference: Points) -> float:
-    """The depth in the last coordinate over each cell of the others' grid."""
+    """Sum over the grid cells of the other coordinates of the depth in the last one."""
     *others, last = points.T
     if not others:
         return float(reference[0] - last.min())
@@ -111,21 +111,21 @@ def _on_grid(points: Points, reference: Points) -> float:
     return float(depth)
 
 
-class Progress:
-    """Writes the hypervolume of all trained candidates down after every rung.
+class HypervolumeRecorder:
+    """Records the hypervolume of all trials after every rung.
 
-    Accuracy counts as it is, costs as their logarithm to base 2: halving a cost is worth the same
-    everywhere. The volume is counted from a reference point that the first candidate fixes: the
-    accuracy of guessing, and costs four times its own. It follows from the ledger alone.
+    Accuracy is used as it is, costs as their logarithm to base 2. The first trial fixes the
+    reference point: chance accuracy, and costs four times its own. The values follow from the
+    ledger alone.
 
     Parameters
     ----------
     ledger : Ledger
-        Where values are written; call this object with every event recorded from now on.
+        Values are recorded here; call this object with every new event.
     objectives : sequence of Objective
-        The axes.
+        Objectives of the search.
     trials : Trials
-        What the ledger knows; rungs whose value is missing are made good at once.
+        Trials of the ledger; missing values are recorded at once.
     """
 
     def __init__(self, ledger: Ledger, objectives: Sequence[Objective], trials: Trials) -> None:
@@ -141,7 +141,7 @@ class Progress:
         self._catch_up()
 
     def __call__(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
-        """Take notice of one event."""
+        """Process one new event."""
         if kind == EventKind.TRIAL:
             self._enter(int(key), Trial.from_event(dict(value)))
         elif kind == EventKind.RUNG:
@@ -149,7 +149,7 @@ class Progress:
             self._record(key)
 
     def _catch_up(self) -> None:
-        """A kill may have come between a rung and its value."""
+        """Record missing values: a kill may have come between a rung and its value."""
         known = self._ledger.all(EventKind.HYPERVOLUME)
         for key, value in self._ledger.all(EventKind.RUNG).items():
             self._learn(key, value)
@@ -170,14 +170,14 @@ class Progress:
         score = RungResult.from_event(TrainingKey.parse(key), dict(value))
         number, is_final = score.key.trial, score.key.stage is Stage.FINAL
         known = self._accuracy.get(number)
-        # A last training that was a step back is undone.
+        # A final training with a lower accuracy is not used.
         if score.failed or (is_final and known is not None and score.accuracy < known):
             return
         self._accuracy[number] = score.accuracy
         self._move(number, self._point(score.accuracy, self._costs[number]))
 
     def _move(self, number: int, point: Points) -> None:
-        """The candidate is elsewhere now; the front is made anew only where it has left it."""
+        """Move the trial's point; the front is computed again only where the point leaves it."""
         old = self._points.get(number)
         self._points[number] = point
         if old is not None and (self._front == old).all(1).any() and not (point <= old).all():
@@ -191,7 +191,7 @@ class Progress:
 
     def _record(self, key: str) -> None:
         if self._value is None:
-            assert self._reference is not None, "fixed by the first candidate"
+            assert self._reference is not None, "fixed by the first trial"
             self._value = round(hypervolume(self._front, self._reference), DIGITS)
         seconds = round(self._ledger.alive_seconds(), 3)
         self._ledger.record(EventKind.HYPERVOLUME, key, {"value": self._value, "seconds": seconds})
@@ -205,13 +205,13 @@ class Progress:
 
 
 def coordinate(objective: Objective, accuracy: float, cost: Cost) -> float:
-    """The figure as the volume counts it: less is better, costs by their doublings."""
+    """Coordinate in the hypervolume: lower is better, costs as logarithms to base 2."""
     value = objective.value(accuracy, cost)
     return objective.sign * (value if objective.needs_training else math.log2(max(value, 1e-9)))
 
 
 def series(ledger: LedgerView) -> Iterator[tuple[float, float]]:
-    """(seconds the run had been alive, hypervolume) after every rung, in order."""
+    """(seconds of the run, hypervolume) after every rung, in order."""
     for key, value in ledger.all(EventKind.HYPERVOLUME).items():
         if key != REFERENCE:
             yield value["seconds"], value["value"]

@@ -1,4 +1,4 @@
-"""Rungs: how long candidates are trained, and who goes on; nothing here trains or waits."""
+"""Rung lengths and the promotion rule of the search."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from numpy.typing import NDArray
 from lepton_automl.metrics.intervals import wilson_interval
 
 ETA = 3
-"""One in so many candidates goes on to the next rung, which is so many times longer."""
+"""Ratio of the epochs of successive rungs, and of the numbers of their trials."""
 
 RUNGS = 3
 
 SURE = 0.9
-"""Level of the intervals that drop a candidate."""
+"""Level of the confidence intervals that drop a trial."""
 
 LEAST_SAMPLES = 6000
-"""The first rung shows a net at least so many pictures: with fewer, all nets look alike."""
+"""Least training samples of the first rung, of all its epochs: after fewer, nets hardly differ."""
 
 
 @dataclass(frozen=True)
 class RungEntry:
-    """A candidate that has finished a rung."""
+    """A trial that has finished a rung."""
 
     number: int
     accuracy: float
-    """Share of validation samples it gets right after this rung."""
+    """Validation accuracy after this rung."""
     costs: tuple[float, ...]
-    """Known costs that are objectives; less is better."""
+    """Costs that are objectives; lower is better."""
     samples: int = 1
-    """Of the validation part."""
+    """Number of validation samples."""
 
 
 def milestones(epochs: int, samples: int) -> tuple[int, ...]:
-    """Epochs a candidate has had in all after each rung: E/9, E/3 and E, none twice.
+    """Total epochs of a trial after each rung: E/9, E/3 and E, without repetitions.
 
     Parameters
     ----------
     epochs : int
         E, at least 1.
     samples : int
-        Of the training part, at least 1.
+        Number of training samples, at least 1.
     """
     least = min(epochs, math.ceil(LEAST_SAMPLES / samples))
     wanted = [max(least, round(epochs / ETA**power)) for power in reversed(range(RUNGS))]
@@ -52,35 +52,36 @@ def milestones(epochs: int, samples: int) -> tuple[int, ...]:
 
 
 def cycles(epochs: int, samples: int) -> tuple[int, ...]:
-    """Epochs of each rung by itself; every one is a whole schedule that ends annealed."""
+    """Epochs of each rung alone; each is a complete learning-rate schedule."""
     reached = milestones(epochs, samples)
     return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
 
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """One rung of a search: its results, and which of its trials need no promotion."""
+    """One rung of a search: its results, and the trials that are no candidates for promotion."""
 
     entries: Sequence[RungEntry]
-    """All that have finished it."""
+    """All trials that have finished it."""
     promoted: Collection[int]
-    """Numbers of those that train or have trained longer, or have no further rung."""
+    """Numbers of trials that train or have trained longer, or have no further rung."""
 
 
 def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
-    """Trials that an acquisition function may choose for their next rung.
+    """Trials that the acquisition function may choose for their next rung.
 
-    Half of a rung's trials and one more may be promoted while new trials come, since a good one
-    need not wait for others, and one in three when none will. From the second rung on a trial is
-    dropped that another one surely beats at no higher cost; at the first rung none is, as recipes
-    that are slow at first overtake others later (docs/decisions.md, "Scheduler").
+    At most half of a rung's trials and one more are promoted while new trials start, so that a good
+    trial does not wait for others, and a third of them afterwards. From the second rung on, trials
+    are dropped that are significantly worse than another one of no higher cost; at the first rung
+    none is, as recipes that are slow at first overtake others later (docs/decisions.md,
+    "Scheduler").
 
     Parameters
     ----------
     rungs : sequence of Rung
         From the first one on.
     closing : bool
-        No new trials will come.
+        No new trials will start.
 
     Returns
     -------
@@ -100,9 +101,9 @@ def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
 
 
 def dropped(entries: Sequence[RungEntry]) -> set[int]:
-    """Numbers of trials that another one surely beats at no higher cost.
+    """Numbers of trials that are significantly worse than another one of no higher cost.
 
-    Surely: the lower end of the other's 90 % interval (Wilson 1927) is above the upper end.
+    The upper end of their 90 % interval (Wilson 1927) is below the lower end of the other's.
     """
     if not entries:
         return set()

@@ -1,9 +1,9 @@
-"""Optuna sampler: Gaussian process over points and rungs, expected improvement of a batch.
+"""Optuna sampler with a Gaussian process over points and rungs, and batch expected improvement.
 
 `LeptonSampler` works in any Optuna study: one or several objectives, constraints set by
-`trial.set_constraint`, conditional parameters, every kind of distribution. What it proposes follows
-from its seed and the content of the study alone, so a study that is loaded again continues as it
-would have without the interruption.
+`trial.set_constraint`, conditional parameters, every kind of distribution. Its proposals depend on
+its seed and the content of the study only, so that a reloaded study continues as an uninterrupted
+one. It does not import the rest of lepton.
 """
 
 from __future__ import annotations
@@ -32,98 +32,97 @@ from lepton_automl.search.candidate_pool import (
     Space,
     even_draw,
     even_value,
-    seed_of,
 )
+from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.surrogate import Encoding, Floats, Result, Surrogate
 
 PARENTS = 6
-"""Best points whose neighbours become candidates."""
+"""Best points whose neighbours are candidates."""
 ACCURACY_ALONE = 1 / 3
-"""Share of the turns without a bound on the known costs."""
+"""Share of the proposals without a bound on the known costs."""
 FAVOURITES = 80
-"""Points with the highest upper bounds, of those to train and of those trained to the end, that the
-expected improvement is computed from."""
+"""Points that may train longer, and completely trained ones, that the expected improvement is
+computed from: of each the best by the model."""
 MOST_RESULTS = 240
-"""Results that the model is fitted to: its time grows with their cube."""
+"""Results that the model is fitted to at most: its time grows with their cube."""
 LEAST = -20.0
-"""Logarithm of a share that counts as nothing; among such points the upper bound decides."""
+"""Logarithm of a share that counts as 0; such points are ordered by upper confidence bound."""
 SPREAD = 0.3
-"""Values are scaled to this standard deviation, the middle of the scales that the model chooses
-from."""
+"""Standard deviation of the scaled values, in the middle of the model's scales."""
 WORST = -3.0
-"""Least value, in standard deviations below the median: one bad outlier must not flatten the
-rest."""
+"""Least scaled value, in standard deviations from the median: outliers must not hide the others."""
 AUGMENTATION = 0.05
 """Weight of the sum beside the maximum when several objectives become one (Knowles 2006)."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a trial has shown at one point of its training."""
+    """Value of a trial at one rung of its training."""
 
     rungs_left: int
-    """Rungs between it and the end of the training; 0 at the end."""
+    """Rungs after this one; 0 at the end of the training."""
     value: float | None
-    """More is better; minus infinity for a failed training, None while it runs."""
+    """Higher is better; minus infinity after a failure, None while the training runs."""
     variance: float = 0.0
 
 
 Observe = Callable[[FrozenTrial], Sequence[Observation]]
-"""Observations of a trial; empty where nothing is known of it."""
+"""Observations of a trial, possibly none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Acquisition values of trials that may train longer, and of candidates, in one unit."""
+    """Acquisition values of trials and of candidates, in one unit."""
 
     trials: Mapping[int, float]
     """Trial number -> logarithm of its share of the expected improvement; empty at startup."""
     candidates: Sequence[tuple[Candidate, float]]
-    """The best first."""
+    """Candidates with their values, the highest first."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A trial as the model sees it."""
+    """A trial as the model uses it."""
 
     number: int
     params: Params
     observations: tuple[Observation, ...]
     costs: tuple[float, ...]
-    """Objectives that need no trial; less is better."""
+    """Values of the objectives that are known without a trial; lower is better."""
     is_feasible: bool
 
     @property
     def left(self) -> int | None:
-        """Fewest rungs left of its results; None without any."""
+        """Rungs after its last result; None without a result."""
         found = [o.rungs_left for o in self.observations if o.value is not None]
         return min(found, default=None)
 
 
 class LeptonSampler(BaseSampler):
-    """Proposes the candidate with the largest share of the expected improvement.
+    """Proposes the candidate with the largest share of the expected improvement of a batch.
 
-    With several objectives, those that `estimate` knows are bounded, one at a time, by a random
-    budget; the others become one by random weights (ParEGO, Knowles 2006). Constraints that
-    `estimate` does not know are learned, and the acquisition is multiplied by the probability that
-    they are satisfied (Gardner et al. 2014). Running trials count with their expected result.
+    Of several objectives, those that `estimate` gives are bounded, one at a time, by a random
+    value; the others are combined by random weights (ParEGO, Knowles 2006). Constraints that
+    `estimate` does not give are modelled, and the acquisition is multiplied by the probability that
+    they are satisfied (Gardner et al. 2014). Running trials have their expected result
+    (Ginsbourger et al. 2010, "Kriging believer").
 
     Parameters
     ----------
     seed : int, optional
-        Of all draws; None: a random one.
+        Seed of all draws; None: a random one.
     n_startup_trials : int
-        Trials with a result before the model is used; at least 1.
+        Trials with a result or a violated constraint before the model is used; at least 1.
     n_candidates, n_neighbors : int
-        Feasible even draws and neighbours of the best points that a proposal is chosen from.
+        Feasible uniform draws and neighbours of the best points among the candidates.
     search_space : mapping, optional
-        Distributions of all parameters; None: those seen in the study.
+        Distributions of all parameters; None: those of the study's trials.
     estimate : callable, optional
         Parameter values -> a `CandidateEstimate`, or None for a combination that cannot be built.
-        Without it, which parameters belong together is learned from the trials.
+        Without it, conditional parameters are recognized from the trials.
     observe : callable, optional
-        Trial -> its observations of the objective that `estimate` does not know, more is better.
-        By default final values count, and the last intermediate value of a pruned trial as one
+        Trial -> observations of the objective that `estimate` does not give, higher is better. By
+        default these are the final values, and the last intermediate value of a pruned trial, one
         rung before the end.
     """
 
@@ -147,7 +146,7 @@ class LeptonSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The distributions given, or all that the study's trials have, the newest of each name."""
+        """The given distributions, or those of the study's trials, the newest of each name."""
         if self._search_space is not None:
             return dict(self._search_space)
         found: dict[str, BaseDistribution] = {}
@@ -159,7 +158,7 @@ class LeptonSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Values for all parameters; those that the trial does not ask for are ignored."""
+        """Values of all parameters; Optuna ignores those that the trial does not suggest."""
         if not search_space:
             return {}
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
@@ -175,7 +174,7 @@ class LeptonSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """An even draw that the seed, the trial's number and the parameter's name decide."""
+        """A uniform draw from a seed of the trial's number and the parameter's name."""
         del study
         seed = seed_of(self._seed, "trial", trial.number, param_name)
         return even_value(param_distribution, random.Random(seed))
@@ -183,7 +182,7 @@ class LeptonSampler(BaseSampler):
     def rank(self, study: optuna.Study) -> Ranking:
         """Acquisition values of the study's trials and of the candidates for the next one.
 
-        The next trial that the study is asked for gets the first candidate.
+        The first candidate is the proposal for the study's next trial.
         """
         trials = study.get_trials(deepcopy=False)
         space = self._search_space
@@ -193,7 +192,7 @@ class LeptonSampler(BaseSampler):
         return Ranking(ranking.trials, _untried(ranking, trials))
 
     def _ranked(self, study: optuna.Study, trials: Sequence[FrozenTrial], space: Space) -> Ranking:
-        """Of a study's content, computed once for the same content."""
+        """The ranking, cached for the same content of the study."""
         seen = [t for t in trials if self._is_informative(t)]
         content = tuple((t.number, t.state, *self._observed(study, t)) for t in seen), *space
         if self._last is not None and self._last[0] == content:
@@ -236,7 +235,8 @@ class LeptonSampler(BaseSampler):
         untried = {key: c for c in pool if (key := _identity(c.params)) not in tried}
         candidates = list(untried.values())
         trained = sum(one.left is not None for one in known)
-        if trained < self._startup or not candidates:
+        rejected = sum(one.left is None and not one.is_feasible for one in known)
+        if not trained or trained + rejected < self._startup or not candidates:
             return Ranking({}, [(candidate, 0.0) for candidate in candidates])
         points = [*(one.params for one in known), *(c.params for c in candidates)]
         encoding = Encoding(space)
@@ -259,7 +259,7 @@ class LeptonSampler(BaseSampler):
         estimate: Estimator,
         chance: random.Random,
     ) -> list[_Known]:
-        """Trials with observations in the unit of the model."""
+        """Trials with their observations, scaled for the model."""
         both = [(trial, one) for trial in seen if (one := estimate(trial.params)) is not None]
         fixed = {index for _, one in both for index in one.values}
         learned = [n for n in range(len(study.directions)) if n not in fixed]
@@ -287,29 +287,28 @@ def acquisition(
     costs: Sequence[tuple[float, ...]],
     chance: random.Random,
 ) -> Floats:
-    """Logarithm of every point's share of the expected improvement.
+    """Logarithm of every point's share of the expected improvement (Ginsbourger et al. 2010).
 
-    It is the improvement over the best that was trained to the end within the budget. What the next
-    rung costs does not count: on recorded tables the first rungs, which are cheap, serve as the
-    search's questions and the last one as its answers (docs/decisions.md, "Acquisition").
+    The improvement is over the best point that was trained to its last rung within the cost bounds.
+    It is not divided by the cost of the next rung (docs/decisions.md, "Acquisition").
 
     Parameters
     ----------
     encoding : Encoding
-        Of the space.
+        Encoding of the space.
     rows : ndarray
-        (N, levels): the known points first, then the candidates.
+        (N, levels): the trials first, then the candidates.
     known : sequence of _Known
-        At least one of them with a result.
+        Trials, at least one of them with a result.
     costs : sequence of tuple
-        Known costs of all N points, less is better.
+        Known costs of all N points, lower is better.
     chance : random.Random
-        Of the budget and the draws.
+        Source of the cost bounds and the draws.
 
     Returns
     -------
     ndarray
-        (N,); minus infinity beyond the budget.
+        (N,); minus infinity for points above a cost bound.
     """
     seed = chance.getrandbits(31)
     budget = budgets(costs, chance)
@@ -331,10 +330,9 @@ def acquisition(
 
 
 def budgets(costs: Sequence[tuple[float, ...]], chance: random.Random) -> tuple[float, ...]:
-    """Most that a turn's point may cost; infinite where accuracy alone counts.
+    """Random upper bounds of the costs of the next proposal; infinite for all but one or none.
 
-    One cost is bounded at a time, by anything between the least and the most there is, as likely
-    between 10 and 20 as between 100 and 200.
+    The bound is drawn log-uniformly between the lowest and the highest cost of the points.
     """
     columns = list(zip(*costs, strict=True))
     is_free = not columns or chance.random() < ACCURACY_ALONE
@@ -347,7 +345,7 @@ def budgets(costs: Sequence[tuple[float, ...]], chance: random.Random) -> tuple[
 
 def _between(costs: Sequence[float], share: float) -> float:
     low, high = min(costs), max(costs)
-    if low <= 0:  # No ratio: evenly between them.
+    if low <= 0:  # No logarithm: uniformly between them.
         return float(low + share * (high - low))
     return float(max(low * (high / low) ** share, low))
 
@@ -363,7 +361,7 @@ def _fitted(encoding: Encoding, rows: Floats, known: Sequence[_Known]) -> Surrog
         for o in one.observations
         if o.value is not None
     ]
-    # The last rungs tell most, and of the others the newest are nearest to what is tried now.
+    # Results of the last rungs have the least variance, and new ones are nearest to the candidates.
     results = sorted(results, key=lambda one: (one.rungs_left, -one.row))[:MOST_RESULTS]
     surrogate = Surrogate(encoding, rows, sorted(results, key=lambda r: (r.row, -r.rungs_left)))
     pending = [
@@ -376,7 +374,7 @@ def _fitted(encoding: Encoding, rows: Floats, known: Sequence[_Known]) -> Surrog
 
 
 def _log_feasibility(encoding: Encoding, rows: Floats, seen: Sequence[FrozenTrial]) -> Floats:
-    """Logarithm of the probability that each point satisfies all learned constraints."""
+    """Logarithm of the probability that each point satisfies all modelled constraints."""
     total = np.zeros(len(rows))
     for name in sorted({name for trial in seen for name in trial.constraints}):
         values = {
@@ -395,7 +393,7 @@ def _log_feasibility(encoding: Encoding, rows: Floats, seen: Sequence[FrozenTria
 
 
 def _learned_estimate(seen: Sequence[FrozenTrial]) -> Estimator:
-    """Knows no costs, but which parameters belong together."""
+    """An estimator without costs that knows the conditional parameters."""
     conditions = Conditions.of([t.params for t in seen if t.state != TrialState.RUNNING])
     return lambda drawn: CandidateEstimate(conditions.present(drawn))
 
@@ -406,7 +404,7 @@ def _combined(
     learned: Sequence[int],
     chance: random.Random,
 ) -> list[tuple[Observation, ...]]:
-    """One observation a trial, scaled; several objectives become one by random weights."""
+    """One scaled observation a trial; several objectives are combined by random weights."""
     if not learned:
         return [() for _ in observations]
     table = np.array(
@@ -460,7 +458,7 @@ class _Scale:
         self._spread = spread if math.isfinite(spread) and spread > 0 else 1.0
 
     def __call__(self, value: float) -> float:
-        """Scaled; infinities become the best value and the least one."""
+        """The scaled value; infinities become the highest and the lowest one."""
         scaled = (min(value, self._top) - self._middle) / self._spread
         return SPREAD * max(scaled, WORST)
 
@@ -468,7 +466,7 @@ class _Scale:
 def _without_failures(
     observations: Sequence[tuple[Observation, ...]],
 ) -> list[tuple[Observation, ...]]:
-    """Failed trainings count like the worst of the others."""
+    """Observations where failed trainings have the worst value of the others."""
     values = [o.value for observed in observations for o in observed if o.value is not None]
     worst = min((value for value in values if math.isfinite(value)), default=0.0)
     return [
@@ -481,7 +479,7 @@ def _without_failures(
 
 
 def _parents(known: Sequence[_Known]) -> list[Params]:
-    """Parameters of the best points: those trained furthest, of them the best values."""
+    """Parameters of the best points: by rungs finished, then by value."""
     ranked = []
     for one in known:
         results = [(-o.rungs_left, o.value) for o in one.observations if o.value is not None]
@@ -492,12 +490,12 @@ def _parents(known: Sequence[_Known]) -> list[Params]:
 
 
 def _costs(study: optuna.Study, estimate: CandidateEstimate) -> tuple[float, ...]:
-    """Values of the objectives that need no trial, less is better."""
+    """Values of the objectives that are known without a trial, lower is better."""
     return tuple(-_gain(study.directions[n], estimate.values[n]) for n in sorted(estimate.values))
 
 
 def _gain(direction: StudyDirection, value: float) -> float:
-    """The value where more is better."""
+    """The value with the sign that makes higher better."""
     return value if direction == StudyDirection.MAXIMIZE else -value
 
 
@@ -508,7 +506,7 @@ def _last_value(trial: FrozenTrial) -> list[float]:
 
 
 def _untried(ranking: Ranking, trials: Sequence[FrozenTrial]) -> list[tuple[Candidate, float]]:
-    """Candidates that no trial has the parameters of, whatever became of it."""
+    """Candidates whose parameters no trial has, in any state."""
     tried = {_identity(trial.params) for trial in trials}
     return [pair for pair in ranking.candidates if _identity(pair[0].params) not in tried]
 

@@ -1,4 +1,4 @@
-"""Scheduler: which training starts next, of a known trial for longer or of a new one."""
+"""Choose the next training of a search: a promotion, or the first rung of a new trial."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from lepton_automl.search.study import SearchStudy
 
 @dataclass(frozen=True)
 class Action:
-    """The next training."""
+    """The next training: a promotion or a new trial."""
 
     promote: int | None = None
     """Number of the trial to train to its next rung; None: propose a new trial."""
 
     @property
     def is_proposal(self) -> bool:
-        """Whether a new trial starts."""
+        """Whether a new trial is proposed."""
         return self.promote is None
 
 
 class Scheduler:
-    """Compares the sampler's best candidate with the trials that may train longer.
+    """Chooses between promotions and a new trial.
 
-    With our sampler both have an acquisition value, a share of the expected improvement at the end
-    of the training, and the largest one decides. Other samplers give none; then a trial in the best
-    third of its rung is promoted before a new one starts (asynchronous successive halving, Li et
-    al. 2020).
+    Our sampler gives acquisition values to trials and candidates, each a share of the expected
+    improvement at the end of the training; the highest is chosen. Other samplers give none: trials
+    in the best third of their rung are promoted before a new one starts (asynchronous successive
+    halving, Li et al. 2020).
 
     Parameters
     ----------
     study : SearchStudy
-        Holds the results of all trials.
+        Study with the results of all trials.
     """
 
     def __init__(self, study: SearchStudy) -> None:
         self._study = study
 
     def promotable(self, rungs: Sequence[Rung], *, closing: bool) -> list[int]:
-        """Trials that the rule in force allows to train longer.
+        """Trials that may train their next rung.
 
         Parameters
         ----------
         rungs : sequence of Rung
             All rungs but the last one, from the first on.
         closing : bool
-            No new trials will come.
+            No new trials will start.
         """
         rule = promotable if self._study.ranks else successive_halving
         return rule(rungs, closing=closing)
@@ -72,23 +72,24 @@ class Scheduler:
             return Action(promotable[0])
         values, candidate = self._study.rank()
         best = max(promotable, key=lambda number: values.get(number, -math.inf))
-        value = values.get(best, -math.inf)  # Minus infinity: beyond the budget of this turn.
+        value = values.get(best, -math.inf)  # Minus infinity: above this turn's cost bound.
         if may_propose and (value == -math.inf or (candidate is not None and candidate > value)):
             return Action()
         return Action(best)
 
 
 def successive_halving(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
-    """Trials in the best third of their rung: asynchronous successive halving (Li et al. 2020).
+    """Trials to promote by asynchronous successive halving (Li et al. 2020).
 
-    The order within a rung is by Pareto rank of accuracy and costs, then by accuracy.
+    The best third of each rung is promoted, ordered by Pareto rank of accuracy and costs, then by
+    accuracy.
 
     Parameters
     ----------
     rungs : sequence of Rung
         From the first one on.
     closing : bool
-        No new trials will come: the best one of every rung is promoted however few there are.
+        No new trials will start: the best trial of every rung is promoted at least.
 
     Returns
     -------

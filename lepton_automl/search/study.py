@@ -1,4 +1,4 @@
-"""The search's Optuna study: in memory, rebuilt from the ledger, asked by every sampler alike."""
+"""The Optuna study of a search: in memory, rebuilt from the ledger, the same for every sampler."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.search.candidate_pool import Estimator
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.sampler import LeptonSampler, Observation
-from lepton_automl.search.space.draw import SpaceTrial, seed_of
+from lepton_automl.search.seeds import seed_of
+from lepton_automl.search.space.draw import SpaceTrial
 from lepton_automl.search.space.parameters import Choice, Parameter
 from lepton_automl.search.trials import Rejection, RungResult, Trial
 from lepton_automl.training.recipe import Recipe
 
 LEPTON = "lepton"
-"""The sampler that a search has unless the user names another one."""
+"""Name of the default sampler."""
 NEIGHBORS = 12
-"""Points near the best ones that our sampler considers (docs/decisions.md, "Acquisition")."""
+"""Neighbours of the best points among our candidates (docs/decisions.md, "Acquisition")."""
 POPULATION = 20
-"""Of NSGA-II: what some hundred trials can use."""
+"""Population of NSGA-II: several generations in some hundred trials."""
 PAIRED = 0.5
-"""Share of the sampling variance that nets judged on the same samples do not have in common."""
+"""Share of the sampling variance that is not common to nets evaluated on the same samples."""
 RESULTS, RUNGS_LEFT = "lepton_results", "lepton_rungs_left"
-"""User attributes of a trial: [rungs left, accuracy or None, samples] of each of its rungs, and the
-rungs left after the training that is running, or None."""
+"""User attributes of a trial: [rungs left, accuracy or None, samples] of each finished rung; rungs
+left after the running training, or None."""
 TRAINING, ARCH = "training", "arch"
-"""Constraints that are broken by a training that fails, and by layers that do not fit together."""
+"""Constraints that are violated by a failed training, and by layers that do not fit together."""
 
 Draw = Callable[[SpaceTrial], tuple[Arch, Recipe]]
 Outcome = tuple[int, float | None, int]
@@ -56,8 +57,8 @@ Outcome = tuple[int, float | None, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """A point of the space that the study gave; `arch` is None where its layers do not fit."""
+class Proposal:
+    """A point of the space from the study; `arch` is None where its layers do not fit together."""
 
     trial: optuna.Trial
     arch: Arch | None
@@ -75,17 +76,18 @@ class Point:
 
 
 class SearchStudy:
-    """Every sampler proposes through `ask`; `accept`, `reject` or `drop` follow.
+    """Study that every sampler proposes through: `ask`, then `accept`, `reject` or `drop`.
 
-    Our sampler reads the results of all rungs and keeps a trial running until its last one. Other
-    samplers are given the accuracy at the first rung, which every trial has, and the logarithm of
-    each cost. Where a sampler can be constructed anew with a seed of its own for each trial, a
-    study that is rebuilt proposes what the uninterrupted one would have.
+    Our sampler reads the results of all rungs, and its trials run until their last one. The trials
+    of other samplers end after the first rung, which every trial has, with its accuracy and the
+    logarithm of each cost. A sampler without internal state is constructed again for each trial,
+    with a seed of its own, so that a rebuilt study proposes the same points as an uninterrupted
+    one.
 
     Parameters
     ----------
     draw : callable
-        Makes an `Arch` and a `Recipe` from a trial.
+        Builds an `Arch` and a `Recipe` from a trial.
     parameters : mapping
         Open parameters of the space.
     objectives : sequence of Objective
@@ -117,7 +119,7 @@ class SearchStudy:
         self._draw, self._objectives = draw, objectives
         self._sampler, self._seed = sampler, seed
         self.space = distributions(parameters)
-        """Of every parameter."""
+        """Distribution of every parameter."""
         own = LeptonSampler(
             seed,
             n_startup_trials=1,
@@ -140,9 +142,9 @@ class SearchStudy:
         return self._own is not None
 
     def rank(self) -> tuple[dict[int, float], float | None]:
-        """Acquisition values by the search's trial numbers, and of the best candidate.
+        """Acquisition value of each trial, by its number in the search, and of the best candidate.
 
-        The first is empty before there is any result; the second is None without a candidate.
+        No values before the first result; None without a candidate.
         """
         assert self._own is not None, "other samplers have no acquisition values"
         ranking = self._own.rank(self._study)
@@ -151,8 +153,8 @@ class SearchStudy:
         }
         return values, next((value for _, value in ranking.candidates), None)
 
-    def ask(self, given: Mapping[str, Any] | None = None) -> Point:
-        """The next point: enqueued with the values `given`, else what the sampler proposes."""
+    def ask(self, given: Mapping[str, Any] | None = None) -> Proposal:
+        """The next point: the `given` values are enqueued, the sampler proposes all others."""
         count = len(self._study.get_trials(deepcopy=False))
         if given is not None:
             self._study.enqueue_trial(dict(given))
@@ -165,35 +167,35 @@ class SearchStudy:
                 arch, recipe = self._draw(trial)
                 arch.graph  # noqa: B018 - a cached property that raises
             except ArchError:
-                return Point(trial, None, None)
-        return Point(trial, arch, recipe)
+                return Proposal(trial, None, None)
+        return Proposal(trial, arch, recipe)
 
-    def accept(self, number: int, point: Point) -> None:
-        """The point becomes trial `number` of the search."""
-        self._running[number] = point.trial
-        self._numbers[point.trial.number] = number
+    def accept(self, number: int, proposal: Proposal) -> None:
+        """The proposal becomes trial `number` of the search."""
+        self._running[number] = proposal.trial
+        self._numbers[proposal.trial.number] = number
 
-    def reject(self, point: Point, violations: Mapping[str, float]) -> Rejection:
-        """The point breaks limits: its trial ends with its constraints, or none for `ARCH`."""
+    def reject(self, proposal: Proposal, violations: Mapping[str, float]) -> Rejection:
+        """The proposal is infeasible: its trial ends as pruned, with the violated constraints."""
         for name, value in violations.items():
-            point.trial.set_constraint(name, value)
-        self._study.tell(point.trial, state=TrialState.PRUNED)
-        return Rejection(point.params, point.distributions, dict(violations))
+            proposal.trial.set_constraint(name, value)
+        self._study.tell(proposal.trial, state=TrialState.PRUNED)
+        return Rejection(proposal.params, proposal.distributions, dict(violations))
 
-    def drop(self, point: Point) -> Rejection:
-        """The point is known already: its trial ends without a result."""
-        self._study.tell(point.trial, state=TrialState.FAIL)
-        return Rejection(point.params, point.distributions, {})
+    def drop(self, proposal: Proposal) -> Rejection:
+        """The proposal repeats a trial: it ends as failed, without a result."""
+        self._study.tell(proposal.trial, state=TrialState.FAIL)
+        return Rejection(proposal.params, proposal.distributions, {})
 
     def begin(self, number: int, rungs_left: int) -> None:
-        """A training of the trial starts, after which so many rungs are left."""
+        """A training of trial `number` starts, after which `rungs_left` rungs are left."""
         if (trial := self._running.get(number)) is not None:
             trial.set_user_attr(RUNGS_LEFT, rungs_left)
 
     def record(self, number: int, outcome: Outcome, cost: Cost) -> None:
         """Result of a trial at its next rung."""
         trial = self._running.get(number)
-        if trial is None:  # Other samplers have its first rung.
+        if trial is None:  # Trials of other samplers end after their first rung.
             return
         outcomes = [*trial.user_attrs.get(RESULTS, ()), list(outcome)]
         trial.set_user_attr(RESULTS, outcomes)
@@ -209,16 +211,16 @@ class SearchStudy:
     def restore(
         self, candidate: Trial, outcomes: Sequence[Outcome], *, is_ours: bool = True
     ) -> None:
-        """Add a trial that the ledger knows, and what was rejected before it.
+        """Add a trial of the ledger, and the points that were rejected before it.
 
         Parameters
         ----------
         candidate : Trial
-            To be added in the order of the numbers.
+            Trials are added in the order of their numbers.
         outcomes : sequence of (int, float or None, int)
-            Of each rung.
+            Outcome of each finished rung.
         is_ours : bool
-            Not of another run, whose trials cannot train longer.
+            False for a trial of another run, which does not train longer.
         """
         for rejection in candidate.rejected:
             state = TrialState.PRUNED if rejection.violation else TrialState.FAIL
@@ -237,11 +239,13 @@ class SearchStudy:
             if state == TrialState.RUNNING:
                 self._running[candidate.number] = optuna.Trial(self._study, trial_id)
 
-    def _add(self, known: Trial | Rejection, state: TrialState, **about: Any) -> tuple[int, int]:
-        """Number and id in the study."""
+    def _add(
+        self, known: Trial | Rejection, state: TrialState, **attributes: Any
+    ) -> tuple[int, int]:
+        """Add a trial with these attributes; its number and id in the study."""
         drawn_from = {k: json_to_distribution(d) for k, d in known.distributions.items()}
         self._study.add_trial(
-            create_trial(state=state, params=known.params, distributions=drawn_from, **about)
+            create_trial(state=state, params=known.params, distributions=drawn_from, **attributes)
         )
         added = self._study.get_trials(deepcopy=False)[-1]
         return added.number, added._trial_id
@@ -249,7 +253,7 @@ class SearchStudy:
     def _state(
         self, outcomes: Sequence[Sequence[Any]], cost: Cost
     ) -> tuple[TrialState, list[float] | None]:
-        """State and values that the sampler sees after these results."""
+        """State and values of a trial with these outcomes, as the sampler reads them."""
         seen = outcomes if self.ranks else outcomes[:1]
         if not seen:
             return TrialState.RUNNING, None
@@ -269,7 +273,7 @@ class SearchStudy:
 
 
 def outcomes_of(results: Sequence[RungResult], rungs: int) -> list[Outcome]:
-    """Results of a trial with so many rungs, as the study records them."""
+    """Outcomes of a trial with `rungs` rungs in all."""
     return [
         (max(0, rungs - 1 - n), None if result.failed else result.accuracy, result.samples)
         for n, result in enumerate(results)
@@ -277,9 +281,9 @@ def outcomes_of(results: Sequence[RungResult], rungs: int) -> list[Outcome]:
 
 
 def observations(trial: FrozenTrial) -> list[Observation]:
-    """Results of a trial as minus the logarithm of the error: halving it counts the same anywhere.
+    """Outcomes of a trial as minus the logarithm of the error, so that ratios of errors count.
 
-    The variance is that of the share of correct samples (delta method).
+    The variance is that of the logarithm of a binomial share (delta method).
     """
     found = []
     for left, accuracy, samples in trial.user_attrs.get(RESULTS, ()):
@@ -295,15 +299,15 @@ def observations(trial: FrozenTrial) -> list[Observation]:
 
 def distributions(parameters: Mapping[str, Parameter]) -> dict[str, BaseDistribution]:
     """Optuna's distribution of every open parameter of a space."""
-    return {name: _distribution(knob) for name, knob in parameters.items()}
+    return {name: _distribution(parameter) for name, parameter in parameters.items()}
 
 
-def _distribution(knob: Parameter) -> BaseDistribution:
-    if isinstance(knob, Choice):
-        return CategoricalDistribution(knob.values)
-    if isinstance(knob.low, float) or isinstance(knob.step, float):
-        return FloatDistribution(knob.low, knob.high, step=knob.step)
-    return IntDistribution(knob.low, int(knob.high), step=knob.step)
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.values)
+    if isinstance(parameter.low, float) or isinstance(parameter.step, float):
+        return FloatDistribution(parameter.low, parameter.high, step=parameter.step)
+    return IntDistribution(parameter.low, int(parameter.high), step=parameter.step)
 
 
 BUILT_IN: Mapping[str, Callable[..., BaseSampler]] = {
@@ -313,18 +317,18 @@ BUILT_IN: Mapping[str, Callable[..., BaseSampler]] = {
     "gp": functools.partial(optuna.samplers.GPSampler, deterministic_objective=False),
     "random": optuna.samplers.RandomSampler,
 }
-"""Names that `--sampler` takes, beside MODULE:CLASS."""
+"""Names of `--sampler`; MODULE:CLASS names any other class."""
 REPRODUCIBLE = frozenset({"tpe", "gp", "random"})
-"""Samplers that are constructed anew for each trial, so that nothing is lost with the process."""
+"""Samplers without internal state: they are constructed again for each trial."""
 
 
 def resumes_exactly(sampler: str) -> bool:
-    """Whether a resumed search proposes what the uninterrupted one would have proposed."""
+    """Whether a resumed search proposes the same points as an uninterrupted one."""
     return sampler == LEPTON or sampler in REPRODUCIBLE
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """A sampler by its name, with the seed if its constructor has one.
+    """Construct a sampler by its name, with the seed if its constructor takes one.
 
     Raises
     ------
@@ -340,7 +344,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         except (TypeError, ValueError, ImportError) as error:
             raise ConfigError(
                 f"--sampler {name} cannot be constructed: {str(error).splitlines()[0]}",
-                fix="give a class whose arguments, except seed, all have defaults",
+                fix="name a class whose arguments all have defaults, except seed",
             ) from error
 
 
@@ -359,6 +363,6 @@ def _third_party(name: str) -> type[BaseSampler]:
         raise ConfigError(
             f"--sampler {name}: {module} has no class {attribute!r} derived from "
             "optuna.samplers.BaseSampler",
-            fix="give MODULE:CLASS with such a class",
+            fix="name such a class as MODULE:CLASS",
         )
     return found

@@ -1,8 +1,9 @@
 """Gaussian process over points of a search space and rungs of training.
 
-What a point reaches at the end of its training is modelled as a sum of what each of its parameters
-contributes, a small joint part and a small part of its own; an earlier rung deviates from the end
-by less the later it is (Swersky et al. 2014, arXiv:1406.3896).
+The value of a point at the end of its training is a sum of an additive part, with a term for each
+parameter, a small joint part and a small part of the point alone. The deviation of a rung from the
+end grows with the number of rungs between them (as in freeze-thaw Bayesian optimization, Swersky et
+al. 2014, arXiv:1406.3896).
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ Likeness = tuple[Floats, Floats, Floats]
 LEVELS = 41
 """Levels of a parameter that has more values than that, evenly spaced over its range."""
 LENGTH_SCALE = 0.6
-"""Of the kernel over one parameter, as a share of its range."""
+"""Length scale of the kernel over one parameter, relative to its range."""
 JOINT_DECAY = 7.0
-"""Points that differ in every parameter have a joint similarity of exp(-7)."""
+"""Points that differ in every parameter have a joint similarity of exp(-JOINT_DECAY)."""
 JOINT_VARIANCE, OWN_VARIANCE = 0.1, 0.02
-"""Variance of the joint part and of a point's own part, relative to the additive part."""
+"""Variances of the joint part and of the part of the point alone, relative to the additive part."""
 EARLY_OWN_VARIANCE = 0.06
-"""Variance of one rung's deviation that only this point has."""
+"""Variance, for each remaining rung, of the deviation of the point alone."""
 LEVEL_VARIANCE, RUNG_LEVEL_VARIANCE = 4.0, 0.5
-"""Variances of the common mean and of its difference at each rung: wide, so that data decide."""
+"""Variances of the common mean and of its difference at each rung: wide priors."""
 NOISE = 0.1
 """Standard deviation between two trainings of the same point, relative to the scale."""
 SCALES, EARLY_VARIANCES = (0.1, 0.2, 0.4, 0.8), (0.1, 0.3, 1.0)
 """Standard deviation of the additive part, and variance that each remaining rung adds, relative to
 it: the pair with the highest likelihood is used."""
 DRAWS, JITTER = 256, 1e-5
-"""Joint samples for the expected improvement; added to their covariance, in squared scales."""
+"""Joint samples for the expected improvement; diagonal of their covariance, in squared scales."""
 LIKELIHOOD_RESULTS = 64
-"""Results, the first ones, that the likelihood is computed from."""
+"""The likelihood is computed from the first results, at most so many."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Value that a point reached at one rung; more is better."""
+    """Value of a point at one rung; higher is better."""
 
     row: int
     """Index of the point."""
@@ -60,14 +61,14 @@ class Result:
     """Rungs between this result and the end of the training; 0 at the end."""
     value: float
     variance: float = 0.0
-    """Of the value, from the samples it was computed on."""
+    """Sampling variance of the value."""
 
 
 class Encoding:
-    """Points as levels of their parameters, and the similarity of two points.
+    """One-hot encoding of the levels of parameters, and the similarity of two points.
 
-    Numbers keep their order (a categorical parameter whose choices are all numbers, too); other
-    categories are equal or not. A parameter that a point does not have has a level of its own.
+    Numeric levels are similar to their neighbours (of a categorical parameter with numeric choices,
+    too); other categories are equal or different. Absence of a parameter is a level of its own.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ class Encoding:
 
 
 class _Axis:
-    """One parameter: its levels and where they lie in its range."""
+    """Levels of one parameter and their positions in its range."""
 
     def __init__(self, distribution: BaseDistribution) -> None:
         self._distribution = distribution
@@ -142,7 +143,7 @@ class _Axis:
             raise TypeError(f"{distribution} is no distribution of Optuna")
 
     def level(self, value: Any) -> int:
-        """Level of a value; the one of absence where the distribution does not contain it."""
+        """Level of a value; that of absence where the distribution does not contain it."""
         if isinstance(self._distribution, CategoricalDistribution):
             if self._order:
                 return self._order.get(value, self.count)
@@ -174,7 +175,7 @@ def unit_position(distribution: IntDistribution | FloatDistribution, value: floa
 
 
 def _count(distribution: IntDistribution | FloatDistribution) -> int:
-    """Number of values, `LEVELS` where they are not evenly spaced."""
+    """Number of values; `LEVELS` where the range has no step or a logarithmic scale."""
     if distribution.high <= distribution.low:
         return 1
     if distribution.log or distribution.step is None:
@@ -188,7 +189,7 @@ class Surrogate:
     Parameters
     ----------
     encoding : Encoding
-        Of the search space.
+        Encoding of the search space.
     rows : ndarray
         (N, levels): all points of interest, as `encoding.rows` returns them.
     results : sequence of Result
@@ -206,12 +207,12 @@ class Surrogate:
         self._solve()
 
     def supposing(self, pending: Sequence[tuple[int, int]]) -> Surrogate:
-        """Fitted as if pending trainings had given their posterior means (Ginsbourger et al. 2010).
+        """Copy in which pending trainings have their posterior means (Ginsbourger et al. 2010).
 
         Parameters
         ----------
         pending : sequence of (int, int)
-            Row and rungs left of each.
+            Row and rungs left of each pending training.
         """
         rows, left = (np.array(part) for part in zip(*pending, strict=True))
         supposed = copy.copy(self)
@@ -234,21 +235,21 @@ class Surrogate:
         return deviation
 
     def improvement_shares(self, rows: Sequence[int], reached: Sequence[int], seed: int) -> Floats:
-        """Each point's share of the expected improvement of all together.
+        """Each point's share of the expected improvement of the batch of all points.
 
-        Values at the end are drawn from the joint posterior; in each draw only the best point
-        counts, with its difference to the best that was reached: the expected improvement of a
-        batch (Ginsbourger et al. 2010, section 3.1), divided among the points that bring it.
-        Similar points therefore share one improvement.
+        Values at the end are drawn from the joint posterior. In each draw the improvement of the
+        best point over the best of `reached` counts for that point alone: the expected improvement
+        of a batch (Ginsbourger et al. 2010, section 3.1), divided among its points. Similar points
+        therefore share one improvement.
 
         Parameters
         ----------
         rows : sequence of int
-            Points that may be trained, at least one.
+            Points of the batch, at least one.
         reached : sequence of int
-            Points that were trained to the end; where there is none, the median of `rows` counts.
+            Points that were trained to the end; without any, the median of `rows` is used.
         seed : int
-            Of the draws.
+            Seed of the draws.
 
         Returns
         -------
@@ -284,7 +285,7 @@ class Surrogate:
         return expected
 
     def _explained(self, rows: Ints, left: Ints) -> Floats:
-        """(rows, results): products of these are the covariances that the results explain."""
+        """(rows, results); their products are the covariances that the results explain."""
         among = self._kernel(self._at, self._left, rows, left, self._scale, self._early)
         return _solved(self._factor, among).T
 
@@ -300,7 +301,7 @@ class Surrogate:
         return max(((s, e) for s in SCALES for e in EARLY_VARIANCES), key=likelihood)
 
     def _similarity(self, count: int) -> Likeness:
-        """Among the first `count` results."""
+        """Similarity of the points of the first `count` results."""
         rows = self._rows[self._at[:count]]
         return self._encoding.similarity(rows, rows)
 

@@ -12,7 +12,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Preprocessing
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.rungs import cycles
-from lepton_automl.search.space.draw import seed_of
+from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trial, Trials, recipe_of

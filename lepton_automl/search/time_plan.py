@@ -83,7 +83,7 @@ class Clock:
     Parameters
     ----------
     left : callable
-        Seconds until the search must end.
+        Returns the seconds until the search ends, final trainings included.
     final_seconds : float
         The part of them that is kept for the final trainings.
     seconds_per_work : float
@@ -116,10 +116,22 @@ class Clock:
         per_work = self._of_trial.get(number, self._seconds / self._work)
         return SAFETY * per_work * work + TASK_SECONDS
 
-    def allows(self, work: float) -> bool:
-        """Whether a training of `work` ends before the time of the final trainings begins."""
-        left = self.left() - self._final_seconds
-        return left == math.inf or self.seconds(work) <= left
+    def search_seconds(self) -> float:
+        """Seconds until the time of the final trainings begins; negative after it has begun."""
+        return self.left() - self._final_seconds
+
+    def allows(self, work: float, seconds_before: float = 0.0) -> bool:
+        """Whether a training of `work` ends before the time of the final trainings begins.
+
+        Parameters
+        ----------
+        work : float
+            As `work_of` returns it.
+        seconds_before : float
+            Until the training starts, at least 0.
+        """
+        left = self.search_seconds()
+        return left == math.inf or seconds_before + self.seconds(work) <= left
 
     def most_work(self) -> float:
         """The largest `work` whose training ends before the search must, for a new trial."""
@@ -129,5 +141,5 @@ class Clock:
         return max(0.0, left - TASK_SECONDS / SAFETY) * self._work / self._seconds
 
     def has_time(self, work: float, number: int | None = None) -> bool:
-        """Whether a training of `work` probably ends before the search must."""
+        """Whether a training of `work` probably ends before the search does."""
         return self.seconds(work, number) / SAFETY <= self.left()

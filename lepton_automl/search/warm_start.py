@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.config import Limits
-from lepton_automl.cost.cost import excess
+from lepton_automl.cost.cost import violations
 from lepton_automl.errors import ConfigError
 from lepton_automl.runs.folder import Definition, RunFolder, locate
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
@@ -62,7 +62,7 @@ class WarmStart:
 
     def within(self, limits: Limits) -> list[KnownTrial]:
         """The observed trials within `limits`."""
-        return [known for known in self.observed if not excess(known.trial.cost, limits)]
+        return [known for known in self.observed if not violations(known.trial.cost, limits)]
 
     def begins_with(self, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Parameters of the first trials, then the `points` that the other run has not trained."""

@@ -19,8 +19,8 @@ from lepton_automl.search.candidate_pool import (
     CandidatePool,
     Conditions,
     even_draw,
-    seed_of,
 )
+from lepton_automl.search.seeds import seed_of
 
 SPACE: Mapping[str, BaseDistribution] = {
     "kind": CategoricalDistribution(("plain", "odd")),

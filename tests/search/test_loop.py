@@ -159,7 +159,7 @@ def test_what_nothing_can_meet_is_answered_with_what_would_fit(tmp_path: Path) -
     )
     with pytest.raises(InfeasibleError) as caught:
         search(job, workers)
-    assert "size in kB" in caught.value.what
+    assert "the smallest size seen is" in caught.value.what
     assert "--max-size-kb" in caught.value.fix
     assert workers.tasks == []
     kilobytes = float(caught.value.fix.split()[1])

@@ -13,7 +13,7 @@ from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search.objectives import load
 from lepton_automl.search.pareto import (
     REFERENCE,
-    Progress,
+    HypervolumeRecorder,
     front_of,
     hypervolume,
     pareto_ranks,
@@ -72,8 +72,8 @@ def record(ledger: Ledger, number: int, rung: str, right: int, *, failed: str = 
     ledger.record(EventKind.RUNG, f"{number}-{rung}", value)
 
 
-def progress(ledger: Ledger, axes: tuple[str, ...] = AXES) -> Progress:
-    return Progress(ledger, [load(name) for name in axes], read_trials(ledger))
+def progress(ledger: Ledger, axes: tuple[str, ...] = AXES) -> HypervolumeRecorder:
+    return HypervolumeRecorder(ledger, [load(name) for name in axes], read_trials(ledger))
 
 
 def values(ledger: Ledger) -> list[float]:
@@ -178,7 +178,7 @@ def test_three_hundred_trials_cost_little(tmp_path: Path) -> None:
 
     rng, ledger = np.random.default_rng(0), Memory()
     axes = [load(name) for name in ("accuracy", "size_bytes", "macs", "peak_ram_bytes")]
-    watch = Progress(ledger, axes, Trials())  # type: ignore[arg-type]
+    watch = HypervolumeRecorder(ledger, axes, Trials())  # type: ignore[arg-type]
     events, plain = [], make_trial(0).to_event()
     for number in range(300):
         size, macs = (int(n) for n in rng.integers(2_000, 20_000, 2))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from lepton_automl.config import LIMITS, Limits
 from lepton_automl.core.events import Event
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost import latency
-from lepton_automl.cost.cost import Cost, excess, static_cost
+from lepton_automl.cost.cost import Cost, static_cost, violations
 from lepton_automl.errors import InfeasibleError
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import load
@@ -124,7 +125,7 @@ def test_every_combination_of_limits_is_answered(tmp_path: Path, name: str) -> N
                 stated[limit] = round(float(value) * unit)
             candidates = proposed(tmp_path / f"again{seed}", 1, text, **stated)
         assert len(candidates) == 1
-        assert not excess(candidates[0].cost, Limits(**stated))
+        assert not violations(candidates[0].cost, Limits(**stated))
 
 
 def test_known_good_nets_beyond_a_limit_are_shrunk_and_come_first(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_newcomer_is_in_the_ledger_before_anybody_trains_it(tmp_path: Path) ->
     job.ledger.close()
 
 
-def test_many_refusals_are_told_with_the_limit_that_bites(
+def test_after_many_rejections_a_message_names_the_violated_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MANY_REJECTED", 1)
@@ -190,6 +191,17 @@ def test_many_refusals_are_told_with_the_limit_that_bites(
     assert "few nets are within the limits, 0 of 1 drawn" in told[0].message
     assert "rejected by --max-macs 100%" in told[0].message
     assert "; the nearest exceeds them by" in told[0].message
+
+
+def test_no_proposal_becomes_a_trial_after_the_deadline(tmp_path: Path) -> None:
+    job, trials = search_request(tmp_path / "run"), Trials()
+    proposer = a_proposer(job, trials)
+    assert proposer.add(deadline=-math.inf) is None
+    assert not proposer.exhausted
+    assert len(trials) == len(read_trials(job.ledger)) == 0
+    assert proposer.seconds > 0
+    assert proposer.add() is trials[0]
+    job.ledger.close()
 
 
 def test_long_class_names_make_files_longer() -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
-from lepton_automl.cost.cost import Cost, excess
+from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search.proposals.feasibility import CostCheck
-from lepton_automl.search.proposals.repair import Near, Repair, spread
+from lepton_automl.search.proposals.repair import CheckedPoint, Repair, spread
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.search_space import SearchSpace
@@ -48,11 +48,11 @@ def repair(ledger: Ledger, found: SearchSpace, limits: Limits) -> tuple[Repair, 
     return Repair(draw, found.parameters(), check), check
 
 
-def start(found: SearchSpace, check: CostCheck, seed: int) -> Near:
+def start(found: SearchSpace, check: CostCheck, seed: int) -> CheckedPoint:
     point = RandomTrial(seed)
     arch, recipe = found.sample(point, size=(28, 28), channels=1, classes=10, target=TARGET)
     cost = check.whole(arch)
-    return Near(dict(point.params), arch, recipe, cost, excess(cost, check.limits))
+    return CheckedPoint(dict(point.params), arch, recipe, cost, violations(cost, check.limits))
 
 
 @pytest.mark.parametrize("name", ["tiny", "residual", "mobile"])
@@ -69,8 +69,8 @@ def test_what_one_net_keeps_is_kept_from_far_away(ledger: Ledger, name: str) -> 
     mended, check = repair(ledger, found, limits)
     for seed in range(100, 103):
         arrived = mended.toward(start(found, check, seed))
-        assert not arrived.excess
-        assert not excess(check(arrived.arch), limits)
+        assert not arrived.violations
+        assert not violations(check(arrived.arch), limits)
 
 
 def test_the_least_of_each_cost_is_below_every_drawn_one(ledger: Ledger) -> None:
@@ -89,9 +89,9 @@ def test_the_recipe_of_the_start_is_kept(ledger: Ledger) -> None:
     assert mended.toward(begun).recipe == begun.recipe
 
 
-def near(**beyond: float) -> Near:
+def near(**beyond: float) -> CheckedPoint:
     arch, recipe = next(_points)
-    return Near({}, arch, recipe, Cost(1, 1, 1, 1, 1), beyond)
+    return CheckedPoint({}, arch, recipe, Cost(1, 1, 1, 1, 1), beyond)
 
 
 _found = loader.load("tiny")
@@ -128,10 +128,10 @@ def test_a_known_good_net_that_is_too_large_stays_as_large_as_it_may(
         point = RandomTrial(0, params)
         arch, recipe = found.sample(point, size=(28, 28), channels=1, classes=10, target=TARGET)
         cost = check.whole(arch)
-        begun = Near(dict(point.params), arch, recipe, cost, excess(cost, limits))
+        begun = CheckedPoint(dict(point.params), arch, recipe, cost, violations(cost, limits))
         shrunk = made.shrink(begun)
-        assert not shrunk.excess
-        if not begun.excess:
+        assert not shrunk.violations
+        if not begun.violations:
             assert shrunk is begun
             continue
         assert shrunk.recipe == begun.recipe
@@ -140,7 +140,7 @@ def test_a_known_good_net_that_is_too_large_stays_as_large_as_it_may(
             if shrunk.params[path] != begun.params[path]:
                 back = RandomTrial(0, shrunk.params | {path: begun.params[path]})
                 again, _ = found.sample(back, size=(28, 28), channels=1, classes=10, target=TARGET)
-                assert excess(check.whole(again), limits)
+                assert violations(check.whole(again), limits)
         towards = made.toward(begun).cost
         kept = [c.macs * c.weight_bytes for c in (shrunk.cost, towards)]
         assert kept[0] >= 0.9 * kept[1]

@@ -9,7 +9,8 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search import rungs
 from lepton_automl.search.finals.winner import WinnerStore
-from lepton_automl.search.loop import HOPELESS, Explorer
+from lepton_automl.search.loop import MOST_FAILURES, SearchLoop
+from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials, read_trials
@@ -22,7 +23,7 @@ def explored(job: SearchRequest, workers: InlineWorkers) -> Trials:
     trials = read_trials(job.ledger)
     tasks = TaskBuilder(job, trials)
     lock = MeasurementLock(job.folder.checkpoints)
-    Explorer(job, tasks, trials, WinnerStore(job, tasks, trials), workers, lock).explore()
+    SearchLoop(job, tasks, trials, WinnerStore(job, tasks, trials), workers, lock).run()
     return trials
 
 
@@ -76,7 +77,7 @@ def test_a_search_in_which_nothing_can_be_trained_gives_up(tmp_path: Path) -> No
 
     job = search_request(tmp_path / "run", trials=100)
     trials = explored(job, Hopeless())
-    assert len(trials) == HOPELESS
+    assert len(trials) == MOST_FAILURES
     job.ledger.close()
 
 
@@ -95,6 +96,26 @@ def test_no_task_is_started_that_the_time_does_not_allow(tmp_path: Path) -> None
     workers = ScoredWorkers()
     trials = explored(job, workers)
     assert 1 <= len(trials) < 50
+    job.ledger.close()
+
+
+def test_a_slow_sampler_proposes_nothing_that_does_not_fit_in_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proposal takes longer than the whole search."""
+    messages: list[str] = []
+    job = search_request(
+        tmp_path / "run",
+        trials=50,
+        budget_seconds=100.0,
+        emit=lambda event: messages.append(event.message),
+    )
+    monkeypatch.setattr(Proposer, "seconds", property(lambda _: 1000.0))
+    trials = explored(job, ScoredWorkers())
+    assert len(trials) == 1
+    assert len(trials.results[0]) == 3  # Known trials continue.
+    said = [message for message in messages if "--sampler lepton takes 1e+03 s" in message]
+    assert len(said) == 1
     job.ledger.close()
 
 

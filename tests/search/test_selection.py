@@ -8,7 +8,7 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from lepton_automl.config import Goal, Limits
-from lepton_automl.cost.cost import Cost, excess
+from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.search.finals.selection import (
     Option,
     by_accuracy,
@@ -84,7 +84,7 @@ def test_ranked_gives_each_choice_once_those_before_it_are_gone() -> None:
 def test_the_excess_is_relative_and_only_of_stated_limits_and_known_costs() -> None:
     cost = Cost(30_000, 20_000, 21_000, 500_000, 8_000)
     limits = Limits(max_size_bytes=20_000, max_macs=600_000, max_latency_ms=0.001)
-    assert excess(cost, limits) == pytest.approx({"max_size_bytes": 0.5})
+    assert violations(cost, limits) == pytest.approx({"max_size_bytes": 0.5})
 
 
 def test_the_test_is_the_normal_one_sided_bound_of_the_paired_difference() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.config import Goal, Limits
-from lepton_automl.cost.cost import Cost, excess
+from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.bootstrap import cluster_effective_fraction
@@ -121,7 +121,7 @@ def by_accuracy(options: Sequence[Option]) -> list[Option]:
 
 def within_limits(options: Sequence[Option], limits: Limits) -> list[Option]:
     """Options that satisfy the cost limits; all options if none does."""
-    return [o for o in options if not excess(o.cost, limits)] or list(options)
+    return [o for o in options if not violations(o.cost, limits)] or list(options)
 
 
 def is_significantly_below(

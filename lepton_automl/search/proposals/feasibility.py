@@ -1,4 +1,4 @@
-"""Costs of architectures before any training, each found once; latencies are recorded."""
+"""Check the costs of architectures before training, and explain limits that are hard to meet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lepton_automl.config import LIMITS, Limits, options_text, would_fit
-from lepton_automl.cost.cost import Cost, excess, file_cost
+from lepton_automl.cost.cost import Cost, file_cost, violations
 from lepton_automl.cost.estimate import CostEstimator
 from lepton_automl.cost.latency import Latencies, Latency
 from lepton_automl.cost.latency_model import LatencyModel, estimate
@@ -19,40 +19,40 @@ from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 
-NEAR = 0.02
-"""A limit so close to the interval of a measured latency asks for more rounds."""
-FEW = 0.01
-"""Share of the drawn points within the limits from which on the user is told."""
+_LATENCY_MARGIN = 0.02
+"""More rounds are measured where a limit is this close to the interval of the latency, relative."""
+_SCARCE_SHARE = 0.01
+"""A message explains the limits where a smaller share of the points satisfies them."""
 ENOUGH = 100
-"""Drawn points that tell such a share from none at all, about."""
-ROOM = 0.1
-"""Share of the drawn points that a named limit would let in."""
-SLACK = 1.05
-"""A latency is measured anew after a limit was named."""
+"""Points that are needed to estimate such a share."""
+_SUGGESTED_SHARE = 0.1
+"""Share of the points that satisfies a suggested limit."""
+_LATENCY_SLACK = 1.05
+"""A suggested latency limit has this factor, as the latency is measured again under it."""
 
 
 class CostCheck:
-    """Costs of architectures, each found once.
+    """Costs of the int8 files of architectures, each computed once; latencies are recorded.
 
-    A net is within a latency limit if the median of its rounds is. Where the limit lies inside of
-    the interval of that median, or next to it, more rounds are measured before the median decides.
+    A net satisfies a latency limit if the median of its rounds does. Where the limit is inside the
+    interval of that median, or close to it, more rounds are measured before the median decides.
 
     Parameters
     ----------
     limits : Limits
-        Only what is within the other limits is timed.
+        Latency is measured only for nets that satisfy the other limits.
     target : Target
-        Where the file will run.
+        Device class of the file.
     label_bytes : int
-        What class names and metadata add to a file.
+        Bytes that class names and metadata add to a file, at least 0.
     needs_latency : bool
-        Whether a limit or an objective asks for it.
+        Whether a limit or an objective is a latency.
     ledger : Ledger
-        Keeps measured latencies.
+        Stores measured latencies.
     lock : MeasurementLock
-        Makes the workers pause.
+        Workers pause while it is held.
     model : LatencyModel, optional
-        Tells latencies of another device instead of measuring them here.
+        Predicts latencies of another device; None: they are measured on this machine.
     """
 
     def __init__(
@@ -73,36 +73,36 @@ class CostCheck:
         self.model = model if needs_latency else None
         self._latencies = Latencies(ledger) if needs_latency and model is None else None
         self.reference_ms = self._reference() if self._latencies else None
-        prices = (model or estimate(target)) if needs_latency else None
-        self.estimate = CostEstimator(label_bytes, prices)
-        """Costs from the graph alone, to order what is tried."""
+        latency_model = (model or estimate(target)) if needs_latency else None
+        self.estimator = CostEstimator(label_bytes, latency_model)
+        """Estimates costs from the graph alone."""
 
     @property
-    def elsewhere(self) -> str | None:
-        """Another machine that measured this run before, if there is one."""
+    def other_machine(self) -> str | None:
+        """Machine that measured the latencies of this run, where it is not this one."""
         return self._latencies.elsewhere if self._latencies else None
 
     def __call__(self, arch: Arch) -> Cost:
-        """Cost of the int8 file; with its latency if that is asked for and all else is kept."""
+        """Cost of the int8 file; with its latency if it is needed and no other limit is broken."""
         if arch.hash not in self._known:
             file = random_int8_onnx(arch, self._weight_limit)
             cost = self._static(arch, file)
-            if not excess(cost, self.limits):
+            if not violations(cost, self.limits):
                 cost = self._timed(arch, cost, file)
             self._known[arch.hash] = cost
-        return self._learnt(arch)
+        return self._learned(arch)
 
     def whole(self, arch: Arch) -> Cost:
-        """Cost with its latency, if that is asked for, whatever limits it breaks."""
+        """Cost with its latency, if it is needed, also where limits are broken."""
         known = self._known.get(arch.hash)
-        if known is None or (known.latency_ms is None and self.estimate.has_latency):
+        if known is None or (known.latency_ms is None and self.estimator.has_latency):
             file = random_int8_onnx(arch, self._weight_limit)
             self._known[arch.hash] = self._timed(arch, self._static(arch, file), file)
-        return self._learnt(arch)
+        return self._learned(arch)
 
-    def _learnt(self, arch: Arch) -> Cost:
-        # Also of costs known before: a resumed search must estimate like an uninterrupted one.
-        self.estimate.correct(arch, self._known[arch.hash])
+    def _learned(self, arch: Arch) -> Cost:
+        # Also for costs computed before: a resumed search needs the same corrections.
+        self.estimator.correct(arch, self._known[arch.hash])
         return self._known[arch.hash]
 
     def _static(self, arch: Arch, file: bytes) -> Cost:
@@ -111,12 +111,12 @@ class CostCheck:
 
     def _timed(self, arch: Arch, cost: Cost, file: bytes) -> Cost:
         if self.model is not None:
-            return self._told(arch, cost, self.model)
+            return self._predicted(arch, cost, self.model)
         if self.reference_ms is None:
             return cost
         return cost.with_measured_latency(self._latency(arch, file), self.reference_ms)
 
-    def _told(self, arch: Arch, cost: Cost, model: LatencyModel) -> Cost:
+    def _predicted(self, arch: Arch, cost: Cost, model: LatencyModel) -> Cost:
         cost = cost.with_predicted_latency(model, arch)
         key = f"{model.digest or model.basis}/{arch.hash}"
         if self._ledger.get(EventKind.LATENCY, key) is None:
@@ -138,7 +138,7 @@ class CostCheck:
         if limit is None or self.reference_ms is None:
             return False
         low, high = (r * self.reference_ms for r in (latency.ratio_low, latency.ratio_high))
-        return low * (1 - NEAR) <= limit <= high * (1 + NEAR)
+        return low * (1 - _LATENCY_MARGIN) <= limit <= high * (1 + _LATENCY_MARGIN)
 
     def _reference(self) -> float:
         assert self._latencies is not None
@@ -146,13 +146,13 @@ class CostCheck:
             return self._latencies.reference_ms()
 
 
-class Tally:
-    """How many points were drawn, how many are within the limits, what the others break.
+class RejectionStats:
+    """Counts proposed points, those that satisfy the limits, and the limits that are broken.
 
     Parameters
     ----------
     limits : Limits
-        Cost limits count.
+        Of which the cost limits are counted.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -160,12 +160,12 @@ class Tally:
         self._costs: dict[str, list[float]] = {}
         self._broken: Counter[str] = Counter()
         self._nearest = math.inf
-        self.drawn, self.within = 0, 0
+        self.points, self.feasible = 0, 0
 
     def count(self, cost: Cost, broken: Mapping[str, float]) -> None:
-        """One more drawn point, its cost and by how much it breaks limits."""
-        self.drawn += 1
-        self.within += not broken
+        """Add a point, its cost and its violations."""
+        self.points += 1
+        self.feasible += not broken
         self._broken.update(broken.keys())
         if broken:
             self._nearest = min(self._nearest, sum(broken.values()))
@@ -176,52 +176,52 @@ class Tally:
 
     @property
     def is_scarce(self) -> bool:
-        """Hardly one point is within the limits, as far as points were drawn."""
-        return self.drawn >= ENOUGH and self.within < FEW * self.drawn
+        """Whether less than 1 % of at least `ENOUGH` points satisfies the limits."""
+        return self.points >= ENOUGH and self.feasible < _SCARCE_SHARE * self.points
 
-    def words(self) -> str:
-        """Which limits reject most nets, and the values within which about one in ten is."""
+    def summary(self) -> str:
+        """Message with the violated limits, the smallest violation and limits to suggest."""
         rejected = self._broken.most_common()
-        shares = ", ".join(f"{LIMITS[n].option} {count / self.drawn:.0%}" for n, count in rejected)
+        shares = ", ".join(f"{LIMITS[n].option} {count / self.points:.0%}" for n, count in rejected)
         near = (
             ""
             if math.isinf(self._nearest)
             else f"; the nearest exceeds them by {self._nearest:.1%}"
         )
-        room = " ".join(filter(None, (self._room(limit) for limit, _ in rejected)))
-        hint = f"; about one in ten is within {room}" if room else ""
+        wider = " ".join(filter(None, (self._suggested(limit) for limit, _ in rejected)))
+        hint = f"; about one in ten is within {wider}" if wider else ""
         return (
-            f"few nets are within the limits, {self.within} of {self.drawn} drawn; rejected by "
+            f"few nets are within the limits, {self.feasible} of {self.points} drawn; rejected by "
             f"{shares}{near}{hint}"
         )
 
-    def _room(self, limit: str) -> str:
-        """The limit that leaves room; nothing where it does already."""
+    def _suggested(self, limit: str) -> str:
+        """A limit that a tenth of the points satisfies; empty where the stated one is wider."""
         values = sorted(self._costs.get(limit, []))
         if not values:
             return ""
-        wanted = values[min(len(values) - 1, math.ceil(ROOM * len(values)))]
+        wanted = values[min(len(values) - 1, math.ceil(_SUGGESTED_SHARE * len(values)))]
         return options_text({limit: wanted}) if wanted > self._limits.stated[limit] else ""
 
 
-def impossible(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -> InfeasibleError:
-    """The error, with a way out in the words of the command line.
+def infeasible_error(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -> InfeasibleError:
+    """The error for limits that no net satisfies, with options that a net would satisfy.
 
     Parameters
     ----------
     limits : Limits
-        As the user stated them.
+        As they were stated.
     least : mapping
-        Limit -> the net with the smallest such cost that was found anywhere in the space.
+        Limit -> cost of the net with the smallest such cost that was found in the space.
     nearest : Cost
-        Of the point that breaks the limits by the least.
+        Of the point with the smallest violation.
     """
     stated = limits.stated
     smallest = {k: LIMITS[k].measured(cost) for k, cost in least.items()}
-    beyond = {k: v for k, v in smallest.items() if v is not None and v > stated[k]}
+    broken = {k: v for k, v in smallest.items() if v is not None and v > stated[k]}
     costs = {limit: _needed(limit, nearest) for limit in least}
     changed = {k: v for k, v in costs.items() if v is not None and v > stated[k]}
-    if not beyond:
+    if not broken:
         return InfeasibleError(
             "no net of this search space can meet all the limits together, nothing was trained; "
             f"the nearest: {_all(nearest, least)}",
@@ -230,7 +230,7 @@ def impossible(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -> Infe
     seen = "; ".join(
         f"the smallest {LIMITS[limit].noun} seen is {_value(limit, value)}, "
         f"the limit {_value(limit, stated[limit])}"
-        for limit, value in beyond.items()
+        for limit, value in broken.items()
     )
     return InfeasibleError(
         f"no net of this search space can meet the limits, nothing was trained: {seen}",
@@ -241,7 +241,7 @@ def impossible(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -> Infe
 def _needed(limit: str, cost: Cost) -> float | None:
     value = LIMITS[limit].measured(cost)
     if limit == "max_latency_ms" and value is not None and cost.latency_basis == "measured":
-        return SLACK * max(value, cost.latency_high_ms or value)
+        return _LATENCY_SLACK * max(value, cost.latency_high_ms or value)
     return value
 
 
@@ -251,6 +251,6 @@ def _all(cost: Cost, limits: Mapping[str, Cost]) -> str:
 
 
 def _value(limit: str, value: float) -> str:
-    """In the unit of the option, rounded up."""
+    """Text in the unit of the option, rounded up."""
     spec = LIMITS[limit]
     return spec.rounded(value) if spec.unit == "MACs" else f"{spec.rounded(value)} {spec.unit}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +11,6 @@ from lepton_automl.cost.targets import Target
 from lepton_automl.models.layers import Layer
 from lepton_automl.search.space.parameters import Choice, Parameter, Scalar
 from lepton_automl.search.space.tables import Table
-
-
-def seed_of(*parts: object) -> int:
-    """A seed below 2**31 from a hash of the parts' text, the same in every process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "little") >> 1
 
 
 class SpaceTrial(Protocol):
