@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -11,9 +12,10 @@ from optuna.trial import TrialState
 from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ArchError, ConfigError
 from lepton_automl.models.arch import Arch
-from lepton_automl.search.candidate_pool import CandidateEstimate
+from lepton_automl.search.candidate_pool import CandidateEstimate, even_draw
 from lepton_automl.search.objectives import load
 from lepton_automl.search.scheduler import Scheduler
+from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.parameters import Choice, Range
 from lepton_automl.search.study import (
     BUILT_IN,
@@ -36,6 +38,8 @@ KNOBS = {
     "width": Range(8, 64, 8),
     "lr": Choice((0.01, 0.03, 0.1)),
 }
+ASKED = 4
+"""Proposals of the sampler for one trial; after them, points are drawn uniformly, as in a run."""
 EXACT = [("lepton", 1), ("lepton", 12), ("tpe", 3), ("tpe", 12), ("random", 5), ("gp", 11)]
 """Samplers that promise to go on exactly, and trials after which they are interrupted."""
 
@@ -81,8 +85,10 @@ class Play:
     def step(self, number: int) -> dict[str, Any]:
         rejected: list[Rejection] = []
         known = [candidate.params for candidate, _ in self.trained]
-        while True:
-            point = self.study.ask()
+        for attempt in itertools.count():
+            seed = seed_of(number, attempt)
+            given = None if attempt < ASKED else even_draw(self.study.space, seed)
+            point = self.study.ask(given)
             if point.arch is None or point.recipe is None:
                 rejected.append(self.study.reject(point, {"arch": 1.0}))
             elif point.params["width"] == 8:
