@@ -6,7 +6,7 @@ from lepton_automl.pipeline import bench
 
 
 def test_a_kit_is_written_and_its_use_printed(lepton, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "DRAWN", 1)
+    monkeypatch.setattr(bench, "_DRAWN", 1)
     done = lepton("bench", "--ops", "--kit", str(tmp_path / "kit"), "--space", "tiny")
     assert done.exit_code == 0
     assert "python bench.py" in done.out

@@ -13,7 +13,12 @@ from tests.helpers.cli import Lepton
 from tests.helpers.pages import EXAMPLES_PAGE, commands
 
 QUICK = ("spaces", "status", "predict", "verify")
-PLACEHOLDERS = {"RUN": "runs/photos", "ARTIFACT": "runs/photos/artifact", "FILES": "new/1.jpg"}
+PLACEHOLDERS = {
+    "RUN": "runs/photos",
+    "ARTIFACT": "runs/photos/artifact",
+    "FILES": "new/1.jpg",
+    "PICTURES": "new/1.jpg",
+}
 SHOWN = sorted(
     {
         tuple(PLACEHOLDERS.get(word, word) for word in words)
@@ -29,7 +34,8 @@ def place(finished_run, tmp_path_factory):
     """A folder with the run and the pictures that the pages name."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "runs").mkdir()
-    shutil.copytree(finished_run[0].out, folder / "runs" / "photos")
+    for name in ("photos", "digits"):
+        shutil.copytree(finished_run[0].out, folder / "runs" / name)
     (folder / "new").mkdir()
     for number in (1, 2):
         pixels = np.full((8, 8), 80 * number, np.uint8)

@@ -375,7 +375,11 @@ def test_the_time_left_is_that_of_the_run(tmp_path: Path) -> None:
     job.ledger.close()
 
 
-def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(tmp_path: Path) -> None:
+def test_more_is_kept_for_the_winner_where_candidates_are_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rungs, "LEAST_SAMPLES", 6000)
+
     def plan(budget_seconds: float, name: str) -> Plan:
         job = search_request(tmp_path / name, budget_seconds=budget_seconds, trials=None)
         trials = Trials()

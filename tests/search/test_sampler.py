@@ -266,11 +266,13 @@ def test_a_failed_training_counts_as_the_worst() -> None:
     space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
     made = LeptonSampler(0, n_startup_trials=1, search_space=space, observe=observe)
     study = optuna.create_study(sampler=made, direction="maximize")
-    for _ in range(25):
+    for _ in range(40):
         trial = study.ask(space)
         x = trial.params["x"]
         trial.set_user_attr("rungs", [-math.inf if x > 0.5 else x])
-    assert 0.3 < np.median([t.params["x"] for t in study.get_trials()[12:]]) < 0.6
+    proposed = np.array([t.params["x"] for t in study.get_trials()])
+    assert np.mean(proposed[12:] > 0.5) < 0.3  # Even draws: one in two.
+    assert proposed[proposed <= 0.5].max() > 0.4
 
 
 def test_a_budget_is_open_or_anything_between_the_costs_evenly_in_logarithms() -> None:

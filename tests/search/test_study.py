@@ -40,7 +40,7 @@ KNOBS = {
 }
 ASKED = 4
 """Proposals of the sampler for one trial; after them, points are drawn uniformly, as in a run."""
-EXACT = [("lepton", 1), ("lepton", 12), ("tpe", 3), ("tpe", 12), ("random", 5), ("gp", 11)]
+EXACT = [("lepton", 1), ("lepton", 12), ("tpe", 3), ("random", 5), ("gp", 3)]
 """Samplers that promise to go on exactly, and trials after which they are interrupted."""
 
 

@@ -288,7 +288,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
     made = Proposer(
         job, Trials(), [load(name) for name in AXES], MeasurementLock(tmp_path / "lock")
     )
-    with pytest.raises(ConfigError, match="--warm-start names"):
+    with pytest.raises(ConfigError, match="the --warm-start run has trained every net"):
         made.add()
     job.ledger.close()
 

@@ -171,8 +171,9 @@ def run_rank(
     data, model, recipe = _training_data(task), _initial_model(task), Recipe.from_json(task.recipe)
     throughput = Throughput(min(recipe.batch_size, len(data)))
     # Only the last cycle may be long, so only that one writes a state to resume from.
-    resume_files: list[Path | None] = [None] * (len(task.cycles) - 1)
-    resume_files.append(Path(task.out) / _RESUME_FILE if task.out else None)
+    resume_files: list[Path | None] = [None] * len(task.cycles)
+    if task.cycles and task.out:
+        resume_files[-1] = Path(task.out) / _RESUME_FILE
     steps = zip(
         task.cycles,
         task.micro_batches_of_cycles,
