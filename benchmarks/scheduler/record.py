@@ -42,10 +42,10 @@ ORDER_SEED = 20
 
 def points(name: str) -> list[dict[str, Any]]:
     """All points of a sub-space, in the order they are trained."""
-    knobs = loaded(name).parameters()
+    parameters = loaded(name).parameters()
     found = [
-        dict(zip(knobs, values, strict=True))
-        for values in itertools.product(*(knob.values for knob in knobs.values()))
+        dict(zip(parameters, values, strict=True))
+        for values in itertools.product(*(parameter.values for parameter in parameters.values()))
     ]
     random.Random(ORDER_SEED).shuffle(found)
     return found

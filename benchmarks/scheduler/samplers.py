@@ -116,7 +116,8 @@ class Optuna(Sampler):
 
     def _drawn(self, trial: optuna.Trial) -> int | None:
         point = {
-            path: suggest(trial, path, knob) for path, knob in self.table.all_parameters.items()
+            path: suggest(trial, path, parameter)
+            for path, parameter in self.table.all_parameters.items()
         }
         number = self.table.index.get(self.table.key(point))
         if number is None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-LONGEST_SECONDS = 240.0
+LONGEST_SECONDS = 900.0
+"""After which a process hangs; far more than it takes beside many others."""
 Row = tuple[int, str, str, str, float]
 """seq, kind, key, value, at: a row of the ledger as it lies on the disk."""
 

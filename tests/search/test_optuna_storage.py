@@ -23,20 +23,20 @@ from tests.helpers.search import make_trial
 CHOICES = (8, 16, 24)
 Happened = tuple[str, str, dict[str, Any]]
 
-KNOB = {"stem.out": distribution_to_json(CategoricalDistribution(CHOICES))}
+DISTRIBUTIONS = {"stem.out": distribution_to_json(CategoricalDistribution(CHOICES))}
 
 PLAIN = make_trial(0)
 
 
 def enter(number: int, rejected: int = 0, size: int = 10_000) -> Happened:
     refusals = tuple(
-        Rejection({"stem.out": 24}, KNOB, {"max_size_bytes": 0.5}) for _ in range(rejected)
+        Rejection({"stem.out": 24}, DISTRIBUTIONS, {"max_size_bytes": 0.5}) for _ in range(rejected)
     )
     made = dataclasses.replace(
         PLAIN,
         number=number,
         params={"stem.out": CHOICES[number % 3]},
-        distributions=KNOB,
+        distributions=DISTRIBUTIONS,
         cost=dataclasses.replace(PLAIN.cost, size_bytes=size),
         rejected=refusals,
     )

@@ -14,7 +14,7 @@ from lepton_automl.training.recipe import Recipe
 from tests.helpers.nets import random_arch
 
 ARCH = random_arch(0, input=(8, 8, 1), classes=3)
-KNOBS = {"width": Range(8, 64, 8), "lr": Choice((0.05, 0.1, 0.2))}
+PARAMETERS = {"width": Range(8, 64, 8), "lr": Choice((0.05, 0.1, 0.2))}
 COST = Cost(1, 1, 1, 1, 1)
 
 
@@ -36,7 +36,7 @@ def known(
         return CandidateEstimate(params, sizes)
 
     loaded = [load(name) for name in objectives]
-    study = SearchStudy(draw, KNOBS, loaded, estimate, sampler=sampler, seed=0)
+    study = SearchStudy(draw, PARAMETERS, loaded, estimate, sampler=sampler, seed=0)
     for number, (width, lr, right) in enumerate(rows):
         study.accept(number, study.ask({"width": width, "lr": lr}))
         for rung, n in enumerate(right):

@@ -201,8 +201,8 @@ def test_a_pool_that_would_go_too_far_is_left_out():
 
 
 def test_the_largest_listed_size_bounds_native():
-    knob = Choice(("native", 16, 32))
-    assert input_size("native", knob, (128, 64)) == (32, 16)
-    assert input_size(16, knob, (128, 64)) == (16, 8)
-    assert input_size("native", knob, (31, 5)) == (31, 5)
-    assert input_size("native", knob, None) == (32, 32)
+    parameter = Choice(("native", 16, 32))
+    assert input_size("native", parameter, (128, 64)) == (32, 16)
+    assert input_size(16, parameter, (128, 64)) == (16, 8)
+    assert input_size("native", parameter, (31, 5)) == (31, 5)
+    assert input_size("native", parameter, None) == (32, 32)

@@ -25,7 +25,7 @@ def option(number: int, right: int, size: int, *, n: int = 400, ms: float | None
     return Option(number, correct, Cost(size, size // 2, size // 2, 1000 * size, 4096, ms))
 
 
-def test_the_cheapest_that_is_not_distinguishably_below_the_best_is_chosen() -> None:
+def test_the_cheapest_that_is_not_significantly_below_the_best_is_chosen() -> None:
     options = [option(0, 396, 40_000), option(1, 395, 12_000), option(2, 380, 5_000)]
     chosen = choose(options, Goal())
     assert chosen.number == 1

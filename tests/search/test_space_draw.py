@@ -9,13 +9,13 @@ from lepton_automl.search.space.parameters import Choice, Range
 
 @given(st.integers(0, 99))
 def test_a_draw_is_one_of_the_values_and_stays_the_same(seed):
-    for knob in (Choice((1, "a", 2.5)), Range(8, 40, 8), Range(0.1, 0.5, 0.1)):
+    for parameter in (Choice((1, "a", 2.5)), Range(8, 40, 8), Range(0.1, 0.5, 0.1)):
         trial = RandomTrial(seed)
-        value = suggest(trial, "x", knob)
+        value = suggest(trial, "x", parameter)
         assert any(
-            value == v or abs(value - v) < 1e-9 for v in knob.values if type(v) is type(value)
+            value == v or abs(value - v) < 1e-9 for v in parameter.values if type(v) is type(value)
         )
-        assert suggest(trial, "x", knob) == value == suggest(RandomTrial(seed), "x", knob)
+        assert suggest(trial, "x", parameter) == value == suggest(RandomTrial(seed), "x", parameter)
 
 
 def test_given_values_are_taken():
@@ -23,8 +23,10 @@ def test_given_values_are_taken():
 
 
 def test_draws_reach_every_value():
-    knob = Range(8, 40, 8)
-    assert {suggest(RandomTrial(seed), "x", knob) for seed in range(60)} == set(knob.values)
+    parameter = Range(8, 40, 8)
+    assert {suggest(RandomTrial(seed), "x", parameter) for seed in range(60)} == set(
+        parameter.values
+    )
 
 
 def test_a_fixed_parameter_is_not_suggested():

@@ -94,7 +94,7 @@ def test_a_mistake_is_reported_with_its_line_and_fix(case, tmp_path):
 
 def test_the_choices_of_a_file_are_its_parameters(tmp_path):
     found = load(tmp_path, GOOD)
-    assert {path: knob.values for path, knob in found.parameters().items()} == {
+    assert {path: parameter.values for path, parameter in found.parameters().items()} == {
         "input.resolution": ("native", 16),
         "stem.out": (8, 16),
         "all.activation": ("relu", "hswish"),

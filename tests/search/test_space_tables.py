@@ -86,6 +86,6 @@ def test_a_field_of_one_layer_overrides_that_of_the_stage():
 
 def test_whole_numbers_are_taken_for_fractions():
     table = train_table(SpaceFile("f.toml", "[train]\nlr = 1\nlabel_smoothing = [0, 0.1]"))
-    knobs = dict(table.fields["sgd"].values())
-    assert [type(v) for v in knobs["train.label_smoothing"].values] == [float, float]
-    assert type(knobs["train.lr"].values[0]) is float
+    parameters = dict(table.fields["sgd"].values())
+    assert [type(v) for v in parameters["train.label_smoothing"].values] == [float, float]
+    assert type(parameters["train.lr"].values[0]) is float

@@ -32,7 +32,7 @@ from lepton_automl.training.recipe import Recipe
 from tests.helpers.nets import random_arch
 
 ARCH = random_arch(0, input=(8, 8, 1), classes=3)
-KNOBS = {
+PARAMETERS = {
     "kind": Choice(("good", "odd")),
     "only": Range(0.0, 1.0, 0.1),
     "width": Range(8, 64, 8),
@@ -61,7 +61,7 @@ def estimate(params: Any) -> CandidateEstimate | None:
 
 def a_study(sampler: str = "lepton", seed: int = 0) -> SearchStudy:
     objectives = [load("accuracy"), load("size_bytes")]
-    return SearchStudy(draw, KNOBS, objectives, estimate, sampler=sampler, seed=seed)
+    return SearchStudy(draw, PARAMETERS, objectives, estimate, sampler=sampler, seed=seed)
 
 
 def cost(params: dict[str, Any]) -> Cost:
@@ -213,7 +213,7 @@ def test_a_proposal_is_made_as_every_parameter_is_suggested() -> None:
     """Else Optuna would call the two incompatible."""
     trial = optuna.create_study().ask()
     draw(trial)
-    wanted = distributions(KNOBS)
+    wanted = distributions(PARAMETERS)
     assert {k: wanted[k] for k in trial.distributions} == trial.distributions
 
 
