@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lepton_automl.artifact.provenance import FinalistResult
+from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Verdict
 from lepton_automl.config import LIMITS
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.units import (
     accuracy_text,
     accuracy_title,
@@ -111,6 +112,18 @@ def faster_text(verdict: Verdict) -> str:
     return f"{verdict.primary} ships; {text}{hint}."
 
 
+def decisions_of(about: Provenance, verdict: Verdict) -> tuple[Decision, ...]:
+    """What was decided for the user: about the data first, last which file ships."""
+    int8, floating = verdict.int8, verdict.float32
+    if int8 is None or floating is None:
+        return about.decisions
+    speed = faster_text(verdict).partition("; ")[2].partition(";")[0].rstrip(".")
+    sizes = f"int8 {bytes_text(int8.size_bytes)}, float {bytes_text(floating.size_bytes)}"
+    name, evidence = precision_text(verdict.primary), f"{sizes}; {speed}"
+    option = "--prefer latency" if verdict.prefer == "size" else "--prefer size"
+    return (*about.decisions, Decision("file that ships", name, evidence, "measured", option))
+
+
 def other_text(verdict: Verdict) -> str:
     """A hint that the file which does not ship keeps all limits; empty where it does not."""
     if verdict.status == "holds" or verdict.other != "holds":
@@ -168,6 +181,8 @@ def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[s
     return [row for row in rows if any(row[1:])]
 
 
+DECISION_COLUMNS = ("about", "decision", "from", "certainty", "overruled by")
+"""Heads of a table of decisions."""
 FINALIST_COLUMNS = ("when selected", "after final training", "spread over seeds", "trainings")
 """Heads of what `finalist_cells` gives."""
 

@@ -56,7 +56,14 @@ def card(verdict: Verdict, about: Provenance) -> str:
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
     return "\n".join(
-        [*filter(None, sections), _made(about), _how(verdict), _use(verdict, about), FILES]
+        [
+            *filter(None, sections),
+            _made(about),
+            _decisions(verdict, about),
+            _how(verdict),
+            _use(verdict, about),
+            FILES,
+        ]
     )
 
 
@@ -132,6 +139,15 @@ def _made(about: Provenance) -> str:
         f"## How it was chosen\n\nOn the validation part{by}, {finalist_summary(about.finalists)}"
     )
     return f"{text}.\n\n{_table(head, rows)}"
+
+
+def _decisions(verdict: Verdict, about: Provenance) -> str:
+    made = formatting.decisions_of(about, verdict)
+    if not made:
+        return ""
+    rows = [(d.name, d.choice, d.evidence, d.certainty, d.option and f"`{d.option}`") for d in made]
+    head = "## Decisions\n\nMade by lepton where no option said otherwise."
+    return f"{head}\n\n{_table(formatting.DECISION_COLUMNS, rows)}"
 
 
 def _how(verdict: Verdict) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from lepton_automl.artifact.manifest import ABOUT, unusable
 from lepton_automl.config import Limits
+from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency_model import LatencyModel, from_document
 
 
@@ -38,6 +39,8 @@ class Provenance:
     """`lepton`, or `foreign` for an external model, which has no `Arch`."""
     notes: tuple[str, ...] = ()
     """Preprocessing and quantization of an external model, one sentence each."""
+    decisions: tuple[Decision, ...] = ()
+    """What was decided for the user, from the data to the written file."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -52,6 +55,8 @@ class Provenance:
         if body.get("latency") is not None:
             body["latency"] = from_document(body["latency"])
         body["notes"] = tuple(body.get("notes", ()))
+        decisions = body.get("decisions", ())
+        body["decisions"] = tuple(Decision.from_document(each) for each in decisions)
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         return cls(**body)
 

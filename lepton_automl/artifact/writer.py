@@ -30,6 +30,7 @@ from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import Limits
 from lepton_automl.core import files as durable
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
@@ -57,6 +58,7 @@ def write_artifact(
     latency_model: LatencyModel | None = None,
     metadata: Mapping[str, str] | None = None,
     finalists: Sequence[FinalistResult] = (),
+    decisions: Sequence[Decision] = (),
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -80,6 +82,8 @@ def write_artifact(
         Further ONNX metadata; no measurements and no times.
     finalists : sequence of FinalistResult
         Finalists of the search, for the model card.
+    decisions : sequence of Decision
+        What was decided for the user, recorded.
 
     Returns
     -------
@@ -106,6 +110,7 @@ def write_artifact(
         finalists=tuple(finalists),
         latency=latency_model,
         balanced=validation.is_balanced,
+        decisions=tuple(decisions),
     )
     files = {
         INT8: int8_onnx(int8, names, words),

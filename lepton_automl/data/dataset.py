@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lepton_automl.config import Balance
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.data import loading, pixel_cache
 from lepton_automl.data.loading import CheckedSamples
@@ -114,6 +115,8 @@ class Dataset:
     train: Part
     validation: Part
     test: Part
+    decisions: tuple[Decision, ...] = ()
+    """What was decided for the user while the data were opened."""
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
@@ -167,7 +170,14 @@ class Dataset:
         train, validation, test = (
             dataclasses.replace(part, labels=index[part.labels]) for part in self.parts
         )
-        return Dataset(self.name, tuple(class_names), channels, self.size, train, validation, test)
+        return dataclasses.replace(
+            self,
+            class_names=tuple(class_names),
+            channels=channels,
+            train=train,
+            validation=validation,
+            test=test,
+        )
 
     def decoded_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
         """Decode a part into files in the folder `cache`, unless they exist, and return them.
@@ -201,10 +211,35 @@ class Dataset:
                 "--balance on has no effect: all classes have as many pictures",
                 fix="leave it out",
             )
-        if balance == "off" or (balance == "auto" and not is_uneven(self.train.labels)):
+        is_balanced = balance == "on" or (balance == "auto" and is_uneven(self.train.labels))
+        train, validation, test = (
+            dataclasses.replace(part, is_balanced=is_balanced) for part in self.parts
+        )
+        made = self._balance_decision(is_balanced) if balance == "auto" else ()
+        if not is_balanced and not made:
             return self
-        train, validation, test = (dataclasses.replace(p, is_balanced=True) for p in self.parts)
-        return dataclasses.replace(self, train=train, validation=validation, test=test)
+        return dataclasses.replace(
+            self, train=train, validation=validation, test=test, decisions=self.decisions + made
+        )
+
+    def _balance_decision(self, is_balanced: bool) -> tuple[Decision, ...]:
+        """How classes are weighted; none where all classes have as many training samples."""
+        if is_even(self.train.labels):
+            return ()
+        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        rare, common = int(counts.argmin()), int(counts.argmax())
+        return (
+            Decision(
+                name="class weights",
+                choice="classes have equal weight in training and accuracy (balanced accuracy)"
+                if is_balanced
+                else "samples have equal weight",
+                evidence=f"{self.class_names[rare]} has {counts[rare]} training samples, "
+                f"{self.class_names[common]} {counts[common]}",
+                certainty="inferred",
+                option=f"--balance {'off' if is_balanced else 'on'}",
+            ),
+        )
 
 
 def load_labelled(files: LabelledFiles) -> LabelledTensors:
@@ -256,8 +291,16 @@ def open_dataset(
     train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
     name, size = loading.dataset_name(str(data)), checked.size
     emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
-    class_names = checked.samples.class_names
-    return Dataset(name, class_names, checked.channels, size, train, validation, test_part)
+    return Dataset(
+        name=name,
+        class_names=checked.samples.class_names,
+        channels=checked.channels,
+        size=size,
+        train=train,
+        validation=validation,
+        test=test_part,
+        decisions=checked.samples.decisions,
+    )
 
 
 def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:

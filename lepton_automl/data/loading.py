@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core import files, plugins
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data import decode
 from lepton_automl.data.decode import PictureInfo
@@ -174,7 +175,12 @@ def _with_test(samples: Samples, data: str, test: Path) -> Samples:
         parts=np.concatenate([first, np.full(len(more), "test", "<U10")]),
         groups=_concatenate_groups(samples, more),
         notes=samples.notes + more.notes,
+        decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
     )
+
+
+def _of_test(decision: Decision) -> Decision:
+    return dataclasses.replace(decision, name=f"{decision.name} of --test")
 
 
 def _class_index(name: str, class_names: tuple[str, ...], test: Path) -> int:

@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from lepton_automl.artifact import manifest
-from lepton_automl.artifact.writer import read_verdict
 from lepton_automl.config import RunConfig
 from lepton_automl.core import files
 from lepton_automl.core.events import Emit, silent
@@ -20,7 +19,7 @@ from lepton_automl.models.model import Model, Preprocessing
 from lepton_automl.models.network import Weights, build_network
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.export import Outcome, written_outcome
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 
@@ -53,7 +52,7 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         _save_best(model, recipe, context)
         if manifest.is_complete(context.folder.artifact):
             context.report("compress", f"already compressed: {context.folder.artifact}")
-            return Outcome(context.folder.artifact, read_verdict(context.folder.artifact))
+            return written_outcome(context.folder.artifact)
         best, recipe = stages.winner(context)
         with stages.naming_best_net_on_interrupt(context):
             end = stages.compression_end(context)

@@ -24,6 +24,7 @@ from lepton_automl.compress.external.quantize import (
 from lepton_automl.compress.loop import StepRecord, write_steps
 from lepton_automl.config import RunConfig
 from lepton_automl.core import files
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.units import bytes_text, time_text
 from lepton_automl.core.version import __version__
@@ -44,7 +45,7 @@ from lepton_automl.pipeline.context import (
     resolve,
     use_one_thread,
 )
-from lepton_automl.pipeline.export import Outcome, verify_and_seal
+from lepton_automl.pipeline.export import Outcome, made_decisions, verify_and_seal, written_outcome
 from lepton_automl.pipeline.stages import check_better_than_chance
 from lepton_automl.runs.folder import Definition, RunFolder
 
@@ -85,7 +86,7 @@ def compress_model(
     folder.check_claim(definition, fresh=config.fresh)
     if not config.fresh and manifest.is_complete(folder.artifact):
         emit(Event(_STAGE, f"already compressed: {folder.artifact}; --fresh starts again"))
-        return Outcome(folder.artifact, writer.read_verdict(folder.artifact))
+        return written_outcome(folder.artifact)
     emit(Event(_STAGE, f"checking {source} in a separate process"))
     with tempfile.TemporaryDirectory() as scratch:
         made_in = Path(scratch) / _FLOAT_FILE
@@ -103,7 +104,8 @@ def compress_model(
         quantization, steps = compression.run()
         write_steps(place, steps)
         charts.write_steps(folder.path, steps)
-        digests = _written(config, definition, model, dataset, quantization, folder, emit)
+        made = made_decisions(dataset, ledger)
+        digests = _written(config, definition, model, dataset, quantization, made, folder, emit)
         outcome = verify_and_seal(
             folder,
             ledger,
@@ -273,6 +275,7 @@ def _written(
     model: ExternalModel,
     dataset: Dataset,
     made: ExternalQuantization,
+    decisions: tuple[Decision, ...],
     folder: RunFolder,
     emit: Emit,
 ) -> dict[str, str]:
@@ -300,6 +303,7 @@ def _written(
         balanced=dataset.validation.is_balanced,
         origin="foreign",
         notes=notes,
+        decisions=decisions,
     )
     validation = dataset.decoded_files("validation", model.shape[:2], folder.cache)
     return writer.write_external_artifact(folder.artifact, about, files, validation)

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core import files, plugins
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
@@ -25,7 +26,7 @@ from lepton_automl.data import audit
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind, Ledger
+from lepton_automl.runs.ledger import EventKind, Ledger, record_decision
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
 from lepton_automl.search.objectives import names as objective_names
@@ -84,16 +85,15 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     resources = resolve(config)
     dataset = open_data(config, emit)
     space = choose_space(config, resources, dataset)
+    chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
-        sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
-        emit(
-            Event(
-                "plan", f"search space {space.name}, for pictures of {sizes}; --space sets another"
-            )
-        )
+        text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
+        emit(Event("plan", text))
     definition, warm = define_run(config, resources, dataset, space)
     folder = claim_folder(config, definition, resources, space)
     with open_ledger(folder, started, config, emit) as (ledger, emit):
+        for decision in chosen:
+            record_decision(ledger, decision)
         if warm_start_text := warm.keep(ledger):
             emit(Event("search", warm_start_text))
         yield RunContext(
@@ -197,6 +197,25 @@ def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> S
             fix="leave it out",
         )
     return space.with_fixed("flip", value=False)
+
+
+def _decisions(
+    config: RunConfig, resources: Resources, dataset: Dataset, space: SearchSpace
+) -> list[Decision]:
+    """What is decided where an option is left out: search space and device."""
+    decisions = []
+    if config.space is None:
+        sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
+        kind = "grey" if dataset.channels == 1 else "colour"
+        evidence = f"{kind} pictures of {sizes}"
+        decisions.append(Decision("search space", space.name, evidence, "inferred", "--space"))
+    if config.device == "auto":
+        has_gpu = resources.device.type == "cuda"
+        evidence = "torch finds a CUDA device" if has_gpu else "torch finds no CUDA device"
+        decisions.append(
+            Decision("device", resources.device.type, evidence, "inferred", "--device")
+        )
+    return decisions
 
 
 def claim_folder(

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import Request, reference_predictions, verify_in_fresh_process
 from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.core import decisions
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
@@ -22,7 +25,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.folder import RunFolder, locate, locate_artifact
-from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.request import SearchResult
 
@@ -35,6 +38,20 @@ class Outcome:
     verdict: Verdict
     search_result: SearchResult | None = None
     """None where the call did not search."""
+    decisions: tuple[Decision, ...] = ()
+    """What was decided for the user."""
+
+
+def written_outcome(artifact: Path) -> Outcome:
+    """The outcome of an earlier command, from its complete artifact.
+
+    Raises
+    ------
+    DataError
+        If a file of the artifact cannot be read.
+    """
+    verdict, about = writer.read_verdict(artifact), read_provenance(artifact)
+    return Outcome(artifact, verdict, decisions=decisions_of(about, verdict))
 
 
 def write_and_verify(context: RunContext, best: Model, made: CompressionResult) -> Outcome:
@@ -59,6 +76,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         prefer=context.config.prefer,
         finalists=last_finalist_results(context.ledger),
         latency_model=context.latency_model,
+        decisions=made_decisions(context.dataset, context.ledger),
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(
@@ -70,6 +88,11 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         quiet_reference_ms=quiet,
         emit=context.emit,
     )
+
+
+def made_decisions(dataset: Dataset, ledger: LedgerView) -> tuple[Decision, ...]:
+    """What was decided for the user: about the data first, then by the stages of the run."""
+    return decisions.latest([*dataset.decisions, *recorded_decisions(ledger)])
 
 
 def verify_again(
@@ -94,14 +117,15 @@ def verify_again(
     """
     folder = locate_artifact(artifact)
     digests, _ = manifest.read_manifest(folder)
-    shape = read_provenance(folder).input
+    about = read_provenance(folder)
+    shape = about.input
     dataset = _data_of(folder, data, test, emit)
     with tempfile.TemporaryDirectory() as cache:
         request = request_for(folder, dataset, shape, Path(cache))
         verdict = verify_in_fresh_process(
             dataclasses.replace(request, test_set_uses=_uses_again(request, digests, emit))
         )
-    return Outcome(folder, verdict)
+    return Outcome(folder, verdict, decisions=decisions_of(about, verdict))
 
 
 def verify_and_seal(
@@ -149,9 +173,10 @@ def verify_and_seal(
         )
     )
     predictions = reference_predictions(artifact, dataset.pixels("test", shape[:2]))
-    text = card(verdict, read_provenance(artifact))
+    about = read_provenance(artifact)
+    text = card(verdict, about)
     writer.seal(artifact, digests, verdict=verdict, card=text, predictions=predictions)
-    return Outcome(artifact, verdict)
+    return Outcome(artifact, verdict, decisions=decisions_of(about, verdict))
 
 
 def record_use(ledger: Ledger, sha256: str, fingerprint: str, emit: Emit) -> int:

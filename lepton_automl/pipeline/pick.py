@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact import manifest
 from lepton_automl.compress.loop import read_steps
 from lepton_automl.config import EVERY_OBJECTIVE, LIMITS, Goal, Limits, Prefer, RunConfig, would_fit
 from lepton_automl.core import files
@@ -23,7 +23,7 @@ from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.export import Outcome, written_outcome
 from lepton_automl.pipeline.front import PICK, draw
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.folder import RunFolder
@@ -135,7 +135,7 @@ def _ship(context: RunContext, trials: Trials, chosen: PickCandidate, begun: flo
     folder, budget = context.folder.artifact, context.config.budget_seconds
     if manifest.is_complete(folder):
         context.report(PICK, f"this pick is finished: {folder}")
-        return Outcome(folder, writer.read_verdict(folder))
+        return written_outcome(folder)
     reserved = stage_budget(context, trials, chosen.trial, budget or 0.0)
     end = None if budget is None else begun + budget - reserved.verify
     if not (context.folder.best / _RECIPE).is_file():

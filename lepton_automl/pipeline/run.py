@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact import manifest
 from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import Outcome, verify_again
+from lepton_automl.pipeline.export import Outcome, verify_again, written_outcome
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
 from lepton_automl.search.request import SearchResult
@@ -113,7 +113,7 @@ def _finished_outcome(context: RunContext) -> Outcome | None:
     if (config.seconds_in_all or 0.0) > (earlier[-1]["budget_seconds"] or 0.0):
         return None
     context.report("run", "already finished; a larger --budget or --trials continues it")
-    return Outcome(folder, writer.read_verdict(folder))
+    return written_outcome(folder)
 
 
 def _record_finished(context: RunContext, outcome: Outcome) -> None:

@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from lepton_automl.core import decisions
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import wrap_os_errors
 from lepton_automl.errors import ConfigError, LeptonError, MachineError
 from lepton_automl.runs import live_status
@@ -90,6 +92,8 @@ class EventKind(StrEnum):
     """`run` -> the name of the run in an Optuna storage and in callbacks."""
     TEST_SET_USE = "test set use"
     """sha256 of a file and fingerprint of a test part -> the file was verified on it."""
+    DECISION = "decision"
+    """`0`, `1`, ... -> a `Decision` made for the user; a later one of the same name replaces it."""
 
 
 class LedgerView:
@@ -302,6 +306,25 @@ class Ledger(LedgerView):
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("PRAGMA synchronous = FULL")
+
+
+def record_decision(ledger: Ledger, decision: Decision) -> None:
+    """Record a decision, unless it is the recorded one of its name already.
+
+    Raises
+    ------
+    MachineError
+        As `Ledger.record`.
+    """
+    earlier = recorded_decisions(ledger)
+    if decision not in earlier:
+        number = len(ledger.keys(EventKind.DECISION))
+        ledger.record(EventKind.DECISION, str(number), decision.document())
+
+
+def recorded_decisions(ledger: LedgerView) -> tuple[Decision, ...]:
+    """The decisions of a run, the last one of each name."""
+    return decisions.latest(map(Decision.from_document, ledger.all(EventKind.DECISION).values()))
 
 
 def is_held(path: Path) -> bool:

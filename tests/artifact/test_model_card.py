@@ -8,6 +8,7 @@ from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import JudgedLimit
 from lepton_automl.config import Limits
+from lepton_automl.core.decisions import Decision
 from tests.helpers.artifacts import figures, target_latency, verdict
 
 ABOUT = Provenance("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
@@ -26,6 +27,14 @@ def test_an_earlier_use_of_the_test_set_is_noted():
     assert "## Figures (test set used once before, by another file)" in text
 
 
+def test_decisions_are_listed_with_evidence_and_option():
+    made = Decision("flip", "no random flips", "40 % of 216 | 98 %", "measured", "--flip on")
+    text = card(verdict(), dataclasses.replace(ABOUT, decisions=(made,)))
+    row = r"| flip | no random flips | 40 % of 216 \| 98 % | measured | `--flip on` |"
+    assert row in text.partition("## Decisions")[2]
+    assert "| file that ships | model.int8.onnx | int8 12.0 kB, float 40.0 kB;" in text
+
+
 def test_tables_have_as_many_cells_in_every_row():
     rows: list[list[int]] = [[]]
     for line in card(verdict(), ABOUT).splitlines():
@@ -33,7 +42,7 @@ def test_tables_have_as_many_cells_in_every_row():
             rows[-1].append(line.replace("\\|", "").count("|"))
         elif rows[-1]:
             rows.append([])
-    assert len([table for table in rows if table]) == 5
+    assert len([table for table in rows if table]) == 6
     assert all(len(set(table)) == 1 for table in rows if table)
 
 

@@ -9,6 +9,7 @@ import pytest
 from lepton_automl.artifact.predict import Prediction
 from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.cli.report import json_output
+from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import InfeasibleError
 from tests.helpers.artifacts import verdict
 from tests.helpers.rows import compressed, found
@@ -23,6 +24,18 @@ def test_a_verdict_has_the_documented_keys():
     assert body["verdict"] == "holds"
     assert body["exit_code"] == 0
     assert json.loads(json.dumps(body))["int8"]["accuracy_interval"] == [0.9681, 0.9940]
+
+
+def test_decisions_are_listed_with_all_their_fields():
+    made = Decision("flip", "no random flips", "40 % of 216", "measured", "--flip on")
+    (row,) = json.loads(json.dumps(json_output.document(verdict(), Path("a"), [made])))["decisions"]
+    assert row == {
+        "name": "flip",
+        "choice": "no random flips",
+        "evidence": "40 % of 216",
+        "certainty": "measured",
+        "option": "--flip on",
+    }
 
 
 def test_a_damaged_artifact_has_reasons_and_no_figures():

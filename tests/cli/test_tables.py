@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -14,7 +13,9 @@ from lepton_automl.artifact.verdict import JudgedLimit
 from lepton_automl.cli import report
 from lepton_automl.cli.report import tables
 from lepton_automl.cli.report.tables import Point, plot
+from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import DataError
+from lepton_automl.pipeline.export import Outcome
 from tests.helpers.artifacts import figures, target_latency, verdict
 from tests.helpers.rows import compressed, found, status
 
@@ -131,7 +132,15 @@ def test_a_compression_shows_every_step_and_why():
     assert "97.90 %" in lines["quantized"]
 
 
-OUTCOME = SimpleNamespace(verdict=verdict(), artifact=Path("a"), search_result=None)
+def test_decisions_are_shown_with_what_overrules_them(capsys):
+    made = Decision("flip", "no random flips", "40 % of [216]", "measured", "--flip on")
+    report.show_verdict(Outcome(Path("a"), verdict(), decisions=(made,)))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no random" in line]
+    for part in ("flip", "40 % of [216]", "measured", "--flip on"):
+        assert part in line
+
+
+OUTCOME = Outcome(Path("a"), verdict())
 
 SHOWN = [
     (report.show_verdict, OUTCOME, "verdict"),
@@ -155,7 +164,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(capsys, show, value, key)
 
 
 def test_a_run_shows_its_front_before_the_verdict(capsys):
-    outcome = SimpleNamespace(verdict=verdict(), artifact=Path("a"), search_result=found())
+    outcome = Outcome(Path("a"), verdict(), search_result=found())
     report.show_verdict(outcome)
     text = capsys.readouterr().out
     assert text.index("# winner") < text.index("verdict: holds")

@@ -101,3 +101,14 @@ def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_a
     assert again.int8.accuracy_interval == verdict.int8.accuracy_interval
     with pytest.raises(ConfigError, match="balanced: True here, False asked for"):
         run.run(dataclasses.replace(config, balance="off"))
+
+
+def test_what_no_option_decides_is_listed_in_the_outcome_and_in_the_artifact(finished_run):
+    config, outcome = finished_run
+    made = {decision.name: decision for decision in outcome.decisions}
+    given = {"search space": config.space, "winner": None, "file that ships": None}
+    assert {name for name, option in given.items() if option is None} <= set(made)
+    assert ("search space" in made) == (config.space is None)
+    assert run.run(config).decisions == outcome.decisions
+    card = (outcome.artifact / "MODEL_CARD.md").read_text()
+    assert all(decision.choice in card for decision in outcome.decisions)

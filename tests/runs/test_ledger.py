@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import ConfigError, MachineError
-from lepton_automl.runs.ledger import Ledger, LedgerView, translated
+from lepton_automl.runs.ledger import (
+    EventKind,
+    Ledger,
+    LedgerView,
+    record_decision,
+    recorded_decisions,
+    translated,
+)
 from tests.helpers.processes import eventually
 
 WRITER = """
@@ -51,6 +59,19 @@ def test_an_event_is_never_changed(tmp_path: Path) -> None:
         ledger.record("trial", "1", {"loss": 0.5})
     assert ledger.get("trial", "1") == {"loss": 0.25}
     ledger.close()
+
+
+def test_a_decision_is_recorded_once_and_a_later_one_of_its_name_replaces_it(tmp_path) -> None:
+    first = Decision("flip", "off", "one epoch", "assumed", "--flip on")
+    later = Decision("flip", "on", "30 epochs", "measured", "--flip off")
+    other = Decision("winner", "trial 3", "of 4 trials", "measured", "lepton pick")
+    for made, rows in (([first, other, first], 2), ([later], 3)):  # The second as a resumed run.
+        with Ledger(tmp_path / "ledger.db") as ledger:
+            for each in made:
+                record_decision(ledger, each)
+            assert len(ledger.keys(EventKind.DECISION)) == rows
+    with LedgerView(tmp_path / "ledger.db") as ledger:
+        assert recorded_decisions(ledger) == (later, other)
 
 
 def test_a_second_command_on_the_same_run_is_refused_until_the_first_ends(tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
     """Print the verdict on an artifact, after the front if this command searched."""
     verdict, artifact = outcome.verdict, outcome.artifact
     if json:
-        _print(json_output.document(verdict, artifact))
+        _print(json_output.document(verdict, artifact, outcome.decisions))
     else:
         if outcome.search_result is not None:
             _show(tables.search_view(outcome.search_result))
-        _show(tables.verdict_view(verdict, artifact))
+        _show_outcome(outcome)
 
 
 def show_search(found: SearchResult, *, json: bool = False) -> None:
@@ -72,10 +72,11 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
     outcome = picked.outcome
     if json:
         about = {"picked": picked.label, "selection_reason": picked.reason}
-        _print(about | json_output.document(outcome.verdict, outcome.artifact))
+        found = json_output.document(outcome.verdict, outcome.artifact, outcome.decisions)
+        _print(about | found)
     else:
         _show(Text(f"picked: {picked.label}, {picked.reason}"))
-        _show(tables.verdict_view(outcome.verdict, outcome.artifact))
+        _show_outcome(outcome)
 
 
 def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) -> None:
@@ -111,6 +112,12 @@ def show_error(error: LeptonError, *, json: bool = False) -> None:
     if json:
         _print(json_output.error_document(error))
     _show(tables.error_view(error), to_stderr=True)
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    if outcome.decisions:
+        _show(tables.decisions_view(outcome.decisions))
+    _show(tables.verdict_view(outcome.verdict, outcome.artifact))
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from lepton_automl.search.request import SearchResult, TrialRow
 
 
-def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
+def document(
+    verdict: Verdict, artifact: Path, decisions: Sequence[Decision] = ()
+) -> dict[str, Any]:
     """The object of `verify`, `export` and `run`.
 
     Keys: `artifact` (folder), `file` and `sha256` of what ships, `verdict` (`holds`, `broken`,
@@ -27,7 +30,8 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
     fields of `FileMetrics`; null if the files are damaged), `drops`, `parity`, `problems`,
     `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
     part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
-    other file shipped; null without limits).
+    other file shipped; null without limits), `decisions` (made for the user, a list: the fields of
+    `Decision`).
     """
     file = str(artifact / verdict.shipped.file) if verdict.shipped else None
     return {
@@ -36,6 +40,7 @@ def document(verdict: Verdict, artifact: Path) -> dict[str, Any]:
         "exit_code": verdict.exit_code,
         "reasons": verdict.reasons,
         **verdict.document(),
+        "decisions": [decision.document() for decision in decisions],
     }
 
 

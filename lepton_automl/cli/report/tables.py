@@ -17,6 +17,7 @@ from lepton_automl.artifact.provenance import FinalistResult, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
+from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     head = Text.assemble("verdict: ", (verdict.status, f"bold {_COLOURS[verdict.status]}"))
     shipped = artifact / formatting.precision_text(verdict.primary)
     return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
+
+
+def decisions_view(decisions: Sequence[Decision]) -> RenderableType:
+    """What was decided for the user, one row a decision."""
+    table = _table("decisions made for you", *formatting.DECISION_COLUMNS)
+    for each in decisions:
+        cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def search_view(found: SearchResult | Front) -> RenderableType:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -46,6 +47,8 @@ class Samples:
     """(N,): samples of one group (a person, a session) must stay in one part."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, one line each."""
+    decisions: tuple[Decision, ...] = ()
+    """What the source decided for the user, such as the scale of the pixels."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from lepton_automl.core import files
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
 from lepton_automl.cost.latency import last_reference_ms
 from lepton_automl.data.dataset import load_labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
-from lepton_automl.runs.ledger import EventKind
+from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.search.finals.selection import Choice, Option, choose, finalists
 from lepton_automl.search.finals.training import (
     FinalTraining,
@@ -31,6 +32,7 @@ from lepton_automl.search.workers.pool import Workers
 from lepton_automl.training.evaluate import predict_logits
 from lepton_automl.training.recipe import Recipe
 
+_OPTIONS = "lepton pick, --objective accuracy, --min-accuracy"
 _RECIPE = "recipe.json"
 """Written after the model: with this file the winner is complete."""
 
@@ -87,6 +89,7 @@ class WinnerStore:
             )
             self._request.emit(Event("search", message))
         self._save(choice, workers)
+        self._record_decision(choice, options)
         event = {
             "trials": self._request.config.trials,
             "budget_seconds": self._request.config.seconds_in_all,
@@ -95,6 +98,11 @@ class WinnerStore:
             EventKind.WINNER, str(self._round), event | dataclasses.asdict(choice)
         )
         return choice
+
+    def _record_decision(self, choice: Choice, options: Sequence[Option]) -> None:
+        compared = f"{choice.reason}, of {len(options)} trained trials"
+        decision = Decision("winner", f"trial {choice.number}", compared, "measured", _OPTIONS)
+        record_decision(self._request.ledger, decision)
 
     def _too_slow(self, options: Sequence[Option]) -> list[Option]:
         """The first choice of the search, if only its speed kept it from a final training.
