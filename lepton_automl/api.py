@@ -47,6 +47,8 @@ class Options(TypedDict, total=False):
     final_jobs: int
     device: str
     skip_corrupt: bool
+    group: str | None
+    parts: str | None
     no_flip: bool
     balance: Balance
     fresh: bool
@@ -66,6 +68,8 @@ class CompressOptions(TypedDict, total=False):
     target: str
     seed: int
     skip_corrupt: bool
+    group: str
+    parts: str
     fresh: bool
     budget: str | float
     device: str

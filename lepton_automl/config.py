@@ -14,6 +14,9 @@ from typing import Literal
 from lepton_automl.core.units import Unit
 from lepton_automl.errors import ConfigError
 
+AUTO, NONE = "auto", "none"
+"""Values of `--group` and `--parts` beside a rule of the user's own."""
+
 Prefer = Literal["size", "latency"]
 
 Balance = Literal["auto", "on", "off"]
@@ -188,6 +191,12 @@ class RunConfig:
     """Processes that share each batch of a final training."""
     device: str = "auto"
     skip_corrupt: bool = False
+    group: str | None = None
+    """Regular expression whose match in a sample's path is its group, or `none`; None: the groups
+    of the data, or those that names and near duplicates show."""
+    parts: str | None = None
+    """Folders of the parts, as `train=NAME,validation=NAME,test=NAME`, or `none`: every folder is a
+    class; None: by the names of the folders."""
     no_flip: bool = False
     """Never mirror training pictures; else a trained net decides it (`search.flip_check`)."""
     balance: Balance = "auto"
@@ -226,6 +235,8 @@ class RunConfig:
                 "or objective",
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
+        group_pattern(self.group)
+        part_folders(self.parts)
         for name, value, legal in (
             ("device", self.device, {"auto", "cpu", "cuda"}),
             ("prefer", self.prefer, {"size", "latency"}),
@@ -280,6 +291,52 @@ def seconds(text: str) -> float:
             fix="write it like 45s, 10m, 2h or 1h30m",
         )
     return total
+
+
+def group_pattern(text: str | None) -> re.Pattern[str] | None:
+    """The regular expression of `--group`; None for `none`, `auto` or no option.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a regular expression.
+    """
+    if text in (None, NONE, AUTO):
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError(
+            f"--group {text!r} is not a regular expression: {error}",
+            fix="write it as for Python's re module, such as --group '(P[0-9]+)-[0-9]+', or give "
+            "--group none",
+        ) from error
+
+
+def part_folders(text: str | None) -> Mapping[str, str] | None:
+    """Part -> folder of `--parts`; empty for `none`; None for `auto` or no option.
+
+    Raises
+    ------
+    ConfigError
+        If it is not written that way, or has no train part.
+    """
+    if text is None or text == AUTO:
+        return None
+    if text == NONE:
+        return {}
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    found = {part.strip(): name.strip().strip("/") for part, _, name in pairs}
+    legal = {"train", "validation", "test"}
+    if len(found) < len(pairs) or not found.keys() <= legal or not all(found.values()):
+        raise ConfigError(
+            f"--parts {text!r}, the rule is PART=FOLDER with commas, each of "
+            f"{', '.join(sorted(legal))} at most once; or none, or auto",
+            fix="give for instance --parts train=tr,test=holdout",
+        )
+    if "train" not in found:
+        raise ConfigError(f"--parts {text!r} names no train folder", fix="add train=FOLDER")
+    return found
 
 
 def _illegal(name: str, value: float, rule: str) -> ConfigError:

@@ -50,6 +50,8 @@ def compress(
     target: o.TargetName = "x86-any",
     seed: o.Seed = 0,
     skip_corrupt: o.SkipCorrupt = False,
+    group: o.Group = None,
+    parts: o.Parts = None,
     fresh: o.Fresh = False,
     budget: o.Budget = None,
     device: o.Device = "auto",

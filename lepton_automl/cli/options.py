@@ -176,6 +176,24 @@ SkipCorrupt = Annotated[
         "--skip-corrupt", help="Ignore unreadable pictures and list them in the run folder."
     ),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        metavar="REGEX",
+        help="Keep pictures in one part whose paths match alike, such as '(P[0-9]+)-'; none keeps "
+        "only equal ones together.  [default: groups of the data]",
+    ),
+]
+Parts = Annotated[
+    str | None,
+    typer.Option(
+        "--parts",
+        metavar="PART=FOLDER,...",
+        help="Folders that are parts, as train=tr,test=holdout; none: all are classes.  "
+        "[default: by their names]",
+    ),
+]
 NoFlip = Annotated[
     bool,
     typer.Option(

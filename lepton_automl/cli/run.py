@@ -30,6 +30,8 @@ def run(
     sampler: o.Sampler = "lepton",
     warm_start: o.WarmStart = None,
     skip_corrupt: o.SkipCorrupt = False,
+    group: o.Group = None,
+    parts: o.Parts = None,
     no_flip: o.NoFlip = False,
     balance: o.BalanceName = "auto",
     fresh: o.Fresh = False,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lepton_automl.config import Balance
+from lepton_automl.config import Balance, part_folders
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.data import loading, pixel_cache
@@ -258,6 +258,8 @@ def open_dataset(
     test: Path | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
+    group: str | None = None,
+    part_names: str | None = None,
     quarantine: Path | None = None,
     emit: Emit = silent,
 ) -> Dataset:
@@ -274,6 +276,10 @@ def open_dataset(
         Of the split.
     skip_corrupt : bool
         Ignore picture files that cannot be read instead of raising an error.
+    group : str, optional
+        Regular expression whose match in a sample's path is its group, or `none`.
+    part_names : str, optional
+        Folders of the parts, as `train=NAME,test=NAME`, or `none`: every folder is a class.
     quarantine : Path, optional
         Text file to which the ignored files are written, a line each.
 
@@ -283,10 +289,11 @@ def open_dataset(
         If the data cannot be used, have a test part of their own besides `test`, or `quarantine`
         cannot be written.
     """
-    samples = loading.read_samples(str(data), test)
+    samples = loading.read_samples(str(data), test, part_folders(part_names))
     for note in samples.notes:
         emit(Event("data", note))
     checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
+    checked = loading.with_groups(checked, group)
     parts = loading.assign_parts(checked, seed)
     train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
     name, size = loading.dataset_name(str(data)), checked.size

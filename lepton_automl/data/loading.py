@@ -7,19 +7,23 @@ import difflib
 import hashlib
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.config import NONE, group_pattern
 from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data import decode
 from lepton_automl.data.decode import PictureInfo
-from lepton_automl.data.sources import Picture, Pictures, Samples, Source
-from lepton_automl.data.split import split
+from lepton_automl.data.name_groups import groups_by_pattern
+from lepton_automl.data.sources import PARTS, Picture, Pictures, Samples, Source
+from lepton_automl.data.sources.image_folder import ImageFolder
+from lepton_automl.data.split import first_few, split
 from lepton_automl.errors import ConfigError, DataError
 
 
@@ -36,17 +40,28 @@ class CheckedSamples:
     """Height and width (pixels) that all pictures share, or None."""
 
 
-def read_samples(data: str, test: Path | None) -> Samples:
+def read_samples(
+    data: str, test: Path | None, part_folders: Mapping[str, str] | None = None
+) -> Samples:
     """Read the samples of `data`, with those of `test` as their test part.
+
+    Parameters
+    ----------
+    data : str
+        Accepted by one of the sources.
+    test : Path or None
+        Other data with the test part.
+    part_folders : mapping of str to str, optional
+        Part -> its folder in `data`; empty: every folder is a class.
 
     Raises
     ------
     DataError
         If no source accepts the data, they cannot be used, or `test` has another class.
     ConfigError
-        If there are two test parts.
+        If there are two test parts, or `part_folders` has no effect.
     """
-    samples = _read(data)
+    samples = _read(data, part_folders)
     return samples if test is None else _with_test(samples, data, test)
 
 
@@ -86,20 +101,80 @@ def check_pictures(
     return CheckedSamples(samples, digests, _channels(samples, infos), size)
 
 
+def with_groups(checked: CheckedSamples, group: str | None) -> CheckedSamples:
+    """Samples with the groups that `--group` states.
+
+    Parameters
+    ----------
+    checked : CheckedSamples
+        Samples, maybe with groups of their own.
+    group : str or None
+        Regular expression: its first capture group, or its whole match, in a sample's path names
+        the sample's group, samples without a match are alone. `none`: no groups. None: the groups
+        of the data.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a regular expression, or matches no sample or all samples alike.
+    """
+    if group == NONE:
+        return dataclasses.replace(
+            checked, samples=dataclasses.replace(checked.samples, groups=None)
+        )
+    pattern = group_pattern(group)
+    if pattern is None:
+        return checked
+    groups = groups_by_pattern(pattern, checked.samples.ids)
+    return dataclasses.replace(checked, samples=dataclasses.replace(checked.samples, groups=groups))
+
+
 def assign_parts(checked: CheckedSamples, seed: int) -> NDArray[np.str_]:
     """Assign each sample to a part; without groups, equal pictures stay in one part.
 
     Raises
     ------
     DataError
-        As `split`.
+        As `split`, or if a class has too few different pictures.
     """
     samples, groups = checked.samples, checked.samples.groups
     if groups is None and len(set(checked.digests)) < len(samples):
-        first: dict[bytes, int] = {}
-        places = [first.setdefault(digest, n) for n, digest in enumerate(checked.digests)]
-        groups = np.array(places, np.int64)
-    return split(samples.labels, samples.class_names, samples.parts, groups, seed)
+        groups = _copies(checked.digests)
+        _check_copies(samples, groups)
+    return split(samples.labels, samples.class_names, samples.parts, groups, seed, samples.ids)
+
+
+def _copies(digests: Sequence[bytes]) -> NDArray[np.int64]:
+    """Group of each sample: index of the first sample with the same picture."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(digest, n) for n, digest in enumerate(digests)], np.int64)
+
+
+def _check_copies(samples: Samples, groups: NDArray[np.int64]) -> None:
+    """Refuse a class that has fewer different pictures than parts to be drawn."""
+    given = np.full(len(samples), "") if samples.parts is None else samples.parts
+    wanted = ["train", *(part for part in PARTS[1:] if not (given == part).any())]
+    if len(wanted) == 1:
+        return
+    pool = np.isin(given, ["", "train"])
+    few = []
+    for label, name in enumerate(samples.class_names):
+        places = np.flatnonzero(pool & (samples.labels == label))
+        different = len(np.unique(groups[places]))
+        if different < min(len(wanted), len(places)):
+            copied = places[groups[places] != places]
+            example = f"such as {samples.ids[copied[0]]} of {samples.ids[groups[copied[0]]]}"
+            few.append(
+                f"{name!r} has {different} among {len(places)}, the others are copies, {example}"
+            )
+    if few:
+        raise DataError(
+            f"too few different pictures in {len(few)} of {len(samples.class_names)} classes: "
+            f"{first_few(few, 3)}; equal pictures stay in one part, and every class needs at least "
+            f"{len(wanted)} different ones to be in each part ({', '.join(wanted)})",
+            fix="add other pictures of these classes, or give a test part of your own; classes of "
+            "unequal size need no copies (--balance)",
+        )
 
 
 def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
@@ -130,16 +205,19 @@ def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, in
     )
 
 
-def _read(data: str) -> Samples:
+def _read(data: str, part_folders: Mapping[str, str] | None = None) -> Samples:
     names = plugins.names("sources")
+    if part_folders is not None:
+        if not Path(data).is_dir():
+            raise ConfigError(
+                f"--parts has no effect: {data} is not a folder", fix="leave --parts out"
+            )
+        return _filled(data, ImageFolder(part_folders).read(data))
     # A built-in name precedes a folder of that name, which can be given as `./digits`.
     for name in sorted(names, key=lambda name: (name != data, name)):
         source = plugins.load("sources", name, Source)()  # type: ignore[type-abstract]
         if source.accepts(data):
-            samples = source.read(data)
-            if len(samples):
-                return samples
-            raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
+            return _filled(data, source.read(data))
     what = "is not a supported kind of data" if Path(data).exists() else "does not exist"
     near = difflib.get_close_matches(data, names, n=1)
     raise DataError(
@@ -148,6 +226,12 @@ def _read(data: str) -> Samples:
         + "give a folder with one sub-folder of pictures per class, a .npz file, or digits "
         f"(known sources: {', '.join(names)})",
     )
+
+
+def _filled(data: str, samples: Samples) -> Samples:
+    if not len(samples):
+        raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
+    return samples
 
 
 def _with_test(samples: Samples, data: str, test: Path) -> Samples:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +14,15 @@ from lepton_automl.errors import DataError
 _FRACTIONS = {"validation": 0.15, "test": 0.15}
 """Part -> fraction of the samples it gets where the data do not contain it."""
 
+_RESTARTS = 10
+"""Other orders of the groups that are tried where a part lacks a class."""
+
+_DONORS = 32
+"""Groups at most that are tried for a class that a part lacks."""
+
+Counts = NDArray[np.float64]
+"""(groups, classes): samples."""
+
 
 def split(
     labels: NDArray[np.int64],
@@ -18,16 +30,32 @@ def split(
     parts: NDArray[np.str_] | None,
     groups: NDArray[np.int64] | None,
     seed: int,
+    ids: Sequence[str] | None = None,
 ) -> NDArray[np.str_]:
     """Assign each sample (N,) to a part: given parts stay, missing ones are drawn from the rest.
 
     Without given parts: 70 % train, 15 % validation, 15 % test. With a test part: 15 % of the rest
-    is validation. Every class gets at least one sample in each drawn part and in train.
+    is validation. Every class gets at least one sample in each drawn part and in train; with groups
+    where that is possible, and always in train.
+
+    Parameters
+    ----------
+    labels : ndarray
+        int64 (N,): indices into `class_names`.
+    class_names : tuple of str
+        At least two.
+    parts, groups : ndarray or None
+        (N,): given part or an empty string; group of each sample.
+    seed : int
+        Of the draw.
+    ids : sequence of str, optional
+        Names of the samples, for messages.
 
     Raises
     ------
     DataError
-        If a class has too few samples for that, or there are fewer than two classes.
+        If a class has too few samples for that, there are fewer groups than parts, groups keep a
+        class out of train, or there are fewer than two classes.
     """
     given = np.full(len(labels), "", dtype="<U10") if parts is None else parts.astype("<U10")
     given[given == "train"] = ""
@@ -36,17 +64,27 @@ def split(
     _check(labels[pool], class_names, wanted)
     if groups is None:
         drawn = _by_class(labels[pool], wanted, seed)
+    elif not wanted:
+        drawn = np.full(len(pool), "train", "<U10")
     else:
-        drawn = _by_group(labels[pool], groups[pool], wanted, seed)
+        names = None if ids is None else [ids[int(place)] for place in pool]
+        _check_groups(labels[pool], groups[pool], wanted, class_names, names)
+        drawn = _by_group(labels[pool], groups[pool], wanted, seed, len(class_names))
     given[pool] = drawn
     absent = set(range(len(class_names))) - set(labels[given == "train"].tolist())
     if absent:
         raise DataError(
             f"with groups kept together, train has no picture of "
             f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
-            fix="try another --seed, give data with a split, or add groups with these classes",
+            fix=f"give data of more groups with these classes, or a split of your own; {_ALONE}",
         )
     return given
+
+
+_ALONE = (
+    "--group none splits without regard to groups, but then accuracies are those on pictures of "
+    "groups that the net has seen"
+)
 
 
 def _check(labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list[str]) -> None:
@@ -60,13 +98,54 @@ def _check(labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list
     needed = ["train", *wanted]
     small = [f"{n!r} has {c}" for n, c in zip(class_names, counts, strict=True) if c < len(needed)]
     if small:
-        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise DataError(
             f"too few pictures in {len(small)} of {len(class_names)} classes: "
-            f"{', '.join(small[:5])}{more}; every class needs at least {len(needed)} to be in "
+            f"{first_few(small)}; every class needs at least {len(needed)} to be in "
             f"each part ({', '.join(needed)})",
             fix="add pictures of these classes or remove the classes",
         )
+
+
+def _check_groups(
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    wanted: list[str],
+    class_names: tuple[str, ...],
+    ids: Sequence[str] | None,
+) -> None:
+    """Refuse groups that leave a part empty or keep a class out of train whatever is drawn."""
+    needed = ["train", *wanted]
+    numbers, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+    if len(numbers) < len(needed):
+        shown = [
+            f"{size} pictures" + (f" with {ids[place]}" if ids is not None else "")
+            for place, size in zip(first, sizes, strict=True)
+        ]
+        raise DataError(
+            f"the pictures to be split are of {_few_groups(len(numbers))} ({'; '.join(shown)}), "
+            f"but {len(needed)} parts ({', '.join(needed)}) are needed, and a group stays in one",
+            fix="give data of more groups, or a test part of your own (--test, or x_test in the "
+            f"file); {_ALONE}",
+        )
+    classes_of = [len(np.unique(labels[groups == number])) for number in numbers[:1000]]
+    groups_of = [len(np.unique(groups[labels == label])) for label in range(len(class_names))]
+    if max(groups_of) == 1 and set(classes_of) == {1}:
+        raise DataError(
+            f"each of the {len(class_names)} classes is one group of its own, so a part with "
+            "pictures of all classes would leave nothing for the others",
+            fix="groups are what pictures share besides their class, such as a person, a piece or "
+            f"a recording: give several a class; {_ALONE}",
+        )
+
+
+def _few_groups(count: int) -> str:
+    return "one group" if count == 1 else f"{count} groups"
+
+
+def first_few(texts: Sequence[str], most: int = 5) -> str:
+    """The first texts, with commas, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def _by_class(labels: NDArray[np.int64], wanted: list[str], seed: int) -> NDArray[np.str_]:
@@ -83,25 +162,99 @@ def _by_class(labels: NDArray[np.int64], wanted: list[str], seed: int) -> NDArra
 
 
 def _by_group(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], wanted: list[str], seed: int
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    wanted: list[str],
+    seed: int,
+    classes: int,
 ) -> NDArray[np.str_]:
-    """Assign each group, largest first, to the part whose class counts then fit best.
-
-    Source: the greedy rule of scikit-learn's StratifiedGroupKFold, with unequal shares.
-    """
+    """Draw the parts of groups; where one lacks a class, other orders and moves are tried."""
     names, places = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(names), int(labels.max()) + 1))
+    counts = np.zeros((len(names), classes))
     np.add.at(counts, (places, labels), 1)
     fractions = np.array(
         [1 - sum(_FRACTIONS[part] for part in wanted), *(_FRACTIONS[p] for p in wanted)]
     )
     want = np.maximum(fractions[:, None] * counts.sum(0), 1e-9)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(names))
+    best = _moved(
+        counts, _greedy(counts, want, order[np.argsort(-counts[order].sum(1), kind="stable")]), want
+    )
+    has, least = (counts > 0).astype(np.int64), _least_gaps(counts, len(want))
+    for _ in range(_RESTARTS):
+        if _gaps(_sums(has, best, len(want))) <= least:
+            break
+        other = _moved(counts, _greedy(counts, want, rng.permutation(len(names))), want)
+        best = min(best, other, key=lambda chosen: _gaps(_sums(has, chosen, len(want))))
+    return np.array(["train", *wanted], dtype="<U10")[best][places]
+
+
+def _greedy(counts: Counts, want: Counts, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Assign each group, in the given order, to the part whose class counts then fit best.
+
+    Source: the greedy rule of scikit-learn's StratifiedGroupKFold, with unequal shares.
+    """
     have = np.zeros_like(want)
-    chosen = np.zeros(len(names), dtype=np.int64)
-    order = np.random.default_rng(seed).permutation(len(names))
-    for group in order[np.argsort(-counts[order].sum(1), kind="stable")]:
+    chosen = np.zeros(len(counts), dtype=np.int64)
+    for group in order:
         # Change of sum (have - want)^2 / want if the group is assigned to a part.
         change = ((counts[group] ** 2 + 2 * counts[group] * (have - want)) / want).sum(1)
         chosen[group] = change.argmin()
         have[chosen[group]] += counts[group]
-    return np.array(["train", *wanted], dtype="<U10")[chosen][places]
+    return chosen
+
+
+def _moved(counts: Counts, chosen: NDArray[np.int64], want: Counts) -> NDArray[np.int64]:
+    """Move single groups to parts that lack a class of theirs, while fewer classes are lacking.
+
+    Of the moves that help as much, the one whose class counts then fit best is made.
+    """
+    has, chosen = (counts > 0).astype(np.int64), chosen.copy()
+    present, have = _sums(has, chosen, len(want)), _sums(counts, chosen, len(want))
+    gaps = _gaps(present)
+    while any(gaps):
+        best: tuple[int, int] | None = None
+        best_key = (gaps, np.inf)
+        for part, label in np.argwhere(present == 0):
+            donors = np.flatnonzero((has[:, label] > 0) & (chosen != part))
+            # Groups of nearly the size that is wanted leave the rest as it is.
+            misfit = np.abs(counts[donors].sum(1) - want[part].sum())
+            for group in donors[np.argsort(misfit, kind="stable")[:_DONORS]]:
+                source = chosen[group]
+                after, sums = present.copy(), have.copy()
+                for array, row in ((after, has[group]), (sums, counts[group])):
+                    array[source] -= row
+                    array[part] += row
+                key = (_gaps(after), float(((sums - want) ** 2 / want).sum()))
+                if key[0] < gaps and key < best_key:
+                    best, best_key = (int(group), int(part)), key
+        if best is None:
+            break
+        group, part = best
+        for array, row in ((present, has[group]), (have, counts[group])):
+            array[chosen[group]] -= row
+            array[part] += row
+        chosen[group], gaps = part, best_key[0]
+    return chosen
+
+
+def _gaps(present: NDArray[np.int64]) -> tuple[int, int, int]:
+    """Empty parts, classes that train lacks, and classes that the other parts lack, in all.
+
+    `present` (parts, classes) counts the groups of a part that have a class.
+    """
+    lacking = present == 0
+    return int(lacking.all(1).sum()), int(lacking[0].sum()), int(lacking[1:].sum())
+
+
+def _least_gaps(counts: Counts, parts: int) -> tuple[int, int, int]:
+    """Gaps that no draw could avoid: a class of two groups is missing in one of three parts."""
+    groups_of = (counts > 0).sum(0)
+    return 0, 0, int(np.maximum(parts - np.maximum(groups_of, 1), 0).sum())
+
+
+def _sums(rows: NDArray[Any], chosen: NDArray[np.int64], parts: int) -> NDArray[Any]:
+    sums = np.zeros((parts, rows.shape[1]), rows.dtype)
+    np.add.at(sums, chosen, rows)
+    return sums

@@ -256,6 +256,8 @@ def _definition(config: RunConfig, source: Path, preprocessing: Path | None) -> 
         data=absolute(config.data),
         test=absolute(str(config.test)) if config.test else "",
         skip_corrupt=config.skip_corrupt,
+        group=config.group or "",
+        parts=config.parts or "",
         data_fingerprint="",
         space="",
         space_digest="",

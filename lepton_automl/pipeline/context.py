@@ -172,6 +172,8 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
         test=config.test,
         seed=config.seed,
         skip_corrupt=config.skip_corrupt,
+        group=config.group,
+        part_names=config.parts,
         quarantine=RunFolder(config.out).quarantine,
         emit=emit,
     ).with_balance(config.balance)
@@ -345,6 +347,8 @@ def define_run(
         data=absolute(config.data),
         test=absolute(str(config.test)) if config.test else "",
         skip_corrupt=config.skip_corrupt,
+        group=config.group or "",
+        parts=config.parts or "",
         no_flip=config.no_flip,
         balanced=dataset.train.is_balanced,
         data_fingerprint=dataset.fingerprint,

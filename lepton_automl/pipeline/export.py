@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
@@ -239,7 +240,7 @@ def request_for(
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
     about = read_provenance(folder)
-    seed, skip_corrupt = 0, False
+    settings: dict[str, Any] = {}
     if data is None:
         try:
             definition = locate(folder).definition()
@@ -249,9 +250,15 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
                 fix=f"give the data: lepton verify {folder} DATA",
             ) from error
         definition.find_data(f"lepton verify {folder} DATA")
-        data, seed, skip_corrupt = definition.data, definition.seed, definition.skip_corrupt
+        data = definition.data
+        settings = {
+            "seed": definition.seed,
+            "skip_corrupt": definition.skip_corrupt,
+            "group": definition.group or None,
+            "part_names": definition.parts or None,
+        }
         test = test or (Path(definition.test) if definition.test else None)
-    dataset = open_dataset(data, test=test, seed=seed, skip_corrupt=skip_corrupt, emit=emit)
+    dataset = open_dataset(data, test=test, emit=emit, **settings)
     if set(dataset.class_names) != set(about.class_names):
         raise DataError(
             f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "

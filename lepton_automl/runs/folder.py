@@ -43,6 +43,10 @@ class Definition:
     """Folder of the run that `--warm-start` names; empty without one."""
     warm_digest: str = ""
     """Digest of the events of that run."""
+    group: str = ""
+    """Text of `--group`; empty without one."""
+    parts: str = ""
+    """Text of `--parts`; empty without one."""
     no_flip: bool = False
     balanced: bool = False
     """Classes have equal weight, in training and in accuracy."""
@@ -317,6 +321,8 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         out=folder.path,
         test=Path(known.test) if known.test else None,
         skip_corrupt=known.skip_corrupt,
+        group=known.group or None,
+        parts=known.parts or None,
         no_flip=known.no_flip,
         balance="on" if known.balanced else "off",
         space=str(folder.space_file),
@@ -347,7 +353,7 @@ def _check_format(folder: Path, document: dict[str, Any]) -> None:
 
 def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
-    for ignored in ("data", "test", "skip_corrupt", "space", "warm_start"):
+    for ignored in ("data", "test", "skip_corrupt", "group", "parts", "space", "warm_start"):
         document.pop(ignored)
     document["warm start"] = document.pop("warm_digest") or "none"
     limits = document.pop("limits")

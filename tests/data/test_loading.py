@@ -125,3 +125,77 @@ def test_events_say_what_was_read(tmp_path):
     open_dataset(write_folder(tmp_path, {"a": 20, "b": 20}), emit=events.append)
     assert events[-1].message.endswith("28 train, 6 validation, 6 test")
     assert {event.stage for event in events} == {"data"}
+
+
+def test_copies_that_leave_a_class_fewer_pictures_than_parts_are_refused_by_name(tmp_path):
+    x = random_pictures(12, (4, 4, 1))
+    x, y = np.concatenate([x, np.repeat(x[:2], 9, 0)]), np.array([0, 0] + [1] * 10 + [0] * 18)
+    with pytest.raises(DataError, match="'0' has 2 among 20") as caught:
+        open_dataset(write_npz(tmp_path / "a.npz", x=x, y=y))
+    assert "x[12] of x[0]" in caught.value.what
+    assert caught.value.exit_code == 3
+
+
+def test_three_different_pictures_a_class_are_three_parts_whatever_was_copied(tmp_path):
+    x = random_pictures(6, (4, 4, 1))
+    index = np.concatenate([np.arange(6), np.repeat([0, 3], [20, 9])])
+    dataset = open_dataset(
+        write_npz(tmp_path / "a.npz", x=x[index], y=(index >= 3).astype(int)), seed=3
+    )
+    assert [len(set(part.digests)) for part in dataset.parts] == [2, 2, 2]
+    assert all(set(part.labels.tolist()) == {0, 1} for part in dataset.parts)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_given_part_that_is_empty_is_refused(tmp_path, part):
+    x, y = random_pictures(20, (4, 4, 1)), np.arange(20) % 2
+    arrays = {"x_train": x, "y_train": y, f"x_{part}": x[:0], f"y_{part}": y[:0]}
+    with pytest.raises(DataError, match=f"x_{part} has length 0"):
+        open_dataset(write_npz(tmp_path / "a.npz", **arrays))
+
+
+def named(tmp_path):
+    """Twelve patients with four pictures each; the class is another for every picture."""
+    names = [f"{'ab'[n % 2]}/P{n // 4:02}-{n}.png" for n in range(48)]
+    write_folder(tmp_path, {"a": 24, "b": 24})
+    for n, name in enumerate(names):
+        (tmp_path / "ab"[n % 2] / f"{n // 2:03}.png").rename(tmp_path / name)
+    return tmp_path
+
+
+def test_a_group_is_what_the_pattern_matches_in_the_path(tmp_path):
+    dataset = open_dataset(named(tmp_path), group=r"/(P\d+)-")
+    patients = [{name[2:5] for name in part.ids} for part in dataset.parts]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 12
+    assert dataset.train.groups is not None
+    loose = open_dataset(tmp_path, group="none")
+    assert len(set.intersection(*({i[2:5] for i in part.ids} for part in loose.parts))) > 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(P", "not a regular expression"), ("Q", "matches none"), ("png", "one group")],
+)
+def test_a_pattern_that_makes_no_groups_is_refused(tmp_path, pattern, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_dataset(named(tmp_path), group=pattern)
+    assert caught.value.exit_code == 4
+
+
+def test_group_none_leaves_given_groups_out(tmp_path):
+    x, y = random_pictures(60, (4, 4, 1)), np.arange(60) % 2
+    data = write_npz(tmp_path / "a.npz", x=x, y=y, group=np.arange(60) // 30)
+    with pytest.raises(DataError, match="2 groups"):
+        open_dataset(data)
+    assert all(part.groups is None for part in open_dataset(data, group="none").parts)
+
+
+def test_stated_folders_are_parts_and_only_of_a_folder(tmp_path):
+    write_folder(tmp_path, {f"{top}/{c}": 9 for top in ("x", "y") for c in "ab"})
+    dataset = open_dataset(tmp_path, part_names="train=x,test=y")
+    assert len(dataset.test) == 18
+    assert len(open_dataset(tmp_path, part_names="none").class_names) == 2
+    with pytest.raises(ConfigError, match="--parts has no effect"):
+        open_dataset("digits", part_names="none")
+    with pytest.raises(ConfigError, match="the rule is PART=FOLDER"):
+        open_dataset(tmp_path, part_names="train:x")

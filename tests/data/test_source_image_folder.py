@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lepton_automl.data.sources.image_folder import ImageFolder
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_folder
 
 
@@ -24,7 +25,17 @@ def test_classes_are_sub_folders_in_the_order_of_their_names(tmp_path):
     assert set(samples.parts) == {""}
 
 
-@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "testing")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("Training", "valid", "testing"),
+        ("tr", "dev", "holdout"),
+        ("01_Training_Set", "Validation-Images", "Hold-Out"),
+        ("trainset", "valdata", "final_TEST"),
+        ("train", "dev", "eval"),
+    ],
+)
 def test_a_level_of_parts_is_seen(tmp_path, names):
     samples = read(write_folder(tmp_path, {f"{n}/{c}": 1 for n in names for c in "ab"}))
     assert samples.class_names == ("a", "b")
@@ -43,8 +54,12 @@ def test_a_class_called_train_is_a_class(tmp_path):
     assert read(write_folder(tmp_path, {"bus": 1, "train": 1})).class_names == ("bus", "train")
 
 
-def test_pictures_right_below_train_and_test_make_these_two_the_classes(tmp_path):
-    samples = read(write_folder(tmp_path, {"test": 1, "train": 2}))
+def test_pictures_right_below_train_and_test_are_refused_unless_these_are_called_classes(tmp_path):
+    write_folder(tmp_path, {"test": 1, "train": 2})
+    with pytest.raises(DataError, match="hold no class folders") as caught:
+        read(tmp_path)
+    assert "--parts none" in caught.value.fix
+    samples = ImageFolder({}).read(str(tmp_path))
     assert samples.class_names == ("test", "train")
     assert samples.labels.tolist() == [0, 1, 1]
 
@@ -109,3 +124,117 @@ def test_an_empty_class_folder_is_a_class_without_pictures(tmp_path):
     write_folder(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "c").mkdir()
     assert read(tmp_path).class_names == ("a", "b", "c")
+
+
+def parts_of(samples):
+    """Part -> number of samples."""
+    names, counts = np.unique(samples.parts, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["dev", "eval", "Validation_2017"])
+def test_two_parts_are_no_two_classes_whatever_the_second_is_called(tmp_path, name):
+    samples = read(write_folder(tmp_path, {f"{p}/{c}": 2 for p in ("train", name) for c in "ab"}))
+    assert samples.class_names == ("a", "b")
+    assert parts_of(samples) == {"train": 4, "validation": 4}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {f"{top}/{inner}": 1 for top in ("one", "two") for inner in ("a", "b")},
+        {f"{top}/{inner}": 1 for top in ("ant", "bee") for inner in ("train", "test")},
+        {f"{top}/{inner}": 1 for top in ("1", "2", "3") for inner in ("a", "b", "c" * int(top))},
+    ],
+)
+def test_folders_that_all_hold_the_same_folders_are_refused_with_the_layout(tmp_path, counts):
+    write_folder(tmp_path, counts)
+    with pytest.raises(DataError, match="all hold the same sub-folders") as caught:
+        read(tmp_path)
+    assert caught.value.exit_code == 3
+    assert "DATA/train/CLASS" in caught.value.fix
+    tops = {name.partition("/")[0] for name in counts}
+    assert set(ImageFolder({}).read(str(tmp_path)).class_names) == tops
+
+
+def test_stated_folders_are_the_parts(tmp_path):
+    write_folder(tmp_path, {f"{top}/{c}": 1 for top in ("one", "two", "three") for c in "ab"})
+    samples = ImageFolder({"train": "two", "test": "one"}).read(str(tmp_path))
+    assert samples.class_names == ("a", "b")
+    assert parts_of(samples) == {"train": 2, "test": 2}
+    assert any("three" in note for note in samples.notes)
+    with pytest.raises(ConfigError, match="'four'"):
+        ImageFolder({"train": "four"}).read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {f"dataset/images/{p}/{c}": 1 for p in ("train", "val") for c in "ab"},
+        {f"{p}/images/{c}": 1 for p in ("train", "val") for c in "ab"},
+        {f"set/{p}/{c}/images": 1 for p in ("train", "val") for c in "ab"},
+    ],
+)
+def test_folders_around_and_between_parts_and_classes_are_passed(tmp_path, counts):
+    write_folder(tmp_path, counts)
+    (tmp_path / next(iter(counts)).split("/")[0] / "labels").mkdir()
+    samples = read(tmp_path)
+    assert samples.class_names == ("a", "b")
+    assert parts_of(samples) == {"train": 2, "validation": 2}
+
+
+LEFT_BEHIND = (
+    *("__MACOSX", "@eaDir", "#recycle", ".ipynb_checkpoints", ".git", "lost+found"),
+    *("$RECYCLE.BIN", "System Volume Information", ".Trash-1000"),
+)
+
+
+@pytest.mark.parametrize("name", LEFT_BEHIND)
+def test_what_systems_leave_behind_is_no_class_and_no_picture_at_any_depth(tmp_path, name):
+    write_folder(tmp_path, {"a": 1, "b/x": 1, name: 1, f"a/{name}/c": 1, f"b/x/{name}": 1})
+    (tmp_path / "a" / "Thumbs.db").write_text("x")
+    samples = read(tmp_path)
+    assert samples.ids == ("a/000.png", "b/x/000.png")
+    assert samples.notes == ()
+
+
+def test_links_to_folders_and_files_are_followed_and_loops_end(tmp_path):
+    write_folder(tmp_path / "disk", {"more": 2})
+    write_folder(tmp_path / "data", {"a": 1, "b": 1})
+    (tmp_path / "data" / "a" / "disk").symlink_to(tmp_path / "disk" / "more")
+    (tmp_path / "data" / "b" / "one.png").symlink_to(tmp_path / "disk" / "more" / "000.png")
+    (tmp_path / "data" / "b" / "up").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "b" / "top").symlink_to(tmp_path)
+    (tmp_path / "data" / "b" / "gone").symlink_to(tmp_path / "nowhere")
+    samples = read(tmp_path / "data")
+    assert samples.ids == (
+        "a/000.png",
+        "a/disk/000.png",
+        "a/disk/001.png",
+        "b/000.png",
+        "b/one.png",
+    )
+    assert any("ignored 2 links to a folder that they lie in" in note for note in samples.notes)
+    assert any("1 links to folders or files that are not there" in note for note in samples.notes)
+
+
+def test_a_file_that_a_class_has_twice_through_links_is_read_once(tmp_path):
+    write_folder(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "a" / "link.png").symlink_to(tmp_path / "a" / "001.png")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "b")
+    samples = read(tmp_path)
+    assert samples.ids == ("a/000.png", "a/001.png", "a/self/000.png", "b/000.png")
+    assert any("1 pictures that are links to others" in note for note in samples.notes)
+
+
+def test_a_part_that_is_there_and_empty_is_refused(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "train/b": 2})
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"the test part of .* is empty"):
+        read(tmp_path)
+
+
+def test_a_part_without_class_folders_is_said_to_have_no_labels(tmp_path):
+    samples = read(write_folder(tmp_path, {"train/a": 2, "train/b": 2, "test": 3}))
+    assert parts_of(samples) == {"train": 4}
+    assert any("3 pictures have no labels" in note for note in samples.notes)

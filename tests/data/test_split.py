@@ -106,12 +106,54 @@ def test_a_class_that_is_only_in_a_given_test_part_is_refused():
         split(labels, NAMES[:2], parts, None, seed=0)
 
 
-def test_a_class_that_groups_keep_out_of_train_is_refused():
-    # One group fills train with class a, so the only group with class b goes elsewhere.
+def test_the_only_group_of_a_class_goes_to_train():
+    # One group fills train with class a, so by size the only group with class b goes elsewhere.
     groups = np.concatenate([np.zeros(800, int), np.repeat(np.arange(1, 21), 10), np.ones(4, int)])
     labels = np.repeat([0, 1], [1000, 4])
-    with pytest.raises(DataError, match="no picture of 'b'"):
-        split(labels, NAMES[:2], None, groups, seed=0)
+    parts = split(labels, NAMES[:2], None, groups, seed=0)
+    assert set(parts[labels == 1]) == {"train"}
+    assert set(parts) == {"train", "validation", "test"}
+
+
+def test_a_class_that_groups_keep_out_of_train_is_refused():
+    groups, labels = np.repeat([0, 1, 2], 10), np.repeat([0, 1, 1], 10)
+    labels[:3], labels[10:13] = 2, 0  # Train would need two of the three groups.
+    with pytest.raises(DataError, match="train has no picture of"):
+        split(labels, NAMES[:3], None, groups, seed=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(3, 8), seed=st.integers(0, 50), sizes=st.integers(0, 3))
+def test_three_groups_or_more_give_three_parts_with_every_class(count, seed, sizes):
+    """However unequal the groups are: no part is empty where each has all classes."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(count), 4 + rng.integers(0, 1 + 100 * sizes, count))
+    labels = np.arange(len(groups)) % 2
+    parts = split(labels, NAMES[:2], None, groups, seed)
+    for part in ("train", "validation", "test"):
+        assert min(counts(parts, labels, part)) > 0
+    assert all(len(set(parts[groups == group])) == 1 for group in range(count))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_groups_than_parts_are_refused_with_their_names(count):
+    labels, groups = np.arange(60) % 2, np.arange(60) * count // 60
+    ids = [f"patient{group}/{n}.png" for n, group in enumerate(groups)]
+    with pytest.raises(DataError, match=r"one group|2 groups") as caught:
+        split(labels, NAMES[:2], None, groups, 0, ids)
+    assert f"patient{count - 1}/" in caught.value.what
+    assert "--group none" in caught.value.fix
+    assert caught.value.exit_code == 3
+    has_test = np.where(np.arange(60) < 20, "test", "")
+    if count == 2:  # With a test part of its own two groups are enough.
+        parts = split(labels, NAMES[:2], has_test, (np.arange(60) // 40), 0, ids)
+        assert set(parts) == {"train", "validation", "test"}
+
+
+def test_groups_that_are_the_classes_are_refused():
+    labels = np.arange(40) % 4
+    with pytest.raises(DataError, match="each of the 4 classes is one group"):
+        split(labels, NAMES[:4], None, labels, seed=0)
 
 
 def test_a_rare_class_in_few_groups_reaches_every_part():

@@ -51,6 +51,13 @@ class Npz(Source):
                     f"{data}: {name} has {len(x)} pictures but y{name[1:]} {len(y)} labels",
                     fix="give as many labels as pictures",
                 )
+        for name, x in zip(names, xs, strict=True):
+            if not len(x) and any(len(other) for other in xs):
+                raise DataError(
+                    f"{data}: the {_PARTS.get(name[2:], name)} part is empty: {name} has length 0",
+                    fix=f"put pictures into {name}"
+                    + ("" if name == "x_train" else ", or leave it out: a part is drawn then"),
+                )
         if len({x.shape[1:] for x in xs}) > 1:
             shapes = ", ".join(f"{n} {x.shape[1:]}" for n, x in zip(names, xs, strict=True))
             raise DataError(f"{data}: pictures differ in shape: {shapes}", fix="give one shape")
