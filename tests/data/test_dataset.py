@@ -92,7 +92,7 @@ def test_preprocessing_is_mean_and_deviation_of_the_training_pixels(digits):
 
 def test_pictures_of_one_grey_have_a_finite_scale(tmp_path):
     x = np.full((20, 4, 4), 7, np.uint8)
-    x[:, 0, 0] += np.arange(20, dtype=np.uint8) % 2
+    x[:, 0, 0] += np.arange(20, dtype=np.uint8) % 6
     dataset = open_dataset(write_npz(tmp_path / "a.npz", x=x, y=np.arange(20) % 2))
     assert dataset.preprocessing((4, 4)).scale == 1
 
