@@ -6,7 +6,7 @@ Each function imports what it computes with, because torch takes seconds to load
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -51,6 +51,7 @@ class Options(TypedDict, total=False):
     parts: str | None
     no_flip: bool
     balance: Balance
+    pixel_scale: str
     fresh: bool
     optuna_storage: str | None
     callbacks: Sequence[str]
@@ -70,6 +71,7 @@ class CompressOptions(TypedDict, total=False):
     skip_corrupt: bool
     group: str
     parts: str
+    pixel_scale: str
     fresh: bool
     budget: str | float
     device: str
@@ -234,11 +236,40 @@ def status(run: str | Path) -> Status:
     return read_status(locate(Path(run)))
 
 
-def predict(artifact: str | Path, files: Sequence[str | Path]) -> list[Prediction]:
-    """Label and probability of each picture file, in order."""
+def predict(
+    artifact: str | Path,
+    files: Sequence[str | Path],
+    *,
+    pixel_scale: str = "auto",
+    on_unreadable: Callable[[DataError], None] | None = None,
+) -> list[Prediction]:
+    """Label and probability of each picture file, in order.
+
+    Parameters
+    ----------
+    artifact
+        An artifact folder, the run folder or an ONNX file.
+    files
+        Picture files, or folders of pictures.
+    pixel_scale
+        Black and white of files with more than 8 bits a channel; `auto`: as in training.
+    on_unreadable : callable, optional
+        Receives the error of each picture that cannot be read, which is left out; by default the
+        first one is raised.
+
+    Raises
+    ------
+    LeptonError
+        With a way out, `fix`.
+    """
     from lepton_automl.artifact.predict import predict as predict_files
 
-    return predict_files(Path(artifact), [Path(file) for file in files])
+    return predict_files(
+        Path(artifact),
+        [Path(file) for file in files],
+        pixel_scale=pixel_scale,
+        on_unreadable=on_unreadable,
+    )
 
 
 def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:

@@ -202,6 +202,9 @@ class RunConfig:
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
+    pixel_scale: str = "auto"
+    """Black and white of the stored pixels: `auto`, `unit`, `symmetric`, `8bit` to `16bit`, WHITE
+    or BLACK:WHITE."""
     fresh: bool = False
     optuna_storage: str | None = None
     """Where every trial is copied to: the URL of a database or the path of a journal file."""

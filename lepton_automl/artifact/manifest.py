@@ -24,6 +24,8 @@ REFERENCE_PREDICTIONS = "reference_test_predictions.npy"
 VERDICT = "verdict.json"
 CARD = "MODEL_CARD.md"
 MANIFEST = "manifest.json"
+PIXEL_SCALE = "pixel_scale"
+"""ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
 FORMAT = 2
 """Format of an artifact folder, `format` in its manifest; another number is refused."""
 

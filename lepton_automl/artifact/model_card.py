@@ -9,6 +9,7 @@ from lepton_automl.artifact.provenance import Provenance, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
+from lepton_automl.data.pixel_scale import EIGHT_BIT
 
 USE = """## Use
 
@@ -169,9 +170,35 @@ def _how(verdict: Verdict) -> str:
     return text
 
 
+_DEEP = """
+Picture files with more than 8 bits a channel are converted first: {black:g} is black and {white:g}
+white, `pixels = clip(round(255 * (values - {black:g}) / {width:g}), 0, 255)`. In Python, for a grey
+file:
+
+```python
+values = numpy.asarray(Image.open("picture.png")).astype(float)
+levels = ((values - {black:g}) * 255 / {width:g}).round().clip(0, 255).astype(numpy.uint8)
+picture = Image.fromarray(levels).convert("{mode}")
+```
+"""
+_RAW = """
+The data were stored with {black:g} as black and {white:g} as white:
+`pixels = clip(round(255 * (values - {black:g}) / {width:g}), 0, 255)`.
+"""
+
+
+def _scale(about: Provenance) -> str:
+    """How stored values become the file's pixels, where they are not 0 to 255."""
+    scale, mode = about.known_scale, "RGB" if about.input[2] == 3 else "L"
+    if scale is None or scale == EIGHT_BIT:
+        return ""
+    text = _RAW if scale.of_files != scale else _DEEP
+    return text.format(black=scale.black, white=scale.white, width=scale.width, mode=mode)
+
+
 def _use(verdict: Verdict, about: Provenance) -> str:
     height, width, channels = about.input
-    return USE.format(
+    use = USE.format(
         height=height,
         width=width,
         channels=channels,
@@ -180,6 +207,7 @@ def _use(verdict: Verdict, about: Provenance) -> str:
         mode="RGB" if channels == 3 else "L",
         file=formatting.precision_text(verdict.primary),
     )
+    return use + _scale(about)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

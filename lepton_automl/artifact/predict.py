@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,19 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
+from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.data import decode
+from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
+from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
 
 BATCH = 64
+
+
+_SUSPECT_LEVEL, _SUSPECT_SHARE = 31, 0.5
+"""A picture that is nowhere brighter, or in this share white, may be read with a wrong scale."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,17 @@ class Prediction:
     label: str
     probability: float
     """Of that label, 0 to 1."""
+    note: str = ""
+    """A remark about the picture; empty where there is none."""
 
 
-def predict(artifact: Path, files: Sequence[Path]) -> list[Prediction]:
+def predict(
+    artifact: Path,
+    files: Sequence[Path],
+    *,
+    pixel_scale: str = "auto",
+    on_unreadable: Callable[[DataError], None] | None = None,
+) -> list[Prediction]:
     """Predict the most probable class of every picture.
 
     Parameters
@@ -39,32 +54,78 @@ def predict(artifact: Path, files: Sequence[Path]) -> list[Prediction]:
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
         Picture files, or folders of pictures.
+    pixel_scale : str
+        Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
+        `auto`: those of the data that the net was trained on.
+    on_unreadable : callable, optional
+        Receives the error of each picture that cannot be read, which is left out; by default the
+        first one is raised.
 
     Raises
     ------
     DataError
         If the artifact or a picture cannot be read.
+    ConfigError
+        If `pixel_scale` states no scale.
     """
+    stated = parse_scale(pixel_scale)
     model = shipped_file(artifact)
     session = _opened(model)
     labels = _labels(session, model)
+    scale = stated or _recorded_scale(session, model)
     height, width, channels = session.get_inputs()[0].shape[1:]
     paths = _pictures(files)
 
-    def pixels_of(path: Path) -> NDArray[np.uint8]:
-        return _decoded(path, channels, (height, width))
+    def pixels_of(path: Path) -> NDArray[np.uint8] | DataError:
+        try:
+            return decode.decode(path, channels, (height, width), scale)
+        except DataError as error:
+            return DataError(error.what, fix="leave this file out")
 
     found = []
     for start in range(0, len(paths), BATCH):
         batch = paths[start : start + BATCH]
-        answers = onnx_file.predict_probabilities(
-            session, np.stack(decode.map_in_threads(pixels_of, batch))
-        )
+        decoded = list(zip(batch, decode.map_in_threads(pixels_of, batch), strict=True))
+        for _, pixels in decoded:
+            if isinstance(pixels, DataError):
+                if on_unreadable is None:
+                    raise pixels
+                on_unreadable(pixels)
+        good = [(path, pixels) for path, pixels in decoded if not isinstance(pixels, DataError)]
+        if not good:
+            continue
+        answers = onnx_file.predict_probabilities(session, np.stack([pixels for _, pixels in good]))
         found += [
-            Prediction(path, labels[int(row.argmax())], float(row.max()))
-            for path, row in zip(batch, answers, strict=True)
+            Prediction(
+                path, labels[int(row.argmax())], float(row.max()), _remark(path, pixels, scale)
+            )
+            for (path, pixels), row in zip(good, answers, strict=True)
         ]
     return found
+
+
+def _recorded_scale(session: onnxruntime.InferenceSession, model: Path) -> PixelScale:
+    """Black and white of files with more than 8 bits, as recorded with the net."""
+    words = session.get_modelmeta().custom_metadata_map
+    text = words.get(manifest.PIXEL_SCALE, "")
+    if not text and (model.parent / manifest.ABOUT).is_file():
+        text = read_provenance(model.parent).pixel_scale
+    scale = parse_scale(text) if text else None
+    return SIXTEEN_BIT if scale is None else scale.of_files
+
+
+def _remark(path: Path, pixels: NDArray[np.uint8], scale: PixelScale) -> str:
+    """A sentence on a picture whose values hardly fit the scale; empty for all others."""
+    if pixels.max() > _SUSPECT_LEVEL and (pixels == 255).mean() <= _SUSPECT_SHARE:
+        return ""
+    levels = decode.check_picture(path).levels
+    is_beyond = levels.high > scale.white or has_other_scale(levels.high, scale, scale.white)
+    if not levels.is_deep or not is_beyond:
+        return ""
+    return (
+        f"{path} has values {levels.low} to {levels.high}, but {scale.white:g} is taken for white "
+        f"({scale.name}); {OPTION} states another scale"
+    )
 
 
 def shipped_file(artifact: Path) -> Path:
@@ -86,13 +147,6 @@ def shipped_file(artifact: Path) -> Path:
     folder = nested if nested.is_dir() and not (artifact / manifest.MANIFEST).exists() else artifact
     _, primary = manifest.read_manifest(folder)
     return folder / (manifest.INT8 if primary == "int8" else manifest.FLOAT)
-
-
-def _decoded(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    try:
-        return decode.decode(path, channels, size)
-    except DataError as error:
-        raise DataError(error.what, fix="leave this file out") from error
 
 
 def _opened(model: Path) -> onnxruntime.InferenceSession:

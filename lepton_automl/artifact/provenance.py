@@ -13,6 +13,8 @@ from lepton_automl.artifact.manifest import ABOUT, unusable
 from lepton_automl.config import Limits
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency_model import LatencyModel, from_document
+from lepton_automl.data.pixel_scale import PixelScale
+from lepton_automl.data.pixel_scale import parse as parse_scale
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,18 @@ class Provenance:
     """Accuracies and drops are balanced: the mean over classes."""
     origin: str = "lepton"
     """`lepton`, or `foreign` for an external model, which has no `Arch`."""
+    pixel_scale: str = ""
+    """Black and white of the stored pixels of the data, as `--pixel-scale` takes them; empty where
+    all had 8 bits."""
     notes: tuple[str, ...] = ()
     """Preprocessing and quantization of an external model, one sentence each."""
     decisions: tuple[Decision, ...] = ()
     """What was decided for the user, from the data to the written file."""
+
+    @property
+    def known_scale(self) -> PixelScale | None:
+        """Black and white of the stored pixels of the data; None: those of 8 bits."""
+        return parse_scale(self.pixel_scale) if self.pixel_scale else None
 
     def to_json(self) -> str:
         """Indented JSON."""

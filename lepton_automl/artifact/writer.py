@@ -20,6 +20,7 @@ from lepton_automl.artifact.manifest import (
     INT8,
     LABELS,
     MANIFEST,
+    PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
     VERDICT,
@@ -35,6 +36,7 @@ from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledFiles
+from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sampling import first_balanced
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
@@ -59,6 +61,7 @@ def write_artifact(
     metadata: Mapping[str, str] | None = None,
     finalists: Sequence[FinalistResult] = (),
     decisions: Sequence[Decision] = (),
+    pixel_scale: PixelScale | None = None,
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -84,6 +87,9 @@ def write_artifact(
         Finalists of the search, for the model card.
     decisions : sequence of Decision
         What was decided for the user, recorded.
+    pixel_scale : PixelScale, optional
+        Black and white of the stored pixels of the data; recorded, and in the ONNX metadata where
+        picture files with more than 8 bits a channel need it.
 
     Returns
     -------
@@ -97,6 +103,7 @@ def write_artifact(
     """
     _unseal(folder)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
+    words |= scale_metadata(pixel_scale)
     names = dataset.class_names
     about = Provenance(
         lepton=__version__,
@@ -111,6 +118,7 @@ def write_artifact(
         latency=latency_model,
         balanced=validation.is_balanced,
         decisions=tuple(decisions),
+        pixel_scale="" if pixel_scale is None else pixel_scale.name,
     )
     files = {
         INT8: int8_onnx(int8, names, words),
@@ -121,6 +129,12 @@ def write_artifact(
         ABOUT: about.to_json().encode(),
     }
     return _write_all(folder, files | _golden(files, validation))
+
+
+def scale_metadata(scale: PixelScale | None) -> dict[str, str]:
+    """ONNX metadata for the scale of files with more than 8 bits; empty where it is 0 to 65535."""
+    is_usual = scale is None or scale.of_files == SIXTEEN_BIT
+    return {} if scale is None or is_usual else {PIXEL_SCALE: scale.name}
 
 
 def write_external_artifact(

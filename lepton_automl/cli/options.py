@@ -208,6 +208,15 @@ BalanceName = Annotated[
         help="Equal weight for every class: on, off, or auto, which is on where a class is rare.",
     ),
 ]
+PixelScaleText = Annotated[
+    str,
+    typer.Option(
+        "--pixel-scale",
+        metavar="SCALE",
+        help="Stored values of black and white: unit (0:1), symmetric (-1:1), 8bit to 16bit, WHITE "
+        "or BLACK:WHITE; auto recognises them by the training part.",
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Move an earlier run in the folder aside and start again.")
 ]

@@ -9,12 +9,26 @@ import typer
 
 from lepton_automl import api
 from lepton_automl.cli import options as o
+from lepton_automl.errors import DataError
 
 Files = Annotated[list[Path], typer.Argument(help="Picture files or folders of them.")]
 
 
-def predict(artifact: o.Artifact, files: Files, json: o.Json = False) -> None:
-    """Classify picture files with the shipped file of an artifact."""
+def predict(
+    artifact: o.Artifact,
+    files: Files,
+    pixel_scale: o.PixelScaleText = "auto",
+    json: o.Json = False,
+) -> None:
+    """Classify picture files with the shipped file of an artifact.
+
+    Files that cannot be read are named on stderr; the others are classified, and the exit code is
+    3.
+    """
     from lepton_automl.cli import report  # rich is slow to import; --help must not wait
 
-    report.show_predictions(api.predict(artifact, files), json=json)
+    unreadable: list[DataError] = []
+    rows = api.predict(artifact, files, pixel_scale=pixel_scale, on_unreadable=unreadable.append)
+    report.show_predictions(rows, unreadable, json=json)
+    if unreadable:
+        raise typer.Exit(DataError.exit_code)

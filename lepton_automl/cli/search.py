@@ -32,6 +32,7 @@ def search(
     parts: o.Parts = None,
     no_flip: o.NoFlip = False,
     balance: o.BalanceName = "auto",
+    pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,
     jobs_per_gpu: o.JobsPerGpu = None,

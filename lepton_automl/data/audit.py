@@ -14,10 +14,17 @@ import numpy as np
 
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data.dataset import Dataset, Part
+from lepton_automl.data.pixel_scale import OPTION
 from lepton_automl.metrics.balanced import UNEVEN_RATIO, is_uneven
 
 _FEW_SAMPLES = 10
 """Test samples of a class below which its accuracy is very uncertain."""
+_FLAT_SHARE = 0.1
+"""Share of a part's pictures without any contrast from which they are reported."""
+_TWO_LEVELS = 0.99
+"""Share of a picture's pixels at its darkest and brightest level from which it has only these."""
+_FEW_LEVELS = 16
+"""Levels of 0 to 255 between which all pixels of a part lie, below which they are reported."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,8 @@ class Finding:
     """A property of the data that affects results."""
 
     kind: str
-    """`duplicates`, `contradictions`, `leaking groups`, `absent classes`, `few samples`,
-    `uneven classes`."""
+    """`duplicates`, `contradictions`, `leaking groups`, `flat pictures`, `two levels`,
+    `few levels`, `absent classes`, `few samples`, `uneven classes`."""
     message: str
     """Property, number of samples and an example."""
     fix: str
@@ -38,7 +45,7 @@ class Finding:
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
     """All findings, the most serious first."""
     checks = (
-        *(_leaking_groups, _duplicates, _contradictions),
+        *(_leaking_groups, _duplicates, _contradictions, _levels),
         *(_absent_classes, _few_samples, _uneven_classes),
     )
     return tuple(finding for check in checks for finding in check(dataset))
@@ -100,6 +107,44 @@ def _contradictions(dataset: Dataset) -> Iterator[Finding]:
             "correct the labels; no net can predict both",
             len(pairs),
         )
+
+
+def _levels(dataset: Dataset) -> Iterator[Finding]:
+    """Parts of which little is left after the conversion to 8 bits."""
+    for part in dataset.parts:
+        levels = part.levels
+        if levels is None or not len(levels):
+            continue
+        is_flat = levels.low == levels.high
+        if (count := int(is_flat.sum())) >= max(2, _FLAT_SHARE * len(part)):
+            example = part.ids[int(is_flat.argmax())]
+            yield Finding(
+                "flat pictures",
+                f"{count} of {len(part)} {part.name} pictures have the same value everywhere, such "
+                f"as {example}",
+                f"look at these pictures; {OPTION} states black and white of the stored values",
+                count,
+            )
+        rest = levels.select(~is_flat)
+        if not len(rest):
+            continue
+        low, high = int(rest.low.min()), int(rest.high.max())
+        if (count := int((rest.extreme_share >= _TWO_LEVELS).sum())) >= 0.9 * len(part):
+            yield Finding(
+                "two levels",
+                f"{count} of {len(part)} {part.name} pictures have hardly more than two levels, "
+                f"{low} to {high} of 0 to 255",
+                f"nothing to do if they are drawings or masks; else {OPTION} states black and "
+                "white of the stored values",
+                count,
+            )
+        elif high - low < _FEW_LEVELS:
+            yield Finding(
+                "few levels",
+                f"pixels of the {part.name} part only reach from {low} to {high} of 0 to 255",
+                f"if more detail is stored, {OPTION} states black and white of the stored values",
+                len(part),
+            )
 
 
 def _absent_classes(dataset: Dataset) -> Iterator[Finding]:

@@ -18,7 +18,10 @@ from lepton_automl.config import Balance, part_folders
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.data import loading, pixel_cache
+from lepton_automl.data.levels import LevelTable
 from lepton_automl.data.loading import CheckedSamples
+from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.data.sources import PARTS, Pictures
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
@@ -48,6 +51,8 @@ class Part:
     """Hash of each picture's content."""
     is_balanced: bool = False
     """Whether classes have equal weight in loss and accuracy (balanced accuracy)."""
+    levels: LevelTable | None = None
+    """Darkest and brightest pixel of each picture, 0 to 255; None: not known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,6 +122,13 @@ class Dataset:
     test: Part
     decisions: tuple[Decision, ...] = ()
     """What was decided for the user while the data were opened."""
+    pixel_scale: PixelScale | None = None
+    """Black and white of the stored pixels; None where all have 8 bits."""
+
+    @property
+    def file_scale(self) -> PixelScale:
+        """Black and white of picture files with more than 8 bits a channel."""
+        return SIXTEEN_BIT if self.pixel_scale is None else self.pixel_scale.of_files
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
@@ -146,7 +158,8 @@ class Dataset:
         DataError
             If a picture file was removed or damaged since the data were opened.
         """
-        made = pixel_cache.decode_blocks(self.part(part).pictures, self.channels, size)
+        pictures = self.part(part).pictures
+        made = pixel_cache.decode_blocks(pictures, self.channels, size, self.file_scale)
         return np.concatenate(list(made))
 
     def preprocessing(self, size: Size) -> Preprocessing:
@@ -155,7 +168,7 @@ class Dataset:
         places = np.linspace(0, len(self.train) - 1, min(_PREPROCESSING_SAMPLES, len(self.train)))
         chosen = loading.select(pictures, places.round().astype(np.int64))
         levels, counts = np.arange(256), np.zeros(256, np.int64)
-        for block in pixel_cache.decode_blocks(chosen, self.channels, size):
+        for block in pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale):
             counts += np.bincount(block.reshape(-1), minlength=256)
         mean = float((levels * counts).sum() / counts.sum())
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
@@ -191,9 +204,13 @@ class Dataset:
         """
         source = self.part(part)
         stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
+        if self.file_scale != SIXTEEN_BIT:
+            stem += f"-{self.file_scale.black:g}-{self.file_scale.white:g}"
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
-        made = functools.partial(pixel_cache.decode_blocks, source.pictures, self.channels, size)
+        made = functools.partial(
+            pixel_cache.decode_blocks, source.pictures, self.channels, size, self.file_scale
+        )
         pixel_cache.cache_array(pixels, shape, np.dtype(np.uint8), made)
         pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels])
         return LabelledFiles(pixels, labels, source.is_balanced)
@@ -261,6 +278,8 @@ def open_dataset(
     group: str | None = None,
     part_names: str | None = None,
     quarantine: Path | None = None,
+    pixel_scale: str = "auto",
+    known_scale: PixelScale | None = None,
     emit: Emit = silent,
 ) -> Dataset:
     """Read and check labelled pictures, and split them where the data give no split.
@@ -282,6 +301,10 @@ def open_dataset(
         Folders of the parts, as `train=NAME,test=NAME`, or `none`: every folder is a class.
     quarantine : Path, optional
         Text file to which the ignored files are written, a line each.
+    pixel_scale : str
+        Black and white of the stored pixels as `--pixel-scale` states them, or `auto`.
+    known_scale : PixelScale, optional
+        The scale of the data that a net was trained on, for other data of that net.
 
     Raises
     ------
@@ -289,10 +312,13 @@ def open_dataset(
         If the data cannot be used, have a test part of their own besides `test`, or `quarantine`
         cannot be written.
     """
-    samples = loading.read_samples(str(data), test, part_folders(part_names))
-    for note in samples.notes:
-        emit(Event("data", note))
+    stated = parse_scale(pixel_scale)
+    folders = part_folders(part_names)
+    samples = loading.read_samples(str(data), test, folders, stated, known_scale)
     checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
+    checked = loading.choose_file_scale(checked, stated, known_scale)
+    for note in checked.samples.notes:
+        emit(Event("data", note))
     checked = loading.with_groups(checked, group)
     parts = loading.assign_parts(checked, seed)
     train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
@@ -307,11 +333,13 @@ def open_dataset(
         validation=validation,
         test=test_part,
         decisions=checked.samples.decisions,
+        pixel_scale=checked.samples.pixel_scale,
     )
 
 
 def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
     samples, index = checked.samples, np.flatnonzero(parts == name)
+    scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]
@@ -323,6 +351,7 @@ def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
         ids=tuple(samples.ids[place] for place in index),
         pictures=loading.select(samples.pictures, index),
         digests=tuple(checked.digests[place] for place in index),
+        levels=checked.levels.select(index).to_8_bit(scale),
     )
 
 

@@ -8,19 +8,23 @@ to the size asked for. The same in three lines of Pillow for ordinary pictures:
 from __future__ import annotations
 
 import os
+import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lepton_automl.data.levels import Levels
+from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -69,15 +73,20 @@ class PictureInfo:
     """Height and width in pixels, after EXIF orientation."""
     is_grey: bool
     """Whether the file has no colour."""
+    levels: Levels
+    """Of its pixels."""
 
 
 def decode(
-    picture: Path | NDArray[np.uint8], channels: int, size: tuple[int, int] | None = None
+    picture: Path | NDArray[np.uint8],
+    channels: int,
+    size: tuple[int, int] | None = None,
+    scale: PixelScale = SIXTEEN_BIT,
 ) -> NDArray[np.uint8]:
     """Decode one picture to pixels (H, W, `channels`), 0 to 255.
 
-    Transparent pixels are blended with white. 16-bit grey is divided by 257 and rounded. Colour
-    becomes grey as ITU-R BT.601 luma. Of an animation the first frame is used.
+    Transparent pixels are blended with white. Values of more than 8 bits are converted by `scale`.
+    Colour becomes grey as ITU-R BT.601 luma. Of an animation the first frame is used.
 
     Parameters
     ----------
@@ -87,6 +96,8 @@ def decode(
         1 for grey, 3 for RGB.
     size : (int, int), optional
         Height and width to resize to; the picture's own by default.
+    scale : PixelScale
+        Black and white of files with more than 8 bits a channel; by default 0 and 65535.
 
     Raises
     ------
@@ -99,7 +110,7 @@ def decode(
             return pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     else:
-        image = _open_upright(picture)
+        image = _open_upright(picture, scale)
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -120,10 +131,11 @@ def check_picture(path: Path) -> PictureInfo:
             (width, height), is_grey = image.size, _is_grey(image)
             # A JPEG is read completely, but decoded at an eighth of its size: twice as fast.
             image.draft(None, (1, 1))
+            is_wide = _is_16_bit_colour(image)
             image.load()
-            _to_grey_or_rgb(image)
+            levels = _levels(image, is_wide=is_wide)
             size = (width, height) if _orientation(image) >= 5 else (height, width)
-            return PictureInfo(size, is_grey)
+            return PictureInfo(size, is_grey, levels)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
 
@@ -144,21 +156,79 @@ def map_in_threads(
     return results
 
 
-def to_uint8(values: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Convert 16-bit values 0 to 65535 to 8 bits: divided by 257, rounded."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _open_upright(path: Path) -> Image.Image:
+def _open_upright(path: Path, scale: PixelScale) -> Image.Image:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             _check_pixels(image)
+            plain = _wide_colour(path, scale) if _is_wide(image, scale) else None
             image.load()
             turn = _TRANSPOSITIONS.get(_orientation(image))
-            plain = _to_grey_or_rgb(image)
+            plain = plain or _to_grey_or_rgb(image, scale)
             return plain if turn is None else plain.transpose(turn)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+
+
+_WIDE = re.compile(r"(RGB|RGBA);16([BLN])")
+"""Raw modes of 16-bit colour in Pillow, which keeps the upper 8 bits of each value."""
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow reads the pixels of a file that is not loaded yet; empty where it has no name."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0][3] if tiles else ""
+    mode = args[0] if isinstance(args, tuple) and args else args
+    return mode if isinstance(mode, str) else ""
+
+
+def _is_16_bit_colour(image: Image.Image) -> bool:
+    return _WIDE.fullmatch(_raw_mode(image)) is not None
+
+
+def _is_wide(image: Image.Image, scale: PixelScale) -> bool:
+    # With the full 16 bits the upper 8 bits are the answer, as everywhere else.
+    return scale != SIXTEEN_BIT and _is_16_bit_colour(image)
+
+
+def _wide_colour(path: Path, scale: PixelScale) -> Image.Image:
+    """16-bit colour in all its bits: the upper and the lower bytes are read one after the other."""
+    halves = []
+    for order in ("", "swapped"):
+        with Image.open(path, formats=_FORMATS) as image:
+            if order:
+                image.tile = [_swapped(tile) for tile in image.tile]
+            halves.append(np.asarray(image, dtype=np.uint16))
+    pixels = scale.to_uint8(halves[0] * np.uint16(256) + halves[1])
+    if pixels.shape[2] == 4:
+        return _over_white(Image.fromarray(pixels))
+    return Image.fromarray(pixels)
+
+
+def _swapped(tile: Any) -> Any:
+    """The same tile, read as if its bytes were in the other order: the lower ones are kept."""
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    found = _WIDE.fullmatch(args[0])
+    if found is None:
+        return tile
+    native = "L" if sys.byteorder == "little" else "B"
+    order = "B" if found[2].replace("N", native) == "L" else "L"
+    changed = (f"{found[1]};16{order}", *args[1:])
+    return tile._replace(args=changed if isinstance(tile.args, tuple) else changed[0])
+
+
+def _levels(image: Image.Image, *, is_wide: bool) -> Levels:
+    """Levels of a loaded picture; of 16-bit colour those that its upper bytes allow."""
+    if image.mode.startswith("I"):
+        return Levels.of(_integers(image, SIXTEEN_BIT), is_deep=True)
+    plain = _to_grey_or_rgb(image, SIXTEEN_BIT)
+    if is_wide:
+        found = Levels.of(np.asarray(plain))
+        return Levels(found.low * 256, found.high * 256 + 255, found.extreme_share, is_deep=True)
+    counts = np.add.reduce(np.reshape(plain.histogram(), (-1, 256)))
+    used = np.flatnonzero(counts)
+    low, high = int(used[0]), int(used[-1])
+    extreme = counts[low] + (counts[high] if high > low else 0)
+    return Levels(low, high, float(extreme / counts.sum()), is_deep=False)
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -182,19 +252,29 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in _GREY
 
 
-def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
+def _to_grey_or_rgb(image: Image.Image, scale: PixelScale) -> Image.Image:
     """Convert to mode L or RGB, transparency blended with white."""
     if image.mode == "F":
         raise ValueError("floating-point pixels, 8 or 16 bits are read")
     if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"values {values.min()} to {values.max()}, 0 to 65535 are read")
-        return Image.fromarray(to_uint8(values))
+        return Image.fromarray(scale.to_uint8(_integers(image, scale)))
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return _over_white(image)
     return image.convert("L" if image.mode in _GREY else "RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _integers(image: Image.Image, scale: PixelScale) -> NDArray[np.integer]:
+    """Values of a picture with more than 8 bits."""
+    values = np.asarray(image)
+    low, high = min(0, scale.black), max(65535, scale.white)
+    if values.min() < low or values.max() > high:
+        raise ValueError(f"values {values.min()} to {values.max()}, {low:g} to {high:g} are read")
+    return values
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:

@@ -20,8 +20,17 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data import decode
 from lepton_automl.data.decode import PictureInfo
+from lepton_automl.data.levels import Levels, LevelTable, scale_files
 from lepton_automl.data.name_groups import groups_by_pattern
-from lepton_automl.data.sources import PARTS, Picture, Pictures, Samples, Source
+from lepton_automl.data.pixel_scale import (
+    EIGHT_BIT,
+    OPTION,
+    PixelScale,
+    RawArray,
+    convert,
+    scale_arrays,
+)
+from lepton_automl.data.sources import PARTS, Picture, Pictures, RawSamples, Samples, Source
 from lepton_automl.data.sources.image_folder import ImageFolder
 from lepton_automl.data.split import first_few, split
 from lepton_automl.errors import ConfigError, DataError
@@ -38,10 +47,16 @@ class CheckedSamples:
     """3 if a picture outside the test part has colour, else 1."""
     size: tuple[int, int] | None
     """Height and width (pixels) that all pictures share, or None."""
+    levels: LevelTable
+    """Of each picture as it is stored."""
 
 
 def read_samples(
-    data: str, test: Path | None, part_folders: Mapping[str, str] | None = None
+    data: str,
+    test: Path | None,
+    part_folders: Mapping[str, str] | None = None,
+    stated: PixelScale | None = None,
+    known: PixelScale | None = None,
 ) -> Samples:
     """Read the samples of `data`, with those of `test` as their test part.
 
@@ -53,16 +68,105 @@ def read_samples(
         Other data with the test part.
     part_folders : mapping of str to str, optional
         Part -> its folder in `data`; empty: every folder is a class.
+    stated, known : PixelScale, optional
+        As `given` and `known` in `pixel_scale.scale_arrays`.
 
     Raises
     ------
     DataError
-        If no source accepts the data, they cannot be used, or `test` has another class.
+        If no source accepts the data, they cannot be used, `test` has another class, or the parts
+        have different pixel scales.
     ConfigError
-        If there are two test parts, or `part_folders` has no effect.
+        If there are two test parts, `part_folders` has no effect, or the stated pixel scale does
+        not fit the data.
     """
-    samples = _read(data, part_folders)
-    return samples if test is None else _with_test(samples, data, test)
+    first = _read(data, part_folders)
+    if test is None:
+        return _scaled(data, first, (), stated, known)[0]
+    second = _read(str(test))
+    tested = _tested(second, test)
+    samples, scale = _scaled(data, first, tested, stated, known)
+    if scale is None:
+        more, _ = _scaled(str(test), second, (), None, stated or known)
+    else:
+        more = _converted(second, scale)
+    return _with_test(samples, more, data, test)
+
+
+def _scaled(
+    data: str,
+    read: RawSamples | Samples,
+    others: Sequence[RawArray],
+    stated: PixelScale | None,
+    known: PixelScale | None,
+) -> tuple[Samples, PixelScale | None]:
+    """The samples with uint8 pixels, and the scale of these and of `others`; None for files."""
+    if isinstance(read, Samples):
+        return read, None
+    scale, made, notes = scale_arrays(data, [*read.arrays, *others], stated, known)
+    samples = dataclasses.replace(
+        _converted(read, scale), notes=notes, decisions=() if made is None else (made,)
+    )
+    return samples, scale
+
+
+def _converted(read: RawSamples | Samples, scale: PixelScale) -> Samples:
+    if isinstance(read, Samples):
+        return read
+    samples = read.samples(convert(read.arrays, scale))
+    return dataclasses.replace(samples, pixel_scale=None if scale == EIGHT_BIT else scale)
+
+
+def _tested(read: RawSamples | Samples, test: Path) -> list[RawArray]:
+    """The arrays of `--test` that become the test part."""
+    arrays = () if isinstance(read, Samples) else read.arrays
+    is_test = any(array.part == "test" for array in arrays)
+    used = [array for array in arrays if array.part == ("test" if is_test else "")]
+    return [RawArray(f"{array.name} of --test {test}", "test", array.values) for array in used]
+
+
+def choose_file_scale(
+    checked: CheckedSamples, stated: PixelScale | None, known: PixelScale | None
+) -> CheckedSamples:
+    """Choose the pixel scale of files with more than 8 bits, and check it on every part.
+
+    Returns
+    -------
+    CheckedSamples
+        With the scale, the decision and notes; as given where no file has more than 8 bits.
+
+    Raises
+    ------
+    DataError
+        If a given part has another scale than training.
+    ConfigError
+        If the stated scale does not fit the files, or there is nothing to which it applies.
+    """
+    samples, levels = checked.samples, checked.levels
+    if not levels.is_deep.any():
+        if samples.pixel_scale is None and stated is not None and stated != EIGHT_BIT:
+            raise ConfigError(
+                f"{OPTION} {stated.name} has no effect: all pictures have 8 bits a channel",
+                fix=f"leave {OPTION} out",
+            )
+        return checked
+    parts = np.full(len(samples), "") if samples.parts is None else samples.parts
+    is_training = np.isin(parts, ("", "train"))
+    by_part = {
+        name: levels.select((is_training if name == "train" else parts == name) & levels.is_deep)
+        for name in PARTS
+    }
+    scale, made, notes = scale_files(
+        {name: rows for name, rows in by_part.items() if len(rows)},
+        training_count=int(is_training.sum()),
+        stated=stated,
+        known=known,
+    )
+    decisions = samples.decisions if made is None else (*samples.decisions, made)
+    changed = dataclasses.replace(
+        samples, pixel_scale=scale, decisions=decisions, notes=(*samples.notes, *notes)
+    )
+    return dataclasses.replace(checked, samples=changed)
 
 
 def check_pictures(
@@ -80,7 +184,8 @@ def check_pictures(
     pictures = samples.pictures
     if isinstance(pictures, np.ndarray):
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(pictures))
-        return CheckedSamples(samples, digests, pictures.shape[3], pictures.shape[1:3])
+        levels = LevelTable.of_pixels(pictures)
+        return CheckedSamples(samples, digests, pictures.shape[3], pictures.shape[1:3], levels)
     total = len(samples)
 
     def on_item(done: int) -> None:
@@ -98,7 +203,8 @@ def check_pictures(
     sizes = {info.size for info in infos}
     size = sizes.pop() if len(sizes) == 1 else None
     digests = tuple(digest for _, digest in valid)
-    return CheckedSamples(samples, digests, _channels(samples, infos), size)
+    levels = LevelTable.of([info.levels for info in infos])
+    return CheckedSamples(samples, digests, _channels(samples, infos), size, levels)
 
 
 def with_groups(checked: CheckedSamples, group: str | None) -> CheckedSamples:
@@ -205,7 +311,7 @@ def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, in
     )
 
 
-def _read(data: str, part_folders: Mapping[str, str] | None = None) -> Samples:
+def _read(data: str, part_folders: Mapping[str, str] | None = None) -> RawSamples | Samples:
     names = plugins.names("sources")
     if part_folders is not None:
         if not Path(data).is_dir():
@@ -217,7 +323,7 @@ def _read(data: str, part_folders: Mapping[str, str] | None = None) -> Samples:
     for name in sorted(names, key=lambda name: (name != data, name)):
         source = plugins.load("sources", name, Source)()  # type: ignore[type-abstract]
         if source.accepts(data):
-            return _filled(data, source.read(data))
+            return _filled(data, source.read_raw(data))
     what = "is not a supported kind of data" if Path(data).exists() else "does not exist"
     near = difflib.get_close_matches(data, names, n=1)
     raise DataError(
@@ -228,20 +334,19 @@ def _read(data: str, part_folders: Mapping[str, str] | None = None) -> Samples:
     )
 
 
-def _filled(data: str, samples: Samples) -> Samples:
-    if not len(samples):
+def _filled(data: str, samples: RawSamples | Samples) -> RawSamples | Samples:
+    if isinstance(samples, Samples) and not len(samples):
         raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
     return samples
 
 
-def _with_test(samples: Samples, data: str, test: Path) -> Samples:
+def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Samples:
     if samples.parts is not None and (samples.parts == "test").any():
         raise ConfigError(
             f"--test {test} is given, but {data} has a test part of "
             f"{(samples.parts == 'test').sum()} pictures",
             fix="omit --test, or give data without a test part",
         )
-    more = _read(str(test))
     if more.parts is not None:
         own = more.parts == "test" if (more.parts == "test").any() else more.parts == ""
         more = _subset(more, np.flatnonzero(own))
@@ -260,6 +365,7 @@ def _with_test(samples: Samples, data: str, test: Path) -> Samples:
         groups=_concatenate_groups(samples, more),
         notes=samples.notes + more.notes,
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
+        pixel_scale=samples.pixel_scale,
     )
 
 
@@ -311,7 +417,8 @@ def _check_one(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
     if isinstance(picture, np.ndarray):
         height, width, *channels = picture.shape
         digest = hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
-        return PictureInfo((height, width), channels in ([], [1])), digest
+        info = PictureInfo((height, width), channels in ([], [1]), Levels.of(picture))
+        return info, digest
     try:
         return decode.check_picture(picture), bytes.fromhex(files.sha256(picture))
     except DataError as error:

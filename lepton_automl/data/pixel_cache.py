@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import files
 from lepton_automl.data import decode
+from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sources import Pictures
 
 _BLOCK_BYTES = 32 << 20
@@ -21,9 +22,9 @@ Blocks = Iterable[NDArray[np.generic]]
 
 
 def decode_blocks(
-    pictures: Pictures, channels: int, size: tuple[int, int]
+    pictures: Pictures, channels: int, size: tuple[int, int], scale: PixelScale = SIXTEEN_BIT
 ) -> Iterator[NDArray[np.uint8]]:
-    """Decode pictures in blocks of uint8 (n, H, W, C), in order.
+    """Decode pictures in blocks of uint8 (n, H, W, C), in order; `scale` as in `decode`.
 
     Raises
     ------
@@ -35,14 +36,16 @@ def decode_blocks(
         return
     count = max(1, _BLOCK_BYTES // (size[0] * size[1] * channels))
     for start in range(0, len(pictures), count):
-        yield _decoded(pictures[start : start + count], channels, size)
+        yield _decoded(pictures[start : start + count], channels, size, scale)
 
 
-def _decoded(pictures: Pictures, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _decoded(
+    pictures: Pictures, channels: int, size: tuple[int, int], scale: PixelScale
+) -> NDArray[np.uint8]:
     pixels = np.empty((len(pictures), *size, channels), np.uint8)
 
     def put(place: int) -> None:
-        pixels[place] = decode.decode(pictures[place], channels, size)
+        pixels[place] = decode.decode(pictures[place], channels, size, scale)
 
     decode.map_in_threads(put, range(len(pictures)))
     return pixels

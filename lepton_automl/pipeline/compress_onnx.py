@@ -306,6 +306,7 @@ def _written(
         origin="foreign",
         notes=notes,
         decisions=decisions,
+        pixel_scale="" if dataset.pixel_scale is None else dataset.pixel_scale.name,
     )
     validation = dataset.decoded_files("validation", model.shape[:2], folder.cache)
     return writer.write_external_artifact(folder.artifact, about, files, validation)

@@ -175,6 +175,7 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
         group=config.group,
         part_names=config.parts,
         quarantine=RunFolder(config.out).quarantine,
+        pixel_scale=config.pixel_scale,
         emit=emit,
     ).with_balance(config.balance)
     audit.emit_findings(dataset, emit)
@@ -351,6 +352,7 @@ def define_run(
         parts=config.parts or "",
         no_flip=config.no_flip,
         balanced=dataset.train.is_balanced,
+        pixel_scale=config.pixel_scale,
         data_fingerprint=dataset.fingerprint,
         space=space.name,
         space_digest=space.digest,

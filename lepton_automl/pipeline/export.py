@@ -78,6 +78,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         finalists=last_finalist_results(context.ledger),
         latency_model=context.latency_model,
         decisions=made_decisions(context.dataset, context.ledger),
+        pixel_scale=context.dataset.pixel_scale,
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(
@@ -254,11 +255,12 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
         settings = {
             "seed": definition.seed,
             "skip_corrupt": definition.skip_corrupt,
+            "pixel_scale": definition.pixel_scale,
             "group": definition.group or None,
             "part_names": definition.parts or None,
         }
         test = test or (Path(definition.test) if definition.test else None)
-    dataset = open_dataset(data, test=test, emit=emit, **settings)
+    dataset = open_dataset(data, test=test, known_scale=about.known_scale, emit=emit, **settings)
     if set(dataset.class_names) != set(about.class_names):
         raise DataError(
             f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "

@@ -50,6 +50,8 @@ class Definition:
     no_flip: bool = False
     balanced: bool = False
     """Classes have equal weight, in training and in accuracy."""
+    pixel_scale: str = "auto"
+    """As in `RunConfig`."""
     model: str = ""
     """sha256 of the ONNX file made elsewhere that is compressed; empty for a search."""
     preprocessing: str = ""
@@ -325,6 +327,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         parts=known.parts or None,
         no_flip=known.no_flip,
         balance="on" if known.balanced else "off",
+        pixel_scale=known.pixel_scale,
         space=str(folder.space_file),
         limits=known.limits,
         objectives=known.objectives,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.predict import predict, shipped_file
+from lepton_automl.data.pixel_scale import NAMED
 from lepton_automl.errors import DataError
 from tests.helpers.artifacts import CLASSES, make_bundle, verdict
 
@@ -79,6 +80,45 @@ def test_a_file_that_is_no_picture_is_named(artifact, tmp_path):
     with pytest.raises(DataError, match=r"x\.png") as caught:
         predict(artifact, [tmp_path / "x.png"])
     assert "--skip-corrupt" not in caught.value.fix
+
+
+def test_good_files_are_classified_although_others_cannot_be_read(artifact, pictures, tmp_path):
+    (tmp_path / "x.png").write_text("text")
+    good = sorted(pictures.glob("*.png"))[:66]
+    mixed = [tmp_path / "x.png", *good[:3], tmp_path / "no.png", *good[3:]]
+    errors = []
+    rows = predict(artifact, mixed, on_unreadable=errors.append)
+    assert rows == predict(artifact, good)
+    assert [error.what.split(" cannot")[0] for error in errors] == [
+        str(tmp_path / "x.png"),
+        str(tmp_path / "no.png"),
+    ]
+    assert predict(artifact, [tmp_path / "x.png"] * 65, on_unreadable=errors.append) == []
+    assert len(errors) == 67
+
+
+def test_the_scale_of_the_training_pictures_is_that_of_the_file(tmp_path):
+    (tmp_path / "12").mkdir()
+    made = make_bundle(tmp_path / "12", pixel_scale=NAMED["12bit"])
+    writer.seal(made.folder, made.digests, verdict=verdict(), card="", predictions=np.arange(3))
+    values = np.random.default_rng(1).integers(0, 4096, (8, 8), np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray(np.rint(values / 4095 * 255).astype(np.uint8)).save(tmp_path / "plain.png")
+    alone = shutil.copy(made.folder / "model.fp32.onnx", tmp_path / "alone.onnx")
+    for model in (made.folder, alone):
+        deep, plain = predict(model, [tmp_path / "deep.png", tmp_path / "plain.png"])
+        assert (deep.label, deep.probability) == (plain.label, plain.probability)
+        assert deep.note == ""
+    (stated,) = predict(alone, [tmp_path / "deep.png"], pixel_scale="65535")
+    assert stated.probability != deep.probability
+
+
+def test_a_deep_picture_that_the_scale_makes_black_is_remarked(artifact, tmp_path):
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "black.png")
+    deep, black = predict(artifact, [tmp_path / "deep.png", tmp_path / "black.png"])
+    assert "65535 is taken for white" in deep.note
+    assert black.note == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.decode import check_picture, decode, map_in_threads, to_uint8
+from lepton_automl.data.decode import check_picture, decode, map_in_threads
+from lepton_automl.data.pixel_scale import NAMED, SIXTEEN_BIT
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures
 
@@ -58,7 +62,77 @@ def test_sixteen_bit_grey_is_divided_by_257_and_rounded(tmp_path):
 
 def test_all_sixteen_bit_values_go_to_the_nearest_of_256():
     values = np.arange(65536)
-    np.testing.assert_array_equal(to_uint8(values), np.rint(values / 257))
+    np.testing.assert_array_equal(SIXTEEN_BIT.to_uint8(values), np.rint(values / 257))
+
+
+def wide_png(path, pixels):
+    """A PNG of uint16 pixels (H, W, 3 or 4), written by hand: Pillow writes 8 bits only."""
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    return path
+
+
+def wide_tiff(path, pixels, order):
+    """An uncompressed TIFF of uint16 pixels (H, W, 3) in a byte order."""
+    height, width, _ = pixels.shape
+    short, long, start = 3, 4, 8 + 2 + 12 * 10 + 4
+    entries = [
+        (256, short, 1, width), (257, short, 1, height), (258, short, 3, start),
+        (259, short, 1, 1), (262, short, 1, 2), (273, long, 1, start + 6), (277, short, 1, 3),
+        (278, short, 1, height), (279, long, 1, pixels.nbytes), (284, short, 1, 1),
+    ]  # fmt: skip
+    body = b"".join(
+        struct.pack(order + "HHI", tag, kind, count)
+        + (
+            struct.pack(order + "HH", value, 0)
+            if kind == short and count == 1
+            else struct.pack(order + "I", value)
+        )
+        for tag, kind, count, value in entries
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    bits = struct.pack(order + "HHH", 16, 16, 16)
+    content = pixels.astype(order + "u2").tobytes()
+    tail = struct.pack(order + "I", 0) + bits + content
+    path.write_bytes(head + struct.pack(order + "H", len(entries)) + body + tail)
+    return path
+
+
+WIDE = np.random.default_rng(5).integers(0, 4096, (9, 7, 3)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        lambda folder: wide_png(folder / "a.png", WIDE),
+        lambda folder: wide_tiff(folder / "a.tif", WIDE, "<"),
+        lambda folder: wide_tiff(folder / "a.tif", WIDE, ">"),
+    ],
+    ids=["png", "little tiff", "big tiff"],
+)
+def test_16_bit_colour_keeps_all_bits_under_a_scale(tmp_path, path):
+    file = path(tmp_path)
+    np.testing.assert_array_equal(decode(file, 3, scale=NAMED["12bit"]), np.rint(WIDE / 4095 * 255))
+    np.testing.assert_array_equal(decode(file, 3), WIDE // 256)  # As Pillow reads it.
+    info = check_picture(file)
+    assert info.levels.is_deep
+    assert WIDE.max() <= info.levels.high <= 4095
+    assert info.size == (9, 7)
+
+
+def test_transparent_16_bit_colour_lies_over_white_under_a_scale(tmp_path):
+    pixels = np.dstack([WIDE, np.where(WIDE[..., :1] > 2000, 4095, 0)]).astype(np.uint16)
+    seen = decode(wide_png(tmp_path / "a.png", pixels), 3, scale=NAMED["12bit"])
+    expected = np.where(pixels[..., 3:] > 0, np.rint(WIDE / 4095 * 255), 255)
+    np.testing.assert_array_equal(seen, expected)
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "tif"])

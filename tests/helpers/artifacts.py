@@ -27,6 +27,7 @@ from lepton_automl.config import Limits
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost.targets import load
 from lepton_automl.data.dataset import LabelledFiles
+from lepton_automl.data.pixel_scale import PixelScale
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
@@ -48,7 +49,12 @@ class Made:
 
 
 def make_bundle(
-    root: Path, *, limits: Limits | None = None, prefer: str = "size", balanced: bool = False
+    root: Path,
+    *,
+    limits: Limits | None = None,
+    prefer: str = "size",
+    balanced: bool = False,
+    pixel_scale: PixelScale | None = None,
 ) -> Made:
     """Write `root/artifact`; three of four test labels are what the float net says."""
     arch = chain((8, 8, 3), [Stem(8), Conv(16, stride=2), Head()], len(CLASSES))
@@ -67,6 +73,7 @@ def make_bundle(
         limits=limits or Limits(),
         target=load(),
         prefer=prefer,
+        pixel_scale=pixel_scale,
     )
     request = Request(root / "artifact", test.pixels, test.labels, "feedfacefeedface")
     return Made(root / "artifact", digests, request)

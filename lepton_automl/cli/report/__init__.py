@@ -99,12 +99,22 @@ def show_status(status: Status, *, json: bool = False) -> None:
         _show(status_view(status))
 
 
-def show_predictions(rows: Sequence[Prediction], *, json: bool = False) -> None:
-    """Print label and probability of each file."""
+def show_predictions(
+    rows: Sequence[Prediction],
+    unreadable: Sequence[LeptonError] = (),
+    *,
+    json: bool = False,
+) -> None:
+    """Print label and probability of each file; files that cannot be read and notes on stderr."""
     if json:
-        _print(json_output.predictions_document(rows))
-    else:
+        _print(json_output.predictions_document(rows, unreadable))
+    elif rows:
         _show(tables.predictions_view(rows))
+    for row in rows:
+        if row.note:
+            _show(Text(f"note: {row.note}"), to_stderr=True)
+    for error in unreadable:
+        _show(tables.error_view(error), to_stderr=True)
 
 
 def show_error(error: LeptonError, *, json: bool = False) -> None:

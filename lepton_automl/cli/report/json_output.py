@@ -102,14 +102,28 @@ def status_document(status: Status) -> dict[str, Any]:
     }
 
 
-def predictions_document(rows: Sequence[Prediction]) -> dict[str, Any]:
-    """The object of `predict`: `predictions`, each with `file`, `label`, `probability`."""
-    return {
+def predictions_document(
+    rows: Sequence[Prediction], unreadable: Sequence[LeptonError] = ()
+) -> dict[str, Any]:
+    """The object of `predict`: `predictions`, each with `file`, `label`, `probability`, `note`.
+
+    Where pictures cannot be read, also `unreadable` (one `error` and `fix` each), `error`, `fix`
+    and `exit_code`.
+    """
+    found: dict[str, Any] = {
         "predictions": [
             {"file": str(row.file), "label": row.label, "probability": row.probability}
+            | ({"note": row.note} if row.note else {})
             for row in rows
         ]
     }
+    if unreadable:
+        count = len(rows) + len(unreadable)
+        found["unreadable"] = [{"error": error.what, "fix": error.fix} for error in unreadable]
+        found["error"] = f"{len(unreadable)} of {count} pictures cannot be read"
+        found["fix"] = unreadable[0].fix
+        found["exit_code"] = unreadable[0].exit_code
+    return found
 
 
 def error_document(error: LeptonError) -> dict[str, Any]:

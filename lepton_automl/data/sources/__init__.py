@@ -7,6 +7,7 @@ splits nothing (split does); it keeps a given split.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
+from lepton_automl.data.pixel_scale import PixelScale, RawArray
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -49,6 +51,8 @@ class Samples:
     """Remarks for the user, one line each."""
     decisions: tuple[Decision, ...] = ()
     """What the source decided for the user, such as the scale of the pixels."""
+    pixel_scale: PixelScale | None = None
+    """Scale of the stored pixels, where it is not that of 8 bits."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,6 +78,16 @@ class Samples:
             raise _wrong(f"parts {sorted(set(self.parts.tolist()))}")
 
 
+@dataclass(frozen=True, eq=False)
+class RawSamples:
+    """Labelled pictures as arrays of any numeric type, whose pixel scale is still to be chosen."""
+
+    arrays: tuple[RawArray, ...]
+    """The pictures in the order of the labels, an array a part."""
+    samples: Callable[[NDArray[np.uint8]], Samples]
+    """Makes the samples from the converted pictures."""
+
+
 class Source(ABC):
     """Base class of all sources; the file name is the source's name."""
 
@@ -90,6 +104,16 @@ class Source(ABC):
         DataError
             If the data cannot be used; the message names what is wrong and where.
         """
+
+    def read_raw(self, data: str) -> RawSamples | Samples:
+        """Read all samples of `data`, arrays unconverted where their pixel scale is not fixed.
+
+        Raises
+        ------
+        DataError
+            As `read`.
+        """
+        return self.read(data)
 
 
 def _wrong(what: str) -> DataError:

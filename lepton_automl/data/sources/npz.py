@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from lepton_automl.core import plugins
-from lepton_automl.data.decode import to_uint8
-from lepton_automl.data.sources import Samples, Source
+from lepton_automl.data import pixel_scale
+from lepton_automl.data.pixel_scale import RawArray
+from lepton_automl.data.sources import RawSamples, Samples, Source
 from lepton_automl.errors import DataError
 
-_PARTS = {"train": "train", "val": "validation", "test": "test"}
-"""Suffix of a key -> part."""
+_WORDS = {
+    "x": "x xs image images img imgs picture pictures pixel pixels data input inputs",
+    "y": "y ys label labels target targets",
+    "group": "group groups",
+}
+"""What a key names -> words for it; each may stand with the name of a part."""
+_PART_WORDS = {
+    "train": "train training",
+    "val": "val valid validation dev",
+    "test": "test testing",
+}
+_PART_NAMES = {"": "", "train": "train", "val": "validation", "test": "test"}
+"""Part in a key -> part; empty for samples without a part."""
+_CLASS_NAMES = {"classnames", "classname", "labelnames", "targetnames"}
+_UNNAMED = re.compile(r"arr_\d+")
+"""Keys that `numpy.savez` gives to arrays without names."""
 
-_LIKELY = re.compile(r"(x|y|group)(_.*)?|class_?names?", re.IGNORECASE)
-# Keys that are read or similar: a misspelt one is an error, all others are ignored.
+_LIKELY = re.compile(r"(x|y|group)[_-].*", re.IGNORECASE)
+# Keys that look like one of ours: a misspelt one is an error, all others are ignored.
+
+_MOST_KEYS = 12
+"""Keys that an error lists."""
 
 Array = NDArray[Any]
 
@@ -29,62 +50,99 @@ _LAYOUTS = "(N, H, W), (N, H, W, 1), (N, H, W, 3), (N, 1, H, W) or (N, 3, H, W)"
 
 
 class Npz(Source):
-    """Pictures and labels as arrays; optional `group` or `group_train` ..., and `class_names`.
+    """Pictures and labels as arrays; optional groups and class names.
 
-    Pixels: whole numbers 0 to 255 as they are; uint16 above 255 is 0 to 65535, divided by 257;
-    floats all within 0 to 1 are multiplied by 255, floats within 0 to 255 rounded; decided over
-    all parts together. Labels: whole numbers (indices into `class_names`; without it the numbers
-    are the names), texts, or one-hot rows.
+    Keys (`_WORDS` and `_PART_WORDS`, in upper or lower case): one name for pictures and one for
+    labels, alone or with the name of a part before or after them: `x`, `y`, `X_train`,
+    `test_labels`. Two arrays without names (`arr_0`, `arr_1`) are pictures and labels by their
+    shapes. Pixels: as `pixel_scale.scale_arrays` recognises them. Labels: whole numbers (indices
+    into `class_names`; without it the numbers are the names), texts, or one-hot rows.
     """
 
     def accepts(self, data: str) -> bool:
         return data.lower().endswith(".npz")
 
     def read(self, data: str) -> Samples:
-        arrays = _load(Path(data))
-        names = _names(data, arrays)
-        xs = [_pictures(f"{data}: {name}", arrays[name]) for name in names]
-        ys = [_labels(f"{data}: y{name[1:]}", arrays["y" + name[1:]]) for name in names]
-        for name, x, y in zip(names, xs, ys, strict=True):
-            if len(x) != len(y):
+        raw = self.read_raw(data)
+        scale, decision, notes = pixel_scale.scale_arrays(data, raw.arrays, None)
+        samples = raw.samples(pixel_scale.convert(raw.arrays, scale))
+        decisions = () if decision is None else (decision,)
+        return dataclasses.replace(samples, decisions=decisions, notes=notes)
+
+    def read_raw(self, data: str) -> RawSamples:
+        arrays, keys = _load(data)
+        parts = list(arrays.pictures)
+        xs = [
+            RawArray(keys["x", part], _PART_NAMES[part], _pictures(f"{data}: {keys['x', part]}", x))
+            for part, x in arrays.pictures.items()
+        ]
+        ys = [_labels(f"{data}: {keys['y', part]}", arrays.labels[part]) for part in parts]
+        for part, x, y in zip(parts, xs, ys, strict=True):
+            if len(x.values) != len(y):
                 raise DataError(
-                    f"{data}: {name} has {len(x)} pictures but y{name[1:]} {len(y)} labels",
+                    f"{data}: {x.name} has {len(x.values)} pictures but {keys['y', part]} "
+                    f"{len(y)} labels",
                     fix="give as many labels as pictures",
                 )
-        for name, x in zip(names, xs, strict=True):
-            if not len(x) and any(len(other) for other in xs):
+        for x in xs:
+            if not len(x.values) and any(len(other.values) for other in xs):
                 raise DataError(
-                    f"{data}: the {_PARTS.get(name[2:], name)} part is empty: {name} has length 0",
-                    fix=f"put pictures into {name}"
-                    + ("" if name == "x_train" else ", or leave it out: a part is drawn then"),
+                    f"{data}: the {x.part or x.name} part is empty: {x.name} has length 0",
+                    fix=f"put pictures into {x.name}"
+                    + ("" if x.part == "train" else ", or leave it out: a part is drawn then"),
                 )
-        if len({x.shape[1:] for x in xs}) > 1:
-            shapes = ", ".join(f"{n} {x.shape[1:]}" for n, x in zip(names, xs, strict=True))
+        if len({x.values.shape[1:] for x in xs}) > 1:
+            shapes = ", ".join(f"{x.name} {x.values.shape[1:]}" for x in xs)
             raise DataError(f"{data}: pictures differ in shape: {shapes}", fix="give one shape")
-        class_names, labels = _classes(data, names, ys, arrays.get("class_names"))
-        parts = [_PARTS.get(name[2:], "") for name in names]
-        return Samples(
-            pictures=_pixels(data, names, xs),
+        names = [keys["y", part] for part in parts]
+        class_names, labels = _classes(data, names, ys, arrays.class_names)
+        counts = [len(x.values) for x in xs]
+        groups = _groups(data, parts, counts, arrays.groups, keys)
+        build = functools.partial(
+            Samples,
             labels=labels,
             class_names=class_names,
-            ids=tuple(f"{n}[{i}]" for n, x in zip(names, xs, strict=True) for i in range(len(x))),
-            parts=np.repeat(np.array(parts, "<U10"), [len(x) for x in xs]),
-            groups=_groups(data, names, [len(x) for x in xs], arrays),
+            ids=tuple(f"{x.name}[{i}]" for x in xs for i in range(len(x.values))),
+            parts=np.repeat(np.array([x.part for x in xs], "<U10"), counts),
+            groups=groups,
         )
+        return RawSamples(tuple(xs), build)
 
 
-def _load(path: Path) -> dict[str, Array]:
+@dataclass(frozen=True)
+class _Arrays:
+    """What is read of a file, by part (`train`, `val`, `test` or empty)."""
+
+    pictures: dict[str, Array]
+    labels: dict[str, Array]
+    groups: dict[str, Array]
+    class_names: Array | None
+
+
+_Key = tuple[str, str]
+"""What a key names (`x`, `y`, `group`, `class_names`), and of which part."""
+
+
+def _load(data: str) -> tuple[_Arrays, dict[_Key, str]]:
+    """Read the arrays that are used, and say under which keys they are stored."""
+    path = Path(data)
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _not_npz(path, "it holds one bare array")
-            wanted = [key for key in archive.files if _LIKELY.fullmatch(key)]
             with archive:
-                return {key: _array(path, archive, key) for key in wanted}
+                keys = _keys(data, archive)
+                read = {what: _array(path, archive, key) for what, key in keys.items()}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise _not_npz(path, str(reason)) from error
+    columns: dict[str, dict[str, Array]] = {"x": {}, "y": {}, "group": {}}
+    for what, part in read:
+        if what in columns:
+            columns[what][part] = read[what, part]
+    found = _Arrays(columns["x"], columns["y"], columns["group"], read.get(("class_names", "")))
+    return found, keys
 
 
 def _array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> Array:
@@ -109,26 +167,114 @@ def _not_npz(path: Path, reason: str) -> DataError:
     )
 
 
-def _names(data: str, arrays: dict[str, Array]) -> list[str]:
-    """Keys of the picture arrays, checked to have labels: x alone, or x_train and others."""
-    xs = ["x", *(f"x_{part}" for part in _PARTS)]
-    known = [letter + name[1:] for letter in ("x", "y", "group") for name in xs]
-    for key in arrays:
-        if key not in [*known, "class_names"]:
-            near = plugins.unknown_name(key, [*known, "class_names"], "key of a data file")
-            raise DataError(f"{data}: {key!r} is an unknown key", fix=near.fix)
-    names = [name for name in xs if name in arrays]
-    if not names or ("x" in names and len(names) > 1):
-        raise DataError(
-            f"{data}: of x, x_train, x_val and x_test there is {', '.join(names) or 'none'}",
-            fix="give x and y, or x_train and y_train, optionally x_val, y_val, x_test and y_test",
+def _keys(data: str, archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
+    """Which key holds what, pictures in the order of the parts; checked to be complete."""
+    _check_spelling(data, archive)
+    found = _named(data, archive) or _unnamed(archive)
+    parts = [part for part in _PART_NAMES if ("x", part) in found]
+    if not parts or ("" in parts and parts not in ([""], ["", "test"])):
+        given = ", ".join(found["x", part] for part in parts) or "none"
+        raise _wrong_keys(
+            data,
+            archive,
+            f"of x, x_train, x_val and x_test there is {given}",
+            "give x and y, or x_train and y_train, optionally x_val, y_val, x_test and y_test; "
+            "understood too: images, pictures, pixels, data or inputs for x, labels or targets "
+            "for y, train_images and the like",
         )
-    for key in arrays:
-        ending = key.removeprefix("group") if key[0] == "g" else key[1:]
-        for pair in ("x" + ending, "y" + ending):
-            if key != "class_names" and pair not in arrays:
-                raise DataError(f"{data}: {key} without {pair}", fix=f"give {pair} or drop {key}")
-    return names
+    for (what, part), key in found.items():
+        for pair in ("x", "y"):
+            if what != "class_names" and (pair, part) not in found:
+                lacking = pair + (f"_{part}" if part else "")
+                raise _wrong_keys(
+                    data, archive, f"{key} without {lacking}", f"give {lacking} or drop {key}"
+                )
+    order = [(what, part) for part in _PART_NAMES for what in _WORDS]
+    return {key: found[key] for key in (*order, ("class_names", "")) if key in found}
+
+
+def _check_spelling(data: str, archive: np.lib.npyio.NpzFile) -> None:
+    for key in archive.files:
+        if _LIKELY.fullmatch(key) and _meaning(key) is None:
+            known = [f"{word}_{part}" for word in ("x", "y", "group") for part in _PART_WORDS]
+            near = plugins.unknown_name(key, [*known, "class_names"], "key of a data file")
+            raise _wrong_keys(data, archive, f"{key!r} is an unknown key", near.fix)
+
+
+def _named(data: str, archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
+    """What keys with names hold; other words than x, y and group count where these are missing."""
+    plain: dict[_Key, list[str]] = {}
+    others: dict[_Key, list[str]] = {}
+    for key in archive.files:
+        if (meaning := _meaning(key)) is not None:
+            is_plain = _meaning(key, only_first_words=True) is not None
+            (plain if is_plain else others).setdefault(meaning, []).append(key)
+    pairs = [(("x", part) in plain, ("y", part) in plain) for part in _PART_NAMES]
+    is_complete = any(x for x, _ in pairs) and all(x == y for x, y in pairs)
+    found = plain if is_complete else others | plain
+    for keys in found.values():
+        if len(keys) > 1:
+            what = f"{' and '.join(keys)} mean the same"
+            raise _wrong_keys(data, archive, what, "keep one of them")
+    return {meaning: keys[0] for meaning, keys in found.items()}
+
+
+def _meaning(key: str, *, only_first_words: bool = False) -> _Key | None:
+    """What a key names and of which part: (`x`, `train`) for `X_train` and `trainImages`."""
+    plain = re.sub(r"[\W_]+", "", key).lower()
+    if plain in _CLASS_NAMES:
+        return "class_names", ""
+    ends = {word: part for part, words in _PART_WORDS.items() for word in words.split()}
+    for what, words in _WORDS.items():
+        for word in words.split()[: 1 if only_first_words else None]:
+            if plain == word:
+                return what, ""
+            for end, part in ends.items():
+                if plain in (word + end, end + word):
+                    return what, part
+    return None
+
+
+def _unnamed(archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
+    """Pictures and labels among two arrays that have no names, told apart by their shapes."""
+    keys = [key for key in archive.files if _UNNAMED.fullmatch(key)]
+    if len(keys) != 2 or len(archive.files) != 2:
+        return {}
+    shapes = {key: shape for key, shape, _ in _headers(archive)}
+    pictures = [key for key in keys if len(shapes.get(key, ())) in (3, 4)]
+    labels = [key for key in keys if len(shapes.get(key, ())) in (1, 2)]
+    if len(pictures) != 1 or len(labels) != 1:
+        return {}
+    if shapes[pictures[0]][0] != shapes[labels[0]][0]:
+        return {}
+    return {("x", ""): pictures[0], ("y", ""): labels[0]}
+
+
+def _headers(archive: np.lib.npyio.NpzFile) -> list[tuple[str, tuple[int, ...], str]]:
+    """Key, shape and dtype of each array, read from its header."""
+    found: list[tuple[str, tuple[int, ...], str]] = []
+    if archive.zip is None:
+        return found
+    members = archive.zip.namelist()
+    for key in archive.files:
+        with archive.zip.open(key if key in members else f"{key}.npy") as file:
+            try:
+                version = npy.read_magic(file)
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = read(file)
+                found.append((key, shape, str(dtype)))
+            except ValueError:
+                continue  # A file that is no array.
+    return found
+
+
+def _wrong_keys(data: str, archive: np.lib.npyio.NpzFile, what: str, fix: str) -> DataError:
+    """An error about the keys of a file, with those that are there."""
+    there = [f"{key} {dtype} {shape}" for key, shape, dtype in _headers(archive)]
+    more = f" and {len(there) - _MOST_KEYS} more" if len(there) > _MOST_KEYS else ""
+    return DataError(
+        f"{data}: {what}; it holds {', '.join(there[:_MOST_KEYS]) or 'no arrays'}{more}", fix=fix
+    )
 
 
 def _pictures(what: str, x: Array) -> Array:
@@ -153,52 +299,6 @@ def _pictures(what: str, x: Array) -> Array:
             fix=f"give {_LAYOUTS}; blend four channels with a background first",
         )
     return np.moveaxis(x, 1, 3) if first else x
-
-
-def _pixels(data: str, names: list[str], xs: list[Array]) -> NDArray[np.uint8]:
-    """Convert the pixels of all parts together to uint8 (N, H, W, C), as `Npz` describes."""
-    kinds = {x.dtype.kind.replace("i", "u") for x in xs}
-    if len(kinds) > 1:
-        found = ", ".join(f"{n} {x.dtype}" for n, x in zip(names, xs, strict=True))
-        raise DataError(f"{data}: pixels of several kinds: {found}", fix="give one dtype")
-    for name, x in zip(names, xs, strict=True):
-        if x.dtype.kind == "f":
-            _finite(f"{data}: {name}", x)
-    filled = [x for x in xs if x.size]
-    if not filled:
-        raise DataError(f"{data} holds no pictures: {names[0]} has length 0", fix="give pictures")
-    low, high = min(x.min() for x in filled), max(x.max() for x in filled)
-    scale = _scale(
-        data, kinds.pop(), all(x.dtype == np.uint16 for x in xs), float(low), float(high)
-    )
-    return np.ascontiguousarray(np.concatenate([scale(x) for x in xs]))
-
-
-def _finite(what: str, x: Array) -> None:
-    bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
-    if len(bad):
-        raise DataError(
-            f"{what} has NaN or infinite pixels in {len(bad)} of {len(x)} pictures, "
-            f"the first is {what.rsplit(' ', 1)[-1]}[{bad[0]}]",
-            fix="repair these pictures or remove them",
-        )
-
-
-def _scale(
-    data: str, kind: str, is_uint16: bool, low: float, high: float
-) -> Callable[[Array], NDArray[np.uint8]]:
-    """Conversion to uint8 for pixels between `low` and `high`."""
-    if kind == "b" or (kind == "f" and low >= 0 and high <= 1):
-        return lambda x: np.rint(x.astype(np.float32) * 255).astype(np.uint8)
-    if low >= 0 and high <= 255:
-        return lambda x: (np.rint(x) if kind == "f" else x).astype(np.uint8)
-    if is_uint16:
-        return to_uint8
-    raise DataError(
-        f"{data}: pixels from {low:g} to {high:g}; whole numbers 0 to 255, uint16 0 to 65535, or "
-        "floats 0 to 1 or 0 to 255 are read",
-        fix="give raw pixels: lepton computes mean and deviation itself",
-    )
 
 
 def _labels(what: str, y: Array) -> Array:
@@ -226,13 +326,13 @@ def _is_one_hot(y: Array) -> bool:
 
 
 def _classes(
-    data: str, names: list[str], ys: list[Array], given: Array | None
+    data: str, keys: list[str], ys: list[Array], given: Array | None
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Class names, and the labels of all parts as indices into them."""
     if len({y.dtype.kind for y in ys}) > 1:
         raise DataError(f"{data}: labels are numbers and texts", fix="give one kind of labels")
     y = np.concatenate(ys)
-    ids = [f"y{n[1:]}[{i}]" for n, part in zip(names, ys, strict=True) for i in range(len(part))]
+    ids = [f"{key}[{i}]" for key, part in zip(keys, ys, strict=True) for i in range(len(part))]
     if given is None:
         known, places = np.unique(y, return_inverse=True)
         if y.dtype.kind == "i" and len(y) and known[0] < 0:
@@ -267,15 +367,15 @@ def _class_names(data: str, given: Array) -> tuple[str, ...]:
 
 
 def _groups(
-    data: str, names: list[str], counts: list[int], arrays: dict[str, Array]
+    data: str, parts: list[str], counts: list[int], given: dict[str, Array], keys: dict[_Key, str]
 ) -> NDArray[np.int64] | None:
     """Group number of each sample; in a part without groups each sample is its own group."""
-    keys = [f"group{name[1:]}" for name in names]
-    if not any(key in arrays for key in keys):
+    if not given:
         return None
     texts: list[str] = []
-    for key, count in zip(keys, counts, strict=True):
-        column = arrays.get(key, np.array([f"{key}[{i}]" for i in range(count)]))
+    for part, count in zip(parts, counts, strict=True):
+        key = keys.get(("group", part), f"group of {part}")
+        column = given.get(part, np.array([f"{key}[{i}]" for i in range(count)]))
         if column.shape != (count,) or column.dtype.kind not in "USiu":
             raise DataError(
                 f"{data}: {key} is {column.dtype} {column.shape}",
