@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lepton_automl.config import Balance, Limits, Prefer, RunConfig, seconds
+from lepton_automl.config import Balance, Flip, Limits, Prefer, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import configured, default_out, locate
@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
     skip_corrupt: bool
     group: str | None
     parts: str | None
-    no_flip: bool
+    flip: Flip
     balance: Balance
     pixel_scale: str
     fresh: bool

@@ -20,6 +20,7 @@ AUTO, NONE = "auto", "none"
 Prefer = Literal["size", "latency"]
 
 Balance = Literal["auto", "on", "off"]
+Flip = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ class RunConfig:
     parts: str | None = None
     """Folders of the parts, as `train=NAME,validation=NAME,test=NAME`, or `none`: every folder is a
     class; None: by the names of the folders."""
-    no_flip: bool = False
-    """Never mirror training pictures; else a trained net decides it (`search.flip_check`)."""
+    flip: Flip = "auto"
+    """Random flips of training pictures; `auto`: trained nets decide it (`search.finals.flip_check`)."""
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
@@ -244,6 +245,7 @@ class RunConfig:
             ("device", self.device, {"auto", "cpu", "cuda"}),
             ("prefer", self.prefer, {"size", "latency"}),
             ("balance", self.balance, {"auto", "on", "off"}),
+            ("flip", self.flip, {"auto", "on", "off"}),
         ):
             if value not in legal:
                 raise ConfigError(

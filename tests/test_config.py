@@ -125,6 +125,7 @@ def test_an_invalid_duration_is_rejected_with_examples(text):
         ("seed", 2**31),
         ("device", "gpu"),
         ("prefer", "speed"),
+        ("flip", "never"),
     ],
 )
 def test_an_illegal_option_is_reported_with_its_value(field, value):

@@ -194,11 +194,11 @@ Parts = Annotated[
         "[default: by their names]",
     ),
 ]
-NoFlip = Annotated[
-    bool,
+FlipName = Annotated[
+    str,
     typer.Option(
-        "--no-flip",
-        help="Never mirror training pictures; by default a trained net decides it.",
+        "--flip",
+        help="Mirror training pictures at random: on, off, or auto, where trained nets decide it.",
     ),
 ]
 BalanceName = Annotated[

@@ -32,7 +32,7 @@ def run(
     skip_corrupt: o.SkipCorrupt = False,
     group: o.Group = None,
     parts: o.Parts = None,
-    no_flip: o.NoFlip = False,
+    flip: o.FlipName = "auto",
     balance: o.BalanceName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,

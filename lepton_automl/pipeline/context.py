@@ -183,23 +183,25 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
 
 
 def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> SearchSpace:
-    """The search space that is named, or one by picture size; without flips if `no_flip` is set.
+    """The search space that is named, or one by picture size; with flips as `flip` says.
 
     Raises
     ------
     ConfigError
-        If `no_flip` has no effect.
+        If `flip` has no effect.
     """
     space = resources.space or loader.load(_default_space(dataset))
-    if not config.no_flip:
+    if config.flip == "auto":
         return space
-    flips = {value for each in space.train_parameters("flip") for value in each.values}
-    if True not in flips:
+    wanted = config.flip == "on"
+    flips = {value for each in space.train_parameters("flip") for value in each.values} or {False}
+    if flips == {wanted}:
         raise ConfigError(
-            f"--no-flip has no effect: the search space {space.name} never mirrors pictures",
+            f"--flip {config.flip} has no effect: the search space {space.name} "
+            f"{'always' if wanted else 'never'} mirrors pictures",
             fix="leave it out",
         )
-    return space.with_fixed("flip", value=False)
+    return space.with_fixed("flip", value=wanted)
 
 
 def _decisions(
@@ -350,7 +352,7 @@ def define_run(
         skip_corrupt=config.skip_corrupt,
         group=config.group or "",
         parts=config.parts or "",
-        no_flip=config.no_flip,
+        flip=config.flip,
         balanced=dataset.train.is_balanced,
         pixel_scale=config.pixel_scale,
         data_fingerprint=dataset.fingerprint,

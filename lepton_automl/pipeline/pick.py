@@ -166,9 +166,10 @@ def _save_float(context: RunContext, trials: Trials, chosen: PickCandidate, left
             event = {"number": number, "epochs": epochs}
             context.ledger.record(EventKind.PICK, context.folder.path.name, event)
         model = train_to_end(request, trials, number, int(event["epochs"]))
-    recipe = trials[number].recipe
     if has_final:
-        recipe = recipe_of(recipe, trials.best_result(number).key)
+        recipe = recipe_of(trials[number].recipe, trials.best_result(number).key)
+    else:
+        recipe = trials.complete_recipe(number)
     model.save(context.folder.best)
     recipe = dataclasses.replace(recipe, epochs=trials.epochs_of(number))
     files.write(context.folder.best / _RECIPE, recipe.to_json() + "\n")

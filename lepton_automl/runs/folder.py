@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.config import Limits, RunConfig
+from lepton_automl.config import Flip, Limits, RunConfig
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError, DataError, LeptonError
 
@@ -47,7 +47,8 @@ class Definition:
     """Text of `--group`; empty without one."""
     parts: str = ""
     """Text of `--parts`; empty without one."""
-    no_flip: bool = False
+    flip: Flip = "auto"
+    """Random flips: `on`, `off` or `auto`."""
     balanced: bool = False
     """Classes have equal weight, in training and in accuracy."""
     pixel_scale: str = "auto"
@@ -80,6 +81,8 @@ class Definition:
         document = tomllib.loads(text)
         if document.pop("format", None) != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
+        if "no_flip" in document:
+            raise ValueError("an earlier version wrote it, which had --no-flip instead of --flip")
         document["limits"] = Limits(**document["limits"])
         document["objectives"] = tuple(document["objectives"])
         return cls(**document)
@@ -325,7 +328,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         skip_corrupt=known.skip_corrupt,
         group=known.group or None,
         parts=known.parts or None,
-        no_flip=known.no_flip,
+        flip=known.flip,
         balance="on" if known.balanced else "off",
         pixel_scale=known.pixel_scale,
         space=str(folder.space_file),

@@ -66,8 +66,11 @@ class EventKind(StrEnum):
 
     PLAN = "plan"
     """`search` -> the `Plan` of the search; `classes` -> the class of each validation sample, where
-    classes have equal weight; `flip` -> result of the flip check; `final-0`, ... -> the final
-    trainings of a round."""
+    classes have equal weight; `final-0`, ... -> the final trainings of a round."""
+    MIRROR_TEST = "mirror test"
+    """`0`, ... -> whether the final trainings of a round use random flips, by the mirror test."""
+    FLIP_CHOICE = "flip choice"
+    """`0`, ... -> the choice between final trainings of a round with and without flips."""
     TRIAL = "trial"
     """Number -> the trial: parameters, architecture, recipe, cost."""
     RUNG = "rung"

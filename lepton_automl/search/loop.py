@@ -16,8 +16,8 @@ from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search import progress
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
+from lepton_automl.search.finals.flip_check import without_flips
 from lepton_automl.search.finals.winner import WinnerStore
-from lepton_automl.search.flip_check import FLIP, with_flip_checked
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import HypervolumeRecorder, series
 from lepton_automl.search.proposals.proposer import Proposer
@@ -99,8 +99,7 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
             _started(work, workers) as own,
         ):
             try:
-                work = dataclasses.replace(work, space=with_flip_checked(work, tasks, own))
-                loop = SearchLoop(work, tasks, trials, winners, own, lock)
+                loop = SearchLoop(without_flips(work), tasks, trials, winners, own, lock)
                 loop.run()
                 choice = winners.select_winner(own, loop.clock)
             except KeyboardInterrupt:
@@ -377,8 +376,7 @@ def make_plan(work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Wo
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
         begun = work.ledger.alive_seconds()
-        known = work.ledger.get(EventKind.PLAN, FLIP) or {}
-        speed = known.get("speed") or _seconds_per_work(tasks, first, workers)
+        speed = _seconds_per_work(tasks, first, workers)
         epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
         own = first.recipe.epochs
         plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, own, own))

@@ -22,7 +22,7 @@ from lepton_automl.training.recipe import Recipe
 _WEIGHTS = "weights.safetensors"
 """The file of a checkpoint that is written last and deleted first."""
 _PROBE_SAMPLES = 4096
-"""Samples times epochs of a speed measurement and of the flip check."""
+"""Samples times epochs of a speed measurement."""
 
 
 class TaskBuilder:
@@ -76,7 +76,9 @@ class TaskBuilder:
         """
         cycles = self._rung_cycles(trial, rungs)
         cycles.append((epochs, seed_of(self._request.config.seed, trial.number, key.label)))
-        return self._task(key, cycles, before=rungs - 1)
+        recipe = recipe_of(trial.recipe, key).to_json() if key.flip else ""
+        task = self._task(key, cycles, before=rungs - 1)
+        return dataclasses.replace(task, last_recipe=recipe)
 
     def from_scratch(self, trial: Trial, epochs: int, key: TrainingKey) -> Task:
         """Train `trial` from new weights, with seeds that no rung has used.
@@ -100,14 +102,6 @@ class TaskBuilder:
     def work(self, number: int, epochs: int) -> float:
         """Size of a training in units of `work_of`."""
         return work_of(self._trials[number].cost.macs, self.samples, epochs)
-
-    def flip_check(self, arch: Arch, recipe: Recipe) -> Task:
-        """Train briefly, in two cycles, and classify the validation samples mirrored as well."""
-        samples = min(self.samples, _PROBE_SAMPLES)
-        epochs = max(1, _PROBE_SAMPLES // samples)
-        seed = seed_of(self._request.config.seed, "mirror")
-        task = self._new_task("flip check", arch, recipe, ((1, 0), (epochs, 1)), seed)
-        return dataclasses.replace(task, samples=samples, evaluates_mirrored=True)
 
     def probe(self, trial: Trial) -> Task:
         """Train briefly, in two cycles, to measure the speed of this machine."""

@@ -26,7 +26,8 @@ class TrainingKey:
     """Trial, stage and variant of one training.
 
     As text `7-2` is rung 2 of trial 7, `7-final-0` its final training in round 0,
-    `7-final-0-1-augment-0.5` another one with seed 1 and stronger augmentation.
+    `7-final-0-1-augment-0.5` another one with seed 1 and stronger augmentation, `7-final-0-flip`
+    one with random flips.
 
     Raises
     ------
@@ -42,10 +43,12 @@ class TrainingKey:
     """Of several final trainings of one trial: 0, 1, 2."""
     augment: float | None = None
     """Strength of the augmentation in a final training; None: that of the recipe."""
+    flip: bool = False
+    """Whether a final training mirrors pictures where the recipe does not."""
 
     def __post_init__(self) -> None:
         is_final = self.stage is Stage.FINAL
-        is_marked = self.seed or self.augment is not None
+        is_marked = self.seed or self.augment is not None or self.flip
         has_round = is_final or self.stage is Stage.RUNG
         if (is_marked and not is_final) or (self.round and not has_round):
             raise ValueError(f"a training of stage {self.stage} has no {vars(self)}")
@@ -62,7 +65,7 @@ class TrainingKey:
             return str(self.stage)
         ending = f"-{self.seed}" if self.seed else ""
         augment = "" if self.augment is None else f"-augment-{_shortest(self.augment)}"
-        return f"{self.stage}-{self.round}{ending}{augment}"
+        return f"{self.stage}-{self.round}{ending}{augment}{'-flip' if self.flip else ''}"
 
     @property
     def description(self) -> str:
@@ -98,12 +101,13 @@ class TrainingKey:
             int(found["round"]),
             int(found["seed"] or 0),
             float(found["augment"]) if found["augment"] else None,
+            found["flip"] is not None,
         )
 
 
 _KEY = re.compile(
     r"(?P<trial>\d+)-(?:(?P<rung>\d+)|(?P<other>pick|probe)"
-    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+))?(?:-augment-(?P<augment>.+))?)"
+    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+))?(?:-augment-(?P<augment>.+?))?(?P<flip>-flip)?)"
 )
 
 

@@ -197,6 +197,10 @@ class Trials(Mapping[int, Trial]):
         """Of the final trainings of each trial, failed ones included."""
         self.plan: Plan | None = None
         self.strata: Strata = None
+        self.rejected_flips: set[str] = set()
+        """Rounds of final trainings, as text, in which those with flips are not used."""
+        self.uses_flips = False
+        """Whether the last flip check chose random flips for complete trainings."""
         self._finished: dict[int, int] = {}
         self._entries: dict[tuple[object, ...], dict[int, RungEntry]] = {}
 
@@ -241,6 +245,11 @@ class Trials(Mapping[int, Trial]):
         """Trials that have not finished any rung."""
         return [number for number, results in self.results.items() if not results]
 
+    def complete_recipe(self, number: int) -> Recipe:
+        """The recipe of a trial for a complete training: with flips where these were chosen."""
+        recipe = self[number].recipe
+        return dataclasses.replace(recipe, flip=recipe.flip or self.uses_flips)
+
     def best_result(self, number: int) -> RungResult:
         """The most accurate of its last rung and its final trainings; the newest of equal ones."""
         results = [self.search_result(number), *self.final_results(number)]
@@ -251,8 +260,14 @@ class Trials(Mapping[int, Trial]):
         return [result for result in self.results[number] if not result.failed][-1]
 
     def final_results(self, number: int) -> list[RungResult]:
-        """The final trainings of a trial that did not fail."""
-        return [result for result in self.finals.get(number, []) if not result.failed]
+        """The usable final trainings of a trial."""
+        return [result for result in self.finals.get(number, []) if self.is_usable(result)]
+
+    def is_usable(self, result: RungResult | None) -> bool:
+        """Whether a final training did not fail, and is not one with flips that were rejected."""
+        if result is None or result.failed:
+            return False
+        return not (result.key.flip and str(result.key.round) in self.rejected_flips)
 
     def final_result(self, key: TrainingKey) -> RungResult | None:
         """The result of one final training, failed or not; None before it has ended."""
@@ -293,6 +308,12 @@ def read_trials(ledger: LedgerView) -> Trials:
     trials.plan = Plan.from_event(plan) if plan else None
     classes = ledger.get(EventKind.PLAN, CLASSES)
     trials.strata = np.array(classes["validation"], np.int64) if classes else None
+    chosen = ledger.all(EventKind.FLIP_CHOICE)
+    trials.rejected_flips = {key for key, event in chosen.items() if not event["is_used"]}
+    tests = list(ledger.all(EventKind.MIRROR_TEST).items())
+    if tests:
+        key, test = tests[-1]
+        trials.uses_flips = test["verdict"] == "on" or chosen.get(key, {}).get("is_used", False)
     for event in ledger.all(EventKind.TRIAL).values():
         trials.add(Trial.from_event(event))
     for key, event in ledger.all(EventKind.RUNG).items():
@@ -331,5 +352,6 @@ def stronger_augmentation(recipe: Recipe, space: SearchSpace) -> float | None:
 
 
 def recipe_of(recipe: Recipe, key: TrainingKey) -> Recipe:
-    """The recipe of one training of a trial: `recipe` with the augmentation of the key."""
-    return recipe if key.augment is None else dataclasses.replace(recipe, augment=key.augment)
+    """The recipe of one training of a trial: `recipe` with augmentation and flips of the key."""
+    augment = recipe.augment if key.augment is None else key.augment
+    return dataclasses.replace(recipe, augment=augment, flip=recipe.flip or key.flip)

@@ -26,6 +26,38 @@ def test_an_open_run_claims_the_folder_and_keeps_a_copy_of_the_space(tmp_path):
         assert load(str(run.folder.space_file)).digest == run.space.digest
 
 
+@pytest.mark.parametrize(
+    ("flip", "values"), [("auto", {False, True}), ("on", {True}), ("off", {False})]
+)
+def test_flips_of_the_space_are_as_the_option_says(tmp_path, flip, values):
+    with open_run(config(tmp_path, flip=flip), silent) as run:
+        assert {v for p in run.space.train_parameters("flip") for v in p.values} == values
+        assert run.folder.definition().flip == flip
+
+
+@pytest.mark.parametrize(("flip", "never"), [("on", "always"), ("off", "never")])
+def test_flips_that_the_space_has_fixed_already_are_refused(tmp_path, flip, never):
+    path, value = tmp_path / "own.toml", {"on": "true", "off": "false"}[flip]
+    text = load("tiny").text.replace("flip = [false, true]", f"flip = {value}")
+    path.write_text(text)
+    with (
+        pytest.raises(ConfigError, match=f"--flip {flip} has no effect: .* {never} mirrors"),
+        open_run(config(tmp_path, flip=flip, space=str(path)), silent),
+    ):
+        pass
+
+
+def test_a_run_folder_with_the_earlier_option_is_refused_with_the_reason(tmp_path):
+    with open_run(config(tmp_path), silent) as run:
+        path = run.folder.definition_file
+    path.write_text(path.read_text().replace('flip = "auto"', "no_flip = false"))
+    with (
+        pytest.raises(ConfigError, match="--no-flip instead of --flip"),
+        open_run(config(tmp_path), silent),
+    ):
+        pass
+
+
 def test_a_second_command_on_the_same_run_is_refused(tmp_path):
     with (
         open_run(config(tmp_path), silent),

@@ -15,6 +15,7 @@ from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task, unpack
 from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.recipe import Recipe
 from tests.helpers.search import InlineWorkers, make_trial, search_request
 
 RUN = InlineWorkers().run
@@ -59,6 +60,22 @@ def test_two_tasks_one_after_the_other_equal_one_of_all_their_cycles(
     for name in ("weights.safetensors", "arch.json", "model.json"):
         paths = [tmp_path / folder / name for folder in ("whole", "second")]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_last_cycle_may_have_a_recipe_of_its_own(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def fit(model: Model, data: object, recipe: Recipe, **options: object) -> Model:
+        del data, options
+        used.append(recipe.flip)
+        return model
+
+    monkeypatch.setattr("lepton_automl.search.workers.task.fit", fit)
+    other = replace(Recipe.from_json(task.recipe), flip=True)
+    RUN(replace(task, out="", last_recipe=other.to_json()))
+    assert used == [False, True]
 
 
 def test_the_result_is_that_of_the_saved_model(task: Task) -> None:

@@ -11,6 +11,7 @@ from lepton_automl.search import rungs
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Trials
+from lepton_automl.training.recipe import Recipe
 from tests.helpers.search import make_trial, result, search_request
 
 
@@ -60,6 +61,17 @@ def test_a_final_training_follows_the_last_rung(tasks: TaskBuilder) -> None:
     assert task.key == "1-final-0"
     assert task.start == str(folder)
     assert [epochs for epochs, _ in task.cycles] == [40]
+
+
+def test_flips_of_a_continued_training_are_those_of_its_last_cycle(tasks: TaskBuilder) -> None:
+    trial = make_trial(1, epochs=27)
+    plain, flipped = (
+        tasks.continued(trial, 2, 40, TrainingKey.parse(text))
+        for text in ("1-final-0", "1-final-0-flip")
+    )
+    assert (plain.recipe, plain.last_recipe) == (trial.recipe_json, "")
+    assert flipped.recipe == trial.recipe_json
+    assert Recipe.from_json(flipped.last_recipe) == dataclasses.replace(trial.recipe, flip=True)
 
 
 def test_a_training_from_scratch_has_seeds_that_no_rung_has_used(tasks: TaskBuilder) -> None:

@@ -97,6 +97,7 @@ FINALS = st.builds(
     NUMBERS,
     NUMBERS,
     st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
 )
 
 OTHERS = st.builds(TrainingKey, NUMBERS, st.sampled_from([Stage.PICK, Stage.PROBE]))
@@ -119,6 +120,7 @@ def test_the_texts_of_keys() -> None:
     assert str(TrainingKey(7, Stage.FINAL, 1)) == "7-final-1"
     assert str(TrainingKey(7, Stage.FINAL, 0, 1, 0.5)) == "7-final-0-1-augment-0.5"
     assert str(TrainingKey(7, Stage.FINAL, 0, 0, 1.0)) == "7-final-0-augment-1"
+    assert str(TrainingKey(7, Stage.FINAL, 0, 0, 0.5, flip=True)) == "7-final-0-augment-0.5-flip"
     assert str(TrainingKey(7, Stage.PICK)) == "7-pick"
 
 
@@ -135,6 +137,8 @@ def test_only_final_trainings_have_seeds_and_augmentation(stage: Stage) -> None:
         TrainingKey(7, stage, seed=1)
     with pytest.raises(ValueError, match="has no"):
         TrainingKey(7, stage, augment=0.5)
+    with pytest.raises(ValueError, match="has no"):
+        TrainingKey(7, stage, flip=True)
 
 
 def test_the_best_result_is_the_most_accurate_and_the_newest_of_equal_ones() -> None:

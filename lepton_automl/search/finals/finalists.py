@@ -13,6 +13,7 @@ from lepton_automl.data.dataset import load_labelled
 from lepton_automl.data.sampling import subset
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.search.finals.mirror_test import Verdict
 from lepton_automl.search.finals.selection import Option, by_accuracy, finalists, within_limits
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
@@ -50,6 +51,8 @@ class Finalist:
     """Estimated for a final training."""
     augment: float | None = None
     """Strength of the augmentation; None: that of the recipe."""
+    flip: bool = False
+    """Whether it is trained with random flips where its recipe has none."""
 
     @property
     def min_epochs(self) -> int:
@@ -78,10 +81,13 @@ class FinalRun:
     """Number of processes that train it together."""
     augment: float | None = None
     """Strength of the augmentation; None: that of the recipe."""
+    flip: bool = False
+    """Whether it is trained with random flips where its recipe has none."""
 
     def key(self, round_number: int) -> TrainingKey:
         """Its key in a round of final trainings."""
-        return TrainingKey(self.number, Stage.FINAL, round_number, self.seed, self.augment)
+        variant = self.seed, self.augment, self.flip
+        return TrainingKey(self.number, Stage.FINAL, round_number, *variant)
 
     def to_event(self) -> dict[str, Any]:
         """Its entry in the value of the ledger event."""
@@ -117,7 +123,7 @@ def plan_final_runs(finalists: Sequence[Finalist], jobs: int, seconds: float) ->
     """
     best = finalists[:FINALISTS]
     if seconds == math.inf:
-        return [FinalRun(f.number, f.epochs, augment=f.augment) for f in best]
+        return [FinalRun(f.number, f.epochs, augment=f.augment, flip=f.flip) for f in best]
     for count in range(len(best), 0, -1):
         chosen = best[:count]
         if _duration(chosen, _scaled_epochs(chosen, 1.0), jobs) <= seconds:
@@ -125,7 +131,7 @@ def plan_final_runs(finalists: Sequence[Finalist], jobs: int, seconds: float) ->
     of_recipe = [f for f in best if f.augment is None][:jobs]
     epochs = [min(f.max_epochs, math.floor(seconds / f.seconds_per_epoch)) for f in of_recipe]
     return [
-        FinalRun(f.number, n, from_scratch=False)
+        FinalRun(f.number, n, from_scratch=False, flip=f.flip)
         for f, n in zip(of_recipe, epochs, strict=True)
         if n > 0
     ]
@@ -165,7 +171,7 @@ def _with_seeds(
 ) -> list[FinalRun]:
     """One training of each finalist, and more with other seeds where a worker would be idle."""
     pairs = list(zip(finalists, epochs, strict=True))
-    plan = [FinalRun(f.number, n, augment=f.augment) for f, n in pairs]
+    plan = [FinalRun(f.number, n, augment=f.augment, flip=f.flip) for f, n in pairs]
     durations = [f.seconds_per_epoch * n for f, n in pairs]
     planned = list(durations)
     for seed in range(1, MAX_SEEDS):
@@ -196,15 +202,27 @@ class FinalistSelection:
     ) -> None:
         self._request, self._tasks, self._trials, self._clock = request, tasks, trials, clock
 
-    def select(self, options: Sequence[Option]) -> list[Finalist]:
+    def select(self, options: Sequence[Option], flips: Verdict = Verdict.OFF) -> list[Finalist]:
         """Select at most `FINALISTS`, the best first.
 
         The first trial enters a second time with stronger augmentation, where the search space has
-        one.
+        one; or with random flips, where the mirror test leaves them open.
+
+        Parameters
+        ----------
+        options : sequence of Option
+            All trained trials.
+        flips : Verdict
+            Of the mirror test.
         """
         variants = [self._variants(o.number) for o in self._finalists(self._distinct(options))]
         selected = [pair[0] for pair in variants]
-        selected[1:1] = [other for pair in variants[:1] for other in pair[1:]]
+        others = [other for pair in variants[:1] for other in pair[1:]]
+        if flips is Verdict.OPEN:
+            others[:0] = [dataclasses.replace(first, flip=True) for first in selected[:1]]
+        selected[1:1] = others[:1]
+        if flips is Verdict.ON:
+            selected = [dataclasses.replace(one, flip=True) for one in selected]
         return selected[:FINALISTS]
 
     def _variants(self, number: int) -> list[Finalist]:

@@ -22,6 +22,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.runs.time_budget import COMPRESSION
+from lepton_automl.search.finals import flip_check
 from lepton_automl.search.finals.finalists import (
     Finalist,
     FinalistSelection,
@@ -93,8 +94,9 @@ class FinalTraining:
         """
         key = f"{Stage.FINAL}-{self._round}"
         if self._request.ledger.get(EventKind.PLAN, key) is None:
+            flips = flip_check.check(self._request, self._tasks, self._trials, clock, self._round)
             selection = FinalistSelection(self._request, self._tasks, self._trials, clock)
-            finalists = selection.select(options)
+            finalists = selection.select(options, flips)
             seconds = clock.left() - TASK_SECONDS
             plan = [
                 dataclasses.replace(run, ranks=self._request.config.final_jobs)
@@ -104,6 +106,7 @@ class FinalTraining:
             self._request.ledger.record(EventKind.PLAN, key, event)
             self._emit(plan_text(plan, len(_numbers(finalists))))
         self._train(workers, clock)
+        flip_check.choose(self._request, self._trials, self.runs, self._round)
         return [self._option(number) for number in _numbers(self.runs) if self._results(number)]
 
     def _train(self, workers: Workers, clock: Clock) -> None:
@@ -150,8 +153,9 @@ class FinalTraining:
         search = self._trials.search_result(run.number)
         outcome = final.failed or f"{final.accuracy:.2%} after {epochs_text(final.epochs)}"
         augment = "" if run.augment is None else f" with augment {run.augment:g}"
+        flips = " with random flips" if run.flip else ""
         self._emit(
-            f"trial {run.number}: final training{augment}: {outcome} "
+            f"trial {run.number}: final training{augment}{flips}: {outcome} "
             f"(in the search: {search.accuracy:.2%} after {epochs_text(search.epochs)})"
             f"{throughput_text(result)}"
         )
@@ -212,7 +216,11 @@ def plan_text(plan: Sequence[FinalRun], count: int) -> str:
         if stronger
         else ""
     )
-    return f"{trials}: final training{fewer}, {epochs} from scratch{several}{augment}"
+    flipped = [run for run in plan if run.flip]
+    flips = ", with random flips" if flipped else ""
+    if flipped and len(flipped) < len(plan):
+        flips = f", one with random flips for trial {flipped[0].number}"
+    return f"{trials}: final training{fewer}, {epochs} from scratch{several}{augment}{flips}"
 
 
 def _trials_text(keys: Iterable[str]) -> str:
@@ -256,14 +264,14 @@ def last_finalist_results(ledger: LedgerView) -> tuple[FinalistResult, ...]:
 def _best_variant(
     trials: Trials, runs: Sequence[FinalRun], number: int, round_number: int
 ) -> list[RungResult]:
-    """Results of a trial's final trainings with the better augmentation, failed ones left out."""
-    by_augment: dict[float | None, list[RungResult]] = {}
+    """Results of a trial's final trainings with the better augmentation, of the usable ones."""
+    by_variant: dict[tuple[float | None, bool], list[RungResult]] = {}
     for run in runs:
         result = trials.final_result(run.key(round_number)) if run.number == number else None
-        if result is not None and not result.failed:
-            by_augment.setdefault(run.augment, []).append(result)
+        if result is not None and trials.is_usable(result):
+            by_variant.setdefault((run.augment, run.flip), []).append(result)
     return max(
-        by_augment.values(),
+        by_variant.values(),
         key=lambda results: sum(result.accuracy for result in results) / len(results),
         default=[],
     )
@@ -399,6 +407,8 @@ def train_to_end(request: SearchRequest, trials: Trials, number: int, epochs: in
         key = TrainingKey(number, Stage.PICK)
         is_trained = tasks.is_complete(tasks.checkpoint(key))
         task = None if is_trained else tasks.from_scratch(trials[number], epochs, key)
+        if task is not None:
+            task = dataclasses.replace(task, recipe=trials.complete_recipe(number).to_json())
     if task is not None:
         accuracy = _train_here(request, task, f"trial {number}: training, {epochs_text(epochs)}")
     metrics = {"epochs": float(epochs)}

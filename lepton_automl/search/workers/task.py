@@ -67,8 +67,8 @@ class Task:
     device: str = "cpu"
     samples: int = 0
     """Train on the first samples only; 0: on all."""
-    evaluates_mirrored: bool = False
-    """Classify the validation samples mirrored as well."""
+    last_recipe: str = ""
+    """JSON of the recipe of the last cycle; empty: `recipe`."""
     micro_batches: tuple[int, ...] = ()
     """Micro-batches that a batch is split into, for each cycle; empty: 1."""
     work: float = 0.0
@@ -112,8 +112,6 @@ class TaskResult:
     """Duration of each cycle."""
     correct: str = ""
     """Which validation samples are classified correctly, as `pack` writes them."""
-    mirrored: str = ""
-    """The same for mirrored samples, where `evaluates_mirrored`."""
     failed: str = ""
     """Why there is no model; empty where there is one."""
     micro_batches: int = 1
@@ -174,14 +172,18 @@ def run_rank(
     resume_files: list[Path | None] = [None] * len(task.cycles)
     if task.cycles and task.out:
         resume_files[-1] = Path(task.out) / _RESUME_FILE
+    recipes = [recipe] * len(task.cycles)
+    if task.cycles and task.last_recipe:
+        recipes[-1] = Recipe.from_json(task.last_recipe)
     steps = zip(
         task.cycles,
+        recipes,
         task.micro_batches_of_cycles,
         _progress_callbacks(task, on_progress),
         resume_files,
         strict=True,
     )
-    for (epochs, seed), micro_batches, report_progress, resume_file in steps:
+    for (epochs, seed), recipe, micro_batches, report_progress, resume_file in steps:
         throughput = Throughput(min(recipe.batch_size, len(data)))
 
         def on_batch(
@@ -213,11 +215,12 @@ def run_rank(
     if task.out:
         model.save(Path(task.out))
         files.remove(Path(task.out) / _RESUME_FILE)
-    correct, mirrored = _evaluate(model, task, training_slot)
+    correct = is_correct(
+        model, load_part(task, task.validation), device=device, training_slot=training_slot
+    )
     return TaskResult(
         tuple(seconds),
-        correct,
-        mirrored,
+        pack(correct),
         micro_batches=micro_batches,
         pictures_per_second=throughput.samples_per_second,
     )
@@ -245,16 +248,6 @@ def _progress_callbacks(task: Task, on_progress: OnProgress) -> Iterator[OnBatch
 
         yield report
         before += epochs
-
-
-def _evaluate(model: Model, task: Task, training_slot: TrainingSlot) -> tuple[str, str]:
-    """Packed correctness on validation: as the pictures are and, if the task says so, mirrored."""
-    data, device = load_part(task, task.validation), torch.device(task.device)
-    correct = pack(is_correct(model, data, device=device, training_slot=training_slot))
-    if not task.evaluates_mirrored:
-        return correct, ""
-    flipped = LabelledTensors(data.pixels.flip(2), data.labels)
-    return correct, pack(is_correct(model, flipped, device=device, training_slot=training_slot))
 
 
 def load_part(task: Task, paths: tuple[str, str]) -> LabelledTensors:

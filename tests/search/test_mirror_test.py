@@ -1,0 +1,136 @@
+"""Oracles: answers made from a known rule, so that the truth of each case is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from lepton_automl.search.finals.mirror_test import Verdict, _auc, mirror_test
+
+
+def answers(labels: np.ndarray, classes: int, sharpness: float, seed: int) -> np.ndarray:
+    """Logits of a net: noise, and `sharpness` more for the right class."""
+    noise = np.random.default_rng(seed).normal(0, 1, (len(labels), classes))
+    noise[np.arange(len(labels)), labels] += sharpness
+    return noise
+
+
+def labels_of(classes: int, each: int) -> np.ndarray:
+    return np.repeat(np.arange(classes), each)
+
+
+def exchanged(labels: np.ndarray, first: int, second: int) -> np.ndarray:
+    """The classes that mirrored pictures seem to have."""
+    seen = labels.copy()
+    seen[labels == first], seen[labels == second] = second, first
+    return seen
+
+
+def names(classes: int) -> list[str]:
+    return [f"class {number}" for number in range(classes)]
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 100), (3, 80), (10, 60), (43, 40), (200, 20)])
+def test_answers_that_mirroring_does_not_change_allow_flips(classes: int, each: int) -> None:
+    labels = labels_of(classes, each)
+    plain, mirrored = (answers(labels, classes, 5.0, seed) for seed in (0, 1))
+    assert mirror_test(plain, mirrored, labels, names(classes)).verdict is Verdict.ON
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 100), (3, 80), (43, 40), (200, 20)])
+def test_one_exchanged_pair_forbids_flips_however_small_the_mean_loss(
+    classes: int, each: int
+) -> None:
+    labels = labels_of(classes, each)
+    plain = answers(labels, classes, 6.0, 0)
+    mirrored = answers(exchanged(labels, 0, 1), classes, 6.0, 1)
+    found = mirror_test(plain, mirrored, labels, names(classes))
+    assert found.verdict is Verdict.OFF
+    assert "'class 0' and 'class 1'" in found.reason
+
+
+def test_a_pair_that_the_net_does_not_tell_apart_leaves_it_open() -> None:
+    labels = labels_of(20, 40)
+    plain, mirrored = (answers(labels, 20, 6.0, seed) for seed in (0, 1))
+    for answer in (plain, mirrored):
+        pair = labels < 2
+        answer[pair, :2] = 6 + np.random.default_rng(2).normal(0, 1, (pair.sum(), 2))
+    found = mirror_test(plain, mirrored, labels, names(20))
+    assert found.verdict is Verdict.OPEN
+    assert "'class 0' and 'class 1' are not told apart yet" in found.reason
+
+
+def test_a_net_that_knows_nothing_leaves_it_open() -> None:
+    labels = labels_of(5, 200)
+    plain, mirrored = (answers(labels, 5, 0.0, seed) for seed in (0, 1))
+    assert mirror_test(plain, mirrored, labels, names(5)).verdict is Verdict.OPEN
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_class_with_too_few_pictures_leaves_it_open(count: int) -> None:
+    labels = np.concatenate([labels_of(4, 100), np.full(count, 4)])
+    plain, mirrored = (answers(labels, 5, 6.0, seed) for seed in (0, 1))
+    found = mirror_test(plain, mirrored, labels, names(5))
+    assert found.verdict is Verdict.OPEN
+    assert "'class 4'" in found.reason
+
+
+def test_few_groups_leave_it_open_where_as_many_independent_pictures_decide() -> None:
+    labels = np.tile(np.arange(4), 100)
+    plain, mirrored = (answers(labels, 4, 3.0, seed) for seed in (0, 1))
+    assert mirror_test(plain, mirrored, labels, names(4)).verdict is Verdict.ON
+    groups = np.arange(400) // 200
+    assert mirror_test(plain, mirrored, labels, names(4), groups).verdict is Verdict.OPEN
+
+
+def test_mirror_images_taken_for_another_class_one_way_only_leave_it_open() -> None:
+    """As shoes that all point to one side: nothing shows that flips would do harm."""
+    labels = labels_of(10, 100)
+    seen = labels.copy()
+    seen[labels == 9] = 8
+    plain, mirrored = answers(labels, 10, 6.0, 0), answers(seen, 10, 6.0, 1)
+    assert mirror_test(plain, mirrored, labels, names(10)).verdict is Verdict.OPEN
+
+
+def test_mirror_images_that_are_not_recognized_at_all_forbid_flips() -> None:
+    labels = labels_of(10, 100)
+    plain, mirrored = answers(labels, 10, 6.0, 0), answers(labels, 10, 0.0, 1)
+    assert mirror_test(plain, mirrored, labels, names(10)).verdict is Verdict.OFF
+
+
+@given(st.integers(0, 50), st.integers(2, 8), st.floats(0.0, 4.0))
+def test_what_mirroring_does_not_change_is_never_forbidden(
+    seed: int, classes: int, sharpness: float
+) -> None:
+    labels = labels_of(classes, 25)
+    plain, mirrored = (answers(labels, classes, sharpness, 100 * seed + n) for n in (0, 1))
+    assert mirror_test(plain, mirrored, labels, names(classes)).verdict is not Verdict.OFF
+
+
+@given(st.integers(0, 50), st.integers(2, 8), st.floats(0.0, 4.0))
+def test_what_mirroring_exchanges_is_never_allowed(
+    seed: int, classes: int, sharpness: float
+) -> None:
+    labels = labels_of(classes, 25)
+    plain = answers(labels, classes, sharpness, 100 * seed)
+    mirrored = answers(exchanged(labels, 0, 1), classes, sharpness, 100 * seed + 1)
+    assert mirror_test(plain, mirrored, labels, names(classes)).verdict is not Verdict.ON
+
+
+def test_a_rare_class_weighs_as_much_as_others_where_classes_are_balanced() -> None:
+    labels = np.repeat([0, 1, 2], [900, 900, 60])
+    plain, seen = answers(labels, 3, 5.0, 0), labels.copy()
+    seen[(labels == 2) & (np.arange(1860) % 4 == 0)] = 0
+    mirrored = answers(seen, 3, 5.0, 1)
+    assert mirror_test(plain, mirrored, labels, names(3), None, labels).verdict is Verdict.OPEN
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1)
+)
+def test_the_auc_is_that_of_scikit_learn(positive: list[int], negative: list[int]) -> None:
+    known = roc_auc_score([1] * len(positive) + [0] * len(negative), [*positive, *negative])
+    assert _auc(np.array(positive, float), np.array(negative, float)) == pytest.approx(known)
