@@ -199,7 +199,7 @@ class RunConfig:
     """Folders of the parts, as `train=NAME,validation=NAME,test=NAME`, or `none`: every folder is a
     class; None: by the names of the folders."""
     flip: Flip = "auto"
-    """Random flips of training pictures; `auto`: trained nets decide it (`search.finals.flip_check`)."""
+    """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
