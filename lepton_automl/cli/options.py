@@ -182,7 +182,7 @@ Group = Annotated[
         "--group",
         metavar="REGEX",
         help="Keep pictures in one part whose paths match alike, such as '(P[0-9]+)-'; none keeps "
-        "only equal ones together.  [default: groups of the data]",
+        "only equal ones together.  [default: by names and near duplicates]",
     ),
 ]
 Parts = Annotated[

@@ -32,8 +32,8 @@ class Finding:
     """A property of the data that affects results."""
 
     kind: str
-    """`duplicates`, `contradictions`, `leaking groups`, `flat pictures`, `two levels`,
-    `few levels`, `absent classes`, `few samples`, `uneven classes`."""
+    """`duplicates`, `near duplicates`, `contradictions`, `leaking groups`, `flat pictures`,
+    `two levels`, `few levels`, `absent classes`, `few samples`, `uneven classes`."""
     message: str
     """Property, number of samples and an example."""
     fix: str
@@ -45,7 +45,7 @@ class Finding:
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
     """All findings, the most serious first."""
     checks = (
-        *(_leaking_groups, _duplicates, _contradictions, _levels),
+        *(_leaking_groups, _duplicates, _near_duplicates, _contradictions, _levels),
         *(_absent_classes, _few_samples, _uneven_classes),
     )
     return tuple(finding for check in checks for finding in check(dataset))
@@ -88,6 +88,31 @@ def _duplicates(dataset: Dataset) -> Iterator[Finding]:
                 f"{first.name}: {example}",
                 f"remove them from one part; accuracy on {second.name} is too high",
                 len(duplicates),
+            )
+
+
+def _near_duplicates(dataset: Dataset) -> Iterator[Finding]:
+    """Pictures of a given part that are near duplicates of another part, and not equal to one."""
+    for first, second in combinations(dataset.parts, 2):
+        if first.near_duplicates is None or second.near_duplicates is None:
+            continue
+        id_of = dict(zip(first.near_duplicates.tolist(), first.ids, strict=True))
+        equal = set(first.digests)
+        near = [
+            (name, id_of[group])
+            for name, group, digest in zip(
+                second.ids, second.near_duplicates.tolist(), second.digests, strict=True
+            )
+            if group in id_of and digest not in equal
+        ]
+        if near:
+            shown = "; ".join(f"{name} and {other}" for name, other in near[:3])
+            yield Finding(
+                "near duplicates",
+                f"{len(near)} of {len(second)} {second.name} pictures are near duplicates of "
+                f"{first.name} pictures: {shown}",
+                f"keep them in one part; accuracy on {second.name} may be too high",
+                len(near),
             )
 
 

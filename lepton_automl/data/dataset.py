@@ -30,6 +30,9 @@ from lepton_automl.models.model import Preprocessing
 Size = tuple[int, int]
 """Height and width, pixels."""
 
+_FEW_GROUPED = 0.02
+"""Share of the samples of a part up to which groups that were found do not count in statistics."""
+
 _PREPROCESSING_SAMPLES = 4096
 """Training pictures from which mean and deviation are computed, evenly spaced."""
 
@@ -49,6 +52,8 @@ class Part:
     """uint8 (N, H, W, C), or one array or file path a sample."""
     digests: tuple[bytes, ...]
     """Hash of each picture's content."""
+    near_duplicates: NDArray[np.int64] | None = None
+    """(N,): number of the near duplicates that a sample belongs to, the same in all parts."""
     is_balanced: bool = False
     """Whether classes have equal weight in loss and accuracy (balanced accuracy)."""
     levels: LevelTable | None = None
@@ -319,7 +324,7 @@ def open_dataset(
     checked = loading.choose_file_scale(checked, stated, known_scale)
     for note in checked.samples.notes:
         emit(Event("data", note))
-    checked = loading.with_groups(checked, group)
+    checked = loading.with_groups(checked, group, emit)
     parts = loading.assign_parts(checked, seed)
     train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
     name, size = loading.dataset_name(str(data)), checked.size
@@ -343,7 +348,9 @@ def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]
-        groups = None if (sizes == 1).all() else samples.groups[index]
+        # A few near duplicates do not change an interval, but each one would take longer.
+        few = _FEW_GROUPED if checked.are_groups_found else 0.0
+        groups = None if (sizes > 1).mean() <= few else samples.groups[index]
     return Part(
         name=name,
         labels=samples.labels[index],
@@ -352,6 +359,7 @@ def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
         pictures=loading.select(samples.pictures, index),
         digests=tuple(checked.digests[place] for place in index),
         levels=checked.levels.select(index).to_8_bit(scale),
+        near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
     )
 
 

@@ -13,18 +13,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from lepton_automl.config import NONE, group_pattern
 from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data import decode
+from lepton_automl.data import decode, near_duplicates
 from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.levels import Levels, LevelTable, scale_files
-from lepton_automl.data.name_groups import groups_by_pattern
+from lepton_automl.data.name_groups import find_name_groups, groups_by_pattern
+from lepton_automl.data.near_duplicates import NearDuplicates
 from lepton_automl.data.pixel_scale import (
     EIGHT_BIT,
     OPTION,
+    SIXTEEN_BIT,
     PixelScale,
     RawArray,
     convert,
@@ -49,6 +53,10 @@ class CheckedSamples:
     """Height and width (pixels) that all pictures share, or None."""
     levels: LevelTable
     """Of each picture as it is stored."""
+    near_duplicates: NDArray[np.int64] | None = None
+    """(N,): group of near duplicates of each sample, of given parts too; None: not looked for."""
+    are_groups_found: bool = False
+    """Whether the groups were found in pictures or names, and not given."""
 
 
 def read_samples(
@@ -207,8 +215,8 @@ def check_pictures(
     return CheckedSamples(samples, digests, _channels(samples, infos), size, levels)
 
 
-def with_groups(checked: CheckedSamples, group: str | None) -> CheckedSamples:
-    """Samples with the groups that `--group` states.
+def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> CheckedSamples:
+    """Samples with groups: stated ones, those of the data, or those that pictures and names show.
 
     Parameters
     ----------
@@ -217,22 +225,95 @@ def with_groups(checked: CheckedSamples, group: str | None) -> CheckedSamples:
     group : str or None
         Regular expression: its first capture group, or its whole match, in a sample's path names
         the sample's group, samples without a match are alone. `none`: no groups. None: the groups
-        of the data.
+        of the data, else near duplicates and groups that file names count.
+    emit : callable
+        Receives an event where groups are found.
 
     Raises
     ------
     ConfigError
         If it is not a regular expression, or matches no sample or all samples alike.
     """
-    if group == NONE:
-        return dataclasses.replace(
-            checked, samples=dataclasses.replace(checked.samples, groups=None)
-        )
+    samples, copies = checked.samples, _copies(checked.digests)
+    different = np.flatnonzero(copies == np.arange(len(samples)))
+    scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
+    thumbs = near_duplicates.thumbnails(select(samples.pictures, different), scale)
+    if checked.size is not None and min(checked.size) < near_duplicates.MIN_SIDE:
+        near = NearDuplicates(np.arange(len(different)), 0.0)
+    else:
+        near = near_duplicates.find_near_duplicates(thumbs, samples.labels[different])
+    place = np.searchsorted(different, copies)
+    near_groups = different[near.groups][place]
+    checked = dataclasses.replace(checked, near_duplicates=near_groups)
     pattern = group_pattern(group)
-    if pattern is None:
+    if pattern is not None:
+        return _grouped(checked, groups_by_pattern(pattern, samples.ids))
+    if group == NONE:
+        return _grouped(checked, None)
+    if samples.groups is not None or not _wanted(samples):
         return checked
-    groups = groups_by_pattern(pattern, checked.samples.ids)
+    vectors = near_duplicates.vectors(thumbs)[place]
+    by_name, named = find_name_groups(samples.ids, samples.labels, samples.class_names, vectors)
+    decisions = [] if named is None else [named]
+    has_near = bool((near.sizes > 1).any())
+    if has_near:
+        names = [samples.ids[int(n)] for n in different]
+        decisions.append(_near_duplicate_decision(near, names))
+    for decision in decisions:
+        emit(Event("data", f"{decision.name}: {decision.choice} ({decision.option} overrules it)"))
+    samples = dataclasses.replace(samples, decisions=(*samples.decisions, *decisions))
+    checked = dataclasses.replace(checked, samples=samples)
+    if by_name is None and not has_near:
+        return checked  # Copies alone stay together too, but are no groups in the statistics.
+    groups = _union(copies, near_groups)
+    groups = groups if by_name is None else _union(groups, by_name)
+    checked = _grouped(checked, _with_enough_groups(groups, copies, samples.labels))
+    return dataclasses.replace(checked, are_groups_found=True)
+
+
+def _with_enough_groups(
+    groups: NDArray[np.int64], copies: NDArray[np.int64], labels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Groups that were found, without those of a class that they would leave too few for the parts.
+
+    Only equal pictures stay together there.
+    """
+    kept = groups.copy()
+    for label in np.unique(labels):
+        own = labels == label
+        if len(np.unique(groups[own])) < len(PARTS):
+            kept[own] = copies[own] + groups.max() + 1
+    return kept
+
+
+def _grouped(checked: CheckedSamples, groups: NDArray[np.int64] | None) -> CheckedSamples:
     return dataclasses.replace(checked, samples=dataclasses.replace(checked.samples, groups=groups))
+
+
+def _near_duplicate_decision(near: NearDuplicates, ids: Sequence[str]) -> Decision:
+    count, places = int((near.sizes > 1).sum()), np.flatnonzero(near.sizes == near.sizes.max())
+    same = places[near.groups[places] == near.groups[places[0]]]
+    shown = first_few([ids[int(place)] for place in same], 3)
+    return Decision(
+        name="near duplicates",
+        choice=f"{count} of {len(ids)} pictures are kept together in "
+        f"{len(np.unique(near.groups[near.sizes > 1]))} groups, such as {shown}",
+        evidence="thumbnails without brightness, contrast and gradient are nearer than "
+        f"{near.bound:.0e} unrelated pictures of the class are expected to be",
+        certainty="measured",
+        option="--group none",
+    )
+
+
+def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Groups that are connected by either grouping."""
+    n = len(first)
+    a = np.unique(first, return_inverse=True)[1]
+    b = np.unique(second, return_inverse=True)[1]
+    nodes = int(a.max()) + 1
+    edges = coo_matrix((np.ones(n), (a, b + nodes)), (nodes + int(b.max()) + 1,) * 2)
+    labels: NDArray[np.int64] = connected_components(edges, directed=False)[1][a].astype(np.int64)
+    return labels
 
 
 def assign_parts(checked: CheckedSamples, seed: int) -> NDArray[np.str_]:
@@ -246,7 +327,8 @@ def assign_parts(checked: CheckedSamples, seed: int) -> NDArray[np.str_]:
     samples, groups = checked.samples, checked.samples.groups
     if groups is None and len(set(checked.digests)) < len(samples):
         groups = _copies(checked.digests)
-        _check_copies(samples, groups)
+    if samples.groups is None or checked.are_groups_found:
+        _check_copies(samples, _copies(checked.digests))
     return split(samples.labels, samples.class_names, samples.parts, groups, seed, samples.ids)
 
 
@@ -256,10 +338,17 @@ def _copies(digests: Sequence[bytes]) -> NDArray[np.int64]:
     return np.array([first.setdefault(digest, n) for n, digest in enumerate(digests)], np.int64)
 
 
+def _wanted(samples: Samples) -> list[str]:
+    """Parts that have to be drawn."""
+    if samples.parts is None:
+        return list(PARTS[1:])
+    return [part for part in PARTS[1:] if not (samples.parts == part).any()]
+
+
 def _check_copies(samples: Samples, groups: NDArray[np.int64]) -> None:
     """Refuse a class that has fewer different pictures than parts to be drawn."""
     given = np.full(len(samples), "") if samples.parts is None else samples.parts
-    wanted = ["train", *(part for part in PARTS[1:] if not (given == part).any())]
+    wanted = ["train", *_wanted(samples)]
     if len(wanted) == 1:
         return
     pool = np.isin(given, ["", "train"])
