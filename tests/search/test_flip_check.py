@@ -268,3 +268,27 @@ def test_a_class_that_flips_harm_forbids_them_though_the_mean_is_better(tmp_path
     assert harmed.mean() > plain.mean()
     assert compare(plain.astype(float), better.astype(float), part)[0]
     assert not compare(plain.astype(float), harmed.astype(float), part)[0]
+
+
+def test_trainings_with_rejected_flips_are_used_nowhere_however_accurate(tmp_path: Path) -> None:
+    request = mirror_tested(tmp_path, Verdict.OPEN)
+    label, place = request.dataset.validation.labels, np.arange(120) % 40
+    plain = np.where(label == 0, place < 38, place < 20)
+    harmed = np.where(label == 0, place < 10, True)  # More accurate, but not on the first class.
+    right = {"0-final-0": plain, "0-final-0-flip": harmed, "1-final-0": first(60)}
+    _, trials, options = finals(request, right)
+    assert options[0].accuracy == plain.mean()
+    for known in (trials, read_trials(request.ledger)):
+        assert [result.key.flip for result in known.final_results(0)] == [False]
+        assert finalist_results(request.ledger, known, 0)[0].accuracies == (plain.mean(),)
+    request.ledger.close()
+
+
+def test_trained_both_ways_comes_before_stronger_augmentation(tmp_path: Path) -> None:
+    request = mirror_tested(tmp_path, Verdict.OPEN)
+    both = FLIPS.replace("[train]", "[train]\naugment = [0.5, 1.0]")
+    request = replace(request, space=small_space(tmp_path, both))
+    keys = ("0-final-0", "0-final-0-flip", "1-final-0")
+    workers, _, _ = finals(request, dict.fromkeys(keys, first(60)))
+    assert tuple(flips_of(workers)) == keys
+    request.ledger.close()

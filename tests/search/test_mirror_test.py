@@ -134,3 +134,23 @@ def test_a_rare_class_weighs_as_much_as_others_where_classes_are_balanced() -> N
 def test_the_auc_is_that_of_scikit_learn(positive: list[int], negative: list[int]) -> None:
     known = roc_auc_score([1] * len(positive) + [0] * len(negative), [*positive, *negative])
     assert _auc(np.array(positive, float), np.array(negative, float)) == pytest.approx(known)
+
+
+def test_pictures_of_a_class_count_by_their_groups() -> None:
+    labels = np.repeat(np.arange(10), 100)
+    plain, mirrored = (answers(labels, 10, 9.0, seed) for seed in (0, 1))
+    assert mirror_test(plain, mirrored, labels, names(10)).verdict is Verdict.ON
+    groups = np.arange(1000) // 25  # Four of each class.
+    found = mirror_test(plain, mirrored, labels, names(10), groups)
+    assert found.verdict is Verdict.OPEN
+    assert "too few independent" in found.reason
+
+
+def test_a_class_that_half_changes_in_the_mirror_leaves_it_open_though_the_loss_is_small() -> None:
+    labels = labels_of(60, 40)
+    seen = labels.copy()
+    seen[(labels == 9) & (np.arange(2400) % 2 == 0)] = 8
+    plain, mirrored = answers(labels, 60, 8.0, 0), answers(seen, 60, 8.0, 1)
+    found = mirror_test(plain, mirrored, labels, names(60))
+    assert found.verdict is Verdict.OPEN
+    assert "'class 8' and 'class 9' are mixed up when mirrored" in found.reason
