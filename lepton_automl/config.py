@@ -167,7 +167,7 @@ class RunConfig:
     test: Path | None = None
     """Separate test data, in any form that `data` may have."""
     space: str | None = None
-    """Name of a shipped search space or a file; None: chosen by the size of the pictures."""
+    """Name of a shipped search space or a file; None: `general`."""
     limits: Limits = field(default_factory=Limits)
     objectives: tuple[str, ...] = EVERY_OBJECTIVE
     seed: int = 0

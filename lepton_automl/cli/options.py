@@ -35,8 +35,7 @@ Space = Annotated[
     str | None,
     typer.Option(
         "--space",
-        help="Search space: a name or a TOML file; see `lepton spaces`.  "
-        "[default: by picture size]",
+        help="Search space: a name or a TOML file; see `lepton spaces`.  [default: general]",
     ),
 ]
 Budget = Annotated[

@@ -26,7 +26,7 @@ from lepton_automl.data import audit
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind, Ledger, record_decision
+from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
 from lepton_automl.search.objectives import names as objective_names
@@ -35,9 +35,9 @@ from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.study import make_sampler
 from lepton_automl.search.warm_start import Source, source
 
-_MAX_TINY_SIDE, _MAX_SMALL_SIDE = 24, 64
-"""Rows or columns up to which the default space is `tiny` (grey pictures: up to the second), and
-`residual`; above them it is `mobile`."""
+DEFAULT_SPACE = "general"
+"""The search space without `--space`, for all data: its known-good nets of several sizes and
+resolutions are trained first, so that the data choose (`search.proposals.portfolio`)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     use_one_thread()
     resources = resolve(config)
     dataset = open_data(config, emit)
-    space = choose_space(config, resources, dataset)
+    space = choose_space(config, resources)
     chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
@@ -92,8 +92,10 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     definition, warm = define_run(config, resources, dataset, space)
     folder = claim_folder(config, definition, resources, space)
     with open_ledger(folder, started, config, emit) as (ledger, emit):
+        known = {decision.name for decision in recorded_decisions(ledger)}
         for decision in chosen:
-            record_decision(ledger, decision)
+            if decision.name not in known:  # A resumed search knows more than these.
+                record_decision(ledger, decision)
         if warm_start_text := warm.keep(ledger):
             emit(Event("search", warm_start_text))
         yield RunContext(
@@ -131,7 +133,7 @@ class Resources:
     """Content of the file of `--latency-from`."""
     device: torch.device
     space: SearchSpace | None
-    """None: chosen by the size of the pictures."""
+    """None: `DEFAULT_SPACE`."""
 
 
 def resolve(config: RunConfig) -> Resources:
@@ -182,15 +184,15 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
     return dataset
 
 
-def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> SearchSpace:
-    """The search space that is named, or one by picture size; with flips as `flip` says.
+def choose_space(config: RunConfig, resources: Resources) -> SearchSpace:
+    """The search space that is named, or `DEFAULT_SPACE`; with flips as `flip` says.
 
     Raises
     ------
     ConfigError
         If `flip` has no effect.
     """
-    space = resources.space or loader.load(_default_space(dataset))
+    space = resources.space or loader.load(DEFAULT_SPACE)
     if config.flip == "auto":
         return space
     wanted = config.flip == "on"
@@ -332,13 +334,6 @@ def _check_objectives(config: RunConfig) -> None:
             "each once",
             fix="give for instance --objective accuracy,size_bytes",
         )
-
-
-def _default_space(dataset: Dataset) -> str:
-    side = _MAX_SMALL_SIDE + 1 if dataset.size is None else max(dataset.size)
-    if side <= (_MAX_SMALL_SIDE if dataset.channels == 1 else _MAX_TINY_SIDE):
-        return "tiny"
-    return "residual" if side <= _MAX_SMALL_SIDE else "mobile"
 
 
 def define_run(

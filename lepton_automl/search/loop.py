@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import torch
 
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text, percent
-from lepton_automl.runs.ledger import EventKind
+from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.search import progress
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
@@ -20,15 +20,19 @@ from lepton_automl.search.finals.flip_check import without_flips
 from lepton_automl.search.finals.winner import WinnerStore
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import HypervolumeRecorder, series
+from lepton_automl.search.proposals import portfolio
+from lepton_automl.search.proposals.portfolio import KnownNet
 from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.request import SearchRequest, SearchResult
-from lepton_automl.search.rungs import RUNGS, Rung
+from lepton_automl.search.rungs import RUNGS, Rung, least_epochs
 from lepton_automl.search.scheduler import Action, Scheduler
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
+    FEW_TRIALS,
     FINAL_SHARES,
     SAFETY,
     SCARCE_FINAL_SHARES,
+    TASK_SECONDS,
     Clock,
     macs_of,
     mean_trial_epochs,
@@ -101,6 +105,7 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
             try:
                 loop = SearchLoop(without_flips(work), tasks, trials, winners, own, lock)
                 loop.run()
+                _record_space(work, trials)
                 choice = winners.select_winner(own, loop.clock)
             except KeyboardInterrupt:
                 _leave_usable(work)
@@ -111,6 +116,12 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
     if is_new:
         work.emit(progress.ended(progress.row_of(trials, choice.number), found.front, len(rows)))
     return dataclasses.replace(found, hypervolume=tuple(series(work.ledger)))
+
+
+def _record_space(work: SearchRequest, trials: Trials) -> None:
+    """Record what the known-good nets of the default space reached."""
+    if work.config.space is None and (found := portfolio.decision(work.space, trials)):
+        record_decision(work.ledger, found)
 
 
 def _record_classes(work: SearchRequest) -> None:
@@ -192,7 +203,10 @@ class SearchLoop:
         if trials.plan is None:
             first = trials.get(0) or self._proposer.add()
             assert first is not None, "an infeasible first candidate raises an error"
-            trials.plan = make_plan(work, tasks, first, workers)
+            trials.plan = make_plan(work, tasks, first, workers, self._proposer.known_nets())
+        if trials.plan.first is not None:
+            points = self._proposer.first
+            self._proposer.first = [points[index] for index in trials.plan.first]
         self.clock = clock_for(work, trials.plan)
 
     def run(self) -> None:
@@ -258,6 +272,9 @@ class SearchLoop:
             return False
         if not trials.trained():
             return len(trials) < MOST_FAILURES
+        known = len(self._proposer.first)
+        if trials.plan is not None and trials.plan.is_scarce and 1 < known <= len(trials):
+            return False  # One of these will be the winner: the time is for its training.
         recent = list(trials)[-_RECENT:]
         first_rung = sum(self._work_of(n, 0) for n in recent) / len(recent)
         proposal_seconds = self._proposer.seconds
@@ -371,15 +388,39 @@ def seconds_left(work: SearchRequest, plan: Plan | None) -> float:
     return search_ends(work, plan) - work.ledger.alive_seconds()
 
 
-def make_plan(work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Workers) -> Plan:
-    """Plan the search and record it; without a budget every trial has the epochs of its recipe."""
+def make_plan(
+    work: SearchRequest,
+    tasks: TaskBuilder,
+    first: Trial,
+    workers: Workers,
+    nets: Sequence[KnownNet] = (),
+) -> Plan:
+    """Plan the search and record it; without a budget every trial has the epochs of its recipe.
+
+    Parameters
+    ----------
+    work : SearchRequest
+        Time, data, ledger.
+    tasks : TaskBuilder
+        Builds the task that measures the speed.
+    first : Trial
+        The first trial.
+    workers : Workers
+        One of them measures the speed.
+    nets : sequence of KnownNet
+        The known-good nets, that of the first trial first; by default it is the only one.
+    """
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
         begun = work.ledger.alive_seconds()
         speed = _seconds_per_work(tasks, first, workers)
-        epoch = speed * work_of(first.cost.macs, tasks.samples, 1)
         own = first.recipe.epochs
-        plan = _planned(work, tasks, Plan(None, speed, begun, 0.0, epoch, own, own))
+        nets = nets or (KnownNet(work_of(first.cost.macs, tasks.samples, 1), own),)
+        left, rung = max(0.0, seconds_left(work, None)), least_epochs(own, tasks.samples)
+        kept = portfolio.affordable(nets, rung, speed, left, work.jobs)
+        epoch = speed * sum(nets[index].work for index in kept) / len(kept)
+        plan = Plan(None, speed, begun, 0.0, epoch, own, own, tuple(kept))
+        plan = _planned(work, tasks, plan)
         # Shorter trainings need shorter fine-tuning after a cut: the search gets that time too.
         plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
         plan = _planned(work, tasks, plan)
@@ -393,13 +434,24 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
     """`plan` with the epochs of trials and the share of the time for the final trainings.
 
     The share is enough for three final trainings from scratch, else for one. Where trials get fewer
-    epochs than their recipe has, it is enough for one of twice those epochs, or the largest share.
+    epochs than their recipe has, it is enough for one of twice those epochs, or of those of the
+    recipe where there are several known-good nets to choose from, or the largest share that leaves
+    time for the first rung of each of them.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
+    nets = len(plan.first or (0,))
+    least, largest = SCARCE_FINAL_SHARES[0], SCARCE_FINAL_SHARES[-1]
+    if nets > 1 and left > 0:
+        epochs = nets * least_epochs(own, tasks.samples)
+        rungs = SAFETY * plan.epoch_seconds * epochs + nets * TASK_SECONDS
+        largest = min(largest, max(least, 1 - rungs / (left * work.jobs)))
     known: dict[float, int] = {}
-    for share in (*FINAL_SHARES, *SCARCE_FINAL_SHARES):
+    for share in (*FINAL_SHARES, *SCARCE_FINAL_SHARES, largest):
         seconds = (1 - share) * left
-        known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
+        trials = FEW_TRIALS if nets == 1 or share in FINAL_SHARES else nets
+        known[share] = planned_epochs(
+            own, plan.epoch_seconds, seconds, work.jobs, tasks.samples, trials
+        )
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
         epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
@@ -409,11 +461,14 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
 
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
     some = [share for share in known if known[share] >= own and is_enough(share, 1)]
-    short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1, times=2)]
+    times = 2 if nets == 1 else 1
+    short = [s for s in SCARCE_FINAL_SHARES if s <= largest and is_enough(s, 1, times)]
     plans = [
         dataclasses.replace(plan, epochs=known[share], final_share=share)
-        for share in (*whole, *some, *short, SCARCE_FINAL_SHARES[-1])
+        for share in (*whole, *some, *short, largest)
     ]
+    if nets > 1:
+        return plans[0]
     return next((plan for plan in plans if not plan.is_scarce), plans[-1])
 
 

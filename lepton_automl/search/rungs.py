@@ -46,9 +46,14 @@ def milestones(epochs: int, samples: int) -> tuple[int, ...]:
     samples : int
         Number of training samples, at least 1.
     """
-    least = min(epochs, math.ceil(LEAST_SAMPLES / samples))
+    least = least_epochs(epochs, samples)
     wanted = [max(least, round(epochs / ETA**power)) for power in reversed(range(RUNGS))]
     return tuple(sorted(set(wanted)))
+
+
+def least_epochs(epochs: int, samples: int) -> int:
+    """Least epochs of the first rung of a trial of `epochs`: those that `LEAST_SAMPLES` need."""
+    return min(epochs, math.ceil(LEAST_SAMPLES / samples))
 
 
 def cycles(epochs: int, samples: int) -> tuple[int, ...]:

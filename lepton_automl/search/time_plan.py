@@ -21,7 +21,7 @@ TASK_SECONDS = 0.3
 SAFETY = 1.15
 """Factor on estimated durations: a machine may slow down."""
 
-_FEW_TRIALS, _MANY_TRIALS = 10, 60
+FEW_TRIALS, _MANY_TRIALS = 10, 60
 """With fewer trials than this their trainings get shorter; with more, longer."""
 
 _OVERHEAD_MACS = 700_000
@@ -39,7 +39,12 @@ def macs_of(work: float, samples: int, epochs: float) -> float:
 
 
 def planned_epochs(
-    recipe_epochs: int, seconds_per_epoch: float, search_seconds: float, jobs: int, samples: int
+    recipe_epochs: int,
+    seconds_per_epoch: float,
+    search_seconds: float,
+    jobs: int,
+    samples: int,
+    trials: int = FEW_TRIALS,
 ) -> int:
     """Epochs of a trial at its last rung, such that the time allows a sensible number of trials.
 
@@ -55,6 +60,8 @@ def planned_epochs(
         Number of workers.
     samples : int
         Number of training samples.
+    trials : int
+        With fewer trials than this in the time their trainings get shorter.
     """
 
     def count(epochs: int) -> float:
@@ -62,7 +69,7 @@ def planned_epochs(
         return search_seconds * jobs / each
 
     epochs = recipe_epochs
-    while epochs > 1 and count(epochs) < _FEW_TRIALS:
+    while epochs > 1 and count(epochs) < trials:
         epochs -= 1
     while (
         epochs < recipe_epochs * MAX_EPOCHS_FACTOR

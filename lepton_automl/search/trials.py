@@ -43,11 +43,14 @@ class Plan:
     final_share: float = FINAL_SHARES[0]
     """Share of the remaining search time that is kept for the final trainings."""
     epoch_seconds: float = 0.0
-    """Measured seconds for an epoch of the first trial; 0 without a budget."""
+    """Seconds for an epoch, the mean of the nets that are trained first, from the measured speed; 0
+    without a budget."""
     own_epochs: int = 0
     """Epochs in the recipe of the first trial."""
     whole_epochs: int = 0
     """Typical epochs of a complete training, from which the time of later stages is estimated."""
+    first: tuple[int, ...] | None = None
+    """Which of the known-good points are trained first, as indices; None: all of them."""
 
     @property
     def is_scarce(self) -> bool:
@@ -59,12 +62,14 @@ class Plan:
 
     def to_event(self) -> dict[str, Any]:
         """Value of the ledger event."""
-        return dict(vars(self))
+        first = None if self.first is None else list(self.first)
+        return {**vars(self), "first": first}
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what `to_event` wrote."""
-        return cls(**event)
+        first = event.get("first")
+        return cls(**{**event, "first": None if first is None else tuple(first)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from lepton_automl.core.events import silent
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.pipeline import context
 from lepton_automl.pipeline.context import chosen_device, open_run
+from lepton_automl.runs.ledger import record_decision, recorded_decisions
 from lepton_automl.search.space.loader import load
 
 
@@ -21,7 +22,7 @@ def config(tmp_path, **more):
 
 def test_an_open_run_claims_the_folder_and_keeps_a_copy_of_the_space(tmp_path):
     with open_run(config(tmp_path), silent) as run:
-        assert run.space.name == "tiny"
+        assert run.space.name == "general"
         assert run.folder.definition().data_fingerprint == run.dataset.fingerprint
         assert load(str(run.folder.space_file)).digest == run.space.digest
 
@@ -161,20 +162,17 @@ def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
 
 
-@pytest.mark.parametrize(
-    ("size", "channels", "space"),
-    [
-        ((8, 8), 3, "tiny"),
-        ((28, 28), 1, "tiny"),
-        ((32, 32), 3, "residual"),
-        ((40, 64), 1, "tiny"),
-        ((96, 96), 3, "mobile"),
-    ],
-)
-def test_without_space_the_picture_size_chooses_it(size, channels, space):
-    data = SimpleNamespace(size=size, channels=channels)
-    assert context._default_space(data) == space
+def test_without_space_the_search_tries_known_good_nets_of_all_sizes(tmp_path):
+    chosen = context.choose_space(config(tmp_path), context.resolve(config(tmp_path)))
+    assert chosen.digest == load("general").digest
+    named = config(tmp_path, space="tiny")
+    assert context.choose_space(named, context.resolve(named)).name == "tiny"
 
 
-def test_pictures_of_several_sizes_get_the_mobile_space():
-    assert context._default_space(SimpleNamespace(size=None, channels=3)) == "mobile"
+def test_a_reopened_run_keeps_what_its_search_has_decided_about_the_space(tmp_path):
+    with open_run(config(tmp_path), silent) as run:
+        (first,) = (d for d in recorded_decisions(run.ledger) if d.name == "search space")
+        later = dataclasses.replace(first, choice="general, begun with 3 nets")
+        record_decision(run.ledger, later)
+    with open_run(config(tmp_path), silent) as run:
+        assert later in recorded_decisions(run.ledger)

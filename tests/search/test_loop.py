@@ -18,11 +18,20 @@ from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search import rungs
 from lepton_automl.search.loop import clock_for, make_plan, search, search_ends, seconds_left
+from lepton_automl.search.proposals.portfolio import KnownNet
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Plan, Trials
 from lepton_automl.search.workers.task import Task, TaskResult, unpack
-from tests.helpers.search import InlineWorkers, ScoredWorkers, dataset, make_trial, search_request
+from tests.helpers.search import (
+    SPACE,
+    InlineWorkers,
+    ScoredWorkers,
+    dataset,
+    make_trial,
+    search_request,
+    small_space,
+)
 
 
 class Killed(BaseException):
@@ -488,3 +497,51 @@ def test_where_there_is_no_time_for_three_there_is_for_one(tmp_path: Path) -> No
     assert plan.epochs >= 9
     assert least <= plan.final_share * 30.0 < 2 * least  # two workers: three take twice as long
     job.ledger.close()
+
+
+THREE = SPACE.replace("[[candidate]]", '[[candidate]]\nname = "first"\n[[candidate]]', 1) + (
+    '[[candidate]]\nname = "wide"\nstem = { out = 16 }\nstage1 = { out = 24 }\n'
+)
+
+
+def test_a_resumed_search_begins_with_the_nets_that_its_plan_names(tmp_path: Path) -> None:
+    space = small_space(tmp_path, THREE)
+    job = search_request(tmp_path / "run", space=space, trials=2)
+    planned = Plan(None, 0.0, 0.0, first=(0, 2))
+    job.ledger.record(EventKind.PLAN, "search", planned.to_event())
+    found = search(job, InlineWorkers())
+    job.ledger.close()
+    assert [dict(row.params) for row in found.rows] == [space.candidates[0], space.candidates[2]]
+
+
+@pytest.mark.parametrize("recipes", [2.0, 3.0, 8.0, 100.0])
+def test_the_plan_leaves_time_to_try_all_its_nets_and_to_train_one(
+    tmp_path: Path, recipes: float
+) -> None:
+    """The budget is that of so many complete trainings of the mean net."""
+    trials = Trials()
+    trials.add(make_trial(0))
+    nets = [KnownNet(work, 9) for work in (4e6, 20e6, 12e6)]
+    seconds = recipes * 9 * 12e6 * 1e-6
+    job = search_request(tmp_path / "run", budget_seconds=seconds, trials=None)
+    tasks = TaskBuilder(job, trials)
+    probe = tasks.probe(trials[0])
+    units = (trials[0].cost.macs + 700_000) * tasks.samples * probe.cycles[-1][0]
+    plan = make_plan(job, tasks, trials[0], Observer(1e-6 * units), nets)
+    job.ledger.close()
+    assert plan.first == (0, 1, 2)
+    assert plan.epoch_seconds == pytest.approx(12.0)
+    first = rungs.milestones(plan.epochs or 0, tasks.samples)[0]
+    assert first * (4.0 + 20.0 + 12.0) <= (1 - plan.final_share) * seconds * 1.01
+    assert plan.final_share * seconds >= min(9, 0.5 * recipes * 9) * 12.0
+
+
+def test_where_time_is_scarce_no_net_is_tried_beside_the_known_good_ones(tmp_path: Path) -> None:
+    space = small_space(tmp_path, THREE)
+    job = search_request(tmp_path / "run", space=space, trials=9)
+    scarce = Plan(3, 0.0, 0.0, own_epochs=9, first=(0, 1, 2))
+    assert scarce.is_scarce
+    job.ledger.record(EventKind.PLAN, "search", scarce.to_event())
+    found = search(job, ScoredWorkersThatSave(1))
+    job.ledger.close()
+    assert len(found.rows) == 3

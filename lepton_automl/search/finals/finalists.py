@@ -15,6 +15,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.mirror_test import Verdict
 from lepton_automl.search.finals.selection import Option, by_accuracy, finalists, within_limits
+from lepton_automl.search.proposals.portfolio import MIN_RECIPE_SHARE
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import MAX_EPOCHS_FACTOR, TASK_SECONDS, Clock, work_of
@@ -264,23 +265,22 @@ class FinalistSelection:
         params = {o.number: self._trials[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         feasible = within_limits(known_good or options, self._request.config.limits)
-        return by_accuracy(feasible)[:FINALISTS]
+        return by_accuracy([o for o in feasible if self._is_in_time(o)] or feasible)[:FINALISTS]
 
     def _fast_enough(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
-        """`chosen`, unless its first is too slow for a training from scratch in the time left.
+        """`chosen`, unless its first is too slow for a useful training in the time left.
 
         Then the most accurate of those that are fast enough; of all, if none is.
         """
-        left = self._clock.left() - TASK_SECONDS
-
-        def is_in_time(option: Option) -> bool:
-            finalist = self._finalist(option.number)
-            return finalist.min_epochs * finalist.seconds_per_epoch <= left
-
-        if left == math.inf or not chosen or is_in_time(chosen[0]):
+        if not chosen or self._is_in_time(chosen[0]):
             return chosen
         feasible = within_limits(options, self._request.config.limits)
-        return by_accuracy([o for o in feasible if is_in_time(o)] or feasible)[:FINALISTS]
+        return by_accuracy([o for o in feasible if self._is_in_time(o)] or feasible)[:FINALISTS]
+
+    def _is_in_time(self, option: Option) -> bool:
+        """Whether the time left is enough for `MIN_RECIPE_SHARE` of the epochs of its recipe."""
+        left, finalist = self._clock.left() - TASK_SECONDS, self._finalist(option.number)
+        return MIN_RECIPE_SHARE * finalist.recipe_epochs * finalist.seconds_per_epoch <= left
 
     def _finalist(self, number: int) -> Finalist:
         trial = self._trials[number]

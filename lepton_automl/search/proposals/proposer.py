@@ -18,6 +18,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.candidate_pool import CandidateEstimate, Params, even_draw
 from lepton_automl.search.objectives import Objective
+from lepton_automl.search.proposals import portfolio
 from lepton_automl.search.proposals.feasibility import CostCheck, RejectionStats, infeasible_error
 from lepton_automl.search.proposals.repair import CheckedPoint, Repair, spread
 from lepton_automl.search.request import SearchRequest
@@ -26,6 +27,7 @@ from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.parameters import Scalar
 from lepton_automl.search.study import ARCH, Proposal, SearchStudy, outcomes_of, resumes_exactly
+from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.trials import Rejection, Trial, Trials
 from lepton_automl.search.warm_start import read_warm_start
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
@@ -162,7 +164,7 @@ class Proposer:
         config, warm = work.config, read_warm_start(work.ledger)
         self.observed = warm.within(config.limits)
         """Trials of another run."""
-        self.first = warm.begins_with(work.space.candidates)
+        self.first = portfolio.distinct(warm.begins_with(work.space.candidates), self.draw)
         """Points that are enqueued before the sampler proposes any."""
         self._check = CostCheck(
             config.limits,
@@ -245,6 +247,19 @@ class Proposer:
         self._work.ledger.record(EventKind.TRIAL, str(number), trial.to_event())
         self._trials.add(trial)
         return trial
+
+    def known_nets(self) -> list[portfolio.KnownNet]:
+        """Size of one epoch of each of `first`; empty where one of them cannot be built."""
+        found = []
+        for point in self.first:
+            try:
+                arch, recipe = self.draw(RandomTrial(0, dict(point)))
+                macs = arch.graph.macs
+            except ArchError:
+                return []
+            work = work_of(macs, len(self._work.dataset.train), 1)
+            found.append(portfolio.KnownNet(work, recipe.epochs))
+        return found
 
     @property
     def seconds(self) -> float:
