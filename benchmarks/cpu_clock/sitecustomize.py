@@ -1,7 +1,8 @@
 """Make the clocks of `time` count CPU seconds.
 
 With this folder on PYTHONPATH budgets, speeds and latencies of lepton are in CPU seconds, whatever
-else the machine does: `monotonic` counts those of this process and its children, `perf_counter` its own.
+else the machine does: `monotonic` counts those of this process and its children, `perf_counter`
+its own.
 """
 
 from __future__ import annotations

@@ -24,11 +24,10 @@ from lepton_automl.search.proposals import portfolio
 from lepton_automl.search.proposals.portfolio import KnownNet
 from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.request import SearchRequest, SearchResult
-from lepton_automl.search.rungs import RUNGS, Rung, least_epochs
+from lepton_automl.search.rungs import ETA, RUNGS, Rung, least_epochs
 from lepton_automl.search.scheduler import Action, Scheduler
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
-    FEW_TRIALS,
     FINAL_SHARES,
     SAFETY,
     SCARCE_FINAL_SHARES,
@@ -248,8 +247,16 @@ class SearchLoop:
                 return self._rung_task(candidate.number, 0)
             # No new trial is possible: the next action is a promotion or none.
 
+    @property
+    def _compares_known_nets(self) -> bool:
+        """Whether the time is only enough for one rung of the known-good nets."""
+        plan = self._trials.plan
+        return plan is not None and plan.is_scarce and len(self._proposer.first) > 1
+
     def _promotable(self, *, closing: bool) -> list[int]:
         """Trials that may train their next rung by the promotion rule and the time left."""
+        if self._compares_known_nets:
+            return []
         rungs = [
             Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung))
             for rung in range(RUNGS - 1)
@@ -272,8 +279,7 @@ class SearchLoop:
             return False
         if not trials.trained():
             return len(trials) < MOST_FAILURES
-        known = len(self._proposer.first)
-        if trials.plan is not None and trials.plan.is_scarce and 1 < known <= len(trials):
+        if self._compares_known_nets and len(trials) >= len(self._proposer.first):
             return False  # One of these will be the winner: the time is for its training.
         recent = list(trials)[-_RECENT:]
         first_rung = sum(self._work_of(n, 0) for n in recent) / len(recent)
@@ -434,24 +440,16 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
     """`plan` with the epochs of trials and the share of the time for the final trainings.
 
     The share is enough for three final trainings from scratch, else for one. Where trials get fewer
-    epochs than their recipe has, it is enough for one of twice those epochs, or of those of the
-    recipe where there are several known-good nets to choose from, or the largest share that leaves
-    time for the first rung of each of them.
+    epochs than their recipe has, several known-good nets are trained for one short rung and all
+    other time is that of the final training; with one known-good net the share is enough for a
+    training of twice those epochs, or the largest one.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
     nets = len(plan.first or (0,))
-    least, largest = SCARCE_FINAL_SHARES[0], SCARCE_FINAL_SHARES[-1]
-    if nets > 1 and left > 0:
-        epochs = nets * least_epochs(own, tasks.samples)
-        rungs = SAFETY * plan.epoch_seconds * epochs + nets * TASK_SECONDS
-        largest = min(largest, max(least, 1 - rungs / (left * work.jobs)))
     known: dict[float, int] = {}
-    for share in (*FINAL_SHARES, *SCARCE_FINAL_SHARES, largest):
+    for share in (*FINAL_SHARES, *SCARCE_FINAL_SHARES):
         seconds = (1 - share) * left
-        trials = FEW_TRIALS if nets == 1 or share in FINAL_SHARES else nets
-        known[share] = planned_epochs(
-            own, plan.epoch_seconds, seconds, work.jobs, tasks.samples, trials
-        )
+        known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
     def is_enough(share: float, count: int, times: int = 1) -> bool:
         epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
@@ -461,14 +459,16 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
 
     whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
     some = [share for share in known if known[share] >= own and is_enough(share, 1)]
-    times = 2 if nets == 1 else 1
-    short = [s for s in SCARCE_FINAL_SHARES if s <= largest and is_enough(s, 1, times)]
+    short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1, times=2)]
+    epochs = least_epochs(own, tasks.samples)
+    if nets > 1 and left > 0 and not whole and not some and ETA * epochs <= own:
+        rung = nets * (SAFETY * plan.epoch_seconds * epochs + TASK_SECONDS) / work.jobs
+        share = min(max(SCARCE_FINAL_SHARES[0], 1 - rung / left), SCARCE_FINAL_SHARES[-1])
+        return dataclasses.replace(plan, epochs=epochs, final_share=share)
     plans = [
         dataclasses.replace(plan, epochs=known[share], final_share=share)
-        for share in (*whole, *some, *short, largest)
+        for share in (*whole, *some, *short, SCARCE_FINAL_SHARES[-1])
     ]
-    if nets > 1:
-        return plans[0]
     return next((plan for plan in plans if not plan.is_scarce), plans[-1])
 
 

@@ -21,7 +21,7 @@ TASK_SECONDS = 0.3
 SAFETY = 1.15
 """Factor on estimated durations: a machine may slow down."""
 
-FEW_TRIALS, _MANY_TRIALS = 10, 60
+_FEW_TRIALS, _MANY_TRIALS = 10, 60
 """With fewer trials than this their trainings get shorter; with more, longer."""
 
 _OVERHEAD_MACS = 700_000
@@ -39,12 +39,7 @@ def macs_of(work: float, samples: int, epochs: float) -> float:
 
 
 def planned_epochs(
-    recipe_epochs: int,
-    seconds_per_epoch: float,
-    search_seconds: float,
-    jobs: int,
-    samples: int,
-    trials: int = FEW_TRIALS,
+    recipe_epochs: int, seconds_per_epoch: float, search_seconds: float, jobs: int, samples: int
 ) -> int:
     """Epochs of a trial at its last rung, such that the time allows a sensible number of trials.
 
@@ -60,8 +55,6 @@ def planned_epochs(
         Number of workers.
     samples : int
         Number of training samples.
-    trials : int
-        With fewer trials than this in the time their trainings get shorter.
     """
 
     def count(epochs: int) -> float:
@@ -69,7 +62,7 @@ def planned_epochs(
         return search_seconds * jobs / each
 
     epochs = recipe_epochs
-    while epochs > 1 and count(epochs) < trials:
+    while epochs > 1 and count(epochs) < _FEW_TRIALS:
         epochs -= 1
     while (
         epochs < recipe_epochs * MAX_EPOCHS_FACTOR

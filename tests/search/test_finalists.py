@@ -133,7 +133,7 @@ def test_where_time_is_scarce_the_most_accurate_that_is_fast_enough_is_first(
     request = search_request(tmp_path / "run", budget_seconds=100.0, trials=None)
     trials = Trials()
     trials.plan = Plan(1, 1e-9, 0.0, own_epochs=9)
-    right = {0: 190, 1: 189}
+    right = {0: 190, 1: 150}
     for number, each in right.items():
         trials.add(make_trial(number))
         trials.add_result(result(number, "0", each, epochs=1))
@@ -230,3 +230,23 @@ def test_a_final_run_survives_the_ledger_and_has_its_own_key() -> None:
     final = FinalRun(7, 40, 2, from_scratch=False)
     assert FinalRun.from_event(final.to_event()) == final
     assert [str(FinalRun(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]
+
+
+@pytest.mark.parametrize(("right", "order"), [(189, [1, 0]), (150, [0, 1])])
+def test_where_time_is_scarce_the_larger_of_equally_good_nets_is_first(
+    tmp_path: Path, right: int, order: list[int]
+) -> None:
+    request = search_request(tmp_path / "run", budget_seconds=100.0, trials=None)
+    trials = Trials()
+    trials.plan = Plan(1, 1e-9, 0.0, own_epochs=9)
+    for number, (count, macs) in enumerate([(190, 1_000), (right, 2_000)]):
+        trial = make_trial(number)
+        trials.add(replace(trial, cost=replace(trial.cost, macs=macs)))
+        trials.add_result(result(number, "0", count, epochs=1))
+    options = [
+        Option(n, trials.results[n][0].correct.astype(float), trials[n].cost) for n in trials
+    ]
+    clock = Clock(lambda: 1e6, 0.0, 1e-9)
+    found = FinalistSelection(request, TaskBuilder(request, trials), trials, clock).select(options)
+    assert [each.number for each in found] == order
+    request.ledger.close()

@@ -150,3 +150,21 @@ def test_a_path_without_a_file_is_a_space_error(tmp_path):
 
 def test_the_text_is_kept_as_it_was_read(tmp_path):
     assert load(tmp_path, GOOD).text == GOOD
+
+
+def test_candidates_are_those_for_the_size_of_the_pictures(tmp_path):
+    named = [f'[[candidate]]\nname = "c{n}"\nmin_side = {n}\nstem.out = 8\n' for n in (64, 1, 32)]
+    found = load(tmp_path, GOOD[: GOOD.index("[[candidate]]")] + "\n".join(named))
+    assert found.candidate_sides == (64, 1, 32)
+    own = found.candidates
+    assert found.candidates_for((31, 8)) == [own[0], own[1]]  # The first one always is.
+    assert found.candidates_for((8, 32)) == list(own)
+    assert found.candidates_for(None) == list(own)
+    assert len(found.with_fixed("lr", value=0.1).candidates_for((8, 8))) == 2
+
+
+@pytest.mark.parametrize("side", ['"64"', "0", "true", "2.5"])
+def test_a_least_side_that_is_no_number_of_pixels_is_refused(tmp_path, side):
+    text = GOOD.replace("[[candidate]]", f"[[candidate]]\nmin_side = {side}")
+    with pytest.raises(SpaceError, match="min_side"):
+        load(tmp_path, text)

@@ -14,7 +14,13 @@ from lepton_automl.data.sampling import subset
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.mirror_test import Verdict
-from lepton_automl.search.finals.selection import Option, by_accuracy, finalists, within_limits
+from lepton_automl.search.finals.selection import (
+    Option,
+    by_accuracy,
+    finalists,
+    is_significantly_below,
+    within_limits,
+)
 from lepton_automl.search.proposals.portfolio import MIN_RECIPE_SHARE
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
@@ -265,7 +271,16 @@ class FinalistSelection:
         params = {o.number: self._trials[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         feasible = within_limits(known_good or options, self._request.config.limits)
-        return by_accuracy([o for o in feasible if self._is_in_time(o)] or feasible)[:FINALISTS]
+        best, *others = by_accuracy([o for o in feasible if self._is_in_time(o)] or feasible)
+
+        def may_be_best(option: Option) -> bool:
+            return not is_significantly_below(
+                option.correct, best.correct, option.groups, option.strata
+            )
+
+        # Of nets that are as good after one rung the larger gains more from a long training.
+        near = sorted([best, *filter(may_be_best, others)], key=lambda option: -option.cost.macs)
+        return [*near, *(o for o in others if o not in near)][:FINALISTS]
 
     def _fast_enough(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
         """`chosen`, unless its first is too slow for a useful training in the time left.

@@ -164,7 +164,9 @@ class Proposer:
         config, warm = work.config, read_warm_start(work.ledger)
         self.observed = warm.within(config.limits)
         """Trials of another run."""
-        self.first = portfolio.distinct(warm.begins_with(work.space.candidates), self.draw)
+        self.first = portfolio.distinct(
+            warm.begins_with(work.space.candidates_for(work.dataset.size)), self.draw
+        )
         """Points that are enqueued before the sampler proposes any."""
         self._check = CostCheck(
             config.limits,

@@ -73,6 +73,7 @@ def _read(file: SpaceFile, name: str) -> SearchSpace:
         train=train_table(file),
         candidates=(),
         candidate_names=(),
+        candidate_sides=(),
         digest=hashlib.sha256(json.dumps(file.document, sort_keys=True).encode()).hexdigest()[:16],
         text=file.text,
     )
@@ -100,6 +101,7 @@ def _example(file: SpaceFile, value: Any) -> tuple[int, int, int]:
 
 def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
     found: dict[str, dict[str, Scalar]] = {}
+    sides: list[int] = []
     for number in range(file.count("candidate")):
         keys: Keys = ("candidate", number)
         raw = file.table(*keys)
@@ -107,9 +109,19 @@ def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
         if label in found:
             what = f"two candidates are named {label!r}"
             raise file.error((*keys, "name"), what, "give each its own name")
+        side = raw.pop("min_side", 1)
+        if type(side) is not int or side < 1:
+            what = f"min_side = {side!r}, the rule is a number of pixels from 1 on"
+            raise file.error((*keys, "min_side"), what, "leave it out, or give for instance 64")
+        sides.append(side)
         found[label] = _candidate(file, keys, space, raw)
         _check_builds(file, keys, space, found[label])
-    return replace(space, candidates=tuple(found.values()), candidate_names=tuple(found))
+    return replace(
+        space,
+        candidates=tuple(found.values()),
+        candidate_names=tuple(found),
+        candidate_sides=tuple(sides),
+    )
 
 
 def _candidate(

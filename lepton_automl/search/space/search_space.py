@@ -48,6 +48,9 @@ class SearchSpace:
         Complete sets of values known to be good; a search tries them first.
     candidate_names : tuple of str
         Their names.
+    candidate_sides : tuple of int
+        Least rows or columns, whichever are more, of the pictures that each is known to be good
+        for.
     digest : str
         Sixteen hexadecimal digits of a hash of the content without comments.
     text : str
@@ -64,6 +67,7 @@ class SearchSpace:
     train: Table
     candidates: tuple[dict[str, Scalar], ...]
     candidate_names: tuple[str, ...]
+    candidate_sides: tuple[int, ...]
     digest: str
     text: str
 
@@ -105,6 +109,15 @@ class SearchSpace:
             for candidate in self.candidates
         )
         return replace(changed, candidates=candidates)
+
+    def candidates_for(self, size: tuple[int, int] | None) -> list[dict[str, Scalar]]:
+        """The candidates that are known to be good for pictures of this size; None: it varies.
+
+        The first one always is among them.
+        """
+        side = math.inf if size is None else max(size)
+        pairs = zip(self.candidates, self.candidate_sides, strict=True)
+        return [one for number, (one, least) in enumerate(pairs) if not number or least <= side]
 
     @property
     def points(self) -> int:
