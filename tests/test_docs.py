@@ -22,6 +22,7 @@ from lepton_automl.artifact.verdict import (
     PairedDrop,
     Parity,
     TargetLatency,
+    ValidationGap,
     Verdict,
 )
 from lepton_automl.cli.app import app
@@ -197,6 +198,7 @@ def test_the_command_table_holds_every_option_of_each_command_and_no_other():
         Verdict,
         FileMetrics,
         TargetLatency,
+        ValidationGap,
         JudgedLimit,
         PairedDrop,
         Parity,

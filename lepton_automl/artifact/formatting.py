@@ -26,6 +26,11 @@ ANSWERS = {
 }
 
 
+def warned_text(verdict: Verdict) -> str:
+    """What follows the words of a verdict that has a warning; empty without one."""
+    return "; but validation and test differ by more than chance" if verdict.warnings else ""
+
+
 def limit_title(name: str, is_balanced: bool) -> str:
     """Name of a limit in words."""
     return LIMITS[name].words.replace("accuracy", accuracy_title(is_balanced))

@@ -89,6 +89,8 @@ def _answer(verdict: Verdict) -> str:
     lines = [f"## Verdict: {verdict.status}", "", formatting.ANSWERS[verdict.status]]
     if verdict.status == "holds" and not verdict.limits:
         lines[-1] = "No limit was stated, so none is judged."
+    lines[-1] = lines[-1].rstrip(".") + formatting.warned_text(verdict) + "."
+    lines += [f"\n**Warning:** {warning}\n" for warning in verdict.warnings]
     lines += [f"- {line}" for line in (*verdict.reasons, formatting.other_text(verdict)) if line]
     rows = [
         (

@@ -116,6 +116,23 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class ValidationGap:
+    """Accuracy of the shipped file on the validation part, against that on the test part."""
+
+    accuracy: float
+    """On the validation part, 0 to 1; balanced accuracy in a `balanced` verdict."""
+    accuracy_interval: Interval
+    """95 %, as that of the test part."""
+    n_samples: int
+    points: float
+    """Accuracy points on validation above those on test; below 0: test is better."""
+    interval: Interval
+    """Points; 99 %, because the shipped file is the best of several on validation."""
+    is_beyond_chance: bool
+    """Whether the whole interval is above 0."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The result of verification; `holds` only if parity and every stated limit hold."""
 
@@ -144,6 +161,8 @@ class Verdict:
     """Accuracies are balanced: the mean recall of the classes."""
     other: Status | None = None
     """Status of the limits for the file that does not ship; None without limits."""
+    validation: ValidationGap | None = None
+    """The shipped file on the validation part; None where that part is not known."""
 
     @property
     def shipped(self) -> FileMetrics | None:
@@ -165,6 +184,25 @@ class Verdict:
                 f"with integer arithmetic, largest difference {self.parity.max_steps} steps"
             )
         return lines + [self._reason(limit) for limit in self.limits if limit.status != "holds"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes choices of the run doubtful though limits may hold, one paragraph each."""
+        gap, shipped = self.validation, self.shipped
+        if gap is None or shipped is None or not gap.is_beyond_chance:
+            return []
+        low, high = gap.interval
+        kind = "balanced accuracy" if self.balanced else "accuracy"
+        return [
+            f"validation and test differ by more than chance: {kind} {100 * gap.accuracy:.1f} % on "
+            f"validation, {100 * shipped.accuracy:.1f} % on test, {gap.points:.1f} points apart "
+            f"[{low:.1f}, {high:.1f}]. The validation part shares something with the training part "
+            "that the test part does not: near copies, frames of one recording, pictures of one "
+            "piece or person. Net, training and compression were chosen on it, so other choices "
+            "may be better for new pictures, for which only the accuracy on test counts. State "
+            "which pictures belong together (--group REGEX, or `group` in the .npz file) or give a "
+            "validation part of other groups, and run again; more groups to train on help most."
+        ]
 
     def _reason(self, limit: JudgedLimit) -> str:
         is_balanced = self.balanced and limit.name in {"min_accuracy", "max_drop"}
@@ -219,6 +257,9 @@ class Verdict:
             machine=Machine(**_tuples(body["machine"])),
             balanced=body.get("balanced", False),
             other=body.get("other"),
+            validation=None
+            if body.get("validation") is None
+            else ValidationGap(**_tuples(body["validation"])),
         )
 
 

@@ -21,19 +21,28 @@ from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import figures, file_problems
 from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
-from lepton_automl.artifact.verdict import PairedDrop, Parity, Precision, Verdict, overall_status
+from lepton_automl.artifact.verdict import (
+    PairedDrop,
+    Parity,
+    Precision,
+    ValidationGap,
+    Verdict,
+    overall_status,
+)
 from lepton_automl.config import Limits
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import run_json
 from lepton_automl.cost import targets
 from lepton_automl.errors import DataError, LeptonError, MachineError
-from lepton_automl.metrics.paired import Evidence
+from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.artifact.verify import main; main()"
 )
+_GAP_LEVEL = 0.99
+"""Two-sided confidence of the difference between validation and test."""
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
 
@@ -60,12 +69,17 @@ class Request:
     """Different files verified on this test part up to this one (see `runs.test_set_uses`)."""
     digests: Mapping[str, str] | None = None
     """What `write_bundle` gave, while there is no manifest."""
+    validation: tuple[Path, Path] | None = None
+    """Pixels and labels of the validation part that the choices were made on; None: not known."""
+    validation_groups: tuple[int, ...] | None = None
+    """As `groups`, of the validation part."""
     quiet_reference_ms: float | None = None
     """Recorded quiet time of the fixed reference net; None: measured now."""
 
     def to_json(self) -> str:
         """One line of JSON."""
         body = dataclasses.asdict(self)
+        body["validation"] = self.validation and [str(path) for path in self.validation]
         return json.dumps(body | {k: str(body[k]) for k in ("folder", "pixels", "labels")})
 
     @classmethod
@@ -73,7 +87,11 @@ class Request:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body |= {name: Path(body[name]) for name in ("folder", "pixels", "labels")}
-        body["groups"] = None if body["groups"] is None else tuple(body["groups"])
+        for name in ("groups", "validation_groups"):
+            body[name] = None if body[name] is None else tuple(body[name])
+        if body["validation"] is not None:
+            pixels, labels = body["validation"]
+            body["validation"] = Path(pixels), Path(labels)
         body["limits"] = None if body["limits"] is None else Limits(**body["limits"])
         return cls(**body)
 
@@ -190,6 +208,35 @@ def _judged(
         other=overall_status(others, problems, None if main_file == INT8 else same)
         if others
         else None,
+        validation=_validation_gap(request, about, files[main_file], evidence[main_file]),
+    )
+
+
+def _validation_gap(
+    request: Request, about: Provenance, file: bytes, test: Evidence
+) -> ValidationGap | None:
+    """Compare a file on the validation part with its evidence on the test part."""
+    if request.validation is None:
+        return None
+    pixels, labels = (np.load(path, mmap_mode="r") for path in request.validation)
+    if pixels.shape[1:] != about.input or not len(labels):
+        return None
+    labels, given = np.asarray(labels), request.validation_groups
+    answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+    found = Evidence(
+        answers.argmax(1) == labels,
+        None if given is None else np.asarray(given),
+        labels if about.balanced else None,
+        labels,
+    )
+    difference, (low, high) = unpaired_difference(found, test, _GAP_LEVEL)
+    return ValidationGap(
+        accuracy=found.accuracy,
+        accuracy_interval=found.interval,
+        n_samples=len(labels),
+        points=100 * difference,
+        interval=(100 * low, 100 * high),
+        is_beyond_chance=low > 0,
     )
 
 

@@ -194,6 +194,36 @@ class Evidence:
         return intervals.accuracy_interval(self.correct, self.groups, self.strata)
 
 
+def unpaired_difference(first: Evidence, second: Evidence, level: float) -> tuple[float, Interval]:
+    """Accuracy of `first` minus that of `second`, on other samples, and its interval.
+
+    The interval combines those of the two accuracies, so that it regards groups and class weights.
+
+    Parameters
+    ----------
+    first, second : Evidence
+        One file, or two, on independent samples.
+    level : float
+        Two-sided confidence, 0 to 1.
+
+    Returns
+    -------
+    (float, (float, float))
+        Difference and its ends, -1 to 1.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, 873, method 10; Zou and Donner 2008,
+    Statistics in Medicine 27, 1693 (for any two intervals).
+    """
+    a, b = first.accuracy, second.accuracy
+    (a_low, a_high), (b_low, b_high) = (
+        intervals.accuracy_interval(each.correct, each.groups, each.strata, level=level)
+        for each in (first, second)
+    )
+    low = a - b - ((a - a_low) ** 2 + (b_high - b) ** 2) ** 0.5
+    high = a - b + ((a_high - a) ** 2 + (b - b_low) ** 2) ** 0.5
+    return a - b, (low, high)
+
+
 def worst_class_drop(reference: Evidence, file: Evidence) -> float:
     """Largest drop of the accuracy of one class, in points, on the same samples.
 

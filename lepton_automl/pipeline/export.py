@@ -227,10 +227,21 @@ def _count(sha256: str, fingerprint: str, in_run: Sequence[str], emit: Emit) -> 
 def request_for(
     folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path
 ) -> Request:
-    """The request to verify an artifact on the test part of `dataset`."""
+    """The request to verify an artifact on the test part of `dataset`.
+
+    With its validation part too, if `dataset` is what the artifact was made from.
+    """
     files = dataset.decoded_files("test", shape[:2], cache)
     groups = dataset.test.groups
+    validation, validation_groups = None, None
+    if len(dataset.validation) and read_provenance(folder).data_fingerprint == dataset.fingerprint:
+        made = dataset.decoded_files("validation", shape[:2], cache)
+        validation, validation_groups = (made.pixels, made.labels), dataset.validation.groups
     return Request(
+        validation=validation,
+        validation_groups=None
+        if validation_groups is None
+        else tuple(int(group) for group in validation_groups),
         folder=folder,
         pixels=files.pixels,
         labels=files.labels,

@@ -6,7 +6,7 @@ import pytest
 
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
-from lepton_automl.artifact.verdict import JudgedLimit
+from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.config import Limits
 from lepton_automl.core.decisions import Decision
 from tests.helpers.artifacts import figures, target_latency, verdict
@@ -113,3 +113,13 @@ def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
     )
     assert "Balanced accuracy is the mean share of right answers of each class" in text
     assert "alanced" not in card(verdict(), ABOUT)
+
+
+def test_a_gap_between_validation_and_test_is_written_beside_the_verdict():
+    gap = ValidationGap(0.978, (0.96, 0.99), 300, 51.9, (40.0, 60.0), True)
+    text = card(verdict(validation=gap), ABOUT)
+    assert "**Warning:** validation and test differ by more than chance" in text
+    assert "51.9 points apart [40.0, 60.0]" in text
+    assert "but validation and test differ" in text.partition("## Verdict")[2].partition("##")[0]
+    fine = dataclasses.replace(gap, is_beyond_chance=False)
+    assert "Warning" not in card(verdict(validation=fine), ABOUT)

@@ -288,3 +288,48 @@ def test_on_another_device_the_told_latency_is_judged_not_the_one_here(request_,
     assert found.float32.target_latency is None
     limit = found.limits[0]
     assert (limit.basis, limit.status, found.exit_code) == ("estimated", "undecided", 6)
+
+
+def on_validation(request, right, tmp_path, groups=None):
+    """The request with a validation part of which the int8 file has a share `right` right."""
+    pixels = np.random.default_rng(5).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    labels = predicted(request.folder / "model.int8.onnx", pixels)
+    wrong = np.arange(200) % 100 >= 100 * right
+    labels[wrong] = (labels[wrong] + 1) % 3
+    for name, array in (("x", pixels), ("y", labels.astype(np.int64))):
+        np.save(tmp_path / f"{name}.npy", array)
+    paths = (tmp_path / "x.npy", tmp_path / "y.npy")
+    return dataclasses.replace(request, validation=paths, validation_groups=groups), labels
+
+
+def test_validation_that_is_far_better_than_test_is_a_warning(request_, found, tmp_path):
+    request, _ = on_validation(request_, 1.0, tmp_path)
+    verdict = verify(Request.from_json(request.to_json()))
+    test = verdict.shipped.accuracy
+    assert test < 0.85  # Three of four test labels are the net's.
+    assert verdict.validation.accuracy == 1
+    assert verdict.validation.points == pytest.approx(100 * (1 - test))
+    assert verdict.validation.is_beyond_chance
+    (warning,) = verdict.warnings
+    assert "100.0 % on validation" in warning
+    assert f"{100 * test:.1f} % on test" in warning
+    assert "--group" in warning
+    assert verdict.status == found.status  # It is said beside the limits, which are on test.
+    assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+def test_a_test_part_as_good_as_validation_or_better_is_no_warning(request_, found, tmp_path):
+    assert found.validation is None
+    assert found.warnings == []
+    for right in (0.4, found.shipped.accuracy + 0.03):
+        verdict = verify(on_validation(request_, right, tmp_path)[0])
+        assert not verdict.validation.is_beyond_chance
+        assert verdict.warnings == []
+
+
+def test_few_groups_of_validation_do_not_prove_a_difference(request_, tmp_path):
+    alone = verify(on_validation(request_, 0.93, tmp_path)[0])
+    groups = tuple(place % 100 // 50 for place in range(200))  # All wrong ones are in one of two.
+    grouped = verify(on_validation(request_, 0.93, tmp_path, groups)[0])
+    assert alone.validation.is_beyond_chance
+    assert not grouped.validation.is_beyond_chance

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lepton_automl.artifact.predict import Prediction
-from lepton_automl.artifact.verdict import JudgedLimit
+from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.cli import report
 from lepton_automl.cli.report import tables
 from lepton_automl.cli.report.tables import Point, plot
@@ -207,3 +207,11 @@ def test_balanced_accuracy_is_labelled():
     search = dataclasses.replace(found(), is_balanced=True)
     assert "balanced accuracy [95 %]" in shown(tables.search_view(search))
     assert "balanced" not in shown(tables.search_view(found()))
+
+
+def test_a_verdict_that_holds_beside_a_gap_to_validation_says_so():
+    gap = ValidationGap(0.978, (0.96, 0.99), 300, 51.9, (40.0, 60.0), True)
+    text = shown(tables.verdict_view(verdict(validation=gap), Path("a")))
+    assert "97.8 % on validation" in text
+    assert "but validation and test differ by more than chance" in text.partition("verdict: ")[2]
+    assert "--group" in text

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.metrics.paired import Evidence, worst_class_drop
+from lepton_automl.metrics.paired import Evidence, unpaired_difference, worst_class_drop
 
 LABELS = np.repeat([0, 3, 7], [100, 10, 50])
 
@@ -25,3 +25,26 @@ def test_the_worst_class_drop_needs_labels() -> None:
     plain = Evidence(np.ones(3, bool))
     with pytest.raises(ValueError, match="labels"):
         worst_class_drop(plain, plain)
+
+
+def test_an_unpaired_difference_covers_the_truth_and_regards_groups():
+    rng, hits, grouped_hits = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        first, second = rng.random(150) < 0.9, rng.random(90) < 0.8
+        _, (low, high) = unpaired_difference(Evidence(first), Evidence(second), 0.95)
+        hits += low <= 0.1 <= high
+        groups = np.repeat(np.arange(30), 5)
+        alike = np.repeat(rng.random(30) < 0.9, 5)  # Five copies of 30 pictures.
+        grouped = Evidence(alike, groups)
+        _, (low, high) = unpaired_difference(grouped, Evidence(second), 0.95)
+        grouped_hits += low <= 0.1 <= high
+    assert 183 <= hits <= 199
+    assert grouped_hits >= 183
+
+
+def test_an_unpaired_difference_without_groups_is_newcombes():
+    # Newcombe 1998, table II, row (a), method 10: 56/70 - 48/80 = 0.2, [0.0524, 0.3339].
+    first, second = np.arange(70) < 56, np.arange(80) < 48
+    difference, (low, high) = unpaired_difference(Evidence(first), Evidence(second), 0.95)
+    assert difference == pytest.approx(0.2)
+    assert (low, high) == pytest.approx((0.0524, 0.3339), abs=1e-4)

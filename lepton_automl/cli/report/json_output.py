@@ -25,7 +25,8 @@ def document(
     """The object of `verify`, `export` and `run`.
 
     Keys: `artifact` (folder), `file` and `sha256` of what ships, `verdict` (`holds`, `broken`,
-    `undecided`), `exit_code`, `reasons`, `primary` (`int8` or `float`), `limits` (a list: `name`,
+    `undecided`), `exit_code`, `reasons`, `warnings`, `validation` (the fields of `ValidationGap`;
+    null if that part is not known), `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `FileMetrics`; null if the files are damaged), `drops`, `parity`, `problems`,
     `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
@@ -39,6 +40,7 @@ def document(
         "file": file,
         "exit_code": verdict.exit_code,
         "reasons": verdict.reasons,
+        "warnings": verdict.warnings,
         **verdict.document(),
         "decisions": [decision.document() for decision in decisions],
     }

@@ -43,12 +43,14 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     if verdict.limits:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]
+    parts += [Text(warning, "bold yellow") for warning in verdict.warnings]
     if other := formatting.other_text(verdict):
         parts.append(Text(other, "green"))
     parts.append(Text(f"measured on {verdict.machine}", "dim"))
     if told := formatting.target_latency_note(verdict):
         parts.append(Text(told, "yellow"))
     words = "no limit was stated" if _is_unjudged(verdict) else formatting.ANSWERS[verdict.status]
+    words = words.rstrip(".") + formatting.warned_text(verdict)
     head = Text.assemble("verdict: ", (verdict.status, f"bold {_COLOURS[verdict.status]}"))
     shipped = artifact / formatting.precision_text(verdict.primary)
     return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
