@@ -135,6 +135,9 @@ def parts_of(samples):
 @pytest.mark.parametrize("name", ["dev", "eval", "Validation_2017"])
 def test_two_parts_are_no_two_classes_whatever_the_second_is_called(tmp_path, name):
     samples = read(write_folder(tmp_path, {f"{p}/{c}": 2 for p in ("train", name) for c in "ab"}))
+    (decision,) = samples.decisions
+    assert decision.option == "--parts"
+    assert f"validation is {name}/" in decision.choice
     assert samples.class_names == ("a", "b")
     assert parts_of(samples) == {"train": 4, "validation": 4}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_automl.core.decisions import Decision
 from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.sources import PARTS, Samples, Source
 from lepton_automl.errors import ConfigError, DataError
@@ -141,6 +142,7 @@ class ImageFolder(Source):
                 *_layout_notes(Path(data), root, parts, {part for part, _, _ in found}),
                 *_ignored_notes([*others, *loose], ignored, top, len(found), parts),
             ),
+            decisions=_decisions(Path(data), parts) if self._stated is None else (),
         )
 
     def _layout(
@@ -363,6 +365,15 @@ def _check_parts(parts: list[tuple[str, _Folder]], data: Path) -> None:
                 if name != "train"
                 else "put pictures into it",
             )
+
+
+def _decisions(data: Path, parts: list[tuple[str, _Folder]]) -> tuple[Decision, ...]:
+    """Which folders were taken for parts; nothing where all are classes."""
+    if all(not part for part, _ in parts):
+        return ()
+    chosen = ", ".join(f"{part} is {folder.path.relative_to(data)}/" for part, folder in parts)
+    evidence = "names of folders that hold class folders"
+    return (Decision("parts", chosen, evidence, "inferred", "--parts"),)
 
 
 def _layout_notes(
