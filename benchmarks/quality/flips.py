@@ -46,7 +46,7 @@ Labels = NDArray[np.int64]
 FONTS = Path("/usr/share/fonts/truetype/dejavu")
 RESULTS = RUNS / "flips"
 LENGTHS = ("short", "long")
-KINDS = ("on", "off", "both on", "both off", "assumed")
+KINDS = ("on", "off", "both on", "both off", "assumed", "open")
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,7 +376,11 @@ def both(data: Path, names: Sequence[str], seeds: int) -> None:
 
 
 def decision(name: str, seed: int, length: str) -> str:
-    """What is decided: `on`, `off`, `both on`, `both off`, or `assumed` (off, for want of time)."""
+    """One of `KINDS`.
+
+    `on` or `off` by the mirror test; `both on` or `both off` by a training each way; `assumed`:
+    off, for want of time; `open`: the step `both` has not been run.
+    """
     found = answers_of(name, seed, length)
     result = verdict(found).verdict
     if result is not Verdict.OPEN:
@@ -387,6 +391,8 @@ def decision(name: str, seed: int, length: str) -> str:
     part = DataPart(
         "validation", labels, found.get("groups"), (), (), (), bool(found["is_balanced"])
     )
+    if not path_of(name, seed, "flipped").exists():
+        return "open"
     with np.load(path_of(name, seed, "flipped")) as file:
         flipped = file["correct"]
     used, _ = compare(
