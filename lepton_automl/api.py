@@ -64,6 +64,10 @@ class CompressOptions(TypedDict, total=False):
     out: str | Path
     test: str | Path
     preprocessing: str | Path
+    labels: str | Path
+    """`natural`, `text`, or a file with the class names in the order of the outputs."""
+    expects: float
+    """Accuracy that the float model should reach on training pictures, as share or per cent."""
     limits: Limits
     prefer: Prefer
     target: str
@@ -309,6 +313,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
 
 def _compress_net(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:
     _check_no_effect(given.keys() & {"preprocessing"}, "put a model.json into the folder")
+    _check_no_effect(given.keys() & {"labels", "expects"}, "leave it out: it is for ONNX models")
     config = _config(data, {"out": _int8_folder(source)} | given)
     from lepton_automl.pipeline.compress_net import compress_net
 
@@ -321,13 +326,21 @@ def _compress_onnx(source: Path, data: str | Path, given: dict[str, Any], emit: 
         "leave it out: an ONNX model is not trained",
     )
     preprocessing = given.pop("preprocessing", None)
+    labels, expects = given.pop("labels", None), given.pop("expects", None)
     # Samples have equal weight: the user knows the accuracy of the model as a plain share.
     settings = {"out": _int8_folder(source), "balance": "off"} | given
     config = _config(data, settings)
     from lepton_automl.pipeline.compress_onnx import compress_model
 
     path = None if preprocessing is None else Path(preprocessing)
-    return compress_model(config, source, path, emit=emit)
+    return compress_model(
+        config,
+        source,
+        path,
+        labels=None if labels is None else str(labels),
+        expects=expects,
+        emit=emit,
+    )
 
 
 def _int8_folder(source: Path) -> Path:

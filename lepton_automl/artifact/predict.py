@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lepton_automl.artifact import manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.data import decode
+from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.errors import DataError
@@ -75,10 +76,11 @@ def predict(
     scale = stated or _recorded_scale(session, model)
     height, width, channels = session.get_inputs()[0].shape[1:]
     paths = _pictures(files)
+    framing = _framing(session, model)
 
     def pixels_of(path: Path) -> NDArray[np.uint8] | DataError:
         try:
-            return decode.decode(path, channels, (height, width), scale)
+            return decode.decode(path, channels, (height, width), scale, framing)
         except DataError as error:
             return DataError(error.what, fix="leave this file out")
 
@@ -166,6 +168,16 @@ def _labels(session: onnxruntime.InferenceSession, model: Path) -> list[str]:
             f"{model} does not name its classes", fix="give an ONNX file that lepton wrote"
         )
     return [str(name) for name in json.loads(words["labels"])]
+
+
+def _framing(session: onnxruntime.InferenceSession, model: Path) -> Framing | None:
+    try:
+        return framing_in(session.get_modelmeta().custom_metadata_map)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{model} does not say how pictures are resized: {error}",
+            fix="give an ONNX file that lepton wrote",
+        ) from error
 
 
 def _pictures(files: Iterable[Path]) -> list[Path]:

@@ -32,12 +32,31 @@ Preprocessing = Annotated[
     ),
 ]
 
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help="Order of an ONNX model's classes: a text file, one name a line, or natural (1, 2, "
+        "10) or text (1, 10, 2).",
+    ),
+]
+Expects = Annotated[
+    float | None,
+    typer.Option(
+        "--expects",
+        help="Accuracy an ONNX model should reach on the training pictures, as 0.93 or 93; less "
+        "stops the command.",
+    ),
+]
+
 
 def compress(
     source: Source,
     data: Pictures = None,
     test: o.Test = None,
     preprocessing: Preprocessing = None,
+    labels: Labels = None,
+    expects: Expects = None,
     out: o.Out = None,
     max_latency_ms: o.MaxLatency = None,
     max_size_kb: o.MaxSize = None,

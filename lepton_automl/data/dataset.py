@@ -18,6 +18,7 @@ from lepton_automl.config import Balance, part_folders
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.data import loading, pixel_cache
+from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import LevelTable
 from lepton_automl.data.loading import CheckedSamples
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
@@ -129,6 +130,8 @@ class Dataset:
     """What was decided for the user while the data were opened."""
     pixel_scale: PixelScale | None = None
     """Black and white of the stored pixels; None where all have 8 bits."""
+    framing: Framing | None = None
+    """How pictures get the size of a net; None: resized without regard to their shape."""
 
     @property
     def file_scale(self) -> PixelScale:
@@ -155,8 +158,10 @@ class Dataset:
         content = b"".join(sorted(digest + b"%d," % label for digest, label in pairs))
         return _digest(*self.class_names, hashlib.sha256(content).hexdigest())
 
-    def pixels(self, part: str, size: Size) -> NDArray[np.uint8]:
-        """Decode all pictures of a part: uint8 (N, H, W, C), in the part's order.
+    def pixels(
+        self, part: str, size: Size, places: NDArray[np.int64] | None = None
+    ) -> NDArray[np.uint8]:
+        """Decode pictures of a part: uint8 (N, H, W, C), all in the part's order, or `places`.
 
         Raises
         ------
@@ -164,7 +169,8 @@ class Dataset:
             If a picture file was removed or damaged since the data were opened.
         """
         pictures = self.part(part).pictures
-        made = pixel_cache.decode_blocks(pictures, self.channels, size, self.file_scale)
+        chosen = pictures if places is None else loading.select(pictures, places)
+        made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)
         return np.concatenate(list(made))
 
     def preprocessing(self, size: Size) -> Preprocessing:
@@ -211,10 +217,17 @@ class Dataset:
         stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
         if self.file_scale != SIXTEEN_BIT:
             stem += f"-{self.file_scale.black:g}-{self.file_scale.white:g}"
+        if self.framing is not None:
+            stem += f"-{_digest(self.framing.to_json())[:8]}"
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
         made = functools.partial(
-            pixel_cache.decode_blocks, source.pictures, self.channels, size, self.file_scale
+            pixel_cache.decode_blocks,
+            source.pictures,
+            self.channels,
+            size,
+            self.file_scale,
+            self.framing,
         )
         pixel_cache.cache_array(pixels, shape, np.dtype(np.uint8), made)
         pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels])

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import Levels
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
@@ -82,6 +83,7 @@ def decode(
     channels: int,
     size: tuple[int, int] | None = None,
     scale: PixelScale = SIXTEEN_BIT,
+    framing: Framing | None = None,
 ) -> NDArray[np.uint8]:
     """Decode one picture to pixels (H, W, `channels`), 0 to 255.
 
@@ -98,6 +100,8 @@ def decode(
         Height and width to resize to; the picture's own by default.
     scale : PixelScale
         Black and white of files with more than 8 bits a channel; by default 0 and 65535.
+    framing : Framing, optional
+        How the picture gets that size; by default it is resized without regard to its shape.
 
     Raises
     ------
@@ -106,13 +110,16 @@ def decode(
     """
     if isinstance(picture, np.ndarray):
         pixels = picture if picture.ndim == 3 else picture[..., None]
-        if pixels.shape[2] == channels and size in (None, pixels.shape[:2]):
+        fits = framing is None and size in (None, pixels.shape[:2])
+        if pixels.shape[2] == channels and fits:
             return pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     else:
         image = _open_upright(picture, scale)
     image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None and image.size != (size[1], size[0]):
+    if size is not None and framing is not None:
+        image = framing.apply(image, size)
+    elif size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(image, dtype=np.uint8).reshape(image.size[1], image.size[0], channels)
 

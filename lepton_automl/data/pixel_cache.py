@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import files
 from lepton_automl.data import decode
+from lepton_automl.data.framing import Framing
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sources import Pictures
 
@@ -22,7 +23,11 @@ Blocks = Iterable[NDArray[np.generic]]
 
 
 def decode_blocks(
-    pictures: Pictures, channels: int, size: tuple[int, int], scale: PixelScale = SIXTEEN_BIT
+    pictures: Pictures,
+    channels: int,
+    size: tuple[int, int],
+    scale: PixelScale = SIXTEEN_BIT,
+    framing: Framing | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode pictures in blocks of uint8 (n, H, W, C), in order; `scale` as in `decode`.
 
@@ -31,21 +36,29 @@ def decode_blocks(
     DataError
         If a picture file was removed or damaged since the data were opened.
     """
-    if isinstance(pictures, np.ndarray) and pictures.shape[1:] == (*size, channels):
+    if (
+        framing is None
+        and isinstance(pictures, np.ndarray)
+        and pictures.shape[1:] == (*size, channels)
+    ):
         yield pictures
         return
     count = max(1, _BLOCK_BYTES // (size[0] * size[1] * channels))
     for start in range(0, len(pictures), count):
-        yield _decoded(pictures[start : start + count], channels, size, scale)
+        yield _decoded(pictures[start : start + count], channels, size, scale, framing)
 
 
 def _decoded(
-    pictures: Pictures, channels: int, size: tuple[int, int], scale: PixelScale
+    pictures: Pictures,
+    channels: int,
+    size: tuple[int, int],
+    scale: PixelScale,
+    framing: Framing | None,
 ) -> NDArray[np.uint8]:
     pixels = np.empty((len(pictures), *size, channels), np.uint8)
 
     def put(place: int) -> None:
-        pixels[place] = decode.decode(pictures[place], channels, size, scale)
+        pixels[place] = decode.decode(pictures[place], channels, size, scale, framing)
 
     decode.map_in_threads(put, range(len(pictures)))
     return pixels

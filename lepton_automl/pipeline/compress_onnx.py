@@ -9,9 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.provenance import Provenance
 from lepton_automl.compress.context import DEFAULT_MAX_DROP
+from lepton_automl.compress.external import plausibility
+from lepton_automl.compress.external.class_order import ORDERS
 from lepton_automl.compress.external.load import load_external
 from lepton_automl.compress.external.mixed_precision import keep_layers_float
 from lepton_automl.compress.external.model import ExternalModel
@@ -33,7 +37,7 @@ from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledTensors, load_labelled
 from lepton_automl.data.sampling import PICTURES, balanced
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.metrics import paired
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
@@ -46,8 +50,8 @@ from lepton_automl.pipeline.context import (
     use_one_thread,
 )
 from lepton_automl.pipeline.export import Outcome, made_decisions, verify_and_seal, written_outcome
-from lepton_automl.pipeline.stages import check_better_than_chance
 from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.ledger import record_decision
 
 _STAGE = "compress"
 _FLOAT_FILE = "float.onnx"
@@ -56,7 +60,13 @@ _TRIED = "tried"
 
 
 def compress_model(
-    config: RunConfig, source: Path, preprocessing: Path | None = None, *, emit: Emit = silent
+    config: RunConfig,
+    source: Path,
+    preprocessing: Path | None = None,
+    *,
+    labels: str | None = None,
+    expects: float | None = None,
+    emit: Emit = silent,
 ) -> Outcome:
     """Quantize a float ONNX classifier, keep layers that lose accuracy in float, verify the file.
 
@@ -67,19 +77,25 @@ def compress_model(
     source : Path
         The ONNX file.
     preprocessing : Path, optional
-        File with the preprocessing; None: taken from the model's metadata, or found by accuracy.
+        File with the preprocessing; None: taken from the model's metadata or files beside it.
+    labels : str, optional
+        `natural`, `text`, or a file with the class names in the order of the outputs.
+    expects : float, optional
+        Accuracy that the float model should reach on training pictures, as share or per cent.
 
     Raises
     ------
     DataError
-        If the model or the data cannot be used.
+        If the model or the data cannot be used, or the float model gets so few training pictures
+        right that pixels or classes are probably read in a wrong way.
     ConfigError
         If an option is wrong, or another run lies in the folder.
     """
     started = time.monotonic() if config.started is None else config.started
     use_one_thread()
     resources = resolve(config)
-    definition = _definition(config, source, preprocessing)
+    expected = _expected(expects)
+    definition = _definition(config, source, preprocessing, labels)
     dataset = open_data(config, emit)
     definition = replace(definition, data_fingerprint=dataset.fingerprint)
     folder = RunFolder(config.out)
@@ -90,11 +106,19 @@ def compress_model(
     emit(Event(_STAGE, f"checking {source} in a separate process"))
     with tempfile.TemporaryDirectory() as scratch:
         made_in = Path(scratch) / _FLOAT_FILE
-        model = load_external(source, preprocessing, dataset.class_names, made_in)
+        model = load_external(source, preprocessing, dataset.class_names, made_in, labels=labels)
+    dataset = dataset.matched_to(model.class_names, model.shape[2])
+    framing = None if model.pixels is None else model.pixels.framing
+    dataset = replace(dataset, framing=framing)
+    warning = plausibility.order_warning(model)
+    if warning:
+        emit(Event(_STAGE, f"warning: {warning}"))
+    decided = plausibility.check_plausible(model, _sample(dataset, model), expected)
     # Only now, so that a rejected model leaves no folder.
     folder.claim(definition, fresh=config.fresh)
-    dataset = dataset.matched_to(model.class_names, model.shape[2])
     with open_ledger(folder, started, config, emit) as (ledger, emit):
+        for decision in decided:
+            record_decision(ledger, decision)
         place = folder.models / f"compressed-{definition.model[:8]}"
         files.write(place / _FLOAT_FILE, model.file)
         timing = Timing(ledger)
@@ -163,19 +187,9 @@ class _Compression:
         pixels = train.pixels[ids].numpy()
         self._quantizer = Quantizer(pixels, target.weight_limit, place / _TRIED)
         self._reference = self._evaluate(model.file)
-        self._classes = len(dataset.class_names)
 
     def run(self) -> tuple[ExternalQuantization, list[StepRecord]]:
         """Quantize, and leave layers in float until the drop is within the limits."""
-        check_better_than_chance(
-            "the float model",
-            float(self._reference.correct.mean()),
-            self._classes,
-            why=f"its preprocessing is not ({self._model.preprocessing}), or its "
-            f"class order is not ({', '.join(self._model.class_names[:5])}, ...)",
-            fix="give --preprocessing; rename the class folders so that their alphabetical "
-            "order is that of the outputs",
-        )
         why = "the given model; drops are measured against it"
         steps = [self._step("float", self._model.file, 0, True, why)]
         self._report(steps[-1])
@@ -242,15 +256,42 @@ class _Compression:
         self._emit(Event(_STAGE, text, share, 1.0))
 
 
-def _definition(config: RunConfig, source: Path, preprocessing: Path | None) -> Definition:
+def _expected(given: float | None) -> float | None:
+    """The value of --expects as a share."""
+    if given is not None and not 0 < given <= 100:
+        raise ConfigError(
+            f"--expects {given:g}, the rule is a share up to 1 or per cent up to 100",
+            fix="give the accuracy that the float model reached, such as 0.93",
+        )
+    return given / 100 if given is not None and given > 1 else given
+
+
+def _sample(dataset: Dataset, model: ExternalModel) -> plausibility.Sample:
+    """Training pictures, evenly spaced, so that classes have their shares."""
+    count = min(plausibility.PICTURES, len(dataset.train))
+    places = np.linspace(0, len(dataset.train) - 1, count).round().astype(np.int64)
+    size = model.shape[:2]
+    whole = replace(dataset, framing=None)
+    return plausibility.Sample(
+        dataset.pixels("train", size, places),
+        dataset.train.labels[places],
+        None if dataset.framing is None else whole.pixels("train", size, places),
+    )
+
+
+def _definition(
+    config: RunConfig, source: Path, preprocessing: Path | None, labels: str | None
+) -> Definition:
     """The definition of the compression of an ONNX file, without the fingerprint of the data."""
     try:
         digest = files.sha256(source)
         text = "" if preprocessing is None else preprocessing.read_text()
+        order = labels if labels is None or labels in ORDERS else Path(labels).read_text()
     except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read: {error.strerror}",
-            fix="give an ONNX file, and a TOML or JSON file with --preprocessing",
+            fix="give an ONNX file, a TOML or JSON file with --preprocessing, and natural, text or "
+            "a text file with --labels",
         ) from error
     return Definition(
         data=absolute(config.data),
@@ -268,6 +309,7 @@ def _definition(config: RunConfig, source: Path, preprocessing: Path | None) -> 
         limits=config.limits,
         model=digest,
         preprocessing=text,
+        labels=order or "",
     )
 
 

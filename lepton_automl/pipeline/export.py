@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
@@ -21,7 +23,9 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.errors import DataError, first_line
+from lepton_automl.models import onnx_file
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
@@ -122,6 +126,7 @@ def verify_again(
     about = read_provenance(folder)
     shape = about.input
     dataset = _data_of(folder, data, test, emit)
+    dataset = dataclasses.replace(dataset, framing=_framing(folder))
     with tempfile.TemporaryDirectory() as cache:
         request = request_for(folder, dataset, shape, Path(cache))
         verdict = verify_in_fresh_process(
@@ -248,6 +253,14 @@ def request_for(
         fingerprint=dataset.part_fingerprint("test"),
         groups=None if groups is None else tuple(int(group) for group in groups),
     )
+
+
+def _framing(folder: Path) -> Framing | None:
+    """How the pictures of an external model get its size, from the metadata of its file."""
+    try:
+        return framing_in(onnx_file.read_metadata((folder / manifest.INT8).read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError, DecodeError):
+        return None  # A damaged file is not measured: `verify` says so.
 
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:

@@ -57,6 +57,8 @@ class Definition:
     """sha256 of the ONNX file made elsewhere that is compressed; empty for a search."""
     preprocessing: str = ""
     """Text of the file that says how that model wants its pixels."""
+    labels: str = ""
+    """Order of that model's classes as the user gave it: a word, or the text of a file."""
 
     def to_toml(self) -> str:
         """The text of `run.toml`."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from lepton_automl import api
 from lepton_automl.compress.external import quantize
@@ -153,8 +154,49 @@ def test_the_same_call_after_a_kill_writes_the_same_file(
 def test_a_model_near_chance_is_rejected(tmp_path: Path) -> None:
     wanted = order(tmp_path)
     (wanted.model.parent / "preprocessing.toml").write_text("mean = 500.0\nstd = 0.001\n")
-    with pytest.raises(DataError, match="preprocessing is not"):
+    with pytest.raises(DataError, match="of 192 training pictures right"):
         wanted.compress()
+    assert not wanted.config.out.exists()
+
+
+def test_expectations_stop_it_and_decisions_are_recorded(
+    finished: tuple[Wanted, Outcome], tmp_path: Path
+) -> None:
+    wanted, outcome = finished
+    names = {decision.name for decision in outcome.decisions}
+    assert {"class order", "pixel preprocessing"} <= names
+    with pytest.raises(ConfigError, match="--expects 930"):
+        wanted.changed(out=tmp_path / "out").compress(expects=930)
+    with pytest.raises(ConfigError, match="labels"):
+        wanted.compress(labels="natural")  # Another run than that in the folder.
+
+
+def test_the_framing_of_the_model_is_used_for_every_part_and_by_predict(tmp_path: Path) -> None:
+    wanted = order(tmp_path, limits=Limits(max_drop=50))
+    (wanted.model.parent / "preprocessing.toml").write_text(
+        f'mean = {models.MEAN}\nstd = {models.STD}\nresize = 12\ninterpolation = "nearest"\n'
+    )
+    # Each picture is the middle of a larger one, which is noise around it.
+    draws = np.random.default_rng(0)
+    arrays = dict(np.load(wanted.config.data))
+    for part in ("train", "val", "test"):
+        inner = arrays[f"x_{part}"].reshape(-1, 8, 8)
+        outer = draws.integers(0, 256, (len(inner), 12, 12), np.uint8)
+        outer[:, 2:10, 2:10] = inner
+        arrays[f"x_{part}"] = outer
+    np.savez(wanted.config.data, **arrays)
+    outcome = wanted.compress()
+    assert outcome.verdict.float32 is not None
+    assert outcome.verdict.float32.accuracy > 0.9
+    again = verify_again(outcome.artifact, data=wanted.config.data).verdict
+    assert again.float32 is not None
+    assert again.float32.accuracy == outcome.verdict.float32.accuracy
+    files = []
+    for number, pixels in enumerate(arrays["x_test"][:60]):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(files[-1])
+    answers = [int(found.label) for found in api.predict(outcome.artifact, files)]
+    assert np.mean(np.array(answers) == arrays["y_test"][:60]) > 0.9
 
 
 def test_a_rejected_model_leaves_no_folder(tmp_path: Path) -> None:

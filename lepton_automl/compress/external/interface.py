@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lepton_automl.compress.external.model import ExternalModel, last_softmax
+from lepton_automl.compress.external.free_batch import Shape, UnsupportedBatch, free_batch
+from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
+from lepton_automl.data.framing import Framing
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
@@ -45,18 +47,39 @@ def wrap_model(
     DataError
         If it does not run, or a picture's result depends on the rest of its batch.
     """
+    model = _fixed(model, signature)
     if signature.opset < _OPSET:
         model = _converted(path, model)
-    model = _with_free_batch(_plain(path, model))
-    ends = _ends(signature, preprocessing, last_softmax(model.graph, signature.output) is not None)
+    plain = _with_free_batch(path, model, signature)
+    graph, output = plain.graph, plain.graph.output[0].name
+    is_probability = _cut_activation(graph, output)
+    is_flat = _rank(plain, signature) == 2
+    ends = _ends(signature, preprocessing, output, is_flat=is_flat, is_probability=is_probability)
     shape = (signature.height, signature.width, signature.channels)
     constants = _constants(signature, preprocessing)
-    file = _joined(model, ends, constants, shape, class_names)
+    framing = None if preprocessing is None else preprocessing.framing
+    file = _joined(plain, ends, constants, shape, class_names, framing)
     _check(path, file, shape)
     words = "by the model itself" if preprocessing is None else str(preprocessing)
     around = tuple(node.name for side in ends for node in side)
-    kept = (*around, *(_PREFIX + name for name in _end(model, signature.output)))
+    kept = (*around, *(_PREFIX + name for name in _end(plain, output)))
     return ExternalModel(file, shape, tuple(class_names), kept, words)
+
+
+def _fixed(model: ModelProto, signature: Signature) -> ModelProto:
+    """A copy in which every dimension of the input is fixed; a free batch becomes 1."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    entry = next(value for value in made.graph.input if value.name == signature.input)
+    dims = entry.type.tensor_type.shape.dim
+    dims[0].dim_value = signature.batch or 1
+    sides = (signature.height, signature.width)
+    for place, side in zip((1, 2) if signature.layout == "NHWC" else (2, 3), sides, strict=True):
+        dims[place].dim_value = side
+    del made.graph.value_info[:]
+    for value in made.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return made
 
 
 def _converted(path: Path, model: ModelProto) -> ModelProto:
@@ -89,22 +112,115 @@ def _plain(path: Path, model: ModelProto) -> ModelProto:
         return onnx.load(str(out))
 
 
-def _with_free_batch(model: ModelProto) -> ModelProto:
-    """Make the batch dimension free, where the file was exported with a fixed one."""
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    entry = next(value for value in graph.input if value.name not in stored)
-    batch = entry.type.tensor_type.shape.dim[0].dim_value
-    for value in (entry, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "n"
-    del graph.value_info[:]
-    shaped = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
-    for name in shaped & stored.keys():
-        target = numpy_helper.to_array(stored[name]).copy()
-        if batch and target.size and target[0] == batch:
-            target[0] = 0 if (target == -1).any() or target.size > 1 else -1
-            stored[name].CopyFrom(numpy_helper.from_array(target, name))
-    return model
+def _with_free_batch(path: Path, model: ModelProto, signature: Signature) -> ModelProto:
+    """Fold constants at the fixed input shape, then make the batch dimension free.
+
+    A file whose own batch is free is taken as it is where its folded form cannot be freed.
+
+    Raises
+    ------
+    DataError
+        If a picture's result depends on the rest of its batch.
+    """
+    folded = _plain(path, model)
+    pixels = _inputs(signature, 3 * max(1, signature.batch))
+    try:
+        shapes = _shapes(folded, signature, pixels)
+        freed = free_batch(folded, shapes)
+        _check_same(folded, freed, signature, pixels)
+    except (UnsupportedBatch, *UNLOADABLE) as error:
+        if signature.batch:
+            raise DataError(
+                f"{path} cannot be used for several pictures at once: {first_line(error)}",
+                fix="export the model with a free (dynamic) first dimension, from an example of "
+                "two pictures",
+            ) from error
+        return _plain(path, _batch_named(model, signature))
+    return freed
+
+
+def _rank(model: ModelProto, signature: Signature) -> int:
+    session = onnx_file.open_session(model.SerializeToString())
+    pixels = _inputs(signature, max(1, signature.batch))
+    return int(np.ndim(session.run(None, {signature.input: pixels})[0]))
+
+
+def _batch_named(model: ModelProto, signature: Signature) -> ModelProto:
+    made = ModelProto()
+    made.CopyFrom(model)
+    entry = next(value for value in made.graph.input if value.name == signature.input)
+    entry.type.tensor_type.shape.dim[0].dim_param = "n"
+    return made
+
+
+def _inputs(signature: Signature, count: int) -> np.ndarray:
+    """Random pictures in the form of the model's own input."""
+    sides = (signature.height, signature.width)
+    shape = (signature.channels, *sides)
+    if signature.layout == "NHWC":
+        shape = (*sides, signature.channels)
+    draws = np.random.default_rng(0)
+    if signature.is_bytes:
+        return draws.integers(0, 256, (count, *shape), np.uint8)
+    return draws.random((count, *shape), np.float32)
+
+
+def _shapes(model: ModelProto, signature: Signature, pixels: np.ndarray) -> dict[str, Shape]:
+    """Shape of every value at the fixed batch, from a run of the model."""
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    names = [name for node in model.graph.node for name in node.output if name]
+    del probe.graph.output[:]
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    batch = np.ascontiguousarray(pixels[: max(1, signature.batch)])
+    session = onnx_file.open_session(probe.SerializeToString())
+    values = session.run(names, {signature.input: batch})
+    found = {name: tuple(np.shape(value)) for name, value in zip(names, values, strict=True)}
+    stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return stored | found | {signature.input: batch.shape}
+
+
+def _check_same(
+    fixed: ModelProto, freed: ModelProto, signature: Signature, pixels: np.ndarray
+) -> None:
+    """Check that the model with a free batch computes what the file computes.
+
+    Raises
+    ------
+    UnsupportedBatch
+        If it does not.
+    """
+    sessions = [onnx_file.open_session(each.SerializeToString()) for each in (fixed, freed)]
+    size = max(1, signature.batch)
+    parts = [
+        sessions[0].run(None, {signature.input: np.ascontiguousarray(pixels[start : start + size])})
+        for start in range(0, len(pixels), size)
+    ]
+    wanted = np.concatenate([np.asarray(part[0]).reshape(size, -1) for part in parts])
+    given = np.asarray(sessions[1].run(None, {signature.input: pixels})[0])
+    if given.shape[:1] != (len(pixels),) or given.size != wanted.size:
+        raise UnsupportedBatch(f"{len(pixels)} pictures give an output {given.shape}")
+    given = given.reshape(wanted.shape)
+    finite = np.isfinite(wanted) & np.isfinite(given)  # `_check` reports all others.
+    apart = np.abs(given[finite] - wanted[finite]).max(initial=0.0)
+    largest = float(np.abs(wanted[finite]).max(initial=0.0))
+    if apart > _TOLERANCE * max(1.0, largest):
+        raise UnsupportedBatch("a picture's result depends on the rest of its batch")
+
+
+def _cut_activation(graph: GraphProto, output: str) -> bool:
+    """Cut the softmax or sigmoid at the end; whether the output is still a probability."""
+    makers = {value: node for node in graph.node for value in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in ("Identity", "Flatten", "Reshape", "Squeeze"):
+        node = makers.get(node.input[0])
+    if node is None or node.op_type not in ("Softmax", "Sigmoid"):
+        return False
+    if sum(node.output[0] in each.input for each in graph.node) > 1:
+        return True
+    node.op_type = "Identity"
+    del node.attribute[:]
+    return False
 
 
 def _end(model: ModelProto, output: str) -> list[str]:
@@ -124,7 +240,14 @@ def _end(model: ModelProto, output: str) -> list[str]:
 Ends = tuple[list[NodeProto], list[NodeProto]]
 
 
-def _ends(signature: Signature, preprocessing: Preprocessing | None, is_softmax: bool) -> Ends:
+def _ends(
+    signature: Signature,
+    preprocessing: Preprocessing | None,
+    output: str,
+    *,
+    is_flat: bool,
+    is_probability: bool,
+) -> Ends:
     """Nodes before and after the model."""
     before: list[NodeProto] = []
 
@@ -145,15 +268,45 @@ def _ends(signature: Signature, preprocessing: Preprocessing | None, is_softmax:
     if not before:
         x = add("Identity", x)
     before[-1].output[0] = _PREFIX + signature.input
-    source = _PREFIX + signature.output
-    kind, more = ("Identity", {}) if is_softmax else ("Softmax", {"axis": 1})
-    after: Any = helper.make_node(kind, [source], [onnx_file.OUTPUT_NAME], "after", **more)  # type: ignore[arg-type]
-    return before, [after]
+    after: list[NodeProto] = []
+    last = _PREFIX + output
+    if not is_flat:  # (n, classes, 1, 1), (n, 1, 1, classes) or (n,)
+        after.append(helper.make_node("Flatten", [last], ["after/flat"], "after_flat", axis=1))
+        last = "after/flat"
+    if signature.is_logit:
+        # softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)]
+        after.append(helper.make_node("Pad", [last, "after/left"], ["after/two"], "after_two"))
+        last = "after/two"
+    kind, more = ("Identity", {}) if is_probability else ("Softmax", {"axis": 1})
+    end: Any = helper.make_node(kind, [last], [onnx_file.OUTPUT_NAME], "after", **more)  # type: ignore[arg-type]
+    return before, [*after, end]
+
+
+def with_preprocessing(file: bytes, known: Preprocessing) -> bytes:
+    """A wrapped model whose pixels are preprocessed in another way; its graph stays.
+
+    Parameters
+    ----------
+    file : bytes
+        Made by `wrap_model` for a model that takes float pixels.
+    known : Preprocessing
+        A channel order other than RGB is applied to the picture's own channels.
+    """
+    model = ModelProto.FromString(file)
+    mean, std = (np.array(v, np.float64) for v in (known.mean, known.std))
+    new = {"before/gain": known.scale / std, "before/offset": -mean / std}
+    for tensor in model.graph.initializer:
+        if tensor.name in new:
+            array = new[tensor.name].astype(np.float32).reshape(tuple(tensor.dims))
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return bytes(model.SerializeToString())
 
 
 def _constants(signature: Signature, preprocessing: Preprocessing | None) -> list[TensorProto]:
+    ends = [numpy_helper.from_array(np.array([0, 1, 0, 0], np.int64), "after/left")]
+    ends = ends if signature.is_logit else []
     if preprocessing is None:
-        return []
+        return ends
     mean, std = (np.array(v, np.float64) for v in (preprocessing.mean, preprocessing.std))
     shape = (1, -1, 1, 1) if signature.layout == "NCHW" else (1, 1, 1, -1)
     found = {
@@ -162,7 +315,7 @@ def _constants(signature: Signature, preprocessing: Preprocessing | None) -> lis
     }
     if preprocessing.order == "BGR":
         found["before/turned"] = np.array([2, 1, 0], np.int64)
-    return [numpy_helper.from_array(array, name) for name, array in found.items()]
+    return [*ends, *(numpy_helper.from_array(array, name) for name, array in found.items())]
 
 
 def _joined(
@@ -171,6 +324,7 @@ def _joined(
     constants: Sequence[TensorProto],
     shape: tuple[int, int, int],
     class_names: Sequence[str],
+    framing: Framing | None,
 ) -> bytes:
     inner = onnx.compose.add_prefix(model, _PREFIX).graph
     before, after = ends
@@ -192,7 +346,10 @@ def _joined(
         producer_name="lepton",
         producer_version=__version__,
     )
-    helper.set_model_props(made, {"labels": json.dumps(list(class_names), ensure_ascii=False)})
+    words = {"labels": json.dumps(list(class_names), ensure_ascii=False)}
+    helper.set_model_props(
+        made, words | ({} if framing is None else {"framing": framing.to_json()})
+    )
     return bytes(made.SerializeToString(deterministic=True))
 
 

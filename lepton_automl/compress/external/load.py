@@ -9,12 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lepton_automl.compress.external.class_order import ClassOrder, find_class_order
 from lepton_automl.compress.external.interface import wrap_model
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import find_preprocessing, labels_in
-from lepton_automl.compress.external.reader import read, signature
+from lepton_automl.compress.external.plausibility import stated_accuracies
+from lepton_automl.compress.external.preprocessing import (
+    Preprocessing,
+    find_preprocessing,
+    stated_size,
+)
+from lepton_automl.compress.external.reader import has_free_size, read, signature
 from lepton_automl.core import files
 from lepton_automl.core.subprocesses import run_json
+from lepton_automl.data.framing import Framing
 from lepton_automl.errors import DataError, LeptonError, first_line
 
 PROGRAM = (
@@ -36,7 +43,12 @@ _MALFORMED = (
 
 
 def load_external(
-    path: Path, preprocessing: Path | None, class_names: Sequence[str], out: Path
+    path: Path,
+    preprocessing: Path | None,
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    labels: str | None = None,
 ) -> ExternalModel:
     """Load a model with lepton's input and output; its file is also written to `out`.
 
@@ -50,6 +62,9 @@ def load_external(
         Of the data; a model that names its classes must have the same.
     out : Path
         Path of the float file.
+    labels : str, optional
+        Value of --labels: `natural`, `text`, or a file with the class names in the order of the
+        outputs.
 
     Raises
     ------
@@ -61,6 +76,7 @@ def load_external(
         "preprocessing": None if preprocessing is None else str(preprocessing),
         "class_names": list(class_names),
         "out": str(out),
+        "labels": labels,
     }
 
     def died(number: int) -> LeptonError:
@@ -70,8 +86,27 @@ def load_external(
         )
 
     body = run_json(PROGRAM, json.dumps(request), f"opening {path}", died)
-    names = {name: tuple(body[name]) for name in ("shape", "class_names", "kept_float")}
-    return ExternalModel(out.read_bytes(), preprocessing=body["preprocessing"], **names)
+    return _received(body, out.read_bytes())
+
+
+def _received(body: Mapping[str, Any], file: bytes) -> ExternalModel:
+    """The model in the answer of the child process."""
+    names = {name: tuple(body[name]) for name in ("shape", "class_names", "kept_float", "changes")}
+    pixels = body["pixels"]
+    if pixels is not None:
+        framing = pixels["framing"]
+        made = None if framing is None else Framing.from_json(json.dumps(framing))
+        numbers = {name: tuple(pixels[name]) for name in ("mean", "std")}
+        pixels = Preprocessing(**(pixels | numbers | {"framing": made}))
+    order = body["order"]
+    return ExternalModel(
+        file,
+        preprocessing=body["preprocessing"],
+        pixels=pixels,
+        order=ClassOrder(**(order | {"names": tuple(order["names"])})),
+        promises=tuple((source, share) for source, share in body["promises"]),
+        **names,
+    )
 
 
 def main() -> None:
@@ -99,34 +134,35 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _opened(
-    path: str, preprocessing: str | None, class_names: Sequence[str], out: str
+    path: str,
+    preprocessing: str | None,
+    class_names: Sequence[str],
+    out: str,
+    labels: str | None = None,
 ) -> dict[str, object]:
     file = Path(path)
-    model = read(file)
-    seen = signature(file, model)
+    opened = read(file)
+    model = opened.model
     given = None if preprocessing is None else Path(preprocessing)
-    names = _names(file, labels_in(model), class_names, seen.classes)
-    found = wrap_model(file, model, seen, find_preprocessing(file, model, seen, given), names)
+    size = stated_size(file, given) if has_free_size(model) else None
+    seen = signature(file, model, size=size, classes=len(class_names))
+    order = find_class_order(file, model, labels, class_names, seen.classes)
+    known = find_preprocessing(file, model, seen, given)
+    found = wrap_model(file, model, seen, known, order.names)
+    changes = list(opened.changes)
+    if size is not None:
+        changes.append(f"height and width were free: {size[0]}x{size[1]}, as stated beside it")
+    if seen.is_logit:
+        changes.append(
+            f"its one output is the score of the second class, {order.names[1]}, against "
+            f"{order.names[0]}"
+        )
+    found = dataclasses.replace(
+        found,
+        pixels=known,
+        order=order,
+        changes=tuple(changes),
+        promises=stated_accuracies(file, model),
+    )
     files.write(Path(out), found.file)
     return {**dataclasses.asdict(found), "file": None}
-
-
-def _names(
-    path: Path, own: Sequence[str] | None, wanted: Sequence[str], classes: int
-) -> tuple[str, ...]:
-    """Class names in the order of the outputs."""
-    if len(wanted) != classes:
-        raise DataError(
-            f"{path} has {classes} classes, the data have {len(wanted)}: "
-            f"{', '.join(wanted[:5])}{', ...' if len(wanted) > 5 else ''}",
-            fix="give data with one folder per class of the model",
-        )
-    if own is None or len(own) != classes:
-        return tuple(wanted)
-    if set(own) != set(wanted):
-        strange = sorted(set(own) - set(wanted))
-        raise DataError(
-            f"{path} has classes that the data do not have: {', '.join(strange[:5])}",
-            fix="name the folders of the data as the model names its classes",
-        )
-    return tuple(own)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto
 
+from lepton_automl.compress.external.class_order import ClassOrder
+from lepton_automl.compress.external.preprocessing import Preprocessing
+
 
 @dataclass(frozen=True)
 class ExternalModel:
@@ -21,6 +24,14 @@ class ExternalModel:
     """Names of nodes that are never quantized: around the model, and after its last layer."""
     preprocessing: str
     """How its pictures are preprocessed, in words."""
+    pixels: Preprocessing | None = None
+    """The same as numbers; None: it takes uint8 pixels."""
+    order: ClassOrder | None = None
+    """Where the order of the classes is stated."""
+    changes: tuple[str, ...] = ()
+    """What was rewritten in its graph, in words."""
+    promises: tuple[tuple[str, float], ...] = ()
+    """Accuracy (0 to 1) that its metadata or files beside it state, with their place."""
 
 
 def last_softmax(graph: GraphProto, output: str) -> NodeProto | None:

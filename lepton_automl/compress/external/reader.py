@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto
-from onnx.external_data_helper import load_external_data_for_model
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
+from lepton_automl.compress.external import rewrites
 from lepton_automl.errors import DataError, first_line
 
-_MIN_OPSET, _MAX_OPSET = 11, 22
+_MIN_OPSET, _MAX_OPSET = 7, 25
 _MAX_BYTES = 1 << 30
 """Limit on a file; image classifiers for small devices are a thousandth of it."""
 _MAX_SIDE = 4096
 Layout = Literal["NCHW", "NHWC"]
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_CLASSIFIER = "give a float image classifier as ONNX: one picture in, one score per class out"
+_FLOAT_MODEL = "give the float model from which this file was made"
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,25 @@ class Signature:
     is_bytes: bool
     """It takes uint8 pixels and preprocesses them itself."""
     opset: int
+    batch: int = 0
+    """Pictures that the file takes at once; 0: any number."""
+    is_logit: bool = False
+    """Its only output is the logit or the probability of the second of two classes."""
 
 
-def read(path: Path) -> ModelProto:
+@dataclass(frozen=True)
+class ReadModel:
+    """A valid model in float32, and what was rewritten for that, in words."""
+
+    model: ModelProto
+    changes: tuple[str, ...]
+
+
+def read(path: Path) -> ReadModel:
     """Read the model in a file, with external weights from the same folder.
+
+    Nodes are sorted, half and double precision becomes float32, QuantizeLinear and
+    DequantizeLinear become float values, local functions are inlined.
 
     Raises
     ------
@@ -48,48 +70,89 @@ def read(path: Path) -> ModelProto:
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise _refused(path, f"it has {size} bytes, at most {_MAX_BYTES} are supported")
+            raise _refused(
+                path, f"it has {size} bytes, at most {_MAX_BYTES} are supported", _CLASSIFIER
+            )
         model: ModelProto = ModelProto.FromString(path.read_bytes())
     except (OSError, DecodeError, ValueError) as error:
-        raise _refused(path, f"not an ONNX file: {error or 'damaged'}") from error
+        raise _refused(path, f"not an ONNX file: {error or 'damaged'}", _CLASSIFIER) from error
+    model = _inlined(path, model)
     _check_graph(path, model)
     _fetch_external(path, model)
+    changes = _rewritten(path, model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise _refused(path, f"not valid ONNX: {first_line(error)}") from error
-    return model
+        raise _refused(path, f"not valid ONNX: {first_line(error)}", "export it again") from error
+    return ReadModel(model, changes)
 
 
-def signature(path: Path, model: ModelProto) -> Signature:
-    """Input and output of the model.
+def signature(
+    path: Path,
+    model: ModelProto,
+    *,
+    size: tuple[int, int] | None = None,
+    classes: int | None = None,
+) -> Signature:
+    """Input and output of the model; of several outputs the graph keeps the scores.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    model : ModelProto
+        Its free height and width are set; an ArgMax at its end is removed.
+    size : (int, int), optional
+        Height and width for a model whose own are free.
+    classes : int, optional
+        Number of classes of the data, which selects one of several outputs.
 
     Raises
     ------
     DataError
-        If it does not take one picture of a fixed size and return one score per class.
+        If it does not take one picture and return one score per class.
     """
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     entries = [value for value in graph.input if value.name not in stored]
-    if len(entries) != 1 or len(graph.output) != 1:
+    if len(entries) != 1:
         raise _refused(
             path,
-            f"{len(entries)} inputs and {len(graph.output)} outputs, a classifier has one of each"
-            + (" (detectors have several)" if len(graph.output) > 1 else ""),
+            f"{len(entries)} inputs, an image classifier has one",
+            "export only the part that takes the picture",
         )
-    entry, end = entries[0], graph.output[0]
-    layout, sides = _picture(path, entry)
-    classes = _classes(path, end)
+    entry = entries[0]
+    layout, sides = _picture(path, entry, size)
+    end = _scores(path, model, classes)
+    count, is_logit = _classes(path, end)
     kind = entry.type.tensor_type.elem_type
     if kind not in (TensorProto.FLOAT, TensorProto.UINT8):
         raise _refused(
             path,
             f"input {entry.name} is {TensorProto.DataType.Name(kind)}, not float or uint8",
+            "export it with a float or uint8 input",
         )
     return Signature(
-        entry.name, end.name, layout, *sides, classes, kind == TensorProto.UINT8, opset_of(model)
+        entry.name,
+        end.name,
+        layout,
+        *sides,
+        count,
+        kind == TensorProto.UINT8,
+        opset_of(model),
+        entry.type.tensor_type.shape.dim[0].dim_value,
+        is_logit,
     )
+
+
+def has_free_size(model: ModelProto) -> bool:
+    """Whether height or width of the input are not fixed in the file."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    entries = [value for value in model.graph.input if value.name not in stored]
+    dims = [dim.dim_value for value in entries[:1] for dim in value.type.tensor_type.shape.dim]
+    if len(dims) != 4:
+        return False
+    return 0 in (dims[1:3] if dims[3] in (1, 3) and dims[1] not in (1, 3) else dims[2:])
 
 
 def opset_of(model: ModelProto) -> int:
@@ -97,22 +160,62 @@ def opset_of(model: ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
+def _inlined(path: Path, model: ModelProto) -> ModelProto:
+    """Local functions, which torch's exporter writes, replaced by their operators."""
+    if not model.functions:
+        return model
+    names = {(function.domain, function.name) for function in model.functions}
+    inner = [node for function in model.functions for node in function.node]
+    if any((node.domain, node.op_type) in names for node in inner):
+        # Nested functions can expand to exponentially many operators.
+        raise _refused(path, "it has nested functions", "export it with dynamo=False")
+    return onnx.inliner.inline_local_functions(model)
+
+
 def _check_graph(path: Path, model: ModelProto) -> None:
     opset = opset_of(model)
     if not model.graph.node:
-        raise _refused(path, "it has no operators")
-    if not _MIN_OPSET <= opset <= _MAX_OPSET:
-        raise _refused(path, f"it has opset {opset}, supported are {_MIN_OPSET} to {_MAX_OPSET}")
+        raise _refused(path, "it has no operators", _CLASSIFIER)
     unknown = {
         f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")
     }
-    if unknown or model.functions:
-        names = ", ".join(sorted(unknown)[:3]) or "custom functions"
-        raise _refused(path, f"it uses {names}, only standard ONNX operators are supported")
+    if unknown:
+        fix = "export it with standard ONNX operators"
+        if any(name.startswith("com.microsoft") for name in unknown):
+            fix = "give the file before ONNX Runtime optimized or quantized it"
+        raise _refused(
+            path,
+            f"it uses {', '.join(sorted(unknown)[:3])}, only standard ONNX operators are supported",
+            fix,
+        )
+    if not _MIN_OPSET <= opset <= _MAX_OPSET:
+        raise _refused(
+            path,
+            f"it has opset {opset}, supported are {_MIN_OPSET} to {_MAX_OPSET}",
+            "export it with opset 17 (torch.onnx.export(..., opset_version=17))",
+        )
     if any(_has_graph(node.attribute) for node in model.graph.node):
-        raise _refused(path, "it has control flow (If, Loop, Scan), which is not supported")
-    if any(n.op_type in ("QuantizeLinear", "QLinearConv") for n in model.graph.node):
-        raise _refused(path, "it is quantized already; the float model is needed")
+        raise _refused(
+            path,
+            "it has control flow (If, Loop, Scan), which is not supported",
+            "export it in evaluation mode from a forward function without if and for over tensors",
+        )
+    integer = {n.op_type for n in model.graph.node} & _INTEGER_OPERATORS
+    if integer:
+        raise _refused(
+            path,
+            f"it is quantized already, to integer operators ({', '.join(sorted(integer))})",
+            _FLOAT_MODEL,
+        )
+
+
+_INTEGER_OPERATORS = {
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+}
 
 
 def _has_graph(attributes: object) -> bool:
@@ -120,59 +223,198 @@ def _has_graph(attributes: object) -> bool:
     return any(item.type in kinds for item in attributes)  # type: ignore[attr-defined]
 
 
+def _rewritten(path: Path, model: ModelProto) -> tuple[str, ...]:
+    changes = []
+    try:
+        rewrites.sort_nodes(model.graph)
+        if rewrites.to_float32(model):
+            changes.append("half or double precision became float32")
+        if rewrites.without_quantization(model):
+            changes.append(
+                "it was quantized (QuantizeLinear, DequantizeLinear): float values were restored "
+                "and are quantized again"
+            )
+    except rewrites.Unsupported as error:
+        raise _refused(path, f"{error}", _FLOAT_MODEL) from error
+    return tuple(changes)
+
+
 def _fetch_external(path: Path, model: ModelProto) -> None:
     """Load external weights, from plain files in the model's own folder only."""
-    for tensor in model.graph.initializer:
-        for item in tensor.external_data:
-            if item.key != "location":
-                continue
-            place = path.parent / item.value
-            is_plain = Path(item.value).name == item.value and place.is_file()
-            if not is_plain or place.is_symlink():
+    contents: dict[str, bytes] = {}
+    left = _MAX_BYTES
+    for tensor in rewrites.tensors(model.graph):
+        if not tensor.external_data:
+            continue
+        fields = {item.key: item.value for item in tensor.external_data}
+        name = fields.get("location", "")
+        if name not in contents:
+            contents[name] = _weights_file(path, name, left)
+            left -= len(contents[name])
+        try:
+            start = int(fields.get("offset", 0))
+            length = int(fields.get("length", len(contents[name]) - start))
+        except ValueError as error:
+            raise _refused(
+                path, f"its weights cannot be read: {error}", "export it again"
+            ) from error
+        if start < 0 or length < 0 or start + length > len(contents[name]):
+            raise _refused(
+                path,
+                f"its weights in {name!r} end before byte {start + length}",
+                "copy that file again, it is cut off",
+            )
+        tensor.raw_data = contents[name][start : start + length]
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+
+def _weights_file(path: Path, name: str, limit: int) -> bytes:
+    """Content of a file beside the model, which the untrusted model names.
+
+    A symbolic link must lead to the folder in which the model's own file is: in the cache of
+    Hugging Face both are links to files of one folder.
+    """
+    place = path.parent / name
+    if not name or Path(name).name != name or not place.is_file():
+        raise _refused(
+            path,
+            f"its weights are in {name!r}; only files in the same folder are read",
+            f"put {Path(name).name or 'that file'} beside {path.name}",
+        )
+    real = place.resolve()
+    if real.parent not in (path.parent.resolve(), path.resolve().parent):
+        raise _refused(
+            path,
+            f"its weights {name!r} are a link to {real}, outside the folder of the model",
+            f"copy the file itself beside {path.name} (cp -L)",
+        )
+    try:
+        with real.open("rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode) or info.st_size > limit:
                 raise _refused(
                     path,
-                    f"its weights are in {item.value!r}; only files in the same folder are read",
+                    f"its weights in {name!r} have {info.st_size} bytes, at most {_MAX_BYTES} are "
+                    "supported",
+                    _CLASSIFIER,
                 )
-    try:
-        load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise _refused(path, f"its weights cannot be read: {error}") from error
+            return file.read()
+    except OSError as error:
+        raise _refused(
+            path, f"its weights cannot be read: {error}", "allow reading that file"
+        ) from error
 
 
-def _picture(path: Path, value: ValueInfoProto) -> tuple[Layout, tuple[int, int, int]]:
-    dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+def _picture(
+    path: Path, value: ValueInfoProto, size: tuple[int, int] | None
+) -> tuple[Layout, tuple[int, int, int]]:
+    shape = value.type.tensor_type.shape
+    dims = [dim.dim_value for dim in shape.dim]
     if len(dims) != 4:
-        raise _refused(path, f"input {value.name} has {len(dims)} dimensions, a picture has 4")
+        raise _refused(
+            path, f"input {value.name} has {len(dims)} dimensions, a picture has 4", _CLASSIFIER
+        )
     layout: Layout = "NHWC" if dims[3] in (1, 3) and dims[1] not in (1, 3) else "NCHW"
-    channels, height, width = (
-        (dims[3], dims[1], dims[2]) if layout == "NHWC" else (dims[1], dims[2], dims[3])
-    )
+    places = (1, 2, 3) if layout == "NHWC" else (2, 3, 1)
+    if size is not None:
+        for place, side in zip(places[:2], size, strict=True):
+            if not dims[place]:
+                shape.dim[place].dim_value = dims[place] = side
+    height, width, channels = (dims[place] for place in places)
     if not 0 < height <= _MAX_SIDE or not 0 < width <= _MAX_SIDE:
         raise _refused(
             path,
-            f"input {value.name} has {height or '?'}x{width or '?'} pixels: the size must be fixed "
-            f"in the file, 1 to {_MAX_SIDE}; only the first dimension may be free",
+            f"input {value.name} has {height or '?'}x{width or '?'} pixels: the size must be "
+            f"fixed, 1 to {_MAX_SIDE}",
+            "state it in the file of --preprocessing, for instance\n    size = [224, 224]\n"
+            "  or put the config.json or preprocessor_config.json of the model beside it",
         )
     if channels not in (1, 3):
         raise _refused(
-            path, f"input {value.name} has {channels or '?'} channels, supported are 1 and 3"
+            path,
+            f"input {value.name} has {channels or '?'} channels, supported are 1 and 3",
+            "export it with 1 or 3 channels fixed",
         )
     return layout, (height, width, channels)
 
 
-def _classes(path: Path, value: ValueInfoProto) -> int:
+def _scores(path: Path, model: ModelProto, classes: int | None) -> ValueInfoProto:
+    """The output that holds the scores; the graph keeps only this one."""
+    graph = model.graph
+    fitting = [value for value in graph.output if _is_scores(value, classes)]
+    if len(graph.output) > 1 and len(fitting) > 1:
+        fitting = _before_activations(graph, fitting)
+    if len(graph.output) > 1:
+        if len(fitting) != 1:
+            names = ", ".join(value.name for value in graph.output)
+            raise _refused(
+                path,
+                f"{len(graph.output)} outputs ({names}), {len(fitting)} of them hold one score a "
+                "class (detectors have several)",
+                "export only the scores",
+            )
+        kept = ValueInfoProto()
+        kept.CopyFrom(fitting[0])
+        del graph.output[:]
+        graph.output.append(kept)
+    _cut_argmax(model)
+    end: ValueInfoProto = graph.output[0]
+    return end
+
+
+def _is_scores(value: ValueInfoProto, classes: int | None) -> bool:
+    if value.type.tensor_type.elem_type not in _FLOATS:
+        return False
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-    if len(dims) != 2 or dims[1] < 2:
+    count = math.prod(dims[1:])
+    return len(dims) > 1 and count > 0 and (classes is None or count == classes)
+
+
+def _before_activations(graph: GraphProto, values: list[ValueInfoProto]) -> list[ValueInfoProto]:
+    """Those outputs that are not the softmax or sigmoid of another output."""
+    names = {value.name for value in values}
+    derived = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type in ("Softmax", "Sigmoid", "LogSoftmax") and node.input[0] in names
+    }
+    return [value for value in values if value.name not in derived]
+
+
+def _cut_argmax(model: ModelProto) -> None:
+    """Return the scores, where the model returns the number of the best class."""
+    graph = model.graph
+    end = graph.output[0]
+    node = next((n for n in graph.node if end.name in n.output), None)
+    if node is None or node.op_type != "ArgMax":
+        return
+    source = node.input[0]
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    known = next((value for value in inferred if value.name == source), None)
+    if known is not None:
+        graph.node.remove(node)
+        del graph.output[:]
+        graph.output.append(known)
+
+
+def _classes(path: Path, value: ValueInfoProto) -> tuple[int, bool]:
+    """Number of classes, and whether the output is one logit for two classes."""
+    dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    sizes = [size for size in dims[1:] if size != 1]
+    if len(dims) == 1 or (len(dims) > 1 and not sizes):
+        if len(dims) == 1 and dims[0] > 1:  # The only picture's dimension was squeezed away.
+            return dims[0], False
+        return 2, True
+    if len(sizes) != 1 or sizes[0] < 2:
         raise _refused(
             path,
             f"output {value.name} has the shape {[d or '?' for d in dims]}, a classifier gives "
             "(n, classes), at least two",
+            "export the scores of the classes, (n, classes)",
         )
-    return int(dims[1])
+    return sizes[0], False
 
 
-def _refused(path: Path, why: str) -> DataError:
-    return DataError(
-        f"{path}: {why}",
-        fix="give a float image classifier as ONNX: one picture in, one score per class out",
-    )
+def _refused(path: Path, why: str, fix: str) -> DataError:
+    return DataError(f"{path}: {why}", fix=fix)
