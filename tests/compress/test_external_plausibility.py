@@ -64,7 +64,7 @@ def test_a_fitting_order_of_the_classes_is_named_and_not_taken() -> None:
         order=ClassOrder(text, "--labels text", is_option=True),
         pixels=dataclasses.replace(RIGHT, is_option=True),
     )
-    with pytest.raises(DataError, match="tried: in natural order|guessing 33.3%"):
+    with pytest.raises(DataError, match=r"guessing 33\.3%"):
         check_plausible(stated, given, 0.9)
     assert not order_warning(stated)
 
