@@ -23,6 +23,7 @@ from rules import LAST, RULES, Rule, State
 from table import EPOCHS, HERE, Table, read
 
 from lepton_automl.core import files
+from lepton_automl.pipeline.context import use_one_thread
 from lepton_automl.search.pareto import hypervolume
 
 TRIALS = 100
@@ -197,6 +198,7 @@ def _sampler(table: Table, cell: Cell, seed: int, rule: Rule) -> samplers.Sample
 
 def outcome(name: str, cell: Cell, seeds: int) -> dict[str, Any]:
     """What a cell gives over the seeds: epochs to arrive, or hypervolumes."""
+    use_one_thread()  # As in a run: on busy cores the threads of one process wait for each other.
     table, begun = read(name), time.process_time()
     runs = [simulated(table, cell, seed) for seed in range(min(seeds, cell.seeds))]
     row: dict[str, Any] = {"table": name, "sampler": cell.sampler, "rule": cell.rule}
