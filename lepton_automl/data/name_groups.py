@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core.decisions import Decision
+from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.errors import ConfigError
 
 _MIN_COVERED = 0.5
@@ -21,6 +21,14 @@ _MAX_SHARE = 0.5
 """Largest share of a class that one group may have."""
 _CLOSER = 0.7
 """Share of pairs in which a picture of the same name key must be the closer one, to be a group."""
+_CLOSER_TOLD = 0.52
+"""The same where the names themselves say what they count (`_TELLING`)."""
+_TELLING = re.compile(
+    r"(?:^|[^a-z])(?:video|vid|clip|frame|track|tile|patch|slice|scan|patient|subject|session|seq|"
+    r"sequence|scene|burst|view)s?[-_ ]?[0-9]",
+    re.IGNORECASE,
+)
+"""Names of parts of something larger."""
 _CLOSER_ACROSS = 0.6
 """The same for pictures of one key in different classes, to be one group across classes."""
 _PAIRS = 2000
@@ -89,11 +97,13 @@ def find_name_groups(
             f"pictures of one group are closer to each other than to others of their class in "
             f"{closer:.0%} of {pairs} pairs (50 % by chance)"
         )
-        if closer >= _CLOSER:
+        is_told = closer >= _CLOSER_TOLD and all(_TELLING.search(name) for name in inner)
+        if closer >= _CLOSER or is_told:
+            certainty: Certainty = "measured" if closer >= _CLOSER else "inferred"
             merged, more = _across_classes(rule, inner, groups, labels, vectors)
             choice = f"{len(np.unique(merged))} groups by {rule.text}, such as {example}"
             return merged, Decision(
-                "groups by name", choice, evidence + more, "measured", "--group none"
+                "groups by name", choice, evidence + more, certainty, "--group none"
             )
         if offered is None and _are_numbered(rule, inner):
             choice = f"none, though {rule.text} would give {count}, such as {example}"

@@ -60,6 +60,14 @@ def test_names_are_offered_and_not_used_where_pictures_disagree():
     assert same_partition(groups_by_pattern(re.compile(pattern), names), BASE)
 
 
+def test_names_that_say_what_they_count_need_less_evidence():
+    hardly = vectors(0.2)
+    for form, is_used in (("video{g}_frame{n:04}.png", True), ("img_{g:04}_{a}.png", False)):
+        groups, decision = find_name_groups(ids(form), LABELS, CLASSES, hardly)
+        assert (groups is not None) == is_used
+        assert decision.certainty == ("inferred" if is_used else "measured")
+
+
 @pytest.mark.parametrize("form", ["{g}{n}.png", "img_{g}{n}.png", "{a}.png"])
 def test_names_that_number_pictures_or_name_views_only_are_no_groups(form):
     assert find_name_groups(ids(form), LABELS, CLASSES, vectors(2.0)) == (None, None)
