@@ -42,6 +42,9 @@ same time (docs/decisions.md, "Final trainings from nothing")."""
 _OVERFITTING_RATIO = 0.5
 """Where the error on training samples is below this share of the validation error, a longer
 training needs stronger augmentation (docs/decisions.md, "Stronger changes at the end")."""
+_SATURATED_ERROR = 0.02
+"""Where the best net errs less after one short rung, a larger one has little to gain, and costs
+count as they do after long trainings."""
 _OVERFITTING_SAMPLES = 2000
 """Training samples that this is measured on."""
 
@@ -271,7 +274,10 @@ class FinalistSelection:
         params = {o.number: self._trials[o.number].params for o in options}
         known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
         feasible = within_limits(known_good or options, self._request.config.limits)
-        best, *others = by_accuracy([o for o in feasible if self._is_in_time(o)] or feasible)
+        in_time = [o for o in feasible if self._is_in_time(o)] or feasible
+        best, *others = by_accuracy(in_time)
+        if 1 - best.accuracy <= _SATURATED_ERROR:
+            return finalists(in_time, self._request.config.goal, FINALISTS)
 
         def may_be_best(option: Option) -> bool:
             return not is_significantly_below(
