@@ -17,30 +17,26 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from lepton_automl.artifact import measurements
 from lepton_automl.artifact.predict import predict
-from lepton_automl.artifact.verify import verify
 from lepton_automl.compress import recovery
 from lepton_automl.config import Limits
 from lepton_automl.core.events import silent
-from lepton_automl.pipeline import export
 from lepton_automl.pipeline.compress_net import compress_net
 from lepton_automl.pipeline.context import open_run
 from lepton_automl.pipeline.export import verify_again
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.training.evaluate import predict_logits
-from tests.helpers import known_net
+from tests.helpers import children, known_net
 
 REFERENCE = "reference/model.fp32.onnx"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _in_this_process():
-    """Few batches of recovery, short latency rounds, no further process for the verification."""
+    """Few batches of recovery, no further process for the verification."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "MIN_BATCHES", 4)
-        patch.setattr(measurements, "SECONDS", 0.01)
-        patch.setattr(export, "verify_in_fresh_process", verify)
+        children.answer_here(patch)
         yield
 
 
