@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.artifact.measurements import file_problems
-from lepton_automl.compress.external.interface import wrap_model
+from lepton_automl.compress.external.interface import with_preprocessing, wrap_model
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import signature
@@ -99,6 +99,39 @@ def test_channels_are_ordered_shifted_and_scaled_as_asked(layout: str, order: st
     scores = torch.from_numpy(session.run(None, {"x": x})[0])
     found = wrap(made, seen)
     assert np.abs(predict_file(found.file, pixels) - scores.softmax(1).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_constants_after_the_input_are_joined_with_the_preprocessing(layout: str) -> None:
+    """As the layers Rescaling and Normalization of Keras leave them in a file."""
+    made = linear(["n", 3, 4, 5] if layout == "NCHW" else ["n", 4, 5, 3], TensorProto.FLOAT)
+    shape = (1, 3, 1, 1) if layout == "NCHW" else (3,)
+    constants = {
+        "Mul": np.array(0.5, np.float32),
+        "Sub": np.array([0.1, -0.2, 0.3], np.float32).reshape(shape),
+        "Div": np.array([2, 3, 0.5], np.float32).reshape(shape),
+        "Add": np.array([1.5], np.float32),
+    }
+    last = "x"
+    for number, (kind, array) in enumerate(constants.items()):
+        node = helper.make_node(kind, [last, kind], [f"k{number}"], kind)
+        made.graph.node.insert(number, node)
+        made.graph.initializer.append(numpy_helper.from_array(array, kind))
+        last = f"k{number}"
+    made.graph.node[len(constants)].input[0] = last
+    seen = Preprocessing(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR", "a test")
+    other = Preprocessing(0.02, (0.4, 0.3, 0.1), (0.9, 0.8, 0.7), "BGR", "a test")
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), np.uint8)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    file = wrap(made, seen).file
+    kinds = [node.op_type for node in ModelProto.FromString(file).graph.node]
+    assert kinds.count("Mul") == kinds.count("Add") == 1
+    assert not {"Sub", "Div"} & set(kinds)
+    for known, wrapped in ((seen, file), (other, with_preprocessing(file, seen, other))):
+        x = (pixels[..., ::-1] * known.scale - np.array(known.mean)) / np.array(known.std)
+        x = x.transpose(0, 3, 1, 2) if layout == "NCHW" else x
+        scores = torch.from_numpy(session.run(None, {"x": x.astype(np.float32)})[0])
+        assert np.abs(predict_file(wrapped, pixels) - scores.softmax(1).numpy()).max() < 1e-5
 
 
 def test_a_model_that_takes_bytes_gets_them_as_they_are() -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.compress.external.free_batch import Shape, UnsupportedBatch, free_batch
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
+from lepton_automl.compress.external.rewrites import remove_unused
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.data.framing import Framing
@@ -52,11 +54,13 @@ def wrap_model(
         model = _converted(path, model)
     plain = _with_free_batch(path, model, signature)
     graph, output = plain.graph, plain.graph.output[0].name
+    affine = None if preprocessing is None else _cut_affine(graph, signature)
+    remove_unused(graph)
     is_probability = _cut_activation(graph, output)
     is_flat = _rank(plain, signature) == 2
     ends = _ends(signature, preprocessing, output, is_flat=is_flat, is_probability=is_probability)
     shape = (signature.height, signature.width, signature.channels)
-    constants = _constants(signature, preprocessing)
+    constants = _constants(signature, preprocessing, affine)
     framing = None if preprocessing is None else preprocessing.framing
     file = _joined(plain, ends, constants, shape, class_names, framing)
     _check(path, file, shape)
@@ -282,36 +286,108 @@ def _ends(
     return before, [*after, end]
 
 
-def with_preprocessing(file: bytes, known: Preprocessing) -> bytes:
-    """A wrapped model whose pixels are preprocessed in another way; its graph stays.
+def with_preprocessing(file: bytes, known: Preprocessing, other: Preprocessing) -> bytes:
+    """A wrapped model whose pixels are scaled and shifted in another way; its graph stays.
 
     Parameters
     ----------
     file : bytes
-        Made by `wrap_model` for a model that takes float pixels.
-    known : Preprocessing
-        A channel order other than RGB is applied to the picture's own channels.
+        Made by `wrap_model` for a model that takes float pixels, with `known`.
+    known, other : Preprocessing
+        Of `other` only scale, mean and deviation count, not the order of the channels.
     """
     model = ModelProto.FromString(file)
-    mean, std = (np.array(v, np.float64) for v in (known.mean, known.std))
-    new = {"before/gain": known.scale / std, "before/offset": -mean / std}
-    for tensor in model.graph.initializer:
-        if tensor.name in new:
-            array = new[tensor.name].astype(np.float32).reshape(tuple(tensor.dims))
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    old = {name: numpy_helper.to_array(stored[name]) for name in ("before/gain", "before/offset")}
+    shape = old["before/gain"].shape
+    (gain, offset), (new_gain, new_offset) = (
+        (pair[0].reshape(shape), pair[1].reshape(shape)) for pair in map(_affine_of, (known, other))
+    )
+    # The model's own factor and summand were multiplied into the constants.
+    factor = old["before/gain"] / gain
+    new = {
+        "before/gain": factor * new_gain,
+        "before/offset": old["before/offset"] + factor * (new_offset - offset),
+    }
+    for name, array in new.items():
+        stored[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
     return bytes(model.SerializeToString())
 
 
-def _constants(signature: Signature, preprocessing: Preprocessing | None) -> list[TensorProto]:
+Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Factor and summand of each channel."""
+
+
+def _affine_of(known: Preprocessing) -> Affine:
+    mean, std = (np.array(v, np.float64) for v in (known.mean, known.std))
+    return known.scale / std, -mean / std
+
+
+def _cut_affine(graph: GraphProto, signature: Signature) -> Affine:
+    """Cut Sub, Mul, Add and Div by constants that follow the input, as Keras leaves them there.
+
+    Returns
+    -------
+    Affine
+        What they compute, for the nodes that preprocess the pixels; as operators of the model they
+        would stay in float, with conversions to int8 and back between them.
+    """
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    gain, offset = np.ones(signature.channels), np.zeros(signature.channels)
+    while True:
+        readers = [node for node in graph.node if signature.input in node.input]
+        if len(readers) != 1 or readers[0].output[0] == graph.output[0].name:
+            return gain, offset
+        step = _affine_step(readers[0], signature, stored)
+        if step is None:
+            return gain, offset
+        gain, offset = gain * step[0], offset * step[0] + step[1]
+        for node in graph.node:
+            node.input[:] = [
+                signature.input if name == readers[0].output[0] else name for name in node.input
+            ]
+        graph.node.remove(readers[0])
+
+
+def _affine_step(
+    node: NodeProto, signature: Signature, stored: Mapping[str, np.ndarray]
+) -> Affine | None:
+    """Factor and summand of one operator; None if it is something else."""
+    if node.op_type not in ("Sub", "Mul", "Add", "Div") or len(set(node.input)) != 2:
+        return None
+    is_first = node.input[0] == signature.input
+    constant = stored.get(node.input[1 if is_first else 0])
+    if constant is None or constant.ndim > 4:
+        return None
+    shape = (1,) * (4 - constant.ndim) + constant.shape
+    axis = 3 if signature.layout == "NHWC" else 1
+    if any(size != 1 for place, size in enumerate(shape) if place != axis):
+        return None
+    if shape[axis] not in (1, signature.channels):
+        return None
+    value = np.broadcast_to(constant.reshape(-1).astype(np.float64), (signature.channels,))
+    one, zero = np.ones(signature.channels), np.zeros(signature.channels)
+    if node.op_type == "Mul":
+        return value, zero
+    if node.op_type == "Add":
+        return one, value
+    if node.op_type == "Sub":
+        return (one, -value) if is_first else (-one, value)
+    return (1 / value, zero) if is_first and (value != 0).all() else None
+
+
+def _constants(
+    signature: Signature, preprocessing: Preprocessing | None, affine: Affine | None
+) -> list[TensorProto]:
     ends = [numpy_helper.from_array(np.array([0, 1, 0, 0], np.int64), "after/left")]
     ends = ends if signature.is_logit else []
-    if preprocessing is None:
+    if preprocessing is None or affine is None:
         return ends
-    mean, std = (np.array(v, np.float64) for v in (preprocessing.mean, preprocessing.std))
+    gain, offset = _affine_of(preprocessing)
     shape = (1, -1, 1, 1) if signature.layout == "NCHW" else (1, 1, 1, -1)
     found = {
-        "before/gain": (preprocessing.scale / std).astype(np.float32).reshape(shape),
-        "before/offset": (-mean / std).astype(np.float32).reshape(shape),
+        "before/gain": (gain * affine[0]).astype(np.float32).reshape(shape),
+        "before/offset": (offset * affine[0] + affine[1]).astype(np.float32).reshape(shape),
     }
     if preprocessing.order == "BGR":
         found["before/turned"] = np.array([2, 1, 0], np.int64)

@@ -152,7 +152,8 @@ def _predict(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _other_orders(model: ExternalModel) -> dict[str, tuple[str, ...]]:
     """Orders of the classes besides that in use, by the value of --labels."""
-    orders = {"natural": natural_order(model.class_names), "text": text_order(model.class_names)}
+    natural, text = natural_order(model.class_names), text_order(model.class_names)
+    orders = {"natural": natural} | ({} if text == natural else {"text": text})
     return {word: names for word, names in orders.items() if names != model.class_names}
 
 
@@ -197,7 +198,7 @@ def _pixel_readings(model: ExternalModel, sample: Sample) -> Iterator[_Reading]:
     for words, given, other in variants:
         turned = other.order != known.order
         given = np.ascontiguousarray(given[..., ::-1]) if turned else given
-        probabilities = _predict(with_preprocessing(model.file, other), given)
+        probabilities = _predict(with_preprocessing(model.file, known, other), given)
         for word, names in {"": model.class_names, **_other_orders(model)}.items():
             yield _Reading(
                 words + (f" and classes in {word} order ({_short(names)})" if word else ""),

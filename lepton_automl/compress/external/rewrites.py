@@ -127,7 +127,7 @@ def without_quantization(model: ModelProto) -> bool:
         raise Unsupported("an operator reads quantized values")
     del graph.node[:], graph.value_info[:]
     graph.node.extend(kept)
-    _remove_unused(graph)
+    remove_unused(graph)
     return True
 
 
@@ -184,7 +184,8 @@ def _parameters(node: NodeProto, stored: dict[str, np.ndarray]) -> tuple[np.ndar
     return scale, zero
 
 
-def _remove_unused(graph: GraphProto) -> None:
+def remove_unused(graph: GraphProto) -> None:
+    """Remove stored tensors that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
