@@ -91,7 +91,11 @@ def _answer(verdict: Verdict) -> str:
         lines[-1] = "No limit was stated, so none is judged."
     lines[-1] = lines[-1].rstrip(".") + formatting.warned_text(verdict) + "."
     lines += [f"\n**Warning:** {warning}\n" for warning in verdict.warnings]
-    lines += [f"- {line}" for line in (*verdict.reasons, formatting.other_text(verdict)) if line]
+    lines += [
+        f"- {line}"
+        for line in (*verdict.reasons, *verdict.notes, formatting.other_text(verdict))
+        if line
+    ]
     rows = [
         (
             f"{formatting.limit_title(limit.name, verdict.balanced)} "

@@ -163,6 +163,8 @@ class Verdict:
     """Status of the limits for the file that does not ship; None without limits."""
     validation: ValidationGap | None = None
     """The shipped file on the validation part; None where that part is not known."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know beside the status, one sentence each: how short the search was."""
 
     @property
     def shipped(self) -> FileMetrics | None:
@@ -260,6 +262,7 @@ class Verdict:
             validation=None
             if body.get("validation") is None
             else ValidationGap(**_tuples(body["validation"])),
+            notes=tuple(body.get("notes", ())),
         )
 
 

@@ -30,10 +30,12 @@ from lepton_automl.artifact.verdict import (
     overall_status,
 )
 from lepton_automl.config import Limits
+from lepton_automl.core.decisions import SEARCH_TIME
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import run_json
 from lepton_automl.cost import targets
 from lepton_automl.errors import DataError, LeptonError, MachineError
+from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 
@@ -208,6 +210,7 @@ def _judged(
         other=overall_status(others, problems, None if main_file == INT8 else same)
         if others
         else None,
+        notes=notes_of(about, found[main_file].accuracy),
         validation=_validation_gap(request, about, files[main_file], evidence[main_file]),
     )
 
@@ -238,6 +241,22 @@ def _validation_gap(
         interval=(100 * low, 100 * high),
         is_beyond_chance=low > 0,
     )
+
+
+def notes_of(about: Provenance, accuracy: float) -> tuple[str, ...]:
+    """How little time the search had, and whether the accuracy is near that of guessing."""
+    notes = [
+        f"{each.choice}; a larger {each.option} continues it"
+        for each in about.decisions
+        if each.name == SEARCH_TIME and each.certainty == "assumed"
+    ]
+    classes = len(about.class_names)
+    if is_near_chance(accuracy, classes):
+        notes.append(
+            f"{accuracy:.1%} of the test samples are classified correctly, hardly more than by "
+            f"guessing among {classes} classes ({1 / classes:.1%})"
+        )
+    return tuple(notes)
 
 
 def _drops(evidence: Mapping[str, Evidence]) -> dict[str, PairedDrop]:

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+SEARCH_TIME = "search time"
+"""Name of the decision on how the time of a search was used: `assumed` where it was too short to
+choose the net by comparison."""
+
 Certainty = Literal["measured", "inferred", "assumed"]
 
 

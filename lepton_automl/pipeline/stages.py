@@ -21,10 +21,10 @@ from lepton_automl.pipeline import charts, front
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.pipeline.export import Outcome, write_and_verify
 from lepton_automl.runs import time_budget
-from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import observers
 from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
+from lepton_automl.search.trials import read_plans
 from lepton_automl.training.recipe import Recipe
 
 StageSeconds = Callable[[float, int], Mapping[str, float]]
@@ -55,7 +55,10 @@ def search(context: RunContext, stage_budget: StageSeconds | None = None) -> Sea
 
 def search_request(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchRequest:
     """The input of the search of this run."""
-    more: dict[str, Any] = {} if stage_budget is None else {"stage_budget": stage_budget}
+    more: dict[str, Any] = {}
+    if stage_budget is not None:
+        least = functools.partial(time_budget.least_stage_seconds, _budget_inputs(context))
+        more = {"stage_budget": stage_budget, "least_stage_seconds": least}
     return SearchRequest(
         config=context.config,
         dataset=context.dataset,
@@ -66,6 +69,7 @@ def search_request(context: RunContext, stage_budget: StageSeconds | None = None
         ledger=context.ledger,
         device=context.device,
         emit=context.emit,
+        start_seconds=context.start_seconds,
         **more,
     )
 
@@ -78,20 +82,26 @@ def stage_budget(context: RunContext) -> StageSeconds:
 def _stage_budget(
     context: RunContext, epoch_seconds: float, epochs: int
 ) -> time_budget.StageBudget:
-    data, budget = context.dataset, context.config.seconds_in_all or 0.0
-    inputs = time_budget.BudgetInputs(
-        len(data.train), len(data.validation), len(data.test), context.start_seconds
-    )
+    budget, inputs = context.config.seconds_in_all or 0.0, _budget_inputs(context)
     reserved = time_budget.stage_budget(budget, inputs, epoch_seconds, epochs)
     # With accuracy as the only objective nothing is pruned: the search gets that time.
     minds_costs = context.config.goal.minds_costs
     return reserved if minds_costs else dataclasses.replace(reserved, compress=reserved.quantize)
 
 
+def _budget_inputs(context: RunContext) -> time_budget.BudgetInputs:
+    data = context.dataset
+    return time_budget.BudgetInputs(
+        len(data.train), len(data.validation), len(data.test), context.start_seconds
+    )
+
+
 def _planned_stage_budget(context: RunContext) -> time_budget.StageBudget:
     """The stage budget at the speed that the search has measured."""
-    plan = context.ledger.get(EventKind.PLAN, "search") or {}
-    return _stage_budget(context, plan.get("epoch_seconds", 0.0), plan.get("whole_epochs", 0))
+    plans = read_plans(context.ledger)
+    if not plans:
+        return _stage_budget(context, 0.0, 0)
+    return _stage_budget(context, plans[-1].epoch_seconds, plans[-1].whole_epochs)
 
 
 def compression_end(context: RunContext) -> float | None:
@@ -158,8 +168,8 @@ def compress(
 
 def _recovery_epochs(context: RunContext, recipe: Recipe, end: float | None) -> int:
     """Epochs of recovery at most; with a time limit a net that was trained briefly may get more."""
-    plan = context.ledger.get(EventKind.PLAN, "search") or {}
-    own = 0 if end is None else plan.get("own_epochs", 0)
+    plans = read_plans(context.ledger)
+    own = 0 if end is None or not plans else plans[-1].own_epochs
     return max(1, round(time_budget.RECOVERY_SHARE * max(recipe.epochs, own)))
 
 

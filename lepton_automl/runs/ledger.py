@@ -264,7 +264,11 @@ class Ledger(LedgerView):
 
     def alive_seconds(self) -> float:
         """Seconds that commands have worked on this run, this one included."""
-        return self._before + time.monotonic() - self._since
+        return self._before + self.session_seconds()
+
+    def session_seconds(self) -> float:
+        """Seconds since this command started."""
+        return time.monotonic() - self._since
 
     def close(self) -> None:
         """Write the last heartbeat, close the file, release the lock."""

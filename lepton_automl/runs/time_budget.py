@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,23 +22,35 @@ _STARTS_TO_QUANTIZE, _STARTS_TO_VERIFY = 0.7, 3.0
 """Time that does not depend on the net, in units of `start_seconds`: to write and calibrate some
 int8 files; for a fresh process, latency rounds and exact integer arithmetic."""
 
-_MIN_START_SECONDS, _MAX_START_FACTOR = 1.5, 3.0
+MIN_START_SECONDS, _MAX_START_FACTOR = 1.5, 3.0
 """Bounds of `start_seconds`: a minimum, and at most so many times the processor time, because a
 disk is slow at the first read only."""
 
 _QUANTIZED_SAMPLES = 20 * 512
 """Forward passes of int8 files while one is chosen and its rounding is optimised."""
 
+_LEAST_EVALUATIONS, _EVALUATIONS = 3, 9
+"""Evaluations on validation while quantizing: at least, and with every method and fine-tuning. An
+int8 file takes about a third of the time of the float net."""
+
 _VERIFIED_FILES = 3
 """Files that are evaluated on the test part: int8, its float twin, the reference."""
 
-MAX_COMPRESS_SHARE, MAX_VERIFY_SHARE = 0.15, 0.25
-"""Shares of the budget that compression and verification get at most. Two runs of 15 minutes used
-0.08 of 0.22 for compression."""
+MAX_COMPRESS_SHARE = 0.15
+"""Share of the budget that compression gets at most, if quantization does not need more. Two runs
+of 15 minutes used 0.08 of 0.22 for compression."""
 
 _MIN_COMPRESS_SHARE = 0.06
 
+_OVERRUN_STARTS, _OVERRUN_SHARE = 6.0, 0.1
+"""Time that a run may take beyond its budget rather than end without a file: so many
+`start_seconds`, as a command, a worker and the verification start a process each, or this share of
+the budget."""
+
 COMPRESSION = "compression"
+
+_MAX_SECONDS_TEXT = 300.0
+"""Longer budgets are given in minutes."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +80,46 @@ class StageBudget:
         return {COMPRESSION: self.compress, "export and verification": self.verify}
 
 
+def least_stage_seconds(inputs: BudgetInputs, epoch_seconds: float) -> float:
+    """Estimate how long quantization, export and verification take, without any pruning.
+
+    Parameters
+    ----------
+    inputs : BudgetInputs
+        Samples, and how slow this machine is at the moment.
+    epoch_seconds : float
+        Seconds of one epoch of a typical trial, at least 0.
+    """
+    return _quantize_seconds(inputs, epoch_seconds) + verify_seconds(inputs, epoch_seconds)
+
+
+def _forward_seconds(inputs: BudgetInputs, epoch_seconds: float) -> float:
+    """Seconds of the forward pass of a sample."""
+    return _FORWARD_SHARE * epoch_seconds / inputs.train
+
+
+def _quantize_seconds(
+    inputs: BudgetInputs, epoch_seconds: float, evaluations: int = _LEAST_EVALUATIONS
+) -> float:
+    samples = _QUANTIZED_SAMPLES + evaluations * inputs.validation
+    start = _STARTS_TO_QUANTIZE * inputs.start_seconds
+    return start + samples * _forward_seconds(inputs, epoch_seconds)
+
+
+def verify_seconds(inputs: BudgetInputs, epoch_seconds: float) -> float:
+    """Estimate how long export and verification take, as `least_stage_seconds` does."""
+    samples = _VERIFIED_FILES * inputs.test
+    start = _STARTS_TO_VERIFY * inputs.start_seconds
+    return start + samples * _forward_seconds(inputs, epoch_seconds)
+
+
 def stage_budget(
     budget: float, inputs: BudgetInputs, epoch_seconds: float, epochs: int
 ) -> StageBudget:
     """Estimate how long compression, export and verification take.
+
+    Pruning and its recoveries get a bounded share of the budget; quantization, export and
+    verification get what they need, at most all of it.
 
     Parameters
     ----------
@@ -83,15 +132,38 @@ def stage_budget(
     epochs : int
         Epochs of a complete training.
     """
-    start = inputs.start_seconds
-    forward = _FORWARD_SHARE * epoch_seconds / inputs.train
-    verify = _STARTS_TO_VERIFY * start + _VERIFIED_FILES * forward * inputs.test
-    samples = _QUANTIZED_SAMPLES + 9 * inputs.validation
-    quantize = _STARTS_TO_QUANTIZE * start + forward * samples
-    recovery = _DISTILLATION_FACTOR * epoch_seconds * max(1.0, RECOVERY_SHARE * epochs)
+    verify = verify_seconds(inputs, epoch_seconds)
     low, high = _MIN_COMPRESS_SHARE * budget, MAX_COMPRESS_SHARE * budget
-    compress = min(max(quantize + _RECOVERIES * recovery, low), high)
-    return StageBudget(compress, min(quantize, compress), min(verify, MAX_VERIFY_SHARE * budget))
+    quantize = max(
+        _quantize_seconds(inputs, epoch_seconds),
+        min(high, _quantize_seconds(inputs, epoch_seconds, _EVALUATIONS)),
+    )
+    recovery = _DISTILLATION_FACTOR * epoch_seconds * max(1.0, RECOVERY_SHARE * epochs)
+    verify = min(verify, budget)
+    quantize = min(quantize, budget - verify)
+    compress = max(quantize, min(max(quantize + _RECOVERIES * recovery, low), high))
+    return StageBudget(min(compress, budget - verify), quantize, verify)
+
+
+def allowed_overrun(budget: float, start_seconds: float) -> float:
+    """Seconds that a run may take beyond `budget` rather than end without a file.
+
+    Parameters
+    ----------
+    budget : float
+        Seconds, above 0.
+    start_seconds : float
+        Seconds a process takes to start here.
+    """
+    return max(_OVERRUN_STARTS * start_seconds, _OVERRUN_SHARE * budget)
+
+
+def sufficient_budget(seconds: float) -> str:
+    """The value of `--budget` that is enough for `seconds`: rounded up, such as 45s or 12m."""
+    seconds = max(seconds, 1.0)
+    if seconds <= _MAX_SECONDS_TEXT:
+        return f"{5 * math.ceil(seconds / 5)}s"
+    return f"{math.ceil(seconds / 60)}m"
 
 
 def start_seconds(wall: float, processor: float) -> float:
@@ -104,4 +176,4 @@ def start_seconds(wall: float, processor: float) -> float:
     processor : float
         Seconds of processor time it has used.
     """
-    return max(_MIN_START_SECONDS, min(wall, _MAX_START_FACTOR * processor))
+    return max(MIN_START_SECONDS, min(wall, _MAX_START_FACTOR * processor))

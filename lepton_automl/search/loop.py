@@ -12,8 +12,10 @@ import torch
 
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text, percent
+from lepton_automl.errors import ConfigError
 from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.runs.live_status import WORKERS
+from lepton_automl.runs.time_budget import sufficient_budget
 from lepton_automl.search import progress
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
 from lepton_automl.search.finals.flip_check import without_flips
@@ -29,6 +31,7 @@ from lepton_automl.search.scheduler import Action, Scheduler
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
     FINAL_SHARES,
+    GRACE_SECONDS,
     SAFETY,
     SCARCE_FINAL_SHARES,
     TASK_SECONDS,
@@ -36,6 +39,7 @@ from lepton_automl.search.time_plan import (
     macs_of,
     mean_trial_epochs,
     planned_epochs,
+    probe_seconds,
     work_of,
 )
 from lepton_automl.search.training_key import TrainingKey
@@ -46,6 +50,7 @@ from lepton_automl.search.trials import (
     Trial,
     Trials,
     read_trials,
+    record_plan,
     result_event,
 )
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
@@ -55,6 +60,10 @@ from lepton_automl.training.distributed import expected_speedup
 
 _RECENT = 20
 """The training time of a new trial is estimated from so many trials before it."""
+_SPEED = "speed"
+"""Key of the `EventKind.PLAN` event with the measured speed."""
+_LONGER = 2
+"""A new plan is followed if its trials are trained so many times as long as those before."""
 SECONDS_BETWEEN_EVENTS = 0.2
 """At least, between two events of progress."""
 MOST_FAILURES = 8
@@ -195,6 +204,10 @@ class SearchLoop:
         self._objectives = [load_objective(name) for name in work.config.objectives]
         self._known_costs = [o for o in self._objectives if not o.needs_training]
         self._proposer = Proposer(work, trials, self._objectives, lock)
+        if trials.plan is not None and 0 in trials and needs_new_plan(work, trials.plan):
+            extend_plan(work, tasks, trials, workers, self._proposer.known_nets())
+            # Which trials the new plan is for decides what it proposes.
+            self._proposer = Proposer(work, trials, self._objectives, lock)
         self._scheduler = Scheduler(self._proposer.study)
         self._shown = -SECONDS_BETWEEN_EVENTS
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
@@ -202,11 +215,15 @@ class SearchLoop:
         if trials.plan is None:
             first = trials.get(0) or self._proposer.add()
             assert first is not None, "an infeasible first candidate raises an error"
-            trials.plan = make_plan(work, tasks, first, workers, self._proposer.known_nets())
+            nets = self._proposer.known_nets()
+            trials.follow(make_plan(work, tasks, first, workers, nets))
+        assert trials.plan is not None
         if trials.plan.first is not None:
             points = self._proposer.first
             self._proposer.first = [points[index] for index in trials.plan.first]
         self.clock = clock_for(work, trials.plan)
+        self._is_over = False
+        """Whether a training was stopped because the time is over."""
 
     def run(self) -> None:
         """Keep the workers busy until no training may start any more."""
@@ -226,13 +243,13 @@ class SearchLoop:
         Trials whose first rung was interrupted come first, then the known-good candidates; after
         them the scheduler chooses between a promotion and a new trial.
         """
-        while True:
+        while not self._is_over:
             running = self._running()
             interrupted = [n for n in self._trials.unstarted() if n not in running]
-            if interrupted:
+            if interrupted and self._may_begin(interrupted[0]):
                 return self._rung_task(interrupted[0], 0)
-            may_propose = self._may_propose()
-            if may_propose and len(self._trials) < len(self._proposer.first):
+            may_propose = not interrupted and self._may_propose()
+            if may_propose and self._proposer.has_known_good:
                 action: Action | None = Action()
             else:
                 self._proposer.estimator.most_macs = self._most_macs()
@@ -246,6 +263,14 @@ class SearchLoop:
             if candidate is not None:
                 return self._rung_task(candidate.number, 0)
             # No new trial is possible: the next action is a promotion or none.
+        return None
+
+    def _may_begin(self, number: int) -> bool:
+        """Whether the first rung of a trial may start; the first trial of all always may."""
+        trained = self._trials.trained()
+        if not trained:
+            check_time(self._work, self._trials.plan, self.clock.seconds(self._work_of(number, 0)))
+        return not trained or self.clock.allows(self._work_of(number, 0))
 
     @property
     def _compares_known_nets(self) -> bool:
@@ -278,8 +303,9 @@ class SearchLoop:
         if self._proposer.exhausted or (wanted is not None and len(trials) >= wanted):
             return False
         if not trials.trained():
-            return len(trials) < MOST_FAILURES
-        if self._compares_known_nets and len(trials) >= len(self._proposer.first):
+            is_first = not any(trials.results.values())
+            return is_first or (len(trials) < MOST_FAILURES and self.clock.left() > 0)
+        if self._compares_known_nets and not self._proposer.has_known_good:
             return False  # One of these will be the winner: the time is for its training.
         recent = list(trials)[-_RECENT:]
         first_rung = sum(self._work_of(n, 0) for n in recent) / len(recent)
@@ -319,6 +345,9 @@ class SearchLoop:
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
         number, rung = key.trial, key.round
+        if result.is_stopped:
+            self._stop(number, result)
+            return
         epochs = sum(self._tasks.cycles(number)[: rung + 1])
         event = result_event(result, epochs, self._work.dataset.validation)
         self._work.ledger.record(EventKind.RUNG, task.key, event)
@@ -333,9 +362,38 @@ class SearchLoop:
             self.clock.learn(seconds, self._work_of(number, rung), number)
         self._show(number)
 
+    def _stop(self, number: int, result: TaskResult) -> None:
+        """End the search after a training that did not end in time; nothing of it is recorded.
+
+        Raises
+        ------
+        ConfigError
+            If it is the first one, so that there is no net.
+        """
+        self._is_over = True
+        if not self._trials.trained() and not self._workers.busy:
+            needed = sum(result.seconds) / max(result.share, 0.01)
+            raise too_short(self._work, self._trials.plan, SAFETY * needed)
+        message = f"trial {number}: training stopped after {result.share:.0%}, the time is over"
+        self._work.emit(Event("search", message))
+
     def _rung_task(self, number: int, rung: int) -> Task:
         self._proposer.begin(number)
-        return self._tasks.rung(self._trials[number], rung)
+        task = self._tasks.rung(self._trials[number], rung)
+        return dataclasses.replace(task, max_seconds=self._longest_training())
+
+    def _longest_training(self) -> float:
+        """Seconds after which a training is stopped that starts now; 0: never.
+
+        The first one may use up the overrun that is allowed, as without it there is no net.
+        """
+        work, plan = self._work, self._trials.plan
+        if work.config.seconds_in_all is None or plan is None:
+            return 0.0
+        left = self.clock.left() + GRACE_SECONDS
+        if not self._trials.trained():
+            left = max(left, seconds_to_spare(work, plan))
+        return max(left, GRACE_SECONDS)
 
     def _work_of(self, number: int, rung: int) -> float:
         macs, each = self._trials[number].cost.macs, self._tasks.cycles(number)
@@ -372,7 +430,7 @@ class SearchLoop:
             return self._work.ledger.alive_seconds(), ends, left
         done = self._epochs_done()
         mean = sum(trials.epochs_of(n) for n in trials) / len(trials)
-        share = mean_trial_epochs(round(mean), self._tasks.samples)
+        share = mean_trial_epochs(max(1, round(mean)), self._tasks.samples)
         total = max((self._work.config.trials or len(trials)) * share, done) + FINALISTS * mean
         speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
         return done, total, speed * (total - done)
@@ -392,6 +450,17 @@ def search_ends(work: SearchRequest, plan: Plan | None) -> float:
 def seconds_left(work: SearchRequest, plan: Plan | None) -> float:
     """Seconds until the search ends, final trainings included."""
     return search_ends(work, plan) - work.ledger.alive_seconds()
+
+
+def needs_new_plan(work: SearchRequest, plan: Plan) -> bool:
+    """Whether the budget is larger than that of a plan whose trials were trained too briefly.
+
+    Also where a run without a budget gets one: the speed of this machine is not known then.
+    """
+    budget = work.config.seconds_in_all
+    if budget is None:
+        return plan.is_scarce
+    return not plan.seconds_per_work or (plan.is_scarce and budget > plan.budget_seconds)
 
 
 def make_plan(
@@ -415,25 +484,118 @@ def make_plan(
         One of them measures the speed.
     nets : sequence of KnownNet
         The known-good nets, that of the first trial first; by default it is the only one.
+
+    Raises
+    ------
+    ConfigError
+        If the budget is too short for one epoch of the first trial and the stages after it.
     """
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
-        begun = work.ledger.alive_seconds()
-        speed = _seconds_per_work(tasks, first, workers)
-        own = first.recipe.epochs
-        nets = nets or (KnownNet(work_of(first.cost.macs, tasks.samples, 1), own),)
-        left, rung = max(0.0, seconds_left(work, None)), least_epochs(own, tasks.samples)
-        kept = portfolio.affordable(nets, rung, speed, left, work.jobs)
-        epoch = speed * sum(nets[index].work for index in kept) / len(kept)
-        plan = Plan(None, speed, begun, 0.0, epoch, own, own, tuple(kept))
-        plan = _planned(work, tasks, plan)
-        # Shorter trainings need shorter fine-tuning after a cut: the search gets that time too.
-        plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
-        plan = _planned(work, tasks, plan)
+        speed = _seconds_per_work(work, tasks, first, workers)
+        plan = _plan_at(work, tasks, first, speed, nets)
+        check_time(work, plan, SAFETY * speed * work_of(first.cost.macs, tasks.samples, 1))
         for line in _plan_lines(work, plan):
             work.emit(Event("plan", line))
-    work.ledger.record(EventKind.PLAN, "search", plan.to_event())
+    record_plan(work.ledger, plan)
     return plan
+
+
+def extend_plan(
+    work: SearchRequest,
+    tasks: TaskBuilder,
+    trials: Trials,
+    workers: Workers,
+    nets: Sequence[KnownNet] = (),
+) -> None:
+    """Follow a plan with longer trainings from the next trial on, where the budget allows it.
+
+    The trials so far keep their results; as they were trained briefly, the known-good candidates
+    are trained again.
+    """
+    old, first = trials.plan, trials[0]
+    assert old is not None
+    if work.config.seconds_in_all is None:
+        plan = Plan(None, 0.0, 0.0, first_trial=len(trials))
+    else:
+        speed = old.seconds_per_work or _seconds_per_work(work, tasks, first, workers)
+        plan = _plan_at(work, tasks, first, speed, nets)
+        if not old.seconds_per_work and old.epochs is None:
+            share = FINAL_SHARES[0]
+            plan = dataclasses.replace(plan, epochs=None, final_share=share, first=old.first)
+        elif not trials.trained():
+            pass  # Nothing was trained by the old plan.
+        elif plan.epochs_or_own < _LONGER * old.epochs_or_own:
+            plan = dataclasses.replace(
+                plan, epochs=old.epochs, first=old.first, first_trial=old.first_trial
+            )
+        else:
+            plan = dataclasses.replace(plan, first_trial=len(trials))
+    if plan.first_trial > old.first_trial:
+        longer = epochs_text(plan.epochs_or_own) if plan.own_epochs else "all epochs"
+        text = f"new trials are trained for up to {longer}, those before them for "
+        text += f"{epochs_text(old.epochs_or_own)}"
+        work.emit(Event("plan", text))
+    record_plan(work.ledger, plan)
+    trials.follow(plan)
+
+
+def _plan_at(
+    work: SearchRequest,
+    tasks: TaskBuilder,
+    first: Trial,
+    speed: float,
+    nets: Sequence[KnownNet] = (),
+) -> Plan:
+    """The plan for the time left at a speed in seconds per unit of `work_of`."""
+    begun, own = work.ledger.alive_seconds(), first.recipe.epochs
+    nets = nets or (KnownNet(work_of(first.cost.macs, tasks.samples, 1), own),)
+    left, rung = max(0.0, seconds_left(work, None)), least_epochs(own, tasks.samples)
+    kept = portfolio.affordable(nets, rung, speed, left, work.jobs)
+    epoch = speed * sum(nets[index].work for index in kept) / len(kept)
+    budget = work.config.seconds_in_all or 0.0
+    plan = Plan(None, speed, begun, 0.0, epoch, own, own, tuple(kept), budget)
+    plan = _planned(work, tasks, plan)
+    # Shorter trainings need shorter fine-tuning after a cut: the search gets that time too.
+    plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
+    return _planned(work, tasks, plan)
+
+
+def check_time(work: SearchRequest, plan: Plan | None, training_seconds: float) -> None:
+    """Refuse a budget in which not even the first training and the later stages would end.
+
+    Raises
+    ------
+    ConfigError
+        If they would end later than `SearchRequest.allowed_overrun` allows.
+    """
+    if work.config.seconds_in_all is None or plan is None:
+        return
+    if training_seconds > seconds_to_spare(work, plan):
+        raise too_short(work, plan, training_seconds)
+
+
+def seconds_to_spare(work: SearchRequest, plan: Plan) -> float:
+    """Seconds that the first training may take; negative where the time is over."""
+    budget = work.config.seconds_in_all or 0.0
+    later = work.least_stage_seconds(plan.epoch_seconds)
+    return budget + work.allowed_overrun - later - work.ledger.alive_seconds()
+
+
+def too_short(work: SearchRequest, plan: Plan | None, training_seconds: float) -> ConfigError:
+    """The error for a budget in which the first training of `training_seconds` does not end."""
+    budget, ledger = work.config.seconds_in_all or 0.0, work.ledger
+    later = work.least_stage_seconds(plan.epoch_seconds if plan else 0.0)
+    # The next command opens the data again, and what this one took counts too.
+    begins = ledger.alive_seconds() + ledger.session_seconds()
+    enough = sufficient_budget(SAFETY * (begins + training_seconds + later))
+    stages = f", quantization and verification about {later:.0f} s" if later else ""
+    return ConfigError(
+        f"--budget {duration(budget)} is too short for these data: the first training takes about "
+        f"{max(1.0, training_seconds):.0f} s here{stages}, and {ledger.alive_seconds():.0f} s have "
+        "passed",
+        fix=f"give --budget {enough}: the same command goes on with what is done",
+    )
 
 
 def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
@@ -496,9 +658,19 @@ def clock_for(work: SearchRequest, plan: Plan) -> Clock:
     return Clock(lambda: seconds_left(work, plan), kept, plan.seconds_per_work)
 
 
-def _seconds_per_work(tasks: TaskBuilder, first: Trial, workers: Workers) -> float:
-    probe = tasks.probe(first)
-    result = workers.call(probe)
-    if result.failed:
-        return _USUAL_SECONDS_PER_WORK
-    return result.seconds[-1] / work_of(first.cost.macs, probe.samples, probe.cycles[-1][0])
+def _seconds_per_work(
+    work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Workers
+) -> float:
+    """Measured seconds for one unit of `work_of`, from a training of a small part of the budget.
+
+    It is recorded: the budget that a message names for this speed must suffice in the next command.
+    """
+    known = work.ledger.get(EventKind.PLAN, _SPEED)
+    if known is not None:
+        return float(known["seconds_per_work"])
+    limit = probe_seconds(work.config.seconds_in_all)
+    probe = dataclasses.replace(tasks.probe(first), max_seconds=limit)
+    speed = workers.call(probe).seconds_per_work(probe, first.cost.macs)
+    if speed:
+        work.ledger.record(EventKind.PLAN, _SPEED, {"seconds_per_work": speed})
+    return speed or _USUAL_SECONDS_PER_WORK

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lepton_automl.config import RunConfig
+from lepton_automl.core.decisions import SEARCH_TIME, Certainty, Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.pareto import pareto_ranks
 from lepton_automl.search.request import TrialRow
+from lepton_automl.search.time_plan import FEW_TRIALS
 from lepton_automl.search.trials import Trials
 
 
@@ -87,6 +90,40 @@ def progress(
         "eta_seconds": None if math.isinf(seconds) else seconds,
     }
     return Event("search", about + leader + left, min(done, total), total, data)
+
+
+def time_decision(trials: Trials, number: int, config: RunConfig) -> Decision | None:
+    """How the budget was used by the search; None without a budget.
+
+    Its certainty is `assumed` where the net was hardly chosen by comparison: after fewer than
+    `FEW_TRIALS` trials that had an end in the time only, or with fewer epochs than its recipe has.
+
+    Parameters
+    ----------
+    trials : Trials
+        All trials of the search.
+    number : int
+        The winner.
+    config : RunConfig
+        With the budget and the number of trials.
+    """
+    plan, budget = trials.plan, config.seconds_in_all
+    if plan is None or budget is None:
+        return None
+    trained, result = trials.trained(), trials.best_result(number)
+    longest = max(trials.search_epochs(each) for each in trained)
+    own = trials[number].recipe.epochs
+    is_few = len(trained) < min(FEW_TRIALS, config.trials or FEW_TRIALS)
+    is_short = result.epochs < own
+    count = f"{len(trained)} trial{'s' * (len(trained) > 1)} of up to {epochs_text(longest)}"
+    if is_few or is_short:
+        choice = f"the search had time for {count} only"
+        choice += f", and the winner was trained for {result.epochs} of the {own} of its recipe"
+    else:
+        choice = f"{count}; the winner was trained for {result.epochs}"
+    evidence = f"{duration(budget)} budget; an epoch took about {plan.epoch_seconds:.2g} s"
+    certainty: Certainty = "assumed" if is_few or is_short else "measured"
+    return Decision(SEARCH_TIME, choice, evidence, certainty, "--budget")
 
 
 def ended(winner: TrialRow, front: Sequence[TrialRow], started: int) -> Event:

@@ -21,6 +21,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
+from lepton_automl.runs.time_budget import MIN_START_SECONDS, allowed_overrun
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.training.recipe import Recipe
 
@@ -28,6 +29,11 @@ from lepton_automl.training.recipe import Recipe
 def _no_further_stages(epoch_seconds: float, epochs: int) -> Mapping[str, float]:
     del epoch_seconds, epochs
     return {}
+
+
+def _no_seconds(epoch_seconds: float) -> float:
+    del epoch_seconds
+    return 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,15 @@ class SearchRequest:
     stage_budget: Callable[[float, int], Mapping[str, float]] = _no_further_stages
     """Seconds of the budget reserved for the stages after the search, by name; its arguments are
     the seconds of an epoch and the epochs of a complete training."""
+    least_stage_seconds: Callable[[float], float] = _no_seconds
+    """Seconds that the stages after the search need at least, given the seconds of an epoch."""
+    start_seconds: float = MIN_START_SECONDS
+    """Seconds a process takes to start here; a run may end so much later (`allowed_overrun`)."""
+
+    @property
+    def allowed_overrun(self) -> float:
+        """Seconds that the run may take beyond its budget rather than end without a net."""
+        return allowed_overrun(self.config.seconds_in_all or 0.0, self.start_seconds)
 
     @property
     def jobs(self) -> int:

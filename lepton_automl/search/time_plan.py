@@ -21,7 +21,13 @@ TASK_SECONDS = 0.3
 SAFETY = 1.15
 """Factor on estimated durations: a machine may slow down."""
 
-_FEW_TRIALS, _MANY_TRIALS = 10, 60
+GRACE_SECONDS = 3.0
+"""A training that is late may end so much later."""
+
+_MIN_PROBE_SECONDS, _PROBE_SHARE = 2.0, 0.05
+"""Longest duration of a measurement before the first trial: seconds, or a share of the budget."""
+
+FEW_TRIALS, _MANY_TRIALS = 10, 60
 """With fewer trials than this their trainings get shorter; with more, longer."""
 
 _OVERHEAD_MACS = 700_000
@@ -36,6 +42,22 @@ def work_of(macs: int, samples: int, epochs: float) -> float:
 def macs_of(work: float, samples: int, epochs: float) -> float:
     """Multiply-accumulates of the net whose training has this size, the inverse of `work_of`."""
     return work / (samples * epochs) - _OVERHEAD_MACS
+
+
+def probe_seconds(budget: float | None) -> float:
+    """Longest duration of a training that only measures something before the first trial.
+
+    Parameters
+    ----------
+    budget : float or None
+        Seconds of the whole run; None: there is no limit.
+
+    Returns
+    -------
+    float
+        Seconds; 0 without a limit.
+    """
+    return 0.0 if budget is None else max(_MIN_PROBE_SECONDS, _PROBE_SHARE * budget)
 
 
 def planned_epochs(
@@ -62,7 +84,7 @@ def planned_epochs(
         return search_seconds * jobs / each
 
     epochs = recipe_epochs
-    while epochs > 1 and count(epochs) < _FEW_TRIALS:
+    while epochs > 1 and count(epochs) < FEW_TRIALS:
         epochs -= 1
     while (
         epochs < recipe_epochs * MAX_EPOCHS_FACTOR

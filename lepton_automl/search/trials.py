@@ -17,7 +17,7 @@ from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.arch import Arch
-from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.rungs import ETA, RungEntry
 from lepton_automl.search.space.search_space import SearchSpace
@@ -26,6 +26,8 @@ from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.workers.task import TaskResult, unpack
 from lepton_automl.training.recipe import Recipe
 
+SEARCH_PLAN = "search"
+"""Key of the `EventKind.PLAN` event with the plan of a search; later ones add `-1` and so on."""
 CLASSES = "classes"
 """Key of the `EventKind.PLAN` event with the class of each validation sample."""
 
@@ -51,6 +53,15 @@ class Plan:
     """Typical epochs of a complete training, from which the time of later stages is estimated."""
     first: tuple[int, ...] | None = None
     """Which of the known-good points are trained first, as indices; None: all of them."""
+    budget_seconds: float = 0.0
+    """Budget that it was made for; 0 without one."""
+    first_trial: int = 0
+    """Number of the first trial that it is for; those before it follow an earlier plan."""
+
+    @property
+    def epochs_or_own(self) -> int:
+        """Epochs of a trial after its last rung; those of the first recipe where none are set."""
+        return self.epochs or self.own_epochs
 
     @property
     def is_scarce(self) -> bool:
@@ -201,6 +212,8 @@ class Trials(Mapping[int, Trial]):
         self.finals: dict[int, list[RungResult]] = {}
         """Of the final trainings of each trial, failed ones included."""
         self.plan: Plan | None = None
+        self.earlier_plans: list[Plan] = []
+        """Plans of smaller budgets, in order."""
         self.strata: Strata = None
         self.rejected_flips: set[str] = set()
         """Rounds of final trainings, as text, in which those with flips are not used."""
@@ -238,9 +251,18 @@ class Trials(Mapping[int, Trial]):
             self._finished[rung] = self._finished.get(rung, 0) + 1
 
     def epochs_of(self, number: int) -> int:
-        """Epochs of a trial after its last rung: those of the plan, or of its recipe."""
-        planned = self.plan.epochs if self.plan else None
+        """Epochs of a trial after its last rung: those of its plan, or of its recipe."""
+        plan = self.plan
+        if plan is not None and number < plan.first_trial:
+            plan = [each for each in self.earlier_plans if each.first_trial <= number][-1]
+        planned = plan.epochs if plan else None
         return planned or self[number].recipe.epochs
+
+    def follow(self, plan: Plan) -> None:
+        """Follow `plan` from its first trial on."""
+        if self.plan is not None:
+            self.earlier_plans.append(self.plan)
+        self.plan = plan
 
     def trained(self) -> list[int]:
         """Trials that finished a rung and did not fail at the first."""
@@ -306,11 +328,24 @@ class Trials(Mapping[int, Trial]):
         return tuple(o.value(None, cost) * o.sign for o in objectives)
 
 
+def read_plans(ledger: LedgerView) -> list[Plan]:
+    """The plans of a search, in order; a larger budget may add another one."""
+    events = ledger.all(EventKind.PLAN)
+    return [Plan.from_event(events[key]) for key in events if key.split("-")[0] == SEARCH_PLAN]
+
+
+def record_plan(ledger: Ledger, plan: Plan) -> None:
+    """Record the next plan of a search."""
+    number = len(read_plans(ledger))
+    key = f"{SEARCH_PLAN}-{number}" if number else SEARCH_PLAN
+    ledger.record(EventKind.PLAN, key, plan.to_event())
+
+
 def read_trials(ledger: LedgerView) -> Trials:
     """Read all trials and results of a ledger."""
     trials = Trials()
-    plan = ledger.get(EventKind.PLAN, "search")
-    trials.plan = Plan.from_event(plan) if plan else None
+    for plan in read_plans(ledger):
+        trials.follow(plan)
     classes = ledger.get(EventKind.PLAN, CLASSES)
     trials.strata = np.array(classes["validation"], np.int64) if classes else None
     chosen = ledger.all(EventKind.FLIP_CHOICE)

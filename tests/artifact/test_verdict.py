@@ -15,7 +15,9 @@ def limit(status, needed=None):
 
 
 def test_a_verdict_survives_json():
-    full = verdict(limits=(limit("undecided", 900),), problems=("x",), test_set_uses=3)
+    full = verdict(
+        limits=(limit("undecided", 900),), problems=("x",), test_set_uses=3, notes=("y",)
+    )
     assert Verdict.from_json(full.to_json()) == full
     damaged = verdict(int8=None, float32=None, reference=None, parity=None, drops={})
     assert Verdict.from_json(damaged.to_json()) == damaged

@@ -22,12 +22,14 @@ from lepton_automl.artifact.verify import (
     PROGRAM,
     Request,
     main,
+    notes_of,
     reference_predictions,
     saturation_problems,
     verify,
     verify_in_fresh_process,
 )
 from lepton_automl.config import Limits
+from lepton_automl.core.decisions import SEARCH_TIME, Decision
 from lepton_automl.core.machine import this_machine
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import estimate
@@ -333,3 +335,20 @@ def test_few_groups_of_validation_do_not_prove_a_difference(request_, tmp_path):
     grouped = verify(on_validation(request_, 0.93, tmp_path, groups)[0])
     assert alone.validation.is_beyond_chance
     assert not grouped.validation.is_beyond_chance
+
+
+def test_notes_say_that_the_search_was_short_or_the_net_hardly_better_than_guessing(
+    original, monkeypatch
+):
+    about = read_provenance(original.folder)
+    short = Decision(SEARCH_TIME, "time for 1 trial", "60 s", "assumed", "--budget")
+    long = dataclasses.replace(short, choice="40 trials", certainty="measured")
+    guess = 1 / len(about.class_names)
+    wanted = [(short, 0.9, ["time for 1 trial"]), (long, 0.9, []), (long, guess, ["guessing"])]
+    for decision, accuracy, expected in wanted:
+        notes = notes_of(dataclasses.replace(about, decisions=(decision,)), accuracy)
+        assert len(notes) == len(expected)
+        assert all(words in note for words, note in zip(expected, notes, strict=True))
+    told = dataclasses.replace(about, decisions=(short,))
+    monkeypatch.setattr("lepton_automl.artifact.verify.read_provenance", lambda _: told)
+    assert "--budget" in verify(original.request).notes[0]

@@ -4,28 +4,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lepton_automl.config import seconds
 from lepton_automl.core.units import duration, percent
 from lepton_automl.runs.time_budget import (
     MAX_COMPRESS_SHARE,
-    MAX_VERIFY_SHARE,
     BudgetInputs,
+    allowed_overrun,
+    least_stage_seconds,
     stage_budget,
     start_seconds,
+    sufficient_budget,
 )
 
 INPUTS = BudgetInputs(train=10_000, validation=2_000, test=2_000, start_seconds=2.0)
 
 
 @given(st.floats(1.0, 1e6), st.floats(0.0, 1e4), st.integers(0, 500), st.floats(1.5, 60.0))
-def test_the_search_always_keeps_most_of_the_budget(
+def test_the_search_keeps_what_the_later_stages_do_not_need(
     budget: float, epoch_seconds: float, epochs: int, start_seconds: float
 ) -> None:
     inputs = BudgetInputs(1000, 200, 200, start_seconds)
     reserved = stage_budget(budget, inputs, epoch_seconds, epochs)
+    least = least_stage_seconds(inputs, epoch_seconds)
     search = budget - sum(reserved.by_stage.values())
-    assert search >= (1 - MAX_COMPRESS_SHARE - MAX_VERIFY_SHARE) * budget * (1 - 1e-9)
+    assert search >= (1 - MAX_COMPRESS_SHARE) * budget - least - 1e-6 * budget
+    assert search >= -1e-9 * budget
+    assert sum(reserved.by_stage.values()) >= min(budget, least) * (1 - 1e-9)
     assert 0 <= reserved.quantize <= reserved.compress
     assert reserved.verify > 0
+
+
+@given(st.floats(0.1, 1e6))
+def test_a_sufficient_budget_is_a_short_text_of_at_least_so_many_seconds(needed: float) -> None:
+    text = sufficient_budget(needed)
+    assert needed <= seconds(text) <= max(5.0, 1.2 * needed, needed + 5.0)
+    assert len(text) <= 7
+
+
+def test_a_run_may_end_later_by_some_process_starts_or_a_tenth() -> None:
+    assert allowed_overrun(10.0, 2.0) == allowed_overrun(70.0, 2.0) > 2.0
+    assert allowed_overrun(600.0, 2.0) == pytest.approx(60.0)
+    assert allowed_overrun(10.0, 4.0) == 2 * allowed_overrun(10.0, 2.0)
 
 
 def test_slow_training_a_slow_machine_and_a_large_test_part_reserve_more() -> None:

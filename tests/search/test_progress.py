@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
 
+from lepton_automl.config import RunConfig
 from lepton_automl.search.objectives import load
-from lepton_automl.search.progress import front_of, progress, row_of
-from lepton_automl.search.trials import Trials
+from lepton_automl.search.progress import front_of, progress, row_of, time_decision
+from lepton_automl.search.trials import Plan, Trials
 from tests.helpers.search import make_trial, result
 
 OBJECTIVES = [load("accuracy"), load("size_bytes")]
@@ -58,3 +61,26 @@ def test_progress_names_the_trial_the_best_so_far_and_the_time_left() -> None:
     assert leading.message == "trial 0, 1 epoch: 90.0% in 9.0 kB (best so far); about 88 s left"
     endless = progress(rows[3], None, (), started=1, done=1, total=2, seconds=math.inf)
     assert endless.message == "trial 3, 0 epochs: the loss became nan"
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "wanted", "is_brief"),
+    [(12, 9, None, False), (9, 9, None, True), (12, 8, None, True), (3, 9, 3, False)],
+)
+def test_a_search_of_few_or_short_trainings_is_said_to_have_had_little_time(
+    tmp_path: Path, count: int, epochs: int, wanted: int | None, is_brief: bool
+) -> None:
+    trials = Trials()
+    trials.follow(Plan(9, 1e-9, 0.0, epoch_seconds=1.5, own_epochs=9))
+    for number in range(count):
+        trials.add(make_trial(number, epochs=9))
+        trials.add_result(result(number, "0", 100, epochs=epochs))
+    config = RunConfig(data="", out=tmp_path, budget_seconds=60.0, trials=wanted)
+    said = time_decision(trials, 0, config)
+    assert said is not None
+    assert (said.certainty == "assumed") is is_brief
+    assert f"{count} trials of up to {epochs} epochs" in said.choice
+    assert f"{epochs} of the 9" in said.choice or not is_brief
+    assert "60 s budget" in said.evidence
+    assert said.option == "--budget"
+    assert time_decision(trials, 0, replace(config, budget_seconds=None, trials=3)) is None

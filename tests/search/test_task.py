@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from lepton_automl.data.dataset import LabelledFiles, load_labelled
 from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder
+from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task, unpack
+from lepton_automl.search.workers.task import TIME_IS_OVER, Task, TaskResult, pack, run_task, unpack
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.search import InlineWorkers, make_trial, search_request
@@ -120,3 +121,26 @@ def test_the_share_done_rises_to_one_over_all_cycles(task: Task) -> None:
     assert shares[-1] == pytest.approx(1.0)
     # The first of the two cycles is one epoch of three.
     assert any(share == pytest.approx(1 / 3) for share in shares)
+
+
+def test_a_training_over_its_time_stops_with_its_share_and_saves_nothing(task: Task) -> None:
+    limited = replace(task, cycles=((2, 5), (2, 6)), samples=80, max_seconds=1e-9)
+    assert Task.from_json(limited.to_json()) == limited
+    stopped = RUN(limited)
+    assert stopped.is_stopped
+    assert stopped.correct == ""
+    assert 0 < stopped.share <= 0.25  # It stops after the first of its batches.
+    assert not (Path(task.out) / "weights.safetensors").exists()
+    assert not RUN(replace(limited, max_seconds=600.0)).is_stopped
+
+
+def test_the_speed_of_a_stopped_training_is_that_of_the_part_that_was_trained(task: Task) -> None:
+    probe = replace(task, cycles=((1, 0), (3, 0)), samples=1000)
+    one_epoch = work_of(10**6, 1000, 1)
+    whole = TaskResult((5.0, 6.0))
+    assert whole.seconds_per_work(probe, 10**6) == pytest.approx(2.0 / one_epoch)
+    stopped = TaskResult((2.0, 1.0), failed=TIME_IS_OVER, share=0.375)
+    assert stopped.seconds_per_work(probe, 10**6) == pytest.approx(2.0 / one_epoch)
+    measured = replace(stopped, pictures_per_second=1000.0)
+    assert measured.seconds_per_work(probe, 10**6) == pytest.approx(1.0 / one_epoch)
+    assert TaskResult(failed="diverged").seconds_per_work(probe, 10**6) is None

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lepton_automl.search.time_plan import (
-    _FEW_TRIALS,
+    FEW_TRIALS,
     MAX_EPOCHS_FACTOR,
     Clock,
     mean_trial_epochs,
@@ -42,7 +42,7 @@ def test_the_planned_length_gives_about_the_wanted_number_of_candidates() -> Non
     for seconds_per_epoch in (2.0, 5.0, 12.0):
         epochs = planned_epochs(27, seconds_per_epoch, 600, 2, MANY)
         candidates = 600 * 2 / (mean_trial_epochs(epochs, MANY) * seconds_per_epoch * 1.15 + 0.3)
-        assert candidates >= _FEW_TRIALS or epochs == 1
+        assert candidates >= FEW_TRIALS or epochs == 1
 
 
 def test_the_clock_learns_from_what_tasks_really_took() -> None:

@@ -31,7 +31,8 @@ def document(
     fields of `FileMetrics`; null if the files are damaged), `drops`, `parity`, `problems`,
     `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
     part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
-    other file shipped; null without limits), `decisions` (made for the user, a list: the fields of
+    other file shipped; null without limits), `notes` (what to know beside the status, such as how
+    short the search was), `decisions` (made for the user, a list: the fields of
     `Decision`).
     """
     file = str(artifact / verdict.shipped.file) if verdict.shipped else None

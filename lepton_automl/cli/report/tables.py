@@ -44,6 +44,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]
     parts += [Text(warning, "bold yellow") for warning in verdict.warnings]
+    parts += [Text(note, "yellow") for note in verdict.notes]
     if other := formatting.other_text(verdict):
         parts.append(Text(other, "green"))
     parts.append(Text(f"measured on {verdict.machine}", "dim"))

@@ -36,6 +36,7 @@ from lepton_automl.search.proposals.proposer import label_bytes
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
+    GRACE_SECONDS,
     MAX_EPOCHS_FACTOR,
     SAFETY,
     TASK_SECONDS,
@@ -52,9 +53,9 @@ from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 
 FINALS = "finals"
 """Stage of the progress events."""
-_GRACE_SECONDS, _GRACE_SHARE = 3.0, 0.5
-"""A final training that is late is waited for this long; one that will probably end soon, for this
-share of the time that is kept for the compression, as minutes of training would be lost."""
+_GRACE_SHARE = 0.5
+"""A final training that is late is waited for `GRACE_SECONDS`; one that will probably end soon, for
+this share of the time that is kept for the compression, as minutes of training would be lost."""
 _MIN_SHARE = 1 / 3
 """Least epochs of a training to the end, as a share of the recipe's."""
 
@@ -116,18 +117,25 @@ class FinalTraining:
             while waiting and self._has_free_workers(workers):
                 run = waiting.pop(0)
                 if clock.has_time(self._work_of(run), run.number):
-                    workers.start(final_task(run, self._round, self._tasks, self._trials))
+                    task = final_task(run, self._round, self._tasks, self._trials)
+                    limit = self._longest_training(clock.left())
+                    workers.start(dataclasses.replace(task, max_seconds=limit))
             if not workers.busy:
                 return
             for task, result in workers.finished():
-                self._record(task, result)
+                if result.is_stopped:
+                    self._emit_stopped([task.key])
+                else:
+                    self._record(task, result)
             left = len(waiting) + len(workers.busy)
             seconds = time.monotonic() - begun
             self._emit_progress(count, left, seconds, workers.facts()["workers"])
             if workers.busy and self._is_too_late(-clock.left(), workers.seconds_to_go()):
-                late = _trials_text(task.key for task in workers.busy)
-                self._emit(f"{late}: final training stopped, the time is over")
+                self._emit_stopped([task.key for task in workers.busy])
                 return
+
+    def _emit_stopped(self, keys: Sequence[str]) -> None:
+        self._emit(f"{_trials_text(keys)}: final training stopped, the time is over")
 
     def _has_free_workers(self, workers: Workers) -> bool:
         """Whether as many workers are idle as one training has processes."""
@@ -136,11 +144,24 @@ class FinalTraining:
 
     def _is_too_late(self, late: float, to_go: float) -> bool:
         """Whether the search should have ended `late` s ago and `to_go` s more are too many."""
-        plan, reserved = self._trials.plan, 0.0
-        if plan is not None:
-            stages = self._request.stage_budget(plan.epoch_seconds, plan.whole_epochs)
-            reserved = stages.get(COMPRESSION, 0.0)
-        return late > _GRACE_SECONDS and late + to_go > _GRACE_SHARE * reserved
+        return late > GRACE_SECONDS and late + to_go > self._grace_seconds()
+
+    def _longest_training(self, left: float) -> float:
+        """Seconds after which a training is stopped, `left` s before the search ends; 0: never."""
+        return 0.0 if left == math.inf else max(left + self._grace_seconds(), GRACE_SECONDS)
+
+    def _grace_seconds(self) -> float:
+        """Seconds of the compression's time that a late training may take, if it ends in them.
+
+        They are a share of the time for pruning: quantization takes place in any case.
+        """
+        plan = self._trials.plan
+        if plan is None:
+            return GRACE_SECONDS
+        stages = dict(self._request.stage_budget(plan.epoch_seconds, plan.whole_epochs))
+        compression = stages.pop(COMPRESSION, 0.0)
+        least = self._request.least_stage_seconds(plan.epoch_seconds) - sum(stages.values())
+        return max(GRACE_SECONDS, _GRACE_SHARE * (compression - max(0.0, least)))
 
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)

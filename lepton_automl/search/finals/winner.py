@@ -24,6 +24,7 @@ from lepton_automl.search.finals.training import (
     finalist_results,
     rebuild_checkpoint,
 )
+from lepton_automl.search.progress import time_decision
 from lepton_automl.search.request import SearchRequest, SearchResult, TrialRow
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock
@@ -103,6 +104,9 @@ class WinnerStore:
         compared = f"{choice.reason}, of {len(options)} trained trials"
         decision = Decision("winner", f"trial {choice.number}", compared, "measured", _OPTIONS)
         record_decision(self._request.ledger, decision)
+        time_used = time_decision(self._trials, choice.number, self._request.config)
+        if time_used is not None:
+            record_decision(self._request.ledger, time_used)
 
     def _too_slow(self, options: Sequence[Option]) -> list[Option]:
         """The first choice of the search, if only its speed kept it from a final training.

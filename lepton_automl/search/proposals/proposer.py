@@ -22,7 +22,7 @@ from lepton_automl.search.proposals import portfolio
 from lepton_automl.search.proposals.feasibility import CostCheck, RejectionStats, infeasible_error
 from lepton_automl.search.proposals.repair import CheckedPoint, Repair, spread
 from lepton_automl.search.request import SearchRequest
-from lepton_automl.search.rungs import cycles
+from lepton_automl.search.rungs import RUNGS, cycles, milestones
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.parameters import Scalar
@@ -264,6 +264,11 @@ class Proposer:
         return found
 
     @property
+    def has_known_good(self) -> bool:
+        """Whether the next trial is one of the points that are enqueued first."""
+        return len(self._trials) - self._first_trial < len(self.first)
+
+    @property
     def seconds(self) -> float:
         """Seconds of a proposal, the longest of the last ones; 0 before the first."""
         return max(self._seconds, default=0.0)
@@ -280,7 +285,19 @@ class Proposer:
         self.study.record(number, outcome, self._trials[number].cost)
 
     def _rungs(self, number: int) -> int:
-        return len(cycles(self._trials.epochs_of(number), len(self._work.dataset.train)))
+        """Rungs of a trial; of one of an earlier plan also those that it lacks to the newest."""
+        samples, plan = len(self._work.dataset.train), self._trials.plan
+        own = self._trials.epochs_of(number)
+        if number >= self._first_trial or plan is None:
+            return len(cycles(own, samples))
+        longest = milestones(plan.epochs or self._trials[number].recipe.epochs, samples)
+        beyond = sum(epochs > own for epochs in longest)
+        return min(RUNGS, len(cycles(own, samples)) + beyond)
+
+    @property
+    def _first_trial(self) -> int:
+        """Number of the first trial of the newest plan."""
+        return self._trials.plan.first_trial if self._trials.plan else 0
 
     def _restore(self) -> None:
         """Add the trials of the ledger to the study, in their order."""
@@ -291,10 +308,12 @@ class Proposer:
         for number, trial in self._trials.items():
             results = self._trials.results[number]
             self.study.restore(trial, outcomes_of(results, self._rungs(number)))
-            self._learn(trial)
+            # A point that an earlier plan trained briefly may be trained again, for longer.
+            self._learn(trial, is_taken=number >= self._first_trial)
 
-    def _learn(self, trial: Trial) -> None:
-        self._taken.add((trial.arch.hash, trial.recipe_json))
+    def _learn(self, trial: Trial, *, is_taken: bool = True) -> None:
+        if is_taken:
+            self._taken.add((trial.arch.hash, trial.recipe_json))
         self.estimator.learn(trial.params, trial.cost)
 
     def _propose(self, number: int, deadline: float) -> Trial | None:
@@ -324,8 +343,9 @@ class Proposer:
 
     def _given(self, number: int, attempt: int) -> Params | None:
         """Values to enqueue: of a known-good point, or uniform ones after many proposals."""
-        if attempt == 0 and number < len(self.first):
-            return self.first[number]
+        place = number - self._first_trial
+        if attempt == 0 and place < len(self.first):
+            return self.first[place]
         if attempt < ASKED:
             return None
         seed = seed_of(self._work.config.seed, "even", number, attempt)

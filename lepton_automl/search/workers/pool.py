@@ -125,11 +125,12 @@ class Workers:
         return found
 
     def call(self, task: Task) -> TaskResult:
-        """Run one task and wait for it."""
+        """Run one task and wait for it; results of other running tasks are dropped."""
         self.start(task)
-        while not (found := self.finished()):
-            pass
-        return found[0][1]
+        while True:
+            for finished, result in self.finished():
+                if finished is task:
+                    return result
 
     def close(self) -> None:
         """Kill all workers; running tasks are lost and may be repeated."""

@@ -21,6 +21,7 @@ from lepton_automl.core import files
 from lepton_automl.data.dataset import LabelledFiles, LabelledTensors, load_labelled
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.workers.launch import started_process_group
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
@@ -32,6 +33,9 @@ _RESUME_FILE = "resume.safetensors"
 """State of a running training, in the folder of the future model; a killed one resumes from it."""
 _MICRO_BATCH_FACTOR = 4
 """After memory ran out a batch is split into this many times as many micro-batches."""
+
+TIME_IS_OVER = "the time is over"
+"""Why a training has no model that `Task.max_seconds` has stopped."""
 
 OnProgress = Callable[[float], None]
 """Called after every batch with the share of the task that is done, 0 to 1."""
@@ -77,6 +81,8 @@ class Task:
     """Classes have equal weight in the loss."""
     ranks: int = 1
     """Number of processes that train together; each has its part of every batch."""
+    max_seconds: float = 0.0
+    """After so many seconds the training stops without a model; 0: no limit. One process only."""
 
     @property
     def micro_batches_of_cycles(self) -> tuple[int, ...]:
@@ -120,6 +126,31 @@ class TaskResult:
     """Throughput of the last cycle; 0 where it was too short to be measured."""
     retried: str = ""
     """Why a second worker ran the task; empty where one was enough."""
+    share: float = 1.0
+    """Share of the training that is done; below 1 where it failed or the time was over."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `Task.max_seconds` stopped the training."""
+        return self.failed == TIME_IS_OVER
+
+    def seconds_per_work(self, task: Task, macs: int) -> float | None:
+        """Measured seconds for one unit of `work_of`; None where the training failed.
+
+        Parameters
+        ----------
+        task : Task
+            The task of this result, on `samples` of the training samples.
+        macs : int
+            Multiply-accumulates of its net.
+        """
+        epochs = [epochs for epochs, _ in task.cycles]
+        if not self.is_stopped:
+            work = work_of(macs, task.samples, epochs[-1])
+            return None if self.failed else self.seconds[-1] / work
+        if self.pictures_per_second:
+            return 1 / (self.pictures_per_second * work_of(macs, 1, 1))
+        return sum(self.seconds) / (self.share * work_of(macs, task.samples, sum(epochs)))
 
     def steady_seconds(self, pictures: int) -> float:
         """Seconds that a long training needs for `pictures`: the last cycle without its start."""
@@ -166,6 +197,7 @@ def run_rank(
 ) -> TaskResult:
     """Run a task as one rank of a process group; only rank 0 returns a result."""
     device, seconds, micro_batches = torch.device(task.device), list[float](), 1
+    stop = _TimeLimit(task.max_seconds if process_group.world_size == 1 else 0.0)
     data, model, recipe = _training_data(task), _initial_model(task), Recipe.from_json(task.recipe)
     throughput = Throughput(min(recipe.batch_size, len(data)))
     # Only the last cycle may be long, so only that one writes a state to resume from.
@@ -179,7 +211,7 @@ def run_rank(
         task.cycles,
         recipes,
         task.micro_batches_of_cycles,
-        _progress_callbacks(task, on_progress),
+        _progress_callbacks(task, stop.recorded(on_progress)),
         resume_files,
         strict=True,
     )
@@ -194,6 +226,7 @@ def run_rank(
         ) -> None:
             throughput.on_batch(done, total)
             report_progress(done, total)
+            stop.check()
 
         options = TrainOptions(
             epochs=epochs,
@@ -207,8 +240,14 @@ def run_rank(
         begun = time.perf_counter()
         try:
             model = fit(model, data, recipe, checkpoint=resume_file, **options)
-        except Diverged as error:
-            return TaskResult(tuple(seconds), failed=error.what, micro_batches=micro_batches)
+        except (Diverged, _TimeIsOver) as error:
+            return TaskResult(
+                (*seconds, time.perf_counter() - begun),
+                failed=error.what,
+                micro_batches=micro_batches,
+                pictures_per_second=throughput.samples_per_second,
+                share=stop.share,
+            )
         seconds.append(time.perf_counter() - begun)
     if process_group.rank:
         return TaskResult()
@@ -224,6 +263,35 @@ def run_rank(
         micro_batches=micro_batches,
         pictures_per_second=throughput.samples_per_second,
     )
+
+
+class _TimeIsOver(Exception):
+    """A training has used up its `max_seconds`."""
+
+    what = TIME_IS_OVER
+
+
+class _TimeLimit:
+    """Stops a task after so many seconds, unless all its batches are done; 0: never."""
+
+    def __init__(self, max_seconds: float) -> None:
+        self._end = time.perf_counter() + max_seconds if max_seconds else math.inf
+        self.share = 0.0
+        """Share of the task that is done."""
+
+    def recorded(self, on_progress: OnProgress) -> OnProgress:
+        """`on_progress`, which records the share of the task as well."""
+
+        def record(share: float) -> None:
+            self.share = share
+            on_progress(share)
+
+        return record
+
+    def check(self) -> None:
+        """Raise `_TimeIsOver` when the time is over; call it after every batch."""
+        if self.share < 1.0 and time.perf_counter() >= self._end:
+            raise _TimeIsOver
 
 
 def _training_data(task: Task) -> LabelledTensors:

@@ -1,0 +1,328 @@
+"""Any budget from one second on, with a simulated clock: a winner, or a budget that suffices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton_automl import config
+from lepton_automl.core.decisions import SEARCH_TIME
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.errors import ConfigError
+from lepton_automl.models.arch import Arch
+from lepton_automl.models.model import Preprocessing
+from lepton_automl.runs import time_budget
+from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
+from lepton_automl.runs.time_budget import BudgetInputs
+from lepton_automl.search import loop, rungs
+from lepton_automl.search.finals import training
+from lepton_automl.search.finals.finalists import planned_final_runs
+from lepton_automl.search.proposals import proposer
+from lepton_automl.search.request import SearchRequest, SearchResult
+from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.study import SearchStudy
+from lepton_automl.search.time_plan import work_of
+from lepton_automl.search.trials import Plan, read_plans, read_trials
+from lepton_automl.search.workers.pool import Workers
+from lepton_automl.search.workers.task import TIME_IS_OVER, Task, TaskResult, pack
+from lepton_automl.training.loop import initial_model
+from tests.helpers.search import SPACE, dataset, search_request, small_space
+
+CASES, MANY_CASES = 12, 300
+_WORK_OF_EPOCH = 5e7
+"""About the work of an epoch of a net of the small space, in the units of `work_of`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """How slow the simulated machine, data and sampler are, and what goes wrong."""
+
+    start: float
+    """Seconds that a process takes to start, and that the data take to open."""
+    seconds_per_work: float
+    noise: float
+    """Standard deviation of the logarithm of a duration."""
+    stalls: float
+    """Share of the trainings that take three times as long."""
+    deaths: float
+    """Share of the trainings whose worker dies once."""
+    proposal: float
+    """Seconds of a proposal."""
+    jobs: int
+    flips: bool
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Machine:
+        is_rough = rng.random() < 0.5
+        return cls(
+            start=float(rng.uniform(1.5, 6)),
+            seconds_per_work=float(10 ** rng.uniform(-2.5, 2)) / _WORK_OF_EPOCH,
+            noise=float(rng.uniform(0, 0.2)) if is_rough else 0.0,
+            stalls=0.1 if is_rough else 0.0,
+            deaths=0.1 if is_rough else 0.0,
+            proposal=float(10 ** rng.uniform(-2, 1)) if is_rough else 0.01,
+            jobs=int(rng.integers(1, 3)),
+            flips=bool(rng.random() < 0.5),
+        )
+
+
+class SimulatedTime:
+    """`time` of the modules under test; also the clock of the ledger, over several commands."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.began = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class SimulatedLedger(Ledger):
+    """Counts simulated seconds."""
+
+    def __init__(self, path: Path, clock: SimulatedTime) -> None:
+        super().__init__(path)
+        self._clock = clock
+
+    def alive_seconds(self) -> float:
+        return self._clock.now
+
+    def session_seconds(self) -> float:
+        return self._clock.now - self._clock.began
+
+
+class SimulatedWorkers(Workers):
+    """Trains nothing: every task takes simulated seconds and saves an untrained net."""
+
+    def __init__(self, machine: Machine, clock: SimulatedTime, rng: np.random.Generator) -> None:
+        self.jobs = machine.jobs
+        self._machine, self._clock, self._rng = machine, clock, rng
+        self._running: list[tuple[float, float, Task, TaskResult]] = []
+        self._ready = clock.now + machine.start
+        self.keys: list[str] = []
+        self.extra = 0.0
+        """Seconds by which a training outlasted `max_seconds`, as its worker died."""
+
+    @property
+    def free(self) -> int:
+        return self.jobs - len(self._running)
+
+    @property
+    def busy(self) -> list[Task]:
+        return [task for _, _, task, _ in self._running]
+
+    def seconds_to_go(self) -> float:
+        return max((end - self._clock.now for _, end, _, _ in self._running), default=0.0)
+
+    def facts(self) -> dict[str, Any]:
+        return {"first": 0.0, "workers": [{"task": t.key, "share": 0.5} for t in self.busy]}
+
+    def start(self, task: Task) -> None:
+        self.keys.append(task.key)
+        # The processes of the workers start together with the search.
+        seconds = max(0.05, self._ready - self._clock.now)
+        arch, rng = Arch.from_json(task.arch), self._rng
+        samples = task.samples or _samples_of(task.train[1])
+        work = work_of(arch.graph.macs, samples, sum(epochs for epochs, _ in task.cycles))
+        whole = work * self._machine.seconds_per_work * np.exp(rng.normal(0, self._machine.noise))
+        whole *= 3.0 if rng.random() < self._machine.stalls else 1.0
+        share = 1.0
+        if task.max_seconds and whole > task.max_seconds:
+            share, whole = task.max_seconds / whole, task.max_seconds
+        result = TaskResult((whole,) * len(task.cycles), failed=TIME_IS_OVER, share=share)
+        if share == 1.0:
+            right = rng.random(_samples_of(task.validation[1])) < 0.6 + 0.3 * rng.random()
+            result = TaskResult((whole,) * len(task.cycles), pack(right))
+        if rng.random() < self._machine.deaths:
+            lost = self._machine.start + float(rng.random()) * whole
+            self.extra += lost
+            seconds += lost
+        now = self._clock.now
+        self._running.append((now, now + seconds + whole, task, result))
+
+    def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+        end = min(end for _, end, _, _ in self._running)
+        self._clock.now = min(end, self._clock.now + timeout)
+        done = [each for each in self._running if each[1] <= self._clock.now]
+        self._running = [each for each in self._running if each[1] > self._clock.now]
+        for _, _, task, result in done:
+            if task.out and not result.failed:
+                preprocessing = Preprocessing(task.zero_point, task.scale)
+                initial_model(Arch.from_json(task.arch), preprocessing, 0).save(Path(task.out))
+        return [(task, result) for _, _, task, result in done]
+
+    def close(self) -> None:
+        self._running.clear()
+
+
+@functools.cache
+def _samples_of(path: str) -> int:
+    return len(np.load(path, mmap_mode="r"))
+
+
+@dataclasses.dataclass
+class Run:
+    """A run folder with a simulated machine; each command may have another budget."""
+
+    folder: Path
+    data: Dataset
+    space: SearchSpace
+    machine: Machine
+    rng: np.random.Generator
+    clock: SimulatedTime = dataclasses.field(default_factory=SimulatedTime)
+
+    def command(self, budget: float | None, trials: int = 12) -> tuple[SearchResult, float]:
+        """Run one command to its end; returns its result and the seconds that it may be late.
+
+        Raises
+        ------
+        ConfigError
+            As the search.
+        """
+        clock, machine = self.clock, self.machine
+        clock.began = clock.now
+        clock.now += machine.start
+        ledger = SimulatedLedger(self.folder / "ledger.db", clock)
+        inputs = BudgetInputs(1000, 200, 200, machine.start)
+        request = search_request(
+            self.folder,
+            ledger,
+            dataset=self.data,
+            space=self.space,
+            sampler="random",
+            trials=trials,
+            jobs=machine.jobs,
+            budget_seconds=budget,
+            start_seconds=machine.start,
+            stage_budget=lambda epoch, epochs: (
+                time_budget.stage_budget(budget or 1.0, inputs, epoch, epochs).by_stage
+            ),
+            least_stage_seconds=lambda epoch: time_budget.least_stage_seconds(inputs, epoch),
+        )
+        workers = SimulatedWorkers(machine, clock, self.rng)
+        try:
+            result = loop.search(request, workers)
+            self._check_plans(request)
+            plan = read_plans(ledger)[-1]
+            late = request.allowed_overrun + workers.extra + machine.proposal
+            self._compress_and_verify(request, plan)
+        finally:
+            self.keys = workers.keys
+            ledger.close()
+        return result, late
+
+    def _compress_and_verify(self, request: SearchRequest, plan: Plan) -> None:
+        """As long as compression may take, or as quantization has to; then the verification."""
+        if request.config.seconds_in_all is None:
+            return
+        budget, epoch = request.config.seconds_in_all, plan.epoch_seconds
+        inputs = BudgetInputs(1000, 200, 200, self.machine.start)
+        stages = time_budget.stage_budget(budget, inputs, epoch, plan.whole_epochs)
+        end, verify = budget - stages.verify, time_budget.verify_seconds(inputs, epoch)
+        least = time_budget.least_stage_seconds(inputs, epoch) - verify
+        self.clock.now += max(least, min(stages.compress, end - self.clock.now)) + verify
+
+    def _check_plans(self, request: SearchRequest) -> None:
+        """No planned duration is negative, and the stages do not exceed the budget."""
+        for number, plan in enumerate(read_plans(request.ledger)):
+            assert plan.epochs is None or plan.epochs >= 1
+            assert 0 <= plan.final_share < 1
+            assert plan.epoch_seconds >= 0
+            stages = request.stage_budget(plan.epoch_seconds, plan.whole_epochs)
+            assert min(stages.values()) >= 0
+            budget = request.config.seconds_in_all
+            assert budget is None or sum(stages.values()) <= budget
+            for run in planned_final_runs(request.ledger, number):
+                assert run.epochs >= 1
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Run]:
+    """Makes the run of a seed."""
+    data = dataset(tmp_path)
+    flipping = tmp_path / "flips"
+    flipping.mkdir()
+    spaces = {
+        False: small_space(tmp_path),
+        True: small_space(flipping, SPACE.replace("[train]", "[train]\nflip = [true, false]")),
+    }
+
+    def make(seed: int) -> Run:
+        rng = np.random.default_rng(seed)
+        machine = Machine.draw(rng)
+        monkeypatch.setattr(rungs, "LEAST_SAMPLES", int(rng.choice([1, 200, 6000])))
+        run = Run(tmp_path / f"run{seed}", data, spaces[machine.flips], machine, rng)
+        for module in (loop, training, proposer):
+            monkeypatch.setattr(module, "time", run.clock)
+        ask = SearchStudy.ask
+
+        def slow_ask(study: SearchStudy, *args: Any, **kwargs: Any) -> Any:
+            run.clock.now += machine.proposal
+            return ask(study, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            del patch
+        monkeypatch.setattr(SearchStudy, "ask", slow_ask)
+        return run
+
+    return make
+
+
+def _check(run: Run) -> None:
+    """A random budget, then the one that an error names, then a larger one."""
+    budget, late = _first_result(run, float(10 ** run.rng.uniform(0, 2.5)))
+    assert run.clock.now <= budget + late
+    with LedgerView(run.folder / "ledger.db") as ledger:
+        before = ledger.all(EventKind.RUNG)
+        told = recorded_decisions(ledger)
+        trials, winners = read_trials(ledger), list(ledger.all(EventKind.WINNER).values())
+    said = next(decision for decision in told if decision.name == SEARCH_TIME)
+    best = trials.best_result(winners[-1]["number"])
+    is_brief = len(trials.trained()) < 10 or best.epochs < trials[best.key.trial].recipe.epochs
+    assert (said.certainty == "assumed") == is_brief
+    assert said.option == "--budget"
+
+    budget = 1.5 * max(budget, run.clock.now) * float(run.rng.uniform(1, 4))
+    _, late = run.command(budget)
+    assert run.clock.now <= budget + late
+    with LedgerView(run.folder / "ledger.db") as ledger:
+        after = ledger.all(EventKind.RUNG)
+        plans = read_plans(ledger)
+    assert list(after)[: len(before)] == list(before)
+    # Nothing is trained twice but the checkpoint of the winner, where it was deleted.
+    assert len(set(run.keys) & set(before)) <= 1
+    epochs = [plan.epochs for plan in plans if plan.epochs is not None]
+    assert epochs == sorted(epochs)
+
+
+def _first_result(run: Run, budget: float) -> tuple[float, float]:
+    """The budget of the first command that ends with a net, and how late it may end."""
+    try:
+        return budget, run.command(budget)[1]
+    except ConfigError as error:
+        stated = re.search(r"give --budget (\S+):", error.fix)
+        if stated is None:
+            raise
+        larger = config.seconds(stated[1])
+    assert larger > budget
+    return larger, run.command(larger)[1]  # Whatever the machine does meanwhile.
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_every_budget_gives_a_net_or_names_one_that_does(
+    seed: int, make_run: Callable[[int], Run]
+) -> None:
+    _check(make_run(seed))
+
+
+@pytest.mark.slow
+def test_many_budgets_give_a_net_or_name_one_that_does(make_run: Callable[[int], Run]) -> None:
+    for seed in range(CASES, CASES + MANY_CASES):
+        _check(make_run(seed))
