@@ -382,9 +382,9 @@ def decision(name: str, seed: int, length: str) -> str:
     off, for want of time; `open`: the step `both` has not been run.
     """
     found = answers_of(name, seed, length)
-    result = verdict(found).verdict
-    if result is not Verdict.OPEN:
-        return str(result)
+    result = verdict(found)
+    if result.verdict is not Verdict.OPEN:
+        return str(result.verdict)
     if length == "short":
         return "assumed"
     labels = found["labels"].astype(np.int64)
@@ -395,9 +395,8 @@ def decision(name: str, seed: int, length: str) -> str:
         return "open"
     with np.load(path_of(name, seed, "flipped")) as file:
         flipped = file["correct"]
-    used, _ = compare(
-        (found["plain"].argmax(1) == labels).astype(float), flipped.astype(float), part
-    )
+    plain = (found["plain"].argmax(1) == labels).astype(float)
+    used, _ = compare(plain, flipped.astype(float), part, prefers_flips=result.prefers_flips)
     return "both on" if used else "both off"
 
 

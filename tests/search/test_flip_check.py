@@ -175,7 +175,8 @@ def mirror_tested(tmp_path: Path, verdict: Verdict, **changes: Any) -> SearchReq
     (tmp_path / "run").mkdir(exist_ok=True)
     request = search_request(tmp_path / "run", dataset=bars(tmp_path, SIDES), **changes)
     request = replace(request, space=small_space(tmp_path, FLIPS))
-    event = {"verdict": str(verdict), "reason": "because"}
+    event = {"verdict": str(verdict), "reason": "because", "certainty": "measured"}
+    event["prefers_flips"] = False
     request.ledger.record(EventKind.MIRROR_TEST, "0", event)
     return request
 
@@ -292,3 +293,15 @@ def test_trained_both_ways_comes_before_stronger_augmentation(tmp_path: Path) ->
     workers, _, _ = finals(request, dict.fromkeys(keys, first(60)))
     assert tuple(flips_of(workers)) == keys
     request.ledger.close()
+
+
+def test_where_no_class_is_in_doubt_flips_are_used_unless_they_are_significantly_worse(
+    tmp_path: Path,
+) -> None:
+    part = bars(tmp_path, SIDES).validation
+    place = np.arange(120) % 40
+    plain, clearly = ((place < most).astype(float) for most in (30, 20))
+    slightly = ((place >= 2) & (place < 31)).astype(float)  # Six are lost, three are won.
+    assert not compare(plain, slightly, part)[0]
+    assert compare(plain, slightly, part, prefers_flips=True)[0]
+    assert not compare(plain, clearly, part, prefers_flips=True)[0]

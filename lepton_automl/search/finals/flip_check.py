@@ -69,7 +69,12 @@ def check(
     event = request.ledger.get(EventKind.MIRROR_TEST, key)
     if event is None:
         found = _tested(request, tasks, trials, clock)
-        event = {"verdict": str(found.verdict), "reason": found.reason}
+        event = {
+            "verdict": str(found.verdict),
+            "reason": found.reason,
+            "certainty": found.certainty,
+            "prefers_flips": found.prefers_flips,
+        }
         request.ledger.record(EventKind.MIRROR_TEST, key, event)
         titles = {Verdict.OFF: _NONE, Verdict.ON: _SOME, Verdict.OPEN: "random flips are open"}
         request.emit(Event("search", f"{titles[found.verdict]}: {found.reason}"))
@@ -82,7 +87,8 @@ def choose(
     """Decide on flips after the final trainings of a round, and record it.
 
     Where one finalist was trained both ways, flips are used if they make it more accurate on
-    validation and significantly worse on no class. If not, its trainings with flips are not used.
+    validation and significantly worse on no class; where the mirror test found no class in doubt,
+    if they make it not significantly worse. If not, its trainings with flips are not used.
     """
     key = str(round_number)
     test = request.ledger.get(EventKind.MIRROR_TEST, key)
@@ -91,11 +97,17 @@ def choose(
     verdict = Verdict(test["verdict"])
     if verdict is not Verdict.OPEN:
         choice = _SOME if verdict is Verdict.ON else _NONE
-        _record(request, choice, test["reason"], "measured")
+        _record(request, choice, test["reason"], test["certainty"])
         return
     event = request.ledger.get(EventKind.FLIP_CHOICE, key)
     if event is None:
-        event = _compared(request.dataset.validation, trials, runs, round_number)
+        event = _compared(
+            request.dataset.validation,
+            trials,
+            runs,
+            round_number,
+            prefers_flips=test["prefers_flips"],
+        )
         request.ledger.record(EventKind.FLIP_CHOICE, key, event)
         if event["certainty"] == "measured":
             text = f"{_SOME if event['is_used'] else _NONE}: {event['evidence']}"
@@ -147,7 +159,12 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
 
 
 def _compared(
-    validation: Part, trials: Trials, runs: Sequence[FinalRun], round_number: int
+    validation: Part,
+    trials: Trials,
+    runs: Sequence[FinalRun],
+    round_number: int,
+    *,
+    prefers_flips: bool,
 ) -> dict[str, Any]:
     """The choice between the trainings of one finalist with and without flips."""
     flipped = [run for run in runs if run.flip]
@@ -165,6 +182,7 @@ def _compared(
         np.mean([result.correct for result in before], axis=0),
         np.mean([result.correct for result in after], axis=0),
         validation,
+        prefers_flips=prefers_flips,
     )
     evidence = f"trial {after[0].key.trial} was trained both ways, {evidence}"
     return {"is_used": used, "evidence": evidence, "certainty": "measured"}
@@ -176,9 +194,13 @@ def _results(trials: Trials, runs: Sequence[FinalRun], round_number: int) -> lis
 
 
 def compare(
-    plain: NDArray[np.float64], flipped: NDArray[np.float64], validation: Part
+    plain: NDArray[np.float64],
+    flipped: NDArray[np.float64],
+    validation: Part,
+    *,
+    prefers_flips: bool = False,
 ) -> tuple[bool, str]:
-    """Whether a net trained with flips is the better one, and the figures in words.
+    """Whether the net trained with flips is used, and the figures in words.
 
     Parameters
     ----------
@@ -187,6 +209,8 @@ def compare(
         sample correctly.
     validation : Part
         Labels, groups and balance of the samples.
+    prefers_flips : bool
+        Use it unless it is significantly worse; else only if it is better.
     """
     strata, groups = validation.strata, validation.groups
     accuracies = [balanced_mean(correct, strata) for correct in (flipped, plain)]
@@ -199,7 +223,8 @@ def compare(
     harmed = _harmed_classes(plain, flipped, validation)
     if harmed:
         text += f"; flips make {len(harmed)} classes worse, beyond chance"
-    return accuracies[0] > accuracies[1] and not harmed, text
+    is_better = drop.lower <= 0 if prefers_flips else accuracies[0] > accuracies[1]
+    return is_better and not harmed, text
 
 
 def _harmed_classes(

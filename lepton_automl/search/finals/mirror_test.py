@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from lepton_automl.core.decisions import Certainty
 from lepton_automl.metrics import balanced, bootstrap
 from lepton_automl.metrics.balanced import Groups, Strata
-from lepton_automl.metrics.intervals import ONE_SIDED_LEVEL, accuracy_interval, wilson_interval
+from lepton_automl.metrics.intervals import ONE_SIDED_LEVEL, wilson_interval
 from lepton_automl.metrics.paired import AccuracyDrop, paired_drop
 
 _LEVEL = 0.05
@@ -24,11 +25,8 @@ _TOLD_APART = 0.6
 _KEPT = 0.75
 """Least share of a pair's AUC above 0.5 that remains on mirrored pictures."""
 _MAX_LOSS, _SMALL_LOSS = 0.1, 0.02
-"""Accuracy that mirroring may cost at most, by its upper bound, and that is small even where it is
-significant; shares of the accuracy above chance."""
-_UNRECOGNIZED = 0.5
-"""Loss from which, by its lower bound, mirrored pictures are unlike those of any class."""
-
+"""Accuracy that mirroring may cost at most, and that is small even where it is significant; shares
+of the accuracy above chance."""
 Logits = NDArray[np.floating]
 
 
@@ -50,6 +48,10 @@ class MirrorTest:
     verdict: Verdict
     reason: str
     """Why, in words with figures."""
+    certainty: Certainty = "measured"
+    """`assumed` where `OFF` is the safe side of a loss that may be chance."""
+    prefers_flips: bool = False
+    """With `OPEN`: every pair of classes stays told apart, only the mean accuracy is in doubt."""
 
 
 def mirror_test(
@@ -65,10 +67,10 @@ def mirror_test(
     For two classes, the AUC is the probability that a picture of the first has the larger
     difference of their two logits. If mirroring exchanges them, it is as far below 0.5 on mirrored
     pictures as it is above on plain ones; a pair where it is significantly below (rank-sum test,
-    Bonferroni over all pairs) forbids flips, however rare the classes. Flips are allowed if every
-    pair is told apart, and stays so when mirrored, and the accuracy stays the same. A net that has
-    learnt too little, too few pictures of a class, and pictures that are merely unlike their mirror
-    images leave it open.
+    Bonferroni over all pairs) forbids flips, however rare the classes; so does a loss of a tenth of
+    the accuracy above chance. Flips are allowed if every pair is told apart, and stays so when
+    mirrored, and the accuracy stays the same. A net that has learnt too little, and too few
+    pictures of a class, leave it open.
 
     Parameters
     ----------
@@ -103,12 +105,17 @@ def mirror_test(
             " mirrored",
         )
     recognized = _recognized_text(right, right_mirrored, strata)
-    least = accuracy_interval(right, groups, strata, level=ONE_SIDED_LEVEL)[0]
-    if least > 1 / len(class_names) and drop.lower / 100 > _UNRECOGNIZED * learnt:
-        return MirrorTest(Verdict.OFF, recognized)
-    reason = _why_open(pairs, counts, class_names) or _why_lossy(drop, learnt)
+    knows = wilson_interval(balanced.balanced_total(right, strata), len(right), ONE_SIDED_LEVEL)
+    if knows[0] > 1 / len(class_names) and drop.points / 100 > _MAX_LOSS * learnt:
+        # Flips have little to gain: the pictures to be classified have a left and a right.
+        reason = f"mirrored pictures are recognized less well: {recognized}"
+        return MirrorTest(Verdict.OFF, reason, "measured" if drop.lower > 0 else "assumed")
+    unknown = _why_open(pairs, counts, class_names)
+    reason = unknown or _why_lossy(drop, learnt)
     if reason:
-        return MirrorTest(Verdict.OPEN, f"{reason} ({recognized})")
+        return MirrorTest(
+            Verdict.OPEN, f"{reason} ({recognized})", "assumed", prefers_flips=not unknown
+        )
     return MirrorTest(Verdict.ON, recognized)
 
 
