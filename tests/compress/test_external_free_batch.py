@@ -149,20 +149,33 @@ def test_a_graph_that_mixes_pictures_is_refused_with_a_way_out(op: str) -> None:
     assert "free (dynamic) first dimension" in caught.value.fix
 
 
-@pytest.mark.parametrize("end", ["Sigmoid", ""])
+@pytest.mark.parametrize("end", ["Sigmoid", "", "Sigmoid of one picture", "half of a Softmax"])
 def test_one_score_for_two_classes_becomes_two_probabilities(end: str) -> None:
-    weight = np.random.default_rng(0).normal(size=(64, 1)).astype(np.float32)
+    draws = np.random.default_rng(0)
+    weight = draws.normal(size=(64, 1)).astype(np.float32)
     nodes = [
         helper.make_node("Flatten", ["x"], ["f"]),
         helper.make_node("MatMul", ["f", "w"], ["z" if end else "y"]),
     ]
-    nodes += [helper.make_node(end, ["z"], ["y"])] if end else []
+    shape: list = ["n", 1]
+    if end == "Sigmoid":
+        nodes.append(helper.make_node("Sigmoid", ["z"], ["y"]))
+    elif end:  # y[:, 0] of a sigmoid, and y[:, 1] of a softmax over (0, z)
+        shape, kind = ["n"], end.split()[-1] if "Softmax" in end else "Sigmoid"
+        nodes.append(helper.make_node("Pad", ["z", "left"], ["zz"]))
+        more = {"axis": 1} if kind == "Softmax" else {}
+        nodes.append(helper.make_node(kind, ["zz"], ["p"], **more))
+        nodes.append(helper.make_node("Gather", ["p", "one"], ["y"], axis=1))
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
-        [numpy_helper.from_array(weight, "w")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(np.array([0, 1, 0, 0]), "left"),
+            numpy_helper.from_array(np.array(1), "one"),
+        ],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     seen = signature(PATH, made, classes=2)

@@ -58,7 +58,10 @@ def wrap_model(
     remove_unused(graph)
     is_probability = _cut_activation(graph, output)
     is_flat = _rank(plain, signature) == 2
-    ends = _ends(signature, preprocessing, output, is_flat=is_flat, is_probability=is_probability)
+    ends = (
+        _before(signature, preprocessing),
+        _after(signature, output, is_flat=is_flat, is_probability=is_probability),
+    )
     shape = (signature.height, signature.width, signature.channels)
     constants = _constants(signature, preprocessing, affine)
     framing = None if preprocessing is None else preprocessing.framing
@@ -212,14 +215,22 @@ def _check_same(
         raise UnsupportedBatch("a picture's result depends on the rest of its batch")
 
 
+_SHAPING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+_SELECTING = ("Gather", "Slice")
+"""Before a sigmoid they do what they do after it; before a softmax they do not."""
+
+
 def _cut_activation(graph: GraphProto, output: str) -> bool:
     """Cut the softmax or sigmoid at the end; whether the output is still a probability."""
     makers = {value: node for node in graph.node for value in node.output}
-    node = makers.get(output)
-    while node is not None and node.op_type in ("Identity", "Flatten", "Reshape", "Squeeze"):
+    node, selects = makers.get(output), False
+    while node is not None and node.op_type in (*_SHAPING, *_SELECTING):
+        selects = selects or node.op_type in _SELECTING
         node = makers.get(node.input[0])
     if node is None or node.op_type not in ("Softmax", "Sigmoid"):
         return False
+    if selects and node.op_type == "Softmax":
+        return True
     if sum(node.output[0] in each.input for each in graph.node) > 1:
         return True
     node.op_type = "Identity"
@@ -244,15 +255,8 @@ def _end(model: ModelProto, output: str) -> list[str]:
 Ends = tuple[list[NodeProto], list[NodeProto]]
 
 
-def _ends(
-    signature: Signature,
-    preprocessing: Preprocessing | None,
-    output: str,
-    *,
-    is_flat: bool,
-    is_probability: bool,
-) -> Ends:
-    """Nodes before and after the model."""
+def _before(signature: Signature, preprocessing: Preprocessing | None) -> list[NodeProto]:
+    """Nodes that turn uint8 pixels (n, H, W, C) into the model's own input."""
     before: list[NodeProto] = []
 
     def add(kind: str, *inputs: str, **more: Any) -> str:
@@ -272,18 +276,31 @@ def _ends(
     if not before:
         x = add("Identity", x)
     before[-1].output[0] = _PREFIX + signature.input
+    return before
+
+
+def _after(
+    signature: Signature, output: str, *, is_flat: bool, is_probability: bool
+) -> list[NodeProto]:
+    """Nodes that turn the model's output into probabilities (n, classes)."""
     after: list[NodeProto] = []
     last = _PREFIX + output
     if not is_flat:  # (n, classes, 1, 1), (n, 1, 1, classes) or (n,)
         after.append(helper.make_node("Flatten", [last], ["after/flat"], "after_flat", axis=1))
         last = "after/flat"
-    if signature.is_logit:
+    if signature.is_logit and is_probability:
+        after.append(helper.make_node("Sub", ["after/one", last], ["after/other"], "after_other"))
+        after.append(
+            helper.make_node("Concat", ["after/other", last], ["after/two"], "after_two", axis=1)
+        )
+        last = "after/two"
+    elif signature.is_logit:
         # softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)]
         after.append(helper.make_node("Pad", [last, "after/left"], ["after/two"], "after_two"))
         last = "after/two"
     kind, more = ("Identity", {}) if is_probability else ("Softmax", {"axis": 1})
     end: Any = helper.make_node(kind, [last], [onnx_file.OUTPUT_NAME], "after", **more)  # type: ignore[arg-type]
-    return before, [*after, end]
+    return [*after, end]
 
 
 def with_preprocessing(file: bytes, known: Preprocessing, other: Preprocessing) -> bytes:
@@ -379,7 +396,10 @@ def _affine_step(
 def _constants(
     signature: Signature, preprocessing: Preprocessing | None, affine: Affine | None
 ) -> list[TensorProto]:
-    ends = [numpy_helper.from_array(np.array([0, 1, 0, 0], np.int64), "after/left")]
+    ends = [
+        numpy_helper.from_array(np.array([0, 1, 0, 0], np.int64), "after/left"),
+        numpy_helper.from_array(np.ones(1, np.float32), "after/one"),
+    ]
     ends = ends if signature.is_logit else []
     if preprocessing is None or affine is None:
         return ends
