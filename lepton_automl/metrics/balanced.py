@@ -150,11 +150,15 @@ def bootstrap_interval(
             influence_values(values, strata), alone, seed, level
         )
     rng, means = np.random.default_rng(seed), np.zeros(BOOTSTRAP_SAMPLES)
-    labels = np.unique(strata)
-    for label in labels:
-        known, counts = np.unique(values[strata == label].astype(np.float64), return_counts=True)
+    order = np.argsort(strata, kind="stable")
+    labels, starts = np.unique(strata[order], return_index=True)
+    for own_values in np.split(values[order].astype(np.float64), starts[1:]):
+        known, counts = np.unique(own_values, return_counts=True)
         n = int(counts.sum())
         own = float(known @ counts) / n
+        if len(known) == 1:  # Every draw is the same, and takes no random number.
+            means += own
+            continue
         # With few distinct values, the counts of each are one multinomial draw.
         drawn = rng.multinomial(n, counts / n, BOOTSTRAP_SAMPLES) @ known / n
         means += own + (drawn - own) * np.sqrt(n / max(n - 1, 1))

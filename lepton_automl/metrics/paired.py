@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ def paired_drop(
         score = tango_interval(lost * share, won * share, n * share, level)
         if (groups is None and strata is None) or not n:
             return score
+        if not change.any():  # The same for every draw; of many classes most have no change.
+            return min(score[0], 0.0), max(score[1], 0.0)
         drawn = balanced.bootstrap_interval(change, groups, strata, seed, level)
         return max(-1.0, min(score[0], drawn[0])), min(1.0, max(score[1], drawn[1]))
 
@@ -81,6 +84,7 @@ def paired_drop(
     return AccuracyDrop(points, 100 * low, 100 * high, 100 * lower, 100 * upper, n, lost, won)
 
 
+@functools.lru_cache(maxsize=1 << 16)  # Of thousands of classes most have the same few counts.
 def tango_interval(lost: float, won: float, n: float, level: float = 0.95) -> Interval:
     """Score interval of the difference (lost - won) / n of two paired shares, each -1 to 1.
 
@@ -242,12 +246,10 @@ def worst_class_drop(reference: Evidence, file: Evidence) -> float:
 def class_drops(reference: Evidence, file: Evidence) -> dict[int, AccuracyDrop]:
     """Drop of each class's recall between two files on the same samples."""
     assert reference.labels is not None, "class drops need the labels"
-    labels, groups = reference.labels, file.groups
-    return {
-        int(label): paired_drop(
-            reference.correct[labels == label],
-            file.correct[labels == label],
-            None if groups is None else groups[labels == label],
-        )
-        for label in np.unique(labels)
-    }
+    order = np.argsort(reference.labels, kind="stable")
+    labels, starts = np.unique(reference.labels[order], return_index=True)
+    drops = {}
+    for label, places in zip(labels.tolist(), np.split(order, starts[1:]), strict=True):
+        groups = None if file.groups is None else file.groups[places]
+        drops[int(label)] = paired_drop(reference.correct[places], file.correct[places], groups)
+    return drops

@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.metrics.paired import Evidence, unpaired_difference, worst_class_drop
+from lepton_automl.metrics import paired
+from lepton_automl.metrics.paired import (
+    Evidence,
+    class_drops,
+    paired_drop,
+    tango_interval,
+    unpaired_difference,
+    worst_class_drop,
+)
 
 LABELS = np.repeat([0, 3, 7], [100, 10, 50])
 
@@ -48,3 +56,29 @@ def test_an_unpaired_difference_without_groups_is_newcombes():
     difference, (low, high) = unpaired_difference(Evidence(first), Evidence(second), 0.95)
     assert difference == pytest.approx(0.2)
     assert (low, high) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_thousands_of_classes_cost_as_many_intervals_as_there_are_different_counts(monkeypatch):
+    rng = np.random.default_rng(3)
+    labels = rng.permutation(np.repeat(np.arange(3000), 4))
+    before = rng.random(len(labels)) < 0.8
+    after = before ^ (rng.random(len(labels)) < 0.1)
+    roots = []
+    root = paired._root
+    monkeypatch.setattr(paired, "_root", lambda *given: roots.append(1) or root(*given))
+    tango_interval.cache_clear()
+    drops = class_drops(Evidence(before, labels=labels), Evidence(after, labels=labels))
+    assert len(roots) <= 4 * 15  # Two ends at two levels of each (lost, won) of 4 samples.
+    assert sorted(drops) == list(range(3000))
+    for label in (0, 17, 2999):
+        chosen = labels == label
+        assert drops[label] == paired_drop(before[chosen], after[chosen])
+
+
+def test_a_class_without_change_is_as_certain_as_its_groups_allow():
+    groups = np.repeat(np.arange(5), 2)
+    right = np.ones(10, bool)
+    drop = paired_drop(right, right, groups)
+    assert drop.points == 0
+    assert drop.low < 0 < drop.high
+    assert drop.high > paired_drop(right, right).high  # Five groups tell less than ten samples.
