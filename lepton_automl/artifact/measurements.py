@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import INT8
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, TargetLatency
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
@@ -130,7 +130,7 @@ _ELSEWHERE = frozenset(
 
 def optimized_graph(file: bytes) -> ModelProto:
     """The graph of `file` after all of ONNX Runtime's optimizations on this machine."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         path = Path(folder, "optimized.onnx")
         open_session(file, optimized_to=str(path))
         return onnx.load_model(path)

@@ -32,7 +32,7 @@ from lepton_automl.artifact.verdict import (
 from lepton_automl.config import Limits
 from lepton_automl.core.decisions import SEARCH_TIME
 from lepton_automl.core.machine import Machine, this_machine
-from lepton_automl.core.subprocesses import run_json
+from lepton_automl.core.subprocesses import error_answer, run_json
 from lepton_automl.cost import targets
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.metrics.intervals import is_near_chance
@@ -166,8 +166,8 @@ def main() -> None:
     """Answer one request; errors that a user can correct are returned, not raised."""
     try:
         answer = verify(Request.from_json(sys.stdin.read())).document()
-    except LeptonError as error:
-        answer = {"error": type(error).__name__, "what": error.what, "fix": error.fix}
+    except (LeptonError, OSError, MemoryError) as error:
+        answer = error_answer(error)
     sys.stdout.write(json.dumps(answer))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
-import shlex
+import os
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Never, cast
 
 import typer
@@ -23,9 +22,10 @@ from lepton_automl.cli.search import search
 from lepton_automl.cli.spaces import spaces
 from lepton_automl.cli.status import status
 from lepton_automl.cli.verify import verify
-from lepton_automl.core.files import write_error
+from lepton_automl.core.files import machine_error
+from lepton_automl.core.interrupts import interrupted_texts
 from lepton_automl.core.version import __version__
-from lepton_automl.errors import Interrupted, LeptonError
+from lepton_automl.errors import Interrupted, LeptonError, MachineError
 
 app = typer.Typer(
     name="lepton",
@@ -77,23 +77,88 @@ def lepton(
 
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _open_standard_streams()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(standalone_mode=False)
+        code = _run_command()
     except LeptonError as error:
         _fail(error)
     except _USAGE_ERROR as error:
         _fail_usage(error)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-            raise
-        _fail(write_error(Path(error.filename or "."), error))
+    except (OSError, MemoryError, ImportError) as error:
+        code = _fail_machine(error)
     except KeyboardInterrupt:
         code = Interrupted.exit_code
     if code == Interrupted.exit_code:  # typer returns it after Ctrl-C in a command.
-        command = shlex.join(["lepton", *sys.argv[1:]])
-        _fail(Interrupted("interrupted; finished work is kept", fix=f"continue with: {command}"))
+        what, fix = interrupted_texts()
+        _fail(Interrupted(what, fix=fix))
+    _exit(code)
+
+
+def _run_command() -> Any:
+    try:
+        return app(standalone_mode=False)
+    except SystemExit as ended:  # click ends so where a pipe is closed.
+        raise ended.__context__ if isinstance(ended.__context__, BrokenPipeError) else ended
+
+
+def _fail_machine(error: OSError | MemoryError | ImportError) -> int:
+    """Show an error that the machine causes; raise any other."""
+    if isinstance(error, BrokenPipeError):
+        _discard(sys.stdout)  # The reader of the output has seen enough.
+        return 0
+    try:
+        sys.stdout.flush()
+    except OSError as output:
+        _discard(sys.stdout)
+        return _fail_output(output)
+    if (found := machine_error(error)) is None:
+        raise error
+    return _fail(found)
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in the place of closed streams, before a file of the run gets their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest free number is the closed one.
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _discard(stream: Any) -> None:
+    """Send the rest of a stream that cannot be written to /dev/null: it is flushed at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        number, target = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(target, number)
+        os.close(target)
+
+
+def _exit(code: int | None) -> Never:
+    """End with `code`, or with that of an error where the output cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            _discard(stream)
+        except OSError as error:
+            _discard(stream)
+            if stream is sys.stdout:
+                code = _fail_output(error)
     sys.exit(code)
+
+
+def _fail_output(error: OSError) -> int:
+    failed = MachineError(
+        f"standard output cannot be written: {error.strerror}",
+        fix="free some space or send the output elsewhere, then run the same command",
+    )
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"error: {failed.what}\nfix: {failed.fix}\n")
+    return failed.exit_code
 
 
 def _terminate(signal_number: int, frame: object) -> Never:
@@ -109,11 +174,20 @@ def _fail_usage(error: Any) -> Never:
         fix = "see `lepton -h` and `lepton COMMAND -h`"
         document = {"error": error.format_message(), "fix": fix, "exit_code": error.exit_code}
         typer.echo(json.dumps(document, indent=2))
-    sys.exit(error.exit_code)
+    _exit(error.exit_code)
 
 
 def _fail(error: LeptonError) -> Never:
     from lepton_automl.cli import report  # rich is slow to import
 
-    report.show_error(error, json="--json" in sys.argv)
-    sys.exit(error.exit_code)
+    try:
+        report.show_error(error, json="--json" in sys.argv)
+    except OSError as failed:
+        _discard(sys.stdout)
+        _exit(_fail_output(failed))
+    except MachineError as failed:
+        _discard(sys.stdout)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"error: {failed.what}\nfix: {failed.fix}\n")
+        _exit(failed.exit_code)
+    _exit(error.exit_code)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lepton_automl.cli import options as o
+from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import MachineError
 
 Port = Annotated[
@@ -35,6 +36,7 @@ def dashboard(run: o.Run, port: Port = 8080, json: o.Json = False) -> None:
         ) from error
     # Optuna warns about importances of few trials at every request.
     warnings.simplefilter("ignore", UserWarning)
+    raise_on_interrupt()
     with closing(Dashboard(folder, port)) as board:
         if json:
             typer.echo(json_text.dumps({"url": board.url, "study": board.study}))

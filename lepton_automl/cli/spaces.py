@@ -169,8 +169,8 @@ def _table(*columns: str) -> Any:
 
 
 def _print(*parts: Any) -> None:
-    from rich.console import Console
+    from lepton_automl.cli.report.console import Output
 
-    console = Console(highlight=False)
+    console = Output(highlight=False)
     for part in parts:
         console.print(part)

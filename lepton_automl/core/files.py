@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,83 @@ def wrap_os_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_error(path, error) from error
+
+
+_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+)
+"""Numbers of errors that the machine causes, not the command."""
+
+
+def machine_error(error: BaseException) -> LeptonError | None:
+    """The MachineError for an exception that the machine causes; None for any other.
+
+    These are a full or read-only disk, too many open files, missing memory, missing rights, and no
+    folder for temporary files.
+    """
+    if isinstance(error, OSError) and str(error.strerror).startswith("No usable temporary"):
+        return _no_scratch(error)
+    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+        return MachineError(
+            f"too many open files: {error.strerror}",
+            fix="raise the limit (ulimit -n 4096), then run the same command",
+        )
+    is_unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    is_short = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or is_unmapped or is_short:
+        return MachineError(
+            f"not enough memory: {error or 'an allocation failed'}",
+            fix="free some memory or raise its limit (ulimit -v), then run the same command",
+        )
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return write_error(Path(error.filename or "."), error)
+    return None
+
+
+def _no_scratch(error: OSError) -> LeptonError:
+    return MachineError(
+        f"no folder for temporary files can be written: {error.strerror}",
+        fix="free some space there, or name another folder in TMPDIR",
+    )
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder until the block ends.
+
+    Libraries report a full disk in words of their own, as if their input were wrong; so whatever
+    is raised while nothing can be written to the folder becomes an error of the machine.
+
+    Raises
+    ------
+    MachineError
+        If it cannot be made, or nothing more can be written to it.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    except OSError as error:
+        raise machine_error(error) or _no_scratch(error) from error
+    with made as name:
+        try:
+            yield Path(name)
+        except Exception as error:
+            if (full := _write_failure(Path(name))) is None:
+                raise
+            raise MachineError(
+                f"the folder for temporary files {Path(name).parent} cannot be written: "
+                f"{full.strerror}",
+                fix="free some space there, or name another folder in TMPDIR",
+            ) from error
+
+
+def _write_failure(folder: Path) -> OSError | None:
+    """The error of writing 256 kB to a folder; None if that works."""
+    try:
+        (folder / "probe").write_bytes(bytes(1 << 18))
+        (folder / "probe").unlink()
+    except OSError as error:
+        return error
+    return None
 
 
 def write_error(path: Path, error: OSError) -> LeptonError:

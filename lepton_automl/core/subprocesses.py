@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl import errors
+from lepton_automl.core.files import machine_error
 from lepton_automl.errors import LeptonError
 
 _PARENT_CHECK_SECONDS = 0.2
@@ -49,7 +50,7 @@ def run_json(
     """
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    child = subprocess.run(
+    child = _run(
         [sys.executable, "-c", program, str(os.getpid())],
         input=request,
         capture_output=True,
@@ -65,6 +66,27 @@ def run_json(
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
     return answer
+
+
+def _run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(*arguments, **options)
+    except (OSError, MemoryError) as error:
+        raise machine_error(error) or error from error
+
+
+def error_answer(error: BaseException) -> dict[str, str]:
+    """The answer of a program of `run_json` that failed for a reason the user can correct.
+
+    Raises
+    ------
+    BaseException
+        `error` itself, if it is a bug.
+    """
+    known = error if isinstance(error, LeptonError) else machine_error(error)
+    if known is None:
+        raise error
+    return {"error": type(known).__name__, "what": known.what, "fix": known.fix}
 
 
 def exit_with_parent() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lepton_automl.core import files
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.cost import device_bench, latency_model
 from lepton_automl.cost.latency import REFERENCE
 from lepton_automl.errors import ArchError, ConfigError, MachineError
@@ -80,7 +80,7 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
     MachineError
         If the program fails or the table cannot be written.
     """
-    with tempfile.TemporaryDirectory() as place:
+    with scratch_folder() as place:
         folder = Path(place)
         write_kit(folder, spaces)
         table = folder / device_bench.TABLE_FILE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core import files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.units import bytes_text, time_text
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency import Timing
@@ -104,7 +104,7 @@ def compress_model(
         emit(Event(_STAGE, f"already compressed: {folder.artifact}; --fresh starts again"))
         return written_outcome(folder.artifact)
     emit(Event(_STAGE, f"checking {source} in a separate process"))
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         made_in = Path(scratch) / _FLOAT_FILE
         model = load_external(source, preprocessing, dataset.class_names, made_in, labels=labels)
     dataset = dataset.matched_to(model.class_names, model.shape[2])

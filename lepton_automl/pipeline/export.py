@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
@@ -127,7 +127,7 @@ def verify_again(
     shape = about.input
     dataset = _data_of(folder, data, test, emit)
     dataset = dataclasses.replace(dataset, framing=_framing(folder))
-    with tempfile.TemporaryDirectory() as cache:
+    with scratch_folder() as cache:
         request = request_for(folder, dataset, shape, Path(cache))
         verdict = verify_in_fresh_process(
             dataclasses.replace(request, test_set_uses=_uses_again(request, digests, emit))

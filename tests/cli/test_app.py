@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +111,68 @@ def test_an_unexpected_exception_is_not_caught(lepton):
     lepton.fake("pipeline.run.run", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         lepton("run", "digits")
+
+
+def command(*words, **options):
+    """Start `lepton` in a process of its own."""
+    root = str(Path(__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-m", "lepton_automl", *words],
+        env=os.environ | {"PYTHONPATH": root},
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_a_full_disk_for_the_output_ends_with_7_and_one_message():
+    with Path("/dev/full").open("w") as full:
+        child = command("spaces", "--json", stdout=full)
+        _, err = child.communicate(timeout=240)
+    assert child.returncode == 7
+    assert "standard output cannot be written" in err
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+
+
+def test_a_closed_pipe_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    child = command("spaces", stdout=writing)
+    os.close(writing)
+    _, err = child.communicate(timeout=240)
+    assert (child.returncode, err) == (0, "")
+
+
+def test_ctrl_c_while_modules_load_ends_with_130_and_one_message():
+    program = (
+        "import os, signal, sys; sys.argv = ['lepton', 'run', 'my data', '--json']\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'lepton_automl.cli.app':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "from lepton_automl.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "continue with: lepton run 'my data' --json" in done.stderr
+    assert json.loads(done.stdout)["exit_code"] == 130
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), MemoryError("no room")]
+)
+def test_a_machine_that_lacks_something_ends_with_7(lepton, error):
+    lepton.fake("pipeline.run.run", error)
+    done = lepton("run", "digits", "--json")
+    assert done.exit_code == 7
+    assert json.loads(done.out)["exit_code"] == 7
+    assert "Traceback" not in done.err

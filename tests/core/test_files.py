@@ -110,3 +110,48 @@ def test_only_unfinished_files_of_killed_writers_are_removed(tmp_path):
     assert all(map(files.is_leftover, left))
     files.remove_leftovers(tmp_path)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "x"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+    ],
+)
+def test_errors_of_the_machine_are_told_from_others(error):
+    assert isinstance(files.machine_error(error), MachineError)
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no module"), ValueError("x"), OSError(errno.ENOENT, "gone", "x")]
+)
+def test_other_errors_are_no_errors_of_the_machine(error):
+    assert files.machine_error(error) is None
+
+
+def test_what_a_library_raises_over_a_full_temporary_disk_is_an_error_of_the_machine(monkeypatch):
+    with pytest.raises(RuntimeError, match="not a valid model"), files.scratch_folder() as place:
+        raise RuntimeError("not a valid model")
+    assert not place.exists()
+    monkeypatch.setattr(
+        files, "_write_failure", lambda folder: OSError(errno.ENOSPC, "No space left on device")
+    )
+    with pytest.raises(MachineError, match="No space left") as caught, files.scratch_folder():
+        raise RuntimeError("not a valid model")
+    assert "TMPDIR" in caught.value.fix
+
+
+def test_where_no_temporary_folder_can_be_made_the_machine_is_named(monkeypatch):
+    def refuse(*arguments, **options):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
+    with pytest.raises(MachineError, match="No usable temporary") as caught, files.scratch_folder():
+        pass
+    assert "TMPDIR" in caught.value.fix

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from lepton_automl.cli.report import json_output, tables
+from lepton_automl.cli.report.console import Output, writing
 from lepton_automl.cli.report.progress import screen
 from lepton_automl.cli.report.status_screen import status_view, watch_status
 from lepton_automl.errors import LeptonError
@@ -131,11 +132,12 @@ def _show_outcome(outcome: Outcome) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    print(json_text.dumps(document, indent=2))
+    with writing(sys.stdout):
+        print(json_text.dumps(document, indent=2))
 
 
 def _show(view: RenderableType, *, to_stderr: bool = False) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
-    Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False).print(
-        view, soft_wrap=to_stderr
-    )
+    width = None if stream.isatty() else _WIDTH
+    with writing(stream):
+        Output(file=stream, width=width, highlight=False).print(view, soft_wrap=to_stderr)

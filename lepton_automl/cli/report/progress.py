@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from lepton_automl.cli.report.console import Output, discard
 from lepton_automl.core.events import Emit, Event, silent
+from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import ConfigError
 
 _SECONDS_BETWEEN_LINES, _VERBOSE_SECONDS = 60.0, 10.0
@@ -39,12 +41,26 @@ def screen(*, quiet: bool = False, verbose: bool = False) -> Iterator[Emit]:
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose exclude each other", fix="give one of them")
     if quiet:
-        yield silent
+        yield _started(silent)
     elif sys.stderr.isatty():
         with Live(verbose=verbose) as live:
-            yield live.show
+            yield _started(live.show)
     else:
-        yield Lines(verbose=verbose).show
+        yield _started(Lines(verbose=verbose).show)
+
+
+def _started(emit: Emit) -> Emit:
+    """`emit`, and from the first event on Ctrl-C raises: modules are loaded, work begins."""
+
+    def show(event: Event) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise_on_interrupt()
+        try:
+            emit(event)
+        except BrokenPipeError:  # A closed pipe must not end the run.
+            discard(sys.stderr)
+
+    return show
 
 
 class Lines:
@@ -78,7 +94,7 @@ class Live:
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
-        self._console = Console(stderr=True)
+        self._console = Output(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.fields[stage]:<9}"),
             BarColumn(bar_width=24),

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lepton_automl.cli.report.console import Output
 from lepton_automl.core import units as w
 from lepton_automl.core.units import duration
 from lepton_automl.search.training_key import task_text
@@ -28,7 +29,7 @@ BAR_COLUMNS = 12
 
 def watch_status(read: Callable[[], Status], seconds: float = REFRESH_SECONDS) -> None:
     """Show the state of a run until no command works on it."""
-    console = Console(file=sys.stdout, highlight=False)
+    console = Output(file=sys.stdout, highlight=False)
     with Live(console=console, auto_refresh=False) as screen:
         while True:
             status = read()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.compress.external.free_batch import Shape, UnsupportedBatch, free_batch
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
@@ -101,7 +101,7 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
 
 def _plain(path: Path, model: ModelProto) -> ModelProto:
     """The model after constant folding and batch normalisation folding, in standard operators."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         out = Path(folder) / "plain.onnx"
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from lepton_automl.compress.evaluation import kl_divergence
 from lepton_automl.compress.external.equalization import equalize_onnx
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.core import files
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.models import onnx_file
@@ -167,7 +167,7 @@ class Quantizer:
     def _quantized(
         self, file: bytes, averages: bool, excluded: list[str], only: list[str]
     ) -> bytes:
-        with tempfile.TemporaryDirectory() as folder, silenced():
+        with scratch_folder() as folder, silenced():
             out = Path(folder) / "int8.onnx"
             quantize_static(
                 ModelProto.FromString(file),
