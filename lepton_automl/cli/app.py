@@ -100,7 +100,9 @@ def _run_command() -> Any:
     try:
         return app(standalone_mode=False)
     except SystemExit as ended:  # click ends so where a pipe is closed.
-        raise ended.__context__ if isinstance(ended.__context__, BrokenPipeError) else ended
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
 
 
 def _fail_machine(error: OSError | MemoryError | ImportError) -> int:
