@@ -10,7 +10,6 @@ from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from lepton_automl.core.files import scratch_folder
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
@@ -21,6 +20,7 @@ from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.data.framing import Framing, framing_in

@@ -13,12 +13,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from lepton_automl.core.files import scratch_folder
 from lepton_automl.compress.external.free_batch import Shape, UnsupportedBatch, free_batch
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.compress.external.rewrites import remove_unused
+from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.data.framing import Framing
