@@ -74,7 +74,7 @@ def runs_alone(tree: ast.Module) -> bool:
 
 def local_imports() -> Iterator[str]:
     for name, tree in parsed("lepton_automl"):
-        if Path(name).parts[1] in {*MAY_PRINT, "__init__.py", "api.py"}:
+        if Path(name).parts[1] in {*MAY_PRINT, "__init__.py", "__main__.py", "api.py"}:
             continue
         for function in functions(tree):
             for node in ast.walk(function):
