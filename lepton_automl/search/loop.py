@@ -576,10 +576,12 @@ def check_time(work: SearchRequest, plan: Plan | None, training_seconds: float) 
 
 
 def seconds_to_spare(work: SearchRequest, plan: Plan) -> float:
-    """Seconds that the first training may take; negative where the time is over."""
+    """Seconds that the first training may take; negative where the later stages take too long."""
     budget = work.config.seconds_in_all or 0.0
     later = work.least_stage_seconds(plan.epoch_seconds)
-    return budget + work.allowed_overrun - later - work.ledger.alive_seconds()
+    # The time that has passed is lost: only what is still to come decides.
+    left = max(0.0, budget - work.ledger.alive_seconds())
+    return left + work.allowed_overrun - later
 
 
 def too_short(work: SearchRequest, plan: Plan | None, training_seconds: float) -> ConfigError:

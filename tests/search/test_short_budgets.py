@@ -212,6 +212,8 @@ class Run:
             self._check_plans(request)
             plan = read_plans(ledger)[-1]
             late = request.allowed_overrun + workers.extra + machine.proposal
+            # A budget may be over before the first training, when the processes have started.
+            late += max(0.0, clock.began + 3 * machine.start + 2 - (budget or 0.0))
             self._compress_and_verify(request, plan)
         finally:
             self.keys = workers.keys
