@@ -11,19 +11,19 @@ from lepton_automl.data.near_duplicates import find_near_duplicates, thumbnails
 from tests.helpers.pictures import write_npz
 
 
-def scenes(count, seed=0, side=40):
+def scenes(count, seed=0, side=40, detail=3.0):
     """Smooth random pictures, none like another, uint8 (count, side, side)."""
     noise = np.random.default_rng(seed).normal(size=(count, side, side))
-    smooth = np.stack([ndimage.gaussian_filter(each, 3) for each in noise])
+    smooth = np.stack([ndimage.gaussian_filter(each, detail) for each in noise])
     spread = smooth.std((1, 2), keepdims=True)
     return np.clip(127 + 45 * smooth / spread, 0, 255).astype(np.uint8)
 
 
-def retaken(scene, rng, noise=6):
-    """The scene once more: shifted by up to 6 %, under other light, with noise."""
+def retaken(scene, rng, noise=6, shift=0.06):
+    """The scene once more: shifted by up to `shift`, under other light, with noise."""
     side = len(scene)
-    left, top = rng.uniform(0, 0.06 * side, 2)
-    box = (left, top, left + 0.94 * side, top + 0.94 * side)
+    left, top = rng.uniform(0, shift * side, 2)
+    box = (left, top, left + (1 - shift) * side, top + (1 - shift) * side)
     image = Image.fromarray(scene).resize((side, side), Image.Resampling.BILINEAR, box=box)
     across = np.linspace(-0.5, 0.5, side)
     light = rng.uniform(0.7, 1.2) * (1 + rng.uniform(-0.4, 0.4) * across[:, None])
@@ -45,6 +45,14 @@ def test_pictures_of_one_scene_are_together_and_no_others():
     same = base[:, None] == base[None]
     assert together[same].mean() > 0.95
     assert together[~same].mean() < 0.002
+
+
+def test_a_shifted_view_is_found_by_its_crop():
+    rng, scene = np.random.default_rng(0), scenes(80, detail=1.5)
+    x = np.concatenate([scene, np.stack([retaken(each, rng, 3, 0.2) for each in scene])])
+    base = np.tile(np.arange(80), 2)
+    groups = find_near_duplicates(thumbnails(x[..., None]), base % 2).groups
+    assert (groups[80:] == groups[:80]).mean() > 0.9
 
 
 def test_groups_larger_than_the_rest_of_their_neighbourhood_are_found():
