@@ -33,8 +33,9 @@ _NEGLIGIBLE = 0.01
 """Distance in widths that rounding explains; it counts as inside."""
 _STRAY_SHARE = 0.001
 """Share of values (hot pixels, marks) that may lie anywhere and is clipped."""
-_SYMMETRIC_REACH = 0.9
-"""Values from -1 to 1 must come as close as this to both ends to be taken for a scale."""
+_SYMMETRIC_REACH, _SYMMETRIC_HALF = 0.9, 0.5
+"""Values from -1 to 1 must come as close as this to one end, and pass half of the other, to be
+taken for a scale: subtracting a mean from 0 to 1 leaves a width of 1."""
 _SYMMETRIC_END, _SYMMETRIC_SHARE = 1.25, 0.2
 """As for overshoot, but narrower: standardised pixels reach 1.7 with a third beyond 1."""
 _DARKEST_FRACTION = 32
@@ -326,7 +327,8 @@ def _scale_of_fractions(found: _Range, arrays: Sequence[RawArray]) -> PixelScale
         return _UNIT
     if found.high <= _DARKEST_FRACTION and _outside(arrays, _UNIT) <= _STRAY_SHARE:
         return _UNIT
-    reaches = found.low <= -_SYMMETRIC_REACH and found.high >= _SYMMETRIC_REACH
+    ends = sorted((-found.low, found.high))
+    reaches = ends[0] >= _SYMMETRIC_HALF and ends[1] >= _SYMMETRIC_REACH
     is_near = max(-found.low, found.high) <= _SYMMETRIC_END
     if reaches and is_near and _outside(arrays, _SYMMETRIC) <= _SYMMETRIC_SHARE:
         return _SYMMETRIC

@@ -118,6 +118,7 @@ def test_overshoot_of_resized_pictures_is_clipped(tmp_path, resample, black, whi
     [
         (X / 127.5 - 1, -1, 1),
         ((X / 127.5 - 1) * 1.02, -1, 1),
+        (X * 0.85 / 127.5 - 1, -1, 1),
         (X.astype(np.int32) * 4, 0, 1023),
         (X.astype(np.uint16) * 16, 0, 4095),
         (X.astype(np.int16) * 64, 0, 16383),
@@ -126,7 +127,18 @@ def test_overshoot_of_resized_pictures_is_clipped(tmp_path, resample, black, whi
         (X.astype(np.int16), 0, 255),
         ((X > 127).astype(np.uint8), 0, 1),
     ],
-    ids=["symmetric", "symmetric+", "10", "12", "14", "16", "12 float", "8 int16", "0 and 1"],
+    ids=[
+        "symmetric",
+        "symmetric+",
+        "symmetric dim",
+        "10",
+        "12",
+        "14",
+        "16",
+        "12 float",
+        "8 int16",
+        "0 and 1",
+    ],
 )
 def test_the_training_values_show_the_scale(tmp_path, x, black, white):
     np.testing.assert_array_equal(stored(tmp_path, x), nearest(x.astype(np.float32), black, white))
