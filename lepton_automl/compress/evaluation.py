@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.context import CompressionContext, HeldOutPictures
 from lepton_automl.metrics import balanced
-from lepton_automl.metrics.paired import Evidence, worst_class_drop
+from lepton_automl.metrics.paired import (
+    Evidence,
+    SmoothedDrop,
+    class_margins,
+    smoothed_drop,
+    worst_class_drop,
+)
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities
@@ -20,16 +26,19 @@ def int8_file(model: Model) -> bytes:
 
 
 def validation_accuracy(model: Model, context: CompressionContext) -> float:
-    """Share of validation pictures that are right, 0 to 1; of the int8 file if quantized.
+    """Share of the acceptance pictures that are right, 0 to 1; of the int8 file if quantized.
 
     Balanced accuracy where the data ask for it.
     """
-    return balanced.balanced_mean(validation_correct(model, context), context.validation.strata)
+    strata = context.acceptance.data.strata
+    return balanced.balanced_mean(validation_correct(model, context, context.acceptance), strata)
 
 
-def validation_correct(model: Model, context: CompressionContext) -> np.ndarray:
-    """Which validation pictures are right, bool (N,); of the int8 file if quantized."""
-    data = context.validation
+def validation_correct(
+    model: Model, context: CompressionContext, pictures: HeldOutPictures
+) -> np.ndarray:
+    """Which of the pictures are right, bool (N,); of the int8 file if quantized."""
+    data = pictures.data
     if model.qparams is None:
         return is_correct(model, data, device=context.device)
     predicted = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
@@ -37,14 +46,38 @@ def validation_correct(model: Model, context: CompressionContext) -> np.ndarray:
     return correct
 
 
+def measured_drop(
+    model: Model, context: CompressionContext, pictures: HeldOutPictures
+) -> SmoothedDrop:
+    """What `model`, or its int8 file, loses against the reference on the same pictures."""
+    data = pictures.data
+    labels = data.labels.cpu().numpy()
+    before, after = (
+        class_margins(_scores(each, context, data.pixels), labels)
+        for each in (context.reference, model)
+    )
+    return smoothed_drop(before, after, pictures.groups, data.strata)
+
+
+def _scores(model: Model, context: CompressionContext, pixels: Tensor) -> np.ndarray:
+    """Logits of a float model, log-probabilities of an int8 file, (N, classes)."""
+    if model.qparams is None:
+        logits: np.ndarray = predict_logits(model, pixels, device=context.device).numpy()
+        return logits
+    probabilities = onnx_probabilities(int8_file(model), pixels).astype(np.float64)
+    scores: np.ndarray = np.log(np.maximum(probabilities, 1e-30))
+    return scores
+
+
 def keeps_class_limit(model: Model, context: CompressionContext, share: float = 1.0) -> bool:
     """Whether no class drops on validation by more than `share` of `max_class_drop`, if stated."""
     limit = context.limits.max_class_drop
     if limit is None:
         return True
-    labels = context.validation.labels.cpu().numpy()
+    labels = context.acceptance.data.labels.cpu().numpy()
     before, after = (
-        Evidence(validation_correct(m, context), labels=labels) for m in (context.reference, model)
+        Evidence(validation_correct(m, context, context.acceptance), labels=labels)
+        for m in (context.reference, model)
     )
     return worst_class_drop(before, after) <= share * limit + 1e-9
 

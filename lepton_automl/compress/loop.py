@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from lepton_automl.compress.acceptance import (
+    RISK,
+    Judgement,
+    can_accept,
+    judge_end,
+    pruning_limit,
+)
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file, validation_correct
 from lepton_automl.compress.pruning.prune import prune
 from lepton_automl.compress.pruning.savings import is_within
 from lepton_automl.compress.quantization.quantize import QuantizationResult, quantize_model
 from lepton_automl.core import files
+from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
 from lepton_automl.cost.latency import NetFile
 from lepton_automl.cost.latency_model import Basis
@@ -32,6 +40,9 @@ _MAX_CUTS, _MAX_CUTS_TO_LIMITS = 6, 16
 """Cuts tried at most; where pruning is to reach the cost limits."""
 _MENTIONED_POINTS = 0.1
 """Rounding to nearest is compared by accuracy in the record if it loses this much more."""
+_DECIDING_WEIGHT = 0.5
+"""Weight of the pictures in the expected drop from which they decide."""
+_ONE_GROUP = "all validation pictures are of one group, which does not tell what another one loses"
 QUANTIZED = "quantized"
 STEPS_FILE = "steps.json"
 CALIBRATION = "calibration.json"
@@ -58,7 +69,19 @@ class StepRecord:
     interval: tuple[float, float] | None = None
     """95 % interval of the accuracy."""
     drop: float | None = None
-    """Accuracy points below the float model on the same samples; of a model made elsewhere."""
+    """Accuracy points below the float model on the same samples, as far as it was judged; of a net
+    of lepton a smoothed estimate (`metrics.paired.smoothed_drop`)."""
+    expected_drop: float | None = None
+    """`drop` together with what cuts to this size lost elsewhere (`compress.acceptance`), points;
+    None where it was not judged. Of nets of lepton only, as is what follows."""
+    drop_bound: float | None = None
+    """One-sided upper bound of the expected drop, corrected for the tries, points."""
+    drop_weight: float | None = None
+    """Weight of the pictures in the expected drop, 0 to 1."""
+    tries: int = 0
+    """Which judged net of this compression it is, from 1; 0: it was not judged."""
+    is_withdrawn: bool = False
+    """Whether it was accepted as a float net, but its int8 file was rejected at the end."""
     float_layers: int = 0
     """Layers left in float; of a model made elsewhere."""
 
@@ -90,7 +113,7 @@ class CompressionResult:
                 f"{folder} holds no finished compression",
                 fix="run `lepton compress` on this run first",
             )
-        accepted = [step.name for step in steps if step.is_accepted]
+        accepted = [step.name for step in _accepted(steps)]
         reference, pruned, int8 = (Model.load(folder / accepted[n]) for n in (0, -2, -1))
         return cls(reference, pruned, int8, steps)
 
@@ -120,7 +143,18 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
         model.save(folder / "reference")
         record = _record("reference", model, context, why="all drops are relative to this net")
         _append(folder, steps, record)
-    current = Model.load(folder / [step.name for step in steps if step.is_accepted][-1])
+    _prune_steps(steps, context, folder)
+    while steps[-1].name != QUANTIZED:
+        _quantize_or_withdraw(steps, context, folder)
+    return CompressionResult.load(folder)
+
+
+def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
+    """Add a step for every cut that is tried, until one of the reasons to stop holds."""
+    current = Model.load(folder / _accepted(steps)[-1].name)
+    if context.epochs and not can_accept(context):
+        context.emit(Event("compress", f"no pruning: {_ONE_GROUP}"))
+        return
     while steps[-1].name != QUANTIZED and context.epochs and (share := _next_cut(steps, context)):
         if _reaches_limits(steps, current, context):
             context.emit(Event("compress", "no more pruning: the net is within the limits"))
@@ -129,7 +163,7 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
             context.emit(Event("compress", "no more pruning: the time is used up"))
             break
         known = frozenset(step.arch for step in steps)
-        attempt = prune(current, context, share, known)
+        attempt = prune(current, context, share, known, _next_try(steps))
         if attempt.model is None:
             context.emit(Event("compress", f"no more pruning: {attempt.why}"))
             break
@@ -138,20 +172,62 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
             current = attempt.model
             current.save(folder / name)
         record = _record(name, attempt.model, context, attempt.is_accepted, why=attempt.why)
+        record = _with_judgement(record, attempt.judgement, _next_try(steps))
         _append(folder, steps, record)
         context.emit(_event(record))
-    if steps[-1].name != QUANTIZED:
-        result = quantize_model(current, context)
-        result.model.save(folder / QUANTIZED)
-        body = {
-            "training_pictures": result.calibration_ids,
-            "methods": [dataclasses.asdict(each) for each in result.results],
-        }
-        files.write_json(folder / CALIBRATION, body)
-        record = _record(QUANTIZED, result.model, context, why=_comparison(result))
-        _append(folder, steps, record)
-        context.emit(_event(record))
-    return CompressionResult.load(folder)
+
+
+def _quantize_or_withdraw(
+    steps: list[StepRecord], context: CompressionContext, folder: Path
+) -> None:
+    """Quantize the last accepted net; withdraw it where its int8 file loses too much."""
+    accepted = _accepted(steps)
+    result = quantize_model(Model.load(folder / accepted[-1].name), context)
+    judgement = None
+    if len(accepted) > 1:
+        judgement = judge_end(result.model, context, _next_try(steps))
+        if not judgement.is_accepted and not context.is_aim:
+            place = steps.index(accepted[-1])
+            steps[place] = _withdrawn(steps[place], judgement)
+            write_steps(folder, steps)
+            context.emit(_event(steps[place]))
+            return
+    result.model.save(folder / QUANTIZED)
+    body = {
+        "training_pictures": result.calibration_ids,
+        "methods": [dataclasses.asdict(each) for each in result.results],
+    }
+    files.write_json(folder / CALIBRATION, body)
+    record = _record(QUANTIZED, result.model, context, why=_comparison(result))
+    _append(folder, steps, _with_judgement(record, judgement, _next_try(steps)))
+    context.emit(_event(steps[-1]))
+
+
+def _accepted(steps: Sequence[StepRecord]) -> list[StepRecord]:
+    return [step for step in steps if step.is_accepted]
+
+
+def _next_try(steps: Sequence[StepRecord]) -> int:
+    """The number of the next net that is judged, from 1; withdrawn ones were judged twice."""
+    return 1 + sum((step.tries > 0) + step.is_withdrawn for step in steps)
+
+
+def _with_judgement(step: StepRecord, judgement: Judgement | None, tries: int) -> StepRecord:
+    if judgement is None:
+        return step
+    return dataclasses.replace(
+        step,
+        drop=judgement.drop.points,
+        expected_drop=judgement.expected,
+        drop_bound=judgement.bound,
+        drop_weight=judgement.weight,
+        tries=tries,
+    )
+
+
+def _withdrawn(step: StepRecord, judgement: Judgement) -> StepRecord:
+    why = f"{step.why}; withdrawn: its int8 file {judgement}"
+    return dataclasses.replace(step, is_accepted=False, is_withdrawn=True, why=why)
 
 
 def _comparison(result: QuantizationResult) -> str:
@@ -168,13 +244,46 @@ def _comparison(result: QuantizationResult) -> str:
 def _next_cut(steps: list[StepRecord], context: CompressionContext) -> float:
     """Share of the cost that the next cut removes; 0 ends pruning."""
     cuts = steps[1:]
+    if any(step.is_withdrawn for step in cuts):
+        return 0.0
     most = _MAX_CUTS_TO_LIMITS if context.is_aim else _MAX_CUTS
     share = _FIRST_CUT / 2 ** sum(not step.is_accepted for step in cuts)
     return share if len(cuts) < most and share >= _SMALLEST_CUT else 0.0
 
 
+def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -> Decision:
+    """How far a finished compression has pruned, from what evidence, and why it stopped."""
+    cuts = [step for step in steps[1:] if step.name != QUANTIZED]
+    kept, last = [step for step in cuts if step.is_accepted], steps[-1]
+    pictures = f"{len(context.validation)} validation pictures"
+    certainty: Certainty = "measured"
+    if kept and last.drop is not None:
+        sizes = f"{steps[0].size_bytes / 1000:.1f} to {kept[-1].size_bytes / 1000:.1f} kB"
+        choice = f"{len(kept)} of {len(cuts)} cuts kept, {sizes}"
+        change = f"loses {last.drop:.2f}" if last.drop >= 0 else f"gains {-last.drop:.2f}"
+        evidence = f"the int8 file {change} points on {pictures}, expected "
+        evidence += f"{last.expected_drop:.2f}, at most {last.drop_bound:.2f} "
+        evidence += f"(risk {RISK:g}, {last.tries} tries)"
+        if (last.drop_weight or 0.0) < _DECIDING_WEIGHT:
+            certainty = "assumed"
+            evidence += f"; the pictures alone cannot tell {context.allowed_drop:g} points"
+    else:
+        choice = "no pruning"
+        evidence = f"{len(cuts)} cuts were rejected" if cuts else "no cut was tried"
+        if not can_accept(context):
+            certainty, evidence = "assumed", _ONE_GROUP
+        limit = pruning_limit(context)
+        if any(step.tries and (step.expected_drop or 0.0) <= limit for step in cuts):
+            certainty = "assumed"
+            evidence += f": {pictures} cannot tell {context.allowed_drop:g} points"
+    rejected = [step for step in cuts if not step.is_accepted]
+    if rejected:
+        evidence += f"; {rejected[-1].name} rejected: {rejected[-1].why}"
+    return Decision("pruning", choice, evidence, certainty, "--max-drop")
+
+
 def _reaches_limits(steps: list[StepRecord], current: Model, context: CompressionContext) -> bool:
-    last = [step for step in steps if step.is_accepted][-1]
+    last = _accepted(steps)[-1]
     return context.is_aim and is_within(
         context.limits, current.arch, last.size_bytes, last.latency_ms
     )
@@ -185,14 +294,14 @@ def _record(
 ) -> StepRecord:
     limit = context.target.weight_limit
     file = int8_file(model) if model.qparams else random_int8_onnx(model.arch, limit)
-    right, strata = validation_correct(model, context), context.validation.strata
+    right, strata = validation_correct(model, context, context.held_out), context.validation.strata
     latency = None
     if context.measure:
         latency = context.measure({name: NetFile(model.arch, file)})[name]
     return StepRecord(
         name=name,
         accuracy=balanced.balanced_mean(right, strata),
-        interval=accuracy_interval(right, None, strata),
+        interval=accuracy_interval(right, context.validation_groups, strata),
         arch=model.arch.hash,
         size_bytes=len(file),
         macs=model.arch.graph.macs,

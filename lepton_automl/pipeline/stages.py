@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.compress.context import CompressionContext, MeasureLatency
-from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.compress.loop import CompressionResult, pruning_decision
 from lepton_automl.compress.loop import compress as run_compression
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
 from lepton_automl.data.dataset import load_labelled
@@ -21,6 +21,7 @@ from lepton_automl.pipeline import charts, front
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.pipeline.export import Outcome, write_and_verify
 from lepton_automl.runs import time_budget
+from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers
 from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
@@ -147,6 +148,7 @@ def compress(
     compression = CompressionContext(
         train=train,
         validation=validation,
+        validation_groups=dataset.validation.groups,
         reference=best,
         limits=context.config.limits,
         target=context.target,
@@ -162,6 +164,8 @@ def compress(
         is_aim=is_aim,
     )
     result = run_compression(step or best, compression, compressed_folder(context, step or best))
+    if prunes and step is None:
+        record_decision(ledger, pruning_decision(result.steps, compression))
     charts.write_steps(context.folder.path, result.steps)
     return result
 

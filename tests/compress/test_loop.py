@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,3 +146,93 @@ def test_a_net_within_the_limits_it_should_reach_is_only_quantized(tmp_path):
         "reference",
         "quantized",
     ]
+
+
+def test_the_net_before_a_withdrawn_one_ships_also_after_a_kill(tmp_path, monkeypatch):
+    model, context = setup()
+    whole = compress(model, context, tmp_path / "whole")
+    assert [step.tries for step in whole.steps] == list(range(len(whole.steps)))
+    last = [step.name for step in whole.steps if step.is_accepted][-2]
+    own, seen = loop.judge_end, []
+
+    def strict(made, given, tries):
+        """Reject the int8 file of the smallest net."""
+        judgement = own(made, given, tries)
+        seen.append(tries)
+        is_last = made.arch == whole.int8.arch
+        return dataclasses.replace(judgement, max_bound=-1.0) if is_last else judgement
+
+    monkeypatch.setattr(loop, "judge_end", strict)
+    made = compress(model, context, tmp_path / "strict")
+    (withdrawn,) = [step for step in made.steps if step.is_withdrawn]
+    assert (withdrawn.name, withdrawn.is_accepted) == (last, False)
+    assert "withdrawn: its int8 file" in withdrawn.why
+    assert seen == [whole.steps[-1].tries, whole.steps[-1].tries + 1]
+    assert made.int8.arch.hash == [step.arch for step in made.steps if step.is_accepted][-2]
+    assert made.int8.arch != whole.int8.arch
+
+    def dying(*_):
+        raise Killed
+
+    quantize = loop.quantize_model
+    calls = iter([quantize, dying])
+    monkeypatch.setattr(loop, "quantize_model", lambda *given: next(calls)(*given))
+    with pytest.raises(Killed):
+        compress(model, context, tmp_path / "killed")
+    monkeypatch.setattr(loop, "quantize_model", quantize)
+    again = compress(model, context, tmp_path / "killed")
+    assert again.steps == made.steps
+    assert int8_file(again.int8) == int8_file(made.int8)
+
+
+def test_where_cost_limits_are_the_aim_nothing_is_withdrawn(tmp_path, monkeypatch):
+    model, context = setup(is_aim=True, limits=Limits(max_drop=100.0, max_size_bytes=2500))
+    own = loop.judge_end
+    monkeypatch.setattr(
+        loop, "judge_end", lambda *given: dataclasses.replace(own(*given), limit=-1e9)
+    )
+    assert not [s for s in compress(model, context, tmp_path).steps if s.is_withdrawn]
+
+
+def step(name, drop, bound, *, accepted, tries, weight=0.8, size=8000):
+    judged = {"drop": drop, "expected_drop": drop, "drop_bound": bound, "drop_weight": weight}
+    return loop.StepRecord(
+        name, 0.9, name, size, 1, None, accepted, f"why {name}", tries=tries, **judged
+    )
+
+
+def test_the_decision_names_what_was_kept_and_why_it_stopped():
+    _, context = setup(limits=Limits())
+    start = loop.StepRecord("reference", 0.9, "a", 10_000, 1, None, True, "start")
+    kept = step("pruned-1", 0.1, 0.6, accepted=True, tries=1)
+    lost = step("pruned-2", 1.4, 2.0, accepted=False, tries=2)
+    end = step("quantized", 0.2, 0.7, accepted=True, tries=3)
+    found = loop.pruning_decision([start, kept, lost, end], context)
+    assert (found.name, found.certainty, found.option) == ("pruning", "measured", "--max-drop")
+    assert found.choice == "1 of 2 cuts kept, 10.0 to 8.0 kB"
+    assert "loses 0.20 points on 96 validation pictures, expected 0.20, at most 0.70" in (
+        found.evidence
+    )
+    assert "why pruned-2" in found.evidence
+    end = step("quantized", 0.2, 0.7, accepted=True, tries=3, weight=0.2)
+    assert loop.pruning_decision([start, kept, lost, end], context).certainty == "assumed"
+    end = step("quantized", None, None, accepted=True, tries=0)
+    assert loop.pruning_decision([start, lost, end], context).certainty == "measured"
+    unsure = step("pruned-1", 0.1, 1.6, accepted=False, tries=1)
+    found = loop.pruning_decision([start, unsure, end], context)
+    assert (found.choice, found.certainty) == ("no pruning", "assumed")
+    assert "cannot tell" in found.evidence
+
+
+def test_data_of_one_group_are_not_pruned_and_it_is_said(tmp_path):
+    told = []
+    model, context = setup(limits=Limits(), emit=told.append)
+    context = dataclasses.replace(context, validation_groups=np.zeros(96, np.int64))
+    made = compress(model, context, tmp_path)
+    assert [step.name for step in made.steps] == ["reference", "quantized"]
+    assert any("all validation pictures are of one group" in event.message for event in told)
+    found = loop.pruning_decision(made.steps, context)
+    assert (found.choice, found.certainty) == ("no pruning", "assumed")
+    assert "one group" in found.evidence
+    aim = dataclasses.replace(context, is_aim=True, limits=Limits(max_size_bytes=2500))
+    assert len(compress(model, aim, tmp_path / "aim").steps) > 2

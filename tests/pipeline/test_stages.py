@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from lepton_automl.compress.pruning.cut import cut_channels
@@ -9,6 +10,7 @@ from lepton_automl.core.events import silent
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import open_run
+from lepton_automl.runs.ledger import recorded_decisions
 from tests.helpers import runs
 
 
@@ -49,3 +51,45 @@ def test_an_interrupted_run_reports_where_its_best_net_is(finished_run):
     ):
         raise KeyboardInterrupt
     assert events[-1].message.endswith("models/best")
+
+
+def test_how_far_pruning_went_is_a_recorded_decision(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    with open_run(config, silent) as run:
+        best, recipe = stages.winner(run)
+        steps = stages.compress(run, best, recipe, None).steps
+        stages.compress(run, best, recipe, None)
+        (made,) = [each for each in recorded_decisions(run.ledger) if each.name == "pruning"]
+    kept = [step for step in steps[1:-1] if step.is_accepted]
+    assert made.choice.startswith(f"{len(kept)} of {len(steps) - 2} cuts kept" if kept else "no")
+    assert made.option == "--max-drop"
+
+
+class Captured(Exception):
+    pass
+
+
+def test_steps_are_judged_on_the_validation_part_with_its_groups(
+    finished_run, tmp_path, monkeypatch
+):
+    def capture(_, compression, __):
+        seen.append(compression)
+        raise Captured
+
+    seen: list = []
+    monkeypatch.setattr(stages, "run_compression", capture)
+    config = runs.copy(finished_run[0], tmp_path)
+    with open_run(config, silent) as run:
+        validation = run.dataset.validation
+        groups = np.arange(len(validation)) // 2
+        dataset = dataclasses.replace(
+            run.dataset, validation=dataclasses.replace(validation, groups=groups)
+        )
+        run = dataclasses.replace(run, dataset=dataset)
+        best, recipe = stages.winner(run)
+        with pytest.raises(Captured):
+            stages.compress(run, best, recipe, None)
+        pixels = dataset.pixels("validation", best.arch.input[:2])
+    assert (seen[0].validation_groups == groups).all()
+    assert (seen[0].held_out.data.pixels.numpy() == pixels).all()
+    assert (seen[0].held_out.data.labels.numpy() == validation.labels).all()

@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from lepton_automl.compress.acceptance import Judgement, is_hopeless, judge_pruned
 from lepton_automl.compress.context import CompressionContext
-from lepton_automl.compress.evaluation import (
-    keeps_class_limit,
-    validation_accuracy,
-    validation_correct,
-)
+from lepton_automl.compress.evaluation import keeps_class_limit, validation_accuracy
 from lepton_automl.compress.pruning.candidates import pruning_candidates
 from lepton_automl.compress.pruning.savings import is_within
 from lepton_automl.compress.recovery import OutOfTime, recover, recovery_budget
 from lepton_automl.cost.latency import NetFile
-from lepton_automl.metrics.paired import paired_drop
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.random_weights import random_int8_onnx
@@ -26,8 +22,8 @@ _ACCURACY = "validation_accuracy"
 _SLOWER = 1.02
 """Latency ratio up to which a cut net counts as no slower; below it is timer noise."""
 
-MAX_RECOVERIES, MAX_RECOVERIES_TO_LIMITS = 3, 6
-"""Of one cut, while it misses its limit within a standard error; while it still improves, where
+RECOVERIES, MAX_RECOVERIES_TO_LIMITS = 2, 6
+"""Of one cut, unless it is hopeless after the first; while it is rejected and still improves, where
 it reaches the cost limits, because another cut would start from the beginning."""
 
 
@@ -41,6 +37,8 @@ class PruningAttempt:
     why: str
     recoveries: int = 0
     """Fine-tunings done."""
+    judgement: Judgement | None = None
+    """On the acceptance pictures; None where the cut was given up before."""
 
 
 def prune(
@@ -48,12 +46,13 @@ def prune(
     context: CompressionContext,
     share: float = 0.25,
     known: frozenset[str] = frozenset(),
+    tries: int = 1,
 ) -> PruningAttempt:
     """Cut channels or a layer, fine-tune with the unpruned net as teacher, and judge the result.
 
-    Of all candidates the one with the least KL divergence for its saving is tried. Half of the
-    allowed drop may be spent here; the rest is left for quantization. Where there is no time to
-    train, the refitted net is judged as it is.
+    Of all candidates the one with the least KL divergence for its saving is tried. It is judged
+    once, by `acceptance.judge_pruned`. Where there is no time to train, the refitted net is judged
+    as it is.
 
     Parameters
     ----------
@@ -65,6 +64,8 @@ def prune(
         Share of the cost to cut, 0 to 1; see `Savings`.
     known : frozenset of str
         Hashes of architectures that were tried before and are not tried again.
+    tries : int
+        Nets judged in this compression, with this one.
     """
     candidates = pruning_candidates(model, context, share, known)
     if not candidates:
@@ -82,32 +83,53 @@ def prune(
     except OutOfTime:
         return PruningAttempt(None, False, "the time is used up")
     trained = dataclasses.replace(trained, parent=model.digest)
-    attempt = _judged(trained, context, best.description, 0 if budget is None else 1)
-    return attempt if budget is None else _continued(attempt, context, best.description)
+    if budget is None:
+        return _judged(trained, context, best.description, 0, tries)
+    if _reaches_limits(trained.arch, context):
+        return _recovered_while_improving(trained, context, best.description, tries)
+    return _recovered(trained, context, best.description, tries)
 
 
-def _continued(
-    attempt: PruningAttempt, context: CompressionContext, description: str
+def _recovered(
+    model: Model, context: CompressionContext, description: str, tries: int
 ) -> PruningAttempt:
-    """`attempt` after further recoveries, while it is rejected and close to its limit."""
-    assert attempt.model is not None, "it was judged"
-    reaches, parent = _reaches_limits(attempt.model.arch, context), attempt.model.parent
-    most = MAX_RECOVERIES_TO_LIMITS if reaches else MAX_RECOVERIES
-    while not attempt.is_accepted and attempt.recoveries < most:
-        before, done = attempt.model, attempt.recoveries
-        if not reaches and not _is_close(before, context):
+    """The attempt after all its recoveries, or after the first one if it is hopeless."""
+    done = 1
+    while done < RECOVERIES and not is_hopeless(model, context):
+        again = _recovered_again(model, context, done)
+        if again is None:
             break
-        try:
-            budget = recovery_budget(before, context, context.quantize_seconds)
-            if budget is None:
-                break
-            trained = recover(before, context, budget, context.seed + done)
-        except (Diverged, OutOfTime):
-            break
-        trained = dataclasses.replace(trained, parent=parent)
-        attempt = _judged(trained, context, description, done + 1)
+        model, done = again, done + 1
+    return _judged(model, context, description, done, tries)
+
+
+def _recovered_again(model: Model, context: CompressionContext, done: int) -> Model | None:
+    """`model` after one more recovery; None where that fails or there is no time for it."""
+    try:
+        budget = recovery_budget(model, context, context.quantize_seconds)
+        if budget is None:
+            return None
+        trained = recover(model, context, budget, context.seed + done)
+    except (Diverged, OutOfTime):
+        return None
+    return dataclasses.replace(trained, parent=model.parent)
+
+
+def _recovered_while_improving(
+    model: Model, context: CompressionContext, description: str, tries: int
+) -> PruningAttempt:
+    """The attempt after further recoveries, while it is rejected and its drop falls."""
+    attempt = _judged(model, context, description, 1, tries)
+    while not attempt.is_accepted and attempt.recoveries < MAX_RECOVERIES_TO_LIMITS:
         assert attempt.model is not None, "it was judged"
-        if reaches and attempt.model.metrics[_ACCURACY] <= before.metrics[_ACCURACY]:
+        assert attempt.judgement is not None, "it was judged"
+        again = _recovered_again(attempt.model, context, attempt.recoveries)
+        if again is None:
+            break
+        before, done = attempt.judgement.drop.points, attempt.recoveries + 1
+        attempt = _judged(again, context, description, done, tries)
+        assert attempt.judgement is not None, "it was judged"
+        if attempt.judgement.drop.points >= before:
             break
     return attempt
 
@@ -138,35 +160,24 @@ def _slower(before: Arch, after: Arch, context: CompressionContext) -> str:
     return f"{kind}: {times['a'] * 1000:.1f} us, before the cut {times['b'] * 1000:.1f} us"
 
 
-def _is_close(model: Model, context: CompressionContext) -> bool:
-    """Whether its drop exceeds the limit by at most one standard error."""
-    before, after = (validation_correct(each, context) for each in (context.reference, model))
-    drop = paired_drop(before, after, strata=context.validation.strata)
-    return drop.points - (drop.points - drop.low) / 2 <= context.allowed_drop / 2
-
-
 def _judged(
-    model: Model, context: CompressionContext, description: str, recoveries: int
+    model: Model, context: CompressionContext, description: str, recoveries: int, tries: int
 ) -> PruningAttempt:
-    """Accept or reject by the accuracy on validation, with the reason in words."""
-    reference = validation_accuracy(context.reference, context)
+    """Accept or reject a net on the acceptance pictures, with the reason in words."""
+    judgement = judge_pruned(model, context, tries)
     reached = validation_accuracy(model, context)
-    drop, allowed = 100 * (reference - reached), context.allowed_drop / 2
     model = dataclasses.replace(model, metrics={_ACCURACY: reached})
     times = {0: "not fine-tuned", 1: "fine-tuned once", 2: "fine-tuned twice"}
-    change = f"loses {drop:.2f}" if drop >= 0 else f"gains {-drop:.2f}"
-    why = (
-        f"{description}, {times.get(recoveries, f'fine-tuned {recoveries} times')}, "
-        f"{change} points on validation (limit {allowed:.2f})"
-    )
+    done = f"{description}, {times.get(recoveries, f'fine-tuned {recoveries} times')}, "
+    is_accepted, why = judgement.is_accepted, done + str(judgement)
     min_accuracy = context.limits.min_accuracy or 0.0
-    if drop > allowed + 1e-9:
-        return PruningAttempt(model, False, why, recoveries)
-    if not keeps_class_limit(model, context, 0.5):
+    if is_accepted and not keeps_class_limit(model, context, 0.5):
         limit = (context.limits.max_class_drop or 0.0) / 2
+        is_accepted = False
         why = f"{description}, one class loses more on validation (limit {limit:.2f} points)"
-        return PruningAttempt(model, False, why, recoveries)
-    if reached < min(min_accuracy, reference):
-        why = f"{description}, {reached:.2%} on validation (limit {min_accuracy:.2%})"
-        return PruningAttempt(model, False, why, recoveries)
-    return PruningAttempt(model, True, why, recoveries)
+    elif is_accepted and min_accuracy:
+        least = min(min_accuracy, validation_accuracy(context.reference, context))
+        if reached < least:
+            is_accepted = False
+            why = f"{description}, {reached:.2%} on validation (limit {min_accuracy:.2%})"
+    return PruningAttempt(model, is_accepted, why, recoveries, judgement)
