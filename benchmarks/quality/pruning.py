@@ -176,7 +176,7 @@ def winner(name: str, seed: int, given: argparse.Namespace) -> Path | None:
     if not data.is_file():
         np.savez(data, **split(name, arrays, seed))
     options = ["--space", "tiny", "--trials", "1", "--jobs", "1", "--seed", str(seed)]
-    called(lepton("search", str(data), *options, "--out", str(run), "--no-flip", "--quiet"))
+    called(lepton("search", str(data), *options, "--out", str(run), "--flip", "off", "--quiet"))
     return folder
 
 
