@@ -23,6 +23,7 @@ from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import Conv as ConvOp
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.residual import Residual
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.training.recipe import Recipe
 from tests.helpers import known_net
@@ -76,16 +77,27 @@ def test_channels_that_do_nothing_go_first(half_dead):
         assert divergence(half_dead, each.model, pixels) < 1e-4
 
 
-def test_the_cut_that_costs_least_for_what_it_saves_is_taken():
-    """The answers decide, and the bytes and multiply-accumulates that are saved for them."""
-    model = known_net.net()
+@pytest.mark.parametrize(
+    ("layers", "seed"),
+    [
+        ([Stem(16), Residual(16), Conv(24), Head()], 4),
+        ([Stem(16), Conv(16), Conv(24), Conv(24), Head()], 6),
+    ],
+)
+def test_the_cut_that_costs_least_for_what_it_saves_is_taken(layers, seed):
+    """The answers decide, and what is saved for them: not the first, nor either of the two alone.
+
+    In the first net the first cut is not the best, in the second the least harm is of another one.
+    """
+    model = random_model(chain((9, 6, 1), layers, 3), seed)
     context = context_for(model)
-    candidates = pruning_candidates(model, context, 0.4, frozenset())
+    candidates = pruning_candidates(model, context, 0.3, frozenset())
     harm = [divergence(model, each.model, context.train.pixels) for each in candidates]
     price = [each / candidate.saving for each, candidate in zip(harm, candidates, strict=True)]
     order = np.argsort(price)
+    assert order[0] != 0 or order[0] != np.argmin(harm)
     assert price[order[1]] > 1.05 * price[order[0]]
-    taken = prune(model, context, 0.4).model
+    taken = prune(model, context, 0.3).model
     best = candidates[order[0]].model
     assert taken.arch == best.arch
     assert all(torch.equal(taken.weights[name], tensor) for name, tensor in best.weights.items())

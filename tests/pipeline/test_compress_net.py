@@ -19,6 +19,8 @@ from lepton_automl.training.recipe import Recipe
 from tests.helpers import external_models as models
 from tests.training.test_loop import small, stripes
 
+pytestmark = pytest.mark.usefixtures("children_answer_here")
+
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:

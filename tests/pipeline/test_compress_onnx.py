@@ -26,6 +26,8 @@ from lepton_automl.pipeline.export import Outcome, verify_again
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from tests.helpers import external_models as models
 
+pytestmark = pytest.mark.usefixtures("children_answer_here")
+
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:

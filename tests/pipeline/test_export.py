@@ -14,6 +14,8 @@ from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
 
+pytestmark = pytest.mark.usefixtures("children_answer_here")
+
 
 def test_verification_reads_only_and_repeats_every_figure(finished_run):
     config, outcome = finished_run

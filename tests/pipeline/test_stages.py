@@ -13,6 +13,8 @@ from lepton_automl.pipeline.context import open_run
 from lepton_automl.runs.ledger import recorded_decisions
 from tests.helpers import runs
 
+pytestmark = pytest.mark.usefixtures("children_answer_here")
+
 
 def test_a_pruned_step_is_only_quantized(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
