@@ -216,10 +216,21 @@ def test_after_a_few_epochs_accuracy_decides_and_not_cost(
 ) -> None:
     request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
     trials, options = recorded_trials(request, 180, right)
-    small = replace(options[1].cost, size_bytes=options[1].cost.size_bytes // 2)
-    options[1] = Option(1, options[1].correct, small)
+    small = replace(options[0].cost, size_bytes=options[0].cost.size_bytes // 2)
+    options[1] = Option(1, options[1].correct, small)  # As many multiply-accumulates.
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
     assert first_trained(request, trials, options) == first
+
+
+def test_after_a_few_epochs_the_larger_of_nets_that_are_as_good_is_trained_to_the_end(
+    tmp_path: Path,
+) -> None:
+    request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = recorded_trials(request, 180, 179)
+    large = replace(options[0].cost, macs=2 * options[0].cost.macs)
+    options[1] = Option(1, options[1].correct, large)
+    trials.plan = Plan(3, 1e-9, 0.0, own_epochs=9)
+    assert first_trained(request, trials, options) == 1
 
 
 @pytest.mark.parametrize(("planned", "first"), [(3, 1), (9, 0)])
