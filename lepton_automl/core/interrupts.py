@@ -19,8 +19,9 @@ def exit_on_interrupt() -> None:
     Nothing is written yet while modules load, and an exception inside an import becomes one of many
     others, or a traceback of the import system.
     """
-    signal.signal(signal.SIGINT, _exit)
-    signal.signal(signal.SIGTERM, _exit)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup and shells' & set it.
+            signal.signal(number, _exit)
 
 
 def raise_on_interrupt() -> None:
