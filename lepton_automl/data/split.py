@@ -20,6 +20,9 @@ _RESTARTS = 10
 _DONORS = 32
 """Groups at most that are tried for a class that a part lacks."""
 
+_MAX_COUNTS = 10_000_000
+"""Groups times classes above which only groups of several samples are drawn one by one."""
+
 Counts = NDArray[np.float64]
 """(groups, classes): samples."""
 
@@ -168,8 +171,20 @@ def _by_group(
     seed: int,
     classes: int,
 ) -> NDArray[np.str_]:
-    """Draw the parts of groups; where one lacks a class, other orders and moves are tried."""
+    """Draw the parts of groups; where one lacks a class, other orders and moves are tried.
+
+    Where groups times classes are too many for that, samples that are a group of their own are
+    drawn by class.
+    """
     names, places = np.unique(groups, return_inverse=True)
+    is_alone = np.bincount(places)[places] == 1
+    if len(names) * classes > _MAX_COUNTS and is_alone.any():
+        drawn = np.empty(len(labels), "<U10")
+        drawn[is_alone] = _by_class(labels[is_alone], wanted, seed)
+        if not is_alone.all():
+            others = ~is_alone
+            drawn[others] = _by_group(labels[others], groups[others], wanted, seed, classes)
+        return drawn
     counts = np.zeros((len(names), classes))
     np.add.at(counts, (places, labels), 1)
     fractions = np.array(

@@ -118,7 +118,7 @@ def time_decision(trials: Trials, number: int, config: RunConfig) -> Decision | 
     count = f"{len(trained)} trial{'s' * (len(trained) > 1)} of up to {epochs_text(longest)}"
     if is_few or is_short:
         choice = f"the search had time for {count} only"
-        choice += f", and the winner was trained for {result.epochs} of the {own} of its recipe"
+        choice += f", and the winner was trained for {result.epochs} epochs (its recipe: {own})"
     else:
         choice = f"{count}; the winner was trained for {result.epochs}"
     evidence = f"{duration(budget)} budget; an epoch took about {plan.epoch_seconds:.2g} s"

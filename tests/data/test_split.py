@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,3 +164,19 @@ def test_a_rare_class_in_few_groups_reaches_every_part():
     for seed in range(5):
         parts = split(labels, NAMES[:2], None, groups, seed)
         assert all(counts(parts, labels, part)[1] for part in np.unique(parts))
+
+
+def test_of_very_many_groups_those_of_one_sample_are_drawn_by_class(monkeypatch):
+    monkeypatch.setattr(sys.modules[split.__module__], "_MAX_COUNTS", 100)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 2000)
+    groups = np.arange(2000)
+    groups[:400] = labels[:400] * 50 + np.arange(400) % 10  # Fifty groups of about eight.
+    groups[400:] += 1000
+    parts = split(labels, tuple("abcde"), None, groups, seed=3)
+    for group in np.unique(groups[:400]):
+        assert len(set(parts[groups == group])) == 1
+    for part, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
+        assert abs((parts == part).mean() - share) < 0.03
+        assert set(labels[parts == part]) == set(range(5))
+    assert (split(labels, tuple("abcde"), None, groups, seed=3) == parts).all()
