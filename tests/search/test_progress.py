@@ -80,7 +80,7 @@ def test_a_search_of_few_or_short_trainings_is_said_to_have_had_little_time(
     assert said is not None
     assert (said.certainty == "assumed") is is_brief
     assert f"{count} trials of up to {epochs} epochs" in said.choice
-    assert f"{epochs} of the 9" in said.choice or not is_brief
+    assert f"{epochs} epochs (its recipe: 9)" in said.choice or not is_brief
     assert "60 s budget" in said.evidence
     assert said.option == "--budget"
     assert time_decision(trials, 0, replace(config, budget_seconds=None, trials=3)) is None
