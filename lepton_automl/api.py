@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from lepton_automl.config import Balance, Flip, Limits, Prefer, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.runs.folder import configured, default_out, locate
+from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
@@ -300,7 +300,8 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
         return pipeline.compress(config, emit=emit)
     from lepton_automl.pipeline.compress_net import compress_net
 
-    best = config.out / "models" / "best"
+    folder = RunFolder(config.out)
+    folder.check_winner()
     changed = dataclasses.replace(
         config,
         out=Path(given.get("out") or config.out.with_name(f"{config.out.name}-int8")),
@@ -308,7 +309,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
         prefer=given.get("prefer", "size"),
         fresh=given.get("fresh", False),
     )
-    return compress_net(changed, best, emit=emit)
+    return compress_net(changed, folder.best, emit=emit)
 
 
 def _compress_net(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lepton_automl.cli.app import app
 from lepton_automl.cli.options import OUTPUT_PARAMETERS
 from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import Limits, RunConfig
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline.export import Outcome
 from tests.helpers import external_models as models
 from tests.helpers import runs
@@ -93,6 +94,15 @@ def test_a_run_is_compressed_to_limits_in_another_folder(finished_run, tmp_path)
     assert isinstance(outcome, Outcome)
     assert outcome.artifact == config.out.with_name("run-int8") / "artifact"
     assert [limit.name for limit in outcome.verdict.limits] == ["max_size_bytes"]
+
+
+def test_limits_for_a_run_without_a_winner_name_the_search(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    shutil.rmtree(config.out / "models" / "best")
+    with pytest.raises(DataError, match="no winner yet") as caught:
+        api.compress(config.out, limits=Limits(max_size_bytes=20_000))
+    assert "lepton search" in caught.value.fix
+    assert not config.out.with_name(f"{config.out.name}-int8").exists()
 
 
 def test_a_net_in_leptons_format_is_compressed_on_given_data(finished_run, tmp_path):

@@ -215,12 +215,8 @@ def winner(context: RunContext) -> tuple[Model, Recipe]:
     DataError
         If the run has no winner yet.
     """
+    context.folder.check_winner()
     folder = context.folder.best
-    if not (folder / "recipe.json").is_file():
-        raise DataError(
-            f"{context.folder.path} has no winner yet: there is no {folder}",
-            fix="run `lepton search` into this folder first",
-        )
     return Model.load(folder), Recipe.from_json((folder / "recipe.json").read_text())
 
 

@@ -198,6 +198,20 @@ class RunFolder:
                 fix="start again with --fresh, which moves the old folder aside",
             ) from error
 
+    def check_winner(self) -> None:
+        """Refuse a run whose search has saved no net yet.
+
+        Raises
+        ------
+        DataError
+            If `models/best` is not complete.
+        """
+        if not (self.best / "recipe.json").is_file():
+            raise DataError(
+                f"{self.path} has no winner yet: there is no {self.best}",
+                fix="run `lepton search` into this folder first",
+            )
+
     def claim(self, wanted: Definition, *, fresh: bool) -> None:
         """Create the run that `wanted` defines in this folder, or continue it.
 
