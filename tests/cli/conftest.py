@@ -18,6 +18,8 @@ def run_folder(tmp_path):
     folder = tmp_path / "runs" / "mine"
     (folder / "artifact").mkdir(parents=True)
     (folder / "artifact" / "manifest.json").write_text("{}")
+    (folder / "models" / "best").mkdir(parents=True)
+    (folder / "models" / "best" / "recipe.json").write_text("{}")
     (folder / "run.toml").write_text(
         'format = 2\ndata = "digits"\ntest = ""\ndata_fingerprint = "ab"\nspace = "tiny"\n'
         'space_digest = "cd"\nobjectives = ["accuracy", "macs"]\nseed = 7\n'
