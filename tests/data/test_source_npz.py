@@ -273,8 +273,10 @@ def test_a_truncated_or_missing_npz_is_refused(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match="not a readable"):
             Npz().read(str(path))
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="No such file") as caught:
         Npz().read(str(tmp_path / "no.npz"))
+    assert "path" in caught.value.fix
+    assert "savez" not in caught.value.fix  # There is nothing to write again.
 
 
 def test_a_bare_array_is_refused(tmp_path):

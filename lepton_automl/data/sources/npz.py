@@ -135,8 +135,12 @@ def _load(data: str) -> tuple[_Arrays, dict[_Key, str]]:
                 keys = _keys(data, archive)
                 read = {what: _array(path, archive, key) for what, key in keys.items()}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise _not_npz(path, str(reason)) from error
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(
+                f"{path} cannot be read: {error.strerror}",
+                fix="give the path of a .npz file that you may read",
+            ) from error
+        raise _not_npz(path, str(error)) from error
     columns: dict[str, dict[str, Array]] = {"x": {}, "y": {}, "group": {}}
     for what, part in read:
         if what in columns:
