@@ -246,7 +246,7 @@ def _validation_gap(
 def notes_of(about: Provenance, accuracy: float) -> tuple[str, ...]:
     """How little time the search had, and whether the accuracy is near that of guessing."""
     notes = [
-        f"{each.choice}; a larger {each.option} continues it"
+        f"{each.choice}; {each.option} continues it"
         for each in about.decisions
         if each.name == SEARCH_TIME and each.certainty == "assumed"
     ]

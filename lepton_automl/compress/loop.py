@@ -160,7 +160,8 @@ def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: P
             context.emit(Event("compress", "no more pruning: the net is within the limits"))
             break
         if context.seconds_left is not None and context.seconds_left() <= context.quantize_seconds:
-            context.emit(Event("compress", "no more pruning: the time is used up"))
+            more = "; --fresh with a larger --budget prunes further" if context.is_aim else ""
+            context.emit(Event("compress", f"no more pruning: the time is used up{more}"))
             break
         known = frozenset(step.arch for step in steps)
         attempt = prune(current, context, share, known, _next_try(steps))

@@ -51,7 +51,8 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         _check(source, model, context)
         _save_best(model, recipe, context)
         if manifest.is_complete(context.folder.artifact):
-            context.report("compress", f"already compressed: {context.folder.artifact}")
+            where = context.folder.artifact
+            context.report("compress", f"already compressed: {where}; --fresh starts again")
             return written_outcome(context.folder.artifact)
         best, recipe = stages.winner(context)
         with stages.naming_best_net_on_interrupt(context):

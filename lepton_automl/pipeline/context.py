@@ -62,6 +62,13 @@ class RunContext:
         """Whether latencies are needed and are measured on this machine."""
         return self.config.asks_for_latency and self.latency_model is None
 
+    @property
+    def command_end(self) -> float | None:
+        """Alive seconds of the run at which a budget for this command alone ends; None: never."""
+        budget, ledger = self.config.budget_seconds, self.ledger
+        began = ledger.alive_seconds() - ledger.session_seconds()
+        return None if budget is None else began + budget
+
     def report(self, stage: str, message: str) -> None:
         """Emit one line."""
         self.emit(Event(stage, message))

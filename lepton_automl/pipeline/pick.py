@@ -113,7 +113,6 @@ def pick(config: RunConfig, request: PickRequest, *, emit: Emit = silent) -> Pic
     """
     limits, prefer = request.over(config.limits), request.prefer or config.prefer
     with open_run(config, emit) as run:
-        begun = run.ledger.alive_seconds()
         merged = dataclasses.replace(run.config, limits=limits, prefer=prefer)
         context = dataclasses.replace(run, config=merged)
         trials = read_trials(context.ledger)
@@ -125,19 +124,19 @@ def pick(config: RunConfig, request: PickRequest, *, emit: Emit = silent) -> Pic
         context.report(PICK, f"{chosen.label}, {choice.reason}")
         folder = request.out or run.folder.picks / f"{chosen.name}-{request.name}"
         context = dataclasses.replace(context, folder=RunFolder(folder, run.folder.path))
-        outcome = _ship(context, trials, chosen, begun)
+        outcome = _ship(context, trials, chosen)
         draw(run.folder, run.ledger)
     return PickResult(chosen.label, choice.reason, outcome)
 
 
-def _ship(context: RunContext, trials: Trials, chosen: PickCandidate, begun: float) -> Outcome:
+def _ship(context: RunContext, trials: Trials, chosen: PickCandidate) -> Outcome:
     """Train, compress and export a candidate, as far as it is not done yet."""
-    folder, budget = context.folder.artifact, context.config.budget_seconds
+    folder = context.folder.artifact
     if manifest.is_complete(folder):
         context.report(PICK, f"this pick is finished: {folder}")
         return written_outcome(folder)
-    reserved = stage_budget(context, trials, chosen.trial, budget or 0.0)
-    end = None if budget is None else begun + budget - reserved.verify
+    reserved = stage_budget(context, trials, chosen.trial, context.config.budget_seconds or 0.0)
+    end = None if context.command_end is None else context.command_end - reserved.verify
     if not (context.folder.best / _RECIPE).is_file():
         left = math.inf if end is None else end - reserved.compress - context.ledger.alive_seconds()
         _save_float(context, trials, chosen, left)
@@ -161,7 +160,9 @@ def _save_float(context: RunContext, trials: Trials, chosen: PickCandidate, left
             epochs = (
                 trials.best_result(number).epochs
                 if has_final
-                else epochs_to_end(request, trials, number, left)
+                else epochs_to_end(
+                    request, trials, number, left, lambda s: _budget_for(context, trials, number, s)
+                )
             )
             event = {"number": number, "epochs": epochs}
             context.ledger.record(EventKind.PICK, context.folder.path.name, event)
@@ -173,6 +174,18 @@ def _save_float(context: RunContext, trials: Trials, chosen: PickCandidate, left
     model.save(context.folder.best)
     recipe = dataclasses.replace(recipe, epochs=trials.epochs_of(number))
     files.write(context.folder.best / _RECIPE, recipe.to_json() + "\n")
+
+
+def _budget_for(context: RunContext, trials: Trials, number: int, seconds: float) -> float:
+    """The shortest budget of a pick in which a trial can be trained for so many seconds."""
+    passed = context.ledger.session_seconds()
+    budget = passed + seconds
+    while True:
+        reserved = stage_budget(context, trials, number, budget)
+        # Where all of the budget is reserved, the stages may need more.
+        if passed + seconds + reserved.compress + reserved.verify <= budget:
+            return budget
+        budget *= 1.05
 
 
 def stage_budget(

@@ -12,10 +12,12 @@ from lepton_automl.artifact import manifest
 from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
+from lepton_automl.core.units import duration
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
 from lepton_automl.pipeline.export import Outcome, verify_again, written_outcome
 from lepton_automl.runs.ledger import EventKind
+from lepton_automl.runs.time_budget import continuing_budget
 from lepton_automl.search import observers
 from lepton_automl.search.request import SearchResult
 
@@ -47,6 +49,7 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
             )
             outcome = stages.export_and_verify(context)
         _record_finished(context, outcome)
+        _report_overrun(context)
         return dataclasses.replace(outcome, search_result=search_result)
 
 
@@ -72,9 +75,7 @@ def compress(config: RunConfig, *, emit: Emit = silent) -> CompressionResult:
     """
     with open_run(config, emit) as context:
         best, recipe = stages.winner(context)
-        budget, begun = config.budget_seconds, context.ledger.alive_seconds()
-        end = None if budget is None else begun + budget
-        return stages.compress(context, best, recipe, end)
+        return stages.compress(context, best, recipe, context.command_end)
 
 
 def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
@@ -103,17 +104,36 @@ def verify(
 
 
 def _finished_outcome(context: RunContext) -> Outcome | None:
-    """The outcome of an earlier call, unless this one has more trials or a larger budget."""
+    """The outcome of an earlier call, unless this one has more trials or time than was used."""
     folder, config = context.folder.artifact, context.config
     if not manifest.is_complete(folder):
         return None
     earlier = list(context.ledger.all(EventKind.FINISHED).values())
     if not earlier or (config.trials or 0) > (earlier[-1]["trials"] or 0):
         return None
-    if (config.seconds_in_all or 0.0) > (earlier[-1]["budget_seconds"] or 0.0):
+    budget = config.seconds_in_all or 0.0
+    used = context.ledger.alive_seconds() - context.ledger.session_seconds()
+    if budget > max(used, earlier[-1]["budget_seconds"] or 0.0):
         return None
-    context.report("run", "already finished; a larger --budget or --trials continues it")
+    context.report("run", f"already finished: {_continues(config, used)}")
     return written_outcome(folder)
+
+
+def _report_overrun(context: RunContext) -> None:
+    budget, used = context.config.seconds_in_all, context.ledger.alive_seconds()
+    if budget is not None and used > budget:
+        context.report("run", _continues(context.config, used))
+
+
+def _continues(config: RunConfig, used: float) -> str:
+    """How long a run took, and which options continue it."""
+    budget, options = config.seconds_in_all, []
+    if budget is not None:
+        options.append(f"--budget {continuing_budget(max(used, budget))}")
+    if config.trials is not None:
+        options.append("more --trials")
+    of_budget = "" if budget is None else f" of --budget {duration(budget)}"
+    return f"it took {duration(used)}{of_budget}; {' or '.join(options)} continues it"
 
 
 def _record_finished(context: RunContext, outcome: Outcome) -> None:

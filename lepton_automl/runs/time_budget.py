@@ -166,6 +166,15 @@ def sufficient_budget(seconds: float) -> str:
     return f"{math.ceil(seconds / 60)}m"
 
 
+def continuing_budget(used: float) -> str:
+    """The value of `--budget` with which a run that took `used` seconds continues: twice that.
+
+    In as much time again the data are opened, trials are trained and a file is verified, as all of
+    that took place in the time before.
+    """
+    return sufficient_budget(2 * used)
+
+
 def start_seconds(wall: float, processor: float) -> float:
     """Estimate how many seconds a process takes to start here, from the start of this command.
 

@@ -227,15 +227,34 @@ class SearchLoop:
 
     def run(self) -> None:
         """Keep the workers busy until no training may start any more."""
+        has_started = False
         while True:
             while self._workers.free and (task := self._next_task()):
                 self._workers.start(task)
+                has_started = True
             if not self._workers.busy:
                 break
             for task, result in self._workers.finished():
                 self._record(task, result)
+        if not has_started:
+            self._report_no_time()
         if trained := self._trials.trained():
             self._show(trained[-1], is_last=True)
+
+    def _report_no_time(self) -> None:
+        """Say why a search that is to continue trains nothing, if it is the time."""
+        work, plan = self._work, self._trials.plan
+        budget, used = work.config.seconds_in_all, work.ledger.alive_seconds()
+        if budget is None or plan is None or self._proposer.exhausted:
+            return
+        has_all = work.config.trials is not None and len(self._trials) >= work.config.trials
+        is_continued = bool(work.ledger.all(EventKind.WINNER))
+        if has_all or not (is_continued or used > budget):
+            return
+        larger = work.continuing_budget(plan.epoch_seconds)
+        text = f"no time for another trial: this run has used {duration(used)} of --budget "
+        text += f"{duration(budget)}; --budget {larger} continues it"
+        work.emit(Event("search", text))
 
     def _next_task(self) -> Task | None:
         """The next training; None where no training may start now.

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lepton_automl.config import RunConfig
-from lepton_automl.core.decisions import SEARCH_TIME, Certainty, Decision
+from lepton_automl.core.decisions import SEARCH_TIME, Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.pareto import pareto_ranks
-from lepton_automl.search.request import TrialRow
+from lepton_automl.search.request import SearchRequest, TrialRow
 from lepton_automl.search.time_plan import FEW_TRIALS
 from lepton_automl.search.trials import Trials
 
@@ -92,7 +91,7 @@ def progress(
     return Event("search", about + leader + left, min(done, total), total, data)
 
 
-def time_decision(trials: Trials, number: int, config: RunConfig) -> Decision | None:
+def time_decision(trials: Trials, number: int, request: SearchRequest) -> Decision | None:
     """How the budget was used by the search; None without a budget.
 
     Its certainty is `assumed` where the net was hardly chosen by comparison: after fewer than
@@ -104,10 +103,11 @@ def time_decision(trials: Trials, number: int, config: RunConfig) -> Decision | 
         All trials of the search.
     number : int
         The winner.
-    config : RunConfig
-        With the budget and the number of trials.
+    request : SearchRequest
+        With the budget, the number of trials and the time that has passed.
     """
-    plan, budget = trials.plan, config.seconds_in_all
+    plan, config = trials.plan, request.config
+    budget = config.seconds_in_all
     if plan is None or budget is None:
         return None
     trained, result = trials.trained(), trials.best_result(number)
@@ -118,12 +118,15 @@ def time_decision(trials: Trials, number: int, config: RunConfig) -> Decision | 
     count = f"{len(trained)} trial{'s' * (len(trained) > 1)} of up to {epochs_text(longest)}"
     if is_few or is_short:
         choice = f"the search had time for {count} only"
-        choice += f", and the winner was trained for {result.epochs} epochs (its recipe: {own})"
+        choice += f", and the winner was trained for {epochs_text(result.epochs)} "
+        choice += f"(its recipe: {own})"
     else:
         choice = f"{count}; the winner was trained for {result.epochs}"
     evidence = f"{duration(budget)} budget; an epoch took about {plan.epoch_seconds:.2g} s"
-    certainty: Certainty = "assumed" if is_few or is_short else "measured"
-    return Decision(SEARCH_TIME, choice, evidence, certainty, "--budget")
+    if is_few or is_short:
+        larger = f"--budget {request.continuing_budget(plan.epoch_seconds)}"
+        return Decision(SEARCH_TIME, choice, evidence, "assumed", larger)
+    return Decision(SEARCH_TIME, choice, evidence, "measured", "--budget")
 
 
 def ended(winner: TrialRow, front: Sequence[TrialRow], started: int) -> Event:

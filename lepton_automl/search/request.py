@@ -21,7 +21,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
-from lepton_automl.runs.time_budget import MIN_START_SECONDS, allowed_overrun
+from lepton_automl.runs.time_budget import MIN_START_SECONDS, allowed_overrun, continuing_budget
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.training.recipe import Recipe
 
@@ -64,6 +64,17 @@ class SearchRequest:
     def allowed_overrun(self) -> float:
         """Seconds that the run may take beyond its budget rather than end without a net."""
         return allowed_overrun(self.config.seconds_in_all or 0.0, self.start_seconds)
+
+    def continuing_budget(self, epoch_seconds: float) -> str:
+        """The value of `--budget` with which this run continues after its last stage.
+
+        Parameters
+        ----------
+        epoch_seconds : float
+            Seconds of one epoch of a typical trial, at least 0.
+        """
+        used = self.ledger.alive_seconds() + self.least_stage_seconds(epoch_seconds)
+        return continuing_budget(max(used, self.config.seconds_in_all or 0.0))
 
     @property
     def jobs(self) -> int:

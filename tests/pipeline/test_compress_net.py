@@ -40,8 +40,12 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(net: Path, out: Path, **more) -> RunConfig:
-    settings = {"limits": Limits(max_drop=5.0), "objectives": ("accuracy", "size_bytes")}
-    return RunConfig(str(net.parent / "stripes.npz"), out, budget_seconds=60.0, **(settings | more))
+    settings = {
+        "limits": Limits(max_drop=5.0),
+        "objectives": ("accuracy", "size_bytes"),
+        "budget_seconds": 60.0,
+    }
+    return RunConfig(str(net.parent / "stripes.npz"), out, **(settings | more))
 
 
 def test_a_net_in_leptons_format_is_compressed_and_verified(net: Path, tmp_path: Path) -> None:
@@ -57,6 +61,19 @@ def test_a_net_in_leptons_format_is_compressed_and_verified(net: Path, tmp_path:
     right = session.run(None, {"pixels": x})[0].argmax(1) == y
     assert verdict.int8.accuracy == pytest.approx(right.mean())
     assert compress_net(config(net, tmp_path / "out"), net).verdict == verdict
+
+
+def test_a_budget_too_short_for_the_limits_gives_a_file_and_says_how_to_go_on(
+    net: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    short = config(net, tmp_path / "out", limits=Limits(max_size_bytes=100), budget_seconds=0.01)
+    outcome = compress_net(short, net, emit=lambda event: said.append(event.message))
+    assert (outcome.artifact / "model.int8.onnx").is_file()
+    assert outcome.verdict.status == "broken"
+    assert any("time is used up; --fresh with a larger --budget" in text for text in said)
+    compress_net(short, net, emit=lambda event: said.append(event.message))
+    assert said[-1].endswith("--fresh starts again")
 
 
 def test_arch_and_weights_alone_are_enough(net: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import sqlite3
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +14,7 @@ import onnxruntime
 import pytest
 
 from lepton_automl.compress.pruning.cut import cut_channels
-from lepton_automl.config import Limits, options_text
+from lepton_automl.config import Limits, options_text, seconds
 from lepton_automl.core.events import silent
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
@@ -34,6 +36,8 @@ from lepton_automl.search.finals.training import seconds_per_epoch
 from lepton_automl.search.trials import read_trials
 from lepton_automl.search.workers.task import pack, unpack
 from tests.helpers import runs
+
+pytestmark = pytest.mark.usefixtures("children_answer_here")
 
 
 @contextmanager
@@ -220,12 +224,30 @@ def test_infeasible_limits_are_reported_with_those_that_would_fit(run):
     assert not (run.out / "picks").exists()
 
 
-def test_a_budget_too_short_to_train_is_refused_with_one_that_is_not(run):
+def test_a_budget_too_short_to_train_is_refused_with_one_that_is_not(run, monkeypatch):
     forget_finals(run.out)
     wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
     with pytest.raises(ConfigError, match="not enough time") as caught:
         pick(resumed(run.out, budget_seconds=0.01), wanted)
-    assert "--budget" in caught.value.fix
+    stated = re.search(r"give --budget (\S+),", caught.value.fix)
+    assert stated is not None
+
+    def reached(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "compress", reached)
+    with pytest.raises(KeyboardInterrupt):
+        pick(resumed(run.out, budget_seconds=seconds(stated[1])), wanted)
+
+
+def test_a_budget_counts_from_the_start_of_the_command(run):
+    forget_finals(run.out)
+    wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
+    late = dataclasses.replace(
+        resumed(run.out, budget_seconds=1e3), started=time.monotonic() - 1100
+    )
+    with pytest.raises(ConfigError, match="0 s are left"):
+        pick(late, wanted)
 
 
 def test_the_runs_own_limits_stay_where_no_other_is_stated():

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import re
+import sqlite3
 
 import numpy as np
 import onnxruntime
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from lepton_automl.config import Limits
+from lepton_automl.config import Limits, seconds
+from lepton_automl.core.units import duration
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
 from lepton_automl.runs.ledger import LedgerView
 from tests.helpers import runs
+
+pytestmark = pytest.mark.usefixtures("children_answer_here")
 
 
 def test_a_run_leaves_a_file_whose_accuracy_a_bare_onnxruntime_confirms(finished_run):
@@ -41,6 +47,24 @@ def test_a_finished_run_returns_its_outcome_without_training(finished_run):
     assert runs.digests(outcome.artifact) == before
     with LedgerView(config.out / "ledger.db") as ledger:
         assert list(ledger.events()) == events
+
+
+@pytest.mark.parametrize("used", [0.0, 900.0])
+def test_a_budget_within_what_was_used_returns_the_outcome_and_names_a_larger_one(
+    finished_run, tmp_path, used
+):
+    config, said = runs.copy(finished_run[0], tmp_path), []
+    with contextlib.closing(sqlite3.connect(config.out / "ledger.db")) as db, db:
+        db.execute("UPDATE sessions SET seconds = seconds + ?", (used,))
+        ((used,),) = db.execute("SELECT SUM(seconds) FROM sessions").fetchall()
+    before = runs.digests(config.out / "models")
+    budget = dataclasses.replace(config, budget_seconds=0.9 * used)
+    outcome = run.run(budget, emit=lambda event: said.append(event.message))
+    assert outcome.verdict == finished_run[1].verdict
+    assert runs.digests(config.out / "models") == before
+    stated = re.search(r"it took (.+) of --budget .+; --budget (\S+) or more --trials", said[-1])
+    assert stated[1] == duration(used)
+    assert seconds(stated[2]) > used
 
 
 def test_more_trials_continue_a_finished_run_and_count_as_a_second_use_of_the_test_set(

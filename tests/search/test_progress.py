@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from lepton_automl.config import RunConfig
+from lepton_automl.config import seconds
 from lepton_automl.search.objectives import load
 from lepton_automl.search.progress import front_of, progress, row_of, time_decision
 from lepton_automl.search.trials import Plan, Trials
-from tests.helpers.search import make_trial, result
+from tests.helpers.search import make_trial, result, search_request
 
 OBJECTIVES = [load("accuracy"), load("size_bytes")]
 
@@ -75,12 +75,26 @@ def test_a_search_of_few_or_short_trainings_is_said_to_have_had_little_time(
     for number in range(count):
         trials.add(make_trial(number, epochs=9))
         trials.add_result(result(number, "0", 100, epochs=epochs))
-    config = RunConfig(data="", out=tmp_path, budget_seconds=60.0, trials=wanted)
-    said = time_decision(trials, 0, config)
+    request = search_request(
+        tmp_path / "run",
+        budget_seconds=60.0,
+        trials=wanted,
+        least_stage_seconds=lambda epoch: 40.0 + epoch,
+    )
+    said = time_decision(trials, 0, request)
     assert said is not None
     assert (said.certainty == "assumed") is is_brief
     assert f"{count} trials of up to {epochs} epochs" in said.choice
     assert f"{epochs} epochs (its recipe: 9)" in said.choice or not is_brief
     assert "60 s budget" in said.evidence
-    assert said.option == "--budget"
-    assert time_decision(trials, 0, replace(config, budget_seconds=None, trials=3)) is None
+    option, _, larger = said.option.partition(" ")
+    assert option == "--budget"
+    assert bool(larger) is is_brief
+    assert not larger or seconds(larger) >= 2 * 60
+    no_budget = replace(request.config, budget_seconds=None, trials=3)
+    assert time_decision(trials, 0, replace(request, config=no_budget)) is None
+    late = replace(request, least_stage_seconds=lambda epoch: 400.0 + epoch)
+    said = time_decision(trials, 0, late)
+    assert said is not None
+    assert not is_brief or seconds(said.option.split()[1]) >= 2 * 400
+    request.ledger.close()

@@ -50,13 +50,16 @@ class Machine:
     noise: float
     """Standard deviation of the logarithm of a duration."""
     stalls: float
-    """Share of the trainings that take three times as long."""
+    """Share of the trainings that take `stall` times as long."""
     deaths: float
     """Share of the trainings whose worker dies once."""
     proposal: float
     """Seconds of a proposal."""
     jobs: int
     flips: bool
+    stall: float = 3.0
+    stalling: str = ""
+    """Part of the keys of the trainings that may take longer."""
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Machine:
@@ -107,6 +110,8 @@ class SimulatedWorkers(Workers):
         self._running: list[tuple[float, float, Task, TaskResult]] = []
         self._ready = clock.now + machine.start
         self.keys: list[str] = []
+        self.endless: list[str] = []
+        """Keys of the tasks without a limit of time."""
         self.extra = 0.0
         """Seconds by which a training outlasted `max_seconds`, as its worker died."""
 
@@ -126,13 +131,15 @@ class SimulatedWorkers(Workers):
 
     def start(self, task: Task) -> None:
         self.keys.append(task.key)
+        self.endless += [] if task.max_seconds else [task.key]
         # The processes of the workers start together with the search.
         seconds = max(0.05, self._ready - self._clock.now)
         arch, rng = Arch.from_json(task.arch), self._rng
         samples = task.samples or _samples_of(task.train[1])
         work = work_of(arch.graph.macs, samples, sum(epochs for epochs, _ in task.cycles))
         whole = work * self._machine.seconds_per_work * np.exp(rng.normal(0, self._machine.noise))
-        whole *= 3.0 if rng.random() < self._machine.stalls else 1.0
+        if self._machine.stalling in task.key and rng.random() < self._machine.stalls:
+            whole *= self._machine.stall
         share = 1.0
         if task.max_seconds and whole > task.max_seconds:
             share, whole = task.max_seconds / whole, task.max_seconds
@@ -177,6 +184,8 @@ class Run:
     machine: Machine
     rng: np.random.Generator
     clock: SimulatedTime = dataclasses.field(default_factory=SimulatedTime)
+    messages: list[str] = dataclasses.field(default_factory=list)
+    """Those of the search, of all commands."""
 
     def command(self, budget: float | None, trials: int = 12) -> tuple[SearchResult, float]:
         """Run one command to its end; returns its result and the seconds that it may be late.
@@ -205,6 +214,7 @@ class Run:
                 time_budget.stage_budget(budget or 1.0, inputs, epoch, epochs).by_stage
             ),
             least_stage_seconds=lambda epoch: time_budget.least_stage_seconds(inputs, epoch),
+            emit=lambda event: self.messages.append(event.message),
         )
         workers = SimulatedWorkers(machine, clock, self.rng)
         try:
@@ -216,7 +226,7 @@ class Run:
             late += max(0.0, clock.began + 3 * machine.start + 2 - (budget or 0.0))
             self._compress_and_verify(request, plan)
         finally:
-            self.keys = workers.keys
+            self.keys, self.endless = workers.keys, workers.endless
             ledger.close()
         return result, late
 
@@ -246,8 +256,8 @@ class Run:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Run]:
-    """Makes the run of a seed."""
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Makes the run of a seed, on a machine that is given or drawn."""
     data = dataset(tmp_path)
     flipping = tmp_path / "flips"
     flipping.mkdir()
@@ -256,9 +266,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int],
         True: small_space(flipping, SPACE.replace("[train]", "[train]\nflip = [true, false]")),
     }
 
-    def make(seed: int) -> Run:
+    def make(seed: int, given: Machine | None = None) -> Run:
         rng = np.random.default_rng(seed)
-        machine = Machine.draw(rng)
+        machine = given or Machine.draw(rng)
         monkeypatch.setattr(rungs, "LEAST_SAMPLES", int(rng.choice([1, 200, 6000])))
         run = Run(tmp_path / f"run{seed}", data, spaces[machine.flips], machine, rng)
         for module in (loop, training, proposer):
@@ -269,8 +279,6 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int],
             run.clock.now += machine.proposal
             return ask(study, *args, **kwargs)
 
-        with monkeypatch.context() as patch:
-            del patch
         monkeypatch.setattr(SearchStudy, "ask", slow_ask)
         return run
 
@@ -289,7 +297,7 @@ def _check(run: Run) -> None:
     best = trials.best_result(winners[-1]["number"])
     is_brief = len(trials.trained()) < 10 or best.epochs < trials[best.key.trial].recipe.epochs
     assert (said.certainty == "assumed") == is_brief
-    assert said.option == "--budget"
+    assert said.option.split()[0] == "--budget"
 
     budget = 1.5 * max(budget, run.clock.now) * float(run.rng.uniform(1, 4))
     _, late = run.command(budget)
@@ -319,12 +327,65 @@ def _first_result(run: Run, budget: float) -> tuple[float, float]:
 
 @pytest.mark.parametrize("seed", range(CASES))
 def test_every_budget_gives_a_net_or_names_one_that_does(
-    seed: int, make_run: Callable[[int], Run]
+    seed: int, make_run: Callable[..., Run]
 ) -> None:
     _check(make_run(seed))
 
 
 @pytest.mark.slow
-def test_many_budgets_give_a_net_or_name_one_that_does(make_run: Callable[[int], Run]) -> None:
+def test_many_budgets_give_a_net_or_name_one_that_does(make_run: Callable[..., Run]) -> None:
     for seed in range(CASES, CASES + MANY_CASES):
         _check(make_run(seed))
+
+
+STEADY = Machine(2.0, 1.0 / _WORK_OF_EPOCH, 0.0, 0.0, 0.0, 0.01, 1, flips=False)
+"""An epoch takes about a second, and nothing goes wrong."""
+
+
+def _plan(run: Run) -> Plan:
+    with LedgerView(run.folder / "ledger.db") as ledger:
+        return read_plans(ledger)[-1]
+
+
+def _trainings(run: Run) -> int:
+    with LedgerView(run.folder / "ledger.db") as ledger:
+        return len(ledger.keys(EventKind.RUNG))
+
+
+@pytest.mark.parametrize("hanging", ["1-0", "-final-"])
+def test_a_training_that_hangs_ends_with_the_time(
+    hanging: str, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(0, dataclasses.replace(STEADY, stalls=1.0, stall=1e4, stalling=hanging))
+    _, late = run.command(200.0)
+    assert any(hanging in key for key in run.keys)
+    assert run.clock.now <= 200.0 + late
+    assert run.endless == []
+
+
+def test_a_much_larger_budget_trains_for_longer(make_run: Callable[..., Run]) -> None:
+    run = make_run(0, STEADY)
+    run.command(25.0)
+    assert _plan(run).is_scarce
+    run.command(3000.0)
+    with LedgerView(run.folder / "ledger.db") as ledger:
+        trained = max(result["epochs"] for result in ledger.all(EventKind.RUNG).values())
+    assert trained >= 9 > _plan(run).first_trial > 0
+
+
+def test_a_budget_below_what_was_used_trains_nothing_and_names_one_that_does(
+    make_run: Callable[..., Run],
+) -> None:
+    run = make_run(0, STEADY)
+    run.command(25.0)
+    run.clock.now += 60.0  # The verification was slow.
+    before, used = _trainings(run), run.clock.now
+    run.messages.clear()
+    run.command(60.0)
+    assert _trainings(run) == before
+    (said,) = [text for text in run.messages if "has used" in text]
+    stated = re.search(r"has used (\d+) s of --budget 60 s; --budget (\S+) continues it", said)
+    assert stated is not None
+    assert used <= int(stated[1]) < config.seconds(stated[2])
+    run.command(config.seconds(stated[2]))
+    assert _trainings(run) > before

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -21,7 +21,7 @@ from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
-from lepton_automl.runs.time_budget import COMPRESSION
+from lepton_automl.runs.time_budget import COMPRESSION, sufficient_budget
 from lepton_automl.search.finals import flip_check
 from lepton_automl.search.finals.finalists import (
     Finalist,
@@ -105,7 +105,9 @@ class FinalTraining:
             ]
             event = {"finals": [run.to_event() for run in plan]}
             self._request.ledger.record(EventKind.PLAN, key, event)
-            self._emit(plan_text(plan, len(_numbers(finalists))))
+            epoch = 0.0 if self._trials.plan is None else self._trials.plan.epoch_seconds
+            larger = self._request.continuing_budget(epoch)
+            self._emit(plan_text(plan, len(_numbers(finalists)), larger))
         self._train(workers, clock)
         flip_check.choose(self._request, self._trials, self.runs, self._round)
         return [self._option(number) for number in _numbers(self.runs) if self._results(number)]
@@ -216,13 +218,23 @@ class FinalTraining:
         self._request.emit(Event(FINALS, message, done, float(count)))
 
 
-def plan_text(plan: Sequence[FinalRun], count: int) -> str:
-    """The plan of the final trainings in a line, where `count` trials were finalists."""
+def plan_text(plan: Sequence[FinalRun], count: int, larger: str) -> str:
+    """The plan of the final trainings in a line.
+
+    Parameters
+    ----------
+    plan : sequence of FinalRun
+        The planned trainings.
+    count : int
+        Number of trials that were finalists.
+    larger : str
+        The value of `--budget` with which a search continues that has no time for one.
+    """
     numbers = _numbers(plan)
     if not numbers:
         return (
             "no time for final trainings: the best net of the search ships; the same command with "
-            "a larger --budget continues the search"
+            f"--budget {larger} continues the search"
         )
     trials = f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
     epochs = epochs_text(plan[0].epochs)
@@ -374,8 +386,27 @@ def seconds_per_epoch(request: SearchRequest, trials: Trials, number: int) -> fl
     return seconds / work * work_of(trials[number].cost.macs, samples, 1) if work else 0.0
 
 
-def epochs_to_end(request: SearchRequest, trials: Trials, number: int, seconds: float) -> int:
+def epochs_to_end(
+    request: SearchRequest,
+    trials: Trials,
+    number: int,
+    seconds: float,
+    budget_for: Callable[[float], float],
+) -> int:
     """Epochs of a training to the end: those of the finalists, or as many as `seconds` allow.
+
+    Parameters
+    ----------
+    request : SearchRequest
+        Data and ledger.
+    trials : Trials
+        The trials and their results.
+    number : int
+        The trial.
+    seconds : float
+        Time for the training; infinite without a budget.
+    budget_for : callable
+        Returns the budget in seconds that is enough for a training of so many seconds.
 
     Raises
     ------
@@ -389,11 +420,11 @@ def epochs_to_end(request: SearchRequest, trials: Trials, number: int, seconds: 
     per_epoch = max(seconds_per_epoch(request, trials, number) * SAFETY, 1e-9)
     epochs = min(MAX_EPOCHS_FACTOR * normal, math.floor(seconds / per_epoch))
     if epochs < _MIN_SHARE * normal:
-        other_stages = (request.config.budget_seconds or 0.0) - seconds
+        enough = sufficient_budget(SAFETY * budget_for(normal * per_epoch))
         raise ConfigError(
             f"not enough time to train trial {number} to the end: {max(seconds, 0):.0f} s are left "
             f"for it, {epochs_text(normal)} take about {normal * per_epoch:.0f} s",
-            fix=f"give --budget {math.ceil(other_stages + normal * per_epoch)}s, or leave it out",
+            fix=f"give --budget {enough}, or leave it out",
         )
     return epochs
 

@@ -104,7 +104,7 @@ class WinnerStore:
         compared = f"{choice.reason}, of {len(options)} trained trials"
         decision = Decision("winner", f"trial {choice.number}", compared, "measured", _OPTIONS)
         record_decision(self._request.ledger, decision)
-        time_used = time_decision(self._trials, choice.number, self._request.config)
+        time_used = time_decision(self._trials, choice.number, self._request)
         if time_used is not None:
             record_decision(self._request.ledger, time_used)
 
