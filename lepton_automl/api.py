@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lepton_automl.config import Balance, Flip, Limits, Prefer, RunConfig, seconds
+from lepton_automl.config import Balance, Flip, Limits, Prefer, Refit, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     group: str | None
     parts: str | None
     flip: Flip
+    refit: Refit
     balance: Balance
     pixel_scale: str
     fresh: bool

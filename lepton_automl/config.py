@@ -21,6 +21,7 @@ Prefer = Literal["size", "latency"]
 
 Balance = Literal["auto", "on", "off"]
 Flip = Literal["auto", "on", "off"]
+Refit = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,9 @@ class RunConfig:
     class; None: by the names of the folders."""
     flip: Flip = "auto"
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
+    refit: Refit = "auto"
+    """Whether the net that ships is trained on the training and validation parts together once all
+    choices are made; `auto`: where samples or groups are few (`pipeline.stages.refits`)."""
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
@@ -246,6 +250,7 @@ class RunConfig:
             ("prefer", self.prefer, {"size", "latency"}),
             ("balance", self.balance, {"auto", "on", "off"}),
             ("flip", self.flip, {"auto", "on", "off"}),
+            ("refit", self.refit, {"auto", "on", "off"}),
         ):
             if value not in legal:
                 raise ConfigError(

@@ -39,6 +39,9 @@ class Provenance:
     """Accuracies and drops are balanced: the mean over classes."""
     origin: str = "lepton"
     """`lepton`, or `foreign` for an external model, which has no `Arch`."""
+    refit: bool = False
+    """Whether the net that ships was trained on the validation part too, once all choices were
+    made."""
     pixel_scale: str = ""
     """Black and white of the stored pixels of the data, as `--pixel-scale` takes them; empty where
     all had 8 bits."""

@@ -117,7 +117,10 @@ class Parity:
 
 @dataclass(frozen=True)
 class ValidationGap:
-    """Accuracy of the shipped file on the validation part, against that on the test part."""
+    """Accuracy on the validation part against that on the test part.
+
+    Of the shipped file; of the reference where the shipped net was trained on the validation part.
+    """
 
     accuracy: float
     """On the validation part, 0 to 1; balanced accuracy in a `balanced` verdict."""
@@ -130,6 +133,7 @@ class ValidationGap:
     """Points; 99 %, because the shipped file is the best of several on validation."""
     is_beyond_chance: bool
     """Whether the whole interval is above 0."""
+    is_of_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class Verdict:
     other: Status | None = None
     """Status of the limits for the file that does not ship; None without limits."""
     validation: ValidationGap | None = None
-    """The shipped file on the validation part; None where that part is not known."""
+    """How far validation and test differ; None where the validation part is not known."""
     notes: tuple[str, ...] = ()
     """What a reader has to know beside the status, one sentence each: how short the search was."""
 
@@ -190,14 +194,15 @@ class Verdict:
     @property
     def warnings(self) -> list[str]:
         """What makes choices of the run doubtful though limits may hold, one paragraph each."""
-        gap, shipped = self.validation, self.shipped
-        if gap is None or shipped is None or not gap.is_beyond_chance:
+        gap = self.validation
+        compared = self.reference if gap and gap.is_of_reference else self.shipped
+        if gap is None or compared is None or not gap.is_beyond_chance:
             return []
         low, high = gap.interval
         kind = "balanced accuracy" if self.balanced else "accuracy"
         return [
             f"validation and test differ by more than chance: {kind} {100 * gap.accuracy:.1f} % on "
-            f"validation, {100 * shipped.accuracy:.1f} % on test, {gap.points:.1f} points apart "
+            f"validation, {100 * compared.accuracy:.1f} % on test, {gap.points:.1f} points apart "
             f"[{low:.1f}, {high:.1f}]. The validation part shares something with the training part "
             "that the test part does not: near copies, frames of one recording, pictures of one "
             "piece or person. Net, training and compression were chosen on it, so other choices "

@@ -211,28 +211,36 @@ def _judged(
         if others
         else None,
         notes=notes_of(about, found[main_file].accuracy),
-        validation=_validation_gap(request, about, files[main_file], evidence[main_file]),
+        validation=_validation_gap(request, about, files, evidence, main_file),
     )
 
 
 def _validation_gap(
-    request: Request, about: Provenance, file: bytes, test: Evidence
+    request: Request,
+    about: Provenance,
+    files: Mapping[str, bytes],
+    evidence: Mapping[str, Evidence],
+    shipped: str,
 ) -> ValidationGap | None:
-    """Compare a file on the validation part with its evidence on the test part."""
+    """Compare a file on the validation part with its evidence on the test part.
+
+    That is the shipped one, or the reference where the shipped one has learnt the validation part.
+    """
     if request.validation is None:
         return None
     pixels, labels = (np.load(path, mmap_mode="r") for path in request.validation)
     if pixels.shape[1:] != about.input or not len(labels):
         return None
     labels, given = np.asarray(labels), request.validation_groups
-    answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+    name = REFERENCE if about.refit else shipped
+    answers = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), pixels)
     found = Evidence(
         answers.argmax(1) == labels,
         None if given is None else np.asarray(given),
         labels if about.balanced else None,
         labels,
     )
-    difference, (low, high) = unpaired_difference(found, test, _GAP_LEVEL)
+    difference, (low, high) = unpaired_difference(found, evidence[name], _GAP_LEVEL)
     return ValidationGap(
         accuracy=found.accuracy,
         accuracy_interval=found.interval,
@@ -240,6 +248,7 @@ def _validation_gap(
         points=100 * difference,
         interval=(100 * low, 100 * high),
         is_beyond_chance=low > 0,
+        is_of_reference=about.refit,
     )
 
 

@@ -62,6 +62,7 @@ def write_artifact(
     finalists: Sequence[FinalistResult] = (),
     decisions: Sequence[Decision] = (),
     pixel_scale: PixelScale | None = None,
+    refit: bool = False,
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -90,6 +91,8 @@ def write_artifact(
     pixel_scale : PixelScale, optional
         Black and white of the stored pixels of the data; recorded, and in the ONNX metadata where
         picture files with more than 8 bits a channel need it.
+    refit : bool
+        Whether `int8` was trained on the validation part too.
 
     Returns
     -------
@@ -119,6 +122,7 @@ def write_artifact(
         balanced=validation.is_balanced,
         decisions=tuple(decisions),
         pixel_scale="" if pixel_scale is None else pixel_scale.name,
+        refit=refit,
     )
     files = {
         INT8: int8_onnx(int8, names, words),

@@ -200,6 +200,14 @@ FlipName = Annotated[
         help="Mirror training pictures at random: on, off, or auto, where trained nets decide it.",
     ),
 ]
+RefitName = Annotated[
+    str,
+    typer.Option(
+        "--refit",
+        help="Train the net that ships on training and validation samples together after all "
+        "choices: on, off, or auto, which is on where samples or groups are few.",
+    ),
+]
 BalanceName = Annotated[
     str,
     typer.Option(

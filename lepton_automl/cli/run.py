@@ -33,6 +33,7 @@ def run(
     group: o.Group = None,
     parts: o.Parts = None,
     flip: o.FlipName = "auto",
+    refit: o.RefitName = "auto",
     balance: o.BalanceName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,

@@ -31,6 +31,7 @@ def search(
     group: o.Group = None,
     parts: o.Parts = None,
     flip: o.FlipName = "auto",
+    refit: o.RefitName = "auto",
     balance: o.BalanceName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,

@@ -77,6 +77,11 @@ class CompressionContext:
     """Seconds until the compression must end; None: `epochs` is the only bound."""
     quantize_seconds: float = 0.0
     """Part of `seconds_left` reserved for quantization, the last step."""
+    refit_epochs: int = 0
+    """Epochs of the training on the training and validation parts together, once nothing is left
+    to choose; 0: there is none."""
+    refit_seconds: float = 0.0
+    """Part of `seconds_left` reserved for that training."""
     training_slot: TrainingSlot = contextlib.nullcontext
     emit: Emit = silent
     measure: MeasureLatency | None = None
@@ -92,6 +97,11 @@ class CompressionContext:
     def allowed_drop(self) -> float:
         """Accuracy points that may be lost on validation, 0 to 100."""
         return DEFAULT_MAX_DROP if self.limits.max_drop is None else self.limits.max_drop
+
+    @property
+    def reserved_seconds(self) -> float:
+        """Part of `seconds_left` that the steps after pruning need."""
+        return self.quantize_seconds + self.refit_seconds
 
     @property
     def held_out(self) -> HeldOutPictures:

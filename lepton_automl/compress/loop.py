@@ -1,4 +1,7 @@
-"""Compress a model step by step: prune while it pays, then quantize; every step is recorded."""
+"""Compress a model step by step; every step is recorded.
+
+Prune while it pays, judge the int8 net, train on all samples where that is wanted, quantize.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from lepton_automl.compress.evaluation import int8_file, validation_correct
 from lepton_automl.compress.pruning.prune import prune
 from lepton_automl.compress.pruning.savings import is_within
 from lepton_automl.compress.quantization.quantize import QuantizationResult, quantize_model
+from lepton_automl.compress.refit import refit
 from lepton_automl.core import files
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
@@ -43,7 +47,8 @@ _MENTIONED_POINTS = 0.1
 _DECIDING_WEIGHT = 0.5
 """Weight of the pictures in the expected drop from which they decide."""
 _ONE_GROUP = "all validation pictures are of one group, which does not tell what another one loses"
-QUANTIZED = "quantized"
+REFIT, QUANTIZED = "refit", "quantized"
+"""Names of steps: the float net trained on all samples, and the int8 net that ships."""
 STEPS_FILE = "steps.json"
 CALIBRATION = "calibration.json"
 
@@ -53,9 +58,10 @@ class StepRecord:
     """One step of a compression: its net, its cost and whether it was accepted."""
 
     name: str
-    """`reference`, `pruned-1` and so on, `quantized`."""
+    """`reference`, `pruned-1` and so on, `refit`, `quantized`."""
     accuracy: float
-    """Share of validation pictures that are right, 0 to 1; of the int8 file once quantized."""
+    """Share of validation pictures that are right, 0 to 1; of the int8 file once quantized. After a
+    training on all samples that of the int8 file before it, which had not seen these pictures."""
     arch: str
     """`hash` of its architecture; empty for a model made elsewhere."""
     size_bytes: int
@@ -98,6 +104,11 @@ class CompressionResult:
     steps: tuple[StepRecord, ...]
     """In order, accepted or rejected."""
 
+    @property
+    def is_refit(self) -> bool:
+        """Whether the net that ships was trained on the validation part too."""
+        return any(step.name == REFIT for step in _accepted(self.steps))
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a finished compression.
@@ -119,7 +130,7 @@ class CompressionResult:
 
 
 def compress(model: Model, context: CompressionContext, folder: Path) -> CompressionResult:
-    """Prune while it pays, then quantize.
+    """Prune while it pays, train on all samples if `context.refit_epochs` says so, quantize.
 
     Every step is written to `folder` before the next one begins, and a recorded step is read
     instead of repeated, so an interrupted compression continues where it stopped.
@@ -143,7 +154,8 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
         model.save(folder / "reference")
         record = _record("reference", model, context, why="all drops are relative to this net")
         _append(folder, steps, record)
-    _prune_steps(steps, context, folder)
+    if steps[-1].name not in {REFIT, QUANTIZED}:
+        _prune_steps(steps, context, folder)
     while steps[-1].name != QUANTIZED:
         _quantize_or_withdraw(steps, context, folder)
     return CompressionResult.load(folder)
@@ -155,11 +167,11 @@ def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: P
     if context.epochs and not can_accept(context):
         context.emit(Event("compress", f"no pruning: {_ONE_GROUP}"))
         return
-    while steps[-1].name != QUANTIZED and context.epochs and (share := _next_cut(steps, context)):
+    while context.epochs and (share := _next_cut(steps, context)):
         if _reaches_limits(steps, current, context):
             context.emit(Event("compress", "no more pruning: the net is within the limits"))
             break
-        if context.seconds_left is not None and context.seconds_left() <= context.quantize_seconds:
+        if context.seconds_left is not None and context.seconds_left() <= context.reserved_seconds:
             more = "; --fresh with a larger --budget prunes further" if context.is_aim else ""
             context.emit(Event("compress", f"no more pruning: the time is used up{more}"))
             break
@@ -181,8 +193,14 @@ def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: P
 def _quantize_or_withdraw(
     steps: list[StepRecord], context: CompressionContext, folder: Path
 ) -> None:
-    """Quantize the last accepted net; withdraw it where its int8 file loses too much."""
+    """Quantize the last accepted net; withdraw it where its int8 file loses too much.
+
+    Where it is kept and is to be trained on all samples, the result of that is quantized instead.
+    """
     accepted = _accepted(steps)
+    if accepted[-1].name == REFIT:
+        _quantize_refit(steps, context, folder)
+        return
     result = quantize_model(Model.load(folder / accepted[-1].name), context)
     judgement = None
     if len(accepted) > 1:
@@ -193,15 +211,53 @@ def _quantize_or_withdraw(
             write_steps(folder, steps)
             context.emit(_event(steps[place]))
             return
+    record = _record(QUANTIZED, result.model, context, why=_comparison(result))
+    record = _with_judgement(record, judgement, _next_try(steps))
+    if context.refit_epochs and steps[-1].name != REFIT:
+        made = _refit_step(steps, record, context, folder)
+        if made.is_accepted:
+            return
+    _save_quantized(result, record, steps, context, folder)
+
+
+def _refit_step(
+    steps: list[StepRecord], judged: StepRecord, context: CompressionContext, folder: Path
+) -> StepRecord:
+    """Add the step of the training on all samples, with the figures of the int8 net before it."""
+    made = refit(Model.load(folder / _accepted(steps)[-1].name), context)
+    if made.model is not None:
+        made.model.save(folder / REFIT)
+    is_accepted = made.model is not None
+    record = dataclasses.replace(judged, name=REFIT, is_accepted=is_accepted, why=made.why)
+    _append(folder, steps, record)
+    context.emit(_event(record))
+    return record
+
+
+def _quantize_refit(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
+    """Quantize the net trained on all samples; its loss by int8 is relative to itself."""
+    model, judged = Model.load(folder / REFIT), steps[-1]
+    result = quantize_model(model, dataclasses.replace(context, reference=model))
+    size = len(int8_file(result.model))
+    record = dataclasses.replace(judged, name=QUANTIZED, size_bytes=size, why=_comparison(result))
+    _save_quantized(result, record, steps, context, folder)
+
+
+def _save_quantized(
+    result: QuantizationResult,
+    record: StepRecord,
+    steps: list[StepRecord],
+    context: CompressionContext,
+    folder: Path,
+) -> None:
     result.model.save(folder / QUANTIZED)
     body = {
         "training_pictures": result.calibration_ids,
         "methods": [dataclasses.asdict(each) for each in result.results],
     }
     files.write_json(folder / CALIBRATION, body)
-    record = _record(QUANTIZED, result.model, context, why=_comparison(result))
-    _append(folder, steps, _with_judgement(record, judgement, _next_try(steps)))
-    context.emit(_event(steps[-1]))
+    _append(folder, steps, record)
+    context.emit(_event(record))
 
 
 def _accepted(steps: Sequence[StepRecord]) -> list[StepRecord]:
@@ -210,7 +266,8 @@ def _accepted(steps: Sequence[StepRecord]) -> list[StepRecord]:
 
 def _next_try(steps: Sequence[StepRecord]) -> int:
     """The number of the next net that is judged, from 1; withdrawn ones were judged twice."""
-    return 1 + sum((step.tries > 0) + step.is_withdrawn for step in steps)
+    judged = [step for step in steps if step.name != REFIT]  # That has the figures of another one.
+    return 1 + sum((step.tries > 0) + step.is_withdrawn for step in judged)
 
 
 def _with_judgement(step: StepRecord, judgement: Judgement | None, tries: int) -> StepRecord:
@@ -254,7 +311,7 @@ def _next_cut(steps: list[StepRecord], context: CompressionContext) -> float:
 
 def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -> Decision:
     """How far a finished compression has pruned, from what evidence, and why it stopped."""
-    cuts = [step for step in steps[1:] if step.name != QUANTIZED]
+    cuts = [step for step in steps[1:] if step.name not in {REFIT, QUANTIZED}]
     kept, last = [step for step in cuts if step.is_accepted], steps[-1]
     pictures = f"{len(context.validation)} validation pictures"
     certainty: Certainty = "measured"

@@ -114,5 +114,5 @@ def recover(
         device=context.device,
         teachers=(context.reference,),
         training_slot=context.training_slot,
-        on_batch=time_limit(context, context.quantize_seconds),
+        on_batch=time_limit(context, context.reserved_seconds),
     )

@@ -58,7 +58,7 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         with stages.naming_best_net_on_interrupt(context):
             end = stages.compression_end(context)
             is_aim = bool(config.limits.costs)
-            stages.compress(context, best, recipe, end, is_aim=is_aim)
+            stages.compress(context, best, recipe, end, is_aim=is_aim, may_refit=False)
             return stages.export_and_verify(context)
 
 

@@ -355,6 +355,7 @@ def define_run(
         group=config.group or "",
         parts=config.parts or "",
         flip=config.flip,
+        refit=config.refit,
         balanced=dataset.train.is_balanced,
         pixel_scale=config.pixel_scale,
         data_fingerprint=dataset.fingerprint,

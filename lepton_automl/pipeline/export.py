@@ -83,6 +83,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         latency_model=context.latency_model,
         decisions=made_decisions(context.dataset, context.ledger),
         pixel_scale=context.dataset.pixel_scale,
+        refit=made.is_refit,
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(

@@ -192,12 +192,10 @@ def stage_budget(
     context: RunContext, trials: Trials, number: int, budget: float
 ) -> time_budget.StageBudget:
     """Estimated seconds of compression and verification of a trial, within `budget` seconds."""
-    data = context.dataset
-    inputs = time_budget.BudgetInputs(
-        len(data.train), len(data.validation), len(data.test), context.start_seconds
-    )
     epoch = seconds_per_epoch(stages.search_request(context), trials, number)
-    return time_budget.stage_budget(budget, inputs, epoch, trials.epochs_of(number))
+    return time_budget.stage_budget(
+        budget, stages.budget_inputs(context), epoch, trials.epochs_of(number)
+    )
 
 
 def pick_candidates(context: RunContext, trials: Trials) -> list[PickCandidate]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lepton_automl.compress.context import CompressionContext, MeasureLatency
-from lepton_automl.compress.loop import CompressionResult, pruning_decision
+from lepton_automl.compress.loop import REFIT, CompressionResult, pruning_decision
 from lepton_automl.compress.loop import compress as run_compression
+from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
-from lepton_automl.data.dataset import load_labelled
+from lepton_automl.data.dataset import Dataset, load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
@@ -27,6 +31,10 @@ from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.trials import read_plans
 from lepton_automl.training.recipe import Recipe
+
+REFIT_SAMPLES, REFIT_GROUPS = 3000, 20
+"""Training and validation samples together, or groups of them, below which the net that ships is
+trained on both parts ("Training on all samples" in docs/decisions.md)."""
 
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
@@ -58,7 +66,7 @@ def search_request(context: RunContext, stage_budget: StageSeconds | None = None
     """The input of the search of this run."""
     more: dict[str, Any] = {}
     if stage_budget is not None:
-        least = functools.partial(time_budget.least_stage_seconds, _budget_inputs(context))
+        least = functools.partial(time_budget.least_stage_seconds, budget_inputs(context))
         more = {"stage_budget": stage_budget, "least_stage_seconds": least}
     return SearchRequest(
         config=context.config,
@@ -83,18 +91,38 @@ def stage_budget(context: RunContext) -> StageSeconds:
 def _stage_budget(
     context: RunContext, epoch_seconds: float, epochs: int
 ) -> time_budget.StageBudget:
-    budget, inputs = context.config.seconds_in_all or 0.0, _budget_inputs(context)
+    budget, inputs = context.config.seconds_in_all or 0.0, budget_inputs(context)
     reserved = time_budget.stage_budget(budget, inputs, epoch_seconds, epochs)
     # With accuracy as the only objective nothing is pruned: the search gets that time.
     minds_costs = context.config.goal.minds_costs
     return reserved if minds_costs else dataclasses.replace(reserved, compress=reserved.quantize)
 
 
-def _budget_inputs(context: RunContext) -> time_budget.BudgetInputs:
+def budget_inputs(context: RunContext) -> time_budget.BudgetInputs:
+    """Sizes and speed from which the time of the stages after the search is estimated."""
     data = context.dataset
     return time_budget.BudgetInputs(
-        len(data.train), len(data.validation), len(data.test), context.start_seconds
+        len(data.train),
+        len(data.validation),
+        len(data.test),
+        context.start_seconds,
+        refits(context),
     )
+
+
+def refits(context: RunContext) -> bool:
+    """Whether the net that ships is trained on the training and validation parts together."""
+    wanted, data = context.config.refit, context.dataset
+    if wanted != "auto":
+        return wanted == "on"
+    return len(data.train) + len(data.validation) < REFIT_SAMPLES or _groups(data) < REFIT_GROUPS
+
+
+def _groups(data: Dataset) -> float:
+    """Number of groups in the training and validation parts; infinite without groups."""
+    groups = [part.groups for part in (data.train, data.validation)]
+    known = [each for each in groups if each is not None]
+    return len(np.unique(np.concatenate(known))) if known else math.inf
 
 
 def _planned_stage_budget(context: RunContext) -> time_budget.StageBudget:
@@ -120,6 +148,7 @@ def compress(
     step: Model | None = None,
     prunes: bool = True,
     is_aim: bool = False,
+    may_refit: bool = True,
 ) -> CompressionResult:
     """Prune, recover and quantize.
 
@@ -139,12 +168,15 @@ def compress(
         Whether `best` is pruned before it is quantized.
     is_aim : bool
         Whether pruning stops as soon as the cost limits are met.
+    may_refit : bool
+        Whether the net that ships may be trained on the validation part too (`refits`).
     """
     dataset, size, ledger = context.dataset, best.arch.input[:2], context.ledger
     train, validation = (
         load_labelled(dataset.decoded_files(part, size, context.folder.cache))
         for part in ("train", "validation")
     )
+    planned, is_refit = _planned_stage_budget(context), may_refit and refits(context)
     compression = CompressionContext(
         train=train,
         validation=validation,
@@ -157,7 +189,9 @@ def compress(
         device=context.device,
         epochs=_recovery_epochs(context, recipe, end) if prunes and step is None else 0,
         seconds_left=None if end is None else lambda: end - ledger.alive_seconds(),
-        quantize_seconds=_planned_stage_budget(context).quantize,
+        quantize_seconds=planned.quantize,
+        refit_epochs=_refit_epochs(best, recipe) if is_refit else 0,
+        refit_seconds=planned.refit if is_refit else 0.0,
         emit=context.emit,
         measure=_measure(context),
         latency_basis=context.latency_model.basis if context.latency_model else "measured",
@@ -166,8 +200,29 @@ def compress(
     result = run_compression(step or best, compression, compressed_folder(context, step or best))
     if prunes and step is None:
         record_decision(ledger, pruning_decision(result.steps, compression))
+    if is_refit:
+        record_decision(ledger, _refit_decision(context, result))
     charts.write_steps(context.folder.path, result.steps)
     return result
+
+
+def _refit_epochs(best: Model, recipe: Recipe) -> int:
+    """As many epochs as the winner has had."""
+    return max(1, round(best.metrics.get("epochs", recipe.epochs)))
+
+
+def _refit_decision(context: RunContext, result: CompressionResult) -> Decision:
+    """Whether the net that ships was trained on all samples, and why."""
+    data, groups = context.dataset, _groups(context.dataset)
+    count = len(data.train) + len(data.validation)
+    evidence = f"{count} training and validation samples"
+    evidence += "" if groups == math.inf else f" in {groups} groups"
+    steps = [step for step in result.steps if step.name == REFIT]
+    evidence += f"; {steps[-1].why}" if steps else ""
+    choice = "the net that ships was " + ("trained" if result.is_refit else "not trained")
+    choice += " on the validation part too, after all choices"
+    option = "--refit off" if result.is_refit else ""
+    return Decision("training on all samples", choice, evidence, "assumed", option)
 
 
 def _recovery_epochs(context: RunContext, recipe: Recipe, end: float | None) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.config import Flip, Limits, RunConfig
+from lepton_automl.config import Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError, DataError, LeptonError
 
@@ -49,6 +49,8 @@ class Definition:
     """Text of `--parts`; empty without one."""
     flip: Flip = "auto"
     """Random flips: `on`, `off` or `auto`."""
+    refit: Refit = "auto"
+    """Training on all samples at the end: `on`, `off` or `auto`."""
     balanced: bool = False
     """Classes have equal weight, in training and in accuracy."""
     pixel_scale: str = "auto"
@@ -345,6 +347,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         group=known.group or None,
         parts=known.parts or None,
         flip=known.flip,
+        refit=known.refit,
         balance="on" if known.balanced else "off",
         pixel_scale=known.pixel_scale,
         space=str(folder.space_file),

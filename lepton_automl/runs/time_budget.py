@@ -48,6 +48,11 @@ _OVERRUN_STARTS, _OVERRUN_SHARE = 6.0, 0.1
 the budget."""
 
 COMPRESSION = "compression"
+REFIT = "training on all samples"
+"""Names of stages."""
+
+MAX_REFIT_SHARE = 0.25
+"""Share of the budget that the training on all samples gets at most."""
 
 _MAX_SECONDS_TEXT = 300.0
 """Longer budgets are given in minutes."""
@@ -63,6 +68,8 @@ class BudgetInputs:
     """Samples of the parts."""
     start_seconds: float
     """Seconds a process takes to start here (`start_seconds`)."""
+    refits: bool = False
+    """Whether the net that ships is trained on the training and validation parts together."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,14 @@ class StageBudget:
     quantize: float
     """Part of `compress` that is reserved for quantization."""
     verify: float
+    refit: float = 0.0
+    """For the training on the training and validation parts together, after all choices."""
 
     @property
     def by_stage(self) -> Mapping[str, float]:
         """Seconds by the name of the stage."""
-        return {COMPRESSION: self.compress, "export and verification": self.verify}
+        refit = {REFIT: self.refit} if self.refit else {}
+        return {COMPRESSION: self.compress} | refit | {"export and verification": self.verify}
 
 
 def least_stage_seconds(inputs: BudgetInputs, epoch_seconds: float) -> float:
@@ -142,7 +152,16 @@ def stage_budget(
     verify = min(verify, budget)
     quantize = min(quantize, budget - verify)
     compress = max(quantize, min(max(quantize + _RECOVERIES * recovery, low), high))
-    return StageBudget(min(compress, budget - verify), quantize, verify)
+    compress = min(compress, budget - verify)
+    refit = min(_refit_seconds(inputs, epoch_seconds, epochs), MAX_REFIT_SHARE * budget)
+    return StageBudget(compress, quantize, verify, max(0.0, min(refit, budget - verify - compress)))
+
+
+def _refit_seconds(inputs: BudgetInputs, epoch_seconds: float, epochs: int) -> float:
+    if not inputs.refits:
+        return 0.0
+    samples = (inputs.train + inputs.validation) / inputs.train
+    return max(1, epochs) * samples * epoch_seconds
 
 
 def allowed_overrun(budget: float, start_seconds: float) -> float:

@@ -320,6 +320,20 @@ def test_validation_that_is_far_better_than_test_is_a_warning(request_, found, t
     assert Verdict.from_json(verdict.to_json()) == verdict
 
 
+def test_a_net_trained_on_the_validation_part_is_not_compared_there(
+    request_, tmp_path, monkeypatch
+):
+    request, labels = on_validation(request_, 1.0, tmp_path)
+    about = dataclasses.replace(read_provenance(request.folder), refit=True)
+    monkeypatch.setattr(sys.modules[verify.__module__], "read_provenance", lambda _: about)
+    gap = verify(request).validation
+    assert gap.is_of_reference
+    pixels = np.load(request.validation[0])
+    reference = predicted(request.folder / "reference/model.fp32.onnx", pixels)
+    assert gap.accuracy == (reference == labels).mean()
+    assert gap.accuracy < 1  # The int8 file, whose answers the labels are, has all of them right.
+
+
 def test_a_test_part_as_good_as_validation_or_better_is_no_warning(request_, found, tmp_path):
     assert found.validation is None
     assert found.warnings == []

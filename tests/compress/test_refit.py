@@ -2,138 +2,226 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from lepton_automl.compress.pruning import refit as refitting
-from lepton_automl.compress.pruning.cut import OUTPUT_PARTS, cut_channels
-from lepton_automl.compress.pruning.refit import refit
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress import loop, refit
+from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.evaluation import int8_file
+from lepton_automl.compress.loop import CompressionResult, compress
+from lepton_automl.config import Limits
+from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import chain
-from lepton_automl.models.graph import ACTIVATIONS, Conv
-from lepton_automl.models.layers.conv import Conv as Dense
+from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
-from lepton_automl.models.layers.mbconv import MBConv
-from lepton_automl.models.layers.residual import Residual
-from lepton_automl.models.layers.sepconv import SepConv
 from lepton_automl.models.layers.stem import Stem
-from tests.helpers.nets import random_arch, random_model, random_pixels
+from lepton_automl.training.loop import Diverged, initial_model
+from lepton_automl.training.recipe import Recipe
+from tests.helpers.nets import random_model, random_pixels
 
 
-def logits(model, pixels):
+def labelled(model, count, seed):
+    pixels = random_pixels(model.arch, count, seed)
     with torch.no_grad():
-        return model.network()(model.preprocessing.apply(pixels))
+        labels = model.network()(model.preprocessing.apply(pixels)).argmax(1)
+    return LabelledTensors(pixels, labels)
 
 
-def halved(model, number=None):
-    """Every other channel of one width, or of all of them."""
-    less, kept = model, {}
-    widths = model.arch.graph.widths
-    for width in widths if number is None else [widths[number % len(widths)]]:
-        kept[width.name] = torch.arange(0, width.size, 2)
-        less = cut_channels(less, width.name, kept[width.name].tolist())
-    return less, kept
+def setup(**more):
+    model = random_model(chain((8, 8, 1), [Stem(8), Conv(8), Head()], 3), 1)
+    settings = {"limits": Limits(max_drop=100.0), "epochs": 0, "refit_epochs": 2, **more}
+    return model, CompressionContext(
+        labelled(model, 64, 1),
+        labelled(model, 32, 2),
+        model,
+        target=targets.load(),
+        recipe=Recipe(batch_size=32, augment=0.0, lr=0.2, epochs=6, optimizer="sgd"),
+        **settings,
+    )
 
 
-def distance(model, wanted, pixels):
-    return float((logits(model, pixels) - logits(wanted, pixels)).square().mean())
+class Trainings:
+    """`fit` that records what it is given and returns `model`, or what it is given."""
+
+    def __init__(self, model=None, error=None):
+        self.model, self.error, self.calls = model, error, []
+
+    def __call__(self, model, data, recipe, **options):
+        self.calls.append((model, data, recipe, options))
+        if self.error is not None:
+            raise self.error
+        return self.model or model
 
 
-def in_pairs(model, width):
-    """The same net, each odd channel of a width made equal to the even one before it."""
-    weights = {name: tensor.clone() for name, tensor in model.weights.items()}
-    for op in model.arch.graph.weighted_ops:
-        for part in ("weight", *OUTPUT_PARTS):
-            tensor = weights.get(f"{op.name}.{part}")
-            if op.y.axis in width.axes and tensor is not None:
-                tensor[1::2] = tensor[::2]
-    return dataclasses.replace(model, weights=weights)
+def rows(*parts):
+    """Each sample with its label as bytes, sorted."""
+    return sorted(
+        pixels.numpy().tobytes() + bytes([int(label)])
+        for part in parts
+        for pixels, label in zip(part.pixels, part.labels, strict=True)
+    )
 
 
-NETS = {
-    "dense": [Stem(16), Dense(16), Dense(16, stride=2), Head()],
-    "residual": [Stem(16), Residual(16), Residual(16, stride=2), Head()],
-    "depthwise": [Stem(16), SepConv(16), SepConv(16, stride=2), Head()],
-    "gated": [Stem(16), MBConv(16, expand=2, se=4), Head(features=16)],
-}
+def test_every_sample_of_both_parts_is_trained_on_once_in_an_epoch(monkeypatch):
+    model, context = setup()
+    monkeypatch.setattr(refit, "fit", trainings := Trainings())
+    made = refit.refit(model, context)
+    [(started, data, recipe, options)] = trainings.calls
+    assert started.arch == model.arch
+    assert rows(data) == rows(context.train, context.validation)
+    assert options["epochs"] == 2
+    assert recipe == context.recipe
+    assert made.model.parent == model.digest
+    assert "all 96 training and validation samples" in made.why
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("form", [fold, lambda model: model], ids=["folded", "not folded"])
-def test_the_twin_of_each_channel_that_goes_takes_its_place(name, form):
-    model = form(random_model(chain((12, 12, 3), NETS[name], 5), 1))
-    pixels, others = random_pixels(model.arch, 256, 1), random_pixels(model.arch, 64, 2)
-    for number, width in enumerate(model.arch.graph.widths):
-        twins = in_pairs(model, width)
-        less, kept = halved(twins, number)
-        mended = refit(less, twins, kept, pixels)
-        assert distance(mended, twins, others) < 0.02 * distance(less, twins, others), width.name
+def test_the_training_starts_between_the_trained_weights_and_new_ones():
+    model, _ = setup()
+    starts = [refit.shrunk(model, seed) for seed in (3, 4)]
+    for name, weight in model.weights.items():
+        first, second = (start.weights[name] for start in starts)
+        if weight.ndim == 1:
+            assert torch.equal(first, weight)
+            continue
+        assert not torch.equal(first, second)
+        new = initial_model(model.arch, model.preprocessing, 3).weights[name]
+        assert torch.allclose(first - new, 0.4 * (weight - new), atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_what_is_cut_everywhere_answers_more_like_the_whole_net(seed):
-    model = random_model(random_arch(seed, activations=ACTIVATIONS), seed)
-    pixels, others = random_pixels(model.arch, 256, seed), random_pixels(model.arch, 64, seed + 100)
-    less, kept = halved(model)
-    mended = refit(less, model, kept, pixels)
-    assert mended.arch == less.arch
-    assert distance(mended, model, others) < distance(less, model, others)
+def test_classes_keep_their_equal_weight(monkeypatch):
+    model, context = setup()
+    balanced = dataclasses.replace(context.train, is_balanced=True)
+    monkeypatch.setattr(refit, "fit", trainings := Trainings())
+    refit.refit(model, dataclasses.replace(context, train=balanced))
+    assert trainings.calls[0][1].is_balanced
 
 
-def test_it_makes_no_difference_whether_normalisation_was_folded_before():
-    model = random_model(chain((12, 12, 3), NETS["residual"], 5), 1)
-    pixels = random_pixels(model.arch, 128, 1)
-    less, kept = halved(model)
-    before, after = fold(model), fold(refit(less, model, kept, pixels))
-    same = refit(fold(less), before, kept, pixels)
-    # The ridge holds weights that differ by the factor of a channel.
-    assert distance(after, same, pixels) < 0.05 * distance(fold(less), same, pixels)
+def test_a_net_that_answers_its_own_samples_worse_is_not_used(monkeypatch):
+    model, context = setup()
+    head = list(model.arch.graph.weighted_ops)[-1].name
+    opposite = {name: -t if name.startswith(f"{head}.") else t for name, t in model.weights.items()}
+    # Negative logits have their largest value at another class.
+    wrong = dataclasses.replace(model, weights=opposite)
+    monkeypatch.setattr(refit, "fit", Trainings(wrong))
+    made = refit.refit(model, context)
+    assert made.model is None
+    assert "before 100.0%" in made.why
 
 
-def test_a_net_that_was_not_cut_stays_as_it_is():
-    model = random_model(random_arch(3), 3)
-    pixels = random_pixels(model.arch, 64, 3)
-    same = refit(model, model, {}, pixels)
-    torch.testing.assert_close(logits(same, pixels), logits(model, pixels), rtol=1e-3, atol=1e-3)
-
-
-def test_each_channel_has_the_mean_it_had():
-    model = fold(random_model(chain((12, 12, 3), NETS["dense"], 5), 1))
-    pixels = random_pixels(model.arch, 128, 1)
-    less, kept = halved(model, 0)
-    mended = refit(less, model, kept, pixels)
-    # The second convolution reads what was cut; before its clamp its means are to be met.
-    name = list(model.arch.graph.weighted_ops)[1].name
-    seen = [_before_clamp(each, name, pixels).mean((0, 2, 3)) for each in (model, mended)]
-    torch.testing.assert_close(*seen, rtol=0.02, atol=0.02)
-
-
-def _before_clamp(model, name, pixels):
-    network, found = model.network(), {}
-    owner = network.modules_by_op[name]
-    owner.op = dataclasses.replace(owner.op, clamp="none")
-    network(model.preprocessing.apply(pixels), lambda n, v: found.setdefault(n, v))
-    op = next(op for op in model.arch.graph.ops if op.name == name)
-    assert isinstance(op, Conv)
-    return found[op.y.name].detach()
-
-
-def test_the_given_models_are_left_alone():
-    model = random_model(random_arch(5), 5)
-    less, kept = halved(model)
-    before = model.digest, less.digest
-    mended = refit(less, model, kept, random_pixels(model.arch, 64, 5))
-    assert (model.digest, less.digest) == before
-    assert mended.parent == less.digest
-
-
-def test_a_layer_too_large_to_solve_keeps_its_weights(monkeypatch):
-    model = random_model(chain((12, 12, 3), NETS["dense"], 5), 1)
-    less, kept = halved(model)
-    monkeypatch.setattr(refitting, "MAX_FAN_IN", 20)
-    mended = refit(less, model, kept, random_pixels(model.arch, 64, 1))
-    same = [
-        torch.equal(*(m.weights[f"{op.name}.weight"] for m in (mended, less)))
-        for op in less.arch.graph.weighted_ops
+def test_a_loss_that_is_not_finite_leaves_the_net_before(monkeypatch, tmp_path):
+    model, context = setup()
+    monkeypatch.setattr(refit, "fit", Trainings(error=Diverged("the loss became nan", fix="")))
+    made = compress(model, context, tmp_path)
+    assert [(step.name, step.is_accepted) for step in made.steps] == [
+        ("reference", True),
+        ("refit", False),
+        ("quantized", True),
     ]
-    assert same == [True, True, True, False]
+    assert not made.is_refit
+    assert made.pruned_float.digest == model.digest
+    assert "the loss became nan" in made.steps[1].why
+
+
+def test_epochs_are_those_that_the_time_left_after_quantization_allows(monkeypatch):
+    model, context = setup(refit_epochs=10, quantize_seconds=5.0)
+    clock = iter([0.0, 1.0] * 3)
+    monkeypatch.setattr(refit.time, "monotonic", lambda: next(clock))
+    trained = []
+    for left, wanted in ((12.5, 7), (25.0, 10), (7.0, 0)):  # At least half of the recipe's 6.
+        monkeypatch.setattr(refit, "fit", trainings := Trainings())
+        # An epoch over all samples takes a second: as many were timed.
+        given = dataclasses.replace(context, seconds_left=lambda left=left: left)
+        made = refit.refit(model, given)
+        trained.append(sum(call[3]["epochs"] for call in trainings.calls[1:]))
+        assert (made.model is not None) == (wanted > 0)
+    assert trained == [7, 10, 0]
+
+
+def test_the_shipped_net_is_the_one_trained_on_all_samples(tmp_path):
+    model, context = setup()
+    made = compress(model, context, tmp_path)
+    assert [step.name for step in made.steps] == ["reference", "refit", "quantized"]
+    assert made.is_refit
+    assert made.pruned_float.digest != model.digest
+    assert made.pruned_float.parent == model.digest
+    names = [op.name for op in model.arch.graph.weighted_ops]
+    assert any(
+        not torch.equal(made.pruned_float.weights[f"{n}.weight"], model.weights[f"{n}.weight"])
+        for n in names
+    )
+    assert made.steps[-1].size_bytes == len(int8_file(made.int8))
+    plain = compress(model, dataclasses.replace(context, refit_epochs=0), tmp_path / "plain")
+    assert not plain.is_refit
+    # The net has seen the validation part, so its accuracy there is that of the net before.
+    for step in made.steps[1:]:
+        assert (step.accuracy, step.interval) == (
+            plain.steps[-1].accuracy,
+            plain.steps[-1].interval,
+        )
+
+
+def test_no_step_is_judged_after_the_validation_part_was_trained_on(tmp_path, monkeypatch):
+    model, context = setup(epochs=4)
+    judged, trained = [], []
+    for name in ("judge_end",):
+        own = getattr(loop, name)
+
+        def spied(net, *arguments, own=own):
+            judged.append(len(trained))
+            return own(net, *arguments)
+
+        monkeypatch.setattr(loop, name, spied)
+    own_refit = loop.refit
+    monkeypatch.setattr(loop, "refit", lambda *given: trained.append(1) or own_refit(*given))
+    made = compress(model, context, tmp_path)
+    assert any(step.name.startswith("pruned") and step.is_accepted for step in made.steps)
+    assert judged
+    assert set(judged) == {0}
+    assert len(trained) == 1
+    assert made.int8.arch == made.pruned_float.arch != model.arch
+    assert made.steps[-1].drop == made.steps[-2].drop
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("rejected", [False, True])
+def test_killed_at_any_write_it_goes_on_to_the_same_end(tmp_path, monkeypatch, rejected):
+    model, context = setup(epochs=4)
+    if rejected:
+        monkeypatch.setattr(refit, "fit", Trainings(error=Diverged("nan", fix="")))
+    whole = compress(model, context, tmp_path / "whole")
+    write, left = loop.files.write, 0
+
+    def dying(path, content):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return write(path, content)
+
+    monkeypatch.setattr(loop.files, "write", dying)
+    tries = 0
+    for first in (*[1, 2, 3, 4] * 8, 100):
+        left, tries = first, tries + 1
+        try:
+            made = compress(model, context, tmp_path / "killed")
+        except Killed:
+            continue
+        break
+    assert tries > 3
+    assert made.steps == whole.steps
+    assert int8_file(made.int8) == int8_file(whole.int8)
+    assert CompressionResult.load(tmp_path / "killed").is_refit == (not rejected)
+
+
+def test_equal_calls_give_equal_nets():
+    model, context = setup()
+    first, second = (refit.refit(model, context).model for _ in range(2))
+    assert first.digest == second.digest
+    other = refit.refit(model, dataclasses.replace(context, seed=1)).model
+    assert other.digest != first.digest
+    assert np.isfinite(first.weights[next(iter(first.weights))].numpy()).all()

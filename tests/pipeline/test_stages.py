@@ -16,14 +16,16 @@ from tests.helpers import runs
 pytestmark = pytest.mark.usefixtures("children_answer_here")
 
 
-def test_a_pruned_step_is_only_quantized(finished_run, tmp_path):
+@pytest.mark.parametrize(("refit", "steps"), [("off", []), ("auto", ["refit"]), ("on", ["refit"])])
+def test_a_pruned_step_is_not_pruned_again(finished_run, tmp_path, refit, steps):
     config = runs.copy(finished_run[0], tmp_path)
     with open_run(config, silent) as run:
+        run = dataclasses.replace(run, config=dataclasses.replace(run.config, refit=refit))
         best, recipe = stages.winner(run)
         width = best.arch.graph.widths[0]
         step = cut_channels(best, width.name, list(range(width.size // 2)))
         alone = stages.compress(run, best, recipe, None, step=step)
-        assert [step.name for step in alone.steps] == ["reference", "quantized"]
+        assert [step.name for step in alone.steps] == ["reference", *steps, "quantized"]
         assert alone.int8.arch == step.arch
         assert stages.export_and_verify(run, step).verdict.int8.macs == step.arch.graph.macs
 
@@ -62,9 +64,56 @@ def test_how_far_pruning_went_is_a_recorded_decision(finished_run, tmp_path):
         steps = stages.compress(run, best, recipe, None).steps
         stages.compress(run, best, recipe, None)
         (made,) = [each for each in recorded_decisions(run.ledger) if each.name == "pruning"]
-    kept = [step for step in steps[1:-1] if step.is_accepted]
-    assert made.choice.startswith(f"{len(kept)} of {len(steps) - 2} cuts kept" if kept else "no")
+    cuts = [step for step in steps if step.name.startswith("pruned")]
+    kept = [step for step in cuts if step.is_accepted]
+    assert made.choice.startswith(f"{len(kept)} of {len(cuts)} cuts kept" if kept else "no")
     assert made.option == "--max-drop"
+
+
+def test_a_training_on_all_samples_is_for_few_samples_or_few_groups(finished_run, tmp_path):
+    def refits(refit="auto", count=3_001, groups=None):
+        """The rule for as many samples, which are in `groups` groups."""
+        samples = dataclasses.replace(
+            run.dataset.train,
+            labels=np.zeros(count - 10, np.int64),
+            groups=None if groups is None else np.arange(count - 10) % groups,
+        )
+        rest = dataclasses.replace(
+            run.dataset.validation,
+            labels=np.zeros(10, np.int64),
+            groups=None if groups is None else np.full(10, groups),
+        )
+        data = dataclasses.replace(run.dataset, train=samples, validation=rest)
+        config = dataclasses.replace(run.config, refit=refit)
+        return stages.refits(dataclasses.replace(run, config=config, dataset=data))
+
+    with open_run(runs.copy(finished_run[0], tmp_path), silent) as run:
+        assert not refits()
+        assert refits("on")
+        assert refits(count=2_999)
+        assert not refits(count=3_000)
+        assert not refits("off", count=500)
+        assert refits(groups=18)
+        assert not refits(groups=19)  # And one of the validation part.
+
+
+def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_run, tmp_path):
+    config = dataclasses.replace(runs.copy(finished_run[0], tmp_path), budget_seconds=1000.0)
+    with open_run(config, silent) as run:
+        seconds = stages.stage_budget(run)(1.0, 20)
+        share = len(run.dataset.validation) / len(run.dataset.train)
+        assert seconds["training on all samples"] == pytest.approx(20 * (1 + share))
+        never = dataclasses.replace(run, config=dataclasses.replace(config, refit="off"))
+        assert "training on all samples" not in stages.stage_budget(never)(1.0, 20)
+    with open_run(runs.copy(finished_run[0], tmp_path / "again"), silent) as run:
+        best, recipe = stages.winner(run)
+        made = stages.compress(run, best, recipe, None, prunes=False)
+        name = "training on all samples"
+        (found,) = [each for each in recorded_decisions(run.ledger) if each.name == name]
+    assert made.is_refit
+    assert (found.certainty, found.option) == ("assumed", "--refit off")
+    count = len(run.dataset.train) + len(run.dataset.validation)
+    assert found.evidence.startswith(f"{count} training and validation samples")
 
 
 class Captured(Exception):

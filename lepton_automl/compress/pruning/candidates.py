@@ -1,4 +1,4 @@
-"""Cuts that a net could take next, refitted, with their saving and their KL divergence."""
+"""Cuts that a net could take next, reconstructed, with their saving and their KL divergence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import float_probabilities, kl_divergence
 from lepton_automl.compress.pruning.cut import cut_channels, removable_layers, remove_layer
 from lepton_automl.compress.pruning.importance import IMPORTANCES
-from lepton_automl.compress.pruning.refit import refit
+from lepton_automl.compress.pruning.reconstruction import reconstruct
 from lepton_automl.compress.pruning.savings import Savings, savings_for_limits, smaller_sizes
 from lepton_automl.cost.targets import ChannelStep
 from lepton_automl.data.sampling import PICTURES, balanced
@@ -45,9 +45,9 @@ def pruning_candidates(
 ) -> list[PruningCandidate]:
     """Cut channels by each importance, and remove each removable layer on its own.
 
-    Importances rank cuts poorly once the net is refitted, so each cut is made, refitted and
-    compared by its answers on training pictures. Where the time is used up, those that are ready
-    are returned.
+    Importances rank cuts poorly once the net is reconstructed, so each cut is made, reconstructed
+    and compared by its answers on training pictures. Where the time is used up, those that are
+    ready are returned.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def pruning_candidates(
     for pruned, description, saving in _cuts(model, context, share, known, pixels):
         divergence = kl_divergence(expected, float_probabilities(pruned, pixels))
         candidates.append(PruningCandidate(pruned, description, saving, max(divergence, 0.0)))
-        if context.seconds_left is not None and context.seconds_left() <= context.quantize_seconds:
+        if context.seconds_left is not None and context.seconds_left() <= context.reserved_seconds:
             break
     return candidates
 
@@ -78,7 +78,7 @@ def _cuts(
     known: frozenset[str],
     pixels: Tensor,
 ) -> Iterator[tuple[Model, str, float]]:
-    """Every cut that pays: the refitted model, its description and its saving."""
+    """Every cut that pays: the reconstructed model, its description and its saving."""
     steps = channel_steps(model.arch, context.target.channel_step)
     savings = savings_for_limits(model.arch, steps, context)
 
@@ -94,12 +94,12 @@ def _cuts(
             kept[width] = torch.topk(scores[width], size).indices.sort().values
             pruned = cut_channels(pruned, width, kept[width].tolist())
         if pays(pruned.arch, saving := savings.of(pruned.arch)):
-            yield refit(pruned, model, kept, pixels), f"channels by {name}", saving
+            yield reconstruct(pruned, model, kept, pixels), f"channels by {name}", saving
     for layer in removable_layers(model.arch):
         pruned = remove_layer(model, layer)
         if pays(pruned.arch, saving := savings.of_layer(layer, pruned.arch), layer):
-            refitted = refit(pruned, model, {}, pixels, removed_layer=layer)
-            yield refitted, f"layer {layer} removed", saving
+            reconstructed = reconstruct(pruned, model, {}, pixels, removed_layer=layer)
+            yield reconstructed, f"layer {layer} removed", saving
 
 
 def choose_widths(

@@ -96,5 +96,5 @@ def _squared_effects(loss: Tensor, values: list[Tensor]) -> Tensor:
 
 
 IMPORTANCES = {"Taylor importance": taylor_importance, "filter norm": filter_norm}
-"""Importances that channels are cut by. After refit and recovery no other one was better than the
-better of these ("Which channels are cut" in docs/decisions.md)."""
+"""Importances that channels are cut by. After reconstruction and recovery no other one was better
+than the better of these ("Which channels are cut" in docs/decisions.md)."""

@@ -51,8 +51,8 @@ def prune(
     """Cut channels or a layer, fine-tune with the unpruned net as teacher, and judge the result.
 
     Of all candidates the one with the least KL divergence for its saving is tried. It is judged
-    once, by `acceptance.judge_pruned`. Where there is no time to train, the refitted net is judged
-    as it is.
+    once, by `acceptance.judge_pruned`. Where there is no time to train, the reconstructed net is
+    judged as it is.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def prune(
     if slower:
         return PruningAttempt(pruned, False, f"{best.description}, {slower}")
     try:
-        budget = recovery_budget(pruned, context, context.quantize_seconds)
+        budget = recovery_budget(pruned, context, context.reserved_seconds)
         trained = pruned if budget is None else recover(pruned, context, budget)
     except Diverged as error:
         return PruningAttempt(pruned, False, error.what)
@@ -106,7 +106,7 @@ def _recovered(
 def _recovered_again(model: Model, context: CompressionContext, done: int) -> Model | None:
     """`model` after one more recovery; None where that fails or there is no time for it."""
     try:
-        budget = recovery_budget(model, context, context.quantize_seconds)
+        budget = recovery_budget(model, context, context.reserved_seconds)
         if budget is None:
             return None
         trained = recover(model, context, budget, context.seed + done)

@@ -30,7 +30,7 @@ Kept = Mapping[str, Tensor]
 """Width name -> indices of the channels that stay, increasing."""
 
 
-def refit(
+def reconstruct(
     pruned: Model, original: Model, kept: Kept, pixels: Tensor, *, removed_layer: int | None = None
 ) -> Model:
     """`pruned` with weights that reproduce the values of `original` by least squares.

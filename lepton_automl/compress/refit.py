@@ -1,0 +1,124 @@
+"""Train the net that ships on the training and validation parts together, after all choices.
+
+The validation part is no longer needed when net, recipe and cuts are chosen, and more samples and
+groups are worth more than further epochs on the training part ("Training on all samples" in
+docs/decisions.md). scikit-learn's `GridSearchCV(refit=True)` does the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import torch
+
+from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.recovery import OutOfTime, time_limit
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.sampling import subset
+from lepton_automl.models.model import Model
+from lepton_automl.training.evaluate import is_correct
+from lepton_automl.training.loop import Diverged, fit, initial_model
+
+SHRINKAGE = 0.4
+"""Weight of the trained weights where the training starts; that of new random ones is the rest. A
+net that continues from trained weights learns less from new samples than one that starts afresh
+(Ash and Adams 2020, arXiv:1910.08475)."""
+LEAST_SHARE = 0.5
+"""Least epochs of a training that is worth its time, as a share of the recipe's: half as many gain
+nothing."""
+_TIMED_BATCHES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Refit:
+    """The result of a training on all samples."""
+
+    model: Model | None
+    """None where the net before it ships."""
+    why: str
+    """What was done, or why nothing was."""
+
+
+def refit(model: Model, context: CompressionContext) -> Refit:
+    """Train `model` on the training and validation parts together.
+
+    Nothing that the net has not seen is left to judge it, so it is rejected only if it answers the
+    samples that it was trained on worse than before.
+
+    Parameters
+    ----------
+    model : Model
+        Float, not folded, trained on the training part.
+    context : CompressionContext
+        Both parts, the recipe, `refit_epochs` and the time.
+    """
+    data = everything(context)
+    epochs = _epochs(model, context, data)
+    if epochs < 1:
+        return Refit(None, "not trained on all samples: the time is used up")
+    try:
+        trained = fit(
+            shrunk(model, context.seed),
+            data,
+            context.recipe,
+            epochs=epochs,
+            seed=context.seed,
+            device=context.device,
+            training_slot=context.training_slot,
+            on_batch=time_limit(context, context.quantize_seconds),
+        )
+    except Diverged as error:
+        return Refit(None, f"not trained on all samples: {error.what}")
+    except OutOfTime:
+        return Refit(None, "not trained on all samples: the time is used up")
+    before, after = (is_correct(m, data, device=context.device).mean() for m in (model, trained))
+    counts = f"all {len(data)} training and validation samples"
+    if after < before:
+        why = f"trained on {counts}, it answers {after:.1%} of them correctly, before {before:.1%}"
+        return Refit(None, why)
+    times = f"{epochs} epoch{'s' * (epochs > 1)}"
+    why = f"trained for {times} on {counts}; validation accuracy is that of the net before"
+    return Refit(dataclasses.replace(trained, parent=model.digest), why)
+
+
+def shrunk(model: Model, seed: int) -> Model:
+    """`model` with its weights shrunk towards new random ones, by `SHRINKAGE`.
+
+    Scales, shifts and biases, which have one dimension, stay as they are.
+    """
+    new = initial_model(model.arch, model.preprocessing, seed).weights
+    weights = {
+        name: SHRINKAGE * weight + (1 - SHRINKAGE) * new[name] if weight.ndim > 1 else weight
+        for name, weight in model.weights.items()
+    }
+    return dataclasses.replace(model, weights=weights)
+
+
+def everything(context: CompressionContext) -> LabelledTensors:
+    """The training and validation parts as one."""
+    parts = context.train, context.validation
+    return LabelledTensors(
+        torch.cat([part.pixels for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        context.train.is_balanced,
+    )
+
+
+def _epochs(model: Model, context: CompressionContext, data: LabelledTensors) -> int:
+    """`refit_epochs`, or as many of them as the time allows; 0 where these are too few."""
+    wanted = context.refit_epochs
+    if context.seconds_left is None:
+        return wanted
+    count = min(len(data), _TIMED_BATCHES * context.recipe.batch_size)
+    # A tiny learning rate: only the time counts, and no net may diverge.
+    recipe = dataclasses.replace(context.recipe, lr=1e-6)
+    begun = time.monotonic()
+    few = subset(data, count, context.seed)
+    fit(model, few, recipe, epochs=1, seed=0, device=context.device)
+    epoch_seconds = (time.monotonic() - begun) * len(data) / count
+    left = context.seconds_left() - context.quantize_seconds
+    epochs = min(wanted, math.floor(left / epoch_seconds))
+    least = min(wanted, math.ceil(LEAST_SHARE * context.recipe.epochs))
+    return epochs if epochs >= least else 0
