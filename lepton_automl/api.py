@@ -51,6 +51,7 @@ class Options(TypedDict, total=False):
     parts: str | None
     flip: Flip
     refit: Refit
+    folds: str
     balance: Balance
     pixel_scale: str
     fresh: bool

@@ -19,6 +19,9 @@ AUTO, NONE = "auto", "none"
 
 Prefer = Literal["size", "latency"]
 
+MAX_FOLDS = 10
+"""Folds of a cross-validation at most: more would be too small to be compared one by one."""
+
 Balance = Literal["auto", "on", "off"]
 Flip = Literal["auto", "on", "off"]
 Refit = Literal["auto", "on", "off"]
@@ -204,6 +207,9 @@ class RunConfig:
     refit: Refit = "auto"
     """Whether the net that ships is trained on the training and validation parts together once all
     choices are made; `auto`: where samples or groups are few (`pipeline.stages.refits`)."""
+    folds: str = "auto"
+    """Folds of training and validation on which finalists are compared, as text; `off`: on the
+    validation part alone; `auto`: several where data are small (`data.folds.is_small`)."""
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
@@ -243,6 +249,7 @@ class RunConfig:
                 "or objective",
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
+        fold_count(self.folds)
         group_pattern(self.group)
         part_folders(self.parts)
         for name, value, legal in (
@@ -301,6 +308,26 @@ def seconds(text: str) -> float:
             fix="write it like 45s, 10m, 2h or 1h30m",
         )
     return total
+
+
+def fold_count(text: str) -> int | None:
+    """Number of folds of `--folds`; 1 for `off`, None for `auto`.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither of these nor a number in its range.
+    """
+    if text == AUTO:
+        return None
+    if text == "off":
+        return 1
+    if not text.isdecimal() or not 2 <= int(text) <= MAX_FOLDS:
+        raise ConfigError(
+            f"--folds {text}, the rule is auto, off or 2 to {MAX_FOLDS}",
+            fix="leave it out: then the size of the data and the time decide",
+        )
+    return int(text)
 
 
 def group_pattern(text: str | None) -> re.Pattern[str] | None:

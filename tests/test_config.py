@@ -126,6 +126,9 @@ def test_an_invalid_duration_is_rejected_with_examples(text):
         ("device", "gpu"),
         ("prefer", "speed"),
         ("flip", "never"),
+        ("folds", "1"),
+        ("folds", "11"),
+        ("folds", "some"),
     ],
 )
 def test_an_illegal_option_is_reported_with_its_value(field, value):

@@ -188,16 +188,24 @@ def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[s
 
 DECISION_COLUMNS = ("about", "decision", "from", "certainty", "overruled by")
 """Heads of a table of decisions."""
-FINALIST_COLUMNS = ("when selected", "after final training", "spread over seeds", "trainings")
+FINALIST_COLUMNS = ("when selected", "after final training", "seeds or folds", "trainings")
 """Heads of what `finalist_cells` gives."""
 
 
 def finalist_cells(each: FinalistResult) -> tuple[str, ...]:
-    """Accuracies on validation when selected and after the final trainings."""
-    times = len(each.accuracies)
+    """Accuracies when selected, on validation, and after the final trainings."""
+    times, found = len(each.accuracies), each.cross_validation
+    searched = f"{accuracy_text(each.searched)} after {epochs_text(each.searched_epochs)}"
+    if found is not None:
+        return (
+            searched,
+            accuracy_text(found.accuracy, (found.low, found.high)),
+            f"{found.folds} folds",
+            f"{found.folds} of {epochs_text(each.epochs)}",
+        )
     return (
-        f"{accuracy_text(each.searched)} after {epochs_text(each.searched_epochs)}",
+        searched,
         accuracy_text(each.accuracy),
-        f"{100 * each.spread:.2f} points" if times > 1 else "one seed",
+        f"{100 * each.spread:.2f} points over {times} seeds" if times > 1 else "one seed",
         f"{times} of {epochs_text(each.epochs)}",
     )

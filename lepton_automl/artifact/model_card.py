@@ -142,9 +142,9 @@ def _made(about: Provenance) -> str:
     head = ("trial", *formatting.FINALIST_COLUMNS)
     rows = [(str(each.number), *formatting.finalist_cells(each)) for each in about.finalists]
     by = ", by balanced accuracy" if about.balanced else ""
-    text = (
-        f"## How it was chosen\n\nOn the validation part{by}, {finalist_summary(about.finalists)}"
-    )
+    has_folds = about.finalists[0].cross_validation is not None
+    where = "On training and validation" if has_folds else "On the validation part"
+    text = f"## How it was chosen\n\n{where}{by}, {finalist_summary(about.finalists)}"
     return f"{text}.\n\n{_table(head, rows)}"
 
 

@@ -90,6 +90,22 @@ def read_provenance(folder: Path) -> Provenance:
 
 
 @dataclass(frozen=True)
+class CrossValidation:
+    """Accuracy of one recipe by cross-validation: every sample by a net not trained on it."""
+
+    accuracy: float
+    """Share of the samples of all folds classified correctly, 0 to 1; balanced accuracy where
+    classes have equal weight."""
+    low: float
+    high: float
+    """95 % interval of the accuracy."""
+    folds: int
+    """Number of folds, the validation part among them."""
+    samples: int
+    """Number of samples in them."""
+
+
+@dataclass(frozen=True)
 class FinalistResult:
     """Accuracy of a finalist in the search and after its final trainings."""
 
@@ -99,15 +115,19 @@ class FinalistResult:
     """Share of validation samples right when selected; optimistic, as the best of many."""
     searched_epochs: int
     accuracies: tuple[float, ...]
-    """The same share after each of its final trainings, at least one."""
+    """The same share after each of its final trainings on the training part, at least one."""
     epochs: int
     """Of each final training."""
     augment: float | None = None
     """Augmentation strength, where it differs from its recipe; None: as in the recipe."""
+    cross_validation: CrossValidation | None = None
+    """Its accuracy on several folds; None where finalists were compared on validation alone."""
 
     @property
     def accuracy(self) -> float:
-        """Mean over its final trainings; the winner is selected by it."""
+        """By cross-validation, else the mean over its trainings; the winner is selected by it."""
+        if self.cross_validation is not None:
+            return self.cross_validation.accuracy
         return sum(self.accuracies) / len(self.accuracies)
 
     @property
@@ -126,12 +146,18 @@ class FinalistResult:
             "spread": self.spread,
             "epochs": self.epochs,
             "augment": self.augment,
+            "cross_validation": self.cross_validation and dataclasses.asdict(self.cross_validation),
         }
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Self:
         """From its fields, as `dataclasses.asdict` gives them."""
-        return cls(**(body | {"accuracies": tuple(body["accuracies"])}))
+        found = body.get("cross_validation")
+        changed = {
+            "accuracies": tuple(body["accuracies"]),
+            "cross_validation": None if found is None else CrossValidation(**found),
+        }
+        return cls(**(body | changed))
 
 
 def finalist_summary(finalists: Sequence[FinalistResult]) -> str:
@@ -148,6 +174,9 @@ def finalist_summary(finalists: Sequence[FinalistResult]) -> str:
     text = f"{subject} trained from scratch with new seeds: {before:.2f} % when selected"
     text += f"{' on average' if count > 1 else ''}, {after:.2f} % after final training"
     text += f", {max(means) - min(means):.2f} points between them" if count > 1 else ""
+    by_folds = finalists[0].cross_validation
+    if by_folds is not None:
+        text += f", by cross-validation on {by_folds.folds} folds with {by_folds.samples:,} samples"
     return text + "".join(
         f", trial {c.number} with augment {c.augment:g}" for c in finalists if c.augment is not None
     )

@@ -208,6 +208,15 @@ RefitName = Annotated[
         "choices: on, off, or auto, which is on where samples or groups are few.",
     ),
 ]
+FoldsText = Annotated[
+    str,
+    typer.Option(
+        "--folds",
+        metavar="auto|off|N",
+        help="Compare the finalists by cross-validation on N folds of training and validation; "
+        "off: on validation alone; auto: on several folds where pictures or groups are few.",
+    ),
+]
 BalanceName = Annotated[
     str,
     typer.Option(

@@ -34,6 +34,7 @@ def run(
     parts: o.Parts = None,
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
+    folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,

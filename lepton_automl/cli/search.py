@@ -32,6 +32,7 @@ def search(
     parts: o.Parts = None,
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
+    folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,

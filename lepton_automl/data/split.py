@@ -194,18 +194,20 @@ def _by_group(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(names))
     best = _moved(
-        counts, _greedy(counts, want, order[np.argsort(-counts[order].sum(1), kind="stable")]), want
+        counts,
+        assign_greedily(counts, want, order[np.argsort(-counts[order].sum(1), kind="stable")]),
+        want,
     )
     has, least = (counts > 0).astype(np.int64), _least_gaps(counts, len(want))
     for _ in range(_RESTARTS):
         if _gaps(_sums(has, best, len(want))) <= least:
             break
-        other = _moved(counts, _greedy(counts, want, rng.permutation(len(names))), want)
+        other = _moved(counts, assign_greedily(counts, want, rng.permutation(len(names))), want)
         best = min(best, other, key=lambda chosen: _gaps(_sums(has, chosen, len(want))))
     return np.array(["train", *wanted], dtype="<U10")[best][places]
 
 
-def _greedy(counts: Counts, want: Counts, order: NDArray[np.int64]) -> NDArray[np.int64]:
+def assign_greedily(counts: Counts, want: Counts, order: NDArray[np.int64]) -> NDArray[np.int64]:
     """Assign each group, in the given order, to the part whose class counts then fit best.
 
     Source: the greedy rule of scikit-learn's StratifiedGroupKFold, with unequal shares.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from lepton_automl.config import RunConfig
+from lepton_automl.config import RunConfig, fold_count
 from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
@@ -24,6 +24,7 @@ from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
 from lepton_automl.data import audit
 from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.folds import assign_folds, is_small
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
@@ -91,6 +92,7 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     use_one_thread()
     resources = resolve(config)
     dataset = open_data(config, emit)
+    check_folds(config, dataset)
     space = choose_space(config, resources)
     chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
@@ -189,6 +191,33 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
     ).with_balance(config.balance)
     audit.emit_findings(dataset, emit)
     return dataset
+
+
+def check_folds(config: RunConfig, dataset: Dataset) -> None:
+    """Check that `folds` fits the data.
+
+    Raises
+    ------
+    ConfigError
+        If it has no effect, or the data cannot be divided into so many folds.
+    """
+    count = fold_count(config.folds)
+    if count is None:
+        return
+    if count == 1 and not is_small(dataset.train, dataset.validation):
+        raise ConfigError(
+            f"--folds off has no effect: with {len(dataset.train) + len(dataset.validation):,} "
+            "pictures for training and validation the finalists are compared on validation alone",
+            fix="leave it out",
+        )
+    possible = assign_folds(dataset.train, dataset.validation, config.seed).count
+    if count > possible:
+        limit = f"at most {possible} folds" if possible > 1 else "no folds"
+        raise ConfigError(
+            f"--folds {count}: these data can be divided into {limit}, as groups stay together and "
+            "one fold is the validation part",
+            fix=f"give --folds {possible} or leave it out" if possible > 1 else "leave it out",
+        )
 
 
 def choose_space(config: RunConfig, resources: Resources) -> SearchSpace:

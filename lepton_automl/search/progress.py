@@ -22,6 +22,7 @@ def row_of(trials: Trials, number: int) -> TrialRow:
     candidate, scores = trials[number], trials.results[number]
     failed = scores[-1].failed if scores else ""
     score = trials.best_result(number) if scores and not scores[0].failed else None
+    compared = trials.cross_validated.get(number)
     return TrialRow(
         number=number,
         params=candidate.params,
@@ -34,6 +35,7 @@ def row_of(trials: Trials, number: int) -> TrialRow:
         epochs=score.epochs if score else 0,
         feasible=not scores or score is not None,
         note=failed,
+        cross_validation=compared.accuracy if compared else None,
     )
 
 
@@ -141,7 +143,10 @@ def _short(row: TrialRow) -> str:
     if cost.latency_ms is not None:
         called = "" if cost.latency_basis == "measured" else f" {cost.latency_basis}"
         latency = f", {cost.latency_ms * 1e3:.0f} us{called}"
-    return f"{row.accuracy:.1%} in {cost.size_bytes / 1e3:.1f} kB{latency}"
+    reached = f"{row.accuracy:.1%}"
+    if row.cross_validation is not None:
+        reached = f"{row.cross_validation.accuracy:.1%} by cross-validation"
+    return f"{reached} in {cost.size_bytes / 1e3:.1f} kB{latency}"
 
 
 def _facts(row: TrialRow) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lepton_automl.artifact.provenance import FinalistResult
+from lepton_automl.artifact.provenance import CrossValidation, FinalistResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.cost.cost import Cost
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.folds import Folds, assign_folds
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.folder import RunFolder
@@ -59,6 +61,11 @@ class SearchRequest:
     """Seconds that the stages after the search need at least, given the seconds of an epoch."""
     start_seconds: float = MIN_START_SECONDS
     """Seconds a process takes to start here; a run may end so much later (`allowed_overrun`)."""
+
+    @functools.cached_property
+    def folds(self) -> Folds:
+        """Folds of the samples of training and validation, for the comparison of finalists."""
+        return assign_folds(self.dataset.train, self.dataset.validation, self.config.seed)
 
     @property
     def allowed_overrun(self) -> float:
@@ -118,6 +125,8 @@ class TrialRow:
     """False if its first training failed."""
     note: str = ""
     """Reason of a failure; empty without one."""
+    cross_validation: CrossValidation | None = None
+    """Its accuracy on several folds, where it was a finalist that was compared on them."""
 
 
 @dataclass(frozen=True, eq=False)

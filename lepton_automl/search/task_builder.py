@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lepton_automl.core import files
 from lepton_automl.data.dataset import LabelledFiles, Size
+from lepton_automl.data.folds import fold_files
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Preprocessing
 from lepton_automl.search.request import SearchRequest
@@ -40,12 +41,18 @@ class TaskBuilder:
         self._request, self._trials = request, trials
         self._folder = request.folder.checkpoints
         self._cycles_of: dict[int, tuple[int, ...]] = {}
-        self._data: dict[Size, tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
+        self._data: dict[tuple[Size, int], tuple[LabelledFiles, LabelledFiles, Preprocessing]] = {}
 
     @property
     def samples(self) -> int:
         """Number of training samples."""
-        return len(self._request.dataset.train)
+        return self.samples_without(0)
+
+    def samples_without(self, fold: int) -> int:
+        """Number of samples that a training without `fold` uses; fold 0 is the validation part."""
+        if not fold:
+            return len(self._request.dataset.train)
+        return len(self._request.folds.training_index(fold))
 
     def cycles(self, number: int) -> tuple[int, ...]:
         """Epochs of each rung of a trial."""
@@ -99,9 +106,9 @@ class TaskBuilder:
         weights = seed_of(seed, trial.number, f"{key.label} weights")
         return dataclasses.replace(task, start="", seed=weights, recipe=recipe)
 
-    def work(self, number: int, epochs: int) -> float:
-        """Size of a training in units of `work_of`."""
-        return work_of(self._trials[number].cost.macs, self.samples, epochs)
+    def work(self, number: int, epochs: int, fold: int = 0) -> float:
+        """Size of a training without `fold` in units of `work_of`."""
+        return work_of(self._trials[number].cost.macs, self.samples_without(fold), epochs)
 
     def probe(self, trial: Trial) -> Task:
         """Train briefly, in two cycles, to measure the speed of this machine."""
@@ -152,20 +159,25 @@ class TaskBuilder:
                 start, cycles, micro_batches = str(checkpoint), cycles[-1:], micro_batches[-1:]
         seed = seed_of(self._request.config.seed, trial.number, "weights")
         return dataclasses.replace(
-            self._new_task(str(key), trial.arch, trial.recipe, tuple(cycles), seed),
+            self._new_task(key, trial.arch, trial.recipe, tuple(cycles), seed),
             start=start,
             out=str(self.checkpoint(key)),
             micro_batches=tuple(micro_batches) if max(micro_batches) > 1 else (),
-            work=work_of(trial.cost.macs, self.samples, sum(epochs for epochs, _ in cycles)),
+            work=self.work(key.trial, sum(epochs for epochs, _ in cycles), key.fold),
         )
 
     def _new_task(
-        self, key: str, arch: Arch, recipe: Recipe, cycles: tuple[tuple[int, int], ...], seed: int
+        self,
+        key: TrainingKey,
+        arch: Arch,
+        recipe: Recipe,
+        cycles: tuple[tuple[int, int], ...],
+        seed: int,
     ) -> Task:
         """A training from new weights of `seed` that saves nothing."""
-        train, validation, preprocessing = self._files(arch.input[:2])
+        train, validation, preprocessing = self._files(arch.input[:2], key.fold)
         return Task(
-            key=key,
+            key=str(key),
             arch=arch.to_json(),
             recipe=recipe.to_json(),
             cycles=cycles,
@@ -190,10 +202,13 @@ class TaskBuilder:
         same = same or self._trials.final_result(key)
         return [*earlier, *[last_used] * missing, same.micro_batches if same else last_used]
 
-    def _files(self, size: Size) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
-        if size not in self._data:
+    def _files(self, size: Size, fold: int) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
+        if (size, fold) not in self._data:
             data, cache = self._request.dataset, self._request.folder.cache
-            train = data.decoded_files("train", size, cache)
-            validation = data.decoded_files("validation", size, cache)
-            self._data[size] = (train, validation, data.preprocessing(size))
-        return self._data[size]
+            if fold:
+                train, evaluated = fold_files(data, self._request.folds, fold, size, cache)
+            else:
+                train = data.decoded_files("train", size, cache)
+                evaluated = data.decoded_files("validation", size, cache)
+            self._data[size, fold] = (train, evaluated, data.preprocessing(size))
+        return self._data[size, fold]

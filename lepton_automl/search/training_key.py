@@ -27,7 +27,7 @@ class TrainingKey:
 
     As text `7-2` is rung 2 of trial 7, `7-final-0` its final training in round 0,
     `7-final-0-1-augment-0.5` another one with seed 1 and stronger augmentation, `7-final-0-flip`
-    one with random flips.
+    one with random flips, `7-final-0-fold-2` one that is evaluated on fold 2.
 
     Raises
     ------
@@ -45,10 +45,12 @@ class TrainingKey:
     """Strength of the augmentation in a final training; None: that of the recipe."""
     flip: bool = False
     """Whether a final training mirrors pictures where the recipe does not."""
+    fold: int = 0
+    """Fold that a final training leaves out and is evaluated on; 0: the validation part."""
 
     def __post_init__(self) -> None:
         is_final = self.stage is Stage.FINAL
-        is_marked = self.seed or self.augment is not None or self.flip
+        is_marked = self.seed or self.fold or self.augment is not None or self.flip
         has_round = is_final or self.stage is Stage.RUNG
         if (is_marked and not is_final) or (self.round and not has_round):
             raise ValueError(f"a training of stage {self.stage} has no {vars(self)}")
@@ -64,6 +66,7 @@ class TrainingKey:
         if self.stage is not Stage.FINAL:
             return str(self.stage)
         ending = f"-{self.seed}" if self.seed else ""
+        ending += f"-fold-{self.fold}" if self.fold else ""
         augment = "" if self.augment is None else f"-augment-{_shortest(self.augment)}"
         return f"{self.stage}-{self.round}{ending}{augment}{'-flip' if self.flip else ''}"
 
@@ -72,7 +75,7 @@ class TrainingKey:
         """The training in words, such as `trial 7, rung 2`."""
         words = {
             Stage.RUNG: f"rung {self.round}",
-            Stage.FINAL: "final training",
+            Stage.FINAL: "final training" + (f" without fold {self.fold}" if self.fold else ""),
             Stage.PICK: "training for a pick",
             Stage.PROBE: "speed measurement",
         }
@@ -102,12 +105,14 @@ class TrainingKey:
             int(found["seed"] or 0),
             float(found["augment"]) if found["augment"] else None,
             found["flip"] is not None,
+            int(found["fold"] or 0),
         )
 
 
 _KEY = re.compile(
     r"(?P<trial>\d+)-(?:(?P<rung>\d+)|(?P<other>pick|probe)"
-    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+))?(?:-augment-(?P<augment>.+?))?(?P<flip>-flip)?)"
+    r"|final-(?P<round>\d+)(?:-(?P<seed>\d+))?(?:-fold-(?P<fold>\d+))?"
+    r"(?:-augment-(?P<augment>.+?))?(?P<flip>-flip)?)"
 )
 
 

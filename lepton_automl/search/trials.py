@@ -11,8 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.artifact.provenance import CrossValidation
 from lepton_automl.cost.cost import Cost
 from lepton_automl.data.dataset import Part
+from lepton_automl.data.folds import EvaluatedSamples
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
@@ -157,7 +159,8 @@ class RungResult:
     epochs: int
     """Epochs of the trial after this training."""
     packed_correct: str
-    """Which validation samples are classified correctly, as `task.pack` writes them."""
+    """Which validation samples, or samples of its fold, are classified correctly, as `task.pack`
+    writes them."""
     failed: str = ""
     """Why the training failed; empty where it did not."""
     micro_batches: int = 1
@@ -167,7 +170,7 @@ class RungResult:
 
     @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,) validation samples; empty for a training that failed."""
+        """(N,) validation samples, or samples of its fold; empty for a training that failed."""
         return np.zeros(0, np.bool_) if self.failed else unpack(self.packed_correct)
 
     @functools.cached_property
@@ -202,6 +205,21 @@ class RungResult:
         )
 
 
+@dataclass(frozen=True)
+class CrossValidated:
+    """The variant of a trial that cross-validation chose, and its accuracy."""
+
+    round: int
+    """Round of final trainings."""
+    augment: float | None
+    flip: bool
+    accuracy: CrossValidation
+
+    def is_of(self, key: TrainingKey) -> bool:
+        """Whether a final training is of this variant and round."""
+        return (key.round, key.augment, key.flip) == (self.round, self.augment, self.flip)
+
+
 class Trials(Mapping[int, Trial]):
     """All trials by number, with the results of their trainings."""
 
@@ -210,7 +228,11 @@ class Trials(Mapping[int, Trial]):
         self.results: dict[int, list[RungResult]] = {}
         """Of the rungs of each trial, in order."""
         self.finals: dict[int, list[RungResult]] = {}
-        """Of the final trainings of each trial, failed ones included."""
+        """Of the final trainings of each trial on the validation part, failed ones included."""
+        self.fold_results: dict[TrainingKey, RungResult] = {}
+        """Of the final trainings on other folds, failed ones included."""
+        self.cross_validated: dict[int, CrossValidated] = {}
+        """By trial, from the last round in which it was compared on several folds."""
         self.plan: Plan | None = None
         self.earlier_plans: list[Plan] = []
         """Plans of smaller budgets, in order."""
@@ -243,12 +265,21 @@ class Trials(Mapping[int, Trial]):
     def add_result(self, result: RungResult) -> None:
         """Add the result of a trial's next rung or of one of its final trainings."""
         number = result.key.trial
-        if result.key.stage is Stage.FINAL:
+        if result.key.fold:
+            self.fold_results[result.key] = result
+        elif result.key.stage is Stage.FINAL:
             self.finals.setdefault(number, []).append(result)
         else:
             self.results[number].append(result)
             rung = len(self.results[number]) - 1
             self._finished[rung] = self._finished.get(rung, 0) + 1
+
+    def add_cross_validation(self, round_number: int, event: Mapping[str, Any]) -> None:
+        """Add the value of a `EventKind.CROSS_VALIDATION` event."""
+        for each in event["finalists"]:
+            self.cross_validated[each["number"]] = CrossValidated(
+                round_number, each["augment"], each["flip"], cross_validation_of(event, each)
+            )
 
     def epochs_of(self, number: int) -> int:
         """Epochs of a trial after its last rung: those of its plan, or of its recipe."""
@@ -278,8 +309,16 @@ class Trials(Mapping[int, Trial]):
         return dataclasses.replace(recipe, flip=recipe.flip or self.uses_flips)
 
     def best_result(self, number: int) -> RungResult:
-        """The most accurate of its last rung and its final trainings; the newest of equal ones."""
-        results = [self.search_result(number), *self.final_results(number)]
+        """The most accurate of its last rung and its final trainings; the newest of equal ones.
+
+        Where cross-validation chose a variant of the trial, its final training on the training part
+        or a later one. The result is always that on the validation part.
+        """
+        finals, chosen = self.final_results(number), self.cross_validated.get(number)
+        results = [self.search_result(number), *finals]
+        if chosen is not None:
+            own = [r for r in finals if r.key.round > chosen.round or chosen.is_of(r.key)]
+            results = own or results
         return max(reversed(results), key=lambda result: result.accuracy)
 
     def search_result(self, number: int) -> RungResult:
@@ -287,7 +326,7 @@ class Trials(Mapping[int, Trial]):
         return [result for result in self.results[number] if not result.failed][-1]
 
     def final_results(self, number: int) -> list[RungResult]:
-        """The usable final trainings of a trial."""
+        """The usable final trainings of a trial on the validation part."""
         return [result for result in self.finals.get(number, []) if self.is_usable(result)]
 
     def is_usable(self, result: RungResult | None) -> bool:
@@ -298,6 +337,8 @@ class Trials(Mapping[int, Trial]):
 
     def final_result(self, key: TrainingKey) -> RungResult | None:
         """The result of one final training, failed or not; None before it has ended."""
+        if key.fold:
+            return self.fold_results.get(key)
         return next((r for r in self.finals.get(key.trial, []) if r.key == key), None)
 
     def search_epochs(self, number: int) -> int:
@@ -356,13 +397,39 @@ def read_trials(ledger: LedgerView) -> Trials:
         trials.uses_flips = test["verdict"] == "on" or chosen.get(key, {}).get("is_used", False)
     for event in ledger.all(EventKind.TRIAL).values():
         trials.add(Trial.from_event(event))
-    for key, event in ledger.all(EventKind.RUNG).items():
-        trials.add_result(RungResult.from_event(TrainingKey.parse(key), event))
+    for kind in (EventKind.RUNG, EventKind.FOLD):
+        for key, event in ledger.all(kind).items():
+            trials.add_result(RungResult.from_event(TrainingKey.parse(key), event))
+    for key, event in ledger.all(EventKind.CROSS_VALIDATION).items():
+        trials.add_cross_validation(int(key), event)
     return trials
 
 
-def result_event(result: TaskResult, epochs: int, validation: Part | None = None) -> dict[str, Any]:
-    """Value of the ledger event of a finished training: its result and the seconds it took."""
+def cross_validation_of(event: Mapping[str, Any], finalist: Mapping[str, Any]) -> CrossValidation:
+    """The accuracy of a finalist in the value of a `EventKind.CROSS_VALIDATION` event."""
+    return CrossValidation(
+        finalist["accuracy"],
+        finalist["low"],
+        finalist["high"],
+        len(event["folds"]),
+        event["samples"],
+    )
+
+
+def result_event(
+    result: TaskResult, epochs: int, validation: Part | EvaluatedSamples | None = None
+) -> dict[str, Any]:
+    """Value of the ledger event of a finished training: its result and the seconds it took.
+
+    Parameters
+    ----------
+    result : TaskResult
+        Of the training.
+    epochs : int
+        Epochs of the trial after it.
+    validation : Part or EvaluatedSamples, optional
+        The samples that it was evaluated on.
+    """
     event = {
         "epochs": epochs,
         "correct": result.correct,

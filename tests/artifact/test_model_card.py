@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lepton_automl.artifact.model_card import card
-from lepton_automl.artifact.provenance import FinalistResult, Provenance
+from lepton_automl.artifact.provenance import CrossValidation, FinalistResult, Provenance
 from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.config import Limits
 from lepton_automl.core.decisions import Decision
@@ -54,7 +54,10 @@ def test_the_verdict_is_the_heading(status):
 def test_a_card_tells_how_the_few_best_were_finalists():
     few = (FinalistResult(4, 0.98, 9, (0.95, 0.97), 27), FinalistResult(2, 0.97, 9, (0.96,), 27))
     text = card(verdict(), dataclasses.replace(ABOUT, finalists=few))
-    assert "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points | 2 of 27 epochs |" in text
+    assert (
+        "| 4 | 98.00 % after 9 epochs | 96.00 % | 2.00 points over 2 seeds | 2 of 27 epochs |"
+        in text
+    )
     assert "| 2 | 97.00 % after 9 epochs | 96.00 % | one seed | 1 of 27 epochs |" in text
     assert "97.50 % when selected on average, 96.00 % after final training" in text
     assert "How it was chosen" not in card(verdict(), ABOUT)
@@ -96,6 +99,14 @@ def test_an_estimate_is_called_one_everywhere_on_the_card():
     assert "Latency on cortex-m: a core is estimated from assumed speeds" in text
     assert "An estimate cannot prove that a limit holds." in text
     assert "latency on the target" not in card(verdict(), ABOUT)
+
+
+def test_a_card_tells_that_finalists_were_compared_by_cross_validation():
+    compared = CrossValidation(0.9, 0.85, 0.93, 3, 1020)
+    few = (FinalistResult(4, 0.98, 9, (0.95,), 27, cross_validation=compared),)
+    text = card(verdict(), dataclasses.replace(ABOUT, finalists=few))
+    assert "On training and validation, the best trial was trained" in text
+    assert "| 4 | 98.00 % after 9 epochs | 90.00 % [85.00, 93.00] | 3 folds | 3 of 27" in text
 
 
 def test_balanced_accuracy_is_called_so_everywhere_on_the_card():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.artifact.provenance import (
+    CrossValidation,
     FinalistResult,
     Provenance,
     finalist_summary,
@@ -59,6 +60,22 @@ def test_the_summary_says_what_selection_promised_and_what_was_kept() -> None:
     assert finalist_summary([FIRST, stronger]) == f"{text}, trial 2 with augment 0.5"
     assert finalist_summary([SECOND]).startswith("the best trial was trained")
     assert finalist_summary([]) == ""
+
+
+COMPARED = dataclasses.replace(FIRST, cross_validation=CrossValidation(0.9, 0.85, 0.93, 3, 1020))
+
+
+def test_the_accuracy_is_that_of_the_cross_validation_where_there_was_one() -> None:
+    assert COMPARED.accuracy == 0.9
+    text = finalist_summary([COMPARED])
+    assert "90.00 % after final training" in text
+    assert text.endswith("by cross-validation on 3 folds with 1,020 samples")
+    body = dataclasses.asdict(COMPARED) | {"accuracies": [0.95, 0.97]}
+    assert FinalistResult.from_dict(body) == COMPARED
+    assert COMPARED.document()["cross_validation"]["samples"] == 1020
+    assert FIRST.document()["cross_validation"] is None
+    older = {key: value for key, value in body.items() if key != "cross_validation"}
+    assert FinalistResult.from_dict(older) == FIRST
 
 
 def test_it_survives_json_as_its_fields() -> None:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from lepton_automl.artifact.predict import Prediction
+from lepton_automl.artifact.provenance import CrossValidation, FinalistResult
 from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.cli import report
 from lepton_automl.cli.report import tables
@@ -100,6 +101,18 @@ def test_a_faster_float_file_is_reported():
     fast = figures("model.fp32.onnx", latency_ms=0.0065, latency_interval=(0.006, 0.007))
     text = shown(tables.verdict_view(verdict(float32=fast), Path()))
     assert "int8 ships; float is faster than int8 here, 0.50 of its time" in text
+
+
+def test_a_search_shows_the_accuracy_of_the_winner_by_cross_validation():
+    compared = CrossValidation(0.94, 0.92, 0.96, 3, 1020)
+    before = found()
+    rows = [dataclasses.replace(row, cross_validation=compared) for row in before.rows]
+    few = (FinalistResult(1, 0.99, 9, (0.98,), 27, cross_validation=compared),)
+    after = dataclasses.replace(before, rows=tuple(rows), finalists=few)
+    text = shown(tables.search_view(after))
+    assert "94.00 % [92.00, 96.00] by cross-validation on 3 folds" in text
+    assert "final trainings, on training and validation data" in text
+    assert "by cross-validation" not in shown(tables.search_view(before))
 
 
 def test_a_search_shows_the_front_the_plot_and_the_winner():

@@ -77,7 +77,7 @@ def search_request(folder: Path, ledger: Ledger | None = None, **changes: Any) -
     """
     shared = {"space", "target", "device"}  # Fields of both; here those of the request.
     of_config = {item.name for item in dataclasses.fields(RunConfig)} - shared
-    settings = {"objectives": ("accuracy", "size_bytes"), "jobs": 1, "trials": 6}
+    settings = {"objectives": ("accuracy", "size_bytes"), "jobs": 1, "trials": 6, "folds": "off"}
     settings |= {name: changes.pop(name) for name in of_config & changes.keys()}
     fields: dict[str, Any] = {
         "config": RunConfig(data="", out=folder, **settings),

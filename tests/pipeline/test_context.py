@@ -3,12 +3,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import silent
+from lepton_automl.data.folds import SMALL
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.pipeline import context
 from lepton_automl.pipeline.context import chosen_device, open_run
@@ -79,6 +81,7 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
         ({"space": "tinny"}, "'tinny'", "tiny"),
         ({"target": "x86-vni"}, "'x86-vni'", "x86-vnni"),
         ({"jobs_per_gpu": 2, "device": "cpu"}, "--jobs-per-gpu has no effect", "--jobs"),
+        ({"folds": "10"}, "--folds 10: these data can be divided into at most 7", "--folds 7"),
         ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "smaller"),
         ({"final_jobs": 0}, "--final-jobs 0, the rule is 1 to", "leave it out"),
     ],
@@ -89,6 +92,20 @@ def test_a_wrong_option_is_reported_before_anything_is_written(tmp_path, more, s
     assert said in caught.value.what
     assert hint in caught.value.fix
     assert not (tmp_path / "run").exists()
+
+
+def test_folds_without_effect_are_refused(tmp_path):
+    draws, count = np.random.default_rng(0), SMALL * 2
+    x = draws.integers(0, 256, (count, 4, 4), np.uint8)
+    np.savez(tmp_path / "many.npz", x=x, y=np.arange(count) % 2)
+    many = dataclasses.replace(config(tmp_path, folds="off"), data=str(tmp_path / "many.npz"))
+    with pytest.raises(ConfigError, match="--folds off has no effect"), open_run(many, silent):
+        pass
+    with open_run(dataclasses.replace(many, folds="3"), silent) as run:
+        assert run.config.folds == "3"
+    # Another value continues the same run.
+    with open_run(dataclasses.replace(many, folds="auto"), silent):
+        pass
 
 
 def test_cuda_without_a_cuda_device_is_an_error(monkeypatch):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,13 +149,15 @@ def some(count: int = 5, epochs: int = 9, each: float = 1.0) -> list[Finalist]:
     return [Finalist(number, epochs, 9, each) for number in range(count)]
 
 
-def duration(plan: list[FinalRun], finalists_: list[Finalist], jobs: int) -> float:
+def duration(
+    plan: list[FinalRun], finalists_: list[Finalist], jobs: int, sizes: Sequence[float] = (1.0,)
+) -> float:
     """By simulation: at every moment the first free worker takes the next training."""
     pace = {e.number: e.seconds_per_epoch for e in finalists_}
     ends = [0.0] * jobs
     for final in plan:
         worker = ends.index(min(ends))
-        ends[worker] += final.epochs * pace[final.number]
+        ends[worker] += final.epochs * pace[final.number] * sizes[final.fold]
     return max(ends)
 
 
@@ -209,13 +212,53 @@ def test_an_idle_worker_trains_another_seed() -> None:
     st.integers(1, 30),
     st.integers(1, 4),
     st.floats(0.1, 5000.0),
+    st.lists(st.floats(0.5, 1.2), max_size=4),
 )
-def test_the_plan_ends_in_time(paces: list[float], epochs: int, jobs: int, seconds: float) -> None:
+def test_the_plan_ends_in_time(
+    paces: list[float], epochs: int, jobs: int, seconds: float, folds: list[float]
+) -> None:
     finalists_ = [Finalist(n, epochs, 9, pace) for n, pace in enumerate(paces)]
-    plan = plan_final_runs(finalists_, jobs, seconds)
-    assert duration(plan, finalists_, jobs) <= seconds * (1 + 1e-9)
+    sizes = [1.0, *folds]
+    plan = plan_final_runs(finalists_, jobs, seconds, sizes)
+    assert duration(plan, finalists_, jobs, sizes) <= seconds * (1 + 1e-9)
     assert len({f.key(0) for f in plan}) == len(plan)
-    assert {f.number for f in plan} <= set(range(FINALISTS if jobs <= 3 else jobs))
+    numbers = {f.number for f in plan}
+    assert numbers <= set(range(FINALISTS if jobs <= 3 else jobs))
+    # All finalists have the same folds, in place of other seeds, and fold 0 comes first.
+    by_fold = [f.fold for f in plan]
+    assert by_fold == sorted(by_fold)
+    for fold in set(by_fold):
+        assert {f.number for f in plan if f.fold == fold} == numbers
+    assert not any(f.fold and f.seed for f in plan)
+    if len(numbers) > 1 and folds:
+        assert not any(f.seed for f in plan)
+    # As many finalists as without folds.
+    assert numbers == {f.number for f in plan_final_runs(finalists_, jobs, seconds)}
+
+
+def test_three_folds_come_before_more_epochs_and_all_others_after_them() -> None:
+    least, most = some()[0].min_epochs, some()[0].max_epochs
+    sizes = [1.0] * 5
+
+    def planned(seconds: float) -> tuple[int, int]:
+        plan = plan_final_runs(some(), 1, seconds, sizes)
+        return len({run.fold for run in plan}), plan[0].epochs
+
+    assert planned(3 * least + 0.5) == (1, least)
+    assert planned(6 * least + 0.5) == (2, least)
+    assert planned(9 * least + 0.5) == (3, least)
+    assert planned(12 * least - 0.5)[0] == 3
+    assert planned(12 * most - 0.5)[0] == 3
+    assert planned(12 * most + 0.5) == (4, most)
+    assert planned(1e9) == (5, most)
+    only = plan_final_runs(some(1), 1, 1e9, sizes)
+    assert [(run.fold, run.seed) for run in only] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_without_a_budget_every_finalist_has_every_fold_once() -> None:
+    plan = plan_final_runs(some(2), 1, math.inf, [1.0, 0.9])
+    assert plan == [FinalRun(n, 9, fold=fold) for fold in (0, 1) for n in (0, 1)]
+    assert plan_final_runs(some(1), 1, math.inf, [1.0, 0.9]) == [FinalRun(0, 9)]
 
 
 def test_the_makespan_is_that_of_list_scheduling() -> None:
@@ -229,6 +272,8 @@ def test_the_makespan_is_that_of_list_scheduling() -> None:
 def test_a_final_run_survives_the_ledger_and_has_its_own_key() -> None:
     final = FinalRun(7, 40, 2, from_scratch=False)
     assert FinalRun.from_event(final.to_event()) == final
+    older = {key: value for key, value in final.to_event().items() if key != "fold"}
+    assert FinalRun.from_event(older) == final
     assert [str(FinalRun(7, 40, seed).key(1)) for seed in (0, 1)] == ["7-final-1", "7-final-1-1"]
 
 

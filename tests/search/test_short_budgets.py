@@ -57,6 +57,7 @@ class Machine:
     """Seconds of a proposal."""
     jobs: int
     flips: bool
+    has_folds: bool
     stall: float = 3.0
     stalling: str = ""
     """Part of the keys of the trainings that may take longer."""
@@ -73,6 +74,7 @@ class Machine:
             proposal=float(10 ** rng.uniform(-2, 1)) if is_rough else 0.01,
             jobs=int(rng.integers(1, 3)),
             flips=bool(rng.random() < 0.5),
+            has_folds=bool(rng.random() < 0.7),
         )
 
 
@@ -207,6 +209,7 @@ class Run:
             space=self.space,
             sampler="random",
             trials=trials,
+            folds="auto" if machine.has_folds else "off",
             jobs=machine.jobs,
             budget_seconds=budget,
             start_seconds=machine.start,
@@ -253,6 +256,7 @@ class Run:
             assert budget is None or sum(stages.values()) <= budget
             for run in planned_final_runs(request.ledger, number):
                 assert run.epochs >= 1
+                assert self.machine.has_folds or not run.fold
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ FINALS = st.builds(
     NUMBERS,
     st.none() | st.floats(allow_nan=False, allow_infinity=False),
     st.booleans(),
+    NUMBERS,
 )
 
 OTHERS = st.builds(TrainingKey, NUMBERS, st.sampled_from([Stage.PICK, Stage.PROBE]))
@@ -121,6 +122,7 @@ def test_the_texts_of_keys() -> None:
     assert str(TrainingKey(7, Stage.FINAL, 0, 1, 0.5)) == "7-final-0-1-augment-0.5"
     assert str(TrainingKey(7, Stage.FINAL, 0, 0, 1.0)) == "7-final-0-augment-1"
     assert str(TrainingKey(7, Stage.FINAL, 0, 0, 0.5, flip=True)) == "7-final-0-augment-0.5-flip"
+    assert str(TrainingKey(7, Stage.FINAL, 0, fold=2)) == "7-final-0-fold-2"
     assert str(TrainingKey(7, Stage.PICK)) == "7-pick"
 
 

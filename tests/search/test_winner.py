@@ -118,7 +118,12 @@ def test_a_trial_too_slow_for_a_final_training_can_still_win(
         trials.add_result(result(number, "2", right, epochs=epochs))
     winners, final = WinnerStore(request, TaskBuilder(request, trials), trials), FinalRun(1, 90)
     finalist = Option(1, np.arange(200) < others, trials[1].cost)
-    stub = SimpleNamespace(train=lambda *given: [finalist], runs=[final])
+    stub = SimpleNamespace(
+        train=lambda *given: [finalist],
+        options=lambda by_folds: [finalist],
+        record_comparison=lambda: None,
+        runs=[final],
+    )
     monkeypatch.setattr(winners, "_final_training", stub)
     monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
     assert winners.select_winner(InlineWorkers(), ENDLESS).number == wins

@@ -149,4 +149,5 @@ def _row(row: TrialRow) -> dict[str, Any]:
         "feasible": row.feasible,
         "note": row.note,
         "params": dict(row.params),
+        "cross_validation": row.cross_validation and dataclasses.asdict(row.cross_validation),
     }

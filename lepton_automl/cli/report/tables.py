@@ -73,15 +73,27 @@ def search_view(found: SearchResult | Front) -> RenderableType:
     table = _table("Pareto front of the search, on validation data", *columns)
     for row in found.front[:_FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
-    winner = f"winner: trial {found.number}, {found.reason}"
+    winner = f"winner: trial {found.number}, {found.reason}{_cross_validated(found)}"
     drawing = [Text(text)] if (text := front_plot(found)) else []
     return Group(table, *drawing, *_finalists(found.finalists), Text(winner))
+
+
+def _cross_validated(found: SearchResult | Front) -> str:
+    """The accuracy of the winner by cross-validation; empty where there was none."""
+    row = next((row for row in found.rows if row.number == found.number), None)
+    if row is None or row.cross_validation is None:
+        return ""
+    compared = row.cross_validation
+    text = units.accuracy_text(compared.accuracy, (compared.low, compared.high))
+    return f"; {text} by cross-validation on {compared.folds} folds"
 
 
 def _finalists(finalists: Sequence[FinalistResult]) -> list[RenderableType]:
     if not finalists:
         return []
-    table = _table("final trainings, on validation data", "trial", *formatting.FINALIST_COLUMNS)
+    has_folds = finalists[0].cross_validation is not None
+    data = "training and validation data" if has_folds else "validation data"
+    table = _table(f"final trainings, on {data}", "trial", *formatting.FINALIST_COLUMNS)
     for each in finalists:
         table.add_row(str(each.number), *formatting.finalist_cells(each))
     return [table, Text(finalist_summary(finalists))]

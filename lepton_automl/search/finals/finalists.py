@@ -35,6 +35,8 @@ FINALISTS = 3
 """Number of finalists, where there is time for all of them."""
 MAX_SEEDS = 3
 """Final trainings of one finalist, where the time is longer than the longest training."""
+_FOLDS_FIRST = 3
+"""Folds of which the trainings have precedence over more epochs, where data are small."""
 _MIN_SCRATCH_FACTOR = 2
 """With a budget, a training from scratch has at least this many times the epochs of the last rung
 or of the recipe, whichever is less: a shorter one is worse than continuing from the rung for the
@@ -93,10 +95,12 @@ class FinalRun:
     """Strength of the augmentation; None: that of the recipe."""
     flip: bool = False
     """Whether it is trained with random flips where its recipe has none."""
+    fold: int = 0
+    """Fold that it leaves out and is evaluated on; 0: the validation part."""
 
     def key(self, round_number: int) -> TrainingKey:
         """Its key in a round of final trainings."""
-        variant = self.seed, self.augment, self.flip
+        variant = self.seed, self.augment, self.flip, self.fold
         return TrainingKey(self.number, Stage.FINAL, round_number, *variant)
 
     def to_event(self) -> dict[str, Any]:
@@ -115,12 +119,17 @@ def planned_final_runs(ledger: LedgerView, round_number: int) -> list[FinalRun]:
     return [FinalRun.from_event(run) for run in event.get("finals", [])]
 
 
-def plan_final_runs(finalists: Sequence[Finalist], jobs: int, seconds: float) -> list[FinalRun]:
+def plan_final_runs(
+    finalists: Sequence[Finalist], jobs: int, seconds: float, folds: Sequence[float] = (1.0,)
+) -> list[FinalRun]:
     """Plan the final trainings, in the order in which they start.
 
     Without a budget the first `FINALISTS` are trained for their planned epochs. With one, as many
     of them as can be trained from scratch in the time; then with more epochs, then with more seeds.
     Where there is not enough time for even one, the best continue from their last rung.
+
+    Several finalists are compared on several folds where there are any: all of them have a training
+    without each fold, in place of other seeds. The first of these come before more epochs.
 
     Parameters
     ----------
@@ -130,13 +139,21 @@ def plan_final_runs(finalists: Sequence[Finalist], jobs: int, seconds: float) ->
         Number of trainings that run at the same time.
     seconds : float
         Time for all of them; infinite without a budget.
+    folds : sequence of float
+        Size of the training for each fold, relative to that on the training part, which is the
+        first.
     """
     best = finalists[:FINALISTS]
+    if len(best) == 1:
+        folds = folds[:1]
     if seconds == math.inf:
-        return [FinalRun(f.number, f.epochs, augment=f.augment, flip=f.flip) for f in best]
+        plan = [FinalRun(f.number, f.epochs, augment=f.augment, flip=f.flip) for f in best]
+        return [dataclasses.replace(run, fold=k) for k in range(len(folds)) for run in plan]
     for count in range(len(best), 0, -1):
         chosen = best[:count]
         if _duration(chosen, _scaled_epochs(chosen, 1.0), jobs) <= seconds:
+            if count > 1 and len(folds) > 1:
+                return _with_folds(chosen, jobs, seconds, folds)
             return _with_seeds(chosen, _most_epochs(chosen, jobs, seconds), jobs, seconds)
     of_recipe = [f for f in best if f.augment is None][:jobs]
     epochs = [min(f.max_epochs, math.floor(seconds / f.seconds_per_epoch)) for f in of_recipe]
@@ -159,18 +176,25 @@ def _scaled_epochs(finalists: Sequence[Finalist], factor: float) -> list[int]:
     return [max(1, min(f.max_epochs, round(factor * f.min_epochs))) for f in finalists]
 
 
-def _duration(finalists: Sequence[Finalist], epochs: Sequence[int], jobs: int) -> float:
-    pairs = zip(finalists, epochs, strict=True)
-    return makespan([f.seconds_per_epoch * n for f, n in pairs], jobs)
+def _duration(
+    finalists: Sequence[Finalist],
+    epochs: Sequence[int],
+    jobs: int,
+    folds: Sequence[float] = (1.0,),
+) -> float:
+    pairs = list(zip(finalists, epochs, strict=True))
+    return makespan([size * f.seconds_per_epoch * n for size in folds for f, n in pairs], jobs)
 
 
-def _most_epochs(finalists: Sequence[Finalist], jobs: int, seconds: float) -> list[int]:
+def _most_epochs(
+    finalists: Sequence[Finalist], jobs: int, seconds: float, folds: Sequence[float] = (1.0,)
+) -> list[int]:
     """Epochs of each finalist, scaled by one factor, as many as the time allows."""
     factor, epochs = 1.0, _scaled_epochs(finalists, 1.0)
     while any(n < f.max_epochs for n, f in zip(epochs, finalists, strict=True)):
         factor *= 1.05
         more = _scaled_epochs(finalists, factor)
-        if _duration(finalists, more, jobs) > seconds:
+        if _duration(finalists, more, jobs, folds) > seconds:
             break
         epochs = more
     return epochs
@@ -190,6 +214,28 @@ def _with_seeds(
                 planned.append(duration)
                 plan.append(dataclasses.replace(run, seed=seed))
     return plan
+
+
+def _with_folds(
+    finalists: Sequence[Finalist], jobs: int, seconds: float, folds: Sequence[float]
+) -> list[FinalRun]:
+    """A training of each finalist without each fold, for as many folds as the time allows."""
+    least = _scaled_epochs(finalists, 1.0)
+    first = min(len(folds), _FOLDS_FIRST)
+    while first > 1 and _duration(finalists, least, jobs, folds[:first]) > seconds:
+        first -= 1
+    epochs = _most_epochs(finalists, jobs, seconds, folds[:first])
+    count = first
+    while count < len(folds) and (
+        _duration(finalists, epochs, jobs, folds[: count + 1]) <= seconds
+    ):
+        count += 1
+    pairs = list(zip(finalists, epochs, strict=True))
+    return [
+        FinalRun(f.number, n, augment=f.augment, flip=f.flip, fold=fold)
+        for fold in range(count)
+        for f, n in pairs
+    ]
 
 
 class FinalistSelection:

@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
 from lepton_automl.data.dataset import Part, load_labelled
+from lepton_automl.data.folds import EvaluatedSamples
 from lepton_automl.data.sampling import balanced
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.metrics.bootstrap import cluster_effective_fraction
 from lepton_automl.metrics.paired import paired_drop, tango_interval
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
+from lepton_automl.search.finals.cross_validation import answers
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.mirror_test import MirrorTest, Verdict, mirror_test
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock, work_of
-from lepton_automl.search.trials import RungResult, Trials
+from lepton_automl.search.trials import Trials
 from lepton_automl.training.evaluate import predict_logits
 
 FLIP = "flip"
@@ -102,7 +104,7 @@ def choose(
     event = request.ledger.get(EventKind.FLIP_CHOICE, key)
     if event is None:
         event = _compared(
-            request.dataset.validation,
+            request,
             trials,
             runs,
             round_number,
@@ -159,7 +161,7 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
 
 
 def _compared(
-    validation: Part,
+    request: SearchRequest,
     trials: Trials,
     runs: Sequence[FinalRun],
     round_number: int,
@@ -173,32 +175,30 @@ def _compared(
         for run in runs
         if not run.flip and (run.number, run.augment) in {(f.number, f.augment) for f in flipped}
     ]
-    after = _results(trials, flipped, round_number)
-    before = _results(trials, plain, round_number)
+    found = answers(request, trials, [*plain, *flipped], round_number)
+    after = [variant for variant in found.correct if variant.flip]
+    before = [variant for variant in found.correct if not variant.flip]
     if not after or not before:
         evidence = "no net could be trained both ways in the time"
         return {"is_used": bool(after), "evidence": evidence, "certainty": "assumed"}
     used, evidence = compare(
-        np.mean([result.correct for result in before], axis=0),
-        np.mean([result.correct for result in after], axis=0),
-        validation,
+        found.correct[before[0]],
+        found.correct[after[0]],
+        found.samples,
         prefers_flips=prefers_flips,
+        folds=len(found.folds),
     )
-    evidence = f"trial {after[0].key.trial} was trained both ways, {evidence}"
+    evidence = f"trial {after[0].number} was trained both ways, {evidence}"
     return {"is_used": used, "evidence": evidence, "certainty": "measured"}
-
-
-def _results(trials: Trials, runs: Sequence[FinalRun], round_number: int) -> list[RungResult]:
-    found = (trials.final_result(run.key(round_number)) for run in runs)
-    return [result for result in found if result is not None and not result.failed]
 
 
 def compare(
     plain: NDArray[np.float64],
     flipped: NDArray[np.float64],
-    validation: Part,
+    validation: Part | EvaluatedSamples,
     *,
     prefers_flips: bool = False,
+    folds: int = 1,
 ) -> tuple[bool, str]:
     """Whether the net trained with flips is used, and the figures in words.
 
@@ -207,16 +207,19 @@ def compare(
     plain, flipped : ndarray
         (N,): share of the trainings without and with flips, 0 to 1, that classify each validation
         sample correctly.
-    validation : Part
+    validation : Part or EvaluatedSamples
         Labels, groups and balance of the samples.
     prefers_flips : bool
         Use it unless it is significantly worse; else only if it is better.
+    folds : int
+        Number of folds that the samples are of; 1: they are the validation part.
     """
     strata, groups = validation.strata, validation.groups
     accuracies = [balanced_mean(correct, strata) for correct in (flipped, plain)]
     drop = paired_drop(plain >= 0.5, flipped >= 0.5, groups, strata)
+    samples = f"samples of {folds} folds" if folds > 1 else "validation samples"
     text = (
-        f"{accuracies[0]:.1%} of {len(plain)} validation samples correct with flips and "
+        f"{accuracies[0]:.1%} of {len(plain)} {samples} correct with flips and "
         f"{accuracies[1]:.1%} without (95 % interval of the difference {-drop.high:+.1f} to "
         f"{-drop.low:+.1f} points)"
     )
@@ -228,7 +231,9 @@ def compare(
 
 
 def _harmed_classes(
-    plain: NDArray[np.float64], flipped: NDArray[np.float64], validation: Part
+    plain: NDArray[np.float64],
+    flipped: NDArray[np.float64],
+    validation: Part | EvaluatedSamples,
 ) -> list[int]:
     """Classes whose accuracy is significantly lower with flips, corrected for their number."""
     labels, found = np.unique(validation.labels), []

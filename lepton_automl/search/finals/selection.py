@@ -35,13 +35,15 @@ class Option:
     number: int
     """Number of the trial; the smallest is selected where all else is equal."""
     correct: NDArray[np.bool_ | np.float64]
-    """(N,): share of its trainings, 0 to 1, that classify each validation sample correctly; the
-    same samples for every option."""
+    """(N,): share of its trainings, 0 to 1, that classify each sample correctly; the same samples
+    for every option, those of the validation part or of several folds."""
     cost: Cost
     groups: NDArray[np.int64] | None = None
     """(N,): group of each sample; None: samples are independent."""
     strata: Strata = None
     """(N,): class of each sample where classes have equal weight; None: samples have."""
+    where: str = "on validation"
+    """What the samples are, in words."""
 
     @functools.cached_property
     def accuracy(self) -> float:
@@ -154,7 +156,8 @@ def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
         return Choice(best.number, f"the highest accuracy: none reaches {minimum:.2%}")
     chosen = min(sure or reaching, key=lambda o: _cost_key(o, latency_first=True))
     bound = " with its lower 90 % bound" if sure else ""
-    return Choice(chosen.number, f"the cheapest that reaches {minimum:.2%} on validation{bound}")
+    reason = f"the cheapest that reaches {minimum:.2%} {chosen.where}{bound}"
+    return Choice(chosen.number, reason)
 
 
 def _lower_bound(option: Option) -> float:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-import numpy as np
-
 from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
@@ -20,9 +18,9 @@ from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
-from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.runs.ledger import EventKind, LedgerView, record_decision
 from lepton_automl.runs.time_budget import COMPRESSION, sufficient_budget
-from lepton_automl.search.finals import flip_check
+from lepton_automl.search.finals import cross_validation, flip_check
 from lepton_automl.search.finals.finalists import (
     Finalist,
     FinalistSelection,
@@ -44,7 +42,13 @@ from lepton_automl.search.time_plan import (
     work_of,
 )
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.trials import RungResult, Trials, read_trials, result_event
+from lepton_automl.search.trials import (
+    RungResult,
+    Trials,
+    cross_validation_of,
+    read_trials,
+    result_event,
+)
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import Task, TaskResult, run_task, unpack
@@ -99,9 +103,11 @@ class FinalTraining:
             selection = FinalistSelection(self._request, self._tasks, self._trials, clock)
             finalists = selection.select(options, flips)
             seconds = clock.left() - TASK_SECONDS
+            folds = cross_validation.training_shares(self._request, seconds)
+            at_once, ranks = self._request.finals_at_once, self._request.config.final_jobs
             plan = [
-                dataclasses.replace(run, ranks=self._request.config.final_jobs)
-                for run in plan_final_runs(finalists, self._request.finals_at_once, seconds)
+                dataclasses.replace(run, ranks=ranks)
+                for run in plan_final_runs(finalists, at_once, seconds, folds)
             ]
             event = {"finals": [run.to_event() for run in plan]}
             self._request.ledger.record(EventKind.PLAN, key, event)
@@ -110,18 +116,58 @@ class FinalTraining:
             self._emit(plan_text(plan, len(_numbers(finalists)), larger))
         self._train(workers, clock)
         flip_check.choose(self._request, self._trials, self.runs, self._round)
-        return [self._option(number) for number in _numbers(self.runs) if self._results(number)]
+        self._cross_validate()
+        return self.options()
+
+    def options(self, *, by_folds: bool = True) -> list[Option]:
+        """The finalists with their accuracy after the final trainings.
+
+        Parameters
+        ----------
+        by_folds : bool
+            Whether they are compared on all folds that all of them have; else on the validation
+            part.
+        """
+        request, trials = self._request, self._trials
+        found = cross_validation.answers(request, trials, self.runs, self._round, by_folds=by_folds)
+        options = []
+        for number in _numbers(self.runs):
+            variant = found.best(number)
+            if variant is not None:
+                correct, cost = found.correct[variant], trials[number].cost
+                samples = found.samples
+                where = "in cross-validation" if len(found.folds) > 1 else "on validation"
+                options.append(Option(number, correct, cost, samples.groups, samples.strata, where))
+        return options
+
+    def _cross_validate(self) -> None:
+        """Record the comparison of the finalists where they have several folds; once a round."""
+        key, ledger = str(self._round), self._request.ledger
+        event = ledger.get(EventKind.CROSS_VALIDATION, key)
+        if event is None:
+            found = cross_validation.answers(self._request, self._trials, self.runs, self._round)
+            if len(found.folds) < 2:
+                return
+            event = found.to_event()
+            ledger.record(EventKind.CROSS_VALIDATION, key, event)
+            self._emit(_comparison_text(event))
+        self._trials.add_cross_validation(self._round, event)
+
+    def record_comparison(self) -> None:
+        """Record the decision to compare the finalists on several folds, if they were."""
+        event = self._request.ledger.get(EventKind.CROSS_VALIDATION, str(self._round))
+        decision = event and cross_validation.decision(self._request, event)
+        if decision:
+            record_decision(self._request.ledger, decision)
 
     def _train(self, workers: Workers, clock: Clock) -> None:
         waiting = [run for run in self.runs if self._result(run) is None]
         count, begun = len(waiting), time.monotonic()
         while True:
             while waiting and self._has_free_workers(workers):
-                run = waiting.pop(0)
-                if clock.has_time(self._work_of(run), run.number):
-                    task = final_task(run, self._round, self._tasks, self._trials)
-                    limit = self._longest_training(clock.left())
-                    workers.start(dataclasses.replace(task, max_seconds=limit))
+                next_task = self._next_task(waiting, clock)
+                if next_task is not None:
+                    workers.start(next_task)
             if not workers.busy:
                 return
             for task, result in workers.finished():
@@ -169,35 +215,49 @@ class FinalTraining:
         key = TrainingKey.parse(task.key)
         run = next(run for run in self.runs if run.key(self._round) == key)
         before = 0 if run.from_scratch else self._trials.search_epochs(run.number)
-        event = result_event(result, before + run.epochs, self._request.dataset.validation)
-        self._request.ledger.record(EventKind.RUNG, task.key, event)
+        request = self._request
+        part = request.folds.evaluated([run.fold]) if run.fold else request.dataset.validation
+        event = result_event(result, before + run.epochs, part)
+        kind = EventKind.FOLD if run.fold else EventKind.RUNG
+        request.ledger.record(kind, task.key, event)
         final = RungResult.from_event(key, event)
         self._trials.add_result(final)
         search = self._trials.search_result(run.number)
         outcome = final.failed or f"{final.accuracy:.2%} after {epochs_text(final.epochs)}"
         augment = "" if run.augment is None else f" with augment {run.augment:g}"
         flips = " with random flips" if run.flip else ""
+        fold = f" without fold {run.fold}" if run.fold else ""
+        before_text = f" (in the search: {search.accuracy:.2%} after {epochs_text(search.epochs)})"
         self._emit(
-            f"trial {run.number}: final training{augment}{flips}: {outcome} "
-            f"(in the search: {search.accuracy:.2%} after {epochs_text(search.epochs)})"
-            f"{throughput_text(result)}"
+            f"trial {run.number}: final training{fold}{augment}{flips}: {outcome}"
+            f"{'' if run.fold else before_text}{throughput_text(result)}"
         )
+        if run.fold:
+            self._tasks.delete(key)  # Only its answers are needed.
 
     def _work_of(self, run: FinalRun) -> float:
-        return self._tasks.work(run.number, run.epochs) / expected_speedup(run.ranks)
-
-    def _option(self, number: int) -> Option:
-        """A finalist with the mean of its final trainings over seeds."""
-        correct = np.mean([result.correct for result in self._results(number)], axis=0)
-        validation = self._request.dataset.validation
-        cost = self._trials[number].cost
-        return Option(number, correct, cost, validation.groups, validation.strata)
-
-    def _results(self, number: int) -> list[RungResult]:
-        return _best_variant(self._trials, self.runs, number, self._round)
+        work = self._tasks.work(run.number, run.epochs, run.fold)
+        return work / expected_speedup(run.ranks)
 
     def _result(self, run: FinalRun) -> RungResult | None:
         return self._trials.final_result(run.key(self._round))
+
+    def _next_task(self, waiting: list[FinalRun], clock: Clock) -> Task | None:
+        """Remove the first run of `waiting`; its task, or None where it is left out."""
+        run = waiting.pop(0)
+        if not clock.has_time(self._work_of(run), run.number):
+            # A fold that one finalist lacks is not compared, so the others need none.
+            waiting[:] = [other for other in waiting if not other.fold]
+            return None
+        if run.fold and self._has_failed(dataclasses.replace(run, fold=0)):
+            return None
+        task = final_task(run, self._round, self._tasks, self._trials)
+        limit = self._longest_training(clock.left())
+        return dataclasses.replace(task, max_seconds=limit)
+
+    def _has_failed(self, run: FinalRun) -> bool:
+        result = self._result(run)
+        return result is not None and bool(result.failed)
 
     def _emit(self, message: str) -> None:
         self._request.emit(Event("search", message))
@@ -242,7 +302,9 @@ def plan_text(plan: Sequence[FinalRun], count: int, larger: str) -> str:
         verb = "continues" if len(numbers) == 1 else "continue"
         return f"not enough time for a training from scratch: {trials} {verb} for {epochs}"
     fewer = "" if len(numbers) == count else f" (no time for {count})"
+    folds = len({run.fold for run in plan})
     several = f", {len(plan)} trainings" if len(plan) > len(numbers) else ""
+    several += f" on {folds} folds" if folds > 1 else ""
     stronger = [run for run in plan if run.augment is not None]
     augment = (
         f", one with augment {stronger[0].augment:g} for trial {stronger[0].number}"
@@ -254,6 +316,16 @@ def plan_text(plan: Sequence[FinalRun], count: int, larger: str) -> str:
     if flipped and len(flipped) < len(plan):
         flips = f", one with random flips for trial {flipped[0].number}"
     return f"{trials}: final training{fewer}, {epochs} from scratch{several}{augment}{flips}"
+
+
+def _comparison_text(event: Mapping[str, Any]) -> str:
+    """The result of a cross-validation in a line."""
+    shown = ", ".join(
+        f"trial {each['number']} {each['accuracy']:.2%} [{each['low']:.2%}, {each['high']:.2%}]"
+        for each in event["finalists"]
+    )
+    folds, samples = len(event["folds"]), event["samples"]
+    return f"cross-validation on {folds} folds with {samples:,} samples: {shown}"
 
 
 def _trials_text(keys: Iterable[str]) -> str:
@@ -273,7 +345,10 @@ def finalist_results(
     ledger: LedgerView, trials: Trials, round_number: int
 ) -> tuple[FinalistResult, ...]:
     """Results of the final trainings from scratch of one round, by trial."""
-    runs = [run for run in planned_final_runs(ledger, round_number) if run.from_scratch]
+    planned = planned_final_runs(ledger, round_number)
+    runs = [run for run in planned if run.from_scratch and not run.fold]
+    compared = ledger.get(EventKind.CROSS_VALIDATION, str(round_number)) or {"finalists": []}
+    by_folds = {each["number"]: each for each in compared["finalists"]}
     return tuple(
         FinalistResult(
             number=number,
@@ -282,9 +357,12 @@ def finalist_results(
             accuracies=tuple(result.accuracy for result in results),
             epochs=results[0].epochs,
             augment=results[0].key.augment,
+            cross_validation=(
+                cross_validation_of(compared, by_folds[number]) if number in by_folds else None
+            ),
         )
         for number in _numbers(runs)
-        if (results := _best_variant(trials, runs, number, round_number))
+        if (results := _best_variant(trials, runs, round_number, number, by_folds.get(number)))
     )
 
 
@@ -295,11 +373,20 @@ def last_finalist_results(ledger: LedgerView) -> tuple[FinalistResult, ...]:
 
 
 def _best_variant(
-    trials: Trials, runs: Sequence[FinalRun], number: int, round_number: int
+    trials: Trials,
+    runs: Sequence[FinalRun],
+    round_number: int,
+    number: int,
+    chosen: Mapping[str, Any] | None,
 ) -> list[RungResult]:
-    """Results of a trial's final trainings with the better augmentation, of the usable ones."""
+    """Results on validation of a trial's usable final trainings, of its better variant.
+
+    It is the `chosen` one where variants were compared on several folds.
+    """
     by_variant: dict[tuple[float | None, bool], list[RungResult]] = {}
     for run in runs:
+        if chosen is not None and (run.augment, run.flip) != (chosen["augment"], chosen["flip"]):
+            continue
         result = trials.final_result(run.key(round_number)) if run.number == number else None
         if result is not None and trials.is_usable(result):
             by_variant.setdefault((run.augment, run.flip), []).append(result)

@@ -15,6 +15,7 @@ from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
 from lepton_automl.cost.latency import last_reference_ms
 from lepton_automl.data.dataset import load_labelled
+from lepton_automl.data.folds import delete_fold_files
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
@@ -80,6 +81,10 @@ class WinnerStore:
         options = self._options(self._trials.trained())
         finals = self._final_training.train(options, workers, clock)
         too_slow = self._too_slow(options) if finals else []
+        if too_slow:  # It was evaluated on the validation part alone.
+            finals = self._final_training.options(by_folds=False)
+        else:
+            self._final_training.record_comparison()
         choice = choose([*finals, *too_slow] or options, self._request.config.goal)
         if choice.number in {option.number for option in too_slow}:
             result = self._trials.search_result(choice.number)
@@ -121,15 +126,17 @@ class WinnerStore:
         return [first] if is_complete and not is_finalist else []
 
     def delete_other_checkpoints(self, number: int) -> None:
-        """Delete all checkpoints but those of the winner and of the final trainings.
+        """Delete all checkpoints but those of the winner and of the final trainings on validation.
 
         `lepton pick` may use the latter; all others can be trained again from the ledger.
         """
         keep = {self._checkpoint(number)}
         keep.add(self._tasks.checkpoint(self._trials.search_result(number).key))
         for run in self._final_training.runs:
-            keep.add(self._tasks.checkpoint(run.key(self._round)))
+            if not run.fold:
+                keep.add(self._tasks.checkpoint(run.key(self._round)))
         self._tasks.delete_all_but(keep)
+        delete_fold_files(self._request.folder.cache)
 
     def leader(self) -> int | None:
         """Number of the best trial so far; None before one is trained."""
@@ -184,6 +191,9 @@ class WinnerStore:
         with files.wrap_os_errors(self._folder):
             (self._folder / _RECIPE).unlink(missing_ok=True)
         metrics = {"validation_accuracy": result.accuracy, "epochs": float(result.epochs)}
+        compared = self._trials.cross_validated.get(number)
+        if compared is not None and compared.is_of(result.key):
+            metrics["cross_validation_accuracy"] = compared.accuracy.accuracy
         dataclasses.replace(model, metrics=metrics).save(self._folder)
         recipe = recipe_of(self._trials[number].recipe, result.key)
         recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
