@@ -87,9 +87,9 @@ def test_without_groups_folds_have_the_size_of_validation_and_its_classes() -> N
 def test_each_of_few_groups_is_a_fold() -> None:
     groups = np.repeat([3, 5, 8, 9], 30)
     train = part(np.tile([0, 1], 60), groups)
-    validation = part(np.tile([0, 1], 15), np.full(30, 4), first=1000)
+    validation = part(np.tile([0, 1], 30), np.full(60, 4), first=1000)
     folds = assign_folds(train, validation, 0)
-    assert folds.count == 5
+    assert folds.count == 5  # Folds as large as the validation part would be three.
     found = {tuple(np.unique(folds.evaluated([fold]).groups)) for fold in range(5)}
     assert found == {(3,), (4,), (5,), (8,), (9,)}
 

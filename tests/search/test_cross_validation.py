@@ -164,6 +164,11 @@ def test_a_search_chooses_by_folds_and_ships_the_net_of_the_training_part(tmp_pa
         row = next(row for row in found.rows if row.number == found.number)
         assert row.accuracy == best.metrics["validation_accuracy"]
         assert (row.cross_validation is not None) is (folds == "auto")
+        # As after a kill before a checkpoint was deleted; the same command again deletes it.
+        stale = request.folder.checkpoints / "00001-final-0-fold-1"
+        stale.mkdir()
+        (stale / "weights.safetensors").touch()
+        assert search(request, workers).number == found.number
         left = [path.name for path in request.folder.checkpoints.glob("[0-9]*")]
         assert left
         assert not any("fold" in name for name in left)

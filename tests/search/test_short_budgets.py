@@ -342,7 +342,7 @@ def test_many_budgets_give_a_net_or_name_one_that_does(make_run: Callable[..., R
         _check(make_run(seed))
 
 
-STEADY = Machine(2.0, 1.0 / _WORK_OF_EPOCH, 0.0, 0.0, 0.0, 0.01, 1, flips=False)
+STEADY = Machine(2.0, 1.0 / _WORK_OF_EPOCH, 0.0, 0.0, 0.0, 0.01, 1, flips=False, has_folds=False)
 """An epoch takes about a second, and nothing goes wrong."""
 
 
