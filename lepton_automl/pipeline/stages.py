@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lepton_automl.compress.context import CompressionContext, MeasureLatency
 from lepton_automl.compress.loop import REFIT, CompressionResult, pruning_decision
 from lepton_automl.compress.loop import compress as run_compression
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
-from lepton_automl.data.dataset import Dataset, load_labelled
+from lepton_automl.data.dataset import load_labelled
+from lepton_automl.data.folds import group_count, is_small
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
@@ -31,10 +29,6 @@ from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.trials import read_plans
 from lepton_automl.training.recipe import Recipe
-
-REFIT_SAMPLES, REFIT_GROUPS = 3000, 20
-"""Training and validation samples together, or groups of them, below which the net that ships is
-trained on both parts ("Training on all samples" in docs/decisions.md)."""
 
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
@@ -113,16 +107,7 @@ def budget_inputs(context: RunContext) -> time_budget.BudgetInputs:
 def refits(context: RunContext) -> bool:
     """Whether the net that ships is trained on the training and validation parts together."""
     wanted, data = context.config.refit, context.dataset
-    if wanted != "auto":
-        return wanted == "on"
-    return len(data.train) + len(data.validation) < REFIT_SAMPLES or _groups(data) < REFIT_GROUPS
-
-
-def _groups(data: Dataset) -> float:
-    """Number of groups in the training and validation parts; infinite without groups."""
-    groups = [part.groups for part in (data.train, data.validation)]
-    known = [each for each in groups if each is not None]
-    return len(np.unique(np.concatenate(known))) if known else math.inf
+    return is_small(data.train, data.validation) if wanted == "auto" else wanted == "on"
 
 
 def _planned_stage_budget(context: RunContext) -> time_budget.StageBudget:
@@ -213,10 +198,11 @@ def _refit_epochs(best: Model, recipe: Recipe) -> int:
 
 def _refit_decision(context: RunContext, result: CompressionResult) -> Decision:
     """Whether the net that ships was trained on all samples, and why."""
-    data, groups = context.dataset, _groups(context.dataset)
+    data = context.dataset
+    groups = group_count(data.train, data.validation)
     count = len(data.train) + len(data.validation)
     evidence = f"{count} training and validation samples"
-    evidence += "" if groups == math.inf else f" in {groups} groups"
+    evidence += "" if groups is None else f" in {groups} groups"
     steps = [step for step in result.steps if step.name == REFIT]
     evidence += f"; {steps[-1].why}" if steps else ""
     choice = "the net that ships was " + ("trained" if result.is_refit else "not trained")
