@@ -17,6 +17,7 @@ from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.runs.time_budget import sufficient_budget
 from lepton_automl.search import progress
+from lepton_automl.search.finals.cross_validation import training_shares
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
 from lepton_automl.search.finals.flip_check import without_flips
 from lepton_automl.search.finals.winner import WinnerStore
@@ -222,6 +223,8 @@ class SearchLoop:
             points = self._proposer.first
             self._proposer.first = [points[index] for index in trials.plan.first]
         self.clock = clock_for(work, trials.plan)
+        self._final_trainings = sum(training_shares(work, math.inf))
+        """Final trainings of each finalist without a budget, in those on the training part."""
         self._is_over = False
         """Whether a training was stopped because the time is over."""
 
@@ -450,7 +453,8 @@ class SearchLoop:
         done = self._epochs_done()
         mean = sum(trials.epochs_of(n) for n in trials) / len(trials)
         share = mean_trial_epochs(max(1, round(mean)), self._tasks.samples)
-        total = max((self._work.config.trials or len(trials)) * share, done) + FINALISTS * mean
+        finals = FINALISTS * mean * self._final_trainings
+        total = max((self._work.config.trials or len(trials)) * share, done) + finals
         speed = (time.monotonic() - self._begun) / max(1, done - self._epochs_before)
         return done, total, speed * (total - done)
 
