@@ -39,6 +39,9 @@ from lepton_automl.data.sources.image_folder import ImageFolder
 from lepton_automl.data.split import first_few, split
 from lepton_automl.errors import ConfigError, DataError
 
+_MANY = 20_000
+"""Pictures from which the search for near duplicates takes seconds and is announced."""
+
 
 @dataclass(frozen=True, eq=False)
 class CheckedSamples:
@@ -238,10 +241,7 @@ def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> Check
     different = np.flatnonzero(copies == np.arange(len(samples)))
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
     thumbs = near_duplicates.thumbnails(select(samples.pictures, different), scale)
-    if checked.size is not None and min(checked.size) < near_duplicates.MIN_SIDE:
-        near = NearDuplicates(np.arange(len(different)), 0.0)
-    else:
-        near = near_duplicates.find_near_duplicates(thumbs, samples.labels[different])
+    near, not_searched = _search(checked, thumbs, samples.labels[different], emit)
     place = np.searchsorted(different, copies)
     near_groups = different[near.groups][place]
     checked = dataclasses.replace(checked, near_duplicates=near_groups)
@@ -254,8 +254,8 @@ def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> Check
         return checked
     vectors = near_duplicates.vectors(thumbs)[place]
     by_name, named = find_name_groups(samples.ids, samples.labels, samples.class_names, vectors)
-    decisions = [] if named is None else [named]
     has_near = bool((near.sizes > 1).any())
+    decisions = [each for each in (named, not_searched) if each is not None]
     if has_near:
         names = [samples.ids[int(n)] for n in different]
         decisions.append(_near_duplicate_decision(near, names))
@@ -288,6 +288,31 @@ def _with_enough_groups(
 
 def _grouped(checked: CheckedSamples, groups: NDArray[np.int64] | None) -> CheckedSamples:
     return dataclasses.replace(checked, samples=dataclasses.replace(checked.samples, groups=groups))
+
+
+def _search(
+    checked: CheckedSamples, thumbs: NDArray[np.uint8], labels: NDArray[np.int64], emit: Emit
+) -> tuple[NearDuplicates, Decision | None]:
+    """Near duplicates of different pictures; where they are too many, that they are not searched.
+
+    Numbers of pictures alone decide, never time: a resumed run and a verification have to draw the
+    same parts.
+    """
+    none = NearDuplicates(np.arange(len(labels)), 0.0)
+    if checked.size is not None and min(checked.size) < near_duplicates.MIN_SIDE:
+        return none, None
+    if near_duplicates.are_too_many(labels):
+        return none, Decision(
+            name="near duplicates",
+            choice=f"not searched among {len(labels):,} pictures: only equal ones stay together",
+            evidence=f"the largest class has {np.bincount(labels).max():,}, too many to compare "
+            f"all pairs (at most {near_duplicates.MAX_PAIRS:,} in all classes, counted both ways)",
+            certainty="assumed",
+            option="--group REGEX",
+        )
+    if len(labels) >= _MANY:
+        emit(Event("data", f"comparing {len(labels):,} pictures for near duplicates"))
+    return near_duplicates.find_near_duplicates(thumbs, labels), None
 
 
 def _near_duplicate_decision(near: NearDuplicates, ids: Sequence[str]) -> Decision:

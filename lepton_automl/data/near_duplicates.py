@@ -14,16 +14,18 @@ Amsaleg et al. 2015, Estimating local intrinsic dimensionality (KDD).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from lepton_automl.data import decode
+from lepton_automl.data.close_pairs import connect
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sources import Picture, Pictures
 
@@ -43,13 +45,8 @@ _REFERENCES = 1000
 """Pictures of a class whose distances stand for all of the class."""
 _FEW = 40
 """Pictures of a class below which those of other classes are added as references."""
-_ALL_PAIRS = 2500
-"""Pictures of a class up to which all pairs are compared in every crop."""
-_CANDIDATES = 48
-"""Nearest pictures without crops that are compared in every crop, where there are more."""
-_CHUNK = 20_000
-"""Pictures of a class that are compared with each other, where there are more: neighbours in their
-first principal component, in chunks that overlap by half."""
+_BLOCK = 2048
+"""Pictures that are worked on at a time."""
 _NEAR = (0.01, 0.1)
 """Shares of nearest references from which the power law is fitted."""
 _STRICT = 1e-4
@@ -57,18 +54,34 @@ _STRICT = 1e-4
 _LOOSE = ((0.1, 1e-2), (0.02, 1e-3))
 """Share of pictures that have a near duplicate by `_STRICT`, and the number that replaces it above
 that share: where near duplicates abound, missing one is likelier than taking an unrelated one."""
-_FAR = (((0.1, 0.3), _STRICT), ((0.3, 0.6), 1e-6))
-"""Shares from which it is fitted beyond groups of near duplicates, and expected numbers."""
 _MIN_FOUND = 10
 """Pictures with a near duplicate from which a share counts for that."""
 MIN_SIDE = 8
 """Rows or columns of the smallest pictures that are compared; smaller ones show too little."""
+MAX_PAIRS = 5_000_000_000
+"""Pairs within classes, counted both ways, above which none are compared: about a minute's work."""
 _MAX_SHARE = 0.25
 """Largest share of a class that one group may have; above it the group's bound is lowered."""
 _MIN_GROUPS = 6
 """Groups that a class must have to be grouped."""
+_CUTS = 8
+"""Bounds at most that are tried, each a hundredth of the one before, for components too large."""
 
 Floats = NDArray[np.float32]
+Crop = tuple[float, float, float, float]
+Shares = tuple[float, float]
+
+
+class _Search(NamedTuple):
+    """Pairs with fewer expected unrelated pictures than a bound."""
+
+    shares: Shares
+    """Shares of nearest references from which the power law is fitted."""
+    bound: float
+
+
+_FAR = (_Search((0.1, 0.3), _STRICT), _Search((0.3, 0.6), 1e-6))
+"""Searches beyond groups of near duplicates."""
 
 
 @dataclass(frozen=True)
@@ -98,36 +111,43 @@ def find_near_duplicates(thumbs: NDArray[np.uint8], labels: NDArray[np.int64]) -
         int64 (N,).
     """
     n = len(labels)
-    crops = [_vectors(thumbs, crop) for crop in _CROPS]
     has_structure = _contrast(thumbs) >= _MIN_CONTRAST
     members = [np.flatnonzero((labels == label) & has_structure) for label in np.unique(labels)]
-    everyone = np.flatnonzero(has_structure)
-    alone = np.arange(n, dtype=np.int64)
-    # Groups hide their own members: a first pass looks beyond them.
-    hidden = alone
-    for shares, strict in _FAR:
-        beyond = _linked(crops, members, everyone, alone, shares, strict, n)
+
+    def grouped(
+        known: NDArray[np.int64], *searches: _Search, among: NDArray[np.bool_] = has_structure
+    ) -> list[NDArray[np.int64]]:
+        return _grouped(thumbs, members, known, among, searches)
+
+    known, strict = np.arange(n, dtype=np.int64), _Search(_NEAR, _STRICT)
+    *far, found = grouped(known, *_FAR, strict)
+    for beyond in far:
+        # Groups hide their own members: their neighbourhood is that beyond them.
         if _share_grouped(beyond) >= _LOOSE[0][0] and n >= _MIN_FOUND:
-            hidden = beyond
+            known = beyond
+            (found,) = grouped(known, strict)
             break
-    bound, found = _STRICT, _linked(crops, members, everyone, hidden, _NEAR, _STRICT, n)
     share = _share_grouped(found)
     # By chance about `_STRICT` of all pictures have one; a few more are not worth another split.
     if share * n < max(4, 10 * _STRICT * n):
-        bound, found = (
-            1e-3 / max(n, 1),
-            _linked(crops, members, everyone, hidden, _NEAR, 1e-3 / max(n, 1), n),
-        )
+        bound = min(_STRICT, 1e-3 / max(n, 1))
+        several = np.bincount(found, minlength=n)[found] > 1
+        (found,) = grouped(known, _Search(_NEAR, bound), among=several)
+        return NearDuplicates(found, bound)
     for least, loose in _LOOSE:
         if share > least and share * n >= _MIN_FOUND:
-            bound, found = loose, _linked(crops, members, everyone, found, _NEAR, loose, n)
-            break
-    return NearDuplicates(found, bound)
+            return NearDuplicates(grouped(found, _Search(_NEAR, loose))[0], loose)
+    return NearDuplicates(found, _STRICT)
 
 
 def _share_grouped(groups: NDArray[np.int64]) -> float:
     """Share of pictures that are not alone in their group."""
     return float((np.bincount(groups)[groups] > 1).mean()) if len(groups) else 0.0
+
+
+def are_too_many(labels: NDArray[np.int64]) -> bool:
+    """Whether classes are too large to be searched."""
+    return int((np.unique(labels, return_counts=True)[1] ** 2).sum()) > MAX_PAIRS
 
 
 def thumbnails(pictures: Pictures, scale: PixelScale = SIXTEEN_BIT) -> NDArray[np.uint8]:
@@ -149,7 +169,7 @@ def thumbnails(pictures: Pictures, scale: PixelScale = SIXTEEN_BIT) -> NDArray[n
 
 def vectors(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Vectors (N, 256) of unit length; the larger a product of two, the more alike the pictures."""
-    return _vectors(thumbs, _CROPS[0])
+    return _views(thumbs, _CROPS[:1])[0]
 
 
 def _thumbnail(picture: Picture, scale: PixelScale) -> NDArray[np.uint8]:
@@ -176,23 +196,40 @@ def _contrast(thumbs: NDArray[np.uint8]) -> Floats:
     return contrast
 
 
-def _vectors(thumbs: NDArray[np.uint8], crop: tuple[float, float, float, float]) -> Floats:
-    """Vectors (N, 256) of unit length of a crop: without mean and linear gradient."""
-    left, top, right, bottom = crop
-    rows, columns = _averaging(top, bottom), _averaging(left, right)
-    vectors = np.empty((len(thumbs), _SIDE * _SIDE), np.float32)
+def _views(thumbs: NDArray[np.uint8], crops: Sequence[Crop] = _CROPS) -> Floats:
+    """Vectors (V, N, 256) of unit length of the crops: without mean and linear gradient.
+
+    The values of a vector are in the order of the columns.
+    """
+    views = np.empty((len(crops), len(thumbs), _SIDE * _SIDE), np.float32)
+    for start in range(0, len(thumbs), _BLOCK):
+        block = thumbs[start : start + _BLOCK]
+        rows = block.reshape(-1, THUMBNAIL).astype(np.float32)
+        columns = {
+            span: (rows @ _averaging(*span).T)
+            .reshape(len(block), THUMBNAIL, _SIDE)
+            .transpose(0, 2, 1)
+            .reshape(-1, THUMBNAIL)
+            for span in {(left, right) for left, _, right, _ in crops}
+        }
+        for view, (left, top, right, bottom) in zip(views, crops, strict=True):
+            made = view[start : start + _BLOCK]
+            np.matmul(columns[left, right], _averaging(top, bottom).T, out=made.reshape(-1, _SIDE))
+            made -= (made @ _gradients()) @ _gradients().T
+            made /= np.maximum(np.sqrt(np.einsum("nd,nd->n", made, made)), 1e-6)[:, None]
+    return views
+
+
+@cache
+def _gradients() -> Floats:
+    """Orthonormal basis (256, 3) of vectors without more than a mean and a linear gradient."""
     across = np.broadcast_to(np.linspace(-1, 1, _SIDE), (_SIDE, _SIDE))
     plane = np.stack([np.ones((_SIDE, _SIDE)), across, across.T]).reshape(3, -1)
-    basis = np.linalg.qr(plane.T)[0].astype(np.float32)
-    for start in range(0, len(thumbs), 4096):
-        block = thumbs[start : start + 4096].astype(np.float32)
-        made = (rows @ block @ columns.T).reshape(len(block), -1)
-        made -= (made @ basis) @ basis.T
-        length = np.linalg.norm(made, axis=1, keepdims=True)
-        vectors[start : start + 4096] = made / np.maximum(length, 1e-6)
-    return vectors
+    basis: Floats = np.linalg.qr(plane.T)[0].astype(np.float32)
+    return basis
 
 
+@cache
 def _averaging(start: float, end: float) -> Floats:
     """Matrix (`_SIDE`, `THUMBNAIL`) of area averages over a part of a thumbnail."""
     edges = np.linspace(start, end, _SIDE + 1) * THUMBNAIL
@@ -203,148 +240,134 @@ def _averaging(start: float, end: float) -> Floats:
     return weights
 
 
-def _linked(
-    crops: list[Floats],
-    members: list[NDArray[np.int64]],
-    everyone: NDArray[np.int64],
+def _grouped(
+    thumbs: NDArray[np.uint8],
+    members: Sequence[NDArray[np.int64]],
     known: NDArray[np.int64],
-    shares: tuple[float, float],
-    bound: float,
-    n: int,
-) -> NDArray[np.int64]:
-    """Group (N,) of each sample: connected pairs with fewer expected unrelated ones than `bound`.
+    among: NDArray[np.bool_],
+    searches: Sequence[_Search],
+) -> list[NDArray[np.int64]]:
+    """Groups (N,) that each of the searches finds within the classes, of pictures `among` (N,).
 
-    References of the same group in `known` are left out of the fit.
+    References of the same group in `known` (N,) are left out of the fit.
     """
-    groups = np.arange(n, dtype=np.int64)
+    everyone = np.sort(np.concatenate(members))
+    groups = [np.arange(len(thumbs), dtype=np.int64) for _ in searches]
     for own in members:
-        if len(own) < 2:
+        if among[own].sum() < 2:
             continue
-        radius, dimension = _fit(crops, own, everyone, known, shares)
-        first, second, distance = _pairs(crops, own, radius * bound ** (1 / dimension))
-        # Both pictures have a say: geometric mean of the expected numbers.
-        expected = (
-            (distance / radius[first]) ** dimension * (distance / radius[second]) ** dimension
-        ) ** 0.5
-        groups[own] = own[_components(len(own), first, second, expected, bound)]
+        views = _views(thumbs[own])
+        drawn = _references(own, everyone)
+        fits = _fits(
+            views,
+            _views(thumbs[drawn]),
+            known[own][:, None] == known[drawn][None],
+            [search.shares for search in searches],
+        )
+        # Both pictures have a say: the geometric mean of their expected numbers is bounded.
+        reaches = np.stack(
+            [
+                radius * search.bound ** (1 / dimension)
+                for search, (radius, dimension) in zip(searches, fits, strict=True)
+            ]
+        )
+        reaches *= among[own]
+        for found, label, reach, (_, dimension) in zip(
+            groups, connect(views, reaches), reaches, fits, strict=True
+        ):
+            found[own] = own[_limited(label, views, reach, 0.01 ** (1 / dimension))]
     return groups
 
 
-def _fit(
-    crops: list[Floats],
-    own: NDArray[np.int64],
-    everyone: NDArray[np.int64],
-    known: NDArray[np.int64],
-    shares: tuple[float, float],
-) -> tuple[Floats, float]:
-    """Distance within which one unrelated picture of the class is expected, and the dimension.
+def _limited(
+    label: NDArray[np.int64], views: Floats, reach: Floats, lower: float
+) -> NDArray[np.int64]:
+    """First member (M,) of the component of each picture of a class.
 
-    The expected number within distance r is (r / distance) ** dimension.
+    A component that is too large for the class is cut at reaches `lower` times as large; where the
+    class would be left with few groups nothing is grouped.
     """
+    count = len(label)
+    most = max(2.0, _MAX_SHARE * count)
+    firsts = _firsts(label)
+    members = np.arange(count)
+    for step in range(1, _CUTS):
+        members = members[np.bincount(label)[label] > most]
+        if not len(members):
+            break
+        label = connect(views[:, members], reach[None, members] * lower**step)[0]
+        firsts[members] = members[_firsts(label)]
+    return np.arange(count) if len(np.unique(firsts)) < min(_MIN_GROUPS, count) else firsts
+
+
+def _firsts(label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of the first one with the same label (M,)."""
+    _, first, place = np.unique(label, return_index=True, return_inverse=True)
+    return first[place]
+
+
+def _references(own: NDArray[np.int64], everyone: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pictures whose distances stand for all of the class."""
     rng = np.random.default_rng(0)
     drawn = rng.permutation(own)[:_REFERENCES]
     if len(own) < _FEW:
         drawn = np.union1d(drawn, rng.permutation(everyone)[: 4 * _FEW])
-    distances = _distances(crops, own, drawn)
-    distances[known[own][:, None] == known[drawn][None]] = np.inf  # Itself among them.
-    distances.sort(axis=1)
+    return drawn
+
+
+def _fits(
+    views: Floats, references: Floats, is_hidden: NDArray[np.bool_], every: Sequence[Shares]
+) -> list[tuple[Floats, float]]:
+    """Distances (M,) within which one unrelated picture is expected, and the dimension.
+
+    One fit for each pair of shares. The expected number within a distance is
+    (distance / radius) ** dimension. `is_hidden` (M, R): references that are left out.
+    """
+    count = views.shape[1]
+    tails = [np.empty((3, count), np.float32) for _ in every]
+    for start in range(0, count, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        distances = _distances(views[:, rows], references)
+        distances[is_hidden[rows]] = np.inf
+        distances.sort(axis=1)
+        for shares, tail in zip(every, tails, strict=True):
+            tail[:, rows] = _tail(distances, shares)
+    return [_power_law(*tail, count) for tail in tails]
+
+
+def _distances(views: Floats, references: Floats) -> Floats:
+    """Least distances (N, R) over the crops of either picture."""
+    nearest = views[0] @ references[0].T
+    for view, reference in zip(views[1:], references[1:], strict=True):
+        np.maximum(nearest, view @ references[0].T, out=nearest)
+        np.maximum(nearest, views[0] @ reference.T, out=nearest)
+    distances: Floats = np.sqrt(np.maximum(2 - 2 * nearest, 0.0))
+    return distances
+
+
+def _tail(distances: Floats, shares: Shares) -> tuple[Floats, Floats, Floats]:
+    """Nearest references by their sorted distances (N, R); infinite ones are left out.
+
+    Each (N,): logarithm of the distance at the larger share, how much the mean logarithm of nearer
+    ones is below it, and the share of the references within it, infinite where they are too few.
+    """
     usable = np.isfinite(distances).sum(1)
     low = np.clip((shares[0] * usable).astype(int), 2, None)
     high = np.clip((shares[1] * usable).astype(int), 8, None)
     high = np.minimum(high, np.maximum(usable - 1, 0))
     low = np.minimum(low, np.maximum(high - 1, 0))
-    logs = np.log(np.maximum(distances, 1e-4))
+    logs = np.log(np.maximum(distances[:, : int(high.max()) + 1], 1e-4))
     logs[~np.isfinite(logs)] = 0.0
-    sums = np.concatenate([np.zeros((len(own), 1)), logs.cumsum(1)], 1)
-    row = np.arange(len(own))
+    sums = np.concatenate([np.zeros((len(logs), 1)), logs.cumsum(1, dtype=np.float64)], 1)
+    row = np.arange(len(logs))
     edge = logs[row, high]
     mean = (sums[row, high] - sums[row, low]) / np.maximum(high - low, 1)
-    spread = np.maximum(edge - mean, 1e-3)
+    share = np.where(usable < 8, np.inf, (high + 1) / np.maximum(usable, 1))
+    return edge, np.maximum(edge - mean, 1e-3), share
+
+
+def _power_law(edge: Floats, spread: Floats, share: Floats, count: int) -> tuple[Floats, float]:
+    """Radius (N,) and dimension of a class of `count` pictures from its `_tail`."""
     dimension = float(np.clip(np.median(1 / spread), 1.0, 200.0))
-    # At `edge` there are (high + 1) / usable of the class.
-    count = np.maximum((high + 1) * len(own) / np.maximum(usable, 1), 1.0)
-    radius = np.exp(edge - np.log(count) / dimension)
-    return np.where(usable < 8, 1e-6, radius).astype(np.float32), dimension
-
-
-def _distances(crops: list[Floats], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
-    """Least distances (rows, columns) over the crops of either picture."""
-    plain = crops[0]
-    nearest = plain[rows] @ plain[columns].T
-    for crop in crops[1:]:
-        np.maximum(nearest, crop[rows] @ plain[columns].T, out=nearest)
-        np.maximum(nearest, plain[rows] @ crop[columns].T, out=nearest)
-    return _as_distance(nearest)
-
-
-def _as_distance(cosine: Floats) -> Floats:
-    distance: Floats = np.sqrt(np.maximum(2 - 2 * cosine, 0.0))
-    return distance
-
-
-def _pairs(
-    crops: list[Floats], own: NDArray[np.int64], reach: Floats
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Pairs (indices into `own`, first below second) within the reach of either, with distances."""
-    if len(own) <= _ALL_PAIRS:
-        distances = _distances(crops, own, own)
-        first, second = np.nonzero(np.triu(distances < np.maximum.outer(reach, reach), 1))
-        return first, second, distances[first, second]
-    order = np.arange(len(own))
-    if len(own) > _CHUNK:
-        sample = crops[0][own[:: max(1, len(own) // 5000)]]
-        axis = np.linalg.svd(sample - sample.mean(0), full_matrices=False)[2][0]
-        order = np.argsort(crops[0][own] @ axis, kind="stable")
-    keys: list[NDArray[np.int64]] = []
-    for start in range(0, max(1, len(own) - _CHUNK // 2), _CHUNK // 2):
-        chunk = order[start : start + _CHUNK]
-        plain = crops[0][own[chunk]]
-        for begin in range(0, len(chunk), 1024):
-            cosine = plain[begin : begin + 1024] @ plain.T
-            near = np.argpartition(-cosine, _CANDIDATES, axis=1)[:, :_CANDIDATES]
-            rows = np.repeat(chunk[begin : begin + 1024], _CANDIDATES)
-            columns = chunk[near.reshape(-1)]
-            pairs = np.stack([np.minimum(rows, columns), np.maximum(rows, columns)])
-            keys.append(pairs[0] * len(own) + pairs[1])
-    unique = np.unique(np.concatenate(keys))
-    first, second = unique // len(own), unique % len(own)
-    distances = np.empty(len(unique), np.float32)
-    for start in range(0, len(unique), 16384):
-        a, b = own[first[start : start + 16384]], own[second[start : start + 16384]]
-        cosine = np.einsum("nd,nd->n", crops[0][a], crops[0][b])
-        for crop in crops[1:]:
-            np.maximum(cosine, np.einsum("nd,nd->n", crop[a], crops[0][b]), out=cosine)
-            np.maximum(cosine, np.einsum("nd,nd->n", crops[0][a], crop[b]), out=cosine)
-        distances[start : start + 16384] = _as_distance(cosine)
-    kept = (distances < np.maximum(reach[first], reach[second])) & (first != second)
-    return first[kept], second[kept], distances[kept]
-
-
-def _components(
-    count: int,
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    expected: NDArray[np.floating],
-    bound: float,
-) -> NDArray[np.int64]:
-    """First member of the component of each of `count` pictures.
-
-    A component that is too large for the class is cut at lower bounds; where the class would be
-    left with few groups nothing is grouped.
-    """
-    most = max(2.0, _MAX_SHARE * count)
-    label = np.arange(count)
-    kept = expected < bound
-    for _ in range(8):
-        edges = (np.ones(int(kept.sum())), (first[kept], second[kept]))
-        _, label = connected_components(coo_matrix(edges, (count, count)), directed=False)
-        sizes = np.bincount(label)
-        if sizes.max() <= most:
-            break
-        bound /= 100
-        kept &= (sizes[label[first]] <= most) | (expected < bound)
-    if label.max() + 1 < min(_MIN_GROUPS, count):
-        return np.arange(count)
-    firsts = np.full(int(label.max()) + 1, count)
-    np.minimum.at(firsts, label, np.arange(count))
-    return firsts[label]
+    radius = np.exp(edge - np.log(np.maximum(share * count, 1.0)) / dimension)
+    return np.where(np.isfinite(share), radius, 1e-6).astype(np.float32), dimension

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from lepton_automl.data import near_duplicates
 from lepton_automl.data.audit import audit
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.near_duplicates import find_near_duplicates, thumbnails
@@ -96,6 +97,21 @@ def test_drawn_parts_keep_scenes_together_and_say_so(tmp_path):
     apart = open_dataset(data, group="none")
     train, test = ({scene_of[name] for name in part.ids} for part in (apart.train, apart.test))
     assert len(train & test) > 5
+
+
+def test_classes_that_are_too_large_are_not_searched_and_listed_so(tmp_path, monkeypatch):
+    x, _, labels = retaken_set()
+    data = write_npz(tmp_path / "a.npz", x=x, y=labels)
+    pairs = 2 * 90**2  # Two classes of 90 pictures.
+    monkeypatch.setattr(near_duplicates, "MAX_PAIRS", pairs)
+    (searched,) = [e for e in open_dataset(data).decisions if e.name == "near duplicates"]
+    assert "not searched" not in searched.choice
+    monkeypatch.setattr(near_duplicates, "MAX_PAIRS", pairs - 1)
+    dataset = open_dataset(data)
+    (decision,) = [each for each in dataset.decisions if each.name == "near duplicates"]
+    assert "not searched among 180 pictures" in decision.choice
+    assert decision.option == "--group REGEX"
+    assert dataset.test.groups is None
 
 
 def test_near_duplicates_across_given_parts_are_found_with_examples(tmp_path):
