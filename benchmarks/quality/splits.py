@@ -101,7 +101,7 @@ def rebuilt(
     options: argparse.Namespace, pictures: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
     """Pictures (N, side, side, C), labels and base numbers (N,)."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(1 + options.draw)
     bases = rng.permutation(len(pictures))[: options.bases]
     x = np.stack(
         [
@@ -156,7 +156,7 @@ def promise(options: argparse.Namespace) -> None:
             within = quiet = 0
             shares: dict[str, list[float]] = {"validation": [], "test": []}
             leaks = []
-            for seed in range(options.splits):
+            for seed in range(options.draw, options.draw + options.splits):
                 order = np.random.default_rng(seed).permutation(np.unique(base))
                 is_test = np.isin(base, order[: len(order) // 3])
                 with tempfile.TemporaryDirectory() as folder:
@@ -214,6 +214,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--bases", type=int, default=240)
     options.add_argument("--times", type=int, default=4)
     options.add_argument("--splits", type=int, default=10)
+    options.add_argument("--draw", type=int, default=0, help="first seed of pictures and splits")
     options.add_argument("--side", type=int, default=32)
     options.add_argument("--crop", type=float, default=0.1)
     options.add_argument("--noise", type=float, default=8.0)

@@ -169,7 +169,8 @@ def thumbnails(pictures: Pictures, scale: PixelScale = SIXTEEN_BIT) -> NDArray[n
 
 def vectors(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Vectors (N, 256) of unit length; the larger a product of two, the more alike the pictures."""
-    return _views(thumbs, _CROPS[:1])[0]
+    made: Floats = _views(thumbs, _CROPS[:1])[0]
+    return made
 
 
 def _thumbnail(picture: Picture, scale: PixelScale) -> NDArray[np.uint8]:
@@ -332,7 +333,7 @@ def _fits(
         distances.sort(axis=1)
         for shares, tail in zip(every, tails, strict=True):
             tail[:, rows] = _tail(distances, shares)
-    return [_power_law(*tail, count) for tail in tails]
+    return [_power_law(tail, count) for tail in tails]
 
 
 def _distances(views: Floats, references: Floats) -> Floats:
@@ -366,8 +367,9 @@ def _tail(distances: Floats, shares: Shares) -> tuple[Floats, Floats, Floats]:
     return edge, np.maximum(edge - mean, 1e-3), share
 
 
-def _power_law(edge: Floats, spread: Floats, share: Floats, count: int) -> tuple[Floats, float]:
-    """Radius (N,) and dimension of a class of `count` pictures from its `_tail`."""
+def _power_law(tail: Floats, count: int) -> tuple[Floats, float]:
+    """Radius (N,) and dimension of a class of `count` pictures from its `_tail` (3, N)."""
+    edge, spread, share = tail
     dimension = float(np.clip(np.median(1 / spread), 1.0, 200.0))
     radius = np.exp(edge - np.log(np.maximum(share * count, 1.0)) / dimension)
     return np.where(np.isfinite(share), radius, 1e-6).astype(np.float32), dimension
