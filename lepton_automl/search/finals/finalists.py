@@ -219,7 +219,10 @@ def _with_seeds(
 def _with_folds(
     finalists: Sequence[Finalist], jobs: int, seconds: float, folds: Sequence[float]
 ) -> list[FinalRun]:
-    """A training of each finalist without each fold, for as many folds as the time allows."""
+    """A training of each finalist without each fold, for as many folds as the time allows.
+
+    Where it allows none but the validation part, there may be more seeds.
+    """
     least = _scaled_epochs(finalists, 1.0)
     first = min(len(folds), _FOLDS_FIRST)
     while first > 1 and _duration(finalists, least, jobs, folds[:first]) > seconds:
@@ -230,6 +233,8 @@ def _with_folds(
         _duration(finalists, epochs, jobs, folds[: count + 1]) <= seconds
     ):
         count += 1
+    if count == 1:
+        return _with_seeds(finalists, epochs, jobs, seconds)
     pairs = list(zip(finalists, epochs, strict=True))
     return [
         FinalRun(f.number, n, augment=f.augment, flip=f.flip, fold=fold)
