@@ -104,7 +104,7 @@ def write_artifact(
     MachineError
         If the folder cannot be written.
     """
-    _unseal(folder)
+    durable.remove(folder / MANIFEST)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
     words |= scale_metadata(pixel_scale)
     names = dataset.class_names
@@ -151,15 +151,10 @@ def write_external_artifact(
     MachineError
         If the folder cannot be written.
     """
-    _unseal(folder)
+    durable.remove(folder / MANIFEST)
     labels = "\n".join(" ".join(name.split()) for name in about.class_names) + "\n"
     texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode()}
     return _write_all(folder, {**models, **texts, **_golden(models, validation)})
-
-
-def _unseal(folder: Path) -> None:
-    with durable.wrap_os_errors(folder):
-        (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _json(arch: Arch) -> bytes:

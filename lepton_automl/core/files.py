@@ -6,12 +6,14 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lepton_automl.core import held_folders
 from lepton_automl.errors import LeptonError, MachineError
 
 _TEMPORARY_SUFFIX = ".tmp"
@@ -25,6 +27,8 @@ def write(path: Path, content: bytes | str) -> Path:
     ------
     MachineError
         If the disk is full, the folder is read-only or cannot be made.
+    ConfigError
+        If it lies in a run folder that was replaced meanwhile (`held_folders`).
     """
     return write_chunks(path, [content.encode() if isinstance(content, str) else content])
 
@@ -34,9 +38,10 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
 
     Raises
     ------
-    MachineError
+    MachineError, ConfigError
         As `write`.
     """
+    held_folders.check_write(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     with wrap_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +50,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
                 file.writelines(chunks)
                 file.flush()
                 os.fsync(file.fileno())
+            held_folders.check_write(path)  # Making and writing the content may take long.
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -65,9 +71,37 @@ def remove(path: Path) -> None:
     ------
     MachineError
         If the folder is read-only.
+    ConfigError
+        If it lies in a run folder that was replaced meanwhile (`held_folders`).
     """
+    held_folders.check_write(path)
     with wrap_os_errors(path):
         path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder that may be missing, as far as that is possible.
+
+    Raises
+    ------
+    ConfigError
+        If it lies in a run folder that was replaced meanwhile (`held_folders`).
+    """
+    held_folders.check_write(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that may exist, with those above it.
+
+    Raises
+    ------
+    MachineError, ConfigError
+        As `write`.
+    """
+    held_folders.check_write(path)
+    with wrap_os_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def is_leftover(path: Path) -> bool:
@@ -82,7 +116,10 @@ def remove_leftovers(folder: Path) -> None:
     ------
     MachineError
         If the folder is read-only.
+    ConfigError
+        If it lies in a run folder that was replaced meanwhile (`held_folders`).
     """
+    held_folders.check_write(folder)
     with wrap_os_errors(folder):
         for path in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -115,8 +114,10 @@ def compress_model(
         emit(Event(_STAGE, f"warning: {warning}"))
     decided = plausibility.check_plausible(model, _sample(dataset, model), expected)
     # Only now, so that a rejected model leaves no folder.
-    folder.claim(definition, fresh=config.fresh)
-    with open_ledger(folder, started, config, emit) as (ledger, emit):
+    with (
+        folder.claimed(definition, fresh=config.fresh) as lock,
+        open_ledger(folder, lock, started, config, emit) as (ledger, emit),
+    ):
         for decision in decided:
             record_decision(ledger, decision)
         place = folder.models / f"compressed-{definition.model[:8]}"
@@ -139,7 +140,7 @@ def compress_model(
             quiet_reference_ms=timing.reference_ms(),
             emit=emit,
         )
-        shutil.rmtree(place / _TRIED, ignore_errors=True)
+        files.remove_folder(place / _TRIED)
     return outcome
 
 

@@ -28,6 +28,7 @@ from lepton_automl.data.folds import assign_folds, is_small
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
+from lepton_automl.runs.lock import RunLock, check_not_held
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
 from lepton_automl.search.objectives import names as objective_names
@@ -99,8 +100,10 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
         emit(Event("plan", text))
     definition, warm = define_run(config, resources, dataset, space)
-    folder = claim_folder(config, definition, resources, space)
-    with open_ledger(folder, started, config, emit) as (ledger, emit):
+    with (
+        claimed_folder(config, definition, resources, space) as (folder, lock),
+        open_ledger(folder, lock, started, config, emit) as (ledger, emit),
+    ):
         known = {decision.name for decision in recorded_decisions(ledger)}
         for decision in chosen:
             if decision.name not in known:  # A resumed search knows more than these.
@@ -151,7 +154,7 @@ def resolve(config: RunConfig) -> Resources:
     Raises
     ------
     ConfigError
-        If a name is not known or an option has no effect.
+        If a name is not known, an option has no effect, or another command works on the run.
     MachineError
         If the device or a package is missing.
     """
@@ -261,33 +264,34 @@ def _decisions(
     return decisions
 
 
-def claim_folder(
+@contextmanager
+def claimed_folder(
     config: RunConfig, definition: Definition, resources: Resources, space: SearchSpace
-) -> RunFolder:
-    """Claim the run folder; copy the search space and the latency table into it.
+) -> Iterator[tuple[RunFolder, RunLock]]:
+    """Claim the run folder until the block ends; copy search space and latency table into it.
 
     Raises
     ------
     ConfigError
-        If the folder holds another run or other files.
+        If another command works on the run, or the folder holds another run or other files.
     """
     folder = RunFolder(config.out)
-    folder.claim(definition, fresh=config.fresh)
-    files.write(folder.space_file, space.text)
-    if resources.latency_table is not None:
-        files.write(folder.latency_file, resources.latency_table)
-    return folder
+    with folder.claimed(definition, fresh=config.fresh) as lock:
+        files.write(folder.space_file, space.text)
+        if resources.latency_table is not None:
+            files.write(folder.latency_file, resources.latency_table)
+        yield folder, lock
 
 
 @contextmanager
 def open_ledger(
-    folder: RunFolder, started: float | None, config: RunConfig, emit: Emit
+    folder: RunFolder, lock: RunLock, started: float | None, config: RunConfig, emit: Emit
 ) -> Iterator[tuple[Ledger, Emit]]:
     """Open the ledger until the block ends; the emit it gives also records for `lepton status`.
 
     The folder of a run in which no trial met the limits is removed.
     """
-    ledger, is_empty = Ledger(folder.ledger, since=started), False
+    ledger, is_empty = Ledger(folder.ledger, since=started, lock=lock), False
     try:
         with ledger.live_status.running(_command(config)):
             files.remove_leftovers(folder.path)
@@ -347,6 +351,7 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
 
 
 def _check_place(config: RunConfig) -> None:
+    check_not_held(config.out)
     if not config.fresh and (folder := RunFolder(config.out)).definition_file.exists():
         folder.definition()  # Refuses another format at once, before any data is read.
     out = config.out.resolve()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.units import quantity_text
 from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.data.dataset import load_labelled
-from lepton_automl.errors import DataError, InfeasibleError
+from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import stages
@@ -28,6 +29,7 @@ from lepton_automl.pipeline.front import PICK, draw
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind
+from lepton_automl.runs.lock import RunLock
 from lepton_automl.search.finals.selection import Option, choose
 from lepton_automl.search.finals.training import (
     epochs_to_end,
@@ -124,9 +126,36 @@ def pick(config: RunConfig, request: PickRequest, *, emit: Emit = silent) -> Pic
         context.report(PICK, f"{chosen.label}, {choice.reason}")
         folder = request.out or run.folder.picks / f"{chosen.name}-{request.name}"
         context = dataclasses.replace(context, folder=RunFolder(folder, run.folder.path))
-        outcome = _ship(context, trials, chosen)
+        with _locked(folder, run.folder):
+            outcome = _ship(context, trials, chosen)
         draw(run.folder, run.ledger)
     return PickResult(chosen.label, choice.reason, outcome)
+
+
+@contextmanager
+def _locked(folder: Path, run: RunFolder) -> Iterator[None]:
+    """Hold the lock of a pick's folder; the lock of its run covers one that lies in the run.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a run, or another command works in it.
+    """
+    _check_no_run(folder)
+    if folder.resolve().is_relative_to(run.path.resolve()):
+        yield
+        return
+    with RunLock(folder):
+        _check_no_run(folder)
+        yield
+
+
+def _check_no_run(folder: Path) -> None:
+    if RunFolder(folder).definition_file.exists():
+        raise ConfigError(
+            f"--out {folder} holds a run, a pick needs a folder of its own",
+            fix="give another folder with --out, or leave it out",
+        )
 
 
 def _ship(context: RunContext, trials: Trials, chosen: PickCandidate) -> Outcome:

@@ -14,8 +14,9 @@ from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.errors import DataError
 from lepton_automl.runs import live_status
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind, LedgerView, is_held
+from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.runs.live_status import StatusEntry
+from lepton_automl.runs.lock import is_held
 from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.training_key import Stage, TrainingKey
 
@@ -102,7 +103,7 @@ def status(folder: RunFolder) -> Status:
             f"{folder.path} has not begun: there is no {folder.ledger.name}",
             fix="run `lepton run` or `lepton search` into this folder",
         )
-    definition, is_open = folder.definition(), is_held(folder.ledger)
+    definition, is_open = folder.definition(), is_held(folder.path)
     with LedgerView(folder.ledger) as ledger:
         entries, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
         counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)

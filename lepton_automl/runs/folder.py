@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from lepton_automl.config import Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError, DataError, LeptonError
+from lepton_automl.runs.lock import LOCK_FILE, RunLock
 
 FORMAT = 2
 """Format of a run folder, `format` in its `run.toml`. Another number is refused: a folder written
@@ -214,26 +216,31 @@ class RunFolder:
                 fix="run `lepton search` into this folder first",
             )
 
-    def claim(self, wanted: Definition, *, fresh: bool) -> None:
+    @contextmanager
+    def claimed(self, wanted: Definition, *, fresh: bool) -> Iterator[RunLock]:
         """Create the run that `wanted` defines in this folder, or continue it.
+
+        The lock of the folder is taken before anything is changed, and held until the block ends.
 
         Raises
         ------
         ConfigError
-            If the folder holds another run, or other files.
+            If another command works on the run, or the folder holds another run, or other files.
         MachineError
-            If the folder cannot be written.
+            If the folder cannot be written or locked.
         """
         self.check_claim(wanted, fresh=fresh)
-        if fresh and self.path.exists():
-            self._move_aside()
-        if self.definition_file.exists():
-            self._update_paths(wanted)
-        else:
-            files.write(self.definition_file, wanted.to_toml())
+        with self._locked(fresh=fresh) as lock:
+            # Another command may have changed the folder before the lock was taken.
+            self.check_claim(wanted, fresh=fresh)
+            if self.definition_file.exists():
+                self._update_paths(wanted)
+            else:
+                files.write(self.definition_file, wanted.to_toml())
+            yield lock
 
     def check_claim(self, wanted: Definition, *, fresh: bool) -> None:
-        """Whether `claim` will succeed, changing nothing.
+        """Whether `claimed` will succeed as the folder is now, changing nothing.
 
         Raises
         ------
@@ -250,20 +257,23 @@ class RunFolder:
                     fix="give another folder with --out, or --fresh to move the old one aside",
                 )
             return
-        # A command that is killed at its start leaves only leftovers of unfinished writes.
-        if self.path.is_dir() and not all(map(files.is_leftover, self.path.iterdir())):
+        if not self._is_empty():
             raise ConfigError(
                 f"{self.path} is not empty and not a run of lepton",
                 fix="give a new folder with --out",
             )
 
     def discard(self) -> None:
-        """Delete a run that has trained nothing; other files in the folder stay."""
-        own = (self.definition_file, self.space_file, self.latency_file)
-        for file in (*own, *self.path.glob("ledger.*")):
-            file.unlink(missing_ok=True)
+        """Delete a run that has trained nothing; other files in the folder stay.
+
+        The caller holds its lock.
+        """
         for folder in (self.cache, self.checkpoints):
-            shutil.rmtree(folder, ignore_errors=True)
+            files.remove_folder(folder)
+        own = (self.definition_file, self.space_file, self.latency_file)
+        lock = self.path / LOCK_FILE
+        for file in (*own, *(set(self.path.glob("ledger.*")) - {lock}), lock):
+            files.remove(file)
         with contextlib.suppress(OSError):  # The folder holds other files too.
             self.path.rmdir()
 
@@ -274,10 +284,37 @@ class RunFolder:
         if now != known:
             files.write(self.definition_file, now.to_toml())
 
-    def _move_aside(self) -> None:
-        stamp, path = time.strftime("%Y%m%d-%H%M%S"), self.path.resolve()
+    def _locked(self, *, fresh: bool) -> RunLock:
+        """Take the lock of this folder, if `fresh` after what is in it was moved aside."""
+        while True:
+            lock = RunLock(self.path)
+            if not fresh or self._is_empty():
+                return lock
+            with lock:  # It moves with the folder.
+                self._move_aside(lock)
+
+    def _is_empty(self) -> bool:
+        """Whether there is nothing but what a command that is killed at its start leaves."""
+        if not self.path.is_dir():
+            return True
+        return all(files.is_leftover(p) or p.name == LOCK_FILE for p in self.path.iterdir())
+
+    def _move_aside(self, lock: RunLock) -> None:
+        path = self.path.resolve()
+        if Path.cwd().is_relative_to(path):
+            raise ConfigError(
+                f"--fresh moves {self.path} aside, and it is or holds the working directory",
+                fix="run the command in another directory, or give another folder with --out",
+            )
+        stamp, number = time.strftime("%Y%m%d-%H%M%S"), 1
+        aside = path.with_name(f"{path.name}.{stamp}")
+        while aside.exists():
+            number += 1
+            aside = path.with_name(f"{path.name}.{stamp}-{number}")
         with files.wrap_os_errors(path):
-            path.rename(path.with_name(f"{path.name}.{stamp}"))
+            path.rename(aside)
+            if lock.is_new:
+                (aside / LOCK_FILE).unlink()
 
 
 def locate(path: Path) -> RunFolder:

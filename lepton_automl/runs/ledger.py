@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -17,13 +15,11 @@ from typing import Any, Self
 
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.files import wrap_os_errors
-from lepton_automl.errors import ConfigError, LeptonError, MachineError
+from lepton_automl.errors import LeptonError, MachineError
 from lepton_automl.runs import live_status
+from lepton_automl.runs.lock import RunLock, is_held
 
 _HEARTBEAT_SECONDS = 0.5
-_LOCK_SECONDS = 0.5
-"""Time to wait for the lock, which `is_held` of another command takes for a moment."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -121,7 +117,7 @@ class LedgerView:
         self.path = path
         with translated(path):
             wal = path.with_name(f"{path.name}-wal")
-            self._db = read_only(path, at_rest=not wal.exists() and not is_held(path))
+            self._db = read_only(path, at_rest=not wal.exists() and not is_held(path.parent))
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value recorded under (kind, key), or None."""
@@ -195,9 +191,11 @@ class Ledger(LedgerView):
     Parameters
     ----------
     path : Path
-        `RUN/ledger.db`; made where missing. `RUN/ledger.lock` is held while the ledger is open.
+        `RUN/ledger.db`; made where missing.
     since : float or None
         `time.monotonic()` at which the command started; None is now.
+    lock : RunLock, optional
+        The lock of its folder; by default it is taken, and held while the ledger is open.
 
     Raises
     ------
@@ -207,20 +205,21 @@ class Ledger(LedgerView):
         If the file cannot be written or is damaged.
     """
 
-    def __init__(self, path: Path, *, since: float | None = None) -> None:
+    def __init__(
+        self, path: Path, *, since: float | None = None, lock: RunLock | None = None
+    ) -> None:
         self.path = path
         self._since = time.monotonic() if since is None else since
         self._lock = threading.RLock()
         self.live_status = live_status.LiveStatus()
         """Status of the running command for `lepton status`; not an event."""
         self._observers: list[EventListener] = []
-        with wrap_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._held = _hold(path.with_suffix(".lock"))
+        self._run_lock = lock or RunLock(path.parent)
+        self._owns_lock = lock is None
         try:
             self._open()
         except LeptonError:
-            os.close(self._held)
+            self._release()
             raise
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="ledger heartbeat", daemon=True)
@@ -233,9 +232,12 @@ class Ledger(LedgerView):
         ------
         ValueError
             If (kind, key) already holds another value: events are never changed.
+        ConfigError
+            If the folder was moved, deleted or replaced meanwhile.
         MachineError
             If the disk is full or cannot be written.
         """
+        self._run_lock.check()
         text = json.dumps(value, separators=(",", ":"))
         with self._lock, translated(self.path), self._db:
             done = self._db.execute(
@@ -281,7 +283,11 @@ class Ledger(LedgerView):
         with self._lock:
             self._save_seconds()
             self._db.close()
-        os.close(self._held)
+        self._release()
+
+    def _release(self) -> None:
+        if self._owns_lock:
+            self._run_lock.close()
 
     def _open(self) -> None:
         with translated(self.path):
@@ -336,40 +342,6 @@ def record_decision(ledger: Ledger, decision: Decision) -> None:
 def recorded_decisions(ledger: LedgerView) -> tuple[Decision, ...]:
     """The decisions of a run, the last one of each name."""
     return decisions.latest(map(Decision.from_document, ledger.all(EventKind.DECISION).values()))
-
-
-def is_held(path: Path) -> bool:
-    """Whether a command works on the run with this ledger now."""
-    try:
-        handle = os.open(path.with_suffix(".lock"), os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _hold(path: Path) -> int:
-    with wrap_os_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    until = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() < until:
-                time.sleep(_LOCK_SECONDS / 50)
-                continue
-            os.close(handle)
-            raise ConfigError(
-                f"another command works on the run in {path.parent}",
-                fix="wait for it or stop it, or give another folder with --out",
-            ) from error
-        return handle
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from lepton_automl.core import files
@@ -135,9 +134,8 @@ class TaskBuilder:
     @staticmethod
     def _delete(checkpoint: Path) -> None:
         # The weights first: after a kill in the middle the rest must not count as a model.
-        with files.wrap_os_errors(checkpoint):
-            (checkpoint / _WEIGHTS).unlink(missing_ok=True)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        files.remove(checkpoint / _WEIGHTS)
+        files.remove_folder(checkpoint)
 
     @staticmethod
     def is_complete(checkpoint: Path) -> bool:

@@ -96,7 +96,8 @@ def test_fresh_moves_an_older_run_aside_unread(tmp_path, old):
     before = runs.digests(old)
     folder = run_folder.RunFolder(old)
     wanted = run_folder.Definition.from_toml(f"format = {run_folder.FORMAT}\n{DEFINITION}")
-    folder.claim(wanted, fresh=True)
+    with folder.claimed(wanted, fresh=True):
+        pass
     assert folder.definition() == wanted
     (aside,) = tmp_path.glob("old.*")
     assert runs.digests(aside) == before

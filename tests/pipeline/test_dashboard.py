@@ -43,7 +43,8 @@ def dashboard(monkeypatch: pytest.MonkeyPatch) -> Any:
 def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "mine")
     about = ("digits", "", False, "ab", "tiny", "cd", ("accuracy", "macs"), 7, "x86-any", "size")
-    made.claim(Definition(*about, Limits(max_size_bytes=9_000)), fresh=False)
+    with made.claimed(Definition(*about, Limits(max_size_bytes=9_000)), fresh=False):
+        pass
     return made
 
 

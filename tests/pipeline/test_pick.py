@@ -31,6 +31,7 @@ from lepton_automl.pipeline.pick import (
 )
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import LedgerView
+from lepton_automl.runs.lock import RunLock
 from lepton_automl.search.finals import training
 from lepton_automl.search.finals.training import seconds_per_epoch
 from lepton_automl.search.trials import read_trials
@@ -248,6 +249,17 @@ def test_a_budget_counts_from_the_start_of_the_command(run):
     )
     with pytest.raises(ConfigError, match="0 s are left"):
         pick(late, wanted)
+
+
+def test_the_folder_of_a_pick_is_not_that_of_another_command_or_run(run, tmp_path):
+    wanted = PickRequest(Limits(), "size", tmp_path / "picked")
+    with RunLock(tmp_path / "picked"), pytest.raises(ConfigError, match="another command works"):
+        pick(resumed(run.out), wanted)
+    (tmp_path / "picked" / "run.toml").write_text("")
+    for out in (tmp_path / "picked", run.out):
+        with pytest.raises(ConfigError, match="holds a run, a pick needs a folder of its own"):
+            pick(resumed(run.out), dataclasses.replace(wanted, out=out))
+    assert {path.name for path in (tmp_path / "picked").iterdir()} == {"run.toml", "ledger.lock"}
 
 
 def test_the_runs_own_limits_stay_where_no_other_is_stated():

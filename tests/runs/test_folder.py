@@ -41,9 +41,11 @@ def test_a_definition_is_toml_that_reads_back_as_itself():
 
 def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(MINE, fresh=False)
+    with folder.claimed(MINE, fresh=False):
+        pass
     moved = dataclasses.replace(MINE, data="/elsewhere/digits")
-    folder.claim(moved, fresh=False)
+    with folder.claimed(moved, fresh=False):
+        pass
     assert folder.definition() == moved
 
 
@@ -63,9 +65,13 @@ def test_another_definition_is_refused_with_the_difference_and_both_ways_out(
     tmp_path, change, said
 ):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(MINE, fresh=False)
-    with pytest.raises(ConfigError) as caught:
-        folder.claim(dataclasses.replace(MINE, **change), fresh=False)
+    with folder.claimed(MINE, fresh=False):
+        pass
+    with (
+        pytest.raises(ConfigError) as caught,
+        folder.claimed(dataclasses.replace(MINE, **change), fresh=False),
+    ):
+        pass
     assert said in caught.value.what
     assert "--out" in caught.value.fix
     assert "--fresh" in caught.value.fix
@@ -73,9 +79,11 @@ def test_another_definition_is_refused_with_the_difference_and_both_ways_out(
 
 def test_fresh_moves_the_old_run_aside_and_loses_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(MINE, fresh=False)
+    with folder.claimed(MINE, fresh=False):
+        pass
     (folder.path / "kept").write_text("precious")
-    folder.claim(dataclasses.replace(MINE, seed=9), fresh=True)
+    with folder.claimed(dataclasses.replace(MINE, seed=9), fresh=True):
+        pass
     assert folder.definition().seed == 9
     (old,) = [p for p in tmp_path.iterdir() if p != folder.path]
     assert (old / "kept").read_text() == "precious"
@@ -83,20 +91,27 @@ def test_fresh_moves_the_old_run_aside_and_loses_nothing(tmp_path):
 
 def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match="not a run"):
-        RunFolder(tmp_path).claim(MINE, fresh=False)
+    with (
+        pytest.raises(ConfigError, match="not a run"),
+        RunFolder(tmp_path).claimed(MINE, fresh=False),
+    ):
+        pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_that_cannot_be_made_is_a_matter_of_the_machine(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match="cannot be written"):
-        RunFolder(tmp_path / "file" / "run").claim(MINE, fresh=False)
+    with (
+        pytest.raises(MachineError, match="cannot be written"),
+        RunFolder(tmp_path / "file" / "run").claimed(MINE, fresh=False),
+    ):
+        pass
 
 
 def test_a_run_is_found_by_its_folder_its_artifact_or_the_file(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.claim(MINE, fresh=False)
+    with run.claimed(MINE, fresh=False):
+        pass
     run.artifact.mkdir()
     file = run.artifact / "model.int8.onnx"
     file.write_bytes(b"")
@@ -116,7 +131,8 @@ def test_nothing_there_is_said_with_the_way_out(tmp_path):
 
 def test_a_run_that_goes_on_keeps_its_definition_and_its_copy_of_the_space(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(MINE, fresh=False)
+    with folder.claimed(MINE, fresh=False):
+        pass
     config = configured(folder, jobs=2)
     assert config.limits == MINE.limits
     assert (config.seed, config.objectives, config.jobs) == (3, MINE.objectives, 2)
@@ -133,11 +149,15 @@ def test_the_default_folder_is_named_after_the_data():
 def test_another_latency_table_is_another_run_and_a_run_keeps_its_copy(tmp_path):
     folder = RunFolder(tmp_path / "run")
     told = dataclasses.replace(MINE, latency_from="0123", objectives=("accuracy", "latency_ms"))
-    folder.claim(told, fresh=False)
+    with folder.claimed(told, fresh=False):
+        pass
     assert folder.definition() == told
     assert configured(folder).latency_from == folder.latency_file
-    with pytest.raises(ConfigError, match="latency_from: 0123 here, 4567 asked for"):
-        folder.claim(dataclasses.replace(told, latency_from="4567"), fresh=False)
+    with (
+        pytest.raises(ConfigError, match="latency_from: 0123 here, 4567 asked for"),
+        folder.claimed(dataclasses.replace(told, latency_from="4567"), fresh=False),
+    ):
+        pass
 
 
 def test_a_definition_from_before_there_were_tables_has_none():
@@ -148,7 +168,8 @@ def test_a_definition_from_before_there_were_tables_has_none():
 @pytest.mark.parametrize("balanced", [False, True])
 def test_a_run_that_goes_on_counts_as_it_did(tmp_path, balanced):
     folder = RunFolder(tmp_path / "run")
-    folder.claim(dataclasses.replace(MINE, balanced=balanced), fresh=False)
+    with folder.claimed(dataclasses.replace(MINE, balanced=balanced), fresh=False):
+        pass
     assert f"balanced = {str(balanced).lower()}\n" in folder.definition_file.read_text()
     assert configured(folder).balance == ("on" if balanced else "off")
     text = folder.definition_file.read_text()

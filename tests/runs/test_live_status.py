@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
 
 from lepton_automl.core.events import Event
-from lepton_automl.runs import ledger as ledgers
-from lepton_automl.runs.ledger import Ledger, LedgerView, is_held
+from lepton_automl.runs.ledger import Ledger, LedgerView
 from lepton_automl.runs.live_status import FOUND, HEART, MESSAGES, PROGRESS
 
 KEPT = {"trials": 3}
@@ -74,23 +72,3 @@ def test_a_ledger_without_notes_has_none(tmp_path: Path) -> None:
     database.close()
     with LedgerView(tmp_path / "ledger.db") as view:
         assert view.live_entries() == {}
-
-
-def test_asking_whether_somebody_works_on_it_keeps_nobody_from_it(
-    tmp_path: Path, monkeypatch: object
-) -> None:
-    path = tmp_path / "ledger.db"
-    assert not is_held(path)
-    Ledger(path).close()
-    assert not is_held(path)
-    handle = os.open(path.with_suffix(".lock"), os.O_RDONLY)
-    ledgers.fcntl.flock(handle, ledgers.fcntl.LOCK_SH)
-
-    def let_go(seconds: float) -> None:
-        ledgers.fcntl.flock(handle, ledgers.fcntl.LOCK_UN)
-
-    monkeypatch.setattr(ledgers.time, "sleep", let_go)  # type: ignore[attr-defined]
-    ledger = Ledger(path)
-    assert is_held(path)
-    ledger.close()
-    os.close(handle)

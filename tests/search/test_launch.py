@@ -33,7 +33,7 @@ def test_a_worker_has_one_thread_and_sees_one_gpu(
     with launch.launch(PROGRAM, tmp_path, gpu) as process:
         assert process.stdout is not None
         words, threads, seen = json.loads(process.stdout.read())
-    assert words == [str(os.getpid()), str(tmp_path)]
+    assert words == [str(os.getpid()), str(tmp_path), "[]"]
     assert threads == "1"
     assert seen == ("5,7" if gpu is None else "3")
 

@@ -186,7 +186,8 @@ def session(tmp_path: Path) -> Any:
     """As far as the ecosystem looks at one."""
     folder = RunFolder(tmp_path / "mine")
     about = ("digits", "", False, "ab", "tiny", "cd", ("accuracy", "macs"), 7, "x86-any", "size")
-    folder.claim(Definition(*about, Limits(max_size_bytes=9_000)), fresh=False)
+    with folder.claimed(Definition(*about, Limits(max_size_bytes=9_000)), fresh=False):
+        pass
     said: list[str] = []
     made = SimpleNamespace(
         folder=folder,

@@ -188,8 +188,7 @@ class WinnerStore:
                 workers.call(task)
         model = Model.load(self._checkpoint(number))
         # Without its recipe the folder is incomplete: its files may belong to two models.
-        with files.wrap_os_errors(self._folder):
-            (self._folder / _RECIPE).unlink(missing_ok=True)
+        files.remove(self._folder / _RECIPE)
         metrics = {"validation_accuracy": result.accuracy, "epochs": float(result.epochs)}
         compared = self._trials.cross_validated.get(number)
         if compared is not None and compared.is_of(result.key):

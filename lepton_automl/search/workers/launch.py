@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lepton_automl.core import files
+from lepton_automl.core import files, held_folders
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 
 WORKER_PROGRAM = (
@@ -37,7 +37,8 @@ def launch(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes
     Parameters
     ----------
     program : str
-        Python code that the process runs; its arguments are this process's id and `locks`.
+        Python code that the process runs; its arguments are this process's id, `locks` and the
+        held folders (`core.held_folders`).
     locks : Path
         Folder of the files of `MeasurementLock`.
     gpu : int or None
@@ -49,7 +50,7 @@ def launch(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes
         settings["CUDA_VISIBLE_DEVICES"] = str(gpu)
     path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-c", program, str(os.getpid()), str(locks)],
+        [sys.executable, "-c", program, str(os.getpid()), str(locks), held_folders.to_json()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | settings | {"PYTHONPATH": path},
@@ -72,8 +73,7 @@ def started_process_group(task: str, count: int, folder: Path) -> Iterator[Proce
     if count == 1:
         yield SINGLE_PROCESS
         return
-    with files.wrap_os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     rendezvous = folder.resolve() / f"rendezvous.{os.getpid()}"
     rendezvous.unlink(missing_ok=True)
     others = [_start_rank(task, ProcessGroup(rank, count), rendezvous) for rank in range(1, count)]

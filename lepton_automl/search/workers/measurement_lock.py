@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lepton_automl.core.files import wrap_os_errors
+from lepton_automl.core.files import make_folder, wrap_os_errors
 
 MAX_WAIT_SECONDS = 5.0
 """A measurement waits no longer: a process that was stopped inside a batch may never end it."""
@@ -30,8 +30,8 @@ class MeasurementLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        make_folder(folder)
         with wrap_os_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT
             self._entry = os.open(folder / "entry.lock", flags, 0o644)
             self._batch = os.open(folder / "batch.lock", flags, 0o644)

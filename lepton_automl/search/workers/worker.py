@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
+from lepton_automl.core import held_folders
 from lepton_automl.errors import LeptonError, first_line
 from lepton_automl.search.workers.handle import is_out_of_memory
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
@@ -76,11 +77,20 @@ class StatusWriter:
 
 
 def main() -> None:
-    """Run tasks until the input ends; the second argument is the folder of the lock files."""
+    """Run tasks until the input ends.
+
+    The second argument is the folder of the lock files, the third the folders that the parent
+    holds.
+    """
     output = os.fdopen(os.dup(_STDOUT), "w")
     os.dup2(_STDERR, _STDOUT)  # What a library prints must not mix with the JSON lines.
     torch.set_num_threads(1)
-    status = StatusWriter(output, MeasurementLock(Path(sys.argv[2])))
+    held_folders.add_json(sys.argv[3])
+    try:
+        lock = MeasurementLock(Path(sys.argv[2]))
+    except LeptonError:
+        sys.exit(1)  # The parent meets the same error at its next write.
+    status = StatusWriter(output, lock)
     status.start_task()
     for line in sys.stdin:
         status.start_task()
