@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 
 import torch
@@ -578,10 +579,13 @@ def _plan_at(
     epoch = speed * sum(nets[index].work for index in kept) / len(kept)
     budget = work.config.seconds_in_all or 0.0
     plan = Plan(None, speed, begun, 0.0, epoch, own, own, tuple(kept), budget)
-    plan = _planned(work, tasks, plan)
-    # Shorter trainings need shorter fine-tuning after a cut: the search gets that time too.
-    plan = dataclasses.replace(plan, whole_epochs=min(own, plan.epochs or own))
-    return _planned(work, tasks, plan)
+    # Shorter trainings need shorter fine-tuning after a cut: the search gets that time too. The
+    # time that is kept is the least one that is enough for the epochs it leaves to the trials.
+    plans = (
+        _planned(work, tasks, dataclasses.replace(plan, whole_epochs=whole))
+        for whole in range(1, own + 1)
+    )
+    return next(each for each in plans if min(own, each.epochs or own) <= each.whole_epochs)
 
 
 def check_time(work: SearchRequest, plan: Plan | None, training_seconds: float) -> None:
@@ -628,8 +632,8 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
 
     The share is enough for three final trainings from scratch, else for one. Where trials get fewer
     epochs than their recipe has, several known-good nets are trained for one short rung and all
-    other time is that of the final training; with one known-good net the share is enough for a
-    training of twice those epochs, or the largest one.
+    other time is that of the final training; with one known-good net the trials get the most epochs
+    such that the share is enough for a training of twice those, or the largest share.
     """
     left, own = max(0.0, seconds_left(work, plan)), plan.own_epochs
     nets = len(plan.first or (0,))
@@ -638,25 +642,44 @@ def _planned(work: SearchRequest, tasks: TaskBuilder, plan: Plan) -> Plan:
         seconds = (1 - share) * left
         known[share] = planned_epochs(own, plan.epoch_seconds, seconds, work.jobs, tasks.samples)
 
-    def is_enough(share: float, count: int, times: int = 1) -> bool:
+    def is_enough(share: float, epochs: int, count: int, times: int = 1) -> bool:
         epoch_seconds = SAFETY * plan.epoch_seconds / expected_speedup(work.config.final_jobs)
-        finalist = Finalist(0, known[share], own, epoch_seconds)
+        finalist = Finalist(0, epochs, own, epoch_seconds)
         each = times * finalist.min_epochs * finalist.seconds_per_epoch
         return makespan([each] * count, work.finals_at_once) <= share * left
 
-    whole = [share for share in FINAL_SHARES if known[share] >= own and is_enough(share, FINALISTS)]
-    some = [share for share in known if known[share] >= own and is_enough(share, 1)]
-    short = [share for share in SCARCE_FINAL_SHARES if is_enough(share, 1, times=2)]
+    def planned(share: float, epochs: int) -> Plan:
+        return dataclasses.replace(plan, epochs=epochs, final_share=share)
+
+    for count in (FINALISTS, 1):
+        for share in FINAL_SHARES if count == FINALISTS else known:
+            if known[share] >= own and is_enough(share, known[share], count):
+                return planned(share, known[share])
     epochs = least_epochs(own, tasks.samples)
-    if nets > 1 and left > 0 and not whole and not some and ETA * epochs <= own:
+    if nets > 1 and left > 0 and ETA * epochs <= own:
         rung = nets * (SAFETY * plan.epoch_seconds * epochs + TASK_SECONDS) / work.jobs
         share = min(max(SCARCE_FINAL_SHARES[0], 1 - rung / left), SCARCE_FINAL_SHARES[-1])
-        return dataclasses.replace(plan, epochs=epochs, final_share=share)
-    plans = [
-        dataclasses.replace(plan, epochs=known[share], final_share=share)
-        for share in (*whole, *some, *short, SCARCE_FINAL_SHARES[-1])
-    ]
-    return next((plan for plan in plans if not plan.is_scarce), plans[-1])
+        return planned(share, epochs)
+    return _short_plan(plan, known, functools.partial(is_enough, count=1, times=2))
+
+
+def _short_plan(
+    plan: Plan, known: Mapping[float, int], is_enough: Callable[[float, int], bool]
+) -> Plan:
+    """The plan with the most epochs of trials for which the share of the final training is enough.
+
+    With the largest share, where no share is enough or the epochs are too few for a comparison.
+    """
+    most = {
+        share: max((n for n in range(known[share] + 1) if is_enough(share, n)), default=0)
+        for share in SCARCE_FINAL_SHARES
+    }
+    share = max(most, key=lambda each: most[each])
+    longest = dataclasses.replace(plan, epochs=max(1, most[share]), final_share=share)
+    if not most[share] or longest.is_scarce:
+        share = SCARCE_FINAL_SHARES[-1]
+        return dataclasses.replace(plan, epochs=known[share], final_share=share)
+    return longest
 
 
 def _plan_lines(work: SearchRequest, plan: Plan) -> tuple[str, str]:

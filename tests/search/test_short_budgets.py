@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from lepton_automl.search.trials import Plan, read_plans, read_trials
 from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import TIME_IS_OVER, Task, TaskResult, pack
 from lepton_automl.training.loop import initial_model
-from tests.helpers.search import SPACE, dataset, search_request, small_space
+from tests.helpers.search import SPACE, dataset, make_trial, search_request, small_space
 
 CASES, MANY_CASES = 12, 300
 _WORK_OF_EPOCH = 5e7
@@ -393,3 +394,33 @@ def test_a_budget_below_what_was_used_trains_nothing_and_names_one_that_does(
     assert used <= int(stated[1]) < config.seconds(stated[2])
     run.command(config.seconds(stated[2]))
     assert _trainings(run) > before
+
+
+def test_a_larger_budget_never_gives_trials_fewer_epochs(tmp_path: Path) -> None:
+    samples, seconds = 1000, 0.3
+    first, inputs = make_trial(0, epochs=27), BudgetInputs(samples, samples // 6, samples // 6, 2.0)
+    ledger = SimulatedLedger(tmp_path / "run" / "ledger.db", SimulatedTime())
+    speed = seconds / work_of(first.cost.macs, samples, 1)
+    ledger.record(EventKind.PLAN, loop._SPEED, {"seconds_per_work": speed})
+    request = search_request(tmp_path / "run", ledger, jobs=2)
+    tasks: Any = SimpleNamespace(samples=samples)
+    epochs = []
+    for budget in np.geomspace(40, 70, 30):
+        config = dataclasses.replace(request.config, budget_seconds=float(budget), trials=None)
+        reserved = functools.partial(time_budget.stage_budget, float(budget), inputs)
+        plan = loop.make_plan(
+            dataclasses.replace(
+                request,
+                config=config,
+                stage_budget=lambda epoch, epochs, reserved=reserved: (
+                    reserved(epoch, epochs).by_stage
+                ),
+            ),
+            tasks,
+            first,
+            SimulatedWorkers(STEADY, SimulatedTime(), np.random.default_rng(0)),
+        )
+        epochs.append(plan.epochs)
+    assert epochs == sorted(epochs), epochs
+    assert epochs[0] < 9 < 27 <= epochs[-1], epochs
+    ledger.close()
