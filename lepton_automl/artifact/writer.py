@@ -154,7 +154,10 @@ def write_external_artifact(
     durable.remove(folder / MANIFEST)
     labels = "\n".join(" ".join(name.split()) for name in about.class_names) + "\n"
     texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode()}
-    return _write_all(folder, {**models, **texts, **_golden(models, validation)})
+    # The file alone is enough to read pictures as those of the data were read.
+    words = scale_metadata(about.known_scale)
+    stated = {name: onnx_file.with_metadata(file, words) for name, file in models.items()}
+    return _write_all(folder, {**stated, **texts, **_golden(stated, validation)})
 
 
 def _json(arch: Arch) -> bytes:

@@ -93,6 +93,15 @@ def read_metadata(file: bytes) -> dict[str, str]:
     return {item.key: item.value for item in ModelProto.FromString(file).metadata_props}
 
 
+def with_metadata(file: bytes, words: Mapping[str, str]) -> bytes:
+    """A file with `words` added to its metadata; the file itself where there are none."""
+    if not words:
+        return file
+    model = ModelProto.FromString(file)
+    helper.set_model_props(model, read_metadata(file) | dict(words))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
     """Open a file in ONNX Runtime on one CPU thread, all optimisations, no spinning.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -123,3 +124,13 @@ def test_damaged_models_are_refused_or_opened_and_never_anything_else(tmp_path: 
 
 def _kinds() -> list[type[LeptonError]]:
     return [LeptonError, *LeptonError.__subclasses__()]
+
+
+def test_a_full_disk_is_the_machines_fault_and_not_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(load, "_opened", full)
+    assert load.answer({"path": "x.onnx"})["error"] == "MachineError"

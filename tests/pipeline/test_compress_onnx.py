@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl import api
+from lepton_automl.artifact.predict import predict
 from lepton_automl.compress.external import quantize
 from lepton_automl.compress.loop import read_steps
 from lepton_automl.config import Limits, RunConfig
@@ -246,3 +247,24 @@ def test_its_folder_is_a_run_that_can_be_verified_but_not_searched(
 def test_the_same_model_starts_again_with_fresh(tmp_path: Path, own: Wanted) -> None:
     own.changed(limits=Limits(max_drop=5), fresh=True).compress()
     assert len(list(tmp_path.glob("out*"))) == 2
+
+
+def test_a_12_bit_picture_is_read_as_those_of_the_data_also_by_the_file_alone(
+    tmp_path: Path,
+) -> None:
+    wanted = order(tmp_path)
+    with np.load(tmp_path / "stripes.npz") as arrays:
+        deep = {
+            name: np.rint(array / 255 * 4095).astype(np.uint16) if name[0] == "x" else array
+            for name, array in arrays.items()
+        }
+        plain = arrays["x_test"][0, ..., 0]
+    np.savez(tmp_path / "stripes.npz", **deep)
+    Image.fromarray(deep["x_test"][0, ..., 0]).save(tmp_path / "deep.png")
+    Image.fromarray(plain).save(tmp_path / "plain.png")
+    artifact = wanted.compress().artifact
+    alone = Path(shutil.copy(artifact / "model.int8.onnx", tmp_path / "alone.onnx"))
+    pictures = [tmp_path / "deep.png", tmp_path / "plain.png"]
+    for place in (artifact, alone):
+        first, second = predict(place, pictures)
+        assert (first.label, first.probability) == (second.label, second.probability)

@@ -20,7 +20,7 @@ from lepton_automl.compress.external.preprocessing import (
 )
 from lepton_automl.compress.external.reader import has_free_size, read, signature
 from lepton_automl.core import files
-from lepton_automl.core.subprocesses import run_json
+from lepton_automl.core.subprocesses import error_answer, run_json
 from lepton_automl.data.framing import Framing
 from lepton_automl.errors import DataError, LeptonError, first_line
 
@@ -122,15 +122,15 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         return _opened(**request)
-    except LeptonError as error:
-        known = error
+    except (LeptonError, OSError) as error:
+        return error_answer(error)
     except _MALFORMED as error:
         line = first_line(error)
-        known = DataError(
+        malformed = DataError(
             f"{request['path']} cannot be used: {type(error).__name__}: {line}",
             fix="export the model again; if it is sound, please report this",
         )
-    return {"error": type(known).__name__, "what": known.what, "fix": known.fix}
+        return error_answer(malformed)
 
 
 def _opened(
