@@ -48,6 +48,7 @@ def run(given: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Figures of the reference and the shipped file of one run."""
     data = given.out.parent / f"refit-{name}-{seed}.npz"
     if not data.exists():
+        data.parent.mkdir(parents=True, exist_ok=True)
         np.savez(data, **built(unseen_data.Sources(given.sources), name))
     out = data.with_suffix("")
     words = ["--budget", f"{given.seconds:.0f}s", "--jobs", "1", "--seed", str(seed), "--json"]
