@@ -94,7 +94,7 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     resources = resolve(config)
     dataset = open_data(config, emit)
     check_folds(config, dataset)
-    space = choose_space(config, resources)
+    space = choose_space(config, resources).for_samples(len(dataset.train))
     chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"

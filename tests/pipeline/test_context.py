@@ -186,6 +186,14 @@ def test_without_space_the_search_tries_known_good_nets_of_all_sizes(tmp_path):
     assert context.choose_space(named, context.resolve(named)).name == "tiny"
 
 
+def test_known_good_nets_have_the_settings_of_few_samples(tmp_path):
+    with open_run(config(tmp_path), silent) as run:
+        few = load("general").few
+        assert len(run.dataset.train) < few.samples
+        for candidate in run.space.candidates:
+            assert few.values.items() <= candidate.items()
+
+
 def test_a_reopened_run_keeps_what_its_search_has_decided_about_the_space(tmp_path):
     with open_run(config(tmp_path), silent) as run:
         (first,) = (d for d in recorded_decisions(run.ledger) if d.name == "search space")

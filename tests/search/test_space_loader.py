@@ -168,3 +168,42 @@ def test_a_least_side_that_is_no_number_of_pixels_is_refused(tmp_path, side):
     text = GOOD.replace("[[candidate]]", f"[[candidate]]\nmin_side = {side}")
     with pytest.raises(SpaceError, match="min_side"):
         load(tmp_path, text)
+
+
+def few(text):
+    return GOOD.replace("[[candidate]]", f"[few]\n{text}\n\n[[candidate]]", 1)
+
+
+def test_candidates_of_few_samples_have_the_values_that_the_space_names(tmp_path):
+    plain = load(tmp_path, GOOD)
+    path, parameter = next(
+        (path, each)
+        for path, each in plain.parameters().items()
+        if path.startswith("train.") and len(each.values) > 1 and path in plain.candidates[0]
+    )
+    other = next(v for v in parameter.values if v != plain.candidates[0][path])
+    shown = f'"{other}"' if isinstance(other, str) else str(other).lower()
+    found = load(tmp_path, few(f"samples = 100\n{path} = {shown}"))
+    assert found.candidates == plain.candidates
+    assert found.for_samples(100) == found
+    changed = found.for_samples(99).candidates
+    assert changed == tuple(one | {path: other} for one in plain.candidates)
+    assert found.for_samples(99).has_few_samples
+    assert not found.for_samples(100).has_few_samples
+    assert found.for_samples(99).digest == found.digest
+    assert plain.for_samples(1) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("train.lr = 0.1", "samples = None"),
+        ("samples = 0", "samples = 0"),
+        ('samples = "few"', "samples = 'few'"),
+        ("samples = 9\ntrain.nothing = 1", "train.nothing"),
+        ("samples = 9\ntrain.sgd.lr = 0.3", "train.sgd.lr = 0.3"),
+    ],
+)
+def test_a_wrong_table_for_few_samples_is_refused(tmp_path, text, named):
+    with pytest.raises(SpaceError, match=named):
+        load(tmp_path, few(text))

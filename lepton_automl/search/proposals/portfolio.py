@@ -103,6 +103,9 @@ def decision(space: SearchSpace, trials: Trials) -> Decision | None:
     epochs = max(epochs for _, epochs in reached.values())
     missing = [name for name in space.candidate_names if name not in reached]
     left_out = f"; not tried: {', '.join(missing)}" if missing else ""
+    if space.has_few_samples:
+        values = ", ".join(f"{path} {value}" for path, value in space.few.values.items())
+        left_out += f"; with {values}, as for fewer than {space.few.samples:,} training samples"
     return Decision(
         "search space",
         f"{space.name}, begun with {len(reached)} known-good nets, the best {best}",

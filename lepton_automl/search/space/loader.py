@@ -13,10 +13,10 @@ from lepton_automl.core import plugins
 from lepton_automl.errors import LeptonError, SpaceError
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.parameters import Keys, Parameter, Scalar, SpaceFile
-from lepton_automl.search.space.search_space import SearchSpace
+from lepton_automl.search.space.search_space import Few, SearchSpace
 from lepton_automl.search.space.tables import check_all, layer_table, train_table
 
-_SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "candidate")
+_SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "few", "candidate")
 _NATIVE = "native"
 """The resolution of the data."""
 
@@ -121,15 +121,36 @@ def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
         candidates=tuple(found.values()),
         candidate_names=tuple(found),
         candidate_sides=tuple(sides),
+        few=_few(file, space),
     )
+
+
+def _few(file: SpaceFile, space: SearchSpace) -> Few:
+    """The table `few`; it changes nothing where it is missing."""
+    if "few" not in file.document:
+        return Few()
+    raw = file.table("few")
+    samples = raw.pop("samples", None)
+    if type(samples) is not int or samples < 1:
+        what = f"samples = {samples!r}, the rule is a number of training samples from 1 on"
+        raise file.error(("few", "samples"), what, "give for instance samples = 3000")
+    return Few(samples, _checked(file, ("few",), space, raw))
 
 
 def _candidate(
     file: SpaceFile, keys: Keys, space: SearchSpace, raw: dict[str, Any]
 ) -> dict[str, Scalar]:
     """Complete a candidate: parameters that it does not name get their first value."""
-    parameters = space.all_parameters
     full = {path: parameter.values[0] for path, parameter in space.parameters().items()}
+    given = _checked(file, keys, space, raw)
+    return full | {path: value for path, value in given.items() if path in full}
+
+
+def _checked(
+    file: SpaceFile, keys: Keys, space: SearchSpace, raw: dict[str, Any]
+) -> dict[str, Scalar]:
+    """Values by parameter, as the space has them."""
+    parameters, found = space.all_parameters, dict[str, Scalar]()
     for path, value in _flat(raw):
         if path not in parameters:
             spot = (*keys, *path.split("."))
@@ -137,9 +158,8 @@ def _candidate(
         if value not in parameters[path].values:
             what = f"{path} = {value!r}, the rule is {parameters[path]}"
             raise file.error((*keys, *path.split(".")), what, f"give {path} one of these values")
-        if path in full:
-            full[path] = parameters[path].values[parameters[path].values.index(value)]
-    return full
+        found[path] = parameters[path].values[parameters[path].values.index(value)]
+    return found
 
 
 def _check_builds(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lepton_automl.cost import targets
 from lepton_automl.cost.targets import Target
@@ -26,6 +26,16 @@ _MIN_MAP_SIDE = 4
 """Strides do not reduce feature maps below this many rows or columns."""
 _DEFAULT_SIDE = 64
 """Side in pixels where picture sizes vary and the space lists none."""
+
+
+@dataclass(frozen=True)
+class Few:
+    """What candidates get in place of their own values where training samples are few."""
+
+    samples: int = 0
+    """With fewer training samples than these."""
+    values: dict[str, Scalar] = field(default_factory=dict)
+    """Values by parameter."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,10 @@ class SearchSpace:
     candidate_sides : tuple of int
         Least rows or columns, whichever are more, of the pictures that each is known to be good
         for.
+    few : Few
+        What candidates get where training samples are few.
+    has_few_samples : bool
+        Whether candidates have got that.
     digest : str
         Sixteen hexadecimal digits of a hash of the content without comments.
     text : str
@@ -70,6 +84,8 @@ class SearchSpace:
     candidate_sides: tuple[int, ...]
     digest: str
     text: str
+    few: Few = field(default_factory=Few)
+    has_few_samples: bool = False
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -109,6 +125,16 @@ class SearchSpace:
             for candidate in self.candidates
         )
         return replace(changed, candidates=candidates)
+
+    def for_samples(self, count: int) -> SearchSpace:
+        """Copy with the candidates for `count` training samples; name and digest stay."""
+        if count >= self.few.samples:
+            return self
+        changed = tuple(
+            candidate | {path: v for path, v in self.few.values.items() if path in candidate}
+            for candidate in self.candidates
+        )
+        return replace(self, candidates=changed, has_few_samples=True)
 
     def candidates_for(self, size: tuple[int, int] | None) -> list[dict[str, Scalar]]:
         """The candidates that are known to be good for pictures of this size; None: it varies.
