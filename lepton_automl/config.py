@@ -142,6 +142,10 @@ DEFAULT_BUDGET_SECONDS = 600.0
 """Budget where neither a budget nor a number of trials is given."""
 
 
+DEFAULT_TARGET = "x86-any"
+"""Hardware of the file where none is named."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """Criteria of the choice among trained nets."""
@@ -177,7 +181,7 @@ class RunConfig:
     seed: int = 0
     sampler: str = "lepton"
     """What proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler MODULE:CLASS."""
-    target: str = "x86-any"
+    target: str = DEFAULT_TARGET
     prefer: Prefer = "size"
     latency_from: Path | None = None
     """Latency table of the target device; None: latencies are measured here, or estimated for a

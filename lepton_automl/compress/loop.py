@@ -23,7 +23,11 @@ from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file, validation_correct
 from lepton_automl.compress.pruning.prune import prune
 from lepton_automl.compress.pruning.savings import is_within
-from lepton_automl.compress.quantization.quantize import QuantizationResult, quantize_model
+from lepton_automl.compress.quantization.quantize import (
+    MethodResult,
+    QuantizationResult,
+    quantize_model,
+)
 from lepton_automl.compress.refit import refit
 from lepton_automl.core import files
 from lepton_automl.core.decisions import Certainty, Decision
@@ -50,6 +54,7 @@ _ONE_GROUP = "all validation pictures are of one group, which does not tell what
 REFIT, QUANTIZED = "refit", "quantized"
 """Names of steps: the float net trained on all samples, and the int8 net that ships."""
 STEPS_FILE = "steps.json"
+_KL = "KL divergence from float"
 CALIBRATION = "calibration.json"
 
 
@@ -292,7 +297,7 @@ def _comparison(result: QuantizationResult) -> str:
     """The method that was chosen, beside plain rounding to nearest."""
     nearest = result.results[0]
     text = (
-        f"{result.method}, KL divergence from float {result.kl_divergence:.2g} "
+        f"{result.method}, {_KL} {result.kl_divergence:.2g} "
         f"({nearest.method}: {nearest.kl_divergence:.2g}"
     )
     loss = 0.0 if nearest.accuracy is None else 100 * (result.accuracy - nearest.accuracy)
@@ -338,6 +343,29 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
     if rejected:
         evidence += f"; {rejected[-1].name} rejected: {rejected[-1].why}"
     return Decision("pruning", choice, evidence, certainty, "--max-drop")
+
+
+def quantization_decision(folder: Path) -> Decision:
+    """Which method quantized the net of a finished compression, and what it was chosen from.
+
+    Raises
+    ------
+    DataError
+        If the record is damaged.
+    """
+    path = folder / CALIBRATION
+    try:
+        body = json.loads(path.read_text())
+        made = [MethodResult(**each) for each in body["methods"]]
+        pictures = len(body["training_pictures"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}", fix=f"remove {folder} and compress again"
+        ) from error
+    figures = ", ".join(f"{each.method} {each.kl_divergence:.2g}" for each in made)
+    evidence = f"{_KL} on {pictures} training pictures: {figures}"
+    chosen = read_steps(folder)[-1].why.partition(_KL)[0].removesuffix(", ")
+    return Decision("quantization", chosen, evidence, "measured", "", is_detail=True)
 
 
 def _reaches_limits(steps: list[StepRecord], current: Model, context: CompressionContext) -> bool:

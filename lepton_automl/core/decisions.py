@@ -29,6 +29,8 @@ class Decision:
     of the options. `assumed`: nothing decides, so the safe side is taken."""
     option: str
     """What overrules it, such as `--flip on`; empty if nothing does."""
+    is_detail: bool = False
+    """Whether only `--json` and the model card list it, not the terminal."""
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from lepton_automl.config import RunConfig, fold_count
+from lepton_automl.config import DEFAULT_TARGET, RunConfig, fold_count
 from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.machine import this_machine
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
@@ -36,6 +37,7 @@ from lepton_automl.search.space import loader
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.study import make_sampler
 from lepton_automl.search.warm_start import Source, source
+from lepton_automl.training.precision import precision_decision
 
 DEFAULT_SPACE = "general"
 """The search space without `--space`, for all data: its known-good nets of several sizes and
@@ -248,7 +250,7 @@ def choose_space(config: RunConfig, resources: Resources) -> SearchSpace:
 def _decisions(
     config: RunConfig, resources: Resources, dataset: Dataset, space: SearchSpace
 ) -> list[Decision]:
-    """What is decided where an option is left out: search space and device."""
+    """What is decided where an option is left out: search space, channels, device and the like."""
     decisions = []
     if config.space is None:
         sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
@@ -261,7 +263,26 @@ def _decisions(
         decisions.append(
             Decision("device", resources.device.type, evidence, "inferred", "--device")
         )
+    decisions += [_channels_decision(dataset), precision_decision(resources.device)]
+    if config.jobs is None and resources.device.type == "cpu":
+        evidence = "one a CPU core that this process may use"
+        workers = f"{config.workers} worker process{'es' * (config.workers > 1)}"
+        decisions.append(
+            Decision("workers", workers, evidence, "inferred", "--jobs", is_detail=True)
+        )
+    if config.target == DEFAULT_TARGET:
+        evidence = f"the default; this machine is {this_machine()}"
+        decisions.append(
+            Decision("target", config.target, evidence, "assumed", "--target", is_detail=True)
+        )
     return decisions
+
+
+def _channels_decision(dataset: Dataset) -> Decision:
+    is_grey = dataset.channels == 1
+    evidence = f"{'no' if is_grey else 'a'} training or validation picture is in colour"
+    choice = "grey, 1 channel" if is_grey else "colour, 3 channels (RGB)"
+    return Decision("channels", choice, evidence, "inferred", "", is_detail=True)
 
 
 @contextmanager

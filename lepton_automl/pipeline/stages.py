@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.compress.context import CompressionContext, MeasureLatency
-from lepton_automl.compress.loop import REFIT, CompressionResult, pruning_decision
+from lepton_automl.compress.loop import (
+    REFIT,
+    CompressionResult,
+    pruning_decision,
+    quantization_decision,
+)
 from lepton_automl.compress.loop import compress as run_compression
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
@@ -182,7 +187,9 @@ def compress(
         latency_basis=context.latency_model.basis if context.latency_model else "measured",
         is_aim=is_aim,
     )
-    result = run_compression(step or best, compression, compressed_folder(context, step or best))
+    folder = compressed_folder(context, step or best)
+    result = run_compression(step or best, compression, folder)
+    record_decision(ledger, quantization_decision(folder))
     if prunes and step is None:
         record_decision(ledger, pruning_decision(result.steps, compression))
     if is_refit:

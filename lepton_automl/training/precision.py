@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.machine import this_machine
 
 _AMX_FLAG = "amx_bf16"
@@ -26,6 +27,17 @@ def matmul_dtype(device: torch.device) -> torch.dtype:
     """
     is_fast = device.type == "cuda" or (device.type == "cpu" and _has_amx())
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def precision_decision(device: torch.device) -> Decision:
+    """The arithmetic of trainings, and the property of the machine that decided it."""
+    if device.type == "cuda":
+        evidence = "trainings run on a CUDA device"
+    else:
+        evidence = f"the processor has {'' if _has_amx() else 'no '}{_AMX_FLAG}"
+    is_short = matmul_dtype(device) == torch.bfloat16
+    choice = "bfloat16 products, float32 sums and weights" if is_short else "float32"
+    return Decision("training arithmetic", choice, evidence, "inferred", "", is_detail=True)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

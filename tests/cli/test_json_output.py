@@ -35,6 +35,7 @@ def test_decisions_are_listed_with_all_their_fields():
         "evidence": "40 % of 216",
         "certainty": "measured",
         "option": "--flip on",
+        "is_detail": False,
     }
 
 

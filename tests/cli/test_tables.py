@@ -153,6 +153,14 @@ def test_decisions_are_shown_with_what_overrules_them(capsys):
         assert part in line
 
 
+def test_of_details_the_terminal_shows_the_name_and_where_they_are(capsys):
+    made = Decision("workers", "7 processes", "one a core", "inferred", "--jobs", is_detail=True)
+    report.show_verdict(Outcome(Path("a"), verdict(), decisions=(made,)))
+    text = capsys.readouterr().out
+    assert "also decided, see a/MODEL_CARD.md: workers" in text
+    assert "7 processes" not in text
+
+
 OUTCOME = Outcome(Path("a"), verdict())
 
 SHOWN = [

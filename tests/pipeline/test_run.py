@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import re
 import sqlite3
 
@@ -65,6 +66,16 @@ def test_a_budget_within_what_was_used_returns_the_outcome_and_names_a_larger_on
     stated = re.search(r"it took (.+) of --budget .+; --budget (\S+) or more --trials", said[-1])
     assert stated[1] == duration(used)
     assert seconds(stated[2]) > used
+
+
+def test_the_quantization_is_the_method_of_least_divergence(finished_run):
+    config, outcome = finished_run
+    (said,) = (decision for decision in outcome.decisions if decision.name == "quantization")
+    (file,) = (config.out / "models").glob("compressed-*/calibration.json")
+    methods = json.loads(file.read_text())["methods"]
+    assert said.choice == min(methods, key=lambda method: method["kl_divergence"])["method"]
+    for method in methods:
+        assert f"{method['method']} {method['kl_divergence']:.2g}" in said.evidence
 
 
 def test_more_trials_continue_a_finished_run_and_count_as_a_second_use_of_the_test_set(
@@ -133,6 +144,9 @@ def test_what_no_option_decides_is_listed_in_the_outcome_and_in_the_artifact(fin
     given = {"search space": config.space, "winner": None, "file that ships": None}
     assert {name for name, option in given.items() if option is None} <= set(made)
     assert ("search space" in made) == (config.space is None)
+    details = {"channels", "training arithmetic", "target", "quantization"}
+    assert {name for name, decision in made.items() if decision.is_detail} == details
+    assert made["channels"].choice.startswith("grey")
     assert run.run(config).decisions == outcome.decisions
     card = (outcome.artifact / "MODEL_CARD.md").read_text()
     assert all(decision.choice in card for decision in outcome.decisions)

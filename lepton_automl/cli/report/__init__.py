@@ -127,7 +127,7 @@ def show_error(error: LeptonError, *, json: bool = False) -> None:
 
 def _show_outcome(outcome: Outcome) -> None:
     if outcome.decisions:
-        _show(tables.decisions_view(outcome.decisions))
+        _show(tables.decisions_view(outcome.decisions, outcome.artifact))
     _show(tables.verdict_view(outcome.verdict, outcome.artifact))
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl.artifact import formatting
+from lepton_automl.artifact.manifest import CARD
 from lepton_automl.artifact.provenance import FinalistResult, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
@@ -57,13 +58,16 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
 
 
-def decisions_view(decisions: Sequence[Decision]) -> RenderableType:
-    """What was decided for the user, one row a decision."""
+def decisions_view(decisions: Sequence[Decision], artifact: Path) -> RenderableType:
+    """What was decided for the user, one row a decision; details only by name."""
     table = _table("decisions made for you", *formatting.DECISION_COLUMNS)
     for each in decisions:
-        cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
-        table.add_row(*map(Text, cells))
-    return table
+        if not each.is_detail:
+            cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
+            table.add_row(*map(Text, cells))
+    details = ", ".join(each.name for each in decisions if each.is_detail)
+    more = [Text(f"also decided, see {artifact / CARD}: {details}")] if details else []
+    return Group(table, *more)
 
 
 def search_view(found: SearchResult | Front) -> RenderableType:
