@@ -13,6 +13,10 @@ LeptonError              base: what is wrong (with the value and the rule) and h
 
 from __future__ import annotations
 
+from typing import Any
+
+from lepton_automl.text import printable, printable_lines
+
 
 class LeptonError(Exception):
     """Base class of all errors that a user can correct.
@@ -33,7 +37,11 @@ class LeptonError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.what}\n  fix: {self.fix}"
+        return f"{printable(self.what)}\n  fix: {printable_lines(self.fix)}"
+
+    def document(self) -> dict[str, Any]:
+        """The JSON object of a command that failed: `error`, `fix`, `exit_code`."""
+        return {"error": self.what, "fix": self.fix, "exit_code": self.exit_code}
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default protocol between processes.

@@ -59,6 +59,29 @@ def printing() -> Iterator[str]:
                 yield f"{name}:{node.lineno}: only cli/ writes to the terminal"
 
 
+def escaping() -> Iterator[str]:
+    """Text reaches people through few modules, which escape it."""
+    doors = {
+        "print": "cli/streams.py",
+        "typer.echo": "cli/streams.py",
+        "sys.stdout.write": "cli/streams.py",
+        "sys.stderr.write": "cli/streams.py",
+        "rich.console.Console": "cli/report/console.py",
+        "html.escape": "text.py",
+        "rich.markup.escape": "text.py",
+    }
+    for name, tree in parsed("lepton_automl"):
+        if runs_alone(tree):
+            continue
+        for node in ast.walk(tree):
+            used = [ast.unparse(node)] if isinstance(node, ast.Name | ast.Attribute) else []
+            if isinstance(node, ast.ImportFrom):
+                used += [f"{node.module}.{alias.name}" for alias in node.names]
+            for door in doors.keys() & set(used):
+                if not name.endswith(doors[door]):
+                    yield f"{name}:{node.lineno}: {door} is used by {doors[door]} only"
+
+
 def runs_alone(tree: ast.Module) -> bool:
     """The module is a process of its own: what it writes is an answer to the one that began it."""
     return any(
@@ -115,6 +138,7 @@ def version_without_a_changelog_section() -> Iterator[str]:
 RULES: tuple[Callable[[], Iterator[str]], ...] = (
     modules_without_a_docstring,
     printing,
+    escaping,
     local_imports,
     unsorted_public_names,
     parked_work,

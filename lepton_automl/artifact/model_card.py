@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from lepton_automl.artifact import formatting
@@ -10,8 +11,9 @@ from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
 from lepton_automl.data.pixel_scale import EIGHT_BIT
+from lepton_automl.text import Markdown, code, markdown
 
-USE = """## Use
+USE = Markdown("""## Use
 
 The ONNX file takes `pixels`, uint8 (n, {height}, {width}, {channels}), {colour}, and gives
 `probabilities`, float32 (n, {classes}). Normalisation and softmax are inside it; the class names
@@ -27,9 +29,9 @@ pixels = numpy.asarray(picture.resize(({width}, {height}), Image.Resampling.BILI
 answer = session.run(None, {{"pixels": pixels.reshape(1, {height}, {width}, {channels})}})[0][0]
 print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
 ```
-"""
+""")
 
-FILES = """## Files
+FILES = Markdown("""## Files
 
 | file | holds |
 |---|---|
@@ -42,7 +44,7 @@ FILES = """## Files
 | `manifest.json` | sha256 of every file |
 
 `golden/` holds pictures of the data: leave it out where these must not be passed on.
-"""
+""")
 
 
 def card(verdict: Verdict, about: Provenance) -> str:
@@ -56,46 +58,43 @@ def card(verdict: Verdict, about: Provenance) -> str:
         Origin of the artifact.
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
-    return "\n".join(
-        [
-            *filter(None, sections),
-            _made(about),
-            _decisions(verdict, about),
-            _how(verdict),
-            _use(verdict, about),
-            FILES,
-        ]
-    )
+    more = [_made(about), _decisions(verdict, about), _how(verdict), _use(verdict, about), FILES]
+    return _lines([*filter(None, sections), *more])
 
 
-def _head(verdict: Verdict, about: Provenance) -> str:
+def _head(verdict: Verdict, about: Provenance) -> Markdown:
     height, width, channels = about.input
     names = ", ".join(about.class_names[:20]) + (", ..." if len(about.class_names) > 20 else "")
+    uses = Markdown(", **{uses}**") if verdict.test_set_uses > 1 else Markdown()
+    ships, preferred = formatting.precision_text(verdict.primary), f"--prefer {verdict.prefer}"
     rows = {
         "Task": f"{len(about.class_names)} classes: {names}",
         "Input": f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}",
-        "Ships": f"`{formatting.precision_text(verdict.primary)}`, chosen by "
-        f"`--prefer {verdict.prefer}`",
-        "Data": f"{about.data}, fingerprint `{about.data_fingerprint}`",
-        "Test part": f"fingerprint `{verdict.test_fingerprint}`"
-        + (f", **{formatting.test_set_uses_text(verdict)}**" if verdict.test_set_uses > 1 else ""),
+        "Ships": Markdown("{file}, chosen by {option}").fill(
+            file=code(ships), option=code(preferred)
+        ),
+        "Data": Markdown("{data}, fingerprint {digest}").fill(
+            data=about.data, digest=code(about.data_fingerprint)
+        ),
+        "Test part": Markdown("fingerprint {digest}{uses}").fill(
+            digest=code(verdict.test_fingerprint),
+            uses=uses.fill(uses=formatting.test_set_uses_text(verdict)),
+        ),
         "Target": about.target,
         "Made by": f"lepton {about.lepton}",
     }
-    return f"# {about.data}: a classifier by lepton\n\n" + _table(("", ""), rows.items())
+    title = Markdown("# {data}: a classifier by lepton\n").fill(data=about.data)
+    return _lines([title, _table(("", ""), rows.items())])
 
 
-def _answer(verdict: Verdict) -> str:
-    lines = [f"## Verdict: {verdict.status}", "", formatting.ANSWERS[verdict.status]]
+def _answer(verdict: Verdict) -> Markdown:
+    answer = formatting.ANSWERS[verdict.status]
     if verdict.status == "holds" and not verdict.limits:
-        lines[-1] = "No limit was stated, so none is judged."
-    lines[-1] = lines[-1].rstrip(".") + formatting.warned_text(verdict) + "."
-    lines += [f"\n**Warning:** {warning}\n" for warning in verdict.warnings]
-    lines += [
-        f"- {line}"
-        for line in (*verdict.reasons, *verdict.notes, formatting.other_text(verdict))
-        if line
-    ]
+        answer = "No limit was stated, so none is judged."
+    answer = answer.rstrip(".") + formatting.warned_text(verdict) + "."
+    title = Markdown("## Verdict: {status}\n").fill(status=verdict.status)
+    warnings = [Markdown("\n**Warning:** {text}\n").fill(text=text) for text in verdict.warnings]
+    others = (*verdict.reasons, *verdict.notes, formatting.other_text(verdict))
     rows = [
         (
             f"{formatting.limit_title(limit.name, verdict.balanced)} "
@@ -105,23 +104,24 @@ def _answer(verdict: Verdict) -> str:
         )
         for limit in verdict.limits
     ]
-    table = _table(("limit", "measured", "verdict"), rows) if rows else ""
-    return "\n".join([*lines, "", table, formatting.faster_text(verdict), ""])
+    table = _table(("limit", "measured", "verdict"), rows) if rows else Markdown()
+    end = [Markdown(), table, markdown(formatting.faster_text(verdict)), Markdown()]
+    return _lines([title, markdown(answer), *warnings, *_items(others), *end])
 
 
-def _figures(verdict: Verdict) -> str:
+def _figures(verdict: Verdict) -> Markdown:
     found = {"int8": verdict.int8, "float": verdict.float32, "reference": verdict.reference}
     present = {name: item for name, item in found.items() if item is not None}
     if not present:
-        return ""
+        return Markdown()
     rows = formatting.figure_rows(list(present.values()), verdict.balanced)
-    rows.append(("sha256", *(f"`{item.sha256}`" for item in present.values())))
+    rows.append(("sha256", *(code(item.sha256) for item in present.values())))
     mark = formatting.test_set_uses_text(verdict)
-    title = "## Figures" + (f" ({mark})" if mark else "")
-    return f"{title}\n\n{_table(('', *present), rows)}"
+    title = Markdown("## Figures ({mark})\n").fill(mark=mark) if mark else Markdown("## Figures\n")
+    return _lines([title, _table(("", *present), rows)])
 
 
-def _drops(verdict: Verdict) -> str:
+def _drops(verdict: Verdict) -> Markdown:
     names = {
         "int8": "from reference to int8",
         "float": "from reference to float",
@@ -131,52 +131,52 @@ def _drops(verdict: Verdict) -> str:
         (names.get(name, name), formatting.drop_text(drop)) for name, drop in verdict.drops.items()
     ]
     title = f"{units.accuracy_title(verdict.balanced)} drop, paired [95 %]"
-    return _table((title, ""), rows) if rows else ""
+    return _table((title, ""), rows) if rows else Markdown()
 
 
-def _made(about: Provenance) -> str:
+def _made(about: Provenance) -> Markdown:
     if about.notes:
-        return "## How it was made\n\n" + "\n".join(f"- {note}" for note in about.notes) + "\n"
+        return _lines([Markdown("## How it was made\n"), *_items(about.notes), Markdown()])
     if not about.finalists:
-        return ""
+        return Markdown()
     head = ("trial", *formatting.FINALIST_COLUMNS)
     rows = [(str(each.number), *formatting.finalist_cells(each)) for each in about.finalists]
     by = ", by balanced accuracy" if about.balanced else ""
     has_folds = about.finalists[0].cross_validation is not None
     where = "On training and validation" if has_folds else "On the validation part"
-    text = f"## How it was chosen\n\n{where}{by}, {finalist_summary(about.finalists)}"
-    return f"{text}.\n\n{_table(head, rows)}"
+    text = markdown(f"{where}{by}, {finalist_summary(about.finalists)}.")
+    return _lines([Markdown("## How it was chosen\n"), text, Markdown(), _table(head, rows)])
 
 
-def _decisions(verdict: Verdict, about: Provenance) -> str:
+def _decisions(verdict: Verdict, about: Provenance) -> Markdown:
     made = formatting.decisions_of(about, verdict)
     if not made:
-        return ""
-    rows = [(d.name, d.choice, d.evidence, d.certainty, d.option and f"`{d.option}`") for d in made]
-    head = "## Decisions\n\nMade by lepton where no option said otherwise."
-    return f"{head}\n\n{_table(formatting.DECISION_COLUMNS, rows)}"
+        return Markdown()
+    rows = [(d.name, d.choice, d.evidence, d.certainty, code(d.option)) for d in made]
+    head = Markdown("## Decisions\n\nMade by lepton where no option said otherwise.\n")
+    return _lines([head, _table(formatting.DECISION_COLUMNS, rows)])
 
 
-def _how(verdict: Verdict) -> str:
+def _how(verdict: Verdict) -> Markdown:
     text = (
-        f"## How it was measured\n\nThe written files, in a fresh process, on {verdict.machine}. "
+        f"The written files, in a fresh process, on {verdict.machine}. "
         f"{formatting.accuracy_kind(verdict)} Drops are paired on the same samples. Latency: "
         "batch 1, one thread, every optimisation on, in rounds in which the files and one fixed "
         "net take turns; "
-        "the figure is the ratio to that net times its quiet time.\n"
+        "the figure is the ratio to that net times its quiet time."
     )
-    if told := formatting.target_latency_note(verdict):
-        text += f"{told}\n"
+    lines = [text, formatting.target_latency_note(verdict)]
     if verdict.parity is not None:
         p = verdict.parity
-        text += (
+        lines.append(
             f"Parity with exact integer arithmetic on {p.n_samples} pictures: largest difference "
-            f"{p.max_steps} steps, the same class for {p.n_same_class} of {p.n_clear} clear ones.\n"
+            f"{p.max_steps} steps, the same class for {p.n_same_class} of {p.n_clear} clear ones."
         )
-    return text
+    title = Markdown("## How it was measured\n")
+    return _lines([title, *(markdown(line) for line in lines if line), Markdown()])
 
 
-_DEEP = """
+_DEEP = Markdown("""
 Picture files with more than 8 bits a channel are converted first: {black:g} is black and {white:g}
 white, `pixels = clip(round(255 * (values - {black:g}) / {width:g}), 0, 255)`. In Python, for a grey
 file:
@@ -186,25 +186,25 @@ values = numpy.asarray(Image.open("picture.png")).astype(float)
 levels = ((values - {black:g}) * 255 / {width:g}).round().clip(0, 255).astype(numpy.uint8)
 picture = Image.fromarray(levels).convert("{mode}")
 ```
-"""
-_RAW = """
+""")
+_RAW = Markdown("""
 The data were stored with {black:g} as black and {white:g} as white:
 `pixels = clip(round(255 * (values - {black:g}) / {width:g}), 0, 255)`.
-"""
+""")
 
 
-def _scale(about: Provenance) -> str:
+def _scale(about: Provenance) -> Markdown:
     """How stored values become the file's pixels, where they are not 0 to 255."""
     scale, mode = about.known_scale, "RGB" if about.input[2] == 3 else "L"
     if scale is None or scale == EIGHT_BIT:
-        return ""
+        return Markdown()
     text = _RAW if scale.of_files != scale else _DEEP
-    return text.format(black=scale.black, white=scale.white, width=scale.width, mode=mode)
+    return text.fill(black=scale.black, white=scale.white, width=scale.width, mode=mode)
 
 
-def _use(verdict: Verdict, about: Provenance) -> str:
+def _use(verdict: Verdict, about: Provenance) -> Markdown:
     height, width, channels = about.input
-    use = USE.format(
+    use = USE.fill(
         height=height,
         width=width,
         channels=channels,
@@ -213,13 +213,22 @@ def _use(verdict: Verdict, about: Provenance) -> str:
         mode="RGB" if channels == 3 else "L",
         file=formatting.precision_text(verdict.primary),
     )
-    return use + _scale(about)
+    return Markdown(use + _scale(about))
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join(f"| {' | '.join(_cell(c) for c in line)} |\n" for line in lines)
+def _lines(parts: Iterable[Markdown]) -> Markdown:
+    return Markdown("\n".join(parts))
+
+
+def _items(texts: Iterable[str]) -> list[Markdown]:
+    return [Markdown("- {text}").fill(text=text) for text in texts if text]
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Markdown:
+    lines = [head, tuple(Markdown("---") for _ in head), *rows]
+    return Markdown("".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines))
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Text of a cell; a bar in inline code would end the cell."""
+    return re.sub(r"(?<!\\)\|", r"\\|", markdown(text))

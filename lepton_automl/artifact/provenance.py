@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from lepton_automl.artifact.manifest import ABOUT, unusable
 from lepton_automl.config import Limits
+from lepton_automl.core import files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency_model import LatencyModel, from_document
 from lepton_automl.data.pixel_scale import PixelScale
@@ -57,7 +58,7 @@ class Provenance:
 
     def to_json(self) -> str:
         """Indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -84,7 +85,7 @@ def read_provenance(folder: Path) -> Provenance:
     """
     path = folder / ABOUT
     try:
-        return Provenance.from_json(path.read_text())
+        return Provenance.from_json(files.read_text(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise unusable(path, error) from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lepton_automl.cli import options as o
+from lepton_automl.cli.streams import write_json, write_line
 from lepton_automl.errors import ConfigError
 
 Ops = Annotated[bool, typer.Option("--ops", help="Measure the operations of int8 nets.")]
@@ -53,23 +53,27 @@ def bench(
     spaces = () if space is None else (space,)
     if kit is not None:
         document: dict[str, Any] = {"kit": str(kit), "nets": op_kit.write_kit(kit, spaces)}
-        text = (
+        lines = [
             f"{kit}: bench.py and {document['nets']} nets; copy it to the device, run there: "
             "python bench.py"
-        )
+        ]
     else:
         path = out or Path("latency_table.json")
         table = op_kit.bench_here(path, spaces)
         document = {"table": str(path), **{k: v for k, v in table.items() if k != "nets"}}
-        text = _about(path, table)
-    typer.echo(jsonlib.dumps(document, indent=2) if json else text)
+        lines = _about(path, table)
+    if json:
+        write_json(document)
+    else:
+        for line in lines:
+            write_line(line)
 
 
-def _about(path: Path, table: dict[str, Any]) -> str:
+def _about(path: Path, table: dict[str, Any]) -> list[str]:
     error, machine = table["error"], table["machine"]
-    return (
+    return [
         f"{path}: {error['nets']} nets on {machine['cpu']}, ONNX Runtime {table['onnxruntime']}; "
-        f"reference net {1e3 * table['reference_ms']:.1f} us\n"
+        f"reference net {1e3 * table['reference_ms']:.1f} us",
         f"error on held-out nets: median {error['median']:.1%}, 95th percentile "
-        f"{error['most']:.1%}; use it with --latency-from {path}"
-    )
+        f"{error['most']:.1%}; use it with --latency-from {path}",
+    ]

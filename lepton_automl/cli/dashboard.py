@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import warnings
 from contextlib import closing
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lepton_automl.cli import options as o
+from lepton_automl.cli.streams import write_json, write_line
 from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import MachineError
 
@@ -39,9 +39,9 @@ def dashboard(run: o.Run, port: Port = 8080, json: o.Json = False) -> None:
     raise_on_interrupt()
     with closing(Dashboard(folder, port)) as board:
         if json:
-            typer.echo(json_text.dumps({"url": board.url, "study": board.study}))
+            write_json({"url": board.url, "study": board.study})
         else:
-            typer.echo(f"{board.study}: {board.url} (this machine only; Ctrl-C ends it)")
+            write_line(f"{board.study}: {board.url} (this machine only; Ctrl-C ends it)")
         try:
             while True:
                 board.serve()

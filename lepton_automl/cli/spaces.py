@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json as jsonlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lepton_automl.cli import options as o
+from lepton_automl.cli.streams import write_json
 
 if TYPE_CHECKING:
     from lepton_automl.search.space.search_space import SearchSpace
@@ -33,7 +33,7 @@ def spaces(name: Name = None, targets: Targets = False, json: o.Json = False) ->
     else:
         document = explained(name)
     if json:
-        typer.echo(jsonlib.dumps(document))
+        write_json(document)
     else:
         _show(document)
 
@@ -132,6 +132,8 @@ def _show_spaces(rows: list[dict[str, Any]]) -> None:
 
 
 def _show_one(about: dict[str, Any]) -> None:
+    from rich.text import Text
+
     choices = _table("parameter", "values")
     for path, values in about["choices"].items():
         choices.add_row(path, _listed(values))
@@ -141,9 +143,9 @@ def _show_one(about: dict[str, Any]) -> None:
         costs.add_row(f"{label} of {about['example']['samples']} random nets", *_cost_cells(*row))
     for one in about["candidates"]:
         row = (one["size_bytes"], one["macs"])
-        costs.add_row(f"candidate [b]{one['name']}[/b]", *_cost_cells(*row))
+        costs.add_row(Text.assemble("candidate ", (one["name"], "bold")), *_cost_cells(*row))
     size = f"{about['parameters']} parameters, {about['points']:.1e} combinations"
-    _print(f"[b]{about['name']}[/b]: {about['doc']}", choices, size, costs)
+    _print(Text.assemble((about["name"], "bold"), f": {about['doc']}"), choices, size, costs)
 
 
 def _cost_cells(size_bytes: int, macs: int) -> tuple[str, str]:
@@ -169,8 +171,7 @@ def _table(*columns: str) -> Any:
 
 
 def _print(*parts: Any) -> None:
-    from lepton_automl.cli.report.console import Output
+    from lepton_automl.cli.report import show
 
-    console = Output(highlight=False)
     for part in parts:
-        console.print(part)
+        show(part)

@@ -23,6 +23,8 @@ _TEMPORARY_SUFFIX = ".tmp"
 def write(path: Path, content: bytes | str) -> Path:
     """Write `content` to `path` so that a crash leaves the old file or the new one.
 
+    Text is written as UTF-8; bytes of file names that are no UTF-8 stay as they are.
+
     Raises
     ------
     MachineError
@@ -30,7 +32,16 @@ def write(path: Path, content: bytes | str) -> Path:
     ConfigError
         If it lies in a run folder that was replaced meanwhile (`held_folders`).
     """
-    return write_chunks(path, [content.encode() if isinstance(content, str) else content])
+    return write_chunks(path, [_encoded(content) if isinstance(content, str) else content])
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def read_text(path: Path) -> str:
+    """Read text that `write` wrote, also where the locale has another encoding than UTF-8."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:

@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import Never
 
+from lepton_automl.text import printable
+
 _EXIT_CODE = 130
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -50,6 +52,7 @@ def _exit(signal_number: int, frame: object) -> Never:
             answer = {"error": what, "fix": fix, "exit_code": _EXIT_CODE}
             os.write(1, (json.dumps(answer, indent=2) + "\n").encode())
         cursor = _SHOW_CURSOR if os.isatty(2) else b""
-        os.write(2, cursor + f"error: {what}\nfix: {fix}\n".encode(errors="replace"))
+        text = f"error: {printable(what)}\nfix: {printable(fix)}\n"
+        os.write(2, cursor + text.encode())
     finally:
         os._exit(_EXIT_CODE)

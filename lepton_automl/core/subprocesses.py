@@ -54,7 +54,8 @@ def run_json(
         [sys.executable, "-c", program, str(os.getpid())],
         input=request,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
         check=False,
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )

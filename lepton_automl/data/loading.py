@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from lepton_automl.data.sources import PARTS, Picture, Pictures, RawSamples, Sam
 from lepton_automl.data.sources.image_folder import ImageFolder
 from lepton_automl.data.split import first_few, split
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.text import printable
 
 _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""
@@ -559,7 +559,7 @@ def _report_unreadable(
         )
     where = ""
     if quarantine is not None:
-        files.write(quarantine, os.fsencode("".join(f"{error.what}\n" for error in bad)))
+        files.write(quarantine, "".join(f"{printable(error.what)}\n" for error in bad))
         where = f", listed in {quarantine}"
     message = f"ignored {len(bad)} of {total} pictures that cannot be read{where}: {shown}{more}"
     emit(Event("data", message, data={"left_out": len(bad)}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from lepton_automl.artifact import formatting
 from lepton_automl.core import files, units
 from lepton_automl.core.units import epochs_text
 from lepton_automl.search.request import TrialRow
+from lepton_automl.text import markup
 
 WIDTH, HEIGHT = 820, 500
 LEFT, RIGHT, TOP, BOTTOM = 92, 28, 76, 62
@@ -69,7 +69,7 @@ def svg_text(
     """Text with its start, end or middle (`anchor`) at `x` and its baseline at `y`."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" font-size="{size}" font-weight="{weight}" '
-        f'text-anchor="{anchor}"{more}>{escape(words)}</text>'
+        f'text-anchor="{anchor}"{more}>{markup(words)}</text>'
     )
 
 
@@ -148,7 +148,7 @@ def chart(title: str, heading: str, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" role="img" font-family="system-ui, Helvetica, Arial, sans-serif" '
-        f'font-size="13">\n<title>{escape(title)}</title>\n'
+        f'font-size="13">\n<title>{markup(title)}</title>\n'
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>\n{body}\n</svg>\n'
     )
 
@@ -235,7 +235,7 @@ def mark(
                 more=HALO,
             )
         )
-    return f"<g><title>{escape(about)}</title>{''.join(parts)}</g>"
+    return f"<g><title>{markup(about)}</title>{''.join(parts)}</g>"
 
 
 def across(costs: Collection[float]) -> Scale:
@@ -393,7 +393,7 @@ def _mark(row: TrialRow, x: float, y: Scale, shape: Shape) -> str:
 
 
 def _dot(x: float, y: float, about: str) -> str:
-    return f"<g><title>{escape(about)}</title>{OTHER(x, y)}</g>"
+    return f"<g><title>{markup(about)}</title>{OTHER(x, y)}</g>"
 
 
 def _stairs(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:

@@ -69,7 +69,7 @@ def _read(
         arch = Arch.from_json((source / "arch.json").read_text())
         tensors = load_tensors((source / "weights.safetensors").read_bytes())
         about = source / "model.json"
-        known = json.loads(about.read_text())["preprocessing"] if about.is_file() else None
+        known = json.loads(files.read_text(about))["preprocessing"] if about.is_file() else None
         recipe = source / _RECIPE
         weights = {name.removeprefix("w:"): t for name, t in tensors.items() if ":" not in name[2:]}
         build_network(arch, weights)

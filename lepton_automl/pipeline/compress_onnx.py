@@ -286,8 +286,8 @@ def _definition(
     """The definition of the compression of an ONNX file, without the fingerprint of the data."""
     try:
         digest = files.sha256(source)
-        text = "" if preprocessing is None else preprocessing.read_text()
-        order = labels if labels is None or labels in ORDERS else Path(labels).read_text()
+        text = "" if preprocessing is None else files.read_text(preprocessing)
+        order = labels if labels is None or labels in ORDERS else files.read_text(Path(labels))
     except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read: {error.strerror}",

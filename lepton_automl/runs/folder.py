@@ -193,7 +193,7 @@ class RunFolder:
             format.
         """
         try:
-            text = self.definition_file.read_text()
+            text = files.read_text(self.definition_file)
             _check_format(self.path, tomllib.loads(text))
             return Definition.from_toml(text)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -423,4 +423,5 @@ def _flat(definition: Definition) -> dict[str, object]:
 
 
 def _toml(value: object) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # JSON allows the character, TOML does not.

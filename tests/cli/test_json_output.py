@@ -81,7 +81,7 @@ def test_predictions_are_rows():
 
 
 def test_an_error_has_its_fix():
-    body = json_output.error_document(InfeasibleError("too big", fix="try 2 kB"))
+    body = InfeasibleError("too big", fix="try 2 kB").document()
     assert body == {"error": "too big", "fix": "try 2 kB", "exit_code": 5}
 
 

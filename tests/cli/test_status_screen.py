@@ -6,16 +6,16 @@ import sys
 import time
 
 import pytest
-from rich.console import Console
 
+from lepton_automl.cli.report.console import Output
 from lepton_automl.cli.report.status_screen import sparkline, status_view, watch_status
 from tests.helpers.rows import status
 
 
 def shown(found) -> str:
-    console = Console(file=io.StringIO(), width=110)
-    console.print(status_view(found))
-    return console.file.getvalue()
+    out = io.StringIO()
+    Output(out, width=110).print(status_view(found))
+    return out.getvalue()
 
 
 def lines_with(text, *words):

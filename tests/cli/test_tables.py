@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from lepton_automl.artifact.predict import Prediction
 from lepton_automl.artifact.provenance import CrossValidation, FinalistResult
 from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.cli import report
 from lepton_automl.cli.report import tables
+from lepton_automl.cli.report.console import Output
 from lepton_automl.cli.report.tables import Point, plot
 from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import DataError
@@ -53,7 +53,7 @@ def test_without_points_the_plot_is_empty():
 
 def shown(view) -> str:
     out = io.StringIO()
-    Console(file=out, width=140).print(view)
+    Output(out, width=140).print(view)
     return out.getvalue()
 
 
@@ -191,17 +191,13 @@ def test_a_run_shows_its_front_before_the_verdict(capsys):
     assert text.index("# winner") < text.index("verdict: holds")
 
 
-def test_an_error_goes_to_stderr_and_as_json_to_stdout_too(capsys):
+def test_an_error_goes_to_stderr(capsys):
     error = DataError("no cat in [x]", fix="give a cat")
     report.show_error(error)
     out, err = capsys.readouterr()
     assert out == ""
     assert "no cat in [x]" in err
     assert "give a cat" in err
-    report.show_error(error, json=True)
-    out, err = capsys.readouterr()
-    assert json.loads(out) == {"error": "no cat in [x]", "fix": "give a cat", "exit_code": 3}
-    assert "no cat" in err
 
 
 @pytest.mark.parametrize("basis", ["estimated", "predicted"])

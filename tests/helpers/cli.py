@@ -54,12 +54,13 @@ class Lepton:
 
     def __call__(self, *arguments: str) -> Done:
         self._monkeypatch.setattr(sys, "argv", ["lepton", *arguments])
-        handler = signal.getsignal(signal.SIGTERM)
+        handler, streams = signal.getsignal(signal.SIGTERM), (sys.stdout, sys.stderr)
         try:
             with pytest.raises(SystemExit) as ended:
                 main()
         finally:
             signal.signal(signal.SIGTERM, handler)
+            sys.stdout, sys.stderr = streams
         code = ended.value.code
         return Done(code if isinstance(code, int) else 0, *self._capfd.readouterr())
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_text
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from lepton_automl.cli.report import json_output, tables
-from lepton_automl.cli.report.console import Output, writing
+from lepton_automl.cli.report.console import show
 from lepton_automl.cli.report.progress import screen
 from lepton_automl.cli.report.status_screen import status_view, watch_status
+from lepton_automl.cli.streams import write_json
 from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "screen",
+    "show",
     "show_compressed",
     "show_error",
     "show_front",
@@ -37,35 +36,33 @@ __all__ = [
     "show_verdict",
     "watch_status",
 ]
-_WIDTH = 120
-"""Columns where the output is not a terminal."""
 
 
 def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
     """Print the verdict on an artifact, after the front if this command searched."""
     verdict, artifact = outcome.verdict, outcome.artifact
     if json:
-        _print(json_output.document(verdict, artifact, outcome.decisions))
+        write_json(json_output.document(verdict, artifact, outcome.decisions))
     else:
         if outcome.search_result is not None:
-            _show(tables.search_view(outcome.search_result))
+            show(tables.search_view(outcome.search_result))
         _show_outcome(outcome)
 
 
 def show_search(found: SearchResult, *, json: bool = False) -> None:
     """Print the front and the winner of a search."""
     if json:
-        _print(json_output.search_document(found))
+        write_json(json_output.search_document(found))
     else:
-        _show(tables.search_view(found))
+        show(tables.search_view(found))
 
 
 def show_front(front: Front, *, json: bool = False) -> None:
     """Print the front of a run and the trial it chose."""
     if json:
-        _print(json_output.search_document(front))
+        write_json(json_output.search_document(front))
     else:
-        _show(tables.search_view(front))
+        show(tables.search_view(front))
 
 
 def show_pick(picked: PickResult, *, json: bool = False) -> None:
@@ -74,9 +71,9 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
     if json:
         about = {"picked": picked.label, "selection_reason": picked.reason}
         found = json_output.document(outcome.verdict, outcome.artifact, outcome.decisions)
-        _print(about | found)
+        write_json(about | found)
     else:
-        _show(Text(f"picked: {picked.label}, {picked.reason}"))
+        show(Text(f"picked: {picked.label}, {picked.reason}"))
         _show_outcome(outcome)
 
 
@@ -87,17 +84,17 @@ def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) ->
     if isinstance(made, Outcome):
         show_verdict(made, json=json)
     elif json:
-        _print(json_output.compression_document(made))
+        write_json(json_output.compression_document(made))
     else:
-        _show(tables.compression_view(made))
+        show(tables.compression_view(made))
 
 
 def show_status(status: Status, *, json: bool = False) -> None:
     """Print the progress of a run."""
     if json:
-        _print(json_output.status_document(status))
+        write_json(json_output.status_document(status))
     else:
-        _show(status_view(status))
+        show(status_view(status))
 
 
 def show_predictions(
@@ -108,36 +105,22 @@ def show_predictions(
 ) -> None:
     """Print label and probability of each file; files that cannot be read and notes on stderr."""
     if json:
-        _print(json_output.predictions_document(rows, unreadable))
+        write_json(json_output.predictions_document(rows, unreadable))
     elif rows:
-        _show(tables.predictions_view(rows))
+        show(tables.predictions_view(rows))
     for row in rows:
         if row.note:
-            _show(Text(f"note: {row.note}"), to_stderr=True)
+            show(Text(f"note: {row.note}"), to_stderr=True)
     for error in unreadable:
-        _show(tables.error_view(error), to_stderr=True)
+        show(tables.error_view(error), to_stderr=True)
 
 
-def show_error(error: LeptonError, *, json: bool = False) -> None:
-    """Print the message and the fix of an error on stderr; with `json` also an object on stdout."""
-    if json:
-        _print(json_output.error_document(error))
-    _show(tables.error_view(error), to_stderr=True)
+def show_error(error: LeptonError) -> None:
+    """Print the message and the fix of an error on stderr."""
+    show(tables.error_view(error), to_stderr=True)
 
 
 def _show_outcome(outcome: Outcome) -> None:
     if outcome.decisions:
-        _show(tables.decisions_view(outcome.decisions, outcome.artifact))
-    _show(tables.verdict_view(outcome.verdict, outcome.artifact))
-
-
-def _print(document: dict[str, Any]) -> None:
-    with writing(sys.stdout):
-        print(json_text.dumps(document, indent=2))
-
-
-def _show(view: RenderableType, *, to_stderr: bool = False) -> None:
-    stream = sys.stderr if to_stderr else sys.stdout
-    width = None if stream.isatty() else _WIDTH
-    with writing(stream):
-        Output(file=stream, width=width, highlight=False).print(view, soft_wrap=to_stderr)
+        show(tables.decisions_view(outcome.decisions, outcome.artifact))
+    show(tables.verdict_view(outcome.verdict, outcome.artifact))

@@ -1,52 +1,77 @@
-"""Write to stdout and stderr where these may be full or closed."""
+"""Write views of rich to stdout and stderr: the only place that makes a rich console."""
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TextIO
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
-from lepton_automl.errors import MachineError
+from lepton_automl.cli.streams import Unescaped, unescaped
+from lepton_automl.text import LONGEST, UNSAFE, encodable, printable, printable_lines
+
+_WIDTH = 120
+"""Columns where the output is not a terminal."""
 
 
 class Output(Console):
-    """A console that raises BrokenPipeError; rich's own ends the process with code 1."""
+    """A console that escapes text; only its own styles and cursor movements reach the terminal.
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    Text is escaped before it is laid out, so that tables stay aligned, and on its way out. A `str`
+    holds no markup, and a `Text` is one line.
+
+    Parameters
+    ----------
+    stream : text stream
+        `sys.stdout` or `sys.stderr`.
+    options
+        Those of `Console`.
+    """
+
+    def __init__(self, stream: TextIO, **options: Any) -> None:
+        self.target: Unescaped = unescaped(stream)
+        file = cast("TextIO", self.target)
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        if isinstance(renderable, Text):
+            renderable = self._escaped(renderable)
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(self._visible(text), style)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(self._visible(printable(text)), **options)
+
+    def _visible(self, text: str) -> str:
+        return encodable(printable_lines(text), self.encoding)
+
+    def _escaped(self, text: Text) -> Text:
+        """A printable copy with the same styles."""
+        if len(text) > LONGEST:
+            return Text(printable(text.plain), text.style)
+        made, start = text.blank_copy(), 0
+        for found in UNSAFE.finditer(text.plain):
+            made.append_text(text[start : found.start()])
+            made.append(printable(found[0]), text.get_style_at_offset(self, found.start()))
+            start = found.end()
+        return made.append_text(text[start:]) if start else text
 
 
-@contextmanager
-def writing(stream: TextIO) -> Iterator[None]:
-    """Drop what a closed pipe does not take, so that the command ends with its own exit code.
+def show(view: RenderableType, *, to_stderr: bool = False) -> None:
+    """Print a view on stdout, or on stderr without breaking lines.
 
     Raises
     ------
     MachineError
-        If the stream cannot be written for another reason, such as a full disk.
+        If stdout cannot be written.
     """
-    try:
-        yield
-        stream.flush()
-    except BrokenPipeError:
-        discard(stream)
-    except OSError as error:
-        discard(stream)
-        raise MachineError(
-            f"standard {'error' if stream is sys.stderr else 'output'} cannot be written: "
-            f"{error.strerror}",
-            fix="free some space or send the output elsewhere, then run the same command",
-        ) from error
-
-
-def discard(stream: TextIO) -> None:
-    """Send the rest of a stream to /dev/null: it is flushed again when the process ends."""
-    with suppress(OSError, ValueError):
-        number, target = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(target, number)
-        os.close(target)
+    stream = sys.stderr if to_stderr else sys.stdout
+    output = Output(stream, width=None if stream.isatty() else _WIDTH)
+    output.print(view, soft_wrap=to_stderr)
+    output.target.flush()

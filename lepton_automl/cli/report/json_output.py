@@ -129,11 +129,6 @@ def predictions_document(
     return found
 
 
-def error_document(error: LeptonError) -> dict[str, Any]:
-    """The object of a command that failed: `error`, `fix`, `exit_code`."""
-    return {"error": error.what, "fix": error.fix, "exit_code": error.exit_code}
-
-
 def _row(row: TrialRow) -> dict[str, Any]:
     cost = row.cost
     return {

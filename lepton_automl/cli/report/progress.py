@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from lepton_automl.cli.report.console import Output, discard
+from lepton_automl.cli.report.console import Output
+from lepton_automl.cli.streams import write_line
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import ConfigError
@@ -55,10 +55,7 @@ def _started(emit: Emit) -> Emit:
     def show(event: Event) -> None:
         if threading.current_thread() is threading.main_thread():
             raise_on_interrupt()
-        try:
-            emit(event)
-        except BrokenPipeError:  # A closed pipe must not end the run.
-            discard(sys.stderr)
+        emit(event)
 
     return show
 
@@ -86,7 +83,7 @@ class Lines:
             self._printed[event.stage] = (now, event.message)
         share = f" {share_done(event):4.0%}" if event.done is not None else ""
         clock = time.strftime("%M:%S", time.gmtime(now - self._start))
-        print(f"{clock} {event.stage:<9}{share} {event.message}", file=sys.stderr, flush=True)
+        write_line(f"{clock} {event.stage:<9}{share} {event.message}", sys.stderr)
 
 
 class Live:
@@ -94,13 +91,13 @@ class Live:
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._verbose = verbose
-        self._console = Output(stderr=True)
+        self._console = Output(sys.stderr)
         self._progress = Progress(
-            TextColumn("[bold]{task.fields[stage]:<9}"),
+            TextColumn("{task.fields[stage]:<9}", style="bold", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=self._console,
         )
         self._tasks: dict[str, int] = {}
@@ -124,7 +121,7 @@ class Live:
         self._progress.update(
             self._tasks[event.stage],  # type: ignore[arg-type]
             completed=share_done(event),
-            description=escape(event.message),
+            description=event.message,
         )
 
 

@@ -28,13 +28,13 @@ BAR_COLUMNS = 12
 
 
 def watch_status(read: Callable[[], Status], seconds: float = REFRESH_SECONDS) -> None:
-    """Show the state of a run until no command works on it."""
-    console = Output(file=sys.stdout, highlight=False)
+    """Show the state of a run until no command works on it, or the output is closed."""
+    console = Output(sys.stdout)
     with Live(console=console, auto_refresh=False) as screen:
         while True:
             status = read()
             screen.update(status_view(status), refresh=True)
-            if not status.is_open:
+            if not status.is_open or console.target.is_lost:
                 return
             time.sleep(seconds)
 

@@ -64,7 +64,7 @@ def decisions_view(decisions: Sequence[Decision], artifact: Path) -> RenderableT
     for each in decisions:
         if not each.is_detail:
             cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
-            table.add_row(*map(Text, cells))
+            table.add_row(*cells)
     details = ", ".join(each.name for each in decisions if each.is_detail)
     more = [Text(f"also decided, see {artifact / CARD}: {details}")] if details else []
     return Group(table, *more)
@@ -78,7 +78,7 @@ def search_view(found: SearchResult | Front) -> RenderableType:
     for row in found.front[:_FRONT_ROWS]:
         table.add_row("#" if row.number == found.number else "", *_cells(row))
     winner = f"winner: trial {found.number}, {found.reason}{_cross_validated(found)}"
-    drawing = [Text(text)] if (text := front_plot(found)) else []
+    drawing = [Text(line) for line in front_plot(found).splitlines()]
     return Group(table, *drawing, *_finalists(found.finalists), Text(winner))
 
 
@@ -145,13 +145,19 @@ def predictions_view(rows: Sequence[Prediction]) -> RenderableType:
     """File, label, probability."""
     table = Table("file", "label", "probability")
     for row in rows:
-        table.add_row(Text(str(row.file)), Text(row.label), f"{100 * row.probability:.1f} %")
+        table.add_row(str(row.file), row.label, f"{100 * row.probability:.1f} %")
     return table
 
 
 def error_view(error: LeptonError) -> RenderableType:
     """What is wrong and the way out."""
-    return Text.assemble(("error: ", "bold red"), error.what, "\n", ("fix: ", "bold"), error.fix)
+    # Examples follow on lines of their own, which are indented.
+    fix, *examples = error.fix.split("\n  ")
+    return Group(
+        Text.assemble(("error: ", "bold red"), error.what),
+        Text.assemble(("fix: ", "bold"), fix),
+        *(Text(f"  {line}") for line in examples),
+    )
 
 
 def _figures(verdict: Verdict) -> Table:

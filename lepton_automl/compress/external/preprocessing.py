@@ -197,7 +197,7 @@ def _is_nested(path: Path) -> bool:
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         body = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: {error}", fix="give a TOML or JSON file") from error

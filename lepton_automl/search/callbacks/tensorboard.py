@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from lepton_automl.search.callbacks import Callback, End, Run, Rung
+from lepton_automl.text import printable
 
 
 class TensorBoard(Callback):
@@ -23,7 +24,9 @@ class TensorBoard(Callback):
         self._writer = SummaryWriter(str(folder))
         self._best = 0.0
         self._latest: dict[int, Rung] = {}
-        facts = "\n".join(f"    {key} = {value}" for key, value in run.facts.items())
+        facts = "\n".join(
+            f"    {key} = {printable(str(value))}" for key, value in run.facts.items()
+        )
         self._writer.add_text("run", facts)
         return 0
 
