@@ -127,6 +127,7 @@ def compress_model(
             config, resources.target, model, dataset, folder, place, timing, emit
         )
         quantization, steps = compression.run()
+        record_decision(ledger, _quantization_decision(quantization))
         write_steps(place, steps)
         charts.write_steps(folder.path, steps)
         made = made_decisions(dataset, ledger)
@@ -255,6 +256,12 @@ class _Compression:
 
     def _report_progress(self, text: str, share: float) -> None:
         self._emit(Event(_STAGE, text, share, 1.0))
+
+
+def _quantization_decision(made: ExternalQuantization) -> Decision:
+    evidence = f"the least KL divergence from float of the methods tried, {made.kl_divergence:.2g}"
+    evidence += f"; layers left in float: {len(made.kept_float)}"
+    return Decision("quantization", made.method, evidence, "measured", "", is_detail=True)
 
 
 def _expected(given: float | None) -> float | None:

@@ -95,6 +95,11 @@ def test_the_verdict_is_what_an_independent_evaluation_finds(tmp_path: Path, mad
     assert found.status == "holds"
     assert found.int8.weight_bytes * 4 == found.float32.weight_bytes
     assert (outcome.artifact / "MODEL_CARD.md").read_text().count("Made elsewhere") == 1
+    (said,) = (decision for decision in outcome.decisions if decision.name == "quantization")
+    (steps,) = (wanted.config.out / "models").glob("compressed-*/steps.json")
+    method, _, divergence = json.loads(steps.read_text())[1]["why"].partition("; KL divergence ")
+    assert said.choice == method
+    assert divergence.split()[-1] in said.evidence
     if made is not MADE["torch"]:
         return
     proven = verify_again(outcome.artifact, data=wanted.config.data).verdict
