@@ -210,7 +210,7 @@ class RunConfig:
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
     refit: Refit = "auto"
     """Whether the net that ships is trained on the training and validation parts together once all
-    choices are made; `auto`: where samples or groups are few (`data.folds.is_small`)."""
+    choices are made; `auto`: where samples or groups are few (`pipeline.stages.refits`)."""
     folds: str = "auto"
     """Folds of training and validation on which finalists are compared, as text; `off`: on the
     validation part alone; `auto`: several where data are small (`data.folds.is_small`)."""

@@ -35,6 +35,10 @@ from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.trials import read_plans
 from lepton_automl.training.recipe import Recipe
 
+REFIT_SAMPLES = 20_000
+"""Training and validation samples together below which the net that ships is trained on both parts
+("Training on all samples" in docs/decisions.md); with few groups also where there are more."""
+
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
 
@@ -112,7 +116,10 @@ def budget_inputs(context: RunContext) -> time_budget.BudgetInputs:
 def refits(context: RunContext) -> bool:
     """Whether the net that ships is trained on the training and validation parts together."""
     wanted, data = context.config.refit, context.dataset
-    return is_small(data.train, data.validation) if wanted == "auto" else wanted == "on"
+    if wanted != "auto":
+        return wanted == "on"
+    count = len(data.train) + len(data.validation)
+    return count < REFIT_SAMPLES or is_small(data.train, data.validation)
 
 
 def _planned_stage_budget(context: RunContext) -> time_budget.StageBudget:

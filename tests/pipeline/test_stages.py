@@ -71,7 +71,7 @@ def test_how_far_pruning_went_is_a_recorded_decision(finished_run, tmp_path):
 
 
 def test_a_training_on_all_samples_is_for_few_samples_or_few_groups(finished_run, tmp_path):
-    def refits(refit="auto", count=3_001, groups=None):
+    def refits(refit="auto", count=30_000, groups=None):
         """The rule for as many samples, which are in `groups` groups."""
         samples = dataclasses.replace(
             run.dataset.train,
@@ -90,8 +90,8 @@ def test_a_training_on_all_samples_is_for_few_samples_or_few_groups(finished_run
     with open_run(runs.copy(finished_run[0], tmp_path), silent) as run:
         assert not refits()
         assert refits("on")
-        assert refits(count=2_999)
-        assert not refits(count=3_000)
+        assert refits(count=19_999)
+        assert not refits(count=20_000)
         assert not refits("off", count=500)
         assert refits(groups=18)
         assert not refits(groups=19)  # And one of the validation part.
