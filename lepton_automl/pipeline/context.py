@@ -312,7 +312,9 @@ def open_ledger(
 
     The folder of a run in which no trial met the limits is removed.
     """
-    ledger, is_empty = Ledger(folder.ledger, since=started, lock=lock), False
+    run_id, beside = folder.definition().run_id, folder.results()
+    ledger = Ledger(folder.ledger, since=started, lock=lock, run_id=run_id, beside=beside)
+    is_empty = False
     try:
         with ledger.live_status.running(_command(config)):
             files.remove_leftovers(folder.path)

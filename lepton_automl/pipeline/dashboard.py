@@ -8,9 +8,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import optuna_dashboard
 from optuna.storages import InMemoryStorage
 
-from lepton_automl.errors import DataError, MachineError
+from lepton_automl.errors import MachineError
 from lepton_automl.runs.folder import RunFolder
-from lepton_automl.runs.ledger import LedgerView
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.optuna_storage import StorageWriter
 
@@ -34,19 +33,16 @@ class Dashboard:
     ------
     DataError
         If the run has not begun.
+    ConfigError
+        If its ledger cannot be used.
     MachineError
         If the port cannot be used.
     """
 
     def __init__(self, folder: RunFolder, port: int) -> None:
-        if not folder.ledger.is_file():
-            raise DataError(
-                f"{folder.path} has not begun: there is no {folder.ledger.name}",
-                fix="start it with `lepton run` or `lepton search`",
-            )
         known = folder.definition()
         self.study = folder.path.resolve().name
-        self._ledger = folder.ledger
+        self._folder = folder
         self._copied, self._last = 0, 0.0
         storage = InMemoryStorage()
         objectives = {name: load_objective(name) for name in known.objectives}
@@ -79,7 +75,7 @@ class Dashboard:
     def _copy_new_events(self) -> None:
         if time.monotonic() - self._last < _POLL_SECONDS:
             return
-        with LedgerView(self._ledger) as ledger:
+        with self._folder.read_ledger() as ledger:
             if sum(ledger.counts().values()) > self._copied:
                 new = list(ledger.events())[self._copied :]
                 for event in new:

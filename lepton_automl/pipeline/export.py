@@ -24,7 +24,7 @@ from lepton_automl.core.files import scratch_folder
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.data.framing import Framing, framing_in
-from lepton_automl.errors import DataError, first_line
+from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
@@ -299,9 +299,13 @@ def _uses_again(request: Request, digests: Mapping[str, str], emit: Emit) -> int
     """Record that the int8 file of an artifact is verified again, and count the files up to it."""
     folder, sha256 = request.folder, digests[manifest.INT8]
     try:
-        with LedgerView(locate(folder).ledger) as ledger:
+        with locate(folder).read_ledger() as ledger:
             in_run = recorded_uses(ledger, request.fingerprint)
     except DataError:
+        in_run = ()
+    except ConfigError as error:  # The artifact can be used without its run.
+        text = f"{error.what}; the files that were verified in this run are not counted"
+        emit(Event("verify", text))
         in_run = ()
     if manifest.damage(folder, digests):  # Such files are not measured.
         return test_set_uses.count(sha256, in_run)

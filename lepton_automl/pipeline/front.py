@@ -52,11 +52,8 @@ def read_front(folder: RunFolder) -> Front:
     DataError
         If it has not trained anything yet.
     """
-    if not folder.ledger.is_file():
-        raise _untrained(folder.path)
-    definition = folder.definition()
-    with LedgerView(folder.ledger) as ledger:
-        return front_of(ledger, definition)
+    with folder.read_ledger() as ledger:
+        return front_of(ledger, folder.definition())
 
 
 def front_of(ledger: LedgerView, definition: Definition) -> Front:

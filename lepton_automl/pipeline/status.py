@@ -11,10 +11,9 @@ from typing import Any, Literal
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import MANIFEST
 from lepton_automl.artifact.verdict import Verdict
-from lepton_automl.errors import DataError
 from lepton_automl.runs import live_status
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.live_status import StatusEntry
 from lepton_automl.runs.lock import is_held
 from lepton_automl.search.pareto import REFERENCE
@@ -98,16 +97,12 @@ def status(folder: RunFolder) -> Status:
     LeptonError
         If the folder does not hold a readable run.
     """
-    if not folder.ledger.is_file():
-        raise DataError(
-            f"{folder.path} has not begun: there is no {folder.ledger.name}",
-            fix="run `lepton run` or `lepton search` into this folder",
-        )
-    definition, is_open = folder.definition(), is_held(folder.path)
-    with LedgerView(folder.ledger) as ledger:
+    is_open = is_held(folder.path)
+    with folder.read_ledger() as ledger:
         entries, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
         counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)
         seconds = ledger.alive_seconds()
+    definition = folder.definition()
     is_complete = (folder.artifact / MANIFEST).is_file()
     verdict = writer.read_verdict(folder.artifact) if is_complete else None
     workers = _workers(entries) if is_open else ()

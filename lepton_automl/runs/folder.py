@@ -7,6 +7,7 @@ import dataclasses
 import json
 import time
 import tomllib
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 from lepton_automl.config import Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError, DataError, LeptonError
+from lepton_automl.runs.ledger import LedgerView, not_begun
+from lepton_automl.runs.ledger_check import without_ledger
 from lepton_automl.runs.lock import LOCK_FILE, RunLock
 
 FORMAT = 2
@@ -63,6 +66,9 @@ class Definition:
     """Text of the file that says how that model wants its pixels."""
     labels: str = ""
     """Order of that model's classes as the user gave it: a word, or the text of a file."""
+
+    run_id: str = dataclasses.field(default="", compare=False)
+    """Identifies the run, also in its ledger; empty in a folder made before there was one."""
 
     def to_toml(self) -> str:
         """The text of `run.toml`."""
@@ -202,6 +208,31 @@ class RunFolder:
                 fix="start again with --fresh, which moves the old folder aside",
             ) from error
 
+    def results(self) -> list[str]:
+        """Names of the folders that hold results of this run."""
+        folders = (self.models, self.artifact, self.picks, self.checkpoints)
+        return [path.name for path in folders if path.is_dir() and any(path.iterdir())]
+
+    def read_ledger(self) -> LedgerView:
+        """Open the ledger of this run for reading.
+
+        Raises
+        ------
+        DataError
+            If the run has not begun.
+        ConfigError
+            If the ledger is damaged, missing beside results, or that of another run.
+        """
+        beside = self.results()
+        if not self.ledger.exists():
+            raise without_ledger(self.ledger, beside) if beside else not_begun(self.path)
+        try:
+            return LedgerView(self.ledger, run_id=self.definition().run_id)
+        except DataError as error:
+            if not beside:
+                raise
+            raise without_ledger(self.ledger, beside, "holds no event") from error
+
     def check_winner(self) -> None:
         """Refuse a run whose search has saved no net yet.
 
@@ -236,7 +267,8 @@ class RunFolder:
             if self.definition_file.exists():
                 self._update_paths(wanted)
             else:
-                files.write(self.definition_file, wanted.to_toml())
+                new = dataclasses.replace(wanted, run_id=uuid.uuid4().hex[:16])
+                files.write(self.definition_file, new.to_toml())
             yield lock
 
     def check_claim(self, wanted: Definition, *, fresh: bool) -> None:
@@ -415,7 +447,16 @@ def _check_format(folder: Path, document: dict[str, Any]) -> None:
 
 def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
-    for ignored in ("data", "test", "skip_corrupt", "group", "parts", "space", "warm_start"):
+    for ignored in (
+        "data",
+        "test",
+        "skip_corrupt",
+        "group",
+        "parts",
+        "space",
+        "warm_start",
+        "run_id",
+    ):
         document.pop(ignored)
     document["warm start"] = document.pop("warm_digest") or "none"
     limits = document.pop("limits")

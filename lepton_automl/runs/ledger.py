@@ -7,7 +7,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -15,19 +15,20 @@ from typing import Any, Self
 
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
-from lepton_automl.errors import LeptonError, MachineError
-from lepton_automl.runs import live_status
+from lepton_automl.errors import DataError, LeptonError, MachineError
+from lepton_automl.runs import ledger_check, live_status
+from lepton_automl.runs.ledger_check import FORMAT
 from lepton_automl.runs.lock import RunLock, is_held
 
 _HEARTBEAT_SECONDS = 0.5
-_TABLES = """
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL,
-    UNIQUE (kind, key));
-CREATE TABLE IF NOT EXISTS sessions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, started REAL NOT NULL, seconds REAL NOT NULL);
-"""
+_TABLES = (
+    "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
+    "key TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL, digest TEXT, UNIQUE (kind, key))",
+    "CREATE TABLE sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, started REAL NOT NULL, "
+    "seconds REAL NOT NULL, digest TEXT)",
+    "CREATE TABLE run (id TEXT NOT NULL, events INTEGER NOT NULL)",
+    f"PRAGMA user_version = {FORMAT}",
+)
 Value = dict[str, Any]
 EventListener = Callable[[str, str, Mapping[str, Any]], None]
 """Called with the kind, key and value of an event once it is on the disk."""
@@ -45,16 +46,18 @@ _MESSAGES = {
         "cannot be opened",
         "give a run folder that exists and that you may use",
     ),
-    sqlite3.SQLITE_NOTADB: (
-        "is not a ledger of lepton",
-        "start anew with --fresh or another --out",
-    ),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", "start anew with --fresh or another --out"),
     sqlite3.SQLITE_IOERR: (
         "cannot be written: the disk reports an error",
         "free some space or give another folder with --out, then run the same command",
     ),
 }
+_UNUSABLE = {
+    sqlite3.SQLITE_NOTADB: "is not a ledger of lepton",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_ERROR: "is damaged or not a ledger of lepton",
+}
+_NO_TEXT = "Could not decode to UTF-8"
+"""Beginning of Python's message for text that is no UTF-8; it has no error code."""
 
 
 class EventKind(StrEnum):
@@ -106,18 +109,34 @@ class LedgerView:
     ----------
     path : Path
         The `ledger.db` of a run.
+    run_id : str, optional
+        `Definition.run_id` of its folder; None: not checked.
 
     Raises
     ------
+    DataError
+        If nothing was recorded yet.
+    ConfigError
+        If the file is damaged, not a ledger, or that of another run.
     MachineError
-        If the file is missing, damaged or not a ledger.
+        If it is missing or cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, run_id: str | None = None) -> None:
         self.path = path
+        ledger_check.check_file(path)
         with translated(path):
-            wal = path.with_name(f"{path.name}-wal")
-            self._db = read_only(path, at_rest=not wal.exists() and not is_held(path.parent))
+            wal, is_written = path.with_name(f"{path.name}-wal"), is_held(path.parent)
+            self._db = read_only(path, at_rest=not wal.exists() and not is_written)
+            try:
+                if not ledger_check.has_tables(self._db):
+                    raise not_begun(path.parent)
+                ledger_check.check_identity(self._db, path, run_id)
+                if not is_written:  # Else the command at work has checked it.
+                    ledger_check.check_content(self._db, path)
+            except BaseException:
+                self._db.close()
+                raise
 
     def get(self, kind: str, key: str) -> Value | None:
         """The value recorded under (kind, key), or None."""
@@ -125,7 +144,7 @@ class LedgerView:
             row = self._db.execute(
                 "SELECT value FROM events WHERE kind = ? AND key = ?", (kind, key)
             ).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        return None if row is None else self._value(kind, key, row[0])
 
     def all(self, kind: str) -> dict[str, Value]:
         """All values of `kind` by key, in the order they were recorded."""
@@ -133,14 +152,14 @@ class LedgerView:
             rows = self._db.execute(
                 "SELECT key, value FROM events WHERE kind = ? ORDER BY seq", (kind,)
             ).fetchall()
-        return {key: dict(json.loads(value)) for key, value in rows}
+        return {key: self._value(kind, key, value) for key, value in rows}
 
     def events(self) -> Iterator[tuple[str, str, Value]]:
         """Every event as (kind, key, value), in the order it was recorded."""
         with translated(self.path):
             rows = self._db.execute("SELECT kind, key, value FROM events ORDER BY seq").fetchall()
         for kind, key, value in rows:
-            yield kind, key, dict(json.loads(value))
+            yield kind, key, self._value(kind, key, value)
 
     def keys(self, kind: str) -> list[str]:
         """All keys of `kind`, in the order they were recorded."""
@@ -174,6 +193,13 @@ class LedgerView:
         """Close the file."""
         self._db.close()
 
+    def _value(self, kind: str, key: str, text: str) -> Value:
+        try:
+            return dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            what = f"is damaged: the event {kind} {key} cannot be read"
+            raise ledger_check.unusable(self.path, what) from error
+
     def __enter__(self) -> Self:
         return self
 
@@ -196,17 +222,28 @@ class Ledger(LedgerView):
         `time.monotonic()` at which the command started; None is now.
     lock : RunLock, optional
         The lock of its folder; by default it is taken, and held while the ledger is open.
+    run_id : str, optional
+        `Definition.run_id` of its folder; None: not checked.
+    beside : sequence of str
+        Names of folders with results of this run: with any, no ledger is begun.
 
     Raises
     ------
     ConfigError
-        If another command works on the same run.
+        If another command works on the same run, or the ledger is damaged, missing beside results,
+        not a ledger, or that of another run.
     MachineError
-        If the file cannot be written or is damaged.
+        If the file cannot be written.
     """
 
     def __init__(
-        self, path: Path, *, since: float | None = None, lock: RunLock | None = None
+        self,
+        path: Path,
+        *,
+        since: float | None = None,
+        lock: RunLock | None = None,
+        run_id: str | None = None,
+        beside: Sequence[str] = (),
     ) -> None:
         self.path = path
         self._since = time.monotonic() if since is None else since
@@ -217,7 +254,7 @@ class Ledger(LedgerView):
         self._run_lock = lock or RunLock(path.parent)
         self._owns_lock = lock is None
         try:
-            self._open()
+            self._open(run_id, beside)
         except LeptonError:
             self._release()
             raise
@@ -240,10 +277,14 @@ class Ledger(LedgerView):
         self._run_lock.check()
         text = json.dumps(value, separators=(",", ":"))
         with self._lock, translated(self.path), self._db:
+            digest = ledger_check.digest_of(kind, key, text)
             done = self._db.execute(
-                "INSERT OR IGNORE INTO events (kind, key, value, at) VALUES (?, ?, ?, ?)",
-                (kind, key, text, time.time()),
+                "INSERT OR IGNORE INTO events (kind, key, value, at, digest) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (kind, key, text, time.time(), digest),
             ).rowcount
+            if done and self._counts_events:
+                self._db.execute("UPDATE run SET events = events + 1")
         if not done and self.get(kind, key) != json.loads(text):
             raise ValueError(f"ledger: {kind} {key} is already recorded with another value")
         for observer in self._observers if done else ():
@@ -289,19 +330,52 @@ class Ledger(LedgerView):
         if self._owns_lock:
             self._run_lock.close()
 
-    def _open(self) -> None:
+    def _open(self, run_id: str | None, beside: Sequence[str]) -> None:
+        ledger_check.check_file(self.path)
+        if beside and not self.path.exists():
+            raise ledger_check.without_ledger(self.path, beside)
         with translated(self.path):
             self._db = sqlite3.connect(self.path, timeout=20, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_TABLES + live_status.TABLE)
-            self._before = super().alive_seconds()
-            with self._db:
-                live_status.clear(self._db)
-                self._session = self._db.execute(
-                    "INSERT INTO sessions (started, seconds) VALUES (?, ?)",
-                    (time.time(), time.monotonic() - self._since),
-                ).lastrowid
+            try:
+                self._prepare(run_id, beside)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self, run_id: str | None, beside: Sequence[str]) -> None:
+        """Check the ledger or begin it, and enter this command."""
+        has_begun = ledger_check.has_tables(self._db)
+        if has_begun:
+            ledger_check.check_identity(self._db, self.path, run_id)
+            ledger_check.check_content(self._db, self.path)
+        self._counts_events = not has_begun or bool(ledger_check.columns_of(self._db, "run"))
+        is_empty = not has_begun or not (self._counts_events or super().counts())
+        if beside and is_empty:
+            raise ledger_check.without_ledger(self.path, beside, "holds no event")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if not has_begun:
+            self._begin(run_id or "")
+        self._db.executescript(live_status.TABLE)
+        for table in ("events", "sessions", "live"):  # A ledger of a version without digests.
+            if "digest" not in ledger_check.columns_of(self._db, table):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN digest TEXT")
+        self._before = super().alive_seconds()
+        seconds = float(time.monotonic() - self._since)
+        with self._db:
+            live_status.clear(self._db)
+            self._session = self._db.execute(
+                "INSERT INTO sessions (started, seconds, digest) VALUES (?, ?, ?)",
+                (time.time(), seconds, ledger_check.digest_of(seconds)),
+            ).lastrowid
+
+    def _begin(self, run_id: str) -> None:
+        """Make the tables in one transaction: a ledger without any was not begun."""
+        self._db.execute("BEGIN")
+        for statement in _TABLES:
+            self._db.execute(statement)
+        self._db.execute("INSERT INTO run VALUES (?, 0)", (run_id,))
+        self._db.commit()
 
     def _beat(self) -> None:
         while not self._stop.wait(_HEARTBEAT_SECONDS):
@@ -313,9 +387,10 @@ class Ledger(LedgerView):
         try:
             self._db.execute("PRAGMA synchronous = NORMAL")
             with self._db:
+                seconds = float(time.monotonic() - self._since)
                 self._db.execute(
-                    "UPDATE sessions SET seconds = ? WHERE id = ?",
-                    (time.monotonic() - self._since, self._session),
+                    "UPDATE sessions SET seconds = ?, digest = ? WHERE id = ?",
+                    (seconds, ledger_check.digest_of(seconds), self._session),
                 )
                 self.live_status.save(self._db)
         except sqlite3.Error:
@@ -323,6 +398,14 @@ class Ledger(LedgerView):
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("PRAGMA synchronous = FULL")
+
+
+def not_begun(folder: Path) -> DataError:
+    """The error for a run folder in which nothing was recorded yet."""
+    return DataError(
+        f"{folder} has not begun: there is no event in its ledger",
+        fix="run `lepton run` or `lepton search` into this folder",
+    )
 
 
 def record_decision(ledger: Ledger, decision: Decision) -> None:
@@ -346,21 +429,29 @@ def recorded_decisions(ledger: LedgerView) -> tuple[Decision, ...]:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite errors into a `MachineError` with a clear message.
+    """Turn SQLite errors into one with a clear message.
 
     Raises
     ------
+    ConfigError
+        In place of a `sqlite3.Error` that a damaged or foreign file causes.
     MachineError
-        In place of any `sqlite3.Error`.
+        In place of any other.
     """
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if not code and _NO_TEXT in str(error):
+            code = sqlite3.SQLITE_CORRUPT
+        if code in _UNUSABLE:
+            raise ledger_check.unusable(path, f"{_UNUSABLE[code]}: {error}") from error
         what, fix = _MESSAGES.get(
             code, (f"cannot be used: {error}", "give another folder with --out")
         )
         raise MachineError(f"{path} {what}", fix=fix) from error
+    except UnicodeDecodeError as error:  # Of a text in SQLite's message.
+        raise ledger_check.unusable(path, _UNUSABLE[sqlite3.SQLITE_CORRUPT]) from error
 
 
 def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
@@ -392,8 +483,8 @@ def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
     try:
-        db.execute("SELECT 1 FROM events LIMIT 1")
-    except sqlite3.Error:
+        db.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    except BaseException:
         db.close()
         raise
     return db

@@ -13,9 +13,11 @@ from typing import Any
 
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.errors import LeptonError
+from lepton_automl.runs.ledger_check import columns_of, digest_of
 
 TABLE = """
-CREATE TABLE IF NOT EXISTS live (name TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS live (
+    name TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL, digest TEXT);
 """
 HEART, ENDED = "heart", "ended"
 """Entry names: heartbeat of the command; its end, with `error` if it failed."""
@@ -78,9 +80,11 @@ class LiveStatus:
         now = time.time()
         found = {name: json.dumps(source()) for name, source in list(self._sources.items())}
         changed = {name: text for name, text in found.items() if self._saved.get(name) != text}
-        rows = [(name, text, now) for name, text in changed.items()]
-        rows.append((HEART, "{}", now))
-        db.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?)", rows)
+        rows = [(name, text, now, digest_of(name, text, now)) for name, text in changed.items()]
+        rows.append((HEART, "{}", now, digest_of(HEART, "{}", now)))
+        db.executemany(
+            "INSERT OR REPLACE INTO live (name, value, at, digest) VALUES (?, ?, ?, ?)", rows
+        )
         self._saved |= changed
 
     def _record(self, event: Event) -> None:
@@ -100,8 +104,13 @@ def clear(db: sqlite3.Connection) -> None:
 
 
 def read(db: sqlite3.Connection) -> dict[str, StatusEntry]:
-    """Read all entries by name; none where the table is missing."""
-    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'live'").fetchone():
+    """Read all entries by name; none where the table is missing, and no damaged ones."""
+    columns = columns_of(db, "live")
+    if not {"name", "value", "at"} <= set(columns):
         return {}
-    rows = db.execute("SELECT name, value, at FROM live").fetchall()
-    return {name: StatusEntry(dict(json.loads(value)), at) for name, value, at in rows}
+    digest = "digest" if "digest" in columns else "NULL"
+    entries = {}
+    for name, value, at, known in db.execute(f"SELECT name, value, at, {digest} FROM live"):
+        if known in (None, digest_of(name, value, at)):
+            entries[name] = StatusEntry(dict(json.loads(value)), at)
+    return entries

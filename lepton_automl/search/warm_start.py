@@ -174,7 +174,7 @@ def source(
         raise ConfigError(
             error.what, fix="give --warm-start a run of this version, or leave it out"
         ) from error
-    with LedgerView(found.ledger) as ledger:
+    with found.read_ledger() as ledger:
         trials = read_trials(ledger)
         if not trials.trained():
             raise ConfigError(
@@ -197,7 +197,7 @@ def _digest_used(folder: RunFolder, place: str) -> str | None:
     if not folder.definition_file.is_file() or not folder.ledger.is_file():
         return None
     known = folder.definition()
-    with LedgerView(folder.ledger) as ledger:
+    with folder.read_ledger() as ledger:
         is_copied = ledger.get(EventKind.WARM_START, START) is not None
     return known.warm_digest if is_copied and known.warm_start == place else None
 

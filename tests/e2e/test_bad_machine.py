@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_automl.errors import MachineError
+from lepton_automl.errors import LeptonError
 from lepton_automl.runs.ledger import LedgerView
 from tests.helpers import runs
 
@@ -160,7 +160,7 @@ def wait_for_rung(ledger):
     ends = time.monotonic() + 240
     while time.monotonic() < ends:
         # Before its first moment is over the ledger cannot be read.
-        with contextlib.suppress(MachineError), LedgerView(ledger) as view:
+        with contextlib.suppress(LeptonError), LedgerView(ledger) as view:
             if view.all("rung"):
                 return
         time.sleep(0.2)

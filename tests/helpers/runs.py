@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import sqlite3
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from lepton_automl.config import RunConfig
 from lepton_automl.pipeline import run
+from lepton_automl.runs.ledger_check import digest_of
 
 SPACE = """
 doc = "small enough for a test"
@@ -76,6 +80,18 @@ def copy(config: RunConfig, folder: Path) -> RunConfig:
     """The same run in another folder, to be changed at will."""
     shutil.copytree(config.out, folder / "run")
     return RunConfig(**(vars(config) | {"out": folder / "run"}))
+
+
+@contextmanager
+def changed_ledger(folder):
+    """The database of a run's ledger, to be changed as if lepton had written it so."""
+    with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as db, db:
+        yield db
+        for seq, *texts in db.execute("SELECT seq, kind, key, value FROM events").fetchall():
+            db.execute("UPDATE events SET digest = ? WHERE seq = ?", (digest_of(*texts), seq))
+        for number, seconds in db.execute("SELECT id, seconds FROM sessions").fetchall():
+            db.execute("UPDATE sessions SET digest = ? WHERE id = ?", (digest_of(seconds), number))
+        db.execute("UPDATE run SET events = (SELECT COUNT(*) FROM events)")
 
 
 def digests(folder):

@@ -63,7 +63,7 @@ def test_it_shows_a_run_and_its_new_trials(
     dashboard: Any, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dashboard, "_POLL_SECONDS", 0.05)
-    ledger = Ledger(folder.ledger)
+    ledger = Ledger(folder.ledger, run_id=folder.definition().run_id)
     ledger.record(EventKind.TRIAL, "0", make_trial(0).to_event())
     board = dashboard.Dashboard(folder, 0)
     before = set(folder.path.iterdir())
@@ -78,7 +78,7 @@ def test_it_shows_a_run_and_its_new_trials(
 
 
 def test_it_listens_on_this_machine_only(dashboard: Any, folder: RunFolder) -> None:
-    Ledger(folder.ledger).close()
+    Ledger(folder.ledger, run_id=folder.definition().run_id).close()
     board = dashboard.Dashboard(folder, 0)
     assert board.url.startswith("http://127.0.0.1:")
     assert board._server.socket.getsockname()[0] == "127.0.0.1"

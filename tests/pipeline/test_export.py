@@ -1,20 +1,33 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from lepton_automl.artifact.manifest import INT8
+from lepton_automl.core import files
 from lepton_automl.core.events import Event, silent
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import DataError
-from lepton_automl.pipeline.export import record_use, recorded_uses, verify_again
+from lepton_automl.pipeline.export import (
+    _uses_again,
+    record_use,
+    recorded_uses,
+    verify_again,
+)
 from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
 
 pytestmark = pytest.mark.usefixtures("children_answer_here")
+DEFINITION = (
+    'format = 2\ndata = "digits"\ntest = ""\nskip_corrupt = false\ndata_fingerprint = "ab"\n'
+    'space = "tiny"\nspace_digest = "cd"\nobjectives = ["accuracy"]\nseed = 3\n'
+    'target = "x86-any"\nprefer = "size"\n\n[limits]\n'
+)
 
 
 def test_verification_reads_only_and_repeats_every_figure(finished_run):
@@ -106,6 +119,24 @@ def test_a_state_folder_that_cannot_be_used_is_one_message_and_the_run_counts_it
     (event,) = said
     assert str(tmp_path / "file") in event.message
     assert "LEPTON_STATE_DIR" in event.message
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_an_artifact_is_verified_though_the_ledger_of_its_run_is_damaged(tmp_path, is_damaged):
+    artifact, said = tmp_path / "run" / "artifact", []
+    artifact.mkdir(parents=True)
+    file = artifact / INT8
+    file.write_bytes(b"net")
+    (tmp_path / "run" / "run.toml").write_text(DEFINITION)
+    with Ledger(tmp_path / "run" / "ledger.db", run_id="") as ledger:
+        record_use(ledger, "a" * 64, "part", silent)
+    if is_damaged:
+        ledger.path.write_bytes(b"no database " * 100)
+    request = SimpleNamespace(folder=artifact, fingerprint="part")
+    digests = {INT8: files.sha256(file)}
+    assert _uses_again(request, digests, said.append) == 2
+    warnings = [e.message for e in said if "is not a ledger of lepton" in e.message]
+    assert len(warnings) == is_damaged
 
 
 def test_an_artifact_verified_alone_is_counted_with_files_that_were_verified_before(

@@ -38,7 +38,7 @@ def test_every_finished_search_has_its_front_drawn(finished_run, tmp_path):
 
 
 def test_a_run_that_has_not_begun_has_no_front(tmp_path):
-    with pytest.raises(DataError, match="no trained trial"):
+    with pytest.raises(DataError, match="has not begun"):
         read_front(RunFolder(tmp_path))
 
 

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
 import shutil
-import sqlite3
 import time
 from contextlib import contextmanager
 
@@ -119,7 +117,7 @@ def forget_steps(folder):
 
 def change_events(folder, kind, change):
     """Every recorded value of a kind, changed."""
-    with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as db, db:
+    with runs.changed_ledger(folder) as db:
         for seq, value in db.execute(
             "SELECT seq, value FROM events WHERE kind = ?", (kind,)
         ).fetchall():
@@ -136,7 +134,7 @@ def half_right(event):
 def forget_finals(folder):
     """As if only the rungs were trained, and no pruned net was kept."""
     forget_steps(folder)
-    with contextlib.closing(sqlite3.connect(folder / "ledger.db")) as db, db:
+    with runs.changed_ledger(folder) as db:
         db.execute("DELETE FROM events WHERE kind = 'rung' AND key LIKE '%final%'")
         db.execute("DELETE FROM events WHERE kind = 'plan' AND key LIKE 'final%'")
 

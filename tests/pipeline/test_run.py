@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-import sqlite3
 
 import numpy as np
 import onnxruntime
@@ -55,7 +53,7 @@ def test_a_budget_within_what_was_used_returns_the_outcome_and_names_a_larger_on
     finished_run, tmp_path, used
 ):
     config, said = runs.copy(finished_run[0], tmp_path), []
-    with contextlib.closing(sqlite3.connect(config.out / "ledger.db")) as db, db:
+    with runs.changed_ledger(config.out) as db:
         db.execute("UPDATE sessions SET seconds = seconds + ?", (used,))
         ((used,),) = db.execute("SELECT SUM(seconds) FROM sessions").fetchall()
     before = runs.digests(config.out / "models")

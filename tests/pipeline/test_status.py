@@ -58,7 +58,7 @@ def test_a_folder_without_a_ledger_has_not_begun(tmp_path):
 
 
 def test_a_run_at_work_tells_what_its_workers_do(folder):
-    ledger = Ledger(folder.ledger)
+    ledger = Ledger(folder.ledger, run_id=folder.definition().run_id)
     ledger.live_status.publish_from("workers", lambda: WORKERS | {"at": time.time()})
     emit = ledger.live_status.recorded(lambda event: None)
     emit(Event("search", "trial 2", 3.0, 10.0, {"trials": 3, "front": [], "eta_seconds": 5.0}))
@@ -84,7 +84,7 @@ def test_a_run_at_work_tells_what_its_workers_do(folder):
 def test_a_command_that_is_stopped_is_told_from_one_that_works(folder, monkeypatch):
     now = [time.time()]
     monkeypatch.setattr(time, "time", lambda: now[0])
-    ledger = Ledger(folder.ledger)
+    ledger = Ledger(folder.ledger, run_id=folder.definition().run_id)
     beat(ledger)
     now[0] += 60
     found = status(folder)
@@ -96,7 +96,7 @@ def test_a_command_that_is_stopped_is_told_from_one_that_works(folder, monkeypat
 
 def test_killed_interrupted_failed_and_ended_commands_are_told_apart(folder):
     def session(error=None):
-        ledger = Ledger(folder.ledger)
+        ledger = Ledger(folder.ledger, run_id=folder.definition().run_id)
         ledger.live_status.publish("workers", WORKERS)
         try:
             with ledger.live_status.running({"words": "lepton run x"}):

@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_clear_message_and_the_ledger_stays_whole(tmp_path: P
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"something else entirely" * 100)
-    with pytest.raises(MachineError, match="not a ledger"):
+    with pytest.raises(ConfigError, match="not a ledger"):
         Ledger(path)
     with pytest.raises(MachineError, match="cannot be opened"):
         LedgerView(tmp_path / "none.db")
@@ -218,7 +218,7 @@ def test_seconds_before_the_ledger_was_opened_count_at_once(
 def test_what_sqlite_says_becomes_a_message_with_a_way_out(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"no database at all " * 100)
-    with pytest.raises(MachineError, match="not a ledger") as error, translated(path):
+    with pytest.raises(ConfigError, match="not a ledger") as error, translated(path):
         sqlite3.connect(path).execute("SELECT 1 FROM events")
     assert "--fresh" in error.value.fix
 
