@@ -199,7 +199,7 @@ def compress(
     record_decision(ledger, quantization_decision(folder))
     if prunes and step is None:
         record_decision(ledger, pruning_decision(result.steps, compression))
-    if is_refit:
+    if may_refit and context.config.refit == "auto":
         record_decision(ledger, _refit_decision(context, result))
     charts.write_steps(context.folder.path, result.steps)
     return result
@@ -219,9 +219,11 @@ def _refit_decision(context: RunContext, result: CompressionResult) -> Decision:
     evidence += "" if groups is None else f" in {groups} groups"
     steps = [step for step in result.steps if step.name == REFIT]
     evidence += f"; {steps[-1].why}" if steps else ""
-    choice = "the net that ships was " + ("trained" if result.is_refit else "not trained")
-    choice += " on the validation part too, after all choices"
-    option = "--refit off" if result.is_refit else ""
+    if result.is_refit:
+        choice, option = "trained on the validation part too, after all choices", "--refit off"
+    else:
+        choice, option = "not trained on the validation part", "" if steps else "--refit on"
+    choice = f"the net that ships was {choice}"
     return Decision("training on all samples", choice, evidence, "assumed", option)
 
 

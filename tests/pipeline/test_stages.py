@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -114,6 +115,25 @@ def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_
     assert (found.certainty, found.option) == ("assumed", "--refit off")
     count = len(run.dataset.train) + len(run.dataset.validation)
     assert found.evidence.startswith(f"{count} training and validation samples")
+
+
+@pytest.mark.parametrize(
+    ("refit", "most", "options"), [("auto", 0, ["--refit on"]), ("off", 20_000, []), ("on", 0, [])]
+)
+def test_only_what_no_option_states_is_a_decision(
+    finished_run, tmp_path, monkeypatch, refit, most, options
+):
+    monkeypatch.setattr(stages, "REFIT_SAMPLES", most)
+    monkeypatch.setattr(stages, "is_small", lambda *_: False)
+    with open_run(runs.copy(finished_run[0], tmp_path), silent) as run:
+        run = dataclasses.replace(run, config=dataclasses.replace(run.config, refit=refit))
+        best, recipe = stages.winner(run)
+        shutil.rmtree(stages.compressed_folder(run, best))
+        found: list = []
+        monkeypatch.setattr(stages, "record_decision", lambda _, made: found.append(made))
+        made = stages.compress(run, best, recipe, None, prunes=False)
+    assert made.is_refit == (refit == "on")
+    assert [d.option for d in found if d.name == "training on all samples"] == options
 
 
 class Captured(Exception):
