@@ -34,6 +34,7 @@ from lepton_automl.core.decisions import SEARCH_TIME
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import error_answer, run_json
 from lepton_automl.cost import targets
+from lepton_automl.data.dataset import LabelledFiles, load_labelled
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
@@ -228,10 +229,10 @@ def _validation_gap(
     """
     if request.validation is None:
         return None
-    pixels, labels = (np.load(path, mmap_mode="r") for path in request.validation)
+    pixels, labels = _mapped(*request.validation)
     if pixels.shape[1:] != about.input or not len(labels):
         return None
-    labels, given = np.asarray(labels), request.validation_groups
+    given = request.validation_groups
     name = REFERENCE if about.refit else shipped
     answers = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), pixels)
     found = Evidence(
@@ -294,8 +295,7 @@ def _evidence(
     request: Request, about: Provenance, files: Mapping[str, bytes]
 ) -> tuple[np.ndarray, dict[str, Evidence]]:
     """The test pictures, and for each file which of them are right."""
-    pixels = np.load(request.pixels, mmap_mode="r", allow_pickle=False)
-    labels = np.load(request.labels, allow_pickle=False)
+    pixels, labels = _mapped(request.pixels, request.labels)
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
         raise DataError(
             f"a test part of {len(labels)} labels and pixels {pixels.shape} does not fit a net for "
@@ -310,6 +310,12 @@ def _evidence(
             answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
         )
     return pixels, right
+
+
+def _mapped(pixels: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels of a part, whose files are checked if they are of the cache of a run."""
+    part = load_labelled(LabelledFiles(pixels, labels))
+    return part.pixels.numpy(), part.labels.numpy()
 
 
 def _refused(request: Request, problems: list[str]) -> Verdict:

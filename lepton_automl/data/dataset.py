@@ -110,6 +110,9 @@ class LabelledFiles:
     labels: Path
     """.npy, int64 (N,)."""
     is_balanced: bool = False
+    states: tuple[str, str] = ("", "")
+    """States of the two files when their content was checked (`pixel_cache.file_state`); empty for
+    files that are not of the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +207,7 @@ class Dataset:
         )
 
     def decoded_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
-        """Decode a part into files in the folder `cache`, unless they exist, and return them.
+        """Decode a part into files in the folder `cache`, unless they are there and intact.
 
         Raises
         ------
@@ -229,9 +232,11 @@ class Dataset:
             self.file_scale,
             self.framing,
         )
-        pixel_cache.cache_array(pixels, shape, np.dtype(np.uint8), made)
-        pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels])
-        return LabelledFiles(pixels, labels, source.is_balanced)
+        states = (
+            pixel_cache.cache_array(pixels, shape, np.dtype(np.uint8), made),
+            pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]),
+        )
+        return LabelledFiles(pixels, labels, source.is_balanced, states)
 
     def with_balance(self, balance: Balance) -> Dataset:
         """Copy with balanced accuracy if `balance` is on, or auto and classes are uneven.
@@ -281,9 +286,17 @@ def load_labelled(files: LabelledFiles) -> LabelledTensors:
     """Map the pictures and labels of `files` into memory.
 
     Writing to the tensors changes neither the files nor other processes.
+
+    Raises
+    ------
+    DataError
+        If a file of the cache has changed since it was written.
     """
     # Mode c is copy-on-write: pages are shared until they are written to.
-    pixels, labels = (np.load(path, mmap_mode="c") for path in (files.pixels, files.labels))
+    pixels, labels = (
+        pixel_cache.map_array(path, state=state, mode="c")
+        for path, state in zip((files.pixels, files.labels), files.states, strict=True)
+    )
     return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
 
 

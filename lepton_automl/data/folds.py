@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from lepton_automl.config import MAX_FOLDS
 from lepton_automl.core import files
 from lepton_automl.data.dataset import Dataset, LabelledFiles, Part, Size
-from lepton_automl.data.pixel_cache import cache_array
+from lepton_automl.data.pixel_cache import cache_array, map_array
 from lepton_automl.data.split import assign_greedily
 from lepton_automl.metrics.balanced import Strata
 
@@ -156,16 +156,19 @@ def fold_files(
         stem = cache / f"{_STEM}{fold}-{role}-{digest}"
         pixels, labels = (stem.with_suffix(f".{kind}.npy") for kind in ("pixels", "labels"))
         shape = (len(index), *size, dataset.channels)
-        cache_array(pixels, shape, np.dtype(np.uint8), functools.partial(_selected, parts, index))
-        chosen = folds.samples.labels[index]
-        cache_array(labels, shape[:1], np.dtype(np.int64), functools.partial(list, [chosen]))
-        made.append(LabelledFiles(pixels, labels, dataset.train.is_balanced))
+        make = functools.partial(_selected, parts, index)
+        chosen = [folds.samples.labels[index]]
+        states = (
+            cache_array(pixels, shape, np.dtype(np.uint8), make),
+            cache_array(labels, shape[:1], np.dtype(np.int64), functools.partial(list, chosen)),
+        )
+        made.append(LabelledFiles(pixels, labels, dataset.train.is_balanced, states))
     return made[0], made[1]
 
 
 def delete_fold_files(cache: Path) -> None:
     """Delete what `fold_files` wrote, which is made again where it is needed."""
-    for path in cache.glob(f"{_STEM}*.npy"):
+    for path in cache.glob(f"{_STEM}*"):
         files.remove(path)
 
 
@@ -175,7 +178,7 @@ def _selected(
     """Pictures at increasing places of the two parts behind each other, part by part."""
     start = 0
     for part in parts:
-        pixels = np.load(part.pixels, mmap_mode="r")
+        pixels = map_array(part.pixels, state=part.states[0])
         own = index[(index >= start) & (index < start + len(pixels))] - start
         if len(own):
             yield pixels[own]

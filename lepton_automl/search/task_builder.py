@@ -188,6 +188,8 @@ class TaskBuilder:
             validation=(str(validation.pixels), str(validation.labels)),
             device=str(self._request.device),
             is_balanced=train.is_balanced,
+            train_states=train.states,
+            validation_states=validation.states,
         )
 
     def _micro_batches(self, key: TrainingKey, count: int) -> list[int]:

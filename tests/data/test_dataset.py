@@ -126,6 +126,17 @@ def test_a_damaged_cache_file_is_written_again(digits, tmp_path):
         assert files.pixels.read_bytes() == whole
 
 
+def test_pixels_that_were_zeroed_are_never_read(digits, tmp_path):
+    files = digits.decoded_files("test", (8, 8), tmp_path)
+    blank = np.load(files.pixels)
+    blank[:] = 0
+    np.save(files.pixels, blank)
+    with pytest.raises(DataError, match="has changed"):
+        load_labelled(files)
+    again = load_labelled(digits.decoded_files("test", (8, 8), tmp_path))
+    np.testing.assert_array_equal(again.pixels, digits.pixels("test", (8, 8)))
+
+
 def test_parts_sizes_and_splits_do_not_share_cache_files(digits, tmp_path):
     other = open_dataset("digits", seed=1)
     made = [

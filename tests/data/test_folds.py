@@ -173,8 +173,9 @@ def test_files_of_a_fold_hold_its_pictures_and_can_be_deleted(tmp_path: Path) ->
             loaded = load_labelled(files)
             np.testing.assert_array_equal(loaded.pixels, pixels[own])
             np.testing.assert_array_equal(loaded.labels, labels[own])
-    kept = {path.name for path in cache.iterdir() if not path.name.startswith("fold-")}
+    kept = {path.name for path in cache.glob("*.npy") if not path.name.startswith("fold-")}
     assert len(kept) == 4
-    assert len(list(cache.iterdir())) == 4 + 2 * 4
+    assert len(list(cache.glob("*.npy"))) == 4 + 2 * 4
     delete_fold_files(cache)
-    assert {path.name for path in cache.iterdir()} == kept
+    assert {path.name for path in cache.glob("*.npy")} == kept
+    assert not list(cache.glob("fold-*"))

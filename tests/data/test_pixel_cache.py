@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lepton_automl.core import files
 from lepton_automl.data import pixel_cache
 from lepton_automl.errors import DataError, MachineError
 
@@ -57,16 +60,107 @@ def test_blocks_come_in_order_and_the_file_is_what_numpy_writes(tmp_path, monkey
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
-def test_a_valid_file_is_kept_and_a_damaged_one_written_again(tmp_path):
-    def unwanted() -> list[np.ndarray]:
-        raise AssertionError("it is there already")
+def unwanted() -> list[np.ndarray]:
+    raise AssertionError("it is there already")
 
-    path, ones = tmp_path / "a.npy", np.ones((3, 2), np.uint8)
-    pixel_cache.cache_array(path, ones.shape, BYTES, lambda: [ones])
-    pixel_cache.cache_array(path, ones.shape, BYTES, unwanted)
-    path.write_bytes(path.read_bytes()[:-2])
-    pixel_cache.cache_array(path, ones.shape, BYTES, lambda: [ones])
-    assert (np.load(path) == 1).all()
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A file of the cache with its content, as a new process finds it."""
+    path, rows = tmp_path / "a.npy", np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    pixel_cache.cache_array(path, rows.shape, BYTES, lambda: [rows])
+    monkeypatch.setattr(pixel_cache, "_checked", {})
+    return path, rows
+
+
+def test_an_intact_file_is_kept(cached):
+    path, rows = cached
+    state = pixel_cache.cache_array(path, rows.shape, BYTES, unwanted)
+    assert (pixel_cache.map_array(path, state=state) == rows).all()
+
+
+@pytest.mark.parametrize("has_checked", [False, True])
+@pytest.mark.parametrize(
+    "damage", [*range(0, 152, 19), "truncated", "longer", "zeroed", "empty", "digest", "no digest"]
+)
+def test_a_file_with_any_other_content_is_written_again(cached, damage, has_checked):
+    path, rows = cached
+    if has_checked:
+        pixel_cache.cache_array(path, rows.shape, BYTES, unwanted)
+    whole = path.read_bytes()
+    listed = path.with_name("a.npy.sha256")
+    match damage:
+        case int():
+            path.write_bytes(whole[:damage] + bytes([whole[damage] ^ 1]) + whole[damage + 1 :])
+        case "digest":
+            path.write_bytes(whole[:-1] + b"?")
+            listed.write_text(listed.read_text().replace("a", "b"))
+        case "no digest":
+            path.write_bytes(whole[:-1] + b"?")
+            listed.unlink()
+        case _:
+            contents = {"truncated": whole[:-2], "longer": whole + b"?", "empty": b""}
+            path.write_bytes(contents.get(damage, whole[:128] + bytes(24)))
+    pixel_cache.cache_array(path, rows.shape, BYTES, lambda: [rows])
+    assert path.read_bytes() == whole
+    assert listed.read_text() == f"{hashlib.sha256(whole).hexdigest()}  a.npy\n"
+
+
+def test_another_file_of_the_cache_in_its_place_is_written_again(cached):
+    """Its digest fits its content, but both have the name of another file."""
+    path, rows = cached
+    other = path.with_name("b.npy")
+    pixel_cache.cache_array(other, rows.shape, BYTES, lambda: [rows[::-1]])
+    other.replace(path)
+    other.with_name("b.npy.sha256").replace(path.with_name("a.npy.sha256"))
+    pixel_cache.cache_array(path, rows.shape, BYTES, lambda: [rows])
+    assert (np.load(path) == rows).all()
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((3, 4, 2), BYTES), ((4, 3, 2), np.dtype(np.int8))])
+def test_a_file_of_another_shape_or_type_is_written_again(cached, shape, kind):
+    path, rows = cached
+    wanted = rows.reshape(shape).astype(kind)
+    pixel_cache.cache_array(path, shape, kind, lambda: [wanted])
+    found = np.load(path)
+    assert (found.shape, found.dtype) == (shape, kind)
+
+
+def test_the_digest_is_computed_once_while_the_file_stays_as_it_is(cached, monkeypatch):
+    path, rows = cached
+    state = pixel_cache.cache_array(path, rows.shape, BYTES, unwanted)
+    counted = []
+    monkeypatch.setattr(files, "sha256", lambda path: counted.append(path) or "0")
+    assert pixel_cache.cache_array(path, rows.shape, BYTES, unwanted) == state
+    monkeypatch.setattr(pixel_cache, "_checked", {})  # A worker knows the state alone.
+    pixel_cache.map_array(path, state=state)
+    assert counted == []
+
+
+def test_a_worker_refuses_a_file_that_was_changed_after_it_was_checked(cached, monkeypatch):
+    path, rows = cached
+    state = pixel_cache.cache_array(path, rows.shape, BYTES, unwanted)
+    monkeypatch.setattr(pixel_cache, "_checked", {})
+    os.utime(path, ns=(1, 1))  # The same content in another state is fine.
+    assert (pixel_cache.map_array(path, state=state) == rows).all()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    for known in (state, ""):
+        with pytest.raises(DataError, match=r"a\.npy, a copy of the data, has changed"):
+            pixel_cache.map_array(path, state=known)
+    path.unlink()
+    with pytest.raises(DataError, match="has changed"):
+        pixel_cache.map_array(path, state=state)
+
+
+def test_where_the_pictures_are_gone_a_changed_file_is_refused(tmp_path, monkeypatch):
+    picture, path = written(tmp_path, (8, 8)), tmp_path / "a.npy"
+    make = lambda: pixel_cache.decode_blocks((picture,), 3, (8, 8))  # noqa: E731
+    pixel_cache.cache_array(path, (1, 8, 8, 3), BYTES, make)
+    picture.unlink()
+    pixel_cache.cache_array(path, (1, 8, 8, 3), BYTES, make)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"a\.bmp"):
+        pixel_cache.cache_array(path, (1, 8, 8, 3), BYTES, make)
 
 
 def test_pictures_that_went_bad_leave_nothing_behind(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_automl.data.dataset import LabelledFiles, load_labelled
+from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import work_of
@@ -39,6 +40,16 @@ def test_a_task_and_its_result_survive_json(task: Task) -> None:
     assert Task.from_json(task.to_json()) == task
     result = TaskResult((0.1, 0.2), "3:oA==", "")
     assert TaskResult.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_pixels_that_change_after_the_task_was_made_end_it(task: Task, part: str) -> None:
+    path = Path(getattr(task, part)[0])
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128))
+    path.with_name(f"{path.name}.sha256").unlink()
+    with pytest.raises(DataError, match="has changed"):
+        RUN(replace(Task.from_json(task.to_json()), out=""))
 
 
 def test_steady_seconds_leave_out_the_start_of_a_short_training() -> None:

@@ -83,6 +83,9 @@ class Task:
     """Number of processes that train together; each has its part of every batch."""
     max_seconds: float = 0.0
     """After so many seconds the training stops without a model; 0: no limit. One process only."""
+    train_states: tuple[str, str] = ("", "")
+    """States in which the content of the files of `train` was checked (`LabelledFiles.states`)."""
+    validation_states: tuple[str, str] = ("", "")
 
     @property
     def micro_batches_of_cycles(self) -> tuple[int, ...]:
@@ -105,8 +108,8 @@ class Task:
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
         document["micro_batches"] = tuple(document["micro_batches"])
-        document["train"] = tuple(document["train"])
-        document["validation"] = tuple(document["validation"])
+        for name in ("train", "validation", "train_states", "validation_states"):
+            document[name] = tuple(document[name])
         return cls(**document)
 
 
@@ -255,7 +258,10 @@ def run_rank(
         model.save(Path(task.out))
         files.remove(Path(task.out) / _RESUME_FILE)
     correct = is_correct(
-        model, load_part(task, task.validation), device=device, training_slot=training_slot
+        model,
+        load_part(task, task.validation, task.validation_states),
+        device=device,
+        training_slot=training_slot,
     )
     return TaskResult(
         tuple(seconds),
@@ -295,7 +301,7 @@ class _TimeLimit:
 
 
 def _training_data(task: Task) -> LabelledTensors:
-    data = load_part(task, task.train)
+    data = load_part(task, task.train, task.train_states)
     return data.first(task.samples) if task.samples else data
 
 
@@ -318,9 +324,16 @@ def _progress_callbacks(task: Task, on_progress: OnProgress) -> Iterator[OnBatch
         before += epochs
 
 
-def load_part(task: Task, paths: tuple[str, str]) -> LabelledTensors:
-    """Load one part of the data of a task."""
-    return load_labelled(LabelledFiles(Path(paths[0]), Path(paths[1]), task.is_balanced))
+def load_part(task: Task, paths: tuple[str, str], states: tuple[str, str]) -> LabelledTensors:
+    """Load one part of the data of a task.
+
+    Raises
+    ------
+    DataError
+        If a file is not in its state, and its content is not what was written.
+    """
+    pixels, labels = (Path(path) for path in paths)
+    return load_labelled(LabelledFiles(pixels, labels, task.is_balanced, states))
 
 
 def pack(correct: NDArray[np.bool_]) -> str:
