@@ -84,7 +84,7 @@ class CompressOptions(TypedDict, total=False):
     started: float | None
 
 
-_PATHS = ("out", "test", "latency_from", "warm_start")
+_PATHS = ("out", "latency_from", "warm_start")
 
 
 def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
@@ -231,8 +231,7 @@ def verify(
     from lepton_automl.pipeline import run as pipeline
 
     given = None if data is None else str(data)
-    path = None if test is None else Path(test)
-    return pipeline.verify(Path(artifact), data=given, test=path, emit=emit)
+    return pipeline.verify(Path(artifact), data=given, test=_test_path(test), emit=emit)
 
 
 def status(run: str | Path) -> Status:
@@ -346,6 +345,14 @@ def _compress_onnx(source: Path, data: str | Path, given: dict[str, Any], emit: 
     )
 
 
+def _test_path(test: str | Path | None) -> Path | None:
+    """The path of test data; absolute for `./digits`, which is not the built-in `digits`."""
+    if test is None:
+        return None
+    path = Path(test)
+    return path if str(path) == str(test) or not path.exists() else path.absolute()
+
+
 def _int8_folder(source: Path) -> Path:
     return Path("runs", f"{source.stem}-int8")
 
@@ -380,6 +387,7 @@ def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
     settings = dict(given)
     settings["budget_seconds"] = _seconds(settings.pop("budget", None))
     settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
+    settings["test"] = _test_path(settings.get("test"))
     settings |= {n: tuple(settings[n]) for n in ("objectives", "callbacks") if n in settings}
     if settings.get("space") is not None:
         settings["space"] = str(settings["space"])

@@ -29,7 +29,7 @@ Run = Annotated[Path, typer.Argument(help="The run folder, its artifact/ or the 
 Artifact = Annotated[
     Path, typer.Argument(help="The artifact folder, the run folder or the ONNX file.")
 ]
-Test = Annotated[Path | None, typer.Option("--test", help="Separate test data (folder or .npz).")]
+Test = Annotated[str | None, typer.Option("--test", help="Separate test data (folder or .npz).")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder.  [default: runs/NAME]")]
 Space = Annotated[
     str | None,

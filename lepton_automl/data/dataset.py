@@ -300,6 +300,36 @@ def load_labelled(files: LabelledFiles) -> LabelledTensors:
     return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
 
 
+@dataclass(frozen=True)
+class DataPlace:
+    """Where data are, in a form that means the same in every working directory."""
+
+    place: str
+    """Absolute path, or the name of data that are no file, such as `digits`."""
+    kind: str
+    """Name of the source that reads them; empty where no source does."""
+
+
+def locate_data(data: str, part_names: str | None = None) -> DataPlace:
+    """Find the source of data, and their absolute path if the source reads a path.
+
+    Parameters
+    ----------
+    data : str
+        As `open_dataset` takes it.
+    part_names : str, optional
+        As in `open_dataset`.
+    """
+    found = loading.find_source(data, part_folders(part_names))
+    if found is None:
+        return DataPlace(data, "")
+    kind, source = found
+    # A name may be that of a file in the working directory too: the built-in `digits` is no path.
+    path = str(Path(data).resolve())
+    is_path = Path(data).exists() and source.accepts(path)
+    return DataPlace(path if is_path else data, kind)
+
+
 def open_dataset(
     data: str | Path,
     *,

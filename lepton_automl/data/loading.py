@@ -42,6 +42,8 @@ from lepton_automl.text import printable
 _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""
 
+_FOLDER_SOURCE = "image_folder"
+
 
 @dataclass(frozen=True, eq=False)
 class CheckedSamples:
@@ -425,19 +427,26 @@ def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, in
     )
 
 
-def _read(data: str, part_folders: Mapping[str, str] | None = None) -> RawSamples | Samples:
-    names = plugins.names("sources")
+def find_source(
+    data: str, part_folders: Mapping[str, str] | None = None
+) -> tuple[str, Source] | None:
+    """The source that reads `data`, and its name; None where no source accepts it."""
     if part_folders is not None:
-        if not Path(data).is_dir():
-            raise ConfigError(
-                f"--parts has no effect: {data} is not a folder", fix="leave --parts out"
-            )
-        return _filled(data, ImageFolder(part_folders).read(data))
+        return _FOLDER_SOURCE, ImageFolder(part_folders)
     # A built-in name precedes a folder of that name, which can be given as `./digits`.
-    for name in sorted(names, key=lambda name: (name != data, name)):
+    for name in sorted(plugins.names("sources"), key=lambda name: (name != data, name)):
         source = plugins.load("sources", name, Source)()  # type: ignore[type-abstract]
         if source.accepts(data):
-            return _filled(data, source.read_raw(data))
+            return name, source
+    return None
+
+
+def _read(data: str, part_folders: Mapping[str, str] | None = None) -> RawSamples | Samples:
+    if part_folders is not None and not Path(data).is_dir():
+        raise ConfigError(f"--parts has no effect: {data} is not a folder", fix="leave --parts out")
+    if (found := find_source(data, part_folders)) is not None:
+        return _filled(data, found[1].read_raw(data))
+    names = plugins.names("sources")
     what = "is not a supported kind of data" if Path(data).exists() else "does not exist"
     near = difflib.get_close_matches(data, names, n=1)
     raise DataError(

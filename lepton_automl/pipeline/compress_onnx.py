@@ -42,7 +42,7 @@ from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
 from lepton_automl.pipeline import charts
 from lepton_automl.pipeline.context import (
-    absolute,
+    data_places,
     open_data,
     open_ledger,
     resolve,
@@ -302,8 +302,7 @@ def _definition(
             "a text file with --labels",
         ) from error
     return Definition(
-        data=absolute(config.data),
-        test=absolute(str(config.test)) if config.test else "",
+        **data_places(config),
         skip_corrupt=config.skip_corrupt,
         group=config.group or "",
         parts=config.parts or "",

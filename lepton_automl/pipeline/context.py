@@ -24,7 +24,7 @@ from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
 from lepton_automl.data import audit
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import DataPlace, Dataset, locate_data, open_dataset
 from lepton_automl.data.folds import assign_folds, is_small
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
@@ -378,8 +378,10 @@ def _check_place(config: RunConfig) -> None:
     if not config.fresh and (folder := RunFolder(config.out)).definition_file.exists():
         folder.definition()  # Refuses another format at once, before any data is read.
     out = config.out.resolve()
-    for place in (config.data, config.test):
-        if place is not None and Path(place).is_dir() and out.is_relative_to(Path(place).resolve()):
+    given = [locate_data(config.data, config.parts)]
+    given += [] if config.test is None else [locate_data(str(config.test))]
+    for place in (Path(each.place) for each in given):
+        if place.is_absolute() and place.is_dir() and out.is_relative_to(place):
             raise ConfigError(
                 f"the run folder {config.out} lies inside the data {place}: the next command would "
                 "read it as a class",
@@ -406,8 +408,7 @@ def define_run(
     """The definition of the run, and the run that it is warm-started from."""
     model = resources.latency_model
     definition = Definition(
-        data=absolute(config.data),
-        test=absolute(str(config.test)) if config.test else "",
+        **data_places(config),
         skip_corrupt=config.skip_corrupt,
         group=config.group or "",
         parts=config.parts or "",
@@ -438,6 +439,13 @@ def define_run(
     return replace(definition, warm_start=warm.place, warm_digest=warm.digest), warm
 
 
-def absolute(path: str) -> str:
-    """The absolute path where `path` exists; else `path`, a name such as `digits`."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
+def data_places(config: RunConfig) -> dict[str, Any]:
+    """The fields of `Definition` that say where the data are, in any working directory."""
+    data = locate_data(config.data, config.parts)
+    test = DataPlace("", "") if config.test is None else locate_data(str(config.test))
+    return {
+        "data": data.place,
+        "data_kind": data.kind,
+        "test": test.place,
+        "test_kind": test.kind,
+    }

@@ -22,14 +22,14 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import scratch_folder
 from lepton_automl.cost.latency import Timing
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset, locate_data, open_dataset
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
-from lepton_automl.runs.folder import RunFolder, locate, locate_artifact
+from lepton_automl.runs.folder import Definition, RunFolder, locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.request import SearchResult
@@ -277,6 +277,7 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             ) from error
         definition.find_data(f"lepton verify {folder} DATA")
         data = definition.data
+        _check_kind(definition)
         settings = {
             "seed": definition.seed,
             "skip_corrupt": definition.skip_corrupt,
@@ -293,6 +294,23 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             fix="give data with the same classes",
         )
     return dataset.matched_to(about.class_names, about.input[2])
+
+
+def _check_kind(definition: Definition) -> None:
+    """Check that the data of a run are still read by the source that read them.
+
+    Raises
+    ------
+    DataError
+        If another one reads them: a folder was replaced by a file, or a plug-in was installed.
+    """
+    kind = locate_data(definition.data, definition.parts or None).kind
+    if definition.data_kind and kind and kind != definition.data_kind:
+        raise DataError(
+            f"the data of this run, {definition.data}, were read as {definition.data_kind}, now "
+            f"they are {kind}",
+            fix="put them back, or give the data: lepton verify ARTIFACT DATA",
+        )
 
 
 def _uses_again(request: Request, digests: Mapping[str, str], emit: Emit) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.config import Flip, Limits, Refit, RunConfig
-from lepton_automl.core import files
+from lepton_automl.core import files, plugins
 from lepton_automl.errors import ConfigError, DataError, LeptonError
 from lepton_automl.runs.ledger import LedgerView, not_begun
 from lepton_automl.runs.ledger_check import without_ledger
@@ -67,6 +67,10 @@ class Definition:
     labels: str = ""
     """Order of that model's classes as the user gave it: a word, or the text of a file."""
 
+    data_kind: str = ""
+    """Name of the source that reads the data; empty in a folder made before it was recorded."""
+    test_kind: str = ""
+    """Name of the source that reads `test`; empty without a test part of its own."""
     run_id: str = dataclasses.field(default="", compare=False)
     """Identifies the run, also in its ledger; empty in a folder made before there was one."""
 
@@ -110,9 +114,16 @@ class Definition:
         Raises
         ------
         DataError
-            If they are not.
+            If they are not, or their source is not installed here.
         """
-        for place in (self.data, self.test):
+        known = plugins.names("sources")
+        for place, kind in ((self.data, self.data_kind), (self.test, self.test_kind)):
+            if kind and kind not in known:
+                raise DataError(
+                    f"the data of this run, {place}, are read by the source {kind}, which is not "
+                    "installed here",
+                    fix=f"install the package that has it, or give the data as files: {command}",
+                )
             if Path(place).is_absolute() and not Path(place).exists():
                 raise DataError(
                     f"the data of this run are no longer at {place}",
@@ -122,7 +133,17 @@ class Definition:
     def differences(self, other: Definition) -> list[str]:
         """Differences in words, one each; data are compared by their fingerprint."""
         mine, theirs = (_flat(d) for d in (self, other))
+        if self.data_fingerprint != other.data_fingerprint:
+            mine["data"], theirs["data"] = self._places, other._places
         return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
+
+    @property
+    def _places(self) -> str:
+        data, test = (
+            f"{place} ({kind})" if kind else place
+            for place, kind in ((self.data, self.data_kind), (self.test, self.test_kind))
+        )
+        return f"{data} with test data {test}" if test else data
 
 
 @dataclass(frozen=True)
@@ -312,7 +333,8 @@ class RunFolder:
     def _update_paths(self, wanted: Definition) -> None:
         """Record the place of data that have moved, for later commands."""
         known = self.definition()
-        now = dataclasses.replace(known, data=wanted.data, test=wanted.test)
+        names = ("data", "data_kind", "test", "test_kind")
+        now = dataclasses.replace(known, **{name: getattr(wanted, name) for name in names})
         if now != known:
             files.write(self.definition_file, now.to_toml())
 
@@ -449,6 +471,8 @@ def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
     for ignored in (
         "data",
+        "data_kind",
+        "test_kind",
         "test",
         "skip_corrupt",
         "group",
