@@ -247,6 +247,7 @@ def predict(
     *,
     pixel_scale: str = "auto",
     on_unreadable: Callable[[DataError], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
     """Label and probability of each picture file, in order.
 
@@ -261,6 +262,8 @@ def predict(
     on_unreadable : callable, optional
         Receives the error of each picture that cannot be read, which is left out; by default the
         first one is raised.
+    on_note : callable, optional
+        Receives a sentence where no manifest confirms the ONNX file.
 
     Raises
     ------
@@ -274,6 +277,7 @@ def predict(
         [Path(file) for file in files],
         pixel_scale=pixel_scale,
         on_unreadable=on_unreadable,
+        on_note=on_note,
     )
 
 

@@ -2,6 +2,7 @@
 
 LeptonError              base: what is wrong (with the value and the rule) and how to fix it
 ├── DataError        3   the data cannot be used
+│   └── ArtifactError 3  a file of an artifact is not what was written
 ├── ConfigError      4   an option or a run definition is wrong
 │   └── SpaceError   4   a search-space file is wrong
 ├── ArchError        4   a layer or an architecture is wrong
@@ -56,6 +57,10 @@ class DataError(LeptonError):
     """The data cannot be used as they are."""
 
     exit_code = 3
+
+
+class ArtifactError(DataError):
+    """A file of an artifact is missing, changed or malformed."""
 
 
 class ConfigError(LeptonError):

@@ -11,6 +11,7 @@ from lepton_automl.errors import LeptonError
 
 DOCUMENTED = {
     "DataError": 3,
+    "ArtifactError": 3,
     "ConfigError": 4,
     "SpaceError": 4,
     "ArchError": 4,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lepton_automl.artifact.verdict import Precision
 from lepton_automl.core import files
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ArtifactError, DataError, LeptonError
 
 INT8 = "model.int8.onnx"
 FLOAT = "model.fp32.onnx"
@@ -33,32 +37,161 @@ Digests = dict[str, str]
 """Path inside the folder -> sha256."""
 
 
-def read_manifest(folder: Path) -> tuple[Digests, Precision]:
-    """Read the manifest: the digests of all files, and which precision ships.
+MALFORMED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    LeptonError,
+)
+"""Exceptions of reading a file whose content is not what its reader expects."""
+
+
+@dataclass(frozen=True)
+class SealedFile:
+    """What the manifest says of a file."""
+
+    sha256: str
+    """64 hexadecimal digits in lower case."""
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `manifest.json`, which seals the other files."""
+
+    lepton: str
+    """Version that sealed the artifact."""
+    primary: Precision
+    """Which precision ships."""
+    files: Mapping[str, SealedFile]
+    """Path inside the folder -> what it was when the artifact was sealed; all files but this."""
+
+    @property
+    def digests(self) -> Digests:
+        """Path inside the folder -> sha256."""
+        return {name: file.sha256 for name, file in self.files.items()}
+
+    @property
+    def shipped(self) -> str:
+        """Path of the model that ships."""
+        return INT8 if self.primary == "int8" else FLOAT
+
+    def damage(self, folder: Path) -> list[str]:
+        """Files of `folder` that are missing, changed or of another size, one sentence each."""
+        found = damage(folder, self.digests)
+        if found:
+            return found
+        sizes = {name: (folder / name).stat().st_size for name in self.files}
+        return [
+            f"{name} has {sizes[name]} bytes, {MANIFEST} says {file.bytes}"
+            for name, file in self.files.items()
+            if sizes[name] != file.bytes
+        ]
+
+    def content(self, folder: Path, name: str) -> bytes:
+        """Content of a file that has its recorded sha256 and size.
+
+        Raises
+        ------
+        ArtifactError
+            If it cannot be read, has changed or is not listed.
+        """
+        path, listed = folder / name, self.files.get(name)
+        try:
+            found = path.read_bytes()
+        except OSError as error:
+            raise unusable(path, error) from error
+        if listed is None:
+            raise unusable(path, f"{MANIFEST} does not list it")
+        if (hashlib.sha256(found).hexdigest(), len(found)) != (listed.sha256, listed.bytes):
+            raise unusable(path, f"it has changed since {MANIFEST} sealed it: its sha256 differs")
+        return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest.
 
     Raises
     ------
     DataError
-        If there is no valid manifest, or another version of lepton wrote it in another format.
+        If there is none, or another version of lepton wrote it in another format.
+    ArtifactError
+        If it is malformed: a field is missing, unknown, given twice or of another type, or a model
+        is not listed.
     """
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_text())
-        if (found := body["format"]) != FORMAT:
-            raise _other_format(folder, found)
-        digests = {str(name): str(item["sha256"]) for name, item in body["files"].items()}
-        primary = body["primary"]
+        body = read_json(path)
+        if type(body["format"]) is int and body["format"] != FORMAT:
+            raise _other_format(folder, body["format"])
+        return _parsed(body)
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is not a finished artifact: there is no {MANIFEST}",
             fix="run `lepton export` on its run; it continues where it stopped",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except LeptonError:
+        raise
+    except MALFORMED as error:
         raise unusable(path, error) from error
-    missing = {*MODELS, ABOUT} - set(digests)
-    if missing or primary not in ("int8", "float"):
-        raise unusable(path, f"it does not list {', '.join(sorted(missing)) or 'what ships'}")
-    return digests, "int8" if primary == "int8" else "float"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object as lepton writes it; stricter than `json.loads`.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be read, is no UTF-8 or no object, or a key is given twice.
+    """
+    body = json.loads(
+        path.read_bytes().decode(), object_pairs_hook=_unique, parse_constant=_no_constant
+    )
+    if not isinstance(body, dict):
+        raise ValueError(f"it holds {type(body).__name__}, not an object")
+    return body
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def _parsed(body: dict[str, Any]) -> Manifest:
+    _check_keys(body, {"format", "lepton", "primary", "files"}, "it")
+    if type(body["format"]) is not int or not isinstance(body["lepton"], str):
+        raise ValueError("format or lepton is of another type")
+    if body["primary"] not in ("int8", "float"):
+        raise ValueError("it does not list what ships")
+    missing = {*MODELS, ABOUT} - set(body["files"])
+    if missing:
+        raise ValueError(f"it does not list {', '.join(sorted(missing))}")
+    listed = {}
+    for name, item in body["files"].items():
+        _check_keys(item, {"sha256", "bytes"}, name)
+        digest, size = item["sha256"], item["bytes"]
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits")
+        if type(size) is not int:
+            raise ValueError(f"the bytes of {name} are not a whole number")
+        listed[name] = SealedFile(digest, size)
+    return Manifest(body["lepton"], body["primary"], listed)
+
+
+def _check_keys(body: object, keys: set[str], what: str) -> None:
+    if not isinstance(body, dict):
+        raise ValueError(f"{what} is {type(body).__name__}, not an object")
+    if set(body) != keys:
+        raise ValueError(f"{what} has {', '.join(sorted(body))}, not {', '.join(sorted(keys))}")
 
 
 def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
@@ -78,13 +211,14 @@ def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 def is_complete(folder: Path) -> bool:
     """Whether there is a manifest and every file matches it."""
-    return (folder / MANIFEST).is_file() and not damage(folder, read_manifest(folder)[0])
+    return (folder / MANIFEST).is_file() and not read_manifest(folder).damage(folder)
 
 
-def unusable(path: Path, reason: object) -> DataError:
+def unusable(path: Path, reason: object) -> ArtifactError:
     """An error for an artifact file that cannot be read."""
-    return DataError(
-        f"{path} cannot be used: {reason}",
+    text = f"{reason} is missing" if isinstance(reason, KeyError) else reason
+    return ArtifactError(
+        f"{path} cannot be used: {text}",
         fix="run `lepton export` on its run with a fresh artifact folder",
     )
 

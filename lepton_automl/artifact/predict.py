@@ -12,12 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
+from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.data import decode
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ArtifactError, DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
 
@@ -46,8 +47,11 @@ def predict(
     *,
     pixel_scale: str = "auto",
     on_unreadable: Callable[[DataError], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
     """Predict the most probable class of every picture.
+
+    The file of an artifact is used only if it has the sha256 of the manifest.
 
     Parameters
     ----------
@@ -61,19 +65,23 @@ def predict(
     on_unreadable : callable, optional
         Receives the error of each picture that cannot be read, which is left out; by default the
         first one is raised.
+    on_note : callable, optional
+        Receives a sentence where the file is not sealed by a manifest.
 
     Raises
     ------
     DataError
         If the artifact or a picture cannot be read.
+    ArtifactError
+        If the file that ships has changed since the artifact was sealed.
     ConfigError
         If `pixel_scale` states no scale.
     """
     stated = parse_scale(pixel_scale)
-    model = shipped_file(artifact)
-    session = _opened(model)
+    model, sealed = _located(artifact)
+    session = _opened(model, sealed, on_note)
     labels = _labels(session, model)
-    scale = stated or _recorded_scale(session, model)
+    scale = stated or _recorded_scale(session, model, sealed)
     height, width, channels = session.get_inputs()[0].shape[1:]
     paths = _pictures(files)
     framing = _framing(session, model)
@@ -106,12 +114,17 @@ def predict(
     return found
 
 
-def _recorded_scale(session: onnxruntime.InferenceSession, model: Path) -> PixelScale:
+def _recorded_scale(
+    session: onnxruntime.InferenceSession, model: Path, sealed: _Seal | None
+) -> PixelScale:
     """Black and white of files with more than 8 bits, as recorded with the net."""
     words = session.get_modelmeta().custom_metadata_map
     text = words.get(manifest.PIXEL_SCALE, "")
-    if not text and (model.parent / manifest.ABOUT).is_file():
-        text = read_provenance(model.parent).pixel_scale
+    folder = model.parent if sealed is None else sealed.folder
+    if not text and (folder / manifest.ABOUT).is_file():
+        if sealed is not None:
+            sealed.manifest.content(folder, manifest.ABOUT)
+        text = read_provenance(folder).pixel_scale
     scale = parse_scale(text) if text else None
     return SIXTEEN_BIT if scale is None else scale.of_files
 
@@ -130,6 +143,16 @@ def _remark(path: Path, pixels: NDArray[np.uint8], scale: PixelScale) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Seal:
+    """The artifact that a model is a file of."""
+
+    folder: Path
+    manifest: Manifest
+    name: str
+    """Path of the model inside the folder."""
+
+
 def shipped_file(artifact: Path) -> Path:
     """The ONNX file of a run folder or an artifact folder, or the given ONNX file itself.
 
@@ -138,8 +161,13 @@ def shipped_file(artifact: Path) -> Path:
     DataError
         If there is none.
     """
+    return _located(artifact)[0]
+
+
+def _located(artifact: Path) -> tuple[Path, _Seal | None]:
+    """The ONNX file, and the artifact that it belongs to; None for one outside of an artifact."""
     if artifact.is_file() and artifact.suffix == ".onnx":
-        return artifact
+        return artifact, _seal_of(artifact)
     if artifact.is_file() or not artifact.exists():
         raise DataError(
             f"{artifact} {'is no ONNX file' if artifact.is_file() else 'does not exist'}",
@@ -147,13 +175,41 @@ def shipped_file(artifact: Path) -> Path:
         )
     nested = artifact / "artifact"
     folder = nested if nested.is_dir() and not (artifact / manifest.MANIFEST).exists() else artifact
-    _, primary = manifest.read_manifest(folder)
-    return folder / (manifest.INT8 if primary == "int8" else manifest.FLOAT)
+    found = manifest.read_manifest(folder)
+    return folder / found.shipped, _Seal(folder, found, found.shipped)
 
 
-def _opened(model: Path) -> onnxruntime.InferenceSession:
+def _seal_of(model: Path) -> _Seal | None:
+    """The artifact in whose folder a model lies under one of the names in an artifact."""
+    for folder in (model.absolute().parent, model.absolute().parent.parent):
+        name = model.absolute().relative_to(folder).as_posix()
+        if name in manifest.MODELS and (folder / manifest.MANIFEST).is_file():
+            try:
+                return _Seal(folder, manifest.read_manifest(folder), name)
+            except ArtifactError as error:
+                raise ArtifactError(
+                    error.what, fix=f"{error.fix}; alone in another folder the file can be used"
+                ) from error
+            except DataError:
+                return None  # Files of an artifact of another format can be used as they are.
+    return None
+
+
+def _opened(
+    model: Path, sealed: _Seal | None, on_note: Callable[[str], None]
+) -> onnxruntime.InferenceSession:
+    if sealed is None:
+        on_note(
+            f"{model} is unsealed: no {manifest.MANIFEST} lists its sha256, so a change would not "
+            "be noticed"
+        )
     try:
-        return onnx_file.open_session(model.read_bytes())
+        content = (
+            model.read_bytes()
+            if sealed is None
+            else sealed.manifest.content(sealed.folder, sealed.name)
+        )
+        return onnx_file.open_session(content)
     except (OSError, *UNLOADABLE) as error:
         raise DataError(
             f"{model} does not run in ONNX Runtime: {error}",

@@ -111,7 +111,8 @@ def verify(request: Request) -> Verdict:
     primary: Precision | None = None
     digests = request.digests
     if digests is None:
-        digests, primary = manifest.read_manifest(folder)
+        sealed = manifest.read_manifest(folder)
+        digests, primary = sealed.digests, sealed.primary
     problems = manifest.damage(folder, digests)
     if problems:
         return _refused(request, problems)

@@ -22,13 +22,20 @@ def predict(
 ) -> None:
     """Classify picture files with the shipped file of an artifact.
 
-    Files that cannot be read are named on stderr; the others are classified, and the exit code is
-    3.
+    A file of an artifact that has changed since it was sealed is refused with exit code 3. Pictures
+    that cannot be read are named on stderr; the others are classified, and the exit code is 3.
     """
     from lepton_automl.cli import report  # rich is slow to import; --help must not wait
 
     unreadable: list[DataError] = []
-    rows = api.predict(artifact, files, pixel_scale=pixel_scale, on_unreadable=unreadable.append)
-    report.show_predictions(rows, unreadable, json=json)
+    notes: list[str] = []
+    rows = api.predict(
+        artifact,
+        files,
+        pixel_scale=pixel_scale,
+        on_unreadable=unreadable.append,
+        on_note=notes.append,
+    )
+    report.show_predictions(rows, unreadable, notes, json=json)
     if unreadable:
         raise typer.Exit(DataError.exit_code)

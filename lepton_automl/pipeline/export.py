@@ -123,7 +123,7 @@ def verify_again(
         If there is no finished artifact or no data to evaluate it on.
     """
     folder = locate_artifact(artifact)
-    digests, _ = manifest.read_manifest(folder)
+    digests = manifest.read_manifest(folder).digests
     about = read_provenance(folder)
     shape = about.input
     dataset = _data_of(folder, data, test, emit)

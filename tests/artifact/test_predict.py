@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from lepton_automl.artifact import writer
+from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.predict import predict, shipped_file
 from lepton_automl.data.pixel_scale import NAMED
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ArtifactError, DataError
 from tests.helpers.artifacts import CLASSES, make_bundle, verdict
 
 
@@ -70,9 +70,70 @@ def test_the_file_that_ships_is_used(artifact, tmp_path):
     assert shipped_file(copy).name == "model.fp32.onnx"
 
 
-def test_a_lone_onnx_file_is_enough(artifact, pictures, tmp_path):
-    copy = shutil.copy(artifact / "model.int8.onnx", tmp_path / "alone.onnx")
-    assert predict(copy, [pictures / "00.png"])[0].label in CLASSES
+def test_a_lone_onnx_file_is_enough_and_is_said_to_be_unsealed(artifact, pictures, tmp_path):
+    copy, notes = shutil.copy(artifact / "model.int8.onnx", tmp_path / "alone.onnx"), []
+    for _ in range(2):
+        assert predict(copy, [pictures / "00.png"], on_note=notes.append)[0].label in CLASSES
+        (tmp_path / "manifest.json").write_text('{"name": "of a web page"}')
+    assert len(notes) == 2
+    assert "alone.onnx is unsealed" in notes[0]
+
+
+def test_a_file_of_an_artifact_is_sealed(artifact, pictures):
+    for path in (artifact, *(artifact / name for name in manifest.MODELS)):
+        predict(path, [pictures / "00.png"], on_note=pytest.fail)
+
+
+@pytest.fixture
+def copy(artifact, tmp_path):
+    return shutil.copytree(artifact, tmp_path / "artifact")
+
+
+def flipped(path, place, bit=0):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", manifest.MODELS)
+def test_a_model_with_a_flipped_byte_is_refused(copy, pictures, name):
+    given = copy if name == "model.int8.onnx" else copy / name
+    whole = (copy / name).read_bytes()
+    for place in range(0, len(whole), len(whole) // 20):
+        flipped(copy / name, place)
+        with pytest.raises(ArtifactError, match=r"has changed since manifest\.json sealed it"):
+            predict(given, [pictures / "00.png"])
+        (copy / name).write_bytes(whole)
+    predict(given, [pictures / "00.png"])
+
+
+def test_a_manifest_with_a_changed_digest_or_size_is_refused(copy, pictures):
+    path = copy / "manifest.json"
+    whole = path.read_text()
+    listed = json.loads(whole)["files"]["model.int8.onnx"]
+    digest, size = listed["sha256"], str(listed["bytes"])
+    other = "0" * 64
+    for old, new in ((digest, other), (size, size + "0"), ("int8.onnx", "int4.onnx"), ("{", "")):
+        path.write_text(whole.replace(old, new))
+        for given in (copy, copy / "model.int8.onnx"):
+            with pytest.raises(ArtifactError) as caught:
+                predict(given, [pictures / "00.png"])
+        assert "alone in another folder" in caught.value.fix or "has changed" in caught.value.what
+
+
+def test_about_is_believed_only_if_it_is_what_was_sealed(copy, artifact, pictures):
+    """The scale of deep pictures comes from it, where the file does not say it."""
+    text = (copy / "about.json").read_text()
+    (copy / "about.json").write_text(text.replace('"pixel_scale": ""', '"pixel_scale": "12bit"'))
+    with pytest.raises(ArtifactError, match=r"about\.json"):
+        predict(copy, [pictures / "00.png"])
+
+
+def test_a_file_of_an_artifact_of_another_format_is_used_as_unsealed(copy, pictures):
+    body, notes = json.loads((copy / "manifest.json").read_text()), []
+    (copy / "manifest.json").write_text(json.dumps(body | {"format": 1}))
+    assert predict(copy / "model.int8.onnx", [pictures / "00.png"], on_note=notes.append)
+    assert len(notes) == 1
 
 
 def test_a_file_that_is_no_picture_is_named(artifact, tmp_path):

@@ -52,14 +52,14 @@ def test_a_sealed_bundle_is_complete_until_a_byte_changes(folder):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     assert not is_complete(folder)
-    assert damage(folder, read_manifest(folder)[0]) == [
+    assert read_manifest(folder).damage(folder) == [
         "model.int8.onnx has changed since it was written: its sha256 differs"
     ]
 
 
 def test_a_missing_file_is_named(folder):
     (folder / "golden/int8.npy").unlink()
-    assert damage(folder, read_manifest(folder)[0]) == ["golden/int8.npy is missing"]
+    assert read_manifest(folder).damage(folder) == ["golden/int8.npy is missing"]
 
 
 def test_a_manifest_cannot_point_outside_of_the_artifact(folder):

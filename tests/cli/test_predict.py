@@ -19,6 +19,20 @@ def test_artifact_and_files_reach_the_classifier_and_predictions_are_printed(lep
     }
 
 
+def test_a_note_on_the_file_is_printed_on_stderr_and_is_in_the_json(
+    lepton, run_folder, monkeypatch
+):
+    def classify(artifact, files, *, on_note, **options):
+        on_note("x.onnx is unsealed")
+        return [Prediction(Path("a.png"), "cat", 0.9)]
+
+    monkeypatch.setattr("lepton_automl.artifact.predict.predict", classify)
+    done = lepton("predict", str(run_folder), "a.png", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.out)["notes"] == ["x.onnx is unsealed"]
+    assert "note: x.onnx is unsealed" in done.err
+
+
 def test_a_path_without_an_artifact_is_rejected(lepton, tmp_path):
     done = lepton("predict", str(tmp_path), "a.png")
     assert done.exit_code == 3

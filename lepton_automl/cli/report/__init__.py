@@ -100,17 +100,17 @@ def show_status(status: Status, *, json: bool = False) -> None:
 def show_predictions(
     rows: Sequence[Prediction],
     unreadable: Sequence[LeptonError] = (),
+    notes: Sequence[str] = (),
     *,
     json: bool = False,
 ) -> None:
     """Print label and probability of each file; files that cannot be read and notes on stderr."""
     if json:
-        write_json(json_output.predictions_document(rows, unreadable))
+        write_json(json_output.predictions_document(rows, unreadable, notes))
     elif rows:
         show(tables.predictions_view(rows))
-    for row in rows:
-        if row.note:
-            show(Text(f"note: {row.note}"), to_stderr=True)
+    for note in (*notes, *(row.note for row in rows if row.note)):
+        show(Text(f"note: {note}"), to_stderr=True)
     for error in unreadable:
         show(tables.error_view(error), to_stderr=True)
 

@@ -106,12 +106,14 @@ def status_document(status: Status) -> dict[str, Any]:
 
 
 def predictions_document(
-    rows: Sequence[Prediction], unreadable: Sequence[LeptonError] = ()
+    rows: Sequence[Prediction],
+    unreadable: Sequence[LeptonError] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The object of `predict`: `predictions`, each with `file`, `label`, `probability`, `note`.
 
-    Where pictures cannot be read, also `unreadable` (one `error` and `fix` each), `error`, `fix`
-    and `exit_code`.
+    Where there are notes on the file, also `notes`; where pictures cannot be read, also
+    `unreadable` (one `error` and `fix` each), `error`, `fix` and `exit_code`.
     """
     found: dict[str, Any] = {
         "predictions": [
@@ -120,6 +122,8 @@ def predictions_document(
             for row in rows
         ]
     }
+    if notes:
+        found["notes"] = list(notes)
     if unreadable:
         count = len(rows) + len(unreadable)
         found["unreadable"] = [{"error": error.what, "fix": error.fix} for error in unreadable]
