@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from lepton_automl.errors import ConfigError, MachineError
+from lepton_automl.errors import ConfigError, LeptonError, MachineError
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 
 RUN = "0123456789abcdef"
@@ -74,6 +74,32 @@ def test_of_a_ledger_with_a_changed_byte_a_command_gets_all_that_was_recorded_or
     assert not seen["differs"]
     assert seen["whole"], "of bytes that are not used"
     assert seen["ConfigError"]
+
+
+def test_of_a_killed_run_with_a_changed_byte_in_the_log_the_events_before_it_are_left(tmp_path):
+    with Ledger(tmp_path / "live" / "ledger.db", run_id=RUN) as ledger:
+        for number in range(6):
+            ledger.record(EventKind.TRIAL, str(number), {"number": number, "text": "x" * 300})
+        whole = list(ledger.events())
+        kept = {p.name: p.read_bytes() for p in ledger.path.parent.glob("ledger.db*")}
+    path, seen = tmp_path / "ledger.db", Counter[str]()
+    log = kept["ledger.db-wal"]
+    for offset in range(0, len(log), len(log) // 60):
+        changed = bytearray(log)
+        changed[offset] ^= 255
+        path.write_bytes(kept["ledger.db"])
+        path.with_name("ledger.db-wal").write_bytes(changed)
+        path.with_name("ledger.db-shm").unlink(missing_ok=True)
+        try:
+            with LedgerView(path, run_id=RUN) as ledger:
+                found = list(ledger.events())
+        except LeptonError as error:
+            seen[type(error).__name__] += 1
+        else:
+            assert found == whole[: len(found)]
+            seen["some"] += 1
+    assert seen["some"]
+    assert seen["DataError"], "a log without its beginning is one of a run that has not begun"
 
 
 @pytest.mark.parametrize("how", [LedgerView, Ledger])
