@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Never, cast
 
 import typer
@@ -23,7 +25,7 @@ from lepton_automl.cli.verify import verify
 from lepton_automl.core.files import machine_error
 from lepton_automl.core.interrupts import interrupted_texts
 from lepton_automl.core.version import __version__
-from lepton_automl.errors import Interrupted, LeptonError, MachineError
+from lepton_automl.errors import DataError, Interrupted, LeptonError, MachineError
 
 app = typer.Typer(
     name="lepton",
@@ -71,6 +73,13 @@ def lepton(
 ) -> None:
     """From labelled data to the smallest, fastest int8 CNN that is still accurate enough."""
     del version
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        # MKL, which torch loads, would end the process with a message of its own.
+        raise MachineError(
+            "the current folder no longer exists", fix="change into another one (cd), then go on"
+        ) from None
 
 
 def main() -> None:
@@ -85,7 +94,7 @@ def main() -> None:
     except _USAGE_ERROR as error:
         code = _show_usage_error(error)
     except (OSError, MemoryError, ImportError) as error:
-        if (found := machine_error(error)) is None:
+        if (found := machine_error(error) or _path_error(error)) is None:
             raise
         code = _show_error(found)
     except KeyboardInterrupt:
@@ -94,6 +103,13 @@ def main() -> None:
         what, fix = interrupted_texts()
         code = _show_error(Interrupted(what, fix=fix))
     _exit(code)
+
+
+def _path_error(error: BaseException) -> DataError | None:
+    """The error of a path that is longer than the file system allows; None for any other."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return None
+    return DataError(f"{error.filename}: {error.strerror}", fix="give a shorter path")
 
 
 def _terminate(signal_number: int, frame: object) -> Never:

@@ -41,7 +41,8 @@ class Unescaped(io.TextIOBase):
             If this is standard output and cannot be written, except for a closed pipe.
         """
         try:
-            self.stream.write(text)
+            if text:  # click writes "" to find out what a stream is, and hides the error.
+                self.stream.write(text)
         except OSError as error:
             self._drop(error)
         return len(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -374,6 +375,14 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
 
 
 def _check_place(config: RunConfig) -> None:
+    try:
+        config.out.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ConfigError(
+            f"--out {config.out}: {error.strerror}", fix="give a shorter name with --out"
+        ) from error
     check_not_held(config.out)
     if not config.fresh and (folder := RunFolder(config.out)).definition_file.exists():
         folder.definition()  # Refuses another format at once, before any data is read.

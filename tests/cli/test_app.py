@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -176,3 +177,92 @@ def test_a_machine_that_lacks_something_ends_with_7(lepton, error):
     assert done.exit_code == 7
     assert json.loads(done.out)["exit_code"] == 7
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("run", "{}"), 3),
+        (("run", "digits", "--out", "{}"), 4),
+        (("status", "{}"), 3),
+        (("predict", "{}", "a.png"), 3),
+        (("verify", "{}"), 3),
+        (("spaces", "{}"), 4),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_answered_in_one_line(lepton, words, code):
+    done = lepton(*(word.format("n" * 300) for word in words))
+    assert done.exit_code == code, done.err
+    assert "Traceback" not in done.err
+    assert done.err.count("\n") == 2
+
+
+def test_a_folder_that_was_deleted_under_the_command_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = f"import os; os.rmdir({str(gone)!r}); from lepton_automl.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", words, "status", "run"],
+        cwd=gone,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 7
+    assert done.stderr.splitlines()[0] == "error: the current folder no longer exists"
+
+
+@pytest.mark.parametrize("place", ["stdout", "stderr"])
+def test_a_full_disk_under_stderr_does_not_change_the_exit_code(place, tmp_path):
+    (tmp_path / "data").mkdir()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lepton_automl", "run", str(tmp_path / "data"), "--json"],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=full if place == "stdout" else subprocess.PIPE,
+            stderr=full if place == "stderr" else subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    if place == "stderr":
+        assert done.returncode == json.loads(done.stdout)["exit_code"] == 3
+    else:
+        assert done.returncode == 7
+        assert done.stderr.startswith("error: standard output cannot be written")
+        assert done.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",)])
+def test_help_into_a_full_disk_ends_with_7(words):
+    with Path("/dev/full").open("w") as full:
+        child = command(*words, stdout=full)
+        _, err = child.communicate(timeout=240)
+    assert child.returncode == 7
+    assert err.startswith("error: standard output cannot be written")
+    assert err.count("\n") == 2
+
+
+def test_all_standard_streams_may_be_closed(tmp_path):
+    """`<&- >&- 2>&-`: a file that the command opens must not take the place of a stream."""
+    words = "exec 0<&- 1>&- 2>&-; exec " + shlex.join(
+        [sys.executable, "-m", "lepton_automl", "run", str(tmp_path), "--json"]
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(["sh", "-c", words], env=os.environ | {"PYTHONPATH": root}, check=False)
+    assert done.returncode == 3
+
+
+def test_help_and_errors_are_written_in_ascii_where_the_encoding_is(tmp_path):
+    settings = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "lepton_automl", "run", "gr\u00f6\u00dfe\x1b[31m\u202e"],
+        cwd=tmp_path,
+        env=os.environ | settings | {"PYTHONPATH": root},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    first = done.stderr.decode("ascii").splitlines()[0]
+    assert first == r"error: gr\xf6\xdfe\x1b[31m\u202e does not exist"
