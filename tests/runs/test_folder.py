@@ -175,3 +175,30 @@ def test_a_run_that_goes_on_counts_as_it_did(tmp_path, balanced):
     text = folder.definition_file.read_text()
     folder.definition_file.write_text(re.sub("balanced = .*\n", "", text))
     assert not folder.definition().balanced, "as in runs that are older than the question"
+
+
+def test_fresh_does_not_move_the_working_directory_away(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run")
+    with folder.claimed(MINE, fresh=False):
+        pass
+    before = folder.definition_file.read_text()
+    (folder.path / "inner").mkdir()
+    for place, out in (("run", "."), ("run/inner", "..")):
+        monkeypatch.chdir(tmp_path / place)
+        with (
+            pytest.raises(ConfigError, match="it is or holds the working directory") as caught,
+            RunFolder(Path(out)).claimed(MINE, fresh=True),
+        ):
+            pass
+        assert "another directory" in caught.value.fix
+    assert folder.definition_file.read_text() == before
+
+
+def test_fresh_again_within_a_second_keeps_every_old_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda text: "now")
+    folder = RunFolder(tmp_path / "run")
+    for seed in range(3):
+        with folder.claimed(dataclasses.replace(MINE, seed=seed), fresh=True):
+            pass
+    found = {path.name: RunFolder(path).definition().seed for path in tmp_path.iterdir()}
+    assert found == {"run.now": 0, "run.now-2": 1, "run": 2}
