@@ -80,6 +80,8 @@ class CompressionContext:
     refit_epochs: int = 0
     """Epochs of the training on the training and validation parts together, once nothing is left
     to choose; 0: there is none."""
+    least_refit_epochs: int = 1
+    """Fewer epochs of it are not worth their time."""
     refit_seconds: float = 0.0
     """Part of `seconds_left` reserved for that training."""
     training_slot: TrainingSlot = contextlib.nullcontext

@@ -242,7 +242,8 @@ def _refit_step(
 def _quantize_refit(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
     """Quantize the net trained on all samples; its loss by int8 is relative to itself."""
     model, judged = Model.load(folder / REFIT), steps[-1]
-    result = quantize_model(model, dataclasses.replace(context, reference=model))
+    own = dataclasses.replace(context, reference=model, refit_epochs=0, refit_seconds=0.0)
+    result = quantize_model(model, own)
     size = len(int8_file(result.model))
     record = dataclasses.replace(judged, name=QUANTIZED, size_bytes=size, why=_comparison(result))
     _save_quantized(result, record, steps, context, folder)

@@ -25,9 +25,6 @@ SHRINKAGE = 0.4
 """Weight of the trained weights where the training starts; that of new random ones is the rest. A
 net that continues from trained weights learns less from new samples than one that starts afresh
 (Ash and Adams 2020, arXiv:1910.08475)."""
-LEAST_SHARE = 0.5
-"""Least epochs of a training that is worth its time, as a share of the recipe's: half as many gain
-nothing."""
 _TIMED_BATCHES = 8
 
 
@@ -120,5 +117,4 @@ def _epochs(model: Model, context: CompressionContext, data: LabelledTensors) ->
     epoch_seconds = (time.monotonic() - begun) * len(data) / count
     left = context.seconds_left() - context.quantize_seconds
     epochs = min(wanted, math.floor(left / epoch_seconds))
-    least = min(wanted, math.ceil(LEAST_SHARE * context.recipe.epochs))
-    return epochs if epochs >= least else 0
+    return epochs if epochs >= context.least_refit_epochs else 0

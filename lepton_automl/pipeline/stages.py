@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,16 @@ from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers
 from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
+from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.trials import read_plans
 from lepton_automl.training.recipe import Recipe
 
 REFIT_SAMPLES = 20_000
 """Training and validation samples together below which the net that ships is trained on both parts
 ("Training on all samples" in docs/decisions.md); with few groups also where there are more."""
+
+LEAST_REFIT_SHARE = 0.5
+"""Least epochs of that training, as a share of the recipe's or the winner's: fewer gain nothing."""
 
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
@@ -109,8 +114,14 @@ def budget_inputs(context: RunContext) -> time_budget.BudgetInputs:
         len(data.validation),
         len(data.test),
         context.start_seconds,
-        refits(context),
+        _recipe_epochs(context.space) if refits(context) else 0,
     )
+
+
+def _recipe_epochs(space: SearchSpace) -> int:
+    """Most epochs that a recipe of the space has."""
+    values = [value for each in space.train_parameters("epochs") for value in each.values]
+    return max((int(value) for value in values), default=Recipe().epochs)
 
 
 def refits(context: RunContext) -> bool:
@@ -174,6 +185,8 @@ def compress(
         for part in ("train", "validation")
     )
     planned, is_refit = _planned_stage_budget(context), may_refit and refits(context)
+    # As many epochs as the winner has had.
+    refit_epochs = round(best.metrics.get("epochs", recipe.epochs)) if is_refit else 0
     compression = CompressionContext(
         train=train,
         validation=validation,
@@ -187,7 +200,10 @@ def compress(
         epochs=_recovery_epochs(context, recipe, end) if prunes and step is None else 0,
         seconds_left=None if end is None else lambda: end - ledger.alive_seconds(),
         quantize_seconds=planned.quantize,
-        refit_epochs=_refit_epochs(best, recipe) if is_refit else 0,
+        refit_epochs=refit_epochs,
+        least_refit_epochs=math.ceil(
+            LEAST_REFIT_SHARE * min(refit_epochs, _recipe_epochs(context.space))
+        ),
         refit_seconds=planned.refit if is_refit else 0.0,
         emit=context.emit,
         measure=_measure(context),
@@ -203,11 +219,6 @@ def compress(
         record_decision(ledger, _refit_decision(context, result))
     charts.write_steps(context.folder.path, result.steps)
     return result
-
-
-def _refit_epochs(best: Model, recipe: Recipe) -> int:
-    """As many epochs as the winner has had."""
-    return max(1, round(best.metrics.get("epochs", recipe.epochs)))
 
 
 def _refit_decision(context: RunContext, result: CompressionResult) -> Decision:

@@ -68,8 +68,9 @@ class BudgetInputs:
     """Samples of the parts."""
     start_seconds: float
     """Seconds a process takes to start here (`start_seconds`)."""
-    refits: bool = False
-    """Whether the net that ships is trained on the training and validation parts together."""
+    refit_epochs: int = 0
+    """Epochs of the training on the training and validation parts together that time is reserved
+    for; 0: there is no such training."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +154,9 @@ def stage_budget(
     quantize = min(quantize, budget - verify)
     compress = max(quantize, min(max(quantize + _RECOVERIES * recovery, low), high))
     compress = min(compress, budget - verify)
-    refit = min(_refit_seconds(inputs, epoch_seconds, epochs), MAX_REFIT_SHARE * budget)
-    return StageBudget(compress, quantize, verify, max(0.0, min(refit, budget - verify - compress)))
-
-
-def _refit_seconds(inputs: BudgetInputs, epoch_seconds: float, epochs: int) -> float:
-    if not inputs.refits:
-        return 0.0
     samples = (inputs.train + inputs.validation) / inputs.train
-    return max(1, epochs) * samples * epoch_seconds
+    refit = min(inputs.refit_epochs * samples * epoch_seconds, MAX_REFIT_SHARE * budget)
+    return StageBudget(compress, quantize, verify, max(0.0, min(refit, budget - verify - compress)))
 
 
 def allowed_overrun(budget: float, start_seconds: float) -> float:

@@ -10,6 +10,7 @@ from lepton_automl.compress import loop, refit
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.loop import CompressionResult, compress
+from lepton_automl.compress.quantization import quantize
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
@@ -125,11 +126,11 @@ def test_a_loss_that_is_not_finite_leaves_the_net_before(monkeypatch, tmp_path):
 
 
 def test_epochs_are_those_that_the_time_left_after_quantization_allows(monkeypatch):
-    model, context = setup(refit_epochs=10, quantize_seconds=5.0)
+    model, context = setup(refit_epochs=10, least_refit_epochs=3, quantize_seconds=5.0)
     clock = iter([0.0, 1.0] * 3)
     monkeypatch.setattr(refit.time, "monotonic", lambda: next(clock))
     trained = []
-    for left, wanted in ((12.5, 7), (25.0, 10), (7.0, 0)):  # At least half of the recipe's 6.
+    for left, wanted in ((12.5, 7), (25.0, 10), (7.0, 0)):
         monkeypatch.setattr(refit, "fit", trainings := Trainings())
         # An epoch over all samples takes a second: as many were timed.
         given = dataclasses.replace(context, seconds_left=lambda left=left: left)
@@ -182,6 +183,20 @@ def test_no_step_is_judged_after_the_validation_part_was_trained_on(tmp_path, mo
     assert len(trained) == 1
     assert made.int8.arch == made.pruned_float.arch != model.arch
     assert made.steps[-1].drop == made.steps[-2].drop
+
+
+def test_quantization_leaves_the_time_that_is_kept_for_it(monkeypatch):
+    model, context = setup(seconds_left=lambda: 10.0, refit_seconds=11.0, epochs=1)
+    budgets = []
+    own = quantize.recovery_budget
+    monkeypatch.setattr(
+        quantize, "recovery_budget", lambda *given: budgets.append(own(*given)) or budgets[-1]
+    )
+    monkeypatch.setattr(quantize, "keeps_class_limit", lambda *_: False)  # Asks for fine-tuning.
+    quantize.quantize_model(model, context)
+    assert budgets == [None]
+    quantize.quantize_model(model, dataclasses.replace(context, refit_seconds=0.0))
+    assert budgets[1] is not None
 
 
 class Killed(BaseException):

@@ -63,7 +63,7 @@ def finetune(model: Model, context: CompressionContext, budget: RecoveryBudget) 
         teacher=context.reference.network().to(context.device),
         distill_weight=1.0,
         training_slot=context.training_slot,
-        on_batch=time_limit(context),
+        on_batch=time_limit(context, context.refit_seconds),
     )
     return requantize(model, qparams, network, context.target.weight_limit)
 

@@ -163,7 +163,8 @@ def _divergence(quantized: Model, pixels: Tensor, expected: np.ndarray) -> float
 
 def _fine_tuned(result: QuantizationResult, context: CompressionContext) -> QuantizationResult:
     """`result` after quantization-aware fine-tuning, if that is better on validation."""
-    started, budget = time.monotonic(), recovery_budget(result.model, context)
+    started = time.monotonic()
+    budget = recovery_budget(result.model, context, context.refit_seconds)
     if budget is None:
         return result
     context.emit(
