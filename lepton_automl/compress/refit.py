@@ -17,6 +17,7 @@ from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.recovery import OutOfTime, time_limit
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.sampling import subset
+from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.models.model import Model
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.loop import Diverged, fit, initial_model
@@ -42,7 +43,7 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     """Train `model` on the training and validation parts together.
 
     Nothing that the net has not seen is left to judge it, so it is rejected only if it answers the
-    samples that it was trained on worse than before.
+    validation samples, which it was trained on, worse than the net before, which was not.
 
     Parameters
     ----------
@@ -70,11 +71,16 @@ def refit(model: Model, context: CompressionContext) -> Refit:
         return Refit(None, f"not trained on all samples: {error.what}")
     except OutOfTime:
         return Refit(None, "not trained on all samples: the time is used up")
-    before, after = (is_correct(m, data, device=context.device).mean() for m in (model, trained))
+    before, after = (
+        balanced_mean(
+            is_correct(each, context.validation, device=context.device), context.validation.strata
+        )
+        for each in (model, trained)
+    )
     counts = f"all {len(data)} training and validation samples"
     if after < before:
-        why = f"trained on {counts}, it answers {after:.1%} of them correctly, before {before:.1%}"
-        return Refit(None, why)
+        why = f"trained on {counts}, it answers {after:.1%} of the validation samples correctly, "
+        return Refit(None, f"{why}before {before:.1%}")
     times = f"{epochs} epoch{'s' * (epochs > 1)}"
     why = f"trained for {times} on {counts}; validation accuracy is that of the net before"
     return Refit(dataclasses.replace(trained, parent=model.digest), why)
@@ -108,13 +114,25 @@ def _epochs(model: Model, context: CompressionContext, data: LabelledTensors) ->
     wanted = context.refit_epochs
     if context.seconds_left is None:
         return wanted
+    left = context.seconds_left() - context.quantize_seconds
+    epochs = min(wanted, math.floor(left / _epoch_seconds(model, context, data)))
+    return epochs if epochs >= context.least_refit_epochs else 0
+
+
+def _epoch_seconds(model: Model, context: CompressionContext, data: LabelledTensors) -> float:
+    """Seconds of an epoch over `data`, from the batches after the first one."""
+    ends: list[float] = []
     count = min(len(data), _TIMED_BATCHES * context.recipe.batch_size)
+    few = subset(data, count, context.seed)
     # A tiny learning rate: only the time counts, and no net may diverge.
     recipe = dataclasses.replace(context.recipe, lr=1e-6)
+
+    def on_batch(done: int, total: int) -> None:
+        del done, total
+        ends.append(time.monotonic())
+
     begun = time.monotonic()
-    few = subset(data, count, context.seed)
-    fit(model, few, recipe, epochs=1, seed=0, device=context.device)
-    epoch_seconds = (time.monotonic() - begun) * len(data) / count
-    left = context.seconds_left() - context.quantize_seconds
-    epochs = min(wanted, math.floor(left / epoch_seconds))
-    return epochs if epochs >= context.least_refit_epochs else 0
+    fit(model, few, recipe, epochs=1, seed=0, device=context.device, on_batch=on_batch)
+    if len(ends) < 2:
+        return time.monotonic() - begun
+    return (ends[-1] - ends[0]) / (len(ends) - 1) * len(data) / count * len(ends)

@@ -99,7 +99,7 @@ def test_classes_keep_their_equal_weight(monkeypatch):
     assert trainings.calls[0][1].is_balanced
 
 
-def test_a_net_that_answers_its_own_samples_worse_is_not_used(monkeypatch):
+def test_a_net_that_answers_validation_worse_after_learning_it_is_not_used(monkeypatch):
     model, context = setup()
     head = list(model.arch.graph.weighted_ops)[-1].name
     opposite = {name: -t if name.startswith(f"{head}.") else t for name, t in model.weights.items()}
@@ -109,6 +109,16 @@ def test_a_net_that_answers_its_own_samples_worse_is_not_used(monkeypatch):
     made = refit.refit(model, context)
     assert made.model is None
     assert "before 100.0%" in made.why
+
+
+def test_a_net_that_has_forgotten_training_samples_is_used_if_it_knows_the_validation_part(
+    monkeypatch,
+):
+    model, context = setup()
+    # The labels of the training part are those of another net.
+    other = dataclasses.replace(context.train, labels=(context.train.labels + 1) % 3)
+    monkeypatch.setattr(refit, "fit", Trainings(model))
+    assert refit.refit(model, dataclasses.replace(context, train=other)).model is not None
 
 
 def test_a_loss_that_is_not_finite_leaves_the_net_before(monkeypatch, tmp_path):
@@ -127,12 +137,25 @@ def test_a_loss_that_is_not_finite_leaves_the_net_before(monkeypatch, tmp_path):
 
 def test_epochs_are_those_that_the_time_left_after_quantization_allows(monkeypatch):
     model, context = setup(refit_epochs=10, least_refit_epochs=3, quantize_seconds=5.0)
-    clock = iter([0.0, 1.0] * 3)
-    monkeypatch.setattr(refit.time, "monotonic", lambda: next(clock))
+    context = dataclasses.replace(context, recipe=dataclasses.replace(context.recipe, batch_size=8))
+    now = 0.0
+
+    class Timed(Trainings):
+        """Two seconds before the first of its 8 batches, then 1/12 s a batch."""
+
+        def __call__(self, model, data, recipe, **options):
+            nonlocal now
+            now += 2.0
+            for done in range(1, 9):
+                now += 1 / 12
+                options["on_batch"](done, 8)
+            return super().__call__(model, data, recipe, **options)
+
+    monkeypatch.setattr(refit.time, "monotonic", lambda: now)
     trained = []
     for left, wanted in ((12.5, 7), (25.0, 10), (7.0, 0)):
-        monkeypatch.setattr(refit, "fit", trainings := Trainings())
-        # An epoch over all samples takes a second: as many were timed.
+        monkeypatch.setattr(refit, "fit", trainings := Timed())
+        # An epoch has 12 batches.
         given = dataclasses.replace(context, seconds_left=lambda left=left: left)
         made = refit.refit(model, given)
         trained.append(sum(call[3]["epochs"] for call in trainings.calls[1:]))
