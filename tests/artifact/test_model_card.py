@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import re
 
 import pytest
+from markdown_it import MarkdownIt
 
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import CrossValidation, FinalistResult, Provenance
 from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.config import Limits
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.machine import Machine
 from tests.helpers.artifacts import figures, target_latency, verdict
 
 ABOUT = Provenance("0.1.0", "pets", "0123", ("cat", "d|g"), (8, 9, 3), "x86-any", "size", Limits())
@@ -134,3 +138,23 @@ def test_a_gap_between_validation_and_test_is_written_beside_the_verdict():
     assert "but validation and test differ" in text.partition("## Verdict")[2].partition("##")[0]
     fine = dataclasses.replace(gap, is_beyond_chance=False)
     assert "Warning" not in card(verdict(validation=fine), ABOUT)
+
+
+def test_text_from_outside_is_shown_literally():
+    hostile = "<script>a</script> [b](www.c.d) ![e](f) `g` *h* | i\n# j\x1b[2J\u202e"
+    shown = "<script>a</script> [b](www.c.d) ![e](f) `g` *h* | i\\n# j\\x1b[2J\\u202e"
+    made = Decision(hostile, hostile, hostile, "measured", hostile)
+    about = dataclasses.replace(
+        ABOUT, data=hostile, class_names=(hostile, "b"), decisions=(made,), notes=(hostile,)
+    )
+    machine = Machine(hostile, (), 2, "1", "Linux")
+    found = verdict(status="broken", problems=(hostile,), machine=machine)
+    page = card(found, about)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", page)
+    tokens = [t for b in MarkdownIt().enable("table").parse(page) for t in b.children or [b]]
+    kinds = {token.type for token in tokens}
+    assert not kinds & {"link_open", "image", "html_inline", "html_block", "em_open"}
+    rendered = MarkdownIt().enable("table").render(page)
+    plain = html.unescape(re.sub("<[^>]*>", "", rendered))
+    # Title, class, data, reason, note, machine, and four cells of the decision.
+    assert plain.count(shown) == 10

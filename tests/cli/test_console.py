@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from rich.console import Group
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -48,6 +49,19 @@ def test_whatever_a_view_holds_only_codes_of_rich_reach_the_stream(kind, is_term
     assert SHOWN in plain
     assert not UNSAFE.search(plain)
     assert plain.count("\n") == {"table": 6, "group": 7}.get(kind, 1)
+
+
+class Raw:
+    """A view that writes segments past rich's texts."""
+
+    def __rich_console__(self, console, options):
+        yield Segment("a\x1b[31m\u202eb\n")
+
+
+def test_segments_of_other_views_are_escaped():
+    out = io.StringIO()
+    Output(out, width=80).print(Raw())
+    assert out.getvalue() == "a\\x1b[31m\\u202eb\n"
 
 
 def test_a_table_of_hostile_names_stays_aligned():
