@@ -87,7 +87,9 @@ def test_no_finished_trial_is_lost_or_decided_otherwise(undisturbed, killed):
 
 def test_no_finished_trial_is_trained_again(killed):
     for run in killed:
-        recorded = {checkpoint(key): at for _, kind, key, _, at in run.rows if kind == "rung"}
+        recorded = {
+            checkpoint(key): at for _, kind, key, _, at in run.rows if kind in {"rung", "fold"}
+        }
         assert set(run.trainings) <= set(recorded)
         assert not [n for n, times in run.trainings.items() if max(times) > recorded[n] * 1e9]
         # A kill may cost the training that was under way, never more.
