@@ -26,6 +26,9 @@ SHRINKAGE = 0.4
 """Weight of the trained weights where the training starts; that of new random ones is the rest. A
 net that continues from trained weights learns less from new samples than one that starts afresh
 (Ash and Adams 2020, arXiv:1910.08475)."""
+SAFETY, GRACE_SHARE = 1.2, 0.2
+"""Factor on the estimated time of an epoch, as a machine may slow down; share of the time kept for
+the training that it may take longer."""
 _TIMED_BATCHES = 8
 
 
@@ -56,6 +59,8 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     epochs = _epochs(model, context, data)
     if epochs < 1:
         return Refit(None, "not trained on all samples: the time is used up")
+    # A late end costs less than a training that is lost.
+    reserved = context.quantize_seconds - GRACE_SHARE * context.refit_seconds
     try:
         trained = fit(
             shrunk(model, context.seed),
@@ -65,7 +70,7 @@ def refit(model: Model, context: CompressionContext) -> Refit:
             seed=context.seed,
             device=context.device,
             training_slot=context.training_slot,
-            on_batch=time_limit(context, context.quantize_seconds),
+            on_batch=time_limit(context, reserved),
         )
     except Diverged as error:
         return Refit(None, f"not trained on all samples: {error.what}")
@@ -115,7 +120,8 @@ def _epochs(model: Model, context: CompressionContext, data: LabelledTensors) ->
     if context.seconds_left is None:
         return wanted
     left = context.seconds_left() - context.quantize_seconds
-    epochs = min(wanted, math.floor(left / _epoch_seconds(model, context, data)))
+    epoch_seconds = SAFETY * _epoch_seconds(model, context, data)
+    epochs = min(wanted, math.floor(left / epoch_seconds))
     return epochs if epochs >= context.least_refit_epochs else 0
 
 

@@ -141,13 +141,13 @@ def test_epochs_are_those_that_the_time_left_after_quantization_allows(monkeypat
     now = 0.0
 
     class Timed(Trainings):
-        """Two seconds before the first of its 8 batches, then 1/12 s a batch."""
+        """Two seconds before the first of its 8 batches, then 1/12 s a batch less the safety."""
 
         def __call__(self, model, data, recipe, **options):
             nonlocal now
             now += 2.0
             for done in range(1, 9):
-                now += 1 / 12
+                now += 1 / 12 / refit.SAFETY
                 options["on_batch"](done, 8)
             return super().__call__(model, data, recipe, **options)
 
@@ -220,6 +220,29 @@ def test_quantization_leaves_the_time_that_is_kept_for_it(monkeypatch):
     assert budgets == [None]
     quantize.quantize_model(model, dataclasses.replace(context, refit_seconds=0.0))
     assert budgets[1] is not None
+
+
+def test_a_training_that_is_a_little_late_is_not_lost(monkeypatch, tmp_path):
+    model, context = setup(least_refit_epochs=1, quantize_seconds=5.0, refit_seconds=10.0)
+    left = 20.0
+    context = dataclasses.replace(context, seconds_left=lambda: left)
+
+    class Late(Trainings):
+        """The time left after each of its batches is in `times`, from the second training on."""
+
+        def __call__(self, model, data, recipe, **options):
+            nonlocal left
+            times = self.times if self.calls else [20.0] * 4
+            for done, seconds in enumerate(times, 1):
+                left = seconds
+                options["on_batch"](done, len(times) + 1)
+            return super().__call__(model, data, recipe, **options)
+
+    for least, is_used in ((3.5, True), (2.5, False)):
+        left = 20.0
+        monkeypatch.setattr(refit, "fit", trainings := Late())
+        trainings.times = [15.0, 6.0, least]
+        assert (refit.refit(model, context).model is not None) == is_used
 
 
 class Killed(BaseException):
