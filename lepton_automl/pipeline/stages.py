@@ -41,9 +41,6 @@ REFIT_SAMPLES = 20_000
 """Training and validation samples together below which the net that ships is trained on both parts
 ("Training on all samples" in docs/decisions.md); with few groups also where there are more."""
 
-LEAST_REFIT_SHARE = 0.5
-"""Least epochs of that training, as a share of the recipe's or the winner's: fewer gain nothing."""
-
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
 
@@ -202,7 +199,7 @@ def compress(
         quantize_seconds=planned.quantize,
         refit_epochs=refit_epochs,
         least_refit_epochs=math.ceil(
-            LEAST_REFIT_SHARE * min(refit_epochs, _recipe_epochs(context.space))
+            time_budget.LEAST_REFIT_SHARE * min(refit_epochs, _recipe_epochs(context.space))
         ),
         refit_seconds=planned.refit if is_refit else 0.0,
         emit=context.emit,

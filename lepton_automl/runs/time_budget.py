@@ -54,6 +54,12 @@ REFIT = "training on all samples"
 MAX_REFIT_SHARE = 0.25
 """Share of the budget that the training on all samples gets at most."""
 
+LEAST_REFIT_SHARE = 0.5
+"""Least epochs of that training, as a share of the recipe's or the winner's: fewer gain nothing."""
+
+_SLOWER_WINNER = 1.3
+"""Seconds of an epoch of the winner over those of a typical trial: often it is a larger net."""
+
 _MAX_SECONDS_TEXT = 300.0
 """Longer budgets are given in minutes."""
 
@@ -154,9 +160,15 @@ def stage_budget(
     quantize = min(quantize, budget - verify)
     compress = max(quantize, min(max(quantize + _RECOVERIES * recovery, low), high))
     compress = min(compress, budget - verify)
+    most = min(MAX_REFIT_SHARE * budget, budget - verify - compress)
+    return StageBudget(compress, quantize, verify, _refit_seconds(inputs, epoch_seconds, most))
+
+
+def _refit_seconds(inputs: BudgetInputs, epoch_seconds: float, most: float) -> float:
+    """Seconds kept for the training on all samples, up to `most`; 0 where these are too few."""
     samples = (inputs.train + inputs.validation) / inputs.train
-    refit = min(inputs.refit_epochs * samples * epoch_seconds, MAX_REFIT_SHARE * budget)
-    return StageBudget(compress, quantize, verify, max(0.0, min(refit, budget - verify - compress)))
+    wanted = inputs.refit_epochs * samples * epoch_seconds
+    return min(wanted, most) if LEAST_REFIT_SHARE * _SLOWER_WINNER * wanted <= most else 0.0
 
 
 def allowed_overrun(budget: float, start_seconds: float) -> float:
