@@ -21,6 +21,9 @@ from lepton_automl.runs.time_budget import continuing_budget
 from lepton_automl.search import observers
 from lepton_automl.search.request import SearchResult
 
+_OVERRUN = 1.05
+"""A run that takes so many times its budget says so, with a budget that continues it."""
+
 
 def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
     """Search, compress, export and verify.
@@ -121,7 +124,7 @@ def _finished_outcome(context: RunContext) -> Outcome | None:
 
 def _report_overrun(context: RunContext) -> None:
     budget, used = context.config.seconds_in_all, context.ledger.alive_seconds()
-    if budget is not None and used > budget:
+    if budget is not None and used > _OVERRUN * budget:
         context.report("run", _continues(context.config, used))
 
 
