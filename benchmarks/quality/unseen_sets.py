@@ -35,9 +35,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 
 from benchmarks import unseen_data
 from benchmarks.common import RUNS, append_row, lepton, parser, print_table, read_rows, resnet8
+from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.folder import RunFolder
 
@@ -104,15 +106,23 @@ def ours(data: Path, given: argparse.Namespace, seed: int, seconds: float) -> Ro
     printed, cpu = called(command, cpu_clock=given.cpu_clock)
     found = json.loads(printed)
     file = (Path(found["artifact"]) / "model.int8.onnx").read_bytes()
-    int8 = {key: found["int8"][key] for key in ("accuracy", "accuracy_interval", "size_bytes")}
     return {
-        "int8_accuracy": int8.pop("accuracy"),
-        **int8,
+        "int8_accuracy": test_accuracy(file, data),
+        "size_bytes": found["int8"]["size_bytes"],
         "latency_ratio": latency_ratio(file),
         "validation": shipped_validation(out),
         "seconds": seconds,
         "cpu": cpu,
     }
+
+
+def test_accuracy(file: bytes, data: Path) -> float:
+    """Share of the test pictures that are right, also where lepton states balanced accuracy."""
+    with np.load(data) as arrays:
+        pixels, labels = arrays["x_test"], arrays["y_test"]
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    right = onnx_probabilities(file, torch.from_numpy(pixels)).argmax(1) == labels
+    return float(right.mean())
 
 
 def shipped_validation(out: Path) -> float:
