@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from lepton_automl.errors import ArchError
+from lepton_automl.errors import ArchError, first_line
 
 Array = np.ndarray
 
@@ -90,7 +90,10 @@ class IntegerReference:
     @property
     def last_quantized_name(self) -> str:
         """Name of the last tensor that is quantized."""
-        return [str(n.output[0]) for n in self._nodes if n.op_type == "QuantizeLinear"][-1]
+        quantized = [str(n.output[0]) for n in self._nodes if n.op_type == "QuantizeLinear"]
+        if not quantized:
+            raise _unsupported("no tensor of the file is quantized")
+        return quantized[-1]
 
     def __call__(self, pixels: Array) -> Array:
         """Probabilities (n, classes) of uint8 pixels (n, H, W, C)."""
@@ -104,15 +107,25 @@ class IntegerReference:
                 raise _unsupported(
                     f"the integer reference does not know the operator {node.op_type}"
                 )
-            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            inputs = [values[name] for name in node.input]
-            is_integer = all(isinstance(x, QuantizedTensor) for x in inputs)
-            if node.op_type in _ON_QUANTIZED and not is_integer:
-                raise _unsupported(f"{node.name} ({node.op_type}) computes on float tensors")
-            values[node.output[0]] = _OPERATORS[node.op_type](inputs, attributes)
+            try:
+                values[node.output[0]] = _result(node, values)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise _unsupported(
+                    f"{node.name} ({node.op_type}) has inputs that do not fit: {first_line(error)}"
+                ) from error
         return ReferenceOutput(
             _array(values[self._output]), _array(values[self.last_quantized_name])
         )
+
+
+def _result(node: NodeProto, values: Mapping[str, Tensor]) -> Tensor:
+    """Output of an operator on tensors that are known by name."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    inputs = [values[name] for name in node.input]
+    is_integer = all(isinstance(x, QuantizedTensor) for x in inputs)
+    if node.op_type in _ON_QUANTIZED and not is_integer:
+        raise _unsupported(f"{node.name} ({node.op_type}) computes on float tensors")
+    return _OPERATORS[node.op_type](inputs, attributes)
 
 
 def integer_reference(file: bytes) -> IntegerReference:

@@ -217,6 +217,7 @@ def is_complete(folder: Path) -> bool:
 def unusable(path: Path, reason: object) -> ArtifactError:
     """An error for an artifact file that cannot be read."""
     text = f"{reason} is missing" if isinstance(reason, KeyError) else reason
+    text = reason.what if isinstance(reason, LeptonError) else text
     return ArtifactError(
         f"{path} cannot be used: {text}",
         fix="run `lepton export` on its run with a fresh artifact folder",

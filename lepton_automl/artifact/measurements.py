@@ -34,7 +34,12 @@ def file_problems(name: str, file: bytes) -> list[str]:
     try:
         onnx.checker.check_model(file, full_check=True)
         opened = onnx_file.open_session(file)
-    except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (
+        ValueError,
+        TypeError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         return [f"{name} is not valid ONNX: {first_line(error)}"]
     except UNLOADABLE as error:
         return [f"{name} does not run in ONNX Runtime: {first_line(error)}"]

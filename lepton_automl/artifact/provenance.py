@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lepton_automl.artifact.manifest import ABOUT, unusable
+from lepton_automl.artifact.manifest import ABOUT, MALFORMED, unusable
 from lepton_automl.config import Limits
 from lepton_automl.core import files
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.latency_model import LatencyModel, from_document
 from lepton_automl.data.pixel_scale import PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
@@ -62,7 +63,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; raises where a field is missing or of another type."""
         body = json.loads(text)
         body["limits"] = Limits(**body["limits"])
         body["finalists"] = tuple(FinalistResult.from_dict(c) for c in body.get("finalists", ()))
@@ -72,7 +73,11 @@ class Provenance:
         decisions = body.get("decisions", ())
         body["decisions"] = tuple(Decision.from_document(each) for each in decisions)
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
-        return cls(**body)
+        found = cls(**body)
+        check_types(found)
+        if found.pixel_scale and found.known_scale is None:
+            raise ValueError(f"pixel_scale {found.pixel_scale!r} states no scale")
+        return found
 
 
 def read_provenance(folder: Path) -> Provenance:
@@ -80,13 +85,13 @@ def read_provenance(folder: Path) -> Provenance:
 
     Raises
     ------
-    DataError
+    ArtifactError
         If it cannot be read.
     """
     path = folder / ABOUT
     try:
         return Provenance.from_json(files.read_text(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         raise unusable(path, error) from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lepton_automl.core.field_types import check_types
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost.latency_model import Basis
 from lepton_automl.errors import DataError, VerdictError
@@ -157,7 +158,8 @@ class Verdict:
     """`int8` and `float` against the reference, `int8_against_float` against `float32`."""
     test_fingerprint: str
     test_set_uses: int
-    """Different files that this user has verified on this test part, up to this one; at least 1."""
+    """Different files that this user has verified on this test part, up to this one; 0 for damaged
+    files, which are not measured."""
     grouped: bool
     """Intervals come from a cluster bootstrap over groups of samples."""
     machine: Machine
@@ -245,9 +247,15 @@ class Verdict:
 
     @classmethod
     def from_document(cls, body: dict[str, Any]) -> Verdict:
-        """The inverse of `document`."""
+        """The inverse of `document`.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError, AttributeError
+            If a field is missing or of another type, or `sha256` is not that of the shipped file.
+        """
         parity, drops = body["parity"], body["drops"]
-        return cls(
+        found = cls(
             status=body["verdict"],
             primary=body["primary"],
             prefer=body["prefer"],
@@ -269,6 +277,11 @@ class Verdict:
             else ValidationGap(**_tuples(body["validation"])),
             notes=tuple(body.get("notes", ())),
         )
+        check_types(found)
+        shipped = found.shipped and found.shipped.sha256
+        if body["sha256"] != shipped:
+            raise ValueError(f"sha256 is {body['sha256']}, that of the file that ships {shipped}")
+        return found
 
 
 def overall_status(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_automl.artifact import consistency, manifest
 from lepton_automl.artifact import limits as judging
-from lepton_automl.artifact import manifest
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import figures, file_problems
 from lepton_automl.artifact.parity import artifact_parity, golden_problems
@@ -35,10 +35,18 @@ from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import error_answer, run_json
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledFiles, load_labelled
-from lepton_automl.errors import DataError, LeptonError, MachineError
+from lepton_automl.errors import (
+    ArchError,
+    ArtifactError,
+    DataError,
+    LeptonError,
+    MachineError,
+    first_line,
+)
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
+from lepton_automl.models.onnx_file import UNLOADABLE
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
@@ -100,7 +108,7 @@ class Request:
 
 
 def verify(request: Request) -> Verdict:
-    """Verify an artifact; damaged files make it `broken` and are not measured.
+    """Verify an artifact; one with damaged, malformed or contradictory files is `broken`.
 
     Raises
     ------
@@ -109,18 +117,36 @@ def verify(request: Request) -> Verdict:
     """
     folder = request.folder
     primary: Precision | None = None
+    if request.digests is None:
+        problems = consistency.sealed_problems(folder)
+    else:
+        problems = consistency.written_problems(folder, dict(request.digests))
+    if problems:
+        return _refused(problems, request)
     digests = request.digests
     if digests is None:
         sealed = manifest.read_manifest(folder)
         digests, primary = sealed.digests, sealed.primary
-    problems = manifest.damage(folder, digests)
-    if problems:
-        return _refused(request, problems)
     files = {name: (folder / name).read_bytes() for name in MODELS}
     problems = [line for name, file in files.items() for line in file_problems(name, file)]
     if problems:
-        return _refused(request, problems)
-    return _judged(request, files, digests, primary)
+        return _refused(problems, request)
+    try:
+        return _judged(request, files, digests, primary)
+    except (ArtifactError, ArchError, *UNLOADABLE) as error:
+        return _refused([first_line(error)], request)
+
+
+def refusal(folder: Path) -> Verdict | None:
+    """The verdict on a sealed artifact that cannot be believed, without data; None if it can be.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact.
+    """
+    problems = consistency.sealed_problems(folder)
+    return _refused(problems) if problems else None
 
 
 def verify_in_fresh_process(request: Request) -> Verdict:
@@ -319,12 +345,12 @@ def _mapped(pixels: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     return part.pixels.numpy(), part.labels.numpy()
 
 
-def _refused(request: Request, problems: list[str]) -> Verdict:
-    """The verdict on damaged files, which are not measured."""
+def _refused(problems: list[str], request: Request | None = None) -> Verdict:
+    """The verdict on files that are not measured, because they are damaged or contradictory."""
     return Verdict(
         status="broken",
         primary="int8",
-        prefer=request.prefer or "size",
+        prefer=(request and request.prefer) or "size",
         limits=(),
         problems=tuple(problems),
         parity=None,
@@ -332,8 +358,8 @@ def _refused(request: Request, problems: list[str]) -> Verdict:
         float32=None,
         reference=None,
         drops={},
-        test_fingerprint=request.fingerprint,
-        test_set_uses=request.test_set_uses,
-        grouped=request.groups is not None,
+        test_fingerprint="" if request is None else request.fingerprint,
+        test_set_uses=0 if request is None else request.test_set_uses,
+        grouped=request is not None and request.groups is not None,
         machine=this_machine(),
     )

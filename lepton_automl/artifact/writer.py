@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from lepton_automl.artifact.manifest import (
     GOLDEN_ANSWERS,
     INT8,
     LABELS,
+    MALFORMED,
     MANIFEST,
     PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
     VERDICT,
     Digests,
+    read_json,
     unusable,
 )
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
@@ -215,13 +218,13 @@ def read_verdict(folder: Path) -> Verdict:
 
     Raises
     ------
-    DataError
+    ArtifactError
         If it cannot be read.
     """
     path = folder / VERDICT
     try:
-        return Verdict.from_json(path.read_text())
-    except OSError as error:
+        return Verdict.from_document(read_json(path))
+    except MALFORMED as error:
         raise unusable(path, error) from error
 
 
@@ -235,13 +238,14 @@ def read_array(folder: Path, name: str) -> np.ndarray:
 
     Raises
     ------
-    DataError
+    ArtifactError
         If it cannot be read.
     """
     path = folder / name
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped first, so that a header with a huge shape takes no memory.
+        array = np.array(np.lib.format.open_memmap(path, mode="r"))
+    except (*MALFORMED, SyntaxError, TokenError) as error:
         raise unusable(path, error) from error
     return array
 

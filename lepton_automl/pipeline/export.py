@@ -15,7 +15,12 @@ from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
-from lepton_automl.artifact.verify import Request, reference_predictions, verify_in_fresh_process
+from lepton_automl.artifact.verify import (
+    Request,
+    reference_predictions,
+    refusal,
+    verify_in_fresh_process,
+)
 from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
@@ -107,6 +112,7 @@ def verify_again(
 ) -> Outcome:
     """Verify a written artifact again; the artifact and its run are only read.
 
+    One whose files are damaged, malformed or contradictory is `broken`; its data are not opened.
     That its file was verified on the test part is recorded in the user's state folder
     (`runs.test_set_uses`).
 
@@ -123,6 +129,9 @@ def verify_again(
         If there is no finished artifact or no data to evaluate it on.
     """
     folder = locate_artifact(artifact)
+    refused = refusal(folder)
+    if refused is not None:
+        return Outcome(folder, refused)
     digests = manifest.read_manifest(folder).digests
     about = read_provenance(folder)
     shape = about.input
@@ -325,6 +334,4 @@ def _uses_again(request: Request, digests: Mapping[str, str], emit: Emit) -> int
         text = f"{error.what}; the files that were verified in this run are not counted"
         emit(Event("verify", text))
         in_run = ()
-    if manifest.damage(folder, digests):  # Such files are not measured.
-        return test_set_uses.count(sha256, in_run)
     return _count(sha256, request.fingerprint, in_run, emit)

@@ -35,8 +35,7 @@ from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.errors import DataError, MachineError
 from tests.helpers import processes
-from tests.helpers.artifacts import make_bundle
-from tests.helpers.artifacts import verdict as any_verdict
+from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
 
 STATED = Limits(max_size_bytes=100_000, min_accuracy=0.5)
 
@@ -44,7 +43,7 @@ STATED = Limits(max_size_bytes=100_000, min_accuracy=0.5)
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     made = make_bundle(tmp_path_factory.mktemp("made"), limits=STATED)
-    writer.seal(made.folder, made.digests, verdict=any_verdict(), card="", predictions=np.arange(3))
+    seal_bundle(made)
     return made
 
 
@@ -168,10 +167,7 @@ def test_a_file_that_does_not_load_is_broken_even_with_a_manifest_that_fits(requ
     """Whoever changed the file also changed the manifest."""
     path = request_.folder / "model.int8.onnx"
     path.write_bytes(path.read_bytes()[:2000])
-    manifest = request_.folder / "manifest.json"
-    body = json.loads(manifest.read_text())
-    body["files"]["model.int8.onnx"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest.write_text(json.dumps(body))
+    seal_again(request_.folder)
     verdict = verify(request_)
     assert verdict.status == "broken"
     assert "model.int8.onnx" in verdict.reasons[0]
@@ -180,10 +176,7 @@ def test_a_file_that_does_not_load_is_broken_even_with_a_manifest_that_fits(requ
 def test_golden_answers_that_do_not_fit_break_parity(request_):
     path = request_.folder / "golden/int8.npy"
     np.save(path, np.load(path)[:, ::-1])
-    manifest = request_.folder / "manifest.json"
-    body = json.loads(manifest.read_text())
-    body["files"]["golden/int8.npy"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest.write_text(json.dumps(body))
+    seal_again(request_.folder)
     verdict = verify(request_)
     assert verdict.status == "broken"
     assert "parity" in verdict.reasons[0]

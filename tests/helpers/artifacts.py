@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +20,8 @@ from lepton_automl.artifact.verdict import (
     TargetLatency,
     Verdict,
 )
-from lepton_automl.artifact.verify import Request
-from lepton_automl.artifact.writer import write_artifact
+from lepton_automl.artifact.verify import Request, reference_predictions, verify
+from lepton_automl.artifact.writer import seal, write_artifact
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.compress.quantization.rounding import quantize
@@ -77,6 +79,26 @@ def make_bundle(
     )
     request = Request(root / "artifact", test.pixels, test.labels, "feedfacefeedface")
     return Made(root / "artifact", digests, request)
+
+
+def seal_bundle(made: Made) -> None:
+    """Judge a bundle and seal it, as a run does."""
+    found = verify(dataclasses.replace(made.request, digests=made.digests))
+    predictions = reference_predictions(made.folder, np.load(made.request.pixels))
+    seal(made.folder, made.digests, verdict=found, card="# card", predictions=predictions)
+
+
+def seal_again(folder: Path) -> None:
+    """Compute the manifest again after files of a sealed artifact were changed."""
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    body["files"] = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name in body["files"]
+        if (folder / name).exists()
+        for content in [(folder / name).read_bytes()]
+    }
+    path.write_text(json.dumps(body))
 
 
 def _part(root: Path, name: str, model, count: int) -> LabelledFiles:

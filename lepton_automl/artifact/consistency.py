@@ -1,0 +1,339 @@
+"""Compare what the files of an artifact say more than once; nothing is run.
+
+Digests show that a file is the one that the manifest lists. They do not show that the files belong
+together: a manifest can be computed again. So classes, sizes, limits, digests and figures are
+compared wherever two files state them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.manifest import (
+    ABOUT,
+    ARCHS,
+    CARD,
+    FLOAT,
+    GOLDEN,
+    GOLDEN_ANSWERS,
+    INT8,
+    LABELS,
+    MALFORMED,
+    MANIFEST,
+    MODELS,
+    PIXEL_SCALE,
+    REFERENCE,
+    REFERENCE_PREDICTIONS,
+    VERDICT,
+    Digests,
+    Manifest,
+)
+from lepton_automl.artifact.provenance import Provenance, read_provenance
+from lepton_automl.artifact.verdict import FileMetrics, Verdict, overall_status
+from lepton_automl.config import LIMITS
+from lepton_automl.cost.onnx_cost import onnx_cost
+from lepton_automl.errors import ArtifactError, first_line
+
+FOREIGN = "foreign"
+"""`origin` of an external model, whose artifact has no architecture."""
+_REQUIRED = {
+    *MODELS,
+    *(ABOUT, LABELS, VERDICT, CARD, REFERENCE_PREDICTIONS),
+    *(GOLDEN, *GOLDEN_ANSWERS.values()),
+}
+_NONE = "none"
+_DROPS = {"int8", "float", "int8_against_float"}
+
+
+def sealed_problems(folder: Path) -> list[str]:
+    """Why a sealed artifact cannot be believed, one sentence each; empty if it can be measured.
+
+    Raises
+    ------
+    DataError
+        If there is no manifest, or one of another format.
+    """
+    try:
+        sealed = manifest.read_manifest(folder)
+    except ArtifactError as error:
+        return [error.what]
+    found = [*sealed.damage(folder), *_unlisted(folder, sealed)]
+    return found or _contradictions(folder, sealed)
+
+
+def written_problems(folder: Path, digests: Digests) -> list[str]:
+    """`sealed_problems` of an artifact that is not sealed yet, from what its writer gave."""
+    return manifest.damage(folder, digests) or _contradictions(folder, None)
+
+
+def _unlisted(folder: Path, sealed: Manifest) -> list[str]:
+    """Files that the manifest does not list, and files that it has to list."""
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    extra = there - {MANIFEST, *sealed.files}
+    missing = _REQUIRED - set(sealed.files)
+    return [f"{name} is not listed in {MANIFEST}; delete it" for name in sorted(extra)] + [
+        f"{MANIFEST} does not list {name}, which every artifact has" for name in sorted(missing)
+    ]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the documents and models of an artifact say."""
+
+    folder: Path
+    about: Provenance
+    files: Mapping[str, bytes]
+    models: Mapping[str, ModelProto]
+    words: Mapping[str, Mapping[str, str]]
+    """Model -> its metadata."""
+    verdict: Verdict | None
+    """None before the artifact is sealed."""
+    sealed: Manifest | None
+
+    @property
+    def classes(self) -> int:
+        return len(self.about.class_names)
+
+    @property
+    def is_foreign(self) -> bool:
+        return self.about.origin == FOREIGN
+
+
+def _contradictions(folder: Path, sealed: Manifest | None) -> list[str]:
+    try:
+        parts = _read(folder, sealed)
+    except ArtifactError as error:
+        return [error.what]
+    found = []
+    for check in (_class_names, _shapes, _metadata, _golden, _architectures, _about_verdict):
+        found += _checked(check, parts)
+    return found
+
+
+def _checked(check: Callable[[_Parts], list[str]], parts: _Parts) -> list[str]:
+    try:
+        return check(parts)
+    except ArtifactError as error:
+        return [error.what]
+    except MALFORMED as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        return [f"{name} cannot be compared: {type(error).__name__}: {first_line(error)}"]
+
+
+def _read(folder: Path, sealed: Manifest | None) -> _Parts:
+    about, files = read_provenance(folder), {}
+    models, words = dict[str, ModelProto](), dict[str, dict[str, str]]()
+    for name in MODELS:
+        try:
+            files[name] = (folder / name).read_bytes()
+            models[name] = ModelProto.FromString(files[name])
+            words[name] = {item.key: item.value for item in models[name].metadata_props}
+        except (OSError, DecodeError, UnicodeDecodeError) as error:
+            raise manifest.unusable(folder / name, first_line(error)) from error
+    verdict = None if sealed is None else writer.read_verdict(folder)
+    return _Parts(folder, about, files, models, words, verdict, sealed)
+
+
+def _differing(what: str, said: Mapping[str, object]) -> list[str]:
+    """A sentence for each place that does not say what the first one says."""
+    (first, wanted), *others = said.items()
+    return [
+        f"{what}: {first} has {_short(wanted)}, {place} has {_short(value)}"
+        for place, value in others
+        if value != wanted
+    ]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _class_names(parts: _Parts) -> list[str]:
+    names, path = parts.about.class_names, parts.folder / LABELS
+    lines = path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
+    wanted = [" ".join(name.split()) for name in names]
+    said: dict[str, object] = {ABOUT: list(names)}
+    for name, words in parts.words.items():
+        try:
+            said[name] = json.loads(words["labels"])
+        except (ValueError, KeyError, RecursionError):
+            said[name] = "none that can be read"
+    return _differing("class names", said) + _differing(
+        "class names", {ABOUT: wanted, LABELS: lines}
+    )
+
+
+def _shapes(parts: _Parts) -> list[str]:
+    wanted = (("uint8", *parts.about.input), ("float32", parts.classes))
+    said: dict[str, object] = {ABOUT: wanted}
+    for name, model in parts.models.items():
+        ends = model.graph.input, model.graph.output
+        said[name] = tuple(_end(side[0]) for side in ends if len(side) == 1)
+    return _differing("pictures and answers", said)
+
+
+def _end(value: ValueInfoProto) -> tuple[object, ...]:
+    """Type and dimensions, without the first, of an input or output."""
+    kind = value.type.tensor_type
+    names: dict[int, str] = {TensorProto.UINT8: "uint8", TensorProto.FLOAT: "float32"}
+    dims = [dim.dim_value or dim.dim_param for dim in kind.shape.dim]
+    return (names.get(kind.elem_type, f"type {kind.elem_type}"), *dims[1:])
+
+
+def _metadata(parts: _Parts) -> list[str]:
+    about = parts.about
+    found = _differing(
+        "version of lepton",
+        {ABOUT: about.lepton} | ({MANIFEST: parts.sealed.lepton} if parts.sealed else {}),
+    )
+    for key, value in (
+        ("lepton", about.lepton),
+        ("dataset", about.data_fingerprint),
+        ("target", about.target),
+        (PIXEL_SCALE, writer.scale_metadata(about.known_scale).get(PIXEL_SCALE, _NONE)),
+    ):
+        # The files of external models have fewer entries.
+        said = {
+            name: words.get(key, _NONE)
+            for name, words in parts.words.items()
+            if key in words or not parts.is_foreign
+        }
+        found += _differing(f"{key} in the metadata", {ABOUT: value} | said)
+    for key in ("preprocessing", "framing", PIXEL_SCALE):
+        said = {name: words.get(key, _NONE) for name, words in parts.words.items()}
+        found += _differing(f"{key} in the metadata", said)
+    return found
+
+
+def _golden(parts: _Parts) -> list[str]:
+    pixels = writer.read_array(parts.folder, GOLDEN)
+    count = len(pixels) if pixels.ndim else 0
+    wanted = ("uint8", (count, *parts.about.input))
+    found = _differing(
+        "golden pictures", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)}
+    )
+    if not count:
+        found.append(f"{GOLDEN} has no pictures")
+    for name in GOLDEN_ANSWERS.values():
+        answers = writer.read_array(parts.folder, name)
+        said: dict[str, object] = {
+            GOLDEN: ("float32", (count, parts.classes)),
+            name: (answers.dtype.name, answers.shape),
+        }
+        wrong = _differing("golden answers", said)
+        if not wrong and not ((answers >= 0) & (answers <= 1 + 1e-5)).all():
+            wrong = [f"{name} has values that are no probabilities"]
+        found += wrong
+    return found
+
+
+def _architectures(parts: _Parts) -> list[str]:
+    if parts.is_foreign:
+        return []
+    found = []
+    for name in MODELS:
+        path, place = parts.folder / ARCHS[name], ARCHS[name]
+        if parts.sealed is not None and place not in parts.sealed.files:
+            found.append(f"{MANIFEST} does not list {place}")
+            continue
+        try:
+            arch = writer.read_arch(parts.folder, name)
+            said = (arch.input, arch.classes, arch.graph.macs)
+        except MALFORMED as error:
+            raise manifest.unusable(path, first_line(error)) from error
+        macs = onnx_cost(parts.files[name], 1).macs
+        found += _differing(
+            "pictures and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}
+        )
+        found += _differing("multiply-accumulates", {name: macs, place: said[2]})
+    return list(dict.fromkeys(found))
+
+
+def _about_verdict(parts: _Parts) -> list[str]:
+    if parts.verdict is None or parts.sealed is None:
+        return []
+    about, verdict = parts.about, parts.verdict
+    stated = {limit.name: limit.limit for limit in verdict.limits}
+    status = overall_status(verdict.limits, verdict.problems, verdict.parity)
+    is_compared = verdict.parity is not None
+    found = [
+        *_differing("file that ships", {MANIFEST: parts.sealed.primary, VERDICT: verdict.primary}),
+        *_differing("limits", {ABOUT: about.limits.stated, VERDICT: stated}),
+        *_differing("--prefer", {ABOUT: about.prefer, VERDICT: verdict.prefer}),
+        *_differing("class weights", {ABOUT: about.balanced, VERDICT: verdict.balanced}),
+        *_differing("verdict", {"its limits and problems": status, VERDICT: verdict.status}),
+        *_differing("parity", {ABOUT: not parts.is_foreign, VERDICT: is_compared}),
+        *_differing("drops", {"an artifact": sorted(_DROPS), VERDICT: sorted(verdict.drops)}),
+    ]
+    for name, figures in (
+        (INT8, verdict.int8),
+        (FLOAT, verdict.float32),
+        (REFERENCE, verdict.reference),
+    ):
+        if figures is None:
+            return [*found, f"{VERDICT} has no figures of {name}"]
+        found += _figures(parts, name, figures)
+    counts = {f"{VERDICT}, {name}": drop.n for name, drop in verdict.drops.items()}
+    for one in (verdict.int8, verdict.float32, verdict.reference):
+        counts |= {} if one is None else {f"{VERDICT}, {one.file}": one.n_samples}
+    predictions = writer.read_array(parts.folder, REFERENCE_PREDICTIONS)
+    found += _differing("test samples", {REFERENCE_PREDICTIONS: len(predictions)} | counts)
+    found += _predictions(predictions, parts.classes)
+    return found + _judgements(verdict)
+
+
+def _figures(parts: _Parts, name: str, figures: FileMetrics) -> list[str]:
+    """What the verdict says of a file against the file."""
+    assert parts.sealed is not None
+    cost = onnx_cost(parts.files[name], 1)
+    model = parts.about.latency if name == INT8 else None
+    target = figures.target_latency
+    said = {
+        "name": (name, figures.file),
+        "sha256": (parts.sealed.files[name].sha256, figures.sha256),
+        "bytes": (len(parts.files[name]), figures.size_bytes),
+        "multiply-accumulates": (cost.macs, figures.macs),
+        "bytes of weights": (cost.weight_bytes, figures.weight_bytes),
+        "target device": (
+            model and (model.device, model.basis),
+            target and (target.device, target.basis),
+        ),
+    }
+    return [
+        line
+        for what, (wanted, value) in said.items()
+        for line in _differing(what, {name: wanted, VERDICT: value})
+    ]
+
+
+def _predictions(predictions: np.ndarray, classes: int) -> list[str]:
+    kind = (predictions.dtype.name, predictions.ndim)
+    found = _differing(
+        "reference predictions", {"classes": ("int64", 1), REFERENCE_PREDICTIONS: kind}
+    )
+    if not found and not ((predictions >= 0) & (predictions < classes)).all():
+        found = [f"{REFERENCE_PREDICTIONS} names classes that the artifact does not have"]
+    return found
+
+
+def _judgements(verdict: Verdict) -> list[str]:
+    """Limits on exact figures against the figures of the file that ships."""
+    found, shipped = [], verdict.shipped
+    for limit in verdict.limits:
+        measured = None if limit.interval is not None else LIMITS[limit.name].measured(shipped)
+        if measured is None:
+            continue
+        said = (measured, "holds" if measured <= limit.limit else "broken")
+        found += _differing(
+            limit.name, {"the file that ships": said, VERDICT: (limit.measured, limit.status)}
+        )
+    return found

@@ -1,0 +1,80 @@
+"""Check values that were read from JSON against the annotations of a dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+def check_types(value: Any, what: str = "") -> None:
+    """Check the fields of a dataclass instance, and of all in it, against their annotations.
+
+    A number may be whole or not where one of both is annotated; a boolean is no number.
+
+    Parameters
+    ----------
+    value : dataclass instance
+        Its annotations may be numbers, `str`, `bool`, `None`, `Literal`, unions, tuples, mappings
+        and further dataclasses.
+    what : str
+        Name of the value in the message.
+
+    Raises
+    ------
+    TypeError
+        Naming the first field of another type.
+    """
+    hints = typing.get_type_hints(type(value))
+    for item in dataclasses.fields(value):
+        name = f"{what}.{item.name}" if what else item.name
+        _check(getattr(value, item.name), hints[item.name], name)
+
+
+def _check(value: Any, hint: Any, what: str) -> None:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        _check_union(value, arguments, what)
+    elif origin is typing.Literal:
+        _require(isinstance(value, str) and value in arguments, value, arguments, what)
+    elif origin is tuple:
+        _check_tuple(value, hint, what)
+    elif origin is Mapping:
+        _require(isinstance(value, Mapping), value, hint, what)
+        for key, each in value.items():
+            _check(each, arguments[1], f"{what}[{key!r}]")
+    elif hint in (int, float):
+        _require(isinstance(value, int | float) and not isinstance(value, bool), value, hint, what)
+    else:
+        _require(isinstance(value, hint), value, hint, what)
+        if dataclasses.is_dataclass(value):
+            check_types(value, what)
+
+
+def _check_tuple(value: Any, hint: Any, what: str) -> None:
+    _require(isinstance(value, tuple), value, hint, what)
+    kinds = typing.get_args(hint)
+    kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+    _require(len(kinds) == len(value), value, hint, what)
+    for place, (each, kind) in enumerate(zip(value, kinds, strict=True)):
+        _check(each, kind, f"{what}[{place}]")
+
+
+def _check_union(value: Any, kinds: tuple[Any, ...], what: str) -> None:
+    errors = []
+    for kind in kinds:
+        try:
+            _check(value, kind, what)
+        except TypeError as error:
+            errors.append(error)
+        else:
+            return
+    raise errors[0]
+
+
+def _require(is_right: bool, value: Any, hint: Any, what: str) -> None:
+    if not is_right:
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise TypeError(f"{what} is {value!r:.60}, not {wanted}")
