@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.artifact.verdict import Precision
-from lepton_automl.core import files
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import ARRAYS, MODEL
 from lepton_automl.errors import ArtifactError, DataError, LeptonError
 
 INT8 = "model.int8.onnx"
@@ -32,6 +32,9 @@ PIXEL_SCALE = "pixel_scale"
 """ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
 FORMAT = 2
 """Format of an artifact folder, `format` in its manifest; another number is refused."""
+
+FRESH = "run `lepton export` on its run with a fresh artifact folder"
+"""The way out where a file of an artifact cannot be used."""
 
 Digests = dict[str, str]
 """Path inside the folder -> sha256."""
@@ -102,9 +105,9 @@ class Manifest:
         """
         path, listed = folder / name, self.files.get(name)
         try:
-            found = path.read_bytes()
-        except OSError as error:
-            raise unusable(path, error) from error
+            found = untrusted_files.read_bytes(path, MODEL, fix=FRESH)
+        except LeptonError as error:
+            raise unusable(path, error.what) from error
         if listed is None:
             raise unusable(path, f"{MANIFEST} does not list it")
         if (hashlib.sha256(found).hexdigest(), len(found)) != (listed.sha256, listed.bytes):
@@ -141,29 +144,20 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object as lepton writes it; stricter than `json.loads`.
+    """Read a JSON object.
 
     Raises
     ------
     OSError, ValueError
         If the file cannot be read, is no UTF-8 or no object, or a key is given twice.
     """
-    body = json.loads(
-        path.read_bytes().decode(), object_pairs_hook=_unique, parse_constant=_no_constant
-    )
-    if not isinstance(body, dict):
-        raise ValueError(f"it holds {type(body).__name__}, not an object")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    try:
+        body: dict[str, Any] = untrusted_files.read_json(path, fix=FRESH, top=dict)
+    except LeptonError as error:
+        raise ValueError(error.what) from error
     return body
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number")
 
 
 def _parsed(body: dict[str, Any]) -> Manifest:
@@ -204,7 +198,7 @@ def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
             problems.append(f"{name} lies outside of the artifact")
         elif not path.is_file():
             problems.append(f"{name} is missing")
-        elif files.sha256(path) != digest:
+        elif untrusted_files.sha256(path, ARRAYS, fix=FRESH) != digest:
             problems.append(f"{name} has changed since it was written: its sha256 differs")
     return problems
 
@@ -220,7 +214,7 @@ def unusable(path: Path, reason: object) -> ArtifactError:
     text = reason.what if isinstance(reason, LeptonError) else text
     return ArtifactError(
         f"{path} cannot be used: {text}",
-        fix="run `lepton export` on its run with a fresh artifact folder",
+        fix=FRESH,
     )
 
 

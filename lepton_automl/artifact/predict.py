@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from lepton_automl.artifact import manifest
 from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.data import decode
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
@@ -203,18 +204,16 @@ def _opened(
             f"{model} is unsealed: no {manifest.MANIFEST} lists its sha256, so a change would not "
             "be noticed"
         )
+    fix = "give an ONNX file that lepton wrote"
     try:
         content = (
-            model.read_bytes()
+            untrusted_files.read_bytes(model, MODEL, fix=fix)
             if sealed is None
             else sealed.manifest.content(sealed.folder, sealed.name)
         )
         return onnx_file.open_session(content)
-    except (OSError, *UNLOADABLE) as error:
-        raise DataError(
-            f"{model} does not run in ONNX Runtime: {error}",
-            fix="give an ONNX file that lepton wrote",
-        ) from error
+    except UNLOADABLE as error:
+        raise DataError(f"{model} does not run in ONNX Runtime: {error}", fix=fix) from error
 
 
 def _labels(session: onnxruntime.InferenceSession, model: Path) -> list[str]:
@@ -223,7 +222,9 @@ def _labels(session: onnxruntime.InferenceSession, model: Path) -> list[str]:
         raise DataError(
             f"{model} does not name its classes", fix="give an ONNX file that lepton wrote"
         )
-    return [str(name) for name in json.loads(words["labels"])]
+    fix = "give an ONNX file that lepton wrote"
+    names = untrusted_files.parse_json(words["labels"], f"{model}: labels", fix=fix, top=list)
+    return [str(name) for name in names]
 
 
 def _framing(session: onnxruntime.InferenceSession, model: Path) -> Framing | None:

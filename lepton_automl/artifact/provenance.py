@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lepton_automl.artifact.manifest import ABOUT, MALFORMED, unusable
+from lepton_automl.artifact.manifest import ABOUT, FRESH, MALFORMED, unusable
 from lepton_automl.config import Limits
-from lepton_automl.core import files
+from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.latency_model import LatencyModel, from_document
 from lepton_automl.data.pixel_scale import PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
+from lepton_automl.errors import LeptonError
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Provenance:
     @classmethod
     def from_json(cls, text: str) -> Provenance:
         """Read what `to_json` wrote; raises where a field is missing or of another type."""
-        body = json.loads(text)
+        body = untrusted_files.parse_json(text, ABOUT, fix=FRESH, top=dict, finite=False)
         body["limits"] = Limits(**body["limits"])
         body["finalists"] = tuple(FinalistResult.from_dict(c) for c in body.get("finalists", ()))
         if body.get("latency") is not None:
@@ -90,7 +91,11 @@ def read_provenance(folder: Path) -> Provenance:
     """
     path = folder / ABOUT
     try:
-        return Provenance.from_json(files.read_text(path))
+        return Provenance.from_json(
+            untrusted_files.read_text(path, fix=FRESH, errors="surrogateescape")
+        )
+    except LeptonError as error:
+        raise unusable(path, error.what) from error
     except MALFORMED as error:
         raise unusable(path, error) from error
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lepton_automl.core import untrusted_files
 from lepton_automl.core.field_types import check_types
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost.latency_model import Basis
-from lepton_automl.errors import DataError, VerdictError
+from lepton_automl.errors import DataError, LeptonError, VerdictError, first_line
 
 Status = Literal["holds", "broken", "undecided"]
 Precision = Literal["int8", "float"]
@@ -239,10 +240,14 @@ class Verdict:
             If the text is not a verdict.
         """
         try:
-            return cls.from_document(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls.from_document(
+                untrusted_files.parse_json(
+                    text, "a verdict", fix="run `lepton verify` again", top=dict, finite=False
+                )
+            )
+        except (LeptonError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"not a verdict of lepton: {error}", fix="run `lepton verify` again"
+                f"not a verdict of lepton: {first_line(error)}", fix="run `lepton verify` again"
             ) from error
 
     @classmethod

@@ -30,9 +30,11 @@ from lepton_automl.artifact.verdict import (
     overall_status,
 )
 from lepton_automl.config import Limits
+from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import SEARCH_TIME
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import error_answer, run_json
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledFiles, load_labelled
 from lepton_automl.errors import (
@@ -127,7 +129,10 @@ def verify(request: Request) -> Verdict:
     if digests is None:
         sealed = manifest.read_manifest(folder)
         digests, primary = sealed.digests, sealed.primary
-    files = {name: (folder / name).read_bytes() for name in MODELS}
+    files = {
+        name: untrusted_files.read_bytes(folder / name, MODEL, fix=manifest.FRESH)
+        for name in MODELS
+    }
     problems = [line for name, file in files.items() for line in file_problems(name, file)]
     if problems:
         return _refused(problems, request)
@@ -183,7 +188,8 @@ def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
 
 def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
     """Classes (N,) int64 that the float net before pruning predicts for pixels (N, H, W, C)."""
-    session = onnx_file.open_session((folder / REFERENCE).read_bytes())
+    file = untrusted_files.read_bytes(folder / REFERENCE, MODEL, fix=manifest.FRESH)
+    session = onnx_file.open_session(file)
     classes: np.ndarray = (
         onnx_file.predict_probabilities(session, pixels).argmax(1).astype(np.int64)
     )

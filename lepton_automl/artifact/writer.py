@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from lepton_automl.artifact.manifest import (
     CARD,
     FLOAT,
     FORMAT,
+    FRESH,
     GOLDEN,
     GOLDEN_ANSWERS,
     INT8,
@@ -34,7 +34,9 @@ from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import Limits
 from lepton_automl.core import files as durable
+from lepton_automl.core import untrusted_arrays, untrusted_files
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
@@ -230,7 +232,7 @@ def read_verdict(folder: Path) -> Verdict:
 
 def read_arch(folder: Path, file: str) -> Arch:
     """Architecture of the net in `file`, one of `MODELS`."""
-    return Arch.from_json((folder / ARCHS[file]).read_text())
+    return Arch.from_json(untrusted_files.read_text(folder / ARCHS[file], fix=FRESH))
 
 
 def read_array(folder: Path, name: str) -> np.ndarray:
@@ -243,11 +245,9 @@ def read_array(folder: Path, name: str) -> np.ndarray:
     """
     path = folder / name
     try:
-        # Mapped first, so that a header with a huge shape takes no memory.
-        array = np.array(np.lib.format.open_memmap(path, mode="r"))
-    except (*MALFORMED, SyntaxError, TokenError) as error:
-        raise unusable(path, error) from error
-    return array
+        return untrusted_arrays.read_npy(path, fix=FRESH)
+    except DataError as error:
+        raise unusable(path, error.what) from error
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -271,4 +271,4 @@ def _golden(files: Mapping[str, bytes], validation: LabelledFiles) -> dict[str, 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> Digests:
     for name, content in files.items():
         durable.write(folder / name, content)
-    return {name: durable.sha256(folder / name) for name in files}
+    return {name: untrusted_files.sha256(folder / name, ARRAYS, fix=FRESH) for name in files}

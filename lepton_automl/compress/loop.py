@@ -6,7 +6,6 @@ Prune while it pays, judge the int8 net, train on all samples where that is want
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from lepton_automl.compress.quantization.quantize import (
     quantize_model,
 )
 from lepton_automl.compress.refit import refit
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
 from lepton_automl.cost.latency import NetFile
@@ -355,14 +354,13 @@ def quantization_decision(folder: Path) -> Decision:
         If the record is damaged.
     """
     path = folder / CALIBRATION
+    fix = f"remove {folder} and compress again"
     try:
-        body = json.loads(path.read_text())
+        body = untrusted_files.read_json(path, fix=fix, top=dict, finite=False)
         made = [MethodResult(**each) for each in body["methods"]]
         pictures = len(body["training_pictures"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"{path} is damaged: {error}", fix=f"remove {folder} and compress again"
-        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is damaged: {error}", fix=fix) from error
     figures = ", ".join(f"{each.method} {each.kl_divergence:.2g}" for each in made)
     evidence = f"{_KL} on {pictures} training pictures: {figures}"
     chosen = read_steps(folder)[-1].why.partition(_KL)[0].removesuffix(", ")
@@ -432,12 +430,12 @@ def read_steps(folder: Path) -> tuple[StepRecord, ...]:
     path = folder / STEPS_FILE
     if not path.is_file():
         return ()
+    fix = f"remove {folder} and compress again"
+    body = untrusted_files.read_json(path, fix=fix, top=list, finite=False)
     try:
-        return tuple(StepRecord(**_fields(item)) for item in json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged: {error}", fix=f"remove {folder} and compress again"
-        ) from error
+        return tuple(StepRecord(**_fields(item)) for item in body)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: {error}", fix=fix) from error
 
 
 def _fields(item: dict[str, Any]) -> dict[str, Any]:

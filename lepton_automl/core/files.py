@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -37,11 +36,6 @@ def write(path: Path, content: bytes | str) -> Path:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def read_text(path: Path) -> str:
-    """Read text that `write` wrote, also where the locale has another encoding than UTF-8."""
-    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
@@ -247,9 +241,3 @@ def write_error(path: Path, error: OSError) -> LeptonError:
         f"{path} cannot be written: {error.strerror or error}",
         fix="give another folder with --out",
     )
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

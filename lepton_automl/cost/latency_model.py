@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import JSON
 from lepton_automl.cost.targets import Target
-from lepton_automl.errors import ConfigError, first_line
+from lepton_automl.errors import ConfigError, LeptonError, first_line
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Graph, Linear, MaxPool, Mul, Op
 
 Basis = Literal["measured", "predicted", "estimated"]
@@ -137,13 +138,15 @@ def read_table(path: Path) -> LatencyModel:
     ConfigError
         If the file is missing or no latency table.
     """
+    fix = "give the file that `lepton bench --ops`, or bench.py on the device, wrote"
+    content = untrusted_files.read_bytes(path, JSON, fix=fix, error=ConfigError)
     try:
-        text = path.read_text(encoding="utf-8")
-        return _table(json.loads(text), text)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        body = untrusted_files.parse_json(content, path, fix=fix, top=dict, error=ConfigError)
+        return _table(body, content)
+    except (LeptonError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise ConfigError(
-            f"--latency-from {path} is not a latency table: {_said(error)}",
-            fix="give the file that `lepton bench --ops`, or bench.py on the device, wrote",
+            f"--latency-from {path} is not a latency table: {reason}", fix=fix
         ) from error
 
 
@@ -152,7 +155,7 @@ def from_document(body: Mapping[str, Any]) -> LatencyModel:
     return LatencyModel(**body)
 
 
-def _table(body: dict[str, Any], text: str) -> LatencyModel:
+def _table(body: dict[str, Any], content: bytes) -> LatencyModel:
     if body["lepton_latency_table"] != TABLE_VERSION:
         raise ValueError(f"version {body['lepton_latency_table']}, not {TABLE_VERSION}")
     prices = {str(name): float(price) for name, price in body["nanoseconds"].items()}
@@ -168,7 +171,7 @@ def _table(body: dict[str, Any], text: str) -> LatencyModel:
         raise ValueError(f"an error of {error}")
     machine = body["machine"]
     device = f"{machine['cpu']}, ONNX Runtime {body['onnxruntime']}, {machine['system']}"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(content).hexdigest()[:16]
     return LatencyModel("predicted", device, prices, 1.0 + error, digest)
 
 

@@ -11,10 +11,12 @@ import os
 import re
 import struct
 import sys
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import PICTURE
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import Levels
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
@@ -35,6 +39,9 @@ _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm
 SUFFIXES = frozenset(f"{_JPEG} {_TIFF} {_PPM} .png .gif .bmp .webp".split())
 """Suffixes of picture files, in lower or upper case."""
 
+Picture = Path | NDArray[np.uint8]
+"""A picture file, or pixels (H, W) or (H, W, C)."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -46,11 +53,28 @@ _UNREADABLE = (
     TypeError,
     LookupError,
     ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    SystemError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
 # Exceptions of Pillow's readers for damaged files.
+
+REPAIR = "repair or remove the file, or give --skip-corrupt to ignore such files"
+"""The way out where a picture file cannot be read."""
+
+_MEMORY = 800 << 20
+"""Bytes that all pictures which are decoded at the same time take together."""
+_SMALL = 4 << 20
+"""Bytes up to which a picture is decoded without waiting for others; at most 8 are at once."""
+_LARGE_FILE = 16 << 20
+"""Bytes of a file from which on it is decoded alone: some readers hold all of it in memory."""
+_DRAFT_BYTES = 7
+"""Bytes a pixel of a JPEG that is decoded at a part of its size."""
+_ROWS = 256
+"""Rows of a picture with more than 8 bits that are converted at once."""
 
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 
@@ -79,7 +103,7 @@ class PictureInfo:
 
 
 def decode(
-    picture: Path | NDArray[np.uint8],
+    picture: Picture,
     channels: int,
     size: tuple[int, int] | None = None,
     scale: PixelScale = SIXTEEN_BIT,
@@ -106,7 +130,7 @@ def decode(
     Raises
     ------
     DataError
-        If the file is not a picture, is damaged, or has more pixels than Pillow's limit.
+        If it is no regular file, not a picture, is damaged, or needs too much memory (`_MEMORY`).
     """
     if isinstance(picture, np.ndarray):
         pixels = picture if picture.ndim == 3 else picture[..., None]
@@ -114,14 +138,44 @@ def decode(
         if pixels.shape[2] == channels and fits:
             return pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    else:
-        image = _open_upright(picture, scale)
-    image = image.convert("L" if channels == 1 else "RGB")
+        return _framed(image, channels, size, framing)
+    with _opened(picture) as image:
+        return _framed(_upright(image, picture, scale), channels, size, framing)
+
+
+def _framed(
+    image: Image.Image, channels: int, size: tuple[int, int] | None, framing: Framing | None
+) -> NDArray[np.uint8]:
+    image = _in_mode(image, "L" if channels == 1 else "RGB")
     if size is not None and framing is not None:
         image = framing.apply(image, size)
     elif size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(image, dtype=np.uint8).reshape(image.size[1], image.size[0], channels)
+
+
+def thumbnail(picture: Picture, side: int, scale: PixelScale = SIXTEEN_BIT) -> NDArray[np.uint8]:
+    """Grey thumbnail (`side`, `side`) of a picture; a JPEG is decoded at a part of its size.
+
+    Raises
+    ------
+    DataError
+        As `decode`.
+    """
+    if isinstance(picture, np.ndarray):
+        return _square(Image.fromarray(decode(picture, 1)[..., 0]), side)
+    is_jpeg = picture.suffix.lower() in {".jpg", ".jpeg"}
+    with _opened(picture, is_draft=is_jpeg) as image:
+        if is_jpeg:
+            image.draft("L", (2 * side, 2 * side))
+            return _square(image.convert("L"), side)
+        return _square(_in_mode(_upright(image, picture, scale), "L"), side)
+
+
+def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    is_small = min(image.size) < side
+    way = Image.Resampling.BILINEAR if is_small else Image.Resampling.BOX
+    return np.asarray(image.resize((side, side), way))
 
 
 def check_picture(path: Path) -> PictureInfo:
@@ -132,19 +186,15 @@ def check_picture(path: Path) -> PictureInfo:
     DataError
         As `decode`.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            _check_pixels(image)
-            (width, height), is_grey = image.size, _is_grey(image)
-            # A JPEG is read completely, but decoded at an eighth of its size: twice as fast.
-            image.draft(None, (1, 1))
-            is_wide = _is_16_bit_colour(image)
-            image.load()
-            levels = _levels(image, is_wide=is_wide)
-            size = (width, height) if _orientation(image) >= 5 else (height, width)
-            return PictureInfo(size, is_grey, levels)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with _opened(path, is_draft=True) as image:
+        (width, height), is_grey = image.size, _is_grey(image)
+        # A JPEG is read completely, but decoded at an eighth of its size: twice as fast.
+        image.draft(None, (1, 1))
+        is_wide = _is_16_bit_colour(image)
+        image.load()
+        levels = _levels(image, is_wide=is_wide)
+        size = (width, height) if _orientation(image) >= 5 else (height, width)
+        return PictureInfo(size, is_grey, levels)
 
 
 def map_in_threads(
@@ -163,17 +213,82 @@ def map_in_threads(
     return results
 
 
-def _open_upright(path: Path, scale: PixelScale) -> Image.Image:
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            _check_pixels(image)
-            plain = _wide_colour(path, scale) if _is_wide(image, scale) else None
-            image.load()
-            turn = _TRANSPOSITIONS.get(_orientation(image))
-            plain = plain or _to_grey_or_rgb(image, scale)
-            return plain if turn is None else plain.transpose(turn)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+class _SharedMemory:
+    """Memory for decoding, which threads take and give back; those who wait keep their order."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self._free = size
+        self._turn, self._changed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[None]:
+        """Wait for `count` bytes, at most `size`, and hold them until the block ends."""
+        if count <= _SMALL:
+            yield
+            return
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
+_memory = _SharedMemory(_MEMORY)
+
+
+@contextmanager
+def _opened(path: Path, *, is_draft: bool = False) -> Iterator[Image.Image]:
+    """An open picture file, and the memory for decoding it, until the block ends.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or the block raises what Pillow raises for damaged files.
+    """
+    with untrusted_files.open_file(path, PICTURE, fix=REPAIR) as file:
+        is_alone = os.fstat(file.fileno()).st_size > _LARGE_FILE
+        try:
+            with (
+                _memory.take(_MEMORY if is_alone else 0),
+                Image.open(file, formats=_FORMATS) as image,
+            ):
+                _check_pixels(image)
+                with _memory.take(0 if is_alone else _needed(image, is_draft)):
+                    yield image
+        except _UNREADABLE as error:
+            raise _unreadable(path, error) from error
+
+
+def _needed(image: Image.Image, is_draft: bool) -> int:
+    """Bytes that decoding a picture and converting it to grey or RGB takes."""
+    return image.size[0] * image.size[1] * _bytes_a_pixel(image, is_draft)
+
+
+def _bytes_a_pixel(image: Image.Image, is_draft: bool) -> int:
+    """Measured peaks, rounded up."""
+    if _is_16_bit_colour(image):
+        return 32
+    if image.format == "WEBP":
+        return 20
+    return _DRAFT_BYTES if is_draft and image.format in {"JPEG", "MPO"} else 12
+
+
+def _upright(image: Image.Image, path: Path, scale: PixelScale) -> Image.Image:
+    """Grey or RGB pixels of an open picture file, turned as its EXIF says."""
+    plain = _wide_colour(path, scale) if _is_wide(image, scale) else None
+    image.load()
+    turn = _TRANSPOSITIONS.get(_orientation(image))
+    plain = plain or _to_grey_or_rgb(image, scale)
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The picture itself where it has the mode: `Image.convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 _WIDE = re.compile(r"(RGB|RGBA);16([BLN])")
@@ -201,11 +316,17 @@ def _wide_colour(path: Path, scale: PixelScale) -> Image.Image:
     """16-bit colour in all its bits: the upper and the lower bytes are read one after the other."""
     halves = []
     for order in ("", "swapped"):
-        with Image.open(path, formats=_FORMATS) as image:
+        with (
+            untrusted_files.open_file(path, PICTURE, fix=REPAIR) as file,
+            Image.open(file, formats=_FORMATS) as image,
+        ):
             if order:
                 image.tile = [_swapped(tile) for tile in image.tile]
-            halves.append(np.asarray(image, dtype=np.uint16))
-    pixels = scale.to_uint8(halves[0] * np.uint16(256) + halves[1])
+            halves.append(np.asarray(image))
+    pixels = np.empty_like(halves[0])
+    for start in range(0, len(pixels), _ROWS):
+        high, low = (half[start : start + _ROWS].astype(np.uint16) for half in halves)
+        pixels[start : start + _ROWS] = scale.to_uint8(high * np.uint16(256) + low)
     if pixels.shape[2] == 4:
         return _over_white(Image.fromarray(pixels))
     return Image.fromarray(pixels)
@@ -239,9 +360,14 @@ def _levels(image: Image.Image, *, is_wide: bool) -> Levels:
 
 
 def _check_pixels(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.size[0] * image.size[1] > limit:
-        raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, at most {limit} are read")
+    # Without regard to drafts, so that what is checked can also be decoded.
+    limit = _MEMORY // _bytes_a_pixel(image, is_draft=False)
+    if image.size[0] * image.size[1] > limit:
+        width, height = image.size
+        raise ValueError(
+            f"{width}x{height} pixels, at most {limit} are read of a {image.format} in mode "
+            f"{image.mode}"
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -264,15 +390,23 @@ def _to_grey_or_rgb(image: Image.Image, scale: PixelScale) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels, 8 or 16 bits are read")
     if image.mode.startswith("I"):
-        return Image.fromarray(scale.to_uint8(_integers(image, scale)))
+        values = _integers(image, scale)
+        pixels = np.empty(values.shape, np.uint8)
+        for start in range(0, len(values), _ROWS):
+            pixels[start : start + _ROWS] = scale.to_uint8(values[start : start + _ROWS])
+        return Image.fromarray(pixels)
     if image.has_transparency_data:
         return _over_white(image)
-    return image.convert("L" if image.mode in _GREY else "RGB")
+    return _in_mode(image, "L" if image.mode in _GREY else "RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.size[1], _ROWS):
+        part = image.crop((0, top, image.size[0], min(top + _ROWS, image.size[1])))
+        white = Image.new("RGBA", part.size, "white")
+        whole.paste(Image.alpha_composite(white, part.convert("RGBA")).convert("RGB"), (0, top))
+    return whole
 
 
 def _integers(image: Image.Image, scale: PixelScale) -> NDArray[np.integer]:
@@ -291,5 +425,5 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
         reason = str(error) if not isinstance(error, OSError) else error.strerror or str(error)
     return DataError(
         f"{path} cannot be read: {reason}",
-        fix="repair or remove the file, or give --skip-corrupt to ignore such files",
+        fix=REPAIR,
     )

@@ -9,6 +9,8 @@ from typing import Literal, Self
 
 from PIL import Image
 
+from lepton_automl.core import untrusted_files
+
 Mode = Literal["stretch", "shortest", "longest"]
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -76,10 +78,11 @@ class Framing:
 
         Raises
         ------
-        ValueError, TypeError, KeyError
+        DataError, ValueError, TypeError, KeyError
             If it is something else.
         """
-        body = json.loads(text)
+        fix = "give an ONNX file that lepton wrote"
+        body = untrusted_files.parse_json(text, "how pictures are resized", fix=fix, top=dict)
         if body["mode"] not in ("stretch", "shortest", "longest"):
             raise ValueError(f"the mode {body['mode']!r} is unknown")
         if body["interpolation"] not in INTERPOLATIONS:

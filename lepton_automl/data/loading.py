@@ -16,9 +16,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from lepton_automl.config import NONE, group_pattern
-from lepton_automl.core import files, plugins
+from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.untrusted_files import PICTURE
 from lepton_automl.data import decode, near_duplicates
 from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.levels import Levels, LevelTable, scale_files
@@ -543,7 +544,8 @@ def _check_one(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
         info = PictureInfo((height, width), channels in ([], [1]), Levels.of(picture))
         return info, digest
     try:
-        return decode.check_picture(picture), bytes.fromhex(files.sha256(picture))
+        sha256 = untrusted_files.sha256(picture, PICTURE, fix=decode.REPAIR)
+        return decode.check_picture(picture), bytes.fromhex(sha256)
     except DataError as error:
         return error
 

@@ -17,17 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lepton_automl.data import decode
 from lepton_automl.data.close_pairs import connect
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
-from lepton_automl.data.sources import Picture, Pictures
+from lepton_automl.data.sources import Pictures
 
 THUMBNAIL = 32
 """Rows and columns of a thumbnail."""
@@ -161,7 +159,7 @@ def thumbnails(pictures: Pictures, scale: PixelScale = SIXTEEN_BIT) -> NDArray[n
     made = np.empty((len(pictures), THUMBNAIL, THUMBNAIL), np.uint8)
 
     def put(place: int) -> None:
-        made[place] = _thumbnail(pictures[place], scale)
+        made[place] = decode.thumbnail(pictures[place], THUMBNAIL, scale)
 
     decode.map_in_threads(put, range(len(pictures)))
     return made
@@ -171,25 +169,6 @@ def vectors(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Vectors (N, 256) of unit length; the larger a product of two, the more alike the pictures."""
     made: Floats = _views(thumbs, _CROPS[:1])[0]
     return made
-
-
-def _thumbnail(picture: Picture, scale: PixelScale) -> NDArray[np.uint8]:
-    if isinstance(picture, Path) and picture.suffix.lower() in {".jpg", ".jpeg"}:
-        try:
-            with Image.open(picture) as image:
-                image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))  # Decodes at a part of the size.
-                grey = image.convert("L")
-        except OSError:
-            grey = None
-        if grey is not None:
-            return _resized(grey)
-    return _resized(Image.fromarray(decode.decode(picture, 1, scale=scale)[..., 0]))
-
-
-def _resized(image: Image.Image) -> NDArray[np.uint8]:
-    is_small = min(image.size) < THUMBNAIL
-    way = Image.Resampling.BILINEAR if is_small else Image.Resampling.BOX
-    return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), way))
 
 
 def _contrast(thumbs: NDArray[np.uint8]) -> Floats:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
+from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.data import decode
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
@@ -162,8 +163,12 @@ def _is_intact(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) 
 
 
 def _has_digest(path: Path) -> bool:
-    line = _digest_line(path, files.sha256(path))
-    return digest_file(path).read_text() == line
+    fix = "remove that file"
+    try:
+        line = _digest_line(path, untrusted_files.sha256(path, ARRAYS, fix=fix))
+        return untrusted_files.read_text(digest_file(path), fix=fix) == line
+    except DataError as error:
+        raise ValueError(error.what) from error
 
 
 def _digest_line(path: Path, digest: str) -> str:

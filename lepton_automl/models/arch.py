@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lepton_automl.core import plugins
+from lepton_automl.core import plugins, untrusted_files
 from lepton_automl.errors import ArchError, ConfigError
 from lepton_automl.models.builder import Builder
 from lepton_automl.models.graph import Graph
@@ -81,19 +81,19 @@ class Arch:
         ArchError
             If the text is not the description of an architecture.
         """
+        fix = "give an arch.json that lepton wrote"
         try:
-            document = json.loads(text)
+            document = untrusted_files.parse_json(
+                text, "an architecture", fix=fix, top=dict, error=ArchError
+            )
             shape = tuple(int(n) for n in document["input"])
             layers = tuple(_layer(dict(item)) for item in document["layers"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArchError(
-                f"not the description of an architecture: {error}",
-                fix="give an arch.json that lepton wrote",
-            ) from error
+            raise ArchError(f"not the description of an architecture: {error}", fix=fix) from error
         if len(shape) != 3 or min(shape) < 1 or not layers:
             raise ArchError(
                 f"an architecture needs an input of 3 sizes and a layer, got {shape}",
-                fix="give an arch.json that lepton wrote",
+                fix=fix,
             )
         return cls(shape, layers)
 

@@ -16,10 +16,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lepton_automl.core import files
-from lepton_automl.errors import ArchError, DataError
+from lepton_automl.core import files, untrusted_files
+from lepton_automl.core.untrusted_files import WEIGHTS
+from lepton_automl.errors import DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.network import Network, Weights, build_network
+
+_FILES = "give a folder with arch.json, model.json and weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,20 @@ class Model:
             If files are missing or damaged.
         """
         try:
-            arch = Arch.from_json((folder / "arch.json").read_text())
-            about = json.loads((folder / "model.json").read_text())
-            tensors = load_tensors((folder / "weights.safetensors").read_bytes())
+            arch = Arch.from_json(untrusted_files.read_text(folder / "arch.json", fix=_FILES))
+            about = untrusted_files.read_json(
+                folder / "model.json", fix=_FILES, top=dict, finite=False
+            )
+            tensors = load_tensors(
+                untrusted_files.read_bytes(folder / "weights.safetensors", WEIGHTS, fix=_FILES)
+            )
             preprocessing = Preprocessing(**about["preprocessing"])
             weights = {k[2:]: v for k, v in tensors.items() if k.startswith("w:")}
             qparams = _qparams(about, tensors) if about["quantized"] else None
             return cls(arch, weights, preprocessing, qparams, about["metrics"], about["parent"])
-        except (ArchError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (LeptonError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(
-                f"{folder} does not hold a model of lepton: {error}",
-                fix="give a folder with arch.json, model.json and weights.safetensors",
+                f"{folder} does not hold a model of lepton: {first_line(error)}", fix=_FILES
             ) from error
 
     def _files(self) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -10,10 +9,11 @@ from safetensors.torch import load as load_tensors
 
 from lepton_automl.artifact import manifest
 from lepton_automl.config import RunConfig
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.events import Emit, silent
+from lepton_automl.core.untrusted_files import WEIGHTS
 from lepton_automl.data.dataset import load_labelled
-from lepton_automl.errors import ArchError, ConfigError, DataError, first_line
+from lepton_automl.errors import ConfigError, DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model, Preprocessing
 from lepton_automl.models.network import Weights, build_network
@@ -24,6 +24,12 @@ from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 
 _RECIPE = "recipe.json"
+
+
+_NET = (
+    "give a folder with arch.json and weights.safetensors, such as models/best of a run, or an "
+    ".onnx file"
+)
 
 
 def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Outcome:
@@ -66,10 +72,15 @@ def _read(
     source: Path,
 ) -> tuple[Arch, Weights, Preprocessing | None, Recipe]:
     try:
-        arch = Arch.from_json((source / "arch.json").read_text())
-        tensors = load_tensors((source / "weights.safetensors").read_bytes())
+        arch = Arch.from_json(untrusted_files.read_text(source / "arch.json", fix=_NET))
+        tensors = load_tensors(
+            untrusted_files.read_bytes(source / "weights.safetensors", WEIGHTS, fix=_NET)
+        )
         about = source / "model.json"
-        known = json.loads(files.read_text(about))["preprocessing"] if about.is_file() else None
+        known = None
+        if about.is_file():
+            known = untrusted_files.read_json(about, fix=_NET, top=dict, finite=False)
+            known = known["preprocessing"]
         recipe = source / _RECIPE
         weights = {name.removeprefix("w:"): t for name, t in tensors.items() if ":" not in name[2:]}
         build_network(arch, weights)
@@ -77,11 +88,12 @@ def _read(
             arch,
             weights,
             None if known is None else Preprocessing(**known),
-            Recipe.from_json(recipe.read_text()) if recipe.is_file() else Recipe(),
+            Recipe.from_json(untrusted_files.read_text(recipe, fix=_NET))
+            if recipe.is_file()
+            else Recipe(),
         )
     except (
-        ArchError,
-        OSError,
+        LeptonError,
         ValueError,
         KeyError,
         TypeError,
@@ -91,8 +103,7 @@ def _read(
         line = first_line(error)
         raise DataError(
             f"{source} does not hold a net of lepton: {line}",
-            fix="give a folder with arch.json and weights.safetensors, such as models/best of a "
-            "run, or an .onnx file",
+            fix=_NET,
         ) from error
 
 

@@ -25,18 +25,19 @@ from lepton_automl.compress.external.quantize import (
 )
 from lepton_automl.compress.loop import StepRecord, write_steps
 from lepton_automl.config import RunConfig
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.units import bytes_text, time_text
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency import Timing
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledTensors, load_labelled
 from lepton_automl.data.sampling import PICTURES, balanced
-from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.errors import ConfigError
 from lepton_automl.metrics import paired
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
@@ -291,16 +292,13 @@ def _definition(
     config: RunConfig, source: Path, preprocessing: Path | None, labels: str | None
 ) -> Definition:
     """The definition of the compression of an ONNX file, without the fingerprint of the data."""
-    try:
-        digest = files.sha256(source)
-        text = "" if preprocessing is None else files.read_text(preprocessing)
-        order = labels if labels is None or labels in ORDERS else files.read_text(Path(labels))
-    except OSError as error:
-        raise DataError(
-            f"{error.filename} cannot be read: {error.strerror}",
-            fix="give an ONNX file, a TOML or JSON file with --preprocessing, and natural, text or "
-            "a text file with --labels",
-        ) from error
+    fix = "give an ONNX file, a TOML or JSON file with --preprocessing, and natural, text or a "
+    fix += "text file with --labels"
+    digest = untrusted_files.sha256(source, MODEL, fix=fix)
+    text = "" if preprocessing is None else untrusted_files.read_text(preprocessing, fix=fix)
+    order = labels
+    if labels is not None and labels not in ORDERS:
+        order = untrusted_files.read_text(Path(labels), fix=fix)
     return Definition(
         **data_places(config),
         skip_corrupt=config.skip_corrupt,

@@ -17,10 +17,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lepton_automl.config import DEFAULT_TARGET, RunConfig, fold_count
-from lepton_automl.core import files, plugins
+from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.machine import this_machine
+from lepton_automl.core.untrusted_files import JSON
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
@@ -171,7 +172,7 @@ def resolve(config: RunConfig) -> Resources:
     table, model = None, estimate(target) if target.latency == "estimated" else None
     if config.latency_from is not None:
         model = read_table(config.latency_from)
-        table = config.latency_from.read_bytes()
+        table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
     return Resources(target, model, table, device, space)
 

@@ -22,10 +22,11 @@ from lepton_automl.artifact.verify import (
     verify_in_fresh_process,
 )
 from lepton_automl.compress.loop import CompressionResult
-from lepton_automl.core import decisions
+from lepton_automl.core import decisions, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, locate_data, open_dataset
 from lepton_automl.data.framing import Framing, framing_in
@@ -268,8 +269,9 @@ def request_for(
 def _framing(folder: Path) -> Framing | None:
     """How the pictures of an external model get its size, from the metadata of its file."""
     try:
-        return framing_in(onnx_file.read_metadata((folder / manifest.INT8).read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError, DecodeError):
+        file = untrusted_files.read_bytes(folder / manifest.INT8, MODEL, fix=manifest.FRESH)
+        return framing_in(onnx_file.read_metadata(file))
+    except (DataError, ValueError, TypeError, KeyError, DecodeError):
         return None  # A damaged file is not measured: `verify` says so.
 
 

@@ -18,6 +18,7 @@ from lepton_automl.compress.loop import (
     quantization_decision,
 )
 from lepton_automl.compress.loop import compress as run_compression
+from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
 from lepton_automl.data.dataset import load_labelled
@@ -43,6 +44,9 @@ REFIT_SAMPLES = 20_000
 
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
+
+
+_ANEW = "start again with --fresh, which moves the old folder aside"
 
 
 def search(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchResult:
@@ -282,7 +286,9 @@ def winner(context: RunContext) -> tuple[Model, Recipe]:
     """
     context.folder.check_winner()
     folder = context.folder.best
-    return Model.load(folder), Recipe.from_json((folder / "recipe.json").read_text())
+    return Model.load(folder), Recipe.from_json(
+        untrusted_files.read_text(folder / "recipe.json", fix=_ANEW)
+    )
 
 
 def check_better_than_chance(name: str, share: float, classes: int, *, why: str, fix: str) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.config import Flip, Limits, Refit, RunConfig
-from lepton_automl.core import files, plugins
+from lepton_automl.core import files, plugins, untrusted_files
+from lepton_automl.core.untrusted_files import DEFINITION
 from lepton_automl.errors import ConfigError, DataError, LeptonError
 from lepton_automl.runs.ledger import LedgerView, not_begun
 from lepton_automl.runs.ledger_check import without_ledger
@@ -219,14 +220,18 @@ class RunFolder:
             If `run.toml` cannot be read, or another version of lepton made the folder in another
             format.
         """
+        fix = "start again with --fresh, which moves the old folder aside"
+        place = self.definition_file
+        text = untrusted_files.read_text(
+            place, DEFINITION, fix=fix, error=ConfigError, errors="surrogateescape"
+        )
+        document = untrusted_files.parse_toml(text, place, fix=fix, error=ConfigError)
+        _check_format(self.path, document)
         try:
-            text = files.read_text(self.definition_file)
-            _check_format(self.path, tomllib.loads(text))
             return Definition.from_toml(text)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(
-                f"{self.definition_file} does not define a run: {error}",
-                fix="start again with --fresh, which moves the old folder aside",
+                f"{self.definition_file} does not define a run: {error}", fix=fix
             ) from error
 
     def results(self) -> list[str]:

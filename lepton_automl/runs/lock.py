@@ -90,7 +90,7 @@ def check_not_held(folder: Path) -> None:
 def is_held(folder: Path) -> bool:
     """Whether a command works on the run in this folder now."""
     try:
-        handle = os.open(folder / LOCK_FILE, os.O_RDONLY)
+        handle = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -8,14 +8,13 @@ the sha256 of each file that was verified on it. It stays on this machine.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
 from lepton_automl.errors import LeptonError
 
 FORMAT = 1
@@ -94,10 +93,12 @@ def count(sha256: str, *sources: Sequence[str]) -> int:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    try:
-        body = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
+    try:
+        body = untrusted_files.read_json(path, fix="remove that file")
+    except LeptonError as error:
+        raise ValueError(error.what) from error
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     parts = body.get("parts")

@@ -80,6 +80,8 @@ class Checkpoint:
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         """Load the state into all parts; the batches done by then, 0 without a valid file."""
         try:
+            if not self.path.is_file():
+                return 0
             with safe_open(self.path, "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:

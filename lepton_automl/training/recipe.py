@@ -7,7 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Self
 
+from lepton_automl.core import untrusted_files
 from lepton_automl.errors import SpaceError
+
+_REMAKE = "remove it from recipe.json, or use the version of lepton that wrote the file"
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,13 @@ class Recipe:
         SpaceError
             If it holds a setting that this version does not have.
         """
-        body = json.loads(text)
+        body = untrusted_files.parse_json(text, "recipe", fix=_REMAKE, top=dict, error=SpaceError)
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in body if name not in known]
         if unknown:
             raise SpaceError(
                 f"recipe: unknown setting {', '.join(unknown)}, "
                 f"the settings are {', '.join(known)}",
-                fix="remove it from recipe.json, or use the version of lepton that wrote the file",
+                fix=_REMAKE,
             )
         return cls(**body)

@@ -50,7 +50,7 @@ def test_a_file_says_it_and_what_it_leaves_out_is_usual(tmp_path: Path) -> None:
         ("scale = true", "above 0"),
         ("order = 'grey'", "3 channels"),
         ("sizes = 3", "sizes is unknown"),
-        ("mean = nan", "one number or 3"),
+        ("mean = nan", "not finite"),
         ("no toml", "TOML or JSON"),
     ],
 )

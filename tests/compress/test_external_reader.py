@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.compress.external import reader
 from lepton_automl.compress.external.reader import read, signature
+from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.errors import DataError
 from tests.helpers.external_models import keras_like, model, written
 
@@ -134,7 +135,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_file_too_large_is_not_read(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(reader, "_MAX_BYTES", 10)
+    monkeypatch.setattr(reader, "MODEL", FileKind("ONNX files", 10))
     with pytest.raises(DataError, match="at most 10"):
         read(written(tmp_path))
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -94,12 +93,6 @@ def test_a_file_where_a_folder_should_be_is_a_clear_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MachineError, match="cannot be written"):
         files.write(tmp_path / "file" / "inner", b"x")
-
-
-def test_the_hash_is_that_of_the_content(tmp_path):
-    content = os.urandom(3_000_000)
-    path = files.write(tmp_path / "file", content)
-    assert files.sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_only_unfinished_files_of_killed_writers_are_removed(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.decode import check_picture, decode, map_in_threads
+from lepton_automl.data.decode import check_picture, decode, map_in_threads, thumbnail
 from lepton_automl.data.pixel_scale import NAMED, SIXTEEN_BIT
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures
@@ -257,13 +258,15 @@ def test_missing_files_and_folders_are_data_errors(tmp_path):
             check_picture(path)
 
 
-def test_pictures_beyond_pillows_limit_are_refused(tmp_path, monkeypatch):
-    path = saved(tmp_path / "a.png", UPRIGHT)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 23)
-    for size in (23, 11):  # Pillow only warns of the first.
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", size)
-        with pytest.raises(DataError, match=r"pixels"):
-            map_in_threads(check_picture, [path])
+@pytest.mark.parametrize("action", [check_picture, functools.partial(decode, channels=3)])
+def test_pictures_of_too_many_pixels_are_refused_with_the_limit(tmp_path, action):
+    # 9,000 x 9,000 zero bytes need 81 MB unpacked; they are refused before that.
+    path = tmp_path / "a.png"
+    Image.new("1", (9000, 9000)).save(path)
+    with pytest.raises(DataError, match=r"9000x9000 pixels, at most 69905066"):
+        map_in_threads(action, [path])
+    with pytest.raises(DataError, match=r"9000x9000 pixels"):
+        thumbnail(path, 32)
 
 
 def test_many_are_worked_on_in_order():

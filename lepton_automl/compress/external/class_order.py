@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any
 from onnx import ModelProto
 
 from lepton_automl.compress.external.preprocessing import config_files, literal
+from lepton_automl.core import untrusted_files
 from lepton_automl.errors import ConfigError, DataError
 
 ORDERS = ("natural", "text")
 """Words that --labels takes besides a file: 1, 2, 10, or 1, 10, 2."""
 _TEXT_FILES = ("labels.txt", "classes.txt", "class_names.txt")
 _JSON_FILES = ("labels.json", "class_indices.json", "class_names.json")
-_MAX_BYTES = 1 << 24
 _FIX = "give the order of the outputs with --labels FILE, a text file with one class name a line"
 
 
@@ -136,15 +135,9 @@ def _stated(path: Path, model: ModelProto) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _in_file(file: Path) -> tuple[str, ...] | None:
-    try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{file} has more than {_MAX_BYTES} bytes", fix=_FIX)
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".json":
-            return _in_json(file, json.loads(text))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}", fix=_FIX) from error
-    return _in_text(text)
+    if file.suffix == ".json":
+        return _in_json(file, untrusted_files.read_json(file, fix=_FIX, error=ConfigError))
+    return _in_text(untrusted_files.read_text(file, fix=_FIX, error=ConfigError))
 
 
 def _in_text(text: str) -> tuple[str, ...] | None:

@@ -22,7 +22,9 @@ from lepton_automl.compress.external.class_order import natural_order, text_orde
 from lepton_automl.compress.external.interface import with_preprocessing
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing, literal
+from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.untrusted_files import TEXT
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models import onnx_file
@@ -133,11 +135,10 @@ def stated_accuracies(path: Path, model: ModelProto) -> tuple[tuple[str, float],
 
 
 def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(1 << 20).decode(errors="replace")
-    except OSError:
+    if not file.is_file():
         return ""
+    with untrusted_files.open_file(file, TEXT, fix="remove that file") as stream:
+        return stream.read(1 << 20).decode(errors="replace")
 
 
 def _share(value: object) -> float | None:

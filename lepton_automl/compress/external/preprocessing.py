@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from onnx import ModelProto
 
 from lepton_automl.compress.external.reader import Signature
+from lepton_automl.core import untrusted_files
 from lepton_automl.data.framing import INTERPOLATIONS, Framing, Mode
 from lepton_automl.errors import ConfigError, DataError
 
@@ -89,6 +89,8 @@ _HF_FIELDS = {
 }
 _IGNORED = {"do_convert_rgb", "do_reduce_labels", "reduce_labels"}
 """Without effect on the class of an RGB picture."""
+_MAX_LITERAL = 1 << 20
+"""Characters of a value in metadata that is read."""
 _PIXEL_WORDS = (
     "size|crop|pad|mean|std|scale|resample|interp|colou?r|channel|rotat|flip|gamma|contrast|bright"
     "|offset|norm|mask|resiz|thumb|align|antialias|fill|gr[ae]y|invert|augment|transform|align"
@@ -196,13 +198,10 @@ def _is_nested(path: Path) -> bool:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        body = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: {error}", fix="give a TOML or JSON file") from error
-    if not isinstance(body, dict):
-        raise ConfigError(f"{file} holds no fields", fix=f"for instance\n    {_EXAMPLE}")
+    fix = f"give a TOML or JSON file with fields, for instance\n    {_EXAMPLE}"
+    if file.suffix != ".json":
+        return untrusted_files.read_toml(file, fix=fix, error=ConfigError)
+    body: dict[str, Any] = untrusted_files.read_json(file, fix=fix, top=dict, error=ConfigError)
     return body
 
 
@@ -543,6 +542,8 @@ def _pixels(known: Preprocessing) -> tuple[object, ...]:
 
 def literal(text: str) -> Any:
     """A value written as JSON or as a Python literal; None where it is neither."""
+    if len(text) > _MAX_LITERAL:
+        return None
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)

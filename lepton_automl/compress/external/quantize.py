@@ -25,8 +25,9 @@ from onnxruntime.quantization import (
 from lepton_automl.compress.evaluation import kl_divergence
 from lepton_automl.compress.external.equalization import equalize_onnx
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.models import onnx_file
@@ -162,7 +163,7 @@ class Quantizer:
         place = self._memory / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.onnx"
         if not place.is_file():
             files.write(place, self._quantized(model.file, *how))
-        return place.read_bytes()
+        return untrusted_files.read_bytes(place, MODEL, fix="remove that file")
 
     def _quantized(
         self, file: bytes, averages: bool, excluded: list[str], only: list[str]

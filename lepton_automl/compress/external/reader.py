@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,10 +13,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from lepton_automl.compress.external import rewrites
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import MODEL, FileKind
 from lepton_automl.errors import DataError, first_line
 
 _MIN_OPSET, _MAX_OPSET = 7, 25
-_MAX_BYTES = 1 << 30
 """Limit on a file; image classifiers for small devices are a thousandth of it."""
 _MAX_SIDE = 4096
 Layout = Literal["NCHW", "NHWC"]
@@ -67,14 +66,10 @@ def read(path: Path) -> ReadModel:
     DataError
         If it is no valid ONNX model of standard operators.
     """
+    content = untrusted_files.read_bytes(path, MODEL, fix=_CLASSIFIER)
     try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise _refused(
-                path, f"it has {size} bytes, at most {_MAX_BYTES} are supported", _CLASSIFIER
-            )
-        model: ModelProto = ModelProto.FromString(path.read_bytes())
-    except (OSError, DecodeError, ValueError) as error:
+        model: ModelProto = ModelProto.FromString(content)
+    except (DecodeError, ValueError) as error:
         raise _refused(path, f"not an ONNX file: {error or 'damaged'}", _CLASSIFIER) from error
     model = _inlined(path, model)
     _check_graph(path, model)
@@ -242,7 +237,7 @@ def _rewritten(path: Path, model: ModelProto) -> tuple[str, ...]:
 def _fetch_external(path: Path, model: ModelProto) -> None:
     """Load external weights, from plain files in the model's own folder only."""
     contents: dict[str, bytes] = {}
-    left = _MAX_BYTES
+    left = MODEL.max_bytes
     for tensor in rewrites.tensors(model.graph):
         if not tensor.external_data:
             continue
@@ -289,21 +284,8 @@ def _weights_file(path: Path, name: str, limit: int) -> bytes:
             f"its weights {name!r} are a link to {real}, outside the folder of the model",
             f"copy the file itself beside {path.name} (cp -L)",
         )
-    try:
-        with real.open("rb") as file:
-            info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode) or info.st_size > limit:
-                raise _refused(
-                    path,
-                    f"its weights in {name!r} have {info.st_size} bytes, at most {_MAX_BYTES} are "
-                    "supported",
-                    _CLASSIFIER,
-                )
-            return file.read()
-    except OSError as error:
-        raise _refused(
-            path, f"its weights cannot be read: {error}", "allow reading that file"
-        ) from error
+    kind = FileKind(f"weights of an ONNX file, {MODEL.max_bytes} bytes in all, now", limit)
+    return untrusted_files.read_bytes(real, kind, fix="give a smaller model")
 
 
 def _picture(

@@ -202,7 +202,7 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> _Folder:
     has_links = False
     for entry in kept:
         inner, is_link = path / entry.name, entry.is_symlink()
-        if entry.is_dir():
+        if _is_folder(entry):
             if is_link and _identity(inner) in inside:
                 loops.append(inner)
                 continue
@@ -222,6 +222,13 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> _Folder:
         tuple(broken),
         has_links,
     )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # A link that leads to itself.
 
 
 def _identity(path: Path) -> tuple[int, int]:

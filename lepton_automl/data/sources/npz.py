@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from lepton_automl.core import plugins
+from lepton_automl.core import plugins, untrusted_arrays
+from lepton_automl.core.untrusted_arrays import ArrayFile, ObjectArrayError
 from lepton_automl.data import pixel_scale
 from lepton_automl.data.pixel_scale import RawArray
 from lepton_automl.data.sources import RawSamples, Samples, Source
@@ -43,6 +41,7 @@ _LIKELY = re.compile(r"(x|y|group)[_-].*", re.IGNORECASE)
 
 _MOST_KEYS = 12
 """Keys that an error lists."""
+_REWRITE = "write it again with np.savez(path, x_train=..., y_train=...)"
 
 Array = NDArray[Any]
 
@@ -126,21 +125,9 @@ _Key = tuple[str, str]
 def _load(data: str) -> tuple[_Arrays, dict[_Key, str]]:
     """Read the arrays that are used, and say under which keys they are stored."""
     path = Path(data)
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise _not_npz(path, "it holds one bare array")
-            with archive:
-                keys = _keys(data, archive)
-                read = {what: _array(path, archive, key) for what, key in keys.items()}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise DataError(
-                f"{path} cannot be read: {error.strerror}",
-                fix="give the path of a .npz file that you may read",
-            ) from error
-        raise _not_npz(path, str(error)) from error
+    with untrusted_arrays.open_npz(path, fix=_REWRITE) as archive:
+        keys = _keys(data, archive)
+        read = {what: _array(path, archive, key) for what, key in keys.items()}
     columns: dict[str, dict[str, Array]] = {"x": {}, "y": {}, "group": {}}
     for what, part in read:
         if what in columns:
@@ -149,29 +136,19 @@ def _load(data: str) -> tuple[_Arrays, dict[_Key, str]]:
     return found, keys
 
 
-def _array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> Array:
+def _array(path: Path, archive: ArrayFile, key: str) -> Array:
     try:
-        array: Array = archive[key]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
+        return archive.read(key)
+    except ObjectArrayError as error:
         raise DataError(
             f"{path}: {key} is an array of Python objects, which would have to be unpickled; "
             "only numbers and texts are read",
             fix=f"save plain numbers: np.stack({key}).astype(np.uint8) for pictures, "
             f"np.asarray({key}.tolist()) for labels; pictures of several sizes go into a folder",
         ) from error
-    return array
 
 
-def _not_npz(path: Path, reason: str) -> DataError:
-    return DataError(
-        f"{path} is not a readable .npz file: {reason}",
-        fix="write it again with np.savez(path, x_train=..., y_train=...)",
-    )
-
-
-def _keys(data: str, archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
+def _keys(data: str, archive: ArrayFile) -> dict[_Key, str]:
     """Which key holds what, pictures in the order of the parts; checked to be complete."""
     _check_spelling(data, archive)
     found = _named(data, archive) or _unnamed(archive)
@@ -197,7 +174,7 @@ def _keys(data: str, archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
     return {key: found[key] for key in (*order, ("class_names", "")) if key in found}
 
 
-def _check_spelling(data: str, archive: np.lib.npyio.NpzFile) -> None:
+def _check_spelling(data: str, archive: ArrayFile) -> None:
     for key in archive.files:
         if _LIKELY.fullmatch(key) and _meaning(key) is None:
             known = [f"{word}_{part}" for word in ("x", "y", "group") for part in _PART_WORDS]
@@ -205,7 +182,7 @@ def _check_spelling(data: str, archive: np.lib.npyio.NpzFile) -> None:
             raise _wrong_keys(data, archive, f"{key!r} is an unknown key", near.fix)
 
 
-def _named(data: str, archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
+def _named(data: str, archive: ArrayFile) -> dict[_Key, str]:
     """What keys with names hold; other words than x, y and group count where these are missing."""
     plain: dict[_Key, list[str]] = {}
     others: dict[_Key, list[str]] = {}
@@ -239,12 +216,12 @@ def _meaning(key: str, *, only_first_words: bool = False) -> _Key | None:
     return None
 
 
-def _unnamed(archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
+def _unnamed(archive: ArrayFile) -> dict[_Key, str]:
     """Pictures and labels among two arrays that have no names, told apart by their shapes."""
     keys = [key for key in archive.files if _UNNAMED.fullmatch(key)]
     if len(keys) != 2 or len(archive.files) != 2:
         return {}
-    shapes = {key: shape for key, shape, _ in _headers(archive)}
+    shapes = {key: header.shape for key, header in archive.headers().items()}
     pictures = [key for key in keys if len(shapes.get(key, ())) in (3, 4)]
     labels = [key for key in keys if len(shapes.get(key, ())) in (1, 2)]
     if len(pictures) != 1 or len(labels) != 1:
@@ -254,27 +231,9 @@ def _unnamed(archive: np.lib.npyio.NpzFile) -> dict[_Key, str]:
     return {("x", ""): pictures[0], ("y", ""): labels[0]}
 
 
-def _headers(archive: np.lib.npyio.NpzFile) -> list[tuple[str, tuple[int, ...], str]]:
-    """Key, shape and dtype of each array, read from its header."""
-    found: list[tuple[str, tuple[int, ...], str]] = []
-    if archive.zip is None:
-        return found
-    members = archive.zip.namelist()
-    for key in archive.files:
-        with archive.zip.open(key if key in members else f"{key}.npy") as file:
-            try:
-                version = npy.read_magic(file)
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, _, dtype = read(file)
-                found.append((key, shape, str(dtype)))
-            except ValueError:
-                continue  # A file that is no array.
-    return found
-
-
-def _wrong_keys(data: str, archive: np.lib.npyio.NpzFile, what: str, fix: str) -> DataError:
+def _wrong_keys(data: str, archive: ArrayFile, what: str, fix: str) -> DataError:
     """An error about the keys of a file, with those that are there."""
-    there = [f"{key} {dtype} {shape}" for key, shape, dtype in _headers(archive)]
+    there = [f"{key} {each.dtype} {each.shape}" for key, each in archive.headers().items()]
     more = f" and {len(there) - _MOST_KEYS} more" if len(there) > _MOST_KEYS else ""
     return DataError(
         f"{data}: {what}; it holds {', '.join(there[:_MOST_KEYS]) or 'no arrays'}{more}", fix=fix

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_automl.core import files
+from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
@@ -37,6 +37,9 @@ from lepton_automl.training.recipe import Recipe
 _OPTIONS = "lepton pick, --objective accuracy, --min-accuracy"
 _RECIPE = "recipe.json"
 """Written after the model: with this file the winner is complete."""
+
+
+_ANEW = "start again with --fresh, which moves the old folder aside"
 
 
 class WinnerStore:
@@ -167,7 +170,7 @@ class WinnerStore:
         return SearchResult(
             best=best,
             number=choice.number,
-            recipe=Recipe.from_json((self._folder / _RECIPE).read_text()),
+            recipe=Recipe.from_json(untrusted_files.read_text(self._folder / _RECIPE, fix=_ANEW)),
             reason=choice.reason,
             rows=tuple(rows),
             front=tuple(front),

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.core import plugins
+from lepton_automl.core import plugins, untrusted_files
+from lepton_automl.core.untrusted_files import TOML
 from lepton_automl.errors import LeptonError, SpaceError
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.parameters import Keys, Parameter, Scalar, SpaceFile
@@ -35,13 +36,8 @@ def load(name: str | Path) -> SearchSpace:
         if str(name) not in names():
             raise plugins.unknown_name(str(name), names(), "search space", SpaceError)
         path = _folder() / f"{name}.toml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(
-            f"search space {str(name)!r} cannot be read: {error}",
-            fix=f"give the path of a TOML text, or one of: {', '.join(names())}",
-        ) from error
+    fix = f"give the path of a TOML text, or one of: {', '.join(names())}"
+    text = untrusted_files.read_text(path, TOML, fix=fix, error=SpaceError)
     return _read(SpaceFile(str(path), text), path.stem)
 
 

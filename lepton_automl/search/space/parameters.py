@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
-from lepton_automl.core import plugins
+from lepton_automl.core import plugins, untrusted_files
 from lepton_automl.errors import SpaceError
 
 Scalar: TypeAlias = int | float | str | bool
@@ -58,11 +57,10 @@ class SpaceFile:
 
     def __init__(self, label: str, text: str) -> None:
         self.label, self.text = label, text
+        self.document = untrusted_files.parse_toml(
+            text, label, fix="correct the TOML on that line", error=SpaceError
+        )
         self._lines = line_numbers(text)
-        try:
-            self.document: dict[str, Any] = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SpaceError(f"{label}: {error}", fix="correct the TOML on that line") from error
 
     def error(self, keys: Keys, what: str, fix: str) -> SpaceError:
         """The error for the value at `keys`."""
