@@ -135,6 +135,60 @@ def version_without_a_changelog_section() -> Iterator[str]:
         yield f"CHANGELOG.md: no section for version {lepton_automl.__version__}"
 
 
+READS_ITSELF = {
+    "artifact/measurements.py": "the graph that ONNX Runtime has just written",
+    "artifact/verify.py": "requests of the parent process",
+    "artifact/writer.py": "arrays of the cache, which data/pixel_cache checks",
+    "cli/streams.py": "/dev/null in place of closed streams",
+    "compress/external/interface.py": "the graph that ONNX Runtime has just written",
+    "compress/external/load.py": "answers of a child process, and the file it wrote",
+    "compress/external/quantize.py": "the file that the quantizer has just written",
+    "core/files.py": "opened for writing",
+    "core/held_folders.py": "the environment of a parent process",
+    "core/machine.py": "/proc",
+    "core/subprocesses.py": "answers of a child process",
+    "cost/device_bench.py": "a kit on a device, which has no lepton",
+    "cost/targets.py": "a file of the package",
+    "data/decode.py": "pictures that core/untrusted_files has opened",
+    "data/pixel_cache.py": "arrays whose digest is checked",
+    "data/sources/digits.py": "a file of scikit-learn",
+    "pipeline/bench.py": "a program of the package and the table it has just written",
+    "runs/folder.py": "text that core/untrusted_files has read and parsed before",
+    "runs/ledger.py": "the ledger, which runs/ledger_check checks; its file is checked before",
+    "runs/ledger_check.py": "the ledger, whose damage it finds",
+    "runs/live_status.py": "the ledger, which runs/ledger_check checks",
+    "runs/lock.py": "locks, without waiting for a pipe and without reading",
+    "runs/test_set_uses.py": "a lock, without reading",
+    "search/workers/handle.py": "answers of a worker and its log",
+    "search/workers/measurement_lock.py": "locks, without reading",
+    "search/workers/task.py": "tasks of the parent process",
+    "search/workers/worker.py": "standard output",
+    "training/checkpoint.py": "a checkpoint of the run, any damage of which is caught",
+}
+"""Modules that read without `core.untrusted_files`, and what makes that safe."""
+READERS = (
+    r"(?:.*\.)?(?:open|fdopen|safe_open|read_text|read_bytes)|(?:json|tomllib)\.loads?"
+    r"|np\.(?:load|loadtxt|fromfile|memmap|genfromtxt)|onnx\.load\w*|sqlite3\.connect"
+    r"|zipfile\.ZipFile"
+)
+
+
+def readers_of_files_from_outside() -> Iterator[str]:
+    unused = set(READS_ITSELF)
+    for name, tree in parsed("lepton_automl"):
+        module = Path(name).relative_to("lepton_automl").as_posix()
+        if module.startswith("core/untrusted_"):
+            continue
+        for node in ast.walk(tree):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if not re.fullmatch(READERS, called) or called.startswith("untrusted_"):
+                continue
+            unused.discard(module)
+            if module not in READS_ITSELF:
+                yield f"{name}:{node.lineno}: {called}; read it with core.untrusted_files"
+    yield from (f"lepton_automl/{module}: reads nothing itself any more" for module in unused)
+
+
 RULES: tuple[Callable[[], Iterator[str]], ...] = (
     modules_without_a_docstring,
     printing,
@@ -143,6 +197,7 @@ RULES: tuple[Callable[[], Iterator[str]], ...] = (
     unsorted_public_names,
     parked_work,
     version_without_a_changelog_section,
+    readers_of_files_from_outside,
 )
 
 

@@ -105,21 +105,6 @@ def open_file(
         raise
 
 
-def check_file(path: Path, *, fix: str, error: ErrorType = DataError) -> None:
-    """Refuse what another library is about to open by its path, if it is no regular file.
-
-    Raises
-    ------
-    LeptonError
-        `error`, as `open_file`.
-    """
-    try:
-        _check_regular(path, path.stat(), fix, error)
-    except (OSError, ValueError) as failure:
-        reason = getattr(failure, "strerror", None) or failure
-        raise error(f"{path} cannot be read: {reason}", fix=fix) from failure
-
-
 def read_bytes(path: Path, kind: FileKind, *, fix: str, error: ErrorType = DataError) -> bytes:
     """Content of a file; parameters and errors as of `open_file`."""
     with open_file(path, kind, fix=fix, error=error) as file:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from lepton_automl.core import decisions, untrusted_files
+from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.runs import ledger_check, live_status
@@ -124,10 +124,6 @@ class LedgerView:
 
     def __init__(self, path: Path, *, run_id: str | None = None) -> None:
         self.path = path
-        if path.exists():
-            untrusted_files.check_file(
-                path, fix="start anew with --fresh or another --out", error=MachineError
-            )
         ledger_check.check_file(path)
         with translated(path):
             wal, is_written = path.with_name(f"{path.name}-wal"), is_held(path.parent)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.core import files
+from lepton_automl.core import untrusted_files
 from lepton_automl.data import pixel_cache
 from lepton_automl.errors import DataError, MachineError
 
@@ -130,7 +130,9 @@ def test_the_digest_is_computed_once_while_the_file_stays_as_it_is(cached, monke
     path, rows = cached
     state = pixel_cache.cache_array(path, rows.shape, BYTES, unwanted)
     counted = []
-    monkeypatch.setattr(files, "sha256", lambda path: counted.append(path) or "0")
+    monkeypatch.setattr(
+        untrusted_files, "sha256", lambda path, *_, **__: counted.append(path) or "0"
+    )
     assert pixel_cache.cache_array(path, rows.shape, BYTES, unwanted) == state
     monkeypatch.setattr(pixel_cache, "_checked", {})  # A worker knows the state alone.
     pixel_cache.map_array(path, state=state)
