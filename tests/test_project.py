@@ -136,6 +136,7 @@ def version_without_a_changelog_section() -> Iterator[str]:
 
 
 READS_ITSELF = {
+    "artifact/consistency.py": "a value in metadata, any exception of which is caught",
     "artifact/measurements.py": "the graph that ONNX Runtime has just written",
     "artifact/verify.py": "requests of the parent process",
     "artifact/writer.py": "arrays of the cache, which data/pixel_cache checks",

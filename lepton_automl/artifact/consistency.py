@@ -39,8 +39,10 @@ from lepton_automl.artifact.manifest import (
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, Verdict, overall_status
 from lepton_automl.config import LIMITS
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost.onnx_cost import onnx_cost
-from lepton_automl.errors import ArtifactError, first_line
+from lepton_automl.errors import ArtifactError, DataError, first_line
 
 FOREIGN = "foreign"
 """`origin` of an external model, whose artifact has no architecture."""
@@ -133,10 +135,10 @@ def _read(folder: Path, sealed: Manifest | None) -> _Parts:
     models, words = dict[str, ModelProto](), dict[str, dict[str, str]]()
     for name in MODELS:
         try:
-            files[name] = (folder / name).read_bytes()
+            files[name] = untrusted_files.read_bytes(folder / name, MODEL, fix=manifest.FRESH)
             models[name] = ModelProto.FromString(files[name])
             words[name] = {item.key: item.value for item in models[name].metadata_props}
-        except (OSError, DecodeError, UnicodeDecodeError) as error:
+        except (DataError, DecodeError, UnicodeDecodeError) as error:
             raise manifest.unusable(folder / name, first_line(error)) from error
     verdict = None if sealed is None else writer.read_verdict(folder)
     return _Parts(folder, about, files, models, words, verdict, sealed)
@@ -159,7 +161,8 @@ def _short(value: object) -> str:
 
 def _class_names(parts: _Parts) -> list[str]:
     names, path = parts.about.class_names, parts.folder / LABELS
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
+    text = untrusted_files.read_text(path, fix=manifest.FRESH, errors="surrogateescape")
+    lines = text.removesuffix("\n").split("\n")
     wanted = [" ".join(name.split()) for name in names]
     said: dict[str, object] = {ABOUT: list(names)}
     for name, words in parts.words.items():

@@ -43,6 +43,7 @@ from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledFiles
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sampling import first_balanced
+from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
