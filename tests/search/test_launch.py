@@ -73,7 +73,8 @@ def test_two_processes_leave_one_net_and_nothing_else(
     assert not result.failed
     (other,) = others
     assert other.poll() is not None
-    model, data = Model.load(Path(task.out)), load_part(task, task.validation)
+    data = load_part(task, task.validation, task.validation_states)
+    model = Model.load(Path(task.out))
     assert (unpack(result.correct) == is_correct(model, data)).all()
     assert not [path for path in Path(task.out).iterdir() if "rendezvous" in path.name]
 
