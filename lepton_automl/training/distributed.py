@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
 from collections.abc import Iterator
@@ -98,8 +99,19 @@ def init_process_group(
     try:
         yield process_group
         distributed.barrier()  # A process that leaves early makes collectives of the others fail.
+    except BaseException:
+        _never_free(distributed.group.WORLD)
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _never_free(group: object) -> None:
+    """Keep a group whose collective has failed until this process ends.
+
+    Its destructor waits for a thread that may wait for the lost process for half an hour (gloo).
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 def exit_without_cleanup() -> NoReturn:
