@@ -20,6 +20,7 @@ from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.training.recipe import Recipe
+from tests.helpers.killed_writes import Killed, until_done
 from tests.helpers.nets import random_model, random_pixels
 
 
@@ -56,31 +57,15 @@ def test_two_ladders_are_equal_bit_for_bit(tmp_path):
     assert first.steps == second.steps
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch):
     model, context = setup()
     whole = compress(model, context, tmp_path / "whole")
-    write, left = loop.files.write, 0
-
-    def dying(path, content):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return write(path, content)
-
-    monkeypatch.setattr(loop.files, "write", dying)
-    tries = 0
-    for first in (0, 2, 5, 3, 4, 6, 1, 7, 100):
-        left, tries = first, tries + 1
-        try:
-            made = compress(model, context, tmp_path / "killed")
-        except Killed:
-            continue
-        break
+    made, tries = until_done(
+        monkeypatch,
+        loop.files,
+        lambda: compress(model, context, tmp_path / "killed"),
+        (0, 2, 5, 3, 4, 6, 1, 7, 100),
+    )
     assert tries > 3
     assert int8_file(made.int8) == int8_file(whole.int8)
     assert made.steps == whole.steps

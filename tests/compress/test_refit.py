@@ -20,6 +20,7 @@ from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.training.loop import Diverged, initial_model
 from lepton_automl.training.recipe import Recipe
+from tests.helpers.killed_writes import until_done
 from tests.helpers.nets import random_model, random_pixels
 
 
@@ -245,34 +246,18 @@ def test_a_training_that_is_a_little_late_is_not_lost(monkeypatch, tmp_path):
         assert (refit.refit(model, context).model is not None) == is_used
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("rejected", [False, True])
 def test_killed_at_any_write_it_goes_on_to_the_same_end(tmp_path, monkeypatch, rejected):
     model, context = setup(epochs=4)
     if rejected:
         monkeypatch.setattr(refit, "fit", Trainings(error=Diverged("nan", fix="")))
     whole = compress(model, context, tmp_path / "whole")
-    write, left = loop.files.write, 0
-
-    def dying(path, content):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return write(path, content)
-
-    monkeypatch.setattr(loop.files, "write", dying)
-    tries = 0
-    for first in (*[1, 2, 3, 4] * 8, 100):
-        left, tries = first, tries + 1
-        try:
-            made = compress(model, context, tmp_path / "killed")
-        except Killed:
-            continue
-        break
+    made, tries = until_done(
+        monkeypatch,
+        loop.files,
+        lambda: compress(model, context, tmp_path / "killed"),
+        (*[1, 2, 3, 4] * 8, 100),
+    )
     assert tries > 3
     assert made.steps == whole.steps
     assert int8_file(made.int8) == int8_file(whole.int8)
