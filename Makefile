@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build.
 TORCH_INDEX ?=
 
-.PHONY: demo check check-all lint kill-test fuzz lock clean
+.PHONY: demo check check-all lint faults kill-test fuzz lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lepton run digits --budget 3m
@@ -23,6 +23,11 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# An hour of injected faults (tests/faults); every case that shows a fault is kept in .faults/.
+faults: $(VENV)/.ready
+	$(BIN)/python -m tests.faults --seconds $(or $(LEPTON_FAULTS_SECONDS),3600) \
+	  --seed $(or $(LEPTON_FAULTS_SEED),0)
 
 # kill -9 of a worker, the coordinator or all of them at 100 random moments instead of the suite's 3.
 kill-test: $(VENV)/.ready
