@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lepton_automl.config import Balance, Flip, Limits, Prefer, Refit, RunConfig, seconds
+from lepton_automl.config import Balance, Channels, Flip, Limits, Prefer, Refit, RunConfig, seconds
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
@@ -53,6 +53,7 @@ class Options(TypedDict, total=False):
     refit: Refit
     folds: str
     balance: Balance
+    channels: Channels
     pixel_scale: str
     fresh: bool
     optuna_storage: str | None
@@ -77,6 +78,7 @@ class CompressOptions(TypedDict, total=False):
     skip_corrupt: bool
     group: str
     parts: str
+    channels: Channels
     pixel_scale: str
     fresh: bool
     budget: str | float
@@ -331,6 +333,7 @@ def _compress_onnx(source: Path, data: str | Path, given: dict[str, Any], emit: 
         given.keys() & {"budget", "device"},
         "leave it out: an ONNX model is not trained",
     )
+    _check_no_effect(given.keys() & {"channels"}, "leave it out: the input of the model says it")
     preprocessing = given.pop("preprocessing", None)
     labels, expects = given.pop("labels", None), given.pop("expects", None)
     # Samples have equal weight: the user knows the accuracy of the model as a plain share.

@@ -23,6 +23,7 @@ MAX_FOLDS = 10
 """Folds of a cross-validation at most: more would be too small to be compared one by one."""
 
 Balance = Literal["auto", "on", "off"]
+Channels = Literal["auto", "1", "3"]
 Flip = Literal["auto", "on", "off"]
 Refit = Literal["auto", "on", "off"]
 
@@ -217,6 +218,9 @@ class RunConfig:
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
+    channels: Channels = "auto"
+    """Channels of the net's input: 1 for grey, 3 for RGB; `auto`: 3 where a picture outside the
+    test part has colour."""
     pixel_scale: str = "auto"
     """Black and white of the stored pixels: `auto`, `unit`, `symmetric`, `8bit` to `16bit`, WHITE
     or BLACK:WHITE."""
@@ -262,6 +266,7 @@ class RunConfig:
             ("balance", self.balance, {"auto", "on", "off"}),
             ("flip", self.flip, {"auto", "on", "off"}),
             ("refit", self.refit, {"auto", "on", "off"}),
+            ("channels", self.channels, {"auto", "1", "3"}),
         ):
             if value not in legal:
                 raise ConfigError(

@@ -71,6 +71,7 @@ def compress(
     skip_corrupt: o.SkipCorrupt = False,
     group: o.Group = None,
     parts: o.Parts = None,
+    channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,
     budget: o.Budget = None,
@@ -89,7 +90,7 @@ def compress(
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "source"})
     defaults = {"prefer": "size", "target": "x86-any", "seed": 0, "device": "auto"}
-    defaults["pixel_scale"] = "auto"
+    defaults |= {"channels": "auto", "pixel_scale": "auto"}
     stated = {k: v for k, v in settings.items() if k not in defaults or v != defaults[k]}
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

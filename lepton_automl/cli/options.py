@@ -224,6 +224,14 @@ BalanceName = Annotated[
         help="Equal weight for every class: on, off, or auto, which is on where a class is rare.",
     ),
 ]
+ChannelsName = Annotated[
+    str,
+    typer.Option(
+        "--channels",
+        help="Input of the net: 1 (grey), 3 (RGB), or auto, which is 3 where a picture outside the "
+        "test part has colour.",
+    ),
+]
 PixelScaleText = Annotated[
     str,
     typer.Option(

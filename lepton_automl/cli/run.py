@@ -36,6 +36,7 @@ def run(
     refit: o.RefitName = "auto",
     folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",
+    channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,

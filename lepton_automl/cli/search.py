@@ -34,6 +34,7 @@ def search(
     refit: o.RefitName = "auto",
     folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",
+    channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,

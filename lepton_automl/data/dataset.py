@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lepton_automl.config import Balance, part_folders
+from lepton_automl.config import Balance, Channels, part_folders
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.data import loading, pixel_cache
@@ -339,6 +339,7 @@ def open_dataset(
     group: str | None = None,
     part_names: str | None = None,
     quarantine: Path | None = None,
+    channels: Channels = "auto",
     pixel_scale: str = "auto",
     known_scale: PixelScale | None = None,
     emit: Emit = silent,
@@ -362,6 +363,8 @@ def open_dataset(
         Folders of the parts, as `train=NAME,test=NAME`, or `none`: every folder is a class.
     quarantine : Path, optional
         Text file to which the ignored files are written, a line each.
+    channels : str
+        Channels that nets see: `1` for grey, `3` for RGB, `auto`: those that the pictures have.
     pixel_scale : str
         Black and white of the stored pixels as `--pixel-scale` states them, or `auto`.
     known_scale : PixelScale, optional
@@ -378,6 +381,7 @@ def open_dataset(
     samples = loading.read_samples(str(data), test, folders, stated, known_scale)
     checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
     checked = loading.choose_file_scale(checked, stated, known_scale)
+    checked = loading.with_channels(checked, channels)
     for note in checked.samples.notes:
         emit(Event("data", note))
     checked = loading.with_groups(checked, group, emit)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from lepton_automl.config import NONE, group_pattern
+from lepton_automl.config import NONE, Channels, group_pattern
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
@@ -219,6 +219,14 @@ def check_pictures(
     digests = tuple(digest for _, digest in valid)
     levels = LevelTable.of([info.levels for info in infos])
     return CheckedSamples(samples, digests, _channels(samples, infos), size, levels)
+
+
+def with_channels(checked: CheckedSamples, wanted: Channels) -> CheckedSamples:
+    """Samples of which nets see as many channels as `wanted` says; `auto`: those of the pictures.
+
+    Grey pictures have three equal channels then, and colour becomes grey as in `decode.decode`.
+    """
+    return checked if wanted == "auto" else dataclasses.replace(checked, channels=int(wanted))
 
 
 def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> CheckedSamples:

@@ -110,10 +110,14 @@ def _read(
 def _check(source: Path, model: Model, context: RunContext) -> None:
     names, channels = context.dataset.class_names, context.dataset.channels
     if (model.arch.classes, model.arch.input[2]) != (len(names), channels):
+        own = model.arch.input[2]
+        fix = "give the data that the net was trained for"
+        if own != channels and context.config.channels == "auto":
+            fix += f", or --channels {own} if it was trained with that"
         raise DataError(
-            f"{source} is for {model.arch.classes} classes and pictures with {model.arch.input[2]} "
-            f"channels, the data have {len(names)} and {channels}",
-            fix="give the data that the net was trained for",
+            f"{source} is for {model.arch.classes} classes and pictures with {own} channels, the "
+            f"data have {len(names)} and {channels}",
+            fix=fix,
         )
     files = context.dataset.decoded_files("validation", model.arch.input[:2], context.folder.cache)
     share = float(is_correct(model, load_labelled(files), device=context.device).mean())

@@ -193,6 +193,7 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
         group=config.group,
         part_names=config.parts,
         quarantine=RunFolder(config.out).quarantine,
+        channels=config.channels,
         pixel_scale=config.pixel_scale,
         emit=emit,
     ).with_balance(config.balance)
@@ -265,7 +266,9 @@ def _decisions(
         decisions.append(
             Decision("device", resources.device.type, evidence, "inferred", "--device")
         )
-    decisions += [_channels_decision(dataset), precision_decision(resources.device)]
+    if config.channels == "auto":
+        decisions.append(_channels_decision(dataset))
+    decisions.append(precision_decision(resources.device))
     if config.jobs is None and resources.device.type == "cpu":
         evidence = "one a CPU core that this process may use"
         workers = f"{config.workers} worker process{'es' * (config.workers > 1)}"
@@ -284,7 +287,8 @@ def _channels_decision(dataset: Dataset) -> Decision:
     is_grey = dataset.channels == 1
     evidence = f"{'no' if is_grey else 'a'} training or validation picture is in colour"
     choice = "grey, 1 channel" if is_grey else "colour, 3 channels (RGB)"
-    return Decision("channels", choice, evidence, "inferred", "", is_detail=True)
+    option = f"--channels {3 if is_grey else 1}"
+    return Decision("channels", choice, evidence, "inferred", option, is_detail=True)
 
 
 @contextmanager
@@ -425,6 +429,7 @@ def define_run(
         flip=config.flip,
         refit=config.refit,
         balanced=dataset.train.is_balanced,
+        channels=config.channels,
         pixel_scale=config.pixel_scale,
         data_fingerprint=dataset.fingerprint,
         space=space.name,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.config import Flip, Limits, Refit, RunConfig
+from lepton_automl.config import Channels, Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.untrusted_files import DEFINITION
 from lepton_automl.errors import ConfigError, DataError, LeptonError
@@ -59,6 +59,8 @@ class Definition:
     """Training on all samples at the end: `on`, `off` or `auto`."""
     balanced: bool = False
     """Classes have equal weight, in training and in accuracy."""
+    channels: Channels = "auto"
+    """Channels of the net's input: `1`, `3` or `auto`."""
     pixel_scale: str = "auto"
     """As in `RunConfig`."""
     model: str = ""
@@ -445,6 +447,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         flip=known.flip,
         refit=known.refit,
         balance="on" if known.balanced else "off",
+        channels=known.channels,
         pixel_scale=known.pixel_scale,
         space=str(folder.space_file),
         limits=known.limits,

@@ -212,7 +212,7 @@ def _digest(ledger: LedgerView) -> str:
 
 def _conditions(known: Definition) -> tuple[object, ...]:
     same = known.space_digest, known.data_fingerprint, known.target, known.latency_from
-    return *same, known.balanced, known.flip
+    return *same, known.balanced, known.flip, known.channels
 
 
 def _length(ledger: LedgerView, trials: Trials) -> float | None:

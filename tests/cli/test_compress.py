@@ -76,10 +76,11 @@ def test_with_limits_a_run_still_rejects_other_data(lepton, run_folder):
     assert "--seed has no effect" in done.err
 
 
-def test_training_options_are_rejected_for_an_onnx_model(lepton):
-    done = lepton("compress", "net.onnx", "--data", "pictures", "--budget", "5m")
+@pytest.mark.parametrize("option", [("--budget", "5m"), ("--channels", "3")])
+def test_training_options_are_rejected_for_an_onnx_model(lepton, option):
+    done = lepton("compress", "net.onnx", "--data", "pictures", *option)
     assert done.exit_code == 4
-    assert "has no effect" in done.err
+    assert f"{option[0]} has no effect" in done.err
 
 
 def test_a_model_without_data_is_an_error_that_names_data(lepton, tmp_path):

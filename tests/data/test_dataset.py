@@ -82,6 +82,21 @@ def test_grey_files_give_one_channel_and_one_coloured_training_file_three(tmp_pa
     assert open_dataset(tmp_path).channels == 3
 
 
+def test_stated_channels_overrule_those_of_the_pictures(tmp_path):
+    x, y = random_pictures(20, (6, 6, 3)), np.arange(20) % 2
+    colour = open_dataset(write_npz(tmp_path / "c.npz", x=x, y=y), channels="1")
+    assert colour.channels == 1
+    grey = open_dataset(write_npz(tmp_path / "g.npz", x=x[..., :1], y=y), channels="3")
+    for part in ("train", "validation", "test"):
+        rgb = np.stack(colour.part(part).pictures).astype(int)
+        luma = (rgb * [299, 587, 114]).sum(3) / 1000
+        assert np.abs(colour.pixels(part, (6, 6))[..., 0] - luma).max() <= 1
+        three = grey.pixels(part, (6, 6))
+        assert three.shape[3] == 3
+        assert (three == np.stack(grey.part(part).pictures)).all()
+    assert colour.fingerprint == open_dataset(tmp_path / "c.npz").fingerprint
+
+
 def test_preprocessing_is_mean_and_deviation_of_the_training_pixels(digits):
     pixels = digits.pixels("train", (8, 8)).astype(float)
     preprocessing = digits.preprocessing((8, 8))

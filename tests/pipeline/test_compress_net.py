@@ -102,6 +102,24 @@ def test_a_folder_without_a_net_and_other_data_are_rejected(net: Path, tmp_path:
         compress_net(digits, net)
 
 
+def test_a_net_is_refused_for_data_that_are_read_with_other_channels(
+    net: Path, tmp_path: Path
+) -> None:
+    own, other = {1: ("1", "3"), 3: ("3", "1")}[Model.load(net).arch.input[2]]
+    with pytest.raises(DataError, match=f"with {own} channels, the data have 3 and {other}"):
+        compress_net(config(net, tmp_path / "out", channels=other), net)
+    with np.load(net.parent / "stripes.npz") as arrays:
+        changed = {name: arrays[name] for name in arrays.files}
+    for name in [name for name in changed if name.startswith("x")]:
+        grey = changed[name].reshape(*changed[name].shape[:3], -1)[..., :1]
+        changed[name] = grey if other == "1" else np.repeat(grey, 3, 3)
+    np.savez(tmp_path / "other.npz", **changed)
+    data = dataclasses.replace(config(net, tmp_path / "b"), data=str(tmp_path / "other.npz"))
+    with pytest.raises(DataError) as caught:
+        compress_net(data, net)
+    assert f"--channels {own}" in caught.value.fix
+
+
 def test_a_folder_with_the_compression_of_another_net_is_rejected(
     net: Path, tmp_path: Path
 ) -> None:

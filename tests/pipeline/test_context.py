@@ -14,6 +14,7 @@ from lepton_automl.data.folds import SMALL
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.pipeline import context
 from lepton_automl.pipeline.context import chosen_device, open_run
+from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import record_decision, recorded_decisions
 from lepton_automl.search.space.loader import load
 
@@ -36,6 +37,32 @@ def test_flips_of_the_space_are_as_the_option_says(tmp_path, flip, values):
     with open_run(config(tmp_path, flip=flip), silent) as run:
         assert {v for p in run.space.train_parameters("flip") for v in p.values} == values
         assert run.folder.definition().flip == flip
+
+
+def test_stated_channels_define_the_run_and_are_no_decision(tmp_path):
+    draws = np.random.default_rng(0)
+    x = draws.integers(0, 256, (40, 4, 4), np.uint8)
+    np.savez(tmp_path / "grey.npz", x=x, y=np.arange(40) % 2)
+
+    def config(**more):
+        return RunConfig(data=str(tmp_path / "grey.npz"), out=tmp_path / "run", **more)
+
+    with open_run(config(channels="3"), silent) as run:
+        assert run.dataset.channels == 3
+        assert "channels" not in {each.name for each in recorded_decisions(run.ledger)}
+    assert configured(RunFolder(tmp_path / "run")).channels == "3"
+    with (
+        pytest.raises(ConfigError, match="channels: 3 here, auto asked for"),
+        open_run(config(), silent),
+    ):
+        pass
+    with open_run(config(fresh=True), silent) as run:
+        (made,) = [each for each in recorded_decisions(run.ledger) if each.name == "channels"]
+        assert (made.choice, made.option) == ("grey, 1 channel", "--channels 3")
+    path = run.folder.definition_file
+    path.write_text(path.read_text().replace('channels = "auto"\n', ""))  # As it was before.
+    with open_run(config(), silent) as run:
+        assert run.dataset.channels == 1
 
 
 @pytest.mark.parametrize(("flip", "never"), [("on", "always"), ("off", "never")])
@@ -83,6 +110,7 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
         ({"jobs_per_gpu": 2, "device": "cpu"}, "--jobs-per-gpu has no effect", "--jobs"),
         ({"folds": "10"}, "--folds 10: these data can be divided into at most 7", "--folds 7"),
         ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "smaller"),
+        ({"channels": "2"}, "--channels '2' is not known", "1, 3, auto"),
         ({"final_jobs": 0}, "--final-jobs 0, the rule is 1 to", "leave it out"),
     ],
 )

@@ -131,6 +131,7 @@ def test_under_the_same_conditions_what_it_trained_is_known_and_never_trained_ag
         {"target": "arm64"},
         {"latency_from": "a table"},
         {"balanced": True},
+        {"channels": "3"},
         {"budget_seconds": 60.0},
     ],
 )
