@@ -1,0 +1,89 @@
+"""What is changed in a command before it begins: shorter measurements, other clocks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.faults.warm import mark
+
+
+def apply_usual() -> None:
+    """Measure latencies briefly: no case depends on their values."""
+    from lepton_automl.artifact import measurements
+    from lepton_automl.cost.latency import Stopwatch
+
+    measurements.SECONDS, measurements.ROUNDS = 0.002, 6
+    quiet = Stopwatch.quiet_reference_ms
+    Stopwatch.quiet_reference_ms = lambda self, **_: quiet(self, rounds=3, seconds=0.001)
+
+
+def mark_acknowledged() -> None:
+    """Record in the log of the shim every event and file that the command relies on from then."""
+    from lepton_automl.core import files
+    from lepton_automl.runs.ledger import Ledger
+
+    record, write = Ledger.record, files.write_chunks
+
+    def recorded(self: Any, kind: str, key: str, value: Any) -> None:
+        record(self, kind, key, value)
+        mark(f"event {kind}\t{key}")
+
+    def written(path: Any, chunks: Any) -> Any:
+        result = write(path, chunks)
+        mark(f"file {path.absolute()}")
+        return result
+
+    Ledger.record, files.write_chunks = recorded, written
+
+
+def shift_clock(*steps: tuple[float, float]) -> None:
+    """Set the clock of the calendar at some moments; the monotonic one goes on.
+
+    Parameters
+    ----------
+    *steps : tuple of float
+        Seconds since the start of the command, and seconds by which the clock is ahead from then.
+    """
+    real, begun = time.time, time.monotonic()
+
+    def shifted() -> float:
+        since = time.monotonic() - begun
+        return real() + ([0.0] + [ahead for at, ahead in steps if at <= since])[-1]
+
+    time.time = shifted
+
+
+def jump_monotonic(at: float, seconds: float) -> None:
+    """Let all clocks jump forward once, as after a suspended machine.
+
+    Parameters
+    ----------
+    at : float
+        Seconds since the start of the command.
+    seconds : float
+        How far.
+    """
+    begun = time.monotonic()
+    for name in ("time", "monotonic", "perf_counter"):
+        real = getattr(time, name)
+
+        def jumped(real: Any = real, clock: Any = time.monotonic) -> float:
+            return real() + (seconds if clock() - begun >= at else 0.0)
+
+        setattr(time, name, jumped)
+
+
+def list_modules(place: str) -> None:
+    """Write the names of all imported modules to a file when the process ends."""
+    exit_now = os._exit
+
+    def listed(code: int) -> None:
+        with Path(place).open("a") as file:
+            file.writelines(f"{name}\n" for name in sys.modules)
+        exit_now(code)
+
+    os._exit = listed

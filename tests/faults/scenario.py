@@ -1,0 +1,312 @@
+"""The small runs that faults are injected into, and what has to hold after each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from tests.faults.warm import Command, Warm
+from tests.helpers.processes import Row, read_rows
+
+CLASSES, SAMPLES = 3, 120
+SPACE = """
+doc = "two small nets, an epoch each"
+[input]
+resolution = "native"
+example = [8, 8, 1]
+[all]
+activation = "relu"
+[stem]
+out = [4, 8]
+stride = 2
+[[stage]]
+layer = "conv"
+out = [8, 12]
+depth = 1
+stride = 1
+[head]
+features = 0
+[train]
+optimizer = "adamw"
+lr = 0.01
+batch_size = 32
+epochs = 1
+[[candidate]]
+name = "only"
+stem.out = 4
+stage1.out = 8
+"""
+EXIT_CODES = {0, 3, 4, 5, 6, 7}
+"""Documented codes of a command that was not interrupted."""
+VERDICT, INTERRUPTED = 6, 130
+MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json"}
+"""Files of an artifact that hold times, or hashes of those."""
+
+
+@dataclass
+class Scenario:
+    """A folder with everything that commands read and write: data, run, state, temporary files."""
+
+    base: Path
+    trials: int = 2
+    jobs: int = 1
+
+    @property
+    def run(self) -> Path:
+        return self.base / "run"
+
+    @property
+    def run_arguments(self) -> list[str]:
+        """Of `lepton run`; nothing in its result depends on a clock."""
+        return [
+            *("run", "few.npz", "--space", "space.toml", "--trials", str(self.trials)),
+            *("--jobs", str(self.jobs), "--objective", "accuracy,size_bytes", "--out", "run"),
+        ]
+
+    def make(self) -> Scenario:
+        """Write data and search space."""
+        self.base.mkdir(parents=True)
+        for name in ("state", "tmp"):
+            (self.base / name).mkdir()
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        chosen = np.flatnonzero(digits.target < CLASSES)[:SAMPLES]
+        x = (digits.images[chosen] * 15.9375).astype(np.uint8)
+        np.savez(self.base / "few.npz", x=x, y=digits.target[chosen])
+        (self.base / "space.toml").write_text(SPACE)
+        (self.base / "preprocessing.toml").write_text("mean = 0.0\nstd = 1.0\n")
+        Image.fromarray(x[0]).save(self.base / "picture.png")
+        onnx.save(float_net(x[..., None], digits.target[chosen]), self.base / "net.onnx")
+        return self
+
+    def copy(self, base: Path) -> Scenario:
+        """The same in another folder, as it is now."""
+        shutil.copytree(self.base, base, symlinks=True)
+        return Scenario(base, self.trials, self.jobs)
+
+    def start(self, warm: Warm, *arguments: str, **more: object) -> Command:
+        """Start a command in this folder."""
+        environment = {
+            "LEPTON_STATE_DIR": str(self.base / "state"),
+            "TMPDIR": str(self.base / "tmp"),
+            "HOME": str(self.base / "state"),
+        }
+        return warm.start(*arguments, cwd=self.base, environment=environment, **more)  # type: ignore[arg-type]
+
+    def files(self, folder: str = "run/artifact") -> dict[str, str]:
+        """sha256 of every file of an artifact in which no time is written."""
+        return {
+            str(path.relative_to(self.base)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((self.base / folder).rglob("*"))
+            if path.is_file() and path.name not in MEASURED
+        }
+
+
+def float_net(pixels: np.ndarray, labels: np.ndarray) -> onnx.ModelProto:
+    """A classifier made elsewhere: random filters, and a fully connected layer fitted to them."""
+    filters = np.random.default_rng(0).normal(size=(6, 1, 8, 8)).astype(np.float32) / 8
+    x = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
+    features = np.maximum(x @ filters.reshape(6, -1).T, 0)
+    design = np.hstack([features, np.ones((len(x), 1), np.float32)])
+    fitted = np.linalg.lstsq(design, np.eye(CLASSES, dtype=np.float32)[labels], rcond=None)[0]
+    weights = {
+        "filters": filters,
+        "matrix": (8 * fitted[:-1]).astype(np.float32),
+        "bias": (8 * fitted[-1]).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "filters"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Flatten", ["b"], ["c"]),
+        helper.make_node("Gemm", ["c", "matrix", "bias"], ["output"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", ["n", 1, 8, 8]), ("output", ["n", CLASSES]))
+    ]
+    initial = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], initial)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@dataclass
+class Watched:
+    """What was seen of a run while faults are injected into it; what was there stays there."""
+
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+    trainings: dict[str, set[int]] = field(default_factory=dict)
+    """Checkpoint -> times at which its weights were written, in ns: one each time it was made."""
+
+    def look(self) -> list[str]:
+        """Look at ledger and checkpoints; what is wrong with them."""
+        now, problems = read_rows(self.folder / "ledger.db"), []
+        if now[: len(self.rows)] != self.rows:
+            lost = [row[1:3] for row in self.rows if row not in now]
+            problems.append(f"recorded events are lost or changed: {lost[:3]}")
+        self.rows = now or self.rows
+        for weights in self.folder.glob("checkpoints/*/weights.safetensors"):
+            try:
+                written = weights.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            self.trainings.setdefault(weights.parent.name, set()).add(written)
+        recorded = {_checkpoint(row[2]): row[4] for row in now if row[1] in {"rung", "fold"}}
+        for name, times in self.trainings.items():
+            if name in recorded and max(times) > recorded[name] * 1e9:
+                problems.append(f"{name} was trained again after its result was recorded")
+        return problems
+
+
+def _checkpoint(key: str) -> str:
+    """Folder of what the task with this key saves."""
+    number, _, rung = key.partition("-")
+    return f"{int(number):05d}-{rung}"
+
+
+def message_problems(command: Command, code: int | None, allowed: Iterable[int]) -> list[str]:
+    """What is wrong with the end of a command: its code, a traceback, not one message."""
+    problems, err = list[str](), command.err
+    if code is None:
+        return ["it does not end"]
+    if code not in set(allowed):
+        problems.append(f"exit code {code}: {last_line(err)}")
+    if "Traceback (most recent call last)" in err or "Exception ignored" in err:
+        problems.append(f"traceback: {last_line(err)}")
+    messages = len(re.findall(r"^(?:error: |.*\berror: )", err, re.MULTILINE))
+    is_verdict = code == VERDICT and "broken" in command.out
+    if code and code > 0 and not problems and not messages and not is_verdict:
+        problems.append(f"exit code {code} without a message: {last_line(err)}")
+    if messages > 1:
+        problems.append(f"{messages} messages: {last_line(err)}")
+    return problems
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1][:300]
+
+
+def end_problems(
+    scenario: Scenario, artifact: str = "run/artifact", *, is_killed: bool = False
+) -> list[str]:
+    """What is wrong with a finished run: temporary files, an incomplete artifact.
+
+    A process that was killed (`is_killed`) leaves its folder for temporary files, which is not in
+    the run folder, to the system.
+    """
+    problems, passing = [], scenario.base / "tmp"
+    left = [
+        str(path.relative_to(scenario.base))
+        for path in scenario.base.rglob("*")
+        if path.name.endswith(".tmp") or (passing in path.parents and not is_killed)
+    ]
+    if left:
+        problems.append(f"temporary files are left: {left[:3]}")
+    manifest = scenario.base / artifact / "manifest.json"
+    if not manifest.exists():
+        return [*problems, "there is no artifact"]
+    for name, about in json.loads(manifest.read_text())["files"].items():
+        file = manifest.parent / name
+        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+        if found != about["sha256"]:
+            problems.append(f"{name} is not the file of the manifest")
+    return problems
+
+
+def difference(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    """Files that differ, as problems."""
+    if expected == found:
+        return []
+    names = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    return [f"files differ from those of the undisturbed run: {names[:4]}"]
+
+
+def finish(
+    scenario: Scenario, warm: Warm, arguments: Sequence[str], codes: Sequence[int] = (0,)
+) -> list[str]:
+    """Repeat a command until it ends by itself; what is wrong with how it does."""
+    command = scenario.start(warm, *arguments)
+    code = command.wait()
+    problems = message_problems(command, code, codes)
+    command.destroy()
+    warm.forget(command)
+    return [f"the same command afterwards: {problem}" for problem in problems]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command, the state of the folder that it starts from, and what it makes undisturbed."""
+
+    name: str
+    arguments: list[str]
+    start: Scenario
+    """Copied for each case."""
+    folder: str
+    """With ledger and checkpoints."""
+    artifact: str
+    made: dict[str, str]
+    """sha256 of the files of the artifact."""
+    operations: int
+    """Of the undisturbed command, that change the disk; 0 without the shim."""
+
+
+def works(warm: Warm, folder: Path, names: Sequence[str], jobs: int = 1) -> dict[str, Work]:
+    """Make each command's start and its undisturbed end in a folder.
+
+    Parameters
+    ----------
+    warm : Warm
+        Starts the commands.
+    folder : Path
+        For the scenarios.
+    names : sequence of str
+        Of `run`, `pick` and `compress`.
+    jobs : int
+        Workers of `run`.
+    """
+    fresh = Scenario(folder / "fresh", jobs=jobs).make()
+    done = fresh.copy(folder / "done")
+    pick = ["pick", "run", "--max-size-kb", "2.1", "--out", "picked"]
+    compress = ["compress", "net.onnx", "--data", "few.npz", "--out", "ext"]
+    found = {}
+    for name, arguments, place, artifact in (
+        ("run", fresh.run_arguments, "run", "run/artifact"),
+        ("pick", pick, "run", "picked/artifact"),
+        ("compress", compress, "ext", "ext/artifact"),
+    ):
+        if name not in {"run", *names}:
+            continue
+        start = fresh if name == "run" else done
+        end = done if name == "run" else start.copy(folder / f"{name}-done")
+        root = end.base if warm.has_shim else None
+        modules = folder / f"{name}-modules"
+        command = end.start(warm, *arguments, root=root, patches=[["list_modules", str(modules)]])
+        if code := command.wait():
+            raise AssertionError(f"{name} undisturbed ends with {code}: {command.err}")
+        warm.import_more(modules.read_text().split())
+        operations = int(command.plan.count) if command.plan else 0
+        found[name] = Work(name, arguments, start, place, artifact, end.files(artifact), operations)
+        assert found[name].made, f"{name} makes nothing in {artifact}"
+    return {name: found[name] for name in names}
+
+
+def is_root() -> bool:
+    """Whether other users can be tried."""
+    return os.geteuid() == 0
