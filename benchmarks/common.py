@@ -22,7 +22,7 @@ from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.residual import Residual
 from lepton_automl.models.layers.stem import Stem
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.training.recipe import Recipe

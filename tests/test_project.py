@@ -236,6 +236,18 @@ def test_help_does_not_wait_for_torch():
     assert done.stderr.strip() == "heavy:"
 
 
+def test_commands_and_children_that_read_files_only_do_not_wait_for_torch():
+    modules = ("artifact.predict", "artifact.verify", "compress.external.load", "pipeline.status")
+    program = (
+        f"import sys, {', '.join(f'lepton_automl.{module}' for module in modules)}\n"
+        "print(*{'torch', 'scipy.stats', 'sklearn', 'optuna'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "\n"
+
+
 def test_the_package_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "lepton_automl", "--version"],

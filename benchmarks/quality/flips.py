@@ -34,7 +34,8 @@ from benchmarks.common import RUNS, append_row, known_good, parser, print_table,
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.dataset import Part as DataPart
 from lepton_automl.metrics import balanced
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.search.finals.flip_check import compare
 from lepton_automl.search.finals.mirror_test import MirrorTest, Verdict, mirror_test
 from lepton_automl.search.rungs import LEAST_SAMPLES

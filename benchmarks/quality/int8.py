@@ -44,13 +44,15 @@ from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency import Stopwatch
-from lepton_automl.data.dataset import LabelledTensors, load_labelled, open_dataset
+from lepton_automl.data.dataset import LabelledTensors, open_dataset
 from lepton_automl.data.sampling import PICTURES, balanced
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.paired import paired_drop
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.training.loop import fit, initial_model
 from lepton_automl.training.recipe import Recipe
 

@@ -21,7 +21,7 @@ from lepton_automl.core import files
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space import draw, loader

@@ -36,7 +36,7 @@ from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.subprocesses import error_answer, run_json
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost import targets
-from lepton_automl.data.dataset import LabelledFiles, load_labelled
+from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.errors import (
     ArchError,
     ArtifactError,
@@ -262,7 +262,7 @@ def _validation_gap(
     """
     if request.validation is None:
         return None
-    pixels, labels = _mapped(*request.validation)
+    pixels, labels = map_labelled(LabelledFiles(*request.validation))
     if pixels.shape[1:] != about.input or not len(labels):
         return None
     given = request.validation_groups
@@ -328,7 +328,7 @@ def _evidence(
     request: Request, about: Provenance, files: Mapping[str, bytes]
 ) -> tuple[np.ndarray, dict[str, Evidence]]:
     """The test pictures, and for each file which of them are right."""
-    pixels, labels = _mapped(request.pixels, request.labels)
+    pixels, labels = map_labelled(LabelledFiles(request.pixels, request.labels))
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
         raise DataError(
             f"a test part of {len(labels)} labels and pixels {pixels.shape} does not fit a net for "
@@ -343,12 +343,6 @@ def _evidence(
             answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
         )
     return pixels, right
-
-
-def _mapped(pixels: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and labels of a part, whose files are checked if they are of the cache of a run."""
-    part = load_labelled(LabelledFiles(pixels, labels))
-    return part.pixels.numpy(), part.labels.numpy()
 
 
 def _refused(problems: list[str], request: Request | None = None) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,8 +46,10 @@ from lepton_automl.data.sampling import first_balanced
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx, int8_onnx
+
+if TYPE_CHECKING:
+    from lepton_automl.models.model import Model
 
 GOLDEN_SAMPLES = 16
 

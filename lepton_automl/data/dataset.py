@@ -8,11 +8,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lepton_automl.config import Balance, Channels, part_folders
 from lepton_automl.core.decisions import Decision
@@ -26,7 +25,10 @@ from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.data.sources import PARTS, Pictures
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Size = tuple[int, int]
 """Height and width, pixels."""
@@ -282,10 +284,10 @@ class Dataset:
         )
 
 
-def load_labelled(files: LabelledFiles) -> LabelledTensors:
+def map_labelled(files: LabelledFiles) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Map the pictures and labels of `files` into memory.
 
-    Writing to the tensors changes neither the files nor other processes.
+    Writing to the arrays changes neither the files nor other processes.
 
     Raises
     ------
@@ -297,7 +299,7 @@ def load_labelled(files: LabelledFiles) -> LabelledTensors:
         pixel_cache.map_array(path, state=state, mode="c")
         for path, state in zip((files.pixels, files.labels), files.states, strict=True)
     )
-    return LabelledTensors(torch.from_numpy(pixels), torch.from_numpy(labels), files.is_balanced)
+    return pixels, labels
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from lepton_automl.data.dataset import LabelledTensors
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lepton_automl.data.dataset import LabelledTensors
 
 PICTURES = 512
 """Training pictures used for calibration; 32 suffice for most nets, one costs milliseconds."""
@@ -30,7 +33,7 @@ def subset(data: LabelledTensors, count: int, seed: int) -> LabelledTensors:
     return dataclasses.replace(data, pixels=data.pixels[index], labels=data.labels[index])
 
 
-def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
+def balanced(labels: Tensor, count: int, seed: int) -> NDArray[np.int64]:
     """Indices of at most `count` samples, drawn from all classes in turn.
 
     Parameters
@@ -44,7 +47,7 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
 
     Returns
     -------
-    Tensor
+    ndarray
         int64, increasing, no index twice.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -54,4 +57,5 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
         own = classes == label
         turn[own] = np.arange(own.sum())
     chosen = order[np.argsort(turn, kind="stable")[:count]]
-    return torch.from_numpy(np.sort(chosen))
+    chosen.sort()
+    return chosen

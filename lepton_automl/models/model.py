@@ -21,47 +21,9 @@ from lepton_automl.core.untrusted_files import WEIGHTS
 from lepton_automl.errors import DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.network import Network, Weights, build_network
+from lepton_automl.models.quantization import Preprocessing, QParams
 
 _FILES = "give a folder with arch.json, model.json and weights.safetensors"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Normalisation of uint8 pixels: x = (pixel - zero_point) * scale.
-
-    One pair for all channels, so that the pixels are already the quantized input: the float and
-    the int8 net get exactly the same numbers, and zero padding is a grey of `zero_point`.
-    """
-
-    zero_point: int
-    """Pixel value that becomes 0, 0 to 255: the rounded mean of the training pixels."""
-    scale: float
-    """Inverse standard deviation of the training pixels; a float32."""
-
-    def apply(self, pixels: Tensor) -> Tensor:
-        """Normalise uint8 pixels (N, H, W, C) to float (N, C, H, W), channels last in memory."""
-        x = pixels.permute(0, 3, 1, 2).float()
-        return (x - self.zero_point) * self.scale
-
-
-@dataclass(frozen=True)
-class QParams:
-    """Quantization parameters of a folded model: v = (q - zero_point) * scale with uint8 q.
-
-    Weights are int8 with one scale an output channel and no zero point; the bias is int32 with
-    scale (input scale * weight scale), computed in float32.
-    """
-
-    scales: dict[str, float]
-    """Value name -> scale (float32); every value of the graph but the logits."""
-    zero_points: dict[str, int]
-    """Value name -> zero point, 0 to 255."""
-    weights: dict[str, np.ndarray]
-    """Operation name -> int8 weights, shaped as the operation's `weight_shape`."""
-    weight_scales: dict[str, np.ndarray]
-    """Operation name -> float32 (out channels,)."""
-    biases: dict[str, np.ndarray]
-    """Operation name -> int32 (out channels,)."""
 
 
 @dataclass(frozen=True)

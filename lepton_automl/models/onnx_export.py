@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,8 +22,11 @@ from lepton_automl.models.graph import (
     Op,
     Value,
 )
-from lepton_automl.models.model import Model, QParams
 from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, OnnxWriter
+from lepton_automl.models.quantization import QParams, QuantizedNet
+
+if TYPE_CHECKING:
+    from lepton_automl.models.model import Model
 
 _NORM_EPSILON = 1e-5
 """`eps` of torch's batch normalisation."""
@@ -34,7 +37,9 @@ def float_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, 
     return _write(_Float(model), model, class_names, metadata)
 
 
-def int8_onnx(model: Model, class_names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+def int8_onnx(
+    model: QuantizedNet, class_names: Sequence[str], metadata: Mapping[str, str]
+) -> bytes:
     """Write the int8 ONNX file of a quantized `model`.
 
     Activations are uint8 with one scale and zero point each, weights int8 with one scale an
@@ -65,7 +70,10 @@ def folded_weights(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndar
 
 
 def _write(
-    lowering: _Lowering, model: Model, class_names: Sequence[str], metadata: Mapping[str, str]
+    lowering: _Lowering,
+    model: QuantizedNet,
+    class_names: Sequence[str],
+    metadata: Mapping[str, str],
 ) -> bytes:
     arch, about = model.arch, model.preprocessing
     if len(class_names) != arch.classes:
@@ -89,8 +97,7 @@ def _write(
 class _Lowering:
     """Base of both lowerings to ONNX: maps values of the graph to tensors of the file."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: QuantizedNet) -> None:
         self.writer = OnnxWriter()
         self.names = {
             model.arch.graph.input.name: self.writer.node(
@@ -141,6 +148,7 @@ class _Float(_Lowering):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
+        self.model = model
         name, about = model.arch.graph.input.name, model.preprocessing
         self.names[name] = self.writer.node(
             "DequantizeLinear",
@@ -184,7 +192,7 @@ class _Int8(_Lowering):
     Clamps need no operator: they are the limits of the quantized range.
     """
 
-    def __init__(self, model: Model, qparams: QParams) -> None:
+    def __init__(self, model: QuantizedNet, qparams: QParams) -> None:
         super().__init__(model)
         self.qparams = qparams
         about = model.preprocessing

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
-from torch import Tensor
 
 from lepton_automl.core.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _OPSET = 17
 _IR_VERSION = 8
@@ -204,5 +206,5 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
     ndarray
         float32 (N, classes).
     """
-    array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+    array = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
     return predict_probabilities(open_session(file), array, batch)

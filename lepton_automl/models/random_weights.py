@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Op
-from lepton_automl.models.model import Model, Preprocessing, QParams
 from lepton_automl.models.onnx_export import int8_onnx
+from lepton_automl.models.quantization import Preprocessing, QParams
 
 _RANGE = 4.0
 """Width of the range a random value is stored in, in the units of a normalised net."""
 
 
+@dataclass(frozen=True)
+class _RandomNet:
+    arch: Arch
+    preprocessing: Preprocessing
+    qparams: QParams
+
+
 def random_int8_onnx(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
     """Write the int8 file of `arch` with random weights, which do not affect its cost."""
-    model = Model(arch, {}, Preprocessing(128, 1 / 64), random_qparams(arch, seed, weight_limit))
-    return int8_onnx(model, [str(number) for number in range(arch.classes)], {})
+    net = _RandomNet(arch, Preprocessing(128, 1 / 64), random_qparams(arch, seed, weight_limit))
+    return int8_onnx(net, [str(number) for number in range(arch.classes)], {})
 
 
 def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:

@@ -12,11 +12,12 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.untrusted_files import WEIGHTS
-from lepton_automl.data.dataset import load_labelled
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
 from lepton_automl.models.network import Weights, build_network
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
 from lepton_automl.pipeline.export import Outcome, written_outcome

@@ -35,8 +35,9 @@ from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency import Timing
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.cost.targets import Target
-from lepton_automl.data.dataset import Dataset, LabelledTensors, load_labelled
+from lepton_automl.data.dataset import Dataset, LabelledTensors
 from lepton_automl.data.sampling import PICTURES, balanced
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics import paired
 from lepton_automl.metrics.paired import Evidence

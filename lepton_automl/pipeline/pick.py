@@ -18,7 +18,7 @@ from lepton_automl.core import files
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.units import quantity_text
 from lepton_automl.cost.cost import Cost, violations
-from lepton_automl.data.dataset import load_labelled
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.model import Model

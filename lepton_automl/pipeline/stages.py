@@ -21,8 +21,8 @@ from lepton_automl.compress.loop import compress as run_compression
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
-from lepton_automl.data.dataset import load_labelled
 from lepton_automl.data.folds import group_count, is_small
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model

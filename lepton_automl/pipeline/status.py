@@ -13,10 +13,9 @@ from lepton_automl.artifact.manifest import MANIFEST
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.runs import live_status
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind
+from lepton_automl.runs.ledger import REFERENCE, EventKind
 from lepton_automl.runs.live_status import StatusEntry
 from lepton_automl.runs.lock import is_held
-from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.training_key import Stage, TrainingKey
 
 _SILENT_SECONDS = 10.0

@@ -59,6 +59,9 @@ _UNUSABLE = {
 _NO_TEXT = "Could not decode to UTF-8"
 """Beginning of Python's message for text that is no UTF-8; it has no error code."""
 
+REFERENCE = "reference"
+"""Key of the `EventKind.HYPERVOLUME` event with the reference point."""
+
 
 class EventKind(StrEnum):
     """Kinds of ledger events, by the text in the file."""

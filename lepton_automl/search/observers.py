@@ -14,11 +14,10 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.errors import first_line
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind, Ledger
+from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger
 from lepton_automl.search import callbacks
 from lepton_automl.search.callbacks import Callback, End, Run, Rung
 from lepton_automl.search.objectives import load as load_objective
-from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import RungResult, Trial
 

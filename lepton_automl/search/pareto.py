@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.cost.cost import Cost
-from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
+from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger, LedgerView
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import RungResult, Trial, Trials
 
-REFERENCE = "reference"
-"""Key of the `EventKind.HYPERVOLUME` event with the reference point."""
 ROOM = 2.0
 """Doublings of the first trial's costs up to the reference point."""
 DIGITS = 6

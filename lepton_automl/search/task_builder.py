@@ -9,7 +9,7 @@ from lepton_automl.core import files
 from lepton_automl.data.dataset import LabelledFiles, Size
 from lepton_automl.data.folds import fold_files
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.seeds import seed_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.training import augmentation
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.training.recipe import Recipe

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from lepton_automl.errors import LeptonError
 from lepton_automl.metrics import balanced
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
 from lepton_automl.models.network import build_network, extract_weights
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.training.checkpoint import NO_CHECKPOINT, Checkpoint, Stateful
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.training.evaluate import TrainingSlot, to_device

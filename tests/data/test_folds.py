@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_automl.config import MAX_FOLDS
-from lepton_automl.data.dataset import Part, load_labelled, open_dataset
+from lepton_automl.data.dataset import Part, open_dataset
 from lepton_automl.data.folds import (
     FEW_GROUPS,
     SMALL,
@@ -17,6 +17,7 @@ from lepton_automl.data.folds import (
     fold_files,
     is_small,
 )
+from lepton_automl.data.tensors import load_labelled
 
 
 def part(labels, groups=None, *, first: int = 0, near=None, digests=None) -> Part:

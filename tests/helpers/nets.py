@@ -14,8 +14,9 @@ from lepton_automl.models.arch import Arch, chain
 from lepton_automl.models.layers import Layer
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
 from lepton_automl.models.network import build_network, extract_weights
+from lepton_automl.models.quantization import Preprocessing
 
 WIDTHS = (4, 5, 8, 12, 16)
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_automl.errors import DataError
-from lepton_automl.models.model import Model, Preprocessing, QParams
+from lepton_automl.models.model import Model
+from lepton_automl.models.quantization import Preprocessing, QParams
 from tests.helpers.nets import random_arch, random_model
 
 

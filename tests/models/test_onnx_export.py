@@ -16,9 +16,10 @@ from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.mbconv import MBConv
 from lepton_automl.models.layers.residual import Residual
 from lepton_automl.models.layers.stem import Stem
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx, folded_weights, int8_onnx
 from lepton_automl.models.onnx_file import open_session, predict_probabilities, read_metadata
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.models.random_weights import random_qparams
 from tests.helpers.nets import random_arch, random_model, random_pixels
 

@@ -11,7 +11,8 @@ import torch
 
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.pipeline.compress_net import compress_net
 from lepton_automl.training.evaluate import predict_logits
 from lepton_automl.training.loop import fit, initial_model

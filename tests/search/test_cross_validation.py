@@ -13,7 +13,8 @@ import pytest
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.metrics.intervals import wilson_interval
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.runs.ledger import EventKind, recorded_decisions
 from lepton_automl.search.finals.cross_validation import training_shares
 from lepton_automl.search.finals.finalists import FinalRun

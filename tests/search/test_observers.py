@@ -16,12 +16,11 @@ from lepton_automl.core.events import Event
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.pipeline import run
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import EventKind, Ledger
+from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger
 from lepton_automl.search import observers, optuna_storage
 from lepton_automl.search.callbacks import Callback, End, Run, Rung
 from lepton_automl.search.loop import search
 from lepton_automl.search.observers import CallbackDispatcher, watched
-from lepton_automl.search.pareto import REFERENCE
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import InlineWorkers, make_trial, search_request
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 
-from lepton_automl.runs.ledger import EventKind, Ledger
+from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger
 from lepton_automl.search.objectives import load
 from lepton_automl.search.pareto import (
-    REFERENCE,
     HypervolumeRecorder,
     front_of,
     hypervolume,

@@ -18,7 +18,7 @@ from lepton_automl.core.decisions import SEARCH_TIME
 from lepton_automl.data.dataset import Dataset
 from lepton_automl.errors import ConfigError
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.runs.time_budget import BudgetInputs

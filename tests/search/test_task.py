@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.data.dataset import LabelledFiles, load_labelled
+from lepton_automl.data.dataset import LabelledFiles
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder

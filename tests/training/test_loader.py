@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lepton_automl.data.dataset import LabelledTensors
-from lepton_automl.models.model import Preprocessing
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.training import loader
 from lepton_automl.training.loader import Loader, fits_on_device
 from lepton_automl.training.recipe import Recipe

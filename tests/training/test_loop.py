@@ -15,8 +15,8 @@ from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
-from lepton_automl.models.model import Preprocessing
 from lepton_automl.models.network import build_network, extract_weights
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.training import loop, precision
 from lepton_automl.training.evaluate import is_correct, predict_logits
 from lepton_automl.training.recipe import Recipe

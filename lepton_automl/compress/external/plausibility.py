@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from lepton_automl.compress.external.class_order import natural_order, text_order
 from lepton_automl.compress.external.interface import with_preprocessing
@@ -26,7 +26,7 @@ from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_files import TEXT
 from lepton_automl.errors import DataError
-from lepton_automl.metrics.intervals import is_near_chance
+from lepton_automl.metrics.intervals import is_near_chance, wilson_interval
 from lepton_automl.models import onnx_file
 
 PICTURES = 512
@@ -261,8 +261,8 @@ def _is_better(new: Right, right: Right) -> bool:
     gained, lost = int((new & ~right).sum()), int((right & ~new).sum())
     if gained - lost <= _MIN_GAIN * len(right):
         return False
-    test = binomtest(gained, gained + lost, 0.5, alternative="greater")
-    return bool(test.pvalue < _MAX_CHANCE)
+    chance = bdtrc(gained - 1, gained + lost, 0.5)  # of as many gained, where both are as likely
+    return bool(chance < _MAX_CHANCE)
 
 
 def _reordered(
@@ -319,7 +319,7 @@ def _check_accuracy(
             f"({model.preprocessing}), or its class order is not ({_short(model.class_names)})",
             fix=fix,
         )
-    most = binomtest(int(right.sum()), len(right)).proportion_ci(_CONFIDENCE, "wilson").high
+    most = wilson_interval(int(right.sum()), len(right), _CONFIDENCE)[1]
     stated = [(source, value, _PROMISE_MARGIN) for source, value in model.promises]
     stated += [] if expects is None else [("--expects", expects, 0.0)]
     for source, value, margin in stated:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lepton_automl.models.graph import Gate, Graph, Linear, MaxPool, Mul, Op
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
+from lepton_automl.models.quantization import Preprocessing
 
 _BINS = 4096
 """Of a histogram: 16 per quantization step, fine enough to show rounding errors."""

@@ -17,8 +17,9 @@ from torch.func import functional_call
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.quantization.rounding import dequantize, fake_quantize
 from lepton_automl.compress.recovery import RecoveryBudget, time_limit
-from lepton_automl.models.model import Model, QParams
+from lepton_automl.models.model import Model
 from lepton_automl.models.network import Network, build_network, extract_weights
+from lepton_automl.models.quantization import QParams
 from lepton_automl.training.loop import train_loop
 from lepton_automl.training.precision import full_precision
 from lepton_automl.training.recipe import Recipe

@@ -22,8 +22,9 @@ from lepton_automl.compress.quantization.calibration import (
     quantized_values,
 )
 from lepton_automl.models.graph import Conv, Graph, Linear
-from lepton_automl.models.model import Model, QParams
+from lepton_automl.models.model import Model
 from lepton_automl.models.network import ValueHook, extract_weights
+from lepton_automl.models.quantization import QParams
 
 _MIN_BIAS_STEPS = 2**20
 """Resolution of the bias of a channel whose weights are all 0; the scale is chosen for it."""

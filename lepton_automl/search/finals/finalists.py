@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lepton_automl.data.dataset import load_labelled
 from lepton_automl.data.sampling import subset
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.mirror_test import Verdict

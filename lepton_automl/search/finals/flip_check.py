@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
-from lepton_automl.data.dataset import Part, load_labelled
+from lepton_automl.data.dataset import Part
 from lepton_automl.data.folds import EvaluatedSamples
 from lepton_automl.data.sampling import balanced
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.metrics.bootstrap import cluster_effective_fraction
 from lepton_automl.metrics.paired import paired_drop, tango_interval
@@ -142,10 +143,10 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
     samples = load_labelled(
         data.decoded_files("validation", model.arch.input[:2], request.folder.cache)
     )
-    index = balanced(samples.labels, most, request.config.seed)
-    if not len(index):
+    chosen = balanced(samples.labels, most, request.config.seed)
+    if not len(chosen):
         return MirrorTest(Verdict.OPEN, "no time to test a net of the search")
-    pixels, chosen = samples.pixels[index], index.numpy()
+    pixels = samples.pixels[chosen]
     plain, mirrored = (
         predict_logits(model, x, device=request.device).numpy() for x in (pixels, pixels.flip(2))
     )

@@ -10,7 +10,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from lepton_automl.core.decisions import Certainty
 from lepton_automl.metrics import balanced, bootstrap
@@ -174,8 +173,10 @@ def _confused_pairs(
 
 def _auc(positive: Logits, negative: Logits) -> float:
     """Share of pairs in which the positive one is larger; ties count half."""
-    n, ranks = len(positive), rankdata(np.concatenate([positive, negative]))
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
+    ascending = np.sort(negative)
+    smaller = np.searchsorted(ascending, positive, "left").sum()
+    smaller_or_equal = np.searchsorted(ascending, positive, "right").sum()
+    return float((smaller + smaller_or_equal) / 2 / (len(positive) * len(negative)))
 
 
 def _most_exchanged(pairs: Sequence[_Pair], classes: int) -> _Pair | None:

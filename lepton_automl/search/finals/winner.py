@@ -14,8 +14,8 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
 from lepton_automl.cost.latency import last_reference_ms
-from lepton_automl.data.dataset import load_labelled
 from lepton_automl.data.folds import delete_fold_files
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision

@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from lepton_automl.core import files
-from lepton_automl.data.dataset import LabelledFiles, LabelledTensors, load_labelled
+from lepton_automl.data.dataset import LabelledFiles, LabelledTensors
+from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model, Preprocessing
+from lepton_automl.models.model import Model
+from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.workers.launch import started_process_group
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
