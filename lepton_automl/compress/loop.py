@@ -339,6 +339,8 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
         if any(step.tries and (step.expected_drop or 0.0) <= limit for step in cuts):
             certainty = "assumed"
             evidence += f": {pictures} cannot tell {context.allowed_drop:g} points"
+    if context.limits.max_drop is None and can_accept(context):
+        evidence += f"; without --max-drop a loss of {context.allowed_drop:g} points is allowed"
     rejected = [step for step in cuts if not step.is_accepted]
     if rejected:
         evidence += f"; {rejected[-1].name} rejected: {rejected[-1].why}"

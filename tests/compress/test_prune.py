@@ -122,13 +122,16 @@ def test_a_cut_is_recovered_twice_and_judged_once(monkeypatch):
     context = context_for(model, epochs=1)
     tried = prune(model, context, 0.4, tries=3)
     assert (tried.recoveries, judged) == (RECOVERIES, [3])
-    assert "fine-tuned twice" in tried.why
+    assert "fine-tuned twice, " in tried.why
     assert tried.model.parent == model.digest
 
     efforts = iter([recovery.recovery_budget(tried.model, context), None])
     monkeypatch.setattr(pruning, "recovery_budget", lambda *_: next(efforts))
     once = prune(model, context, 0.4)
     assert once.recoveries == 1
+    part = recovery.RecoveryBudget(context.train.first(32), 1)
+    efforts = iter([recovery.recovery_budget(tried.model, context), part])
+    assert "fine-tuned twice on 32 of 128 samples" in prune(model, context, 0.4).why
     monkeypatch.undo()
     monkeypatch.setattr(recovery, "MIN_BATCHES", 8)
     budget = recovery.recovery_budget(once.model, context)

@@ -122,7 +122,7 @@ def test_finalists_are_compared_on_the_samples_of_all_folds(
         found = finalist_results(request.ledger, known, 0)
         assert [each.accuracy for each in found] == [c.mean() for c in expected.values()]
         assert [len(each.accuracies) for each in found] == [1, 1]
-    final.record_comparison()
+    final.record_decisions(better)
     (made,) = [d for d in recorded_decisions(request.ledger) if d.name == COMPARISON] or [None]
     if folds == "auto":
         assert made is not None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lepton_automl.core.events import Event
-from lepton_automl.search.finals import training
+from lepton_automl.runs.ledger import recorded_decisions
+from lepton_automl.search.finals import augmentation, finalists, training
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FINALS, FinalTraining, finalist_results
 from lepton_automl.search.request import SearchRequest
@@ -18,7 +19,14 @@ from lepton_automl.search.time_plan import Clock
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Plan, Trials, read_trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack
-from tests.helpers.search import InlineWorkers, make_trial, result, search_request
+from tests.helpers.search import (
+    SPACE,
+    InlineWorkers,
+    make_trial,
+    result,
+    search_request,
+    small_space,
+)
 
 ENDLESS = Clock(lambda: math.inf, 0.0, 0.0)
 
@@ -77,6 +85,54 @@ def test_final_trainings_decide_and_not_the_results_of_the_search(tmp_path: Path
     }
     assert found == {1: (0.95, 0.75), 3: (0.925, 0.92), 0: (0.9, 0.6)}
     request.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("own", "choice", "evidence", "certainty"),
+    [
+        (150, "strength 1 ", "75.00% with 0.5, 85.00% with 1 of", "measured"),
+        (-1, "strength 1 ", "3.0% of training samples and on 30.0%", "inferred"),
+    ],
+)
+def test_the_augmentation_that_ships_is_recorded_with_its_evidence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: int,
+    choice: str,
+    evidence: str,
+    certainty: str,
+) -> None:
+    text = SPACE.replace("[train]", "[train]\naugment = [0.0, 0.5, 1.0]")  # A recipe has 0.5.
+    request = search_request(tmp_path / "run", space=small_space(tmp_path, text))
+    monkeypatch.setattr(finalists, "training_error", lambda *given: 0.03)
+    trials, options = recorded_trials(request, 140)
+    workers = FixedWorkers({"0-final-0": own, "0-final-0-augment-1": 170})
+    final_training(request, trials).train(options, workers, ENDLESS)
+    final_training(request, trials).record_decisions(0)  # All it reads is in the ledger.
+    made = {decision.name: decision for decision in recorded_decisions(request.ledger)}
+    found = made["augmentation"]
+    assert found.choice.startswith(choice)
+    assert evidence in found.evidence
+    assert (found.certainty, found.is_detail) == (certainty, True)
+    assert "with augment 1 for trial 0" in made["final trainings"].choice
+    request.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "errors", "evidence", "certainty"),
+    [
+        (0.5, (0.06, 0.1), "not below 0.5 of it; 1 has no result", "inferred"),
+        (1.0, (0.04, 0.1), ", below 0.5 of it; 0.5 has no result", "inferred"),
+        (0.5, None, "no other strength has a result", "assumed"),
+    ],
+)
+def test_the_only_strength_that_was_trained_follows_from_the_errors_of_the_search(
+    chosen: float, errors: tuple[float, float] | None, evidence: str, certainty: str
+) -> None:
+    made = augmentation.decision(0.5, 1.0, chosen, {chosen: 0.9}, "9 samples", errors)
+    assert evidence in made.evidence
+    assert made.certainty == certainty
+    assert ("stronger than in its recipe" in made.choice) == (chosen == 1.0)
 
 
 def test_a_process_group_trains_one_finalist_after_the_other_and_is_recorded(

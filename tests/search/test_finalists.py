@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_automl.search.finals import finalists
+from lepton_automl.search.finals import augmentation
 from lepton_automl.search.finals.finalists import (
     FINALISTS,
     MAX_SEEDS,
@@ -76,7 +76,7 @@ def test_an_overfitting_net_is_first_trained_with_stronger_augmentation(
     request = replace(request, space=small_space(tmp_path, SPACE_WITH_AUGMENT))
     model = initial_model(make_trial(0).arch, request.dataset.preprocessing((8, 8)), 0)
     model.save(TaskBuilder(request, Trials()).checkpoint(TrainingKey(0)))
-    monkeypatch.setattr(finalists, "is_correct", lambda *a, **k: np.arange(100) < 100 * share)
+    monkeypatch.setattr(augmentation, "is_correct", lambda *a, **k: np.arange(100) < 100 * share)
     found = chosen(request, {0: 190}, {0: 0})  # 95 % of validation samples: an error of 5 %.
     assert [e.augment for e in found] == order
 

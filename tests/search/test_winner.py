@@ -12,6 +12,7 @@ import torch
 from lepton_automl.core import files
 from lepton_automl.errors import ConfigError
 from lepton_automl.models.model import Model
+from lepton_automl.runs.ledger import recorded_decisions
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.winner import WinnerStore
@@ -121,12 +122,44 @@ def test_a_trial_too_slow_for_a_final_training_can_still_win(
     stub = SimpleNamespace(
         train=lambda *given: [finalist],
         options=lambda by_folds: [finalist],
-        record_comparison=lambda: None,
+        record_decisions=lambda number, by_folds: None,
         runs=[final],
     )
     monkeypatch.setattr(winners, "_final_training", stub)
     monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
     assert winners.select_winner(InlineWorkers(), ENDLESS).number == wins
+    request.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "space", "said"),
+    [
+        ((8, 8), None, None),
+        ((16, 10), None, "the pictures have 16x10 pixels"),
+        (None, "own.toml", "the pictures have several sizes"),
+    ],
+)
+def test_the_size_to_which_pictures_are_resized_is_recorded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int] | None,
+    space: str | None,
+    said: str | None,
+) -> None:
+    """The nets of the trials are for 8x8 pixels."""
+    request = search_request(tmp_path / "run")
+    config = replace(request.config, space=space)
+    request = replace(request, config=config, dataset=replace(request.dataset, size=size))
+    _, winners = trained_trials(request, 2)
+    stub = SimpleNamespace(
+        train=lambda *given: [], record_decisions=lambda number, by_folds: None, runs=[]
+    )
+    monkeypatch.setattr(winners, "_final_training", stub)
+    monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
+    winners.select_winner(InlineWorkers(), ENDLESS)
+    made = [each for each in recorded_decisions(request.ledger) if each.name == "input size"]
+    assert [each.choice for each in made] == ["pictures are stretched to 8x8 pixels"] * bool(said)
+    assert all(said in each.evidence and each.is_detail for each in made)
     request.ledger.close()
 
 

@@ -84,50 +84,68 @@ def prune(
         return PruningAttempt(None, False, "the time is used up")
     trained = dataclasses.replace(trained, parent=model.digest)
     if budget is None:
-        return _judged(trained, context, best.description, 0, tries)
+        return _judged(trained, context, best.description, _Recoveries(), tries)
+    done = _Recoveries(1, len(budget.data))
     if _reaches_limits(trained.arch, context):
-        return _recovered_while_improving(trained, context, best.description, tries)
-    return _recovered(trained, context, best.description, tries)
+        return _recovered_while_improving(trained, context, best.description, done, tries)
+    return _recovered(trained, context, best.description, done, tries)
+
+
+@dataclass(frozen=True)
+class _Recoveries:
+    """The fine-tunings of a cut net."""
+
+    count: int = 0
+    samples: int = 0
+    """Training samples of the one with the fewest."""
+
+    def text(self, of: int) -> str:
+        """In words, where the training part has `of` samples."""
+        times = {0: "not fine-tuned", 1: "fine-tuned once", 2: "fine-tuned twice"}
+        said = times.get(self.count, f"fine-tuned {self.count} times")
+        return said + (f" on {self.samples:,} of {of:,} samples" if 0 < self.samples < of else "")
 
 
 def _recovered(
-    model: Model, context: CompressionContext, description: str, tries: int
+    model: Model, context: CompressionContext, description: str, done: _Recoveries, tries: int
 ) -> PruningAttempt:
     """The attempt after all its recoveries, or after the first one if it is hopeless."""
-    done = 1
-    while done < RECOVERIES and not is_hopeless(model, context):
+    while done.count < RECOVERIES and not is_hopeless(model, context):
         again = _recovered_again(model, context, done)
         if again is None:
             break
-        model, done = again, done + 1
+        model, done = again
     return _judged(model, context, description, done, tries)
 
 
-def _recovered_again(model: Model, context: CompressionContext, done: int) -> Model | None:
+def _recovered_again(
+    model: Model, context: CompressionContext, done: _Recoveries
+) -> tuple[Model, _Recoveries] | None:
     """`model` after one more recovery; None where that fails or there is no time for it."""
     try:
         budget = recovery_budget(model, context, context.reserved_seconds)
         if budget is None:
             return None
-        trained = recover(model, context, budget, context.seed + done)
+        trained = recover(model, context, budget, context.seed + done.count)
     except (Diverged, OutOfTime):
         return None
-    return dataclasses.replace(trained, parent=model.parent)
+    more = _Recoveries(done.count + 1, min(done.samples, len(budget.data)))
+    return dataclasses.replace(trained, parent=model.parent), more
 
 
 def _recovered_while_improving(
-    model: Model, context: CompressionContext, description: str, tries: int
+    model: Model, context: CompressionContext, description: str, done: _Recoveries, tries: int
 ) -> PruningAttempt:
     """The attempt after further recoveries, while it is rejected and its drop falls."""
-    attempt = _judged(model, context, description, 1, tries)
-    while not attempt.is_accepted and attempt.recoveries < MAX_RECOVERIES_TO_LIMITS:
+    attempt = _judged(model, context, description, done, tries)
+    while not attempt.is_accepted and done.count < MAX_RECOVERIES_TO_LIMITS:
         assert attempt.model is not None, "it was judged"
         assert attempt.judgement is not None, "it was judged"
-        again = _recovered_again(attempt.model, context, attempt.recoveries)
+        again = _recovered_again(attempt.model, context, done)
         if again is None:
             break
-        before, done = attempt.judgement.drop.points, attempt.recoveries + 1
-        attempt = _judged(again, context, description, done, tries)
+        before, (model, done) = attempt.judgement.drop.points, again
+        attempt = _judged(model, context, description, done, tries)
         assert attempt.judgement is not None, "it was judged"
         if attempt.judgement.drop.points >= before:
             break
@@ -161,15 +179,14 @@ def _slower(before: Arch, after: Arch, context: CompressionContext) -> str:
 
 
 def _judged(
-    model: Model, context: CompressionContext, description: str, recoveries: int, tries: int
+    model: Model, context: CompressionContext, description: str, done: _Recoveries, tries: int
 ) -> PruningAttempt:
     """Accept or reject a net on the acceptance pictures, with the reason in words."""
     judgement = judge_pruned(model, context, tries)
     reached = validation_accuracy(model, context)
     model = dataclasses.replace(model, metrics={_ACCURACY: reached})
-    times = {0: "not fine-tuned", 1: "fine-tuned once", 2: "fine-tuned twice"}
-    done = f"{description}, {times.get(recoveries, f'fine-tuned {recoveries} times')}, "
-    is_accepted, why = judgement.is_accepted, done + str(judgement)
+    trained = done.text(len(context.train))
+    is_accepted, why = judgement.is_accepted, f"{description}, {trained}, {judgement}"
     min_accuracy = context.limits.min_accuracy or 0.0
     if is_accepted and not keeps_class_limit(model, context, 0.5):
         limit = (context.limits.max_class_drop or 0.0) / 2
@@ -180,4 +197,4 @@ def _judged(
         if reached < least:
             is_accepted = False
             why = f"{description}, {reached:.2%} on validation (limit {min_accuracy:.2%})"
-    return PruningAttempt(model, is_accepted, why, recoveries, judgement)
+    return PruningAttempt(model, is_accepted, why, done.count, judgement)

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lepton_automl.data.sampling import subset
-from lepton_automl.data.tensors import load_labelled
-from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.search.finals.augmentation import overfits, training_error
 from lepton_automl.search.finals.mirror_test import Verdict
 from lepton_automl.search.finals.selection import (
     Option,
@@ -29,7 +27,6 @@ from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trials, stronger_augmentation
 from lepton_automl.search.warm_start import is_at, read_warm_start
 from lepton_automl.training.distributed import expected_speedup
-from lepton_automl.training.evaluate import is_correct
 
 FINALISTS = 3
 """Number of finalists, where there is time for all of them."""
@@ -41,14 +38,9 @@ _MIN_SCRATCH_FACTOR = 2
 """With a budget, a training from scratch has at least this many times the epochs of the last rung
 or of the recipe, whichever is less: a shorter one is worse than continuing from the rung for the
 same time (docs/decisions.md, "Final trainings from nothing")."""
-_OVERFITTING_RATIO = 0.5
-"""Where the error on training samples is below this share of the validation error, a longer
-training needs stronger augmentation (docs/decisions.md, "Stronger changes at the end")."""
 _SATURATED_ERROR = 0.02
 """Where the best net errs less after one short rung, a larger one has little to gain, and costs
 count as they do after long trainings."""
-_OVERFITTING_SAMPLES = 2000
-"""Training samples that this is measured on."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,8 @@ class Finalist:
     """Strength of the augmentation; None: that of the recipe."""
     flip: bool = False
     """Whether it is trained with random flips where its recipe has none."""
+    training_error: float | None = None
+    """Error of its net of the search on training samples, 0 to 1; None: not measured."""
 
     @property
     def min_epochs(self) -> int:
@@ -292,22 +286,11 @@ class FinalistSelection:
         augment = stronger_augmentation(self._trials[number].recipe, self._request.space)
         if augment is None:
             return [of_recipe]
-        both = [of_recipe, dataclasses.replace(of_recipe, augment=augment)]
-        return both[::-1] if self._overfits(number) else both
-
-    def _overfits(self, number: int) -> bool:
-        """Whether the net's training error is far below its validation error."""
         result = self._trials.search_result(number)
-        checkpoint = self._tasks.checkpoint(result.key)
-        if not self._tasks.is_complete(checkpoint):
-            return False
-        model = Model.load(checkpoint)
-        files = self._request.dataset.decoded_files(
-            "train", model.arch.input[:2], self._request.folder.cache
-        )
-        samples = subset(load_labelled(files), _OVERFITTING_SAMPLES, self._request.config.seed)
-        correct = is_correct(model, samples, device=self._request.device)
-        return bool(1 - correct.mean() < _OVERFITTING_RATIO * (1 - result.accuracy))
+        error = training_error(self._request, self._tasks, result)
+        of_recipe = dataclasses.replace(of_recipe, training_error=error)
+        both = [of_recipe, dataclasses.replace(of_recipe, augment=augment)]
+        return both[::-1] if overfits(error, 1 - result.accuracy) else both
 
     def _distinct(self, options: Sequence[Option]) -> list[Option]:
         """The most accurate option of each architecture."""

@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from lepton_automl.artifact.provenance import FinalistResult
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.cost.cost import Cost
@@ -20,8 +21,9 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView, record_decision
 from lepton_automl.runs.time_budget import COMPRESSION, sufficient_budget
-from lepton_automl.search.finals import cross_validation, flip_check
+from lepton_automl.search.finals import augmentation, cross_validation, flip_check
 from lepton_automl.search.finals.finalists import (
+    FINALISTS,
     Finalist,
     FinalistSelection,
     FinalRun,
@@ -48,6 +50,7 @@ from lepton_automl.search.trials import (
     cross_validation_of,
     read_trials,
     result_event,
+    stronger_augmentation,
 )
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.pool import Workers
@@ -55,8 +58,12 @@ from lepton_automl.search.workers.task import Task, TaskResult, run_task, unpack
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 
+ERRORS = "training_errors"
+"""Field of the plan event: errors of nets of the search on training samples, by trial."""
 FINALS = "finals"
 """Stage of the progress events."""
+FINAL_TRAININGS = "final trainings"
+"""Name of the decision on their number and length."""
 _GRACE_SHARE = 0.5
 """A final training that is late is waited for `GRACE_SECONDS`; one that will probably end soon, for
 this share of the time that is kept for the compression, as minutes of training would be lost."""
@@ -109,7 +116,7 @@ class FinalTraining:
                 dataclasses.replace(run, ranks=ranks)
                 for run in plan_final_runs(finalists, at_once, seconds, folds)
             ]
-            event = {"finals": [run.to_event() for run in plan]}
+            event = {"finals": [run.to_event() for run in plan], ERRORS: _errors(finalists)}
             self._request.ledger.record(EventKind.PLAN, key, event)
             epoch = 0.0 if self._trials.plan is None else self._trials.plan.epoch_seconds
             larger = self._request.continuing_budget(epoch)
@@ -153,12 +160,57 @@ class FinalTraining:
             self._emit(_comparison_text(event))
         self._trials.add_cross_validation(self._round, event)
 
-    def record_comparison(self) -> None:
-        """Record the decision to compare the finalists on several folds, if they were."""
-        event = self._request.ledger.get(EventKind.CROSS_VALIDATION, str(self._round))
-        decision = event and cross_validation.decision(self._request, event)
-        if decision:
-            record_decision(self._request.ledger, decision)
+    def record_decisions(self, number: int, *, by_folds: bool = True) -> None:
+        """Record what was decided about the final trainings.
+
+        Parameters
+        ----------
+        number : int
+            The winner.
+        by_folds : bool
+            Whether the finalists were compared on several folds, where they have these.
+        """
+        request, ledger = self._request, self._request.ledger
+        event = ledger.get(EventKind.CROSS_VALIDATION, str(self._round)) if by_folds else None
+        made = [event and cross_validation.decision(request, event), self._plan_decision()]
+        made.append(self._augmentation_decision(number, by_folds=by_folds))
+        for decision in made:
+            if decision:
+                record_decision(ledger, decision)
+
+    def _plan_decision(self) -> Decision | None:
+        """How many final trainings of which length there were; None without any."""
+        runs, budget = self.runs, self._request.config.seconds_in_all
+        if not runs:
+            return None
+        evidence = f"at most {FINALISTS} finalists"
+        evidence += "" if budget is None else f", {duration(budget)} budget"
+        evidence += f", {self._request.finals_at_once} at a time"
+        choice = plan_text(runs, len(_numbers(runs)), "")
+        return Decision(FINAL_TRAININGS, choice, evidence, "inferred", "--budget", is_detail=True)
+
+    def _augmentation_decision(self, number: int, *, by_folds: bool) -> Decision | None:
+        """Which augmentation the training of the winner had; None where there was no choice."""
+        request, trials = self._request, self._trials
+        recipe, key = trials[number].recipe, trials.best_result(number).key
+        stronger = stronger_augmentation(recipe, request.space)
+        runs = [run for run in self.runs if run.from_scratch]
+        if stronger is None or key not in {run.key(self._round) for run in runs}:
+            return None
+        found = cross_validation.answers(request, trials, runs, self._round, by_folds=by_folds)
+        accuracies: dict[float, float] = {}
+        for variant in found.correct:
+            if variant.number == number:
+                strength = recipe.augment if variant.augment is None else variant.augment
+                accuracy = found.accuracy(variant)
+                accuracies[strength] = max(accuracy, accuracies.get(strength, 0.0))
+        where = f"{len(found.samples):,} samples"
+        where += f" of {len(found.folds)} folds" if len(found.folds) > 1 else " for validation"
+        event = request.ledger.get(EventKind.PLAN, f"{Stage.FINAL}-{self._round}") or {}
+        error = event.get(ERRORS, {}).get(str(number))
+        errors = None if error is None else (error, 1 - trials.search_result(number).accuracy)
+        chosen = recipe.augment if key.augment is None else key.augment
+        return augmentation.decision(recipe.augment, stronger, chosen, accuracies, where, errors)
 
     def _train(self, workers: Workers, clock: Clock) -> None:
         waiting = [run for run in self.runs if self._result(run) is None]
@@ -395,6 +447,11 @@ def _best_variant(
         key=lambda results: sum(result.accuracy for result in results) / len(results),
         default=[],
     )
+
+
+def _errors(finalists: Sequence[Finalist]) -> dict[str, float]:
+    known = [(each.number, each.training_error) for each in finalists]
+    return {str(number): error for number, error in known if error is not None}
 
 
 def _numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:

@@ -86,8 +86,6 @@ class WinnerStore:
         too_slow = self._too_slow(options) if finals else []
         if too_slow:  # It was evaluated on the validation part alone.
             finals = self._final_training.options(by_folds=False)
-        else:
-            self._final_training.record_comparison()
         choice = choose([*finals, *too_slow] or options, self._request.config.goal)
         if choice.number in {option.number for option in too_slow}:
             result = self._trials.search_result(choice.number)
@@ -98,6 +96,7 @@ class WinnerStore:
             )
             self._request.emit(Event("search", message))
         self._save(choice, workers)
+        self._final_training.record_decisions(choice.number, by_folds=not too_slow)
         self._record_decision(choice, options)
         event = {
             "trials": self._request.config.trials,
@@ -112,9 +111,29 @@ class WinnerStore:
         compared = f"{choice.reason}, of {len(options)} trained trials"
         decision = Decision("winner", f"trial {choice.number}", compared, "measured", _OPTIONS)
         record_decision(self._request.ledger, decision)
+        if resized := self._size_decision(choice.number):
+            record_decision(self._request.ledger, resized)
         time_used = time_decision(self._trials, choice.number, self._request)
         if time_used is not None:
             record_decision(self._request.ledger, time_used)
+
+    def _size_decision(self, number: int) -> Decision | None:
+        """To which size pictures are resized; None where they are not, or the user's space says."""
+        data, sides = self._request.dataset, self._request.space.resolution.values
+        height, width, _ = self._trials[number].arch.input
+        is_stated = self._request.config.space is not None and len(sides) == 1
+        if data.size == (height, width) or (is_stated and isinstance(sides[0], int)):
+            return None
+        tried = {self._trials[each].arch.input[:2] for each in self._trials.trained()}
+        shapes = "several sizes" if data.size is None else "{}x{} pixels".format(*data.size)
+        return Decision(
+            "input size",
+            f"pictures are stretched to {height}x{width} pixels",
+            f"that of the winner, of {len(tried)} trained; the pictures have {shapes}",
+            "measured" if len(tried) > 1 else "assumed",
+            "--space (resolution in [input])",
+            is_detail=True,
+        )
 
     def _too_slow(self, options: Sequence[Option]) -> list[Option]:
         """The first choice of the search, if only its speed kept it from a final training.
