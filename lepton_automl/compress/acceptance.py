@@ -10,12 +10,14 @@ Source: Efron 2010, Large-Scale Inference, section 1.1 (normal prior, shrinkage,
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from scipy.special import ndtri, stdtrit
 
 from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.cross_fit import NO_NETS, FoldNets, drop_on_folds
 from lepton_automl.compress.evaluation import measured_drop
 from lepton_automl.metrics.paired import SmoothedDrop
 from lepton_automl.models.arch import Arch
@@ -55,6 +57,8 @@ class Judgement:
     """Points that `bound` may reach; infinite where the user has asked for the cut."""
     weight: float = 1.0
     """Of the pictures in `expected`, 0 to 1."""
+    folds: int = 1
+    """Folds that the pictures are of; 1: the validation part alone."""
 
     @property
     def is_accepted(self) -> bool:
@@ -68,13 +72,20 @@ class Judgement:
     def __str__(self) -> str:
         points = self.drop.points
         change = f"loses {points:.2f}" if points >= 0 else f"gains {-points:.2f}"
-        text = f"{change} points on {self.drop.n} validation pictures"
+        text = f"{change} points on {pictures_text(self.drop.n, self.folds)}"
         text += f"; expected {self.expected:.2f} (limit {self.limit:.2f})"
         text += f", at most {self.bound:.2f}"
         text += "" if math.isinf(self.max_bound) else f" (limit {self.max_bound:.2f})"
         if self.is_undecided:
             text += ": too few pictures to tell"
         return text + (", all of one group" if math.isinf(self.drop.error) else "")
+
+
+def pictures_text(count: int, folds: int) -> str:
+    """The pictures that judge a net, in words."""
+    if folds > 1:
+        return f"{count} pictures of {folds} folds"
+    return f"{count} validation pictures"
 
 
 def pruning_limit(context: CompressionContext) -> float:
@@ -128,8 +139,10 @@ def judge(
     )
 
 
-def judge_pruned(model: Model, context: CompressionContext, tries: int) -> Judgement:
-    """Judge a pruned net on the acceptance pictures.
+def judge_pruned(
+    model: Model, context: CompressionContext, tries: int, fold_nets: FoldNets = NO_NETS
+) -> Judgement:
+    """Judge a pruned net on the acceptance pictures, and on other folds where there are nets.
 
     Parameters
     ----------
@@ -139,10 +152,25 @@ def judge_pruned(model: Model, context: CompressionContext, tries: int) -> Judge
         Pictures, reference and limits.
     tries : int
         Nets judged on these pictures so far, with this one.
+    fold_nets : mapping of int to Model
+        The nets of other folds after the same cut.
     """
-    drop = measured_drop(model, context, context.acceptance)
+    drop = drop_on_folds(model, context, context.acceptance, fold_nets)
     limits = pruning_limit(context), max_bound(context)
-    return judge(drop, _share(model.arch, context), tries, limits, has_groups=_has_groups(context))
+    return _judged_by_size(model, context, drop, tries, limits, len(fold_nets))
+
+
+def _judged_by_size(
+    model: Model,
+    context: CompressionContext,
+    drop: SmoothedDrop,
+    tries: int,
+    limits: tuple[float, float],
+    other_folds: int,
+) -> Judgement:
+    share, has_groups = _share(model.arch, context), context.validation_groups is not None
+    judgement = judge(drop, share, tries, limits, has_groups=has_groups)
+    return dataclasses.replace(judgement, folds=1 + other_folds)
 
 
 def can_accept(context: CompressionContext) -> bool:
@@ -164,23 +192,22 @@ def is_hopeless(model: Model, context: CompressionContext) -> bool:
     return not math.isinf(drop.error) and drop.lower(RISK) > pruning_limit(context)
 
 
-def judge_end(model: Model, context: CompressionContext, tries: int) -> Judgement:
+def judge_end(
+    model: Model, context: CompressionContext, tries: int, fold_nets: FoldNets = NO_NETS
+) -> Judgement:
     """Judge the int8 file of a pruned net against the reference: the whole chain once more.
 
     Where a last part was kept, a loss that it shows decides; else, and also, all validation
-    pictures together by the rule of the steps, as one more try.
+    pictures together by the rule of the steps, as one more try. Nets of other folds (`fold_nets`,
+    after all cuts) are judged before quantization, which loses hundredths of a point.
     """
     limits = context.allowed_drop, max_bound(context)
     if context.last is not None:
         drop = measured_drop(model, context, context.last)
         if drop.lower(RISK) > context.allowed_drop:
             return Judgement(drop, drop.points, drop.upper(RISK), *limits)
-    drop = measured_drop(model, context, context.held_out)
-    return judge(drop, _share(model.arch, context), tries, limits, has_groups=_has_groups(context))
-
-
-def _has_groups(context: CompressionContext) -> bool:
-    return context.validation_groups is not None
+    drop = drop_on_folds(model, context, context.held_out, fold_nets)
+    return _judged_by_size(model, context, drop, tries, limits, len(fold_nets))
 
 
 def _share(arch: Arch, context: CompressionContext) -> float:

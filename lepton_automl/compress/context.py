@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from lepton_automl.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from lepton_automl.data.dataset import LabelledTensors
+    from lepton_automl.data.folds import Folds
 
 DEFAULT_MAX_DROP = 0.5
 """Accuracy points that may be lost on validation where no `max_drop` is stated."""
@@ -94,6 +95,13 @@ class CompressionContext:
     """True: pruning continues until the cost limits hold. False: it continues while it pays."""
     validation_groups: NDArray[np.int64] | None = None
     """(N,): group of each validation picture; None: pictures are independent."""
+    folds: Folds | None = None
+    """Folds of the training samples followed by the validation samples, on which cuts are judged
+    too (`compress.cross_fit`); None: the validation part alone judges."""
+    most_folds: int = 3
+    """Folds that judge a cut at most, with the validation part."""
+    fold_references: Mapping[int, Model] = field(default_factory=dict)
+    """Fold, from 1, to the net that was trained as `reference`, but on all samples outside it."""
 
     @property
     def allowed_drop(self) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from torch import Tensor
 
@@ -50,13 +53,52 @@ def measured_drop(
     model: Model, context: CompressionContext, pictures: HeldOutPictures
 ) -> SmoothedDrop:
     """What `model`, or its int8 file, loses against the reference on the same pictures."""
+    return pooled_drop([paired_margins(model, context, pictures)])
+
+
+@dataclass(frozen=True, eq=False)
+class PairedMargins:
+    """Margins of two nets on the same N pictures, which neither was trained on."""
+
+    before: np.ndarray
+    """(N,): `metrics.paired.class_margins` of the reference."""
+    after: np.ndarray
+    """(N,): those of the net that is judged."""
+    labels: np.ndarray
+    """int64 (N,)."""
+    groups: np.ndarray | None
+    """int64 (N,); None: pictures are independent."""
+    is_balanced: bool
+    """Whether classes have equal weight."""
+
+
+def paired_margins(
+    model: Model, context: CompressionContext, pictures: HeldOutPictures
+) -> PairedMargins:
+    """Margins of the reference of `context` and of `model`, or of its int8 file."""
     data = pictures.data
     labels = data.labels.cpu().numpy()
     before, after = (
         class_margins(_scores(each, context, data.pixels), labels)
         for each in (context.reference, model)
     )
-    return smoothed_drop(before, after, pictures.groups, data.strata)
+    return PairedMargins(before, after, labels, pictures.groups, data.is_balanced)
+
+
+def pooled_drop(parts: Sequence[PairedMargins]) -> SmoothedDrop:
+    """The drop over the pictures of all parts together; group numbers are common to them."""
+    before, after, labels = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("before", "after", "labels")
+    )
+    groups = [part.groups for part in parts if part.groups is not None]
+    assert len(groups) in {0, len(parts)}, "either all parts have groups or none has"
+    return smoothed_drop(
+        before,
+        after,
+        np.concatenate(groups) if groups else None,
+        labels if parts[0].is_balanced else None,
+    )
 
 
 def _scores(model: Model, context: CompressionContext, pixels: Tensor) -> np.ndarray:

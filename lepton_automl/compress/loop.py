@@ -16,9 +16,16 @@ from lepton_automl.compress.acceptance import (
     Judgement,
     can_accept,
     judge_end,
+    pictures_text,
     pruning_limit,
 )
 from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.cross_fit import (
+    FoldNets,
+    load_fold_nets,
+    save_fold_nets,
+    with_references,
+)
 from lepton_automl.compress.evaluation import int8_file, validation_correct
 from lepton_automl.compress.pruning.prune import prune
 from lepton_automl.compress.pruning.savings import is_within
@@ -88,6 +95,10 @@ class StepRecord:
     """One-sided upper bound of the expected drop, corrected for the tries, points."""
     drop_weight: float | None = None
     """Weight of the pictures in the expected drop, 0 to 1."""
+    samples: int = 0
+    """Pictures that judged it; 0: it was not judged."""
+    folds: int = 1
+    """Folds that these are of; 1: the validation part alone."""
     tries: int = 0
     """Which judged net of this compression it is, from 1; 0: it was not judged."""
     is_withdrawn: bool = False
@@ -159,6 +170,8 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
         record = _record("reference", model, context, why="all drops are relative to this net")
         _append(folder, steps, record)
     if steps[-1].name not in {REFIT, QUANTIZED}:
+        if context.epochs and context.folds is not None:
+            context = with_references(context, folder)
         _prune_steps(steps, context, folder)
     while steps[-1].name != QUANTIZED:
         _quantize_or_withdraw(steps, context, folder)
@@ -167,8 +180,10 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
 
 def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
     """Add a step for every cut that is tried, until one of the reasons to stop holds."""
-    current = Model.load(folder / _accepted(steps)[-1].name)
-    if context.epochs and not can_accept(context):
+    name = _accepted(steps)[-1].name
+    current = Model.load(folder / name)
+    fold_nets: FoldNets = load_fold_nets(context, folder, name)
+    if context.epochs and not fold_nets and not can_accept(context):
         context.emit(Event("compress", f"no pruning: {_ONE_GROUP}"))
         return
     while context.epochs and (share := _next_cut(steps, context)):
@@ -180,14 +195,15 @@ def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: P
             context.emit(Event("compress", f"no more pruning: the time is used up{more}"))
             break
         known = frozenset(step.arch for step in steps)
-        attempt = prune(current, context, share, known, _next_try(steps))
+        attempt = prune(current, context, share, known, _next_try(steps), fold_nets)
         if attempt.model is None:
             context.emit(Event("compress", f"no more pruning: {attempt.why}"))
             break
         name = f"pruned-{len(steps)}"
         if attempt.is_accepted:
-            current = attempt.model
+            current, fold_nets = attempt.model, attempt.fold_nets
             current.save(folder / name)
+            save_fold_nets(folder, name, fold_nets)
         record = _record(name, attempt.model, context, attempt.is_accepted, why=attempt.why)
         record = _with_judgement(record, attempt.judgement, _next_try(steps))
         _append(folder, steps, record)
@@ -208,7 +224,8 @@ def _quantize_or_withdraw(
     result = quantize_model(Model.load(folder / accepted[-1].name), context)
     judgement = None
     if len(accepted) > 1:
-        judgement = judge_end(result.model, context, _next_try(steps))
+        fold_nets = load_fold_nets(context, folder, accepted[-1].name)
+        judgement = judge_end(result.model, context, _next_try(steps), fold_nets)
         if not judgement.is_accepted and not context.is_aim:
             place = steps.index(accepted[-1])
             steps[place] = _withdrawn(steps[place], judgement)
@@ -284,6 +301,8 @@ def _with_judgement(step: StepRecord, judgement: Judgement | None, tries: int) -
         expected_drop=judgement.expected,
         drop_bound=judgement.bound,
         drop_weight=judgement.weight,
+        samples=judgement.drop.n,
+        folds=judgement.folds,
         tries=tries,
     )
 
@@ -318,7 +337,9 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
     """How far a finished compression has pruned, from what evidence, and why it stopped."""
     cuts = [step for step in steps[1:] if step.name not in {REFIT, QUANTIZED}]
     kept, last = [step for step in cuts if step.is_accepted], steps[-1]
-    pictures = f"{len(context.validation)} validation pictures"
+    judged = [step for step in steps if step.samples] or [steps[0]]
+    count, folds = judged[-1].samples or len(context.validation), judged[-1].folds
+    pictures = pictures_text(count, folds)
     certainty: Certainty = "measured"
     if kept and last.drop is not None:
         sizes = f"{steps[0].size_bytes / 1000:.1f} to {kept[-1].size_bytes / 1000:.1f} kB"
@@ -333,7 +354,7 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
     else:
         choice = "no pruning"
         evidence = f"{len(cuts)} cuts were rejected" if cuts else "no cut was tried"
-        if not can_accept(context):
+        if folds == 1 and not can_accept(context):
             certainty, evidence = "assumed", _ONE_GROUP
         limit = pruning_limit(context)
         if any(step.tries and (step.expected_drop or 0.0) <= limit for step in cuts):

@@ -25,6 +25,8 @@ from lepton_automl.metrics.balanced import Strata
 SMALL, FEW_GROUPS = 3000, 20
 """Samples or groups of training and validation together below which the validation part alone is
 too small to compare nets."""
+_FOLDS, MOST_FOLDS = 3, 5
+"""Folds without a budget, and at most: with a budget, or where each of few groups is a fold."""
 _LEAST_TRAINED = 0.5
 """Least training samples of a fold, relative to the training part."""
 _NO_FOLD = -1
@@ -74,6 +76,11 @@ class Folds:
         """Number of folds; 1 where the training part cannot be divided."""
         return int(self.of_sample.max()) + 1
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the fold of each sample, as hexadecimal text."""
+        return hashlib.sha256(self.of_sample.astype("<i8").tobytes()).hexdigest()
+
     def training_index(self, fold: int) -> NDArray[np.int64]:
         """Indices of the samples that the training for a fold uses, in increasing order."""
         return np.flatnonzero(self.of_sample != fold)
@@ -91,6 +98,23 @@ def is_small(train: Part, validation: Part) -> bool:
     """Whether there are fewer than `SMALL` samples or `FEW_GROUPS` groups in both parts."""
     groups = group_count(train, validation)
     return len(train) + len(validation) < SMALL or (groups is not None and groups < FEW_GROUPS)
+
+
+def folds_to_use(train: Part, validation: Part, wanted: int | None) -> int:
+    """Folds that nets are compared on without a time limit, with the validation part.
+
+    Parameters
+    ----------
+    train, validation : Part
+        Parts of one data set.
+    wanted : int, optional
+        What the user has stated; None: 1 unless `is_small`, more where
+        each of few groups is a fold.
+    """
+    if wanted is not None or not is_small(train, validation):
+        return wanted or 1
+    groups = group_count(train, validation)
+    return MOST_FOLDS if groups is not None and groups < FEW_GROUPS else _FOLDS
 
 
 def group_count(train: Part, validation: Part) -> int | None:

@@ -18,10 +18,11 @@ from lepton_automl.compress.loop import (
     quantization_decision,
 )
 from lepton_automl.compress.loop import compress as run_compression
+from lepton_automl.config import fold_count
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
-from lepton_automl.data.folds import group_count, is_small
+from lepton_automl.data.folds import assign_folds, folds_to_use, group_count, is_small
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
@@ -32,6 +33,7 @@ from lepton_automl.pipeline.export import Outcome, write_and_verify
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers
+from lepton_automl.search.finals.winner import load_fold_nets
 from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.space.search_space import SearchSpace
@@ -191,7 +193,6 @@ def compress(
     compression = CompressionContext(
         train=train,
         validation=validation,
-        validation_groups=dataset.validation.groups,
         reference=best,
         limits=context.config.limits,
         target=context.target,
@@ -210,6 +211,7 @@ def compress(
         measure=_measure(context),
         latency_basis=context.latency_model.basis if context.latency_model else "measured",
         is_aim=is_aim,
+        **_folds(context, judges_cuts=prunes and step is None and not is_aim),
     )
     folder = compressed_folder(context, step or best)
     result = run_compression(step or best, compression, folder)
@@ -220,6 +222,21 @@ def compress(
         record_decision(ledger, _refit_decision(context, result))
     charts.write_steps(context.folder.path, result.steps)
     return result
+
+
+def _folds(context: RunContext, *, judges_cuts: bool) -> dict[str, Any]:
+    """Fields of `CompressionContext` on groups and folds, and the nets that the search has left."""
+    data = context.dataset
+    groups = {"validation_groups": data.validation.groups}
+    most = folds_to_use(data.train, data.validation, fold_count(context.config.folds))
+    if not judges_cuts or most == 1:
+        return groups
+    folds = assign_folds(data.train, data.validation, context.config.seed)
+    if folds.samples.groups is not None:
+        groups = {"validation_groups": folds.samples.groups[folds.evaluated_index(0)]}
+    nets = load_fold_nets(context.folder.best, folds)
+    most = max(most, 1 + max(nets, default=0))
+    return groups | {"folds": folds, "most_folds": most, "fold_references": nets}
 
 
 def _refit_decision(context: RunContext, result: CompressionResult) -> Decision:

@@ -140,9 +140,9 @@ def test_the_net_before_a_withdrawn_one_ships_also_after_a_kill(tmp_path, monkey
     last = [step.name for step in whole.steps if step.is_accepted][-2]
     own, seen = loop.judge_end, []
 
-    def strict(made, given, tries):
+    def strict(made, given, tries, *more):
         """Reject the int8 file of the smallest net."""
-        judgement = own(made, given, tries)
+        judgement = own(made, given, tries, *more)
         seen.append(tries)
         is_last = made.arch == whole.int8.arch
         return dataclasses.replace(judgement, max_bound=-1.0) if is_last else judgement

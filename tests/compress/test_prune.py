@@ -113,9 +113,9 @@ def test_a_cut_is_recovered_twice_and_judged_once(monkeypatch):
     judged = []
     own = pruning.judge_pruned
 
-    def counted(model, context, tries):
+    def counted(model, context, tries, *more):
         judged.append(tries)
-        return own(model, context, tries)
+        return own(model, context, tries, *more)
 
     monkeypatch.setattr(pruning, "judge_pruned", counted)
     model = spread()

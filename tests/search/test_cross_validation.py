@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.flip_check import choose
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FinalTraining, finalist_results
+from lepton_automl.search.finals.winner import load_fold_nets
 from lepton_automl.search.loop import search
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.task_builder import TaskBuilder
@@ -166,13 +168,23 @@ def test_a_search_chooses_by_folds_and_ships_the_net_of_the_training_part(tmp_pa
         assert row.accuracy == best.metrics["validation_accuracy"]
         assert (row.cross_validation is not None) is (folds == "auto")
         # As after a kill before a checkpoint was deleted; the same command again deletes it.
-        stale = request.folder.checkpoints / "00001-final-0-fold-1"
+        stale = request.folder.checkpoints / f"{1 - found.number:05d}-final-0-fold-1"
         stale.mkdir()
         (stale / "weights.safetensors").touch()
         assert search(request, workers).number == found.number
         left = [path.name for path in request.folder.checkpoints.glob("[0-9]*")]
         assert left
-        assert not any("fold" in name for name in left)
+        kept = {"auto": {"00001-final-0-fold-1", "00001-final-0-fold-2"}, "off": set()}
+        assert {name for name in left if "fold" in name} == kept[folds]
+        # The compression judges its cuts on these nets too, but on no other folds than their own.
+        nets = load_fold_nets(request.folder.best, request.folds)
+        trained = {task.key: Path(task.out) for task in workers.tasks}
+        assert {fold: net.digest for fold, net in nets.items()} == {
+            fold: Model.load(trained[f"1-final-0-fold-{fold}"]).digest
+            for fold in ((1, 2) if folds == "auto" else ())
+        }
+        other = dataclasses.replace(request.folds, of_sample=request.folds.of_sample[::-1])
+        assert not load_fold_nets(request.folder.best, other)
         assert not list(request.folder.cache.glob("fold-*"))
         # Observers of results on the validation part receive no others.
         assert not any("fold" in key for key in request.ledger.all(EventKind.RUNG))

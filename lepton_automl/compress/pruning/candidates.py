@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,13 +22,29 @@ from lepton_automl.models.model import Model
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What is cut: channels, the least important ones first, or one layer."""
+
+    importance: str = ""
+    """Name in `IMPORTANCES` of what ranks the channels; empty where a layer is removed."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Width name -> channels that are left, of the widths that are cut."""
+    layer: int | None = None
+    """Index of the layer that is removed; None where channels are cut."""
+
+    def __str__(self) -> str:
+        if self.layer is not None:
+            return f"layer {self.layer} removed"
+        return f"channels by {self.importance}"
+
+
+@dataclass(frozen=True)
 class PruningCandidate:
     """A cut net before any training."""
 
     model: Model
     """Refitted by least squares."""
-    description: str
-    """What was cut, such as `layer 3 removed`."""
+    cut: Cut
     saving: float
     """Share of the cost, 0 to 1; see `Savings`."""
     kl_divergence: float
@@ -60,15 +76,52 @@ def pruning_candidates(
     known : frozenset of str
         Hashes of architectures to leave out.
     """
-    pixels = context.train.pixels[balanced(context.train.labels, PICTURES, context.seed)]
+    pixels = _pictures(context)
     expected = float_probabilities(model, pixels)
     candidates = []
-    for pruned, description, saving in _cuts(model, context, share, known, pixels):
+    for pruned, cut, saving in _cuts(model, context, share, known, pixels):
         divergence = kl_divergence(expected, float_probabilities(pruned, pixels))
-        candidates.append(PruningCandidate(pruned, description, saving, max(divergence, 0.0)))
+        candidates.append(PruningCandidate(pruned, cut, saving, max(divergence, 0.0)))
         if context.seconds_left is not None and context.seconds_left() <= context.reserved_seconds:
             break
     return candidates
+
+
+def apply_cut(model: Model, cut: Cut, context: CompressionContext) -> Model:
+    """`model` without what is cut, its remaining weights fitted to its answers.
+
+    Parameters
+    ----------
+    model : Model
+        Not folded.
+    cut : Cut
+        Sizes or a layer of its architecture.
+    context : CompressionContext
+        Training pictures, which rank the channels and fit the weights.
+    """
+    pixels = _pictures(context)
+    if cut.layer is not None:
+        return _without_layer(model, cut.layer, pixels)
+    scores = IMPORTANCES[cut.importance](model, context.train, context.seed)
+    return _with_best_channels(model, cut.sizes, scores, pixels)
+
+
+def _pictures(context: CompressionContext) -> Tensor:
+    return context.train.pixels[balanced(context.train.labels, PICTURES, context.seed)]
+
+
+def _with_best_channels(
+    model: Model, sizes: Mapping[str, int], scores: Mapping[str, Tensor], pixels: Tensor
+) -> Model:
+    pruned, kept = model, {}
+    for width, size in sizes.items():
+        kept[width] = torch.topk(scores[width], size).indices.sort().values
+        pruned = cut_channels(pruned, width, kept[width].tolist())
+    return reconstruct(pruned, model, kept, pixels)
+
+
+def _without_layer(model: Model, layer: int, pixels: Tensor) -> Model:
+    return reconstruct(remove_layer(model, layer), model, {}, pixels, removed_layer=layer)
 
 
 def _cuts(
@@ -77,8 +130,8 @@ def _cuts(
     share: float,
     known: frozenset[str],
     pixels: Tensor,
-) -> Iterator[tuple[Model, str, float]]:
-    """Every cut that pays: the reconstructed model, its description and its saving."""
+) -> Iterator[tuple[Model, Cut, float]]:
+    """Every cut that pays: the reconstructed model, what is cut, and its saving."""
     steps = channel_steps(model.arch, context.target.channel_step)
     savings = savings_for_limits(model.arch, steps, context)
 
@@ -89,17 +142,13 @@ def _cuts(
         scores = importance(model, context.train, context.seed)
         is_enough = savings.reaches_limits(context)
         sizes = choose_widths(model.arch, scores, steps, share, savings, is_enough)
-        pruned, kept = model, {}
-        for width, size in sizes.items():
-            kept[width] = torch.topk(scores[width], size).indices.sort().values
-            pruned = cut_channels(pruned, width, kept[width].tolist())
-        if pays(pruned.arch, saving := savings.of(pruned.arch)):
-            yield reconstruct(pruned, model, kept, pixels), f"channels by {name}", saving
+        arch = model.arch.with_widths(sizes)
+        if pays(arch, saving := savings.of(arch)):
+            yield _with_best_channels(model, sizes, scores, pixels), Cut(name, sizes), saving
     for layer in removable_layers(model.arch):
-        pruned = remove_layer(model, layer)
-        if pays(pruned.arch, saving := savings.of_layer(layer, pruned.arch), layer):
-            reconstructed = reconstruct(pruned, model, {}, pixels, removed_layer=layer)
-            yield reconstructed, f"layer {layer} removed", saving
+        arch = remove_layer(model, layer).arch
+        if pays(arch, saving := savings.of_layer(layer, arch), layer):
+            yield _without_layer(model, layer, pixels), Cut(layer=layer), saving
 
 
 def choose_widths(

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 
 from lepton_automl.config import fold_count
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.folds import FEW_GROUPS, SMALL, EvaluatedSamples, group_count, is_small
+from lepton_automl.data.folds import (
+    FEW_GROUPS,
+    MOST_FOLDS,
+    SMALL,
+    EvaluatedSamples,
+    folds_to_use,
+    group_count,
+)
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.metrics.intervals import accuracy_interval
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.trials import Trials
-
-_FOLDS, _MOST_FOLDS = 3, 5
-"""Folds without a budget, and at most: with a budget, or where each of few groups is a fold."""
 
 
 class Variant(NamedTuple):
@@ -136,13 +140,12 @@ def training_shares(request: SearchRequest, seconds: float) -> list[float]:
         The first is 1; it is the only one where the validation part alone is used.
     """
     data, wanted = request.dataset, fold_count(request.config.folds)
-    if wanted == 1 or (wanted is None and not is_small(data.train, data.validation)):
+    most = folds_to_use(data.train, data.validation, wanted)
+    if most == 1:
         return [1.0]
-    if wanted is None:
-        groups = group_count(data.train, data.validation)
-        has_few = groups is not None and groups < FEW_GROUPS
-        wanted = _FOLDS if seconds == math.inf and not has_few else _MOST_FOLDS
-    count = min(wanted, request.folds.count)
+    if wanted is None and seconds < math.inf:
+        most = MOST_FOLDS
+    count = min(most, request.folds.count)
     sizes = [len(request.folds.training_index(fold)) for fold in range(1, count)]
     return [1.0, *(size / len(data.train) for size in sizes)]
 

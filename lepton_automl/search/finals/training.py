@@ -284,8 +284,6 @@ class FinalTraining:
             f"trial {run.number}: final training{fold}{augment}{flips}: {outcome}"
             f"{'' if run.fold else before_text}{throughput_text(result)}"
         )
-        if run.fold:
-            self._tasks.delete(key)  # Only its answers are needed.
 
     def _work_of(self, run: FinalRun) -> float:
         work = self._tasks.work(run.number, run.epochs, run.fold)

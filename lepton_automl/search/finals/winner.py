@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from lepton_automl.config import MAX_FOLDS
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
 from lepton_automl.cost.latency import last_reference_ms
-from lepton_automl.data.folds import delete_fold_files
+from lepton_automl.data.folds import Folds, delete_fold_files
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
@@ -29,6 +30,7 @@ from lepton_automl.search.progress import time_decision
 from lepton_automl.search.request import SearchRequest, SearchResult, TrialRow
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock
+from lepton_automl.search.training_key import Stage
 from lepton_automl.search.trials import Trials, recipe_of
 from lepton_automl.search.workers.pool import Workers
 from lepton_automl.training.evaluate import predict_logits
@@ -37,6 +39,8 @@ from lepton_automl.training.recipe import Recipe
 _OPTIONS = "lepton pick, --objective accuracy, --min-accuracy"
 _RECIPE = "recipe.json"
 """Written after the model: with this file the winner is complete."""
+_FOLD_NETS, _FOLDS = "folds", "folds.json"
+"""Folder of the nets trained without a fold; its file that is written last."""
 
 
 _ANEW = "start again with --fresh, which moves the old folder aside"
@@ -150,9 +154,11 @@ class WinnerStore:
     def delete_other_checkpoints(self, number: int) -> None:
         """Delete all checkpoints but those of the winner and of the final trainings on validation.
 
-        `lepton pick` may use the latter; all others can be trained again from the ledger.
+        `lepton pick` may use the latter, and the compression those of the winner on other folds;
+        all others can be trained again from the ledger.
         """
         keep = {self._checkpoint(number)}
+        keep |= set(self._fold_checkpoints(number).values())
         keep.add(self._tasks.checkpoint(self._trials.search_result(number).key))
         for run in self._final_training.runs:
             if not run.fold:
@@ -211,6 +217,7 @@ class WinnerStore:
         model = Model.load(self._checkpoint(number))
         # Without its recipe the folder is incomplete: its files may belong to two models.
         files.remove(self._folder / _RECIPE)
+        self._save_fold_nets(number)
         metrics = {"validation_accuracy": result.accuracy, "epochs": float(result.epochs)}
         compared = self._trials.cross_validated.get(number)
         if compared is not None and compared.is_of(result.key):
@@ -219,6 +226,29 @@ class WinnerStore:
         recipe = recipe_of(self._trials[number].recipe, result.key)
         recipe = dataclasses.replace(recipe, epochs=self._trials.epochs_of(number))
         files.write(self._folder / _RECIPE, recipe.to_json() + "\n")
+
+    def _save_fold_nets(self, number: int) -> None:
+        """Save the winner's trainings without another fold, on which its cuts are judged."""
+        folder = self._folder / _FOLD_NETS
+        files.remove(folder / _FOLDS)
+        files.remove_folder(folder)
+        checkpoints = self._fold_checkpoints(number)
+        for fold, checkpoint in checkpoints.items():
+            Model.load(checkpoint).save(folder / str(fold))
+        if checkpoints:
+            body = {"digest": self._request.folds.digest, "folds": list(checkpoints)}
+            files.write_json(folder / _FOLDS, body)
+
+    def _fold_checkpoints(self, number: int) -> dict[int, Path]:
+        """The checkpoints of a trial's best variant that were trained without another fold."""
+        key = self._trials.best_result(number).key
+        if key.stage is not Stage.FINAL:
+            return {}
+        of_fold = {
+            fold: self._tasks.checkpoint(dataclasses.replace(key, fold=fold, seed=0))
+            for fold in range(1, MAX_FOLDS)
+        }
+        return {k: path for k, path in of_fold.items() if TaskBuilder.is_complete(path)}
 
     def _checkpoint(self, number: int) -> Path:
         return self._tasks.checkpoint(self._trials.best_result(number).key)
@@ -235,6 +265,36 @@ class WinnerStore:
             option = Option(number, correct, cost, validation.groups, validation.strata)
             self._options_by_number[number] = option
         return option
+
+
+def load_fold_nets(folder: Path, folds: Folds) -> dict[int, Model]:
+    """The nets that the search has trained like the winner, but without a fold.
+
+    Parameters
+    ----------
+    folder : Path
+        RUN/models/best.
+    folds : Folds
+        Folds of the data; nets of other folds are not returned.
+
+    Returns
+    -------
+    dict of int to Model
+        Fold, from 1, to its net; empty where the finalists were not compared on folds.
+
+    Raises
+    ------
+    DataError
+        If a file is damaged.
+    """
+    path = folder / _FOLD_NETS / _FOLDS
+    if not path.is_file():
+        return {}
+    body = untrusted_files.read_json(path, fix=_ANEW, top=dict)
+    if body.get("digest") != folds.digest:
+        return {}
+    numbers = [fold for fold in range(1, MAX_FOLDS) if fold in body.get("folds", [])]
+    return {fold: Model.load(path.parent / str(fold)) for fold in numbers}
 
 
 def _covers(event: dict[str, Any], request: SearchRequest) -> bool:
