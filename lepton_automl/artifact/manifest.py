@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from lepton_automl.artifact.verdict import Precision
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import ARRAYS, MODEL
@@ -49,6 +51,8 @@ MALFORMED = (
     ArithmeticError,
     RecursionError,
     LeptonError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
 )
 """Exceptions of reading a file whose content is not what its reader expects."""
 

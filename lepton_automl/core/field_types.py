@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
+
+MOST = 1e18
+"""Largest number of `check_finite`."""
 
 
 def check_types(value: Any, what: str = "") -> None:
@@ -27,10 +31,29 @@ def check_types(value: Any, what: str = "") -> None:
     TypeError
         Naming the first field of another type.
     """
-    hints = typing.get_type_hints(type(value))
+    hints = _hints(type(value))
     for item in dataclasses.fields(value):
         name = f"{what}.{item.name}" if what else item.name
         _check(getattr(value, item.name), hints[item.name], name)
+
+
+def check_finite(value: object, what: str, kind: type = float) -> None:
+    """Check that a value is a finite number; with `kind` int, that it is a whole one.
+
+    Raises
+    ------
+    TypeError
+        Naming the value.
+    """
+    numbers = int if kind is int else int | float
+    is_number = isinstance(value, numbers) and not isinstance(value, bool)
+    if not is_number or not abs(typing.cast("float", value)) <= MOST:
+        raise TypeError(f"{what} is {value!r:.60}, not a number")
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _check(value: Any, hint: Any, what: str) -> None:

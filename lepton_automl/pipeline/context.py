@@ -20,6 +20,7 @@ from lepton_automl.config import DEFAULT_TARGET, RunConfig, fold_count
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.field_types import check_types
 from lepton_automl.core.machine import this_machine
 from lepton_automl.core.untrusted_files import JSON
 from lepton_automl.cost import targets
@@ -31,13 +32,16 @@ from lepton_automl.data.folds import assign_folds, is_small
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
+from lepton_automl.runs.ledger_check import interpreting
 from lepton_automl.runs.lock import RunLock, check_not_held
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
+from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.study import make_sampler
+from lepton_automl.search.trials import read_trials
 from lepton_automl.search.warm_start import Source, source
 from lepton_automl.training.precision import precision_decision
 
@@ -108,6 +112,7 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
         claimed_folder(config, definition, resources, space) as (folder, lock),
         open_ledger(folder, lock, started, config, emit) as (ledger, emit),
     ):
+        _check_events(ledger)
         known = {decision.name for decision in recorded_decisions(ledger)}
         for decision in chosen:
             if decision.name not in known:  # A resumed search knows more than these.
@@ -126,6 +131,20 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
             emit,
             start,
         )
+
+
+def _check_events(ledger: Ledger) -> None:
+    """Refuse a ledger with events that the stages of a run could not use.
+
+    Raises
+    ------
+    ConfigError
+        If a field is missing or of another type.
+    """
+    with interpreting(ledger.path):
+        read_trials(ledger)
+        for each in (*recorded_decisions(ledger), *last_finalist_results(ledger)):
+            check_types(each)
 
 
 def use_one_thread() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.config import Goal, Prefer
 from lepton_automl.core import units as w
+from lepton_automl.core.field_types import check_finite, check_types
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline import charts
 from lepton_automl.runs.folder import Definition, RunFolder
@@ -65,15 +66,20 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
         If nothing was trained yet.
     """
     trials = read_trials(ledger)
-    choice = _choice(ledger, trials, definition)
+    choice, finalists = _choice(ledger, trials, definition), last_finalist_results(ledger)
+    volumes = tuple(series(ledger))
+    for each in finalists:
+        check_types(each)
+    for value in (number for pair in volumes for number in pair):
+        check_finite(value, "hypervolume")
     objectives = [load_objective(name) for name in definition.objectives]
     return Front(
         rows=tuple(progress.row_of(trials, number) for number in sorted(trials)),
         front=progress.front_of(trials, objectives),
         number=choice.number,
         reason=choice.reason,
-        finalists=last_finalist_results(ledger),
-        hypervolume=tuple(series(ledger)),
+        finalists=finalists,
+        hypervolume=volumes,
         is_balanced=definition.balanced,
     )
 
@@ -82,7 +88,10 @@ def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choic
     """The winner that was recorded last, or the best trial now."""
     named = list(ledger.all(EventKind.WINNER).values())
     if named:
-        return Choice(named[-1]["number"], named[-1]["reason"])
+        number, reason = named[-1]["number"], named[-1]["reason"]
+        if number not in trials or not isinstance(reason, str):
+            raise ValueError(f"the winner {number!r:.60} is no trial, or its reason no text")
+        return Choice(number, reason)
     options = [
         Option(n, trials.best_result(n).correct, trials[n].cost, strata=trials.strata)
         for n in trials.trained()

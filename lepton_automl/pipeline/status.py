@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any, Literal
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import MANIFEST
 from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.core.field_types import MOST, check_finite
 from lepton_automl.runs import live_status
 from lepton_automl.runs.folder import Definition, RunFolder
-from lepton_automl.runs.ledger import REFERENCE, EventKind
+from lepton_automl.runs.ledger import REFERENCE, EventKind, LedgerView
 from lepton_automl.runs.live_status import StatusEntry
 from lepton_automl.runs.lock import is_held
 from lepton_automl.search.training_key import Stage, TrainingKey
@@ -99,8 +101,8 @@ def status(folder: RunFolder) -> Status:
     is_open = is_held(folder.path)
     with folder.read_ledger() as ledger:
         entries, rungs = ledger.live_entries(), ledger.keys(EventKind.RUNG)
-        counts, volumes = ledger.counts(), ledger.all(EventKind.HYPERVOLUME)
-        seconds = ledger.alive_seconds()
+        counts, seconds = ledger.counts(), ledger.alive_seconds()
+        volumes = _volumes(ledger)
     definition = folder.definition()
     is_complete = (folder.artifact / MANIFEST).is_file()
     verdict = writer.read_verdict(folder.artifact) if is_complete else None
@@ -121,8 +123,16 @@ def status(folder: RunFolder) -> Status:
         workers=workers,
         rungs=_rungs(rungs, [worker.task for worker in workers]),
         found=_value(entries, live_status.FOUND),
-        hypervolume=tuple(v["value"] for key, v in volumes.items() if key != REFERENCE),
+        hypervolume=volumes,
     )
+
+
+def _volumes(ledger: LedgerView) -> tuple[float, ...]:
+    events = ledger.all(EventKind.HYPERVOLUME).items()
+    values = {key: event["value"] for key, event in events if key != REFERENCE}
+    for key, value in values.items():
+        check_finite(value, f"hypervolume {key}")
+    return tuple(values.values())
 
 
 def _state(entries: Mapping[str, StatusEntry], *, is_open: bool, is_complete: bool) -> State:
@@ -179,4 +189,64 @@ def _rung_keys(texts: list[str]) -> set[TrainingKey]:
 
 
 def _value(entries: Mapping[str, StatusEntry], name: str) -> dict[str, Any]:
-    return entries[name].value if name in entries else {}
+    """The value of an entry; empty where there is none, or one of another form."""
+    if name not in entries or not _has_form(entries[name].value, _FORMS[name]):
+        return {}
+    return entries[name].value
+
+
+def _has_form(value: Any, form: Any) -> bool:
+    """Whether a value of JSON is as `_FORMS` describes it."""
+    match form:
+        case dict():
+            return isinstance(value, dict) and all(
+                _has_form(value[key], inner) if key in value else key in _OPTIONAL
+                for key, inner in form.items()
+            )
+        case [inner]:
+            return isinstance(value, list) and all(_has_form(each, inner) for each in value)
+        case tuple():
+            return any(_has_form(value, each) for each in form)
+        case None:
+            return value is None
+    if form is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and abs(value) < MOST
+    return type(value) is form
+
+
+_TRIAL = {
+    "number": int,
+    "accuracy": (float, None),
+    "size_bytes": float,
+    "macs": float,
+    "latency_ms": (float, None),
+    "epochs": int,
+}
+"""A trial in the live status."""
+_FORMS: dict[str, Any] = {
+    live_status.COMMAND: {
+        "words": str,
+        "pid": int,
+        "budget_seconds": (float, None),
+        "trials": (int, None),
+    },
+    live_status.ENDED: {"error": str},
+    live_status.PROGRESS: {"stage": str, "message": str, "done": float, "total": (float, None)},
+    live_status.MESSAGES: {"last": [{"stage": str, "message": str, "at": float}]},
+    live_status.WORKERS: {
+        "workers": [{"pid": int, "task": str, "since": float, "share": float, "waits": bool}]
+    },
+    live_status.FOUND: {
+        "best": (_TRIAL, None),
+        "front": [_TRIAL],
+        "trials": int,
+        "eta_seconds": (float, None),
+    },
+}
+"""Entry of the live status -> its fields: types, alternatives, lists of one form, objects."""
+_OPTIONAL = {
+    *("error", "words", "pid", "budget_seconds", "trials"),
+    *("best", "front", "eta_seconds"),
+}
+"""Fields that an entry may lack, of all entries but workers, progress and messages."""

@@ -21,6 +21,8 @@ from lepton_automl.runs.ledger_check import FORMAT
 from lepton_automl.runs.lock import RunLock, is_held
 
 _HEARTBEAT_SECONDS = 0.5
+_MAX_VALUE = 256 << 20
+"""Bytes of one value or row."""
 _TABLES = (
     "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, "
     "key TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL, digest TEXT, UNIQUE (kind, key))",
@@ -206,8 +208,11 @@ class LedgerView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the file; an error of code that interprets events becomes one of the ledger."""
         self.close()
+        if isinstance(error, ledger_check.MALFORMED):
+            raise ledger_check.uninterpretable(self.path, error) from error
 
 
 class Ledger(LedgerView):
@@ -329,6 +334,9 @@ class Ledger(LedgerView):
             self._db.close()
         self._release()
 
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close()  # What fails in the block is the work of a command.
+
     def _release(self) -> None:
         if self._owns_lock:
             self._run_lock.close()
@@ -339,6 +347,7 @@ class Ledger(LedgerView):
             raise ledger_check.without_ledger(self.path, beside)
         with translated(self.path):
             self._db = sqlite3.connect(self.path, timeout=20, check_same_thread=False)
+            _limit(self._db)
             try:
                 self._prepare(run_id, beside)
             except BaseException:
@@ -483,8 +492,15 @@ def read_only(path: Path, *, at_rest: bool) -> sqlite3.Connection:
     return _connect(path, "mode=ro&immutable=1")
 
 
+def _limit(db: sqlite3.Connection) -> None:
+    """Let a damaged file neither run functions of its own nor take much memory."""
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
+    _limit(db)
     try:
         db.execute("SELECT 1 FROM sqlite_master LIMIT 1")
     except BaseException:

@@ -11,13 +11,15 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, first_line
+from lepton_automl.runs import write_ahead_log
 
 FORMAT = 2
 """Format of a ledger, SQLite's `user_version`; 0 in a ledger without digests."""
@@ -26,6 +28,12 @@ _COLUMNS = {
     "sessions": {"id", "started", "seconds"},
 }
 """Columns that every ledger has."""
+_NAMES = {*_COLUMNS, "run", "live", "sqlite_sequence"}
+"""Tables that a ledger may have; SQLite keeps the last one."""
+_COMPUTED = re.compile(r"\b(CHECK|GENERATED|AS)\b", re.IGNORECASE)
+"""In the definition of a table: conditions and columns that SQLite computes."""
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""Exceptions of code that reads an event whose fields are not those that it expects."""
 _SHOWN = 3
 """Damaged events that a message names."""
 
@@ -81,6 +89,27 @@ def check_file(path: Path) -> None:
         raise unusable(path, "is not a file")
 
 
+@contextmanager
+def interpreting(path: Path) -> Iterator[None]:
+    """Refuse a ledger if the block, which interprets its events, fails on one of them.
+
+    Raises
+    ------
+    ConfigError
+        In place of the exceptions of missing fields and of values of another type.
+    """
+    try:
+        yield
+    except MALFORMED as error:
+        raise uninterpretable(path, error) from error
+
+
+def uninterpretable(path: Path, error: BaseException) -> ConfigError:
+    """The error for a ledger with an event on which its reader failed with `error`."""
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return unusable(path, f"holds an event that cannot be used ({reason})")
+
+
 def has_tables(db: sqlite3.Connection) -> bool:
     """Whether anything was ever written to a database."""
     return bool(db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
@@ -105,6 +134,8 @@ def check_identity(db: sqlite3.Connection, path: Path, run_id: str | None) -> No
     sqlite3.Error
         If it cannot be read.
     """
+    if odd := _odd_structures(db):
+        raise unusable(path, f"is an SQLite database, but not a ledger of lepton: {odd}")
     for table, columns in _COLUMNS.items():
         if not columns <= set(columns_of(db, table)):
             raise unusable(path, "is an SQLite database, but not a ledger of lepton")
@@ -126,6 +157,8 @@ def check_content(db: sqlite3.Connection, path: Path) -> None:
     sqlite3.Error
         If the disk cannot be read.
     """
+    if lost := write_ahead_log.damage(path, _root_page(db, "run"), _root_page(db, "events")):
+        raise unusable(path, f"is damaged: {lost}")
     run = _run_row(db)
     damage = _damaged_events(db, path, run) or _damaged_rest(db, is_digest_needed=run is not None)
     if damage:
@@ -199,6 +232,29 @@ def columns_of(db: sqlite3.Connection, table: str) -> list[str]:
 def _digest_column(db: sqlite3.Connection, table: str) -> str:
     names = "SELECT 1 FROM pragma_table_info(?) WHERE name = 'digest'"
     return "NULL" if db.execute(names, (table,)).fetchone() is None else "digest"
+
+
+def _root_page(db: sqlite3.Connection, table: str) -> int:
+    """Number of the page at which a table begins; 0 without the table."""
+    row = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _odd_structures(db: sqlite3.Connection) -> str:
+    """What a database has that no ledger has, in words; empty for a ledger.
+
+    A view or a computed column in the place of a table can take any time and memory.
+    """
+    for kind, name, table, text in db.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    ):
+        is_known = kind == "table" and name in _NAMES
+        is_own_index = kind == "index" and table in _NAMES and text is None
+        if not is_known and not is_own_index:
+            return f"it holds the {kind} {name}"
+        if is_known and text is not None and _COMPUTED.search(str(text)):
+            return f"the table {name} computes values"
+    return ""
 
 
 def _run_row(db: sqlite3.Connection) -> tuple[str, int] | None:

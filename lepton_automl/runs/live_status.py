@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -111,6 +112,8 @@ def read(db: sqlite3.Connection) -> dict[str, StatusEntry]:
     digest = "digest" if "digest" in columns else "NULL"
     entries = {}
     for name, value, at, known in db.execute(f"SELECT name, value, at, {digest} FROM live"):
-        if known in (None, digest_of(name, value, at)):
-            entries[name] = StatusEntry(dict(json.loads(value)), at)
+        if known not in (None, digest_of(name, value, at)) or not isinstance(at, float):
+            continue
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            entries[str(name)] = StatusEntry(dict(json.loads(value)), at)
     return entries

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact.provenance import CrossValidation
+from lepton_automl.core.field_types import check_finite
 from lepton_automl.cost.cost import Cost
 from lepton_automl.data.dataset import Part
 from lepton_automl.data.folds import EvaluatedSamples
@@ -136,14 +137,23 @@ class Trial:
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Self:
-        """Read what `to_event` wrote."""
+        """Read what `to_event` wrote; raises where a field is missing or of another type."""
+        cost = Cost(**event["cost"])
+        for item in dataclasses.fields(cost):
+            value = getattr(cost, item.name)
+            if item.name != "latency_basis" and value is not None:
+                check_finite(value, item.name)
+        check_finite(event["number"], "number", int)
+        for name, kind in (("params", dict), ("arch", str), ("recipe", str)):
+            if not isinstance(event[name], kind):
+                raise TypeError(f"{name} is {event[name]!r:.60}, not {kind.__name__}")
         return cls(
             event["number"],
             event["params"],
             event["distributions"],
             event["arch"],
             event["recipe"],
-            Cost(**event["cost"]),
+            cost,
             tuple(
                 Rejection(r["params"], r["distributions"], r["violation"])
                 for r in event["rejected"]
@@ -194,7 +204,12 @@ class RungResult:
 
     @classmethod
     def from_event(cls, key: TrainingKey, event: Mapping[str, Any]) -> Self:
-        """Read the value of a `EventKind.RUNG` event."""
+        """Read the value of a `EventKind.RUNG` event; raises as `Trial.from_event`."""
+        check_finite(event["epochs"], "epochs", int)
+        for name, value in (event.get("balanced") or {}).items():
+            check_finite(value, name)
+        if not isinstance(event["failed"], str) or not isinstance(event["correct"], str):
+            raise TypeError("failed or correct is no text")
         return cls(
             key,
             event["epochs"],

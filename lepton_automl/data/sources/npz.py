@@ -272,16 +272,25 @@ def _labels(what: str, y: Array) -> Array:
         y = y.argmax(1)
     if y.ndim != 1:
         raise DataError(f"{what} has shape {y.shape}", fix="give one label a picture, shape (N,)")
-    if y.dtype.kind == "S":
-        return np.char.decode(y, "utf-8")
-    if y.dtype.kind == "U":
-        return y
+    if y.dtype.kind in "SU":
+        return _decoded(what, y)
     if y.dtype.kind not in "buif" or not (np.isfinite(y).all() and (y == np.rint(y)).all()):
         raise DataError(
             f"{what} is {y.dtype} and not whole numbers or texts",
             fix="give the number or the name of a class for each picture",
         )
     return y.astype(np.int64)
+
+
+def _decoded(what: str, texts: Array) -> Array:
+    """Texts as unicode; an error where bytes are no UTF-8."""
+    try:
+        return np.char.decode(texts, "utf-8") if texts.dtype.kind == "S" else texts
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{what} has a text that is not UTF-8: byte {error.start} of {error.object!r:.60}",
+            fix="write texts in UTF-8, or as unicode texts of numpy",
+        ) from error
 
 
 def _is_one_hot(y: Array) -> bool:
@@ -325,8 +334,7 @@ def _class_names(data: str, given: Array) -> tuple[str, ...]:
         raise DataError(
             f"{data}: class_names is {given.dtype} {given.shape}", fix="give a list of texts"
         )
-    texts = np.char.decode(given, "utf-8") if given.dtype.kind == "S" else given
-    return tuple(str(name) for name in texts.tolist())
+    return tuple(str(name) for name in _decoded(f"{data}: class_names", given).tolist())
 
 
 def _groups(
