@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,13 @@ from lepton_automl.artifact.manifest import (
     Digests,
     Manifest,
 )
+from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, Verdict, overall_status
 from lepton_automl.config import LIMITS
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
+from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
 
@@ -115,7 +118,8 @@ def _contradictions(folder: Path, sealed: Manifest | None) -> list[str]:
     except ArtifactError as error:
         return [error.what]
     found = []
-    for check in (_class_names, _shapes, _metadata, _golden, _architectures, _about_verdict):
+    checks = (_class_names, _shapes, _metadata, _golden, _architectures, _about_verdict, _card)
+    for check in checks:
         found += _checked(check, parts)
     return found
 
@@ -326,6 +330,20 @@ def _predictions(predictions: np.ndarray, classes: int) -> list[str]:
     if not found and not ((predictions >= 0) & (predictions < classes)).all():
         found = [f"{REFERENCE_PREDICTIONS} names classes that the artifact does not have"]
     return found
+
+
+def _card(parts: _Parts) -> list[str]:
+    """The model card against the documents, from which this version of lepton wrote it."""
+    if parts.verdict is None or parts.sealed is None or parts.sealed.lepton != __version__:
+        return []
+    text = untrusted_files.read_text(parts.folder / CARD, fix=manifest.FRESH)
+    wanted = card(parts.verdict, parts.about)
+    if text == wanted:
+        return []
+    lines = zip_longest(wanted.split("\n"), text.split("\n"), fillvalue="")
+    line, first, second = next((n, a, b) for n, (a, b) in enumerate(lines, 1) if a != b)
+    what = f"line {line} of the model card"
+    return _differing(what, {f"{ABOUT} and {VERDICT}": repr(first), CARD: repr(second)})
 
 
 def _judgements(verdict: Verdict) -> list[str]:

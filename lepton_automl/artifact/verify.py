@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_automl.artifact import consistency, manifest
+from lepton_automl.artifact import consistency, manifest, writer
 from lepton_automl.artifact import limits as judging
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import figures, file_problems
@@ -152,6 +152,17 @@ def refusal(folder: Path) -> Verdict | None:
     """
     problems = consistency.sealed_problems(folder)
     return _refused(problems) if problems else None
+
+
+def checked_verdict(folder: Path) -> Verdict:
+    """The stored verdict of a sealed artifact; `refusal`, if its files cannot be believed.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact.
+    """
+    return refusal(folder) or writer.read_verdict(folder)
 
 
 def verify_in_fresh_process(request: Request) -> Verdict:

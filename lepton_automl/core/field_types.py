@@ -31,7 +31,7 @@ def check_types(value: Any, what: str = "") -> None:
     TypeError
         Naming the first field of another type.
     """
-    hints = _hints(type(value))
+    hints = _hints(value.__class__)
     for item in dataclasses.fields(value):
         name = f"{what}.{item.name}" if what else item.name
         _check(getattr(value, item.name), hints[item.name], name)

@@ -17,6 +17,7 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     Request,
+    checked_verdict,
     reference_predictions,
     refusal,
     verify_in_fresh_process,
@@ -56,12 +57,17 @@ class Outcome:
 def written_outcome(artifact: Path) -> Outcome:
     """The outcome of an earlier command, from its complete artifact.
 
+    An artifact whose files contradict each other is `broken`.
+
     Raises
     ------
     DataError
         If a file of the artifact cannot be read.
     """
-    verdict, about = writer.read_verdict(artifact), read_provenance(artifact)
+    verdict = checked_verdict(artifact)
+    if verdict.shipped is None:
+        return Outcome(artifact, verdict)
+    about = read_provenance(artifact)
     return Outcome(artifact, verdict, decisions=decisions_of(about, verdict))
 
 

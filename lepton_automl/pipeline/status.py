@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import MANIFEST
 from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.artifact.verify import checked_verdict
 from lepton_automl.core.field_types import MOST, check_finite
 from lepton_automl.runs import live_status
 from lepton_automl.runs.folder import Definition, RunFolder
@@ -105,7 +105,7 @@ def status(folder: RunFolder) -> Status:
         volumes = _volumes(ledger)
     definition = folder.definition()
     is_complete = (folder.artifact / MANIFEST).is_file()
-    verdict = writer.read_verdict(folder.artifact) if is_complete else None
+    verdict = checked_verdict(folder.artifact) if is_complete else None
     workers = _workers(entries) if is_open else ()
     return Status(
         folder=folder,

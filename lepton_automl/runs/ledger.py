@@ -135,6 +135,8 @@ class LedgerView:
             self._db = read_only(path, at_rest=not wal.exists() and not is_written)
             try:
                 if not ledger_check.has_tables(self._db):
+                    if not is_written:
+                        ledger_check.check_log(path)
                     raise not_begun(path.parent)
                 ledger_check.check_identity(self._db, path, run_id)
                 if not is_written:  # Else the command at work has checked it.
@@ -357,7 +359,9 @@ class Ledger(LedgerView):
     def _prepare(self, run_id: str | None, beside: Sequence[str]) -> None:
         """Check the ledger or begin it, and enter this command."""
         has_begun = ledger_check.has_tables(self._db)
-        if has_begun:
+        if not has_begun:
+            ledger_check.check_log(self.path)
+        else:
             ledger_check.check_identity(self._db, self.path, run_id)
             ledger_check.check_content(self._db, self.path)
         self._counts_events = not has_begun or bool(ledger_check.columns_of(self._db, "run"))

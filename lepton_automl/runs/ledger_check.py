@@ -157,8 +157,7 @@ def check_content(db: sqlite3.Connection, path: Path) -> None:
     sqlite3.Error
         If the disk cannot be read.
     """
-    if lost := write_ahead_log.damage(path, _root_page(db, "run"), _root_page(db, "events")):
-        raise unusable(path, f"is damaged: {lost}")
+    check_log(path, {_root_page(db, "run"), _root_page(db, "events")})
     run = _run_row(db)
     damage = _damaged_events(db, path, run) or _damaged_rest(db, is_digest_needed=run is not None)
     if damage:
@@ -232,6 +231,25 @@ def columns_of(db: sqlite3.Connection, table: str) -> list[str]:
 def _digest_column(db: sqlite3.Connection, table: str) -> str:
     names = "SELECT 1 FROM pragma_table_info(?) WHERE name = 'digest'"
     return "NULL" if db.execute(names, (table,)).fetchone() is None else "digest"
+
+
+def check_log(path: Path, pages: set[int] | None = None) -> None:
+    """Refuse a ledger that has lost events by damage of its write-ahead log.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+    pages : set of int, optional
+        As in `write_ahead_log.damage`.
+
+    Raises
+    ------
+    ConfigError
+        If it has.
+    """
+    if lost := write_ahead_log.damage(path, pages):
+        raise unusable(path, f"is damaged: {lost}")
 
 
 def _root_page(db: sqlite3.Connection, table: str) -> int:

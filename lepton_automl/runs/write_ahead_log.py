@@ -10,7 +10,7 @@ https://www.sqlite.org/fileformat2.html#the_write_ahead_log.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +35,16 @@ class _Frame:
     """Whether SQLite reads it: its checksum is right, and those of all before it are."""
 
 
-def damage(ledger: Path, *roots: int) -> str:
+def damage(ledger: Path, pages: Collection[int] | None = None) -> str:
     """What is lost by damage of the log, in words; empty where nothing is.
 
     Parameters
     ----------
     ledger : Path
         The database file.
-    *roots : int
-        Numbers of pages that change only when an event is recorded.
+    pages : collection of int, optional
+        Numbers of pages that change only when an event is recorded; None: all, for a database that
+        is empty without the log.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def damage(ledger: Path, *roots: int) -> str:
     complete = [
         number for number in lost if ends and number <= ends[-1] and number + 1 < len(frames)
     ]
-    if any(frames[number].page in roots for number in complete):
+    if any(pages is None or frames[number].page in pages for number in complete):
         return (
             f"its write-ahead log {path.name} can be read up to frame {lost[0]} of {len(frames)}; "
             "events were recorded after it"

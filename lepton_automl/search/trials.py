@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact.provenance import CrossValidation
-from lepton_automl.core.field_types import check_finite
+from lepton_automl.core.field_types import check_finite, check_types
 from lepton_automl.cost.cost import Cost
 from lepton_automl.data.dataset import Part
 from lepton_automl.data.folds import EvaluatedSamples
@@ -83,7 +83,9 @@ class Plan:
     def from_event(cls, event: dict[str, Any]) -> Self:
         """Read what `to_event` wrote."""
         first = event.get("first")
-        return cls(**{**event, "first": None if first is None else tuple(first)})
+        plan = cls(**{**event, "first": None if first is None else tuple(first)})
+        check_types(plan)
+        return plan
 
 
 @dataclass(frozen=True, eq=False)

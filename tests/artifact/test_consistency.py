@@ -208,6 +208,17 @@ def test_class_names_in_the_text_file_are_compared(folder):
         assert any("labels.txt" in line for line in sealed_problems(folder))
 
 
+def test_the_text_of_the_model_card_is_compared(folder):
+    path = folder / "MODEL_CARD.md"
+    whole = path.read_text()
+    for text in (whole.replace("cat, dog", "cat, cow"), whole + "Use it at will.\n", ""):
+        path.write_text(text)
+        seal_again(folder)
+        (line,) = sealed_problems(folder)
+        assert "model card" in line
+        assert "MODEL_CARD.md" in line
+
+
 def test_files_that_are_missing_or_too_many_are_each_named(folder):
     (folder / "golden/int8.npy").unlink()
     (folder / "arch.json").unlink()

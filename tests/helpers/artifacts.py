@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from lepton_automl.artifact.model_card import card
+from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import (
     FileMetrics,
     JudgedLimit,
@@ -85,7 +87,8 @@ def seal_bundle(made: Made) -> None:
     """Judge a bundle and seal it, as a run does."""
     found = verify(dataclasses.replace(made.request, digests=made.digests))
     predictions = reference_predictions(made.folder, np.load(made.request.pixels))
-    seal(made.folder, made.digests, verdict=found, card="# card", predictions=predictions)
+    text = card(found, read_provenance(made.folder))
+    seal(made.folder, made.digests, verdict=found, card=text, predictions=predictions)
 
 
 def seal_again(folder: Path) -> None:

@@ -7,10 +7,12 @@ import pytest
 
 from lepton_automl.core.events import Event
 from lepton_automl.errors import DataError
+from lepton_automl.pipeline import run
 from lepton_automl.pipeline.status import RungNow, WorkerNow, status
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
+from tests.helpers.artifacts import seal_again
 
 WORKERS = {
     "first": 1.0,
@@ -50,6 +52,17 @@ def test_a_finished_run_is_told_with_its_verdict(finished_run):
     assert {row["number"] for row in found.found["front"]} <= {0, 1}
     assert found.rungs[0].finished == 2
     assert len(found.hypervolume) >= 2
+
+
+def test_a_verdict_that_other_files_contradict_is_not_shown(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    path = config.out / "artifact" / "verdict.json"
+    path.write_text(path.read_text().replace('"n_samples": ', '"n_samples": 1'))
+    seal_again(config.out / "artifact")
+    assert status(RunFolder(config.out)).verdict.status == "broken"
+    outcome = run.run(config)
+    assert outcome.verdict.exit_code == 6
+    assert "test samples" in outcome.verdict.reasons[0]
 
 
 def test_a_folder_without_a_ledger_has_not_begun(tmp_path):

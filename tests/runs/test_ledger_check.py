@@ -76,7 +76,8 @@ def test_of_a_ledger_with_a_changed_byte_a_command_gets_all_that_was_recorded_or
     assert seen["ConfigError"]
 
 
-def test_of_a_killed_run_with_a_changed_byte_in_the_log_the_events_before_it_are_left(tmp_path):
+def test_of_a_killed_run_with_a_changed_byte_in_the_log_only_the_last_event_may_be_lost(tmp_path):
+    """The last one looks as if the machine had lost its power while it was written."""
     with Ledger(tmp_path / "live" / "ledger.db", run_id=RUN) as ledger:
         for number in range(6):
             ledger.record(EventKind.TRIAL, str(number), {"number": number, "text": "x" * 300})
@@ -96,10 +97,10 @@ def test_of_a_killed_run_with_a_changed_byte_in_the_log_the_events_before_it_are
         except LeptonError as error:
             seen[type(error).__name__] += 1
         else:
-            assert found == whole[: len(found)]
+            assert found in (whole, whole[:-1])
             seen["some"] += 1
     assert seen["some"]
-    assert seen["DataError"], "a log without its beginning is one of a run that has not begun"
+    assert seen["ConfigError"] > 40
 
 
 @pytest.mark.parametrize("how", [LedgerView, Ledger])
@@ -119,6 +120,10 @@ def test_of_a_killed_run_with_a_changed_byte_in_the_log_the_events_before_it_are
         ("DROP TABLE events", "not a ledger of lepton"),
         ("ALTER TABLE sessions RENAME COLUMN seconds TO s", "not a ledger of lepton"),
         ("PRAGMA user_version = 3", "ledger of format 3, this version reads 2"),
+        ("CREATE VIEW more AS SELECT 1", "it holds the view more"),
+        ("CREATE INDEX more ON events (hex(value))", "it holds the index more"),
+        ("CREATE TRIGGER more AFTER DELETE ON run BEGIN SELECT 1; END", "it holds the trigger"),
+        ("ALTER TABLE events ADD COLUMN more AS (hex(value))", "the table events computes values"),
     ],
 )
 def test_a_changed_or_foreign_ledger_is_refused_with_the_reason_and_left_as_it_is(
