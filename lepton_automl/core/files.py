@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -49,7 +50,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
     held_folders.check_write(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     with wrap_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_durable_folder(path.parent)
         try:
             with temporary.open("wb") as file:
                 file.writelines(chunks)
@@ -106,7 +107,7 @@ def make_folder(path: Path) -> None:
     """
     held_folders.check_write(path)
     with wrap_os_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_durable_folder(path)
 
 
 def is_leftover(path: Path) -> bool:
@@ -128,6 +129,25 @@ def remove_leftovers(folder: Path) -> None:
     with wrap_os_errors(folder):
         for path in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
+
+
+def make_durable_folder(path: Path) -> None:
+    """Make a folder with those above it, so that their names survive power loss.
+
+    Only folders that are missing are made and their parents flushed.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be made or flushed.
+    """
+    made, folder = [], path
+    while not folder.exists():
+        made.append(folder)
+        folder = folder.parent
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(made):
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -188,7 +208,7 @@ def _no_scratch(error: OSError) -> LeptonError:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder until the block ends.
+    """A temporary folder until the block ends; an interruption at any moment leaves none.
 
     Libraries report a full disk in words of their own, as if their input were wrong; so whatever
     is raised while nothing can be written to the folder becomes an error of the machine.
@@ -199,20 +219,26 @@ def scratch_folder() -> Iterator[Path]:
         If it cannot be made, or nothing more can be written to it.
     """
     try:
-        made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        folder = Path(tempfile.gettempdir(), f"lepton-{os.getpid()}-{secrets.token_hex(8)}")
     except OSError as error:
         raise machine_error(error) or _no_scratch(error) from error
-    with made as name:
+    try:  # Ctrl-C may come before `mkdir` returns, so the name is known before.
         try:
-            yield Path(name)
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise machine_error(error) or _no_scratch(error) from error
+        try:
+            yield folder
         except Exception as error:
-            if (full := _write_failure(Path(name))) is None:
+            if (full := _write_failure(folder)) is None:
                 raise
             raise MachineError(
-                f"the folder for temporary files {Path(name).parent} cannot be written: "
+                f"the folder for temporary files {folder.parent} cannot be written: "
                 f"{full.strerror}",
                 fix="free some space there, or name another folder in TMPDIR",
             ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_failure(folder: Path) -> OSError | None:

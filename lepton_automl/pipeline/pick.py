@@ -147,6 +147,9 @@ def _locked(folder: Path, run: RunFolder) -> Iterator[None]:
         return
     with RunLock(folder):
         _check_no_run(folder)
+        own = RunFolder(folder)
+        for part in (own.checkpoints, own.models, own.artifact):
+            files.remove_leftovers(part)
         yield
 
 

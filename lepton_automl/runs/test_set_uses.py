@@ -62,7 +62,7 @@ def record(fingerprint: str, sha256: str) -> tuple[str, ...]:
     folder = state_folder()
     path = folder / FILE_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_durable_folder(folder)
         with _locked(folder / _LOCK_NAME):
             parts = _read(path)
             known = parts.get(fingerprint, [])

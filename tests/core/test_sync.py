@@ -31,7 +31,8 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_return(
     monkeypatch.setattr(os, "replace", rename)
     path = tmp_path / "deep" / "file.bin"
     files.write_chunks(path, [b"a" * 70_000, b"b" * 7])
-    (first, temporary, size), (second, named, moved), *after = steps
+    made, (first, temporary, size), (second, named, moved), *after = steps
+    assert made == ("sync", tmp_path, 0)  # The name of the new folder.
     assert (first, second) == ("sync", "rename")
     assert temporary.parent == path.parent
     assert temporary != path

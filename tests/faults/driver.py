@@ -64,14 +64,15 @@ class Findings:
         seed : object
             What repeats the case: a seed, or a command line.
         what : str
-            The outcome, first line first; numbers and paths in it do not make it another outcome.
+            The outcome. Its first line says whether it is a new one, without numbers and paths.
 
         Returns
         -------
         bool
             Whether the outcome is new.
         """
-        digest = hashlib.sha256(outcome_of(what).encode()).hexdigest()[:12]
+        first_line = (what.splitlines() or [""])[0]
+        digest = hashlib.sha256(outcome_of(first_line).encode()).hexdigest()[:12]
         folder = self.root / f"{kind}-{digest}"
         if folder in self.saved.setdefault(kind, []):
             self.repeats[kind] = self.repeats.get(kind, 0) + 1
@@ -87,7 +88,6 @@ class Findings:
             shutil.copy2(case, folder / f"case{case.suffix}")
         document = {"kind": kind, "seed": str(seed), "what": what}
         (folder / "finding.json").write_text(json.dumps(document, indent=2) + "\n")
-        first_line = (what.splitlines() or [""])[0]
         sys.stderr.write(f"{kind}: {first_line} (seed {seed}, {folder})\n")
         return True
 

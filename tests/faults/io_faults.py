@@ -51,21 +51,20 @@ class IoFaults:
     def run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         """Try operations and faults until the time is over."""
         end, done = time.monotonic() + seconds, Counter[str]()
-        with shim.scratch() as name, Warm(name / "warm") as warm:
-            if not warm.has_shim:
-                return Summary(0, {"left out": "there is no C compiler"})
-            commands = scenarios.works(warm, name, ("run", "pick", "compress"))
-            cases = all_cases(commands, rng)
-            for number, (work, fault, target) in enumerate(cases):
-                if time.monotonic() > end:
-                    break
-                base = name / f"case-{number}"
-                place, problems = inject(commands[work], warm, base, fault, target)
-                done[fault] += 1
-                if problems:
-                    what = f"{work}, {fault} at {place}: " + "; ".join(problems)
-                    findings.save(self.name, base, f"{work} {fault} {target}", what)
-                shutil.rmtree(base, ignore_errors=True)
+        warm, commands, name = scenarios.prepared("run", "pick", "compress")
+        if not warm.has_shim:
+            return Summary(0, {"left out": "there is no C compiler"})
+        cases = all_cases(commands, rng)
+        for number, (work, fault, target) in enumerate(cases):
+            if time.monotonic() > end:
+                break
+            base = name / f"case-{number}"
+            place, problems = inject(commands[work], warm, base, fault, target)
+            done[fault] += 1
+            if problems:
+                what = f"{work}, {fault} at {place}: " + "; ".join(problems)
+                findings.save(self.name, base, f"{work} {fault} {target}", what)
+            shutil.rmtree(base, ignore_errors=True)
         return Summary(done.total(), {"of": len(cases), **done})
 
 

@@ -57,24 +57,23 @@ class Kills:
     def run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         """Strike run after run until the time is over."""
         end, done, starts = time.monotonic() + seconds, Counter[str](), list[float]()
-        with shim.scratch() as name, Warm(name / "warm") as warm:
-            commands = scenarios.works(warm, name, ("run", "pick", "compress"))
-            two = scenarios.works(warm, name / "two", ("run",), jobs=2)["run"]
-            choices = [commands["run"]] * 3 + [two] * 2 + [commands["pick"], commands["compress"]]
-            runs = 0
-            while time.monotonic() < end:
-                seed = rng.getrandbits(32)
-                work, base = rng.choice(choices), name / f"case-{runs}"
-                case = Case(work, base, warm, random.Random(seed), work is not two)
-                problems = case.play(end)
-                done += case.strikes
-                starts += case.starts
-                runs += 1
-                if problems:
-                    what = f"{work.name}: " + "; ".join(problems)
-                    told = ", ".join(map(str, case.history))
-                    findings.save(self.name, base, seed, f"{what}\nafter: {told}")
-                shutil.rmtree(base, ignore_errors=True)
+        warm, commands, name = scenarios.prepared("run", "pick", "compress")
+        two = scenarios.prepared("run", jobs=2)[1]["run"]
+        choices = [commands["run"]] * 3 + [two] * 2 + [commands["pick"], commands["compress"]]
+        runs = 0
+        while time.monotonic() < end:
+            seed = rng.getrandbits(32)
+            work, base = rng.choice(choices), name / f"case-{runs}"
+            case = Case(work, base, warm, random.Random(seed), work is not two)
+            problems = case.play(end)
+            done += case.strikes
+            starts += case.starts
+            runs += 1
+            if problems:
+                what = f"{work.name}: " + "; ".join(problems)
+                told = ", ".join(map(str, case.history))
+                findings.save(self.name, base, seed, f"{what}\nafter: {told}")
+            shutil.rmtree(base, ignore_errors=True)
         middle, slowest = (round(pick(starts or [0.0]), 2) for pick in (statistics.median, max))
         notes = {"runs": runs, "seconds to the first task": f"median {middle}, most {slowest}"}
         return Summary(done.total(), {**notes, **done})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from tests.faults.warm import Command, Warm
+from tests.faults.warm import Command, Warm, scratch
 from tests.helpers.processes import Row, read_rows
 
 CLASSES, SAMPLES = 3, 120
@@ -258,6 +261,8 @@ class Work:
     arguments: list[str]
     start: Scenario
     """Copied for each case."""
+    end: Scenario
+    """What is there after the undisturbed command."""
     folder: str
     """With ledger and checkpoints."""
     artifact: str
@@ -302,9 +307,30 @@ def works(warm: Warm, folder: Path, names: Sequence[str], jobs: int = 1) -> dict
             raise AssertionError(f"{name} undisturbed ends with {code}: {command.err}")
         warm.import_more(modules.read_text().split())
         operations = int(command.plan.count) if command.plan else 0
-        found[name] = Work(name, arguments, start, place, artifact, end.files(artifact), operations)
+        found[name] = Work(
+            name, arguments, start, end, place, artifact, end.files(artifact), operations
+        )
         assert found[name].made, f"{name} makes nothing in {artifact}"
     return {name: found[name] for name in names}
+
+
+_prepared: dict[int, tuple[Warm, Path, dict[str, Work]]] = {}
+
+
+def prepared(*names: str, jobs: int = 1) -> tuple[Warm, dict[str, Work], Path]:
+    """A warm process with commands made once for all kinds, and a folder for cases."""
+    if jobs not in _prepared:
+        every = ("run", "pick", "compress") if jobs == 1 else ("run",)
+        if 1 in _prepared:
+            warm, folder, _ = _prepared[1]
+        else:
+            place = contextlib.ExitStack()
+            folder = place.enter_context(scratch())
+            warm = place.enter_context(Warm(folder / "warm"))
+            atexit.register(place.close)
+        _prepared[jobs] = warm, folder, works(warm, folder / f"jobs-{jobs}", every, jobs)
+    warm, folder, found = _prepared[jobs]
+    return warm, {name: found[name] for name in names}, Path(tempfile.mkdtemp(dir=folder))
 
 
 def is_root() -> bool:

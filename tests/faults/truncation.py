@@ -33,27 +33,27 @@ class Truncation:
     def run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         """Cut files off until the time is over or every offset has been tried."""
         end, done = time.monotonic() + seconds, Counter[str]()
-        with shim.scratch() as name, Warm(name / "warm") as warm:
-            work = scenarios.works(warm, name, ("run",))["run"]
-            states = run_states(work, warm, name)
-            cases = all_cases(states, rng)
-            total = sum(size for _, _, size in cases)
-            while cases and time.monotonic() < end:
-                state, file, size = rng.choice(cases)
-                offset = choose_offset(rng, size)
-                base = name / "case"
-                problems = check(work, states[state].copy(base), warm, file, offset)
-                done[state] += 1
-                if problems:
-                    what = f"{state}: {_kind_of(file)} cut off: " + "; ".join(problems)
-                    findings.save(self.name, base, f"{state} {file} {offset}/{size}", what)
-                shutil.rmtree(base, ignore_errors=True)
+        warm, commands, name = scenarios.prepared("run")
+        work = commands["run"]
+        states = run_states(work, warm, name)
+        cases = all_cases(states, rng)
+        total = sum(size for _, _, size in cases)
+        while cases and time.monotonic() < end:
+            state, file, size = rng.choice(cases)
+            offset = choose_offset(rng, size)
+            base = name / "case"
+            problems = check(work, states[state].copy(base), warm, file, offset)
+            done[state] += 1
+            if problems:
+                what = f"{state}: {_kind_of(file)} cut off: " + "; ".join(problems)
+                findings.save(self.name, base, f"{state} {file} {offset}/{size}", what)
+            shutil.rmtree(base, ignore_errors=True)
         return Summary(done.total(), {"offsets there are": total, **done})
 
 
 def run_states(work: Work, warm: Warm, folder: Path) -> dict[str, Scenario]:
     """A finished run, and runs killed at some operations."""
-    found = {"finished": Scenario(folder / "done")}
+    found = {"finished": work.end}
     for share in _STOPS if warm.has_shim else ():
         state = work.start.copy(folder / f"stopped-{share}")
         command = state.start(

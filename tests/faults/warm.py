@@ -81,6 +81,15 @@ class Plan(ctypes.Structure):
         with file.open("r+b") as opened:
             return cls.from_buffer(mmap.mmap(opened.fileno(), ctypes.sizeof(cls)))
 
+    @classmethod
+    def new(cls, file: Path, root: Path) -> Plan:
+        """A plan that counts all changes below a folder, in a new file."""
+        file.write_bytes(bytes(ctypes.sizeof(cls)))
+        file.chmod(0o666)
+        made = cls.shared(file)
+        made.root, made.log, made.mask = str(root.resolve()).encode(), -1, CHANGES
+        return made
+
     @property
     def place(self) -> str:
         """The operation at which it happened: its name and file, without the root."""
@@ -156,6 +165,14 @@ def _session(leader: int) -> Iterator[tuple[int, str]]:
                 yield int(entry.parent.name), stat[0]
 
 
+def build_shim(folder: Path) -> Path:
+    """Compile `shim.c` in a folder; the library."""
+    library = folder / "shim.so"
+    command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(_SHIM), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
 class Warm:
     """The process from which commands are forked.
 
@@ -171,13 +188,7 @@ class Warm:
         settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.has_shim = HAS_COMPILER
         if HAS_COMPILER:
-            library = folder / "shim.so"
-            subprocess.run(
-                ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(_SHIM), "-ldl"],
-                check=True,
-                capture_output=True,
-            )
-            settings["LD_PRELOAD"] = str(library)
+            settings["LD_PRELOAD"] = str(build_shim(folder))
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from tests.faults.warm import serve; serve()"],
             cwd=ROOT,
@@ -237,11 +248,7 @@ class Warm:
         folder.mkdir(mode=0o777)
         shared = None
         if root is not None:
-            file = folder / "plan"
-            file.write_bytes(bytes(ctypes.sizeof(Plan)))
-            file.chmod(0o666)
-            shared = Plan.shared(file)
-            shared.root, shared.log, shared.mask = str(root.resolve()).encode(), -1, CHANGES
+            shared = Plan.new(folder / "plan", root)
             for name, value in plan.items():
                 setattr(shared, name, value)
         pid = self.ask(
@@ -364,7 +371,7 @@ def _command(request: Mapping[str, Any]) -> Never:
         for name, *given in request["patches"]:
             getattr(patches, name)(*given)
         if request["plan"]:
-            _arm(Path(request["plan"]), request["log"])
+            arm(Path(request["plan"]), request["log"])
         options = importlib.import_module("lepton_automl.cli.options")
         options._STARTED = time.monotonic()  # type: ignore[attr-defined]
     except BaseException:  # noqa: BLE001  (nothing may return into the loop of `serve`)
@@ -392,7 +399,8 @@ def _reset_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _arm(file: Path, log: str) -> None:
+def arm(file: Path, log: str) -> None:
+    """Let the shim follow the plan in a file from now on, and write to a log if one is named."""
     plan = Plan.shared(file)
     if log:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -260,6 +260,23 @@ def test_the_folder_of_a_pick_is_not_that_of_another_command_or_run(run, tmp_pat
     assert {path.name for path in (tmp_path / "picked").iterdir()} == {"run.toml", "ledger.lock"}
 
 
+def test_unfinished_files_of_a_killed_pick_go_and_files_of_the_user_stay(
+    monkeypatch, run, tmp_path
+):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lepton_automl.pipeline.pick._ship", stop)
+    left = tmp_path / "picked" / "checkpoints" / "00000-final-0" / ".arch.json.7.tmp"
+    own = tmp_path / "picked" / "notes" / ".list.tmp"
+    for path in (left, own):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    with pytest.raises(KeyboardInterrupt):
+        pick(resumed(run.out), PickRequest(Limits(), "size", tmp_path / "picked"))
+    assert (left.exists(), own.exists()) == (False, True)
+
+
 def test_the_runs_own_limits_stay_where_no_other_is_stated():
     known = Limits(max_size_bytes=9000, min_accuracy=0.5)
     wanted = PickRequest(Limits(max_size_bytes=4000), "latency")

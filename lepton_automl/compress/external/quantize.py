@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,8 +169,8 @@ class Quantizer:
     def _quantized(
         self, file: bytes, averages: bool, excluded: list[str], only: list[str]
     ) -> bytes:
-        with scratch_folder() as folder, silenced():
-            out = Path(folder) / "int8.onnx"
+        with scratch_folder() as folder, silenced(), _temporary_files_in(folder):
+            out = folder / "int8.onnx"
             quantize_static(
                 ModelProto.FromString(file),
                 out,
@@ -258,3 +259,13 @@ def silenced() -> Iterator[None]:
 def predict_file(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities (N, classes) in ONNX Runtime."""
     return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let ONNX Runtime make its temporary folders in this one, which is deleted at any end."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
