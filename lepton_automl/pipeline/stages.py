@@ -188,8 +188,7 @@ def compress(
         for part in ("train", "validation")
     )
     planned, is_refit = _planned_stage_budget(context), may_refit and refits(context)
-    # As many epochs as the winner has had.
-    refit_epochs = round(best.metrics.get("epochs", recipe.epochs)) if is_refit else 0
+    refit_epochs, least_refit_epochs = _refit_epochs(context, best, recipe) if is_refit else (0, 0)
     compression = CompressionContext(
         train=train,
         validation=validation,
@@ -203,9 +202,7 @@ def compress(
         seconds_left=None if end is None else lambda: end - ledger.alive_seconds(),
         quantize_seconds=planned.quantize,
         refit_epochs=refit_epochs,
-        least_refit_epochs=math.ceil(
-            time_budget.LEAST_REFIT_SHARE * min(refit_epochs, _recipe_epochs(context.space))
-        ),
+        least_refit_epochs=least_refit_epochs,
         refit_seconds=planned.refit if is_refit else 0.0,
         emit=context.emit,
         measure=_measure(context),
@@ -222,6 +219,16 @@ def compress(
         record_decision(ledger, _refit_decision(context, result))
     charts.write_steps(context.folder.path, result.steps)
     return result
+
+
+def _refit_epochs(context: RunContext, best: Model, recipe: Recipe) -> tuple[int, int]:
+    """Epochs of the training on all samples, and the fewest that are worth their time.
+
+    It gets as many as the winner has had, or as a recipe has: where the winner is the net of a
+    rung, with few epochs, time is kept for as many as a complete training has.
+    """
+    own, complete = round(best.metrics.get("epochs", recipe.epochs)), _recipe_epochs(context.space)
+    return max(own, complete), math.ceil(time_budget.LEAST_REFIT_SHARE * min(own, complete))
 
 
 def _folds(context: RunContext, *, judges_cuts: bool) -> dict[str, Any]:

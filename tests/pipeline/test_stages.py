@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 
 import numpy as np
@@ -71,6 +72,28 @@ def test_how_far_pruning_went_is_a_recorded_decision(finished_run, tmp_path):
     assert made.option == "--max-drop"
 
 
+def test_the_training_on_all_samples_is_complete_also_for_the_net_of_a_rung(finished_run, tmp_path):
+    def epochs(of_winner):
+        metrics = best.metrics | {"epochs": float(of_winner)}
+        given = dataclasses.replace(best, metrics=metrics)
+        monkeypatch.setattr(stages, "run_compression", lambda *args: made.append(args[1]) or result)
+        stages.compress(run, given, recipe, None)
+        return made[-1].refit_epochs, made[-1].least_refit_epochs
+
+    made = []
+    config = runs.copy(finished_run[0], tmp_path)
+    with open_run(config, silent) as run, pytest.MonkeyPatch.context() as monkeypatch:
+        best, recipe = stages.winner(run)
+        result = stages.compress(run, best, recipe, None)
+        monkeypatch.setattr(stages, "compressed_folder", lambda *_: finished)
+        finished = run.folder.models / f"compressed-{best.digest[:8]}"
+        complete = max(
+            value for each in run.space.train_parameters("epochs") for value in each.values
+        )
+        assert epochs(1) == (complete, 1)
+        assert epochs(10 * complete) == (10 * complete, math.ceil(complete / 2))
+
+
 def test_a_training_on_all_samples_is_for_few_samples_or_few_groups(finished_run, tmp_path):
     def refits(refit="auto", count=30_000, groups=None):
         """The rule for as many samples, which are in `groups` groups."""
@@ -98,6 +121,13 @@ def test_a_training_on_all_samples_is_for_few_samples_or_few_groups(finished_run
         assert not refits(groups=19)  # And one of the validation part.
 
 
+@pytest.fixture
+def every_refit_is_kept(monkeypatch):
+    """How well a net of the tests learns decides nothing."""
+    monkeypatch.setattr("lepton_automl.compress.refit.balanced_mean", lambda *_: 0.5)
+
+
+@pytest.mark.usefixtures("every_refit_is_kept")
 def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_run, tmp_path):
     config = dataclasses.replace(runs.copy(finished_run[0], tmp_path), budget_seconds=1000.0)
     with open_run(config, silent) as run:
@@ -112,6 +142,7 @@ def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_
         assert "training on all samples" not in stages.stage_budget(never)(1.0, 20)
     with open_run(runs.copy(finished_run[0], tmp_path / "again"), silent) as run:
         best, recipe = stages.winner(run)
+        shutil.rmtree(stages.compressed_folder(run, best))
         made = stages.compress(run, best, recipe, None, prunes=False)
         name = "training on all samples"
         (found,) = [each for each in recorded_decisions(run.ledger) if each.name == name]
@@ -121,6 +152,7 @@ def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_
     assert found.evidence.startswith(f"{count} training and validation samples")
 
 
+@pytest.mark.usefixtures("every_refit_is_kept")
 @pytest.mark.parametrize(
     ("refit", "most", "options"), [("auto", 0, ["--refit on"]), ("off", 20_000, []), ("on", 0, [])]
 )
