@@ -178,8 +178,8 @@ def verify_in_fresh_process(request: Request) -> Verdict:
 
     def died(number: int) -> LeptonError:
         return MachineError(
-            f"the verification process was killed by signal {number}",
-            fix="free some memory, then run the same command",
+            f"the verification process crashed (signal {number})",
+            fix="run the same command again",
         )
 
     answer = run_json(PROGRAM, request.to_json(), "verification", died)

@@ -16,10 +16,15 @@ from typing import Any
 
 from lepton_automl import errors
 from lepton_automl.core.files import machine_error
-from lepton_automl.errors import LeptonError
+from lepton_automl.errors import LeptonError, MachineError
 
 _PARENT_CHECK_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
+_CRASHES = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS}
+    | {signal.SIGTRAP}
+)
+"""Signals that a program causes itself."""
 
 
 def run_json(
@@ -44,7 +49,8 @@ def run_json(
     ------
     LeptonError
         An error that the program returned in its answer (`error`, `what`, `fix`), or that of
-        `signal_error`.
+        `signal_error`. A signal from outside, such as SIGKILL where memory ran out, is a
+        MachineError.
     RuntimeError
         If the program failed otherwise; with its stderr.
     """
@@ -60,13 +66,24 @@ def run_json(
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     if child.returncode < 0:
-        raise signal_error(-child.returncode)
+        raise _signal_error(-child.returncode, what, signal_error)
     if child.returncode:
         raise RuntimeError(f"{what} failed:\n{child.stderr}")
     answer: dict[str, Any] = json.loads(child.stdout)
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
     return answer
+
+
+def _signal_error(
+    number: int, what: str, signal_error: Callable[[int], LeptonError]
+) -> LeptonError:
+    if number in _CRASHES:
+        return signal_error(number)
+    return MachineError(
+        f"the process for {what} was killed by signal {number}",
+        fix="free some memory if it ran out, then run the same command",
+    )
 
 
 def _run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:

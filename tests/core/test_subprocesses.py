@@ -28,7 +28,7 @@ time.sleep(600)
 
 
 def died(number: int) -> LeptonError:
-    return MachineError(f"signal {number}", fix="none")
+    return DataError(f"crashed by {number}", fix="none")
 
 
 def test_the_answer_comes_back() -> None:
@@ -43,8 +43,10 @@ def test_an_error_of_the_child_is_raised_in_the_parent() -> None:
 
 
 def test_a_signal_raises_its_error_and_a_bug_shows_its_traceback() -> None:
-    with pytest.raises(MachineError, match="signal 6"):
+    with pytest.raises(DataError, match="crashed by 6"):
         run_json("import os; os.abort()", "{}", "asking", died)
+    with pytest.raises(MachineError, match="asking was killed by signal 9"):
+        run_json("import os; os.kill(os.getpid(), 9)", "{}", "asking", died)
     with pytest.raises(RuntimeError, match=r"(?s)asking failed.*ZeroDivisionError"):
         run_json("1 / 0", "{}", "asking", died)
 

@@ -187,9 +187,8 @@ class Case:
             return {0}
         if not hits_coordinator:
             return {0, 7}  # 7: the process that was killed verified the artifact.
-        if number == signal.SIGKILL:
-            return {-signal.SIGKILL}
-        return {INTERRUPTED, 0, -number}  # 0: it was about to end; negative: it had not begun.
+        # 0: it was about to end; negative: it had not begun to handle signals.
+        return {-number, 0} if number == signal.SIGKILL else {INTERRUPTED, 0, -number}
 
     def _who(self, command: Command, struck: int) -> str:
         if struck == -command.pid:

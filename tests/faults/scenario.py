@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,14 +100,22 @@ class Scenario:
         shutil.copytree(self.base, base, symlinks=True)
         return Scenario(base, self.trials, self.jobs)
 
-    def start(self, warm: Warm, *arguments: str, **more: object) -> Command:
-        """Start a command in this folder."""
-        environment = {
+    def start(
+        self,
+        warm: Warm,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        **more: object,
+    ) -> Command:
+        """Start a command in this folder; `more` as for `Warm.start`."""
+        settings = {
             "LEPTON_STATE_DIR": str(self.base / "state"),
             "TMPDIR": str(self.base / "tmp"),
             "HOME": str(self.base / "state"),
         }
-        return warm.start(*arguments, cwd=self.base, environment=environment, **more)  # type: ignore[arg-type]
+        return warm.start(
+            *arguments, cwd=self.base, environment=settings | dict(environment or {}), **more
+        )  # type: ignore[arg-type]
 
     def files(self, folder: str = "run/artifact") -> dict[str, str]:
         """sha256 of every file of an artifact in which no time is written."""
@@ -152,6 +161,8 @@ class Watched:
     rows: list[Row] = field(default_factory=list)
     trainings: dict[str, set[int]] = field(default_factory=dict)
     """Checkpoint -> times at which its weights were written, in ns: one each time it was made."""
+    has_true_times: bool = True
+    """Times of files and of events can be compared."""
 
     def look(self) -> list[str]:
         """Look at ledger and checkpoints; what is wrong with them."""
@@ -168,7 +179,7 @@ class Watched:
             self.trainings.setdefault(weights.parent.name, set()).add(written)
         recorded = {_checkpoint(row[2]): row[4] for row in now if row[1] in {"rung", "fold"}}
         for name, times in self.trainings.items():
-            if name in recorded and max(times) > recorded[name] * 1e9:
+            if self.has_true_times and name in recorded and max(times) > recorded[name] * 1e9:
                 problems.append(f"{name} was trained again after its result was recorded")
         return problems
 
@@ -188,7 +199,7 @@ def message_problems(command: Command, code: int | None, allowed: Iterable[int])
         problems.append(f"exit code {code}: {last_line(err)}")
     if "Traceback (most recent call last)" in err or "Exception ignored" in err:
         problems.append(f"traceback: {last_line(err)}")
-    messages = len(re.findall(r"^(?:error: |.*\berror: )", err, re.MULTILINE))
+    messages = len(re.findall(r"^(?:[Ee]rror: |.*\berror: )", err, re.MULTILINE))
     is_verdict = code == VERDICT and "broken" in command.out
     if code and code > 0 and not problems and not messages and not is_verdict:
         problems.append(f"exit code {code} without a message: {last_line(err)}")
@@ -272,11 +283,15 @@ class Work:
     """Of the undisturbed command, that change the disk; 0 without the shim."""
 
 
-def works(warm: Warm, folder: Path, names: Sequence[str], jobs: int = 1) -> dict[str, Work]:
+def works(
+    known: dict[str, Work], warm: Warm, folder: Path, names: Sequence[str], jobs: int
+) -> None:
     """Make each command's start and its undisturbed end in a folder.
 
     Parameters
     ----------
+    known : dict
+        What was made before; the rest of `names` is added.
     warm : Warm
         Starts the commands.
     folder : Path
@@ -286,51 +301,53 @@ def works(warm: Warm, folder: Path, names: Sequence[str], jobs: int = 1) -> dict
     jobs : int
         Workers of `run`.
     """
-    fresh = Scenario(folder / "fresh", jobs=jobs).make()
-    done = fresh.copy(folder / "done")
+    fresh = Scenario(folder / "fresh", jobs=jobs)
+    done = Scenario(folder / "done", jobs=jobs)
     pick = ["pick", "run", "--max-size-kb", "2.1", "--out", "picked"]
     compress = ["compress", "net.onnx", "--data", "few.npz", "--out", "ext"]
-    found = {}
     for name, arguments, place, artifact in (
         ("run", fresh.run_arguments, "run", "run/artifact"),
         ("pick", pick, "run", "picked/artifact"),
         ("compress", compress, "ext", "ext/artifact"),
     ):
-        if name not in {"run", *names}:
+        if name in known or name not in {"run", *names}:
             continue
-        start = fresh if name == "run" else done
-        end = done if name == "run" else start.copy(folder / f"{name}-done")
-        root = end.base if warm.has_shim else None
+        start = fresh.make() if name == "run" else done
+        end = start.copy(done.base if name == "run" else folder / f"{name}-done")
         modules = folder / f"{name}-modules"
-        command = end.start(warm, *arguments, root=root, patches=[["list_modules", str(modules)]])
+        command = end.start(
+            warm,
+            *arguments,
+            root=end.base if warm.has_shim else None,
+            patches=[["list_modules", str(modules)]],
+        )
         if code := command.wait():
             raise AssertionError(f"{name} undisturbed ends with {code}: {command.err}")
         warm.import_more(modules.read_text().split())
         operations = int(command.plan.count) if command.plan else 0
-        found[name] = Work(
-            name, arguments, start, end, place, artifact, end.files(artifact), operations
-        )
-        assert found[name].made, f"{name} makes nothing in {artifact}"
-    return {name: found[name] for name in names}
+        made = end.files(artifact)
+        assert made, f"{name} makes nothing in {artifact}"
+        known[name] = Work(name, arguments, start, end, place, artifact, made, operations)
 
 
-_prepared: dict[int, tuple[Warm, Path, dict[str, Work]]] = {}
+_prepared: dict[int, dict[str, Work]] = {}
+
+
+@functools.cache
+def _warm() -> tuple[Warm, Path]:
+    place = contextlib.ExitStack()
+    folder = place.enter_context(scratch())
+    warm = place.enter_context(Warm(folder / "warm"))
+    atexit.register(place.close)
+    return warm, folder
 
 
 def prepared(*names: str, jobs: int = 1) -> tuple[Warm, dict[str, Work], Path]:
-    """A warm process with commands made once for all kinds, and a folder for cases."""
-    if jobs not in _prepared:
-        every = ("run", "pick", "compress") if jobs == 1 else ("run",)
-        if 1 in _prepared:
-            warm, folder, _ = _prepared[1]
-        else:
-            place = contextlib.ExitStack()
-            folder = place.enter_context(scratch())
-            warm = place.enter_context(Warm(folder / "warm"))
-            atexit.register(place.close)
-        _prepared[jobs] = warm, folder, works(warm, folder / f"jobs-{jobs}", every, jobs)
-    warm, folder, found = _prepared[jobs]
-    return warm, {name: found[name] for name in names}, Path(tempfile.mkdtemp(dir=folder))
+    """A warm process with commands that are made once for all kinds, and a folder for cases."""
+    warm, folder = _warm()
+    known = _prepared.setdefault(jobs, {})
+    works(known, warm, folder / f"jobs-{jobs}", names, jobs)
+    return warm, {name: known[name] for name in names}, Path(tempfile.mkdtemp(dir=folder))
 
 
 def is_root() -> bool:

@@ -182,16 +182,15 @@ def test_seconds_to_go_follow_from_what_is_done(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert workers.seconds_to_go() == 0.0
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)
-    reported = [
-        {"task": "1-0", "since": now - 30, "share": 0.75},
-        {"task": "2-0", "since": now - 20, "share": 0.5},
-    ]
-    for worker, facts in zip(workers._all, reported, strict=True):
-        monkeypatch.setattr(worker, "facts", lambda facts=facts: facts)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # The calendar's clock was set back.
+    for worker, key, seconds, share in zip(
+        workers._all, ("1-0", "2-0"), (30, 20), (0.75, 0.5), strict=True
+    ):
+        worker._task, worker._begun, worker._status = key, now - seconds, {"share": share}
     assert workers.seconds_to_go() == pytest.approx(20.0)
-    reported[1]["share"] = 0.0
+    workers._all[1]._status = {}
     assert workers.seconds_to_go() == math.inf
 
 

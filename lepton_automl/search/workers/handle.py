@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -100,7 +101,7 @@ class Worker:
         self.memory: GpuMemory | None = None
         """Memory of its GPU, as last reported."""
         self._lock, self._liveness_seconds = lock, liveness_seconds
-        self._task, self._since, self._work = "", 0.0, 0.0
+        self._task, self._since, self._begun, self._work = "", 0.0, 0.0, 0.0
         self._status: dict[str, Any] = {}
         self._unread, self._has_reported = b"", False
         self._process = launch(program, locks, gpu)
@@ -125,6 +126,14 @@ class Worker:
             "waits": "waits" in self._status,
         }
 
+    def seconds_to_go(self) -> float:
+        """Estimated seconds until its task ends; 0 without a task, infinite before progress."""
+        if not self._task:
+            return 0.0
+        done = self._status.get("share", 0.0)
+        # The calendar's clock may be set meanwhile.
+        return (time.monotonic() - self._begun) * (1 - done) / done if done else math.inf
+
     def call(self, task: Task) -> TaskResult:
         """Run a task and return its result.
 
@@ -136,7 +145,8 @@ class Worker:
             Raised by the task.
         """
         kills = oom_kill_count()
-        self._task, self._since, self._work = task.key, time.time(), task.work
+        self._task, self._work = task.key, task.work
+        self._since, self._begun = time.time(), time.monotonic()
         try:
             return _result(self._response(task))
         except (OSError, ValueError, EOFError) as error:  # ValueError: `close` was called.

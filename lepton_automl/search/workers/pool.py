@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import queue
 import time
 from collections.abc import Mapping
@@ -89,10 +88,7 @@ class Workers:
 
     def seconds_to_go(self) -> float:
         """Estimated seconds until the last running task ends; infinite before progress."""
-        now, facts = time.time(), [worker.facts() for worker in self._all]
-        running = [(now - each["since"], each["share"]) for each in facts if each["task"]]
-        remaining = [s * (1 - done) / done if done else math.inf for s, done in running]
-        return max(remaining, default=0.0)
+        return max((worker.seconds_to_go() for worker in self._all), default=0.0)
 
     def facts(self) -> dict[str, Any]:
         """State of all workers, for the live status.
