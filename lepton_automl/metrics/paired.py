@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from lepton_automl.metrics import balanced, bootstrap, intervals
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.bootstrap import Interval
 from lepton_automl.metrics.intervals import ONE_SIDED_LEVEL, Status, inflation, whole_samples
+
+_Z, _TAIL = 1.2816, 0.1
+"""Standard errors of a one-sided 90 % bound, and the probability beyond it."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,32 @@ def smoothed_drop(
         between = float((sums**2).sum()) / n**2 * count / (count - 1)
         variance, freedom = max(variance, between + least**2), count - 1.0
     return SmoothedDrop(100 * mean, 100 * math.sqrt(variance), freedom, n)
+
+
+def is_significantly_below(
+    correct: NDArray[np.bool_ | np.float64],
+    best: NDArray[np.bool_ | np.float64],
+    groups: NDArray[np.int64] | None = None,
+    strata: Strata = None,
+) -> bool:
+    """Whether `correct` is worse than `best` by a paired one-sided test at 90 %.
+
+    Only samples that the two classify differently matter (McNemar 1947). With groups the effective
+    number of samples is used (`bootstrap.cluster_effective_fraction`); with `strata` classes have
+    equal weight.
+
+    Parameters
+    ----------
+    correct, best : ndarray
+        (N,): share of the trainings of a net, 0 to 1, that classify each sample correctly.
+    groups, strata : ndarray, optional
+        (N,), as in `intervals.accuracy_interval`.
+    """
+    lost = balanced.influence_values(best.astype(np.float64) - correct, strata)
+    samples = float(len(lost))
+    if groups is not None:
+        samples *= bootstrap.cluster_effective_fraction(lost, groups, 1 - 2 * _TAIL)
+    return bool(lost.mean() > _Z * lost.std() / math.sqrt(samples))
 
 
 def judge_drop(drop: AccuracyDrop, limit: float) -> tuple[Status, int | None]:

@@ -19,6 +19,7 @@ from lepton_automl.data.folds import EvaluatedSamples
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
+from lepton_automl.metrics.paired import is_significantly_below
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.objectives import Objective
@@ -326,17 +327,21 @@ class Trials(Mapping[int, Trial]):
         return dataclasses.replace(recipe, flip=recipe.flip or self.uses_flips)
 
     def best_result(self, number: int) -> RungResult:
-        """The most accurate of its last rung and its final trainings; the newest of equal ones.
+        """The most accurate of its final trainings, the newest of equal ones, or its last rung.
 
-        Where cross-validation chose a variant of the trial, its final training on the training part
-        or a later one. The result is always that on the validation part.
+        The trial was selected for its accuracy in the search, which is biased upwards by that, so
+        the rung counts only where it is significantly better or there is no final training. Where
+        cross-validation chose a variant of the trial, its final training on the training part or a
+        later one counts. The result is always that on the validation part.
         """
         finals, chosen = self.final_results(number), self.cross_validated.get(number)
-        results = [self.search_result(number), *finals]
-        if chosen is not None:
-            own = [r for r in finals if r.key.round > chosen.round or chosen.is_of(r.key)]
-            results = own or results
-        return max(reversed(results), key=lambda result: result.accuracy)
+        own = [r for r in finals if chosen and (r.key.round > chosen.round or chosen.is_of(r.key))]
+        final = max(reversed(own or finals), key=lambda result: result.accuracy, default=None)
+        search = self.search_result(number)
+        if final is None or own:
+            return final or search
+        is_worse = is_significantly_below(final.correct, search.correct, strata=self.strata)
+        return search if is_worse else final
 
     def search_result(self, number: int) -> RungResult:
         """The last rung that did not fail."""

@@ -9,12 +9,12 @@ from scipy.stats import t as student_t
 
 from lepton_automl.config import Goal, Limits
 from lepton_automl.cost.cost import Cost, violations
+from lepton_automl.metrics.paired import is_significantly_below
 from lepton_automl.search.finals.selection import (
     Option,
     by_accuracy,
     choose,
     finalists,
-    is_significantly_below,
     ranked,
     within_limits,
 )

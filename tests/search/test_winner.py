@@ -73,8 +73,8 @@ def test_the_shipped_net_is_the_best_of_the_winners_own_trainings(tmp_path: Path
     request.ledger.close()
 
 
-@pytest.mark.parametrize(("right", "wanted"), [(17, "final-0"), (10, "0")])
-def test_the_weights_that_ship_are_those_of_the_more_accurate_training(
+@pytest.mark.parametrize(("right", "wanted"), [(17, "final-0"), (13, "final-0"), (6, "0")])
+def test_the_weights_that_ship_are_those_of_the_final_training_unless_it_is_clearly_worse(
     tmp_path: Path, right: int, wanted: str
 ) -> None:
     """After the search 12 to 14 of 18 samples are right, after the final training `right`."""
@@ -91,7 +91,10 @@ def test_the_weights_that_ship_are_those_of_the_more_accurate_training(
         TaskBuilder(request, trials).checkpoint(TrainingKey.parse(f"{number}-{wanted}"))
     )
     assert all(torch.equal(shipped.weights[name], kept.weights[name]) for name in kept.weights)
-    assert shipped.metrics["validation_accuracy"] == max(right, 12 + number) / 18
+    assert (
+        shipped.metrics["validation_accuracy"]
+        == (right if wanted == "final-0" else 12 + number) / 18
+    )
     request.ledger.close()
 
 

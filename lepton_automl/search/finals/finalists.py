@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from lepton_automl.metrics.paired import is_significantly_below
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.augmentation import overfits, training_error
 from lepton_automl.search.finals.mirror_test import Verdict
@@ -16,7 +17,6 @@ from lepton_automl.search.finals.selection import (
     Option,
     by_accuracy,
     finalists,
-    is_significantly_below,
     within_limits,
 )
 from lepton_automl.search.proposals.portfolio import MIN_RECIPE_SHARE

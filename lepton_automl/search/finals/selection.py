@@ -16,6 +16,7 @@ from lepton_automl.metrics import balanced
 from lepton_automl.metrics.balanced import Strata
 from lepton_automl.metrics.bootstrap import cluster_effective_fraction
 from lepton_automl.metrics.intervals import accuracy_interval
+from lepton_automl.metrics.paired import is_significantly_below
 
 _Z, _TAIL = 1.2816, 0.1
 """Standard errors of a one-sided 90 % bound, and the probability beyond it."""
@@ -124,22 +125,6 @@ def by_accuracy(options: Sequence[Option]) -> list[Option]:
 def within_limits(options: Sequence[Option], limits: Limits) -> list[Option]:
     """Options that satisfy the cost limits; all options if none does."""
     return [o for o in options if not violations(o.cost, limits)] or list(options)
-
-
-def is_significantly_below(
-    correct: NDArray[np.bool_ | np.float64],
-    best: NDArray[np.bool_ | np.float64],
-    groups: NDArray[np.int64] | None = None,
-    strata: Strata = None,
-) -> bool:
-    """Whether `correct` is worse than `best` by a paired one-sided test at 90 %.
-
-    Only samples that the two classify differently matter (McNemar 1947). With groups the effective
-    number of samples is used (`bootstrap.cluster_effective_fraction`); with `strata` classes have
-    equal weight.
-    """
-    lost = balanced.influence_values(best.astype(np.float64) - correct, strata)
-    return bool(lost.mean() > _Z * lost.std() / math.sqrt(_effective_samples(lost, groups)))
 
 
 def _effective_samples(values: NDArray[np.float64], groups: NDArray[np.int64] | None) -> float:
