@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build.
 TORCH_INDEX ?=
 
-.PHONY: demo check check-all lint faults kill-test fuzz lock clean
+.PHONY: demo check check-all lint faults fuzz lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/lepton run digits --budget 3m
@@ -28,10 +28,6 @@ lint: $(VENV)/.ready
 faults: $(VENV)/.ready
 	$(BIN)/python -m tests.faults --seconds $(or $(LEPTON_FAULTS_SECONDS),3600) \
 	  --seed $(or $(LEPTON_FAULTS_SEED),0)
-
-# kill -9 of a worker, the coordinator or all of them at 100 random moments instead of the suite's 3.
-kill-test: $(VENV)/.ready
-	LEPTON_KILLS=100 $(BIN)/python -m pytest -m "" -s -n 0 tests/e2e/test_kill.py
 
 # 10,000 damaged ONNX files instead of the suite's 200.
 fuzz: $(VENV)/.ready
