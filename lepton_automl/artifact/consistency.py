@@ -8,13 +8,13 @@ compared wherever two files state them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from lepton_automl.artifact import manifest, writer
@@ -46,6 +46,7 @@ from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
+from lepton_automl.models.untrusted_onnx import parse
 
 FOREIGN = "foreign"
 """`origin` of an external model, whose artifact has no architecture."""
@@ -58,8 +59,11 @@ _NONE = "none"
 _DROPS = {"int8", "float", "int8_against_float"}
 
 
-def sealed_problems(folder: Path) -> list[str]:
+def sealed_problems(folder: Path, *, graphs: bool = True) -> list[str]:
     """Why a sealed artifact cannot be believed, one sentence each; empty if it can be measured.
+
+    With `graphs` the models are parsed, for which an artifact of unknown origin needs a process
+    with limits; without, only the other files are compared, and the digests of all.
 
     Raises
     ------
@@ -71,12 +75,12 @@ def sealed_problems(folder: Path) -> list[str]:
     except ArtifactError as error:
         return [error.what]
     found = [*sealed.damage(folder), *_unlisted(folder, sealed)]
-    return found or _contradictions(folder, sealed)
+    return found or _contradictions(folder, sealed, graphs=graphs)
 
 
 def written_problems(folder: Path, digests: Digests) -> list[str]:
     """`sealed_problems` of an artifact that is not sealed yet, from what its writer gave."""
-    return manifest.damage(folder, digests) or _contradictions(folder, None)
+    return manifest.damage(folder, digests) or _contradictions(folder, None, graphs=True)
 
 
 def _unlisted(folder: Path, sealed: Manifest) -> list[str]:
@@ -96,6 +100,7 @@ class _Parts:
     folder: Path
     about: Provenance
     files: Mapping[str, bytes]
+    """Content of the models that are compared; as `models` and `words`, empty if none are."""
     models: Mapping[str, ModelProto]
     words: Mapping[str, Mapping[str, str]]
     """Model -> its metadata."""
@@ -112,9 +117,9 @@ class _Parts:
         return self.about.origin == FOREIGN
 
 
-def _contradictions(folder: Path, sealed: Manifest | None) -> list[str]:
+def _contradictions(folder: Path, sealed: Manifest | None, *, graphs: bool) -> list[str]:
     try:
-        parts = _read(folder, sealed)
+        parts = _read(folder, sealed, MODELS if graphs else ())
     except ArtifactError as error:
         return [error.what]
     found = []
@@ -134,15 +139,16 @@ def _checked(check: Callable[[_Parts], list[str]], parts: _Parts) -> list[str]:
         return [f"{name} cannot be compared: {type(error).__name__}: {first_line(error)}"]
 
 
-def _read(folder: Path, sealed: Manifest | None) -> _Parts:
+def _read(folder: Path, sealed: Manifest | None, names: Sequence[str]) -> _Parts:
     about, files = read_provenance(folder), {}
     models, words = dict[str, ModelProto](), dict[str, dict[str, str]]()
-    for name in MODELS:
+    for name in names:
         try:
             files[name] = untrusted_files.read_bytes(folder / name, MODEL, fix=manifest.FRESH)
-            models[name] = ModelProto.FromString(files[name])
+            # Weights in other files are refused: onnx reads them from the working directory.
+            models[name] = parse(name, files[name], Path(os.devnull))
             words[name] = {item.key: item.value for item in models[name].metadata_props}
-        except (DataError, DecodeError, UnicodeDecodeError) as error:
+        except (DataError, UnicodeDecodeError) as error:
             raise manifest.unusable(folder / name, first_line(error)) from error
     verdict = None if sealed is None else writer.read_verdict(folder)
     return _Parts(folder, about, files, models, words, verdict, sealed)
@@ -150,6 +156,8 @@ def _read(folder: Path, sealed: Manifest | None) -> _Parts:
 
 def _differing(what: str, said: Mapping[str, object]) -> list[str]:
     """A sentence for each place that does not say what the first one says."""
+    if not said:
+        return []
     (first, wanted), *others = said.items()
     return [
         f"{what}: {first} has {_short(wanted)}, {place} has {_short(value)}"
@@ -257,11 +265,12 @@ def _architectures(parts: _Parts) -> list[str]:
             said = (arch.input, arch.classes, arch.graph.macs)
         except MALFORMED as error:
             raise manifest.unusable(path, first_line(error)) from error
-        macs = onnx_cost(parts.files[name], 1).macs
         found += _differing(
             "pictures and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}
         )
-        found += _differing("multiply-accumulates", {name: macs, place: said[2]})
+        if name in parts.files:
+            macs = onnx_cost(parts.files[name], 1).macs
+            found += _differing("multiply-accumulates", {name: macs, place: said[2]})
     return list(dict.fromkeys(found))
 
 
@@ -301,20 +310,21 @@ def _about_verdict(parts: _Parts) -> list[str]:
 def _figures(parts: _Parts, name: str, figures: FileMetrics) -> list[str]:
     """What the verdict says of a file against the file."""
     assert parts.sealed is not None
-    cost = onnx_cost(parts.files[name], 1)
     model = parts.about.latency if name == INT8 else None
     target = figures.target_latency
     said = {
         "name": (name, figures.file),
         "sha256": (parts.sealed.files[name].sha256, figures.sha256),
-        "bytes": (len(parts.files[name]), figures.size_bytes),
-        "multiply-accumulates": (cost.macs, figures.macs),
-        "bytes of weights": (cost.weight_bytes, figures.weight_bytes),
+        "bytes": (parts.sealed.files[name].bytes, figures.size_bytes),
         "target device": (
             model and (model.device, model.basis),
             target and (target.device, target.basis),
         ),
     }
+    if name in parts.files:
+        cost = onnx_cost(parts.files[name], 1)
+        said["multiply-accumulates"] = (cost.macs, figures.macs)
+        said["bytes of weights"] = (cost.weight_bytes, figures.weight_bytes)
     return [
         line
         for what, (wanted, value) in said.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from lepton_automl.artifact.manifest import INT8
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, TargetLatency
 from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.limited_process import is_out_of_memory
 from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
-from lepton_automl.errors import first_line
+from lepton_automl.errors import DataError, first_line
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.onnx_file import UNLOADABLE, open_session
+from lepton_automl.models.untrusted_onnx import MALFORMED, parse
 
 ROUNDS = 15
 SECONDS = 0.3
@@ -32,26 +35,21 @@ SECONDS = 0.3
 def file_problems(name: str, file: bytes) -> list[str]:
     """Reasons why a file is no standard ONNX file that runs here, one sentence each."""
     try:
-        onnx.checker.check_model(file, full_check=True)
+        model = parse(name, file, Path(os.devnull))  # No weights are in other files.
+        onnx.checker.check_model(model, full_check=True)
         opened = onnx_file.open_session(file)
-    except (
-        ValueError,
-        TypeError,
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-    ) as error:
-        return [f"{name} is not valid ONNX: {first_line(error)}"]
+    except DataError as error:
+        return [error.what]
     except UNLOADABLE as error:
+        if is_out_of_memory(error):
+            raise
         return [f"{name} does not run in ONNX Runtime: {first_line(error)}"]
-    model = onnx.ModelProto.FromString(file)
-    foreign = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    except MALFORMED as error:
+        return [f"{name} is not valid ONNX: {first_line(error)}"]
     ends = [[item.name for item in side] for side in (opened.get_inputs(), opened.get_outputs())]
-    rules = {
-        f"has operators of {', '.join(sorted(foreign))}": foreign,
-        "has weights in other files": any(t.external_data for t in model.graph.initializer),
-        f"has inputs and outputs {ends}": ends != [[onnx_file.INPUT_NAME], [onnx_file.OUTPUT_NAME]],
-    }
-    return [f"{name} {sentence}" for sentence, is_broken in rules.items() if is_broken]
+    if ends != [[onnx_file.INPUT_NAME], [onnx_file.OUTPUT_NAME]]:
+        return [f"{name} has inputs and outputs {ends}"]
+    return []
 
 
 def figures(

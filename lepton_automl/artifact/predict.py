@@ -1,13 +1,16 @@
-"""Classify picture files with an ONNX file and the class names in its metadata."""
+"""Classify picture files with an ONNX file and the class names in its metadata.
+
+The file is opened in a child process with limits (`models.untrusted_session`), whether or not a
+manifest seals it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
@@ -20,12 +23,13 @@ from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.errors import ArtifactError, DataError
-from lepton_automl.models import onnx_file
-from lepton_automl.models.onnx_file import UNLOADABLE
+from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
-BATCH = 64
-
-
+_FIX = "give an ONNX file that lepton wrote"
+_WORDS = ("labels", "framing", manifest.PIXEL_SCALE)
+"""Metadata that are read."""
+_MAX_FRAMING = 4
+"""Pictures are resized at most to this many times the size of the input, then cut."""
 _SUSPECT_LEVEL, _SUSPECT_SHARE = 31, 0.5
 """A picture that is nowhere brighter, or in this share white, may be read with a wrong scale."""
 
@@ -80,47 +84,67 @@ def predict(
     """
     stated = parse_scale(pixel_scale)
     model, sealed = _located(artifact)
-    session = _opened(model, sealed, on_note)
-    labels = _labels(session, model)
-    scale = stated or _recorded_scale(session, model, sealed)
-    height, width, channels = session.get_inputs()[0].shape[1:]
-    paths = _pictures(files)
-    framing = _framing(session, model)
+    start_process()
+    content = _content(model, sealed, on_note)
+    with UntrustedSession(model, content, model.parent, _WORDS) as session:
+        labels, framing = _labels(session, model), _framing(session, model)
+        scale = stated or _recorded_scale(session, model, sealed)
+        height, width, channels = session.shape
 
-    def pixels_of(path: Path) -> NDArray[np.uint8] | DataError:
-        try:
-            return decode.decode(path, channels, (height, width), scale, framing)
-        except DataError as error:
-            return DataError(error.what, fix="leave this file out")
+        def pixels_of(path: Path) -> NDArray[np.uint8] | DataError:
+            try:
+                return decode.decode(path, channels, (height, width), scale, framing)
+            except DataError as error:
+                return DataError(error.what, fix="leave this file out")
 
-    found = []
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        decoded = list(zip(batch, decode.map_in_threads(pixels_of, batch), strict=True))
-        for _, pixels in decoded:
+        found, sent = list[Prediction](), list[tuple[Path, str]]()
+        # A batch is decoded while the one before is classified.
+        for good in _decoded(
+            _pictures(files), batch_of(session.shape), pixels_of, on_unreadable or _raise
+        ):
+            found += _received(session, sent, labels)
+            session.send(np.stack([pixels for _, pixels in good]))
+            sent = [(path, _remark(path, pixels, scale)) for path, pixels in good]
+        return found + _received(session, sent, labels)
+
+
+def _decoded(
+    paths: Sequence[Path],
+    size: int,
+    pixels_of: Callable[[Path], NDArray[np.uint8] | DataError],
+    on_unreadable: Callable[[DataError], None],
+) -> Iterator[list[tuple[Path, NDArray[np.uint8]]]]:
+    """Readable pictures with their pixels, in batches that are not empty."""
+    for start in range(0, len(paths), size):
+        batch, good = paths[start : start + size], []
+        for path, pixels in zip(batch, decode.map_in_threads(pixels_of, batch), strict=True):
             if isinstance(pixels, DataError):
-                if on_unreadable is None:
-                    raise pixels
                 on_unreadable(pixels)
-        good = [(path, pixels) for path, pixels in decoded if not isinstance(pixels, DataError)]
-        if not good:
-            continue
-        answers = onnx_file.predict_probabilities(session, np.stack([pixels for _, pixels in good]))
-        found += [
-            Prediction(
-                path, labels[int(row.argmax())], float(row.max()), _remark(path, pixels, scale)
-            )
-            for (path, pixels), row in zip(good, answers, strict=True)
-        ]
-    return found
+            else:
+                good.append((path, pixels))
+        if good:
+            yield good
 
 
-def _recorded_scale(
-    session: onnxruntime.InferenceSession, model: Path, sealed: _Seal | None
-) -> PixelScale:
+def _raise(error: DataError) -> None:
+    raise error
+
+
+def _received(
+    session: UntrustedSession, sent: Sequence[tuple[Path, str]], labels: Sequence[str]
+) -> list[Prediction]:
+    """Predictions of the pictures, with remarks, that were sent last; none where there are none."""
+    if not sent:
+        return []
+    return [
+        Prediction(path, labels[int(row.argmax())], float(row.max()), remark)
+        for (path, remark), row in zip(sent, session.receive(), strict=True)
+    ]
+
+
+def _recorded_scale(session: UntrustedSession, model: Path, sealed: _Seal | None) -> PixelScale:
     """Black and white of files with more than 8 bits, as recorded with the net."""
-    words = session.get_modelmeta().custom_metadata_map
-    text = words.get(manifest.PIXEL_SCALE, "")
+    text = session.words.get(manifest.PIXEL_SCALE, "")
     folder = model.parent if sealed is None else sealed.folder
     if not text and (folder / manifest.ABOUT).is_file():
         if sealed is not None:
@@ -196,45 +220,46 @@ def _seal_of(model: Path) -> _Seal | None:
     return None
 
 
-def _opened(
-    model: Path, sealed: _Seal | None, on_note: Callable[[str], None]
-) -> onnxruntime.InferenceSession:
-    if sealed is None:
-        on_note(
-            f"{model} is unsealed: no {manifest.MANIFEST} lists its sha256, so a change would not "
-            "be noticed"
-        )
-    fix = "give an ONNX file that lepton wrote"
-    try:
-        content = (
-            untrusted_files.read_bytes(model, MODEL, fix=fix)
-            if sealed is None
-            else sealed.manifest.content(sealed.folder, sealed.name)
-        )
-        return onnx_file.open_session(content)
-    except UNLOADABLE as error:
-        raise DataError(f"{model} does not run in ONNX Runtime: {error}", fix=fix) from error
+def _content(model: Path, sealed: _Seal | None, on_note: Callable[[str], None]) -> bytes:
+    """Content of the file, which has the digest in the manifest if there is one."""
+    if sealed is not None:
+        return sealed.manifest.content(sealed.folder, sealed.name)
+    on_note(
+        f"{model} is unsealed: no {manifest.MANIFEST} lists its sha256, so a change would not "
+        "be noticed"
+    )
+    return untrusted_files.read_bytes(model, MODEL, fix=_FIX)
 
 
-def _labels(session: onnxruntime.InferenceSession, model: Path) -> list[str]:
-    words = session.get_modelmeta().custom_metadata_map
-    if "labels" not in words:
+def _labels(session: UntrustedSession, model: Path) -> list[str]:
+    if "labels" not in session.words:
+        raise DataError(f"{model} does not name its classes", fix=_FIX)
+    names = untrusted_files.parse_json(
+        session.words["labels"], f"{model}: labels", fix=_FIX, top=list
+    )
+    if len(names) != session.classes:
         raise DataError(
-            f"{model} does not name its classes", fix="give an ONNX file that lepton wrote"
+            f"{model} names {len(names)} classes and gives {session.classes} probabilities",
+            fix=_FIX,
         )
-    fix = "give an ONNX file that lepton wrote"
-    names = untrusted_files.parse_json(words["labels"], f"{model}: labels", fix=fix, top=list)
     return [str(name) for name in names]
 
 
-def _framing(session: onnxruntime.InferenceSession, model: Path) -> Framing | None:
+def _framing(session: UntrustedSession, model: Path) -> Framing | None:
     try:
-        return framing_in(session.get_modelmeta().custom_metadata_map)
+        framing = framing_in(session.words)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{model} does not say how pictures are resized: {error}",
-            fix="give an ONNX file that lepton wrote",
+            f"{model} does not say how pictures are resized: {error}", fix=_FIX
         ) from error
+    most = _MAX_FRAMING * max(session.shape[:2])
+    if framing is not None and not all(1 <= side <= most for side in framing.size):
+        raise DataError(
+            f"{model} resizes pictures to {framing.size[0]}x{framing.size[1]}; the rule is sides "
+            f"from 1 to {most}, {_MAX_FRAMING} times those of its input",
+            fix=_FIX,
+        )
+    return framing
 
 
 def _pictures(files: Iterable[Path]) -> list[Path]:

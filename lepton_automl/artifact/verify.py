@@ -1,17 +1,25 @@
 """Verify an artifact: its files in ONNX Runtime on the test set, reading only.
 
-`verify_in_fresh_process` sees to it that nothing but the files counts: `main`, in a process of its
-own, reads a request as JSON from stdin and answers with a verdict on stdout.
+A child process does it, which knows only the files. For an artifact that this process has just
+written that is `verify_in_fresh_process`. Any other may have been made by a stranger, with a
+manifest that fits: `VerificationProcess` opens it within limits on memory and time.
+
+- opening (digests, contradictions, one run of each file on the golden pictures): 384 MiB and 16
+  times the files, and what a batch may take; 5 s of processor time, and 1 s a MB.
+- measuring: 384 MiB, 16 times the files, 3 times the pictures, and 64 kB for each value of a
+  picture (at most 8 GiB), which the exact integer arithmetic takes in wide nets; 120 s of processor
+  time and 2 ms a picture, or more for large files.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,23 +40,25 @@ from lepton_automl.artifact.verdict import (
 from lepton_automl.config import Limits
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import SEARCH_TIME
+from lepton_automl.core.limited_process import (
+    LimitedProcess,
+    Message,
+    ProcessLimits,
+    is_out_of_memory,
+    serve,
+)
 from lepton_automl.core.machine import Machine, this_machine
-from lepton_automl.core.subprocesses import error_answer, run_json
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
-from lepton_automl.errors import (
-    ArchError,
-    ArtifactError,
-    DataError,
-    LeptonError,
-    MachineError,
-    first_line,
-)
+from lepton_automl.data.framing import Framing, framing_in
+from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
+from lepton_automl.models.untrusted_onnx import MALFORMED, problem_of
+from lepton_automl.models.untrusted_session import run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
@@ -56,6 +66,9 @@ PROGRAM = (
 )
 _GAP_LEVEL = 0.99
 """Two-sided confidence of the difference between validation and test."""
+_FIX = "use an artifact of a source that you trust, or make it again: lepton export RUN"
+_BASE_BYTES, _BYTES_PER_BYTE = 384 << 20, 16
+_BYTES_PER_VALUE, _MAX_INTEGER_BYTES = 1 << 16, 8 << 30
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
 
@@ -139,11 +152,15 @@ def verify(request: Request) -> Verdict:
     try:
         return _judged(request, files, digests, primary)
     except (ArtifactError, ArchError, *UNLOADABLE) as error:
+        if is_out_of_memory(error):
+            raise
         return _refused([first_line(error)], request)
 
 
 def refusal(folder: Path) -> Verdict | None:
     """The verdict on a sealed artifact that cannot be believed, without data; None if it can be.
+
+    Each of its files is run on the golden pictures.
 
     Raises
     ------
@@ -151,22 +168,119 @@ def refusal(folder: Path) -> Verdict | None:
         If there is no finished artifact.
     """
     problems = consistency.sealed_problems(folder)
+    if problems:
+        return _refused(problems)
+    golden, classes = (
+        writer.read_array(folder, manifest.GOLDEN),
+        len(read_provenance(folder).class_names),
+    )
+    for name in MODELS:
+        file = untrusted_files.read_bytes(folder / name, MODEL, fix=manifest.FRESH)
+        problems += file_problems(name, file) or _run_problems(name, file, golden, classes)
     return _refused(problems) if problems else None
 
 
 def checked_verdict(folder: Path) -> Verdict:
-    """The stored verdict of a sealed artifact; `refusal`, if its files cannot be believed.
+    """The stored verdict of a sealed artifact; a broken one, if its documents contradict it.
+
+    Its models are compared by their digests only, so that no graph is opened.
 
     Raises
     ------
     DataError
         If there is no finished artifact.
     """
-    return refusal(folder) or writer.read_verdict(folder)
+    problems = consistency.sealed_problems(folder, graphs=False)
+    return _refused(problems) if problems else writer.read_verdict(folder)
+
+
+def _run_problems(name: str, file: bytes, pixels: np.ndarray, classes: int) -> list[str]:
+    try:
+        (found,) = onnx_file.open_session(file).run(
+            [onnx_file.OUTPUT_NAME], {onnx_file.INPUT_NAME: np.ascontiguousarray(pixels)}
+        )
+    except MALFORMED as error:
+        if is_out_of_memory(error):
+            raise
+        return [f"{name} does not run in ONNX Runtime: {first_line(error)}"]
+    problem = problem_of(found, len(pixels), classes)
+    return [f"{name} gives no probabilities: {problem}"] if problem else []
+
+
+class VerificationProcess:
+    """A child process that verifies a sealed artifact of unknown origin; starts at once.
+
+    Parameters
+    ----------
+    folder : Path
+        The artifact folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._process = folder, LimitedProcess(PROGRAM)
+        self._bytes = sum(_size(folder / name) for name in MODELS)
+        self.framing: Framing | None = None
+        """How the pictures of an external model get its size; known after `refusal`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.close()
+
+    def refusal(self) -> Verdict | None:
+        """As `refusal` of this module.
+
+        Raises
+        ------
+        DataError
+            As `refusal`, or if a file exceeds a limit or crashes the process.
+        """
+        answer = self._call({"folder": str(self._folder)}, self._opening())
+        text = answer.pop("framing")
+        self.framing = None if text is None else Framing.from_json(text)
+        return None if answer["refused"] is None else Verdict.from_document(answer["refused"])
+
+    def verify(self, request: Request) -> Verdict:
+        """As `verify` of this module.
+
+        Raises
+        ------
+        DataError
+            As `verify`, or if a file exceeds a limit or crashes the process.
+        """
+        return Verdict.from_document(
+            self._call({"request": request.to_json()}, self._measuring(request))
+        )
+
+    def _call(self, fields: dict[str, Any], limits: ProcessLimits) -> dict[str, Any]:
+        subject = f"a file of {self._folder}"
+        return self._process.call(fields, subject=subject, fix=_FIX, limits=limits).fields
+
+    def _opening(self) -> ProcessLimits:
+        golden = _size(self._folder / manifest.GOLDEN)
+        batch = run_limits(self._bytes, golden)
+        memory = _BASE_BYTES + _BYTES_PER_BYTE * self._bytes + batch.memory_bytes
+        seconds = 2.0 + 1e-6 * self._bytes + len(MODELS) * (batch.processor_seconds - 3.0) + 3.0
+        return ProcessLimits(memory, seconds, 60.0 + 10.0 * seconds)
+
+    def _measuring(self, request: Request) -> ProcessLimits:
+        given = [request.pixels, request.labels, *(request.validation or ())]
+        pictures = sum(_size(path) for path in given)
+        values = math.prod(read_provenance(self._folder).input)
+        memory = _BASE_BYTES + _BYTES_PER_BYTE * self._bytes + 3 * pictures
+        memory += min(_BYTES_PER_VALUE * values, _MAX_INTEGER_BYTES)
+        picture_seconds = 2e-3 + min(self._bytes * values / 1e10, 10.0)
+        seconds = 120.0 + len(MODELS) * pictures / max(1, values) * picture_seconds
+        return ProcessLimits(memory, seconds, 60.0 + 10.0 * seconds)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def verify_in_fresh_process(request: Request) -> Verdict:
-    """`verify` in a child process, which knows only the files.
+    """`verify` in a child process without limits, of an artifact that this process wrote.
 
     Raises
     ------
@@ -175,15 +289,11 @@ def verify_in_fresh_process(request: Request) -> Verdict:
     MachineError
         If the process was killed, for example because memory ran out.
     """
-
-    def died(number: int) -> LeptonError:
-        return MachineError(
-            f"the verification process crashed (signal {number})",
-            fix="run the same command again",
-        )
-
-    answer = run_json(PROGRAM, request.to_json(), "verification", died)
-    return Verdict.from_document(answer)
+    with LimitedProcess(PROGRAM) as process:
+        fields = {"request": request.to_json()}
+        subject = f"the artifact {request.folder}"
+        answer = process.call(fields, subject=subject, fix=_FIX, limits=None)
+    return Verdict.from_document(answer.fields)
 
 
 def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
@@ -208,12 +318,49 @@ def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Answer one request; errors that a user can correct are returned, not raised."""
+    """Answer requests until the parent process closes the pipe."""
+    serve(answer)
+
+
+def answer(message: Message) -> Message:
+    """Open an artifact (`folder`), or verify it (`request`).
+
+    Raises
+    ------
+    DataError
+        As `refusal` and `verify`.
+    """
+    if "folder" in message.fields:
+        folder = Path(message.fields["folder"])
+        try:
+            refused = refusal(folder)
+        except MALFORMED as error:
+            if is_out_of_memory(error):
+                raise
+            refused = _refused([_unmeasurable(error)])
+        framing = None if refused else _framing(folder)
+        return Message({"refused": refused and refused.document(), "framing": framing})
+    request = Request.from_json(message.fields["request"])
     try:
-        answer = verify(Request.from_json(sys.stdin.read())).document()
-    except (LeptonError, OSError, MemoryError) as error:
-        answer = error_answer(error)
-    sys.stdout.write(json.dumps(answer))
+        return Message(verify(request).document())
+    except MALFORMED as error:
+        if request.digests is not None or is_out_of_memory(error):
+            raise  # This process's parent wrote the files: a bug.
+        return Message(_refused([_unmeasurable(error)], request).document())
+
+
+def _unmeasurable(error: BaseException) -> str:
+    return f"its files cannot be measured: {type(error).__name__}: {first_line(error)}"
+
+
+def _framing(folder: Path) -> str | None:
+    """How pictures get the size of an external model, in the metadata of its file."""
+    file = untrusted_files.read_bytes(folder / INT8, MODEL, fix=manifest.FRESH)
+    try:
+        found = framing_in(onnx_file.read_metadata(file))
+    except (ValueError, TypeError, KeyError) as error:
+        raise manifest.unusable(folder / INT8, f"framing in its metadata: {error}") from error
+    return None if found is None else found.to_json()
 
 
 def _judged(
@@ -350,6 +497,9 @@ def _evidence(
     right = {}
     for name, file in files.items():
         answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+        problem = problem_of(answers, len(pixels), len(about.class_names))
+        if problem:
+            raise manifest.unusable(request.folder / name, f"it gives no probabilities: {problem}")
         right[name] = Evidence(
             answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
         )

@@ -9,9 +9,8 @@ import onnx
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from lepton_automl.cost.cost import Cost
+from lepton_automl.models.onnx_file import WEIGHTED
 
-WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-"""Operators with weights -> index of the input that holds them."""
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 # These share the memory of their input.
 _PASSING = {"DequantizeLinear", "Transpose", "Identity"}

@@ -22,6 +22,8 @@ _IR_VERSION = 8
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "probabilities"
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
+WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+"""Operators with weights -> index of the input that holds them."""
 UNLOADABLE = (
     runtime.Fail,
     runtime.InvalidArgument,

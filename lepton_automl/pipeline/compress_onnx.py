@@ -28,7 +28,6 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
-from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.units import bytes_text, time_text
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
@@ -105,9 +104,7 @@ def compress_model(
         emit(Event(_STAGE, f"already compressed: {folder.artifact}; --fresh starts again"))
         return written_outcome(folder.artifact)
     emit(Event(_STAGE, f"checking {source} in a separate process"))
-    with scratch_folder() as scratch:
-        made_in = Path(scratch) / _FLOAT_FILE
-        model = load_external(source, preprocessing, dataset.class_names, made_in, labels=labels)
+    model = load_external(source, preprocessing, dataset.class_names, labels=labels)
     dataset = dataset.matched_to(model.class_names, model.shape[2])
     framing = None if model.pixels is None else model.pixels.framing
     dataset = replace(dataset, framing=framing)

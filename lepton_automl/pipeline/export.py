@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
@@ -17,22 +15,19 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     Request,
+    VerificationProcess,
     checked_verdict,
     reference_predictions,
-    refusal,
     verify_in_fresh_process,
 )
 from lepton_automl.compress.loop import CompressionResult
-from lepton_automl.core import decisions, untrusted_files
+from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import scratch_folder
-from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, locate_data, open_dataset
-from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.errors import ConfigError, DataError, first_line
-from lepton_automl.models import onnx_file
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
@@ -136,19 +131,18 @@ def verify_again(
         If there is no finished artifact or no data to evaluate it on.
     """
     folder = locate_artifact(artifact)
-    refused = refusal(folder)
-    if refused is not None:
-        return Outcome(folder, refused)
-    digests = manifest.read_manifest(folder).digests
-    about = read_provenance(folder)
-    shape = about.input
-    dataset = _data_of(folder, data, test, emit)
-    dataset = dataclasses.replace(dataset, framing=_framing(folder))
-    with scratch_folder() as cache:
-        request = request_for(folder, dataset, shape, Path(cache))
-        verdict = verify_in_fresh_process(
-            dataclasses.replace(request, test_set_uses=_uses_again(request, digests, emit))
-        )
+    with VerificationProcess(folder) as process:
+        refused = process.refusal()
+        if refused is not None:
+            return Outcome(folder, refused)
+        digests = manifest.read_manifest(folder).digests
+        about = read_provenance(folder)
+        dataset = _data_of(folder, data, test, emit)
+        dataset = dataclasses.replace(dataset, framing=process.framing)
+        with scratch_folder() as cache:
+            request = request_for(folder, dataset, about.input, Path(cache))
+            uses = _uses_again(request, digests, emit)
+            verdict = process.verify(dataclasses.replace(request, test_set_uses=uses))
     return Outcome(folder, verdict, decisions=decisions_of(about, verdict))
 
 
@@ -270,15 +264,6 @@ def request_for(
         fingerprint=dataset.part_fingerprint("test"),
         groups=None if groups is None else tuple(int(group) for group in groups),
     )
-
-
-def _framing(folder: Path) -> Framing | None:
-    """How the pictures of an external model get its size, from the metadata of its file."""
-    try:
-        file = untrusted_files.read_bytes(folder / manifest.INT8, MODEL, fix=manifest.FRESH)
-        return framing_in(onnx_file.read_metadata(file))
-    except (DataError, ValueError, TypeError, KeyError, DecodeError):
-        return None  # A damaged file is not measured: `verify` says so.
 
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:

@@ -15,9 +15,17 @@ from lepton_automl.artifact.verify import refusal
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline.export import verify_again
+from tests.helpers import children
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
 
 DOCUMENTS = ("about.json", "verdict.json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _children_answer_here():
+    with pytest.MonkeyPatch.context() as patch:
+        children.answer_here(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,8 @@ def test_files_as_written_have_no_problems(made):
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x08\x08"])
 def test_what_is_not_onnx_is_a_problem(content):
     (problem,) = file_problems("model.int8.onnx", content)
-    assert problem.startswith("model.int8.onnx is not valid ONNX")
+    assert problem.startswith("model.int8.onnx: ")
+    assert "not an ONNX file" in problem or "no operators" in problem
 
 
 def test_a_cut_off_file_is_a_problem(file):
@@ -110,7 +111,8 @@ def test_an_operator_outside_of_the_standard_is_a_problem(file):
         model.graph.node.append(gelu)
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
-    assert file_problems("x", changed(file, foreign)) == ["x has operators of com.microsoft"]
+    (problem,) = file_problems("x", changed(file, foreign))
+    assert "com.microsoft.Gelu" in problem
 
 
 def test_other_inputs_are_a_problem(file):

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -15,13 +12,13 @@ import onnxruntime
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from lepton_automl.artifact import verify as verifying
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
-    PROGRAM,
     Request,
-    main,
+    VerificationProcess,
     notes_of,
     reference_predictions,
     saturation_problems,
@@ -36,6 +33,7 @@ from lepton_automl.cost.latency_model import estimate
 from lepton_automl.errors import DataError, MachineError
 from tests.helpers import processes
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
+from tests.helpers.children import ProcessHere
 
 STATED = Limits(max_size_bytes=100_000, min_accuracy=0.5)
 
@@ -71,25 +69,20 @@ def snapshot(folder):
     }
 
 
-def test_a_fresh_process_says_the_same_and_writes_nothing(request_, found, monkeypatch):
-    before, run, children = snapshot(request_.folder), subprocess.run, []
-
-    def noted(*args, **options):
-        children.append(run(*args, **options))
-        return children[-1]
-
-    monkeypatch.setattr(subprocess, "run", noted)
+def test_fresh_processes_say_the_same_and_write_nothing(request_, found):
+    before = snapshot(request_.folder)
     fresh = verify_in_fresh_process(request_)
+    with VerificationProcess(request_.folder) as process:
+        assert process.refusal() is None
+        assert process.framing is None
+        limited = process.verify(request_)
     assert snapshot(request_.folder) == before
-    (child,) = children
-    assert child.args == [sys.executable, "-c", PROGRAM, str(os.getpid())]
-    assert json.loads(child.stdout)["verdict"] == "holds"
-    assert child.stderr == ""
-    assert fresh.status == found.status == "holds"
-    assert fresh.exit_code == 0
-    assert fresh.parity == found.parity
-    assert fresh.drops == found.drops
-    assert fresh.int8.accuracy == found.int8.accuracy
+    for one in (fresh, limited):
+        assert one.status == found.status == "holds"
+        assert one.exit_code == 0
+        assert one.parity == found.parity
+        assert one.drops == found.drops
+        assert one.int8.accuracy == found.int8.accuracy
     file = request_.folder / "model.int8.onnx"
     assert fresh.int8.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -218,24 +211,32 @@ def test_a_request_survives_json(request_):
     assert Request.from_json(request_.to_json()) == request_
 
 
-def test_the_process_answers_errors_as_json(request_, monkeypatch, capsys):
+def test_an_error_of_the_process_is_raised(request_, monkeypatch):
+    monkeypatch.setattr(verifying, "LimitedProcess", ProcessHere)
     (request_.folder / "manifest.json").unlink()
-    monkeypatch.setattr(sys, "stdin", io.StringIO(request_.to_json()))
-    main()
-    answer = capsys.readouterr().out
-    assert json.loads(answer)["error"] == "DataError"
-    ended = subprocess.CompletedProcess([], 0, stdout=answer, stderr="")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(DataError, match=r"no manifest\.json") as caught:
         verify_in_fresh_process(request_)
     assert "lepton export" in caught.value.fix
 
 
-@pytest.mark.parametrize(("code", "error"), [(-9, MachineError), (1, RuntimeError)])
-def test_a_process_that_dies_is_no_verdict(request_, monkeypatch, code, error):
-    ended = subprocess.CompletedProcess([], code, stdout="", stderr="a traceback")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(error, match=r"signal 9|a traceback"):
+@pytest.mark.parametrize(
+    ("ends", "error"),
+    [
+        ("os.kill(os.getpid(), 9)", MachineError),
+        ("os.abort()", MachineError),
+        ("raise KeyError(7)", RuntimeError),
+    ],
+)
+def test_a_process_that_dies_is_no_verdict_on_files_of_ones_own(request_, monkeypatch, ends, error):
+    program = f"""
+import os
+from lepton_automl.core.limited_process import serve
+def answer(_):
+    {ends}
+serve(answer)
+"""
+    monkeypatch.setattr(verifying, "PROGRAM", program)
+    with pytest.raises(error, match=r"signal 9|signal 6|KeyError: 7"):
         verify_in_fresh_process(request_)
 
 

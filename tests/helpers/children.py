@@ -1,43 +1,46 @@
 """Child processes of a pipeline whose work is done in the test's own process.
 
 A child spends two seconds on its imports. That a real one gives the same answer, ends with its
-parent and survives a crash is tested where it is started (test_verify, test_external_load) and by
-every test that starts a command.
+parent and survives a crash is tested where it is started (test_limited_process, test_verify,
+test_external_load) and by every test that starts a command.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
 import re
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lepton_automl import errors
 from lepton_automl.artifact import measurements, verify
 from lepton_automl.compress.external import load
+from lepton_automl.core.limited_process import Message
 
 
 def answer_here(patch: pytest.MonkeyPatch) -> None:
     """Verification and opening of external models run in this process, latency rounds briefly."""
     for module in (verify, load):
-        patch.setattr(module, "run_json", run_json)
+        patch.setattr(module, "LimitedProcess", ProcessHere)
     patch.setattr(measurements, "SECONDS", 0.02)
 
 
-def run_json(program: str, request: str, what: str, signal_error: Callable[..., Any]) -> Any:
-    """As `core.subprocesses.run_json`: what passes between the two is text only."""
-    (module,) = re.findall(r"from (\S+) import main", program)
-    out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setattr(sys, "stdin", io.StringIO(request))
-        importlib.import_module(module).main()
-    answer = json.loads(out.getvalue())
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["what"], fix=answer["fix"])
-    return answer
+class ProcessHere:
+    """As `core.limited_process.LimitedProcess`: what passes between the two is text and bytes."""
+
+    def __init__(self, program: str) -> None:
+        (module,) = re.findall(r"from (\S+) import main", program)
+        self._answer = importlib.import_module(module).answer
+
+    def __enter__(self) -> ProcessHere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    close = __exit__
+
+    def call(self, fields: dict[str, Any], payload: bytes = b"", **_: object) -> Message:
+        made = self._answer(Message(json.loads(json.dumps(fields)), payload))
+        return Message(json.loads(json.dumps(made.fields)), made.payload)

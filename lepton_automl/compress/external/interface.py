@@ -20,11 +20,12 @@ from lepton_automl.compress.external.reader import Signature
 from lepton_automl.compress.external.rewrites import remove_unused
 from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.version import __version__
-from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.data.framing import Framing
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
-from lepton_automl.models.onnx_file import UNLOADABLE
+from lepton_automl.models.onnx_file import UNLOADABLE, WEIGHTED
+from lepton_automl.models.untrusted_onnx import problem_of
+from lepton_automl.models.untrusted_session import batch_of
 
 _OPSET = 17
 """Older files are converted to it: scales per channel need 13."""
@@ -450,21 +451,31 @@ def _joined(
 
 
 def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
-    """Check that a picture's result does not depend on the rest of its batch."""
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    """Check that it gives probabilities, and a picture's do not depend on the rest of its batch.
+
+    It is run on a batch as large as later ones, so that its limits on memory and time hold there.
+    """
+    count = max(3, batch_of(shape))
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     try:
         opened = onnx_file.open_session(file)
-        together = onnx_file.predict_probabilities(opened, pixels, batch=3)
-        alone = onnx_file.predict_probabilities(opened, pixels, batch=1)
+        together = onnx_file.predict_probabilities(opened, pixels, batch=count)
+        alone = onnx_file.predict_probabilities(opened, pixels[:3], batch=1)
     except UNLOADABLE as error:
         raise DataError(
             f"{path} does not run on a batch of pictures: {first_line(error)}",
             fix="export the model with a free (dynamic) first dimension",
         ) from error
-    if together.shape != alone.shape or not np.isfinite(alone).all():
+    if together.shape[1:] != alone.shape[1:] or not np.isfinite(together).all():
         raise DataError(f"{path} returns values that are not finite", fix="check the model")
-    if np.abs(together - alone).max() > _TOLERANCE:
+    if np.abs(together[:3] - alone).max() > _TOLERANCE:
         raise DataError(
             f"the result of {path} for a picture depends on the rest of its batch",
             fix="export the model in evaluation mode",
+        )
+    problem = problem_of(together, count, opened.get_outputs()[0].shape[1])
+    if problem:
+        raise DataError(
+            f"the results of {path} are no probabilities: {problem}",
+            fix="export the model up to its scores, without what follows them",
         )

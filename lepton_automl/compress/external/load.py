@@ -1,15 +1,22 @@
-"""Open an untrusted ONNX file in a child process, so that a crash cannot take the caller down."""
+"""Open an external ONNX model in a child process with limits on memory and time.
+
+Opening it means more than for `models.untrusted_session`: checks, conversions and trial runs at
+several batch sizes. The limits are 512 MiB and 24 times the file, and what a batch may take there;
+4 s of processor time, and 1 s a MB.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lepton_automl.compress.external.class_order import ClassOrder, find_class_order
+from lepton_automl.compress.external.fixed_sizes import check_fixed_sizes
 from lepton_automl.compress.external.interface import wrap_model
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.plausibility import stated_accuracies
@@ -19,38 +26,37 @@ from lepton_automl.compress.external.preprocessing import (
     stated_size,
 )
 from lepton_automl.compress.external.reader import has_free_size, read, signature
-from lepton_automl.core import files
-from lepton_automl.core.subprocesses import error_answer, run_json
+from lepton_automl.core.limited_process import (
+    LimitedProcess,
+    Message,
+    ProcessLimits,
+    extend_limits,
+    serve,
+)
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.data.framing import Framing
-from lepton_automl.errors import DataError, LeptonError, first_line
+from lepton_automl.errors import DataError, first_line
+from lepton_automl.models.untrusted_onnx import MALFORMED
+from lepton_automl.models.untrusted_session import batch_of, run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
     "from lepton_automl.compress.external.load import main; main()"
 )
-
-
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""Exceptions that ONNX's code and ours raise for malformed files."""
+_FIX = "give a valid ONNX file of an image classifier"
+_BASE_BYTES, _BYTES_PER_BYTE = 512 << 20, 24
+_BASE_SECONDS, _SECONDS_PER_BYTE = 4.0, 1e-6
+_ELAPSED_SECONDS = 60.0 + 10.0 * _SECONDS_PER_BYTE * MODEL.max_bytes
 
 
 def load_external(
     path: Path,
     preprocessing: Path | None,
     class_names: Sequence[str],
-    out: Path,
     *,
     labels: str | None = None,
 ) -> ExternalModel:
-    """Load a model with lepton's input and output; its file is also written to `out`.
+    """Load a model with lepton's input and output.
 
     Parameters
     ----------
@@ -60,8 +66,6 @@ def load_external(
         File that states its preprocessing.
     class_names : sequence of str
         Of the data; a model that names its classes must have the same.
-    out : Path
-        Path of the float file.
     labels : str, optional
         Value of --labels: `natural`, `text`, or a file with the class names in the order of the
         outputs.
@@ -69,24 +73,30 @@ def load_external(
     Raises
     ------
     DataError, ConfigError
-        If the model is refused; the message says why.
+        If the model is refused, exceeds a limit or crashes the process; the message says why.
     """
     request = {
         "path": str(path),
         "preprocessing": None if preprocessing is None else str(preprocessing),
         "class_names": list(class_names),
-        "out": str(out),
         "labels": labels,
     }
+    with LimitedProcess(PROGRAM) as process:
+        answer = process.call(request, subject=str(path), fix=_FIX, limits=limits_of(path))
+    return _received(answer.fields, answer.payload)
 
-    def died(number: int) -> LeptonError:
-        return DataError(
-            f"{path} crashed the process that opened it (signal {number})",
-            fix="give a valid ONNX file",
-        )
 
-    body = run_json(PROGRAM, json.dumps(request), f"opening {path}", died)
-    return _received(body, out.read_bytes())
+def limits_of(path: Path) -> ProcessLimits:
+    """Limits on opening the model in a file."""
+    try:
+        size = min(os.stat(path).st_size, MODEL.max_bytes)  # noqa: PTH116  The process reads it.
+    except (OSError, ValueError):
+        size = 0  # The process says what is wrong with the path.
+    return ProcessLimits(
+        _BASE_BYTES + _BYTES_PER_BYTE * size,
+        _BASE_SECONDS + _SECONDS_PER_BYTE * size,
+        _ELAPSED_SECONDS,
+    )
 
 
 def _received(body: Mapping[str, Any], file: bytes) -> ExternalModel:
@@ -110,42 +120,51 @@ def _received(body: Mapping[str, Any], file: bytes) -> ExternalModel:
 
 
 def main() -> None:
-    """Answer one request."""
-    sys.stdout.write(json.dumps(answer(json.loads(sys.stdin.read()))))
+    """Answer requests until the parent process closes the pipe."""
+    serve(answer)
 
 
-def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer of `main`; errors that a user can correct are returned, not raised.
+def answer(request: Message) -> Message:
+    """The model that a request of `load_external` asks for; its file is the payload.
 
-    A malformed file may break any assumption of ONNX's own code, so its exceptions are reported
-    as errors of the file, with their kind.
+    Raises
+    ------
+    DataError, ConfigError
+        If it is refused. A malformed file may break any assumption of ONNX's own code, so its
+        exceptions are reported as errors of the file, with their kind.
     """
     try:
-        return _opened(**request)
-    except (LeptonError, OSError) as error:
-        return error_answer(error)
-    except _MALFORMED as error:
-        line = first_line(error)
-        malformed = DataError(
-            f"{request['path']} cannot be used: {type(error).__name__}: {line}",
+        found = open_external(**request.fields)
+    except MALFORMED as error:
+        raise DataError(
+            f"{request.fields['path']} cannot be used: {type(error).__name__}: {first_line(error)}",
             fix="export the model again; if it is sound, please report this",
-        )
-        return error_answer(malformed)
+        ) from error
+    return Message({**dataclasses.asdict(found), "file": None}, found.file)
 
 
-def _opened(
-    path: str,
-    preprocessing: str | None,
-    class_names: Sequence[str],
-    out: str,
-    labels: str | None = None,
-) -> dict[str, object]:
+def open_external(
+    path: str, preprocessing: str | None, class_names: Sequence[str], labels: str | None = None
+) -> ExternalModel:
+    """`load_external` in this process.
+
+    Raises
+    ------
+    DataError, ConfigError
+        If the model is refused.
+    Exception
+        Any of `MALFORMED` if it is malformed.
+    """
     file = Path(path)
-    opened = read(file)
+    opened = read(file, on_weights=_extend)
     model = opened.model
+    check_fixed_sizes(file, model.graph)
     given = None if preprocessing is None else Path(preprocessing)
     size = stated_size(file, given) if has_free_size(model) else None
     seen = signature(file, model, size=size, classes=len(class_names))
+    shape = (seen.height, seen.width, seen.channels)
+    values = max(batch_of(shape), seen.batch) * math.prod(shape)
+    extend_limits(run_limits(0, values).memory_bytes, 0)
     order = find_class_order(file, model, labels, class_names, seen.classes)
     known = find_preprocessing(file, model, seen, given)
     found = wrap_model(file, model, seen, known, order.names)
@@ -157,12 +176,15 @@ def _opened(
             f"its one output is the score of the second class, {order.names[1]}, against "
             f"{order.names[0]}"
         )
-    found = dataclasses.replace(
+    return dataclasses.replace(
         found,
         pixels=known,
         order=order,
         changes=tuple(changes),
         promises=stated_accuracies(file, model),
     )
-    files.write(Path(out), found.file)
-    return {**dataclasses.asdict(found), "file": None}
+
+
+def _extend(size: int) -> None:
+    """Allow for weights of `size` bytes what is allowed for as many bytes of a file."""
+    extend_limits(_BYTES_PER_BYTE * size, _SECONDS_PER_BYTE * size)

@@ -15,7 +15,7 @@ from lepton_automl.compress.external.quantize import (
     best_bias_correction,
     predict_file,
 )
-from lepton_automl.cost.onnx_cost import WEIGHTED
+from lepton_automl.models.onnx_file import WEIGHTED
 
 _RANKING_SAMPLES = 128
 """Training pictures used to rank layers."""

@@ -30,8 +30,8 @@ from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
-from lepton_automl.cost.onnx_cost import WEIGHTED
 from lepton_automl.models import onnx_file
+from lepton_automl.models.onnx_file import WEIGHTED
 
 _TINY = 1e-30
 _CORRECTION = "lepton_correction"

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnx
-import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
 
 from lepton_automl.compress.external import rewrites
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.untrusted_files import MODEL, FileKind
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.errors import DataError, first_line
+from lepton_automl.models.untrusted_onnx import MAX_SIDE, opset_of, parse
 
-_MIN_OPSET, _MAX_OPSET = 7, 25
-"""Limit on a file; image classifiers for small devices are a thousandth of it."""
-_MAX_SIDE = 4096
 Layout = Literal["NCHW", "NHWC"]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CLASSIFIER = "give a float image classifier as ONNX: one picture in, one score per class out"
@@ -55,11 +52,12 @@ class ReadModel:
     changes: tuple[str, ...]
 
 
-def read(path: Path) -> ReadModel:
+def read(path: Path, *, on_weights: Callable[[int], None] = lambda _: None) -> ReadModel:
     """Read the model in a file, with external weights from the same folder.
 
     Nodes are sorted, half and double precision becomes float32, QuantizeLinear and
-    DequantizeLinear become float values, local functions are inlined.
+    DequantizeLinear become float values, local functions are inlined. `on_weights` receives the
+    size of each file of weights before it is read.
 
     Raises
     ------
@@ -67,13 +65,8 @@ def read(path: Path) -> ReadModel:
         If it is no valid ONNX model of standard operators.
     """
     content = untrusted_files.read_bytes(path, MODEL, fix=_CLASSIFIER)
-    try:
-        model: ModelProto = ModelProto.FromString(content)
-    except (DecodeError, ValueError) as error:
-        raise _refused(path, f"not an ONNX file: {error or 'damaged'}", _CLASSIFIER) from error
-    model = _inlined(path, model)
-    _check_graph(path, model)
-    _fetch_external(path, model)
+    model = parse(path, content, path.parent, fix=_CLASSIFIER, on_weights=on_weights)
+    _check_float(path, model)
     changes = _rewritten(path, model)
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -150,51 +143,7 @@ def has_free_size(model: ModelProto) -> bool:
     return 0 in (dims[1:3] if dims[3] in (1, 3) and dims[1] not in (1, 3) else dims[2:])
 
 
-def opset_of(model: ModelProto) -> int:
-    """Version of the standard operators."""
-    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-
-
-def _inlined(path: Path, model: ModelProto) -> ModelProto:
-    """Local functions, which torch's exporter writes, replaced by their operators."""
-    if not model.functions:
-        return model
-    names = {(function.domain, function.name) for function in model.functions}
-    inner = [node for function in model.functions for node in function.node]
-    if any((node.domain, node.op_type) in names for node in inner):
-        # Nested functions can expand to exponentially many operators.
-        raise _refused(path, "it has nested functions", "export it with dynamo=False")
-    return onnx.inliner.inline_local_functions(model)
-
-
-def _check_graph(path: Path, model: ModelProto) -> None:
-    opset = opset_of(model)
-    if not model.graph.node:
-        raise _refused(path, "it has no operators", _CLASSIFIER)
-    unknown = {
-        f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")
-    }
-    if unknown:
-        fix = "export it with standard ONNX operators"
-        if any(name.startswith("com.microsoft") for name in unknown):
-            fix = "give the file before ONNX Runtime optimized or quantized it"
-        raise _refused(
-            path,
-            f"it uses {', '.join(sorted(unknown)[:3])}, only standard ONNX operators are supported",
-            fix,
-        )
-    if not _MIN_OPSET <= opset <= _MAX_OPSET:
-        raise _refused(
-            path,
-            f"it has opset {opset}, supported are {_MIN_OPSET} to {_MAX_OPSET}",
-            "export it with opset 17 (torch.onnx.export(..., opset_version=17))",
-        )
-    if any(_has_graph(node.attribute) for node in model.graph.node):
-        raise _refused(
-            path,
-            "it has control flow (If, Loop, Scan), which is not supported",
-            "export it in evaluation mode from a forward function without if and for over tensors",
-        )
+def _check_float(path: Path, model: ModelProto) -> None:
     integer = {n.op_type for n in model.graph.node} & _INTEGER_OPERATORS
     if integer:
         raise _refused(
@@ -213,11 +162,6 @@ _INTEGER_OPERATORS = {
 }
 
 
-def _has_graph(attributes: object) -> bool:
-    kinds = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-    return any(item.type in kinds for item in attributes)  # type: ignore[attr-defined]
-
-
 def _rewritten(path: Path, model: ModelProto) -> tuple[str, ...]:
     changes = []
     try:
@@ -232,60 +176,6 @@ def _rewritten(path: Path, model: ModelProto) -> tuple[str, ...]:
     except rewrites.Unsupported as error:
         raise _refused(path, f"{error}", _FLOAT_MODEL) from error
     return tuple(changes)
-
-
-def _fetch_external(path: Path, model: ModelProto) -> None:
-    """Load external weights, from plain files in the model's own folder only."""
-    contents: dict[str, bytes] = {}
-    left = MODEL.max_bytes
-    for tensor in rewrites.tensors(model.graph):
-        if not tensor.external_data:
-            continue
-        fields = {item.key: item.value for item in tensor.external_data}
-        name = fields.get("location", "")
-        if name not in contents:
-            contents[name] = _weights_file(path, name, left)
-            left -= len(contents[name])
-        try:
-            start = int(fields.get("offset", 0))
-            length = int(fields.get("length", len(contents[name]) - start))
-        except ValueError as error:
-            raise _refused(
-                path, f"its weights cannot be read: {error}", "export it again"
-            ) from error
-        if start < 0 or length < 0 or start + length > len(contents[name]):
-            raise _refused(
-                path,
-                f"its weights in {name!r} end before byte {start + length}",
-                "copy that file again, it is cut off",
-            )
-        tensor.raw_data = contents[name][start : start + length]
-        del tensor.external_data[:]
-        tensor.data_location = TensorProto.DEFAULT
-
-
-def _weights_file(path: Path, name: str, limit: int) -> bytes:
-    """Content of a file beside the model, which the untrusted model names.
-
-    A symbolic link must lead to the folder in which the model's own file is: in the cache of
-    Hugging Face both are links to files of one folder.
-    """
-    place = path.parent / name
-    if not name or Path(name).name != name or not place.is_file():
-        raise _refused(
-            path,
-            f"its weights are in {name!r}; only files in the same folder are read",
-            f"put {Path(name).name or 'that file'} beside {path.name}",
-        )
-    real = place.resolve()
-    if real.parent not in (path.parent.resolve(), path.resolve().parent):
-        raise _refused(
-            path,
-            f"its weights {name!r} are a link to {real}, outside the folder of the model",
-            f"copy the file itself beside {path.name} (cp -L)",
-        )
-    kind = FileKind(f"weights of an ONNX file, {MODEL.max_bytes} bytes in all, now", limit)
-    return untrusted_files.read_bytes(real, kind, fix="give a smaller model")
 
 
 def _picture(
@@ -304,11 +194,11 @@ def _picture(
             if not dims[place]:
                 shape.dim[place].dim_value = dims[place] = side
     height, width, channels = (dims[place] for place in places)
-    if not 0 < height <= _MAX_SIDE or not 0 < width <= _MAX_SIDE:
+    if not 0 < height <= MAX_SIDE or not 0 < width <= MAX_SIDE:
         raise _refused(
             path,
             f"input {value.name} has {height or '?'}x{width or '?'} pixels: the size must be "
-            f"fixed, 1 to {_MAX_SIDE}",
+            f"fixed, 1 to {MAX_SIDE}",
             "state it in the file of --preprocessing, for instance\n    size = [224, 224]\n"
             "  or put the config.json or preprocessor_config.json of the model beside it",
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 
 import numpy as np
 from onnx import (
-    AttributeProto,
     GraphProto,
     ModelProto,
     NodeProto,
@@ -16,6 +14,8 @@ from onnx import (
     helper,
     numpy_helper,
 )
+
+from lepton_automl.models.untrusted_onnx import tensors
 
 _FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 """Types of values that become float32."""
@@ -80,16 +80,6 @@ def to_float32(model: ModelProto) -> bool:
     if found:
         del graph.value_info[:]
     return found
-
-
-def tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every stored tensor of a graph: initializers, and attributes of nodes."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
 
 
 def without_quantization(model: ModelProto) -> bool:

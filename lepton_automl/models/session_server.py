@@ -1,0 +1,44 @@
+"""The program of the child process of `models.untrusted_session`: opens files and runs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lepton_automl.core.limited_process import Message, extend_limits, serve
+from lepton_automl.models.untrusted_onnx import CheckedModel, open_checked
+from lepton_automl.models.untrusted_session import BYTES_PER_BYTE, SECONDS_PER_BYTE
+
+
+@dataclass
+class _Server:
+    """Holds the file that was opened last."""
+
+    opened: CheckedModel | None = None
+
+    def answer(self, request: Message) -> Message:
+        """Open the file that the payload holds, or run the open one on the pixels in it."""
+        fields = request.fields
+        if "source" in fields:
+            self.opened = None
+            source, folder = fields["source"], Path(fields["folder"])
+            self.opened = open_checked(source, request.payload, folder, on_weights=_extend)
+            words = self.opened.words(fields["words"])
+            return Message(
+                {"shape": self.opened.shape, "classes": self.opened.classes, "words": words}
+            )
+        assert self.opened is not None, "a file is opened first"
+        pixels = np.frombuffer(request.payload, np.uint8).reshape(-1, *self.opened.shape)
+        return Message({}, self.opened.probabilities(pixels).tobytes())
+
+
+def _extend(size: int) -> None:
+    """Allow for weights of `size` bytes what is allowed for as many bytes of a file."""
+    extend_limits(BYTES_PER_BYTE * size, SECONDS_PER_BYTE * size)
+
+
+def main() -> None:
+    """Answer requests until the parent process closes the pipe."""
+    serve(_Server().answer)
