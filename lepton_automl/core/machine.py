@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnxruntime
 
 REPORTED_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"),
@@ -53,6 +52,6 @@ def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
         cpu=fields.get("model name") or platform.processor() or platform.machine(),
         flags=tuple(flag for flag in REPORTED_FLAGS if flag in has),
         cores=os.cpu_count() or 1,
-        onnxruntime=onnxruntime.__version__,
+        onnxruntime=str(importlib.import_module("onnxruntime").__version__),
         system=f"{platform.system()} {platform.machine()}",
     )
