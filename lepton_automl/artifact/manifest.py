@@ -13,6 +13,7 @@ import onnx
 
 from lepton_automl.artifact.verdict import Precision
 from lepton_automl.core import untrusted_files
+from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import ARRAYS, MODEL
 from lepton_automl.errors import ArtifactError, DataError, LeptonError
 
@@ -194,11 +195,11 @@ def _check_keys(body: object, keys: set[str], what: str) -> None:
 
 def damage(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """Files that are missing or changed, one sentence each."""
-    root = folder.resolve()
+    root = real_path(folder)
     problems = []
     for name, digest in digests.items():
         path = folder / name
-        if not path.resolve().is_relative_to(root):
+        if not real_path(path).is_relative_to(root):
             problems.append(f"{name} lies outside of the artifact")
         elif not path.is_file():
             problems.append(f"{name} is missing")

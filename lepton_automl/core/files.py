@@ -110,6 +110,14 @@ def make_folder(path: Path) -> None:
         make_durable_folder(path)
 
 
+def real_path(path: Path | str) -> Path:
+    """The absolute path without links; a link that leads to itself stays, as in later errors.
+
+    `Path.resolve` raises a RuntimeError for such a link.
+    """
+    return Path(os.path.realpath(path))
+
+
 def is_leftover(path: Path) -> bool:
     """Whether the name is that of an unfinished file of `write`."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY_SUFFIX)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lepton_automl.config import Balance, Channels, part_folders
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
+from lepton_automl.core.files import real_path
 from lepton_automl.data import loading, pixel_cache
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import LevelTable
@@ -327,7 +328,7 @@ def locate_data(data: str, part_names: str | None = None) -> DataPlace:
         return DataPlace(data, "")
     kind, source = found
     # A name may be that of a file in the working directory too: the built-in `digits` is no path.
-    path = str(Path(data).resolve())
+    path = str(real_path(data))
     is_path = Path(data).exists() and source.accepts(path)
     return DataPlace(path if is_path else data, kind)
 

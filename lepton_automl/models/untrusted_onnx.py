@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto
 
 from lepton_automl.core import untrusted_files
+from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import MODEL, FileKind, Source
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, UNLOADABLE, open_session
@@ -231,8 +232,8 @@ def _weights_file(source: Source, folder: Path, name: str) -> Path:
             f"its weights are in {name!r}; only files in the same folder are read",
             f"put {Path(name).name or 'that file'} beside {model.name}",
         )
-    real = place.resolve()
-    if real.parent not in (folder.resolve(), (folder / model.name).resolve().parent):
+    real = real_path(place)
+    if real.parent not in (real_path(folder), real_path(folder / model.name).parent):
         raise _refused(
             source,
             f"its weights {name!r} are a link to {real}, outside the folder of the model",

@@ -80,6 +80,7 @@ def bench_here(out: Path, spaces: Sequence[str] = ()) -> dict[str, object]:
     MachineError
         If the program fails or the table cannot be written.
     """
+    files.make_folder(out.parent)  # Before minutes are spent on measurements.
     with scratch_folder() as place:
         folder = Path(place)
         write_kit(folder, spaces)

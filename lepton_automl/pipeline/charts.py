@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lepton_automl.artifact import formatting
 from lepton_automl.core import files, units
+from lepton_automl.core.files import real_path
 from lepton_automl.core.units import epochs_text
 from lepton_automl.search.request import TrialRow
 from lepton_automl.text import markup
@@ -305,7 +306,7 @@ def write_front(
     trained = [row for row in rows if row.accuracy is not None and row.feasible]
     if not trained:
         return None
-    name = folder.resolve().name
+    name = real_path(folder).name
     text = draw_front(trained, {row.number for row in front}, chosen, picked, name, measure)
     return files.write(folder / FRONT_FILE, text)
 
@@ -461,7 +462,7 @@ def write_steps(folder: Path, steps: Sequence[Tried]) -> Path:
     MachineError
         If the file cannot be written.
     """
-    return files.write(folder / STEPS_FILE, draw_steps(steps, folder.resolve().name))
+    return files.write(folder / STEPS_FILE, draw_steps(steps, real_path(folder).name))
 
 
 def draw_steps(steps: Sequence[Tried], name: str) -> str:

@@ -21,6 +21,7 @@ from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.field_types import check_types
+from lepton_automl.core.files import real_path
 from lepton_automl.core.machine import this_machine
 from lepton_automl.core.untrusted_files import JSON
 from lepton_automl.cost import targets
@@ -410,7 +411,7 @@ def _check_place(config: RunConfig) -> None:
     check_not_held(config.out)
     if not config.fresh and (folder := RunFolder(config.out)).definition_file.exists():
         folder.definition()  # Refuses another format at once, before any data is read.
-    out = config.out.resolve()
+    out = real_path(config.out)
     given = [locate_data(config.data, config.parts)]
     given += [] if config.test is None else [locate_data(str(config.test))]
     for place in (Path(each.place) for each in given):

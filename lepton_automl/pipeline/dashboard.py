@@ -8,6 +8,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import optuna_dashboard
 from optuna.storages import InMemoryStorage
 
+from lepton_automl.core.files import real_path
 from lepton_automl.errors import MachineError
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.search.objectives import load as load_objective
@@ -41,7 +42,7 @@ class Dashboard:
 
     def __init__(self, folder: RunFolder, port: int) -> None:
         known = folder.definition()
-        self.study = folder.path.resolve().name
+        self.study = real_path(folder.path).name
         self._folder = folder
         self._copied, self._last = 0, 0.0
         storage = InMemoryStorage()

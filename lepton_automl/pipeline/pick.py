@@ -16,6 +16,7 @@ from lepton_automl.compress.loop import read_steps
 from lepton_automl.config import EVERY_OBJECTIVE, LIMITS, Goal, Limits, Prefer, RunConfig, would_fit
 from lepton_automl.core import files
 from lepton_automl.core.events import Emit, silent
+from lepton_automl.core.files import real_path
 from lepton_automl.core.units import quantity_text
 from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.data.tensors import load_labelled
@@ -142,7 +143,7 @@ def _locked(folder: Path, run: RunFolder) -> Iterator[None]:
         If the folder holds a run, or another command works in it.
     """
     _check_no_run(folder)
-    if folder.resolve().is_relative_to(run.path.resolve()):
+    if real_path(folder).is_relative_to(real_path(run.path)):
         yield
         return
     with RunLock(folder):

@@ -16,6 +16,7 @@ from typing import Any
 
 from lepton_automl.config import Channels, Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files, plugins, untrusted_files
+from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import DEFINITION
 from lepton_automl.errors import ConfigError, DataError, LeptonError
 from lepton_automl.runs.ledger import LedgerView, not_begun
@@ -210,7 +211,7 @@ class RunFolder:
     @property
     def quarantine(self) -> Path:
         """What `--skip-corrupt` left out, beside the folder: it is known before the run is."""
-        path = self.path if self.path.name not in {"", ".."} else self.path.resolve()
+        path = self.path if self.path.name not in {"", ".."} else real_path(self.path)
         return path.parent / f"{path.name}.corrupt.txt"
 
     def definition(self) -> Definition:
@@ -361,7 +362,7 @@ class RunFolder:
         return all(files.is_leftover(p) or p.name == LOCK_FILE for p in self.path.iterdir())
 
     def _move_aside(self, lock: RunLock) -> None:
-        path = self.path.resolve()
+        path = real_path(self.path)
         if Path.cwd().is_relative_to(path):
             raise ConfigError(
                 f"--fresh moves {self.path} aside, and it is or holds the working directory",
@@ -386,7 +387,7 @@ def locate(path: Path) -> RunFolder:
     DataError
         If there is no run.
     """
-    for candidate in (path, path.parent, path.parent.parent, *path.resolve().parents[:4]):
+    for candidate in (path, path.parent, path.parent.parent, *real_path(path).parents[:4]):
         if (candidate / "run.toml").is_file():
             return RunFolder(candidate)
     raise _nothing_at(path, "a run of lepton", "run.toml")
@@ -409,7 +410,7 @@ def locate_artifact(path: Path) -> Path:
 
 def default_out(data: str) -> Path:
     """`runs/NAME` with the name of the data, or of its parent where the name is `train`."""
-    path = Path(data).resolve()
+    path = real_path(data)
     named = path.parent if path.stem.lower() in {"train", "training"} else path
     return Path("runs") / (named.stem or "data")
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.files import real_path
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.runs import ledger_check, live_status
 from lepton_automl.runs.ledger_check import FORMAT
@@ -503,7 +504,7 @@ def _limit(db: sqlite3.Connection) -> None:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
+    db = sqlite3.connect(f"{real_path(path).as_uri()}?{mode}", uri=True)
     _limit(db)
     try:
         db.execute("SELECT 1 FROM sqlite_master LIMIT 1")

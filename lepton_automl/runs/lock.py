@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from lepton_automl.core import held_folders
-from lepton_automl.core.files import make_durable_folder, wrap_os_errors
+from lepton_automl.core.files import make_durable_folder, real_path, wrap_os_errors
 from lepton_automl.core.held_folders import HeldFolder
 from lepton_automl.errors import ConfigError, MachineError
 
@@ -109,7 +109,7 @@ def _hold(file: Path) -> int:
     until = time.monotonic() + _WAIT_SECONDS
     while True:
         with wrap_os_errors(file.parent):
-            make_durable_folder(file.parent.resolve())
+            make_durable_folder(real_path(file.parent))
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.files import real_path
 from lepton_automl.errors import first_line
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger
@@ -222,7 +223,7 @@ def facts(known: Definition) -> dict[str, object]:
 def _observers(
     config: RunConfig, folder: RunFolder, ledger: Ledger, emit: Emit
 ) -> Iterator[Observer]:
-    name = study_name(ledger, folder.path.resolve().name)
+    name = study_name(ledger, real_path(folder.path).name)
     if config.optuna_storage is not None:
         # Imported here: the database layer takes a fifth of a second.
         optuna_storage = importlib.import_module("lepton_automl.search.optuna_storage")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.config import Limits
+from lepton_automl.core.files import real_path
 from lepton_automl.cost.cost import violations
 from lepton_automl.errors import ConfigError
 from lepton_automl.runs.folder import Definition, RunFolder, locate
@@ -159,12 +160,12 @@ def source(
     """
     if other is None:
         return Source()
-    place = str(other.resolve())
+    place = str(real_path(other))
     digest = None if fresh else _digest_used(folder, place)
     if digest is not None:
         return Source(place, digest)
     found = locate(other)
-    if found.path.resolve() == folder.path.resolve():
+    if real_path(found.path) == real_path(folder.path):
         raise ConfigError(
             f"{other} is this run itself", fix="leave --warm-start out to continue it"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.files import real_path
 from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.sources import PARTS, Samples, Source
 from lepton_automl.errors import ConfigError, DataError
@@ -117,7 +118,7 @@ class ImageFolder(Source):
 
     def read(self, data: str) -> Samples:
         # A link to a folder that DATA lies in would read DATA again.
-        above = tuple(_identity(folder) for folder in Path(data).resolve().parents)
+        above = tuple(_identity(folder) for folder in real_path(data).parents)
         top = _scan(Path(data), above)
         root, parts, ignored = self._layout(top)
         found = [

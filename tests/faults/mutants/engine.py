@@ -43,6 +43,8 @@ _ADDRESS_SPACE = 3 << 30
 fail at once, so that they are found without filling the memory."""
 _BATCH = 200
 """Mutants of one child."""
+_MOST_GROWN = 1 << 16
+"""Bytes of the largest mutant that becomes an input."""
 _MOST_SEEDS = 300
 """Inputs that mutants are grown from, the first ones among them."""
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -204,7 +206,8 @@ class Engine:
         is_new = result.outcome not in totals.outcomes
         totals.outcomes[result.outcome] += 1
         totals.slowest = max(totals.slowest, result.seconds)
-        if is_new and content and not result.fault and len(self._inputs) < _MOST_SEEDS:
+        is_small = 0 < len(content) <= _MOST_GROWN
+        if is_new and is_small and not result.fault and len(self._inputs) < _MOST_SEEDS:
             self._inputs.append(content)
             totals.grown += 1
         if result.fault:
@@ -215,6 +218,7 @@ class Engine:
     def _try(self, content: Content) -> Result:
         watch = _Watch.installed(self._stage, self._outside)
         arguments = self._subject.place(self._stage, content)
+        _peak_bytes()  # Making a mutant may have taken much.
         begun = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
@@ -436,7 +440,8 @@ def _limit() -> None:
     with Path("/proc/self/statm").open() as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     most = mapped + _ADDRESS_SPACE
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    # Soft limits: the child processes of a command set their own.
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     devnull = os.open(os.devnull, os.O_RDWR)
     os.dup2(devnull, 0)

@@ -121,14 +121,17 @@ def _folders() -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def _short_work() -> Iterator[None]:
-    """Children of a command work in its process, and latencies are measured briefly."""
+    """Children of a command are forked from it, and latencies are measured briefly."""
     import pytest
     import typer.main
 
-    from tests.helpers import children
+    from lepton_automl.artifact import measurements
+    from lepton_automl.core import limited_process
+    from tests.faults.mutants import forked
 
     with pytest.MonkeyPatch.context() as patch:
-        children.answer_here(patch)
+        patch.setattr(limited_process, "subprocess", forked)
+        patch.setattr(measurements, "SECONDS", 0.02)
         # Building the parser takes longer than most commands; it is the same each time.
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
