@@ -42,7 +42,7 @@ from typing import Any, BinaryIO, Never, Self
 from lepton_automl import errors
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.files import machine_error
-from lepton_automl.core.subprocesses import error_answer
+from lepton_automl.core.subprocesses import error_answer, start_child
 from lepton_automl.errors import DataError, LeptonError, MachineError, first_line
 
 _FRAME = struct.Struct(">IQ")
@@ -105,7 +105,7 @@ class LimitedProcess:
     def __init__(self, program: str) -> None:
         paths = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
         try:
-            child = subprocess.Popen(
+            child = start_child(
                 [sys.executable, "-P", "-c", program, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

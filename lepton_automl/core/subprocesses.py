@@ -5,15 +5,36 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 from lepton_automl.core.files import machine_error
 from lepton_automl.errors import LeptonError
 
 _PARENT_CHECK_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
+
+
+def start_child(arguments: list[str], **options: Any) -> subprocess.Popen[Any]:
+    """Start a Python program that first calls `exit_with_parent`.
+
+    It cannot receive Ctrl-C until then: Python would show a traceback while it starts.
+
+    Parameters
+    ----------
+    arguments : list of str
+        The program and its arguments.
+    **options
+        Of `subprocess.Popen`.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(arguments, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def error_answer(error: BaseException) -> dict[str, str]:
@@ -36,6 +57,7 @@ def exit_with_parent() -> None:
     Must be called before slow imports. `sys.argv[1]` is the process id of the parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Blocked by `start_child`.
     parent = int(sys.argv[1])
     # On Linux the kernel also ends a process that is stopped or stuck in native code.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lepton_automl.core.subprocesses import start_child
 from tests.helpers.processes import eventually
 from tests.helpers.search import is_alive
 
@@ -23,6 +24,17 @@ child = subprocess.Popen([sys.executable, "-c", {CHILD!r}, str(os.getpid())])
 print(child.pid, flush=True)
 time.sleep(600)
 """
+
+
+def test_ctrl_c_while_a_child_starts_does_not_reach_it() -> None:
+    program = CHILD.replace("time.sleep(600)", "")
+    arguments = [sys.executable, "-c", program, str(os.getpid())]
+    pipe = subprocess.PIPE
+    with start_child(arguments, stdout=pipe, stderr=pipe, text=True) as child:
+        child.send_signal(signal.SIGINT)
+        assert child.communicate() == ("held\n", "")
+        assert child.returncode == 0
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_it_dies_with_its_parent() -> None:

@@ -28,11 +28,11 @@ def test_every_kind_is_found():
 
 def test_after_kills_and_a_failing_disk_the_same_command_makes_the_same_files(run):
     process, work, folder = run
-    half = work.operations // 2
+    early, later = 30, work.operations // 4  # Before the worker has written anything, and after.
     case = Case(work, folder / "killed", process, random.Random(0), is_exact=True)
     strikes = (
-        Strike(signal.SIGTERM, "coordinator", half // 2, 0.0, is_before=False),
-        Strike(signal.SIGKILL, "group", half // 2, 0.0, is_before=True),
+        Strike(signal.SIGTERM, "coordinator", early, 0.0, is_before=False),
+        Strike(signal.SIGKILL, "group", later, 0.0, is_before=True),
     )
     for strike in strikes:
         assert case.strike(strike) == (False, [])
@@ -42,7 +42,7 @@ def test_after_kills_and_a_failing_disk_the_same_command_makes_the_same_files(ru
         *work.arguments,
         root=case.scenario.base,
         action=warm.FAIL_FROM,
-        target=half // 2,
+        target=20,
         number=errno.ENOSPC,
         mask=warm.CREATE | warm.WRITE,
         patches=clock,

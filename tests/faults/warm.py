@@ -36,6 +36,7 @@ HAS_COMPILER = shutil.which("cc") is not None
 _SHIM = Path(__file__).with_name("shim.c")
 _KEPT_HANDLE = 900
 """Descriptor of the log of the shim; those above it stay open in child processes."""
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
 LONGEST_SECONDS = 120.0
 """After which a command hangs."""
 
@@ -139,11 +140,15 @@ class Command:
 
     @property
     def out(self) -> str:
-        return (self.folder / "out").read_text(errors="replace")
+        return self._written("out")
 
     @property
     def err(self) -> str:
-        return (self.folder / "err").read_text(errors="replace")
+        return self._written("err")
+
+    def _written(self, name: str) -> str:
+        file = self.folder / name
+        return file.read_text(errors="replace") if file.exists() else ""  # Killed before.
 
 
 @contextmanager
@@ -323,8 +328,12 @@ def _answer(request: Mapping[str, Any], codes: dict[int, int]) -> int | None:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     if "arguments" in request:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         pid = os.fork()
-        return pid or _command(request)
+        if not pid:
+            _command(request)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+        return pid
     if "reap" not in request:
         return None
     with contextlib.suppress(ChildProcessError):
@@ -378,7 +387,10 @@ def _command(request: Mapping[str, Any]) -> Never:
         traceback.print_exc()
         os._exit(99)
     from lepton_automl.__main__ import main
+    from lepton_automl.core.interrupts import exit_on_interrupt
 
+    exit_on_interrupt()  # The first step of `main`: nothing comes before it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     _end(main)
 
 
@@ -444,14 +456,17 @@ class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
 
     def _execute_child(self, args: Any, *more: Any) -> None:  # type: ignore[override]
         cwd, env, pipes = more[4], more[5], more[9:15]
-        is_program = isinstance(args, list) and args[:2] == [sys.executable, "-c"]
+        is_program = isinstance(args, list) and args[0] == sys.executable and "-c" in args[1:3]
         if not is_program or cwd is not None:
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         child_in, _, _, child_out, _, child_err = pipes
+        # Like a program that is loaded, the child has no handlers of the command.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         self.pid = os.fork()
         if not self.pid:
-            _program(args[2:], env, [child_in, child_out, child_err])
+            _program(args[args.index("-c") + 1 :], env, [child_in, child_out, child_err], before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._child_created = True
         for handle in (child_in, child_out, child_err):
             if handle != -1:
@@ -459,7 +474,12 @@ class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
         self._closed_child_pipe_fds = True
 
 
-def _program(arguments: Sequence[str], env: Mapping[str, str] | None, pipes: list[int]) -> Never:
+def _program(
+    arguments: Sequence[str],
+    env: Mapping[str, str] | None,
+    pipes: list[int],
+    mask: Iterable[signal.Signals | int],
+) -> Never:
     """Become `python -c ARGUMENTS`."""
     program, *more = arguments
     _take_streams([given if given != -1 else own for own, given in enumerate(pipes)])
@@ -468,5 +488,6 @@ def _program(arguments: Sequence[str], env: Mapping[str, str] | None, pipes: lis
         os.environ.update(env)
     sys.argv = ["-c", *more]
     _reset_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     importlib.import_module("lepton_automl.core.held_folders")._held.clear()
     _end(lambda: exec(compile(program, "<string>", "exec"), {"__name__": "__main__"}))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lepton_automl.core import files, held_folders
+from lepton_automl.core.subprocesses import start_child
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 
 WORKER_PROGRAM = (
@@ -49,7 +50,7 @@ def launch(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes
     if gpu is not None:
         settings["CUDA_VISIBLE_DEVICES"] = str(gpu)
     path = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
-    return subprocess.Popen(
+    return start_child(
         [sys.executable, "-c", program, str(os.getpid()), str(locks), held_folders.to_json()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
