@@ -103,8 +103,10 @@ def predict(
             _pictures(files), batch_of(session.shape), pixels_of, on_unreadable or _raise
         ):
             found += _received(session, sent, labels)
-            session.send(np.stack([pixels for _, pixels in good]))
-            sent = [(path, _remark(path, pixels, scale)) for path, pixels in good]
+            stacked = np.stack([pixels for _, pixels in good])
+            session.send(stacked)
+            paths = [path for path, _ in good]
+            sent = list(zip(paths, _remarks(paths, stacked, scale), strict=True))
         return found + _received(session, sent, labels)
 
 
@@ -136,10 +138,10 @@ def _received(
     """Predictions of the pictures, with remarks, that were sent last; none where there are none."""
     if not sent:
         return []
-    return [
-        Prediction(path, labels[int(row.argmax())], float(row.max()), remark)
-        for (path, remark), row in zip(sent, session.receive(), strict=True)
-    ]
+    found = session.receive()
+    best = found.argmax(1)
+    rows = zip(sent, best.tolist(), found.max(1).tolist(), strict=True)
+    return [Prediction(path, labels[index], top, remark) for (path, remark), index, top in rows]
 
 
 def _recorded_scale(session: UntrustedSession, model: Path, sealed: _Seal | None) -> PixelScale:
@@ -154,10 +156,17 @@ def _recorded_scale(session: UntrustedSession, model: Path, sealed: _Seal | None
     return SIXTEEN_BIT if scale is None else scale.of_files
 
 
-def _remark(path: Path, pixels: NDArray[np.uint8], scale: PixelScale) -> str:
-    """A sentence on a picture whose values hardly fit the scale; empty for all others."""
-    if pixels.max() > _SUSPECT_LEVEL and (pixels == 255).mean() <= _SUSPECT_SHARE:
-        return ""
+def _remarks(paths: Sequence[Path], pixels: NDArray[np.uint8], scale: PixelScale) -> Iterator[str]:
+    """For each picture a sentence if its values hardly fit the scale; else an empty one."""
+    each = pixels.reshape(len(pixels), -1)
+    is_dark = each.max(1) <= _SUSPECT_LEVEL
+    is_suspect = is_dark | ((each == 255).mean(1) > _SUSPECT_SHARE)
+    for path, suspect in zip(paths, is_suspect.tolist(), strict=True):
+        yield _remark(path, scale) if suspect else ""
+
+
+def _remark(path: Path, scale: PixelScale) -> str:
+    """A sentence on a picture whose values do not fit the scale; empty for all others."""
     levels = decode.check_picture(path).levels
     is_beyond = levels.high > scale.white or has_other_scale(levels.high, scale, scale.white)
     if not levels.is_deep or not is_beyond:

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,8 @@ HEAVY = {
 CHECKED = [kind for kind in graphs.HOSTILE if kind not in HEAVY]
 ACCEPTED_AS_SCORES = {"447700 per cent", "negative", "sum of 0.3"}
 """Kinds that `compress` takes: results that are no probabilities are scores."""
-MOST_SECONDS, MOST_BYTES = 10, 1 << 30
+MOST_SECONDS, MOST_BYTES = 20, 1 << 30
+"""Processor time of a command with its processes, twice what it takes; memory of the largest."""
 
 
 def refused(done, path):
@@ -158,15 +158,15 @@ def test_compress_refuses_every_kind_that_can_be_seen(tmp_path):
 
 
 def measured(words, folder):
-    """How a command ends, its seconds, and the bytes of its largest process."""
+    """How a command ends, what it writes, kB of its largest process, seconds of processor time."""
     program = (
-        "import resource, subprocess, sys, time; began = time.monotonic(); "
+        "import resource, subprocess, sys; "
         "done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
-        "most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss; "
-        "import json; print(json.dumps([done.returncode, done.stdout, done.stderr, most]))"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+        "seconds = used.ru_utime + used.ru_stime; ends = [done.returncode, done.stdout]; "
+        "import json; print(json.dumps([*ends, done.stderr, used.ru_maxrss, seconds]))"
     )
     command = [sys.executable, "-c", program, sys.executable, "-m", "lepton_automl", *words]
-    began = time.monotonic()
     root = str(Path(__file__).parents[2])
     made = subprocess.run(
         command,
@@ -176,7 +176,7 @@ def measured(words, folder):
         text=True,
         check=True,
     )
-    return *json.loads(made.stdout), time.monotonic() - began
+    return json.loads(made.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -214,4 +214,4 @@ def test_every_kind_through_every_command_in_seconds_and_within_memory(
     assert "Traceback" not in out + err
     assert err.count("error: ") == (0 if code == 6 else 1)
     assert most << 10 < MOST_BYTES
-    assert seconds < MOST_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert seconds < MOST_SECONDS

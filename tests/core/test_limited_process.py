@@ -67,19 +67,21 @@ def test_fields_and_payload_of_any_size_come_back_and_one_process_answers_all(as
     assert len(pids) == 1
 
 
-def test_it_inherits_nothing_and_leaves_no_core(asks):
-    handles = "sorted(os.readlink(f'/proc/self/fd/{h}').split(':')[0] for h in range(100)"
-    handles += " if os.path.exists(f'/proc/self/fd/{h}') or os.path.islink(f'/proc/self/fd/{h}'))"
-    reader, writer = os.pipe()
-    os.set_inheritable(reader, True)
+def test_it_inherits_nothing_and_leaves_no_core():
+    code = "fields['open'] = sorted({os.readlink(f'/proc/self/fd/{h}').split(':')[0]"
+    code += " for h in range(100) if os.path.lexists(f'/proc/self/fd/{h}')});"
+    code += "fields['core'] = resource.getrlimit(resource.RLIMIT_CORE)[0]"
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    handle = os.open(__file__, os.O_RDONLY)
+    os.set_inheritable(handle, True)
     try:
-        found = asks(f"fields['open'] = {handles}").fields["open"]
+        with LimitedProcess(PROGRAM) as process:
+            answer = process.call({"code": code}, subject="x", fix="y", limits=LIMITS)
     finally:
-        os.close(reader)
-        os.close(writer)
-    assert set(found) == {"pipe", "/dev/null"}
-    code = "fields['core'] = resource.getrlimit(resource.RLIMIT_CORE)[0]"
-    assert asks(code).fields == {"core": 0}
+        os.close(handle)
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert answer.fields == {"open": ["/dev/null", "pipe"], "core": 0}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_process_that_stands_still_ends_at_the_deadline(asks):
     began = time.monotonic()
     with pytest.raises(DataError, match="more than 1 s, the limit"):
         asks("time.sleep(600)", limits=ProcessLimits(64 << 20, 1.0, 1.0))
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,16 @@ def test_how_it_ends_says_whose_fault_it_is(asks, code, error, says):
         asks(code)
 
 
-def test_answers_of_a_damaged_process_are_checked(asks):
-    for code in (
-        "os.write(4, b'\\xff' * 64)",
-        "os.write(4, b'\\0\\0\\0\\2' + bytes(8) + b'[]')",
-    ):
-        with pytest.raises(DataError, match=r"x\.onnx"):
-            asks(code)
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("os.write(4, b'\\xff' * 64)", "answer of .* bytes"),
+        ("os.write(4, b'\\0\\0\\0\\2' + bytes(8) + b'[]')", "it holds an array"),
+    ],
+)
+def test_answers_of_a_damaged_process_are_checked(asks, code, says):
+    with pytest.raises(DataError, match=says):
+        asks(code, limits=ProcessLimits(64 << 20, 1.0, 5.0))
 
 
 def test_a_limit_of_the_machine_is_no_fault_of_the_subject():
