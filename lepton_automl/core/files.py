@@ -214,6 +214,17 @@ def _no_scratch(error: OSError) -> LeptonError:
     )
 
 
+def scratch_path() -> Path:
+    """The path of a new temporary folder, which is not made yet.
+
+    Raises
+    ------
+    OSError
+        If there is no folder for temporary files.
+    """
+    return Path(tempfile.gettempdir(), f"lepton-{os.getpid()}-{secrets.token_hex(8)}")
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A temporary folder until the block ends; an interruption at any moment leaves none.
@@ -227,7 +238,7 @@ def scratch_folder() -> Iterator[Path]:
         If it cannot be made, or nothing more can be written to it.
     """
     try:
-        folder = Path(tempfile.gettempdir(), f"lepton-{os.getpid()}-{secrets.token_hex(8)}")
+        folder = scratch_path()
     except OSError as error:
         raise machine_error(error) or _no_scratch(error) from error
     try:  # Ctrl-C may come before `mkdir` returns, so the name is known before.

@@ -27,6 +27,7 @@ import math
 import os
 import resource
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -41,7 +42,7 @@ from typing import Any, BinaryIO, Never, Self
 
 from lepton_automl import errors
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.files import machine_error
+from lepton_automl.core.files import machine_error, scratch_path
 from lepton_automl.core.subprocesses import error_answer, start_child
 from lepton_automl.errors import DataError, LeptonError, MachineError, first_line
 
@@ -104,22 +105,26 @@ class LimitedProcess:
 
     def __init__(self, program: str) -> None:
         paths = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
+        scratch, settings = _made_scratch(), {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        if scratch is not None:
+            settings["TMPDIR"] = str(scratch)
         try:
             child = start_child(
                 [sys.executable, "-P", "-c", program, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                env=os.environ | settings,
             )
-        except (OSError, MemoryError) as error:
+        except BaseException as error:
+            _remove_scratch(scratch)
             raise machine_error(error) or error from error
         self._child, self._is_ready = child, False
         self._pending: _Pending | None = None
         for pipe in (child.stdin, child.stdout, child.stderr):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
-        self._finish = weakref.finalize(self, _end, child, os.getpid())
+        self._finish = weakref.finalize(self, _end, child, os.getpid(), scratch)
 
     def __enter__(self) -> Self:
         return self
@@ -295,7 +300,25 @@ class LimitedProcess:
         raise _crashed(pending, f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
-def _end(child: subprocess.Popen[bytes], owner: int) -> None:
+def _made_scratch() -> Path | None:
+    """A folder for the temporary files of a process, which may be killed; None where none can be.
+
+    The process then uses those of this one, or says that there are none.
+    """
+    try:
+        folder = scratch_path()
+        folder.mkdir(mode=0o700)
+    except OSError:
+        return None
+    return folder
+
+
+def _remove_scratch(folder: Path | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(child: subprocess.Popen[bytes], owner: int, scratch: Path | None) -> None:
     """Kill a process, unless this is a copy (fork) of the process that started it."""
     if os.getpid() != owner:
         return
@@ -304,6 +327,7 @@ def _end(child: subprocess.Popen[bytes], owner: int) -> None:
     for pipe in (child.stdin, child.stdout, child.stderr):
         assert pipe is not None
         pipe.close()
+    _remove_scratch(scratch)
 
 
 def _raised(pending: _Pending, value: object) -> LeptonError:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_fields_and_payload_of_any_size_come_back_and_one_process_answers_all(as
         assert answer.payload == payload[::-1]
         pids.add(answer.fields["pid"])
     assert len(pids) == 1
+
+
+def test_temporary_files_of_a_killed_process_are_deleted(makes, asks):
+    made = asks("import tempfile; fields['made'] = tempfile.mkdtemp()").fields["made"]
+    assert Path(made).is_dir()
+    with pytest.raises(MachineError, match="signal 9"):
+        asks("os.kill(os.getpid(), 9)")
+    assert not Path(made).exists()
 
 
 def test_it_inherits_nothing_and_leaves_no_core():

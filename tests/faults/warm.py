@@ -486,7 +486,7 @@ def _program(
     if env is not None:
         os.environ.clear()
         os.environ.update(env)
-    sys.argv = ["-c", *more]
+    sys.argv, tempfile.tempdir = ["-c", *more], None
     _reset_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     importlib.import_module("lepton_automl.core.held_folders")._held.clear()
