@@ -185,12 +185,13 @@ class LimitedProcess:
         """
         assert self._pending is None, "one request at a time"
         elapsed = math.inf if limits is None else limits.elapsed_seconds
-        start = 0.0 if self._is_ready else _START_SECONDS
-        self._pending = _Pending(subject, fix, limits, time.monotonic() + start + elapsed)
         try:
             if not self._is_ready:
+                deadline = time.monotonic() + _START_SECONDS
+                self._pending = _Pending(subject, fix, limits, deadline)
                 self._read_message()
                 self._is_ready = True
+            self._pending = _Pending(subject, fix, limits, time.monotonic() + elapsed)
             head = None if limits is None else [limits.memory_bytes, limits.processor_seconds]
             text = json.dumps({"limits": head, "fields": fields}).encode()
             for part in (_FRAME.pack(len(text), len(payload)), text, payload):
