@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from tests.faults import scenario as scenarios
 from tests.faults import warm as shim
 from tests.faults.driver import Findings, Summary
-from tests.faults.scenario import Work
+from tests.faults.scenario import Scenario, Work
 from tests.helpers.processes import read_rows
 
 _HEAD = struct.Struct("<4I2qQ")
@@ -98,11 +98,14 @@ class Disk:
     ----------
     root : Path
         Folder that was there before.
+    start : Path, optional
+        What was in it, safe on the disk; None: nothing.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, start: Path | None = None) -> None:
         self.root = str(root.resolve())
-        self._names: dict[str, _Node] = {}
+        self._start = {} if start is None else _nodes(start, self.root)
+        self._names = dict(self._start)
         self._changes: list[_Change] = []
         self.events: set[tuple[str, str]] = set()
         """Kind and key of acknowledged events."""
@@ -120,7 +123,7 @@ class Disk:
             self._change(operation, None)
         elif kind == shim.SYNC:
             self._sync(path)
-        elif node := self._names.get(path):  # Else it was there before, or is deleted.
+        elif node := self._names.get(path):  # Else it is deleted.
             self.files.pop(path, None)
             data = operation.data if kind == shim.WRITE else None
             node.changes.append((operation.offset, data))
@@ -144,7 +147,7 @@ class Disk:
 
     def _sync(self, path: str) -> None:
         node = self._names.get(path)
-        if node is None or node.is_folder:  # A folder that was there before has no node.
+        if node is None or node.is_folder:  # The root has no node.
             for change in self._changes:
                 change.is_synced |= change.folder == path
         else:
@@ -152,7 +155,7 @@ class Disk:
 
     def lose_power(self, policy: str, rng: random.Random) -> dict[str, bytes | None]:
         """What is there afterwards: path -> content, None of a folder."""
-        names: dict[str, _Node] = {}
+        names = dict(self._start)
         for change in self._changes:
             if change.is_synced or _is_there(policy, "names", rng):
                 _rename(names, change)
@@ -172,6 +175,16 @@ class Disk:
                 data = data[: rng.randrange(0, len(data) + _SECTOR, _SECTOR)]
             chosen.append((offset, data))
         return node.content(chosen)
+
+
+def _nodes(start: Path, root: str) -> dict[str, _Node]:
+    """Nodes of what lies in a folder, as if it lay in another one."""
+    return {
+        f"{root}/{path.relative_to(start)}": _Node(is_folder=True)
+        if path.is_dir()
+        else _Node(changes=[(0, path.read_bytes())], synced=1)
+        for path in sorted(start.rglob("*"))
+    }
 
 
 def _is_there(policy: str, what: str, rng: random.Random) -> bool:
@@ -234,7 +247,7 @@ class PowerLoss:
         while time.monotonic() < end:
             each = rng.choice(["run", "run", "pick", "compress"])
             work, (root, operations) = commands[each], logs[each]
-            disk, seed = Disk(root), rng.getrandbits(32)
+            disk, seed = Disk(root, work.start.base), rng.getrandbits(32)
             chance = random.Random(seed)
             last = chance.randrange(len(operations))
             for operation in operations[: last + 1]:
@@ -247,8 +260,8 @@ class PowerLoss:
                 resumes = not problems and chance.random() < RESUMED
                 if resumes or problems:
                     shutil.rmtree(base, ignore_errors=True)
-                    case = work.start.copy(base)
                     restore(found, disk.root, base)
+                    case = Scenario(base)
                 if resumes:
                     done["resumed"] += 1
                     problems += scenarios.finish(case, warm, work.arguments)
