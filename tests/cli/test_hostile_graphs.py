@@ -13,10 +13,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
+from lepton_automl.artifact import consistency
 from lepton_automl.artifact.manifest import INT8
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.verify import refusal
@@ -118,7 +121,7 @@ def test_weights_come_from_the_folder_of_the_file_and_never_from_the_working_dir
     assert (beside.label, beside.probability) == (whole.label, whole.probability)
 
 
-def test_a_sealed_artifact_of_a_stranger_is_one_too(lepton, picture, tmp_path):
+def test_a_sealed_artifact_of_a_stranger_is_one_too(lepton, picture, tmp_path, monkeypatch):
     made = make_bundle(tmp_path)
     seal_bundle(made)
     assert refusal(made.folder) is None
@@ -130,6 +133,15 @@ def test_a_sealed_artifact_of_a_stranger_is_one_too(lepton, picture, tmp_path):
         found = refusal(made.folder)
         assert found.exit_code == 6
         assert any(INT8 in problem for problem in found.problems)
+    grown = onnx.ModelProto.FromString(honest)
+    grown.graph.node[-1].output[0] = "soft"
+    grown.graph.node.append(helper.make_node("Mul", ["soft", "factor"], ["probabilities"]))
+    grown.graph.initializer.append(numpy_helper.from_array(np.float32(4477), "factor"))
+    (made.folder / INT8).write_bytes(grown.SerializeToString())
+    seal_again(made.folder)
+    with monkeypatch.context() as patch:  # As if every document had been adapted.
+        patch.setattr(consistency, "sealed_problems", lambda folder: [])
+        assert any("no probabilities" in problem for problem in refusal(made.folder).problems)
     (made.folder / INT8).write_bytes(honest)
     seal_again(made.folder)
     assert lepton("predict", str(made.folder), picture).exit_code == 0
