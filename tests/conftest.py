@@ -57,6 +57,16 @@ def _state(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("LEPTON_STATE_DIR", str(folder))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_recoveries():
+    """Trainings after pruning and quantization take a few batches: no test depends on accuracy."""
+    from lepton_automl.compress import recovery
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "MIN_BATCHES", 12)
+        yield
+
+
 @pytest.fixture
 def float32(monkeypatch):
     """Trainings multiply as an oracle does, whatever the processor is good at."""

@@ -133,7 +133,7 @@ def build_network(arch: Arch, weights: Weights | None = None, *, seed: int = 0) 
     """Build the network of `arch` with `weights`, or initialised from `seed` without."""
     folded = weights is not None and not any(".norm." in name for name in weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` formats a stack a device
         network = Network(arch.graph, folded=folded)
     if weights is not None:
         counters = {k: v for k, v in network.state_dict().items() if k.endswith(_COUNTER)}

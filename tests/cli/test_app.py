@@ -215,10 +215,10 @@ def test_a_folder_that_was_deleted_under_the_command_is_named(tmp_path):
 
 @pytest.mark.parametrize("place", ["stdout", "stderr"])
 def test_a_full_disk_under_stderr_does_not_change_the_exit_code(place, tmp_path):
-    (tmp_path / "data").mkdir()
+    words = ("predict", str(tmp_path), "a.png")  # It loads quickly.
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "lepton_automl", "run", str(tmp_path / "data"), "--json"],
+            [sys.executable, "-m", "lepton_automl", *words, "--json"],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             stdout=full if place == "stdout" else subprocess.PIPE,
             stderr=full if place == "stderr" else subprocess.PIPE,
@@ -246,7 +246,7 @@ def test_help_into_a_full_disk_ends_with_7(words):
 def test_all_standard_streams_may_be_closed(tmp_path):
     """`<&- >&- 2>&-`: a file that the command opens must not take the place of a stream."""
     words = "exec 0<&- 1>&- 2>&-; exec " + shlex.join(
-        [sys.executable, "-m", "lepton_automl", "run", str(tmp_path), "--json"]
+        [sys.executable, "-m", "lepton_automl", "predict", str(tmp_path), "a.png", "--json"]
     )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(["sh", "-c", words], env=os.environ | {"PYTHONPATH": root}, check=False)
@@ -257,7 +257,7 @@ def test_help_and_errors_are_written_in_ascii_where_the_encoding_is(tmp_path):
     settings = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-m", "lepton_automl", "run", "gr\u00f6\u00dfe\x1b[31m\u202e"],
+        [sys.executable, "-m", "lepton_automl", "predict", "gr\u00f6\u00dfe\x1b[31m\u202e", "a"],
         cwd=tmp_path,
         env=os.environ | settings | {"PYTHONPATH": root},
         capture_output=True,

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from sklearn.datasets import load_digits
 
+from tests.helpers.crash import SHORT
+
 ROOT = Path(__file__).parents[2]
 COPIED = ("lepton_automl", "tests", "search_spaces", "examples", "benchmarks")
 MINE = "search_spaces/mine.toml"
@@ -40,7 +42,7 @@ def python(*arguments: str, folder: Path, path: Path) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": str(path)},
         capture_output=True,
         text=True,
         check=False,
@@ -128,7 +130,7 @@ def lepton(verb: str, table: Path, space: str, folder: Path, path: Path, package
     """A run, or only its search, in two trials; the run folder."""
     out = folder / "run"
     done = python(
-        *("-m", "lepton_automl", verb, str(table), "--out", str(out), "--space", space),
+        *("-c", SHORT, verb, str(table), "--out", str(out), "--space", space),
         *("--trials", "2", "--jobs", "1", "--objective", OBJECTIVES, "--callback", "json_lines"),
         *("--sampler", f"{package}.{SAMPLER}"),
         *("--quiet", "--json"),

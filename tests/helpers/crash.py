@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.helpers.processes import LONGEST_SECONDS, Row, ended, lepton, read_rows
+from tests.helpers.processes import LONGEST_SECONDS, Row, ended, python, read_rows
 
 SPACE = """
 doc = "small nets in two rungs"
@@ -39,8 +40,13 @@ stem.out = 16
 stage1.out = 32
 train.lr = 0.01
 """
+SHORT = (
+    "from lepton_automl.compress import recovery; recovery.MIN_BATCHES = 12; "
+    "from lepton_automl.__main__ import main; main()"
+)
+"""`lepton` with short recoveries after pruning."""
 TRIALS = 5
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json"}
 """Files of an artifact that hold times, or hashes of those."""
 TABLE = {
@@ -66,6 +72,8 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     trainings: dict[str, set[int]] = field(default_factory=dict)
     """Checkpoint -> times at which its weights were written, in ns: one each time it was made."""
+    _read: list[tuple[str, int, int, int]] = field(default_factory=list)
+    """States of the ledger's files when it was last read."""
 
     @property
     def folder(self) -> Path:
@@ -83,7 +91,7 @@ class Run:
     def start(self) -> subprocess.Popen[str]:
         """The same command every time."""
         self.prepare()
-        return lepton(*self.arguments)
+        return python("-c", SHORT, *self.arguments)
 
     def prepare(self) -> None:
         """Write the files that the command names, but the data."""
@@ -108,16 +116,30 @@ class Run:
 
     def look(self) -> None:
         """Read the ledger and the checkpoints; what was there before must still be there."""
-        now = read_rows(self.folder / "ledger.db")
-        if now:
-            assert now[: len(self.rows)] == self.rows, "what was recorded has changed"
-            self.rows = now
+        if self._ledger_changed():
+            now = read_rows(self.folder / "ledger.db")
+            assert not now or now[: len(self.rows)] == self.rows, "what was recorded has changed"
+            self.rows = now or self.rows
         for weights in self.folder.glob("checkpoints/*/weights.safetensors"):
             try:
                 written = weights.stat().st_mtime_ns
             except FileNotFoundError:
                 continue  # Deleted between the two calls.
             self.trainings.setdefault(weights.parent.name, set()).add(written)
+
+    def _ledger_changed(self) -> bool:
+        """Whether the files of the ledger were written to since they were last read.
+
+        Clocks of file systems are coarse: a file that was read soon after a write is read again.
+        """
+        states, newest = [], 0.0
+        for name in ("ledger.db", "ledger.db-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                state = (self.folder / name).stat()
+                states.append((name, state.st_ino, state.st_size, state.st_mtime_ns))
+                newest = max(newest, state.st_mtime)
+        known, self._read = self._read, (states if time.time() - newest > 0.1 else [])
+        return not states or states != known
 
     def reached(self) -> set[str]:
         """How far the run is: events, models and parts of the artifact; nothing ever leaves."""
