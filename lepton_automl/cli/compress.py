@@ -74,7 +74,7 @@ def compress(
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,
-    budget: o.Budget = None,
+    budget: o.CompressBudget = None,
     device: o.Device = "auto",
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,

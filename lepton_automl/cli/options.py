@@ -44,6 +44,13 @@ Budget = Annotated[
         "--budget", help="Wall-clock time of the whole run: 45s, 10m, 2h.  [default: 10m]"
     ),
 ]
+CompressBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Wall-clock time of the whole command: 45s, 10m, 2h.  [default: as long as it needs]",
+    ),
+]
 Trials = Annotated[
     int | None,
     typer.Option(

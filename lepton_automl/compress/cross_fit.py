@@ -53,13 +53,14 @@ def with_references(context: CompressionContext, folder: Path) -> CompressionCon
     assert context.folds is not None, "folds are given"
     nets = {k: net for k, net in context.fold_references.items() if k < context.most_folds}
     wanted = range(1, min(context.folds.count, context.most_folds))
-    for fold in wanted if context.seconds_left is None else ():
-        if fold not in nets:
-            found = _load(folder, REFERENCE, fold) or _trained_reference(context, fold)
-            if found is None:
-                break
+    for fold in wanted:
+        found = nets.get(fold) or _load(folder, REFERENCE, fold)
+        if found is None and context.seconds_left is None:
+            found = _trained_reference(context, fold)
+            if found is not None:
+                found.save(_place(folder, REFERENCE, fold))
+        if found is not None:
             nets[fold] = found
-            found.save(_place(folder, REFERENCE, fold))
     return dataclasses.replace(context, fold_references=nets)
 
 

@@ -103,6 +103,9 @@ class StepRecord:
     """Which judged net of this compression it is, from 1; 0: it was not judged."""
     is_withdrawn: bool = False
     """Whether it was accepted as a float net, but its int8 file was rejected at the end."""
+    is_short_of_time: bool = False
+    """Of `reference`: whether pruning ended because the time was used up; of `refit`: whether the
+    time was too short for it. A later call with more time goes on there (`compress`)."""
     float_layers: int = 0
     """Layers left in float; of a model made elsewhere."""
 
@@ -134,7 +137,7 @@ class CompressionResult:
             If it is not there or not finished.
         """
         steps = read_steps(folder)
-        if not steps or steps[-1].name != QUANTIZED:
+        if not _is_finished(steps):
             raise DataError(
                 f"{folder} holds no finished compression",
                 fix="run `lepton compress` on this run first",
@@ -148,7 +151,9 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
     """Prune while it pays, train on all samples if `context.refit_epochs` says so, quantize.
 
     Every step is written to `folder` before the next one begins, and a recorded step is read
-    instead of repeated, so an interrupted compression continues where it stopped.
+    instead of repeated, so an interrupted compression continues where it stopped. A finished one
+    is continued where pruning or the training on all samples had ended for want of time, and there
+    is time now: its int8 net and that training are superseded, and the cuts go on.
 
     Parameters
     ----------
@@ -169,18 +174,63 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
         model.save(folder / "reference")
         record = _record("reference", model, context, why="all drops are relative to this net")
         _append(folder, steps, record)
-    if steps[-1].name not in {REFIT, QUANTIZED}:
+    if _is_finished(steps) and _can_go_on(steps, context):
+        _supersede_end(steps, context, folder)
+    if not (_is_finished(steps) or steps[-1].name == REFIT):
         if context.epochs and context.folds is not None:
             context = with_references(context, folder)
         _prune_steps(steps, context, folder)
-    while steps[-1].name != QUANTIZED:
+    while not _is_finished(steps):
         _quantize_or_withdraw(steps, context, folder)
     return CompressionResult.load(folder)
 
 
+def _is_finished(steps: Sequence[StepRecord]) -> bool:
+    return bool(steps) and steps[-1].name == QUANTIZED and steps[-1].is_accepted
+
+
+def _has_time(context: CompressionContext) -> bool:
+    """Whether there is time beside that of the steps after pruning."""
+    return context.seconds_left is None or context.seconds_left() > context.reserved_seconds
+
+
+def _can_go_on(steps: list[StepRecord], context: CompressionContext) -> bool:
+    """Whether a finished compression had too little time for what this call has time for."""
+    has_cuts = context.epochs > 0 and _next_cut(steps, context) > 0
+    trains = any(step.is_short_of_time for step in _last_end(steps)) and context.refit_epochs > 0
+    return _has_time(context) and ((steps[0].is_short_of_time and has_cuts) or trains)
+
+
+def _last_end(steps: Sequence[StepRecord]) -> list[StepRecord]:
+    """The steps after the last pruned net: a training on all samples and the int8 net."""
+    count = 1 + (len(steps) > 1 and steps[-2].name == REFIT)
+    return list(steps[-count:])
+
+
+def _supersede_end(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
+    """Mark the end of a finished compression as superseded; its judgement counts as a try."""
+    end = _last_end(steps)
+    why = "superseded: the compression goes on with more time"
+    steps[-len(end) :] = [
+        dataclasses.replace(step, is_accepted=False, is_short_of_time=False, why=why)
+        for step in end
+    ]
+    write_steps(folder, steps)
+    context.emit(
+        Event("compress", "the earlier compression had ended for want of time: it goes on")
+    )
+
+
+def _mark_pruned(steps: list[StepRecord], folder: Path, *, is_short_of_time: bool) -> None:
+    """Record whether pruning has ended because the time was used up."""
+    if steps[0].is_short_of_time != is_short_of_time:
+        steps[0] = dataclasses.replace(steps[0], is_short_of_time=is_short_of_time)
+        write_steps(folder, steps)
+
+
 def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
     """Add a step for every cut that is tried, until one of the reasons to stop holds."""
-    name = _accepted(steps)[-1].name
+    name, is_short_of_time = _accepted(steps)[-1].name, False
     current = Model.load(folder / name)
     fold_nets: FoldNets = load_fold_nets(context, folder, name)
     if context.epochs and not fold_nets and not can_accept(context):
@@ -190,13 +240,15 @@ def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: P
         if _reaches_limits(steps, current, context):
             context.emit(Event("compress", "no more pruning: the net is within the limits"))
             break
-        if context.seconds_left is not None and context.seconds_left() <= context.reserved_seconds:
+        if not _has_time(context):
+            is_short_of_time = True
             more = "; --fresh with a larger --budget prunes further" if context.is_aim else ""
             context.emit(Event("compress", f"no more pruning: the time is used up{more}"))
             break
         known = frozenset(step.arch for step in steps)
         attempt = prune(current, context, share, known, _next_try(steps), fold_nets)
         if attempt.model is None:
+            is_short_of_time = attempt.is_out_of_time
             context.emit(Event("compress", f"no more pruning: {attempt.why}"))
             break
         name = f"pruned-{len(steps)}"
@@ -208,6 +260,7 @@ def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: P
         record = _with_judgement(record, attempt.judgement, _next_try(steps))
         _append(folder, steps, record)
         context.emit(_event(record))
+    _mark_pruned(steps, folder, is_short_of_time=is_short_of_time)
 
 
 def _quantize_or_withdraw(
@@ -249,7 +302,13 @@ def _refit_step(
     if made.model is not None:
         made.model.save(folder / REFIT)
     is_accepted = made.model is not None
-    record = dataclasses.replace(judged, name=REFIT, is_accepted=is_accepted, why=made.why)
+    record = dataclasses.replace(
+        judged,
+        name=REFIT,
+        is_accepted=is_accepted,
+        why=made.why,
+        is_short_of_time=made.is_out_of_time,
+    )
     _append(folder, steps, record)
     context.emit(_event(record))
     return record
@@ -325,7 +384,7 @@ def _comparison(result: QuantizationResult) -> str:
 
 def _next_cut(steps: list[StepRecord], context: CompressionContext) -> float:
     """Share of the cost that the next cut removes; 0 ends pruning."""
-    cuts = steps[1:]
+    cuts = [step for step in steps[1:] if step.name not in {REFIT, QUANTIZED}]
     if any(step.is_withdrawn for step in cuts):
         return 0.0
     most = _MAX_CUTS_TO_LIMITS if context.is_aim else _MAX_CUTS
@@ -362,6 +421,8 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
             evidence += f": {pictures} cannot tell {context.allowed_drop:g} points"
     if context.limits.max_drop is None and can_accept(context):
         evidence += f"; without --max-drop a loss of {context.allowed_drop:g} points is allowed"
+    if steps[0].is_short_of_time:
+        evidence += "; the time was used up: a larger --budget goes on"
     rejected = [step for step in cuts if not step.is_accepted]
     if rejected:
         evidence += f"; {rejected[-1].name} rejected: {rejected[-1].why}"

@@ -30,6 +30,7 @@ SAFETY, GRACE_SHARE = 1.2, 0.2
 """Factor on the estimated time of an epoch, as a machine may slow down; share of the time kept for
 the training that it may take longer."""
 _TIMED_BATCHES = 8
+_NO_TIME = "not trained on all samples: the time is used up"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Refit:
     """None where the net before it ships."""
     why: str
     """What was done, or why nothing was."""
+    is_out_of_time: bool = False
+    """Whether the time was too short for it."""
 
 
 def refit(model: Model, context: CompressionContext) -> Refit:
@@ -58,7 +61,7 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     data = everything(context)
     epochs = _epochs(model, context, data)
     if epochs < 1:
-        return Refit(None, "not trained on all samples: the time is used up")
+        return Refit(None, _NO_TIME, is_out_of_time=True)
     # A late end costs less than a training that is lost.
     reserved = context.quantize_seconds - GRACE_SHARE * context.refit_seconds
     try:
@@ -75,7 +78,7 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     except Diverged as error:
         return Refit(None, f"not trained on all samples: {error.what}")
     except OutOfTime:
-        return Refit(None, "not trained on all samples: the time is used up")
+        return Refit(None, _NO_TIME, is_out_of_time=True)
     before, after = (
         balanced_mean(
             is_correct(each, context.validation, device=context.device), context.validation.strata

@@ -39,7 +39,7 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
     Parameters
     ----------
     config : RunConfig
-        Data, limits, folder; a budget is for all of it.
+        Data, limits, folder; a budget is for all of it, without one there is no time limit.
     source : Path
         A folder with `arch.json` and `weights.safetensors`; optionally `model.json` with the
         preprocessing (default: pixels are normalised by the training part) and `recipe.json` with
@@ -63,7 +63,8 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
             return written_outcome(context.folder.artifact)
         best, recipe = stages.winner(context)
         with stages.naming_best_net_on_interrupt(context):
-            end = stages.compression_end(context)
+            is_timed = config.budget_seconds is not None
+            end = stages.compression_end(context) if is_timed else None
             is_aim = bool(config.limits.costs)
             stages.compress(context, best, recipe, end, is_aim=is_aim, may_refit=False)
             return stages.export_and_verify(context)

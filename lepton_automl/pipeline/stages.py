@@ -251,10 +251,12 @@ def _refit_decision(context: RunContext, result: CompressionResult) -> Decision:
     data = context.dataset
     groups = group_count(data.train, data.validation)
     count = len(data.train) + len(data.validation)
-    evidence = f"{count} training and validation samples"
-    evidence += "" if groups is None else f" in {groups} groups"
+    counted = f"{count} training and validation samples"
+    in_groups = counted if groups is None else f"{counted} in {groups} groups"
     steps = [step for step in result.steps if step.name == REFIT]
-    evidence += f"; {steps[-1].why}" if steps else ""
+    why = steps[-1].why if steps else ""
+    evidence = why.replace(counted, in_groups) if counted in why else in_groups
+    evidence += f"; {why}" if why and counted not in why else ""
     if result.is_refit:
         choice, option = "trained on the validation part too, after all choices", "--refit off"
     else:

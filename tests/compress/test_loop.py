@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.compress import loop
+from lepton_automl.compress import acceptance, loop
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file, validation_accuracy
 from lepton_automl.compress.loop import CompressionResult, compress
+from lepton_automl.compress.pruning.prune import PruningAttempt
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
@@ -100,6 +101,58 @@ def test_where_the_time_is_over_what_is_there_is_quantized(tmp_path):
     model, context = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
     made = compress(model, context, tmp_path)
     assert [step.name for step in made.steps] == ["reference", "quantized"]
+
+
+def smaller_by_half(model, context, share, known, tries, fold_nets):
+    """As `prune`, without training: one cut, and then no further one."""
+    small = random_model(chain((8, 8, 1), [Stem(8), Conv(16), Head()], 3), 2)
+    if small.arch.hash in known:
+        return PruningAttempt(None, False, "no further cut reduces the cost")
+    return PruningAttempt(small, True, "half", 1, acceptance.judge_pruned(small, context, tries))
+
+
+def test_a_compression_that_had_no_time_to_prune_goes_on_where_there_is_some(tmp_path, monkeypatch):
+    model, short = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
+    first = compress(model, short, tmp_path)
+    assert first.steps[0].is_short_of_time
+    assert "larger --budget goes on" in loop.pruning_decision(first.steps, short).evidence
+    assert compress(model, short, tmp_path).steps == first.steps
+
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    longer = dataclasses.replace(short, seconds_left=lambda: 100.0)
+    monkeypatch.setattr(loop, "prune", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compress(model, longer, tmp_path)
+    monkeypatch.setattr(loop, "prune", smaller_by_half)
+    made = compress(model, longer, tmp_path)
+    rows = [(step.name, step.is_accepted) for step in made.steps]
+    assert rows == [
+        ("reference", True),
+        ("quantized", False),
+        ("pruned-2", True),
+        ("quantized", True),
+    ]
+    assert made.int8.arch.hash == made.steps[2].arch
+    assert made.int8.arch.graph.macs < first.int8.arch.graph.macs
+    assert not made.steps[0].is_short_of_time
+    # There is no further cut, so more time changes nothing.
+    monkeypatch.setattr(loop, "prune", None)
+    endless = dataclasses.replace(short, seconds_left=None)
+    again = compress(model, endless, tmp_path)
+    assert (again.steps, again.int8.digest) == (made.steps, made.int8.digest)
+
+
+def test_an_earlier_judgement_of_an_int8_file_stays_one_of_the_tries(tmp_path, monkeypatch):
+    times = iter([100.0, 0.0, *[100.0] * 100])
+    model, context = setup(seconds_left=lambda: next(times))
+    monkeypatch.setattr(loop, "prune", smaller_by_half)
+    first = compress(model, context, tmp_path)  # One cut, then the time is used up.
+    assert [step.tries for step in first.steps] == [0, 1, 2]
+    monkeypatch.setattr(loop, "_next_cut", lambda *given: 0.25)
+    made = compress(model, context, tmp_path)
+    assert [step.tries for step in made.steps] == [0, 1, 2, 3]
 
 
 def test_a_recovery_that_meets_the_deadline_is_dropped_and_the_net_before_it_quantized(tmp_path):

@@ -147,9 +147,10 @@ def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_
         name = "training on all samples"
         (found,) = [each for each in recorded_decisions(run.ledger) if each.name == name]
     assert made.is_refit
-    assert (found.certainty, found.option) == ("assumed", "--refit off")
     count = len(run.dataset.train) + len(run.dataset.validation)
-    assert found.evidence.startswith(f"{count} training and validation samples")
+    assert (found.certainty, found.option) == ("assumed", "--refit off")
+    assert found.evidence.count(str(count)) == 1, "it is said once"
+    assert f"on all {count} training and validation samples; " in found.evidence
 
 
 @pytest.mark.usefixtures("every_refit_is_kept")

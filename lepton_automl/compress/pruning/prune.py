@@ -48,6 +48,8 @@ class PruningAttempt:
     """On the acceptance pictures; None where the cut was given up before."""
     fold_nets: FoldNets = field(default_factory=dict)
     """The nets of other folds that judged it, after the same cut."""
+    is_out_of_time: bool = False
+    """Whether nothing was cut because the time was used up."""
 
 
 def prune(
@@ -95,7 +97,7 @@ def prune(
     except Diverged as error:
         return PruningAttempt(pruned, False, error.what)
     except OutOfTime:
-        return PruningAttempt(None, False, "the time is used up")
+        return PruningAttempt(None, False, "the time is used up", is_out_of_time=True)
     trained = dataclasses.replace(trained, parent=model.digest)
     if budget is not None and _reaches_limits(trained.arch, context):
         return _recovered_while_improving(trained, context, description, [budget], tries)
