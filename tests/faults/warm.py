@@ -343,6 +343,10 @@ def _answer(request: Mapping[str, Any], codes: dict[int, int]) -> int | None:
     return codes.pop(request["reap"])
 
 
+_LATE = ("encodings.ascii", "encodings.latin_1", "encodings.idna")
+"""Another user may have no right to read the folder in which Python is."""
+
+
 def _import_all() -> None:
     import lepton_automl
 
@@ -350,7 +354,7 @@ def _import_all() -> None:
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
-    for name in ("sklearn.datasets", "sklearn.model_selection", "optuna", "rich.console"):
+    for name in (*_LATE, "sklearn.datasets", "sklearn.model_selection", "optuna", "rich.console"):
         importlib.import_module(name)
 
 
