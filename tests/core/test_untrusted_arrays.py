@@ -87,6 +87,14 @@ def test_what_numpy_writes_is_read_as_numpy_reads_it(tmp_path, array, is_fortran
         np.testing.assert_array_equal(each, wanted)
 
 
+def test_an_array_that_is_read_in_many_pieces_is_the_one_that_was_written(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (3, 1_000_003), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    np.savez(tmp_path / "a.npz", x=array)
+    for found in (door.read_npy(tmp_path / "a.npy", fix=FIX), read_all(tmp_path / "a.npz")["x"]):
+        assert found.tobytes() == array.tobytes()
+
+
 BAD_HEADERS = {
     "claims uint8": claims(shape="(1099511627776,)"),
     "26 bytes are there|2 bytes are there": claims(shape="(3,)"),

@@ -73,6 +73,16 @@ def test_a_link_to_a_regular_file_is_read(tmp_path):
     assert digest == hashlib.sha256(b"text").hexdigest()
 
 
+def test_the_digest_is_that_of_all_bytes_of_a_large_file(tmp_path):
+    content = bytes(range(256)) * 20_000
+    kind = FileKind("pictures", len(content))
+    for last in (b"a", b"b"):
+        whole = content[:-1] + last
+        (tmp_path / "large").write_bytes(whole)
+        digest = door.sha256(tmp_path / "large", kind, fix=FIX)
+        assert digest == hashlib.sha256(whole).hexdigest()
+
+
 def test_a_name_with_nul_is_an_error_not_an_exception(tmp_path):
     with pytest.raises(DataError, match="null byte"):
         door.read_text(tmp_path / "a\0b", fix=FIX)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.config import MAX_FOLDS
 from lepton_automl.data.dataset import Part, open_dataset
@@ -18,6 +20,7 @@ from lepton_automl.data.folds import (
     is_small,
 )
 from lepton_automl.data.tensors import load_labelled
+from lepton_automl.metrics.balanced import balanced_mean
 
 
 def part(labels, groups=None, *, first: int = 0, near=None, digests=None) -> Part:
@@ -93,6 +96,31 @@ def test_each_of_few_groups_is_a_fold() -> None:
     assert folds.count == 5  # Folds as large as the validation part would be three.
     found = {tuple(np.unique(folds.evaluated([fold]).groups)) for fold in range(5)}
     assert found == {(3,), (4,), (5,), (8,), (9,)}
+
+
+def test_samples_of_folds_stand_in_the_order_in_which_the_folds_are_asked_for() -> None:
+    groups = np.repeat([3, 5, 8, 9], 30)
+    train = part(np.tile([0, 1], 60), groups)
+    validation = part(np.tile([0, 1], 30), np.full(60, 4), first=1000)
+    folds = assign_folds(train, validation, 0)
+    every = np.concatenate([groups, validation.groups])
+    for order in ([0, 1, 2], [2, 0, 1], [4, 3]):
+        wanted = [n for fold in order for n in range(180) if folds.of_sample[n] == fold]
+        assert numbers(folds.evaluated(order).groups) == numbers(every[wanted])
+
+
+@pytest.mark.parametrize("is_balanced", [True, False])
+def test_the_accuracy_on_folds_weighs_classes_as_the_data_do(is_balanced: bool) -> None:
+    train = part(np.repeat([0, 1], [90, 30]))
+    validation = part(np.repeat([0, 1], [30, 10]), first=1000)
+    train, validation = (
+        dataclasses.replace(each, is_balanced=is_balanced) for each in (train, validation)
+    )
+    samples = assign_folds(train, validation, 0).evaluated([0, 1])
+    # All answers are the first class: three of four samples are right, one of two classes.
+    answered = np.zeros(len(samples), np.int64)
+    known = balanced_accuracy_score(samples.labels, answered) if is_balanced else 0.75
+    assert balanced_mean(answered == samples.labels, samples.strata) == pytest.approx(known)
 
 
 def test_many_groups_share_folds_that_are_about_as_large_as_validation() -> None:
@@ -180,3 +208,18 @@ def test_files_of_a_fold_hold_its_pictures_and_can_be_deleted(tmp_path: Path) ->
     delete_fold_files(cache)
     assert {path.name for path in cache.glob("*.npy")} == kept
     assert not list(cache.glob("fold-*"))
+
+
+def test_files_of_another_division_are_not_taken_for_those_of_a_fold(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    x = draws.integers(0, 256, (90, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(90) % 3)
+    data = open_dataset(str(tmp_path / "d.npz"))
+    pixels = np.concatenate([data.train.pictures, data.validation.pictures])
+    divisions = [assign_folds(data.train, data.validation, seed) for seed in (0, 1)]
+    sizes = {len(folds.evaluated_index(1)) for folds in divisions}
+    assert len(sizes) == 1  # So that the shapes of the files do not tell them apart.
+    for folds in divisions:
+        trained, evaluated = fold_files(data, folds, 1, (4, 4), tmp_path)
+        for files, is_own in ((trained, folds.of_sample != 1), (evaluated, folds.of_sample == 1)):
+            np.testing.assert_array_equal(load_labelled(files).pixels, pixels[is_own])
