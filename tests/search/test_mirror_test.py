@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
 from lepton_automl.search.finals.mirror_test import Verdict, _auc, mirror_test
@@ -162,6 +163,25 @@ def test_only_the_mean_in_doubt_prefers_flips_and_a_class_in_doubt_does_not() ->
 def test_the_auc_is_that_of_scikit_learn(positive: list[int], negative: list[int]) -> None:
     known = roc_auc_score([1] * len(positive) + [0] * len(negative), [*positive, *negative])
     assert _auc(np.array(positive, float), np.array(negative, float)) == pytest.approx(known)
+
+
+@pytest.mark.parametrize("classes", [3, 12])
+def test_an_exchange_is_significant_over_all_pairs_of_classes_together(classes: int) -> None:
+    """Against scipy's rank-sum test and its probability times the number of pairs."""
+    labels, pairs = labels_of(classes, 40), classes * (classes - 1) // 2
+    plain, seen = answers(labels, classes, 9.0, 0), set()
+    for shift in np.linspace(0.0, 1.5, 16):
+        mirrored = plain.copy()
+        # Mirrored, only the first two classes are mixed up, the more exchanged the larger `shift`.
+        mirrored[labels < 2, :2] = 9 + answers(1 - labels[labels < 2], 2, shift, 1)
+        first, second = (mirrored[labels == k, 0] - mirrored[labels == k, 1] for k in (0, 1))
+        chance = mannwhitneyu(
+            first, second, alternative="less", method="asymptotic", use_continuity=False
+        ).pvalue
+        found = mirror_test(plain, mirrored, labels, names(classes))
+        assert ("exchanges" in found.reason) == (chance * pairs < 0.05)
+        seen.add((bool(chance < 0.05), bool(chance * pairs < 0.05)))
+    assert seen == {(False, False), (True, False), (True, True)}
 
 
 def test_pictures_of_a_class_count_by_their_groups() -> None:
