@@ -8,11 +8,8 @@ import pytest
 from onnx import ModelProto, helper
 
 from lepton_automl.compress.external.class_order import labels_in
-from lepton_automl.compress.external.preprocessing import (
-    Preprocessing,
-    find_preprocessing,
-    stated_size,
-)
+from lepton_automl.compress.external.find_preprocessing import find_preprocessing, stated_size
+from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.data.framing import Framing
 from lepton_automl.errors import ConfigError, DataError

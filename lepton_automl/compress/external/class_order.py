@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from lepton_automl.compress.external.preprocessing import config_files, literal
+from lepton_automl.compress.external.find_preprocessing import config_files, literal
 from lepton_automl.core import untrusted_files
 from lepton_automl.errors import ConfigError, DataError
 

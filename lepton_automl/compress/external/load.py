@@ -16,15 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.compress.external.class_order import ClassOrder, find_class_order
+from lepton_automl.compress.external.find_preprocessing import find_preprocessing, stated_size
 from lepton_automl.compress.external.fixed_sizes import check_fixed_sizes
 from lepton_automl.compress.external.interface import wrap_model
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.plausibility import stated_accuracies
-from lepton_automl.compress.external.preprocessing import (
-    Preprocessing,
-    find_preprocessing,
-    stated_size,
-)
+from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import has_free_size, read, signature
 from lepton_automl.core.limited_process import (
     LimitedProcess,

@@ -19,9 +19,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import bdtrc
 
 from lepton_automl.compress.external.class_order import natural_order, text_order
+from lepton_automl.compress.external.find_preprocessing import literal
 from lepton_automl.compress.external.interface import with_preprocessing
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import Preprocessing, literal
+from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_files import TEXT
