@@ -54,6 +54,7 @@ _UNREADABLE = (
     LookupError,
     ArithmeticError,
     AttributeError,
+    AssertionError,
     RuntimeError,
     SystemError,
     struct.error,
@@ -65,8 +66,9 @@ _UNREADABLE = (
 REPAIR = "repair or remove the file, or give --skip-corrupt to ignore such files"
 """The way out where a picture file cannot be read."""
 
-_MEMORY = 800 << 20
-"""Bytes that all pictures which are decoded at the same time take together."""
+_MEMORY = 720 << 20
+"""Bytes that all pictures which are decoded at the same time take together; with them, a command
+that has loaded torch takes less than 1 GiB."""
 _SMALL = 4 << 20
 """Bytes up to which a picture is decoded without waiting for others; at most 8 are at once."""
 _LARGE_FILE = 16 << 20
@@ -423,6 +425,7 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
         reason = "not a picture of a known format"
     else:
         reason = str(error) if not isinstance(error, OSError) else error.strerror or str(error)
+        reason = reason or "it is damaged"
     return DataError(
         f"{path} cannot be read: {reason}",
         fix=REPAIR,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -441,9 +442,12 @@ def _text(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"the name of the class folder {name!r} is not valid UTF-8", fix="rename the folder"
-        ) from error
+        what, fix = f"the name of the class folder {name!r} is not valid UTF-8", "rename the folder"
+        with contextlib.suppress(UnicodeDecodeError):
+            text = name.encode("utf-8", "surrogateescape").decode()
+            what = f"the name of the class folder {text!r} cannot be read in this locale"
+            fix = "set a UTF-8 locale, for instance LC_ALL=C.UTF-8, and leave PYTHONUTF8 out"
+        raise DataError(what, fix=fix) from error
     return name
 
 

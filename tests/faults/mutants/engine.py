@@ -127,21 +127,22 @@ class Engine:
     def run(self, rng: random.Random, *, seconds: float, count: int | None = None) -> Totals:
         """Try mutants until the time is over or there were `count`."""
         seed, end, number = rng.randrange(1 << 32), time.monotonic() + seconds, 0
-        self._warm_up()
+        self._warm_up(count)
         while time.monotonic() < end and (count is None or number < count):
             last = number + _BATCH if count is None else min(count, number + _BATCH)
             number = self._batch(seed, number, last, end)
         self.totals.mutants = number
         return self.totals
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, count: int | None) -> None:
         """Load what the commands import, once for all children, and count what is no mutant."""
-        first = {crc32(content) % 12: content for content in self._inputs}  # Of each command.
+        inputs = self._inputs[:count]
+        first = {crc32(content) % 12: content for content in inputs}  # Of each command.
         for content in first.values():
             run_command(self._subject.place(self._stage, content), self._stage)
-        with _child(lambda: map(self._try, self._inputs)) as answers:
+        with _child(lambda: map(self._try, inputs)) as answers:
             found = list(answers)
-        if len(found) < len(self._inputs):
+        if len(found) < len(inputs):
             found.append(Result("", "the process ended"))
         for result in found:
             self.totals.outcomes[result.outcome] += 1

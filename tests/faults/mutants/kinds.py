@@ -67,20 +67,43 @@ def tried(
     seconds, count : float, int
         At most so long and so many.
     """
+    with prepared(run, data) as (stage, outside):
+        return tried_in(stage, outside, subject, rng, findings, seconds=seconds, count=count)
+
+
+@contextlib.contextmanager
+def prepared(run: Path, data: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder with what all formats need, and one that no command may open anything in."""
     # torch, ONNX Runtime and the whole package: loaded here, once for all children.
     from tests.faults.mutants import subjects
-    from tests.faults.mutants.engine import Engine
 
-    (chosen,) = (each for each in subjects.SUBJECTS if each.name == subject)
     with _folders() as (stage, outside), _short_work():
         subjects.prepare(stage, run, data)
         (outside / "secret").write_bytes(bytes(1 << 16))
         (outside / "secret.onnx").write_bytes(b"no model")
+        yield stage, outside
 
-        def report(content: bytes, seed: object, what: str) -> bool:
-            return findings.save(f"mutants-{subject}", content, seed, what)
 
-        return Engine(chosen, stage, outside, report).run(rng, seconds=seconds, count=count)
+def tried_in(
+    stage: Path,
+    outside: Path,
+    subject: str,
+    rng: random.Random,
+    findings: Findings,
+    *,
+    seconds: float,
+    count: int | None = None,
+) -> Totals:
+    """As `tried`, in the folders of `prepared`."""
+    from tests.faults.mutants import subjects
+    from tests.faults.mutants.engine import Engine
+
+    (chosen,) = (each for each in subjects.SUBJECTS if each.name == subject)
+
+    def report(content: bytes, seed: object, what: str) -> bool:
+        return findings.save(f"mutants-{subject}", content, seed, what)
+
+    return Engine(chosen, stage, outside, report).run(rng, seconds=seconds, count=count)
 
 
 @contextlib.contextmanager
