@@ -17,12 +17,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lepton_automl.core import files, untrusted_files
+from lepton_automl.core.field_types import check_finite
 from lepton_automl.core.untrusted_files import WEIGHTS
 from lepton_automl.errors import DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.network import Network, Weights, build_network
 from lepton_automl.models.quantization import Preprocessing, QParams
 
+_MALFORMED = (LeptonError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 _FILES = "give a folder with arch.json, model.json and weights.safetensors"
 
 
@@ -82,11 +84,14 @@ class Model:
             tensors = load_tensors(
                 untrusted_files.read_bytes(folder / "weights.safetensors", WEIGHTS, fix=_FILES)
             )
-            preprocessing = Preprocessing(**about["preprocessing"])
+            preprocessing = Preprocessing.from_fields(about["preprocessing"])
             weights = {k[2:]: v for k, v in tensors.items() if k.startswith("w:")}
             qparams = _qparams(about, tensors) if about["quantized"] else None
-            return cls(arch, weights, preprocessing, qparams, about["metrics"], about["parent"])
-        except (LeptonError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            metrics, parent = about["metrics"], about["parent"]
+            if not all(isinstance(value, int | float) for value in metrics.values()):
+                raise TypeError("a metric is no number")
+            return cls(arch, weights, preprocessing, qparams, metrics, str(parent))
+        except _MALFORMED as error:
             raise DataError(
                 f"{folder} does not hold a model of lepton: {first_line(error)}", fix=_FILES
             ) from error
@@ -116,6 +121,9 @@ def _qparams(about: dict[str, Any], tensors: dict[str, Tensor]) -> QParams:
         start = f"{prefix}:"
         return {k.removeprefix(start): v.numpy() for k, v in tensors.items() if k.startswith(start)}
 
+    for name in ("scales", "zero_points"):
+        for value in about[name].values():
+            check_finite(value, name)
     return QParams(
         about["scales"],
         about["zero_points"],

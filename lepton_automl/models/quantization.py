@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
+from lepton_automl.core.field_types import check_finite
 from lepton_automl.models.arch import Arch
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ class Preprocessing:
     """Pixel value that becomes 0, 0 to 255: the rounded mean of the training pixels."""
     scale: float
     """Inverse standard deviation of the training pixels; a float32."""
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """From its fields in a file; raises a TypeError where one is missing or no number."""
+        made = cls(**fields)
+        check_finite(made.zero_point, "zero_point", int)
+        check_finite(made.scale, "scale")
+        return made
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Normalise uint8 pixels (N, H, W, C) to float (N, C, H, W), channels last in memory."""

@@ -89,7 +89,7 @@ def _read(
         return (
             arch,
             weights,
-            None if known is None else Preprocessing(**known),
+            None if known is None else Preprocessing.from_fields(known),
             Recipe.from_json(untrusted_files.read_text(recipe, fix=_NET))
             if recipe.is_file()
             else Recipe(),

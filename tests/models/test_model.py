@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -86,6 +87,26 @@ def test_a_missing_or_damaged_file_is_named_as_such(quantized, tmp_path, name, d
     path.unlink()
     if damage != "gone":
         path.write_bytes({"cut": content[:-40], "empty": b"", "noise": b"\xff" * 400}[damage])
+    with pytest.raises(DataError, match="does not hold a model"):
+        Model.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("preprocessing", {"zero_point": 78, "scale": "0.1"}),
+        ("preprocessing", {"zero_point": [], "scale": 0.1}),
+        ("preprocessing", {"zero_point": 78}),
+        ("preprocessing", []),
+        ("metrics", {"accuracy": "high"}),
+        ("metrics", 3),
+        ("scales", {"a": {}}),
+        ("zero_points", []),
+    ],
+)
+def test_a_field_of_another_type_is_named_as_such(quantized, tmp_path, field, value):
+    path = quantized.save(tmp_path / "m") / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(DataError, match="does not hold a model"):
         Model.load(tmp_path / "m")
 
