@@ -7,7 +7,6 @@ these the structures are checked, and that each event can be read.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -279,10 +278,10 @@ def _run_row(db: sqlite3.Connection) -> tuple[str, int] | None:
     """Identifier of the run and number of its events; None in a ledger without digests."""
     if not {"id", "events"} <= set(columns_of(db, "run")):
         return None
-    with contextlib.suppress(TypeError):
-        identifier, events = db.execute("SELECT id, events FROM run").fetchone()
-        return str(identifier), int(events)
-    return None
+    row = db.execute("SELECT id, events FROM run").fetchone()
+    if row is None:
+        return None
+    return str(row[0]), row[1] if isinstance(row[1], int) else -1
 
 
 def _is_whole_event(

@@ -116,6 +116,7 @@ def test_of_a_killed_run_with_a_changed_byte_in_the_log_only_the_last_event_may_
         ("DELETE FROM events", "0 events, 24 were recorded"),
         ("UPDATE sessions SET seconds = 2 * seconds + 1", "time that commands have worked"),
         ("UPDATE run SET id = 'other'", "is the ledger of another run"),
+        ("UPDATE run SET events = 'many'", "24 events, -1 were recorded"),
         ("DROP TABLE run", "is the ledger of another run"),
         ("DROP TABLE events", "not a ledger of lepton"),
         ("ALTER TABLE sessions RENAME COLUMN seconds TO s", "not a ledger of lepton"),

@@ -35,7 +35,9 @@ from tests.faults.mutants.content import Content, mutated_bytes
 EXPECTED_CODES = frozenset({0, 2, 3, 4, 5, 6})
 """Exit codes of a command on bad input; 1 is a bug, 7 blames the machine."""
 SECONDS = 10
-"""Longest time of a command."""
+"""Longest processor time of a command, which does not depend on what else a machine does."""
+_PATIENCE = 12
+"""A command that takes so many times as long by the clock hangs."""
 MOST_BYTES = 1 << 30
 """Largest peak of memory of a command."""
 _ADDRESS_SPACE = 3 << 30
@@ -195,7 +197,7 @@ class Engine:
         if found is not None:
             return found
         number = os.WTERMSIG(status[0]) if os.WIFSIGNALED(status[0]) else 0
-        if number == signal.SIGALRM:
+        if number in (signal.SIGALRM, signal.SIGPROF):
             what = f"took longer than {SECONDS} s"
         else:
             name = signal.Signals(number).name if number else f"code {os.WEXITSTATUS(status[0])}"
@@ -216,16 +218,20 @@ class Engine:
             what = again.fault or f"only after other mutants: {result.fault}"
             totals.faults += self._report(content, f"{seed} {number}", what)
 
+    def _set_timers(self, seconds: int) -> None:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE * seconds)
+
     def _try(self, content: Content) -> Result:
         watch = _Watch.installed(self._stage, self._outside)
         arguments = self._subject.place(self._stage, content)
         _peak_bytes()  # Making a mutant may have taken much.
         begun = time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        self._set_timers(SECONDS)
         try:
             code, out, err, failure = run_command(arguments, self._stage, watch)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._set_timers(0)
         seconds = time.monotonic() - begun
         text = (failure or _message(out, err)).replace(str(self._stage), "STAGE")
         outcome = f"{code} {outcome_of(_without_quotes(text))[:300]}"
@@ -436,7 +442,7 @@ def _work(work: Callable[[], Any], reader: int, writer: int) -> None:
 
 
 def _limit() -> None:
-    for number in (signal.SIGALRM, signal.SIGTERM):
+    for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     with Path("/proc/self/statm").open() as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()

@@ -56,7 +56,8 @@ def _run(program: str, parent: str, handles: Sequence[int]) -> None:
     """Run a program in this process, with pipes as its standard streams, and end."""
     code = 1
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
         for number, handle in enumerate(handles):
             os.dup2(handle, number)
         os.closerange(3, 512)

@@ -420,7 +420,6 @@ def _run_seeds(stage: Path) -> list[Content]:
         "models/*/steps.json",
         "models/*/calibration.json",
         "models/*/quantized/*.json",
-        "models/best/*.json",
     ):
         names += [path.relative_to(whole).as_posix() for path in sorted(whole.glob(pattern))]
     return _named(*names, folder="whole")(stage)
