@@ -11,7 +11,10 @@ import pytest
 
 from lepton_automl.artifact.consistency import sealed_problems
 from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_ANSWERS, MODELS, REFERENCE_PREDICTIONS
+from lepton_automl.artifact.model_card import card
+from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verify import refusal
+from lepton_automl.artifact.writer import read_verdict
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline.export import verify_again
@@ -135,6 +138,19 @@ def test_a_contradiction_is_named_although_the_manifest_fits(folder, name, keys,
     seal_again(folder)
     assert any(word in line for line in sealed_problems(folder)), sealed_problems(folder)
     assert refusal(folder).exit_code == 6
+
+
+@pytest.mark.parametrize(("limit", "status"), [(10, "holds"), (100_000, "broken")])
+def test_a_limit_is_judged_again_though_all_documents_agree_on_it(folder, limit, status):
+    edit(folder, "about.json", "limits", "max_size_bytes", value=limit)
+    edit(folder, "verdict.json", "limits", 0, "limit", value=limit)
+    edit(folder, "verdict.json", "limits", 0, "status", value=status)
+    edit(folder, "verdict.json", "verdict", value=status)
+    text = card(read_verdict(folder), read_provenance(folder))
+    (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+    seal_again(folder)
+    (line,) = sealed_problems(folder)
+    assert line.startswith("max_size_bytes: the file that ships")
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,19 @@ def test_a_net_is_given_up_only_when_its_loss_is_shown():
     assert acceptance.is_hopeless(changed(context.reference, 5.0), context)
 
 
+def test_a_net_whose_loss_may_be_chance_is_not_given_up():
+    context, limit = context_for(40), 0.4
+    seen = set()
+    for amount in np.geomspace(0.001, 1.0, 12):
+        model = changed(context.reference, float(amount))
+        drop = measured_drop(model, context, context.acceptance)
+        # One-sided 90 % bound of Student's distribution.
+        is_shown = drop.points - stats.t.ppf(0.9, drop.freedom) * drop.error > limit
+        assert acceptance.is_hopeless(model, context) is bool(is_shown)
+        seen.add((drop.points > limit, bool(is_shown)))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 def test_a_third_of_every_class_is_kept_for_the_end(seed):
     labels = np.repeat([0, 1, 2], [300, 240, 90])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.metrics.intervals import wilson_interval
@@ -17,7 +18,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.runs.ledger import EventKind, recorded_decisions
-from lepton_automl.search.finals.cross_validation import training_shares
+from lepton_automl.search.finals.cross_validation import Variant, answers, training_shares
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.flip_check import choose
 from lepton_automl.search.finals.selection import Option
@@ -28,7 +29,7 @@ from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock, work_of
 from lepton_automl.search.training_key import TrainingKey
-from lepton_automl.search.trials import Trials, read_trials
+from lepton_automl.search.trials import RungResult, Trials, read_trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack
 from lepton_automl.training.loop import initial_model
 from tests.helpers.search import InlineWorkers, make_trial, result, search_request
@@ -251,6 +252,52 @@ def test_without_time_for_a_fold_the_validation_part_decides(tmp_path: Path) -> 
     assert [task.key for task in workers.tasks] == ["0-final-0", "1-final-0"]
     assert {len(correct) for correct in now.values()} == {len(request.dataset.validation)}
     assert request.ledger.get(EventKind.CROSS_VALIDATION, "0") is None
+    request.ledger.close()
+
+
+def answered(request: SearchRequest, correct: Mapping[str, np.ndarray | None]) -> Trials:
+    """Trial 0 with the answers of final trainings by their keys; None: the training failed."""
+    trials = Trials()
+    trials.add(make_trial(0))
+    for key, right in correct.items():
+        packed, failed = ("", "the loss became nan") if right is None else (pack(right), "")
+        trials.add_result(RungResult(TrainingKey.parse(key), 9, packed, failed))
+    return trials
+
+
+def test_a_variant_that_failed_on_validation_is_not_compared_on_other_folds(tmp_path: Path) -> None:
+    request = search_request(tmp_path / "run", folds="2")
+    sizes = [len(request.folds.evaluated_index(fold)) for fold in (0, 1)]
+    half, all_right = ([np.arange(n) < share * n for n in sizes] for share in (0.5, 1.0))
+    correct = {"0-final-0": half[0], "0-final-0-fold-1": half[1], "0-final-0-flip": None}
+    trials = answered(request, correct | {"0-final-0-fold-1-flip": all_right[1]})
+    runs = [FinalRun(0, 9, flip=flip, fold=fold) for fold in (0, 1) for flip in (False, True)]
+    found = answers(request, trials, runs, 0)
+    assert found.best(0) == Variant(0, None, flip=False)
+    assert found.folds == (0, 1)
+    assert list(found.correct) == [Variant(0, None, flip=False)]
+    np.testing.assert_array_equal(found.correct[found.best(0)], np.concatenate(half))
+    request.ledger.close()
+
+
+@pytest.mark.parametrize("by_folds", [True, False])
+def test_samples_of_a_group_that_are_right_together_count_as_one(
+    tmp_path: Path, by_folds: bool
+) -> None:
+    data = grouped_data(tmp_path, 60, 6)
+    request = search_request(tmp_path / "run", dataset=data, folds="2")
+    every = np.concatenate([data.train.groups, data.validation.groups])
+    groups = [every[request.folds.of_sample == fold] for fold in (0, 1)]
+    correct = [own % 3 > 0 for own in groups]
+    keys = ("0-final-0", "0-final-0-fold-1")
+    trials = answered(request, dict(zip(keys, correct, strict=True)))
+    runs = [FinalRun(0, 9, fold=fold) for fold in (0, 1)]
+    event = answers(request, trials, runs, 0, by_folds=by_folds).to_event()
+    used = np.unique(np.concatenate(groups) if by_folds else groups[0])
+    known = binomtest(int((used % 3 > 0).sum()), len(used)).proportion_ci(method="wilson")
+    (made,) = event["finalists"]
+    assert made["low"] < known.low
+    assert made["high"] > known.high
     request.ledger.close()
 
 
