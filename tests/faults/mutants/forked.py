@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 
 class ForkedProcess:
-    """Takes the place of `subprocess.Popen` for `python -P -c PROGRAM PID` with three pipes."""
+    """In place of `core.subprocesses.start_child`: `python -P -c PROGRAM PID` with three pipes."""
 
     def __init__(self, words: Sequence[str], **_: Any) -> None:
         *_python, program, parent = words
@@ -74,7 +73,3 @@ def _run(program: str, parent: str, handles: Sequence[int]) -> None:
         os.write(2, repr(error).encode())
     finally:
         os._exit(code)
-
-
-PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
-Popen = ForkedProcess

@@ -153,7 +153,7 @@ def _short_work() -> Iterator[None]:
     from tests.faults.mutants import forked
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limited_process, "subprocess", forked)
+        patch.setattr(limited_process, "start_child", forked.ForkedProcess)
         patch.setattr(measurements, "SECONDS", 0.02)
         # Building the parser takes longer than most commands; it is the same each time.
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
