@@ -27,6 +27,9 @@ FORMAT = 2
 """Format of a run folder, `format` in its `run.toml`. Another number is refused: a folder written
 before the number existed has 1."""
 
+_PART_OPTIONS = ("group", "parts", "skip_corrupt")
+"""Fields that matter only by the samples, groups and parts that they lead to."""
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -135,11 +138,30 @@ class Definition:
                 )
 
     def differences(self, other: Definition) -> list[str]:
-        """Differences in words, one each; data are compared by their fingerprint."""
+        """Differences in words, one each.
+
+        Data and the options that decide parts are compared by the fingerprint: they differ only
+        where it does. That it differs between the same data with the same options is no difference
+        here (`has_changed_data`).
+        """
         mine, theirs = (_flat(d) for d in (self, other))
+        words = []
         if self.data_fingerprint != other.data_fingerprint:
-            mine["data"], theirs["data"] = self._places, other._places
-        return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
+            if (self.data, self.test) != (other.data, other.test):
+                places = f"data: {self._places} here, {other._places} asked for"
+                words.append(f"{places}, with other samples, groups or parts")
+            for name in _PART_OPTIONS:
+                mine[name], theirs[name] = getattr(self, name), getattr(other, name)
+        changed = [key for key in mine if mine[key] != theirs[key]]
+        for known in (mine, theirs):  # An option that was not given is an empty text.
+            known.update({key: "not given" for key in changed if known[key] == ""})
+        return words + [f"{key}: {mine[key]} here, {theirs[key]} asked for" for key in changed]
+
+    def has_changed_data(self, other: Definition) -> bool:
+        """Whether the same data with the same options have other samples, groups or parts."""
+        deciding = ("data", "test", "seed", *_PART_OPTIONS)
+        are_same = all(getattr(self, name) == getattr(other, name) for name in deciding)
+        return are_same and self.data_fingerprint != other.data_fingerprint
 
     @property
     def _places(self) -> str:
@@ -306,12 +328,24 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            If the folder holds another run, or other files.
+            If the folder holds another run or other files, or its data have changed.
         """
         if fresh:
             return
         if self.definition_file.exists():
-            changed = self.definition().differences(wanted)
+            known = self.definition()
+            # First, since other fields follow from the data, such as equal weights of classes.
+            if known.has_changed_data(wanted):
+                raise ConfigError(
+                    f"the run in {self.path} began with other samples, groups or parts of "
+                    f"{wanted._places}: the data were changed since, or another version of lepton "
+                    "draws the parts otherwise; the rule is that a run continues on the data and "
+                    "parts it began with",
+                    fix="start again with --fresh, which moves the old folder aside, or with "
+                    "another --out; to continue the old run, undo the change of the data, or use "
+                    "the version of lepton that began it",
+                )
+            changed = known.differences(wanted)
             if changed:
                 raise ConfigError(
                     f"{self.path} holds another run: {'; '.join(changed)}",
@@ -480,6 +514,7 @@ def _flat(definition: Definition) -> dict[str, object]:
     document = dataclasses.asdict(definition)
     for ignored in (
         "data",
+        "data_fingerprint",
         "data_kind",
         "test_kind",
         "test",

@@ -54,7 +54,16 @@ def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
     [
         ({"seed": 4}, "seed: 3 here, 4 asked for"),
         ({"space_digest": "other"}, "space_digest"),
-        ({"data_fingerprint": "other"}, "data_fingerprint"),
+        ({"data_fingerprint": "other"}, "began with other samples, groups or parts of digits:"),
+        # Weights of classes follow from the data.
+        ({"data_fingerprint": "other", "balanced": True}, "other samples, groups or parts of"),
+        (
+            {"data_fingerprint": "other", "data": "/b"},
+            "data: digits here, /b asked for, with other samples, groups or parts",
+        ),
+        ({"data_fingerprint": "other", "seed": 4}, "run: seed: 3 here, 4 asked for"),
+        ({"data_fingerprint": "other", "group": "a+"}, "run: group: not given here, a+ asked for"),
+        ({"data_fingerprint": "other", "group": "none"}, "group: not given here, none asked for"),
         ({"limits": Limits(max_size_bytes=1)}, "limit max_size_bytes: 24000 here, 1 asked for"),
         ({"objectives": ("accuracy",)}, "objectives"),
         ({"balanced": True}, "balanced: False here, True asked for"),
