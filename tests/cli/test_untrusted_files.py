@@ -94,7 +94,14 @@ ARGUMENTS = [
 """Commands; X stands for a path that is no regular file."""
 
 
-@pytest.mark.parametrize("kind", SPECIAL)
+# The reader is tested with every kind (tests/core/test_untrusted_files.py); here commands count.
+OFTEN = ("a named pipe", "symbolic links")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in OFTEN else pytest.param(kind, marks=pytest.mark.slow) for kind in SPECIAL],
+)
 def test_what_is_no_regular_file_is_refused_at_once_in_every_argument(
     lepton, few, finished_run, tmp_path, kind
 ):

@@ -39,7 +39,10 @@ SECONDS = 10
 _PATIENCE = 12
 """A command that takes so many times as long by the clock hangs."""
 MOST_BYTES = 1 << 30
-"""Largest peak of memory of a command."""
+"""Largest peak of memory of a command and its largest child process."""
+_FRESH_BYTES = 400 << 20
+"""Taken for what both hold before they read anything. Here they are forked from a process that may
+hold more, such as one that has run many tests, so that only what they add is measured."""
 _ADDRESS_SPACE = 3 << 30
 """Bytes of address space a command may map beyond those of the parent; allocations that large
 fail at once, so that they are found without filling the memory."""
@@ -225,7 +228,8 @@ class Engine:
     def _try(self, content: Content) -> Result:
         watch = _Watch.installed(self._stage, self._outside)
         arguments = self._subject.place(self._stage, content)
-        _peak_bytes()  # Making a mutant may have taken much.
+        _added_bytes(0)  # Making a mutant may have taken much.
+        held = _held_bytes()
         begun = time.monotonic()
         self._set_timers(SECONDS)
         try:
@@ -235,7 +239,7 @@ class Engine:
         seconds = time.monotonic() - begun
         text = (failure or _message(out, err)).replace(str(self._stage), "STAGE")
         outcome = f"{code} {outcome_of(_without_quotes(text))[:300]}"
-        return Result(outcome, _fault(code, out, err, failure, watch), seconds)
+        return Result(outcome, _fault(code, out, err, failure, watch, held), seconds)
 
 
 def run_command(
@@ -286,7 +290,7 @@ def _without_quotes(text: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|'.*", "TEXT", text)
 
 
-def _fault(code: int, out: str, err: str, failure: str, watch: _Watch) -> str:
+def _fault(code: int, out: str, err: str, failure: str, watch: _Watch, held: int) -> str:
     if failure:
         return f"traceback: {failure}"
     if code not in EXPECTED_CODES:
@@ -297,7 +301,7 @@ def _fault(code: int, out: str, err: str, failure: str, watch: _Watch) -> str:
         return f"raw character {found[0]!a} in the output"
     if "Traceback (most recent" in err:
         return "traceback in the output"
-    if (peak := _peak_bytes()) > MOST_BYTES:
+    if (peak := _FRESH_BYTES + _added_bytes(held)) > MOST_BYTES:
         return f"peak of {peak >> 20} MiB"
     return ""
 
@@ -327,12 +331,19 @@ def _read(file: int) -> str:
     return os.pread(file, 1 << 24, 0).decode("utf-8", "surrogateescape")
 
 
-def _peak_bytes() -> int:
-    """Largest memory of this process since the last call, and of its children."""
+def _held_bytes() -> int:
+    """Memory that this process holds."""
     status = Path("/proc/self/status").read_text()
-    peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
+    return int(status.partition("VmRSS:")[2].split()[0]) << 10
+
+
+def _added_bytes(held: int) -> int:
+    """Most memory since the last call beyond `held` bytes, here and in the largest child."""
+    status = Path("/proc/self/status").read_text()
+    here = int(status.partition("VmHWM:")[2].split()[0]) << 10
     Path("/proc/self/clear_refs").write_text("5")
-    return peak + (resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10)
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    return max(here - held, 0) + max(child - held, 0)
 
 
 class _Watch:
