@@ -33,7 +33,7 @@ from lepton_automl.pipeline.export import Outcome, write_and_verify
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers
-from lepton_automl.search.finals.winner import load_fold_nets
+from lepton_automl.search.finals.winner import load_winner_fold_nets
 from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.space.search_space import SearchSpace
@@ -241,7 +241,7 @@ def _folds(context: RunContext, *, judges_cuts: bool) -> dict[str, Any]:
     folds = assign_folds(data.train, data.validation, context.config.seed)
     if folds.samples.groups is not None:
         groups = {"validation_groups": folds.samples.groups[folds.evaluated_index(0)]}
-    nets = load_fold_nets(context.folder.best, folds)
+    nets = load_winner_fold_nets(context.folder.best, folds)
     most = max(most, 1 + max(nets, default=0))
     return groups | {"folds": folds, "most_folds": most, "fold_references": nets}
 

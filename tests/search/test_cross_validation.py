@@ -23,7 +23,7 @@ from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.flip_check import choose
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FinalTraining, finalist_results
-from lepton_automl.search.finals.winner import load_fold_nets
+from lepton_automl.search.finals.winner import load_winner_fold_nets
 from lepton_automl.search.loop import search
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.task_builder import TaskBuilder
@@ -178,14 +178,14 @@ def test_a_search_chooses_by_folds_and_ships_the_net_of_the_training_part(tmp_pa
         kept = {"auto": {"00001-final-0-fold-1", "00001-final-0-fold-2"}, "off": set()}
         assert {name for name in left if "fold" in name} == kept[folds]
         # The compression judges its cuts on these nets too, but on no other folds than their own.
-        nets = load_fold_nets(request.folder.best, request.folds)
+        nets = load_winner_fold_nets(request.folder.best, request.folds)
         trained = {task.key: Path(task.out) for task in workers.tasks}
         assert {fold: net.digest for fold, net in nets.items()} == {
             fold: Model.load(trained[f"1-final-0-fold-{fold}"]).digest
             for fold in ((1, 2) if folds == "auto" else ())
         }
         other = dataclasses.replace(request.folds, of_sample=request.folds.of_sample[::-1])
-        assert not load_fold_nets(request.folder.best, other)
+        assert not load_winner_fold_nets(request.folder.best, other)
         assert not list(request.folder.cache.glob("fold-*"))
         # Observers of results on the validation part receive no others.
         assert not any("fold" in key for key in request.ledger.all(EventKind.RUNG))

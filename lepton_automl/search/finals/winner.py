@@ -267,7 +267,7 @@ class WinnerStore:
         return option
 
 
-def load_fold_nets(folder: Path, folds: Folds) -> dict[int, Model]:
+def load_winner_fold_nets(folder: Path, folds: Folds) -> dict[int, Model]:
     """The nets that the search has trained like the winner, but without a fold.
 
     Parameters
