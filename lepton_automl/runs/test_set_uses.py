@@ -64,6 +64,7 @@ def record(fingerprint: str, sha256: str) -> tuple[str, ...]:
     try:
         files.make_durable_folder(folder)
         with _locked(folder / _LOCK_NAME):
+            files.remove_leftovers(folder)  # Of a process that was killed while it wrote.
             parts = _read(path)
             known = parts.get(fingerprint, [])
             if sha256 not in known:

@@ -27,6 +27,14 @@ def test_a_file_counts_once_on_each_test_part(state):
     assert uses.record("part1", C) == (A, B, C)
 
 
+def test_what_a_killed_process_has_left_is_deleted_by_the_next(state):
+    uses.record("part1", A)
+    left = state / f".{uses.FILE_NAME}.123.tmp"
+    left.write_text("{")
+    assert uses.record("part1", A) == (A,)
+    assert not left.exists()
+
+
 def test_a_count_is_of_different_files_up_to_the_given_one():
     assert uses.count(A) == 1
     assert uses.count(A, [A]) == 1

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,3 +32,16 @@ def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> 
     assert bad["kind"] == "DataError"
     assert bad["fix"]
     lock.close()
+
+
+def test_a_worker_whose_coordinator_has_gone_ends_without_a_traceback(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "from lepton_automl.search.workers.worker import main; main()"
+    command = [sys.executable, "-c", program, "", str(tmp_path), "[]"]
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == b""

@@ -91,10 +91,13 @@ def main() -> None:
     except LeptonError:
         sys.exit(1)  # The parent meets the same error at its next write.
     status = StatusWriter(output, lock)
-    status.start_task()
-    for line in sys.stdin:
+    try:
         status.start_task()
-        status.write(respond(line, status))
+        for line in sys.stdin:
+            status.start_task()
+            status.write(respond(line, status))
+    except BrokenPipeError:  # The coordinator has ended, and nobody reads the rest.
+        os._exit(1)
 
 
 def respond(line: str, status: StatusWriter) -> str:

@@ -127,6 +127,8 @@ def _scalar(rng: random.Random, field: FieldDescriptor, old: Any = None) -> Any:
         return rng.choice(
             (b"", b"\0", old[:-1], old * 2, old + b"\0", mutated_bytes(rng, [old or b"a"]))
         )
+    if isinstance(old, bytes):  # Protobuf gives text that is no UTF-8 as bytes.
+        old = old.decode("utf-8", "replace")
     text = rng.choice((*TEXTS, *((old and (old + "x", old[:1], old.upper())) or ())))
     return text.encode("utf-8", "replace").decode()
 
