@@ -38,6 +38,7 @@ from lepton_automl.compress.refit import refit
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
+from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.latency import NetFile
 from lepton_automl.cost.latency_model import Basis
 from lepton_automl.errors import DataError
@@ -517,9 +518,12 @@ def read_steps(folder: Path) -> tuple[StepRecord, ...]:
     fix = f"remove {folder} and compress again"
     body = untrusted_files.read_json(path, fix=fix, top=list, finite=False)
     try:
-        return tuple(StepRecord(**_fields(item)) for item in body)
+        steps = tuple(StepRecord(**_fields(item)) for item in body)
+        for step in steps:
+            check_types(step)
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged: {error}", fix=fix) from error
+    return steps
 
 
 def _fields(item: dict[str, Any]) -> dict[str, Any]:

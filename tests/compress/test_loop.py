@@ -95,6 +95,11 @@ def test_an_unfinished_or_damaged_ladder_is_said_to_be_so(tmp_path):
     (tmp_path / loop.STEPS_FILE).write_text("[{]")
     with pytest.raises(DataError, match="damaged"):
         CompressionResult.load(tmp_path)
+    for key, value in (("drop", []), ("accuracy", "0.9"), ("tries", None), ("is_accepted", 1)):
+        record = dataclasses.asdict(step("quantized", 0.1, 0.2, accepted=True, tries=1))
+        (tmp_path / loop.STEPS_FILE).write_text(json.dumps([record | {key: value}]))
+        with pytest.raises(DataError, match=rf"damaged: .*{key}"):
+            CompressionResult.load(tmp_path)
 
 
 def test_where_the_time_is_over_what_is_there_is_quantized(tmp_path):
