@@ -409,7 +409,7 @@ def _answered(
         is_machine = _limit(body["limits"])
         made = answer(Message(body["fields"], requests.read(payload_size)))
         return Message({"answer": made.fields}, made.payload)
-    except Exception as error:  # noqa: BLE001  It is raised again in the parent.
+    except Exception as error:  # noqa: BLE001 (raised again in the parent)
         known: BaseException = error
         if is_out_of_memory(error):
             if not is_machine:
@@ -417,7 +417,7 @@ def _answered(
             known = MemoryError(first_line(error))
         try:
             return Message({"error": error_answer(known)})
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 (an error of lepton itself, told as a bug)
             return Message({"bug": "".join(traceback.format_exception(error))})
 
 
