@@ -14,8 +14,8 @@ from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import INT8
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, TargetLatency
-from lepton_automl.core.files import scratch_folder
 from lepton_automl.core.limited_process import is_out_of_memory
+from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel

@@ -22,6 +22,7 @@ from lepton_automl.cli.spaces import spaces
 from lepton_automl.cli.status import status
 from lepton_automl.cli.streams import prepare, write_error, write_json, write_line
 from lepton_automl.cli.verify import verify
+from lepton_automl.core import scratch
 from lepton_automl.core.files import machine_error
 from lepton_automl.core.interrupts import interrupted_texts
 from lepton_automl.core.version import __version__
@@ -80,6 +81,7 @@ def lepton(
         raise MachineError(
             "the current folder no longer exists", fix="change into another one (cd), then go on"
         ) from None
+    scratch.remove_abandoned()
 
 
 def main() -> None:

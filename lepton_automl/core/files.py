@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,7 +187,7 @@ def machine_error(error: BaseException) -> LeptonError | None:
     folder for temporary files.
     """
     if isinstance(error, OSError) and str(error.strerror).startswith("No usable temporary"):
-        return _no_scratch(error)
+        return no_scratch_error(error)
     if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
         return MachineError(
             f"too many open files: {error.strerror}",
@@ -207,67 +205,12 @@ def machine_error(error: BaseException) -> LeptonError | None:
     return None
 
 
-def _no_scratch(error: OSError) -> LeptonError:
+def no_scratch_error(error: OSError) -> LeptonError:
+    """The MachineError where no folder for temporary files can be made."""
     return MachineError(
         f"no folder for temporary files can be written: {error.strerror}",
         fix="free some space there, or name another folder in TMPDIR",
     )
-
-
-def scratch_path() -> Path:
-    """The path of a new temporary folder, which is not made yet.
-
-    Raises
-    ------
-    OSError
-        If there is no folder for temporary files.
-    """
-    return Path(tempfile.gettempdir(), f"lepton-{os.getpid()}-{secrets.token_hex(8)}")
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A temporary folder until the block ends; an interruption at any moment leaves none.
-
-    Libraries report a full disk in words of their own, as if their input were wrong; so whatever
-    is raised while nothing can be written to the folder becomes an error of the machine.
-
-    Raises
-    ------
-    MachineError
-        If it cannot be made, or nothing more can be written to it.
-    """
-    try:
-        folder = scratch_path()
-    except OSError as error:
-        raise machine_error(error) or _no_scratch(error) from error
-    try:  # Ctrl-C may come before `mkdir` returns, so the name is known before.
-        try:
-            folder.mkdir(mode=0o700)
-        except OSError as error:
-            raise machine_error(error) or _no_scratch(error) from error
-        try:
-            yield folder
-        except Exception as error:
-            if (full := _write_failure(folder)) is None:
-                raise
-            raise MachineError(
-                f"the folder for temporary files {folder.parent} cannot be written: "
-                f"{full.strerror}",
-                fix="free some space there, or name another folder in TMPDIR",
-            ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_failure(folder: Path) -> OSError | None:
-    """The error of writing 256 kB to a folder; None if that works."""
-    try:
-        (folder / "probe").write_bytes(bytes(1 << 18))
-        (folder / "probe").unlink()
-    except OSError as error:
-        return error
-    return None
 
 
 def write_error(path: Path, error: OSError) -> LeptonError:

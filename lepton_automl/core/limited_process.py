@@ -27,7 +27,6 @@ import math
 import os
 import resource
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -42,7 +41,8 @@ from typing import Any, BinaryIO, Never, Self
 
 from lepton_automl import errors
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.files import machine_error, scratch_path
+from lepton_automl.core.files import machine_error
+from lepton_automl.core.scratch import Scratch
 from lepton_automl.core.subprocesses import error_answer, start_child
 from lepton_automl.errors import DataError, LeptonError, MachineError, first_line
 
@@ -107,7 +107,7 @@ class LimitedProcess:
         paths = os.pathsep.join(str(Path(entry or ".").resolve()) for entry in sys.path)
         scratch, settings = _made_scratch(), {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         if scratch is not None:
-            settings["TMPDIR"] = str(scratch)
+            settings["TMPDIR"] = str(scratch.path)
         try:
             child = start_child(
                 [sys.executable, "-P", "-c", program, str(os.getpid())],
@@ -301,25 +301,23 @@ class LimitedProcess:
         raise _crashed(pending, f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
-def _made_scratch() -> Path | None:
+def _made_scratch() -> Scratch | None:
     """A folder for the temporary files of a process, which may be killed; None where none can be.
 
     The process then uses those of this one, or says that there are none.
     """
     try:
-        folder = scratch_path()
-        folder.mkdir(mode=0o700)
+        return Scratch()
     except OSError:
         return None
-    return folder
 
 
-def _remove_scratch(folder: Path | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove_scratch(scratch: Scratch | None) -> None:
+    if scratch is not None:
+        scratch.remove()
 
 
-def _end(child: subprocess.Popen[bytes], owner: int, scratch: Path | None) -> None:
+def _end(child: subprocess.Popen[bytes], owner: int, scratch: Scratch | None) -> None:
     """Kill a process, unless this is a copy (fork) of the process that started it."""
     if os.getpid() != owner:
         return

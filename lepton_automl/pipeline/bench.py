@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lepton_automl.core import files
-from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost import device_bench, latency_model
 from lepton_automl.cost.latency import REFERENCE
 from lepton_automl.errors import ArchError, ConfigError, MachineError

@@ -24,7 +24,7 @@ from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
-from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, locate_data, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line

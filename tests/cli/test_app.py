@@ -266,3 +266,12 @@ def test_help_and_errors_are_written_in_ascii_where_the_encoding_is(tmp_path):
     assert done.returncode == 3
     first = done.stderr.decode("ascii").splitlines()[0]
     assert first == r"error: gr\xf6\xdfe\x1b[31m\u202e does not exist"
+
+
+def test_every_command_deletes_the_temporary_folders_of_killed_ones(lepton, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    left = tmp_path / "lepton-1-0123456789abcdef"
+    (left / "deep").mkdir(parents=True)
+    (left / "deep" / "file").write_text("x")
+    assert lepton("spaces").exit_code == 0
+    assert not left.exists()

@@ -126,39 +126,3 @@ def test_errors_of_the_machine_are_told_from_others(error):
 )
 def test_other_errors_are_no_errors_of_the_machine(error):
     assert files.machine_error(error) is None
-
-
-def test_what_a_library_raises_over_a_full_temporary_disk_is_an_error_of_the_machine(monkeypatch):
-    with pytest.raises(RuntimeError, match="not a valid model"), files.scratch_folder() as place:
-        raise RuntimeError("not a valid model")
-    assert not place.exists()
-    monkeypatch.setattr(
-        files, "_write_failure", lambda folder: OSError(errno.ENOSPC, "No space left on device")
-    )
-    with pytest.raises(MachineError, match="No space left") as caught, files.scratch_folder():
-        raise RuntimeError("not a valid model")
-    assert "TMPDIR" in caught.value.fix
-
-
-def test_an_interruption_while_a_temporary_folder_is_made_leaves_none(monkeypatch, tmp_path):
-    make = os.mkdir
-
-    def interrupted(*arguments, **options):
-        make(*arguments, **options)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(os, "mkdir", interrupted)
-    with pytest.raises(KeyboardInterrupt), files.scratch_folder():
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_where_no_temporary_folder_can_be_made_the_machine_is_named(monkeypatch):
-    def refuse(*arguments, **options):
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
-
-    monkeypatch.setattr(files.tempfile, "gettempdir", refuse)
-    with pytest.raises(MachineError, match="No usable temporary") as caught, files.scratch_folder():
-        pass
-    assert "TMPDIR" in caught.value.fix

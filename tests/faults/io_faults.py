@@ -108,7 +108,7 @@ def inject(work: Work, warm: Warm, base: Path, fault: str, target: int) -> tuple
     warm.forget(command)
     problems += scenarios.finish(case, warm, work.arguments)
     problems += watched.look()
-    problems += scenarios.end_problems(case, work.artifact, is_killed=dies)
+    problems += scenarios.end_problems(case, work.artifact)
     problems += scenarios.difference(work.made, case.files(work.artifact))
     return place, problems
 

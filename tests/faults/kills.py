@@ -116,8 +116,7 @@ class Case:
                 break
         problems += scenarios.finish(self.scenario, self.warm, self.work.arguments)
         problems += self.watched.look()
-        is_killed = any(each.startswith("SIGKILL") for each in self.strikes)
-        problems += scenarios.end_problems(self.scenario, self.work.artifact, is_killed=is_killed)
+        problems += scenarios.end_problems(self.scenario, self.work.artifact)
         if self.is_exact:
             problems += scenarios.difference(
                 self.work.made, self.scenario.files(self.work.artifact)

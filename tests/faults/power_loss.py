@@ -265,7 +265,7 @@ class PowerLoss:
                 if resumes:
                     done["resumed"] += 1
                     problems += scenarios.finish(case, warm, work.arguments)
-                    problems += scenarios.end_problems(case, work.artifact, is_killed=True)
+                    problems += scenarios.end_problems(case, work.artifact)
                     problems += scenarios.difference(work.made, case.files(work.artifact))
                 if problems:
                     place = operations[last]

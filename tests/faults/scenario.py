@@ -216,19 +216,16 @@ def last_line(text: str) -> str:
     return (errors or lines or [""])[-1][:300]
 
 
-def end_problems(
-    scenario: Scenario, artifact: str = "run/artifact", *, is_killed: bool = False
-) -> list[str]:
+def end_problems(scenario: Scenario, artifact: str = "run/artifact") -> list[str]:
     """What is wrong with a finished run: temporary files, an incomplete artifact.
 
-    A process that was killed (`is_killed`) leaves its folder for temporary files, which is not in
-    the run folder, to the system.
+    The folder for temporary files of a command that was killed is deleted by the next one.
     """
     problems, passing = [], scenario.base / "tmp"
     left = [
         str(path.relative_to(scenario.base))
         for path in scenario.base.rglob("*")
-        if path.name.endswith(".tmp") or (passing in path.parents and not is_killed)
+        if path.name.endswith(".tmp") or passing in path.parents
     ]
     if left:
         problems.append(f"temporary files are left: {left[:3]}")

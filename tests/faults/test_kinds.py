@@ -50,7 +50,7 @@ def test_after_kills_and_a_failing_disk_the_same_command_makes_the_same_files(ru
     assert scenario.message_problems(failing, failing.wait(), {7}) == []
     assert case.watched.look() == []
     assert scenario.finish(case.scenario, process, work.arguments) == []
-    assert scenario.end_problems(case.scenario, is_killed=True) == []
+    assert scenario.end_problems(case.scenario) == []
     assert case.scenario.files() == work.made
 
 

@@ -108,7 +108,7 @@ def check(work: Work, case: Scenario, warm: Warm, file: str, offset: int) -> lis
     problems += [f"run: {what}" for what in _message(command, code, EXIT_CODES)]
     if code == 0 and not in_artifact:
         problems += scenarios.difference(work.made, case.files(work.artifact))
-        problems += scenarios.end_problems(case, is_killed=True)
+        problems += scenarios.end_problems(case)
     return problems
 
 

@@ -145,7 +145,7 @@ def at_the_same_time(case: Scenario, work: Work, warm: Warm) -> list[str]:
 
 def _end_as_root(case: Scenario, work: Work, warm: Warm) -> list[str]:
     problems = scenarios.finish(case, warm, work.arguments)
-    problems += scenarios.end_problems(case, is_killed=True)
+    problems += scenarios.end_problems(case)
     return problems + scenarios.difference(work.made, case.files(work.artifact))
 
 

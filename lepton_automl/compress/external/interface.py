@@ -18,7 +18,7 @@ from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.compress.external.rewrites import remove_unused
-from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.version import __version__
 from lepton_automl.data.framing import Framing
 from lepton_automl.errors import DataError, first_line

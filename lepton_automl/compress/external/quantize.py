@@ -27,7 +27,7 @@ from lepton_automl.compress.evaluation import kl_divergence
 from lepton_automl.compress.external.equalization import equalize_onnx
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.core import files, untrusted_files
-from lepton_automl.core.files import scratch_folder
+from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.models import onnx_file
