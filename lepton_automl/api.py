@@ -10,7 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from lepton_automl.config import Balance, Channels, Flip, Limits, Prefer, Refit, RunConfig, seconds
+from lepton_automl.config import (
+    Balance,
+    ChannelAxis,
+    Channels,
+    Flip,
+    Limits,
+    Prefer,
+    Refit,
+    RunConfig,
+    seconds,
+)
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
@@ -48,7 +58,11 @@ class Options(TypedDict, total=False):
     device: str
     skip_corrupt: bool
     group: str | None
+    time: str | None
     parts: str | None
+    columns: str | None
+    root: str | Path | None
+    channel_axis: ChannelAxis
     flip: Flip
     refit: Refit
     folds: str
@@ -77,7 +91,11 @@ class CompressOptions(TypedDict, total=False):
     seed: int
     skip_corrupt: bool
     group: str
+    time: str
     parts: str
+    columns: str
+    root: str | Path
+    channel_axis: ChannelAxis
     channels: Channels
     pixel_scale: str
     fresh: bool
@@ -86,7 +104,7 @@ class CompressOptions(TypedDict, total=False):
     started: float | None
 
 
-_PATHS = ("out", "latency_from", "warm_start")
+_PATHS = ("out", "latency_from", "warm_start", "root")
 
 
 def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:

@@ -24,6 +24,7 @@ MAX_FOLDS = 10
 
 Balance = Literal["auto", "on", "off"]
 Channels = Literal["auto", "1", "3"]
+ChannelAxis = Literal["auto", "first", "last"]
 Flip = Literal["auto", "on", "off"]
 Refit = Literal["auto", "on", "off"]
 
@@ -204,9 +205,18 @@ class RunConfig:
     group: str | None = None
     """Regular expression whose match in a sample's path is its group, or `none`; None: the groups
     of the data, or those that names and near duplicates show."""
+    time: str | None = None
+    """Name of a column of the data with times: parts are cut in their order; None: at random."""
     parts: str | None = None
     """Folders of the parts, as `train=NAME,validation=NAME,test=NAME`, or `none`: every folder is a
-    class; None: by the names of the folders."""
+    class; None: by the names of the folders. In a table: values of the column of the parts."""
+    columns: str | None = None
+    """Columns of a table, or arrays of a file of arrays, as `path=NAME,label=NAME`; None: by their
+    names."""
+    root: Path | None = None
+    """Folder of the pictures that a table names; None: that of the table."""
+    channel_axis: ChannelAxis = "auto"
+    """Whether channels of pictures in arrays come `first` or `last`; `auto`: by the shape."""
     flip: Flip = "auto"
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
     refit: Refit = "auto"
@@ -258,8 +268,8 @@ class RunConfig:
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
         fold_count(self.folds)
-        group_pattern(self.group)
         part_folders(self.parts)
+        column_names(self.columns)
         for name, value, legal in (
             ("device", self.device, {"auto", "cpu", "cuda"}),
             ("prefer", self.prefer, {"size", "latency"}),
@@ -267,6 +277,7 @@ class RunConfig:
             ("flip", self.flip, {"auto", "on", "off"}),
             ("refit", self.refit, {"auto", "on", "off"}),
             ("channels", self.channels, {"auto", "1", "3"}),
+            ("channel-axis", self.channel_axis, {"auto", "first", "last"}),
         ):
             if value not in legal:
                 raise ConfigError(
@@ -347,7 +358,7 @@ def group_pattern(text: str | None) -> re.Pattern[str] | None:
     ConfigError
         If it is not a regular expression.
     """
-    if text in (None, NONE, AUTO):
+    if text is None or text in (NONE, AUTO):
         return None
     try:
         return re.compile(text)
@@ -382,6 +393,27 @@ def part_folders(text: str | None) -> Mapping[str, str] | None:
         )
     if "train" not in found:
         raise ConfigError(f"--parts {text!r} names no train folder", fix="add train=FOLDER")
+    return found
+
+
+def column_names(text: str | None) -> Mapping[str, str] | None:
+    """What a column holds -> its name in the data, of `--columns`; `none` for no column.
+
+    Raises
+    ------
+    ConfigError
+        If it is not written that way.
+    """
+    if text is None or text == AUTO:
+        return None
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    found = {what.strip().lower(): name.strip() for what, _, name in pairs}
+    if len(found) < len(pairs) or not all((*found, *found.values())):
+        raise ConfigError(
+            f"--columns {text!r}, the rule is WHAT=COLUMN with commas, each WHAT at most once",
+            fix="give for instance --columns path=file,label=species; split=none leaves a column "
+            "out",
+        )
     return found
 
 

@@ -70,7 +70,11 @@ def compress(
     seed: o.Seed = 0,
     skip_corrupt: o.SkipCorrupt = False,
     group: o.Group = None,
+    time: o.Time = None,
     parts: o.Parts = None,
+    columns: o.Columns = None,
+    root: o.Root = None,
+    channel_axis: o.ChannelAxisName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     fresh: o.Fresh = False,
@@ -90,7 +94,7 @@ def compress(
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "source"})
     defaults = {"prefer": "size", "target": "x86-any", "seed": 0, "device": "auto"}
-    defaults |= {"channels": "auto", "pixel_scale": "auto"}
+    defaults |= {"channels": "auto", "pixel_scale": "auto", "channel_axis": "auto"}
     stated = {k: v for k, v in settings.items() if k not in defaults or v != defaults[k]}
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

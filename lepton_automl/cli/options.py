@@ -186,18 +186,53 @@ Group = Annotated[
     str | None,
     typer.Option(
         "--group",
-        metavar="REGEX",
-        help="Keep pictures in one part whose paths match alike, such as '(P[0-9]+)-'; none keeps "
-        "only equal ones together.  [default: by names and near duplicates]",
+        metavar="COLUMN|REGEX",
+        help="Keep pictures in one part that have the same value in a column of the data, or whose "
+        "paths match alike, such as '(P[0-9]+)-'; none keeps only equal ones together.  [default: "
+        "by names and near duplicates]",
+    ),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="COLUMN",
+        help="Cut the parts in the order of the times in this column: train the earliest, test the "
+        "latest.  [default: at random]",
     ),
 ]
 Parts = Annotated[
     str | None,
     typer.Option(
         "--parts",
-        metavar="PART=FOLDER,...",
-        help="Folders that are parts, as train=tr,test=holdout; none: all are classes.  "
-        "[default: by their names]",
+        metavar="PART=NAME,...",
+        help="Folders that are parts, as train=tr,test=holdout, or values of the column with the "
+        "parts; none: the data have no parts.  [default: by their names]",
+    ),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="WHAT=COLUMN,...",
+        help="Columns of a table, as path=file,label=species,split=none, or arrays of a .npz file, "
+        "as x=pics,y=kind.  [default: by their names]",
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="Folder of the pictures that a table names.  [default: that of the table]",
+        show_default=False,
+    ),
+]
+ChannelAxisName = Annotated[
+    str,
+    typer.Option(
+        "--channel-axis",
+        help="Whether the channels of pictures in arrays come first (N, C, H, W) or last (N, H, W, "
+        "C); auto: by the shape.",
     ),
 ]
 FlipName = Annotated[

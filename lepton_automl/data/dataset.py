@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import Balance, Channels, part_folders
+from lepton_automl.config import (
+    AUTO,
+    Balance,
+    ChannelAxis,
+    Channels,
+    column_names,
+    part_folders,
+)
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
@@ -313,23 +320,21 @@ class DataPlace:
     """Name of the source that reads them; empty where no source does."""
 
 
-def locate_data(data: str, part_names: str | None = None) -> DataPlace:
+def locate_data(data: str) -> DataPlace:
     """Find the source of data, and their absolute path if the source reads a path.
 
     Parameters
     ----------
     data : str
         As `open_dataset` takes it.
-    part_names : str, optional
-        As in `open_dataset`.
     """
-    found = loading.find_source(data, part_folders(part_names))
+    found = loading.find_source(data)
     if found is None:
         return DataPlace(data, "")
     kind, source = found
     # A name may be that of a file in the working directory too: the built-in `digits` is no path.
     path = str(real_path(data))
-    is_path = Path(data).exists() and source.accepts(path)
+    is_path = Path(data).exists() and source().accepts(path)
     return DataPlace(path if is_path else data, kind)
 
 
@@ -340,7 +345,11 @@ def open_dataset(
     seed: int = 0,
     skip_corrupt: bool = False,
     group: str | None = None,
+    time: str | None = None,
     part_names: str | None = None,
+    columns: str | None = None,
+    root: Path | None = None,
+    channel_axis: ChannelAxis = "auto",
     quarantine: Path | None = None,
     channels: Channels = "auto",
     pixel_scale: str = "auto",
@@ -352,8 +361,8 @@ def open_dataset(
     Parameters
     ----------
     data : str or Path
-        Accepted by one of the `sources`: `digits`, a folder with one sub-folder per class, a
-        `.npz` file.
+        Accepted by one of the `sources`: `digits`, a folder with one sub-folder per class, a table
+        of paths and labels, a `.npz` file.
     test : Path, optional
         Labelled pictures of the same classes to use as the test part.
     seed : int
@@ -361,9 +370,19 @@ def open_dataset(
     skip_corrupt : bool
         Ignore picture files that cannot be read instead of raising an error.
     group : str, optional
-        Regular expression whose match in a sample's path is its group, or `none`.
+        Name of an attribute whose values are the groups, a regular expression whose match in a
+        sample's path is its group, or `none`.
+    time : str, optional
+        Name of an attribute with times, in whose order the parts are cut.
     part_names : str, optional
-        Folders of the parts, as `train=NAME,test=NAME`, or `none`: every folder is a class.
+        Folders of the parts, as `train=NAME,test=NAME`, or `none`: every folder is a class. In a
+        table: values of the column of the parts, `none`: that column is left out.
+    columns : str, optional
+        What columns of a table or arrays of a file hold, as `path=NAME,label=NAME`.
+    root : Path, optional
+        Folder of the pictures that a table names.
+    channel_axis : str
+        Whether channels in arrays come `first` or `last`; `auto`: by the shape.
     quarantine : Path, optional
         Text file to which the ignored files are written, a line each.
     channels : str
@@ -380,15 +399,27 @@ def open_dataset(
         cannot be written.
     """
     stated = parse_scale(pixel_scale)
-    folders = part_folders(part_names)
-    samples = loading.read_samples(str(data), test, folders, stated, known_scale)
+    options = {
+        "parts": part_folders(part_names),
+        "columns": column_names(columns),
+        "root": root,
+        "channel_axis": None if channel_axis == AUTO else channel_axis,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    samples = loading.read_samples(str(data), test, options, stated, known_scale)
+    # Before every picture is read, which may take minutes.
+    loading.stated_groups(samples, group)
+    loading.stated_times(samples, time)
     checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
     checked = loading.choose_file_scale(checked, stated, known_scale)
     checked = loading.with_channels(checked, channels)
     for note in checked.samples.notes:
         emit(Event("data", note))
-    checked = loading.with_groups(checked, group, emit)
-    parts = loading.assign_parts(checked, seed)
+    checked = loading.with_groups(checked, group, emit, by_names=time is None)
+    times = loading.stated_times(checked.samples, time)
+    parts = loading.assign_parts(checked, seed, times)
+    if times is not None:
+        checked = loading.with_time_decision(checked, times, parts)
     train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
     name, size = loading.dataset_name(str(data)), checked.size
     emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))

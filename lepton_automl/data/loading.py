@@ -23,7 +23,11 @@ from lepton_automl.core.untrusted_files import PICTURE
 from lepton_automl.data import decode, near_duplicates
 from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.levels import Levels, LevelTable, scale_files
-from lepton_automl.data.name_groups import find_name_groups, groups_by_pattern
+from lepton_automl.data.name_groups import (
+    find_name_groups,
+    groups_by_attribute,
+    groups_by_pattern,
+)
 from lepton_automl.data.near_duplicates import NearDuplicates
 from lepton_automl.data.pixel_scale import (
     EIGHT_BIT,
@@ -35,15 +39,16 @@ from lepton_automl.data.pixel_scale import (
     scale_arrays,
 )
 from lepton_automl.data.sources import PARTS, Picture, Pictures, RawSamples, Samples, Source
-from lepton_automl.data.sources.image_folder import ImageFolder
-from lepton_automl.data.split import first_few, split
+from lepton_automl.data.split import first_few, split, split_by_time
+from lepton_automl.data.times import Times, read_times
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 
 _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""
 
-_FOLDER_SOURCE = "image_folder"
+ReadOptions = Mapping[str, object]
+"""`parts`, `columns`, `root`, `channel_axis`: see `Source.uses`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,7 @@ class CheckedSamples:
 def read_samples(
     data: str,
     test: Path | None,
-    part_folders: Mapping[str, str] | None = None,
+    options: ReadOptions | None = None,
     stated: PixelScale | None = None,
     known: PixelScale | None = None,
 ) -> Samples:
@@ -80,8 +85,9 @@ def read_samples(
         Accepted by one of the sources.
     test : Path or None
         Other data with the test part.
-    part_folders : mapping of str to str, optional
-        Part -> its folder in `data`; empty: every folder is a class.
+    options : mapping, optional
+        How the data are read: keyword arguments of the sources that use them. All but `parts`
+        apply to `test` too.
     stated, known : PixelScale, optional
         As `given` and `known` in `pixel_scale.scale_arrays`.
 
@@ -91,13 +97,17 @@ def read_samples(
         If no source accepts the data, they cannot be used, `test` has another class, or the parts
         have different pixel scales.
     ConfigError
-        If there are two test parts, `part_folders` has no effect, or the stated pixel scale does
-        not fit the data.
+        If there are two test parts, an option has no effect, or the stated pixel scale does not fit
+        the data.
     """
-    first = _read(data, part_folders)
+    options = options or {}
+    for_test = {name: value for name, value in options.items() if name != "parts"}
+    sources = [_source(data), *([] if test is None else [_source(str(test))])]
+    _check_effect(data, options, [source.uses for source in sources])
+    first = _read(data, sources[0], options)
     if test is None:
         return _scaled(data, first, (), stated, known)[0]
-    second = _read(str(test))
+    second = _read(str(test), sources[1], for_test)
     tested = _tested(second, test)
     samples, scale = _scaled(data, first, tested, stated, known)
     if scale is None:
@@ -229,7 +239,9 @@ def with_channels(checked: CheckedSamples, wanted: Channels) -> CheckedSamples:
     return checked if wanted == "auto" else dataclasses.replace(checked, channels=int(wanted))
 
 
-def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> CheckedSamples:
+def with_groups(
+    checked: CheckedSamples, group: str | None, emit: Emit, *, by_names: bool = True
+) -> CheckedSamples:
     """Samples with groups: stated ones, those of the data, or those that pictures and names show.
 
     Parameters
@@ -237,16 +249,17 @@ def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> Check
     checked : CheckedSamples
         Samples, maybe with groups of their own.
     group : str or None
-        Regular expression: its first capture group, or its whole match, in a sample's path names
-        the sample's group, samples without a match are alone. `none`: no groups. None: the groups
-        of the data, else near duplicates and groups that file names count.
+        As in `stated_groups`. None: the groups of the data, else near duplicates and groups that
+        file names count.
     emit : callable
         Receives an event where groups are found.
+    by_names : bool
+        Whether groups are looked for in file names.
 
     Raises
     ------
     ConfigError
-        If it is not a regular expression, or matches no sample or all samples alike.
+        As `stated_groups`.
     """
     samples, copies = checked.samples, _copies(checked.digests)
     different = np.flatnonzero(copies == np.arange(len(samples)))
@@ -256,15 +269,16 @@ def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> Check
     place = np.searchsorted(different, copies)
     near_groups = different[near.groups][place]
     checked = dataclasses.replace(checked, near_duplicates=near_groups)
-    pattern = group_pattern(group)
-    if pattern is not None:
-        return _grouped(checked, groups_by_pattern(pattern, samples.ids))
+    if (stated := stated_groups(samples, group)) is not None:
+        return _grouped(checked, stated)
     if group == NONE:
         return _grouped(checked, None)
     if samples.groups is not None or not _wanted(samples):
         return checked
-    vectors = near_duplicates.vectors(thumbs)[place]
-    by_name, named = find_name_groups(samples.ids, samples.labels, samples.class_names, vectors)
+    by_name, named = None, None
+    if by_names:
+        vectors = near_duplicates.vectors(thumbs)[place]
+        by_name, named = find_name_groups(samples.ids, samples.labels, samples.class_names, vectors)
     has_near = bool((near.sizes > 1).any())
     decisions = [each for each in (named, not_searched) if each is not None]
     if has_near:
@@ -280,6 +294,32 @@ def with_groups(checked: CheckedSamples, group: str | None, emit: Emit) -> Check
     groups = groups if by_name is None else _union(groups, by_name)
     checked = _grouped(checked, _with_enough_groups(groups, copies, samples.labels))
     return dataclasses.replace(checked, are_groups_found=True)
+
+
+def stated_groups(samples: Samples, group: str | None) -> NDArray[np.int64] | None:
+    """Group of each sample by `--group`; None where that states no groups.
+
+    Parameters
+    ----------
+    samples : Samples
+        Their attributes and names.
+    group : str or None
+        Name of an attribute, whose values are the groups, samples without one are alone; else a
+        regular expression: its first capture group, or its whole match, in a sample's path names
+        the sample's group, samples without a match are alone.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither an attribute nor a regular expression, or all samples or none are of one
+        group.
+    """
+    if group is not None and group in samples.attributes:
+        return groups_by_attribute(group, samples.attributes[group])
+    pattern = group_pattern(group)
+    if pattern is None:
+        return None
+    return groups_by_pattern(pattern, samples.ids, tuple(samples.attributes))
 
 
 def _with_enough_groups(
@@ -352,20 +392,76 @@ def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.in
     return labels
 
 
-def assign_parts(checked: CheckedSamples, seed: int) -> NDArray[np.str_]:
+def assign_parts(
+    checked: CheckedSamples, seed: int, times: Times | None = None
+) -> NDArray[np.str_]:
     """Assign each sample to a part; without groups, equal pictures stay in one part.
+
+    Parameters
+    ----------
+    checked : CheckedSamples
+        The samples.
+    seed : int
+        Of the draw.
+    times : Times, optional
+        Parts are cut in the order of these times instead of being drawn.
 
     Raises
     ------
     DataError
-        As `split`, or if a class has too few different pictures.
+        As `split` and `split_by_time`, or if a class has too few different pictures.
     """
     samples, groups = checked.samples, checked.samples.groups
     if groups is None and len(set(checked.digests)) < len(samples):
         groups = _copies(checked.digests)
     if samples.groups is None or checked.are_groups_found:
         _check_copies(samples, _copies(checked.digests))
+    if times is not None:
+        return split_by_time(
+            samples.labels, samples.class_names, samples.parts, groups, times.seconds
+        )
     return split(samples.labels, samples.class_names, samples.parts, groups, seed, samples.ids)
+
+
+def stated_times(samples: Samples, column: str | None) -> Times | None:
+    """The times in the attribute that `--time` names; None without that option.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such attribute, or nothing is to be split.
+    DataError
+        If a value is no time.
+    """
+    if column is None:
+        return None
+    if column not in samples.attributes:
+        near = plugins.unknown_name(column, list(samples.attributes), "column of the data")
+        raise ConfigError(
+            f"--time {column!r}: the data have no such column",
+            fix=near.fix
+            if samples.attributes
+            else "give a table (.csv) of pictures with a column of times",
+        )
+    if not _wanted(samples):
+        raise ConfigError(
+            f"--time {column} has no effect: the data have a validation and a test part",
+            fix="leave --time out, or leave the given parts out with --parts none",
+        )
+    is_pool = np.full(len(samples), True)
+    if samples.parts is not None:
+        is_pool = np.isin(samples.parts, ("", "train"))
+    return read_times(column, samples.attributes[column], samples.ids, is_pool)
+
+
+def with_time_decision(
+    checked: CheckedSamples, times: Times, parts: NDArray[np.str_]
+) -> CheckedSamples:
+    """Samples with the record of where parts were cut in time."""
+    samples = checked.samples
+    decision = times.decision(parts, _wanted(samples), samples.groups)
+    changed = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
+    return dataclasses.replace(checked, samples=changed)
 
 
 def _copies(digests: Sequence[bytes]) -> NDArray[np.int64]:
@@ -415,11 +511,17 @@ def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
     return tuple(pictures[place] for place in places)
 
 
+_FILE_SUFFIX = re.compile(
+    r"(?<=.)\.(npz|npy|csv|tsv|jsonl|ndjson|zip|tar|tgz|tar\.gz|parquet|gz)$", re.IGNORECASE
+)
+"""Suffix of a file that holds data."""
+
+
 def dataset_name(data: str) -> str:
     """A short name for `data`, valid as a folder name: `flowers5` for `x/flowers5/train`."""
     path = Path(data).absolute()
     named = path.parent if path.name in {"train", "training"} and path.parent.name else path
-    stem = named.stem if named.suffix == ".npz" else named.name
+    stem = _FILE_SUFFIX.sub("", named.name)
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
 
 
@@ -436,34 +538,52 @@ def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, in
     )
 
 
-def find_source(
-    data: str, part_folders: Mapping[str, str] | None = None
-) -> tuple[str, Source] | None:
+def find_source(data: str) -> tuple[str, type[Source]] | None:
     """The source that reads `data`, and its name; None where no source accepts it."""
-    if part_folders is not None:
-        return _FOLDER_SOURCE, ImageFolder(part_folders)
     # A built-in name precedes a folder of that name, which can be given as `./digits`.
     for name in sorted(plugins.names("sources"), key=lambda name: (name != data, name)):
-        source = plugins.load("sources", name, Source)()  # type: ignore[type-abstract]
-        if source.accepts(data):
+        source = plugins.load("sources", name, Source)  # type: ignore[type-abstract]
+        if source().accepts(data):
             return name, source
     return None
 
 
-def _read(data: str, part_folders: Mapping[str, str] | None = None) -> RawSamples | Samples:
-    if part_folders is not None and not Path(data).is_dir():
-        raise ConfigError(f"--parts has no effect: {data} is not a folder", fix="leave --parts out")
-    if (found := find_source(data, part_folders)) is not None:
-        return _filled(data, found[1].read_raw(data))
+def _source(data: str) -> type[Source]:
+    if (found := find_source(data)) is not None:
+        return found[1]
     names = plugins.names("sources")
     what = "is not a supported kind of data" if Path(data).exists() else "does not exist"
     near = difflib.get_close_matches(data, names, n=1)
     raise DataError(
         f"{data} {what}",
         fix=(f"did you mean {near[0]!r}? " if near else "")
-        + "give a folder with one sub-folder of pictures per class, a .npz file, or digits "
-        f"(known sources: {', '.join(names)})",
+        + "give a folder with one sub-folder of pictures per class, a table (.csv) of paths and "
+        f"labels, a .npz file, or digits (known sources: {', '.join(names)})",
     )
+
+
+_OPTIONS = {
+    "parts": ("--parts", "neither a folder of classes nor a table"),
+    "columns": ("--columns", "neither a table nor a file of arrays"),
+    "root": ("--root", "no table of paths"),
+    "channel_axis": ("--channel-axis", "no file of arrays"),
+}
+"""How data are read -> option, and what the data are where it has no effect."""
+
+
+def _check_effect(data: str, options: ReadOptions, uses: Sequence[frozenset[str]]) -> None:
+    for name in options:
+        others = uses[:1] if name == "parts" else uses
+        if not any(name in each for each in others):
+            option, what = _OPTIONS[name]
+            raise ConfigError(
+                f"{option} has no effect: {data} is {what}", fix=f"leave {option} out"
+            )
+
+
+def _read(data: str, source: type[Source], options: ReadOptions) -> RawSamples | Samples:
+    used = {name: value for name, value in options.items() if name in source.uses}
+    return _filled(data, source(**used).read_raw(data))
 
 
 def _filled(data: str, samples: RawSamples | Samples) -> RawSamples | Samples:
@@ -495,6 +615,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         ids=samples.ids + tuple(f"{test}: {name}" for name in more.ids),
         parts=np.concatenate([first, np.full(len(more), "test", "<U10")]),
         groups=_concatenate_groups(samples, more),
+        attributes=_concatenate_attributes(samples, more),
         notes=samples.notes + more.notes,
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,
@@ -534,6 +655,18 @@ def _concatenate_groups(samples: Samples, more: Samples) -> NDArray[np.int64] | 
     return np.concatenate(columns)
 
 
+def _concatenate_attributes(samples: Samples, more: Samples) -> dict[str, tuple[str, ...]]:
+    names = dict.fromkeys((*samples.attributes, *more.attributes))
+    return {
+        name: tuple(
+            text
+            for part in (samples, more)
+            for text in part.attributes.get(name, ("",) * len(part))
+        )
+        for name in names
+    }
+
+
 def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
     return dataclasses.replace(
         samples,
@@ -542,6 +675,10 @@ def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
         ids=tuple(samples.ids[place] for place in places),
         parts=None if samples.parts is None else samples.parts[places],
         groups=None if samples.groups is None else samples.groups[places],
+        attributes={
+            name: tuple(column[place] for place in places)
+            for name, column in samples.attributes.items()
+        },
     )
 
 

@@ -261,7 +261,39 @@ def _example(groups: NDArray[np.int64], ids: Sequence[str]) -> str:
     return f"{ids[int(members[0])]} with {ids[int(members[-1])]} ({len(members)} pictures)"
 
 
-def groups_by_pattern(pattern: re.Pattern[str], ids: Sequence[str]) -> NDArray[np.int64]:
+def groups_by_attribute(name: str, column: Sequence[str]) -> NDArray[np.int64]:
+    """Group of each sample, int64 (N,), by an attribute; samples without a value are alone.
+
+    Raises
+    ------
+    ConfigError
+        If all samples have one value, or no two samples share one.
+    """
+    values = set(column)
+    if values in ({""}, {column[0]}):
+        raise ConfigError(
+            f"--group {name}: the column holds {column[0]!r} in every row: one group cannot be "
+            "split",
+            fix="name a column whose values differ between groups",
+        )
+    if len(values) == len(column):
+        raise ConfigError(
+            f"--group {name}: every row has a value of its own, such as {column[0]!r}, so it has "
+            "no effect",
+            fix="name a column with values that several pictures share, or leave --group out",
+        )
+    return _numbered([text or None for text in column])
+
+
+def _numbered(keys: Sequence[str | None]) -> NDArray[np.int64]:
+    """Numbers of equal keys; None is a group of its own."""
+    texts = [f"={key}" if key is not None else f"#{n}" for n, key in enumerate(keys)]
+    return np.unique(texts, return_inverse=True)[1].astype(np.int64)
+
+
+def groups_by_pattern(
+    pattern: re.Pattern[str], ids: Sequence[str], columns: Sequence[str] = ()
+) -> NDArray[np.int64]:
     """Group of each sample by what `pattern` finds in its name; samples without a match are alone.
 
     Parameters
@@ -270,6 +302,8 @@ def groups_by_pattern(pattern: re.Pattern[str], ids: Sequence[str]) -> NDArray[n
         Its first capture group counts, or the whole match where it has none.
     ids : sequence of str
         Names of the samples: paths below the data folder.
+    columns : sequence of str
+        Names of the columns that could have been meant, for messages.
 
     Returns
     -------
@@ -285,6 +319,13 @@ def groups_by_pattern(pattern: re.Pattern[str], ids: Sequence[str]) -> NDArray[n
     keys = [None if match is None else match.group(1 if pattern.groups else 0) for match in matches]
     option = f"--group {pattern.pattern!r}"
     if all(key is None for key in keys):
+        if columns:
+            raise ConfigError(
+                f"{option} is no column of the data, and as a regular expression it matches none "
+                f"of the {len(ids)} paths, such as {ids[0]!r}",
+                fix=f"name a column, one of: {', '.join(columns[:20])}; or write an expression for "
+                "paths like that one",
+            )
         raise ConfigError(
             f"{option} matches none of the {len(ids)} names, such as {ids[0]!r}",
             fix="write it for names like that one; samples of an .npz file have no names: put an "
@@ -296,6 +337,4 @@ def groups_by_pattern(pattern: re.Pattern[str], ids: Sequence[str]) -> NDArray[n
             "split",
             fix="match what differs between the groups, such as --group '(P[0-9]+)-'",
         )
-    # Keys of matches are texts, those of lone samples numbers.
-    texts = [f"={key}" if key is not None else f"#{n}" for n, key in enumerate(keys)]
-    return np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    return _numbered(keys)

@@ -1,4 +1,7 @@
-"""Split samples into train, validation and test: stratified, seeded, groups kept together."""
+"""Split samples into train, validation and test: stratified and seeded, or in the order of time.
+
+Groups are kept together in both.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,70 @@ def split(
             f"with groups kept together, train has no picture of "
             f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
             fix=f"give data of more groups with these classes, or a split of your own; {_ALONE}",
+        )
+    return given
+
+
+def split_by_time(
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    parts: NDArray[np.str_] | None,
+    groups: NDArray[np.int64] | None,
+    times: NDArray[np.float64],
+) -> NDArray[np.str_]:
+    """Cut parts that are not given in the order of time: train the earliest, test the latest.
+
+    Shares as in `split`. Samples of one time stay together, and so do those of one group, which
+    counts as what it is at its end: so no training sample is later than the cut.
+
+    Parameters
+    ----------
+    labels, class_names, parts, groups
+        As in `split`.
+    times : ndarray
+        float64 (N,): increasing with time; only those of samples to be split are used.
+
+    Raises
+    ------
+    DataError
+        If a class has too few samples, there are fewer different times than parts, or train lacks
+        a class.
+    """
+    given = np.full(len(labels), "", dtype="<U10") if parts is None else parts.astype("<U10")
+    given[given == "train"] = ""
+    pool = np.flatnonzero(given == "")
+    wanted = [part for part in PARTS[1:] if not (given == part).any()]
+    _check(labels[pool], class_names, wanted)
+    numbers = (
+        np.arange(len(pool)) if groups is None else np.unique(groups[pool], return_inverse=True)[1]
+    )
+    ends = np.full(int(numbers.max()) + 1, -np.inf)
+    np.maximum.at(ends, numbers, times[pool])
+    when = ends[numbers]
+    moments, counts = np.unique(when, return_counts=True)
+    if len(moments) <= len(wanted):
+        raise DataError(
+            f"the {len(pool)} pictures to be split are of {len(moments)} different times, groups "
+            f"at their end, but {len(wanted) + 1} parts (train, {', '.join(wanted)}) are needed",
+            fix="give data of more times, or a test part of your own; without --time parts are "
+            "drawn at random",
+        )
+    drawn = np.full(len(pool), "train", "<U10")
+    last = len(moments)
+    for left, part in zip(range(len(wanted), 0, -1), wanted[::-1], strict=True):
+        # From the end: as many moments as come closest to the share, one is left for each other.
+        sums = np.cumsum(counts[left:last][::-1])
+        number = int(np.abs(sums - _FRACTIONS[part] * len(pool)).argmin()) + 1
+        drawn[(when >= moments[last - number]) & (drawn == "train")] = part
+        last -= number
+    given[pool] = drawn
+    absent = set(range(len(class_names))) - set(labels[given == "train"].tolist())
+    if absent:
+        raise DataError(
+            f"with parts cut in time, train has no picture of "
+            f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
+            fix="give earlier pictures of these classes, leave the classes out, or leave --time "
+            "out: then parts are drawn at random",
         )
     return given
 

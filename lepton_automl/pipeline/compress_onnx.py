@@ -46,6 +46,7 @@ from lepton_automl.pipeline.context import (
     data_places,
     open_data,
     open_ledger,
+    part_options,
     resolve,
     use_one_thread,
 )
@@ -300,8 +301,7 @@ def _definition(
     return Definition(
         **data_places(config),
         skip_corrupt=config.skip_corrupt,
-        group=config.group or "",
-        parts=config.parts or "",
+        **part_options(config),
         data_fingerprint="",
         space="",
         space_digest="",

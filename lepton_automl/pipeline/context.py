@@ -211,7 +211,11 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
         seed=config.seed,
         skip_corrupt=config.skip_corrupt,
         group=config.group,
+        time=config.time,
         part_names=config.parts,
+        columns=config.columns,
+        root=config.root,
+        channel_axis=config.channel_axis,
         quarantine=RunFolder(config.out).quarantine,
         channels=config.channels,
         pixel_scale=config.pixel_scale,
@@ -412,7 +416,7 @@ def _check_place(config: RunConfig) -> None:
     if not config.fresh and (folder := RunFolder(config.out)).definition_file.exists():
         folder.definition()  # Refuses another format at once, before any data is read.
     out = real_path(config.out)
-    given = [locate_data(config.data, config.parts)]
+    given = [locate_data(config.data)]
     given += [] if config.test is None else [locate_data(str(config.test))]
     for place in (Path(each.place) for each in given):
         if place.is_absolute() and place.is_dir() and out.is_relative_to(place):
@@ -444,8 +448,7 @@ def define_run(
     definition = Definition(
         **data_places(config),
         skip_corrupt=config.skip_corrupt,
-        group=config.group or "",
-        parts=config.parts or "",
+        **part_options(config),
         flip=config.flip,
         refit=config.refit,
         balanced=dataset.train.is_balanced,
@@ -474,9 +477,21 @@ def define_run(
     return replace(definition, warm_start=warm.place, warm_digest=warm.digest), warm
 
 
+def part_options(config: RunConfig) -> dict[str, Any]:
+    """The fields of `Definition` that say how data are read and split, as text."""
+    return {
+        "group": config.group or "",
+        "time": config.time or "",
+        "parts": config.parts or "",
+        "columns": config.columns or "",
+        "root": "" if config.root is None else str(real_path(config.root)),
+        "channel_axis": config.channel_axis,
+    }
+
+
 def data_places(config: RunConfig) -> dict[str, Any]:
     """The fields of `Definition` that say where the data are, in any working directory."""
-    data = locate_data(config.data, config.parts)
+    data = locate_data(config.data)
     test = DataPlace("", "") if config.test is None else locate_data(str(config.test))
     return {
         "data": data.place,

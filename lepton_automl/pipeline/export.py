@@ -285,7 +285,11 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             "skip_corrupt": definition.skip_corrupt,
             "pixel_scale": definition.pixel_scale,
             "group": definition.group or None,
+            "time": definition.time or None,
             "part_names": definition.parts or None,
+            "columns": definition.columns or None,
+            "root": Path(definition.root) if definition.root else None,
+            "channel_axis": definition.channel_axis,
         }
         test = test or (Path(definition.test) if definition.test else None)
     dataset = open_dataset(data, test=test, known_scale=about.known_scale, emit=emit, **settings)
@@ -306,7 +310,7 @@ def _check_kind(definition: Definition) -> None:
     DataError
         If another one reads them: a folder was replaced by a file, or a plug-in was installed.
     """
-    kind = locate_data(definition.data, definition.parts or None).kind
+    kind = locate_data(definition.data).kind
     if definition.data_kind and kind and kind != definition.data_kind:
         raise DataError(
             f"the data of this run, {definition.data}, were read as {definition.data_kind}, now "

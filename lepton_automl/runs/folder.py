@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.config import Channels, Flip, Limits, Refit, RunConfig
+from lepton_automl.config import ChannelAxis, Channels, Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import DEFINITION
@@ -27,7 +27,10 @@ FORMAT = 2
 """Format of a run folder, `format` in its `run.toml`. Another number is refused: a folder written
 before the number existed has 1."""
 
-_PART_OPTIONS = ("group", "parts", "skip_corrupt")
+_PART_OPTIONS = (
+    *("group", "time", "parts", "columns", "root", "channel_axis"),
+    "skip_corrupt",
+)
 """Fields that matter only by the samples, groups and parts that they lead to."""
 
 
@@ -57,6 +60,14 @@ class Definition:
     """Text of `--group`; empty without one."""
     parts: str = ""
     """Text of `--parts`; empty without one."""
+    time: str = ""
+    """Column of `--time`; empty without one."""
+    columns: str = ""
+    """Text of `--columns`; empty without one."""
+    root: str = ""
+    """Absolute path of `--root`; empty without one."""
+    channel_axis: ChannelAxis = "auto"
+    """As in `RunConfig`."""
     flip: Flip = "auto"
     """Random flips: `on`, `off` or `auto`."""
     refit: Refit = "auto"
@@ -478,7 +489,11 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         test=Path(known.test) if known.test else None,
         skip_corrupt=known.skip_corrupt,
         group=known.group or None,
+        time=known.time or None,
         parts=known.parts or None,
+        columns=known.columns or None,
+        root=Path(known.root) if known.root else None,
+        channel_axis=known.channel_axis,
         flip=known.flip,
         refit=known.refit,
         balance="on" if known.balanced else "off",
@@ -518,9 +533,7 @@ def _flat(definition: Definition) -> dict[str, object]:
         "data_kind",
         "test_kind",
         "test",
-        "skip_corrupt",
-        "group",
-        "parts",
+        *_PART_OPTIONS,
         "space",
         "warm_start",
         "run_id",

@@ -121,7 +121,7 @@ def table(tmp_path_factory):
         ",".join(map(str, [label, *(row * 15).astype(int)]))
         for row, label in zip(digits.data[:300], digits.target[:300], strict=True)
     ]
-    path = tmp_path_factory.mktemp("data") / "digits.csv"
+    path = tmp_path_factory.mktemp("data") / "digits.pixels"
     path.write_text("\n".join(lines) + "\n")
     return path
 

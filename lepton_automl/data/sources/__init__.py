@@ -7,9 +7,10 @@ splits nothing (split does); it keeps a given split.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,8 @@ class Samples:
     """(N,) of `train`, `validation`, `test`, or empty for samples without a part."""
     groups: NDArray[np.int64] | None = None
     """(N,): samples of one group (a person, a session) must stay in one part."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, one line each."""
     decisions: tuple[Decision, ...] = ()
@@ -58,8 +61,8 @@ class Samples:
         return len(self.labels)
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "ids", "parts", "groups"):
-            column = getattr(self, name)
+        columns = {name: getattr(self, name) for name in ("pictures", "ids", "parts", "groups")}
+        for name, column in (*columns.items(), *self.attributes.items()):
             if column is not None and len(column) != len(self.labels):
                 raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
         if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
@@ -90,6 +93,11 @@ class RawSamples:
 
 class Source(ABC):
     """Base class of all sources; the file name is the source's name."""
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """Options that say how DATA is read, which the constructor takes as keyword arguments where the
+    user states them: `parts`, `columns` (mappings of str to str), `root` (a folder),
+    `channel_axis` (`first` or `last`)."""
 
     @abstractmethod
     def accepts(self, data: str) -> bool:

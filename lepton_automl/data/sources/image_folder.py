@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +13,9 @@ import numpy as np
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
 from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.part_names import parts_named
 from lepton_automl.data.sources import PARTS, Samples, Source
 from lepton_automl.errors import ConfigError, DataError
-
-_PART_WORDS = {
-    "train": "train tr trn training trainval learn learning",
-    "validation": "validation val valid validate validating dev devel development eval evaluation "
-    "tune tuning",
-    "test": "test tests testing tst ts te holdout heldout unseen",
-}
-"""Part -> words that mean it in names of folders, where the sub-folders of DATA are parts."""
-
-_PART_OF = {word: part for part, words in _PART_WORDS.items() for word in words.split()}
-_EITHER = frozenset({"eval", "evaluation"})
-"""Words that mean the test part where another folder is the validation part and none the test."""
-
-_FILLERS = (
-    "set sets data dataset split splits part parts folder dir images image imgs img pictures pics "
-    "photos files jpg jpeg png final full all clean cleaned original orig cropped resized aug "
-    "augmented new labeled labelled x out only"
-)
-"""Words that may stand beside the one for the part: `01_train_images`, `Final_Test`, `val2017`."""
 
 _CONTAINERS = (
     "images image imgs img pictures pics photos jpg jpeg jpegs png jpegimages data dataset files "
@@ -108,8 +89,10 @@ class ImageFolder(Source):
     ----------
     parts : mapping of str to str, optional
         Part -> name of its folder in DATA; empty: every folder is a class. By default folders are
-        parts by their names (`_PART_WORDS`).
+        parts by their names (`data.part_names`).
     """
+
+    uses = frozenset({"parts"})
 
     def __init__(self, parts: Mapping[str, str] | None = None) -> None:
         self._stated = parts
@@ -278,34 +261,7 @@ def _only_container(part: _Folder) -> _Folder:
 
 def _parts_by_name(folders: tuple[_Folder, ...]) -> dict[str, str]:
     """Name of a folder -> part, of those whose names mean a part."""
-    named = {folder.name: _part_named(folder.name) for folder in folders}
-    found = {name: part for name, part in named.items() if part is not None}
-    late = [name for name, part in found.items() if _EITHER & set(_words(name))]
-    others = {part for name, part in found.items() if name not in late}
-    if "validation" in others and "test" not in others:
-        found |= dict.fromkeys(late, "test")
-    return found
-
-
-def _part_named(name: str) -> str | None:
-    """The part that the name of a folder means; None: none, or more than one."""
-    words = _words(name)
-    parts = {_PART_OF[word] for word in words if word in _PART_OF}
-    rest = [word for word in words if word not in _PART_OF and word not in _FILLERS.split()]
-    return parts.pop() if len(parts) == 1 and not rest else None
-
-
-def _words(name: str) -> list[str]:
-    """Words of a name in lower case, without numbers: `Final_TestSet2` -> final, test, set."""
-    text = re.sub(r"hold[-_ ]?out|held[-_ ]?out", "holdout", name, flags=re.IGNORECASE)
-    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    words = []
-    for word in re.findall(r"[^\W\d_]+", text.lower()):
-        # Written as one word: trainset, testdata.
-        ending = next((e for e in ("set", "data", "images", "imgs") if word.endswith(e)), "")
-        stem = word.removesuffix(ending)
-        words += [stem, ending] if ending and stem in _PART_OF else [word]
-    return words
+    return parts_named(folder.name for folder in folders)
 
 
 def _stated_parts(

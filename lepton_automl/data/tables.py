@@ -1,0 +1,461 @@
+"""Tables of labelled pictures: which column holds what, and the samples that its rows make."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.config import NONE
+from lepton_automl.core import plugins
+from lepton_automl.core.decisions import Decision
+from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.part_names import parts_named
+from lepton_automl.data.sources import Picture, Samples
+from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.text import printable
+
+COLUMN_WORDS = {
+    "path": "path filepath imagepath imgpath picturepath filename imagefilename imgfilename file "
+    "imagefile imgfile imagename imgname fname image img picture photo relativepath relpath "
+    "imageid id",
+    "label": "label class target category labelname classname categoryname classlabel y species "
+    "diagnosis dx labels classes",
+    "split": "split part subset set partition phase usage fold",
+    "group": "group groupid patientid patient subjectid subject speakerid speaker personid person "
+    "participantid participant userid user sessionid session recordingid recording videoid video",
+    "weight": "weight sampleweight weights",
+}
+"""What a column holds -> names of such columns, without signs and in lower case, best first."""
+
+_FEW = 20
+"""Values of a column that are looked at to see what it holds."""
+_SHOWN = 5
+"""Rows or values that an error names."""
+_NUMERIC_SHARE = 0.8
+"""Share of columns of numbers from which on a table without paths is taken for a table of data."""
+_WHOLE = re.compile(r"-?\d+")
+_WHOLE_FRACTION = re.compile(r"(-?\d+)(?:\.0+)?")
+"""A whole number, also as pandas writes it where a column lacks values: `3.0`."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts with named columns."""
+
+    name: str
+    """In messages: the path of its file."""
+    columns: Mapping[str, Sequence[str]]
+    """Name -> a text for each row; empty where a row has none."""
+    places: Sequence[str]
+    """Of each row, in messages: `line 7`."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def error(self, rows: Sequence[int], what: str, fix: str) -> DataError:
+        """The error for rows of which `what` is wrong; it names the first ones."""
+        shown = ", ".join(self.places[row] for row in rows[:_SHOWN])
+        more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+        return DataError(f"{self.name}, {shown}{more}: {what}", fix=fix)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Names of the columns of a table by what they hold; empty for none."""
+
+    path: str = ""
+    label: str = ""
+    split: str = ""
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """In words: `path is file, label is species`."""
+        taken = dataclasses.asdict(self).items()
+        return ", ".join(f"{role} is {printable(name)}" for role, name in taken if name)
+
+
+def find_roles(
+    table: Table, stated: Mapping[str, str] | None, *, needs_path: bool = True
+) -> tuple[Roles, Decision | None]:
+    """Decide which column holds what: as stated, else by names, else by values.
+
+    Parameters
+    ----------
+    table : Table
+        A table.
+    stated : mapping of str to str, optional
+        What a column holds -> its name, `none` for no column.
+    needs_path : bool
+        Whether a column has to name picture files.
+
+    Returns
+    -------
+    Roles
+    Decision or None
+        What was decided; None where all is stated.
+
+    Raises
+    ------
+    DataError
+        If a column that is needed is not found, or the table holds numbers and no pictures.
+    ConfigError
+        If what is stated does not fit the table.
+    """
+    roles = [role for role in COLUMN_WORDS if needs_path or role != "path"]
+    given = _checked(table, stated or {}, roles)
+    taken: dict[str, str] = {}
+    for role in roles:
+        if role in given:
+            name = given[role]
+        else:
+            free = [n for n in table.columns if n not in (*given.values(), *taken.values())]
+            name = _by_name(table, role, free)
+        if name:
+            taken[role] = name
+    if needs_path and not taken.get("path"):
+        taken["path"] = _paths_by_values(
+            table, [n for n in table.columns if n not in taken.values()]
+        )
+    if "label" not in taken:
+        taken["label"] = _only_rest(table, taken)
+    _refuse_weight(table, taken, is_stated="weight" in given)
+    found = Roles(**{field.name: taken.get(field.name, "") for field in dataclasses.fields(Roles)})
+    if set(dataclasses.asdict(found)) - {"path" if not needs_path else ""} <= set(stated or {}):
+        return found, None
+    rest = [name for name in table.columns if name not in taken.values()]
+    more = f"; attributes: {', '.join(map(printable, rest[:10]))}" if rest else ""
+    if len(rest) > 10:
+        more += f" and {len(rest) - 10} more"
+    evidence = f"names of the {len(table.columns)} columns"
+    return found, Decision("columns", found.text + more, evidence, "inferred", "--columns")
+
+
+def _checked(table: Table, stated: Mapping[str, str], roles: Sequence[str]) -> dict[str, str]:
+    """What `--columns` states, an empty text for `none`."""
+    given = {}
+    for role, name in stated.items():
+        option = f"--columns {role}={name}"
+        if role not in roles:
+            error = plugins.unknown_name(role, list(roles), "kind of column")
+            raise ConfigError(f"{option}: {error.what} of {table.name}", fix=error.fix)
+        if name == NONE and name not in table.columns:
+            if role in ("path", "label"):
+                raise ConfigError(f"{option}: a table needs it", fix="name a column")
+            given[role] = ""
+        elif name in table.columns:
+            given[role] = name
+        else:
+            error = plugins.unknown_name(name, list(table.columns)[:50], "column")
+            raise ConfigError(f"{option}: {error.what} of {table.name}", fix=error.fix)
+    named = [name for name in given.values() if name]
+    if twice := {name for name in named if named.count(name) > 1}:
+        raise ConfigError(
+            f"--columns names {min(twice)!r} twice", fix="give each column one meaning"
+        )
+    return given
+
+
+def _by_name(table: Table, role: str, free: Sequence[str]) -> str:
+    """The column whose name means `role` best; empty if none does."""
+    words = COLUMN_WORDS[role].split()
+    plain = {name: re.sub(r"[\W_]+", "", name).lower() for name in free}
+    found = sorted((words.index(word), name) for name, word in plain.items() if word in words)
+    if role == "path":  # `image` may be a number and `file` the name of the picture.
+        found = [item for item in found if not _are_numbers(table.columns[item[1]])]
+        found.sort(key=lambda item: (not _are_paths(table, item[1]), item))
+    if role == "split":
+        found = [item for item in found if parts_named(_values(table, item[1]))]
+    if role == "weight":
+        found = [item for item in found if _are_numbers(table.columns[item[1]])]
+    if not found:
+        return ""
+    best, name = found[0]
+    if twins := [other for place, other in found[1:] if place == best]:
+        raise DataError(
+            f"{table.name}: the columns {name!r} and {twins[0]!r} both could be the {role}",
+            fix=f"state which: --columns {role}={name}",
+        )
+    return name
+
+
+def _values(table: Table, name: str) -> list[str]:
+    """Different values of a column in their order, without the empty one."""
+    return [text for text in dict.fromkeys(table.columns[name]) if text]
+
+
+def _are_paths(table: Table, name: str) -> bool:
+    some = [text for text in table.columns[name][:_FEW] if text]
+    endings = [f".{text.rpartition('.')[2].lower()}" for text in some]
+    return bool(some) and all(ending in SUFFIXES for ending in endings)
+
+
+def _are_numbers(column: Sequence[str]) -> bool:
+    try:
+        for text in column[:_FEW]:
+            float(text or 0)
+    except ValueError:
+        return False
+    return any(column[:_FEW])
+
+
+def _paths_by_values(table: Table, free: Sequence[str]) -> str:
+    found = [name for name in free if _are_paths(table, name)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(map(printable, list(table.columns)[:10]))
+    more = f" and {len(table.columns) - 10} more" if len(table.columns) > 10 else ""
+    if found:
+        raise DataError(
+            f"{table.name}: the columns {' and '.join(found[:3])} all name picture files",
+            fix=f"state which: --columns path={found[0]}",
+        )
+    numeric = sum(_are_numbers(column) for column in table.columns.values())
+    if numeric >= _NUMERIC_SHARE * len(table.columns):
+        raise DataError(
+            f"{table.name} is a table of numbers ({numeric} of {len(table.columns)} columns: "
+            f"{names}{more}), and no column names picture files; lepton searches nets for pictures",
+            fix="for such tables use scikit-learn (HistGradientBoostingClassifier) or AutoGluon; "
+            "where the numbers are pixels, save them as arrays: np.savez(path, x=..., y=...); "
+            "where a column names files: --columns path=COLUMN",
+        )
+    raise DataError(
+        f"{table.name}: no column names picture files, the columns are {names}{more}",
+        fix="state which: --columns path=COLUMN,label=COLUMN; a table begins with a line of names, "
+        "such as path,label",
+    )
+
+
+def _only_rest(table: Table, taken: Mapping[str, str]) -> str:
+    """The label, where one column is left."""
+    rest = [name for name in table.columns if name not in taken.values()]
+    if len(rest) == 1:
+        return rest[0]
+    names = ", ".join(map(printable, rest[:10])) or "none"
+    raise DataError(
+        f"{table.name}: no column is named as a label; besides "
+        f"{', '.join(taken.values()) or 'none'} there are: {names}",
+        fix=f"state which: --columns label={rest[0] if rest else 'COLUMN'}",
+    )
+
+
+def _refuse_weight(table: Table, taken: dict[str, str], *, is_stated: bool) -> None:
+    if not (name := taken.get("weight")):
+        return
+    what = "trainings and intervals give each picture of a class the same weight"
+    if is_stated:
+        raise ConfigError(
+            f"--columns weight={name}: {what}, so weights cannot be used", fix="leave it out"
+        )
+    raise DataError(
+        f"{table.name} has a column {name!r}; {what}, so weights of pictures cannot be used",
+        fix="leave rows out, or give --columns weight=none where it is no weight of a sample: it "
+        "becomes an attribute then; --balance weighs classes",
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a table that are samples."""
+
+    kept: NDArray[np.int64]
+    """Their places in the table."""
+    parts: NDArray[np.str_]
+    """(N,): part of each, or empty."""
+    notes: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+def assigned_rows(table: Table, roles: Roles, stated: Mapping[str, str] | None) -> Rows:
+    """The parts of rows; rows of a test part without labels are left out.
+
+    Parameters
+    ----------
+    table : Table
+        A table.
+    roles : Roles
+        Its columns.
+    stated : mapping of str to str, optional
+        Part -> value of the split column; empty: the column is left out.
+
+    Raises
+    ------
+    DataError
+        If a value means no part, or labels are missing.
+    ConfigError
+        If `stated` does not fit.
+    """
+    parts, decisions = _parts(table, roles, stated)
+    labels = np.array([bool(text.strip()) for text in table.columns[roles.label]], np.bool_)
+    is_test = parts == "test"
+    notes: tuple[str, ...] = ()
+    kept = np.full(len(table), True)
+    if is_test.any() and not labels[is_test].any():
+        kept = ~is_test
+        notes = (
+            f"{is_test.sum()} rows of the test part have no label and are left out: a test part is "
+            "drawn from the rest; `lepton predict` classifies them",
+        )
+    if len(missing := np.flatnonzero(kept & ~labels)):
+        raise table.error(
+            missing.tolist(),
+            f"{len(missing)} of {kept.sum()} rows have no label in the column {roles.label!r}",
+            "give each row a label, or leave these rows out",
+        )
+    if not kept.any():
+        raise DataError(f"{table.name} holds no labelled pictures", fix="add rows with labels")
+    return Rows(np.flatnonzero(kept), parts[kept], notes, decisions)
+
+
+def _parts(
+    table: Table, roles: Roles, stated: Mapping[str, str] | None
+) -> tuple[NDArray[np.str_], tuple[Decision, ...]]:
+    if not roles.split:
+        if stated:
+            names = ", ".join(map(printable, list(table.columns)[:10]))
+            raise ConfigError(
+                f"--parts has no effect: no column of {table.name} holds parts",
+                fix=f"name it with --columns split=COLUMN, one of: {names}",
+            )
+        return np.full(len(table), "", "<U10"), ()
+    values = _values(table, roles.split)
+    if stated == {}:
+        return np.full(len(table), "", "<U10"), ()
+    part_of = parts_named(values) if stated is None else _by_option(table, roles, values, stated)
+    unknown = [value for value in values if value not in part_of]
+    if stated is None and unknown:
+        known = dict.fromkeys(part_of.values())
+        raise table.error(
+            [row for row, text in enumerate(table.columns[roles.split]) if text in unknown],
+            f"{unknown[0]!r} in the column {roles.split!r} means no part",
+            f"write train, validation or test, or state what they mean: --parts "
+            f"{'' if 'train' in known else 'train=NAME,'}test={unknown[0]}; --parts none leaves "
+            "the column out",
+        )
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:_SHOWN]))
+        raise ConfigError(
+            f"--parts does not say what {shown} in the column {roles.split!r} mean",
+            fix="give each value of the column a part, or leave these rows out",
+        )
+    found = np.array([part_of.get(text, "") for text in table.columns[roles.split]], "<U10")
+    if stated is not None:
+        return found, ()
+    chosen = ", ".join(f"{part} is {printable(value)}" for value, part in part_of.items())
+    evidence = f"values of the column {roles.split}"
+    return found, (Decision("parts", chosen, evidence, "inferred", "--parts"),)
+
+
+def _by_option(
+    table: Table, roles: Roles, values: Sequence[str], stated: Mapping[str, str]
+) -> dict[str, str]:
+    for part, value in stated.items():
+        if value not in values:
+            shown = ", ".join(map(repr, values[:10]))
+            raise ConfigError(
+                f"--parts {part}={value}: the column {roles.split!r} of {table.name} has no such "
+                "value",
+                fix=f"give values of that column: {shown}",
+            )
+    return {value: part for part, value in stated.items()}
+
+
+def make_samples(
+    table: Table,
+    roles: Roles,
+    rows: Rows,
+    pictures: Sequence[Picture],
+    ids: Sequence[str],
+    class_names: Sequence[str] | None = None,
+    decisions: Sequence[Decision] = (),
+    notes: Sequence[str] = (),
+) -> Samples:
+    """The samples of the kept rows, sorted by class and name as those of a folder are.
+
+    Parameters
+    ----------
+    table, roles, rows
+        A table, its columns, and its rows that are samples.
+    pictures, ids
+        Picture and name of each kept row.
+    class_names : sequence of str, optional
+        Names of the classes where the labels are their numbers.
+    decisions, notes
+        Further ones.
+    """
+    labels, names = _classes(table, roles, rows, class_names)
+    order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
+    places = [int(rows.kept[n]) for n in order]
+    others = {"path": roles.path, "label": roles.label, "split": roles.split}.values()
+    groups = None
+    if roles.group:
+        column = table.columns[roles.group]
+        keys = [f"={column[row]}" if column[row] else f"#{row}" for row in places]
+        if len(set(keys)) < len(keys):  # Else no two samples share a group.
+            groups = np.unique(keys, return_inverse=True)[1].astype(np.int64)
+    return Samples(
+        pictures=tuple(pictures[n] for n in order),
+        labels=np.array([labels[n] for n in order], np.int64),
+        class_names=tuple(names),
+        ids=tuple(ids[n] for n in order),
+        parts=rows.parts[order] if roles.split else None,
+        groups=groups,
+        attributes={
+            name: tuple(column[row] for row in places)
+            for name, column in table.columns.items()
+            if name not in others
+        },
+        notes=(*notes, *rows.notes),
+        decisions=(*decisions, *rows.decisions),
+    )
+
+
+def folder_order(name: str) -> tuple[tuple[bool, str], ...]:
+    """Key that sorts paths as a folder is read: files by name, then the folders beside them."""
+    *folders, file = name.split("/")
+    return (*((True, folder) for folder in folders), (False, file))
+
+
+def _classes(
+    table: Table, roles: Roles, rows: Rows, class_names: Sequence[str] | None
+) -> tuple[list[int], list[str]]:
+    """Label of each kept row as an index into the names of the classes, and these."""
+    column = table.columns[roles.label]
+    texts = [column[row].strip() for row in rows.kept]
+    matches = [_WHOLE_FRACTION.fullmatch(text) for text in texts]
+    if all(matches):
+        texts = [match[1] for match in matches if match is not None]
+    known = set(texts)
+    if class_names is not None:
+        return _numbers(table, rows, texts, class_names)
+    if bad := [n for n, text in enumerate(texts) if not text.isprintable()]:
+        raise table.error(
+            [int(rows.kept[bad[0]])],
+            f"the label {texts[bad[0]]!r} has characters that cannot be shown",
+            "correct the label",
+        )
+    are_whole = all(_WHOLE.fullmatch(text) for text in known)
+    names = sorted(known, key=lambda text: (int(text), text) if are_whole else (0, text))
+    place = {name: n for n, name in enumerate(names)}
+    return [place[text] for text in texts], names
+
+
+def _numbers(
+    table: Table, rows: Rows, texts: Sequence[str], class_names: Sequence[str]
+) -> tuple[list[int], list[str]]:
+    labels = []
+    for row, text in zip(rows.kept.tolist(), texts, strict=True):
+        if not text.isdecimal() or int(text) >= len(class_names):
+            raise table.error(
+                [row],
+                f"the label {text!r}, the rule is 0 to {len(class_names) - 1}, a number of "
+                f"{', '.join(class_names[:10])}",
+                "correct the label or leave the row out",
+            )
+        labels.append(int(text))
+    return labels, list(class_names)

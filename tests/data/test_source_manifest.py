@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.sources.manifest import Manifest
+from lepton_automl.errors import ConfigError, DataError
+from tests.helpers.pictures import write_folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """`a/000.png` to `a/003.png` and `b/000.png` to `b/003.png`, beside the table."""
+    return write_folder(tmp_path, {"a": 4, "b": 4})
+
+
+def example(folder):
+    write_folder(folder, {"a": 2, "b": 2})
+    return table(folder, "file,label\na/000.png,x\nb/001.png,y\nb/000.png,y\n")
+
+
+def table(folder, text, name="list.csv"):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def read(folder, text, name="list.csv", **options):
+    return Manifest(**options).read(table(folder, text, name))
+
+
+ROWS = [("a/000.png", "x"), ("b/000.png", "y"), ("b/001.png", "y")]
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("path", "label"),
+        ("filename", "class"),
+        ("Image_Path", "Category"),
+        ("image", "target"),
+        ("filepath", "species"),
+        ("source", "label"),
+        ("file", "kind"),
+    ],
+)
+def test_columns_have_the_names_that_users_give_them(pictures, path, label):
+    lines = [f"{label},{path}", *(f"{kind},{file}" for file, kind in ROWS)]
+    samples = read(pictures, "\n".join(lines))
+    assert samples.ids == tuple(file for file, _ in ROWS)
+    assert [samples.class_names[n] for n in samples.labels] == ["x", "y", "y"]
+    assert samples.pictures[0] == pictures / "a" / "000.png"
+    (decision,) = samples.decisions
+    assert decision.choice == f"path is {path}, label is {label}"
+    assert decision.option == "--columns"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "path;label\na/000.png;x\nb/000.png;y\nb/001.png;y\n"),
+        ("t.csv", "path\tlabel\r\na/000.png\tx\r\nb/000.png\ty\r\nb/001.png\ty\r\n"),
+        ("t.csv", "sep=;\npath;label\na/000.png;x\nb/000.png;y\nb/001.png;y\n"),
+        ("t.csv", '\ufeff"path","label"\n"a/000.png","x"\n\n"b/000.png","y"\n"b/001.png",y'),
+        ("t.csv", ",path,label\n0,a/000.png,x\n1,b/000.png,y\n2,b/001.png,y\n"),
+        ("t.tsv", "path\tlabel\na/000.png\tx\nb/000.png\ty\nb/001.png\ty\n"),
+        ("t.jsonl", "\n".join(json.dumps({"path": p, "label": c}) for p, c in ROWS)),
+        ("t.csv", "path,label\nb\\001.png,y\na\\000.png,x\nb\\000.png,y\n"),
+        ("t.csv", "path,label\n./b/../b/001.png,y\na/000.png,x\nb//000.png,y\n"),
+        ("t.csv", "id,label\na/000,x\nb/000,y\nb/001,y\n"),
+    ],
+    ids=[
+        *("semicolon", "tab", "sep", "bom", "index", "tsv", "json", "backslash", "dots"),
+        "no suffix",
+    ],
+)
+def test_forms_of_tables(pictures, name, text):
+    samples = read(pictures, text, name)
+    assert samples.ids == tuple(file for file, _ in ROWS)
+    assert samples.class_names == ("x", "y")
+    assert samples.labels.tolist() == [0, 1, 1]
+
+
+def test_numbers_are_classes_in_their_order_also_as_pandas_writes_them(pictures):
+    rows = "a/000.png,10.0\na/001.png,2.0\nb/000.png,2.0\n"
+    assert read(pictures, "path,label\n" + rows).class_names == ("2", "10")
+
+
+def test_parts_groups_and_attributes(pictures):
+    samples = read(
+        pictures,
+        "file,label,subset,patient,site\n"
+        "a/000.png,x,training,P1,north\n"
+        "a/001.png,x,val,P2,\n"
+        "b/000.png,y,Train,P1,south\n"
+        "b/001.png,y,test,,south\n",
+    )
+    assert samples.parts.tolist() == ["train", "validation", "train", "test"]
+    assert samples.groups[0] == samples.groups[2]
+    assert len(set(samples.groups.tolist())) == 3
+    assert samples.attributes == {
+        "patient": ("P1", "P2", "P1", ""),
+        "site": ("north", "", "south", "south"),
+    }
+    columns, parts = samples.decisions
+    assert "split is subset, group is patient; attributes: site" in columns.choice
+    assert "train is training, validation is val, train is Train, test is test" in parts.choice
+
+
+def test_stated_columns_and_parts_overrule_names(pictures):
+    text = (
+        "path,label,real,fold\na/000.png,x,u,0\na/001.png,x,v,1\nb/000.png,y,u,1\nb/001.png,y,v,0"
+    )
+    samples = read(
+        pictures,
+        text,
+        columns={"label": "real", "split": "fold"},
+        parts={"train": "0", "test": "1"},
+    )
+    assert samples.class_names == ("u", "v")
+    assert samples.ids == ("a/000.png", "b/000.png", "a/001.png", "b/001.png")
+    assert samples.parts.tolist() == ["train", "test", "test", "train"]
+    assert samples.attributes.keys() == {"label"}
+    everything = {"path": "path", "label": "label", "split": "none", "group": "none"}
+    assert read(pictures, text, columns=everything).decisions == ()
+
+
+def test_a_column_fold_of_numbers_is_an_attribute_and_no_part(pictures):
+    samples = read(pictures, "path,label,fold\na/000.png,x,0\nb/000.png,y,1\n")
+    assert samples.parts is None
+    assert samples.attributes == {"fold": ("0", "1")}
+
+
+def test_test_rows_without_labels_are_left_out_with_a_note(pictures):
+    samples = read(
+        pictures,
+        "path,label,split\na/000.png,x,train\nb/000.png,y,train\na/001.png,,test\nb/001.png,,test\n",
+    )
+    assert samples.ids == ("a/000.png", "b/000.png")
+    assert "2 rows of the test part have no label and are left out" in samples.notes[0]
+
+
+def test_rows_that_repeat_another_are_ignored_with_a_note(pictures):
+    samples = read(pictures, "path,label\na/000.png,x\nb/000.png,y\n./a/000.png,x\n")
+    assert samples.ids == ("a/000.png", "b/000.png")
+    assert samples.notes == (
+        f"ignored 1 rows of {pictures / 'list.csv'} that repeat another, such as line 4 and line 2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na/000.png,x\nb/009.png,y\n", r"line 3: 1 of 2 pictures are not there"),
+        ("path,label\na/000.png,x\na/000.png,y\n", r"line 2, line 3: .*labels 'x' and 'y'"),
+        (
+            "path,label,split\na/000.png,x,train\nb/000.png,y,train\na/000.png,x,test\n",
+            "line 2, line 4: .*parts train and test",
+        ),
+        ("path,label\na/000.png,x\nb/000.png,\n", "line 3: 1 of 2 rows have no label"),
+        ("path,label\na/000.png,x\n,y\n", "line 3: no path"),
+        ("path,label\na/000.png,x\nb/000.png,y,z\n", "line 3: 3 columns"),
+        ("path,label\na/000.png,x\nb/000.png\n", "line 3: 1 columns"),
+        ('path,label\na/000.png,x\n"b/000.png,y\n', "line 3: unexpected end"),
+        ("path,label\na/000.png,x\n../b.png,y\n", r"line 3: '../b.png' leads out of"),
+        ("path,label\na/../../b.png,x\n", "line 2: .* leads out of"),
+        ("path,label\n/etc/b.png,x\n", "line 2: '/etc/b.png' leads out of"),
+        ("path,label\nhttps://x.org/b.png,x\n", "line 2: .* is an address"),
+        ("path,label,path\na/000.png,x,b\n", "two columns are named 'path'"),
+        ("path\na/000.png\n", "one column"),
+        ("path,label\n", "no rows"),
+        ("", "is empty"),
+        ("a/000.png,x\nb/000.png,y\n", "line 1: it names a picture"),
+        ("kind,n\nx,1\ny,2\n", "no column names picture files"),
+        ("path,a,b\na/000.png,1,2\n", "no column is named as a label"),
+        ("path,label,Label\na/000.png,1,2\n", "'Label' and 'label' both could be the label"),
+        ("path,label,split\na/000.png,x,train\nb/000.png,y,nowhere\n", "line 3: 'nowhere'"),
+        ("path,label,weight\na/000.png,x,0.5\nb/000.png,y,1\n", "has a column 'weight'"),
+        (b"path,label\na/000.png,x\nb/000.png,gr\xfcn\n", "line 3: byte 0xfc is not UTF-8"),
+        ("path,label\na/000.png,x\n".encode("utf-16"), "UTF-16"),
+        (b"path,label\na/000.png,x\0\n", "NUL"),
+        ("path,label\na/000.png,x\nb/000.png,a\x1bb\n", "line 3: the label"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(pictures, text, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read(pictures, text)
+    assert "list.csv" in caught.value.what
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"path": "a/000.png", "label": "x"}\n{"path"', "line 2: "),
+        ('{"path": "a/000.png", "label": "x"}\n[1]\n', "line 2: it holds an array"),
+        ('{"path": "a/000.png", "label": "x"}\n{"path": "b/000.png"}\n', "line 2: 1 of 2 rows"),
+    ],
+)
+def test_wrong_json_lines_are_named_with_their_line(pictures, text, message):
+    with pytest.raises(DataError, match=message):
+        read(pictures, text, "list.jsonl")
+
+
+def test_a_table_of_numbers_is_refused_with_the_name_of_a_better_tool(tmp_path):
+    text = "id,length,width,label\n1,5.1,3.5,0\n2,4.9,3.0,1\n"
+    with pytest.raises(DataError, match="table of numbers") as caught:
+        read(tmp_path, text)
+    assert "scikit-learn" in caught.value.fix
+    assert "AutoGluon" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": {"label": "lable"}}, "'lable' is not a column"),
+        ({"columns": {"lable": "label"}}, "'lable' is not a kind of column"),
+        ({"columns": {"label": "none"}}, "a table needs it"),
+        ({"columns": {"label": "path", "path": "path"}}, "names 'path' twice"),
+        ({"columns": {"weight": "n"}}, "weights cannot be used"),
+        ({"parts": {"train": "a"}}, "--parts has no effect"),
+        ({"columns": {"split": "label"}, "parts": {"train": "z"}}, "has no such value"),
+        ({"columns": {"split": "label"}, "parts": {"train": "x"}}, "does not say what 'y'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(pictures, options, message):
+    with pytest.raises(ConfigError, match=message):
+        read(pictures, "path,label,n\na/000.png,x,1\nb/000.png,y,2\n", **options)
+
+
+def test_root_is_where_paths_start_and_what_they_must_not_leave(pictures):
+    inner = pictures / "tables"
+    inner.mkdir()
+    rows = f"path,label\na/000.png,x\n{pictures}/b/000.png,y\n"
+    samples = read(inner, rows, root=pictures)
+    assert samples.ids == ("a/000.png", "b/000.png")
+    with pytest.raises(DataError, match=r"line 3: .* leads out of") as caught:
+        read(inner, rows)
+    assert "--root" in caught.value.fix
+    with pytest.raises(DataError, match="leads out of"):
+        read(inner, rows, root=pictures / "a")
+    with pytest.raises(ConfigError, match="not a folder"):
+        read(inner, rows, root=pictures / "list.csv")
+
+
+def test_missing_pictures_are_found_in_a_folder_beside_the_table(pictures):
+    with pytest.raises(DataError) as caught:
+        read(pictures, "path,label\n000.png,x\n001.png,y\n")
+    assert caught.value.fix in (f"give --root {pictures / 'a'}", f"give --root {pictures / 'b'}")
+
+
+def test_a_long_row_and_a_long_line_are_refused_before_they_take_memory(tmp_path):
+    with pytest.raises(DataError, match="line 2: a row goes on for 100 lines"):
+        read(tmp_path, 'path,label\n"' + "a\n" * 200)
+    with pytest.raises(DataError, match="characters, at most"):
+        read(tmp_path, "path,label\n" + "," * (1 << 21))
+
+
+def labelled(folder, count=40):
+    """A table of 2 x `count` pictures with a device, a date, and a group of four each."""
+    write_folder(folder, {"a": count, "b": count})
+    rows = [
+        f"{c}/{n:03}.png,{c},D{n // 4},2024-01-{1 + n * 28 // count:02}"
+        for n in range(count)
+        for c in "ab"
+    ]
+    return table(folder, "\n".join(["path,label,device,date", *rows]))
+
+
+def test_groups_are_the_values_of_the_column_that_is_named(tmp_path):
+    dataset = open_dataset(labelled(tmp_path), group="device")
+    device = [{int(name[2:5]) // 4 for name in part.ids} for part in dataset.parts]
+    assert sum(map(len, device)) == len(set.union(*device)) == 10
+    assert all(len(part) > 4 for part in dataset.parts)
+    with pytest.raises(ConfigError, match="no column of the data") as caught:
+        open_dataset(tmp_path / "list.csv", group="devise")
+    assert "device" in caught.value.fix
+
+
+def test_parts_are_cut_in_time_and_the_decision_says_where(tmp_path):
+    dataset = open_dataset(labelled(tmp_path), time="date")
+    dates = [sorted({int(name[2:5]) * 28 // 40 for name in part.ids}) for part in dataset.parts]
+    assert dates[0][-1] < dates[1][0] <= dates[1][-1] < dates[2][0]
+    decision = next(each for each in dataset.decisions if each.name == "parts")
+    assert f"test from 2024-01-{dates[2][0] + 1:02} to 2024-01-28" in decision.choice
+    np.testing.assert_allclose(
+        [len(part) / 80 for part in dataset.parts], [0.7, 0.15, 0.15], atol=0.06
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time": "when"}, "no such column"),
+        ({"time": "device"}, "'D0' of a/000.png is no time"),
+    ],
+)
+def test_a_time_that_cannot_be_used_is_refused(tmp_path, options, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        open_dataset(labelled(tmp_path, 4), **options)
+
+
+def test_options_of_tables_have_no_effect_elsewhere(tmp_path):
+    for options, name in (
+        ({"columns": "path=x"}, "--columns"),
+        ({"root": tmp_path}, "--root"),
+        ({"time": "x"}, "--time"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            open_dataset("digits", **options)
