@@ -162,6 +162,21 @@ def read_npy(path: Path, *, fix: str, error: ErrorType = DataError) -> Array:
             raise error(f"{path} is not a readable .npy file: {failure}", fix=fix) from failure
 
 
+def read_npy_header(path: Path, *, fix: str) -> Header:
+    """Read the header of a `.npy` file.
+
+    Raises
+    ------
+    DataError
+        If it is no regular file or holds no array of numbers or texts.
+    """
+    with untrusted_files.open_file(path, ARRAYS, fix=fix) as file:
+        try:
+            return _header(file)
+        except (ValueError, *_DAMAGED) as failure:
+            raise DataError(f"{path} is not a readable .npy file: {failure}", fix=fix) from failure
+
+
 _DAMAGED = (
     OSError,
     EOFError,

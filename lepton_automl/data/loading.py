@@ -128,9 +128,9 @@ def _scaled(
     if isinstance(read, Samples):
         return read, None
     scale, made, notes = scale_arrays(data, [*read.arrays, *others], stated, known)
-    samples = dataclasses.replace(
-        _converted(read, scale), notes=notes, decisions=() if made is None else (made,)
-    )
+    samples = _converted(read, scale)
+    decisions = samples.decisions if made is None else (*samples.decisions, made)
+    samples = dataclasses.replace(samples, notes=(*samples.notes, *notes), decisions=decisions)
     return samples, scale
 
 

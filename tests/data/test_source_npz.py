@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.sources.npz import Npz
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures, write_npz
 
 X = random_pictures(6, (5, 4, 3))
@@ -289,3 +289,59 @@ def test_a_bare_array_is_refused(tmp_path):
 def test_no_pictures_at_all_are_refused(read):
     with pytest.raises(DataError, match="no pictures"):
         read(x=X[:0], y=Y[:0])
+
+
+def test_four_arrays_without_names_are_train_and_test_by_their_lengths(read):
+    samples = read(arr_0=X[:4], arr_1=Y[:4], arr_2=X[4:], arr_3=Y[4:])
+    assert samples.parts.tolist() == ["train"] * 4 + ["test"] * 2
+    again = read(arr_0=X[:4], arr_1=X[4:], arr_2=Y[:4], arr_3=Y[4:])
+    np.testing.assert_array_equal(again.labels, Y)
+    assert "y_test is arr_3" in again.decisions[0].choice
+    with pytest.raises(DataError, match="there is none"):
+        read(arr_0=X[:3], arr_1=Y[:3], arr_2=X[3:], arr_3=Y[3:])
+
+
+def test_ambiguous_channels_are_answered_by_the_option(tmp_path):
+    x = random_pictures(6, (3, 5, 3))
+    path = write_npz(tmp_path / "a.npz", x=x, y=Y)
+    with pytest.raises(DataError, match="first or last") as caught:
+        Npz().read(path)
+    assert "--channel-axis first (5x3 pixels, 3 channels)" in caught.value.fix
+    assert "--channel-axis last (3x5 pixels, 3 channels)" in caught.value.fix
+    np.testing.assert_array_equal(Npz(channel_axis="last").read(path).pictures, x)
+    first = Npz(channel_axis="first").read(path).pictures
+    np.testing.assert_array_equal(first, x.transpose(0, 2, 3, 1))
+
+
+def test_channels_that_come_first_are_a_decision_that_is_shown(read):
+    (decision,) = [d for d in read(x=X.transpose(0, 3, 1, 2), y=Y).decisions if "axis" in d.name]
+    assert decision.choice.startswith("first")
+    assert "(6, 3, 5, 4)" in decision.evidence
+    assert not decision.is_detail
+
+
+def test_stated_arrays_overrule_names(tmp_path):
+    path = write_npz(tmp_path / "a.npz", x=X, y=Y, crops=X // 2, kind=Y + 1, x_extra=Y)
+    samples = Npz(columns={"x": "crops", "y": "kind"}).read(path)
+    np.testing.assert_array_equal(samples.pictures, X // 2)
+    assert samples.class_names == ("1", "2", "3")
+    assert [d.name for d in samples.decisions if d.name == "columns"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": {"x": "croops"}}, "'croops' is not a key"),
+        ({"columns": {"pictures": "crops"}}, "'pictures' is not a kind of array"),
+        ({"channel_axis": "first"}, "that axis is not 1 or 3 long"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
+    path = write_npz(tmp_path / "a.npz", x=X, y=Y, crops=X)
+    with pytest.raises(ConfigError, match=message):
+        Npz(**options).read(path)
+
+
+def test_an_axis_of_pictures_without_channels_has_no_effect(tmp_path):
+    with pytest.raises(ConfigError, match="no effect"):
+        Npz(channel_axis="last").read(write_npz(tmp_path / "a.npz", x=X[..., 0], y=Y))

@@ -13,6 +13,7 @@ import numpy as np
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
 from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.folder_kinds import folder_kind
 from lepton_automl.data.part_names import parts_named
 from lepton_automl.data.sources import PARTS, Samples, Source
 from lepton_automl.errors import ConfigError, DataError
@@ -98,7 +99,7 @@ class ImageFolder(Source):
         self._stated = parts
 
     def accepts(self, data: str) -> bool:
-        return Path(data).is_dir()
+        return folder_kind(data) == "image_folder"
 
     def read(self, data: str) -> Samples:
         # A link to a folder that DATA lies in would read DATA again.

@@ -1,0 +1,67 @@
+"""What a folder holds, by the names in it: every folder is read by one source."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+IDX_NAME = re.compile(
+    r"(?P<part>.*?)[-_.]?(?P<kind>images|labels)[-.]idx(?P<ndim>[13])-ubyte(?:\.gz)?", re.IGNORECASE
+)
+"""Names of the files of MNIST and its likes: `train-images-idx3-ubyte`, also with `.gz`."""
+CIFAR_NAME = re.compile(r"(?:data_batch_\d+|test_batch|train|test)\.bin")
+"""Names of the binary files of CIFAR-10 and CIFAR-100."""
+PICKLED_CIFAR_NAME = re.compile(r"data_batch_\d+|test_batch")
+"""Names of the pickled files of CIFAR-10."""
+
+_BY_SUFFIX = {".npy": "npy"}
+"""Suffix of files beside which there are no folders -> source."""
+_MOST_ENTRIES = 100_000
+"""Names of a folder that are looked at."""
+
+
+def folder_kind(data: str) -> str:
+    """Name of the source that reads the folder `data`; empty if it is no folder."""
+    path = Path(data)
+    if not path.is_dir():
+        return ""
+    files, folders = _names(path)
+    if any(map(IDX_NAME.fullmatch, files)) or is_idx_in_raw(path, folders):
+        return "idx"
+    if any(map(CIFAR_NAME.fullmatch, files)) or any(map(PICKLED_CIFAR_NAME.fullmatch, files)):
+        return "cifar"
+    if {"train", "test", "meta"} <= set(files):  # CIFAR-100, pickled.
+        return "cifar"
+    if not folders:
+        suffixes = {Path(name).suffix.lower() for name in files}
+        for suffix, source in _BY_SUFFIX.items():
+            if suffix in suffixes:
+                return source
+    return "image_folder"
+
+
+def is_idx_in_raw(path: Path, folders: list[str]) -> bool:
+    """Whether IDX files are in a folder `raw`, where torchvision puts them."""
+    return "raw" in folders and any(map(IDX_NAME.fullmatch, _names(path / "raw")[0]))
+
+
+def _names(path: Path) -> tuple[list[str], list[str]]:
+    """Names of files and folders, without hidden ones; empty where they cannot be read."""
+    files: list[str] = []
+    folders: list[str] = []
+    try:
+        with os.scandir(path) as entries:
+            for _, entry in zip(range(_MOST_ENTRIES), entries, strict=False):
+                if not entry.name.startswith("."):
+                    (folders if _is_folder(entry) else files).append(entry.name)
+    except OSError:
+        return [], []
+    return files, folders
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # A link that leads to itself.
