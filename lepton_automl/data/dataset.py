@@ -30,7 +30,7 @@ from lepton_automl.data.levels import LevelTable
 from lepton_automl.data.loading import CheckedSamples
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
-from lepton_automl.data.sources import PARTS, Pictures
+from lepton_automl.data.samples import PARTS, Pictures
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
 from lepton_automl.models.quantization import Preprocessing

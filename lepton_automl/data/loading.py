@@ -38,7 +38,8 @@ from lepton_automl.data.pixel_scale import (
     convert,
     scale_arrays,
 )
-from lepton_automl.data.sources import PARTS, Picture, Pictures, RawSamples, Samples, Source
+from lepton_automl.data.samples import PARTS, Picture, Pictures, RawSamples, Samples
+from lepton_automl.data.sources import Source
 from lepton_automl.data.split import first_few, split, split_by_time
 from lepton_automl.data.times import Times, read_times
 from lepton_automl.errors import ConfigError, DataError

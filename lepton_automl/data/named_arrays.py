@@ -17,7 +17,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_arrays import Header, ObjectArrayError
 from lepton_automl.data import pixel_scale
 from lepton_automl.data.pixel_scale import RawArray
-from lepton_automl.data.sources import RawSamples, Samples
+from lepton_automl.data.samples import RawSamples, Samples
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 

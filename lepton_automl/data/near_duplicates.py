@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from lepton_automl.data import decode
 from lepton_automl.data.close_pairs import connect
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
-from lepton_automl.data.sources import Pictures
+from lepton_automl.data.samples import Pictures
 
 THUMBNAIL = 32
 """Rows and columns of a thumbnail."""

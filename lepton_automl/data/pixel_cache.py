@@ -22,7 +22,7 @@ from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.data import decode
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
-from lepton_automl.data.sources import Pictures
+from lepton_automl.data.samples import Pictures
 from lepton_automl.errors import DataError
 
 _BLOCK_BYTES = 32 << 20

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.data.sources import PARTS
+from lepton_automl.data.samples import PARTS
 from lepton_automl.errors import DataError
 
 _FRACTIONS = {"validation": 0.15, "test": 0.15}

@@ -15,7 +15,7 @@ from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.part_names import parts_named
-from lepton_automl.data.sources import Picture, Samples
+from lepton_automl.data.samples import Picture, Samples
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 

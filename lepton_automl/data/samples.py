@@ -1,0 +1,92 @@
+"""Labelled pictures as sources give them, before they are checked and split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.core.decisions import Decision
+from lepton_automl.data.pixel_scale import PixelScale, RawArray
+from lepton_automl.errors import DataError
+
+PARTS = ("train", "validation", "test")
+
+Picture = NDArray[np.uint8] | Path
+"""Pixels (H, W) or (H, W, C) with 1 or 3 channels, or the path of a picture file."""
+
+Pictures = NDArray[np.uint8] | tuple[Picture, ...]
+"""One array (N, H, W, C) for pictures of one size, which is fast; or one `Picture` a sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Labelled pictures as a source reads them.
+
+    Raises
+    ------
+    DataError
+        On construction, if the fields are inconsistent.
+    """
+
+    pictures: Pictures
+    labels: NDArray[np.int64]
+    """(N,), indices into `class_names`."""
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    """Names of the samples in messages: a path below the data folder, `x_train[17]`."""
+    parts: NDArray[np.str_] | None = None
+    """(N,) of `train`, `validation`, `test`, or empty for samples without a part."""
+    groups: NDArray[np.int64] | None = None
+    """(N,): samples of one group (a person, a session) must stay in one part."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user, one line each."""
+    decisions: tuple[Decision, ...] = ()
+    """What the source decided for the user, such as the scale of the pixels."""
+    pixel_scale: PixelScale | None = None
+    """Scale of the stored pixels, where it is not that of 8 bits."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __post_init__(self) -> None:
+        columns = {name: getattr(self, name) for name in ("pictures", "ids", "parts", "groups")}
+        for name, column in (*columns.items(), *self.attributes.items()):
+            if column is not None and len(column) != len(self.labels):
+                raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
+        if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            raise _wrong(f"labels that are not 0 to {len(self.class_names) - 1}")
+        if any(not name.strip() or not name.isprintable() for name in self.class_names):
+            raise _wrong(f"an empty or unprintable class name among {self.class_names}")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise _wrong(f"two classes of one name: {', '.join(self.class_names)}")
+        if isinstance(self.pictures, np.ndarray) and (
+            self.pictures.dtype != np.uint8
+            or self.pictures.ndim != 4
+            or self.pictures.shape[3] not in (1, 3)
+        ):
+            raise _wrong(f"pictures {self.pictures.dtype} {self.pictures.shape}")
+        if self.parts is not None and not set(np.unique(self.parts)) <= {"", *PARTS}:
+            raise _wrong(f"parts {sorted(set(self.parts.tolist()))}")
+
+
+@dataclass(frozen=True, eq=False)
+class RawSamples:
+    """Labelled pictures as arrays of any numeric type, whose pixel scale is still to be chosen."""
+
+    arrays: tuple[RawArray, ...]
+    """The pictures in the order of the labels, an array a part."""
+    samples: Callable[[NDArray[np.uint8]], Samples]
+    """Makes the samples from the converted pictures."""
+
+
+def _wrong(what: str) -> DataError:
+    return DataError(
+        f"the source gave {what}",
+        fix="labels are indices into class_names, pictures uint8 (N, H, W, 1 or 3) or one a sample",
+    )
