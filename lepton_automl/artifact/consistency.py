@@ -46,6 +46,7 @@ from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
+from lepton_automl.models.onnx_file import input_of
 from lepton_automl.models.untrusted_onnx import parse
 
 FOREIGN = "foreign"
@@ -188,7 +189,8 @@ def _class_names(parts: _Parts) -> list[str]:
 
 
 def _shapes(parts: _Parts) -> list[str]:
-    wanted = (("uint8", *parts.about.input), ("float32", parts.classes))
+    kind = input_of(parts.about.input)[1].name
+    wanted = ((kind, *parts.about.input), ("float32", parts.classes))
     said: dict[str, object] = {ABOUT: wanted}
     for name, model in parts.models.items():
         ends = model.graph.input, model.graph.output
@@ -232,7 +234,7 @@ def _metadata(parts: _Parts) -> list[str]:
 def _golden(parts: _Parts) -> list[str]:
     pixels = writer.read_array(parts.folder, GOLDEN)
     count = len(pixels) if pixels.ndim else 0
-    wanted = ("uint8", (count, *parts.about.input))
+    wanted = (input_of(parts.about.input)[1].name, (count, *parts.about.input))
     found = _differing(
         "golden pictures", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)}
     )

@@ -7,6 +7,7 @@ uint8 multiplies, in float32 as integer runtimes do, rounding half to even.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,8 @@ class ReferenceOutput:
 
 class IntegerReference:
     """Exact integer interpreter of one int8 ONNX file.
+
+    A signal that the file reads in float is quantized first, in float32 as ONNX defines it.
 
     Parameters
     ----------
@@ -151,8 +154,10 @@ def _dequantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     return QuantizedTensor(q, scale, rest[0] if rest else np.zeros((), q.dtype))
 
 
-def _quantize(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+def _quantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     x, scale, zero_point = inputs
+    if isinstance(x, np.ndarray):
+        return _quantized_signal(x, scale, zero_point, attributes)
     offset = int(zero_point)
     match x:
         case Accumulators():
@@ -161,22 +166,40 @@ def _quantize(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
         case Unrounded():
             steps = x.stored(np.float32(scale), offset)
         case _:
-            raise _unsupported("a float tensor is quantized, the rule is integers throughout")
+            raise _unsupported("a tensor is quantized twice")
     return np.asarray(np.clip(steps, 0, 255), np.uint8)
+
+
+def _quantized_signal(
+    x: Array, scales: Array, zero_points: Array, attributes: Mapping[str, Any]
+) -> Array:
+    """uint8 samples of a float32 signal (n, length, channels), whose channels have scales."""
+    if x.dtype != np.float32 or x.ndim != 3 or attributes.get("axis", 1) != 2:
+        raise _unsupported("a float tensor is quantized that is no signal (n, length, channels)")
+    steps = np.rint(x / scales) + zero_points.astype(np.float32)
+    return np.asarray(np.clip(steps, 0, 255), np.uint8)
+
+
+def _sub(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    """An offset subtracted from a float32 signal."""
+    x, offset = inputs
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        raise _unsupported("a difference is computed of other values than a float32 signal")
+    return np.asarray(x - offset, np.float32)
 
 
 def _conv(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     x, weight, bias = inputs
-    kernel = weight.q.shape[2]
-    stride = attributes.get("strides", [1])[0]
-    windows = _windows(x.centred, kernel, stride, attributes.get("pads", [0])[0])
+    is_signal = weight.q.ndim == 3
+    filters = weight.centred[:, :, None] if is_signal else weight.centred
+    windows = _windows(x.centred, attributes, is_signal)
     # float64 holds these integers exactly (below 2^53) and multiplies quickly.
-    windows, filters = windows.astype(np.float64), weight.centred.astype(np.float64)
+    windows, filters = windows.astype(np.float64), filters.astype(np.float64)
     if attributes.get("group", 1) == 1:
         total = np.tensordot(windows, filters, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
     else:
         total = np.einsum("nchwij,cij->nchw", windows, filters[:, 0])
-    return _product(total, x, weight, bias)
+    return _product(total[:, :, 0] if is_signal else total, x, weight, bias)
 
 
 def _gemm(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
@@ -239,11 +262,12 @@ def _elementwise(x: QuantizedTensor, function: Callable[[Array], Array]) -> Tens
 
 def _global_average_pool(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     x = inputs[0]
-    count = x.q.shape[2] * x.q.shape[3]
+    places = tuple(range(2, x.q.ndim))
+    count = math.prod(x.q.shape[2:])
 
     def stored(scale: np.float32, zero_point: int) -> Array:
         ratio = np.float32(x.scale / (scale * np.float32(count)))
-        total = x.centred.sum((2, 3), keepdims=True)
+        total = x.centred.sum(places, keepdims=True)
         return np.asarray(np.rint(total.astype(np.float32) * ratio) + zero_point)
 
     return Unrounded(stored)
@@ -251,9 +275,9 @@ def _global_average_pool(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
 
 def _max_pool(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     # Zero is the least byte, so padding with it never wins.
-    kernel, stride = attributes["kernel_shape"][0], attributes.get("strides", [1])[0]
-    pad = attributes.get("pads", [0])[0]
-    return np.asarray(_windows(inputs[0], kernel, stride, pad).max((4, 5)))
+    is_signal = inputs[0].ndim == 3
+    found = np.asarray(_windows(inputs[0], attributes, is_signal).max((4, 5)))
+    return found[:, :, 0] if is_signal else found
 
 
 def _transpose(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
@@ -283,12 +307,13 @@ _OPERATORS: Mapping[str, Operator] = {
     "QuantizeLinear": _quantize,
     "Sigmoid": _sigmoid,
     "Softmax": _softmax,
+    "Sub": _sub,
     "Transpose": _transpose,
 }
 
 
 _ON_QUANTIZED = frozenset(_OPERATORS) - {
-    *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Transpose")
+    *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Sub", "Transpose")
 }
 
 
@@ -298,10 +323,16 @@ def _unsupported(what: str) -> ArchError:
     )
 
 
-def _windows(x: Array, kernel: int, stride: int, pad: int) -> Array:
-    """(n, c, h, w, kernel, kernel) of (n, c, H, W) with `pad` zeros around."""
-    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    return sliding_window_view(padded, (kernel, kernel), (2, 3))[:, :, ::stride, ::stride]
+def _windows(x: Array, attributes: Mapping[str, Any], is_signal: bool) -> Array:
+    """(n, c, h, w, kernel, kernel) of (n, c, H, W), with zeros around it as the node says.
+
+    Of a signal (n, c, length) likewise, with h = 1 and windows (1, kernel).
+    """
+    kernel, stride = attributes["kernel_shape"][-1], attributes.get("strides", [1])[-1]
+    pad = attributes.get("pads", [0])[0]
+    x, rows, top = (x[:, :, None], 1, 0) if is_signal else (x, kernel, pad)
+    padded = np.pad(x, ((0, 0), (0, 0), (top, top), (pad, pad)))
+    return sliding_window_view(padded, (rows, kernel), (2, 3))[:, :, ::stride, ::stride]
 
 
 def _fused(q: Array, ratio: np.float32, rest: Array | np.float32) -> Array:

@@ -47,7 +47,8 @@ def file_problems(name: str, file: bytes) -> list[str]:
     except MALFORMED as error:
         return [f"{name} is not valid ONNX: {first_line(error)}"]
     ends = [[item.name for item in side] for side in (opened.get_inputs(), opened.get_outputs())]
-    if ends != [[onnx_file.INPUT_NAME], [onnx_file.OUTPUT_NAME]]:
+    inputs = ([onnx_file.INPUT_NAME], [onnx_file.SIGNAL_NAME])
+    if ends[0] not in inputs or ends[1] != [onnx_file.OUTPUT_NAME]:
         return [f"{name} has inputs and outputs {ends}"]
     return []
 
@@ -126,9 +127,9 @@ def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes
 
 _ELSEWHERE = frozenset(
     {"Softmax", "Flatten", "Transpose", "ReorderInput", "ReorderOutput"}
-    | {"QuantizeLinear", "DequantizeLinear"}
+    | {"QuantizeLinear", "DequantizeLinear", "Sub"}
 )
-"""Operators that are never integer: softmax, data movement and conversions."""
+"""Operators that are never integer: softmax, data movement, conversions, offsets of a signal."""
 
 
 def optimized_graph(file: bytes) -> ModelProto:

@@ -31,19 +31,34 @@ print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.a
 ```
 """)
 
+USE_SIGNAL = Markdown("""## Use
+
+The ONNX file takes `signal`, float32 (n, {length}, {channels}): values as the sensor gives them, in
+the units of the data. It gives `probabilities`, float32 (n, {classes}). Scaling and softmax are
+inside it; the class names are in its metadata under `labels` and in `labels.txt`.
+
+```python
+import json, numpy, onnxruntime
+session = onnxruntime.InferenceSession("{file}")
+window = numpy.load("window.npy").astype(numpy.float32)  # ({length}, {channels})
+answer = session.run(None, {{"signal": window.reshape(1, {length}, {channels})}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+```
+""")
+
 FILES = Markdown("""## Files
 
 | file | holds |
 |---|---|
-| `model.int8.onnx` | int8 weights, uint8 feature maps (QDQ), uint8 pixels in |
+| `model.int8.onnx` | int8 weights, uint8 feature maps (QDQ) |
 | `model.fp32.onnx` | the same net in float32 |
-| `golden/` | validation pictures and what both files answer to them |
+| `golden/` | validation samples and what both files answer to them |
 | `reference/` | the float net before pruning, which drops are measured against |
 | `reference_test_predictions.npy` | its classes on the test part, in order |
 | `verdict.json` | everything on this page, for programs |
 | `manifest.json` | sha256 of every file |
 
-`golden/` holds pictures of the data: leave it out where these must not be passed on.
+`golden/` holds samples of the data: leave it out where these must not be passed on.
 """)
 
 
@@ -63,13 +78,12 @@ def card(verdict: Verdict, about: Provenance) -> str:
 
 
 def _head(verdict: Verdict, about: Provenance) -> Markdown:
-    height, width, channels = about.input
     names = ", ".join(about.class_names[:20]) + (", ..." if len(about.class_names) > 20 else "")
     uses = Markdown(", **{uses}**") if verdict.test_set_uses > 1 else Markdown()
     ships, preferred = formatting.precision_text(verdict.primary), f"--prefer {verdict.prefer}"
     rows = {
         "Task": f"{len(about.class_names)} classes: {names}",
-        "Input": f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}",
+        "Input": _input(about),
         "Ships": Markdown("{file}, chosen by {option}").fill(
             file=code(ships), option=code(preferred)
         ),
@@ -85,6 +99,14 @@ def _head(verdict: Verdict, about: Provenance) -> Markdown:
     }
     title = Markdown("# {data}: a classifier by lepton\n").fill(data=about.data)
     return _lines([title, _table(("", ""), rows.items())])
+
+
+def _input(about: Provenance) -> str:
+    if len(about.input) == 2:
+        length, channels = about.input
+        return f"signal of {length} values, {channels} channel{'s' * (channels > 1)}"
+    height, width, channels = about.input
+    return f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}"
 
 
 def _answer(verdict: Verdict) -> Markdown:
@@ -169,7 +191,7 @@ def _how(verdict: Verdict) -> Markdown:
     if verdict.parity is not None:
         p = verdict.parity
         lines.append(
-            f"Parity with exact integer arithmetic on {p.n_samples} pictures: largest difference "
+            f"Parity with exact integer arithmetic on {p.n_samples} samples: largest difference "
             f"{p.max_steps} steps, the same class for {p.n_same_class} of {p.n_clear} clear ones."
         )
     title = Markdown("## How it was measured\n")
@@ -195,7 +217,7 @@ The data were stored with {black:g} as black and {white:g} as white:
 
 def _scale(about: Provenance) -> Markdown:
     """How stored values become the file's pixels, where they are not 0 to 255."""
-    scale, mode = about.known_scale, "RGB" if about.input[2] == 3 else "L"
+    scale, mode = about.known_scale, "RGB" if about.input[-1] == 3 else "L"
     if scale is None or scale == EIGHT_BIT:
         return Markdown()
     text = _RAW if scale.of_files != scale else _DEEP
@@ -203,15 +225,19 @@ def _scale(about: Provenance) -> Markdown:
 
 
 def _use(verdict: Verdict, about: Provenance) -> Markdown:
+    classes, file = len(about.class_names), formatting.precision_text(verdict.primary)
+    if len(about.input) == 2:
+        length, channels = about.input
+        return USE_SIGNAL.fill(length=length, channels=channels, classes=classes, file=file)
     height, width, channels = about.input
     use = USE.fill(
         height=height,
         width=width,
         channels=channels,
-        classes=len(about.class_names),
+        classes=classes,
         colour="RGB" if channels == 3 else "grey",
         mode="RGB" if channels == 3 else "L",
-        file=formatting.precision_text(verdict.primary),
+        file=file,
     )
     return Markdown(use + _scale(about))
 

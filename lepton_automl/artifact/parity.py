@@ -34,8 +34,8 @@ def parity(
     ----------
     int8, floating : bytes
         The two files.
-    pixels : uint8 array (N, H, W, C)
-        Samples.
+    pixels : array
+        Samples: uint8 (N, H, W, C), or float32 signals (N, length, C).
     golden_differences : mapping of str to float
         Largest difference of a probability from the stored ones, for `int8` and `float`.
 
@@ -70,11 +70,12 @@ def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]
         onnx_file.open_session(file),
         onnx_file.open_session(with_last_quantized_output(file)),
     )
+    name = open_ended.get_inputs()[0].name
     steps, integer, runtime = 0, [], []
     for start in range(0, len(pixels), BATCH):
         batch = np.ascontiguousarray(pixels[start : start + BATCH])
         outcome = exact.run(batch)
-        (stored,) = open_ended.run([exact.last_quantized_name], {onnx_file.INPUT_NAME: batch})
+        (stored,) = open_ended.run([exact.last_quantized_name], {name: batch})
         apart = np.ravel(outcome.last_quantized).astype(int) - np.ravel(stored).astype(int)
         steps = max(steps, int(np.abs(apart).max()))
         integer.append(outcome.probabilities.argmax(1))

@@ -1,4 +1,4 @@
-"""Classify picture files with an ONNX file and the class names in its metadata.
+"""Classify picture files or signals with an ONNX file and the class names in its metadata.
 
 The file is opened in a child process with limits (`models.untrusted_session`), whether or not a
 manifest seals it.
@@ -6,7 +6,7 @@ manifest seals it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
-from lepton_automl.data import decode
+from lepton_automl.data import decode, signal_files
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
-from lepton_automl.errors import ArtifactError, DataError
+from lepton_automl.errors import ArtifactError, ConfigError, DataError
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
 _FIX = "give an ONNX file that lepton wrote"
@@ -36,9 +36,10 @@ _SUSPECT_LEVEL, _SUSPECT_SHARE = 31, 0.5
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted class of one picture."""
+    """Predicted class of one picture or signal."""
 
     file: Path
+    """Of several windows in one file that of number i is named `FILE[i]`."""
     label: str
     probability: float
     """Of that label, 0 to 1."""
@@ -54,7 +55,7 @@ def predict(
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
-    """Predict the most probable class of every picture.
+    """Predict the most probable class of every picture, or of every window of a signal.
 
     The file of an artifact is used only if it has the sha256 of the manifest.
 
@@ -63,7 +64,8 @@ def predict(
     artifact : Path
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
-        Picture files, or folders of pictures.
+        Picture files, or folders of pictures; of signals `.npy` and `.csv` files
+        (`data.signal_files.read_windows`), or folders of them.
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
@@ -88,6 +90,14 @@ def predict(
     content = _content(model, sealed, on_note)
     with UntrustedSession(model, content, model.parent, _WORDS) as session:
         labels, framing = _labels(session, model), _framing(session, model)
+        report = on_unreadable or _raise
+        if len(session.shape) == 2:
+            if stated is not None:
+                raise ConfigError(
+                    f"{OPTION} {pixel_scale} has no effect: the file reads signals",
+                    fix="leave it out",
+                )
+            return _of_signals(session, _found(files, signal_files.SUFFIXES), labels, report)
         scale = stated or _recorded_scale(session, model, sealed)
         height, width, channels = session.shape
 
@@ -100,7 +110,7 @@ def predict(
         found, sent = list[Prediction](), list[tuple[Path, str]]()
         # A batch is decoded while the one before is classified.
         for good in _decoded(
-            _pictures(files), batch_of(session.shape), pixels_of, on_unreadable or _raise
+            _found(files, decode.SUFFIXES), batch_of(session.shape), pixels_of, report
         ):
             found += _received(session, sent, labels)
             stacked = np.stack([pixels for _, pixels in good])
@@ -108,6 +118,29 @@ def predict(
             paths = [path for path, _ in good]
             sent = list(zip(paths, _remarks(paths, stacked, scale), strict=True))
         return found + _received(session, sent, labels)
+
+
+def _of_signals(
+    session: UntrustedSession,
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    on_unreadable: Callable[[DataError], None],
+) -> list[Prediction]:
+    """Predictions of all windows in the files, one file after the other."""
+    length, channels = session.shape
+    found: list[Prediction] = []
+    for path in paths:
+        try:
+            windows = signal_files.read_windows(path, length, channels)
+        except DataError as error:
+            on_unreadable(DataError(error.what, fix="leave this file out"))
+            continue
+        answers = session.predict(windows)
+        best = zip(answers.argmax(1).tolist(), answers.max(1).tolist(), strict=True)
+        for number, (index, top) in enumerate(best):
+            name = path if len(windows) == 1 else path.with_name(f"{path.name}[{number}]")
+            found.append(Prediction(name, labels[index], top))
+    return found
 
 
 def _decoded(
@@ -271,15 +304,18 @@ def _framing(session: UntrustedSession, model: Path) -> Framing | None:
     return framing
 
 
-def _pictures(files: Iterable[Path]) -> list[Path]:
-    """The files, folders replaced by the pictures in them."""
+def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
+    """The files, folders replaced by the files in them that have one of the suffixes."""
     paths: list[Path] = []
     for file in files:
         if file.is_dir():
             inside = (path for path in sorted(file.rglob("*")) if path.is_file())
-            paths += [path for path in inside if path.suffix.lower() in decode.SUFFIXES]
+            paths += [path for path in inside if path.suffix.lower() in suffixes]
         else:
             paths.append(file)
     if not paths:
-        raise DataError("there is no picture to classify", fix="give picture files, or a folder")
+        raise DataError(
+            f"there is no file to classify; the suffixes read are {', '.join(sorted(suffixes))}",
+            fix="give files, or a folder with such files",
+        )
     return paths

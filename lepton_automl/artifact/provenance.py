@@ -29,8 +29,8 @@ class Provenance:
     data: str
     data_fingerprint: str
     class_names: tuple[str, ...]
-    input: tuple[int, int, int]
-    """Height, width, channels."""
+    input: tuple[int, ...]
+    """Height, width, channels of a picture; length, channels of a signal."""
     target: str
     prefer: str
     limits: Limits

@@ -80,7 +80,8 @@ class Request:
     folder: Path
     """The artifact folder."""
     pixels: Path
-    """Locked test part: .npy, uint8 (N, H, W, C) at the net's size."""
+    """Locked test part: .npy, uint8 (N, H, W, C) at the net's size, or a float32 signal
+    (N, length, C)."""
     labels: Path
     """.npy, int64 (N,)."""
     fingerprint: str
@@ -196,8 +197,10 @@ def checked_verdict(folder: Path) -> Verdict:
 
 def _run_problems(name: str, file: bytes, pixels: np.ndarray, classes: int) -> list[str]:
     try:
-        (found,) = onnx_file.open_session(file).run(
-            [onnx_file.OUTPUT_NAME], {onnx_file.INPUT_NAME: np.ascontiguousarray(pixels)}
+        session = onnx_file.open_session(file)
+        name_of_input = session.get_inputs()[0].name
+        (found,) = session.run(
+            [onnx_file.OUTPUT_NAME], {name_of_input: np.ascontiguousarray(pixels)}
         )
     except MALFORMED as error:
         if is_out_of_memory(error):
@@ -489,8 +492,8 @@ def _evidence(
     pixels, labels = map_labelled(LabelledFiles(request.pixels, request.labels))
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
         raise DataError(
-            f"a test part of {len(labels)} labels and pixels {pixels.shape} does not fit a net for "
-            f"pictures {about.input}",
+            f"a test part of {len(labels)} labels and samples {pixels.shape} does not fit a net "
+            f"for samples {about.input}",
             fix="give the data that the artifact was made from",
         )
     groups = None if request.groups is None else np.asarray(request.groups)

@@ -28,6 +28,12 @@ def int8_file(model: Model) -> bytes:
     return int8_onnx(model, [str(number) for number in range(model.arch.classes)], {})
 
 
+def int8_probabilities(model: Model, pixels: Tensor) -> np.ndarray:
+    """Class probabilities (N, classes) of a quantized model's file for pixels (N, H, W, C)."""
+    given = model.preprocessing.file_input(pixels.cpu().numpy())
+    return onnx_probabilities(int8_file(model), given)
+
+
 def validation_accuracy(model: Model, context: CompressionContext) -> float:
     """Share of the acceptance pictures that are right, 0 to 1; of the int8 file if quantized.
 
@@ -44,7 +50,7 @@ def validation_correct(
     data = pictures.data
     if model.qparams is None:
         return is_correct(model, data, device=context.device)
-    predicted = onnx_probabilities(int8_file(model), data.pixels).argmax(1)
+    predicted = int8_probabilities(model, data.pixels).argmax(1)
     correct: np.ndarray = predicted == data.labels.cpu().numpy()
     return correct
 
@@ -106,7 +112,7 @@ def _scores(model: Model, context: CompressionContext, pixels: Tensor) -> np.nda
     if model.qparams is None:
         logits: np.ndarray = predict_logits(model, pixels, device=context.device).numpy()
         return logits
-    probabilities = onnx_probabilities(int8_file(model), pixels).astype(np.float64)
+    probabilities = int8_probabilities(model, pixels).astype(np.float64)
     scores: np.ndarray = np.log(np.maximum(probabilities, 1e-30))
     return scores
 

@@ -75,11 +75,12 @@ def extract_patches(op: Conv | Linear, value: Tensor) -> Tensor:
     """(groups, patches, taps): inputs of the layer's dot products, at random positions."""
     if isinstance(op, Linear):
         return value.flatten(1)[None]
-    padded = F.pad(value, [op.kernel // 2] * 4)
+    rows, columns = op.padding
+    padded = F.pad(value, [columns, columns, rows, rows])
     positions = torch.cartesian_prod(torch.arange(op.y.height), torch.arange(op.y.width))
     order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(0))
     corners = op.stride * positions[order[: max(1, _MAX_PATCHES // len(value))]]
-    k, groups = op.kernel, value.shape[1] if op.depthwise else 1
-    patches = [padded[:, :, r : r + k, c : c + k].flatten(2) for r, c in corners.tolist()]
+    (height, width), groups = op.window, value.shape[1] if op.depthwise else 1
+    patches = [padded[:, :, r : r + height, c : c + width].flatten(2) for r, c in corners.tolist()]
     stacked = torch.cat(patches)  # (patches, channels, taps)
     return stacked.reshape(len(stacked), groups, -1).transpose(0, 1)

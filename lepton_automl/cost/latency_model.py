@@ -190,7 +190,7 @@ def _counts(op: Op) -> dict[str, float]:
         case Linear():
             return {"linear.op": 1, "linear.macs": op.macs}
         case MaxPool():
-            return {"max_pool.op": 1, "max_pool.reads": op.y.size * op.kernel**2}
+            return {"max_pool.op": 1, "max_pool.reads": op.y.size * math.prod(op.window)}
         case GlobalPool():
             return {"global_pool.op": 1, "global_pool.reads": op.x.size}
         case Add() | Mul() | Gate():
@@ -199,7 +199,7 @@ def _counts(op: Op) -> dict[str, float]:
 
 
 def _dense(op: Conv) -> dict[str, float]:
-    rows, depth = op.y.height * op.y.width, op.x.channels * op.kernel**2
+    rows, depth = op.y.height * op.y.width, op.x.channels * math.prod(op.window)
     return {
         "conv.op": 1,
         "conv.macs": op.macs,
@@ -215,7 +215,7 @@ def _depthwise(op: Conv) -> dict[str, float]:
     return {
         "depthwise.op": 1,
         "depthwise.macs": op.macs,
-        "depthwise.lanes": rows * op.kernel**2 * _up(op.y.channels, _LANES),
+        "depthwise.lanes": rows * math.prod(op.window) * _up(op.y.channels, _LANES),
         "depthwise.out": op.y.size,
     }
 

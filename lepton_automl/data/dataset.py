@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,10 @@ from lepton_automl.data.loading import CheckedSamples
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.data.samples import PARTS, Pictures
+from lepton_automl.data.signals import Signals, constant_channels, quantization_of
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
-from lepton_automl.models.quantization import Preprocessing
+from lepton_automl.models.quantization import InputQuantization, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +70,9 @@ class Part:
     """Whether classes have equal weight in loss and accuracy (balanced accuracy)."""
     levels: LevelTable | None = None
     """Darkest and brightest pixel of each picture, 0 to 255; None: not known."""
+    signals: Signals | None = None
+    """float32 (N, length, C): measured values, of which `pictures` are the 8-bit samples; None for
+    pictures."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -145,11 +149,18 @@ class Dataset:
     """Black and white of the stored pixels; None where all have 8 bits."""
     framing: Framing | None = None
     """How pictures get the size of a net; None: resized without regard to their shape."""
+    signal: InputQuantization | None = None
+    """How measured values become the samples that nets see; None for pictures."""
 
     @property
     def file_scale(self) -> PixelScale:
         """Black and white of picture files with more than 8 bits a channel."""
         return SIXTEEN_BIT if self.pixel_scale is None else self.pixel_scale.of_files
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether samples are signals, whose size is (1, length)."""
+        return self.signal is not None
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
@@ -186,6 +197,22 @@ class Dataset:
         made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)
         return np.concatenate(list(made))
 
+    def file_inputs(self, part: str, size: Size) -> NDArray[Any]:
+        """What a written file reads for the samples of a part.
+
+        Returns
+        -------
+        ndarray
+            The pixels, as `pixels`; of signals the measured values, float32 (N, length, C).
+
+        Raises
+        ------
+        DataError
+            As `pixels`.
+        """
+        signals = self.part(part).signals
+        return self.pixels(part, size) if signals is None else signals
+
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
         pictures = self.train.pictures
@@ -197,7 +224,8 @@ class Dataset:
         mean = float((levels * counts).sum() / counts.sum())
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
         # The deviation of uniformly grey pictures is 0; at least 1 avoids a division by it.
-        return Preprocessing(round(mean), float(np.float32(1 / max(variance**0.5, 1.0))))
+        scale = float(np.float32(1 / max(variance**0.5, 1.0)))
+        return Preprocessing(round(mean), scale, self.signal)
 
     def matched_to(self, class_names: Sequence[str], channels: int) -> Dataset:
         """Copy for a net with `channels` that orders the same classes as `class_names`."""
@@ -247,6 +275,29 @@ class Dataset:
             pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]),
         )
         return LabelledFiles(pixels, labels, source.is_balanced, states)
+
+    def file_input_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
+        """`file_inputs` and the labels as files in the folder `cache`.
+
+        Raises
+        ------
+        DataError, MachineError
+            As `decoded_files`.
+        """
+        source = self.part(part)
+        signals = source.signals
+        if signals is None:
+            return self.decoded_files(part, size, cache)
+        values, labels = (
+            cache / f"{part}-{source.fingerprint}.{name}.npy" for name in ("signals", "labels")
+        )
+        states = (
+            pixel_cache.cache_array(values, signals.shape, np.dtype(np.float32), lambda: [signals]),
+            pixel_cache.cache_array(
+                labels, (len(source),), np.dtype(np.int64), lambda: [source.labels]
+            ),
+        )
+        return LabelledFiles(values, labels, source.is_balanced, states)
 
     def with_balance(self, balance: Balance) -> Dataset:
         """Copy with balanced accuracy if `balance` is on, or auto and classes are uneven.
@@ -420,7 +471,8 @@ def open_dataset(
     parts = loading.assign_parts(checked, seed, times)
     if times is not None:
         checked = loading.with_time_decision(checked, times, parts)
-    train, validation, test_part = (_part(checked, parts, name) for name in PARTS)
+    checked, signal = _quantized(checked, parts)
+    train, validation, test_part = (_part(checked, parts, name, signal) for name in PARTS)
     name, size = loading.dataset_name(str(data)), checked.size
     emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
     return Dataset(
@@ -433,12 +485,43 @@ def open_dataset(
         test=test_part,
         decisions=checked.samples.decisions,
         pixel_scale=checked.samples.pixel_scale,
+        signal=signal,
     )
 
 
-def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
+def _quantized(
+    checked: CheckedSamples, parts: NDArray[np.str_]
+) -> tuple[CheckedSamples, InputQuantization | None]:
+    """How signals become 8-bit samples, by the training part; None for pictures."""
+    samples = checked.samples
+    if samples.signals is None:
+        return checked, None
+    training = samples.signals[parts == "train"]
+    signal, decision = quantization_of(training)
+    notes = tuple(
+        f"channel {channel} (of 0 to {samples.signals.shape[2] - 1}) has the same value throughout "
+        "the training part"
+        for channel in constant_channels(training)
+    )
+    changed = dataclasses.replace(
+        samples, decisions=(*samples.decisions, decision), notes=(*samples.notes, *notes)
+    )
+    return dataclasses.replace(checked, samples=changed), signal
+
+
+def _part(
+    checked: CheckedSamples,
+    parts: NDArray[np.str_],
+    name: str,
+    signal: InputQuantization | None,
+) -> Part:
     samples, index = checked.samples, np.flatnonzero(parts == name)
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
+    if signal is None or samples.signals is None:
+        pictures, signals = loading.select(samples.only_pictures, index), None
+    else:
+        signals = samples.signals[index]
+        pictures = signal.quantize(signals)[:, None]
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]
@@ -450,9 +533,10 @@ def _part(checked: CheckedSamples, parts: NDArray[np.str_], name: str) -> Part:
         labels=samples.labels[index],
         groups=groups,
         ids=tuple(samples.ids[place] for place in index),
-        pictures=loading.select(samples.pictures, index),
+        pictures=pictures,
         digests=tuple(checked.digests[place] for place in index),
-        levels=checked.levels.select(index).to_8_bit(scale),
+        levels=None if checked.levels is None else checked.levels.select(index).to_8_bit(scale),
+        signals=signals,
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
     )
 

@@ -39,6 +39,7 @@ from lepton_automl.data.pixel_scale import (
     scale_arrays,
 )
 from lepton_automl.data.samples import PARTS, Picture, Pictures, RawSamples, Samples
+from lepton_automl.data.signals import Signals
 from lepton_automl.data.sources import Source
 from lepton_automl.data.split import first_few, split, split_by_time
 from lepton_automl.data.times import Times, read_times
@@ -63,8 +64,8 @@ class CheckedSamples:
     """3 if a picture outside the test part has colour, else 1."""
     size: tuple[int, int] | None
     """Height and width (pixels) that all pictures share, or None."""
-    levels: LevelTable
-    """Of each picture as it is stored."""
+    levels: LevelTable | None
+    """Of each picture as it is stored; None for signals."""
     near_duplicates: NDArray[np.int64] | None = None
     """(N,): group of near duplicates of each sample, of given parts too; None: not looked for."""
     are_groups_found: bool = False
@@ -125,9 +126,11 @@ def _scaled(
     stated: PixelScale | None,
     known: PixelScale | None,
 ) -> tuple[Samples, PixelScale | None]:
-    """The samples with uint8 pixels, and the scale of these and of `others`; None for files."""
+    """The samples, and the scale of their pixels and of `others`; None for files and signals."""
     if isinstance(read, Samples):
         return read, None
+    if read.signals is not None and stated is None:
+        return read.signals(), None
     scale, made, notes = scale_arrays(data, [*read.arrays, *others], stated, known)
     samples = _converted(read, scale)
     decisions = samples.decisions if made is None else (*samples.decisions, made)
@@ -168,6 +171,10 @@ def choose_file_scale(
         If the stated scale does not fit the files, or there is nothing to which it applies.
     """
     samples, levels = checked.samples, checked.levels
+    if levels is None:
+        if stated is not None:
+            raise _no_picture_option(f"{OPTION} {stated.name}")
+        return checked
     if not levels.is_deep.any():
         if samples.pixel_scale is None and stated is not None and stated != EIGHT_BIT:
             raise ConfigError(
@@ -206,7 +213,10 @@ def check_pictures(
     MachineError
         If the list of ignored files cannot be written to `quarantine`.
     """
-    pictures = samples.pictures
+    if (signals := samples.signals) is not None:
+        digests = tuple(hashlib.sha256(row).digest() for row in signals)
+        return CheckedSamples(samples, digests, signals.shape[2], (1, signals.shape[1]), None)
+    pictures = samples.only_pictures
     if isinstance(pictures, np.ndarray):
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(pictures))
         levels = LevelTable.of_pixels(pictures)
@@ -236,7 +246,14 @@ def with_channels(checked: CheckedSamples, wanted: Channels) -> CheckedSamples:
     """Samples of which nets see as many channels as `wanted` says; `auto`: those of the pictures.
 
     Grey pictures have three equal channels then, and colour becomes grey as in `decode.decode`.
+
+    Raises
+    ------
+    ConfigError
+        If it is not `auto` for signals.
     """
+    if checked.samples.signals is not None and wanted != "auto":
+        raise _no_picture_option(f"--channels {wanted}")
     return checked if wanted == "auto" else dataclasses.replace(checked, channels=int(wanted))
 
 
@@ -263,9 +280,11 @@ def with_groups(
         As `stated_groups`.
     """
     samples, copies = checked.samples, _copies(checked.digests)
+    if samples.signals is not None:
+        return _with_stated_groups(checked, group)
     different = np.flatnonzero(copies == np.arange(len(samples)))
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
-    thumbs = near_duplicates.thumbnails(select(samples.pictures, different), scale)
+    thumbs = near_duplicates.thumbnails(select(samples.only_pictures, different), scale)
     near, not_searched = _search(checked, thumbs, samples.labels[different], emit)
     place = np.searchsorted(different, copies)
     near_groups = different[near.groups][place]
@@ -321,6 +340,33 @@ def stated_groups(samples: Samples, group: str | None) -> NDArray[np.int64] | No
     if pattern is None:
         return None
     return groups_by_pattern(pattern, samples.ids, tuple(samples.attributes))
+
+
+def _with_stated_groups(checked: CheckedSamples, group: str | None) -> CheckedSamples:
+    """Signals with the groups that are stated, or those of the data."""
+    if (stated := stated_groups(checked.samples, group)) is not None:
+        return _grouped(checked, stated)
+    if group == NONE:
+        return _grouped(checked, None)
+    samples = checked.samples
+    if samples.groups is not None or not _wanted(samples):
+        return checked
+    decision = Decision(
+        name="groups",
+        choice="windows are independent of each other, but for equal ones",
+        evidence="the data name no groups; windows of one recording or person that are in several "
+        "parts make validation and test too good",
+        certainty="assumed",
+        option="--group, or an array group_train beside x_train",
+    )
+    decisions = (*samples.decisions, decision)
+    return dataclasses.replace(checked, samples=dataclasses.replace(samples, decisions=decisions))
+
+
+def _no_picture_option(option: str) -> ConfigError:
+    return ConfigError(
+        f"{option} has no effect: the data are signals, not pictures", fix="leave it out"
+    )
 
 
 def _with_enough_groups(
@@ -526,14 +572,21 @@ def dataset_name(data: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
 
 
+def kind_text(checked: CheckedSamples) -> str:
+    """What the samples are, such as `grey pictures 28x28`."""
+    if checked.samples.signals is not None and checked.size is not None:
+        channels = f"{checked.channels} channel{'s' * (checked.channels > 1)}"
+        return f"signals of {checked.size[1]} values in {channels}"
+    size = "of varying sizes" if checked.size is None else "{}x{}".format(*checked.size)
+    return f"{'grey' if checked.channels == 1 else 'RGB'} pictures {size}"
+
+
 def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, int]) -> Event:
     """The event that summarises the data in one line."""
-    size = "of varying sizes" if checked.size is None else "{}x{}".format(*checked.size)
-    colour = "grey" if checked.channels == 1 else "RGB"
     classes = len(checked.samples.class_names)
     return Event(
         "data",
-        f"{name}: {sum(counts)} {colour} pictures {size}, {classes} classes; "
+        f"{name}: {sum(counts)} {kind_text(checked)}, {classes} classes; "
         f"{counts[0]} train, {counts[1]} validation, {counts[2]} test",
         data={"train": counts[0], "validation": counts[1], "test": counts[2]},
     )
@@ -607,10 +660,18 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         raise DataError(
             f"--test {test} has no test part", fix="give a folder or file with test pictures"
         )
+    if (samples.signals is None) != (more.signals is None) or _lengths(samples) != _lengths(more):
+        raise DataError(
+            f"--test {test} does not hold such samples as {data}: "
+            f"{_lengths(samples) or 'pictures'} and {_lengths(more) or 'pictures'}",
+            fix="give signals of the same length and channels, or pictures, in both",
+        )
     place = [_class_index(name, samples.class_names, test) for name in more.class_names]
     first = np.full(len(samples), "", "<U10") if samples.parts is None else samples.parts
     return Samples(
-        pictures=_concatenate(samples.pictures, more.pictures),
+        pictures=_concatenate(samples.only_pictures, more.only_pictures)
+        if samples.signals is None or more.signals is None
+        else np.concatenate([samples.signals, more.signals]),
         labels=np.concatenate([samples.labels, np.array(place, np.int64)[more.labels]]),
         class_names=samples.class_names,
         ids=samples.ids + tuple(f"{test}: {name}" for name in more.ids),
@@ -621,6 +682,11 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,
     )
+
+
+def _lengths(samples: Samples) -> tuple[int, ...] | None:
+    """Length and channels of signals; None for pictures."""
+    return None if samples.signals is None else samples.signals.shape[1:]
 
 
 def _of_test(decision: Decision) -> Decision:
@@ -668,10 +734,15 @@ def _concatenate_attributes(samples: Samples, more: Samples) -> dict[str, tuple[
     }
 
 
+def _rows(samples: Samples, places: NDArray[np.int64]) -> Pictures | Signals:
+    signals = samples.signals
+    return select(samples.only_pictures, places) if signals is None else signals[places]
+
+
 def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
     return dataclasses.replace(
         samples,
-        pictures=select(samples.pictures, places),
+        pictures=_rows(samples, places),
         labels=samples.labels[places],
         ids=tuple(samples.ids[place] for place in places),
         parts=None if samples.parts is None else samples.parts[places],

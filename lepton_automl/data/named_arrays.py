@@ -1,11 +1,14 @@
-"""Pictures and labels among named arrays: `x_train y_train [x_test y_test]`, or `x y`."""
+"""Pictures or signals, and labels, among named arrays: `x_train y_train [x_test y_test]`, or `x y`.
+
+Floats and signed integers (N, length, channels) or (N, channels, length) are signals.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,11 +21,20 @@ from lepton_automl.core.untrusted_arrays import Header, ObjectArrayError
 from lepton_automl.data import pixel_scale
 from lepton_automl.data.pixel_scale import RawArray
 from lepton_automl.data.samples import RawSamples, Samples
+from lepton_automl.data.signals import (
+    MAX_CHANNELS,
+    Layout,
+    Signals,
+    kind_decision,
+    layout_of,
+    to_signals,
+)
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 
 _WORDS = {
-    "x": "x xs image images img imgs picture pictures pixel pixels data input inputs",
+    "x": "x xs image images img imgs picture pictures pixel pixels data input inputs "
+    "signal signals window windows series",
     "y": "y ys label labels target targets",
     "group": "group groups",
 }
@@ -34,6 +46,7 @@ _PART_WORDS = {
 }
 _PART_NAMES = {"": "", "train": "train", "val": "validation", "test": "test"}
 """Part in a key -> part; empty for samples without a part."""
+_SIGNAL_WORDS = ("signal", "window", "series")
 _CLASS_NAMES = {"classnames", "classname", "labelnames", "targetnames"}
 _UNNAMED = re.compile(r"arr_\d+")
 """Keys that `numpy.savez` gives to arrays without names."""
@@ -74,8 +87,8 @@ def read_raw(
     archive: NamedArrays,
     columns: Mapping[str, str] | None = None,
     channel_axis: str | None = None,
-) -> RawSamples:
-    """Find pictures and labels among arrays, with optional groups and class names.
+) -> RawSamples | Samples:
+    """Find pictures or signals, and labels, among arrays, with optional groups and class names.
 
     Keys (`_WORDS` and `_PART_WORDS`, in upper or lower case): one name for pictures and one for
     labels, alone or with the name of a part before or after them: `x`, `y`, `X_train`,
@@ -92,7 +105,8 @@ def read_raw(
     columns : mapping of str to str, optional
         What a key holds (`x`, `y`, `group`, `x_train`, ..., `class_names`) -> the key.
     channel_axis : {"first", "last"}, optional
-        Where the channels of pictures are; None: by the shape.
+        Where the channels are; None: by the shape. Arrays of three axes for which it is stated are
+        signals.
 
     Raises
     ------
@@ -103,11 +117,12 @@ def read_raw(
     """
     arrays, keys = _load(data, archive, columns)
     parts = list(arrays.pictures)
+    layout = _signal_layout(data, arrays.pictures, keys, channel_axis)
     xs = [
         RawArray(
             keys["x", part],
             _PART_NAMES[part],
-            _pictures(f"{data}: {keys['x', part]}", x, channel_axis),
+            x if layout else _pictures(f"{data}: {keys['x', part]}", x, channel_axis),
         )
         for part, x in arrays.pictures.items()
     ]
@@ -129,12 +144,10 @@ def read_raw(
     if len({x.values.shape[1:] for x in xs}) > 1:
         shapes = ", ".join(f"{x.name} {x.values.shape[1:]}" for x in xs)
         raise DataError(f"{data}: pictures differ in shape: {shapes}", fix="give one shape")
-    decisions = (
-        *_key_decision(keys, columns),
-        *_axis_decision(
-            data, {keys["x", p]: x.shape for p, x in arrays.pictures.items()}, channel_axis
-        ),
-    )
+    shapes = {keys["x", part]: x.shape for part, x in arrays.pictures.items()}
+    decisions = _key_decision(keys, columns)
+    if layout is None:
+        decisions += _axis_decision(data, shapes, channel_axis)
     names = [keys["y", part] for part in parts]
     class_names, labels = _classes(data, names, ys, arrays.class_names)
     counts = [len(x.values) for x in xs]
@@ -148,11 +161,68 @@ def read_raw(
         groups=groups,
         decisions=decisions,
     )
-    return RawSamples(tuple(xs), build)
+    if layout is None:
+        return RawSamples(tuple(xs), build)
+    is_stated = channel_axis is not None or _is_named_signal(xs[0].name)
+    if is_stated:
+        return build(pictures=_joined(data, xs, layout))
+    made = kind_decision(xs[0].name, xs[0].values, layout)
+    pictures = [
+        dataclasses.replace(x, values=_pictures(f"{data}: {x.name}", x.values, None)) for x in xs
+    ]
+
+    def signals() -> Samples:
+        return build(pictures=_joined(data, xs, layout), decisions=(*decisions, made))
+
+    return RawSamples(tuple(pictures), build, signals)
 
 
-def converted(data: str, raw: RawSamples) -> Samples:
-    """The samples with pixels in the scale that their values show."""
+def _joined(data: str, xs: Sequence[RawArray], layout: Layout) -> Signals:
+    values = [to_signals(f"{data}: {x.name}", x.values, layout) for x in xs]
+    return values[0] if len(values) == 1 else np.concatenate(values)
+
+
+def _is_named_signal(key: str) -> bool:
+    """Whether the name of an array says that it holds signals."""
+    return any(word in re.sub(r"[\W_]+", "", key).lower() for word in _SIGNAL_WORDS)
+
+
+def _signal_layout(
+    data: str, arrays: Mapping[str, Array], keys: Mapping[_Key, str], channel_axis: str | None
+) -> Layout | None:
+    """Which axis holds the channels, where the arrays hold signals; None: pictures."""
+    layouts = {layout_of(x.shape) for x in arrays.values()}
+    layout = layouts.pop() if len(layouts) == 1 else None
+    has_three_axes = all(x.ndim == 3 for x in arrays.values())
+    if channel_axis is not None and has_three_axes:
+        layout = "channels first" if channel_axis == "first" else "channels last"
+        axis = 1 if channel_axis == "first" else 2
+        if any(x.shape[axis] > MAX_CHANNELS for x in arrays.values()):
+            shapes = ", ".join(f"{keys['x', part]} {x.shape}" for part, x in arrays.items())
+            raise ConfigError(
+                f"--channel-axis {channel_axis}: {data} has {shapes}, more than {MAX_CHANNELS} "
+                "channels",
+                fix="give the other axis, or leave it out for grey pictures",
+            )
+        return layout
+    named = [key for (what, _), key in keys.items() if what == "x" and _is_named_signal(key)]
+    if named and layout is None:
+        shapes = ", ".join(f"{keys['x', part]} {x.shape}" for part, x in arrays.items())
+        raise DataError(
+            f"{data}: {shapes}: which axis is that of the channels cannot be told; the rule is "
+            f"(N, length, channels) or (N, channels, length), at most {MAX_CHANNELS} channels",
+            fix="say which: --channel-axis first or last; or call the array x if it holds pictures",
+        )
+    measured = all(x.dtype.kind in "fi" for x in arrays.values())
+    return layout if named or measured else None
+
+
+def converted(data: str, raw: RawSamples | Samples) -> Samples:
+    """The signals, or the pictures with pixels in the scale that their values show."""
+    if isinstance(raw, Samples):
+        return raw
+    if raw.signals is not None:
+        return raw.signals()
     scale, made, notes = pixel_scale.scale_arrays(data, raw.arrays, None)
     samples = raw.samples(pixel_scale.convert(raw.arrays, scale))
     decisions = samples.decisions if made is None else (*samples.decisions, made)

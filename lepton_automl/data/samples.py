@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.pixel_scale import PixelScale, RawArray
+from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -24,7 +26,7 @@ Pictures = NDArray[np.uint8] | tuple[Picture, ...]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Labelled pictures as a source reads them.
+    """Labelled pictures or signals as a source reads them.
 
     Raises
     ------
@@ -32,7 +34,7 @@ class Samples:
         On construction, if the fields are inconsistent.
     """
 
-    pictures: Pictures
+    pictures: Pictures | Signals
     labels: NDArray[np.int64]
     """(N,), indices into `class_names`."""
     class_names: tuple[str, ...]
@@ -54,6 +56,17 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def signals(self) -> Signals | None:
+        """The measured values, where samples are signals; else None."""
+        return cast(Signals, self.pictures) if _are_signals(self.pictures) else None
+
+    @property
+    def only_pictures(self) -> Pictures:
+        """The pictures, where samples are no signals."""
+        assert not _are_signals(self.pictures), "the samples are signals"
+        return cast(Pictures, self.pictures)
+
     def __post_init__(self) -> None:
         columns = {name: getattr(self, name) for name in ("pictures", "ids", "parts", "groups")}
         for name, column in (*columns.items(), *self.attributes.items()):
@@ -65,11 +78,7 @@ class Samples:
             raise _wrong(f"an empty or unprintable class name among {self.class_names}")
         if len(set(self.class_names)) != len(self.class_names):
             raise _wrong(f"two classes of one name: {', '.join(self.class_names)}")
-        if isinstance(self.pictures, np.ndarray) and (
-            self.pictures.dtype != np.uint8
-            or self.pictures.ndim != 4
-            or self.pictures.shape[3] not in (1, 3)
-        ):
+        if isinstance(self.pictures, np.ndarray) and not _is_array_of_samples(self.pictures):
             raise _wrong(f"pictures {self.pictures.dtype} {self.pictures.shape}")
         if self.parts is not None and not set(np.unique(self.parts)) <= {"", *PARTS}:
             raise _wrong(f"parts {sorted(set(self.parts.tolist()))}")
@@ -83,10 +92,24 @@ class RawSamples:
     """The pictures in the order of the labels, an array a part."""
     samples: Callable[[NDArray[np.uint8]], Samples]
     """Makes the samples from the converted pictures."""
+    signals: Callable[[], Samples] | None = None
+    """Makes the samples as signals, where the arrays are read as such unless a pixel scale is
+    stated; None: they are pictures."""
+
+
+def _are_signals(values: Pictures | Signals) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype == np.float32
+
+
+def _is_array_of_samples(array: NDArray[np.generic]) -> bool:
+    if array.dtype == np.float32:
+        return array.ndim == 3 and array.shape[2] <= MAX_CHANNELS
+    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
 
 
 def _wrong(what: str) -> DataError:
     return DataError(
         f"the source gave {what}",
-        fix="labels are indices into class_names, pictures uint8 (N, H, W, 1 or 3) or one a sample",
+        fix="labels are indices into class_names, pictures uint8 (N, H, W, 1 or 3) or one a "
+        f"sample, signals float32 (N, length, 1 to {MAX_CHANNELS})",
     )

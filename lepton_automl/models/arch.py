@@ -24,14 +24,29 @@ class Arch:
 
     Parameters
     ----------
-    input : (int, int, int)
-        Height, width and channels (1 or 3 for pictures) of a sample.
+    input : tuple of int
+        Height, width and channels of a picture, or length and channels of a signal.
     layers : tuple of Layer
         In order; the last one computes one logit a class.
     """
 
-    input: tuple[int, int, int]
+    input: tuple[int, ...]
     layers: tuple[Layer, ...]
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether samples have one spatial axis, time, and the net reads measured values."""
+        return len(self.input) == 2
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a sample; (1, length) for a signal."""
+        return (1 if self.is_signal else self.input[0], self.input[-2])
+
+    @property
+    def channels(self) -> int:
+        """Channels of a sample."""
+        return self.input[-1]
 
     @property
     def classes(self) -> int:
@@ -47,12 +62,16 @@ class Arch:
         ArchError
             If the layers do not fit together.
         """
-        builder = Builder(*self.input)
+        builder = self.builder()
         value = builder.input
         for index, layer in enumerate(self.layers):
             builder.begin_layer(index, layer)
             value = layer.lower(builder, value)
         return builder.finish(value)
+
+    def builder(self) -> Builder:
+        """A builder without operations for the input."""
+        return Builder(*self.size, self.channels, len(self.input) - 1)
 
     @functools.cached_property
     def hash(self) -> str:
@@ -90,15 +109,15 @@ class Arch:
             layers = tuple(_layer(dict(item)) for item in document["layers"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchError(f"not the description of an architecture: {error}", fix=fix) from error
-        if len(shape) != 3 or min(shape) < 1 or not layers:
+        if len(shape) not in (2, 3) or min(shape) < 1 or not layers:
             raise ArchError(
-                f"an architecture needs an input of 3 sizes and a layer, got {shape}",
+                f"an architecture needs an input of 2 or 3 sizes and a layer, got {shape}",
                 fix=fix,
             )
         return cls(shape, layers)
 
 
-def chain(input: tuple[int, int, int], layers: list[Layer], classes: int) -> Arch:
+def chain(input: tuple[int, ...], layers: list[Layer], classes: int) -> Arch:
     """Build an `Arch` from layers, setting each one's derived fields from its input channels.
 
     The last layer must be a `Head`; its `classes` is set.
@@ -106,10 +125,10 @@ def chain(input: tuple[int, int, int], layers: list[Layer], classes: int) -> Arc
     if not isinstance(layers[-1], Head):
         raise ArchError("the last layer must be a head", fix="end the list with Head()")
     chained: list[Layer] = []
-    channels = input[2]
+    channels = input[-1]
     for index, layer in enumerate([*layers[:-1], dataclasses.replace(layers[-1], classes=classes)]):
         chained.append(layer.with_input_channels(channels))
-        builder = Builder(8192, 8192, channels)
+        builder = Arch((*[8192] * (len(input) - 1), channels), ()).builder()
         builder.begin_layer(index, chained[-1])
         channels = chained[-1].lower(builder, builder.input).channels
     return Arch(input, tuple(chained))

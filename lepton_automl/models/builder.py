@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lepton_automl.errors import ArchError
@@ -24,10 +25,18 @@ from lepton_automl.models.graph import (
 
 
 class Builder:
-    """Collects operations and couples the channel axes that must keep one size (union-find)."""
+    """Collects operations and couples the channel axes that must keep one size (union-find).
 
-    def __init__(self, height: int, width: int, channels: int) -> None:
-        self.input = Value("input", channels, height, width, "input")
+    Parameters
+    ----------
+    height, width, channels : int
+        Of the input; height 1 for signals, whose length is the width.
+    spatial_axes : int
+        1 for signals, 2 for pictures.
+    """
+
+    def __init__(self, height: int, width: int, channels: int, spatial_axes: int = 2) -> None:
+        self.input = Value("input", channels, height, width, "input", spatial_axes)
         self._ops: list[Op] = []
         self._parent: dict[str, str] = {"input": "input"}
         self._fields: dict[str, tuple[int, str]] = {}
@@ -66,8 +75,11 @@ class Builder:
         if kernel % 2:
             y = self._output(x, part, x.channels, stride, x.axis)
         else:
-            height, width = (max((n - kernel) // stride + 1, 0) for n in (x.height, x.width))
-            y = Value(self._name(part), x.channels, height, width, x.axis)
+            height, width = (
+                max((n - side) // stride + 1, 0)
+                for n, side in zip((x.height, x.width), x.window(kernel), strict=True)
+            )
+            y = replace(x, name=self._name(part), height=height, width=width)
         if min(y.height, y.width) < 1:
             raise ArchError(
                 f"layer {self._index}: a {x.height}x{x.width} feature map is too small to pool "
@@ -79,7 +91,7 @@ class Builder:
 
     def global_pool(self, x: Value, part: str) -> Value:
         """Mean over all positions."""
-        y = Value(self._name(part), x.channels, 1, 1, x.axis)
+        y = replace(x, name=self._name(part), height=1, width=1)
         self._ops.append(GlobalPool(y.name, x, y))
         return y
 
@@ -87,20 +99,20 @@ class Builder:
         """Matrix product with bias to `size` outputs, which pruning never removes."""
         axis = f"{self._name(part)}:outputs"
         self._parent[axis], self._sizes[axis] = axis, size
-        y = Value(self._name(part), size, 1, 1, axis)
+        y = Value(self._name(part), size, 1, 1, axis, x.spatial_axes)
         self._ops.append(Linear(y.name, x, y))
         return y
 
     def gate(self, x: Value, part: str, kind: GateKind) -> Value:
         """Sigmoid or hard sigmoid."""
-        y = Value(self._name(part), x.channels, x.height, x.width, x.axis)
+        y = replace(x, name=self._name(part))
         self._ops.append(Gate(y.name, x, y, kind))
         return y
 
     def mul(self, x: Value, gate: Value, part: str) -> Value:
         """Scale `x` by `gate`, channel by channel or element by element."""
         self._couple(x, gate)
-        y = Value(self._name(part), x.channels, x.height, x.width, x.axis)
+        y = replace(x, name=self._name(part))
         self._ops.append(Mul(y.name, x, gate, y))
         return y
 
@@ -114,7 +126,7 @@ class Builder:
             )
         self._couple(a, b)
         clamp, gate = _clamp_and_gate(activation)
-        y = Value(self._name(part), a.channels, a.height, a.width, a.axis)
+        y = replace(a, name=self._name(part))
         self._ops.append(Add(y.name, a, b, y, clamp))
         return self._append_gate(y, part, gate)
 
@@ -152,7 +164,7 @@ class Builder:
 
     def _output(self, x: Value, part: str, channels: int, stride: int, axis: str) -> Value:
         height, width = -(-x.height // stride), -(-x.width // stride)
-        return Value(self._name(part), channels, height, width, axis)
+        return Value(self._name(part), channels, height, width, axis, x.spatial_axes)
 
     def _name(self, part: str) -> str:
         return f"{self._index}/{part}"

@@ -7,6 +7,7 @@ channels) is derived from the resulting `Graph`, so a new layer is one file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -26,16 +27,22 @@ class Value:
     width: int
     axis: str
     """Label of the channel axis; axes that must be pruned together share a `Width`."""
+    spatial_axes: int = 2
+    """1 for a map of a signal, whose height is 1: windows and ONNX tensors have no height then."""
 
     @property
     def size(self) -> int:
         """Elements per sample; bytes per sample once it is int8."""
         return self.channels * self.height * self.width
 
+    def window(self, side: int) -> tuple[int, int]:
+        """Height and width of a window with `side` positions along each spatial axis."""
+        return (side if self.spatial_axes == 2 else 1, side)
+
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution, batch normalisation, clamp. Padding is `kernel // 2` on every side."""
+    """Convolution, batch normalisation, clamp. Padding is half of the window on every side."""
 
     name: str
     x: Value
@@ -51,16 +58,26 @@ class Conv:
         return (self.x,)
 
     @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the kernel: (1, kernel) for signals."""
+        return self.x.window(self.kernel)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows added above and below, columns added left and right."""
+        height, width = self.window
+        return (height // 2, width // 2)
+
+    @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """Shape of `{name}.weight`: (out, in or 1, kernel, kernel)."""
+        """Shape of `{name}.weight`: (out, in or 1, *window)."""
         fan_in = 1 if self.depthwise else self.x.channels
-        return (self.y.channels, fan_in, self.kernel, self.kernel)
+        return (self.y.channels, fan_in, *self.window)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates per sample."""
-        out, fan_in, kernel, _ = self.weight_shape
-        return out * fan_in * kernel * kernel * self.y.height * self.y.width
+        return math.prod(self.weight_shape) * self.y.height * self.y.width
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Maximum over `kernel` x `kernel`, padding `kernel // 2` of minus infinity if odd, else 0."""
+    """Maximum over a window, padding half of it with minus infinity if `kernel` is odd, else 0."""
 
     name: str
     x: Value
@@ -103,9 +120,15 @@ class MaxPool:
         return (self.x,)
 
     @property
-    def padding(self) -> int:
-        """Rows and columns added on every side."""
-        return self.kernel // 2 if self.kernel % 2 else 0
+    def window(self) -> tuple[int, int]:
+        """Height and width of the window: (1, kernel) for signals."""
+        return self.x.window(self.kernel)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows added above and below, columns added left and right."""
+        height, width = self.window
+        return (height // 2, width // 2) if self.kernel % 2 else (0, 0)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Network(nn.Module):
                 y: Tensor = self.modules_by_op[op.name](values[op.x.name])
                 return y
             case MaxPool():
-                return F.max_pool2d(values[op.x.name], op.kernel, op.stride, op.padding)
+                return F.max_pool2d(values[op.x.name], op.window, op.stride, op.padding)
             case GlobalPool():
                 return values[op.x.name].mean((2, 3), keepdim=True)
             case Gate():
@@ -107,7 +107,7 @@ class ConvNormAct(nn.Module):
         """Clamped convolution of `x`."""
         op = self.op
         groups = op.x.channels if op.depthwise else 1
-        y = F.conv2d(x, self.weight, self.bias, op.stride, op.kernel // 2, 1, groups)
+        y = F.conv2d(x, self.weight, self.bias, op.stride, op.padding, 1, groups)
         return apply_clamp(y if self.norm is None else self.norm(y), op.clamp)
 
 

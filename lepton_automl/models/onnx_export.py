@@ -22,8 +22,8 @@ from lepton_automl.models.graph import (
     Op,
     Value,
 )
-from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, OnnxWriter
-from lepton_automl.models.quantization import QParams, QuantizedNet
+from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, SIGNAL_NAME, OnnxWriter
+from lepton_automl.models.quantization import INPUT_ZERO_POINT, QParams, QuantizedNet
 
 if TYPE_CHECKING:
     from lepton_automl.models.model import Model
@@ -99,11 +99,30 @@ class _Lowering:
 
     def __init__(self, model: QuantizedNet) -> None:
         self.writer = OnnxWriter()
-        self.names = {
-            model.arch.graph.input.name: self.writer.node(
-                "Transpose", INPUT_NAME, perm=[0, 3, 1, 2]
+        self.axes = model.arch.graph.input.spatial_axes
+        self.names = {model.arch.graph.input.name: self._pixels(model)}
+
+    def _pixels(self, model: QuantizedNet) -> str:
+        """Append what brings the input to uint8, channels first; its output's name."""
+        quantization = model.preprocessing.signal
+        if model.arch.is_signal != (quantization is not None):
+            raise ArchError(
+                f"a net for inputs {model.arch.input} has input quantization {quantization}",
+                fix="quantize the inputs of a net for signals, and of no other",
             )
-        }
+        if quantization is None:
+            return self.writer.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
+        offsets, scales, zero_points = (
+            self.writer.constant(np.array(each, kind))
+            for each, kind in (
+                (quantization.offsets, np.float32),
+                (quantization.scales, np.float32),
+                ([INPUT_ZERO_POINT] * model.arch.channels, np.uint8),
+            )
+        )
+        x = self.writer.node("Sub", SIGNAL_NAME, offsets)
+        x = self.writer.node("QuantizeLinear", x, scales, zero_points, axis=2)
+        return self.writer.node("Transpose", x, perm=[0, 2, 1])
 
     def append(self, op: Op) -> None:
         """Append the nodes of one operation."""
@@ -132,15 +151,27 @@ class _Lowering:
 
     def convolve(self, op: Conv, weight: str, bias: str) -> str:
         """Append a convolution; its output's name."""
-        more = _window(op.kernel, op.stride, op.kernel // 2)
+        more = self._window(op)
         if op.depthwise:
             more["group"] = op.x.channels
         return self.writer.node("Conv", self.dequantized(op.x), weight, bias, name=op.name, **more)
 
     def pool(self, op: MaxPool, x: str) -> str:
         """Append a max pooling of float or uint8; its output's name."""
-        more = _window(op.kernel, op.stride, op.padding)
-        return self.writer.node("MaxPool", x, name=op.name, **more)
+        return self.writer.node("MaxPool", x, name=op.name, **self._window(op))
+
+    def filters(self, op: Conv | Linear, weight: np.ndarray) -> np.ndarray:
+        """Weights in the shape of the file: without the height of filters for signals."""
+        return weight[:, :, 0] if isinstance(op, Conv) and self.axes == 1 else weight
+
+    def _window(self, op: Conv | MaxPool) -> dict[str, Any]:
+        """ONNX attributes of a convolution or pooling window, defaults left out."""
+        more: dict[str, Any] = {"kernel_shape": [op.kernel] * self.axes}
+        if op.stride > 1:
+            more["strides"] = [op.stride] * self.axes
+        if op.padding[1]:
+            more["pads"] = [op.padding[1]] * 2 * self.axes
+        return more
 
 
 class _Float(_Lowering):
@@ -163,10 +194,10 @@ class _Float(_Lowering):
     def append(self, op: Op) -> None:
         match op:
             case Conv():
-                weight, bias = map(self.writer.constant, folded_weights(self.model, op))
+                weight, bias = self._parameters(op)
                 y = self._clamped(self.convolve(op, weight, bias), op.clamp)
             case Linear():
-                weight, bias = map(self.writer.constant, folded_weights(self.model, op))
+                weight, bias = self._parameters(op)
                 flat = self.writer.node("Flatten", self.dequantized(op.x))
                 y = self.writer.node("Gemm", flat, weight, bias, name=op.name, transB=1)
             case MaxPool():
@@ -176,6 +207,10 @@ class _Float(_Lowering):
             case _:
                 y = self.compute(op)
         self.names[op.y.name] = y
+
+    def _parameters(self, op: Conv | Linear) -> tuple[str, str]:
+        weight, bias = folded_weights(self.model, op)
+        return self.writer.constant(self.filters(op, weight)), self.writer.constant(bias)
 
     def _clamped(self, x: str, clamp: Clamp) -> str:
         if clamp == "none":
@@ -242,7 +277,7 @@ class _Int8(_Lowering):
         """
         three = self.writer.node(
             "DequantizeLinear",
-            self.writer.constant(np.full((1, 1, 1, 1), 1, np.uint8)),
+            self.writer.constant(np.ones((1,) * (2 + self.axes), np.uint8)),
             self.writer.constant(np.float32(3)),
             self.writer.constant(np.uint8(0)),
         )
@@ -265,7 +300,7 @@ class _Int8(_Lowering):
         scales = values.weight_scales[op.name]
         bias_scales = self._quantization[op.x.name][0] * scales
         return (
-            self._constant(values.weights[op.name], scales),
+            self._constant(self.filters(op, values.weights[op.name]), scales),
             self._constant(values.biases[op.name], bias_scales),
         )
 
@@ -275,16 +310,6 @@ class _Int8(_Lowering):
             # Without zero points for its weights ONNX Runtime leaves the product in float.
             parts.append(np.zeros(len(scales), np.int8))
         return self.writer.node("DequantizeLinear", *map(self.writer.constant, parts), axis=0)
-
-
-def _window(kernel: int, stride: int, padding: int) -> dict[str, Any]:
-    """ONNX attributes of a convolution or pooling window, defaults left out."""
-    more: dict[str, Any] = {"kernel_shape": [kernel, kernel]}
-    if stride > 1:
-        more["strides"] = [stride, stride]
-    if padding:
-        more["pads"] = [padding] * 4
-    return more
 
 
 def _check_clamp(op: Op, scale: np.float32, zero_point: np.uint8) -> None:

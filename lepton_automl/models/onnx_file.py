@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _OPSET = 17
 _IR_VERSION = 8
-INPUT_NAME = "pixels"
+INPUT_NAME, SIGNAL_NAME = "pixels", "signal"
 OUTPUT_NAME = "probabilities"
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
 WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -72,12 +72,13 @@ class OnnxWriter:
         self._nodes.append(helper.make_node(kind, inputs, [y], name or None, **more))
         return y
 
-    def file(self, shape: tuple[int, int, int], classes: int, metadata: Mapping[str, str]) -> bytes:
-        """The whole file: uint8 `pixels` (n, *shape) in, float32 `probabilities` (n, classes)."""
+    def file(self, shape: tuple[int, ...], classes: int, metadata: Mapping[str, str]) -> bytes:
+        """The whole file: input (n, *shape) as `input_of`, float32 `probabilities` (n, classes)."""
+        name, kind = input_of(shape)
         graph = helper.make_graph(
             self._nodes,
             "lepton",
-            [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["n", *shape])],
+            [helper.make_tensor_value_info(name, _TYPES[kind], ["n", *shape])],
             [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])],
             list(self._constants.values()),
         )
@@ -90,6 +91,13 @@ class OnnxWriter:
         )
         helper.set_model_props(model, dict(metadata))
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def input_of(shape: tuple[int, ...]) -> tuple[str, np.dtype[Any]]:
+    """Name and type of a file's input: uint8 pixels (H, W, C), or a float32 signal (length, C)."""
+    return (
+        (SIGNAL_NAME, np.dtype(np.float32)) if len(shape) == 2 else (INPUT_NAME, np.dtype(np.uint8))
+    )
 
 
 def read_metadata(file: bytes) -> dict[str, str]:
@@ -131,11 +139,13 @@ def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.Inferenc
 def predict_probabilities(
     session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int = 64
 ) -> np.ndarray:
-    """Class probabilities float32 (n, classes) of uint8 pixels (n, H, W, C), in batches."""
+    """Class probabilities float32 (n, classes) of uint8 pixels (n, H, W, C), in batches.
+
+    Or of float32 signals (n, length, C), if the file reads signals.
+    """
+    name = session.get_inputs()[0].name
     parts: Sequence[np.ndarray] = [
-        session.run(
-            [OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(pixels[start : start + batch])}
-        )[0]
+        session.run([OUTPUT_NAME], {name: np.ascontiguousarray(pixels[start : start + batch])})[0]
         for start in range(0, max(len(pixels), 1), batch)
     ]
     return np.concatenate(parts)
@@ -199,7 +209,7 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
     file : bytes
         An ONNX file with the input and output names of `OnnxWriter`.
     pixels : Tensor or ndarray
-        uint8 (N, H, W, C).
+        uint8 (N, H, W, C), or float32 signals (N, length, C).
     batch : int
         Samples at once.
 

@@ -9,7 +9,7 @@ import numpy as np
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Op
 from lepton_automl.models.onnx_export import int8_onnx
-from lepton_automl.models.quantization import Preprocessing, QParams
+from lepton_automl.models.quantization import InputQuantization, Preprocessing, QParams
 
 _RANGE = 4.0
 """Width of the range a random value is stored in, in the units of a normalised net."""
@@ -24,8 +24,16 @@ class _RandomNet:
 
 def random_int8_onnx(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
     """Write the int8 file of `arch` with random weights, which do not affect its cost."""
-    net = _RandomNet(arch, Preprocessing(128, 1 / 64), random_qparams(arch, seed, weight_limit))
+    preprocessing = Preprocessing(128, 1 / 64, _input_quantization(arch))
+    net = _RandomNet(arch, preprocessing, random_qparams(arch, seed, weight_limit))
     return int8_onnx(net, [str(number) for number in range(arch.classes)], {})
+
+
+def _input_quantization(arch: Arch) -> InputQuantization | None:
+    if not arch.is_signal:
+        return None
+    scales = np.linspace(1, 2, arch.channels, dtype=np.float32) / 64
+    return InputQuantization(tuple((scales - 1).tolist()), tuple(scales.tolist()))
 
 
 def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:

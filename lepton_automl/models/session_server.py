@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.limited_process import Message, extend_limits, serve
+from lepton_automl.models.onnx_file import input_of
 from lepton_automl.models.untrusted_onnx import CheckedModel, open_checked
 from lepton_automl.models.untrusted_session import BYTES_PER_BYTE, SECONDS_PER_BYTE
 
@@ -19,7 +20,7 @@ class _Server:
     opened: CheckedModel | None = None
 
     def answer(self, request: Message) -> Message:
-        """Open the file that the payload holds, or run the open one on the pixels in it."""
+        """Open the file that the payload holds, or run the open one on the samples in it."""
         fields = request.fields
         if "source" in fields:
             self.opened = None
@@ -30,8 +31,9 @@ class _Server:
                 {"shape": self.opened.shape, "classes": self.opened.classes, "words": words}
             )
         assert self.opened is not None, "a file is opened first"
-        pixels = np.frombuffer(request.payload, np.uint8).reshape(-1, *self.opened.shape)
-        return Message({}, self.opened.probabilities(pixels).tobytes())
+        shape = self.opened.shape
+        samples = np.frombuffer(request.payload, input_of(shape)[1]).reshape(-1, *shape)
+        return Message({}, self.opened.probabilities(samples).tobytes())
 
 
 def _extend(size: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,13 +30,24 @@ from lepton_automl.core import untrusted_files
 from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import MODEL, FileKind, Source
 from lepton_automl.errors import DataError, first_line
-from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, UNLOADABLE, open_session
+from lepton_automl.models.onnx_file import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    SIGNAL_NAME,
+    UNLOADABLE,
+    input_of,
+    open_session,
+)
 
 MIN_OPSET, MAX_OPSET = 7, 25
 MAX_PARTS = 50_000
 """Operators, and stored tensors, of a graph; image classifiers have some thousand."""
 MAX_SIDE = 4096
 """Pixels of a side of a picture."""
+MAX_LENGTH = 1 << 20
+"""Values of a channel of a signal."""
+MAX_CHANNELS = 16
+"""Channels of a picture or a signal."""
 MAX_WORDS = 4 << 20
 """Bytes of an entry of the metadata that is read."""
 MALFORMED = (
@@ -248,8 +260,8 @@ class CheckedModel:
 
     source: Source
     session: onnxruntime.InferenceSession
-    shape: tuple[int, int, int]
-    """Height, width and channels of its pictures."""
+    shape: tuple[int, ...]
+    """Height, width and channels of its pictures; length and channels of its signals."""
     classes: int
 
     def words(self, keys: list[str]) -> dict[str, str]:
@@ -271,8 +283,8 @@ class CheckedModel:
                 )
         return {key: found[key] for key in keys if key in found}
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities (n, classes) of pixels (n, H, W, C), all at once.
+    def probabilities(self, samples: NDArray[Any]) -> NDArray[np.float32]:
+        """Class probabilities (n, classes) of samples (n, *shape), all at once.
 
         Raises
         ------
@@ -280,12 +292,12 @@ class CheckedModel:
             If it does not run, or its results are no probabilities.
         """
         try:
-            (found,) = self.session.run([OUTPUT_NAME], {INPUT_NAME: pixels})
+            (found,) = self.session.run([OUTPUT_NAME], {input_of(self.shape)[0]: samples})
         except MALFORMED as error:
             raise _refused(
                 self.source, f"it does not run in ONNX Runtime: {first_line(error)}", _FIX
             ) from error
-        problem = problem_of(found, len(pixels), self.classes)
+        problem = problem_of(found, len(samples), self.classes)
         if problem:
             raise _refused(self.source, f"its results are no probabilities: {problem}", _FIX)
         probabilities: NDArray[np.float32] = found
@@ -332,33 +344,33 @@ def open_checked(
     return CheckedModel(source, session, shape, classes)
 
 
-def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, int, int], int]:
-    """Shape of the pictures and number of classes."""
+def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, ...], int]:
+    """Shape of the samples and number of classes."""
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     names = [value.name for value in inputs], [value.name for value in graph.output]
-    if names != ([INPUT_NAME], [OUTPUT_NAME]):
+    if names[0] not in ([INPUT_NAME], [SIGNAL_NAME]) or names[1] != [OUTPUT_NAME]:
         shown = [name[:40] for side in names for name in side[:3]]
         raise _refused(
             source,
             f"its inputs and outputs are {', '.join(shown) or 'none'}; the rule is one input "
-            f"{INPUT_NAME} and one output {OUTPUT_NAME}",
+            f"{INPUT_NAME} or {SIGNAL_NAME} and one output {OUTPUT_NAME}",
             "give an ONNX file that lepton wrote, or make one: lepton compress MODEL --data DATA",
         )
     (given, made) = inputs[0].type.tensor_type, graph.output[0].type.tensor_type
     dims, classes = ([dim.dim_value for dim in side.shape.dim] for side in (given, made))
-    is_picture = (
-        given.elem_type == TensorProto.UINT8
-        and len(dims) == 4
-        and all(0 < side <= MAX_SIDE for side in dims[1:3])
-        and dims[3] in (1, 3)
-    )
-    if not is_picture:
+    is_signal = names[0] == [SIGNAL_NAME]
+    if not (_is_signal if is_signal else _is_picture)(given.elem_type, dims):
         kind = _type_name(given.elem_type)
+        rule = (
+            f"FLOAT (n, length, channels), length up to {MAX_LENGTH}"
+            if is_signal
+            else f"UINT8 (n, height, width, channels), sides up to {MAX_SIDE}"
+        )
         raise _refused(
             source,
-            f"its input is {kind} {_dims(dims)}; the rule is UINT8 (n, height, width, 1 or 3), "
-            f"sides up to {MAX_SIDE}",
+            f"its input is {kind} {_dims(dims)}; the rule is {rule}, at most {MAX_CHANNELS} "
+            "channels",
             _FIX,
         )
     if made.elem_type != TensorProto.FLOAT or len(classes) != 2 or classes[1] < 1:
@@ -366,7 +378,17 @@ def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, int, int], int]
         raise _refused(
             source, f"its output is {kind} {_dims(classes)}; the rule is FLOAT (n, classes)", _FIX
         )
-    return (dims[1], dims[2], dims[3]), classes[1]
+    return tuple(dims[1:]), classes[1]
+
+
+def _is_picture(kind: int, dims: list[int]) -> bool:
+    sides_fit = len(dims) == 4 and all(0 < side <= MAX_SIDE for side in dims[1:3])
+    return kind == TensorProto.UINT8 and sides_fit and 0 < dims[3] <= MAX_CHANNELS
+
+
+def _is_signal(kind: int, dims: list[int]) -> bool:
+    fits = len(dims) == 3 and 0 < dims[1] <= MAX_LENGTH and 0 < dims[2] <= MAX_CHANNELS
+    return kind == TensorProto.FLOAT and fits
 
 
 def _type_name(number: int) -> str:

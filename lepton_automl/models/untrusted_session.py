@@ -21,7 +21,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,8 @@ _BYTES_PER_PIXEL, _MAX_RUN_BYTES = 128, 2 << 30
 _PRODUCTS_PER_SECOND, _MAX_RUN_SECONDS = 1e10, 600.0
 
 
-def batch_of(shape: tuple[int, int, int]) -> int:
-    """Pictures (height, width, channels) that are classified at once."""
+def batch_of(shape: tuple[int, ...]) -> int:
+    """Samples of this shape that are classified at once."""
     return max(1, min(_BATCH, _BATCH_BYTES // math.prod(shape)))
 
 
@@ -106,9 +106,8 @@ class UntrustedSession:
         except BaseException:
             self.close()
             raise
-        height, width, channels = answer["shape"]
-        self.shape: tuple[int, int, int] = (height, width, channels)
-        """Height, width and channels of its pictures."""
+        self.shape: tuple[int, ...] = tuple(answer["shape"])
+        """Height, width and channels of its pictures; length and channels of its signals."""
         self.classes: int = answer["classes"]
         self.words: Mapping[str, str] = answer["words"]
         """Those entries of its metadata that were asked for and are there."""
@@ -129,8 +128,8 @@ class UntrustedSession:
         """Leave the process to the next file, or end it where it still works on this one."""
         _give_back(self._process)
 
-    def send(self, pixels: NDArray[np.uint8]) -> None:
-        """Begin to classify one batch of pixels (n, H, W, C)."""
+    def send(self, pixels: NDArray[Any]) -> None:
+        """Begin to classify one batch of uint8 pixels (n, H, W, C) or float32 signals."""
         self._sent = len(pixels)
         self._process.send(
             {},
@@ -153,8 +152,8 @@ class UntrustedSession:
             raise DataError(f"{self._source}: its process gave a malformed answer", fix=LIMIT_FIX)
         return found.reshape(self._sent, self.classes)
 
-    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (n, classes) of pixels (n, H, W, C), in batches."""
+    def predict(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Probabilities (n, classes) of samples as `send` takes them, in batches."""
         size, parts = batch_of(self.shape), []
         for start in range(0, max(len(pixels), 1), size):
             self.send(pixels[start : start + size])

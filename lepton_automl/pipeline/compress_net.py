@@ -54,7 +54,7 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
     """
     arch, weights, preprocessing, recipe = _read(source)
     with open_run(config, emit) as context:
-        model = Model(arch, weights, preprocessing or context.dataset.preprocessing(arch.input[:2]))
+        model = Model(arch, weights, preprocessing or context.dataset.preprocessing(arch.size))
         _check(source, model, context)
         _save_best(model, recipe, context)
         if manifest.is_complete(context.folder.artifact):
@@ -111,8 +111,8 @@ def _read(
 
 def _check(source: Path, model: Model, context: RunContext) -> None:
     names, channels = context.dataset.class_names, context.dataset.channels
-    if (model.arch.classes, model.arch.input[2]) != (len(names), channels):
-        own = model.arch.input[2]
+    if (model.arch.classes, model.arch.channels) != (len(names), channels):
+        own = model.arch.channels
         fix = "give the data that the net was trained for"
         if own != channels and context.config.channels == "auto":
             fix += f", or --channels {own} if it was trained with that"
@@ -121,7 +121,7 @@ def _check(source: Path, model: Model, context: RunContext) -> None:
             f"data have {len(names)} and {channels}",
             fix=fix,
         )
-    files = context.dataset.decoded_files("validation", model.arch.input[:2], context.folder.cache)
+    files = context.dataset.decoded_files("validation", model.arch.size, context.folder.cache)
     share = float(is_correct(model, load_labelled(files), device=context.device).mean())
     stages.check_better_than_chance(
         str(source),

@@ -46,9 +46,10 @@ from lepton_automl.search.trials import read_trials
 from lepton_automl.search.warm_start import Source, source
 from lepton_automl.training.precision import precision_decision
 
-DEFAULT_SPACE = "general"
-"""The search space without `--space`, for all data: its known-good nets of several sizes and
-resolutions are trained first, so that the data choose (`search.proposals.portfolio`)."""
+DEFAULT_SPACE, SIGNAL_SPACE = "general", "signal"
+"""The search spaces without `--space`, for pictures and for signals: their known-good nets of
+several sizes and resolutions are trained first, so that the data choose
+(`search.proposals.portfolio`)."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     resources = resolve(config)
     dataset = open_data(config, emit)
     check_folds(config, dataset)
-    space = choose_space(config, resources).for_samples(len(dataset.train))
+    space = choose_space(config, resources, dataset).for_samples(len(dataset.train))
     chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
@@ -169,7 +170,7 @@ class Resources:
     """Content of the file of `--latency-from`."""
     device: torch.device
     space: SearchSpace | None
-    """None: `DEFAULT_SPACE`."""
+    """None: the default one for the kind of the data."""
 
 
 def resolve(config: RunConfig) -> Resources:
@@ -239,7 +240,7 @@ def check_folds(config: RunConfig, dataset: Dataset) -> None:
     if count == 1 and not is_small(dataset.train, dataset.validation):
         raise ConfigError(
             f"--folds off has no effect: with {len(dataset.train) + len(dataset.validation):,} "
-            "pictures for training and validation the finalists are compared on validation alone",
+            "samples for training and validation the finalists are compared on validation alone",
             fix="leave it out",
         )
     possible = assign_folds(dataset.train, dataset.validation, config.seed).count
@@ -252,15 +253,22 @@ def check_folds(config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def choose_space(config: RunConfig, resources: Resources) -> SearchSpace:
-    """The search space that is named, or `DEFAULT_SPACE`; with flips as `flip` says.
+def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> SearchSpace:
+    """The search space that is named, or the default one; with flips as `flip` says.
 
     Raises
     ------
     ConfigError
-        If `flip` has no effect.
+        If the named one is for another kind of data, or `flip` has no effect.
     """
-    space = resources.space or loader.load(DEFAULT_SPACE)
+    space = resources.space or loader.load(SIGNAL_SPACE if dataset.is_signal else DEFAULT_SPACE)
+    if space.is_for_signals != dataset.is_signal:
+        kinds = ("signals", "pictures")
+        own, given = kinds if space.is_for_signals else kinds[::-1]
+        raise ConfigError(
+            f"--space {space.name} is for {own}, the data are {given}",
+            fix=f"leave --space out, or name one for {given}; lepton spaces lists them",
+        )
     if config.flip == "auto":
         return space
     wanted = config.flip == "on"
@@ -268,7 +276,7 @@ def choose_space(config: RunConfig, resources: Resources) -> SearchSpace:
     if flips == {wanted}:
         raise ConfigError(
             f"--flip {config.flip} has no effect: the search space {space.name} "
-            f"{'always' if wanted else 'never'} mirrors pictures",
+            f"{'always' if wanted else 'never'} mirrors samples",
             fix="leave it out",
         )
     return space.with_fixed("flip", value=wanted)
@@ -280,9 +288,7 @@ def _decisions(
     """What is decided where an option is left out: search space, channels, device and the like."""
     decisions = []
     if config.space is None:
-        sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
-        kind = "grey" if dataset.channels == 1 else "colour"
-        evidence = f"{kind} pictures of {sizes}"
+        evidence = _kind_text(dataset)
         decisions.append(Decision("search space", space.name, evidence, "inferred", "--space"))
     if config.device == "auto":
         has_gpu = resources.device.type == "cuda"
@@ -290,7 +296,7 @@ def _decisions(
         decisions.append(
             Decision("device", resources.device.type, evidence, "inferred", "--device")
         )
-    if config.channels == "auto":
+    if config.channels == "auto" and not dataset.is_signal:
         decisions.append(_channels_decision(dataset))
     decisions.append(precision_decision(resources.device))
     if config.jobs is None and resources.device.type == "cpu":
@@ -305,6 +311,15 @@ def _decisions(
             Decision("target", config.target, evidence, "assumed", "--target", is_detail=True)
         )
     return decisions
+
+
+def _kind_text(dataset: Dataset) -> str:
+    """What the samples are."""
+    if dataset.is_signal and dataset.size is not None:
+        channels = f"{dataset.channels} channel{'s' * (dataset.channels > 1)}"
+        return f"signals of {dataset.size[1]} values in {channels}"
+    sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
+    return f"{'grey' if dataset.channels == 1 else 'colour'} pictures of {sizes}"
 
 
 def _channels_decision(dataset: Dataset) -> Decision:

@@ -75,14 +75,14 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         If the folder cannot be written.
     """
     context.report("export", f"writing {context.folder.artifact}")
-    size, cache = best.arch.input[:2], context.folder.cache
+    size, cache = best.arch.size, context.folder.cache
     digests = writer.write_artifact(
         context.folder.artifact,
         int8=made.int8,
         float_twin=made.pruned_float,
         reference=best,
         dataset=context.dataset,
-        validation=context.dataset.decoded_files("validation", size, cache),
+        validation=context.dataset.file_input_files("validation", size, cache),
         limits=context.config.limits,
         target=context.target,
         prefer=context.config.prefer,
@@ -151,7 +151,7 @@ def verify_and_seal(
     ledger: Ledger,
     dataset: Dataset,
     digests: dict[str, str],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     quiet_reference_ms: float | None,
     emit: Emit,
@@ -169,7 +169,7 @@ def verify_and_seal(
     digests : dict of str to str
         sha256 by file, as the artifact's writer gave them.
     shape : tuple of int
-        Height, width and channels of the net's input.
+        Height, width and channels of the net's input; length and channels of a signal.
     quiet_reference_ms : float or None
         Recorded quiet time of the reference net, milliseconds, so that all latencies of a run have
         one unit; None: measured by the verification.
@@ -184,13 +184,13 @@ def verify_and_seal(
     artifact = folder.artifact
     request = request_for(artifact, dataset, shape, folder.cache)
     uses = record_use(ledger, digests[manifest.INT8], request.fingerprint, emit)
-    emit(Event("verify", f"measuring accuracy on {len(dataset.test)} test pictures, and latency"))
+    emit(Event("verify", f"measuring accuracy on {len(dataset.test)} test samples, and latency"))
     verdict = verify_in_fresh_process(
         dataclasses.replace(
             request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
         )
     )
-    predictions = reference_predictions(artifact, dataset.pixels("test", shape[:2]))
+    predictions = reference_predictions(artifact, dataset.file_inputs("test", _size(shape)))
     about = read_provenance(artifact)
     text = card(verdict, about)
     writer.seal(artifact, digests, verdict=verdict, card=text, predictions=predictions)
@@ -240,18 +240,17 @@ def _count(sha256: str, fingerprint: str, in_run: Sequence[str], emit: Emit) -> 
     return test_set_uses.count(sha256, in_run, by_user)
 
 
-def request_for(
-    folder: Path, dataset: Dataset, shape: tuple[int, int, int], cache: Path
-) -> Request:
+def request_for(folder: Path, dataset: Dataset, shape: tuple[int, ...], cache: Path) -> Request:
     """The request to verify an artifact on the test part of `dataset`.
 
     With its validation part too, if `dataset` is what the artifact was made from.
     """
-    files = dataset.decoded_files("test", shape[:2], cache)
+    size = _size(shape)
+    files = dataset.file_input_files("test", size, cache)
     groups = dataset.test.groups
     validation, validation_groups = None, None
     if len(dataset.validation) and read_provenance(folder).data_fingerprint == dataset.fingerprint:
-        made = dataset.decoded_files("validation", shape[:2], cache)
+        made = dataset.file_input_files("validation", size, cache)
         validation, validation_groups = (made.pixels, made.labels), dataset.validation.groups
     return Request(
         validation=validation,
@@ -264,6 +263,11 @@ def request_for(
         fingerprint=dataset.part_fingerprint("test"),
         groups=None if groups is None else tuple(int(group) for group in groups),
     )
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an input; (1, length) of a signal."""
+    return (shape[0] if len(shape) == 3 else 1, shape[-2])
 
 
 def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
@@ -299,7 +303,7 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             f"{', '.join(about.class_names)}",
             fix="give data with the same classes",
         )
-    return dataset.matched_to(about.class_names, about.input[2])
+    return dataset.matched_to(about.class_names, about.input[-1])
 
 
 def _check_kind(definition: Definition) -> None:

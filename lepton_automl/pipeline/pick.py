@@ -260,7 +260,7 @@ def pick_candidates(context: RunContext, trials: Trials) -> list[PickCandidate]:
     for number, (step, model, cost) in enumerate(
         zip(steps, models, costs, strict=True), len(trials)
     ):
-        size = model.arch.input[:2]
+        size = model.arch.size
         decoded = context.dataset.decoded_files("validation", size, context.folder.cache)
         correct = is_correct(model, load_labelled(decoded), device=context.device)
         label = f"{step.name} of the winner"

@@ -182,7 +182,7 @@ def compress(
     may_refit : bool
         Whether the net that ships may be trained on the validation part too (`refits`).
     """
-    dataset, size, ledger = context.dataset, best.arch.input[:2], context.ledger
+    dataset, size, ledger = context.dataset, best.arch.size, context.ledger
     train, validation = (
         load_labelled(dataset.decoded_files(part, size, context.folder.cache))
         for part in ("train", "validation")

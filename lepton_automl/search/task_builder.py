@@ -173,7 +173,8 @@ class TaskBuilder:
         seed: int,
     ) -> Task:
         """A training from new weights of `seed` that saves nothing."""
-        train, validation, preprocessing = self._files(arch.input[:2], key.fold)
+        train, validation, preprocessing = self._files(arch.size, key.fold)
+        signal = preprocessing.signal
         return Task(
             key=str(key),
             arch=arch.to_json(),
@@ -190,6 +191,8 @@ class TaskBuilder:
             is_balanced=train.is_balanced,
             train_states=train.states,
             validation_states=validation.states,
+            input_offsets=() if signal is None else signal.offsets,
+            input_scales=() if signal is None else signal.scales,
         )
 
     def _micro_batches(self, key: TrainingKey, count: int) -> list[int]:

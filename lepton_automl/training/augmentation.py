@@ -15,6 +15,9 @@ _SHIFT = 0.125
 _BRIGHTNESS = 0.2
 """At strength 1: rotation (radians), log zoom, shear, shift as a share of the side, contrast and
 brightness in standard deviations. Each is drawn uniformly from minus to plus this."""
+_GAIN, _NOISE = 0.2, 0.1
+"""At strength 1, of signals: gain and offset (standard deviations), likewise; deviation of the
+noise."""
 _HUE, _SATURATION = 0.2, 0.5
 """At strength 1, likewise: hue, and contrast and brightness of one channel; saturation."""
 
@@ -35,7 +38,8 @@ def random_augment(
         float (B, C, H, W), normalised.
     kind : str
         `affine` rotates, zooms, shears, shifts, and changes contrast and brightness; `crop` shifts
-        by whole pixels.
+        by whole pixels; `signal` shifts in time, changes gain and offset of each channel and adds
+        noise.
     strength : float
         0 (none) to 1.
     flipped : Tensor, optional
@@ -52,6 +56,8 @@ def random_augment(
         return x if flipped is None else torch.where(flipped[:, None, None, None], x.flip(3), x)
     if kind == "crop":
         return _random_crop(x, strength, flipped, generator)
+    if kind == "signal":
+        return _disturbed(_random_crop(x, strength, flipped, generator), strength, generator)
     sign = torch.ones(len(x), device=x.device) if flipped is None else 1 - 2 * flipped.float()
     grid = _affine_grid(sign, x.shape[2], x.shape[3], strength, generator)
     # Kernels for sampling are fast on channels first, those for training on channels last.
@@ -65,16 +71,20 @@ def random_augment(
 def cutout(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Set a random square of every picture to grey (DeVries and Taylor 2017, arXiv:1708.04552).
 
+    In a signal a random stretch of time is set to its mean (Park et al. 2019, arXiv:1904.08779,
+    section 2).
+
     Parameters
     ----------
     x : Tensor
         float (B, C, H, W), normalised, so that 0 is the mean.
     share : float
-        Side of the square as a share of the shorter side of the picture, 0 to 1.
+        Side of the square as a share of the shorter side of the picture, or of the length of the
+        signal, 0 to 1.
     generator : torch.Generator
         Of the device of `x`.
     """
-    side = round(share * min(x.shape[2:]))
+    side = round(share * (x.shape[3] if x.shape[2] == 1 else min(x.shape[2:])))
     if not side:
         return x
     top, left = (
@@ -135,18 +145,31 @@ def mixup_cutmix(
     height, width = x.shape[2:]
     kind, share, down, across = torch.rand(4, len(x), generator=generator, device=x.device)
     lam = torch.where(kind < mixup, share, 1.0)
-    side = (1 - share).sqrt()
+    # A stretch of a signal has all of its one row.
+    side = 1 - share if height == 1 else (1 - share).sqrt()
+    sides = (torch.ones_like(side) if height == 1 else side, side)
     inside = [
         (index + 0.5 > (1 - side[:, None]) * first[:, None] * size)
         & (index + 0.5 < ((1 - side[:, None]) * first[:, None] + side[:, None]) * size)
-        for first, index, size in zip(
-            (down, across), _row_and_column_indices(x), (height, width), strict=True
+        for side, first, index, size in zip(
+            sides, (down, across), _row_and_column_indices(x), (height, width), strict=True
         )
     ]
     is_cut = (kind >= mixup) & (kind < mixup + cutmix)
     rectangle = inside[0][:, :, None] & inside[1][:, None, :] & is_cut[:, None, None]
     weight = lam[:, None, None] * (~rectangle)
     return torch.lerp(x.flip(0), x, weight[:, None]), weight.mean((1, 2))
+
+
+def _disturbed(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change gain and offset of each channel of signals (B, C, 1, length) and add noise, in place.
+
+    Um et al. 2017 (arXiv:1706.00527, section 3) call the first two scaling and jittering.
+    """
+    draws = strength * _GAIN * _uniform(2, x.shape[0] * x.shape[1], generator)
+    gain, offset = draws.reshape(2, x.shape[0], x.shape[1], 1, 1)
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    return x.mul_(1 + gain).add_(offset).add_(noise, alpha=strength * _NOISE)
 
 
 def _random_crop(

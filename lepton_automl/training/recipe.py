@@ -33,8 +33,8 @@ class Recipe:
     augment: float = 0.5
     """Strength of the random affine transforms or crops, 0 (none) to 1."""
     augment_kind: str = "affine"
-    """`affine` (rotation, zoom, shear, shift, contrast, brightness) or `crop` (shift by whole
-    pixels)."""
+    """`affine` (rotation, zoom, shear, shift, contrast, brightness), `crop` (shift by whole
+    pixels), or `signal` (shift in time, gain, offset, noise)."""
     cutout: float = 0.0
     """Side of a square set to grey in each picture, as a share of the picture's; 0 sets none."""
     colour: float = 0.0
@@ -66,7 +66,10 @@ class Recipe:
             "batch_size": (1 <= self.batch_size <= 4096, "1 to 4096"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
             "augment": (0 <= self.augment <= 1, "0 to 1"),
-            "augment_kind": (self.augment_kind in {"affine", "crop"}, "affine or crop"),
+            "augment_kind": (
+                self.augment_kind in {"affine", "crop", "signal"},
+                "affine, crop or signal",
+            ),
             "cutout": (0 <= self.cutout <= 1, "0 to 1"),
             "colour": (0 <= self.colour <= 1, "0 to 1"),
             "mixup": (0 <= self.mixup <= 1, "0 to 1"),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.builder import Builder
 from lepton_automl.models.graph import Conv, Linear, Width
 from lepton_automl.models.model import Model
 
@@ -71,7 +70,7 @@ def _cut_operation(
 
 def removable_layers(arch: Arch) -> list[int]:
     """Layers whose output has the shape of their input, so that the net is valid without one."""
-    build, found = Builder(*arch.input), []
+    build, found = arch.builder(), []
     value = build.input
     for number, layer in enumerate(arch.layers):
         build.begin_layer(number, layer)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import (
     float_probabilities,
-    int8_file,
+    int8_probabilities,
     keeps_class_limit,
     kl_divergence,
     validation_accuracy,
@@ -26,7 +26,6 @@ from lepton_automl.compress.recovery import OutOfTime, recovery_budget
 from lepton_automl.core.events import Event
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.models.model import Model
-from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.training.loop import Diverged
 
 NEAREST = "rounding to nearest"
@@ -158,7 +157,7 @@ def _methods(model: Model, context: CompressionContext, pixels: Tensor) -> list[
 
 
 def _divergence(quantized: Model, pixels: Tensor, expected: np.ndarray) -> float:
-    return kl_divergence(expected, onnx_probabilities(int8_file(quantized), pixels))
+    return kl_divergence(expected, int8_probabilities(quantized, pixels))
 
 
 def _fine_tuned(result: QuantizationResult, context: CompressionContext) -> QuantizationResult:

@@ -120,7 +120,7 @@ def _mean_error(op: Conv | Linear, error: np.ndarray, calibration: Calibration) 
     if isinstance(op, Linear):
         return F.linear(mean.flatten(1), weight)[0].numpy()
     groups = op.x.channels if op.depthwise else 1
-    y: Tensor = F.conv2d(mean, weight, None, op.stride, op.kernel // 2, 1, groups)
+    y: Tensor = F.conv2d(mean, weight, None, op.stride, op.padding, 1, groups)
     result: np.ndarray = y.mean((0, 2, 3)).numpy()
     return result
 

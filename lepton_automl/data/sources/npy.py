@@ -26,7 +26,7 @@ class Npy(Source):
     columns : mapping of str to str, optional
         What a file holds (`x`, `y_test`, `class_names`, ...) -> its name without `.npy`.
     channel_axis : {"first", "last"}, optional
-        Where the channels of pictures are; None: by the shape.
+        Where the channels are; None: by the shape.
     """
 
     uses = frozenset({"columns", "channel_axis"})
@@ -43,7 +43,7 @@ class Npy(Source):
     def read(self, data: str) -> Samples:
         return converted(data, self.read_raw(data))
 
-    def read_raw(self, data: str) -> RawSamples:
+    def read_raw(self, data: str) -> RawSamples | Samples:
         path = Path(data)
         folder = path if path.is_dir() else path.parent
         return read_raw(data, _Files(folder), self._columns, self._channel_axis)

@@ -20,7 +20,7 @@ class Npz(Source):
     columns : mapping of str to str, optional
         What an array holds (`x`, `y_test`, `class_names`, ...) -> its key.
     channel_axis : {"first", "last"}, optional
-        Where the channels of pictures are; None: by the shape.
+        Where the channels are; None: by the shape.
     """
 
     uses = frozenset({"columns", "channel_axis"})
@@ -36,6 +36,6 @@ class Npz(Source):
     def read(self, data: str) -> Samples:
         return converted(data, self.read_raw(data))
 
-    def read_raw(self, data: str) -> RawSamples:
+    def read_raw(self, data: str) -> RawSamples | Samples:
         with untrusted_arrays.open_npz(Path(data), fix=_REWRITE) as archive:
             return read_raw(data, archive, self._columns, self._channel_axis)

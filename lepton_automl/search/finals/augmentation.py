@@ -31,7 +31,7 @@ def training_error(request: SearchRequest, tasks: TaskBuilder, result: RungResul
     if not tasks.is_complete(checkpoint):
         return None
     model = Model.load(checkpoint)
-    files = request.dataset.decoded_files("train", model.arch.input[:2], request.folder.cache)
+    files = request.dataset.decoded_files("train", model.arch.size, request.folder.cache)
     samples = subset(load_labelled(files), _OVERFITTING_SAMPLES, request.config.seed)
     return float(1 - is_correct(model, samples, device=request.device).mean())
 

@@ -140,9 +140,7 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
     # Twice, plain and mirrored; a training step takes longer than an answer.
     most = int(min(_SAMPLES, _TIME_SHARE * max(0.0, clock.left()) / max(2 * seconds, 1e-9)))
     model = Model.load(folder)
-    samples = load_labelled(
-        data.decoded_files("validation", model.arch.input[:2], request.folder.cache)
-    )
+    samples = load_labelled(data.decoded_files("validation", model.arch.size, request.folder.cache))
     chosen = balanced(samples.labels, most, request.config.seed)
     if not len(chosen):
         return MirrorTest(Verdict.OPEN, "no time to test a net of the search")

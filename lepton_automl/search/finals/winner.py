@@ -124,11 +124,11 @@ class WinnerStore:
     def _size_decision(self, number: int) -> Decision | None:
         """To which size pictures are resized; None where they are not, or the user's space says."""
         data, sides = self._request.dataset, self._request.space.resolution.values
-        height, width, _ = self._trials[number].arch.input
+        height, width = self._trials[number].arch.size
         is_stated = self._request.config.space is not None and len(sides) == 1
         if data.size == (height, width) or (is_stated and isinstance(sides[0], int)):
             return None
-        tried = {self._trials[each].arch.input[:2] for each in self._trials.trained()}
+        tried = {self._trials[each].arch.size for each in self._trials.trained()}
         shapes = "several sizes" if data.size is None else "{}x{} pixels".format(*data.size)
         return Decision(
             "input size",
@@ -185,7 +185,7 @@ class WinnerStore:
     ) -> SearchResult:
         """The result of the search, from the saved winner."""
         best = Model.load(self._folder)
-        size = best.arch.input[:2]
+        size = best.arch.size
         validation = load_labelled(
             self._request.dataset.decoded_files("validation", size, self._request.folder.cache)
         )

@@ -87,12 +87,13 @@ def _resolution(file: SpaceFile, value: Any) -> Parameter:
     return parameter
 
 
-def _example(file: SpaceFile, value: Any) -> tuple[int, int, int]:
-    legal = isinstance(value, list) and len(value) == 3 and all(type(n) is int for n in value)
+def _example(file: SpaceFile, value: Any) -> tuple[int, ...]:
+    legal = isinstance(value, list) and len(value) in (2, 3) and all(type(n) is int for n in value)
     if not legal or min(value) < 1:
-        what = f"example = {value!r}, the rule is height, width and channels"
+        rule = "height, width and channels, or length and channels in a space for signals"
+        what = f"example = {value!r}, the rule is {rule}"
         raise file.error(("input", "example"), what, "write for instance: example = [32, 32, 3]")
-    return (value[0], value[1], value[2])
+    return tuple(value)
 
 
 def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:

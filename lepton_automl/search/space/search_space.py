@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from lepton_automl.cost import targets
 from lepton_automl.cost.targets import Target
 from lepton_automl.models.arch import Arch, chain
-from lepton_automl.models.builder import Builder
 from lepton_automl.models.layers import Layer
 from lepton_automl.search.space.draw import (
     SpaceTrial,
@@ -50,8 +49,9 @@ class SearchSpace:
         One line that describes it.
     resolution : Choice or Range
         Side lengths in pixels, or "native".
-    example : (int, int, int)
-        Height, width and channels of the input for `lepton spaces`.
+    example : tuple of int
+        Input for `lepton spaces`: height, width and channels, or, in a space for signals, length
+        and channels.
     stem, stages, head, train : Table
         The tables of the file.
     candidates : tuple of dict
@@ -74,7 +74,7 @@ class SearchSpace:
     name: str
     doc: str
     resolution: Parameter
-    example: tuple[int, int, int]
+    example: tuple[int, ...]
     stem: Table
     stages: tuple[Table, ...]
     head: Table
@@ -86,6 +86,11 @@ class SearchSpace:
     text: str
     few: Few = field(default_factory=Few)
     has_few_samples: bool = False
+
+    @property
+    def is_for_signals(self) -> bool:
+        """Whether its nets read signals, not pictures."""
+        return len(self.example) == 2
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -170,9 +175,9 @@ class SearchSpace:
         trial : SpaceTrial
             An Optuna trial or a `RandomTrial`.
         size : (int, int) or None
-            Height and width of the data; None where pictures vary.
+            Height and width of the data, (1, length) of signals; None where pictures vary.
         channels, classes : int
-            Channels of a picture, number of classes.
+            Channels of a sample, number of classes.
         target : Target
             Its slow activations are replaced by fast ones that the space lists.
 
@@ -182,7 +187,7 @@ class SearchSpace:
             If the layers do not fit together.
         """
         height, width = self._size(trial, size)
-        shape = (height, width, channels)
+        shape = (width, channels) if self.is_for_signals else (height, width, channels)
         layers: list[Layer] = []
         for table in (self.stem, *self.stages, self.head):
             layers += suggest_layers(table, trial, target)
@@ -198,9 +203,9 @@ class SearchSpace:
         ArchError
             If the layers do not fit together.
         """
-        height, width, channels = self.example
+        size = Arch(self.example, ()).size
         arch, _ = self.sample(
-            trial, size=(height, width), channels=channels, classes=10, target=targets.load()
+            trial, size=size, channels=self.example[-1], classes=10, target=targets.load()
         )
         return arch
 
@@ -228,38 +233,37 @@ def input_size(side: Scalar, parameter: Parameter, size: tuple[int, int] | None)
     return (max(1, round(size[0] * limit / longest)), max(1, round(size[1] * limit / longest)))
 
 
-def fit_to_input(input: tuple[int, int, int], layers: list[Layer]) -> list[Layer]:
+def fit_to_input(input: tuple[int, ...], layers: list[Layer]) -> list[Layer]:
     """Lower strides where a feature map would become too small.
 
     A layer without a width (pooling) is removed instead.
     """
-    height, width, channels = input
-    kept: list[Layer] = []
+    shape, kept = input, list[Layer]()
     for layer in layers:
-        one = _lower_stride(layer, height, width, channels)
+        one = _lower_stride(layer, shape)
         if one is not None:
             kept.append(one)
-            height, width, channels = _output(one, height, width, channels)
+            shape = _output(one, shape)
     return kept
 
 
-def _lower_stride(layer: Layer, height: int, width: int, channels: int) -> Layer | None:
+def _lower_stride(layer: Layer, shape: tuple[int, ...]) -> Layer | None:
     fields = layer.searchable_fields()
     if "stride" not in fields:
         return layer
-    fits = min(_output(layer, height, width, channels)[:2]) >= min(_MIN_MAP_SIDE, height, width)
+    fits = min(_output(layer, shape)[:-1]) >= min(_MIN_MAP_SIDE, *shape[:-1])
     if fits:
         return layer
     if not any(about["kind"] == "width" for about in fields.values()):
         return None
     lower = [n for n in fields["stride"]["choices"] if n < layer.stride]  # type: ignore[attr-defined]
-    return (
-        _lower_stride(with_stride(layer, max(lower)), height, width, channels) if lower else layer
-    )
+    return _lower_stride(with_stride(layer, max(lower)), shape) if lower else layer
 
 
-def _output(layer: Layer, height: int, width: int, channels: int) -> tuple[int, int, int]:
-    builder = Builder(height, width, channels)
+def _output(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the layer's output on an input as `Arch.input`."""
+    builder = Arch(shape, ()).builder()
     builder.begin_layer(0, layer)
-    value = layer.with_input_channels(channels).lower(builder, builder.input)
-    return (value.height, value.width, value.channels)
+    value = layer.with_input_channels(shape[-1]).lower(builder, builder.input)
+    size = (value.height, value.width)[-value.spatial_axes :]
+    return (*size, value.channels)

@@ -22,7 +22,7 @@ from lepton_automl.data.dataset import LabelledFiles, LabelledTensors
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
-from lepton_automl.models.quantization import Preprocessing
+from lepton_automl.models.quantization import InputQuantization, Preprocessing
 from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.workers.launch import started_process_group
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
@@ -88,6 +88,17 @@ class Task:
     train_states: tuple[str, str] = ("", "")
     """States in which the content of the files of `train` was checked (`LabelledFiles.states`)."""
     validation_states: tuple[str, str] = ("", "")
+    input_offsets: tuple[float, ...] = ()
+    input_scales: tuple[float, ...] = ()
+    """Of the channels of a signal (`InputQuantization`); empty for pictures."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of a net with new weights."""
+        signal = None
+        if self.input_scales:
+            signal = InputQuantization(self.input_offsets, self.input_scales)
+        return Preprocessing(self.zero_point, self.scale, signal)
 
     @property
     def micro_batches_of_cycles(self) -> tuple[int, ...]:
@@ -110,7 +121,8 @@ class Task:
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
         document["micro_batches"] = tuple(document["micro_batches"])
-        for name in ("train", "validation", "train_states", "validation_states"):
+        pairs = ("train", "validation", "train_states", "validation_states")
+        for name in (*pairs, "input_offsets", "input_scales"):
             document[name] = tuple(document[name])
         return cls(**document)
 
@@ -310,8 +322,7 @@ def _training_data(task: Task) -> LabelledTensors:
 def _initial_model(task: Task) -> Model:
     if task.start:
         return Model.load(Path(task.start))
-    preprocessing = Preprocessing(task.zero_point, task.scale)
-    return initial_model(Arch.from_json(task.arch), preprocessing, task.seed)
+    return initial_model(Arch.from_json(task.arch), task.preprocessing, task.seed)
 
 
 def _progress_callbacks(task: Task, on_progress: OnProgress) -> Iterator[OnBatch]:

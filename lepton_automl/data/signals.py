@@ -1,0 +1,144 @@
+"""Signals: windows of measured values over time, as sensors give them, in 1 to 16 channels.
+
+A net sees 8-bit samples of them (`models.quantization.InputQuantization`); the written file
+quantizes the values itself, so that it reads what the sensor gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.core.decisions import Decision
+from lepton_automl.errors import DataError
+from lepton_automl.models.quantization import InputQuantization
+
+Signals = NDArray[np.float32]
+"""Measured values (N, length, C)."""
+
+MAX_CHANNELS = 16
+"""Channels of a signal."""
+
+Layout = Literal["channels first", "channels last"]
+
+_LONGER = 2
+"""A signal is at least so many times as long as it has channels."""
+_INSIDE = 0.999
+"""Share of the training values of a channel that its 8-bit samples hold; the rest is clipped."""
+_STEPS = 127
+"""Steps of a sample above and below the offset."""
+_BLOCK = 1 << 24
+"""Values that are compared at once."""
+
+
+def layout_of(shape: Sequence[int]) -> Layout | None:
+    """Which axis of an array (N, A, B) is that of the channels.
+
+    Returns
+    -------
+    str or None
+        None where the shape alone does not say that it holds signals: neither axis, or both, could
+        be channels, or it is too square.
+    """
+    if len(shape) != 3 or max(shape[1:]) <= MAX_CHANNELS or min(shape[1:]) > MAX_CHANNELS:
+        return None
+    if max(shape[1:]) < _LONGER * min(shape[1:]):
+        return None
+    return "channels first" if shape[1] < shape[2] else "channels last"
+
+
+def to_signals(what: str, values: NDArray[Any], layout: Layout) -> Signals:
+    """Measured values as float32 (N, length, channels).
+
+    Parameters
+    ----------
+    what : str
+        Name of the array in messages.
+    values : ndarray
+        (N, channels, length) or (N, length, channels), as `layout` says, of any numeric type.
+
+    Raises
+    ------
+    DataError
+        If a value is not finite, or too large for float32.
+    """
+    found = np.ascontiguousarray(
+        np.moveaxis(values, 1, 2) if layout == "channels first" else values, np.float32
+    )
+    rows = max(1, _BLOCK // max(1, found[:1].size))
+    for start in range(0, len(found), rows):
+        finite = np.isfinite(found[start : start + rows]).all((1, 2))
+        if not finite.all():
+            place = start + int(np.flatnonzero(~finite)[0])
+            raise DataError(
+                f"{what}[{place}] has values that are NaN, infinite or too large for float32",
+                fix="repair these windows or remove them",
+            )
+    return found
+
+
+def quantization_of(values: Signals) -> tuple[InputQuantization, Decision]:
+    """The range of values that 8-bit samples hold, channel by channel.
+
+    Parameters
+    ----------
+    values : float32 array (N, length, channels)
+        Of the training part only.
+
+    Returns
+    -------
+    InputQuantization
+        Offsets are the means; 127 steps reach as far as 99.9 % of the values lie from them.
+    Decision
+        With the ranges, and how many values are clipped.
+    """
+    offsets, scales, outside = [], [], 0
+    for channel in range(values.shape[2]):
+        one = values[:, :, channel]
+        offset = np.float32(one.mean(dtype=np.float64))
+        apart = np.abs(one - offset)
+        reach = float(np.quantile(apart, _INSIDE))
+        if not reach > 0:
+            reach = float(apart.max()) or 1.0  # A constant channel; any scale fits.
+        scale = np.float32(reach / _STEPS)
+        outside += int((apart > (_STEPS + 0.5) * scale).sum())
+        offsets.append(float(offset))
+        scales.append(float(scale))
+    made = InputQuantization(tuple(offsets), tuple(scales))
+    shown = [
+        f"{offset - _STEPS * scale:.4g} to {offset + _STEPS * scale:.4g}"
+        for offset, scale in list(zip(offsets, scales, strict=True))[:3]
+    ]
+    more = ", ..." if len(scales) > len(shown) else ""
+    return made, Decision(
+        name="signal range",
+        choice=f"8-bit samples of {', '.join(shown)}{more} (a range a channel); values outside are "
+        "clipped",
+        evidence=f"{_INSIDE:.1%} of the training values of each channel lie inside; "
+        f"{outside / max(1, values.size):.2%} of all are clipped",
+        certainty="measured",
+        option="clip or rescale the values of the data",
+        is_detail=True,
+    )
+
+
+def constant_channels(values: Signals) -> list[int]:
+    """Channels in which all values are equal."""
+    return [c for c in range(values.shape[2]) if np.ptp(values[:, :, c]) == 0]
+
+
+def kind_decision(what: str, values: NDArray[Any], layout: Layout) -> Decision:
+    """That an array is read as signals, because of its shape and type."""
+    _, first, second = values.shape
+    length, channels = (second, first) if layout == "channels first" else (first, second)
+    return Decision(
+        name="kind of data",
+        choice=f"signals of {length} values in {channels} channel{'s' * (channels > 1)} "
+        f"({layout}), not pictures of {first}x{second} pixels",
+        evidence=f"{what} is {values.dtype} (N, {first}, {second})",
+        certainty="inferred",
+        option="--pixel-scale (then they are pictures), --channel-axis",
+    )
