@@ -77,15 +77,15 @@ class Judgement:
         text += f", at most {self.bound:.2f}"
         text += "" if math.isinf(self.max_bound) else f" (limit {self.max_bound:.2f})"
         if self.is_undecided:
-            text += ": too few pictures to tell"
+            text += ": too few samples to tell"
         return text + (", all of one group" if math.isinf(self.drop.error) else "")
 
 
 def pictures_text(count: int, folds: int) -> str:
     """The pictures that judge a net, in words."""
     if folds > 1:
-        return f"{count} pictures of {folds} folds"
-    return f"{count} validation pictures"
+        return f"{count} samples of {folds} folds"
+    return f"{count} validation samples"
 
 
 def pruning_limit(context: CompressionContext) -> float:

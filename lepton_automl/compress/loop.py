@@ -57,7 +57,7 @@ _MENTIONED_POINTS = 0.1
 """Rounding to nearest is compared by accuracy in the record if it loses this much more."""
 _DECIDING_WEIGHT = 0.5
 """Weight of the pictures in the expected drop from which they decide."""
-_ONE_GROUP = "all validation pictures are of one group, which does not tell what another one loses"
+_ONE_GROUP = "all validation samples are of one group, which does not tell what another one loses"
 REFIT, QUANTIZED = "refit", "quantized"
 """Names of steps: the float net trained on all samples, and the int8 net that ships."""
 STEPS_FILE = "steps.json"
@@ -410,7 +410,7 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
         evidence += f"(risk {RISK:g}, {last.tries} tries)"
         if (last.drop_weight or 0.0) < _DECIDING_WEIGHT:
             certainty = "assumed"
-            evidence += f"; the pictures alone cannot tell {context.allowed_drop:g} points"
+            evidence += f"; these samples alone cannot tell {context.allowed_drop:g} points"
     else:
         choice = "no pruning"
         evidence = f"{len(cuts)} cuts were rejected" if cuts else "no cut was tried"
@@ -447,7 +447,7 @@ def quantization_decision(folder: Path) -> Decision:
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}", fix=fix) from error
     figures = ", ".join(f"{each.method} {each.kl_divergence:.2g}" for each in made)
-    evidence = f"{_KL} on {pictures} training pictures: {figures}"
+    evidence = f"{_KL} on {pictures} training samples: {figures}"
     chosen = read_steps(folder)[-1].why.partition(_KL)[0].removesuffix(", ")
     return Decision("quantization", chosen, evidence, "measured", "", is_detail=True)
 

@@ -84,7 +84,7 @@ def _duplicates(dataset: Dataset) -> Iterator[Finding]:
             example = f"{second.ids[duplicates[0]]} is {id_of[second.digests[duplicates[0]]]}"
             yield Finding(
                 "duplicates",
-                f"{len(duplicates)} of {len(second)} {second.name} pictures are also in "
+                f"{len(duplicates)} of {len(second)} {second.name} samples are also in "
                 f"{first.name}: {example}",
                 f"remove them from one part; accuracy on {second.name} is too high",
                 len(duplicates),
@@ -128,7 +128,7 @@ def _contradictions(dataset: Dataset) -> Iterator[Finding]:
     if pairs:
         yield Finding(
             "contradictions",
-            f"{len(pairs)} pictures are equal to one of another class: {pairs[0]}",
+            f"{len(pairs)} samples are equal to one of another class: {pairs[0]}",
             "correct the labels; no net can predict both",
             len(pairs),
         )
@@ -182,7 +182,7 @@ def _absent_classes(dataset: Dataset) -> Iterator[Finding]:
                 "absent classes",
                 f"{len(absent)} of {len(dataset.class_names)} classes have no {part.name} picture: "
                 f"{', '.join(absent[:5])}",
-                f"add {part.name} pictures; accuracy does not cover these classes",
+                f"add {part.name} samples; accuracy does not cover these classes",
                 len(absent),
             )
 
@@ -195,9 +195,9 @@ def _few_samples(dataset: Dataset) -> Iterator[Finding]:
     if few:
         yield Finding(
             "few samples",
-            f"{len(few)} of {len(counts)} classes have fewer than {_FEW_SAMPLES} test pictures: "
+            f"{len(few)} of {len(counts)} classes have fewer than {_FEW_SAMPLES} test samples: "
             f"{', '.join(few[:5])}",
-            "add test pictures; accuracy of these classes is very uncertain",
+            "add test samples; accuracy of these classes is very uncertain",
             len(few),
         )
 
@@ -208,12 +208,12 @@ def _uneven_classes(dataset: Dataset) -> Iterator[Finding]:
         return
     counts = _counts(dataset, dataset.train)
     rare, common = int(np.argmin(counts)), int(np.argmax(counts))
-    what = f"{names[rare]} has {counts[rare]} train pictures, {names[common]} {counts[common]}: "
+    what = f"{names[rare]} has {counts[rare]} train samples, {names[common]} {counts[common]}: "
     if dataset.train.is_balanced:
         what += "classes have equal weight in training and in accuracy (balanced accuracy)"
-        fix = "--balance off weights pictures equally"
+        fix = "--balance off weights samples equally"
     else:
-        what += "pictures have equal weight, so rare classes hardly affect the accuracy"
+        what += "samples have equal weight, so rare classes hardly affect the accuracy"
         fix = "--balance on weights classes equally"
     yield Finding("uneven classes", what, fix, sum(n < UNEVEN_RATIO * max(counts) for n in counts))
 

@@ -309,7 +309,7 @@ class Dataset:
         """
         if balance == "on" and all(is_even(part.labels) for part in self.parts):
             raise ConfigError(
-                "--balance on has no effect: all classes have as many pictures",
+                "--balance on has no effect: all classes have as many samples",
                 fix="leave it out",
             )
         is_balanced = balance == "on" or (balance == "auto" and is_uneven(self.train.labels))

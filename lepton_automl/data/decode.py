@@ -19,11 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import PICTURE
@@ -242,6 +242,28 @@ class _SharedMemory:
 _memory = _SharedMemory(_MEMORY)
 
 
+class _WholeFile:
+    """A file of which no read asks for more than is left, whatever length a part of it claims.
+
+    A read allocates what it asks for.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def read(self, count: int = -1) -> bytes:
+        """At most `count` bytes; all that are left where it is negative."""
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if count < 0 else min(count, left))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    return Image.open(cast(BinaryIO, _WholeFile(file)), formats=_FORMATS)
+
+
 @contextmanager
 def _opened(path: Path, *, is_draft: bool = False) -> Iterator[Image.Image]:
     """An open picture file, and the memory for decoding it, until the block ends.
@@ -256,7 +278,7 @@ def _opened(path: Path, *, is_draft: bool = False) -> Iterator[Image.Image]:
         try:
             with (
                 _memory.take(_MEMORY if is_alone else 0),
-                Image.open(file, formats=_FORMATS) as image,
+                _open_image(file) as image,
             ):
                 _check_pixels(image)
                 with _memory.take(0 if is_alone else _needed(image, is_draft)):
@@ -320,7 +342,7 @@ def _wide_colour(path: Path, scale: PixelScale) -> Image.Image:
     for order in ("", "swapped"):
         with (
             untrusted_files.open_file(path, PICTURE, fix=REPAIR) as file,
-            Image.open(file, formats=_FORMATS) as image,
+            _open_image(file) as image,
         ):
             if order:
                 image.tile = [_swapped(tile) for tile in image.tile]

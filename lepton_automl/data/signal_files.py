@@ -57,6 +57,8 @@ def _table(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no table of numbers: {error}", fix=_FIX) from error
     if rows and not any(map(_is_number, rows[0])):
         rows = rows[1:]
+    if not rows:
+        raise DataError(f"{path} holds no numbers", fix=_FIX)
     found: list[list[float]] = []
     for number, row in enumerate(rows, start=1):
         if not all(map(_is_number, row)) or len(row) != len(rows[0]):
@@ -66,7 +68,7 @@ def _table(path: Path) -> np.ndarray:
                 fix="write one row a time with a number for each channel",
             )
         found.append([float(cell) for cell in row])
-    return np.array(found, np.float64).reshape(len(found), -1)
+    return np.array(found, np.float64)
 
 
 def _is_number(cell: str) -> bool:

@@ -21,6 +21,7 @@ from lepton_automl.core.field_types import check_finite
 from lepton_automl.core.untrusted_files import WEIGHTS
 from lepton_automl.errors import DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.graph import Linear
 from lepton_automl.models.network import Network, Weights, build_network
 from lepton_automl.models.quantization import Preprocessing, QParams
 
@@ -86,7 +87,10 @@ class Model:
             )
             preprocessing = Preprocessing.from_fields(about["preprocessing"])
             weights = {k[2:]: v for k, v in tensors.items() if k.startswith("w:")}
+            _check_weights(weights, arch)
             qparams = _qparams(about, tensors) if about["quantized"] else None
+            if qparams is not None:
+                _check_complete(qparams, arch)
             metrics, parent = about["metrics"], about["parent"]
             if not all(isinstance(value, int | float) for value in metrics.values()):
                 raise TypeError("a metric is no number")
@@ -114,6 +118,33 @@ class Model:
             "model.json": (json.dumps(about, indent=1) + "\n").encode(),
             "weights.safetensors": save_tensors(tensors),
         }
+
+
+def _check_weights(weights: Weights, arch: Arch) -> None:
+    """Raise a KeyError or ValueError where an operation lacks weights or has other shapes."""
+    norm = [f"norm.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+    for op in arch.graph.weighted_ops:
+        out = op.weight_shape[:1]
+        is_folded = f"{op.name}.bias" in weights
+        rest = ["bias"] if is_folded else norm
+        for part, shape in [("weight", op.weight_shape), *((part, out) for part in rest)]:
+            found = tuple(weights[f"{op.name}.{part}"].shape)
+            if found != shape:
+                raise ValueError(f"{op.name}.{part} has the shape {found}, not {shape}")
+
+
+def _check_complete(qparams: QParams, arch: Arch) -> None:
+    """Raise a KeyError or ValueError where a value or an operation of the net has no parameters."""
+    stored = [arch.graph.input.name]
+    stored += [op.y.name for op in arch.graph.ops if not isinstance(op, Linear)]
+    for name in stored:
+        qparams.scales[name], qparams.zero_points[name]  # noqa: B018  A missing one is a KeyError.
+    for op in arch.graph.weighted_ops:
+        out = (op.weight_shape[0],)
+        shapes = ((qparams.weights, op.weight_shape), (qparams.weight_scales, out))
+        for arrays, shape in (*shapes, (qparams.biases, out)):
+            if arrays[op.name].shape != shape:
+                raise ValueError(f"{op.name} has parameters {arrays[op.name].shape}, not {shape}")
 
 
 def _qparams(about: dict[str, Any], tensors: dict[str, Tensor]) -> QParams:

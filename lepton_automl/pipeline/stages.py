@@ -338,7 +338,7 @@ def check_better_than_chance(name: str, share: float, classes: int, *, why: str,
     """
     if is_near_chance(share, classes):
         raise DataError(
-            f"{name} classifies {share:.1%} of the validation pictures correctly, guessing "
+            f"{name} classifies {share:.1%} of the validation samples correctly, guessing "
             f"{1 / classes:.1%}: {why}",
             fix=fix,
         )

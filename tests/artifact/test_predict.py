@@ -191,7 +191,7 @@ def test_a_file_that_is_no_net_is_named(tmp_path, content):
 
 
 def test_nothing_to_classify_is_an_error(artifact, tmp_path):
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no file to classify"):
         predict(artifact, [tmp_path])
 
 

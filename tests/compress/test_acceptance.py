@@ -90,7 +90,7 @@ def test_expectation_and_bound_both_decide():
     wide = acceptance.Judgement(drop, 0.3, 1.1, 0.4, 1.0)
     assert not wide.is_accepted
     assert wide.is_undecided
-    assert "too few pictures to tell" in str(wide)
+    assert "too few samples to tell" in str(wide)
 
 
 def test_a_cut_is_judged_by_its_own_pictures_and_size():

@@ -112,7 +112,7 @@ def test_no_net_is_cut_or_recovered_with_samples_of_its_fold(monkeypatch) -> Non
     assert sorted(made.fold_nets) == [1, 2, 3]
     assert {net.arch for net in made.fold_nets.values()} == {made.model.arch}
     assert made.judgement.folds == 4
-    assert f"{TRAIN + VALIDATION} pictures of 4 folds" in made.why
+    assert f"{TRAIN + VALIDATION} samples of 4 folds" in made.why
     recoveries = made.recoveries
     own = seen[recoveries:]
     assert len(own) == 3 * recoveries
@@ -159,7 +159,7 @@ def test_a_compression_with_folds_killed_at_any_write_ends_alike(tmp_path, monke
     judged = [step for step in whole.steps if step.samples]
     assert {step.folds for step in judged} == {2}
     assert {step.samples for step in judged} == {VALIDATION + TRAIN // 3}
-    assert "pictures of 2 folds" in loop.pruning_decision(whole.steps, context).evidence
+    assert "samples of 2 folds" in loop.pruning_decision(whole.steps, context).evidence
 
     def call():
         return compress(model, context, tmp_path / "killed")

@@ -75,6 +75,7 @@ def test_quantized_files_become_float_with_the_same_ranges(tmp_path) -> None:
         Feed(),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
+        reduce_range=True,  # Else processors that add products in 16 bits answer otherwise.
     )
     quantized = onnx.load(path)
     # ONNX Runtime's quantizer removes ReLU where the range of levels cuts negative values.

@@ -253,7 +253,7 @@ def test_the_decision_names_what_was_kept_and_why_it_stopped():
     found = loop.pruning_decision([start, kept, lost, end], context)
     assert (found.name, found.certainty, found.option) == ("pruning", "measured", "--max-drop")
     assert found.choice == "1 of 2 cuts kept, 10.0 to 8.0 kB"
-    assert "loses 0.20 points on 96 validation pictures, expected 0.20, at most 0.70" in (
+    assert "loses 0.20 points on 96 validation samples, expected 0.20, at most 0.70" in (
         found.evidence
     )
     assert "why pruned-2" in found.evidence
@@ -273,7 +273,7 @@ def test_data_of_one_group_are_not_pruned_and_it_is_said(tmp_path):
     context = dataclasses.replace(context, validation_groups=np.zeros(96, np.int64))
     made = compress(model, context, tmp_path)
     assert [step.name for step in made.steps] == ["reference", "quantized"]
-    assert any("all validation pictures are of one group" in event.message for event in told)
+    assert any("all validation samples are of one group" in event.message for event in told)
     found = loop.pruning_decision(made.steps, context)
     assert (found.choice, found.certainty) == ("no pruning", "assumed")
     assert "one group" in found.evidence

@@ -65,7 +65,7 @@ def test_a_cut_that_loses_too_much_is_rejected():
     context = dataclasses.replace(context, recipe=Recipe(lr=1e-6))
     tried = prune(model, context, 0.6)
     assert not tried.is_accepted
-    assert "128 validation pictures" in tried.why
+    assert "128 validation samples" in tried.why
     assert "(limit 0.80)" in tried.why
     assert tried.judgement.drop.points > 0.8
 

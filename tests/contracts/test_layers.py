@@ -87,6 +87,28 @@ def test_its_own_count_of_multiplications_is_the_one_torch_makes(layer):
 
 
 @pytest.mark.parametrize("layer", CASES)
+def test_of_a_signal_it_computes_what_it_computes_of_one_row_without_height(layer):
+    """The oracle: the same layer on a picture of one row, whose other weights only see padding."""
+    layers = [layer] if isinstance(layer, Head) else [layer, Head()]
+    try:
+        arch, row = (chain((*size, CHANNELS), layers, 5) for size in ((24,), (1, 24)))
+        assert row.graph.macs >= arch.graph.macs
+    except ArchError:
+        pytest.skip("a window that a picture of one row is too small for")
+    weights = extract_weights(build_network(row, seed=1))
+    middle = {
+        name: value[:, :, value.shape[2] // 2 : value.shape[2] // 2 + 1]
+        if value.ndim == 4
+        else value
+        for name, value in weights.items()
+    }
+    x = torch.randn(2, CHANNELS, 1, 24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = build_network(row, weights).eval()(x)
+        torch.testing.assert_close(build_network(arch, middle).eval()(x), expected)
+
+
+@pytest.mark.parametrize("layer", CASES)
 def test_its_values_have_the_shapes_that_the_graph_says(layer):
     arch = arch_of(layer)
     shapes = {}

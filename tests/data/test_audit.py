@@ -35,7 +35,7 @@ def test_pictures_in_two_parts_are_found_with_their_names(dataset):
     (finding,) = audit(dataset(x_test=test))
     assert (finding.kind, finding.count) == ("duplicates", 2)
     assert "x_test[4] is x_train[2]" in finding.message
-    assert "2 of 40 test pictures are also in train" in finding.message
+    assert "2 of 40 test samples are also in train" in finding.message
 
 
 def test_twins_of_different_classes_are_found(dataset):
@@ -84,7 +84,7 @@ def test_a_rare_class_is_reported_with_its_effect(dataset):
     uneven = dataset(y_train=(np.arange(40) >= 34).astype(int))
     (finding,) = audit(uneven)
     assert (finding.kind, finding.count) == ("uneven classes", 1)
-    assert "1 has 6 train pictures, 0 34: pictures have equal weight" in finding.message
+    assert "1 has 6 train samples, 0 34: samples have equal weight" in finding.message
     assert "--balance on" in finding.fix
     (finding,) = audit(uneven.with_balance("auto"))
     assert "classes have equal weight" in finding.message

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -284,3 +286,21 @@ def test_many_are_worked_on_in_order():
     ticks = []
     assert map_in_threads(lambda x: x * x, range(50), ticks.append) == [x * x for x in range(50)]
     assert ticks == list(range(1, 51))
+
+
+def test_a_part_of_a_file_that_claims_to_be_huge_takes_no_memory(tmp_path):
+    """A PNG of a few bytes whose pixels claim 250 MB; the oracle counts what Python allocates."""
+    buffer = io.BytesIO()
+    Image.new("1", (7, 9)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"IDAT") - 4
+    content[place : place + 4] = struct.pack(">I", 250_000_000)
+    (tmp_path / "a.png").write_bytes(content)
+    tracemalloc.start()
+    try:
+        for read in (check_picture, functools.partial(decode, channels=1)):
+            with contextlib.suppress(DataError):
+                read(tmp_path / "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()

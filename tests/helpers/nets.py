@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lepton_automl.core import plugins
@@ -16,7 +18,7 @@ from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.model import Model
 from lepton_automl.models.network import build_network, extract_weights
-from lepton_automl.models.quantization import Preprocessing
+from lepton_automl.models.quantization import InputQuantization, Preprocessing
 
 WIDTHS = (4, 5, 8, 12, 16)
 
@@ -24,7 +26,7 @@ WIDTHS = (4, 5, 8, 12, 16)
 def random_arch(
     seed: int,
     *,
-    input: tuple[int, int, int] = (16, 16, 3),
+    input: tuple[int, ...] = (16, 16, 3),
     classes: int = 5,
     activations: tuple[str, ...] = ("relu",),
     layers: tuple[str, ...] = (),
@@ -52,7 +54,9 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
     """A model whose batch-norm statistics fit its values and whose scales are far from one."""
     generator = torch.Generator().manual_seed(seed)
     preprocessing = Preprocessing(
-        zero_point=int(torch.randint(60, 180, (), generator=generator)), scale=1 / 64
+        zero_point=int(torch.randint(60, 180, (), generator=generator)),
+        scale=1 / 64,
+        signal=random_input_quantization(arch, seed) if arch.is_signal else None,
     )
     network = build_network(arch, seed=seed)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -70,10 +74,27 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
     return Model(arch, extract_weights(network), preprocessing)
 
 
+def random_input_quantization(arch: Arch, seed: int = 0) -> InputQuantization:
+    """Offsets and steps that differ by channel, as those of sensors do."""
+    rng = random.Random(seed)
+    offsets = (rng.uniform(-20, 20) for _ in range(arch.channels))
+    scales = (10 ** rng.uniform(-3, 1) for _ in range(arch.channels))
+    return InputQuantization(tuple(offsets), tuple(scales))
+
+
+def random_samples(arch: Arch, n: int, seed: int = 0) -> NDArray[Any]:
+    """What the file of `random_int8_onnx` reads: uint8 pixels, or a float32 signal (n, T, C)."""
+    if not arch.is_signal:
+        return random_pixels(arch, n, seed).numpy()
+    values = np.random.default_rng(seed).normal(0, 1.5, (n, *arch.input)).astype(np.float32)
+    values[0] *= 1e6  # Far outside of what 8-bit samples hold.
+    return values
+
+
 def random_pixels(arch: Arch, n: int, seed: int = 0) -> torch.Tensor:
     """uint8 pixels (n, H, W, C): smooth blobs with noise, so that pictures differ in content."""
     generator = torch.Generator().manual_seed(seed + 1000)
-    height, width, channels = arch.input
+    (height, width), channels = arch.size, arch.channels
     coarse = torch.rand((n, channels, 4, 4), generator=generator)
     smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
     noise = torch.rand((n, channels, height, width), generator=generator)

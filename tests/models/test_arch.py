@@ -74,7 +74,7 @@ def test_a_layer_is_named_after_its_file():
         "[]",
         "{}",
         '{"input": [8, 8, 1]}',
-        '{"input": [8, 8], "layers": [{"type": "max_pool", "kernel": 2, "stride": 2}]}',
+        '{"input": [8], "layers": [{"type": "max_pool", "kernel": 2, "stride": 2}]}',
         '{"input": [8, 8, 0], "layers": [{"type": "max_pool", "kernel": 2, "stride": 2}]}',
         '{"input": [8, 8, 1], "layers": []}',
         '{"input": ["a", 8, 1], "layers": []}',

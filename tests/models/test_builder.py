@@ -59,7 +59,7 @@ def test_pooling_sizes(build, kernel, stride, shape):
     assert (y.height, y.width) == shape
     op = build.finish(y).ops[0]
     assert isinstance(op, MaxPool)
-    assert op.padding == (0 if kernel == 2 else 1)
+    assert op.padding == ((0, 0) if kernel == 2 else (1, 1))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
@@ -20,9 +21,10 @@ def quantized():
     model = random_model(random_arch(7), 7)
     rng = np.random.default_rng(0)
     ops = list(model.arch.graph.weighted_ops)
+    stored = ["input", *(op.y.name for op in model.arch.graph.ops)]
     qparams = QParams(
-        {op.y.name: float(np.float32(rng.random())) for op in model.arch.graph.ops},
-        {op.y.name: int(rng.integers(0, 256)) for op in model.arch.graph.ops},
+        {name: float(np.float32(rng.random())) for name in stored},
+        {name: int(rng.integers(0, 256)) for name in stored},
         {op.name: rng.integers(-64, 65, op.weight_shape).astype(np.int8) for op in ops},
         {op.name: rng.random(op.y.channels).astype(np.float32) for op in ops},
         {op.name: rng.integers(-999, 999, op.y.channels).astype(np.int32) for op in ops},
@@ -109,6 +111,34 @@ def test_a_field_of_another_type_is_named_as_such(quantized, tmp_path, field, va
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(DataError, match="does not hold a model"):
         Model.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("field", ["scales", "zero_points"])
+def test_a_quantized_value_without_its_parameters_is_named_as_such(quantized, tmp_path, field):
+    quantized.save(tmp_path)
+    about = json.loads((tmp_path / "model.json").read_text())
+    name = next(op.y.name for op in quantized.arch.graph.ops)
+    about[field].pop(name)
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=f"does not hold a model of lepton: .*{name}"):
+        Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+@pytest.mark.parametrize(
+    "end", [".weight", ".norm.running_var", "weights:", "weight_scales:", "biases:"]
+)
+def test_weights_that_do_not_fit_the_net_are_named_as_such(quantized, tmp_path, change, end):
+    quantized.save(tmp_path)
+    tensors = load_file(tmp_path / "weights.safetensors")
+    name = next(k for k in tensors if k.startswith(end) or (k.startswith("w:") and k.endswith(end)))
+    if change == "missing":
+        tensors.pop(name)
+    else:
+        tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(DataError, match="does not hold a model of lepton"):
+        Model.load(tmp_path)
 
 
 def test_pixels_are_shifted_and_scaled_and_laid_out_channels_first():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,10 +209,11 @@ def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
 
 
 def test_without_space_the_search_tries_known_good_nets_of_all_sizes(tmp_path):
-    chosen = context.choose_space(config(tmp_path), context.resolve(config(tmp_path)))
+    pictures = SimpleNamespace(is_signal=False)
+    chosen = context.choose_space(config(tmp_path), context.resolve(config(tmp_path)), pictures)
     assert chosen.digest == load("general").digest
     named = config(tmp_path, space="tiny")
-    assert context.choose_space(named, context.resolve(named)).name == "tiny"
+    assert context.choose_space(named, context.resolve(named), pictures).name == "tiny"
 
 
 def test_known_good_nets_have_the_settings_of_few_samples(tmp_path):

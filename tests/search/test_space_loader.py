@@ -60,7 +60,7 @@ MISTAKES = {
     "illegal depth": ("depth = [1, 2, 0]", "depth = [1.5]", 12, ["depth = 1.5"]),
     "head as a stage": ('"mbconv"]', '"head"]', 10, ["[head]"]),
     "illegal resolution": ('["native", 16]', '["nativ", 16]', 3, ["'nativ'", "'native'"]),
-    "illegal example": ("[16, 16, 1]", "[16, 16]", 4, ["height, width and channels"]),
+    "illegal example": ("[16, 16, 1]", "[16]", 4, ["height, width and channels"]),
     "stage that is one table": ("[[stage]]\n", "[stage]\n", 9, ["[[stage]]"]),
     "field all layers lack": ("activation = [", "actvation = [", 6, ["did you mean 'activation'?"]),
     "unknown candidate parameter": ("stem.out = 16", "stem.outs = 16", 25, ["'stem.out'"]),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lepton_automl.training import augmentation
 
-KINDS = pytest.mark.parametrize("kind", ["affine", "crop"])
+KINDS = pytest.mark.parametrize("kind", ["affine", "crop", "signal"])
 
 
 def draws(seed=0):
@@ -176,3 +176,47 @@ def test_mixed_samples_match_the_requested_shares():
     blended = ((y != x) & (y != x.flip(0))).flatten(1).any(1)
     assert 0.15 < blended.float().mean() < 0.25
     assert 0.45 < untouched.float().mean() < 0.62
+
+
+def row(count=400, channels=2, length=32):
+    return noise(count, channels, 1, length)
+
+
+def test_a_stretch_of_a_signal_is_set_to_the_mean_in_all_channels():
+    hidden = augmentation.cutout(torch.ones(2000, 3, 1, 32), 0.25, draws()) == 0
+    assert torch.equal(hidden.all(1), hidden.any(1))
+    lengths = hidden[:, 0, 0].sum(1)
+    assert set(lengths.tolist()) == set(range(4, 9))  # At the ends half of it may be outside.
+    inside = hidden[:, 0, 0].float()
+    assert ((inside.diff(dim=1) != 0).sum(1) <= 2).all()
+
+
+def test_of_a_signal_cutmix_copies_one_stretch():
+    x = row()
+    y, kept = augmentation.mixup_cutmix(x, 0.0, 1.0, draws())
+    is_other = (y == x.flip(0)).all(1)[:, 0]
+    assert torch.equal((y == x).all(1)[:, 0], ~is_other)
+    assert torch.allclose(1 - is_other.float().mean(1), kept)
+    assert ((is_other.float().diff(dim=1) != 0).sum(1) <= 2).all()
+    assert 0.4 < kept.mean() < 0.6
+
+
+def test_a_signal_is_shifted_in_time_scaled_by_channel_and_gets_noise(monkeypatch):
+    """Without noise each channel of the answer is a straight line over a shift of the signal."""
+    x = row(100)
+    monkeypatch.setattr(augmentation, "_NOISE", 0.0)
+    plain = augmentation.random_augment(x, "signal", 1.0, generator=draws())
+    padded = F.pad(x, (4, 4, 0, 0), mode="reflect")
+    shifts = torch.stack([padded[..., k : k + 32] for k in range(9)])
+    centred = shifts - shifts.mean(-1, keepdim=True)
+    answer = plain - plain.mean(-1, keepdim=True)
+    gain = (centred * answer).sum(-1, keepdim=True) / centred.square().sum(-1, keepdim=True)
+    fits = (gain * centred - answer).abs().amax((2, 3, 4)) < 1e-4
+    assert (fits.sum(0) == 1).all()
+    assert (fits.sum(1) > 0).all()
+    best = gain[fits]
+    assert (best - 1).abs().max() <= 0.2 + 1e-5
+    assert (best[:, 0] - best[:, 1]).abs().max() > 0.05
+    monkeypatch.setattr(augmentation, "_NOISE", 0.1)
+    noisy = augmentation.random_augment(x, "signal", 1.0, generator=draws())
+    assert (noisy - plain).std() == pytest.approx(0.1, rel=0.05)

@@ -388,7 +388,7 @@ def throughput_text(result: TaskResult) -> str:
     """Throughput of a training; empty where it was too short to be measured."""
     if not result.pictures_per_second or result.seconds[-1] < MIN_MEASURED_SECONDS:
         return ""
-    return f"; {result.pictures_per_second:.0f} pictures/s"
+    return f"; {result.pictures_per_second:.0f} samples/s"
 
 
 def finalist_results(

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.signal_files import read_windows
+from lepton_automl.errors import DataError
+
+VALUES = np.random.default_rng(0).normal(0, 3, (2, 20, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (VALUES[0], VALUES[:1]),
+        (VALUES[0].T, VALUES[:1]),
+        (VALUES, VALUES),
+        (np.moveaxis(VALUES, 2, 1).astype(np.float64), VALUES),
+    ],
+    ids=["one", "channels first", "several", "several, channels first"],
+)
+def test_arrays(tmp_path, array, expected):
+    np.save(tmp_path / "a.npy", array)
+    assert np.array_equal(read_windows(tmp_path / "a.npy", 20, 3), expected)
+
+
+@pytest.mark.parametrize("head", ["", "x,y,z\n", "\n"])
+def test_tables_with_and_without_a_head(tmp_path, head):
+    rows = "".join(",".join(repr(float(v)) for v in row) + "\n" for row in VALUES[0])
+    (tmp_path / "a.csv").write_text(head + rows)
+    assert np.array_equal(read_windows(tmp_path / "a.csv", 20, 3), VALUES[:1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,3\n" * 19, r"values \(19, 3\)"),
+        ("1,2,3\n" * 19 + "1,2\n", "row 20 of values is '1,2'"),
+        ("1,2,3\n" * 19 + "1,2,x\n", "row 20"),
+        ("1,2,3\n" * 19 + "1,2,nan\n", "NaN"),
+        ("", "holds no numbers"),
+        ("x,y,z\n", "holds no numbers"),
+        ("1," + "2" * 200_000 + "\n", "no table of numbers"),
+    ],
+    ids=["short", "ragged", "text", "nan", "empty", "head only", "long cell"],
+)
+def test_other_tables_are_refused(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_windows(tmp_path / "a.csv", 20, 3)
+
+
+@pytest.mark.parametrize("array", [np.zeros((0, 20, 3)), np.zeros(60), np.array([["a"] * 3] * 20)])
+def test_other_arrays_are_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match="20 values in 3 channels"):
+        read_windows(tmp_path / "a.npy", 20, 3)

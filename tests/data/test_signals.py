@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.signals import constant_channels, layout_of, quantization_of, to_signals
+from lepton_automl.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((9, 6, 128), "channels first"),
+        ((9, 128, 6), "channels last"),
+        ((9, 16, 32), "channels first"),
+        ((9, 16, 31), None),
+        ((9, 8, 8), None),
+        ((9, 28, 28), None),
+        ((9, 17, 64), None),
+        ((9, 64), None),
+        ((9, 6, 128, 1), None),
+    ],
+)
+def test_the_channels_are_the_short_axis_where_there_is_one(shape, layout):
+    assert layout_of(shape) == layout
+
+
+def test_both_layouts_give_the_same_signals():
+    values = np.random.default_rng(0).normal(size=(3, 40, 2))
+    turned = np.moveaxis(values, 2, 1)
+    assert np.array_equal(
+        to_signals("x", values, "channels last"), to_signals("x", turned, "channels first")
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_a_value_that_float32_does_not_hold_is_named(value):
+    values = np.zeros((5, 40, 2))
+    values[3, 7, 1] = value
+    with np.errstate(over="ignore"), pytest.raises(DataError, match=r"x\[3\]"):
+        to_signals("x", values, "channels last")
+
+
+def test_samples_hold_what_most_values_are_to_half_a_step():
+    """Of channels whose means and ranges differ by orders of magnitude."""
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(200, 64, 3)) * [1e-3, 1, 50] + [0, 9.81, -300]).astype(np.float32)
+    quantization, _ = quantization_of(values)
+    read = quantization.dequantize(quantization.quantize(values))
+    is_inside = np.abs(read - values) <= 0.5001 * np.float32(quantization.scales)
+    assert (is_inside.mean((0, 1)) >= 0.9985).all()
+    # The 255 steps are used: the largest of 12,800 normal values lies at about four deviations.
+    steps = np.array(quantization.scales) / [1e-3, 1, 50]
+    assert ((steps > 3 / 127) & (steps < 4 / 127)).all()
+
+
+def test_quantizing_what_was_dequantized_changes_nothing():
+    values = np.random.default_rng(1).normal(3, 2, (50, 32, 4)).astype(np.float32)
+    quantization, _ = quantization_of(values)
+    steps = np.arange(256, dtype=np.uint8)[:, None].repeat(4, 1)
+    assert np.array_equal(quantization.quantize(quantization.dequantize(steps)), steps)
+
+
+def test_a_constant_channel_is_found_and_divides_by_nothing():
+    values = np.random.default_rng(0).normal(size=(20, 40, 3)).astype(np.float32)
+    values[:, :, 1] = 7
+    assert constant_channels(values) == [1]
+    quantization, _ = quantization_of(values)
+    assert (quantization.quantize(values)[:, :, 1] == 128).all()
+
+
+def written(folder, x, name="x", **more):
+    path = folder / "windows.npz"
+    np.savez(path, **{name: x, "y": np.arange(len(x)) % 2}, **more)
+    return str(path)
+
+
+def windows(n=40):
+    return np.random.default_rng(0).normal(0, 3, (n, 48, 3)).astype(np.float32)
+
+
+def test_the_range_of_samples_is_that_of_the_training_part_only(tmp_path):
+    """Oracle: other values in test must not change the samples of training."""
+    x, y = windows(60), np.arange(60) % 2
+    for name, factor in (("plain", 1), ("loud", 1000)):
+        test = x[40:] * factor
+        np.savez(
+            tmp_path / f"{name}.npz", x_train=x[:40], y_train=y[:40], x_test=test, y_test=y[40:]
+        )
+    plain, loud = (open_dataset(tmp_path / f"{name}.npz") for name in ("plain", "loud"))
+    assert plain.signal == loud.signal is not None
+    assert np.array_equal(plain.pixels("train", (1, 48)), loud.pixels("train", (1, 48)))
+    assert np.array_equal(loud.file_inputs("test", (1, 48)), x[40:] * np.float32(1000))
+
+
+def test_validation_does_not_change_the_range_either(tmp_path):
+    x, y = windows(60), np.arange(60) % 2
+    found = []
+    for factor in (1, 1000):
+        more = {"x_val": x[20:40] * factor, "y_val": y[20:40], "x_test": x[40:], "y_test": y[40:]}
+        np.savez(tmp_path / "a.npz", x_train=x[:20], y_train=y[:20], **more)
+        found.append(open_dataset(tmp_path / "a.npz").signal)
+    assert found[0] == found[1]
+
+
+def test_floats_of_a_long_and_a_short_axis_are_signals_and_say_so(tmp_path):
+    dataset = open_dataset(written(tmp_path, np.moveaxis(windows(), 2, 1)))
+    assert dataset.is_signal
+    assert (dataset.size, dataset.channels) == ((1, 48), 3)
+    made = next(each for each in dataset.decisions if each.name == "kind of data")
+    assert "3 channels (channels first)" in made.choice
+    assert "--pixel-scale" in made.option
+
+
+def test_a_stated_pixel_scale_says_that_they_are_pictures(tmp_path):
+    data = written(tmp_path, windows().clip(-3, 3))
+    dataset = open_dataset(data, pixel_scale="-3:3")
+    assert not dataset.is_signal
+    assert dataset.size == (48, 3)
+
+
+def test_an_array_with_the_name_of_signals_is_no_picture_whatever_its_type(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    assert not open_dataset(written(tmp_path, x)).is_signal
+    named = open_dataset(written(tmp_path, x, name="signals"))
+    assert named.is_signal
+    assert np.array_equal(
+        np.sort(
+            np.concatenate([named.file_inputs(p, (1, 48)) for p in ("train", "validation")]), 0
+        )[0],
+        np.sort(
+            np.concatenate([named.train.signals, named.validation.signals]).astype(np.uint8), 0
+        )[0],
+    )
+    assert not [each for each in named.decisions if each.name == "kind of data"]
+
+
+def test_named_signals_whose_channels_cannot_be_told_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"signals \(40, 12, 12\)"):
+        open_dataset(written(tmp_path, np.zeros((40, 12, 12), np.float32), name="signals"))
+
+
+@pytest.mark.parametrize("options", [{"channels": "1"}, {"pixel_scale": "0:1"}])
+def test_options_of_pictures_have_no_effect_on_signals(tmp_path, options):
+    with pytest.raises(ConfigError, match="signals, not pictures"):
+        open_dataset(written(tmp_path, windows(), name="signals"), **options)
+
+
+def test_a_test_part_of_another_length_is_refused(tmp_path):
+    data = written(tmp_path, windows(), name="signals")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(DataError, match="does not hold such samples"):
+        open_dataset(
+            data, test=other / "windows.npz" if written(other, windows()[:, :40]) else None
+        )
+
+
+def test_windows_without_groups_are_said_to_be_taken_as_independent(tmp_path):
+    groups = np.arange(40) // 4
+    for group, names in ((None, ["groups"]), (groups, [])):
+        more = {} if group is None else {"group": group}
+        dataset = open_dataset(written(tmp_path, windows(), **more))
+        assert [each.name for each in dataset.decisions if each.name == "groups"] == names
+    assert not set(dataset.train.groups) & set(dataset.test.groups)

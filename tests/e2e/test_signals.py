@@ -1,0 +1,138 @@
+"""Signals from their arrays to the file that reads what a sensor gives."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from lepton_automl.artifact.predict import predict
+from lepton_automl.artifact.writer import read_array
+from lepton_automl.config import RunConfig
+from lepton_automl.errors import ConfigError
+from lepton_automl.pipeline import run
+from lepton_automl.pipeline.export import verify_again
+
+SPACE = """
+doc = "signals, small enough for a test"
+input = { resolution = "native", example = [40, 2] }
+all.activation = "relu"
+stem = { out = 8, kernel = 5, stride = 2 }
+head.features = 0
+[[stage]]
+layer = "conv"
+out = [16, 24]
+depth = 1
+stride = 2
+[train]
+optimizer = "adamw"
+lr = 0.01
+batch_size = 32
+augment_kind = "signal"
+cutout = 0.2
+mixup = 0.2
+epochs = 3
+"""
+CLASSES = ("slow", "fast", "still")
+
+
+def signals(n=240):
+    """Sines of two speeds and noise about other offsets a channel; 24 recordings of ten windows."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    time = np.arange(40)[None] + rng.uniform(0, 40, (n, 1))
+    wave = np.sin(time * np.array([0.3, 1.2, 0.0])[y][:, None])
+    x = np.stack([wave * 0.02 + 9.81, wave * 300], 2) + rng.normal(0, [0.001, 20], (n, 40, 2))
+    return x.astype(np.float32), y, np.arange(n) // 10
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signals")
+    (folder / "few.toml").write_text(SPACE)
+    x, y, group = signals()
+    np.savez(folder / "sines.npz", x=x, y=y, group=group, class_names=CLASSES)
+    config = RunConfig(
+        data=str(folder / "sines.npz"),
+        out=folder / "run",
+        space=str(folder / "few.toml"),
+        objectives=("accuracy", "size_bytes"),
+        trials=1,
+        jobs=1,
+    )
+    return config, run.run(config)
+
+
+def test_the_file_reads_float_signals_and_equals_integer_arithmetic(made):
+    _, outcome = made
+    session = onnxruntime.InferenceSession(outcome.artifact / "model.int8.onnx")
+    (given,) = session.get_inputs()
+    assert (given.name, given.type, given.shape[1:]) == ("signal", "tensor(float)", [40, 2])
+    assert outcome.verdict.parity.max_steps == 0
+    assert outcome.verdict.parity.holds
+    assert outcome.verdict.int8.float_nodes == ()
+    assert outcome.verdict.grouped
+
+
+def test_golden_samples_are_values_as_the_data_have_them(made):
+    _, outcome = made
+    golden = read_array(outcome.artifact, "golden/pixels.npy")
+    known = {row.tobytes() for row in signals()[0]}
+    assert len(golden)
+    assert all(row.tobytes() in known for row in golden)
+
+
+def test_predictions_of_files_are_those_of_onnx_runtime_on_the_raw_values(made, tmp_path):
+    _, outcome = made
+    x, _, _ = signals()
+    model = outcome.artifact / "model.int8.onnx"
+    session = onnxruntime.InferenceSession(model)
+    (expected,) = session.run(None, {"signal": x[:5]})
+    np.save(tmp_path / "several.npy", x[:4])
+    np.savetxt(tmp_path / "one.csv", x[4], delimiter=",", fmt="%.9g", header="a,b", comments="")
+    found = predict(model, [tmp_path / "several.npy", tmp_path / "one.csv"])
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+    assert [each.label for each in found] == [labels[n] for n in expected.argmax(1)]
+    np.testing.assert_allclose([e.probability for e in found], expected.max(1), rtol=1e-6)
+    assert [each.file.name for each in found] == [
+        *(f"several.npy[{n}]" for n in range(4)),
+        "one.csv",
+    ]
+
+
+def test_a_file_of_another_length_is_named_and_the_others_are_classified(made, lepton, tmp_path):
+    config, _ = made
+    np.save(tmp_path / "good.npy", signals()[0][0])
+    np.save(tmp_path / "short.npy", signals()[0][0, :39])
+    shown = lepton(
+        "predict", str(config.out), str(tmp_path / "good.npy"), str(tmp_path / "short.npy")
+    )
+    assert shown.exit_code == 3
+    assert "good.npy" in shown.out
+    assert "39, 2" in shown.err
+
+
+def test_it_is_verified_again_and_in_the_other_layout(made, tmp_path):
+    config, outcome = made
+    assert verify_again(config.out).verdict.int8.accuracy == outcome.verdict.int8.accuracy
+    x, y, group = signals()
+    np.savez(tmp_path / "turned.npz", x=np.moveaxis(x, 2, 1), y=y, group=group, class_names=CLASSES)
+    again = verify_again(config.out, data=str(tmp_path / "turned.npz")).verdict
+    assert again.int8 is not None
+    assert again.test_fingerprint == outcome.verdict.test_fingerprint
+
+
+def test_the_card_says_what_the_file_reads(made):
+    card = (made[1].artifact / "MODEL_CARD.md").read_text()
+    assert "`signal`, float32 (n, 40, 2)" in card
+    assert "signal of 40 values, 2 channels" in card
+
+
+def test_a_space_for_pictures_is_refused(made, lepton, tmp_path):
+    config, _ = made
+    shown = lepton("run", config.data, "--space", "tiny", "--out", str(tmp_path / "other"))
+    assert shown.exit_code == ConfigError.exit_code
+    assert "is for pictures, the data are signals" in shown.err
+    assert not (tmp_path / "other").exists()
