@@ -279,9 +279,15 @@ def with_groups(
     ConfigError
         As `stated_groups`.
     """
-    samples, copies = checked.samples, _copies(checked.digests)
-    if samples.signals is not None:
+    if checked.samples.signals is not None:
         return _with_stated_groups(checked, group)
+    return _with_found_groups(checked, group, emit, by_names=by_names)
+
+
+def _with_found_groups(
+    checked: CheckedSamples, group: str | None, emit: Emit, *, by_names: bool
+) -> CheckedSamples:
+    samples, copies = checked.samples, _copies(checked.digests)
     different = np.flatnonzero(copies == np.arange(len(samples)))
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
     thumbs = near_duplicates.thumbnails(select(samples.only_pictures, different), scale)

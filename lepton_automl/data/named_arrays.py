@@ -105,8 +105,8 @@ def read_raw(
     columns : mapping of str to str, optional
         What a key holds (`x`, `y`, `group`, `x_train`, ..., `class_names`) -> the key.
     channel_axis : {"first", "last"}, optional
-        Where the channels are; None: by the shape. Arrays of three axes for which it is stated are
-        signals.
+        Where the channels are; None: by the shape. Floats and signed integers of three axes for
+        which it is stated are signals.
 
     Raises
     ------
@@ -127,23 +127,7 @@ def read_raw(
         for part, x in arrays.pictures.items()
     ]
     ys = [_labels(f"{data}: {keys['y', part]}", arrays.labels[part]) for part in parts]
-    for part, x, y in zip(parts, xs, ys, strict=True):
-        if len(x.values) != len(y):
-            raise DataError(
-                f"{data}: {x.name} has {len(x.values)} pictures but {keys['y', part]} "
-                f"{len(y)} labels",
-                fix="give as many labels as pictures",
-            )
-    for x in xs:
-        if not len(x.values) and any(len(other.values) for other in xs):
-            raise DataError(
-                f"{data}: the {x.part or x.name} part is empty: {x.name} has length 0",
-                fix=f"put pictures into {x.name}"
-                + ("" if x.part == "train" else ", or leave it out: a part is drawn then"),
-            )
-    if len({x.values.shape[1:] for x in xs}) > 1:
-        shapes = ", ".join(f"{x.name} {x.values.shape[1:]}" for x in xs)
-        raise DataError(f"{data}: pictures differ in shape: {shapes}", fix="give one shape")
+    _check_lengths(data, xs, [(keys["y", p], len(y)) for p, y in zip(parts, ys, strict=True)])
     shapes = {keys["x", part]: x.shape for part, x in arrays.pictures.items()}
     decisions = _key_decision(keys, columns)
     if layout is None:
@@ -177,6 +161,26 @@ def read_raw(
     return RawSamples(tuple(pictures), build, signals)
 
 
+def _check_lengths(data: str, xs: list[RawArray], labels: list[tuple[str, int]]) -> None:
+    """Check that samples and labels (name, number) of each part are as many, and of one shape."""
+    for x, (name, count) in zip(xs, labels, strict=True):
+        if len(x.values) != count:
+            raise DataError(
+                f"{data}: {x.name} has {len(x.values)} samples but {name} {count} labels",
+                fix="give as many labels as samples",
+            )
+    for x in xs:
+        if not len(x.values) and any(len(other.values) for other in xs):
+            raise DataError(
+                f"{data}: the {x.part or x.name} part is empty: {x.name} has length 0",
+                fix=f"put samples into {x.name}"
+                + ("" if x.part == "train" else ", or leave it out: a part is drawn then"),
+            )
+    if len({x.values.shape[1:] for x in xs}) > 1:
+        shapes = ", ".join(f"{x.name} {x.values.shape[1:]}" for x in xs)
+        raise DataError(f"{data}: samples differ in shape: {shapes}", fix="give one shape")
+
+
 def _joined(data: str, xs: Sequence[RawArray], layout: Layout) -> Signals:
     values = [to_signals(f"{data}: {x.name}", x.values, layout) for x in xs]
     return values[0] if len(values) == 1 else np.concatenate(values)
@@ -193,8 +197,9 @@ def _signal_layout(
     """Which axis holds the channels, where the arrays hold signals; None: pictures."""
     layouts = {layout_of(x.shape) for x in arrays.values()}
     layout = layouts.pop() if len(layouts) == 1 else None
-    has_three_axes = all(x.ndim == 3 for x in arrays.values())
-    if channel_axis is not None and has_three_axes:
+    named = [key for (what, _), key in keys.items() if what == "x" and _is_named_signal(key)]
+    is_measured = bool(named) or all(x.dtype.kind in "fi" for x in arrays.values())
+    if channel_axis is not None and is_measured and all(x.ndim == 3 for x in arrays.values()):
         layout = "channels first" if channel_axis == "first" else "channels last"
         axis = 1 if channel_axis == "first" else 2
         if any(x.shape[axis] > MAX_CHANNELS for x in arrays.values()):
@@ -205,7 +210,6 @@ def _signal_layout(
                 fix="give the other axis, or leave it out for grey pictures",
             )
         return layout
-    named = [key for (what, _), key in keys.items() if what == "x" and _is_named_signal(key)]
     if named and layout is None:
         shapes = ", ".join(f"{keys['x', part]} {x.shape}" for part, x in arrays.items())
         raise DataError(
@@ -213,8 +217,7 @@ def _signal_layout(
             f"(N, length, channels) or (N, channels, length), at most {MAX_CHANNELS} channels",
             fix="say which: --channel-axis first or last; or call the array x if it holds pictures",
         )
-    measured = all(x.dtype.kind in "fi" for x in arrays.values())
-    return layout if named or measured else None
+    return layout if is_measured else None
 
 
 def converted(data: str, raw: RawSamples | Samples) -> Samples:

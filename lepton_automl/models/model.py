@@ -138,7 +138,7 @@ def _check_complete(qparams: QParams, arch: Arch) -> None:
     stored = [arch.graph.input.name]
     stored += [op.y.name for op in arch.graph.ops if not isinstance(op, Linear)]
     for name in stored:
-        qparams.scales[name], qparams.zero_points[name]  # noqa: B018  A missing one is a KeyError.
+        qparams.scales[name], qparams.zero_points[name]
     for op in arch.graph.weighted_ops:
         out = (op.weight_shape[0],)
         shapes = ((qparams.weights, op.weight_shape), (qparams.weight_scales, out))

@@ -164,3 +164,17 @@ def test_windows_without_groups_are_said_to_be_taken_as_independent(tmp_path):
         dataset = open_dataset(written(tmp_path, windows(), **more))
         assert [each.name for each in dataset.decisions if each.name == "groups"] == names
     assert not set(dataset.train.groups) & set(dataset.test.groups)
+
+
+@pytest.mark.parametrize(("axis", "size"), [("first", 12), ("last", 10)])
+def test_a_stated_axis_answers_which_one_is_that_of_the_channels(tmp_path, axis, size):
+    data = written(tmp_path, np.random.default_rng(0).normal(size=(40, 10, 12)))
+    dataset = open_dataset(data, channel_axis=axis)
+    assert dataset.is_signal
+    assert (dataset.size, dataset.channels) == ((1, size), 22 - size)
+
+
+def test_a_stated_axis_with_too_many_channels_is_refused(tmp_path):
+    data = written(tmp_path, np.random.default_rng(0).normal(size=(40, 28, 28)))
+    with pytest.raises(ConfigError, match="more than 16 channels"):
+        open_dataset(data, channel_axis="first")

@@ -153,7 +153,7 @@ def test_class_names_give_the_order(read):
         (Y + 0.5, None, "not whole numbers"),
         (np.where(Y, np.nan, 1), None, "not whole numbers"),
         (np.zeros((6, 3)), None, r"shape \(6, 3\)"),
-        (Y[:5], None, "6 pictures but y 5 labels"),
+        (Y[:5], None, "6 samples but y 5 labels"),
         (Y, ["a", "a", "b"], "two classes of one name"),
         (Y, ["a", "", "b"], "class name"),
         (Y, [["a", "b", "c"]], "class_names"),
