@@ -36,7 +36,7 @@ from torch import Tensor
 from benchmarks.common import RUNS, append_row, known_good, parser, print_table, read_rows
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
-from lepton_automl.compress.external.quantize import CalibrationPictures, silenced
+from lepton_automl.compress.external.static_quantization import CalibrationPictures, silenced
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import equalization_groups, fold, rescale
 from lepton_automl.compress.quantization.quantize import quantize_model

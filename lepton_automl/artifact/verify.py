@@ -58,7 +58,7 @@ from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
 from lepton_automl.models.untrusted_onnx import MALFORMED, problem_of
-from lepton_automl.models.untrusted_session import run_limits
+from lepton_automl.models.untrusted_session import UntrustedSession, run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
@@ -283,15 +283,20 @@ def _size(path: Path) -> int:
 
 
 def verify_in_fresh_process(request: Request) -> Verdict:
-    """`verify` in a child process without limits, of an artifact that this process wrote.
+    """`verify` in a child process, of an artifact that this process wrote.
+
+    There are limits only where its graph is of a model made elsewhere.
 
     Raises
     ------
     DataError
-        As `verify`.
+        As `verify`, or if a file of a model made elsewhere exceeds a limit or crashes the process.
     MachineError
         If the process was killed, for example because memory ran out.
     """
+    if _is_foreign(request.folder):
+        with VerificationProcess(request.folder) as verification:
+            return verification.verify(request)
     with LimitedProcess(PROGRAM) as process:
         fields = {"request": request.to_json()}
         subject = f"the artifact {request.folder}"
@@ -310,13 +315,20 @@ def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
     )
 
 
+def _is_foreign(folder: Path) -> bool:
+    return read_provenance(folder).origin == "foreign"
+
+
 def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
     """Classes (N,) int64 that the float net before pruning predicts for pixels (N, H, W, C)."""
-    file = untrusted_files.read_bytes(folder / REFERENCE, MODEL, fix=manifest.FRESH)
-    session = onnx_file.open_session(file)
-    classes: np.ndarray = (
-        onnx_file.predict_probabilities(session, pixels).argmax(1).astype(np.int64)
-    )
+    path = folder / REFERENCE
+    file = untrusted_files.read_bytes(path, MODEL, fix=manifest.FRESH)
+    if _is_foreign(folder):
+        with UntrustedSession(path, file, folder) as session:
+            found = session.predict(pixels)
+    else:
+        found = onnx_file.onnx_probabilities(file, pixels)
+    classes: np.ndarray = found.argmax(1).astype(np.int64)
     return classes
 
 
@@ -347,8 +359,9 @@ def answer(message: Message) -> Message:
     try:
         return Message(verify(request).document())
     except MALFORMED as error:
-        if request.digests is not None or is_out_of_memory(error):
-            raise  # This process's parent wrote the files: a bug.
+        is_own = request.digests is not None and not _is_foreign(request.folder)
+        if is_own or is_out_of_memory(error):
+            raise  # A bug, where this process's parent made the graphs.
         return Message(_refused([_unmeasurable(error)], request).document())
 
 

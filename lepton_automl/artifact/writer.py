@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.onnx_export import float_onnx, int8_onnx
+from lepton_automl.models.untrusted_session import UntrustedSession
 
 if TYPE_CHECKING:
     from lepton_automl.models.model import Model
@@ -140,7 +141,7 @@ def write_artifact(
         LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
         ABOUT: about.to_json().encode(),
     }
-    return _write_all(folder, files | _golden(files, validation))
+    return _write_all(folder, files | _golden(files, validation, onnx_file.onnx_probabilities))
 
 
 def scale_metadata(scale: PixelScale | None) -> dict[str, str]:
@@ -165,7 +166,13 @@ def write_external_artifact(
     # The file alone is enough to read pictures as those of the data were read.
     words = scale_metadata(about.known_scale)
     stated = {name: onnx_file.with_metadata(file, words) for name, file in models.items()}
-    return _write_all(folder, {**stated, **texts, **_golden(stated, validation)})
+    golden = _golden(stated, validation, _untrusted_probabilities)
+    return _write_all(folder, {**stated, **texts, **golden})
+
+
+def _untrusted_probabilities(file: bytes, pixels: np.ndarray) -> np.ndarray:
+    with UntrustedSession("the model that was given", file, Path()) as session:
+        return session.predict(pixels)
 
 
 def _json(arch: Arch) -> bytes:
@@ -260,13 +267,16 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _golden(files: Mapping[str, bytes], validation: LabelledFiles) -> dict[str, bytes]:
+def _golden(
+    files: Mapping[str, bytes],
+    validation: LabelledFiles,
+    predict: Callable[[bytes, np.ndarray], np.ndarray],
+) -> dict[str, bytes]:
     labels = np.load(validation.labels, allow_pickle=False)
     pixels = np.load(validation.pixels, mmap_mode="r", allow_pickle=False)
     chosen = np.ascontiguousarray(pixels[np.sort(first_balanced(labels, GOLDEN_SAMPLES))])
     answers: dict[str, Any] = {
-        path: npy(onnx_file.predict_probabilities(onnx_file.open_session(files[name]), chosen))
-        for name, path in GOLDEN_ANSWERS.items()
+        path: npy(predict(files[name], chosen)) for name, path in GOLDEN_ANSWERS.items()
     }
     return {GOLDEN: npy(chosen)} | answers
 

@@ -22,6 +22,7 @@ These are limits on resources, no sandbox: the process has the rights of the use
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -31,6 +32,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import weakref
@@ -119,6 +121,7 @@ class LimitedProcess:
         except BaseException as error:
             _remove_scratch(scratch)
             raise machine_error(error) or error from error
+        self.program = program
         self._child, self._is_ready = child, False
         self._pending: _Pending | None = None
         for pipe in (child.stdin, child.stdout, child.stderr):
@@ -299,6 +302,33 @@ class LimitedProcess:
         if "MemoryError" in said or any(words in said for words in _ALLOCATION):
             raise _exceeded(pending, "memory")
         raise _crashed(pending, f"signal {-code}" if code < 0 else f"exit code {code}")
+
+
+def take(program: str) -> LimitedProcess:
+    """The idle process of this thread that runs a program, or a new one; see `give_back`."""
+    kept: LimitedProcess | None = _idle().__dict__.pop(_key(program), None)
+    if kept is None or not kept.is_usable:
+        return LimitedProcess(program)
+    return kept
+
+
+def give_back(process: LimitedProcess) -> None:
+    """Leave a process to the next `take`, or end it where it still works on a request."""
+    if process.is_usable:
+        _idle().__dict__.setdefault(_key(process.program), process)
+    else:
+        process.close()
+
+
+@functools.cache
+def _idle() -> threading.local:
+    """The idle processes of each thread: they end with the thread that started them."""
+    return threading.local()
+
+
+def _key(program: str) -> str:
+    # A copy of this process (fork) must not use the pipes of the original.
+    return f"{os.getpid()} {program}"
 
 
 def _made_scratch() -> Scratch | None:

@@ -182,11 +182,19 @@ class Latencies:
         Where measurements are recorded.
     machine : Machine, optional
         Where this process runs.
+    stopwatch : Stopwatch, optional
+        What measures; None: a new one.
     """
 
-    def __init__(self, ledger: Ledger, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        machine: Machine | None = None,
+        *,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
         self._ledger, self._here = ledger, machine or this_machine()
-        self._stopwatch: Stopwatch | None = None
+        self._stopwatch = stopwatch
 
     @property
     def elsewhere(self) -> str | None:
@@ -240,8 +248,8 @@ def last_reference_ms(ledger: LedgerView) -> float | None:
 class Timing:
     """Latency of files in milliseconds: recorded ratio times quiet time of the reference net."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._latencies = Latencies(ledger)
+    def __init__(self, ledger: Ledger, stopwatch: Stopwatch | None = None) -> None:
+        self._latencies = Latencies(ledger, stopwatch=stopwatch)
 
     def milliseconds(self, nets: Mapping[str, NetFile]) -> dict[str, float]:
         """Time of a call at batch 1 on one thread of each net's file."""

@@ -14,10 +14,8 @@ process of a thread serves all files: starting it takes about half a second, a b
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core.limited_process import LimitedProcess, ProcessLimits
+from lepton_automl.core.limited_process import ProcessLimits, give_back, take
 from lepton_automl.core.untrusted_files import Source
 from lepton_automl.errors import DataError
 
@@ -94,7 +92,7 @@ class UntrustedSession:
         self, source: Source, content: bytes, folder: Path, words: tuple[str, ...] = ()
     ) -> None:
         self._source, self._size = str(source), len(content)
-        self._process = _take()
+        self._process = take(PROGRAM)
         # The process may have been started in another working directory.
         place = os.path.abspath(folder)  # noqa: PTH100  Links stay, unlike in Path.resolve.
         request = {"source": self._source, "folder": place, "words": list(words)}
@@ -126,7 +124,7 @@ class UntrustedSession:
 
     def close(self) -> None:
         """Leave the process to the next file, or end it where it still works on this one."""
-        _give_back(self._process)
+        give_back(self._process)
 
     def send(self, pixels: NDArray[Any]) -> None:
         """Begin to classify one batch of uint8 pixels (n, H, W, C) or float32 signals."""
@@ -163,30 +161,4 @@ class UntrustedSession:
 
 def start_process() -> None:
     """Start the process of this thread, so that it loads its modules meanwhile."""
-    _give_back(_take())
-
-
-def _take() -> LimitedProcess:
-    """The idle process of this thread, or a new one."""
-    kept: LimitedProcess | None = _idle().__dict__.pop(_key(), None)
-    if kept is None or not kept.is_usable:
-        return LimitedProcess(PROGRAM)
-    return kept
-
-
-def _give_back(process: LimitedProcess) -> None:
-    if process.is_usable:
-        _idle().__dict__.setdefault(_key(), process)
-    else:
-        process.close()
-
-
-@functools.cache
-def _idle() -> threading.local:
-    """The idle process of each thread: it ends with the thread that started it."""
-    return threading.local()
-
-
-def _key() -> str:
-    # A copy of this process (fork) must not use the pipes of the original.
-    return f"process_of_{os.getpid()}"
+    give_back(take(PROGRAM))

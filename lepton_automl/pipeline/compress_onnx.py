@@ -12,15 +12,19 @@ import numpy as np
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.provenance import Provenance
 from lepton_automl.compress.context import DEFAULT_MAX_DROP
-from lepton_automl.compress.external import plausibility
+from lepton_automl.compress.external import graph_process, plausibility
 from lepton_automl.compress.external.class_order import ORDERS
+from lepton_automl.compress.external.graph_process import (
+    LimitedStopwatch,
+    graph_cost,
+    predict_file,
+)
 from lepton_automl.compress.external.load import load_external
 from lepton_automl.compress.external.mixed_precision import keep_layers_float
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.quantize import (
     ExternalQuantization,
     Quantizer,
-    predict_file,
     quantize_external,
 )
 from lepton_automl.compress.loop import StepRecord, write_steps
@@ -32,7 +36,6 @@ from lepton_automl.core.units import bytes_text, time_text
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency import Timing
-from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledTensors
 from lepton_automl.data.sampling import PICTURES, balanced
@@ -106,6 +109,7 @@ def compress_model(
         return written_outcome(folder.artifact)
     emit(Event(_STAGE, f"checking {source} in a separate process"))
     model = load_external(source, preprocessing, dataset.class_names, labels=labels)
+    graph_process.start_process()
     dataset = dataset.matched_to(model.class_names, model.shape[2])
     framing = None if model.pixels is None else model.pixels.framing
     dataset = replace(dataset, framing=framing)
@@ -122,7 +126,7 @@ def compress_model(
             record_decision(ledger, decision)
         place = folder.models / f"compressed-{definition.model[:8]}"
         files.write(place / _FLOAT_FILE, model.file)
-        timing = Timing(ledger)
+        timing = Timing(ledger, LimitedStopwatch(model.shape))
         compression = _Compression(
             config, resources.target, model, dataset, folder, place, timing, emit
         )
@@ -237,7 +241,7 @@ class _Compression:
             accuracy=evidence.accuracy,
             arch="",
             size_bytes=len(small),
-            macs=onnx_cost(small, 4 if name == "float" else 1).macs,
+            macs=graph_cost(small, 4 if name == "float" else 1).macs,
             latency_ms=self._timing.milliseconds_of({name: small})[name],
             is_accepted=is_accepted,
             why=why,

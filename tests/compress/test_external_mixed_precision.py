@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lepton_automl.compress.external.graph_process import predict_file
 from lepton_automl.compress.external.mixed_precision import keep_layers_float, ranked_layers
-from lepton_automl.compress.external.quantize import ExternalQuantization, Quantizer, predict_file
+from lepton_automl.compress.external.quantize import ExternalQuantization, Quantizer
 from tests.compress.test_external_interface import wrap
 from tests.helpers import external_models as models
 

@@ -146,7 +146,7 @@ def test_what_was_made_before_a_kill_is_not_made_again(tmp_path, monkeypatch) ->
     found = wrap(models.model())
     file = Quantizer(train, 127, tmp_path)(found)
     assert file == Quantizer(train, 127)(found)
-    monkeypatch.setattr(quantize, "quantize_static", None)
+    monkeypatch.setattr(quantize, "quantize_graph", None)
     assert Quantizer(train, 127, tmp_path)(found) == file
     for other in (Quantizer(train, 64, tmp_path), Quantizer(train[:50], 127, tmp_path)):
         with pytest.raises(TypeError):

@@ -14,7 +14,10 @@ from tests.faults import driver
 from tests.faults.mutants import engine
 from tests.faults.mutants.kinds import NAMES, prepared, tried_in
 
-MUTANTS = {"run-folder": 1, "space": 1, "onnx-compress": 1, "documents": 2}
+MUTANTS = {
+    **{"run-folder": 1, "space": 1, "onnx-compress": 1, "documents": 2},
+    **{"warm-start": 1, "cache": 1, "test-set-uses": 1},
+}
 """Fewer than three where the command takes long."""
 
 

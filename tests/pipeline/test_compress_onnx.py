@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import shape_inference
 from PIL import Image
 
 from lepton_automl import api
@@ -21,11 +22,13 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core.events import Event
 from lepton_automl.cost.latency import last_reference_ms
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.models import onnx_file
 from lepton_automl.pipeline import compress_onnx, export
 from lepton_automl.pipeline.compress_onnx import compress_model
 from lepton_automl.pipeline.export import Outcome, verify_again
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from tests.helpers import external_models as models
+from tests.helpers.children import ProcessHere
 
 pytestmark = pytest.mark.usefixtures("children_answer_here")
 
@@ -65,10 +68,45 @@ def independent(artifact: Path, data: Path) -> float:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Wanted, Outcome]:
+def run_here() -> list[str]:
+    """What ran a graph in the process of the command itself, while `finished` was made."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, run_here: list[str]
+) -> tuple[Wanted, Outcome]:
     """A compression that nothing interrupts; many tests read it, none changes it."""
     wanted = order(tmp_path_factory.mktemp("finished"))
-    return wanted, wanted.compress()
+    with pytest.MonkeyPatch.context() as patch:
+        record_graphs(patch, run_here)
+        return wanted, wanted.compress()
+
+
+def record_graphs(patch: pytest.MonkeyPatch, found: list[str]) -> None:
+    """Record each graph that is opened, but by what stands for a child process."""
+    inside: list[None] = []
+    call = ProcessHere.call
+
+    def answered(self: ProcessHere, *given: Any, **more: Any) -> Any:
+        inside.append(None)
+        try:
+            return call(self, *given, **more)
+        finally:
+            inside.pop()
+
+    def recorded(what: Any) -> Any:
+        def opened(*given: Any, **more: Any) -> Any:
+            if not inside:
+                found.append(what.__name__)
+            return what(*given, **more)
+
+        return opened
+
+    patch.setattr(ProcessHere, "call", answered)
+    for module, name in ((onnxruntime, "InferenceSession"), (shape_inference, "infer_shapes")):
+        patch.setattr(module, name, recorded(getattr(module, name)))
 
 
 @pytest.fixture
@@ -110,7 +148,7 @@ def test_the_verdict_is_what_an_independent_evaluation_finds(tmp_path: Path, mad
 def test_layers_that_lose_accuracy_stay_float_and_every_step_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "equalize_onnx", lambda file, pixels: file)
+    monkeypatch.setattr(quantize, "equalize_graph", lambda file, pixels: file)
     told: list[Event] = []
     wanted = order(tmp_path, models.uneven(2.5, seed=3), limits=Limits(max_drop=2))
     outcome = wanted.compress(emit=told.append)
@@ -157,6 +195,16 @@ def test_the_same_call_after_a_kill_writes_the_same_file(
     assert outcome.verdict.int8.accuracy == finished[1].verdict.int8.accuracy
     files = [made.artifact / "model.int8.onnx" for made in (outcome, finished[1])]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_its_graph_runs_in_child_processes_only(
+    finished: tuple[Wanted, Outcome], run_here: list[str]
+) -> None:
+    assert run_here == []
+    with pytest.MonkeyPatch.context() as patch:
+        record_graphs(patch, run_here)
+        onnx_file.open_session((finished[1].artifact / "model.int8.onnx").read_bytes())
+    assert run_here == ["InferenceSession"]
 
 
 def test_a_model_near_chance_is_rejected(tmp_path: Path) -> None:

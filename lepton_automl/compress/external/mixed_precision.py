@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from onnx import GraphProto, ModelProto, NodeProto
 
 from lepton_automl.compress.evaluation import kl_divergence
+from lepton_automl.compress.external.graph_process import predict_file
 from lepton_automl.compress.external.quantize import (
     ExternalQuantization,
     Quantizer,
     best_bias_correction,
-    predict_file,
 )
 from lepton_automl.models.onnx_file import WEIGHTED
 

@@ -20,6 +20,7 @@ from scipy.special import bdtrc
 
 from lepton_automl.compress.external.class_order import natural_order, text_order
 from lepton_automl.compress.external.find_preprocessing import literal
+from lepton_automl.compress.external.graph_process import predict_file
 from lepton_automl.compress.external.interface import with_preprocessing
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
@@ -28,7 +29,6 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_files import TEXT
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance, wilson_interval
-from lepton_automl.models import onnx_file
 
 PICTURES = 512
 """Training pictures that are classified."""
@@ -92,7 +92,7 @@ def check_plausible(model: ExternalModel, sample: Sample, expects: float | None)
         user has not stated the one in use; if the accuracy is near chance, or lower than
         `expects` or the model's own metadata say by more than chance allows.
     """
-    probabilities = _predict(model.file, sample.pixels)
+    probabilities = predict_file(model.file, sample.pixels)
     right = probabilities.argmax(1) == sample.labels
     readings = [*_orders(model, sample, probabilities), *_pixel_readings(model, sample)]
     better = [reading for reading in readings if _is_better(reading.right, right)]
@@ -148,10 +148,6 @@ def _share(value: object) -> float | None:
     return float(value) if value <= 1 else value / 100
 
 
-def _predict(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
-
-
 def _other_orders(model: ExternalModel) -> dict[str, tuple[str, ...]]:
     """Orders of the classes besides that in use, by the value of --labels."""
     natural, text = natural_order(model.class_names), text_order(model.class_names)
@@ -200,7 +196,7 @@ def _pixel_readings(model: ExternalModel, sample: Sample) -> Iterator[_Reading]:
     for words, given, other in variants:
         turned = other.order != known.order
         given = np.ascontiguousarray(given[..., ::-1]) if turned else given
-        probabilities = _predict(with_preprocessing(model.file, known, other), given)
+        probabilities = predict_file(with_preprocessing(model.file, known, other), given)
         for word, names in {"": model.class_names, **_other_orders(model)}.items():
             yield _Reading(
                 words + (f" and classes in {word} order ({_short(names)})" if word else ""),

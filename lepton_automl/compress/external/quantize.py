@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,29 +12,20 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 
 from lepton_automl.compress.evaluation import kl_divergence
-from lepton_automl.compress.external.equalization import equalize_onnx
+from lepton_automl.compress.external.graph_process import (
+    equalize_graph,
+    predict_file,
+    quantize_graph,
+)
 from lepton_automl.compress.external.model import ExternalModel, last_softmax
 from lepton_automl.core import files, untrusted_files
-from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
-from lepton_automl.models import onnx_file
-from lepton_automl.models.onnx_file import WEIGHTED
 
 _TINY = 1e-30
 _CORRECTION = "lepton_correction"
-MAX_EXACT_WEIGHT = 64
-"""Largest weight whose products cannot overflow the 16-bit sums of older processors."""
-_BATCH_SIZE = 16
 _VERSIONS = (__version__, onnxruntime.__version__)
 _CALIBRATIONS = {"min-max ranges": False, "min-max ranges averaged over batches": True}
 """Name of a calibration method -> whether it averages the extremes of batches."""
@@ -115,20 +103,6 @@ class ExternalQuantization:
     """Layers kept in float for accuracy (mixed precision)."""
 
 
-class CalibrationPictures(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds calibration pictures to ONNX Runtime batch by batch."""
-
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        self._batches: Iterator[NDArray[np.uint8]] = (
-            np.ascontiguousarray(pixels[start : start + _BATCH_SIZE])
-            for start in range(0, len(pixels), _BATCH_SIZE)
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {onnx_file.INPUT_NAME: batch}
-
-
 class Quantizer:
     """ONNX Runtime's static quantizer with fixed pictures and target; files are cached.
 
@@ -159,46 +133,18 @@ class Quantizer:
         """The int8 file of a wrapped model, `kept_float` or all nodes but `only` left in float."""
         how = (averages, [*model.kept_float, *kept_float], list(only))
         if self._memory is None:
-            return self._quantized(model.file, *how)
+            return quantize_graph(model.file, self.pixels, self._limit, *how)
         parts = repr((hashlib.sha256(model.file).hexdigest(), self._about, how, _VERSIONS))
         place = self._memory / f"{hashlib.sha256(parts.encode()).hexdigest()[:32]}.onnx"
         if not place.is_file():
-            files.write(place, self._quantized(model.file, *how))
+            files.write(place, quantize_graph(model.file, self.pixels, self._limit, *how))
         return untrusted_files.read_bytes(place, MODEL, fix="remove that file")
-
-    def _quantized(
-        self, file: bytes, averages: bool, excluded: list[str], only: list[str]
-    ) -> bytes:
-        with scratch_folder() as folder, silenced(), _temporary_files_in(folder):
-            out = folder / "int8.onnx"
-            quantize_static(
-                ModelProto.FromString(file),
-                out,
-                CalibrationPictures(self.pixels),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=self._limit <= MAX_EXACT_WEIGHT,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=excluded,
-                nodes_to_quantize=only,
-                extra_options={"CalibMovingAverage": averages},
-            )
-            made = ModelProto.FromString(out.read_bytes())
-        kept = [item for item in made.opset_import if item.domain in ("", "ai.onnx")]
-        del made.opset_import[:]
-        made.opset_import.extend(kept)
-        del made.metadata_props[:]
-        made.metadata_props.extend(ModelProto.FromString(file).metadata_props)
-        _leave_logits(made.graph)
-        return bytes(made.SerializeToString(deterministic=True))
 
 
 def quantize_external(model: ExternalModel, quantizer: Quantizer) -> ExternalQuantization:
     """Quantize by every method; the result with the least KL divergence from the float model."""
     wanted = predict_file(model.file, quantizer.pixels)
-    equalized = dataclasses.replace(model, file=equalize_onnx(model.file, quantizer.pixels))
+    equalized = dataclasses.replace(model, file=equalize_graph(model.file, quantizer.pixels))
     sources = {"plain": model} | (
         {"equalization": equalized} if equalized.file != model.file else {}
     )
@@ -223,49 +169,3 @@ def best_bias_correction(
         found.append((file, kl_divergence(wanted, given), is_corrected))
         file = correct_bias(file, wanted, given)
     return min(found, key=lambda one: one[1])
-
-
-def _leave_logits(graph: GraphProto) -> None:
-    """Remove the quantization of the logits: the kernel of the last layer can return float."""
-    makers = {value: node for node in graph.node for value in node.output}
-    node = makers[graph.output[0].name]
-    while node.op_type not in WEIGHTED and node.input and node.input[0] in makers:
-        before = makers[node.input[0]]
-        if before.op_type != "DequantizeLinear":
-            node = before
-            continue
-        rounding = makers.get(before.input[0])
-        layer = None if rounding is None else makers.get(rounding.input[0])
-        if rounding is None or layer is None or layer.op_type not in ("Gemm", "MatMul"):
-            return
-        node.input[0] = rounding.input[0]
-        for gone in (before, rounding):
-            if not any(gone.output[0] in other.input for other in graph.node):
-                graph.node.remove(gone)
-        return
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """Silence the quantizer: it recommends, on the root logger, what `wrap` has done already."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def predict_file(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities (N, classes) in ONNX Runtime."""
-    return onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let ONNX Runtime make its temporary folders in this one, which is deleted at any end."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import io
+import json
 import os
-import pickle
 import random
 import re
 import resource
@@ -22,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ _MOST_SEEDS = 300
 """Inputs that mutants are grown from, the first ones among them."""
 RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that no output may hold."""
+
+_HEAD = struct.Struct("<II")
+"""Bytes of a mutant and of its result (JSON), which follow."""
 
 Generator = Callable[[random.Random, Sequence[Content]], Content]
 
@@ -145,8 +149,8 @@ class Engine:
         first = {crc32(content) % 12: content for content in inputs}  # Of each command.
         for content in first.values():
             run_command(self._subject.place(self._stage, content), self._stage)
-        with _child(lambda: map(self._try, inputs)) as answers:
-            found = list(answers)
+        with _child(lambda: ((b"", self._try(content)) for content in inputs)) as answers:
+            found = [result for _, result in answers]
         if len(found) < len(inputs):
             found.append(Result("", "the process ended"))
         for result in found:
@@ -158,21 +162,21 @@ class Engine:
         """Run mutants in one child; the number of the first one that was not run."""
         known = set(self.totals.outcomes)
 
-        def work() -> Iterator[tuple[int, Content, Result]]:
+        def work() -> Iterator[tuple[Content, Result]]:
             for number in range(first, last):
                 content = self.mutant(seed, number)
                 result = self._try(content)
                 is_new = result.outcome not in known or result.fault
                 known.add(result.outcome)
-                yield number, content if is_new else b"", result
+                yield content if is_new else b"", result
                 if result.fault or time.monotonic() > end:
                     return
 
         done = first
         with _child(work) as answers:
-            for number, content, result in answers:
-                done = number + 1
-                self._count(seed, number, content, result)
+            for content, result in answers:
+                self._count(seed, done, content, result)
+                done += 1
                 if result.fault:
                     return done
             if done < last and time.monotonic() < end:
@@ -194,11 +198,11 @@ class Engine:
         """Run one mutant in a child of its own."""
         status: list[int] = []
         begun = time.monotonic()
-        with _child(lambda: [self._try(content)], status) as answers:
+        with _child(lambda: [(b"", self._try(content))], status) as answers:
             found = next(answers, None)
         seconds = time.monotonic() - begun
         if found is not None:
-            return found
+            return found[1]
         number = os.WTERMSIG(status[0]) if os.WIFSIGNALED(status[0]) else 0
         if number in (signal.SIGALRM, signal.SIGPROF):
             what = f"took longer than {SECONDS} s"
@@ -416,8 +420,10 @@ def _watched_folder(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _child(work: Callable[[], Any], status: list[int] | None = None) -> Iterator[Iterator[Any]]:
-    """The values that `work` yields in a forked child; fewer where it dies."""
+def _child(
+    work: Callable[[], Iterable[tuple[Content, Result]]], status: list[int] | None = None
+) -> Iterator[Iterator[tuple[Content, Result]]]:
+    """The mutants with results that `work` yields in a forked child; fewer where it dies."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of forks beside threads, which work no more in the child.
@@ -434,15 +440,15 @@ def _child(work: Callable[[], Any], status: list[int] | None = None) -> Iterator
             status.append(found)
 
 
-def _work(work: Callable[[], Any], reader: int, writer: int) -> None:
+def _work(work: Callable[[], Iterable[tuple[Content, Result]]], reader: int, writer: int) -> None:
     code, errors = 1, os.dup(2)
     try:
         os.close(reader)
         _limit()
         with os.fdopen(writer, "wb", buffering=0) as stream:
-            for value in work():
-                body = pickle.dumps(value)
-                stream.write(struct.pack("<I", len(body)) + body)
+            for content, result in work():
+                text = json.dumps(dataclasses.asdict(result)).encode()
+                stream.write(_HEAD.pack(len(content), len(text)) + content + text)
         code = 0
     except BrokenPipeError:
         code = 0
@@ -465,10 +471,10 @@ def _limit() -> None:
     os.dup2(devnull, 0)
 
 
-def _received(stream: io.BufferedReader) -> Iterator[Any]:
-    while len(head := stream.read(4)) == 4:
-        (size,) = struct.unpack("<I", head)
-        body = stream.read(size)
-        if len(body) < size:
+def _received(stream: io.BufferedReader) -> Iterator[tuple[Content, Result]]:
+    while len(head := stream.read(_HEAD.size)) == _HEAD.size:
+        sizes = _HEAD.unpack(head)
+        content, text = (stream.read(size) for size in sizes)
+        if (len(content), len(text)) != sizes:
             return
-        yield pickle.loads(body)
+        yield content, Result(**json.loads(text))

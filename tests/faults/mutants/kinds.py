@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NAMES = (
     *("picture-predict", "picture-data", "npz", "npy", "manifest", "documents", "onnx-predict"),
     *("onnx-verify", "onnx-compress", "sidecar", "latency-table", "space", "run-folder", "ledger"),
-    *("ledger-log", "net"),
+    *("warm-start", "cache", "test-set-uses", "ledger-log", "net"),
 )
 """Names of the formats, without loading what makes their mutants."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -281,6 +282,47 @@ def _in_ledger(stage: Path, content: Content) -> Sequence[str]:
     return _one_of(content, ("status", _RUN), ("pick", _RUN), ("status", _RUN, "--json"), warm)
 
 
+def _in_other_run(stage: Path, content: Content) -> Sequence[str]:
+    """The ledger of a run of the same data and space, whose results a search copies.
+
+    No net is so small, so that the search ends once it has read them.
+    """
+    (_fresh(stage) / "ledger.db").write_bytes(content)
+    shutil.rmtree(stage / "next", ignore_errors=True)
+    words = ("search", "few.npz", "--space", "space.toml", "--jobs", "1", "--trials", "3")
+    return (*words, "--max-size-kb", "0.01", "--warm-start", _RUN, "--out", "next")
+
+
+_CACHE = ("pixels.npy", "labels.npy")
+"""Ends of the names of cache files; each has its digest beside it."""
+
+
+def _cache_seeds(stage: Path) -> list[Content]:
+    found = (stage / "whole" / "cache").glob("*.npy*")
+    return _named(*sorted(path.name for path in found), folder="whole/cache")(stage)
+
+
+def _in_cache(stage: Path, content: Content) -> Sequence[str]:
+    """A cache file, in half of the cases with the digest of what it holds now; or a digest."""
+    name, body = _split(content)
+    path = _fresh(stage) / "cache" / name
+    path.write_bytes(body)
+    if name.endswith(_CACHE) and zlib.crc32(body) % 2:
+        line = f"{hashlib.sha256(body).hexdigest()}  {name}\n"
+        path.with_name(f"{name}.sha256").write_text(line)
+    return ("export", _RUN)
+
+
+def _uses_seeds(stage: Path) -> list[Content]:
+    """What the user's state folder says of the test part of the run."""
+    artifact = stage / "whole" / "artifact"
+    part = json.loads((artifact / "verdict.json").read_text())["test_fingerprint"]
+    files = json.loads((artifact / "manifest.json").read_text())["files"]
+    known = [files[name]["sha256"] for name in _MODELS]
+    documents = [{part: known}, {part: known[:1], "0" * 16: known[1:]}, {}]
+    return [json.dumps({"format": 1, "parts": parts}).encode() for parts in documents]
+
+
 _INSERT = "INSERT INTO events (kind, key, value, at, digest) VALUES (?, ?, ?, ?, ?)"
 
 
@@ -474,6 +516,14 @@ SUBJECTS = (
         "run-folder", _run_seeds, _each(json=trees.mutated_json, toml=trees.mutated_toml), _in_run
     ),
     Subject("ledger", _read("whole/ledger.db"), ledgers.mutated_ledger, _in_ledger),
+    Subject("warm-start", _read("whole/ledger.db"), ledgers.mutated_ledger, _in_other_run),
+    Subject("cache", _cache_seeds, _each(npy=arrays.mutated_npy), _in_cache),
+    Subject(
+        "test-set-uses",
+        _uses_seeds,
+        trees.mutated_json,
+        _written("state/test_set_uses.json", "verify", _RUN),
+    ),
     Subject("ledger-log", _log_seeds, mutated_bytes, _in_log),
     Subject("net", _net_seeds, _each(json=trees.mutated_json, safetensors=mutated_bytes), _in_net),
 )
