@@ -130,8 +130,9 @@ def source(
 ) -> Source:
     """Read what a search with the definition `wanted` can use of the run in `other`.
 
-    With the same space, data, target and time its results are reused. Otherwise its front is
-    trained first: accuracies under other conditions are not comparable, but good nets stay good.
+    With the same space, data, target and time its results are reused. Otherwise, or where latency
+    counts here and was not measured there, its front is trained first: accuracies under other
+    conditions are not comparable, but good nets stay good.
     A run that has copied it before does not read it again.
 
     Parameters
@@ -182,8 +183,10 @@ def source(
                 f"{other} has trained nothing yet", fix="give a run that has, or no --warm-start"
             )
         is_same = _conditions(known) == _conditions(wanted)
-        if is_same and _length(ledger, trials) == budget_seconds:
-            event: dict[str, Any] = {"first": [], "observed": _observed(trials, wanted, samples)}
+        is_same = is_same and _length(ledger, trials) == budget_seconds
+        observed = _observed(trials, wanted, samples) if is_same else []
+        if observed:
+            event: dict[str, Any] = {"first": [], "observed": observed}
         else:
             points = _front(ledger, trials, known)
             first = _fitting(points, space, other)

@@ -199,7 +199,7 @@ def message_problems(command: Command, code: int | None, allowed: Iterable[int])
         problems.append(f"exit code {code}: {last_line(err)}")
     if "Traceback (most recent call last)" in err or "Exception ignored" in err:
         start = max(err.find("Traceback (most recent"), err.find("Exception ignored"))
-        problems.append(f"traceback: {last_line(err)}\n{err[start - 300 :]}\n")
+        problems.append(f"traceback: {last_line(err)}\n{err[max(0, start - 300) :]}\n")
     messages = len(re.findall(r"^(?:[Ee]rror: |.*\berror: )", err, re.MULTILINE))
     is_verdict = code == VERDICT and "broken" in command.out
     if code and code > 0 and not problems and not messages and not is_verdict:

@@ -133,6 +133,7 @@ def test_under_the_same_conditions_what_it_trained_is_known_and_never_trained_ag
         {"balanced": True},
         {"channels": "3"},
         {"budget_seconds": 60.0},
+        {"objectives": ("accuracy", "latency_ms")},
     ],
 )
 def test_under_other_conditions_its_front_is_trained_first(
