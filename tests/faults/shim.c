@@ -194,6 +194,8 @@ static int is_followed(int handle) { return plan && handle >= 0 && handle < MOST
     char full[PATH_MAX];                                                             \
     int mine, error;                                                                 \
     place_of(handle, full);                                                          \
+    /* Closed inside the C library, and another file has its number now: a pipe. */  \
+    if (!below(full)) return call;                                                   \
     error = before(kind, full, &mine);                                               \
     if (error) { errno = error; return -1; }                                         \
     __typeof__(call) done = call;                                                    \

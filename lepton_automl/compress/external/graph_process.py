@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from lepton_automl.core.limited_process import (
@@ -184,7 +185,7 @@ def answer(request: Message) -> Message:
         start += size
     try:
         return _ANSWERS[fields["do"]](fields, files, payload[start:])
-    except MALFORMED as error:
+    except (*MALFORMED, DecodeError) as error:
         if isinstance(error, MemoryError):
             raise
         raise DataError(
