@@ -19,7 +19,11 @@ from lepton_automl.compress.acceptance import (
     pictures_text,
     pruning_limit,
 )
-from lepton_automl.compress.context import CompressionContext
+from lepton_automl.compress.context import (
+    MIN_GROUPS_TO_SPLIT,
+    MIN_PICTURES_TO_SPLIT,
+    CompressionContext,
+)
 from lepton_automl.compress.cross_fit import (
     FoldNets,
     load_fold_nets,
@@ -391,6 +395,23 @@ def _next_cut(steps: list[StepRecord], context: CompressionContext) -> float:
     most = _MAX_CUTS_TO_LIMITS if context.is_aim else _MAX_CUTS
     share = _FIRST_CUT / 2 ** sum(not step.is_accepted for step in cuts)
     return share if len(cuts) < most and share >= _SMALLEST_CUT else 0.0
+
+
+def end_check_decision(context: CompressionContext) -> Decision | None:
+    """Which validation samples judge the end only; None where all of them judge every step."""
+    if context.last is None:
+        return None
+    kept, rest = len(context.last.data), len(context.acceptance.data)
+    return Decision(
+        name="validation of compression",
+        choice=f"{rest} validation samples accept or reject each step, {kept} others judge the end "
+        "only",
+        evidence=f"{kept + rest} validation samples are enough for that (from "
+        f"{MIN_PICTURES_TO_SPLIT} on, and {MIN_GROUPS_TO_SPLIT} groups where there are groups)",
+        certainty="inferred",
+        option="",
+        is_detail=True,
+    )
 
 
 def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -> Decision:

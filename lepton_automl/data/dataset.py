@@ -469,7 +469,9 @@ def open_dataset(
     checked = loading.with_groups(checked, group, emit, by_names=time is None)
     times = loading.stated_times(checked.samples, time)
     parts = loading.assign_parts(checked, seed, times)
-    if times is not None:
+    if times is None:
+        checked = loading.with_split_decision(checked, parts, seed)
+    else:
         checked = loading.with_time_decision(checked, times, parts)
     checked, signal = _quantized(checked, parts)
     train, validation, test_part = (_part(checked, parts, name, signal) for name in PARTS)

@@ -102,6 +102,10 @@ class PictureInfo:
     """Whether the file has no colour."""
     levels: Levels
     """Of its pixels."""
+    has_transparency: bool = False
+    """Whether pixels may be transparent; they are blended with white."""
+    is_animated: bool = False
+    """Whether it has several frames, of which the first one is used."""
 
 
 def decode(
@@ -192,11 +196,11 @@ def check_picture(path: Path) -> PictureInfo:
         (width, height), is_grey = image.size, _is_grey(image)
         # A JPEG is read completely, but decoded at an eighth of its size: twice as fast.
         image.draft(None, (1, 1))
-        is_wide = _is_16_bit_colour(image)
+        is_wide, is_animated = _is_16_bit_colour(image), _is_animated(image)
         image.load()
         levels = _levels(image, is_wide=is_wide)
         size = (width, height) if _orientation(image) >= 5 else (height, width)
-        return PictureInfo(size, is_grey, levels)
+        return PictureInfo(size, is_grey, levels, image.has_transparency_data, is_animated)
 
 
 def map_in_threads(
@@ -400,6 +404,14 @@ def _orientation(image: Image.Image) -> int:
     except _UNREADABLE:
         # Valid pixels with damaged EXIF: use them as stored, as viewers do.
         return 1
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether there are frames after the first; camera files (MPO) have other views instead."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except _UNREADABLE:
+        return False  # Only the first frame is used, whatever the others are.
 
 
 def _is_grey(image: Image.Image) -> bool:

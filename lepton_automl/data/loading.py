@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,7 +239,23 @@ def check_pictures(
     size = sizes.pop() if len(sizes) == 1 else None
     digests = tuple(digest for _, digest in valid)
     levels = LevelTable.of([info.levels for info in infos])
+    decisions = (*samples.decisions, *_picture_decisions(samples, infos))
+    samples = dataclasses.replace(samples, decisions=decisions)
     return CheckedSamples(samples, digests, _channels(samples, infos), size, levels)
+
+
+def _picture_decisions(samples: Samples, infos: Sequence[PictureInfo]) -> Iterator[Decision]:
+    """What is used of pictures that hold more than one grey or RGB picture."""
+    kinds = (
+        ("transparency", "transparent pixels are blended with white", "has_transparency"),
+        ("animations", "the first frame is used", "is_animated"),
+    )
+    for name, choice, field in kinds:
+        places = [n for n, info in enumerate(infos) if getattr(info, field)]
+        if places:
+            evidence = f"{len(places)} of {len(infos)} pictures, such as {samples.ids[places[0]]}"
+            option = "convert the pictures before"
+            yield Decision(name, choice, evidence, "assumed", option, is_detail=True)
 
 
 def with_channels(checked: CheckedSamples, wanted: Channels) -> CheckedSamples:
@@ -318,6 +334,7 @@ def _with_found_groups(
         return checked  # Copies alone stay together too, but are no groups in the statistics.
     groups = _union(copies, near_groups)
     groups = groups if by_name is None else _union(groups, by_name)
+    checked = _with_few_groups_decision(checked, groups)
     checked = _grouped(checked, _with_enough_groups(groups, copies, samples.labels))
     return dataclasses.replace(checked, are_groups_found=True)
 
@@ -373,6 +390,28 @@ def _no_picture_option(option: str) -> ConfigError:
     return ConfigError(
         f"{option} has no effect: the data are signals, not pictures", fix="leave it out"
     )
+
+
+def _with_few_groups_decision(checked: CheckedSamples, groups: NDArray[np.int64]) -> CheckedSamples:
+    """Samples with the decision on classes of which `_with_enough_groups` leaves groups out."""
+    samples = checked.samples
+    few = [
+        f"{name!r} ({count})"
+        for label, name in enumerate(samples.class_names)
+        if (count := len(np.unique(groups[samples.labels == label]))) < len(PARTS)
+    ]
+    if not few:
+        return checked
+    decision = Decision(
+        name="groups of small classes",
+        choice=f"in {len(few)} of {len(samples.class_names)} classes only equal pictures stay in "
+        "one part, so validation and test may be too good there",
+        evidence=f"fewer groups than the {len(PARTS)} parts: {first_few(few, 3)}",
+        certainty="assumed",
+        option="--group REGEX",
+    )
+    samples = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
+    return dataclasses.replace(checked, samples=samples)
 
 
 def _with_enough_groups(
@@ -474,6 +513,28 @@ def assign_parts(
             samples.labels, samples.class_names, samples.parts, groups, times.seconds
         )
     return split(samples.labels, samples.class_names, samples.parts, groups, seed, samples.ids)
+
+
+def with_split_decision(
+    checked: CheckedSamples, parts: NDArray[np.str_], seed: int
+) -> CheckedSamples:
+    """Samples with the decision on parts that were drawn; as given where the data have all."""
+    samples, wanted = checked.samples, _wanted(checked.samples)
+    if not wanted:
+        return checked
+    counts = ", ".join(f"{int((parts == name).sum())} {name}" for name in PARTS)
+    whole = "" if samples.groups is None else f", {len(np.unique(samples.groups))} groups whole"
+    decision = Decision(
+        name="split",
+        choice=f"{' and '.join(wanted)} drawn at random: {counts}",
+        evidence=f"the data give no {' and no '.join(wanted)} part; class by class, seed {seed}"
+        f"{whole}",
+        certainty="assumed",
+        option="--test, --seed, --group, or parts in the data",
+        is_detail=True,
+    )
+    samples = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
+    return dataclasses.replace(checked, samples=samples)
 
 
 def stated_times(samples: Samples, column: str | None) -> Times | None:

@@ -14,6 +14,7 @@ from lepton_automl.compress.context import CompressionContext, MeasureLatency
 from lepton_automl.compress.loop import (
     REFIT,
     CompressionResult,
+    end_check_decision,
     pruning_decision,
     quantization_decision,
 )
@@ -215,6 +216,8 @@ def compress(
     record_decision(ledger, quantization_decision(folder))
     if prunes and step is None:
         record_decision(ledger, pruning_decision(result.steps, compression))
+        if (judged := end_check_decision(compression)) is not None:
+            record_decision(ledger, judged)
     if may_refit and context.config.refit == "auto":
         record_decision(ledger, _refit_decision(context, result))
     charts.write_steps(context.folder.path, result.steps)

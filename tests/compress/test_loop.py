@@ -244,6 +244,20 @@ def step(name, drop, bound, *, accepted, tries, weight=0.8, size=8000):
     )
 
 
+def test_samples_that_judge_the_end_only_are_listed(monkeypatch):
+    _, context = setup(limits=Limits())
+    assert context.last is None
+    assert loop.end_check_decision(context) is None
+    monkeypatch.setattr("lepton_automl.compress.context.MIN_PICTURES_TO_SPLIT", 90)
+    _, context = setup(limits=Limits())
+    made = loop.end_check_decision(context)
+    kept = len(context.last.data)
+    assert kept + len(context.acceptance.data) == 96
+    assert (
+        f"{96 - kept} validation samples accept or reject each step, {kept} others" in made.choice
+    )
+
+
 def test_the_decision_names_what_was_kept_and_why_it_stopped():
     _, context = setup(limits=Limits())
     start = loop.StepRecord("reference", 0.9, "a", 10_000, 1, None, True, "start")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lepton_automl.data import loading
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.loading import dataset_name
 from lepton_automl.errors import ConfigError, DataError
@@ -199,3 +201,55 @@ def test_stated_folders_are_parts_and_only_of_a_folder(tmp_path):
         open_dataset("digits", part_names="none")
     with pytest.raises(ConfigError, match="the rule is PART=FOLDER"):
         open_dataset(tmp_path, part_names="train:x")
+
+
+def decision(dataset, name):
+    found = [each for each in dataset.decisions if each.name == name]
+    return found[0] if found else None
+
+
+def test_parts_that_were_drawn_are_listed_with_their_seed(tmp_path):
+    x, y = random_pictures(60, (4, 4, 1)), np.arange(60) % 2
+    whole = open_dataset(write_npz(tmp_path / "a.npz", x=x, y=y), seed=7)
+    made = decision(whole, "split")
+    counts = [f"{len(part)} {part.name}" for part in whole.parts]
+    assert made.choice == f"validation and test drawn at random: {', '.join(counts)}"
+    assert "seed 7" in made.evidence
+    tested = {"x_train": x[:50], "y_train": y[:50], "x_test": x[50:], "y_test": y[50:]}
+    half = decision(open_dataset(write_npz(tmp_path / "b.npz", **tested)), "split")
+    assert half.choice.startswith("validation drawn at random")
+    given = tested | {"x_val": x[40:50], "y_val": y[40:50]}
+    given |= {"x_train": x[:40], "y_train": y[:40]}
+    assert decision(open_dataset(write_npz(tmp_path / "c.npz", **given)), "split") is None
+
+
+def test_classes_whose_groups_were_left_out_are_named(tmp_path, monkeypatch):
+    """Groups are found by names: twelve of class 0 and two of class 1, fewer than parts."""
+    x, y = random_pictures(80, (4, 4, 1)), (np.arange(80) >= 60).astype(int)
+    groups = np.concatenate([np.arange(60) // 5, 12 + np.arange(20) // 10])
+    monkeypatch.setattr(loading, "find_name_groups", lambda *given: (groups, None))
+    made = decision(
+        open_dataset(write_npz(tmp_path / "a.npz", x=x, y=y)), "groups of small classes"
+    )
+    assert made.certainty == "assumed"
+    assert "in 1 of 2 classes" in made.choice
+    assert "'1' (2)" in made.evidence
+    groups[70:74] = 20
+    enough = open_dataset(write_npz(tmp_path / "a.npz", x=x, y=y))
+    assert decision(enough, "groups of small classes") is None
+
+
+def test_what_is_used_of_transparent_and_animated_pictures_is_listed(tmp_path):
+    write_folder(tmp_path / "data", {"cat": 9, "dog": 9})
+    plain = open_dataset(tmp_path / "data")
+    assert not decision(plain, "transparency")
+    assert not decision(plain, "animations")
+    pixels = random_pictures(2, (9, 7, 4))
+    Image.fromarray(pixels[0]).save(tmp_path / "data" / "cat" / "clear.png")
+    frames = [Image.fromarray(each[..., 0]) for each in pixels]
+    frames[0].save(
+        tmp_path / "data" / "dog" / "moving.gif", save_all=True, append_images=frames[1:]
+    )
+    dataset = open_dataset(tmp_path / "data")
+    assert "1 of 20 pictures, such as cat/clear.png" in decision(dataset, "transparency").evidence
+    assert "1 of 20 pictures, such as dog/moving.gif" in decision(dataset, "animations").evidence

@@ -166,6 +166,30 @@ def test_the_size_to_which_pictures_are_resized_is_recorded(
     request.ledger.close()
 
 
+@pytest.mark.parametrize(("samples", "said"), [(31, ["31, not 32"]), (32, [])])
+def test_a_batch_of_all_samples_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, said: list[str]
+) -> None:
+    request = search_request(tmp_path / "run")
+    part = replace(
+        request.dataset.train,
+        labels=request.dataset.train.labels[:samples],
+    )
+    request = replace(request, dataset=replace(request.dataset, train=part))
+    trials, winners = trained_trials(request, 2)
+    for number in trials:
+        object.__setattr__(trials[number], "recipe", replace(trials[number].recipe, batch_size=32))
+    stub = SimpleNamespace(
+        train=lambda *given: [], record_decisions=lambda number, by_folds: None, runs=[]
+    )
+    monkeypatch.setattr(winners, "_final_training", stub)
+    monkeypatch.setattr(winners, "_save", lambda choice, workers: None)
+    winners.select_winner(InlineWorkers(), ENDLESS)
+    made = [each.choice for each in recorded_decisions(request.ledger) if each.name == "batch size"]
+    assert [each.partition(" as in")[0] for each in made] == said
+    request.ledger.close()
+
+
 def test_without_time_there_is_no_final_training(tmp_path: Path) -> None:
     request = search_request(tmp_path / "run", budget_seconds=100.0, trials=None)
     trials, winners = trained_trials(request)

@@ -117,9 +117,25 @@ class WinnerStore:
         record_decision(self._request.ledger, decision)
         if resized := self._size_decision(choice.number):
             record_decision(self._request.ledger, resized)
+        if smaller := self._batch_decision(choice.number):
+            record_decision(self._request.ledger, smaller)
         time_used = time_decision(self._trials, choice.number, self._request)
         if time_used is not None:
             record_decision(self._request.ledger, time_used)
+
+    def _batch_decision(self, number: int) -> Decision | None:
+        """The winner's batch size, where there are too few samples for that of its recipe."""
+        samples, size = len(self._request.dataset.train), self._trials[number].recipe.batch_size
+        if size <= samples:
+            return None
+        return Decision(
+            "batch size",
+            f"{samples}, not {size} as in the recipe of the winner",
+            f"there are {samples} training samples",
+            "inferred",
+            "--space (batch_size in [train])",
+            is_detail=True,
+        )
 
     def _size_decision(self, number: int) -> Decision | None:
         """To which size pictures are resized; None where they are not, or the user's space says."""
