@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 _BOX = 256
 """Vectors at most in a box."""
@@ -149,6 +147,9 @@ class _Components:
         apart = a != b
         if not apart.any():
             return
+        from scipy.sparse import coo_matrix  # Slow to import; workers do without.
+        from scipy.sparse.csgraph import connected_components
+
         edges = (np.ones(int(apart.sum())), (a[apart], b[apart]))
         joined = connected_components(coo_matrix(edges, (len(label),) * 2), directed=False)[1]
         self.labels[row] = joined[label]

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from lepton_automl.config import MAX_FOLDS
 from lepton_automl.core import files
@@ -237,6 +235,9 @@ def _units(train: Part, validation: Part, groups: NDArray[np.int64] | None) -> N
         rows.append(np.arange(len(key)))
         columns.append(nodes + places)
         nodes += len(names)
+    from scipy.sparse import coo_matrix  # Slow to import; workers do without.
+    from scipy.sparse.csgraph import connected_components
+
     edges = coo_matrix(
         (np.ones(sum(map(len, rows))), (np.concatenate(rows), np.concatenate(columns))),
         (nodes, nodes),

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from lepton_automl.config import NONE, Channels, group_pattern
 from lepton_automl.core import files, plugins, untrusted_files
@@ -475,6 +473,9 @@ def _near_duplicate_decision(near: NearDuplicates, ids: Sequence[str]) -> Decisi
 
 def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
     """Groups that are connected by either grouping."""
+    from scipy.sparse import coo_matrix  # Slow to import; workers do without.
+    from scipy.sparse.csgraph import connected_components
+
     n = len(first)
     a = np.unique(first, return_inverse=True)[1]
     b = np.unique(second, return_inverse=True)[1]

@@ -6,7 +6,6 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import stdtrit
 
 Interval = tuple[float, float]
 """Low and high end."""
@@ -77,6 +76,8 @@ def normal_quantile(level: float) -> float:
 
 def student_quantile(level: float, count: int) -> float:
     """Two-sided quantile of Student's distribution for `count` groups."""
+    from scipy.special import stdtrit  # Slow to import; workers do without.
+
     return float(stdtrit(max(count - 1, 1), (1 + level) / 2))
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 from lepton_automl.metrics import balanced, bootstrap, intervals
 from lepton_automl.metrics.balanced import Strata
@@ -131,6 +130,8 @@ class SmoothedDrop:
     def _half(self, probability: float) -> float:
         if math.isinf(self.error):
             return math.inf
+        from scipy.special import stdtrit  # Slow to import; workers do without.
+
         return float(stdtrit(self.freedom, 1 - probability)) * self.error
 
 
@@ -173,6 +174,8 @@ def smoothed_change(reference_margins: np.ndarray, file_margins: np.ndarray) -> 
     noise = math.sqrt(float(((reference_margins - after) ** 2).mean()))
     if noise == 0:
         return np.zeros(len(after))
+    from scipy.special import ndtr  # Slow to import; workers do without.
+
     change: np.ndarray = ndtr(reference_margins / noise) - ndtr(after / noise)
     return change
 

@@ -34,10 +34,15 @@ def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> 
     lock.close()
 
 
-def test_a_worker_whose_coordinator_has_gone_ends_without_a_traceback(tmp_path: Path) -> None:
+def test_a_worker_loads_no_scipy_and_ends_without_a_traceback_once_its_coordinator_has_gone(
+    tmp_path: Path,
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = "from lepton_automl.search.workers.worker import main; main()"
+    program = (
+        "import sys; from lepton_automl.search.workers.worker import main; "
+        "assert 'scipy' not in sys.modules; main()"
+    )
     command = [sys.executable, "-c", program, "", str(tmp_path), "[]"]
     done = subprocess.run(
         command, stdout=writer, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False
