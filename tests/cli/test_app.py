@@ -14,6 +14,7 @@ import pytest
 import lepton_automl
 from lepton_automl import errors
 from lepton_automl.errors import LeptonError
+from tests.helpers.processes import LONGEST_SECONDS
 
 KINDS = [
     kind
@@ -129,7 +130,7 @@ def command(*words, **options):
 def test_a_full_disk_for_the_output_ends_with_7_and_one_message():
     with Path("/dev/full").open("w") as full:
         child = command("spaces", "--json", stdout=full)
-        _, err = child.communicate(timeout=240)
+        _, err = child.communicate(timeout=LONGEST_SECONDS)
     assert child.returncode == 7
     assert "standard output cannot be written" in err
     assert "Traceback" not in err
@@ -141,7 +142,7 @@ def test_a_closed_pipe_is_no_error():
     os.close(reading)
     child = command("spaces", stdout=writing)
     os.close(writing)
-    _, err = child.communicate(timeout=240)
+    _, err = child.communicate(timeout=LONGEST_SECONDS)
     assert (child.returncode, err) == (0, "")
 
 
@@ -237,7 +238,7 @@ def test_a_full_disk_under_stderr_does_not_change_the_exit_code(place, tmp_path)
 def test_help_into_a_full_disk_ends_with_7(words):
     with Path("/dev/full").open("w") as full:
         child = command(*words, stdout=full)
-        _, err = child.communicate(timeout=240)
+        _, err = child.communicate(timeout=LONGEST_SECONDS)
     assert child.returncode == 7
     assert err.startswith("error: standard output cannot be written")
     assert err.count("\n") == 2

@@ -52,12 +52,12 @@ def read_all(path):
 def refused(path, said):
     """One error with the way out, without the memory that the file claims."""
     tracemalloc.start()
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(DataError, match=said) as caught:
         read_all(path)
     assert tracemalloc.get_traced_memory()[1] < 32 << 20
     tracemalloc.stop()
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
     assert caught.value.what.startswith(f"{path} is not a readable .npz file")
     assert caught.value.fix == FIX
 

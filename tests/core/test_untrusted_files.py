@@ -52,9 +52,9 @@ SPECIAL = (
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind):
+    # What waits for a pipe waits for ever, until the suite's limit for a test.
     monkeypatch.chdir(tmp_path)  # The path of a socket has at most 107 characters.
     path = make(kind, Path("x"))
-    begun = time.monotonic()
     for read in (door.read_text, door.read_json, door.read_toml):
         with pytest.raises(SpaceError, match=kind) as caught:
             read(path, fix=FIX, error=SpaceError)
@@ -62,7 +62,6 @@ def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind):
         assert str(path) in caught.value.what
     with pytest.raises(DataError, match=kind):
         door.sha256(path, TEXT, fix=FIX)
-    assert time.monotonic() - begun < 5
 
 
 def test_a_link_to_a_regular_file_is_read(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tests.helpers.crash import SHORT
+from tests.helpers.processes import LONGEST_SECONDS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("lepton_automl", "tests", "search_spaces", "examples", "benchmarks")
@@ -46,7 +47,7 @@ def python(*arguments: str, folder: Path, path: Path) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=LONGEST_SECONDS,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.runs import test_set_uses as uses
+from tests.helpers.processes import LONGEST_SECONDS
 
 A, B, C = (digit * 64 for digit in "abc")
 
@@ -68,7 +69,7 @@ def test_processes_that_record_at_once_lose_nothing(state):
         subprocess.Popen([sys.executable, "-c", program, name], env=dict(os.environ))
         for name in ("one", "two", "three")
     ]
-    assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
+    assert [process.wait(timeout=LONGEST_SECONDS) for process in started] == [0, 0, 0]
     recorded = uses.record("part", A)
     assert len(recorded) == len(set(recorded)) == 61
 
