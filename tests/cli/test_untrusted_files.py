@@ -18,8 +18,6 @@ from tests.helpers import runs
 from tests.helpers.external_models import written
 from tests.helpers.pictures import random_pictures, write_folder
 
-pytestmark = pytest.mark.usefixtures("forked_children")
-
 LABELS = np.arange(8) % 2
 
 

@@ -31,7 +31,7 @@ LONG_EPOCHS = 1000
 """A first rung that is never over before it is interrupted."""
 
 # The whole run is made about three times over in one fixture, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(scope="module")
