@@ -6,13 +6,16 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch; commands started by tests inherit it
 
+import random
 import signal
 import socket
 import uuid
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from optuna.samplers._lazy_random_state import LazyRandomState
 
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has it ignored, and commands would inherit that.
@@ -40,6 +43,24 @@ def _no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch):
+    """Random numbers that a test draws without a seed are the same each time."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    default_rng = np.random.default_rng
+    monkeypatch.setattr(
+        np.random, "default_rng", lambda seed=None: default_rng(0 if seed is None else seed)
+    )
+    monkeypatch.setattr(LazyRandomState, "_set_rng", _set_seeded_rng)
+
+
+def _set_seeded_rng(state):
+    """Optuna's samplers without a seed."""
+    state._rng = np.random.RandomState(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
