@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch; commands started by tests inherit it
+# Else each command that a test starts compiles the package again where the shell forbids bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import random
 import signal

@@ -271,6 +271,10 @@ def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> S
         )
     if config.flip == "auto":
         return space
+    if dataset.is_signal:
+        raise ConfigError(
+            f"--flip {config.flip} has no effect: signals are never mirrored", fix="leave it out"
+        )
     wanted = config.flip == "on"
     flips = {value for each in space.train_parameters("flip") for value in each.values} or {False}
     if flips == {wanted}:

@@ -130,6 +130,25 @@ def test_the_card_says_what_the_file_reads(made):
     assert "signal of 40 values, 2 channels" in card
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--flip", "on"), "signals are never mirrored"),
+        (("--channels", "3"), "signals, not pictures"),
+        (("--pixel-scale", "0:4"), "is for signals, the data are pictures"),
+    ],
+)
+def test_options_of_pictures_are_refused_before_anything_is_written(
+    made, lepton, tmp_path, option, said
+):
+    config, _ = made
+    place = ("--space", config.space, "--out", str(tmp_path / "other"))
+    shown = lepton("run", config.data, *option, *place)
+    assert shown.exit_code == ConfigError.exit_code
+    assert said in shown.err
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_space_for_pictures_is_refused(made, lepton, tmp_path):
     config, _ = made
     shown = lepton("run", config.data, "--space", "tiny", "--out", str(tmp_path / "other"))

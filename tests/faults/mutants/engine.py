@@ -30,6 +30,7 @@ from typing import Any
 from zlib import crc32
 
 from lepton_automl.cli.app import main
+from lepton_automl.core import scratch
 from tests.faults.driver import outcome_of
 from tests.faults.mutants.content import Content, mutated_bytes
 
@@ -360,7 +361,9 @@ class _Watch:
         self._is_on = False
         self._stage = str(stage)
         places = (sys.prefix, sys.base_prefix, *sys.path, "/proc", "/sys", "/usr", "/etc", "/lib")
-        self._readable = tuple(filter(None, (str(p) for p in (self._stage, *places))))
+        # Commands look for temporary folders that killed ones have left.
+        left = [f"{place}/lepton-" for place in scratch.places()]
+        self._readable = tuple(filter(None, (str(p) for p in (self._stage, *places, *left))))
         self._scratch = tuple(
             {self._stage, os.environ.get("LEPTON_STATE_DIR", self._stage), tempfile.gettempdir()}
         )
