@@ -63,6 +63,8 @@ class Options(TypedDict, total=False):
     columns: str | None
     root: str | Path | None
     channel_axis: ChannelAxis
+    window: int | None
+    stride: int | None
     flip: Flip
     refit: Refit
     folds: str

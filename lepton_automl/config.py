@@ -20,6 +20,8 @@ AUTO, NONE = "auto", "none"
 Prefer = Literal["size", "latency"]
 
 MAX_FOLDS = 10
+MAX_WINDOW = 1 << 20
+"""Values of a window of a recording."""
 """Folds of a cross-validation at most: more would be too small to be compared one by one."""
 
 Balance = Literal["auto", "on", "off"]
@@ -162,6 +164,16 @@ class Goal:
         return self.objectives != (ACCURACY,)
 
 
+def _check_values(**counts: int | None) -> None:
+    """Check numbers of values of recordings, by the names of their options."""
+    for name, count in counts.items():
+        if count is not None and not 1 <= count <= MAX_WINDOW:
+            raise ConfigError(
+                f"--{name} {count}, the rule is 1 to {MAX_WINDOW} values",
+                fix="give another number, or leave it out",
+            )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Configuration of a run.
@@ -216,7 +228,11 @@ class RunConfig:
     root: Path | None = None
     """Folder of the pictures that a table names; None: that of the table."""
     channel_axis: ChannelAxis = "auto"
-    """Whether channels of pictures in arrays come `first` or `last`; `auto`: by the shape."""
+    """Whether channels in arrays come `first` or `last`; `auto`: by the shape."""
+    window: int | None = None
+    """Values of a window of a recording; None: whole ones of one length, else 128."""
+    stride: int | None = None
+    """Values from the start of one window to the next; None: half a window."""
     flip: Flip = "auto"
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
     refit: Refit = "auto"
@@ -267,6 +283,7 @@ class RunConfig:
                 "or objective",
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
+        _check_values(window=self.window, stride=self.stride)
         fold_count(self.folds)
         part_folders(self.parts)
         column_names(self.columns)

@@ -231,8 +231,25 @@ ChannelAxisName = Annotated[
     str,
     typer.Option(
         "--channel-axis",
-        help="Whether the channels of pictures in arrays come first (N, C, H, W) or last (N, H, W, "
-        "C); auto: by the shape.",
+        help="Whether channels in arrays come first (N, C, H, W) or last (N, H, W, C); auto: by "
+        "the shape.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        help="Values of a window of a recording.  [default: whole recordings of one length, else "
+        "128]",
+        show_default=False,
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        help="Values from the start of one window to the next.  [default: half a window]",
+        show_default=False,
     ),
 ]
 FlipName = Annotated[

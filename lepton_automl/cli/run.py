@@ -36,6 +36,8 @@ def run(
     columns: o.Columns = None,
     root: o.Root = None,
     channel_axis: o.ChannelAxisName = "auto",
+    window: o.Window = None,
+    stride: o.Stride = None,
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
     folds: o.FoldsText = "auto",

@@ -401,6 +401,8 @@ def open_dataset(
     columns: str | None = None,
     root: Path | None = None,
     channel_axis: ChannelAxis = "auto",
+    window: int | None = None,
+    stride: int | None = None,
     quarantine: Path | None = None,
     channels: Channels = "auto",
     pixel_scale: str = "auto",
@@ -434,6 +436,8 @@ def open_dataset(
         Folder of the pictures that a table names.
     channel_axis : str
         Whether channels in arrays come `first` or `last`; `auto`: by the shape.
+    window, stride : int, optional
+        Values of a window of a recording, and from the start of one to the next.
     quarantine : Path, optional
         Text file to which the ignored files are written, a line each.
     channels : str
@@ -455,6 +459,8 @@ def open_dataset(
         "columns": column_names(columns),
         "root": root,
         "channel_axis": None if channel_axis == AUTO else channel_axis,
+        "window": window,
+        "stride": stride,
     }
     options = {name: value for name, value in options.items() if value is not None}
     samples = loading.read_samples(str(data), test, options, stated, known_scale)

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from lepton_automl.data.decode import SUFFIXES
+
 IDX_NAME = re.compile(
     r"(?P<part>.*?)[-_.]?(?P<kind>images|labels)[-.]idx(?P<ndim>[13])-ubyte(?:\.gz)?", re.IGNORECASE
 )
@@ -15,6 +17,7 @@ CIFAR_NAME = re.compile(r"(?:data_batch_\d+|test_batch|train|test)\.bin")
 PICKLED_CIFAR_NAME = re.compile(r"data_batch_\d+|test_batch")
 """Names of the pickled files of CIFAR-10."""
 
+_RECORDINGS = frozenset({".csv", ".npy"})
 _BY_SUFFIX = {".npy": "npy"}
 """Suffix of files beside which there are no folders -> source."""
 _MOST_ENTRIES = 100_000
@@ -38,7 +41,19 @@ def folder_kind(data: str) -> str:
         for suffix, source in _BY_SUFFIX.items():
             if suffix in suffixes:
                 return source
-    return "image_folder"
+    return "recordings" if holds_recordings(path, folders) else "image_folder"
+
+
+def holds_recordings(path: Path, folders: list[str], depth: int = 3) -> bool:
+    """Whether the first files below a folder, in the order of names, are tables or arrays."""
+    for name in sorted(folders):
+        files, inner = _names(path / name)
+        suffixes = {Path(each).suffix.lower() for each in files}
+        if suffixes & (_RECORDINGS | SUFFIXES):
+            return not suffixes & SUFFIXES
+        if depth and holds_recordings(path / name, inner, depth - 1):
+            return True
+    return False
 
 
 def is_idx_in_raw(path: Path, folders: list[str]) -> bool:

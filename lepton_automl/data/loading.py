@@ -48,7 +48,7 @@ _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""
 
 ReadOptions = Mapping[str, object]
-"""`parts`, `columns`, `root`, `channel_axis`: see `Source.uses`."""
+"""`parts`, `columns`, `root`, `channel_axis`, `window`, `stride`: see `Source.uses`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -689,6 +689,8 @@ _OPTIONS = {
     "columns": ("--columns", "neither a table nor a file of arrays"),
     "root": ("--root", "no table of paths"),
     "channel_axis": ("--channel-axis", "no file of arrays"),
+    "window": ("--window", "no folder of recordings"),
+    "stride": ("--stride", "no folder of recordings"),
 }
 """How data are read -> option, and what the data are where it has no effect."""
 

@@ -1,21 +1,40 @@
-"""Read windows of a signal from files, as `lepton predict` takes them: `.npy` and `.csv`."""
+"""Read files with values of signals over time: `.npy` and `.csv`."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_arrays, untrusted_files
-from lepton_automl.data.signals import Layout, Signals, to_signals
+from lepton_automl.data.signals import Layout, Signals, layout_of, to_signals
 from lepton_automl.errors import DataError
 
 SUFFIXES = frozenset({".npy", ".csv"})
-"""Of files with windows of a signal."""
+"""Of files with values of a signal."""
 
-_FIX = "give .npy or .csv files with windows of the length and channels that the net was made for"
+_DELIMITERS = (",", ";", "\t")
+_TIMES = re.compile(r"times?(stamps?)?|t|ts|ms|secs?|seconds?|index|idx", re.IGNORECASE)
+"""Names of columns with the time of a row; one of them is left out where it only grows."""
+_FIX = "give .npy or .csv files with a row each time and a column each channel"
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Values of one file."""
+
+    values: NDArray[Any]
+    """(length, channels), of any numeric type."""
+    names: tuple[str, ...] = ()
+    """Of the channels; empty where the file does not name them."""
+    time_column: str = ""
+    """Name of a column of times that was left out; empty where there is none."""
 
 
 def read_windows(path: Path, length: int, channels: int) -> Signals:
@@ -25,7 +44,7 @@ def read_windows(path: Path, length: int, channels: int) -> Signals:
     ----------
     path : Path
         `.npy`: one window (length, channels) or (channels, length), or n of them. `.csv`: one
-        window, a row each time and a column each channel; a first row without numbers is skipped.
+        window, as `read_recording`.
     length, channels : int
         Of a window.
 
@@ -35,9 +54,7 @@ def read_windows(path: Path, length: int, channels: int) -> Signals:
         If the file holds something else.
     """
     is_array = path.suffix.lower() == ".npy"
-    values = untrusted_arrays.read_npy(path, fix=_FIX) if is_array else _table(path)
-    if values.dtype.kind not in "fiu" or values.ndim not in (2, 3):
-        raise _unfit(path, f"it holds {values.dtype} {values.shape}", length, channels)
+    values = _array(path) if is_array else read_recording(path).values
     windows = values if values.ndim == 3 else values[None]
     layouts: dict[tuple[int, ...], Layout] = {
         (channels, length): "channels first",
@@ -45,30 +62,97 @@ def read_windows(path: Path, length: int, channels: int) -> Signals:
     }
     layout = layouts.get(windows.shape[1:])
     if layout is None or not len(windows):
-        raise _unfit(path, f"it holds values {values.shape}", length, channels)
+        raise DataError(
+            f"{path} holds values {values.shape}; the net reads windows of {length} values in "
+            f"{channels} channels",
+            fix="give windows of the length and channels that the net was made for",
+        )
     return to_signals(str(path), windows, layout)
 
 
-def _table(path: Path) -> np.ndarray:
-    text = untrusted_files.read_text(path, fix=_FIX)
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise DataError(f"{path} is no table of numbers: {error}", fix=_FIX) from error
-    if rows and not any(map(_is_number, rows[0])):
-        rows = rows[1:]
-    if not rows:
+def read_recording(path: Path) -> Recording:
+    """The values of a recording of any length.
+
+    Parameters
+    ----------
+    path : Path
+        `.npy`: (length, channels) or (channels, length), channels being the shorter axis. `.csv`:
+        a row each time and a column each channel, separated by commas, semicolons or tabs; a first
+        row without numbers names the columns, of which one with times is left out.
+
+    Raises
+    ------
+    DataError
+        If the file holds something else.
+    """
+    if path.suffix.lower() == ".npy":
+        values = _array(path)
+        if values.ndim == 1:
+            values = values[:, None]
+        if values.ndim != 2:
+            raise DataError(f"{path} holds values {values.shape}, not one recording", fix=_FIX)
+        is_turned = layout_of((1, *values.shape)) == "channels first"
+        return Recording(values.T if is_turned else values)
+    return _table(path)
+
+
+def _array(path: Path) -> NDArray[Any]:
+    values = untrusted_arrays.read_npy(path, fix=_FIX)
+    if values.dtype.kind not in "fiu" or not values.size:
+        raise DataError(f"{path} holds {values.dtype} {values.shape}, not numbers", fix=_FIX)
+    return values
+
+
+def _table(path: Path) -> Recording:
+    lines = untrusted_files.read_text(path, fix=_FIX).lstrip("\ufeff").splitlines()
+    lines = [line for line in lines if line.strip(" ,;\t")]
+    delimiter = max(_DELIMITERS, key=lines[0].count) if lines else ","
+    names = tuple(cell.strip() for cell in next(_rows(path, lines[:1], delimiter), ()))
+    has_head = bool(lines) and not any(map(_is_number, names))
+    values = _numbers(path, lines[has_head:], delimiter)
+    if not has_head:
+        return Recording(values)
+    if len(names) != values.shape[1]:
+        raise DataError(
+            f"{path}: {len(names)} names above {values.shape[1]} columns of values", fix=_FIX
+        )
+    times = [
+        n
+        for n, name in enumerate(names)
+        if _TIMES.fullmatch(re.split(r"[(\[]", name)[0].strip(" _"))
+        and len(names) > 1
+        and (np.diff(values[:, n]) >= 0).all()
+    ]
+    if not times:
+        return Recording(values, names)
+    kept = [n for n in range(len(names)) if n != times[0]]
+    return Recording(values[:, kept], tuple(names[n] for n in kept), names[times[0]])
+
+
+def _numbers(path: Path, lines: list[str], delimiter: str) -> NDArray[np.float64]:
+    if not lines:
         raise DataError(f"{path} holds no numbers", fix=_FIX)
+    try:
+        return np.loadtxt(lines, np.float64, delimiter=delimiter, ndmin=2, comments=None)
+    except ValueError:
+        pass  # The rows are read one by one, for the place of the mistake.
     found: list[list[float]] = []
-    for number, row in enumerate(rows, start=1):
-        if not all(map(_is_number, row)) or len(row) != len(rows[0]):
+    for number, row in enumerate(_rows(path, lines, delimiter), start=1):
+        if not all(map(_is_number, row)) or (found and len(row) != len(found[0])):
             raise DataError(
-                f"{path}: row {number} of values is {','.join(row)[:60]!r}, the rule is "
-                f"{len(rows[0])} numbers",
+                f"{path}: row {number} of values is {delimiter.join(row)[:60]!r}, the rule is "
+                f"{len(found[0]) if found else len(row)} numbers",
                 fix="write one row a time with a number for each channel",
             )
         found.append([float(cell) for cell in row])
     return np.array(found, np.float64)
+
+
+def _rows(path: Path, lines: list[str], delimiter: str) -> Any:
+    try:
+        yield from csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
+    except csv.Error as error:
+        raise DataError(f"{path} is no table of numbers: {error}", fix=_FIX) from error
 
 
 def _is_number(cell: str) -> bool:
@@ -77,10 +161,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _unfit(path: Path, what: str, length: int, channels: int) -> DataError:
-    return DataError(
-        f"{path}: {what}; the net reads windows of {length} values in {channels} channels",
-        fix=_FIX,
-    )

@@ -217,6 +217,8 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
         columns=config.columns,
         root=config.root,
         channel_axis=config.channel_axis,
+        window=config.window,
+        stride=config.stride,
         quarantine=RunFolder(config.out).quarantine,
         channels=config.channels,
         pixel_scale=config.pixel_scale,
@@ -505,6 +507,8 @@ def part_options(config: RunConfig) -> dict[str, Any]:
         "columns": config.columns or "",
         "root": "" if config.root is None else str(real_path(config.root)),
         "channel_axis": config.channel_axis,
+        "window": config.window or 0,
+        "stride": config.stride or 0,
     }
 
 

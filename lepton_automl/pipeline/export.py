@@ -294,6 +294,8 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             "columns": definition.columns or None,
             "root": Path(definition.root) if definition.root else None,
             "channel_axis": definition.channel_axis,
+            "window": definition.window or None,
+            "stride": definition.stride or None,
         }
         test = test or (Path(definition.test) if definition.test else None)
     dataset = open_dataset(data, test=test, known_scale=about.known_scale, emit=emit, **settings)

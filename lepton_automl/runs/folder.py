@@ -28,7 +28,7 @@ FORMAT = 2
 before the number existed has 1."""
 
 _PART_OPTIONS = (
-    *("group", "time", "parts", "columns", "root", "channel_axis"),
+    *("group", "time", "parts", "columns", "root", "channel_axis", "window", "stride"),
     "skip_corrupt",
 )
 """Fields that matter only by the samples, groups and parts that they lead to."""
@@ -68,6 +68,9 @@ class Definition:
     """Absolute path of `--root`; empty without one."""
     channel_axis: ChannelAxis = "auto"
     """As in `RunConfig`."""
+    window: int = 0
+    stride: int = 0
+    """As in `RunConfig`; 0 where they are not stated."""
     flip: Flip = "auto"
     """Random flips: `on`, `off` or `auto`."""
     refit: Refit = "auto"
@@ -494,6 +497,8 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         columns=known.columns or None,
         root=Path(known.root) if known.root else None,
         channel_axis=known.channel_axis,
+        window=known.window or None,
+        stride=known.stride or None,
         flip=known.flip,
         refit=known.refit,
         balance="on" if known.balanced else "off",

@@ -64,7 +64,11 @@ def test_ids_are_unique_and_every_class_has_a_picture(source, data):
 
 
 def test_every_picture_can_be_decoded(source, data):
-    for picture in source.read(data).pictures[:20]:
+    samples = source.read(data)
+    if samples.signals is not None:
+        assert np.isfinite(samples.signals).all()
+        return
+    for picture in samples.pictures[:20]:
         assert decode(picture, 3, (6, 5)).shape == (6, 5, 3)
 
 

@@ -53,5 +53,5 @@ def test_other_tables_are_refused(tmp_path, text, message):
 @pytest.mark.parametrize("array", [np.zeros((0, 20, 3)), np.zeros(60), np.array([["a"] * 3] * 20)])
 def test_other_arrays_are_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(DataError, match="20 values in 3 channels"):
+    with pytest.raises(DataError, match=r"20 values in 3 channels|, not numbers"):
         read_windows(tmp_path / "a.npy", 20, 3)

@@ -20,7 +20,7 @@ class Source(ABC):
     uses: ClassVar[frozenset[str]] = frozenset()
     """Options that say how DATA is read, which the constructor takes as keyword arguments where the
     user states them: `parts`, `columns` (mappings of str to str), `root` (a folder),
-    `channel_axis` (`first` or `last`)."""
+    `channel_axis` (`first` or `last`), `window`, `stride` (numbers of values)."""
 
     @abstractmethod
     def accepts(self, data: str) -> bool:
