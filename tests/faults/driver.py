@@ -160,13 +160,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         If a name is no kind.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kinds", default="", help="names with commas between them; default: all")
+    parser.add_argument(
+        "--kinds",
+        default="",
+        help="names with commas between them, mutants for those of all formats; default: all",
+    )
     parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=FINDINGS_FOLDER)
     given = parser.parse_args(arguments)
     known = kinds()
-    names = given.kinds.split(",") if given.kinds else list(known)
+    asked = given.kinds.split(",") if given.kinds else list(known)
+    # `mutants` stands for the kinds of every format.
+    names = [
+        name
+        for each in asked
+        for name in ([k for k in known if k.startswith(f"{each}-")] if each not in known else [])
+        or [each]
+    ]
     if unknown := set(names) - set(known):
         parser.error(f"no such kind: {sorted(unknown)}; there are {sorted(known)}")
     findings = Findings(given.findings)
