@@ -129,7 +129,7 @@ def _named(*names: str, folder: str = "") -> Callable[[Path], list[Content]]:
 
 def _split(content: Content) -> tuple[str, Content]:
     name, _, body = content.partition(b"\n")
-    return name.decode(), body
+    return name.decode(errors="replace"), body
 
 
 def _each(
