@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -100,6 +103,24 @@ def test_predictions_of_files_are_those_of_onnx_runtime_on_the_raw_values(made, 
         *(f"several.npy[{n}]" for n in range(4)),
         "one.csv",
     ]
+
+
+def test_the_example_without_lepton_gives_what_predict_gives(made, tmp_path):
+    _, outcome = made
+    model = outcome.artifact / "model.int8.onnx"
+    files = [tmp_path / f"{n}.npy" for n in range(3)]
+    for n, file in enumerate(files):
+        np.save(file, signals()[0][n])
+    script = Path(__file__).parents[2] / "examples" / "classify_signal.py"
+    assert "lepton_automl" not in script.read_text()
+    command = [sys.executable, script, model, *files]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    expected = predict(model, files)
+    rows = [line.split("\t") for line in shown.splitlines()]
+    assert [(row[0], row[1]) for row in rows] == [(str(e.file), e.label) for e in expected]
+    assert [float(row[2]) for row in rows] == pytest.approx(
+        [each.probability for each in expected], abs=1e-4
+    )
 
 
 def test_a_file_of_another_length_is_named_and_the_others_are_classified(made, lepton, tmp_path):
