@@ -82,6 +82,23 @@ class NamedArrays(Protocol):
         """
 
 
+class MemoryArrays:
+    """Arrays in memory, which a source has read from files of another format."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+
+    @property
+    def files(self) -> list[str]:
+        return list(self._arrays)
+
+    def headers(self) -> dict[str, Header]:
+        return {key: Header(a.shape, a.dtype, False, 0) for key, a in self._arrays.items()}
+
+    def read(self, key: str) -> Array:
+        return self._arrays[key]
+
+
 def read_raw(
     data: str,
     archive: NamedArrays,
