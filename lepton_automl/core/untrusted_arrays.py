@@ -88,7 +88,7 @@ class ArrayFile:
             try:
                 with self._archive.open(member) as file:
                     found[key] = _header(file)
-            except (ValueError, *_DAMAGED):
+            except (ValueError, *DAMAGED):
                 continue
         return found
 
@@ -134,11 +134,11 @@ def open_npz(path: Path, *, fix: str) -> Iterator[ArrayFile]:
             if file.read(len(_MAGIC)) == _MAGIC:
                 raise ValueError("it holds one bare array")
             file.seek(0)
-            reader = _DirectoryReader(file)
+            reader = LimitedReader(file, MAX_DIRECTORY, "its list of arrays")
             with zipfile.ZipFile(reader) as archive:
                 reader.limit = None
                 yield ArrayFile(archive)
-        except (ValueError, *_DAMAGED) as error:
+        except (ValueError, *DAMAGED) as error:
             reason = error.strerror or error if isinstance(error, OSError) else error
             raise DataError(
                 f"{path} is not a readable .npz file: {str(reason) or 'it ends early'}", fix=fix
@@ -158,7 +158,7 @@ def read_npy(path: Path, *, fix: str, error: ErrorType = DataError) -> Array:
         file.seek(0)
         try:
             return _read(file, size)
-        except (ValueError, *_DAMAGED) as failure:
+        except (ValueError, *DAMAGED) as failure:
             raise error(f"{path} is not a readable .npy file: {failure}", fix=fix) from failure
 
 
@@ -173,11 +173,11 @@ def read_npy_header(path: Path, *, fix: str) -> Header:
     with untrusted_files.open_file(path, ARRAYS, fix=fix) as file:
         try:
             return _header(file)
-        except (ValueError, *_DAMAGED) as failure:
+        except (ValueError, *DAMAGED) as failure:
             raise DataError(f"{path} is not a readable .npy file: {failure}", fix=fix) from failure
 
 
-_DAMAGED = (
+DAMAGED = (
     OSError,
     EOFError,
     zipfile.BadZipFile,
@@ -191,16 +191,16 @@ _DAMAGED = (
 """What `zipfile` raises for archives that are damaged or of another kind."""
 
 
-class _DirectoryReader(io.RawIOBase):
+class LimitedReader(io.RawIOBase):
     """A file whose single reads are limited while `zipfile` reads the list of its members."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.limit: int | None = MAX_DIRECTORY
+    def __init__(self, file: BinaryIO, limit: int, what: str) -> None:
+        self._file, self._what = file, what
+        self.limit: int | None = limit
 
     def read(self, size: int = -1, /) -> bytes:
         if self.limit is not None and size > self.limit:
-            raise ValueError(f"its list of arrays has {size} bytes, at most {self.limit} are read")
+            raise ValueError(f"{self._what} has {size} bytes, at most {self.limit} are read")
         return self._file.read(size)
 
     def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:

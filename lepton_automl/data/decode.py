@@ -7,6 +7,8 @@ to the size asked for. The same in three lines of Pillow for ordinary pictures:
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 import struct
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import PICTURE
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import Levels
@@ -39,7 +42,9 @@ _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm
 SUFFIXES = frozenset(f"{_JPEG} {_TIFF} {_PPM} .png .gif .bmp .webp".split())
 """Suffixes of picture files, in lower or upper case."""
 
-Picture = Path | NDArray[np.uint8]
+PictureFile = Path | Member
+"""A picture file: its path, or its place in an archive."""
+Picture = PictureFile | NDArray[np.uint8]
 """A picture file, or pixels (H, W) or (H, W, C)."""
 
 T = TypeVar("T")
@@ -106,6 +111,9 @@ class PictureInfo:
     """Whether pixels may be transparent; they are blended with white."""
     is_animated: bool = False
     """Whether it has several frames, of which the first one is used."""
+    pixel_digest: bytes | None = None
+    """SHA-256 of the pixels, grey or RGB, row by row, of a picture with 8 bits that is stored
+    without loss; None of others, whose pixels depend on the version of the reader."""
 
 
 def decode(
@@ -184,7 +192,7 @@ def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((side, side), way))
 
 
-def check_picture(path: Path) -> PictureInfo:
+def check_picture(path: PictureFile) -> PictureInfo:
     """Read a picture file completely, to check that it is valid.
 
     Raises
@@ -198,9 +206,31 @@ def check_picture(path: Path) -> PictureInfo:
         image.draft(None, (1, 1))
         is_wide, is_animated = _is_16_bit_colour(image), _is_animated(image)
         image.load()
-        levels = _levels(image, is_wide=is_wide)
+        if image.mode.startswith("I"):
+            plain, levels = None, Levels.of(_integers(image, SIXTEEN_BIT), is_deep=True)
+        else:
+            plain = _to_grey_or_rgb(image, SIXTEEN_BIT)
+            levels = _levels(plain, is_wide=is_wide)
         size = (width, height) if _orientation(image) >= 5 else (height, width)
-        return PictureInfo(size, is_grey, levels, image.has_transparency_data, is_animated)
+        digest = None
+        if plain is not None and not is_wide and _is_lossless(image):
+            turn = _TRANSPOSITIONS.get(_orientation(image))
+            plain = plain if turn is None else plain.transpose(turn)
+            digest = _pixel_digest(_in_mode(plain, "L" if is_grey else "RGB"))
+        return PictureInfo(size, is_grey, levels, image.has_transparency_data, is_animated, digest)
+
+
+def _is_lossless(image: Image.Image) -> bool:
+    is_jpeg = "jpeg" in str(image.info.get("compression", ""))
+    return image.format in {"PNG", "BMP", "GIF", "PPM"} or (image.format == "TIFF" and not is_jpeg)
+
+
+def _pixel_digest(image: Image.Image) -> bytes:
+    digest = hashlib.sha256()
+    for top in range(0, image.size[1], _ROWS):
+        rows = image.crop((0, top, image.size[0], min(top + _ROWS, image.size[1])))
+        digest.update(rows.tobytes())
+    return digest.digest()
 
 
 def map_in_threads(
@@ -253,7 +283,8 @@ class _WholeFile:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._size = file, os.fstat(file.fileno()).st_size
+        self._file, self._size = file, file.seek(0, os.SEEK_END)
+        file.seek(0)
 
     def read(self, count: int = -1) -> bytes:
         """At most `count` bytes; all that are left where it is negative."""
@@ -269,7 +300,7 @@ def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 @contextmanager
-def _opened(path: Path, *, is_draft: bool = False) -> Iterator[Image.Image]:
+def _opened(path: PictureFile, *, is_draft: bool = False) -> Iterator[Image.Image]:
     """An open picture file, and the memory for decoding it, until the block ends.
 
     Raises
@@ -277,8 +308,9 @@ def _opened(path: Path, *, is_draft: bool = False) -> Iterator[Image.Image]:
     DataError
         If it cannot be read, or the block raises what Pillow raises for damaged files.
     """
-    with untrusted_files.open_file(path, PICTURE, fix=REPAIR) as file:
-        is_alone = os.fstat(file.fileno()).st_size > _LARGE_FILE
+    with open_picture(path) as file:
+        is_alone = file.seek(0, os.SEEK_END) > _LARGE_FILE
+        file.seek(0)
         try:
             with (
                 _memory.take(_MEMORY if is_alone else 0),
@@ -289,6 +321,19 @@ def _opened(path: Path, *, is_draft: bool = False) -> Iterator[Image.Image]:
                     yield image
         except _UNREADABLE as error:
             raise _unreadable(path, error) from error
+
+
+def open_picture(path: PictureFile) -> io.BytesIO | io.BufferedReader:
+    """Open a picture file for reading.
+
+    Raises
+    ------
+    DataError
+        If it is no regular file, too large, or a damaged member of an archive.
+    """
+    if isinstance(path, Member):
+        return io.BytesIO(path.read(max_bytes=PICTURE.max_bytes, fix=REPAIR))
+    return untrusted_files.open_file(path, PICTURE, fix=REPAIR)
 
 
 def _needed(image: Image.Image, is_draft: bool) -> int:
@@ -305,7 +350,7 @@ def _bytes_a_pixel(image: Image.Image, is_draft: bool) -> int:
     return _DRAFT_BYTES if is_draft and image.format in {"JPEG", "MPO"} else 12
 
 
-def _upright(image: Image.Image, path: Path, scale: PixelScale) -> Image.Image:
+def _upright(image: Image.Image, path: PictureFile, scale: PixelScale) -> Image.Image:
     """Grey or RGB pixels of an open picture file, turned as its EXIF says."""
     plain = _wide_colour(path, scale) if _is_wide(image, scale) else None
     image.load()
@@ -340,12 +385,12 @@ def _is_wide(image: Image.Image, scale: PixelScale) -> bool:
     return scale != SIXTEEN_BIT and _is_16_bit_colour(image)
 
 
-def _wide_colour(path: Path, scale: PixelScale) -> Image.Image:
+def _wide_colour(path: PictureFile, scale: PixelScale) -> Image.Image:
     """16-bit colour in all its bits: the upper and the lower bytes are read one after the other."""
     halves = []
     for order in ("", "swapped"):
         with (
-            untrusted_files.open_file(path, PICTURE, fix=REPAIR) as file,
+            open_picture(path) as file,
             _open_image(file) as image,
         ):
             if order:
@@ -372,11 +417,8 @@ def _swapped(tile: Any) -> Any:
     return tile._replace(args=changed if isinstance(tile.args, tuple) else changed[0])
 
 
-def _levels(image: Image.Image, *, is_wide: bool) -> Levels:
-    """Levels of a loaded picture; of 16-bit colour those that its upper bytes allow."""
-    if image.mode.startswith("I"):
-        return Levels.of(_integers(image, SIXTEEN_BIT), is_deep=True)
-    plain = _to_grey_or_rgb(image, SIXTEEN_BIT)
+def _levels(plain: Image.Image, *, is_wide: bool) -> Levels:
+    """Levels of grey or RGB pixels; of 16-bit colour those that its upper bytes allow."""
     if is_wide:
         found = Levels.of(np.asarray(plain))
         return Levels(found.low * 256, found.high * 256 + 255, found.extreme_share, is_deep=True)
@@ -454,7 +496,7 @@ def _integers(image: Image.Image, scale: PixelScale) -> NDArray[np.integer]:
     return values
 
 
-def _unreadable(path: Path, error: BaseException) -> DataError:
+def _unreadable(path: PictureFile, error: BaseException) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         reason = "not a picture of a known format"
     else:

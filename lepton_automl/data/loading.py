@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.config import NONE, Channels, group_pattern
-from lepton_automl.core import files, plugins, untrusted_files
+from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.core.untrusted_files import PICTURE
 from lepton_automl.data import decode, near_duplicates
 from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.levels import Levels, LevelTable, scale_files
@@ -57,7 +56,7 @@ class CheckedSamples:
 
     samples: Samples
     digests: tuple[bytes, ...]
-    """Hash of each picture's content: of the file, or of shape and pixels."""
+    """Hash of each picture: of its pixels, where they are stored without loss; else of the file."""
     channels: int
     """3 if a picture outside the test part has colour, else 1."""
     size: tuple[int, int] | None
@@ -236,6 +235,11 @@ def check_pictures(
     sizes = {info.size for info in infos}
     size = sizes.pop() if len(sizes) == 1 else None
     digests = tuple(digest for _, digest in valid)
+    if size is None:  # Equal bytes of pixels in another shape are another picture.
+        digests = tuple(
+            digest if info.pixel_digest is None else _with_size(digest, info.size)
+            for info, digest in valid
+        )
     levels = LevelTable.of([info.levels for info in infos])
     decisions = (*samples.decisions, *_picture_decisions(samples, infos))
     samples = dataclasses.replace(samples, decisions=decisions)
@@ -827,14 +831,23 @@ def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
 def _check_one(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
     if isinstance(picture, np.ndarray):
         height, width, *channels = picture.shape
-        digest = hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
-        info = PictureInfo((height, width), channels in ([], [1]), Levels.of(picture))
+        digest = hashlib.sha256(picture.tobytes()).digest()
+        info = PictureInfo(
+            (height, width), channels in ([], [1]), Levels.of(picture), pixel_digest=digest
+        )
         return info, digest
     try:
-        sha256 = untrusted_files.sha256(picture, PICTURE, fix=decode.REPAIR)
-        return decode.check_picture(picture), bytes.fromhex(sha256)
+        info = decode.check_picture(picture)
+        if info.pixel_digest is not None:
+            return info, info.pixel_digest
+        with decode.open_picture(picture) as file:
+            return info, hashlib.file_digest(file, "sha256").digest()
     except DataError as error:
         return error
+
+
+def _with_size(digest: bytes, size: tuple[int, int]) -> bytes:
+    return hashlib.sha256(repr(size).encode() + digest).digest()
 
 
 def _channels(samples: Samples, infos: list[PictureInfo]) -> int:

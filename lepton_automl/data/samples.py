@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data.pixel_scale import PixelScale, RawArray
 from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
 
-Picture = NDArray[np.uint8] | Path
-"""Pixels (H, W) or (H, W, C) with 1 or 3 channels, or the path of a picture file."""
+Picture = NDArray[np.uint8] | Path | Member
+"""Pixels (H, W) or (H, W, C) with 1 or 3 channels, or a picture file: its path, or its place in an
+archive."""
 
 Pictures = NDArray[np.uint8] | tuple[Picture, ...]
 """One array (N, H, W, C) for pictures of one size, which is fast; or one `Picture` a sample."""

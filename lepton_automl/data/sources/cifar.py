@@ -37,7 +37,7 @@ class Cifar(Source):
     def read(self, data: str) -> Samples:
         return converted(data, self.read_raw(data))
 
-    def read_raw(self, data: str) -> RawSamples:
+    def read_raw(self, data: str) -> RawSamples | Samples:
         folder = Path(data)
         names = sorted(p.name for p in folder.iterdir() if CIFAR_NAME.fullmatch(p.name))
         if not names:

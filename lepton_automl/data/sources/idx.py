@@ -50,7 +50,7 @@ class Idx(Source):
     def read(self, data: str) -> Samples:
         return converted(data, self.read_raw(data))
 
-    def read_raw(self, data: str) -> RawSamples:
+    def read_raw(self, data: str) -> RawSamples | Samples:
         folder = Path(data) if Path(data).is_dir() else Path(data).parent
         if is_idx_in_raw(folder, ["raw"] if (folder / "raw").is_dir() else []):
             folder = folder / "raw"

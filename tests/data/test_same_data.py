@@ -1,0 +1,127 @@
+"""The same pictures, labels and parts are the same data set, in whatever form they come."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lepton_automl.data.dataset import open_dataset
+from tests.data.test_source_zip import pack
+from tests.helpers.pictures import random_pictures, write_npz
+
+PARTS = ("train", "val", "test")
+X = random_pictures(24, (9, 7, 3))
+LABELS = np.tile(np.repeat([0, 1], 4), 3)
+"""Of four pictures each: class a, class b; of train, val, test."""
+
+
+def names():
+    return [f"{PARTS[n // 8]}/{'ab'[LABELS[n]]}/{n % 4}" for n in range(len(X))]
+
+
+def folder(place, suffix=".png"):
+    for name, pixels in zip(names(), X, strict=True):
+        path = place / "folder" / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return place / "folder"
+
+
+def manifest(place):
+    rows = [
+        f"{name}.png,{'ab'[c]},{name.split('/')[0]}"
+        for name, c in zip(names(), LABELS, strict=True)
+    ]
+    path = folder(place) / "list.csv"
+    path.write_text("\n".join(["file,label,split", *rows[::-1]]))  # In any order.
+    return path
+
+
+def arrays():
+    found = {"class_names": np.array(["a", "b"])}
+    for n, part in enumerate(PARTS):
+        rows = slice(8 * n, 8 * n + 8)
+        found |= {f"x_{part}": X[rows], f"y_{part}": LABELS[rows]}
+    return found
+
+
+def npz(place):
+    return write_npz(place / "x.npz", **arrays())
+
+
+def npy(place):
+    (place / "arrays").mkdir()
+    for name, array in arrays().items():
+        np.save(place / "arrays" / f"{name}.npy", array)
+    return place / "arrays"
+
+
+def zipped(place):
+    path = pack(folder(place), place / "x.zip")
+    shutil.rmtree(place / "folder")
+    return path
+
+
+FORMS = {
+    "manifest": manifest,
+    "npz": npz,
+    "npy": npy,
+    "zip": zipped,
+    "bmp": lambda place: folder(place, ".bmp"),
+    "tiff": lambda place: folder(place, ".tif"),
+    "ppm": lambda place: folder(place, ".ppm"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_fingerprint_is_that_of_the_folder(tmp_path, form):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    one, other = open_dataset(folder(tmp_path / "one")), open_dataset(form(tmp_path / "other"))
+    assert other.fingerprint == one.fingerprint
+    for part in PARTS[::2]:
+        np.testing.assert_array_equal(other.pixels(part, (9, 7)), one.pixels(part, (9, 7)))
+        assert other.part_fingerprint(part) == one.part_fingerprint(part)
+
+
+def test_one_other_pixel_label_or_part_is_another_data_set(tmp_path):
+    whole = arrays()
+    known = {open_dataset(npz(tmp_path)).fingerprint}
+    pixel = X[:8].copy()
+    pixel[0, 0, 0, 0] ^= 1
+    moved = {
+        f"{k}_{p}": whole[f"{k}_{q}"] for k in "xy" for p, q in (("val", "test"), ("test", "val"))
+    }
+    for change in ({"x_train": pixel}, {"y_test": whole["y_test"][::-1]}, moved):
+        data = write_npz(tmp_path / "y.npz", **(whole | change))
+        known.add(open_dataset(data).fingerprint)
+    assert len(known) == 4
+
+
+def test_equal_bytes_of_another_shape_are_other_pictures(tmp_path):
+    pixels = np.arange(48, dtype=np.uint8)
+    for n, shape in enumerate([(4, 12), (6, 8), (8, 6), (12, 4), (3, 16), (16, 3)]):
+        for name in "ab":
+            path = tmp_path / name / f"{n}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels.reshape(shape) + (name == "b")).save(path)
+    digests = [digest for part in open_dataset(tmp_path).parts for digest in part.digests]
+    assert len(set(digests)) == 12
+
+
+def test_a_jpeg_is_known_by_its_file(tmp_path):
+    """Its pixels depend on the version of the decoder."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for n in range(4):
+            pixels = random_pictures(1, (16, 16, 3), seed=n + 9 * (name == "b"))[0]
+            Image.fromarray(pixels).save(tmp_path / name / f"{n}.jpg")
+    before = open_dataset(tmp_path).fingerprint
+    content = (tmp_path / "a" / "0.jpg").read_bytes()
+    comment = b"\xff\xfe" + struct.pack(">H", 7) + b"hello"
+    (tmp_path / "a" / "0.jpg").write_bytes(content[:2] + comment + content[2:])
+    assert open_dataset(tmp_path).fingerprint != before

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.decode import decode
+from lepton_automl.data.sources.zip import Zip
+from lepton_automl.errors import DataError
+from tests.helpers.pictures import random_pictures, write_folder
+
+
+def pack(folder, path, *, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return str(path)
+
+
+def example(folder):
+    return pack(write_folder(folder / "photos", {"a": 2, "b": 2}), folder / "photos.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_are_read_as_the_files_of_the_folder(tmp_path, method):
+    counts = {f"{part}/{c}": 4 for part in ("train", "val", "test") for c in "ab"}
+    folder = write_folder(tmp_path / "photos", counts)
+    path = pack(folder, tmp_path / "p.zip", method=method)
+    one, other = open_dataset(path), open_dataset(folder)
+    assert one.fingerprint == other.fingerprint
+    assert [part.ids for part in one.parts] == [part.ids for part in other.parts]
+    np.testing.assert_array_equal(one.pixels("test", (5, 6)), other.pixels("test", (5, 6)))
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "p.zip"}
+
+
+def test_a_folder_around_all_and_what_a_mac_leaves_behind_are_passed_over(tmp_path):
+    write_folder(tmp_path / "top" / "photos", {"a": 2, "b": 2})
+    (tmp_path / "top" / "__MACOSX" / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "top" / "__MACOSX" / "photos" / "a" / "._000.png").write_bytes(b"x")
+    (tmp_path / "top" / "readme.txt").write_text("x")
+    samples = Zip().read(pack(tmp_path / "top", tmp_path / "p.zip"))
+    assert samples.class_names == ("a", "b")
+    assert len(samples) == 4
+
+
+def picture():
+    stream = io.BytesIO()
+    Image.fromarray(random_pictures(1, (9, 7, 3))[0]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path, name, content=b"", change=lambda entry: None):
+    with zipfile.ZipFile(path, "w") as archive:
+        for other in ("a/1.png", "b/1.png"):
+            archive.writestr(other, picture())
+        entry = zipfile.ZipInfo(name)
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        change(entry)
+        archive.writestr(entry, content)
+    return str(path)
+
+
+def as_link(entry):
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+def as_lzma(entry):
+    entry.compress_type = zipfile.ZIP_LZMA
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "change", "message"),
+    [
+        ("../a/2.png", b"", None, "leads out"),
+        ("a/../../2.png", b"", None, "leads out"),
+        ("/a/2.png", b"", None, "leads out"),
+        ("a/2.png", b"/etc/passwd", as_link, "is a link"),
+        ("a/2.png", b"x", as_lzma, "method 14"),
+        ("a/2.png", bytes(8 << 20), None, "at most 200 times"),
+    ],
+)
+def test_members_that_are_not_safe_are_refused(tmp_path, name, content, change, message):
+    path = write(tmp_path / "p.zip", name, content, change or (lambda entry: None))
+    with pytest.raises(DataError, match=message) as caught:
+        open_dataset(path)
+    assert "p.zip" in caught.value.what
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds a/1\.png twice"):
+        Zip().read(write(tmp_path / "p.zip", "a/1.png", picture()))
+
+
+def damaged(path, place, new):
+    content = bytearray(path.read_bytes())
+    content[place : place + len(new)] = new
+    path.write_bytes(content)
+
+
+def test_what_an_entry_claims_is_checked_when_it_is_read(tmp_path):
+    path = tmp_path / "p.zip"
+    write(path, "b/2.png", picture())
+    (member, *_) = Zip().read(str(path)).pictures
+    assert decode(member, 3).shape == (9, 7, 3)
+    start = path.read_bytes().index(b"a/1.png") + len("a/1.png")
+    damaged(path, start + 50, b"\0\0\0\0")
+    with pytest.raises(DataError, match=r"p\.zip/a/1\.png cannot be read: its checksum"):
+        decode(member, 3)
+    damaged(path, 0, b"XX")
+    with pytest.raises(DataError, match="header is damaged"):
+        decode(member, 3)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"p\.zip/a/1\.png cannot be read"):
+        decode(member, 3)
+
+
+def test_a_size_that_is_too_small_for_the_content_is_no_flood(tmp_path):
+    path = tmp_path / "p.zip"
+    write(path, "b/2.png", bytes(100_000))
+    entry = path.read_bytes().rindex(b"PK\x01\x02")
+    damaged(path, entry + 24, struct.pack("<I", 1000))
+    picture = Zip().read(str(path)).pictures[-1]
+    with pytest.raises(DataError, match="claims 1000 bytes, 1001 are there"):
+        decode(picture, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06", b"PK\x03\x04" + bytes(100)])
+def test_what_is_no_archive_is_refused(tmp_path, content):
+    (tmp_path / "p.zip").write_bytes(content)
+    with pytest.raises(DataError, match="not a readable zip archive"):
+        Zip().read(str(tmp_path / "p.zip"))
