@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.sources import image_folder
+from lepton_automl.data import class_folders
 from lepton_automl.data.sources.image_folder import ImageFolder
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_folder
@@ -247,7 +247,7 @@ def test_a_part_without_class_folders_is_said_to_have_no_labels(tmp_path):
 def test_a_name_that_the_locale_cannot_read_hints_at_it():
     """As Python reads the name `größe` in the locale C without its UTF-8 mode."""
     with pytest.raises(DataError, match="'größe' cannot be read in this locale") as caught:
-        image_folder._text("größe".encode().decode("ascii", "surrogateescape"))
+        class_folders._text("größe".encode().decode("ascii", "surrogateescape"))
     assert "UTF-8" in caught.value.fix
     with pytest.raises(DataError, match="is not valid UTF-8"):
-        image_folder._text("\udcff")
+        class_folders._text("\udcff")
