@@ -81,7 +81,7 @@ IMAGES = "train-images-idx3-ubyte"
         (IMAGES, gzip.compress(packed(X[:30]) + b"\0"), "more are there"),
         (IMAGES, gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 2**20, 32, 32)), "packed size"),
         ("train-labels-idx1-ubyte", packed(X[:30]), "3 dimensions, 1"),
-        ("train-labels-idx1-ubyte", packed(Y[:29]), "30 pictures but .* 29 labels"),
+        ("train-labels-idx1-ubyte", packed(Y[:29]), "30 samples but .* 29 labels"),
         ("other-images-idx3-ubyte", packed(X[:30]), "do not say which part"),
     ],
 )
