@@ -110,6 +110,7 @@ def _read(
 
 
 def _check(source: Path, model: Model, context: RunContext) -> None:
+    _check_kind(source, model, context)
     names, channels = context.dataset.class_names, context.dataset.channels
     if (model.arch.classes, model.arch.channels) != (len(names), channels):
         own = model.arch.channels
@@ -129,6 +130,22 @@ def _check(source: Path, model: Model, context: RunContext) -> None:
         len(names),
         why="its classes are in another order, or its pixels are normalised otherwise",
         fix="add a model.json with its preprocessing; name the classes in its order",
+    )
+
+
+def _check_kind(source: Path, model: Model, context: RunContext) -> None:
+    """Refuse a net for signals of another length than the data, or for the other kind of data."""
+    arch, dataset = model.arch, context.dataset
+    if not arch.is_signal and not dataset.is_signal:
+        return
+    given = (dataset.size[1], dataset.channels) if dataset.is_signal and dataset.size else None
+    if arch.is_signal and arch.input == given:
+        return
+    own = "{} values in {} channels".format(*arch.input) if arch.is_signal else ""
+    data = "pictures" if given is None else "signals of {} values in {} channels".format(*given)
+    raise DataError(
+        f"{source} is for {f'signals of {own}' if own else 'pictures'}, the data are {data}",
+        fix="give the data that the net was trained for",
     )
 
 

@@ -40,7 +40,7 @@ from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledTensors
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.data.tensors import load_labelled
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.metrics import paired
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.onnx_file import slimmed
@@ -101,6 +101,11 @@ def compress_model(
     expected = _expected(expects)
     definition = _definition(config, source, preprocessing, labels)
     dataset = open_data(config, emit)
+    if dataset.is_signal:
+        raise DataError(
+            f"{config.data} holds signals; models made elsewhere are read for pictures only",
+            fix="search a net for these signals: lepton run DATA",
+        )
     definition = replace(definition, data_fingerprint=dataset.fingerprint)
     folder = RunFolder(config.out)
     folder.check_claim(definition, fresh=config.fresh)

@@ -14,7 +14,7 @@ import pytest
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.writer import read_array
 from lepton_automl.config import RunConfig
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
 from lepton_automl.pipeline.export import verify_again
 
@@ -149,6 +149,27 @@ def test_the_card_says_what_the_file_reads(made):
     card = (made[1].artifact / "MODEL_CARD.md").read_text()
     assert "`signal`, float32 (n, 40, 2)" in card
     assert "signal of 40 values, 2 channels" in card
+
+
+def test_nets_for_other_data_are_refused(made, lepton, tmp_path):
+    config, _ = made
+    x, y, group = signals()
+    np.savez(tmp_path / "short.npz", x=x[:, :36], y=y, group=group, class_names=CLASSES)
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "pictures.npz", x=pictures, y=np.arange(60) % 3, class_names=CLASSES)
+    net = config.out / "models" / "best"
+    for data, said in (
+        ("short.npz", "signals of 40 values in 2 channels, the data are signals of 36 values"),
+        ("pictures.npz", "signals of 40 values in 2 channels, the data are pictures"),
+    ):
+        place = ("--data", str(tmp_path / data), "--out", str(tmp_path / f"of-{data}"))
+        shown = lepton("compress", str(net), *place)
+        assert shown.exit_code == DataError.exit_code
+        assert said in shown.err
+    (tmp_path / "net.onnx").write_bytes(b"not looked at")
+    shown = lepton("compress", str(tmp_path / "net.onnx"), "--data", config.data)
+    assert shown.exit_code == DataError.exit_code
+    assert "for pictures only" in shown.err
 
 
 @pytest.mark.parametrize(
