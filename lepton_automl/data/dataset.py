@@ -479,7 +479,7 @@ def open_dataset(
         checked = loading.with_split_decision(checked, parts, seed)
     else:
         checked = loading.with_time_decision(checked, times, parts)
-    checked, signal = _quantized(checked, parts)
+    checked, signal = _quantized(checked, parts, emit)
     train, validation, test_part = (_part(checked, parts, name, signal) for name in PARTS)
     name, size = loading.dataset_name(str(data)), checked.size
     emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
@@ -498,7 +498,7 @@ def open_dataset(
 
 
 def _quantized(
-    checked: CheckedSamples, parts: NDArray[np.str_]
+    checked: CheckedSamples, parts: NDArray[np.str_], emit: Emit
 ) -> tuple[CheckedSamples, InputQuantization | None]:
     """How signals become 8-bit samples, by the training part; None for pictures."""
     samples = checked.samples
@@ -506,14 +506,10 @@ def _quantized(
         return checked, None
     training = samples.signals[parts == "train"]
     signal, decision = quantization_of(training)
-    notes = tuple(
-        f"channel {channel} (of 0 to {samples.signals.shape[2] - 1}) has the same value throughout "
-        "the training part"
-        for channel in constant_channels(training)
-    )
-    changed = dataclasses.replace(
-        samples, decisions=(*samples.decisions, decision), notes=(*samples.notes, *notes)
-    )
+    for channel in constant_channels(training):
+        text = f"channel {channel} (of 0 to {training.shape[2] - 1}) has the same value throughout "
+        emit(Event("data", f"{text}the training part: it tells nothing"))
+    changed = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
     return dataclasses.replace(checked, samples=changed), signal
 
 

@@ -178,3 +178,11 @@ def test_a_stated_axis_with_too_many_channels_is_refused(tmp_path):
     data = written(tmp_path, np.random.default_rng(0).normal(size=(40, 28, 28)))
     with pytest.raises(ConfigError, match="more than 16 channels"):
         open_dataset(data, channel_axis="first")
+
+
+def test_a_constant_channel_is_told(tmp_path):
+    x = windows()
+    x[:, :, 1] = 7
+    told = []
+    open_dataset(written(tmp_path, x), emit=lambda event: told.append(event.message))
+    assert any("channel 1 (of 0 to 2) has the same value" in text for text in told)
