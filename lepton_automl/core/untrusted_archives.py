@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import stat
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_arrays import DAMAGED, LimitedReader
@@ -26,6 +27,9 @@ MAX_DIRECTORY = 32 << 20
 """Bytes of the list of members of a zip archive: about 300,000 pictures."""
 MAX_RATIO, RATIO_FROM = 200, 1 << 20
 """From this unpacked size on, a member has at most this many times its packed size."""
+MAX_TAR_HEADER = 1 << 20
+"""Bytes of a header of a tar archive with what extends it, such as a long name."""
+MAX_TAR_MEMBERS = 300_000
 _LOCAL_HEADER = 30
 """Bytes before the name and the extra field of a member of a zip archive."""
 
@@ -113,7 +117,7 @@ def list_zip(path: Path, *, fix: str) -> list[Member]:
 def _damage_named(path: Path, kind: str, fix: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, *DAMAGED) as error:
+    except (ValueError, tarfile.TarError, *DAMAGED) as error:
         reason = str(error) or "it ends early"
         raise DataError(f"{path} is not a readable {kind}: {reason}", fix=fix) from error
 
@@ -150,3 +154,43 @@ def check_name(name: str) -> None:
     """
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\\" in name:
         raise ValueError(f"the name {name!r} leads out of the archive")
+
+
+def list_tar(path: Path, *, fix: str) -> list[Member]:
+    """The files in a plain tar archive, in its order.
+
+    Raises
+    ------
+    DataError
+        If it is no tar archive or a packed one, or a member is a link, a device, sparse, reaches
+        beyond the end, or has a name that leads out of the archive.
+    """
+    with (
+        _damage_named(path, "tar archive", fix),
+        untrusted_files.open_file(path, ARCHIVE, fix=fix) as file,
+    ):
+        start = file.read(6)
+        if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start == b"\xfd7zXZ\x00":
+            raise ValueError("it is packed, and single members of it cannot be read; unpack it")
+        size = file.seek(0, 2)
+        file.seek(0)
+        found: list[Member] = []
+        # Headers of long names and extensions are read whole, so that these are limited.
+        reader = LimitedReader(file, MAX_TAR_HEADER, "a header")
+        with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:") as archive:
+            while (entry := archive.next()) is not None:
+                if entry.isdir():
+                    continue
+                check_name(entry.name)
+                if entry.size < 0:
+                    raise ValueError(f"{entry.name!r} has a size below zero")
+                if not entry.isreg() or entry.issparse():
+                    raise ValueError(f"{entry.name!r} is no regular file: a link, or the like")
+                if entry.offset_data + entry.size > size:
+                    raise ValueError(f"{entry.name!r} reaches beyond the end of the archive")
+                if len(found) == MAX_TAR_MEMBERS:
+                    raise ValueError(f"it has more than {MAX_TAR_MEMBERS} members")
+                found.append(
+                    Member(path, entry.name, entry.offset_data, entry.size, entry.size, None)
+                )
+        return found

@@ -199,9 +199,14 @@ class LimitedReader(io.RawIOBase):
         self.limit: int | None = limit
 
     def read(self, size: int = -1, /) -> bytes:
-        if self.limit is not None and size > self.limit:
+        if self.limit is None:
+            return self._file.read(size)
+        if size > self.limit:
             raise ValueError(f"{self._what} has {size} bytes, at most {self.limit} are read")
-        return self._file.read(size)
+        content = self._file.read(size if size >= 0 else self.limit + 1)
+        if len(content) > self.limit:
+            raise ValueError(f"{self._what} has more than {self.limit} bytes")
+        return content
 
     def seek(self, place: int, whence: int = io.SEEK_SET, /) -> int:
         return self._file.seek(place, whence)

@@ -18,7 +18,7 @@ PICKLED_CIFAR_NAME = re.compile(r"data_batch_\d+|test_batch")
 """Names of the pickled files of CIFAR-10."""
 
 _RECORDINGS = frozenset({".csv", ".npy"})
-_BY_SUFFIX = {".npy": "npy"}
+_BY_SUFFIX = {".npy": "npy", ".tar": "tar_shards"}
 """Suffix of files beside which there are no folders -> source."""
 _MOST_ENTRIES = 100_000
 """Names of a folder that are looked at."""

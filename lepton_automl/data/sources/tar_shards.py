@@ -1,0 +1,136 @@
+"""Tar shards named as in WebDataset: `000001.jpg` beside `000001.cls` or `000001.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_automl.core import untrusted_archives, untrusted_files
+from lepton_automl.core.untrusted_archives import Member
+from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.folder_kinds import folder_kind
+from lepton_automl.data.part_names import parts_named
+from lepton_automl.data.samples import Samples
+from lepton_automl.data.sources import Source
+from lepton_automl.data.tables import Table, assigned_rows, find_roles, make_samples
+from lepton_automl.errors import DataError
+
+_LABEL = "cls"
+"""Suffix of a member that holds the label, and the name of the column it becomes."""
+_MAX_TEXT = 64 << 10
+"""Bytes of a label or of a JSON document."""
+_MAX_FIELDS = 256
+_FIX = "name the members KEY.jpg and KEY.cls, or KEY.json with a label, in plain .tar files"
+
+
+class TarShards(Source):
+    """A `.tar` file, or a folder of them; members of one key are a sample.
+
+    The label is the text in `KEY.cls`, or a field of `KEY.json`, whose other fields become
+    attributes. Shards are parts by their names where these say so: `train-000.tar`, `val-000.tar`.
+
+    Parameters
+    ----------
+    columns : mapping of str to str, optional
+        What a field holds (`label`, `split`, `group`) -> its name.
+    parts : mapping of str to str, optional
+        Part -> value of the field with the parts; empty: the shards are no parts.
+    """
+
+    uses = frozenset({"columns", "parts"})
+
+    def __init__(
+        self, columns: Mapping[str, str] | None = None, parts: Mapping[str, str] | None = None
+    ) -> None:
+        self._columns, self._parts = columns, parts
+
+    def accepts(self, data: str) -> bool:
+        is_file = data.lower().endswith((".tar", ".tar.gz", ".tgz")) and Path(data).is_file()
+        return is_file or folder_kind(data) == "tar_shards"
+
+    def read(self, data: str) -> Samples:
+        path = Path(data)
+        shards = [path]
+        if path.is_dir():
+            shards = sorted(p for p in path.iterdir() if p.suffix.lower() == ".tar")
+        parts = parts_named(shard.stem for shard in shards)
+        is_divided = len(shards) > 1 and all(shard.stem in parts for shard in shards)
+        pictures: list[Member] = []
+        names: list[str] = []
+        rows: list[dict[str, str]] = []
+        for shard in shards:
+            prefix = f"{shard.stem}/" if len(shards) > 1 else ""
+            for key, members in _samples(shard).items():
+                picture, row = _sample(shard, key, members)
+                if is_divided:
+                    row.setdefault("split", parts[shard.stem])
+                pictures.append(picture)
+                names.append(f"{prefix}{picture.name}")
+                rows.append(row)
+        if not rows:
+            raise DataError(f"{data} holds no samples", fix=_FIX)
+        columns = dict.fromkeys(name for row in rows for name in row)
+        if len(columns) > _MAX_FIELDS:
+            raise DataError(
+                f"{data} has {len(columns)} different fields, at most {_MAX_FIELDS} are read",
+                fix=_FIX,
+            )
+        table = Table(data, {c: [row.get(c, "") for row in rows] for c in columns}, names)
+        stated = self._columns
+        if _LABEL in columns and "label" not in (stated or {}):
+            stated = {**(stated or {}), "label": _LABEL}
+        roles, decision = find_roles(table, stated, needs_path=False)
+        kept = assigned_rows(table, roles, self._parts)
+        return make_samples(
+            table,
+            roles,
+            kept,
+            [pictures[row] for row in kept.kept],
+            [names[row] for row in kept.kept],
+            decisions=() if decision is None else (decision,),
+        )
+
+
+def _samples(shard: Path) -> dict[str, dict[str, Member]]:
+    """Key -> suffix -> member; a key is a path up to the first dot of its file name."""
+    found: dict[str, dict[str, Member]] = {}
+    for member in untrusted_archives.list_tar(shard, fix=_FIX):
+        folder, slash, file = member.name.rpartition("/")
+        key, dot, suffix = file.partition(".")
+        if not key or not dot:  # Hidden files, and files without a suffix.
+            continue
+        group = found.setdefault(f"{folder}{slash}{key}", {})
+        if group.setdefault(suffix.lower(), member) is not member:
+            raise DataError(f"{shard} holds {member.name} twice", fix=_FIX)
+    return found
+
+
+def _sample(shard: Path, key: str, members: Mapping[str, Member]) -> tuple[Member, dict[str, str]]:
+    """The picture of a sample, and its texts by name."""
+    pictures = [m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
+    if len(pictures) != 1:
+        raise DataError(
+            f"{shard}: the sample {key} has {len(pictures)} pictures among "
+            f"{', '.join(sorted(members))[:200]}; the rule is one",
+            fix=_FIX,
+        )
+    row: dict[str, str] = {}
+    if "json" in members:
+        content = members["json"].read(max_bytes=_MAX_TEXT, fix=_FIX)
+        document = untrusted_files.parse_json(content, str(members["json"]), fix=_FIX, top=dict)
+        row |= {name.strip(): _text(value) for name, value in document.items() if name.strip()}
+    for suffix in (_LABEL, "txt"):
+        if suffix in members and (suffix == _LABEL or not row):
+            content = members[suffix].read(max_bytes=_MAX_TEXT, fix=_FIX)
+            text = untrusted_files.decode_text(content, str(members[suffix]), fix=_FIX)
+            row[suffix] = text.strip()
+    return pictures[0], row
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).strip()

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.sources.tar_shards import TarShards
+from lepton_automl.errors import DataError
+from tests.helpers.pictures import random_pictures
+
+X = random_pictures(8, (9, 7, 3))
+
+
+def png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path, files, change=lambda entry: None):
+    """A tar archive of names and contents; `change` alters the entry of the last one."""
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with tarfile.open(path, "w") as archive:
+        for place, (name, content) in enumerate(files.items(), start=1):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            if place == len(files):
+                change(entry)
+            archive.addfile(entry, io.BytesIO(content))
+    return str(path)
+
+
+def labelled(rows, label=lambda n: n % 2):
+    files = {}
+    for n in rows:
+        files |= {f"{n:06}.png": png(X[n]), f"{n:06}.cls": str(label(n)).encode()}
+    return files
+
+
+def example(folder):
+    return write(folder / "shards.tar", labelled(range(4)))
+
+
+def test_members_of_one_key_are_a_sample(tmp_path):
+    samples = TarShards().read(write(tmp_path / "a.tar", labelled(range(8))))
+    assert samples.ids == tuple(f"{n:06}.png" for n in (0, 2, 4, 6, 1, 3, 5, 7))
+    assert samples.labels.tolist() == [0] * 4 + [1] * 4
+    assert samples.parts is None
+
+
+def test_shards_are_parts_by_their_names_and_hold_the_pictures(tmp_path):
+    for part, rows in (("train", range(4)), ("val", (4, 5)), ("test", (6, 7))):
+        write(tmp_path / "set" / f"{part}-000000.tar", labelled(rows))
+    dataset = open_dataset(tmp_path / "set")
+    assert [len(part) for part in dataset.parts] == [4, 2, 2]
+    np.testing.assert_array_equal(dataset.pixels("test", (9, 7)), X[6:])
+    assert {d.name for d in dataset.decisions} >= {"parts", "columns"}
+
+
+def test_fields_of_json_are_label_and_attributes(tmp_path):
+    files = {}
+    for n in range(4):
+        document = {"label": "ab"[n % 2], "site": f"s{n}", "year": 2020 + n, "flag": None}
+        files |= {f"x/{n}.png": png(X[n]), f"x/{n}.json": json.dumps(document).encode()}
+    samples = TarShards().read(write(tmp_path / "a.tar", files))
+    assert samples.class_names == ("a", "b")
+    assert samples.attributes["site"] == ("s0", "s2", "s1", "s3")
+    assert samples.attributes["year"] == ("2020", "2022", "2021", "2023")
+
+
+def as_kind(kind):
+    def change(entry):
+        entry.type, entry.linkname = kind, "/etc/passwd"
+
+    return change
+
+
+def negative(entry):
+    entry.size = -512
+
+
+GOOD = labelled(range(2))
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "message"),
+    [
+        (GOOD | {"../3.png": b""}, None, "leads out"),
+        (GOOD | {"/3.png": b""}, None, "leads out"),
+        (GOOD | {"3.png": b""}, as_kind(tarfile.SYMTYPE), "no regular file"),
+        (GOOD | {"3.png": b""}, as_kind(tarfile.LNKTYPE), "no regular file"),
+        (GOOD | {"3.png": b""}, as_kind(tarfile.CHRTYPE), "no regular file"),
+        (GOOD | {"3.cls": b"1"}, None, "the sample 3 has 0 pictures"),
+        (GOOD | {"3.png": b"x"}, None, "1 of 3 rows have no label"),
+        (GOOD | {"3.json": b"{", "3.png": b"x"}, None, "3.json"),
+        (GOOD | {"000000.jpg": b"x"}, None, "has 2 pictures"),
+        ({"readme": b"x"}, None, "holds no samples"),
+    ],
+)
+def test_members_that_do_not_fit_are_refused(tmp_path, files, change, message):
+    path = write(tmp_path / "a.tar", files, change or (lambda entry: None))
+    with pytest.raises(DataError, match=message):
+        TarShards().read(path)
+
+
+def test_sizes_beyond_the_end_and_below_zero_are_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    write(path, GOOD)
+    content = bytearray(path.read_bytes())
+    for field, message in (
+        (b"77777777777\0", "beyond the end|unexpected end"),
+        (b"\xff" * 11 + b"\x00", "not a readable tar archive"),
+    ):
+        content[124:136] = field
+        content[148:156] = b" " * 8
+        content[148:156] = f"{sum(content[:512]):06o}\0 ".encode()
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            TarShards().read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"x" * 512, "tar archive"), (b"\x1f\x8b" + bytes(600), "it is packed")],
+)
+def test_what_is_no_plain_archive_is_refused(tmp_path, content, message):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        TarShards().read(str(tmp_path / "a.tar"))
