@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data.dataset import Dataset, Part
@@ -61,12 +62,14 @@ def emit_findings(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
 
 
 def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
+    """Groups of which samples are in two parts, unless all of these are near duplicates."""
     for first, second in combinations(dataset.parts, 2):
         if first.groups is None or second.groups is None:
             continue
         shared = np.intersect1d(first.groups, second.groups)
-        if len(shared):
-            count = int(np.isin(second.groups, shared).sum())
+        leaking = np.isin(second.groups, shared)
+        count = int(leaking.sum())
+        if count and not _are_near_duplicates(second, leaking, first):
             yield Finding(
                 "leaking groups",
                 f"{len(shared)} groups are in {first.name} and in {second.name}: {count} of "
@@ -74,6 +77,13 @@ def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
                 f"split by groups; accuracy on {second.name} is too high",
                 count,
             )
+
+
+def _are_near_duplicates(part: Part, chosen: NDArray[np.bool_], other: Part) -> bool:
+    """Whether each of the chosen samples has a near duplicate in another part, which is reported."""
+    if part.near_duplicates is None or other.near_duplicates is None:
+        return False
+    return bool(np.isin(part.near_duplicates[chosen], other.near_duplicates).all())
 
 
 def _duplicates(dataset: Dataset) -> Iterator[Finding]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,22 @@ def test_a_rare_class_is_reported_with_its_effect(dataset):
     assert "classes have equal weight" in finding.message
     assert "balanced accuracy" in finding.message
     assert "--balance off" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("near", "found"), [([2, 5], ["near duplicates"]), ([2], ["leaking groups", "near duplicates"])]
+)
+def test_groups_of_near_duplicates_alone_are_told_once(dataset, near, found):
+    """Samples 2 and 5 of test share a group with training; `near` have a near duplicate there."""
+    whole = dataset()
+    test = np.arange(40) + 100
+    test[[2, 5]] = [0, 1]
+    twins = np.arange(40) + 100
+    twins[near] = [0, 1][: len(near)]
+    changed = dataclasses.replace(
+        whole,
+        train=dataclasses.replace(whole.train, groups=np.arange(40), near_duplicates=np.arange(40)),
+        validation=dataclasses.replace(whole.validation, groups=np.arange(40) + 50),
+        test=dataclasses.replace(whole.test, groups=test, near_duplicates=twins),
+    )
+    assert [kind for kind, _ in kinds(changed)] == found
