@@ -80,7 +80,7 @@ def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _are_near_duplicates(part: Part, chosen: NDArray[np.bool_], other: Part) -> bool:
-    """Whether each of the chosen samples has a near duplicate in another part, which is reported."""
+    """Whether each of the chosen samples has a near duplicate in the other part."""
     if part.near_duplicates is None or other.near_duplicates is None:
         return False
     return bool(np.isin(part.near_duplicates[chosen], other.near_duplicates).all())
