@@ -270,9 +270,12 @@ class CheckedModel:
         Raises
         ------
         DataError
-            If one has more than `MAX_WORDS` bytes.
+            If one has more than `MAX_WORDS` bytes, or any is not UTF-8.
         """
-        found = self.session.get_modelmeta().custom_metadata_map
+        try:
+            found = self.session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise _refused(self.source, f"its metadata are not UTF-8: {error}", _FIX) from error
         for key in keys:
             size = len(found.get(key, "").encode(errors="surrogateescape"))
             if size > MAX_WORDS:

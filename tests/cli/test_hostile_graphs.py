@@ -92,6 +92,15 @@ def test_class_names_that_do_not_fit_are_refused(lepton, picture, kind):
     refused(lepton("predict", "model.onnx", picture), "model.onnx")
 
 
+def test_metadata_that_are_no_utf_8_are_refused(lepton, picture):
+    made = graphs.classifier()
+    made.metadata_props.add(key="note", value="QQQQ")
+    Path("model.onnx").write_bytes(made.SerializeToString().replace(b"QQQQ", b"Q\x80QQ"))
+    done = lepton("predict", "model.onnx", picture)
+    refused(done, "model.onnx")
+    assert "not UTF-8" in done.err
+
+
 def test_pictures_are_not_resized_to_more_than_the_input_asks_for(lepton, picture):
     made = graphs.classifier()
     framing = {"mode": "shortest", "size": [1 << 20, 1 << 20], "interpolation": "bilinear"}
