@@ -16,6 +16,7 @@ from typing import Any
 
 from lepton_automl.config import ChannelAxis, Channels, Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files, plugins, untrusted_files
+from lepton_automl.core.field_types import check_types
 from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import DEFINITION
 from lepton_automl.errors import ConfigError, DataError, LeptonError
@@ -122,7 +123,9 @@ class Definition:
             raise ValueError("an earlier version wrote it, which had --no-flip instead of --flip")
         document["limits"] = Limits(**document["limits"])
         document["objectives"] = tuple(document["objectives"])
-        return cls(**document)
+        made = cls(**document)
+        check_types(made)
+        return made
 
     def find_data(self, command: str) -> None:
         """Check that data and test part still exist.

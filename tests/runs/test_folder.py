@@ -211,3 +211,15 @@ def test_fresh_again_within_a_second_keeps_every_old_run(tmp_path, monkeypatch):
             pass
     found = {path.name: RunFolder(path).definition().seed for path in tmp_path.iterdir()}
     assert found == {"run.now": 0, "run.now-2": 1, "run": 2}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("columns", 'columns = { a = "b" }'), ("seed", 'seed = "0"'), ("window", "window = 1.5")],
+)
+def test_a_field_of_another_type_is_named(tmp_path, field, value):
+    lines = [line for line in MINE.to_toml().splitlines() if not line.startswith(field)]
+    tables = next(n for n, line in enumerate(lines) if line.startswith("["))
+    (tmp_path / "run.toml").write_text("\n".join([*lines[:tables], value, *lines[tables:]]))
+    with pytest.raises(ConfigError, match=f"does not define a run: {field}"):
+        RunFolder(tmp_path).definition()
