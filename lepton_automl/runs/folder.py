@@ -16,7 +16,7 @@ from typing import Any
 
 from lepton_automl.config import ChannelAxis, Channels, Flip, Limits, Refit, RunConfig
 from lepton_automl.core import files, plugins, untrusted_files
-from lepton_automl.core.field_types import check_types
+from lepton_automl.core.field_types import check_finite, check_types
 from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import DEFINITION
 from lepton_automl.errors import ConfigError, DataError, LeptonError
@@ -125,6 +125,8 @@ class Definition:
         document["objectives"] = tuple(document["objectives"])
         made = cls(**document)
         check_types(made)
+        for name in ("seed", "window", "stride"):
+            check_finite(getattr(made, name), name, int)
         return made
 
     def find_data(self, command: str) -> None:
