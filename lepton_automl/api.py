@@ -28,6 +28,7 @@ from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.pick import PickResult
@@ -75,6 +76,25 @@ class Options(TypedDict, total=False):
     optuna_storage: str | None
     callbacks: Sequence[str]
     started: float | None
+
+
+class DataOptions(TypedDict, total=False):
+    """Options of `data`: those of `Options` that say how data are opened."""
+
+    test: str | Path | None
+    seed: int
+    skip_corrupt: bool
+    group: str | None
+    time: str | None
+    parts: str | None
+    columns: str | None
+    root: str | Path | None
+    channel_axis: ChannelAxis
+    window: int | None
+    stride: int | None
+    balance: Balance
+    channels: Channels
+    pixel_scale: str
 
 
 class CompressOptions(TypedDict, total=False):
@@ -138,6 +158,48 @@ def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options])
     from lepton_automl.pipeline import run as pipeline
 
     return pipeline.search(config, emit=emit)
+
+
+def data(
+    data: str | Path,
+    *,
+    html: str | Path | None = None,
+    fix: str | Path | None = None,
+    emit: Emit = silent,
+    **options: Unpack[DataOptions],
+) -> DataReport:
+    """Open data as `run` does and audit them, without training; see `lepton data --help`.
+
+    Parameters
+    ----------
+    data
+        As `run` takes it.
+    html
+        Page with the report and pictures to be written.
+    fix
+        Table (.csv) to be written with the samples that stay.
+    emit : callable
+        Receives an `Event` for each line of progress.
+    **options
+        Those of `DataOptions`.
+
+    Returns
+    -------
+    DataReport
+        Its `refusal` says whether `run` refuses the data for files that cannot be read.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used for another reason.
+    ConfigError
+        If a file to be written exists, or `fix` is given for data that are no picture files.
+    """
+    config = _config(data, dict(options))
+    from lepton_automl.pipeline.data_files import report_and_write
+
+    page, table = (None if path is None else Path(path) for path in (html, fix))
+    return report_and_write(config, page, table, emit)
 
 
 def compress(

@@ -13,6 +13,7 @@ import typer
 from lepton_automl.cli.bench import bench
 from lepton_automl.cli.compress import compress
 from lepton_automl.cli.dashboard import dashboard
+from lepton_automl.cli.data import data
 from lepton_automl.cli.export import export
 from lepton_automl.cli.pick import pick
 from lepton_automl.cli.predict import predict
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    data,
     run,
     search,
     compress,

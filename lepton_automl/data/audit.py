@@ -28,19 +28,26 @@ _FEW_LEVELS = 16
 """Levels of 0 to 255 between which all pixels of a part lie, below which they are reported."""
 
 
+SampleKey = tuple[str, int]
+"""Name of a part, and index in it."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """A property of the data that affects results."""
 
     kind: str
     """`duplicates`, `near duplicates`, `contradictions`, `leaking groups`, `flat pictures`,
-    `two levels`, `few levels`, `absent classes`, `few samples`, `uneven classes`."""
+    `two levels`, `few levels`, `absent classes`, `few samples`, `uneven classes`; those of
+    `data.full_audit` besides."""
     message: str
     """Property, number of samples and an example."""
     fix: str
     """How to correct it, and its effect."""
     count: int
     """Affected samples; classes for `absent classes`, `few samples` and `uneven classes`."""
+    samples: tuple[tuple[SampleKey, ...], ...] = ()
+    """Samples that belong together, such as two duplicates; empty where no samples are named."""
 
 
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
@@ -70,12 +77,17 @@ def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
         leaking = np.isin(second.groups, shared)
         count = int(leaking.sum())
         if count and not _are_near_duplicates(second, leaking, first):
+            place_of = dict(zip(first.groups.tolist(), range(len(first)), strict=True))
             yield Finding(
                 "leaking groups",
                 f"{len(shared)} groups are in {first.name} and in {second.name}: {count} of "
                 f"{len(second)} {second.name} samples share a group with {first.name}",
                 f"split by groups; accuracy on {second.name} is too high",
                 count,
+                tuple(
+                    ((first.name, place_of[int(second.groups[n])]), (second.name, int(n)))
+                    for n in np.flatnonzero(leaking)
+                ),
             )
 
 
@@ -88,16 +100,21 @@ def _are_near_duplicates(part: Part, chosen: NDArray[np.bool_], other: Part) -> 
 
 def _duplicates(dataset: Dataset) -> Iterator[Finding]:
     for first, second in combinations(dataset.parts, 2):
-        id_of = dict(zip(first.digests, first.ids, strict=True))
-        duplicates = [n for n, digest in enumerate(second.digests) if digest in id_of]
+        place_of = dict(zip(first.digests, range(len(first)), strict=True))
+        duplicates = [n for n, digest in enumerate(second.digests) if digest in place_of]
         if duplicates:
-            example = f"{second.ids[duplicates[0]]} is {id_of[second.digests[duplicates[0]]]}"
+            other = first.ids[place_of[second.digests[duplicates[0]]]]
+            example = f"{second.ids[duplicates[0]]} is {other}"
             yield Finding(
                 "duplicates",
                 f"{len(duplicates)} of {len(second)} {second.name} samples are also in "
                 f"{first.name}: {example}",
                 f"remove them from one part; accuracy on {second.name} is too high",
                 len(duplicates),
+                tuple(
+                    ((first.name, place_of[second.digests[n]]), (second.name, n))
+                    for n in duplicates
+                ),
             )
 
 
@@ -106,42 +123,50 @@ def _near_duplicates(dataset: Dataset) -> Iterator[Finding]:
     for first, second in combinations(dataset.parts, 2):
         if first.near_duplicates is None or second.near_duplicates is None:
             continue
-        id_of = dict(zip(first.near_duplicates.tolist(), first.ids, strict=True))
+        place_of = dict(zip(first.near_duplicates.tolist(), range(len(first)), strict=True))
         equal = set(first.digests)
         near = [
-            (name, id_of[group])
-            for name, group, digest in zip(
-                second.ids, second.near_duplicates.tolist(), second.digests, strict=True
+            (place_of[group], n)
+            for n, (group, digest) in enumerate(
+                zip(second.near_duplicates.tolist(), second.digests, strict=True)
             )
-            if group in id_of and digest not in equal
+            if group in place_of and digest not in equal
         ]
         if near:
-            shown = "; ".join(f"{name} and {other}" for name, other in near[:3])
+            shown = "; ".join(f"{second.ids[n]} and {first.ids[other]}" for other, n in near[:3])
             yield Finding(
                 "near duplicates",
                 f"{len(near)} of {len(second)} {second.name} pictures are near duplicates of "
                 f"{first.name} pictures: {shown}",
                 f"keep them in one part; accuracy on {second.name} may be too high",
                 len(near),
+                tuple(((first.name, other), (second.name, n)) for other, n in near),
             )
 
 
 def _contradictions(dataset: Dataset) -> Iterator[Finding]:
-    labels: dict[bytes, tuple[int, str]] = {}
-    pairs = []
+    first: dict[bytes, tuple[int, SampleKey]] = {}
+    pairs: list[tuple[SampleKey, SampleKey]] = []
     for part in dataset.parts:
-        for digest, label, name in zip(part.digests, part.labels.tolist(), part.ids, strict=True):
-            known, other = labels.setdefault(digest, (label, name))
+        for n, (digest, label) in enumerate(zip(part.digests, part.labels.tolist(), strict=True)):
+            known, other = first.setdefault(digest, (label, (part.name, n)))
             if known != label:
-                names = dataset.class_names
-                pairs.append(f"{name} ({names[label]}) is {other} ({names[known]})")
+                pairs.append((other, (part.name, n)))
     if pairs:
+        known_name, name = (_labelled(dataset, key) for key in pairs[0])
         yield Finding(
             "contradictions",
-            f"{len(pairs)} samples are equal to one of another class: {pairs[0]}",
+            f"{len(pairs)} samples are equal to one of another class: {name} is {known_name}",
             "correct the labels; no net can predict both",
             len(pairs),
+            tuple(pairs),
         )
+
+
+def _labelled(dataset: Dataset, key: SampleKey) -> str:
+    """Name and class of a sample."""
+    part = dataset.part(key[0])
+    return f"{part.ids[key[1]]} ({dataset.class_names[part.labels[key[1]]]})"
 
 
 def _levels(dataset: Dataset) -> Iterator[Finding]:

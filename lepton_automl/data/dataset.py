@@ -25,9 +25,10 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
 from lepton_automl.data import loading, pixel_cache
+from lepton_automl.data.formats import FormatTable
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import LevelTable
-from lepton_automl.data.loading import CheckedSamples
+from lepton_automl.data.loading import CheckedSamples, UnreadableFile
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.data.samples import PARTS, Pictures
@@ -73,6 +74,8 @@ class Part:
     signals: Signals | None = None
     """float32 (N, length, C): measured values, of which `pictures` are the 8-bit samples; None for
     pictures."""
+    formats: FormatTable | None = None
+    """Size and kind of each picture as it is stored; None for signals."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -151,6 +154,10 @@ class Dataset:
     """How pictures get the size of a net; None: resized without regard to their shape."""
     signal: InputQuantization | None = None
     """How measured values become the samples that nets see; None for pictures."""
+    notes: tuple[str, ...] = ()
+    """Remarks of the source for the user."""
+    unreadable: tuple[UnreadableFile, ...] = ()
+    """Picture files that were left out."""
 
     @property
     def file_scale(self) -> PixelScale:
@@ -494,6 +501,8 @@ def open_dataset(
         decisions=checked.samples.decisions,
         pixel_scale=checked.samples.pixel_scale,
         signal=signal,
+        notes=checked.samples.notes,
+        unreadable=checked.unreadable,
     )
 
 
@@ -542,6 +551,7 @@ def _part(
         levels=None if checked.levels is None else checked.levels.select(index).to_8_bit(scale),
         signals=signals,
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
+        formats=None if checked.formats is None else checked.formats.select(index),
     )
 
 

@@ -114,6 +114,8 @@ class PictureInfo:
     pixel_digest: bytes | None = None
     """SHA-256 of the pixels, grey or RGB, row by row, of a picture with 8 bits that is stored
     without loss; None of others, whose pixels depend on the version of the reader."""
+    orientation: int = 1
+    """EXIF orientation, 1 to 8; 1 where the file states none."""
 
 
 def decode(
@@ -217,7 +219,16 @@ def check_picture(path: PictureFile) -> PictureInfo:
             turn = _TRANSPOSITIONS.get(_orientation(image))
             plain = plain if turn is None else plain.transpose(turn)
             digest = _pixel_digest(_in_mode(plain, "L" if is_grey else "RGB"))
-        return PictureInfo(size, is_grey, levels, image.has_transparency_data, is_animated, digest)
+        turned = _orientation(image)
+        return PictureInfo(
+            size,
+            is_grey,
+            levels,
+            image.has_transparency_data,
+            is_animated,
+            digest,
+            turned if turned in _TRANSPOSITIONS else 1,
+        )
 
 
 def _is_lossless(image: Image.Image) -> bool:
@@ -309,7 +320,8 @@ def _opened(path: PictureFile, *, is_draft: bool = False) -> Iterator[Image.Imag
         If it cannot be read, or the block raises what Pillow raises for damaged files.
     """
     with open_picture(path) as file:
-        is_alone = file.seek(0, os.SEEK_END) > _LARGE_FILE
+        length = file.seek(0, os.SEEK_END)
+        is_alone = length > _LARGE_FILE
         file.seek(0)
         try:
             with (
@@ -320,6 +332,8 @@ def _opened(path: PictureFile, *, is_draft: bool = False) -> Iterator[Image.Imag
                 with _memory.take(0 if is_alone else _needed(image, is_draft)):
                     yield image
         except _UNREADABLE as error:
+            if not length:
+                raise DataError(f"{path} cannot be read: the file is empty", fix=REPAIR) from error
             raise _unreadable(path, error) from error
 
 

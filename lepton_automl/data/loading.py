@@ -19,6 +19,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data import decode, near_duplicates
 from lepton_automl.data.decode import PictureInfo
+from lepton_automl.data.formats import FormatTable
 from lepton_automl.data.levels import Levels, LevelTable, scale_files
 from lepton_automl.data.name_groups import (
     find_name_groups,
@@ -50,6 +51,19 @@ ReadOptions = Mapping[str, object]
 """`parts`, `columns`, `root`, `channel_axis`, `window`, `stride`: see `Source.uses`."""
 
 
+@dataclass(frozen=True)
+class UnreadableFile:
+    """A picture file that cannot be read."""
+
+    id: str
+    """Name in messages, as `Samples.ids`."""
+    class_name: str
+    part: str
+    """`train`, `validation` or `test`; empty where the data give no part."""
+    error: str
+    """Path and reason."""
+
+
 @dataclass(frozen=True, eq=False)
 class CheckedSamples:
     """Samples whose pictures have all been read once and found valid."""
@@ -67,6 +81,10 @@ class CheckedSamples:
     """(N,): group of near duplicates of each sample, of given parts too; None: not looked for."""
     are_groups_found: bool = False
     """Whether the groups were found in pictures or names, and not given."""
+    formats: FormatTable | None = None
+    """Size and kind of each picture as it is stored; None for signals."""
+    unreadable: tuple[UnreadableFile, ...] = ()
+    """Files that were left out."""
 
 
 def read_samples(
@@ -217,7 +235,14 @@ def check_pictures(
     if isinstance(pictures, np.ndarray):
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(pictures))
         levels = LevelTable.of_pixels(pictures)
-        return CheckedSamples(samples, digests, pictures.shape[3], pictures.shape[1:3], levels)
+        return CheckedSamples(
+            samples,
+            digests,
+            pictures.shape[3],
+            pictures.shape[1:3],
+            levels,
+            formats=FormatTable.of_pixels(pictures),
+        )
     total = len(samples)
 
     def on_item(done: int) -> None:
@@ -226,6 +251,7 @@ def check_pictures(
 
     results = decode.map_in_threads(_check_one, pictures, on_item)
     valid = [result for result in results if not isinstance(result, DataError)]
+    unreadable = _unreadable_files(samples, results)
     if len(valid) < total:
         invalid = [result for result in results if isinstance(result, DataError)]
         _report_unreadable(invalid, total, skip_corrupt, quarantine, emit)
@@ -243,7 +269,30 @@ def check_pictures(
     levels = LevelTable.of([info.levels for info in infos])
     decisions = (*samples.decisions, *_picture_decisions(samples, infos))
     samples = dataclasses.replace(samples, decisions=decisions)
-    return CheckedSamples(samples, digests, _channels(samples, infos), size, levels)
+    return CheckedSamples(
+        samples,
+        digests,
+        _channels(samples, infos),
+        size,
+        levels,
+        formats=FormatTable.of(infos),
+        unreadable=unreadable,
+    )
+
+
+def _unreadable_files(
+    samples: Samples, results: Sequence[tuple[PictureInfo, bytes] | DataError]
+) -> tuple[UnreadableFile, ...]:
+    return tuple(
+        UnreadableFile(
+            samples.ids[n],
+            samples.class_names[samples.labels[n]],
+            "" if samples.parts is None else str(samples.parts[n]),
+            result.what,
+        )
+        for n, result in enumerate(results)
+        if isinstance(result, DataError)
+    )
 
 
 def _picture_decisions(samples: Samples, infos: Sequence[PictureInfo]) -> Iterator[Decision]:

@@ -138,6 +138,28 @@ def find_near_duplicates(thumbs: NDArray[np.uint8], labels: NDArray[np.int64]) -
     return NearDuplicates(found, _STRICT)
 
 
+def find_certain(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Group near duplicates among all pictures, whatever their class, by the strictest bound.
+
+    Less than 0.001 pairs of unrelated pictures are expected to pass: most passing pairs are copies
+    in another size or encoding.
+
+    Parameters
+    ----------
+    thumbs : ndarray
+        uint8 (N, `THUMBNAIL`, `THUMBNAIL`), of `thumbnails`.
+
+    Returns
+    -------
+    ndarray
+        (N,): index of the first picture of the group.
+    """
+    known = np.arange(len(thumbs), dtype=np.int64)
+    has_structure = _contrast(thumbs) >= _MIN_CONTRAST
+    search = _Search(_NEAR, 1e-3 / max(len(thumbs), 1))
+    return _grouped(thumbs, [np.flatnonzero(has_structure)], known, has_structure, [search])[0]
+
+
 def _share_grouped(groups: NDArray[np.int64]) -> float:
     """Share of pictures that are not alone in their group."""
     return float((np.bincount(groups)[groups] > 1).mean()) if len(groups) else 0.0

@@ -27,10 +27,10 @@ from lepton_automl.core.untrusted_files import JSON
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
-from lepton_automl.data import audit
-from lepton_automl.data.dataset import DataPlace, Dataset, locate_data, open_dataset
+from lepton_automl.data.dataset import DataPlace, Dataset, locate_data
 from lepton_automl.data.folds import assign_folds, is_small
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
+from lepton_automl.pipeline import opening
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
 from lepton_automl.runs.ledger_check import interpreting
@@ -199,33 +199,14 @@ def resolve(config: RunConfig) -> Resources:
 
 
 def open_data(config: RunConfig, emit: Emit) -> Dataset:
-    """Open the data, split into parts, and report what its audit finds.
+    """Open the data of a run; ignored files are listed in its folder.
 
     Raises
     ------
     DataError
         If the data cannot be used.
     """
-    dataset = open_dataset(
-        config.data,
-        test=config.test,
-        seed=config.seed,
-        skip_corrupt=config.skip_corrupt,
-        group=config.group,
-        time=config.time,
-        part_names=config.parts,
-        columns=config.columns,
-        root=config.root,
-        channel_axis=config.channel_axis,
-        window=config.window,
-        stride=config.stride,
-        quarantine=RunFolder(config.out).quarantine,
-        channels=config.channels,
-        pixel_scale=config.pixel_scale,
-        emit=emit,
-    ).with_balance(config.balance)
-    audit.emit_findings(dataset, emit)
-    return dataset
+    return opening.open_data(config, emit, quarantine=RunFolder(config.out).quarantine)
 
 
 def check_folds(config: RunConfig, dataset: Dataset) -> None:
@@ -303,7 +284,7 @@ def _decisions(
             Decision("device", resources.device.type, evidence, "inferred", "--device")
         )
     if config.channels == "auto" and not dataset.is_signal:
-        decisions.append(_channels_decision(dataset))
+        decisions.append(opening.channels_decision(dataset))
     decisions.append(precision_decision(resources.device))
     if config.jobs is None and resources.device.type == "cpu":
         evidence = "one a CPU core that this process may use"
@@ -326,14 +307,6 @@ def _kind_text(dataset: Dataset) -> str:
         return f"signals of {dataset.size[1]} values in {channels}"
     sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
     return f"{'grey' if dataset.channels == 1 else 'colour'} pictures of {sizes}"
-
-
-def _channels_decision(dataset: Dataset) -> Decision:
-    is_grey = dataset.channels == 1
-    evidence = f"{'no' if is_grey else 'a'} training or validation picture is in colour"
-    choice = "grey, 1 channel" if is_grey else "colour, 3 channels (RGB)"
-    option = f"--channels {3 if is_grey else 1}"
-    return Decision("channels", choice, evidence, "inferred", option, is_detail=True)
 
 
 @contextmanager

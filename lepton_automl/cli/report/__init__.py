@@ -17,6 +17,7 @@ from lepton_automl.errors import LeptonError
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.pick import PickResult
@@ -27,6 +28,7 @@ __all__ = [
     "screen",
     "show",
     "show_compressed",
+    "show_data",
     "show_error",
     "show_front",
     "show_pick",
@@ -87,6 +89,18 @@ def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) ->
         write_json(json_output.compression_document(made))
     else:
         show(tables.compression_view(made))
+
+
+def show_data(found: DataReport, *, json: bool = False) -> None:
+    """Print the report on data, and on stderr why a run would refuse them."""
+    if json:
+        write_json(found.document())
+    else:
+        from lepton_automl.cli.report import data_view
+
+        show(data_view.data_view(found))
+    if found.refusal is not None:
+        show_error(found.refusal)
 
 
 def show_status(status: Status, *, json: bool = False) -> None:

@@ -60,14 +60,20 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
 
 def decisions_view(decisions: Sequence[Decision], artifact: Path) -> RenderableType:
     """What was decided for the user, one row a decision; details only by name."""
-    table = _table("decisions made for you", *formatting.DECISION_COLUMNS)
-    for each in decisions:
-        if not each.is_detail:
-            cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
-            table.add_row(*cells)
+    table = decision_table(decisions)
     details = ", ".join(each.name for each in decisions if each.is_detail)
     more = [Text(f"also decided, see {artifact / CARD}: {details}")] if details else []
     return Group(table, *more)
+
+
+def decision_table(decisions: Sequence[Decision], *, show_details: bool = False) -> Table:
+    """Decisions as a table, one row each."""
+    table = _table("decisions made for you", *formatting.DECISION_COLUMNS)
+    for each in decisions:
+        if show_details or not each.is_detail:
+            cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
+            table.add_row(*cells)
+    return table
 
 
 def search_view(found: SearchResult | Front) -> RenderableType:

@@ -1,0 +1,61 @@
+"""`lepton data`: audit data before a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_automl import api
+from lepton_automl.cli import options as o
+
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", help="Write the report with pictures to this file, one HTML page."),
+]
+Fix = Annotated[
+    Path | None,
+    typer.Option(
+        "--fix",
+        metavar="FILE.csv",
+        help="Write a table of the pictures without unreadable ones, copies across parts and "
+        "contradictory ones; no picture is touched.",
+    ),
+]
+
+
+def data(
+    data: o.Data,
+    test: o.Test = None,
+    seed: o.Seed = 0,
+    skip_corrupt: o.SkipCorrupt = False,
+    group: o.Group = None,
+    time: o.Time = None,
+    parts: o.Parts = None,
+    columns: o.Columns = None,
+    root: o.Root = None,
+    channel_axis: o.ChannelAxisName = "auto",
+    window: o.Window = None,
+    stride: o.Stride = None,
+    balance: o.BalanceName = "auto",
+    channels: o.ChannelsName = "auto",
+    pixel_scale: o.PixelScaleText = "auto",
+    html: Html = None,
+    fix: Fix = None,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    json: o.Json = False,
+) -> None:
+    """Open DATA as `run` does, and report counts, decisions and all that is wrong with them.
+
+    Nothing is trained. The exit code is 3 where `run` would refuse the data.
+    """
+    settings = {k: v for k, v in locals().items() if k not in ("data", *o.OUTPUT_PARAMETERS)}
+    from lepton_automl.cli import report
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
+
+    with progress.screen(quiet=quiet, verbose=verbose) as emit:
+        found = api.data(data, emit=emit, **settings)
+    report.show_data(found, json=json)
+    raise typer.Exit(found.exit_code)

@@ -1,0 +1,286 @@
+"""Confident learning: samples whose label contradicts out-of-fold answers of a quick classifier.
+
+The classifier is a ridge regression on fixed features: of pictures responses of whitened random
+patches, pooled over quarters (Coates, Ng and Lee 2011); of signals moments and spectra. Folds keep
+groups, equal samples and near duplicates together, so that no answer rests on a copy of its sample.
+
+Source: Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
+Labels (JAIR 70, arXiv:1911.00068), section 3: thresholds are the mean self-confidence of each
+class, samples are ranked by normalised margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from lepton_automl.data.audit import SampleKey
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.full_audit import Thumbnails
+from lepton_automl.metrics.intervals import is_near_chance
+
+MAX_NAMED = 0.04
+"""Share of the samples that are named at most."""
+_FOLDS = 5
+_PATCHES = 200
+"""Random patches whose responses, of either sign, are features."""
+_PATCH_SIDE = 6
+_DRAWN = 20_000
+"""Patches by which they are whitened."""
+_CONTRAST = 10.0
+"""Variance, squared grey levels, that is added to that of a patch."""
+_WHITENING = 0.1
+_THRESHOLD = 0.25
+"""Responses below this count as 0."""
+_STRIDE_SIDE = 20
+"""Rows or columns from which on every second patch of a picture is used."""
+_RIDGE = 0.05
+"""Regularisation, as a share of the variance of a feature."""
+_TEMPERATURES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+_BINS = 32
+"""Bins of a spectrum."""
+_BLOCK = 128
+"""Pictures that are worked on at a time."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A sample whose label is doubtful."""
+
+    key: SampleKey
+    suggested: int
+    """Class that the classifier answers."""
+    margin: float
+    """Probability of the label minus that of the most probable other class, -1 to 1."""
+
+
+@dataclass(frozen=True)
+class LabelSuspects:
+    """Doubtful labels, the most doubtful first."""
+
+    suspects: tuple[Suspect, ...]
+    estimated: int
+    """Samples off the diagonal of the confident joint: right labels of hard samples are among them,
+    the more, the less accurate the classifier is."""
+    judged: int
+    """Samples of classes of at least as many groups as folds; others are not judged."""
+    accuracy: float
+    """Of the out-of-fold answers against the labels, 0 to 1."""
+
+
+def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> LabelSuspects:
+    """Name the samples whose label is the least probable by answers from other samples.
+
+    Of all samples at most `MAX_NAMED` are named, and not more than the confident joint holds off
+    its diagonal; none where the classifier hardly knows more than chance.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its groups, digests and near duplicates.
+    thumbs : Thumbnails
+        The samples that are judged.
+    seed : int
+        Of the folds and patches.
+    """
+    groups = _groups(dataset, thumbs.keys)
+    judged = _judgeable(thumbs.labels, groups)
+    classes, labels = np.unique(thumbs.labels[judged], return_inverse=True)
+    if len(classes) < 2:
+        return LabelSuspects((), 0, 0, 0.0)
+    folds = assign_folds(labels, groups[judged], seed)
+    features = _features(dataset, thumbs, judged, seed)
+    probabilities = _probabilities(out_of_fold(features, labels, folds), labels)
+    accuracy = float((probabilities.argmax(1) == labels).mean())
+    if is_near_chance(accuracy, len(classes)):
+        return LabelSuspects((), 0, len(judged), accuracy)
+    order, margins, estimated = rank(probabilities, labels)
+    named = order[: min(estimated, int(MAX_NAMED * len(judged)))]
+    others = probabilities.copy()
+    others[np.arange(len(labels)), labels] = -1
+    suspects = tuple(
+        Suspect(
+            thumbs.keys[int(judged[n])], int(classes[int(others[n].argmax())]), float(margins[n])
+        )
+        for n in named
+        if margins[n] < 0
+    )
+    return LabelSuspects(suspects, estimated, len(judged), accuracy)
+
+
+def rank(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """Order samples by normalised margin, and count those off the diagonal of the confident joint.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        (N, classes), out of fold.
+    labels : ndarray
+        (N,), each class at least once.
+
+    Returns
+    -------
+    order : ndarray
+        (N,), the most doubtful label first.
+    margins : ndarray
+        (N,), -1 to 1.
+    count : int
+        Samples that confidently belong to another class than their label.
+    """
+    index = np.arange(len(labels))
+    own = probabilities[index, labels]
+    thresholds = np.bincount(labels, weights=own) / np.bincount(labels)
+    confident = np.where(probabilities >= thresholds, probabilities, -1.0)
+    likely = confident.argmax(1)
+    count = int(((confident.max(1) >= 0) & (likely != labels)).sum())
+    others = probabilities.copy()
+    others[index, labels] = -1.0
+    margins = own - others.max(1)
+    return np.argsort(margins, kind="stable"), margins, count
+
+
+def assign_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """Fold (N,) of each sample: groups whole, those of a class spread over all folds."""
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    order = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % _FOLDS
+    return fold[member]
+
+
+def out_of_fold(
+    features: Floats, labels: NDArray[np.int64], folds: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Scores (N, classes) of a ridge regression that was fitted without the fold of each sample."""
+    features -= features.mean(0)
+    features /= features.std(0) + 1e-4
+    features = np.concatenate([features, np.ones((len(features), 1), np.float32)], 1)
+    targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
+    rows = [folds == fold for fold in range(_FOLDS)]
+    products = [features[own].T @ features[own] for own in rows]
+    moments = [features[own].T @ targets[own] for own in rows]
+    product, moment = np.sum(products, axis=0), np.sum(moments, axis=0)
+    scores = np.empty(targets.shape)
+    for own, without, target in zip(rows, products, moments, strict=True):
+        matrix = (product - without).astype(np.float64)
+        matrix[np.diag_indices_from(matrix)] += _RIDGE * len(features)
+        scores[own] = features[own] @ np.linalg.solve(matrix, moment - target)
+    return scores
+
+
+def _probabilities(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Softmax of scores, at the temperature of the largest likelihood."""
+    made: list[tuple[float, NDArray[np.float64]]] = []
+    for temperature in _TEMPERATURES:
+        logits = temperature * (scores - scores.max(1, keepdims=True))
+        odds = np.exp(logits)
+        shares = odds / odds.sum(1, keepdims=True)
+        likelihood = np.log(np.maximum(shares[np.arange(len(labels)), labels], 1e-12)).mean()
+        made.append((float(likelihood), shares))
+    return max(made, key=lambda each: each[0])[1]
+
+
+def _judgeable(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Samples of classes with a group for each fold, so that others of the class can vouch."""
+    pairs = np.unique(np.stack([labels, groups], 1), axis=0)
+    counts = np.bincount(pairs[:, 0], minlength=int(labels.max()) + 1)
+    return np.flatnonzero(counts[labels] >= _FOLDS)
+
+
+def _groups(dataset: Dataset, keys: Sequence[SampleKey]) -> NDArray[np.int64]:
+    """Number (N,) of what a sample belongs to: a group, equal samples, near duplicates."""
+    count = len(keys)
+    edges: list[tuple[int, int]] = []
+    first: dict[tuple[str, object], int] = {}
+    for n, (name, place) in enumerate(keys):
+        part = dataset.part(name)
+        shared: list[tuple[str, object]] = [("digest", part.digests[place])]
+        if part.groups is not None:
+            shared.append(("group", int(part.groups[place])))
+        if part.near_duplicates is not None:
+            shared.append(("near", int(part.near_duplicates[place])))
+        edges += [(n, first.setdefault(each, n)) for each in shared]
+    start, end = np.array(edges).T
+    graph = coo_matrix((np.ones(len(edges)), (start, end)), (count, count))
+    found: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found
+
+
+def _features(dataset: Dataset, thumbs: Thumbnails, judged: NDArray[np.int64], seed: int) -> Floats:
+    if dataset.is_signal:
+        return _signal_features(thumbs.pixels[judged, 0].astype(np.float32))
+    pixels = thumbs.pixels[judged]
+    if min(pixels.shape[1:3]) < _PATCH_SIDE + 1:
+        return pixels.reshape(len(pixels), -1).astype(np.float32)
+    return _patch_features(pixels, seed)
+
+
+def _signal_features(values: Floats) -> Floats:
+    """Means, deviations, segments and spectra of signals (N, length, C)."""
+    spectrum = np.log1p(np.abs(np.fft.rfft(values, axis=1))[:, 1 : _BINS + 1])
+    segments = np.array_split(values, min(_BINS, values.shape[1]), axis=1)
+    made = [values.mean(1), values.std(1), *(each.mean(1) for each in segments)]
+    flat = [*made, spectrum.reshape(len(values), -1)]
+    return np.concatenate(flat, 1).astype(np.float32)
+
+
+def _patch_features(pixels: NDArray[np.uint8], seed: int) -> Floats:
+    """Pooled responses (N, 8 * patches) of pictures (N, H, W, C) to whitened random patches."""
+    import torch  # Slow to import.
+    from torch.nn import functional
+
+    count, height, width, channels = pixels.shape
+    rng = np.random.default_rng(seed)
+    places = (
+        rng.integers(0, count, _DRAWN),
+        rng.integers(0, height - _PATCH_SIDE + 1, _DRAWN),
+        rng.integers(0, width - _PATCH_SIDE + 1, _DRAWN),
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(
+        pixels, (_PATCH_SIDE, _PATCH_SIDE), axis=(1, 2)
+    )
+    drawn = windows[places].reshape(_DRAWN, -1).astype(np.float32)
+    drawn -= drawn.mean(1, keepdims=True)
+    drawn /= np.sqrt(drawn.var(1, keepdims=True) + _CONTRAST)
+    mean = drawn.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(drawn - mean, rowvar=False))
+    whitening = (vectors / np.sqrt(np.maximum(values, 0) + _WHITENING)) @ vectors.T
+    has_contrast = drawn.std(1) > _THRESHOLD
+    chosen = (drawn[has_contrast][:_PATCHES] - mean) @ whitening
+    chosen /= np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-6)
+    weights = (whitening @ chosen.T).astype(np.float32)
+    # Of a patch p the response is weights . (p - its mean) / its deviation - weights . mean.
+    kernels = torch.from_numpy(
+        np.ascontiguousarray((weights - weights.mean(0)).T).reshape(
+            -1, channels, _PATCH_SIDE, _PATCH_SIDE
+        )
+    )
+    offset = torch.from_numpy((mean @ weights).astype(np.float32))[:, None, None]
+    average = torch.full((1, *kernels.shape[1:]), 1 / len(weights))
+    stride = 2 if min(height, width) >= _STRIDE_SIDE else 1
+    made = []
+    for start in range(0, count, _BLOCK):
+        block = np.ascontiguousarray(pixels[start : start + _BLOCK].transpose(0, 3, 1, 2))
+        planes = torch.from_numpy(block).float()
+        level = functional.conv2d(planes, average, stride=stride)
+        variance = functional.conv2d(planes * planes, average, stride=stride) - level * level
+        response = functional.conv2d(planes, kernels, stride=stride)
+        response = response / (variance.clamp_min(0) + _CONTRAST).sqrt() - offset
+        pooled = [
+            functional.adaptive_avg_pool2d((sign * response - _THRESHOLD).clamp_min(0), (2, 2))
+            for sign in (1, -1)
+        ]
+        made.append(torch.cat(pooled, 1).flatten(1).numpy())
+    return np.concatenate(made)

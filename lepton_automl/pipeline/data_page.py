@@ -1,0 +1,198 @@
+"""The HTML page of `lepton data`: one file with tables and pictures, without scripts or links."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lepton_automl.core import files
+from lepton_automl.data import decode
+from lepton_automl.data.audit import SampleKey
+from lepton_automl.errors import ConfigError
+from lepton_automl.pipeline.data_report import DataReport, suspect_text
+from lepton_automl.text import markup
+
+_SIDE = 72
+"""Longer side of a picture on the page, pixels."""
+_PICTURES = 600
+"""Pictures of the contact sheet at most."""
+_A_CLASS = 8
+"""Pictures of a class at most."""
+_GROUPS = 24
+"""Groups of samples of a finding at most, and pictures of each."""
+_MEMBERS = 4
+_STYLE = (
+    "body{font:15px/1.45 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#22272e}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #e6e9ed;padding:.25rem "
+    ".6rem;text-align:left;vertical-align:top}figure{display:inline-block;margin:.2rem;width:88px;"
+    "vertical-align:top}figcaption{font-size:10px;overflow-wrap:anywhere;color:#6b7480}"
+    ".group{display:inline-block;border:1px solid #e6e9ed;margin:.3rem;padding:.2rem}"
+    "img,svg{image-rendering:pixelated;max-width:88px}"
+)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for the page before any data are read.
+
+    Raises
+    ------
+    ConfigError
+        If something is there.
+    """
+    if os.path.lexists(path):
+        raise ConfigError(
+            f"--html {path}: it exists, and nothing is overwritten", fix="give another name"
+        )
+
+
+def write_page(report: DataReport, path: Path) -> Path:
+    """Write the page.
+
+    Raises
+    ------
+    ConfigError
+        As `check_place`.
+    DataError
+        If a picture file was removed or damaged since the data were opened.
+    MachineError
+        If it cannot be written.
+    """
+    check_place(path)
+    return files.write(path, "".join(_page(report)))
+
+
+def _page(report: DataReport) -> Iterator[str]:
+    dataset = report.dataset
+    title = markup(f"Data: {dataset.name}")
+    yield (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>\n"
+    )
+    if report.refusal is not None:
+        yield f"<p><strong>{markup(report.refusal.what)}</strong></p>\n"
+    parts = report.parts
+    rows = {
+        "samples": [f"{part.samples:,}" for part in parts],
+        "different": [f"{part.different:,}" for part in parts],
+        "independent": [f"{part.independent:,}" for part in parts],
+        "channel means": [_numbers(part.channel_means) for part in parts],
+        "channel deviations": [_numbers(part.channel_deviations) for part in parts],
+    }
+    if not dataset.is_signal:
+        rows |= {
+            "height: least, median, largest": [str(part.heights) for part in parts],
+            "width: least, median, largest": [str(part.widths) for part in parts],
+            "kinds of files": [_counts(part.kinds) for part in parts],
+            "shapes": [_counts(part.shapes) for part in parts],
+            "EXIF orientations": [_counts(part.orientations) for part in parts],
+        }
+    names = [part.name for part in parts]
+    yield _table(("", *names), [(name, *cells) for name, cells in rows.items()])
+    classes = [
+        (name, *(f"{part.class_counts[n]:,}" for part in parts))
+        for n, name in enumerate(dataset.class_names)
+    ]
+    yield _table(("class", *names), classes)
+    yield f"<p>{markup(report.resolution_text)}</p>\n"
+    yield "<h2>Decisions</h2>\n"
+    yield _table(
+        ("about", "decision", "from", "certainty", "overruled by"),
+        [(d.name, d.choice, d.evidence, d.certainty, d.option) for d in report.decisions],
+    )
+    yield from (f"<p>{markup(note)}</p>\n" for note in dataset.notes)
+    yield "<h2>Findings</h2>\n"
+    if not report.findings:
+        yield "<p>none</p>\n"
+    for finding in report.findings:
+        yield f"<h3>{markup(finding.kind)}</h3>\n"
+        yield f"<p>{markup(finding.message)} ({markup(finding.fix)})</p>\n"
+        yield from _groups(report, finding.samples)
+    if dataset.unreadable:
+        yield _table(
+            ("file that cannot be read", "class", "reason"),
+            [(file.id, file.class_name, file.error) for file in dataset.unreadable],
+        )
+    yield f"<h2>Label suspects</h2>\n<p>{markup(report.suspects_text)}</p>\n"
+    for suspect in report.suspects.suspects[: _GROUPS * _MEMBERS]:
+        yield _figure(report, suspect.key, suspect_text(report, suspect))
+    yield "<h2>Contact sheet</h2>\n"
+    count = max(1, min(_A_CLASS, _PICTURES // len(dataset.class_names)))
+    for label, name in list(enumerate(dataset.class_names))[:_PICTURES]:
+        own = np.flatnonzero(dataset.train.labels == label)[:count]
+        yield f"<h3>{markup(name)}</h3>\n"
+        yield from (_figure(report, ("train", int(place)), "") for place in own)
+    yield "</body></html>\n"
+
+
+def _groups(report: DataReport, groups: Sequence[Sequence[SampleKey]]) -> Iterator[str]:
+    for group in groups[:_GROUPS]:
+        yield '<div class="group">'
+        for key in group[:_MEMBERS]:
+            yield _figure(report, key, report.label(key))
+        if len(group) > _MEMBERS:
+            yield f"<p>and {len(group) - _MEMBERS} more</p>"
+        yield "</div>\n"
+    if len(groups) > _GROUPS:
+        yield f"<p>and {len(groups) - _GROUPS} more, in the JSON of --json</p>\n"
+
+
+def _figure(report: DataReport, key: SampleKey, text: str) -> str:
+    name = report.name(key)
+    caption = markup(f"{text} {name}".strip())
+    return f"<figure>{_drawing(report, key)}<figcaption>{caption}</figcaption></figure>\n"
+
+
+def _drawing(report: DataReport, key: SampleKey) -> str:
+    """A picture as an image of its own shape, a signal as lines."""
+    dataset, (part, place) = report.dataset, key
+    signals = dataset.part(part).signals
+    if signals is not None:
+        return _lines(signals[place])
+    picture = dataset.part(part).pictures[place]
+    pixels = decode.decode(picture, dataset.channels, None, dataset.file_scale)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    scale = _SIDE / max(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BOX)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    content = base64.b64encode(stream.getvalue()).decode()
+    width, height = (max(1, round(side * _SIDE / max(image.size))) for side in image.size)
+    return f'<img width="{width}" height="{height}" alt="" src="data:image/png;base64,{content}">'
+
+
+def _lines(values: np.ndarray) -> str:
+    low, high = float(values.min()), float(values.max())
+    across = np.linspace(0, _SIDE, len(values))
+    down = (1 - (values - low) / max(high - low, 1e-12)) * _SIDE
+    drawn = "".join(
+        '<polyline fill="none" stroke="#2f6fb3" points="'
+        + " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, column, strict=True))
+        + '"/>'
+        for column in down.T
+    )
+    return f'<svg width="{_SIDE}" height="{_SIDE}">{drawn}</svg>'
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def row(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{markup(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>\n"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "; ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,244 @@
+"""What `lepton data` reports: counts, formats, statistics, decisions and findings of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lepton_automl.config import RunConfig
+from lepton_automl.core.decisions import Decision
+from lepton_automl.core.events import Emit, Event
+from lepton_automl.data.audit import Finding, SampleKey
+from lepton_automl.data.dataset import Dataset, Part
+from lepton_automl.data.full_audit import MAX_SAMPLES, Thumbnails, full_audit, make_thumbnails
+from lepton_automl.data.label_suspects import LabelSuspects, Suspect, find_label_suspects
+from lepton_automl.errors import DataError
+from lepton_automl.metrics.resolution import Resolution, resolution
+from lepton_automl.pipeline import opening
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """Counts, stored formats and channel statistics of a part."""
+
+    name: str
+    samples: int
+    different: int
+    """Samples of different content."""
+    independent: int
+    """Groups; samples of different content where there are no groups."""
+    has_groups: bool
+    class_counts: tuple[int, ...]
+    """Samples of each class."""
+    heights: tuple[int, int, int] | None
+    """Least, median and largest, pixels; None for signals."""
+    widths: tuple[int, int, int] | None
+    kinds: dict[str, int]
+    """Kind of file (`grey`, `colour, alpha`) -> pictures."""
+    shapes: dict[str, int]
+    """`landscape`, `portrait`, `square` -> pictures."""
+    orientations: dict[str, int]
+    """EXIF orientation -> pictures."""
+    channel_means: tuple[float, ...]
+    """Of each channel: 0 to 255 for pictures, decoded as nets see them at 32x32 at most; in their
+    own unit for signals."""
+    channel_deviations: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DataReport:
+    """A data set as a run would open it, and what is to be known of it before a search."""
+
+    dataset: Dataset
+    parts: tuple[PartSummary, ...]
+    resolution: Resolution
+    """What the test part can show."""
+    findings: tuple[Finding, ...]
+    suspects: LabelSuspects
+    decisions: tuple[Decision, ...]
+    is_sampled: bool
+    """Whether statistics and comparisons of all classes come from `MAX_SAMPLES` samples."""
+    refusal: DataError | None
+    """Why `run` refuses these data; None where it takes them."""
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the refusal."""
+        return 0 if self.refusal is None else self.refusal.exit_code
+
+    def name(self, key: SampleKey) -> str:
+        """Name of a sample in messages."""
+        return self.dataset.part(key[0]).ids[key[1]]
+
+    def label(self, key: SampleKey) -> str:
+        """Class of a sample."""
+        return self.dataset.class_names[int(self.dataset.part(key[0]).labels[key[1]])]
+
+    @cached_property
+    def resolution_text(self) -> str:
+        """What the test part can show, with its assumptions."""
+        return resolution_text(self.resolution)
+
+    @property
+    def suspects_text(self) -> str:
+        """How many labels are doubtful, and by which evidence."""
+        found = self.suspects
+        if not found.suspects:
+            return f"no label is doubtful by the out-of-fold answers for {found.judged:,} samples"
+        return (
+            f"{len(found.suspects):,} of {found.judged:,} labels are doubtful, the most doubtful "
+            f"first: out-of-fold answers of a quick classifier ({100 * found.accuracy:.1f} % agree "
+            "with the labels) name another class; look at them, most may be right where the "
+            "classifier is poor"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        dataset = self.dataset
+        made: dict[str, Any] = {
+            "name": dataset.name,
+            "kind": "signals" if dataset.is_signal else "pictures",
+            "size": dataset.size,
+            "channels": dataset.channels,
+            "balanced": dataset.train.is_balanced,
+            "fingerprint": dataset.fingerprint,
+            "classes": dataset.class_names,
+            "parts": [dataclasses.asdict(part) for part in self.parts],
+            "test_resolution": dataclasses.asdict(self.resolution),
+            "is_sampled": self.is_sampled,
+            "unreadable": [dataclasses.asdict(file) for file in dataset.unreadable],
+            "findings": [self._finding(finding) for finding in self.findings],
+            "label_suspects": {
+                "judged": self.suspects.judged,
+                "agreement": self.suspects.accuracy,
+                "off_diagonal": self.suspects.estimated,
+                "samples": [self._suspect(each) for each in self.suspects.suspects],
+            },
+            "decisions": [decision.document() for decision in self.decisions],
+            "notes": dataset.notes,
+            "exit_code": self.exit_code,
+        }
+        return made if self.refusal is None else made | self.refusal.document()
+
+    def _suspect(self, suspect: Suspect) -> dict[str, Any]:
+        return {
+            "part": suspect.key[0],
+            "id": self.name(suspect.key),
+            "label": self.label(suspect.key),
+            "suggested": self.dataset.class_names[suspect.suggested],
+            "margin": suspect.margin,
+        }
+
+    def _finding(self, finding: Finding) -> dict[str, Any]:
+        return {
+            "kind": finding.kind,
+            "message": finding.message,
+            "fix": finding.fix,
+            "count": finding.count,
+            "samples": [
+                [{"part": key[0], "id": self.name(key), "label": self.label(key)} for key in group]
+                for group in finding.samples
+            ],
+        }
+
+
+def report_data(config: RunConfig, emit: Emit) -> DataReport:
+    """Open data as `run` does and audit them; nothing is trained and no file is written.
+
+    Picture files that cannot be read are left out and named in the report.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used for another reason.
+    """
+    is_strict = not config.skip_corrupt
+    dataset = opening.open_unaudited(dataclasses.replace(config, skip_corrupt=True), emit)
+    emit(Event("data", "auditing"))
+    thumbs = make_thumbnails(dataset)
+    findings = full_audit(dataset, thumbs)
+    emit(Event("data", "comparing labels with out-of-fold answers"))
+    suspects = find_label_suspects(dataset, thumbs, config.seed)
+    decisions = dataset.decisions
+    if config.channels == "auto" and not dataset.is_signal:
+        decisions = (*decisions, opening.channels_decision(dataset))
+    return DataReport(
+        dataset=dataset,
+        parts=tuple(_summary(dataset, part, thumbs) for part in dataset.parts),
+        resolution=resolution(len(dataset.test), dataset.test.groups, dataset.test.strata),
+        findings=findings,
+        suspects=suspects,
+        decisions=decisions,
+        is_sampled=sum(len(part) for part in dataset.parts) > MAX_SAMPLES,
+        refusal=_refusal(dataset) if is_strict and dataset.unreadable else None,
+    )
+
+
+def _refusal(dataset: Dataset) -> DataError:
+    files = dataset.unreadable
+    total = len(files) + sum(len(part) for part in dataset.parts)
+    return DataError(
+        f"{len(files)} of {total} pictures cannot be read: a run refuses these data",
+        fix="repair or remove these files, or give --skip-corrupt to ignore them",
+    )
+
+
+def _summary(dataset: Dataset, part: Part, thumbs: Thumbnails) -> PartSummary:
+    formats = part.formats
+    different = len(set(part.digests))
+    values = thumbs.of_part(part.name) if part.signals is None else part.signals
+    flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    return PartSummary(
+        name=part.name,
+        samples=len(part),
+        different=different,
+        independent=different if part.groups is None else len(np.unique(part.groups)),
+        has_groups=part.groups is not None,
+        class_counts=tuple(np.bincount(part.labels, minlength=len(dataset.class_names)).tolist()),
+        heights=None if formats is None else _spread(formats.height),
+        widths=None if formats is None else _spread(formats.width),
+        kinds={} if formats is None else _counted(formats.kinds.tolist()),
+        shapes={} if formats is None else _counted(formats.shapes.tolist()),
+        orientations={} if formats is None else _counted(map(str, formats.orientation.tolist())),
+        channel_means=tuple(flat.mean(0).tolist()),
+        channel_deviations=tuple(flat.std(0).tolist()),
+    )
+
+
+def _spread(values: np.ndarray) -> tuple[int, int, int]:
+    return int(values.min()), int(np.median(values)), int(values.max())
+
+
+def _counted(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def resolution_text(found: Resolution) -> str:
+    """What the test part can show, with its assumptions."""
+    what = f"{found.samples} test samples"
+    if found.independent < found.samples:
+        what += f" in {found.independent} independent groups"
+    low, high = found.interval
+    shown = (
+        "no drop can be shown to be one"
+        if found.smallest_drop is None
+        else f"a drop below {found.smallest_drop:.2g} points cannot be shown to be one"
+    )
+    return (
+        f"with {what} a limit on the drop below {found.smallest_limit:.2g} points cannot hold, "
+        f"even where both files answer alike, and {shown} (two files on the same samples, "
+        f"one-sided 95 % bound of Tango 1998); one accuracy of {100 * found.accuracy:.0f} % is "
+        f"known to lie from {100 * low:.1f} to {100 * high:.1f} % (Wilson)"
+    )
+
+
+def suspect_text(report: DataReport, suspect: Suspect) -> str:
+    """Label of a suspect, the class it may be of, and its margin."""
+    suggested = report.dataset.class_names[suspect.suggested]
+    return f"{report.label(suspect.key)}, perhaps {suggested} ({suspect.margin:.2f})"

@@ -1,0 +1,64 @@
+"""Open the data of a command as its options say, and audit them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lepton_automl.config import RunConfig
+from lepton_automl.core.decisions import Decision
+from lepton_automl.core.events import Emit
+from lepton_automl.data import audit
+from lepton_automl.data.dataset import Dataset, open_dataset
+
+
+def open_data(config: RunConfig, emit: Emit, *, quarantine: Path | None = None) -> Dataset:
+    """Open the data, split into parts, and report what the short audit finds.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its options on data.
+    emit : callable
+        Receives an event for each finding.
+    quarantine : Path, optional
+        Text file to which ignored files are written.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used.
+    """
+    dataset = open_unaudited(config, emit, quarantine=quarantine)
+    audit.emit_findings(dataset, emit)
+    return dataset
+
+
+def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = None) -> Dataset:
+    """As `open_data`, without the audit."""
+    return open_dataset(
+        config.data,
+        test=config.test,
+        seed=config.seed,
+        skip_corrupt=config.skip_corrupt,
+        group=config.group,
+        time=config.time,
+        part_names=config.parts,
+        columns=config.columns,
+        root=config.root,
+        channel_axis=config.channel_axis,
+        window=config.window,
+        stride=config.stride,
+        quarantine=quarantine,
+        channels=config.channels,
+        pixel_scale=config.pixel_scale,
+        emit=emit,
+    ).with_balance(config.balance)
+
+
+def channels_decision(dataset: Dataset) -> Decision:
+    """Whether nets see grey or colour, where no option says it."""
+    is_grey = dataset.channels == 1
+    evidence = f"{'no' if is_grey else 'a'} training or validation picture is in colour"
+    choice = "grey, 1 channel" if is_grey else "colour, 3 channels (RGB)"
+    option = f"--channels {3 if is_grey else 1}"
+    return Decision("channels", choice, evidence, "inferred", option, is_detail=True)

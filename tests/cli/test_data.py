@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.pictures import random_pictures, tree, write_folder, write_npz
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """A folder with given parts: a copy of a training picture in test, and an empty file."""
+    counts = {f"{part}/{name}": 12 for part in ("train", "val", "test") for name in "ab"}
+    folder = write_folder(tmp_path / "d", counts)
+    copied = (folder / "train" / "a" / "000.png").read_bytes()
+    (folder / "test" / "a" / "000.png").write_bytes(copied)
+    (folder / "train" / "b" / "011.png").write_bytes(b"")
+    return folder
+
+
+def test_clean_data_are_reported_with_exit_0(lepton, tmp_path):
+    write_npz(tmp_path / "a.npz", x=random_pictures(300, (8, 8, 1)), y=np.arange(300) % 3)
+    done = lepton("data", "a.npz", "--json", "--quiet")
+    found = json.loads(done.out)
+    assert (done.exit_code, found["exit_code"], found["findings"]) == (0, 0, [])
+    assert sum(part["samples"] for part in found["parts"]) == 300
+    assert sum(sum(part["class_counts"]) for part in found["parts"]) == 300
+    assert found["test_resolution"]["samples"] == found["parts"][2]["samples"]
+    text = lepton("data", "a.npz", "--quiet")
+    assert "no findings" in text.out
+    assert "cannot hold" in text.out
+
+
+def test_unreadable_files_end_with_3_after_the_whole_report(lepton, faulty):
+    before = tree(faulty)
+    done = lepton("data", str(faulty), "--json", "--quiet")
+    found = json.loads(done.out)
+    assert (done.exit_code, found["exit_code"]) == (3, 3)
+    assert [file["id"] for file in found["unreadable"]] == ["train/b/011.png"]
+    (copied,) = [each for each in found["findings"] if each["kind"] == "duplicates"]
+    assert [sample["id"] for sample in copied["samples"][0]] == [
+        "train/a/000.png",
+        "test/a/000.png",
+    ]
+    assert "error: 1 of 72 pictures cannot be read" in done.err
+    assert tree(faulty) == before
+    assert sorted(path.name for path in faulty.parent.iterdir()) == ["d"]
+
+
+def test_with_skip_corrupt_the_exit_code_is_0_and_the_files_are_named(lepton, faulty):
+    done = lepton("data", str(faulty), "--skip-corrupt", "--quiet")
+    assert done.exit_code == 0
+    assert "train/b/011.png cannot be read: the file is empty" in done.out.replace("\n", "")
+
+
+def test_data_that_run_refuses_are_refused_with_the_same_message(lepton, tmp_path):
+    write_npz(tmp_path / "one.npz", x=random_pictures(30), y=np.zeros(30, int))
+    mine, of_run = lepton("data", "one.npz", "--quiet"), lepton("run", "one.npz", "--quiet")
+    assert mine.exit_code == of_run.exit_code == 3
+    assert mine.err == of_run.err
+
+
+def test_options_of_data_have_the_effect_that_they_have_in_a_run(lepton, tmp_path):
+    write_npz(tmp_path / "a.npz", x=random_pictures(300, (8, 8, 1)), y=np.arange(300) % 3)
+    seeds = {json.loads(lepton("data", "a.npz", "--json", "--quiet", *words).out)["fingerprint"]
+             for words in ((), ("--seed", "0"), ("--seed", "1"))}  # fmt: skip
+    assert len(seeds) == 2
+    assert lepton("data", "a.npz", "--columns", "x=nothing", "--quiet").exit_code in (3, 4)
+    assert lepton("data", "a.npz", "--balance", "on", "--seed", "0").exit_code == 4
+
+
+def test_a_cleaned_table_is_read_without_what_is_wrong_and_touches_no_picture(lepton, faulty):
+    twin = (faulty / "train" / "a" / "001.png").read_bytes()
+    (faulty / "train" / "b" / "002.png").write_bytes(twin)
+    before = tree(faulty)
+    done = lepton("data", str(faulty), "--fix", "clean.csv", "--html", "page.html")
+    assert done.exit_code == 3
+    assert tree(faulty) == before
+    again = lepton("data", "clean.csv", "--json", "--quiet")
+    found = json.loads(again.out)
+    assert again.exit_code == 0
+    # One copy, one empty file and two contradictory pictures of 72 are left out.
+    assert [part["samples"] for part in found["parts"]] == [20, 24, 24]
+    assert not {each["kind"] for each in found["findings"]} & {"duplicates", "contradictions"}
+    assert "test/a/000.png" in (faulty.parent / "clean.csv").read_text()
+    for words in (("--fix", "clean.csv"), ("--html", "page.html"), ("--fix", "clean.txt")):
+        assert lepton("data", str(faulty), *words, "--quiet").exit_code == 4
+
+
+def test_arrays_have_no_cleaned_table(lepton, tmp_path):
+    write_npz(tmp_path / "a.npz", x=random_pictures(60, (8, 8, 1)), y=np.arange(60) % 2)
+    done = lepton("data", "a.npz", "--fix", "clean.csv", "--quiet")
+    assert done.exit_code == 4
+    assert not (tmp_path / "clean.csv").exists()
+
+
+def test_the_page_holds_escaped_names_pictures_and_nothing_from_elsewhere(lepton, tmp_path):
+    name = "<script>alert(1)"
+    folder = write_folder(tmp_path / "d", {f"{part}/{label}": 6 for part in ("train", "val", "test")
+                                           for label in (name, "b")})  # fmt: skip
+    (folder / "test" / "b" / "x.png").write_bytes((folder / "train" / "b" / "000.png").read_bytes())
+    assert lepton("data", str(folder), "--html", "page.html", "--quiet").exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    sources = re.findall(r'src="([^"]*)"', page)
+    # A contact sheet of six of each class, and both pictures of the duplicate.
+    assert len(sources) == 14
+    prefix = "data:image/png;base64,"
+    for source in sources:
+        assert source.startswith(prefix)
+        image = Image.open(io.BytesIO(base64.b64decode(source.removeprefix(prefix))))
+        assert image.size == (7, 9)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.full_audit import make_thumbnails
+from lepton_automl.data.label_suspects import (
+    assign_folds,
+    find_label_suspects,
+    out_of_fold,
+    rank,
+)
+from tests.helpers.pictures import random_pictures, write_npz
+
+
+def test_the_ranking_is_that_of_the_definitions_written_out():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 60)
+    given = rng.dirichlet(np.full(4, 0.5), 60)
+    order, margins, count = rank(given, labels)
+    thresholds = [
+        sum(given[n][j] for n in range(60) if labels[n] == j) / sum(labels == j) for j in range(4)
+    ]
+    off = 0
+    for n in range(60):
+        sure = [j for j in range(4) if given[n][j] >= thresholds[j]]
+        off += bool(sure) and max(sure, key=lambda j: given[n][j]) != labels[n]
+        others = [given[n][j] for j in range(4) if j != labels[n]]
+        assert margins[n] == pytest.approx(given[n][labels[n]] - max(others))
+    assert count == off > 0
+    assert (np.diff(margins[order]) >= 0).all()
+
+
+def test_folds_keep_groups_whole_and_spread_each_class():
+    groups = np.arange(200) // 4
+    labels = groups % 5
+    folds = assign_folds(labels, groups, 0)
+    for group in range(50):
+        assert len(set(folds[groups == group])) == 1
+    assert np.bincount(labels * 5 + folds).tolist() == [8] * 25
+
+
+def test_scores_are_those_of_a_regression_that_was_fitted_without_the_fold():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(100, 6)).astype(np.float32)
+    labels, folds = np.arange(100) % 3, rng.permutation(100) % 5
+    found = out_of_fold(features.copy(), labels, folds)
+    x = (features - features.mean(0)) / (features.std(0) + 1e-4)
+    x, y = np.c_[x, np.ones(100)], np.eye(3)[labels]
+    for fold in range(5):
+        rest, own = x[folds != fold], x[folds == fold]
+        weights = np.linalg.solve(rest.T @ rest + 5 * np.eye(7), rest.T @ y[folds != fold])
+        assert found[folds == fold] == pytest.approx(own @ weights, abs=1e-4)
+
+
+def test_swapped_labels_are_named_first_and_copies_do_not_vouch_for_each_other(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 90, (300, 12, 12, 1), dtype=np.uint8)
+    y = np.arange(300) % 3
+    for n, label in enumerate(y):
+        x[n, 4 * label : 4 * label + 4] += 120
+    swapped = [10, 50, 51, 200]
+    x[51] = x[50]
+    y[51] = y[50]
+    y[swapped] = (y[swapped] + 1) % 3
+    dataset = open_dataset(write_npz(tmp_path / "a.npz", x=x, y=y))
+    found = find_label_suspects(dataset, make_thumbnails(dataset))
+    named = {dataset.part(each.key[0]).ids[each.key[1]] for each in found.suspects}
+    assert named == {f"x[{n}]" for n in swapped}
+    assert found.judged == 300
+
+
+def test_labels_without_any_relation_to_pictures_are_not_judged(tmp_path):
+    path = write_npz(tmp_path / "a.npz", x=random_pictures(300, (8, 8, 1)), y=np.arange(300) % 3)
+    dataset = open_dataset(path)
+    assert find_label_suspects(dataset, make_thumbnails(dataset)).suspects == ()
