@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from torch.nn import functional
 
 from lepton_automl.data.audit import SampleKey
 from lepton_automl.data.dataset import Dataset
@@ -238,9 +240,6 @@ def _signal_features(values: Floats) -> Floats:
 
 def _patch_features(pixels: NDArray[np.uint8], seed: int) -> Floats:
     """Pooled responses (N, 8 * patches) of pictures (N, H, W, C) to whitened random patches."""
-    import torch  # Slow to import.
-    from torch.nn import functional
-
     count, height, width, channels = pixels.shape
     rng = np.random.default_rng(seed)
     places = (
