@@ -30,4 +30,5 @@ def test_groups_show_as_little_as_so_many_samples():
     assert (found.samples, found.independent) == (120, 12)
     assert found.smallest_drop == few.smallest_drop
     assert found.interval == few.interval
-    assert found.smallest_limit == pytest.approx(few.smallest_limit, rel=0.02)
+    # Intervals over few groups are wider than those over as many independent samples.
+    assert few.smallest_limit < found.smallest_limit < 1.3 * few.smallest_limit

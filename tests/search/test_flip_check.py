@@ -83,7 +83,7 @@ def searched(
     folder = tasks.checkpoint(trials.search_result(0).key)
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").touch()
-    net = SimpleNamespace(arch=SimpleNamespace(input=(8, 12, 1)))
+    net = SimpleNamespace(arch=SimpleNamespace(size=(8, 12)))
     monkeypatch.setattr(flip_check.Model, "load", lambda path: net)
     monkeypatch.setattr(flip_check, "predict_logits", of_columns(kinds))
     return request, tasks, trials
