@@ -47,7 +47,7 @@ MAX_SIDE = 4096
 MAX_LENGTH = 1 << 20
 """Values of a channel of a signal."""
 MAX_CHANNELS = 16
-"""Channels of a picture or a signal."""
+"""Channels of a signal."""
 MAX_WORDS = 4 << 20
 """Bytes of an entry of the metadata that is read."""
 MALFORMED = (
@@ -366,16 +366,11 @@ def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, ...], int]:
     if not (_is_signal if is_signal else _is_picture)(given.elem_type, dims):
         kind = _type_name(given.elem_type)
         rule = (
-            f"FLOAT (n, length, channels), length up to {MAX_LENGTH}"
+            f"FLOAT (n, length, 1 to {MAX_CHANNELS}), length up to {MAX_LENGTH}"
             if is_signal
-            else f"UINT8 (n, height, width, channels), sides up to {MAX_SIDE}"
+            else f"UINT8 (n, height, width, 1 or 3), sides up to {MAX_SIDE}"
         )
-        raise _refused(
-            source,
-            f"its input is {kind} {_dims(dims)}; the rule is {rule}, at most {MAX_CHANNELS} "
-            "channels",
-            _FIX,
-        )
+        raise _refused(source, f"its input is {kind} {_dims(dims)}; the rule is {rule}", _FIX)
     if made.elem_type != TensorProto.FLOAT or len(classes) != 2 or classes[1] < 1:
         kind = _type_name(made.elem_type)
         raise _refused(
@@ -386,7 +381,7 @@ def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, ...], int]:
 
 def _is_picture(kind: int, dims: list[int]) -> bool:
     sides_fit = len(dims) == 4 and all(0 < side <= MAX_SIDE for side in dims[1:3])
-    return kind == TensorProto.UINT8 and sides_fit and 0 < dims[3] <= MAX_CHANNELS
+    return kind == TensorProto.UINT8 and sides_fit and dims[3] in (1, 3)
 
 
 def _is_signal(kind: int, dims: list[int]) -> bool:

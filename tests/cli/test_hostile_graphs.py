@@ -26,9 +26,11 @@ from lepton_automl.artifact.verify import refusal
 from lepton_automl.compress.external import load
 from lepton_automl.core.limited_process import Message
 from lepton_automl.errors import DataError
+from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.models.untrusted_session import UntrustedSession
 from tests.helpers import hostile_graphs as graphs
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
+from tests.helpers.nets import random_arch
 
 HEAVY = {
     "constant of gigabytes": "256 MiB of memory",
@@ -90,6 +92,15 @@ def test_class_names_that_do_not_fit_are_refused(lepton, picture, kind):
     made.metadata_props[0].value = graphs.LABELS[kind]
     Path("model.onnx").write_bytes(made.SerializeToString())
     refused(lepton("predict", "model.onnx", picture), "model.onnx")
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 4), (8, 8, 2), (40, 17)])
+def test_inputs_with_other_channels_are_refused(lepton, picture, shape):
+    file = random_int8_onnx(random_arch(0, input=shape, classes=3), 64)
+    Path("model.onnx").write_bytes(file)
+    done = lepton("predict", "model.onnx", picture)
+    refused(done, "model.onnx")
+    assert f"its input is {'UINT8' if len(shape) == 3 else 'FLOAT'}" in done.err
 
 
 def test_metadata_that_are_no_utf_8_are_refused(lepton, picture):
