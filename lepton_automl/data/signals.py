@@ -30,6 +30,7 @@ _INSIDE = 0.999
 """Share of the training values of a channel that its 8-bit samples hold; the rest is clipped."""
 _STEPS = 127
 """Steps of a sample above and below the offset."""
+_LARGEST = 1e18
 _BLOCK = 1 << 24
 """Values that are compared at once."""
 
@@ -63,19 +64,19 @@ def to_signals(what: str, values: NDArray[Any], layout: Layout) -> Signals:
     Raises
     ------
     DataError
-        If a value is not finite, or too large for float32.
+        If a value is not finite, or too large for arithmetic in float32.
     """
     found = np.ascontiguousarray(
         np.moveaxis(values, 1, 2) if layout == "channels first" else values, np.float32
     )
     rows = max(1, _BLOCK // max(1, found[:1].size))
     for start in range(0, len(found), rows):
-        finite = np.isfinite(found[start : start + rows]).all((1, 2))
-        if not finite.all():
-            place = start + int(np.flatnonzero(~finite)[0])
+        fits = (np.abs(found[start : start + rows]) <= _LARGEST).all((1, 2))  # NaN does not fit.
+        if not fits.all():
+            place = start + int(np.flatnonzero(~fits)[0])
             raise DataError(
-                f"{what}[{place}] has values that are NaN, infinite or too large for float32",
-                fix="repair these windows or remove them",
+                f"{what}[{place}] has values that are NaN, infinite or beyond {_LARGEST:g}",
+                fix="repair these windows or remove them, or give values in another unit",
             )
     return found
 
@@ -99,11 +100,11 @@ def quantization_of(values: Signals) -> tuple[InputQuantization, Decision]:
     for channel in range(values.shape[2]):
         one = values[:, :, channel]
         offset = np.float32(one.mean(dtype=np.float64))
-        apart = np.abs(one - offset)
+        apart = np.abs(one.astype(np.float64) - offset)  # In float32 it may overflow.
         reach = float(np.quantile(apart, _INSIDE))
         if not reach > 0:
             reach = float(apart.max()) or 1.0  # A constant channel; any scale fits.
-        scale = np.float32(reach / _STEPS)
+        scale = max(np.float32(reach / _STEPS), np.finfo(np.float32).tiny)
         outside += int((apart > (_STEPS + 0.5) * scale).sum())
         offsets.append(float(offset))
         scales.append(float(scale))

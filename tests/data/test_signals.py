@@ -34,8 +34,8 @@ def test_both_layouts_give_the_same_signals():
     )
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
-def test_a_value_that_float32_does_not_hold_is_named(value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39, -2e18])
+def test_a_value_that_is_too_large_or_none_is_named(value):
     values = np.zeros((5, 40, 2))
     values[3, 7, 1] = value
     with np.errstate(over="ignore"), pytest.raises(DataError, match=r"x\[3\]"):
@@ -186,3 +186,13 @@ def test_a_constant_channel_is_told(tmp_path):
     told = []
     open_dataset(written(tmp_path, x), emit=lambda event: told.append(event.message))
     assert any("channel 1 (of 0 to 2) has the same value" in text for text in told)
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 1e18])
+def test_values_of_any_size_have_a_range(size):
+    values = (np.random.default_rng(0).choice([-1, 0, 1], (30, 40, 1)) * size).astype(np.float32)
+    quantization, _ = quantization_of(values)
+    steps = quantization.quantize(values).astype(int) - 128
+    assert np.abs(steps[values == 0]).max() < 20
+    if size > 1e-40:  # Below, float32 holds no step that small, and all is near 128.
+        assert np.abs(steps[values != 0] - 127 * np.sign(values[values != 0])).max() < 20
