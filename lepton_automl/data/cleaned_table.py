@@ -53,6 +53,21 @@ def check_place(path: Path) -> None:
         )
 
 
+def check_files(dataset: Dataset) -> None:
+    """Refuse data whose pictures are no files, which a table cannot name.
+
+    Raises
+    ------
+    ConfigError
+        If they are arrays, signals or members of an archive.
+    """
+    if not all(isinstance(each, Path) for part in dataset.parts for each in part.pictures):
+        raise ConfigError(
+            "--fix has no effect: the data are arrays or an archive, not picture files",
+            fix="leave --fix out, and remove the samples that the report names",
+        )
+
+
 def write_cleaned(dataset: Dataset, path: Path) -> CleanedTable:
     """Write the samples that stay, with their part and group; no picture is touched.
 
@@ -69,11 +84,7 @@ def write_cleaned(dataset: Dataset, path: Path) -> CleanedTable:
         If it cannot be written.
     """
     check_place(path)
-    if not all(isinstance(each, Path) for part in dataset.parts for each in part.pictures):
-        raise ConfigError(
-            "--fix has no effect: the data are arrays or an archive, not picture files",
-            fix="leave --fix out, and remove the samples that the report names",
-        )
+    check_files(dataset)
     kept, copies, contradictory = _sorted_out(dataset)
     if not kept:
         raise DataError("no sample is left for --fix", fix="correct the labels by hand")

@@ -27,7 +27,7 @@ def report_and_write(
         data_page.check_place(html)
     if fix is not None:
         cleaned_table.check_place(fix)
-    report = report_data(config, emit)
+    report = report_data(config, emit, None if fix is None else cleaned_table.check_files)
     if fix is not None:
         made = cleaned_table.write_cleaned(report.dataset, fix)
         left = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -148,10 +148,13 @@ class DataReport:
         }
 
 
-def report_data(config: RunConfig, emit: Emit) -> DataReport:
+def report_data(
+    config: RunConfig, emit: Emit, check: Callable[[Dataset], None] | None = None
+) -> DataReport:
     """Open data as `run` does and audit them; nothing is trained and no file is written.
 
-    Picture files that cannot be read are left out and named in the report.
+    Picture files that cannot be read are left out and named in the report. `check` is called with
+    the data before the audit, which may take minutes, and may raise.
 
     Raises
     ------
@@ -160,6 +163,8 @@ def report_data(config: RunConfig, emit: Emit) -> DataReport:
     """
     is_strict = not config.skip_corrupt
     dataset = opening.open_unaudited(dataclasses.replace(config, skip_corrupt=True), emit)
+    if check is not None:
+        check(dataset)
     emit(Event("data", "auditing"))
     thumbs = make_thumbnails(dataset)
     findings = full_audit(dataset, thumbs)
