@@ -1,0 +1,44 @@
+"""One answer for several samples of one recording: the windows or clips that were cut from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEAST = 1e-6
+"""Least probability that counts, so that a single window with 0 does not rule a class out."""
+
+
+def join_answers(
+    probabilities: NDArray[np.floating], recordings: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Join the answers to samples of one recording: normalised mean of log probabilities.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        float (N, classes), of each sample.
+    recordings : ndarray
+        int (N,): number of the recording that a sample was cut from.
+
+    Returns
+    -------
+    answers : ndarray
+        float64 (R, classes): probabilities of each recording, in the order of their first samples.
+    first : ndarray
+        int64 (R,): place of the first sample of each recording, which has its label and its group.
+
+    Source: Kittler, Hatef, Duin and Matas 1998, IEEE Trans. PAMI 20, 226 (product rule); the mean
+    in place of the sum keeps the answer from growing certain with the length of a recording.
+    """
+    _, first, member, counts = np.unique(
+        recordings, return_index=True, return_inverse=True, return_counts=True
+    )
+    logs = np.log(np.maximum(probabilities.astype(np.float64), _LEAST))
+    sums = np.zeros((len(first), probabilities.shape[1]))
+    np.add.at(sums, member, logs)
+    means = sums / counts[:, None]
+    joined = np.exp(means - means.max(1, keepdims=True))
+    joined /= joined.sum(1, keepdims=True)
+    order = np.argsort(first)
+    return joined[order], first[order].astype(np.int64)
