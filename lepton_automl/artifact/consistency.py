@@ -303,6 +303,11 @@ def _about_verdict(parts: _Parts) -> list[str]:
     counts = {f"{VERDICT}, {name}": drop.n for name, drop in verdict.drops.items()}
     for one in (verdict.int8, verdict.float32, verdict.reference):
         counts |= {} if one is None else {f"{VERDICT}, {one.file}": one.n_samples}
+    whole = {
+        f"{VERDICT}, {one.file}": one.recordings and one.recordings.n_recordings
+        for one in (verdict.int8, verdict.float32, verdict.reference)
+    }
+    found += _differing("test recordings", whole)
     predictions = writer.read_array(parts.folder, REFERENCE_PREDICTIONS)
     found += _differing("test samples", {REFERENCE_PREDICTIONS: len(predictions)} | counts)
     found += _predictions(predictions, parts.classes)

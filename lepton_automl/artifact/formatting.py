@@ -51,6 +51,14 @@ def latency_text(figures: FileMetrics) -> str:
     return f"{time_text(figures.latency_ms)} [{low}, {high}]"
 
 
+def recordings_text(figures: FileMetrics) -> str:
+    """Accuracy of the joined answers to recordings; empty where samples are no windows of them."""
+    whole = figures.recordings
+    if whole is None:
+        return ""
+    return f"{accuracy_text(whole.accuracy, whole.accuracy_interval)} of {whole.n_recordings}"
+
+
 def latency_title(basis: Basis) -> str:
     """`latency`, or `predicted latency` and `estimated latency` where it was not measured."""
     return "latency" if basis == "measured" else f"{basis} latency"
@@ -173,6 +181,7 @@ def figure_rows(found: Sequence[FileMetrics], is_balanced: bool) -> list[tuple[s
             f.accuracy, f.accuracy_interval
         ),
         "test samples": lambda f: str(f.n_samples),
+        f"{accuracy_title(is_balanced)} of whole recordings [95 %]": recordings_text,
         "latency [95 %]": latency_text,
         "latency on the target": target_latency_text,
         "file": lambda f: bytes_text(f.size_bytes),

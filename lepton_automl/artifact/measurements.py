@@ -13,7 +13,7 @@ from onnx import ModelProto
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import INT8
 from lepton_automl.artifact.provenance import read_provenance
-from lepton_automl.artifact.verdict import FileMetrics, TargetLatency
+from lepton_automl.artifact.verdict import FileMetrics, RecordingAccuracy, TargetLatency
 from lepton_automl.core.limited_process import is_out_of_memory
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.cost import Cost, file_cost
@@ -60,6 +60,7 @@ def figures(
     evidence: Mapping[str, Evidence],
     quiet_reference_ms: float | None,
     model: LatencyModel | None = None,
+    whole: Mapping[str, Evidence] | None = None,
 ) -> dict[str, FileMetrics]:
     """Measure every file; latencies in rounds that interleave all files and the reference net.
 
@@ -73,6 +74,8 @@ def figures(
         Recorded quiet time of the fixed reference net, milliseconds; measured if None.
     model : LatencyModel, optional
         Predicts the latency of the int8 file on the target device.
+    whole : mapping by file name, optional
+        Which test recordings are right, where samples are windows of recordings.
     """
     watch = Stopwatch()
     quiet = quiet_reference_ms or watch.quiet_reference_ms()
@@ -82,12 +85,18 @@ def figures(
         static = _static(folder, name, file)
         timed = static.with_measured_latency(latencies[name], quiet)
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
+        if whole is not None:
+            found[name] = dataclasses.replace(found[name], recordings=_recordings(whole[name]))
         if model is not None and name == INT8:
             arch = writer.read_arch(folder, name)
             found[name] = dataclasses.replace(
                 found[name], target_latency=_target_latency(arch, model)
             )
     return found
+
+
+def _recordings(whole: Evidence) -> RecordingAccuracy:
+    return RecordingAccuracy(whole.accuracy, whole.interval, len(whole.correct))
 
 
 def _static(folder: Path, name: str, file: bytes) -> Cost:

@@ -31,6 +31,17 @@ class TargetLatency:
 
 
 @dataclass(frozen=True)
+class RecordingAccuracy:
+    """Accuracy of the joined answers to whole recordings (`metrics.joined`)."""
+
+    accuracy: float
+    """0 to 1; balanced accuracy in a `balanced` verdict."""
+    accuracy_interval: Interval
+    """95 %, as that of the samples."""
+    n_recordings: int
+
+
+@dataclass(frozen=True)
 class FileMetrics:
     """Everything measured on one file."""
 
@@ -60,6 +71,8 @@ class FileMetrics:
     """Nodes that compute in float after ONNX Runtime's graph optimizations."""
     target_latency: TargetLatency | None = None
     """Latency on another device; where present, a latency limit is judged by it."""
+    recordings: RecordingAccuracy | None = None
+    """Of whole recordings, where test samples are several windows of one; else None."""
 
 
 @dataclass(frozen=True)
@@ -305,10 +318,12 @@ def overall_status(
 def _figures(body: dict[str, Any] | None) -> FileMetrics | None:
     if body is None:
         return None
-    target = body.get("target_latency")
-    return FileMetrics(
-        **_tuples(body | {"target_latency": TargetLatency(**_tuples(target)) if target else None})
-    )
+    target, whole = body.get("target_latency"), body.get("recordings")
+    made = {
+        "target_latency": TargetLatency(**_tuples(target)) if target else None,
+        "recordings": RecordingAccuracy(**_tuples(whole)) if whole else None,
+    }
+    return FileMetrics(**_tuples(body | made))
 
 
 def _tuples(body: dict[str, Any]) -> dict[str, Any]:

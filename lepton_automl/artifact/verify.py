@@ -54,6 +54,7 @@ from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
 from lepton_automl.metrics.intervals import is_near_chance
+from lepton_automl.metrics.joined import joined_evidence
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
@@ -88,6 +89,8 @@ class Request:
     """Of the test part."""
     groups: tuple[int, ...] | None = None
     """Samples of one group belong together; intervals are then over groups."""
+    recordings: tuple[int, ...] | None = None
+    """Recording that each sample is a window of; None: samples are no windows of recordings."""
     limits: Limits | None = None
     """None: those recorded in the artifact."""
     prefer: str | None = None
@@ -114,7 +117,7 @@ class Request:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body |= {name: Path(body[name]) for name in ("folder", "pixels", "labels")}
-        for name in ("groups", "validation_groups"):
+        for name in ("groups", "recordings", "validation_groups"):
             body[name] = None if body[name] is None else tuple(body[name])
         if body["validation"] is not None:
             pixels, labels = body["validation"]
@@ -387,9 +390,9 @@ def _judged(
 ) -> Verdict:
     about = read_provenance(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
-    pixels, evidence = _evidence(request, about, files)
+    pixels, evidence, whole = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
-    found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency)
+    found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency, whole)
     primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
     main_file = INT8 if primary == "int8" else FLOAT
     judged, others = (
@@ -500,8 +503,8 @@ def _soundness(
 
 def _evidence(
     request: Request, about: Provenance, files: Mapping[str, bytes]
-) -> tuple[np.ndarray, dict[str, Evidence]]:
-    """The test pictures, and for each file which of them are right."""
+) -> tuple[np.ndarray, dict[str, Evidence], dict[str, Evidence] | None]:
+    """The test samples, and for each file which of them and of their recordings are right."""
     pixels, labels = map_labelled(LabelledFiles(request.pixels, request.labels))
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
         raise DataError(
@@ -510,7 +513,8 @@ def _evidence(
             fix="give the data that the artifact was made from",
         )
     groups = None if request.groups is None else np.asarray(request.groups)
-    right = {}
+    recordings = None if request.recordings is None else np.asarray(request.recordings)
+    right, whole = dict[str, Evidence](), dict[str, Evidence]()
     for name, file in files.items():
         answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
         problem = problem_of(answers, len(pixels), len(about.class_names))
@@ -519,7 +523,11 @@ def _evidence(
         right[name] = Evidence(
             answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
         )
-    return pixels, right
+        if recordings is not None:
+            whole[name] = joined_evidence(
+                answers, labels, recordings, groups, is_balanced=about.balanced
+            )
+    return pixels, right, whole or None
 
 
 def _refused(problems: list[str], request: Request | None = None) -> Verdict:

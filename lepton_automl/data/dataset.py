@@ -76,6 +76,8 @@ class Part:
     pictures."""
     formats: FormatTable | None = None
     """Size and kind of each picture as it is stored; None for signals."""
+    recordings: NDArray[np.int64] | None = None
+    """(N,): recording that a sample is a window of; None where no two samples are of one."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -552,7 +554,16 @@ def _part(
         signals=signals,
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
         formats=None if checked.formats is None else checked.formats.select(index),
+        recordings=_shared(samples.recordings, index),
     )
+
+
+def _shared(
+    recordings: NDArray[np.int64] | None, index: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Recordings of a part; None where each of its samples is one of its own."""
+    own = None if recordings is None else recordings[index]
+    return None if own is None or len(np.unique(own)) == len(own) else own
 
 
 def _digest(*texts: str) -> str:

@@ -799,7 +799,8 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         class_names=samples.class_names,
         ids=samples.ids + tuple(f"{test}: {name}" for name in more.ids),
         parts=np.concatenate([first, np.full(len(more), "test", "<U10")]),
-        groups=_concatenate_groups(samples, more),
+        groups=_concatenate_numbers(samples, more, samples.groups, more.groups),
+        recordings=_concatenate_numbers(samples, more, samples.recordings, more.recordings),
         attributes=_concatenate_attributes(samples, more),
         notes=samples.notes + more.notes,
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
@@ -833,13 +834,19 @@ def _concatenate(first: Pictures, second: Pictures) -> Pictures:
     return (*first, *second)
 
 
-def _concatenate_groups(samples: Samples, more: Samples) -> NDArray[np.int64] | None:
-    if samples.groups is None and more.groups is None:
+def _concatenate_numbers(
+    samples: Samples,
+    more: Samples,
+    first: NDArray[np.int64] | None,
+    second: NDArray[np.int64] | None,
+) -> NDArray[np.int64] | None:
+    """Numbers of the groups, or of the recordings, of two data sets; alone where not given."""
+    if first is None and second is None:
         return None
     # Equal group names in two files do not mean the same group, so the second ones are renumbered.
     columns, start = [], 0
-    for part in (samples, more):
-        own = np.arange(len(part)) if part.groups is None else part.groups - part.groups.min()
+    for part, numbers in ((samples, first), (more, second)):
+        own = np.arange(len(part)) if numbers is None else numbers - numbers.min()
         columns.append(own + start)
         start += int(own.max()) + 1
     return np.concatenate(columns)
@@ -870,6 +877,7 @@ def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
         ids=tuple(samples.ids[place] for place in places),
         parts=None if samples.parts is None else samples.parts[places],
         groups=None if samples.groups is None else samples.groups[places],
+        recordings=None if samples.recordings is None else samples.recordings[places],
         attributes={
             name: tuple(column[place] for place in places)
             for name, column in samples.attributes.items()

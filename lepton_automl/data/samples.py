@@ -17,6 +17,7 @@ from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
+_COLUMNS = ("pictures", "ids", "parts", "groups", "recordings")
 
 Picture = NDArray[np.uint8] | Path | Member
 """Pixels (H, W) or (H, W, C) with 1 or 3 channels, or a picture file: its path, or its place in an
@@ -46,6 +47,9 @@ class Samples:
     """(N,) of `train`, `validation`, `test`, or empty for samples without a part."""
     groups: NDArray[np.int64] | None = None
     """(N,): samples of one group (a person, a session) must stay in one part."""
+    recordings: NDArray[np.int64] | None = None
+    """(N,): recording that a sample is a window of, all of one label, whose answers are joined to
+    one; None where samples are no windows of such recordings."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
     notes: tuple[str, ...] = ()
@@ -70,12 +74,14 @@ class Samples:
         return cast(Pictures, self.pictures)
 
     def __post_init__(self) -> None:
-        columns = {name: getattr(self, name) for name in ("pictures", "ids", "parts", "groups")}
+        columns = {name: getattr(self, name) for name in _COLUMNS}
         for name, column in (*columns.items(), *self.attributes.items()):
             if column is not None and len(column) != len(self.labels):
                 raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
         if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise _wrong(f"labels that are not 0 to {len(self.class_names) - 1}")
+        if self.recordings is not None and not _is_one_label_each(self.recordings, self.labels):
+            raise _wrong("recordings with several labels")
         if any(not name.strip() or not name.isprintable() for name in self.class_names):
             raise _wrong(f"an empty or unprintable class name among {self.class_names}")
         if len(set(self.class_names)) != len(self.class_names):
@@ -97,6 +103,11 @@ class RawSamples:
     signals: Callable[[], Samples] | None = None
     """Makes the samples as signals, where the arrays are read as such unless a pixel scale is
     stated; None: they are pictures."""
+
+
+def _is_one_label_each(recordings: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
+    _, first, member = np.unique(recordings, return_index=True, return_inverse=True)
+    return bool((labels == labels[first][member]).all())
 
 
 def _are_signals(values: Pictures | Signals) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.metrics.paired import Evidence
+
 _LEAST = 1e-6
 """Least probability that counts, so that a single window with 0 does not rule a class out."""
 
@@ -42,3 +44,32 @@ def join_answers(
     joined /= joined.sum(1, keepdims=True)
     order = np.argsort(first)
     return joined[order], first[order].astype(np.int64)
+
+
+def joined_evidence(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    recordings: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
+    *,
+    is_balanced: bool,
+) -> Evidence:
+    """Which recordings are answered right, as evidence of an accuracy of whole recordings.
+
+    Parameters
+    ----------
+    probabilities, recordings
+        As in `join_answers`.
+    labels : ndarray
+        int (N,): class of each sample, the same in all samples of a recording.
+    groups : ndarray or None
+        (N,): group of each sample; those of which each is one recording do not count.
+    is_balanced : bool
+        Whether every class has equal weight.
+    """
+    answers, first = join_answers(probabilities, recordings)
+    own = labels[first]
+    shared = None if groups is None else groups[first]
+    if shared is not None and len(np.unique(shared)) == len(shared):
+        shared = None
+    return Evidence(answers.argmax(1) == own, shared, own if is_balanced else None, own)

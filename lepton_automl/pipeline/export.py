@@ -247,7 +247,7 @@ def request_for(folder: Path, dataset: Dataset, shape: tuple[int, ...], cache: P
     """
     size = _size(shape)
     files = dataset.file_input_files("test", size, cache)
-    groups = dataset.test.groups
+    groups, recordings = dataset.test.groups, dataset.test.recordings
     validation, validation_groups = None, None
     if len(dataset.validation) and read_provenance(folder).data_fingerprint == dataset.fingerprint:
         made = dataset.file_input_files("validation", size, cache)
@@ -262,6 +262,7 @@ def request_for(folder: Path, dataset: Dataset, shape: tuple[int, ...], cache: P
         labels=files.labels,
         fingerprint=dataset.part_fingerprint("test"),
         groups=None if groups is None else tuple(int(group) for group in groups),
+        recordings=None if recordings is None else tuple(int(number) for number in recordings),
     )
 
 

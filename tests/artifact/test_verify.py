@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lepton_automl.artifact import verify as verifying
 from lepton_automl.artifact import writer
+from lepton_automl.artifact.formatting import figure_rows
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
@@ -32,7 +33,7 @@ from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.errors import DataError, MachineError
 from tests.helpers import processes
-from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
+from tests.helpers.artifacts import figures, make_bundle, seal_again, seal_bundle
 from tests.helpers.children import ProcessHere
 
 STATED = Limits(max_size_bytes=100_000, min_accuracy=0.5)
@@ -67,6 +68,26 @@ def snapshot(folder):
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
+
+
+def test_answers_to_windows_of_a_recording_are_joined(request_):
+    """Oracle: geometric means of what ONNX Runtime answers, recording by recording."""
+    pixels, labels = np.load(request_.pixels), np.load(request_.labels)
+    recordings = 10 * labels + np.arange(len(labels)) % 7
+    found = verify(dataclasses.replace(request_, recordings=tuple(recordings.tolist())))
+    session = onnxruntime.InferenceSession(str(request_.folder / "model.int8.onnx"))
+    (answers,) = session.run(None, {"pixels": pixels})
+    right = [
+        np.log(answers[recordings == number]).mean(0).argmax() == number // 10
+        for number in np.unique(recordings)
+    ]
+    whole = found.int8.recordings
+    assert (whole.n_recordings, whole.accuracy) == (len(right), np.mean(right))
+    assert 0 <= whole.accuracy_interval[0] < whole.accuracy < whole.accuracy_interval[1] <= 1
+    again = Verdict.from_json(found.to_json())
+    assert again == found
+    assert "of whole recordings" in str(figure_rows([found.int8, found.reference], False))
+    assert "of whole recordings" not in str(figure_rows([figures("model.int8.onnx")], False))
 
 
 def test_fresh_processes_say_the_same_and_write_nothing(request_, found):

@@ -107,6 +107,16 @@ def test_windows_of_one_recording_stay_in_one_part(tmp_path):
     assert all(owners)
     assert len(set.union(*owners)) == sum(map(len, owners)) == 16
     assert all(part.groups is not None for part in dataset.parts)
+    for part in dataset.parts:
+        files = [place.partition("[")[0] for place in part.ids]
+        pairs = {*zip(files, part.recordings.tolist(), strict=True)}
+        assert len(pairs) == len(set(files)) == len(set(part.recordings.tolist()))
+
+
+def test_whole_recordings_are_not_joined(tmp_path):
+    tree(tmp_path, [60] * 8)
+    dataset = open_dataset(tmp_path)
+    assert all(part.recordings is None for part in dataset.parts)
 
 
 def test_arrays_and_tables_of_the_same_values_are_the_same_data(tmp_path):

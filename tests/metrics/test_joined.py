@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lepton_automl.metrics.joined import join_answers
+from lepton_automl.metrics.joined import join_answers, joined_evidence
 
 
 def test_answers_are_normalised_geometric_means_in_the_order_of_first_samples() -> None:
@@ -37,3 +37,24 @@ def test_a_probability_of_zero_in_one_window_does_not_rule_a_class_out() -> None
 
     assert joined.argmax(1).tolist() == [0]
     assert np.isfinite(joined).all()
+
+
+def test_evidence_is_of_recordings_with_their_labels_and_shared_groups() -> None:
+    answers = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
+    labels = np.array([0, 0, 1, 0, 1])
+    recordings = np.array([0, 0, 1, 2, 3])
+
+    found = joined_evidence(answers, labels, recordings, None, is_balanced=True)
+
+    assert found.correct.tolist() == [True, True, False, False]
+    assert found.accuracy == 0.5
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    own = joined_evidence(answers, labels, recordings, recordings, is_balanced=False)
+    assert own.groups is None
+    assert own.strata is None
+    people = joined_evidence(
+        answers, labels, recordings, np.array([7, 7, 7, 8, 8]), is_balanced=False
+    )
+    assert people.groups is not None
+    assert people.groups.tolist() == [7, 7, 8, 8]

@@ -69,6 +69,7 @@ class Recordings(Source):
             )
         class_names = tuple(sorted({file.label for file in files}))
         parts = np.repeat(np.array([file.part for file in files], "<U10"), counts)
+        numbers = np.repeat(np.arange(len(files)), counts) if max(counts) > 1 else None
         return Samples(
             pictures=_cut(files, read, starts, window),
             labels=np.repeat([class_names.index(file.label) for file in files], counts),
@@ -79,7 +80,8 @@ class Recordings(Source):
                 for start in each
             ),
             parts=parts if (parts != "").any() else None,
-            groups=np.repeat(np.arange(len(files)), counts) if max(counts) > 1 else None,
+            groups=numbers,
+            recordings=numbers,
             notes=_notes(files, counts, window),
             decisions=(*decision, *_column_decisions(files, read)),
         )
