@@ -80,8 +80,6 @@ class Samples:
                 raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
         if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise _wrong(f"labels that are not 0 to {len(self.class_names) - 1}")
-        if self.recordings is not None and not _is_one_label_each(self.recordings, self.labels):
-            raise _wrong("recordings with several labels")
         if any(not name.strip() or not name.isprintable() for name in self.class_names):
             raise _wrong(f"an empty or unprintable class name among {self.class_names}")
         if len(set(self.class_names)) != len(self.class_names):
@@ -90,6 +88,7 @@ class Samples:
             raise _wrong(f"pictures {self.pictures.dtype} {self.pictures.shape}")
         if self.parts is not None and not set(np.unique(self.parts)) <= {"", *PARTS}:
             raise _wrong(f"parts {sorted(set(self.parts.tolist()))}")
+        _check_one_label_each(self.recordings, self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +104,11 @@ class RawSamples:
     stated; None: they are pictures."""
 
 
-def _is_one_label_each(recordings: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
-    _, first, member = np.unique(recordings, return_index=True, return_inverse=True)
-    return bool((labels == labels[first][member]).all())
+def _check_one_label_each(recordings: NDArray[np.int64] | None, labels: NDArray[np.int64]) -> None:
+    if recordings is not None:
+        _, first, member = np.unique(recordings, return_index=True, return_inverse=True)
+        if not (labels == labels[first][member]).all():
+            raise _wrong("recordings with several labels")
 
 
 def _are_signals(values: Pictures | Signals) -> bool:
