@@ -301,12 +301,11 @@ def _about_verdict(parts: _Parts) -> list[str]:
             return [*found, f"{VERDICT} has no figures of {name}"]
         found += _figures(parts, name, figures)
     counts = {f"{VERDICT}, {name}": drop.n for name, drop in verdict.drops.items()}
+    whole: dict[str, object] = {}
     for one in (verdict.int8, verdict.float32, verdict.reference):
-        counts |= {} if one is None else {f"{VERDICT}, {one.file}": one.n_samples}
-    whole = {
-        f"{VERDICT}, {one.file}": one.recordings and one.recordings.n_recordings
-        for one in (verdict.int8, verdict.float32, verdict.reference)
-    }
+        if one is not None:
+            counts[f"{VERDICT}, {one.file}"] = one.n_samples
+            whole[f"{VERDICT}, {one.file}"] = one.recordings and one.recordings.n_recordings
     found += _differing("test recordings", whole)
     predictions = writer.read_array(parts.folder, REFERENCE_PREDICTIONS)
     found += _differing("test samples", {REFERENCE_PREDICTIONS: len(predictions)} | counts)
