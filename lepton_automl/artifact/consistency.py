@@ -22,6 +22,7 @@ from lepton_automl.artifact.manifest import (
     ABOUT,
     ARCHS,
     CARD,
+    CHANNELS,
     FLOAT,
     GOLDEN,
     GOLDEN_ANSWERS,
@@ -217,6 +218,7 @@ def _metadata(parts: _Parts) -> list[str]:
         ("dataset", about.data_fingerprint),
         ("target", about.target),
         (PIXEL_SCALE, writer.scale_metadata(about.known_scale).get(PIXEL_SCALE, _NONE)),
+        (CHANNELS, writer.channel_metadata(about.channel_names).get(CHANNELS, _NONE)),
     ):
         # The files of external models have fewer entries.
         said = {

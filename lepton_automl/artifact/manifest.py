@@ -31,6 +31,8 @@ REFERENCE_PREDICTIONS = "reference_test_predictions.npy"
 VERDICT = "verdict.json"
 CARD = "MODEL_CARD.md"
 MANIFEST = "manifest.json"
+CHANNELS = "channels"
+"""ONNX metadata: JSON list of the names of a signal's channels."""
 PIXEL_SCALE = "pixel_scale"
 """ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
 FORMAT = 2

@@ -104,7 +104,8 @@ def _head(verdict: Verdict, about: Provenance) -> Markdown:
 def _input(about: Provenance) -> str:
     if len(about.input) == 2:
         length, channels = about.input
-        return f"signal of {length} values, {channels} channel{'s' * (channels > 1)}"
+        names = f" ({', '.join(about.channel_names)})" if about.channel_names else ""
+        return f"signal of {length} values, {channels} channel{'s' * (channels > 1)}{names}"
     height, width, channels = about.input
     return f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}"
 

@@ -23,10 +23,11 @@ from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.errors import ArtifactError, ConfigError, DataError
+from lepton_automl.metrics.joined import join_answers
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
 _FIX = "give an ONNX file that lepton wrote"
-_WORDS = ("labels", "framing", manifest.PIXEL_SCALE)
+_WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS)
 """Metadata that are read."""
 _MAX_FRAMING = 4
 """Pictures are resized at most to this many times the size of the input, then cut."""
@@ -35,8 +36,18 @@ _SUSPECT_LEVEL, _SUSPECT_SHARE = 31, 0.5
 
 
 @dataclass(frozen=True)
+class WindowAnswer:
+    """Predicted class of one window of a recording."""
+
+    start: int
+    """Its first value in the recording."""
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """Predicted class of one picture or signal."""
+    """Predicted class of one picture, window or recording."""
 
     file: Path
     """Of several windows in one file that of number i is named `FILE[i]`."""
@@ -45,6 +56,9 @@ class Prediction:
     """Of that label, 0 to 1."""
     note: str = ""
     """A remark about the picture; empty where there is none."""
+    windows: tuple[WindowAnswer, ...] = ()
+    """Of a recording that is longer than the window of the net, whose answers are joined to this
+    one (`metrics.joined`); else empty."""
 
 
 def predict(
@@ -55,7 +69,7 @@ def predict(
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
-    """Predict the most probable class of every picture, or of every window of a signal.
+    """Predict the most probable class of every picture, window or recording.
 
     The file of an artifact is used only if it has the sha256 of the manifest.
 
@@ -97,7 +111,8 @@ def predict(
                     f"{OPTION} {pixel_scale} has no effect: the file reads signals",
                     fix="leave it out",
                 )
-            return _of_signals(session, _found(files, signal_files.SUFFIXES), labels, report)
+            found_files = _found(files, signal_files.SUFFIXES)
+            return _of_signals(session, found_files, labels, _channel_names(session), report)
         scale = stated or _recorded_scale(session, model, sealed)
         height, width, channels = session.shape
 
@@ -124,23 +139,42 @@ def _of_signals(
     session: UntrustedSession,
     paths: Sequence[Path],
     labels: Sequence[str],
+    names: Sequence[str],
     on_unreadable: Callable[[DataError], None],
 ) -> list[Prediction]:
-    """Predictions of all windows in the files, one file after the other."""
+    """Predictions of all windows or recordings in the files, one file after the other."""
     length, channels = session.shape
     found: list[Prediction] = []
     for path in paths:
         try:
-            windows = signal_files.read_windows(path, length, channels)
+            windows = signal_files.read_windows(path, length, channels, names)
         except DataError as error:
             on_unreadable(DataError(error.what, fix="leave this file out"))
             continue
-        answers = session.predict(windows)
-        best = zip(answers.argmax(1).tolist(), answers.max(1).tolist(), strict=True)
-        for number, (index, top) in enumerate(best):
-            name = path if len(windows) == 1 else path.with_name(f"{path.name}[{number}]")
-            found.append(Prediction(name, labels[index], top))
+        answers = session.predict(windows.values)
+        each = [(labels[row.argmax()], float(row.max())) for row in answers]
+        if windows.starts:
+            (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
+            parts = zip(windows.starts, each, strict=True)
+            pieces = tuple(WindowAnswer(start, *answer) for start, answer in parts)
+            label = labels[joined.argmax()]
+            found.append(Prediction(path, label, float(joined.max()), windows=pieces))
+            continue
+        for number, answer in enumerate(each):
+            name = path if len(each) == 1 else path.with_name(f"{path.name}[{number}]")
+            found.append(Prediction(name, *answer))
     return found
+
+
+def _channel_names(session: UntrustedSession) -> tuple[str, ...]:
+    """Names of the channels that the file states; empty where it states none that fit it."""
+    try:
+        names = untrusted_files.parse_json(
+            session.words.get(manifest.CHANNELS, "[]"), "names of channels", fix=_FIX, top=list
+        )
+    except DataError:
+        return ()
+    return tuple(map(str, names)) if len(names) == session.shape[1] else ()
 
 
 def _decoded(

@@ -48,6 +48,8 @@ class Provenance:
     pixel_scale: str = ""
     """Black and white of the stored pixels of the data, as `--pixel-scale` takes them; empty where
     all had 8 bits."""
+    channel_names: tuple[str, ...] = ()
+    """Of the channels of a signal; empty where they are not known."""
     notes: tuple[str, ...] = ()
     """Preprocessing and quantization of an external model, one sentence each."""
     decisions: tuple[Decision, ...] = ()
@@ -70,7 +72,8 @@ class Provenance:
         body["finalists"] = tuple(FinalistResult.from_dict(c) for c in body.get("finalists", ()))
         if body.get("latency") is not None:
             body["latency"] = from_document(body["latency"])
-        body["notes"] = tuple(body.get("notes", ()))
+        for name in ("notes", "channel_names"):
+            body[name] = tuple(body.get(name, ()))
         decisions = body.get("decisions", ())
         body["decisions"] = tuple(Decision.from_document(each) for each in decisions)
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lepton_automl.artifact.manifest import (
     ABOUT,
     ARCHS,
     CARD,
+    CHANNELS,
     FLOAT,
     FORMAT,
     FRESH,
@@ -72,6 +74,7 @@ def write_artifact(
     decisions: Sequence[Decision] = (),
     pixel_scale: PixelScale | None = None,
     refit: bool = False,
+    channel_names: Sequence[str] = (),
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -102,6 +105,8 @@ def write_artifact(
         picture files with more than 8 bits a channel need it.
     refit : bool
         Whether `int8` was trained on the validation part too.
+    channel_names : sequence of str
+        Of the channels of signals, recorded and in the ONNX metadata; empty where not known.
 
     Returns
     -------
@@ -115,7 +120,7 @@ def write_artifact(
     """
     durable.remove(folder / MANIFEST)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
-    words |= scale_metadata(pixel_scale)
+    words |= scale_metadata(pixel_scale) | channel_metadata(channel_names)
     names = dataset.class_names
     about = Provenance(
         lepton=__version__,
@@ -132,6 +137,7 @@ def write_artifact(
         decisions=tuple(decisions),
         pixel_scale="" if pixel_scale is None else pixel_scale.name,
         refit=refit,
+        channel_names=tuple(channel_names),
     )
     files = {
         INT8: int8_onnx(int8, names, words),
@@ -148,6 +154,11 @@ def scale_metadata(scale: PixelScale | None) -> dict[str, str]:
     """ONNX metadata for the scale of files with more than 8 bits; empty where it is 0 to 65535."""
     is_usual = scale is None or scale.of_files == SIXTEEN_BIT
     return {} if scale is None or is_usual else {PIXEL_SCALE: scale.name}
+
+
+def channel_metadata(names: Sequence[str]) -> dict[str, str]:
+    """ONNX metadata for the names of a signal's channels; empty where there are none."""
+    return {CHANNELS: json.dumps(list(names))} if names else {}
 
 
 def write_external_artifact(

@@ -156,6 +156,8 @@ class Dataset:
     """How pictures get the size of a net; None: resized without regard to their shape."""
     signal: InputQuantization | None = None
     """How measured values become the samples that nets see; None for pictures."""
+    channel_names: tuple[str, ...] = ()
+    """Of the channels of signals; empty where they have none."""
     notes: tuple[str, ...] = ()
     """Remarks of the source for the user."""
     unreadable: tuple[UnreadableFile, ...] = ()
@@ -503,6 +505,7 @@ def open_dataset(
         decisions=checked.samples.decisions,
         pixel_scale=checked.samples.pixel_scale,
         signal=signal,
+        channel_names=checked.samples.channel_names,
         notes=checked.samples.notes,
         unreadable=checked.unreadable,
     )

@@ -789,6 +789,12 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
             f"{_lengths(samples) or 'pictures'} and {_lengths(more) or 'pictures'}",
             fix="give signals of the same length and channels, or pictures, in both",
         )
+    if samples.channel_names and more.channel_names not in ((), samples.channel_names):
+        raise DataError(
+            f"--test {test} has the channels {', '.join(more.channel_names)}, {data} has "
+            f"{', '.join(samples.channel_names)}",
+            fix="give the same columns in the same order",
+        )
     place = [_class_index(name, samples.class_names, test) for name in more.class_names]
     first = np.full(len(samples), "", "<U10") if samples.parts is None else samples.parts
     return Samples(
@@ -802,6 +808,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         groups=_concatenate_numbers(samples, more, samples.groups, more.groups),
         recordings=_concatenate_numbers(samples, more, samples.recordings, more.recordings),
         attributes=_concatenate_attributes(samples, more),
+        channel_names=samples.channel_names,
         notes=samples.notes + more.notes,
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,

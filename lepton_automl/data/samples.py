@@ -52,6 +52,8 @@ class Samples:
     one; None where samples are no windows of such recordings."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
+    channel_names: tuple[str, ...] = ()
+    """Of the channels of signals, such as the columns of a table; empty where they have none."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, one line each."""
     decisions: tuple[Decision, ...] = ()

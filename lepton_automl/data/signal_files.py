@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,28 @@ class Recording:
     """Name of a column of times that was left out; empty where there is none."""
 
 
-def read_windows(path: Path, length: int, channels: int) -> Signals:
-    """Windows in a file, float32 (n, length, channels).
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows that a file holds."""
+
+    values: Signals
+    """float32 (n, length, channels)."""
+    starts: tuple[int, ...] = ()
+    """Places of the windows in their recording; empty where they are not cut from one."""
+
+
+def read_windows(path: Path, length: int, channels: int, names: Sequence[str] = ()) -> Windows:
+    """Windows in a file; those of a recording that is longer start half a window apart.
 
     Parameters
     ----------
     path : Path
-        `.npy`: one window (length, channels) or (channels, length), or n of them. `.csv`: one
-        window, as `read_recording`.
+        `.npy`: a recording (at least length, channels) or (channels, at least length), or n windows
+        of this length. `.csv`: a recording, as `read_recording`.
     length, channels : int
         Of a window.
+    names : sequence of str
+        Of the channels; columns of a `.csv` file with these names are used, others are left out.
 
     Raises
     ------
@@ -54,23 +67,36 @@ def read_windows(path: Path, length: int, channels: int) -> Signals:
         If the file holds something else.
     """
     is_array = path.suffix.lower() == ".npy"
-    values = _array(path) if is_array else read_recording(path).values
-    windows = values if values.ndim == 3 else values[None]
+    values = _array(path) if is_array else read_recording(path, names).values
+    many = values if values.ndim == 3 else values[None]
     layouts: dict[tuple[int, ...], Layout] = {
         (channels, length): "channels first",
         (length, channels): "channels last",
     }
-    layout = layouts.get(windows.shape[1:])
-    if layout is None or not len(windows):
-        raise DataError(
-            f"{path} holds values {values.shape}; the net reads windows of {length} values in "
-            f"{channels} channels",
-            fix="give windows of the length and channels that the net was made for",
-        )
-    return to_signals(str(path), windows, layout)
+    layout = layouts.get(many.shape[1:])
+    if layout is not None and len(many):
+        return Windows(to_signals(str(path), many, layout))
+    if values.ndim == 2 and channels in values.shape:
+        is_turned = values.shape[1] != channels
+        whole = to_signals(str(path), many, "channels first" if is_turned else "channels last")[0]
+        starts = window_starts(len(whole), length, max(1, length // 2))
+        if starts:
+            cut = np.stack([whole[start : start + length] for start in starts])
+            return Windows(cut, tuple(starts))
+    raise DataError(
+        f"{path} holds values {values.shape}; the net reads windows of {length} values in "
+        f"{channels} channels",
+        fix="give windows of the length and channels that the net was made for, or a recording "
+        "that is longer",
+    )
 
 
-def read_recording(path: Path) -> Recording:
+def window_starts(length: int, window: int, stride: int) -> range:
+    """Places at which windows of a recording start; the rest at its end makes no window."""
+    return range(0, length - window + 1, stride)
+
+
+def read_recording(path: Path, wanted: Sequence[str] = ()) -> Recording:
     """The values of a recording of any length.
 
     Parameters
@@ -79,6 +105,9 @@ def read_recording(path: Path) -> Recording:
         `.npy`: (length, channels) or (channels, length), channels being the shorter axis. `.csv`:
         a row each time and a column each channel, separated by commas, semicolons or tabs; a first
         row without numbers names the columns, of which one with times is left out.
+    wanted : sequence of str
+        Names of channels; a `.csv` file that has all of them is read without its other columns,
+        which need not hold numbers.
 
     Raises
     ------
@@ -93,7 +122,7 @@ def read_recording(path: Path) -> Recording:
             raise DataError(f"{path} holds values {values.shape}, not one recording", fix=_FIX)
         is_turned = layout_of((1, *values.shape)) == "channels first"
         return Recording(values.T if is_turned else values)
-    return _table(path)
+    return _table(path, wanted)
 
 
 def _array(path: Path) -> NDArray[Any]:
@@ -103,12 +132,15 @@ def _array(path: Path) -> NDArray[Any]:
     return values
 
 
-def _table(path: Path) -> Recording:
+def _table(path: Path, wanted: Sequence[str]) -> Recording:
     lines = untrusted_files.read_text(path, fix=_FIX).lstrip("\ufeff").splitlines()
     lines = [line for line in lines if line.strip(" ,;\t")]
     delimiter = max(_DELIMITERS, key=lines[0].count) if lines else ","
     names = tuple(cell.strip() for cell in next(_rows(path, lines[:1], delimiter), ()))
     has_head = bool(lines) and not any(map(_is_number, names))
+    if wanted and has_head and set(wanted) <= set(names):
+        places = [names.index(name) for name in wanted]
+        return Recording(_numbers(path, lines[1:], delimiter, places), tuple(wanted))
     values = _numbers(path, lines[has_head:], delimiter)
     if not has_head:
         return Recording(values)
@@ -129,19 +161,30 @@ def _table(path: Path) -> Recording:
     return Recording(values[:, kept], tuple(names[n] for n in kept), names[times[0]])
 
 
-def _numbers(path: Path, lines: list[str], delimiter: str) -> NDArray[np.float64]:
+def _numbers(
+    path: Path, lines: list[str], delimiter: str, columns: Sequence[int] | None = None
+) -> NDArray[np.float64]:
     if not lines:
         raise DataError(f"{path} holds no numbers", fix=_FIX)
     try:
-        return np.loadtxt(lines, np.float64, delimiter=delimiter, ndmin=2, comments=None)
+        return np.loadtxt(
+            lines,
+            np.float64,
+            delimiter=delimiter,
+            ndmin=2,
+            comments=None,
+            quotechar='"',
+            usecols=columns,
+        )
     except ValueError:
         pass  # The rows are read one by one, for the place of the mistake.
     found: list[list[float]] = []
-    for number, row in enumerate(_rows(path, lines, delimiter), start=1):
+    for number, cells in enumerate(_rows(path, lines, delimiter), start=1):
+        row = cells if columns is None else [cells[n] for n in columns if n < len(cells)]
         if not all(map(_is_number, row)) or (found and len(row) != len(found[0])):
             raise DataError(
                 f"{path}: row {number} of values is {delimiter.join(row)[:60]!r}, the rule is "
-                f"{len(found[0]) if found else len(row)} numbers",
+                f"{len(found[0]) if found else len(columns or row)} numbers",
                 fix="write one row a time with a number for each channel",
             )
         found.append([float(cell) for cell in row])

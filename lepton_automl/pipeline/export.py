@@ -91,6 +91,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         decisions=made_decisions(context.dataset, context.ledger),
         pixel_scale=context.dataset.pixel_scale,
         refit=made.is_refit,
+        channel_names=context.dataset.channel_names,
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(

@@ -21,14 +21,38 @@ VALUES = np.random.default_rng(0).normal(0, 3, (2, 20, 3)).astype(np.float32)
 )
 def test_arrays(tmp_path, array, expected):
     np.save(tmp_path / "a.npy", array)
-    assert np.array_equal(read_windows(tmp_path / "a.npy", 20, 3), expected)
+    found = read_windows(tmp_path / "a.npy", 20, 3)
+    assert np.array_equal(found.values, expected)
+    assert not found.starts
 
 
 @pytest.mark.parametrize("head", ["", "x,y,z\n", "\n"])
 def test_tables_with_and_without_a_head(tmp_path, head):
     rows = "".join(",".join(repr(float(v)) for v in row) + "\n" for row in VALUES[0])
     (tmp_path / "a.csv").write_text(head + rows)
-    assert np.array_equal(read_windows(tmp_path / "a.csv", 20, 3), VALUES[:1])
+    assert np.array_equal(read_windows(tmp_path / "a.csv", 20, 3).values, VALUES[:1])
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_windows_of_a_longer_recording_start_half_a_window_apart(tmp_path, is_turned):
+    long = np.random.default_rng(1).normal(0, 3, (55, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", long.T if is_turned else long)
+    found = read_windows(tmp_path / "a.npy", 20, 3)
+    assert found.starts == (0, 10, 20, 30)
+    for start, window in zip(found.starts, found.values, strict=True):
+        assert np.array_equal(window, long[start : start + 20])
+
+
+def test_channels_are_found_by_their_names(tmp_path):
+    rows = "".join(f'{n},"walk, slow",{z},{x},{y}\n' for n, (x, y, z) in enumerate(VALUES[0]))
+    (tmp_path / "a.csv").write_text("n,label,z,x,y\n" + rows)
+    found = read_windows(tmp_path / "a.csv", 20, 3, ("x", "y", "z"))
+    assert np.array_equal(found.values, VALUES[:1])
+    with pytest.raises(DataError, match="row 1 of values"):
+        read_windows(tmp_path / "a.csv", 20, 3, ("x", "y", "w"))
+    (tmp_path / "a.csv").write_text("n,label,z,x,y\n" + rows + "20,run,1,two,3\n")
+    with pytest.raises(DataError, match="row 21 of values"):
+        read_windows(tmp_path / "a.csv", 20, 3, ("x", "y", "z"))
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,28 @@ def test_predictions_of_files_are_those_of_onnx_runtime_on_the_raw_values(made, 
     ]
 
 
+def test_a_longer_recording_gets_one_answer_joined_of_its_windows(made, lepton, tmp_path):
+    """Oracle: the geometric mean of what ONNX Runtime answers to the windows."""
+    _, outcome = made
+    x, _, _ = signals()
+    long = np.concatenate([x[0], x[3], x[1][:10]])
+    np.savetxt(tmp_path / "long.csv", long, delimiter=",", fmt="%.9g")
+    model = outcome.artifact / "model.int8.onnx"
+    windows = np.stack([long[start : start + 40] for start in (0, 20, 40)])
+    session = onnxruntime.InferenceSession(model)
+    (answers,) = session.run(None, {"signal": windows})
+    means = np.exp(np.log(answers.astype(np.float64)).mean(0))
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+
+    shown = json.loads(lepton("predict", str(model), str(tmp_path / "long.csv"), "--json").out)
+
+    (found,) = shown["predictions"]
+    assert found["label"] == labels[means.argmax()]
+    assert found["probability"] == pytest.approx((means / means.sum()).max(), rel=1e-4)
+    assert [each["start"] for each in found["windows"]] == [0, 20, 40]
+    assert [each["label"] for each in found["windows"]] == [labels[n] for n in answers.argmax(1)]
+
+
 def test_the_example_without_lepton_gives_what_predict_gives(made, tmp_path):
     _, outcome = made
     model = outcome.artifact / "model.int8.onnx"

@@ -112,6 +112,8 @@ def predictions_document(
 ) -> dict[str, Any]:
     """The object of `predict`: `predictions`, each with `file`, `label`, `probability`, `note`.
 
+    Of a recording also `windows`, each with `start`, `label`, `probability`.
+
     Where there are notes on the file, also `notes`; where pictures cannot be read, also
     `unreadable` (one `error` and `fix` each), `error`, `fix` and `exit_code`.
     """
@@ -119,6 +121,7 @@ def predictions_document(
         "predictions": [
             {"file": str(row.file), "label": row.label, "probability": row.probability}
             | ({"note": row.note} if row.note else {})
+            | ({"windows": list(map(dataclasses.asdict, row.windows))} if row.windows else {})
             for row in rows
         ]
     }

@@ -148,10 +148,15 @@ def compression_view(made: CompressionResult) -> RenderableType:
 
 
 def predictions_view(rows: Sequence[Prediction]) -> RenderableType:
-    """File, label, probability."""
-    table = Table("file", "label", "probability")
+    """File, label, probability, and how many windows of a recording have that label."""
+    has_windows = any(row.windows for row in rows)
+    table = Table("file", "label", "probability", *(["windows of that label"] * has_windows))
     for row in rows:
-        table.add_row(str(row.file), row.label, f"{100 * row.probability:.1f} %")
+        cells = [str(row.file), row.label, f"{100 * row.probability:.1f} %"]
+        if has_windows:
+            alike = sum(window.label == row.label for window in row.windows)
+            cells.append(f"{alike} of {len(row.windows)}" if row.windows else "")
+        table.add_row(*cells)
     return table
 
 

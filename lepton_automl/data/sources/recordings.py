@@ -14,7 +14,7 @@ import numpy as np
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.folder_kinds import folder_kind
 from lepton_automl.data.part_names import parts_named
-from lepton_automl.data.signal_files import SUFFIXES, Recording, read_recording
+from lepton_automl.data.signal_files import SUFFIXES, Recording, read_recording, window_starts
 from lepton_automl.data.signals import MAX_CHANNELS, Signals, to_signals
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ class Recordings(Source):
         _check_alike(files, read)
         lengths = [len(recording.values) for recording in read]
         window, stride, decision = self._windows(lengths)
-        starts = [range(0, length - window + 1, stride) for length in lengths]
+        starts = [window_starts(length, window, stride) for length in lengths]
         counts = [len(each) for each in starts]
         if not sum(counts):
             raise ConfigError(
@@ -82,6 +82,7 @@ class Recordings(Source):
             parts=parts if (parts != "").any() else None,
             groups=numbers,
             recordings=numbers,
+            channel_names=next((each.names for each in read if each.names), ()),
             notes=_notes(files, counts, window),
             decisions=(*decision, *_column_decisions(files, read)),
         )
