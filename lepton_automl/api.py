@@ -6,6 +6,7 @@ Each function imports what it computes with, because torch takes seconds to load
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -19,6 +20,7 @@ from lepton_automl.config import (
     Prefer,
     Refit,
     RunConfig,
+    object_name,
     seconds,
 )
 from lepton_automl.core.events import Emit, silent
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
     from lepton_automl.search.request import SearchResult
+
+
+DataSource = str | Path | object
+"""Data by their name or place, or a data set object; see `run`."""
 
 
 class Options(TypedDict, total=False):
@@ -129,13 +135,15 @@ class CompressOptions(TypedDict, total=False):
 _PATHS = ("out", "latency_from", "warm_start", "root")
 
 
-def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
+def run(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
     """Search, compress, export and verify; see `lepton run --help`.
 
     Parameters
     ----------
     data
-        `digits`, a folder with one sub-folder per class, or an .npz file.
+        `digits`, a folder with one sub-folder per class, an .npz file, `MODULE:ATTRIBUTE`, or an
+        object: a data set with `__len__` and `__getitem__` whose items are (picture, label), such
+        as torch's, or a dict or tuple of them as parts.
     emit : callable
         Receives an `Event` for each line of progress.
     **options
@@ -152,7 +160,7 @@ def run(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) ->
     return pipeline.run(config, emit=emit)
 
 
-def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options]) -> SearchResult:
+def search(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) -> SearchResult:
     """Search only and save the winner in `models/best`; parameters as for `run`."""
     config = _config(data, dict(options))
     from lepton_automl.pipeline import run as pipeline
@@ -161,7 +169,7 @@ def search(data: str | Path, *, emit: Emit = silent, **options: Unpack[Options])
 
 
 def data(
-    data: str | Path,
+    data: DataSource,
     *,
     html: str | Path | None = None,
     fix: str | Path | None = None,
@@ -204,7 +212,7 @@ def data(
 
 def compress(
     source: str | Path,
-    data: str | Path | None = None,
+    data: DataSource | None = None,
     *,
     emit: Emit = silent,
     **options: Unpack[CompressOptions],
@@ -306,16 +314,18 @@ def front(run: str | Path) -> Front:
 
 def verify(
     artifact: str | Path,
-    data: str | Path | None = None,
+    data: DataSource | None = None,
     *,
     test: str | Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
-    """Verify a written artifact again, reading only."""
+    """Verify a written artifact again, reading only; `data` as `run` takes it."""
     from lepton_automl.pipeline import run as pipeline
 
-    given = None if data is None else str(data)
-    return pipeline.verify(Path(artifact), data=given, test=_test_path(test), emit=emit)
+    name, data_object = (None, None) if data is None else _named(data)
+    return pipeline.verify(
+        Path(artifact), data=name, data_object=data_object, test=_test_path(test), emit=emit
+    )
 
 
 def status(run: str | Path) -> Status:
@@ -401,7 +411,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
     return compress_net(changed, folder.best, emit=emit)
 
 
-def _compress_net(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:
+def _compress_net(source: Path, data: DataSource, given: dict[str, Any], emit: Emit) -> Outcome:
     _check_no_effect(given.keys() & {"preprocessing"}, "put a model.json into the folder")
     _check_no_effect(given.keys() & {"labels", "expects"}, "leave it out: it is for ONNX models")
     config = _config(data, {"out": _int8_folder(source)} | given)
@@ -410,7 +420,7 @@ def _compress_net(source: Path, data: str | Path, given: dict[str, Any], emit: E
     return compress_net(config, source, emit=emit)
 
 
-def _compress_onnx(source: Path, data: str | Path, given: dict[str, Any], emit: Emit) -> Outcome:
+def _compress_onnx(source: Path, data: DataSource, given: dict[str, Any], emit: Emit) -> Outcome:
     _check_no_effect(
         given.keys() & {"budget", "device"},
         "leave it out: an ONNX model is not trained",
@@ -465,7 +475,14 @@ def _seconds(budget: str | float | None) -> float | None:
     return None if budget is None else seconds(str(budget))
 
 
-def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
+def _named(data: DataSource) -> tuple[str, object | None]:
+    """The text that names data, and the object for which it stands; None where there is none."""
+    if isinstance(data, str | os.PathLike):
+        return str(data), None
+    return object_name(data), data
+
+
+def _config(data: DataSource, given: dict[str, Any]) -> RunConfig:
     """The configuration that the options of `run` or `search` describe.
 
     Raises
@@ -474,6 +491,7 @@ def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
         If an option is illegal.
     """
     settings = dict(given)
+    name, data_object = _named(data)
     settings["budget_seconds"] = _seconds(settings.pop("budget", None))
     settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
     settings["test"] = _test_path(settings.get("test"))
@@ -481,5 +499,5 @@ def _config(data: str | Path, given: dict[str, Any]) -> RunConfig:
     if settings.get("space") is not None:
         settings["space"] = str(settings["space"])
     if settings.get("out") is None:
-        settings["out"] = default_out(str(data))
-    return RunConfig(data=str(data), **settings)
+        settings["out"] = default_out(name.strip("<>").removesuffix(" object"))
+    return RunConfig(data=name, data_object=data_object, **settings)

@@ -255,6 +255,8 @@ class RunConfig:
     """Where every trial is copied to: the URL of a database or the path of a journal file."""
     callbacks: tuple[str, ...] = ()
     """Names of callbacks that receive the events of the search."""
+    data_object: object | None = field(default=None, compare=False, repr=False)
+    """A data set object from Python, for which `data` stands; None: `data` names the data."""
     started: float | None = field(default=None, compare=False)
     """`time.monotonic()` at the start of the command; None: when its run is opened."""
 
@@ -323,6 +325,11 @@ class RunConfig:
     def workers(self) -> int:
         """Worker processes on the CPU."""
         return self.jobs or len(os.sched_getaffinity(0))
+
+
+def object_name(dataset: object) -> str:
+    """The text that stands for a data set object where data are named, such as in `run.toml`."""
+    return f"<{type(dataset).__name__} object>"
 
 
 def seconds(text: str) -> float:

@@ -54,7 +54,11 @@ def test_a_budget_is_seconds_or_a_duration():
 
 
 def test_run_takes_every_setting_of_a_configuration():
-    fields = {field.name for field in dataclasses.fields(RunConfig)} - {"data", "budget_seconds"}
+    fields = {field.name for field in dataclasses.fields(RunConfig)} - {
+        "data",
+        "data_object",
+        "budget_seconds",
+    }
     assert set(api.Options.__annotations__) == fields | {"budget"}
 
 

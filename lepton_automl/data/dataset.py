@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """Height and width, pixels."""
 
+CODE = "torch_dataset"
+"""Kind of data (`DataPlace.kind`) that code of the user makes."""
+
 _FEW_GROUPED = 0.02
 """Share of the samples of a part up to which groups that were found do not count in statistics."""
 
@@ -418,6 +421,7 @@ def open_dataset(
     channels: Channels = "auto",
     pixel_scale: str = "auto",
     known_scale: PixelScale | None = None,
+    data_object: object | None = None,
     emit: Emit = silent,
 ) -> Dataset:
     """Read and check labelled pictures, and split them where the data give no split.
@@ -457,6 +461,8 @@ def open_dataset(
         Black and white of the stored pixels as `--pixel-scale` states them, or `auto`.
     known_scale : PixelScale, optional
         The scale of the data that a net was trained on, for other data of that net.
+    data_object : object, optional
+        A data set object from Python, for which `data` stands (`sources.torch_dataset`).
 
     Raises
     ------
@@ -472,6 +478,7 @@ def open_dataset(
         "channel_axis": None if channel_axis == AUTO else channel_axis,
         "window": window,
         "stride": stride,
+        "dataset": data_object,
     }
     options = {name: value for name, value in options.items() if value is not None}
     samples = loading.read_samples(str(data), test, options, stated, known_scale)

@@ -170,6 +170,22 @@ def _framed(
     return np.array(image, dtype=np.uint8).reshape(image.size[1], image.size[0], channels)
 
 
+def image_pixels(image: Image.Image) -> NDArray[Any]:
+    """Pixels (H, W, C) of an image in memory, turned as its EXIF says.
+
+    Returns
+    -------
+    ndarray
+        uint8, grey or RGB, transparent pixels blended with white; values of more than 8 bits and
+        floating-point values as they are.
+    """
+    is_plain = not (image.mode.startswith("I") or image.mode == "F")
+    turn = _TRANSPOSITIONS.get(_orientation(image))
+    plain = _to_grey_or_rgb(image, SIXTEEN_BIT) if is_plain else image
+    pixels: NDArray[Any] = np.array(plain if turn is None else plain.transpose(turn))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
 def thumbnail(picture: Picture, side: int, scale: PixelScale = SIXTEEN_BIT) -> NDArray[np.uint8]:
     """Grey thumbnail (`side`, `side`) of a picture; a JPEG is decoded at a part of its size.
 

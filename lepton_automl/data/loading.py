@@ -48,7 +48,7 @@ _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""
 
 ReadOptions = Mapping[str, object]
-"""`parts`, `columns`, `root`, `channel_axis`, `window`, `stride`: see `Source.uses`."""
+"""`parts`, `columns`, `root`, `channel_axis`, `window`, `stride`, `dataset`: see `Source.uses`."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def read_samples(
     test : Path or None
         Other data with the test part.
     options : mapping, optional
-        How the data are read: keyword arguments of the sources that use them. All but `parts`
-        apply to `test` too.
+        How the data are read: keyword arguments of the sources that use them. All but `parts` and
+        `dataset` apply to `test` too.
     stated, known : PixelScale, optional
         As `given` and `known` in `pixel_scale.scale_arrays`.
 
@@ -118,7 +118,7 @@ def read_samples(
         the data.
     """
     options = options or {}
-    for_test = {name: value for name, value in options.items() if name != "parts"}
+    for_test = {name: each for name, each in options.items() if name not in _OF_DATA_ONLY}
     sources = [_source(data), *([] if test is None else [_source(str(test))])]
     _check_effect(data, options, [source.uses for source in sources])
     first = _read(data, sources[0], options)
@@ -733,10 +733,13 @@ def _source(data: str) -> type[Source]:
         f"{data} {what}",
         fix=(f"did you mean {near[0]!r}? " if near else "")
         + "give a folder with one sub-folder of pictures per class, a table (.csv) of paths and "
-        f"labels, a .npz file, or digits (known sources: {', '.join(names)})",
+        "labels, an .npz file, MODULE:ATTRIBUTE of a data set in Python, or digits (known sources: "
+        f"{', '.join(names)})",
     )
 
 
+_OF_DATA_ONLY = frozenset({"parts", "dataset"})
+"""Options that do not say how `--test` is read."""
 _OPTIONS = {
     "parts": ("--parts", "neither a folder of classes nor a table"),
     "columns": ("--columns", "neither a table nor a file of arrays"),
@@ -750,7 +753,7 @@ _OPTIONS = {
 
 def _check_effect(data: str, options: ReadOptions, uses: Sequence[frozenset[str]]) -> None:
     for name in options:
-        others = uses[:1] if name == "parts" else uses
+        others = uses[:1] if name in _OF_DATA_ONLY else uses
         if not any(name in each for each in others):
             option, what = _OPTIONS[name]
             raise ConfigError(

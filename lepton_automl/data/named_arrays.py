@@ -104,6 +104,7 @@ def read_raw(
     archive: NamedArrays,
     columns: Mapping[str, str] | None = None,
     channel_axis: str | None = None,
+    notes: Sequence[str] = (),
 ) -> RawSamples | Samples:
     """Find pictures or signals, and labels, among arrays, with optional groups and class names.
 
@@ -124,6 +125,8 @@ def read_raw(
     channel_axis : {"first", "last"}, optional
         Where the channels are; None: by the shape. Floats and signed integers of three axes for
         which it is stated are signals.
+    notes : sequence of str
+        Remarks for the user.
 
     Raises
     ------
@@ -139,7 +142,7 @@ def read_raw(
         RawArray(
             keys["x", part],
             _PART_NAMES[part],
-            x if layout else _pictures(f"{data}: {keys['x', part]}", x, channel_axis),
+            x if layout else to_pictures(f"{data}: {keys['x', part]}", x, channel_axis),
         )
         for part, x in arrays.pictures.items()
     ]
@@ -161,6 +164,7 @@ def read_raw(
         parts=np.repeat(np.array([x.part for x in xs], "<U10"), counts),
         groups=groups,
         decisions=decisions,
+        notes=tuple(notes),
     )
     if layout is None:
         return RawSamples(tuple(xs), build)
@@ -169,7 +173,7 @@ def read_raw(
         return build(pictures=_joined(data, xs, layout))
     made = kind_decision(xs[0].name, xs[0].values, layout)
     pictures = [
-        dataclasses.replace(x, values=_pictures(f"{data}: {x.name}", x.values, None)) for x in xs
+        dataclasses.replace(x, values=to_pictures(f"{data}: {x.name}", x.values, None)) for x in xs
     ]
 
     def signals() -> Samples:
@@ -367,6 +371,12 @@ def _named(data: str, archive: NamedArrays, stated: Mapping[_Key, str]) -> dict[
     return {meaning: keys[0] for meaning, keys in found.items()}
 
 
+def meaning(key: str) -> str:
+    """What the name of an array or a field holds: `x`, `y`, `group`, `class_names`, or nothing."""
+    found = _meaning(key)
+    return "" if found is None else found[0]
+
+
 def _meaning(key: str, *, only_first_words: bool = False) -> _Key | None:
     """What a key names and of which part: (`x`, `train`) for `X_train` and `trainImages`."""
     plain = re.sub(r"[\W_]+", "", key).lower()
@@ -466,7 +476,7 @@ def _wrong_keys(data: str, archive: NamedArrays, what: str, fix: str) -> DataErr
     )
 
 
-def _pictures(what: str, x: Array, channel_axis: str | None) -> Array:
+def to_pictures(what: str, x: Array, channel_axis: str | None) -> Array:
     """Bring pictures to (N, H, W, 1 or 3); an error where the shape is ambiguous."""
     if x.dtype.kind not in "buif":
         raise DataError(f"{what} is {x.dtype}, not numbers", fix="give pixels as numbers")

@@ -26,7 +26,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.latency import Timing
-from lepton_automl.data.dataset import Dataset, locate_data, open_dataset
+from lepton_automl.data.dataset import CODE, Dataset, locate_data, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
@@ -111,7 +111,12 @@ def made_decisions(dataset: Dataset, ledger: LedgerView) -> tuple[Decision, ...]
 
 
 def verify_again(
-    artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
+    artifact: Path,
+    *,
+    data: str | None = None,
+    data_object: object | None = None,
+    test: Path | None = None,
+    emit: Emit = silent,
 ) -> Outcome:
     """Verify a written artifact again; the artifact and its run are only read.
 
@@ -125,6 +130,8 @@ def verify_again(
         The artifact folder, its run folder or the ONNX file.
     data, test
         Where the test part comes from; by default the run's own data.
+    data_object : object, optional
+        A data set object from Python, for which `data` stands.
 
     Raises
     ------
@@ -138,7 +145,7 @@ def verify_again(
             return Outcome(folder, refused)
         digests = manifest.read_manifest(folder).digests
         about = read_provenance(folder)
-        dataset = _data_of(folder, data, test, emit)
+        dataset = _data_of(folder, data, data_object, test, emit)
         dataset = dataclasses.replace(dataset, framing=process.framing)
         with scratch_folder() as cache:
             request = request_for(folder, dataset, about.input, Path(cache))
@@ -272,21 +279,16 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0] if len(shape) == 3 else 1, shape[-2])
 
 
-def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> Dataset:
+def _data_of(
+    folder: Path, data: str | None, data_object: object | None, test: Path | None, emit: Emit
+) -> Dataset:
     about = read_provenance(folder)
     settings: dict[str, Any] = {}
-    if data is None:
-        try:
-            definition = locate(folder).definition()
-        except DataError as error:
-            raise DataError(
-                f"{folder} is not in its run folder, so its data are not known",
-                fix=f"give the data: lepton verify {folder} DATA",
-            ) from error
-        definition.find_data(f"lepton verify {folder} DATA")
+    definition = _definition_of(folder, data)
+    if definition is not None:
         data = definition.data
-        _check_kind(definition)
         settings = {
+            "data_object": data_object,
             "seed": definition.seed,
             "skip_corrupt": definition.skip_corrupt,
             "pixel_scale": definition.pixel_scale,
@@ -300,6 +302,9 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             "stride": definition.stride or None,
         }
         test = test or (Path(definition.test) if definition.test else None)
+    elif data_object is not None:
+        settings = {"data_object": data_object}
+    assert data is not None, "data are given where the run does not define them"
     dataset = open_dataset(data, test=test, known_scale=about.known_scale, emit=emit, **settings)
     if set(dataset.class_names) != set(about.class_names):
         raise DataError(
@@ -308,6 +313,38 @@ def _data_of(folder: Path, data: str | None, test: Path | None, emit: Emit) -> D
             fix="give data with the same classes",
         )
     return dataset.matched_to(about.class_names, about.input[-1])
+
+
+def _definition_of(folder: Path, data: str | None) -> Definition | None:
+    """The definition of the run whose data are read; None where other data are given.
+
+    Code that a run folder names is run only where the command names it too: the folder may be
+    somebody else's.
+    """
+    try:
+        definition = locate(folder).definition()
+    except DataError as error:
+        if data is not None:
+            return None
+        raise DataError(
+            f"{folder} is not in its run folder, so its data are not known",
+            fix=f"give the data: lepton verify {folder} DATA",
+        ) from error
+    if data is not None:
+        is_named_code = definition.data_kind == CODE and data == definition.data
+        return definition if is_named_code else None
+    if CODE in (definition.data_kind, definition.test_kind):
+        is_object = definition.data.startswith("<")
+        raise DataError(
+            f"the data of this run are made by Python code, {definition.data}, which verify does "
+            "not run unasked",
+            fix=f"give the object: lepton_automl.verify({str(folder)!r}, DATASET)"
+            if is_object
+            else f"name it, which runs it: lepton verify {folder} {definition.data}",
+        )
+    definition.find_data(f"lepton verify {folder} DATA")
+    _check_kind(definition)
+    return definition
 
 
 def _check_kind(definition: Definition) -> None:

@@ -51,6 +51,7 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
         quarantine=quarantine,
         channels=config.channels,
         pixel_scale=config.pixel_scale,
+        data_object=config.data_object,
         emit=emit,
     ).with_balance(config.balance)
 

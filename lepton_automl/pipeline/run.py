@@ -94,7 +94,12 @@ def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
 
 
 def verify(
-    artifact: Path, *, data: str | None = None, test: Path | None = None, emit: Emit = silent
+    artifact: Path,
+    *,
+    data: str | None = None,
+    data_object: object | None = None,
+    test: Path | None = None,
+    emit: Emit = silent,
 ) -> Outcome:
     """Verify a written artifact again, reading only; see `pipeline.export.verify_again`.
 
@@ -103,7 +108,7 @@ def verify(
     DataError
         If there is no finished artifact or no data to evaluate it on.
     """
-    return verify_again(artifact, data=data, test=test, emit=emit)
+    return verify_again(artifact, data=data, data_object=data_object, test=test, emit=emit)
 
 
 def _finished_outcome(context: RunContext) -> Outcome | None:

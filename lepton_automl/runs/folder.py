@@ -463,6 +463,8 @@ def locate_artifact(path: Path) -> Path:
 
 def default_out(data: str) -> Path:
     """`runs/NAME` with the name of the data, or of its parent where the name is `train`."""
+    if ":" in data and not Path(data).exists():  # MODULE:ATTRIBUTE of a data set in Python.
+        return Path("runs") / data.replace(":", "-")
     path = real_path(data)
     named = path.parent if path.stem.lower() in {"train", "training"} else path
     return Path("runs") / (named.stem or "data")

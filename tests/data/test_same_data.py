@@ -10,17 +10,18 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.dataset import open_dataset
+from tests.data import test_source_idx, test_source_tar_shards
 from tests.data.test_source_zip import pack
 from tests.helpers.pictures import random_pictures, write_npz
 
 PARTS = ("train", "val", "test")
 X = random_pictures(24, (9, 7, 3))
 LABELS = np.tile(np.repeat([0, 1], 4), 3)
-"""Of four pictures each: class a, class b; of train, val, test."""
+"""Of four pictures each: class 0, class 1; of train, val, test."""
 
 
 def names():
-    return [f"{PARTS[n // 8]}/{'ab'[LABELS[n]]}/{n % 4}" for n in range(len(X))]
+    return [f"{PARTS[n // 8]}/{LABELS[n]}/{n % 4}" for n in range(len(X))]
 
 
 def folder(place, suffix=".png"):
@@ -32,17 +33,14 @@ def folder(place, suffix=".png"):
 
 
 def manifest(place):
-    rows = [
-        f"{name}.png,{'ab'[c]},{name.split('/')[0]}"
-        for name, c in zip(names(), LABELS, strict=True)
-    ]
+    rows = [f"{name}.png,{c},{name.split('/')[0]}" for name, c in zip(names(), LABELS, strict=True)]
     path = folder(place) / "list.csv"
     path.write_text("\n".join(["file,label,split", *rows[::-1]]))  # In any order.
     return path
 
 
 def arrays():
-    found = {"class_names": np.array(["a", "b"])}
+    found = {"class_names": np.array(["0", "1"])}
     for n, part in enumerate(PARTS):
         rows = slice(8 * n, 8 * n + 8)
         found |= {f"x_{part}": X[rows], f"y_{part}": LABELS[rows]}
@@ -66,7 +64,51 @@ def zipped(place):
     return path
 
 
+def tar(place):
+    for n, part in enumerate(PARTS):
+        files = {}
+        for name, pixels, label in list(zip(names(), X, LABELS, strict=True))[8 * n : 8 * n + 8]:
+            key = name.replace("/", "-")
+            files[f"{key}.png"] = test_source_tar_shards.png(pixels)
+            files[f"{key}.cls"] = str(label).encode()
+        test_source_tar_shards.write(place / "shards" / f"{part}-000.tar", files)
+    return place / "shards"
+
+
+def idx(place):
+    """As MNIST, but with colour."""
+    (place / "idx").mkdir()
+    for n, part in enumerate(("train", "val", "t10k")):
+        rows = slice(8 * n, 8 * n + 8)
+        for kind, array in (("images-idx3", X), ("labels-idx1", LABELS.astype(np.uint8))):
+            content = test_source_idx.packed(array[rows])
+            (place / "idx" / f"{part}-{kind}-ubyte").write_bytes(content)
+    return place / "idx"
+
+
+class Part:
+    """A map-style data set of one part, as torch's."""
+
+    classes = ("0", "1")
+
+    def __init__(self, number):
+        self.rows = range(8 * number, 8 * number + 8)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, place):
+        return Image.fromarray(X[self.rows[place]]), int(LABELS[self.rows[place]])
+
+
+def parts_from_python():
+    return {part: Part(n) for n, part in enumerate(PARTS)}
+
+
 FORMS = {
+    "tar": tar,
+    "idx": idx,
+    "torch Dataset": lambda _: "tests.data.test_same_data:parts_from_python",
     "manifest": manifest,
     "npz": npz,
     "npy": npy,
@@ -86,6 +128,7 @@ def test_the_fingerprint_is_that_of_the_folder(tmp_path, form):
     for part in PARTS[::2]:
         np.testing.assert_array_equal(other.pixels(part, (9, 7)), one.pixels(part, (9, 7)))
         assert other.part_fingerprint(part) == one.part_fingerprint(part)
+    assert other.preprocessing((9, 7)) == one.preprocessing((9, 7))  # It is written into files.
 
 
 def test_one_other_pixel_label_or_part_is_another_data_set(tmp_path):
