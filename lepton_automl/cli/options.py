@@ -215,8 +215,9 @@ Columns = Annotated[
     typer.Option(
         "--columns",
         metavar="WHAT=COLUMN,...",
-        help="Columns of a table, as path=file,label=species,split=none, or arrays of a .npz file, "
-        "as x=pics,y=kind.  [default: by their names]",
+        help="Columns of a table, as path=file,label=species,split=none, of values over time also "
+        "recording=session,time=t,channels=ax+ay, or arrays of a .npz file, as x=pics,y=kind.  "
+        "[default: by their names]",
     ),
 ]
 Root = Annotated[

@@ -36,12 +36,18 @@ def folder_kind(data: str) -> str:
         return "cifar"
     if {"train", "test", "meta"} <= set(files):  # CIFAR-100, pickled.
         return "cifar"
-    if not folders:
-        suffixes = {Path(name).suffix.lower() for name in files}
-        for suffix, source in _BY_SUFFIX.items():
-            if suffix in suffixes:
-                return source
+    if not folders and (source := _flat_kind(files)):
+        return source
     return "recordings" if holds_recordings(path, folders) else "image_folder"
+
+
+def _flat_kind(files: list[str]) -> str:
+    """Source that reads a folder without folders, by the suffixes of its files; else empty."""
+    suffixes = {Path(name).suffix.lower() for name in files}
+    for suffix, source in _BY_SUFFIX.items():
+        if suffix in suffixes:
+            return source
+    return "recordings" if ".csv" in suffixes and not suffixes & SUFFIXES else ""
 
 
 def holds_recordings(path: Path, folders: list[str], depth: int = 3) -> bool:

@@ -745,8 +745,8 @@ _OPTIONS = {
     "columns": ("--columns", "neither a table nor a file of arrays"),
     "root": ("--root", "no table of paths"),
     "channel_axis": ("--channel-axis", "no file of arrays"),
-    "window": ("--window", "no folder of recordings"),
-    "stride": ("--stride", "no folder of recordings"),
+    "window": ("--window", "neither a folder nor a table of recordings"),
+    "stride": ("--stride", "neither a folder nor a table of recordings"),
 }
 """How data are read -> option, and what the data are where it has no effect."""
 
@@ -888,6 +888,7 @@ def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
         parts=None if samples.parts is None else samples.parts[places],
         groups=None if samples.groups is None else samples.groups[places],
         recordings=None if samples.recordings is None else samples.recordings[places],
+        spans=None if samples.spans is None else samples.spans[places],
         attributes={
             name: tuple(column[place] for place in places)
             for name, column in samples.attributes.items()

@@ -17,7 +17,7 @@ from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
-_COLUMNS = ("pictures", "ids", "parts", "groups", "recordings")
+_COLUMNS = ("pictures", "ids", "parts", "groups", "recordings", "spans")
 
 Picture = NDArray[np.uint8] | Path | Member
 """Pixels (H, W) or (H, W, C) with 1 or 3 channels, or a picture file: its path, or its place in an
@@ -50,6 +50,8 @@ class Samples:
     recordings: NDArray[np.int64] | None = None
     """(N,): recording that a sample is a window of, all of one label, whose answers are joined to
     one; None where samples are no windows of such recordings."""
+    spans: NDArray[np.int64] | None = None
+    """(N, 3): recording, first value in it, and end, of samples that are windows of recordings."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
     channel_names: tuple[str, ...] = ()

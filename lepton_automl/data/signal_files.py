@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_arrays, untrusted_files
+from lepton_automl.core.decisions import Decision
 from lepton_automl.data.signals import Layout, Signals, layout_of, to_signals
 from lepton_automl.errors import DataError
 
@@ -21,7 +22,11 @@ SUFFIXES = frozenset({".npy", ".csv"})
 """Of files with values of a signal."""
 
 _DELIMITERS = (",", ";", "\t")
-_TIMES = re.compile(r"times?(stamps?)?|t|ts|ms|secs?|seconds?|index|idx", re.IGNORECASE)
+_TIMES = re.compile(
+    r"(date)?[_ ]?times?[_ ]?(stamps?)?([_ ](ms|us|ns|s|sec|seconds))?|date|t|ts|ms|secs?|seconds?|"
+    r"index|idx",
+    re.IGNORECASE,
+)
 """Names of columns with the time of a row; one of them is left out where it only grows."""
 _FIX = "give .npy or .csv files with a row each time and a column each channel"
 
@@ -125,6 +130,49 @@ def read_recording(path: Path, wanted: Sequence[str] = ()) -> Recording:
     return _table(path, wanted)
 
 
+def check_alike(files: Sequence[Path], read: Sequence[Recording]) -> None:
+    """Check that recordings have the same channels, by number and by name.
+
+    Raises
+    ------
+    DataError
+        Naming the first that differs.
+    """
+    first, channels = read[0], read[0].values.shape[1]
+    for file, recording in zip(files, read, strict=True):
+        if recording.values.shape[1] != channels:
+            raise DataError(
+                f"{file} has {recording.values.shape[1]} channels, {files[0]} has {channels}",
+                fix="give recordings with the same columns",
+            )
+        if recording.names and first.names and recording.names != first.names:
+            raise DataError(
+                f"{file} has the columns {', '.join(recording.names)}, {files[0]} has "
+                f"{', '.join(first.names)}",
+                fix="give recordings with the same columns in the same order",
+            )
+
+
+def time_decisions(read: Sequence[Recording]) -> Iterator[Decision]:
+    """Which column of recordings was left out because it holds times."""
+    left = [n for n, recording in enumerate(read) if recording.time_column]
+    if left:
+        name = read[left[0]].time_column
+        yield Decision(
+            name="time column",
+            choice=f"the column {name!r} is no channel",
+            evidence=f"it only grows, in {len(left)} of {len(read)} recordings",
+            certainty="inferred",
+            option="rename the column",
+            is_detail=True,
+        )
+
+
+def is_time_name(name: str) -> bool:
+    """Whether a column of this name holds times: `Timestamp (ms)`, `t`, `index`."""
+    return _TIMES.fullmatch(re.split(r"[(\[]", name)[0].strip(" _")) is not None
+
+
 def _array(path: Path) -> NDArray[Any]:
     values = untrusted_arrays.read_npy(path, fix=_FIX)
     if values.dtype.kind not in "fiu" or not values.size:
@@ -151,9 +199,7 @@ def _table(path: Path, wanted: Sequence[str]) -> Recording:
     times = [
         n
         for n, name in enumerate(names)
-        if _TIMES.fullmatch(re.split(r"[(\[]", name)[0].strip(" _"))
-        and len(names) > 1
-        and (np.diff(values[:, n]) >= 0).all()
+        if is_time_name(name) and len(names) > 1 and (np.diff(values[:, n]) >= 0).all()
     ]
     if not times:
         return Recording(values, names)

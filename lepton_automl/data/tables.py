@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.part_names import parts_named
 from lepton_automl.data.samples import Picture, Samples
+from lepton_automl.data.signal_files import SUFFIXES as RECORDING_SUFFIXES
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 
@@ -56,6 +57,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def other_columns(self, roles: Roles) -> dict[str, Sequence[str]]:
+        """The columns that hold neither path nor label nor part."""
+        known = (roles.path, roles.label, roles.split)
+        return {name: column for name, column in self.columns.items() if name not in known}
 
     def error(self, rows: Sequence[int], what: str, fix: str) -> DataError:
         """The error for rows of which `what` is wrong; it names the first ones."""
@@ -108,7 +114,7 @@ def find_roles(
         If what is stated does not fit the table.
     """
     roles = [role for role in COLUMN_WORDS if needs_path or role != "path"]
-    given = _checked(table, stated or {}, roles)
+    given = checked_columns(table, stated or {}, roles)
     taken: dict[str, str] = {}
     for role in roles:
         if role in given:
@@ -136,7 +142,9 @@ def find_roles(
     return found, Decision("columns", found.text + more, evidence, "inferred", "--columns")
 
 
-def _checked(table: Table, stated: Mapping[str, str], roles: Sequence[str]) -> dict[str, str]:
+def checked_columns(
+    table: Table, stated: Mapping[str, str], roles: Sequence[str]
+) -> dict[str, str]:
     """What `--columns` states, an empty text for `none`."""
     given = {}
     for role, name in stated.items():
@@ -167,12 +175,12 @@ def _by_name(table: Table, role: str, free: Sequence[str]) -> str:
     plain = {name: re.sub(r"[\W_]+", "", name).lower() for name in free}
     found = sorted((words.index(word), name) for name, word in plain.items() if word in words)
     if role == "path":  # `image` may be a number and `file` the name of the picture.
-        found = [item for item in found if not _are_numbers(table.columns[item[1]])]
-        found.sort(key=lambda item: (not _are_paths(table, item[1]), item))
+        found = [item for item in found if not are_numbers(table.columns[item[1]])]
+        found.sort(key=lambda item: (not are_paths(table, item[1]), item))
     if role == "split":
         found = [item for item in found if parts_named(_values(table, item[1]))]
     if role == "weight":
-        found = [item for item in found if _are_numbers(table.columns[item[1]])]
+        found = [item for item in found if are_numbers(table.columns[item[1]])]
     if not found:
         return ""
     best, name = found[0]
@@ -189,13 +197,16 @@ def _values(table: Table, name: str) -> list[str]:
     return [text for text in dict.fromkeys(table.columns[name]) if text]
 
 
-def _are_paths(table: Table, name: str) -> bool:
+def are_paths(table: Table, name: str) -> bool:
+    """Whether the first texts of a column name files of pictures or of recordings."""
     some = [text for text in table.columns[name][:_FEW] if text]
     endings = [f".{text.rpartition('.')[2].lower()}" for text in some]
-    return bool(some) and all(ending in SUFFIXES for ending in endings)
+    known = SUFFIXES | RECORDING_SUFFIXES
+    return bool(some) and all(ending in known for ending in endings)
 
 
-def _are_numbers(column: Sequence[str]) -> bool:
+def are_numbers(column: Sequence[str]) -> bool:
+    """Whether the first texts of a column are numbers, or empty, but not all."""
     try:
         for text in column[:_FEW]:
             float(text or 0)
@@ -205,7 +216,7 @@ def _are_numbers(column: Sequence[str]) -> bool:
 
 
 def _paths_by_values(table: Table, free: Sequence[str]) -> str:
-    found = [name for name in free if _are_paths(table, name)]
+    found = [name for name in free if are_paths(table, name)]
     if len(found) == 1:
         return found[0]
     names = ", ".join(map(printable, list(table.columns)[:10]))
@@ -215,14 +226,15 @@ def _paths_by_values(table: Table, free: Sequence[str]) -> str:
             f"{table.name}: the columns {' and '.join(found[:3])} all name picture files",
             fix=f"state which: --columns path={found[0]}",
         )
-    numeric = sum(_are_numbers(column) for column in table.columns.values())
+    numeric = sum(are_numbers(column) for column in table.columns.values())
     if numeric >= _NUMERIC_SHARE * len(table.columns):
         raise DataError(
             f"{table.name} is a table of numbers ({numeric} of {len(table.columns)} columns: "
             f"{names}{more}), and no column names picture files; lepton searches nets for pictures",
             fix="for such tables use scikit-learn (HistGradientBoostingClassifier) or AutoGluon; "
             "where the numbers are pixels, save them as arrays: np.savez(path, x=..., y=...); "
-            "where a column names files: --columns path=COLUMN",
+            "where rows are values of sensors over time: --columns recording=COLUMN (or "
+            "time=COLUMN), with label=COLUMN; where a column names files: --columns path=COLUMN",
         )
     raise DataError(
         f"{table.name}: no column names picture files, the columns are {names}{more}",
@@ -290,7 +302,7 @@ def assigned_rows(table: Table, roles: Roles, stated: Mapping[str, str] | None) 
     ConfigError
         If `stated` does not fit.
     """
-    parts, decisions = _parts(table, roles, stated)
+    parts, decisions = row_parts(table, roles, stated)
     labels = np.array([bool(text.strip()) for text in table.columns[roles.label]], np.bool_)
     is_test = parts == "test"
     notes: tuple[str, ...] = ()
@@ -312,9 +324,18 @@ def assigned_rows(table: Table, roles: Roles, stated: Mapping[str, str] | None) 
     return Rows(np.flatnonzero(kept), parts[kept], notes, decisions)
 
 
-def _parts(
+def row_parts(
     table: Table, roles: Roles, stated: Mapping[str, str] | None
 ) -> tuple[NDArray[np.str_], tuple[Decision, ...]]:
+    """Part of each row by the column of the parts, empty without one, and the decision on it.
+
+    Raises
+    ------
+    DataError
+        If a value means no part.
+    ConfigError
+        If `stated` does not fit.
+    """
     if not roles.split:
         if stated:
             names = ", ".join(map(printable, list(table.columns)[:10]))
@@ -391,7 +412,6 @@ def make_samples(
     labels, names = _classes(table, roles, rows, class_names)
     order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
     places = [int(rows.kept[n]) for n in order]
-    others = {"path": roles.path, "label": roles.label, "split": roles.split}.values()
     groups = None
     if roles.group:
         column = table.columns[roles.group]
@@ -407,8 +427,7 @@ def make_samples(
         groups=groups,
         attributes={
             name: tuple(column[row] for row in places)
-            for name, column in table.columns.items()
-            if name not in others
+            for name, column in table.other_columns(roles).items()
         },
         notes=(*notes, *rows.notes),
         decisions=(*decisions, *rows.decisions),
@@ -426,10 +445,7 @@ def _classes(
 ) -> tuple[list[int], list[str]]:
     """Label of each kept row as an index into the names of the classes, and these."""
     column = table.columns[roles.label]
-    texts = [column[row].strip() for row in rows.kept]
-    matches = [_WHOLE_FRACTION.fullmatch(text) for text in texts]
-    if all(matches):
-        texts = [match[1] for match in matches if match is not None]
+    texts = class_texts([column[row] for row in rows.kept])
     known = set(texts)
     if class_names is not None:
         return _numbers(table, rows, texts, class_names)
@@ -439,10 +455,22 @@ def _classes(
             f"the label {texts[bad[0]]!r} has characters that cannot be shown",
             "correct the label",
         )
-    are_whole = all(_WHOLE.fullmatch(text) for text in known)
-    names = sorted(known, key=lambda text: (int(text), text) if are_whole else (0, text))
+    names = ordered_names(known)
     place = {name: n for n, name in enumerate(names)}
     return [place[text] for text in texts], names
+
+
+def class_texts(texts: Sequence[str]) -> list[str]:
+    """Labels without space around them; whole numbers without `.0`, where all are numbers."""
+    plain = [text.strip() for text in texts]
+    matches = [_WHOLE_FRACTION.fullmatch(text) for text in plain]
+    return [match[1] for match in matches if match is not None] if all(matches) else plain
+
+
+def ordered_names(known: Collection[str]) -> list[str]:
+    """Names of classes in their order: numbers by size, others as texts."""
+    are_whole = all(_WHOLE.fullmatch(text) for text in known)
+    return sorted(known, key=lambda text: (int(text), text) if are_whole else (0, text))
 
 
 def _numbers(

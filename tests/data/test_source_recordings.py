@@ -175,5 +175,5 @@ def test_lengths_out_of_range_are_refused(options):
 
 
 def test_a_window_has_no_effect_on_other_data():
-    with pytest.raises(ConfigError, match="no folder of recordings"):
+    with pytest.raises(ConfigError, match="neither a folder nor a table of recordings"):
         open_dataset("digits", window=4)

@@ -1,44 +1,66 @@
-"""A table of picture files, one a row: CSV, TSV or JSON lines with a path and a label."""
+"""A table with labels: of picture files or recordings, one a row, or of sensor values over time."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
+from lepton_automl.data import signal_files
 from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.series_tables import SeriesRoles, recordings_in, series_roles
+from lepton_automl.data.signal_files import check_alike, read_recording, time_decisions
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.data.table_files import TABLE_SUFFIXES, read_table
-from lepton_automl.data.tables import Roles, Rows, Table, assigned_rows, find_roles, make_samples
+from lepton_automl.data.tables import (
+    Roles,
+    Rows,
+    Table,
+    assigned_rows,
+    class_texts,
+    find_roles,
+    folder_order,
+    make_samples,
+)
+from lepton_automl.data.windows import LabelledRecording, cut_recordings
 from lepton_automl.errors import ConfigError
 
 
 class Manifest(Source):
-    """A row a picture; columns of other names become attributes.
+    """A row a picture or a recording, whose further columns become attributes; or a row each time.
 
-    Columns are recognised by their names (`data.tables.COLUMN_WORDS`). Paths are relative to the
-    folder of the table, or to `root`, and must not lead out of it.
+    Columns are recognised by their names (`data.tables.COLUMN_WORDS`), tables of values over time
+    by `data.series_tables`. Paths are relative to the folder of the table, or to `root`, and must
+    not lead out of it.
 
     Parameters
     ----------
     columns : mapping of str to str, optional
-        What a column holds (`path`, `label`, `split`, `group`) -> its name.
+        What a column holds (`path`, `label`, `split`, `group`; of values over time `recording`,
+        `time`, `channels`) -> its name.
     parts : mapping of str to str, optional
         Part -> value of the split column; empty: that column is left out.
     root : Path, optional
-        Folder of the pictures.
+        Folder of the files.
+    window, stride : int, optional
+        Of recordings, as in `data.windows.cut_recordings`.
     """
 
-    uses = frozenset({"columns", "parts", "root"})
+    uses = frozenset({"columns", "parts", "root", "window", "stride"})
 
     def __init__(
         self,
         columns: Mapping[str, str] | None = None,
         parts: Mapping[str, str] | None = None,
         root: Path | None = None,
+        window: int | None = None,
+        stride: int | None = None,
     ) -> None:
         self._columns, self._parts, self._root = columns, parts, root
+        self._window, self._stride = window, stride
 
     def accepts(self, data: str) -> bool:
         return Path(data).suffix.lower() in TABLE_SUFFIXES and Path(data).is_file()
@@ -48,6 +70,8 @@ class Manifest(Source):
         if self._root is not None and not self._root.is_dir():
             raise ConfigError(f"--root {self._root} is not a folder", fix="give a folder")
         table = read_table(path)
+        if (series := series_roles(table, self._columns)) is not None:
+            return self._read_series(data, table, series)
         roles, decision = find_roles(table, self._columns)
         rows = assigned_rows(table, roles, self._parts)
         root = path.parent if self._root is None else self._root
@@ -56,6 +80,10 @@ class Manifest(Source):
         ids = [name + suffix for name in ids]
         files = [root / name for name in ids]
         _check_files(table, roles, rows, files, root)
+        if all(file.suffix.lower() in signal_files.SUFFIXES for file in files):
+            return self._cut(data, table, roles, rows, files, ids, decision, note)
+        self._refuse("--window", self._window, "a table of pictures")
+        self._refuse("--stride", self._stride, "a table of pictures")
         return make_samples(
             table,
             roles,
@@ -65,6 +93,66 @@ class Manifest(Source):
             decisions=() if decision is None else (decision,),
             notes=note,
         )
+
+    def _read_series(self, data: str, table: Table, roles: SeriesRoles) -> Samples:
+        """Windows of a table with a row each time."""
+        self._refuse("--root", self._root, "a table of values, not of files")
+        recordings, decisions = recordings_in(table, roles, self._parts)
+        samples = cut_recordings(
+            data,
+            recordings,
+            window=self._window,
+            stride=self._stride,
+            channel_names=roles.channels,
+        )
+        made = (roles.decision, *decisions, *samples.decisions)
+        return dataclasses.replace(samples, decisions=made)
+
+    def _cut(
+        self,
+        data: str,
+        table: Table,
+        roles: Roles,
+        rows: Rows,
+        files: Sequence[Path],
+        ids: Sequence[str],
+        decision: Decision | None,
+        notes: tuple[str, ...],
+    ) -> Samples:
+        """Windows of the recordings that the rows name, sorted by class and name."""
+        places = [int(row) for row in rows.kept]
+        labels = class_texts([table.columns[roles.label][row] for row in places])
+        others = table.other_columns(roles)
+        order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
+        read = [read_recording(files[n]) for n in order]
+        check_alike([files[n] for n in order], read)
+        recordings = [
+            LabelledRecording(
+                name=ids[n],
+                values=recording.values,
+                labels=labels[n],
+                part=str(rows.parts[n]),
+                group=table.columns[roles.group][places[n]] if roles.group else "",
+                attributes={name: column[places[n]] for name, column in others.items()},
+            )
+            for n, recording in zip(order, read, strict=True)
+        ]
+        names = next((each.names for each in read if each.names), ())
+        samples = cut_recordings(
+            data, recordings, window=self._window, stride=self._stride, channel_names=names
+        )
+        made = (*([] if decision is None else [decision]), *rows.decisions)
+        return dataclasses.replace(
+            samples,
+            notes=(*notes, *rows.notes, *samples.notes),
+            decisions=(*made, *samples.decisions, *time_decisions(read)),
+        )
+
+    def _refuse(self, option: str, value: object, what: str) -> None:
+        if value is not None:
+            raise ConfigError(
+                f"{option} {value} has no effect: the data are {what}", fix="leave it out"
+            )
 
 
 def _paths(table: Table, roles: Roles, rows: Rows, root: Path) -> list[str]:
