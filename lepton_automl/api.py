@@ -78,6 +78,7 @@ class Options(TypedDict, total=False):
     balance: Balance
     channels: Channels
     pixel_scale: str
+    rehash: bool
     fresh: bool
     optuna_storage: str | None
     callbacks: Sequence[str]
@@ -101,6 +102,7 @@ class DataOptions(TypedDict, total=False):
     balance: Balance
     channels: Channels
     pixel_scale: str
+    rehash: bool
 
 
 class CompressOptions(TypedDict, total=False):
@@ -126,6 +128,7 @@ class CompressOptions(TypedDict, total=False):
     channel_axis: ChannelAxis
     channels: Channels
     pixel_scale: str
+    rehash: bool
     fresh: bool
     budget: str | float
     device: str
@@ -378,7 +381,7 @@ def predict(
 def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:
     """Compress the best net of a run: in its folder, or to other limits in another folder."""
     own = {"limits", "out", "prefer", "fresh"} if "limits" in given else set[str]()
-    known = given.keys() - own - {"budget", "device", "started"}
+    known = given.keys() - own - {"budget", "device", "started", "rehash"}
     _check_no_effect(known, "leave it out: the run defines it; for a model of your own give --data")
     try:
         config = configured(
@@ -386,6 +389,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
             budget_seconds=_seconds(given.get("budget")),
             device=given.get("device", "auto"),
             started=given.get("started"),
+            rehash=given.get("rehash", False),
         )
     except DataError as error:
         if run.suffix != ".onnx":

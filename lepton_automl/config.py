@@ -250,6 +250,8 @@ class RunConfig:
     pixel_scale: str = "auto"
     """Black and white of the stored pixels: `auto`, `unit`, `symmetric`, `8bit` to `16bit`, WHITE
     or BLACK:WHITE."""
+    rehash: bool = False
+    """Whether every picture file is read again, whatever is known of it."""
     fresh: bool = False
     optuna_storage: str | None = None
     """Where every trial is copied to: the URL of a database or the path of a journal file."""

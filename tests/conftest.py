@@ -67,17 +67,19 @@ def _set_seeded_rng(state):
 
 @pytest.fixture(scope="session", autouse=True)
 def _state_of_session(tmp_path_factory):
-    """Session fixtures, such as `finished_run`, write no file in the user's state folder."""
+    """Session fixtures, such as `finished_run`, write no file in the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEPTON_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("LEPTON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 @pytest.fixture(autouse=True)
 def _state(monkeypatch, tmp_path_factory):
-    """Every test, with the processes that it starts, has a state folder of its own."""
-    folder = tmp_path_factory.getbasetemp() / "states" / uuid.uuid4().hex  # made when used
-    monkeypatch.setenv("LEPTON_STATE_DIR", str(folder))
+    """Every test, with the processes that it starts, has a state and a cache folder of its own."""
+    for name in ("STATE", "CACHE"):
+        folder = tmp_path_factory.getbasetemp() / name.lower() / uuid.uuid4().hex  # made when used
+        monkeypatch.setenv(f"LEPTON_{name}_DIR", str(folder))
 
 
 @pytest.fixture(scope="session", autouse=True)

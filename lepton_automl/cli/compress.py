@@ -77,6 +77,7 @@ def compress(
     channel_axis: o.ChannelAxisName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
+    rehash: o.Rehash = False,
     fresh: o.Fresh = False,
     budget: o.CompressBudget = None,
     device: o.Device = "auto",

@@ -41,6 +41,7 @@ def data(
     balance: o.BalanceName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
+    rehash: o.Rehash = False,
     html: Html = None,
     fix: Fix = None,
     quiet: o.Quiet = False,

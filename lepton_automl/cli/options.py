@@ -301,6 +301,15 @@ PixelScaleText = Annotated[
         "or BLACK:WHITE; auto recognises them by the training part.",
     ),
 ]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        help="Read every picture file again, also those whose path, size and times are those of "
+        "before.",
+        rich_help_panel=_RUNNING,
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Move an earlier run in the folder aside and start again.")
 ]

@@ -42,6 +42,7 @@ def search(
     balance: o.BalanceName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
+    rehash: o.Rehash = False,
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,
     jobs_per_gpu: o.JobsPerGpu = None,

@@ -25,6 +25,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
 from lepton_automl.data import loading, pixel_cache
+from lepton_automl.data.decode_pool import Reading
 from lepton_automl.data.formats import FormatTable
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import LevelTable
@@ -422,6 +423,7 @@ def open_dataset(
     pixel_scale: str = "auto",
     known_scale: PixelScale | None = None,
     data_object: object | None = None,
+    reading: Reading | None = None,
     emit: Emit = silent,
 ) -> Dataset:
     """Read and check labelled pictures, and split them where the data give no split.
@@ -463,6 +465,8 @@ def open_dataset(
         The scale of the data that a net was trained on, for other data of that net.
     data_object : object, optional
         A data set object from Python, for which `data` stands (`sources.torch_dataset`).
+    reading : Reading, optional
+        How picture files are read; by default in one process a CPU core where they are many.
 
     Raises
     ------
@@ -485,7 +489,9 @@ def open_dataset(
     # Before every picture is read, which may take minutes.
     loading.stated_groups(samples, group)
     loading.stated_times(samples, time)
-    checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit)
+    reading = Reading(emit=emit) if reading is None else reading
+    place = "\0".join(str(real_path(each)) for each in (data, test) if each is not None)
+    checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit, reading, place)
     checked = loading.choose_file_scale(checked, stated, known_scale)
     checked = loading.with_channels(checked, channels)
     for note in checked.samples.notes:

@@ -71,7 +71,7 @@ _UNREADABLE = (
 REPAIR = "repair or remove the file, or give --skip-corrupt to ignore such files"
 """The way out where a picture file cannot be read."""
 
-_MEMORY = 720 << 20
+MEMORY = 720 << 20
 """Bytes that all pictures which are decoded at the same time take together; with them, a command
 that has loaded torch takes less than 1 GiB."""
 _SMALL = 4 << 20
@@ -146,7 +146,7 @@ def decode(
     Raises
     ------
     DataError
-        If it is no regular file, not a picture, is damaged, or needs too much memory (`_MEMORY`).
+        If it is no regular file, not a picture, is damaged, or needs too much memory (`MEMORY`).
     """
     if isinstance(picture, np.ndarray):
         pixels = picture if picture.ndim == 3 else picture[..., None]
@@ -218,6 +218,19 @@ def check_picture(path: PictureFile) -> PictureInfo:
     DataError
         As `decode`.
     """
+    return check_with_thumbnail(path, 0)[0]
+
+
+def check_with_thumbnail(
+    path: PictureFile, side: int
+) -> tuple[PictureInfo, NDArray[np.uint8] | None]:
+    """As `check_picture`, with the `thumbnail` of a file of 8 bits that is stored without loss.
+
+    Raises
+    ------
+    DataError
+        As `decode`.
+    """
     with _opened(path, is_draft=True) as image:
         (width, height), is_grey = image.size, _is_grey(image)
         # A JPEG is read completely, but decoded at an eighth of its size: twice as fast.
@@ -230,13 +243,14 @@ def check_picture(path: PictureFile) -> PictureInfo:
             plain = _to_grey_or_rgb(image, SIXTEEN_BIT)
             levels = _levels(plain, is_wide=is_wide)
         size = (width, height) if _orientation(image) >= 5 else (height, width)
-        digest = None
+        digest, thumb = None, None
         if plain is not None and not is_wide and _is_lossless(image):
             turn = _TRANSPOSITIONS.get(_orientation(image))
             plain = plain if turn is None else plain.transpose(turn)
             digest = _pixel_digest(_in_mode(plain, "L" if is_grey else "RGB"))
+            thumb = _square(_in_mode(plain, "L"), side) if side else None
         turned = _orientation(image)
-        return PictureInfo(
+        info = PictureInfo(
             size,
             is_grey,
             levels,
@@ -245,6 +259,7 @@ def check_picture(path: PictureFile) -> PictureInfo:
             digest,
             turned if turned in _TRANSPOSITIONS else 1,
         )
+        return info, thumb
 
 
 def _is_lossless(image: Image.Image) -> bool:
@@ -276,19 +291,33 @@ def map_in_threads(
     return results
 
 
+class NeedsMemory(Exception):
+    """A picture needs more memory than `limit_memory` allows."""
+
+
 class _SharedMemory:
     """Memory for decoding, which threads take and give back; those who wait keep their order."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, is_strict: bool = False) -> None:
         self.size = self._free = size
+        self._is_strict = is_strict
         self._turn, self._changed = threading.Lock(), threading.Condition()
 
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
-        """Wait for `count` bytes, at most `size`, and hold them until the block ends."""
+        """Wait for `count` bytes, or for `size`, and hold them until the block ends.
+
+        Raises
+        ------
+        NeedsMemory
+            If it is strict, and `count` is above `size`.
+        """
         if count <= _SMALL:
             yield
             return
+        if count > self.size and self._is_strict:
+            raise NeedsMemory
+        count = min(count, self.size)
         with self._turn, self._changed:
             self._changed.wait_for(lambda: self._free >= count)
             self._free -= count
@@ -300,7 +329,25 @@ class _SharedMemory:
                 self._changed.notify_all()
 
 
-_memory = _SharedMemory(_MEMORY)
+_memory = _SharedMemory(MEMORY)
+
+
+def limit_memory(size: int) -> None:
+    """Let this process decode only pictures that need at most `size` bytes, or 4 MiB.
+
+    Others raise `NeedsMemory`.
+    """
+    global _memory
+    _memory = _SharedMemory(size, is_strict=True)
+
+
+def prepare() -> None:
+    """Load Pillow's formats, and ignore its warnings of odd metadata and too many pixels.
+
+    The latter raise an error here.
+    """
+    Image.init()
+    warnings.simplefilter("ignore")
 
 
 class _WholeFile:
@@ -323,7 +370,8 @@ class _WholeFile:
 
 
 def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
-    return Image.open(cast(BinaryIO, _WholeFile(file)), formats=_FORMATS)
+    whole = file if isinstance(file, io.BytesIO) else cast(BinaryIO, _WholeFile(file))
+    return Image.open(whole, formats=_FORMATS)
 
 
 @contextmanager
@@ -341,7 +389,7 @@ def _opened(path: PictureFile, *, is_draft: bool = False) -> Iterator[Image.Imag
         file.seek(0)
         try:
             with (
-                _memory.take(_MEMORY if is_alone else 0),
+                _memory.take(MEMORY if is_alone else 0),
                 _open_image(file) as image,
             ):
                 _check_pixels(image)
@@ -363,7 +411,12 @@ def open_picture(path: PictureFile) -> io.BytesIO | io.BufferedReader:
     """
     if isinstance(path, Member):
         return io.BytesIO(path.read(max_bytes=PICTURE.max_bytes, fix=REPAIR))
-    return untrusted_files.open_file(path, PICTURE, fix=REPAIR)
+    file = untrusted_files.open_file(path, PICTURE, fix=REPAIR)
+    size = os.fstat(file.fileno()).st_size
+    if size > _SMALL:
+        return file
+    with file:  # One read instead of many small ones.
+        return io.BytesIO(file.read(size))
 
 
 def _needed(image: Image.Image, is_draft: bool) -> int:
@@ -461,7 +514,7 @@ def _levels(plain: Image.Image, *, is_wide: bool) -> Levels:
 
 def _check_pixels(image: Image.Image) -> None:
     # Without regard to drafts, so that what is checked can also be decoded.
-    limit = _MEMORY // _bytes_a_pixel(image, is_draft=False)
+    limit = MEMORY // _bytes_a_pixel(image, is_draft=False)
     if image.size[0] * image.size[1] > limit:
         width, height = image.size
         raise ValueError(

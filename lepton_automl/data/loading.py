@@ -17,10 +17,13 @@ from lepton_automl.config import NONE, Channels, group_pattern
 from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data import decode, near_duplicates
+from lepton_automl.data import checking, decode, decode_pool, near_duplicates
+from lepton_automl.data.checking import CheckedPicture, CheckResult
 from lepton_automl.data.decode import PictureInfo
+from lepton_automl.data.decode_pool import Reading
 from lepton_automl.data.formats import FormatTable
-from lepton_automl.data.levels import Levels, LevelTable, scale_files
+from lepton_automl.data.known_pictures import KnownPictures
+from lepton_automl.data.levels import LevelTable, scale_files
 from lepton_automl.data.name_groups import (
     find_name_groups,
     groups_by_attribute,
@@ -85,6 +88,10 @@ class CheckedSamples:
     """Size and kind of each picture as it is stored; None for signals."""
     unreadable: tuple[UnreadableFile, ...] = ()
     """Files that were left out."""
+    thumbs: NDArray[np.uint8] | None = None
+    """(N, `checking.THUMBNAIL`, `checking.THUMBNAIL`), by the scale of 16 bits; None for arrays."""
+    known: KnownPictures | None = None
+    """Remembers what was found in the files; None where they are few or no files."""
 
 
 def read_samples(
@@ -217,9 +224,29 @@ def choose_file_scale(
 
 
 def check_pictures(
-    samples: Samples, skip_corrupt: bool, quarantine: Path | None, emit: Emit
+    samples: Samples,
+    skip_corrupt: bool,
+    quarantine: Path | None,
+    emit: Emit,
+    reading: Reading | None = None,
+    place: str = "",
 ) -> CheckedSamples:
     """Read every picture once: check that it is valid, take its size and its hash.
+
+    Parameters
+    ----------
+    samples : Samples
+        Pictures or signals.
+    skip_corrupt : bool
+        Leave files out that cannot be read.
+    quarantine : Path or None
+        Text file in which they are listed.
+    emit : callable
+        Receives progress.
+    reading : Reading, optional
+        In how many processes files are read.
+    place : str
+        Names the data; of many files what is found is remembered under it (`known_pictures`).
 
     Raises
     ------
@@ -245,26 +272,22 @@ def check_pictures(
         )
     total = len(samples)
 
-    def on_item(done: int) -> None:
-        if done % 500 == 0:
-            emit(Event("data", "checking pictures", done, total))
-
-    results = decode.map_in_threads(_check_one, pictures, on_item)
-    valid = [result for result in results if not isinstance(result, DataError)]
+    results, known = _checked(pictures, reading or Reading(emit=emit), place)
+    valid = [result for result in results if isinstance(result, CheckedPicture)]
     unreadable = _unreadable_files(samples, results)
     if len(valid) < total:
         invalid = [result for result in results if isinstance(result, DataError)]
         _report_unreadable(invalid, total, skip_corrupt, quarantine, emit)
         index = [n for n, result in enumerate(results) if not isinstance(result, DataError)]
         samples = _subset(samples, np.array(index, np.int64))
-    infos = [info for info, _ in valid]
+    infos = [result.info for result in valid]
     sizes = {info.size for info in infos}
     size = sizes.pop() if len(sizes) == 1 else None
-    digests = tuple(digest for _, digest in valid)
+    digests = tuple(result.digest for result in valid)
     if size is None:  # Equal bytes of pixels in another shape are another picture.
         digests = tuple(
             digest if info.pixel_digest is None else _with_size(digest, info.size)
-            for info, digest in valid
+            for info, digest in zip(infos, digests, strict=True)
         )
     levels = LevelTable.of([info.levels for info in infos])
     decisions = (*samples.decisions, *_picture_decisions(samples, infos))
@@ -277,11 +300,41 @@ def check_pictures(
         levels,
         formats=FormatTable.of(infos),
         unreadable=unreadable,
+        thumbs=np.stack([result.thumb for result in valid]),
+        known=known,
     )
 
 
+def _checked(
+    pictures: Sequence[Picture], reading: Reading, place: str
+) -> tuple[list[CheckResult], KnownPictures | None]:
+    """What is found in each picture; files that are known and have not changed are not read."""
+    paths = [picture for picture in pictures if not isinstance(picture, np.ndarray)]
+    if len(paths) < len(pictures):
+        return decode.map_in_threads(checking.check_one, pictures), None
+    if len(paths) < decode_pool.MANY or not place:
+        return decode_pool.check(paths, reading), None
+    known = KnownPictures(place, paths, is_forced=reading.is_forced)
+    found: dict[int, CheckResult] = {**known.find()}
+    left = [n for n in range(len(paths)) if n not in found]
+    if found:
+        text = f"{len(found):,} of {len(paths):,} pictures are known and have not changed"
+        reading.emit(Event("data", f"{text}; --rehash reads them again", is_detail=True))
+
+    def on_checked(places: Sequence[int], results: Sequence[CheckResult]) -> None:
+        known.keep([left[n] for n in places], results)
+
+    results = decode_pool.check([paths[n] for n in left], reading, on_checked)
+    found.update(zip(left, results, strict=True))
+    ordered = [found[n] for n in range(len(paths))]
+    known.finish(ordered)
+    if known.failure:
+        reading.emit(Event("data", f"what was found is not remembered: {known.failure}"))
+    return ordered, known
+
+
 def _unreadable_files(
-    samples: Samples, results: Sequence[tuple[PictureInfo, bytes] | DataError]
+    samples: Samples, results: Sequence[CheckResult]
 ) -> tuple[UnreadableFile, ...]:
     return tuple(
         UnreadableFile(
@@ -357,7 +410,7 @@ def _with_found_groups(
     samples, copies = checked.samples, _copies(checked.digests)
     different = np.flatnonzero(copies == np.arange(len(samples)))
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
-    thumbs = near_duplicates.thumbnails(select(samples.only_pictures, different), scale)
+    thumbs = _thumbnails(checked, different, scale)
     near, not_searched = _search(checked, thumbs, samples.labels[different], emit)
     place = np.searchsorted(different, copies)
     near_groups = different[near.groups][place]
@@ -388,6 +441,20 @@ def _with_found_groups(
     checked = _with_few_groups_decision(checked, groups)
     checked = _grouped(checked, _with_enough_groups(groups, copies, samples.labels))
     return dataclasses.replace(checked, are_groups_found=True)
+
+
+def _thumbnails(
+    checked: CheckedSamples, places: NDArray[np.int64], scale: PixelScale
+) -> NDArray[np.uint8]:
+    """Grey thumbnails of pictures; files with more than 8 bits are read again for their scale."""
+    pictures = checked.samples.only_pictures
+    if checked.thumbs is None or checked.levels is None:
+        return near_duplicates.thumbnails(select(pictures, places), scale)
+    thumbs = checked.thumbs[places]
+    deep = np.flatnonzero(checked.levels.is_deep[places])
+    if scale != SIXTEEN_BIT and len(deep):
+        thumbs[deep] = near_duplicates.thumbnails(select(pictures, places[deep]), scale)
+    return thumbs
 
 
 def stated_groups(samples: Samples, group: str | None) -> NDArray[np.int64] | None:
@@ -504,9 +571,17 @@ def _search(
             certainty="assumed",
             option="--group REGEX",
         )
-    if len(labels) >= _MANY:
-        emit(Event("data", f"comparing {len(labels):,} pictures for near duplicates"))
-    return near_duplicates.find_near_duplicates(thumbs, labels), None
+
+    def make() -> tuple[NDArray[np.int64], float]:
+        if len(labels) >= _MANY:
+            emit(Event("data", f"comparing {len(labels):,} pictures for near duplicates"))
+        made = near_duplicates.find_near_duplicates(thumbs, labels)
+        return made.groups, made.bound
+
+    if checked.known is None:
+        return NearDuplicates(*make()), None
+    content = (thumbs.tobytes(), labels.astype("<i8").tobytes())
+    return NearDuplicates(*checked.known.groups(content, make)), None
 
 
 def _near_duplicate_decision(near: NearDuplicates, ids: Sequence[str]) -> Decision:
@@ -894,24 +969,6 @@ def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
             for name, column in samples.attributes.items()
         },
     )
-
-
-def _check_one(picture: Picture) -> tuple[PictureInfo, bytes] | DataError:
-    if isinstance(picture, np.ndarray):
-        height, width, *channels = picture.shape
-        digest = hashlib.sha256(picture.tobytes()).digest()
-        info = PictureInfo(
-            (height, width), channels in ([], [1]), Levels.of(picture), pixel_digest=digest
-        )
-        return info, digest
-    try:
-        info = decode.check_picture(picture)
-        if info.pixel_digest is not None:
-            return info, info.pixel_digest
-        with decode.open_picture(picture) as file:
-            return info, hashlib.file_digest(file, "sha256").digest()
-    except DataError as error:
-        return error
 
 
 def _with_size(digest: bytes, size: tuple[int, int]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +113,7 @@ def find_name_groups(
 
 def _below_class(name: str, class_name: str) -> str:
     """The path below the class folder."""
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     places = [place for place, part in enumerate(parts[:-1]) if part == class_name]
     return "/".join(parts[places[-1] + 1 :] if places else parts[-1:])
 
@@ -161,7 +160,7 @@ def _rules(inner: Sequence[str]) -> list[_Rule]:
 
 def _joined(name: str, chosen: slice, least: int) -> str | None:
     """Tokens of a file name up to the last chosen one; None if it has fewer than `least`."""
-    stem = PurePosixPath(name).name.partition(".")[0]
+    stem = name.rpartition("/")[2].partition(".")[0]
     found = [match.span() for match in _TOKEN.finditer(stem)]
     if len(found) < least:
         return None

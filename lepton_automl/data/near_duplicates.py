@@ -23,12 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.data import decode
+from lepton_automl.data.checking import THUMBNAIL
 from lepton_automl.data.close_pairs import connect
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.samples import Pictures
 
-THUMBNAIL = 32
-"""Rows and columns of a thumbnail."""
 _SIDE = 16
 """Rows and columns of a vector."""
 _CROPS = (

@@ -9,6 +9,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit
 from lepton_automl.data import audit
 from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.decode_pool import Reading
 
 
 def open_data(config: RunConfig, emit: Emit, *, quarantine: Path | None = None) -> Dataset:
@@ -52,8 +53,14 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
         channels=config.channels,
         pixel_scale=config.pixel_scale,
         data_object=config.data_object,
+        reading=reading(config, emit),
         emit=emit,
     ).with_balance(config.balance)
+
+
+def reading(config: RunConfig, emit: Emit) -> Reading:
+    """How a command reads picture files."""
+    return Reading(config.jobs or 0, emit=emit, is_forced=config.rehash)
 
 
 def channels_decision(dataset: Dataset) -> Decision:
