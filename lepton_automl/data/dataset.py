@@ -498,6 +498,7 @@ def open_dataset(
         emit(Event("data", note))
     checked = loading.with_groups(checked, group, emit, by_names=time is None)
     times = loading.stated_times(checked.samples, time)
+    checked = loading.cut_through_for(checked, times)
     parts = loading.assign_parts(checked, seed, times)
     if times is None:
         checked = loading.with_split_decision(checked, parts, seed)

@@ -17,7 +17,7 @@ from lepton_automl.config import NONE, Channels, group_pattern
 from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data import checking, decode, decode_pool, near_duplicates
+from lepton_automl.data import checking, decode, decode_pool, near_duplicates, window_times
 from lepton_automl.data.checking import CheckedPicture, CheckResult
 from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.decode_pool import Reading
@@ -633,6 +633,8 @@ def assign_parts(
         As `split` and `split_by_time`, or if a class has too few different pictures.
     """
     samples, groups = checked.samples, checked.samples.groups
+    if times is not None and window_times.is_cut_through(samples):
+        return window_times.split_windows(samples, times.seconds)
     if groups is None and len(set(checked.digests)) < len(samples):
         groups = _copies(checked.digests)
     if samples.groups is None or checked.are_groups_found:
@@ -697,12 +699,25 @@ def stated_times(samples: Samples, column: str | None) -> Times | None:
     return read_times(column, samples.attributes[column], samples.ids, is_pool)
 
 
+def cut_through_for(checked: CheckedSamples, times: Times | None) -> CheckedSamples:
+    """Samples whose recordings may be cut in time: of one recording, or without groups."""
+    if times is None:
+        return checked
+    return dataclasses.replace(checked, samples=window_times.cut_through(checked.samples))
+
+
 def with_time_decision(
     checked: CheckedSamples, times: Times, parts: NDArray[np.str_]
 ) -> CheckedSamples:
     """Samples with the record of where parts were cut in time."""
     samples = checked.samples
     decision = times.decision(parts, _wanted(samples), samples.groups)
+    if window_times.is_cut_through(samples):
+        left = int((parts == window_times.LEFT_OUT).sum())
+        each = window_times.clocks_restart(samples, times.seconds)
+        where = "each recording by its own clock" if each else "all recordings at the same times"
+        text = f"{decision.choice}; {where}; {left} windows with values of two parts are left out"
+        decision = dataclasses.replace(decision, choice=text)
     changed = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
     return dataclasses.replace(checked, samples=changed)
 

@@ -41,6 +41,13 @@ class Recording:
     """Of the channels; empty where the file does not name them."""
     time_column: str = ""
     """Name of a column of times that was left out; empty where there is none."""
+    times: NDArray[np.float64] | None = None
+    """(length,): that column."""
+
+    @property
+    def attributes(self) -> dict[str, NDArray[np.float64]]:
+        """The column of times under its name; empty without one."""
+        return {} if self.times is None else {self.time_column: self.times}
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +211,8 @@ def _table(path: Path, wanted: Sequence[str]) -> Recording:
     if not times:
         return Recording(values, names)
     kept = [n for n in range(len(names)) if n != times[0]]
-    return Recording(values[:, kept], tuple(names[n] for n in kept), names[times[0]])
+    kept_names = tuple(names[n] for n in kept)
+    return Recording(values[:, kept], kept_names, names[times[0]], values[:, times[0]])
 
 
 def _numbers(

@@ -120,6 +120,7 @@ def split_by_time(
     numbers = (
         np.arange(len(pool)) if groups is None else np.unique(groups[pool], return_inverse=True)[1]
     )
+    has_groups = groups is not None
     ends = np.full(int(numbers.max()) + 1, -np.inf)
     np.maximum.at(ends, numbers, times[pool])
     when = ends[numbers]
@@ -129,7 +130,7 @@ def split_by_time(
             f"the {len(pool)} pictures to be split are of {len(moments)} different times, groups "
             f"at their end, but {len(wanted) + 1} parts (train, {', '.join(wanted)}) are needed",
             fix="give data of more times, or a test part of your own; without --time parts are "
-            "drawn at random",
+            "drawn at random" + (", --group none cuts groups in time too" if has_groups else ""),
         )
     drawn = np.full(len(pool), "train", "<U10")
     last = len(moments)

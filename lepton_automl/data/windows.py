@@ -39,7 +39,9 @@ class LabelledRecording:
     """`train`, `validation`, `test` or empty, of the recording or of each row."""
     group: str = ""
     """Recordings of one group stay in one part; empty: the recording is a group of its own."""
-    attributes: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    attributes: Mapping[str, str | Sequence[str] | NDArray[np.float64]] = field(
+        default_factory=dict
+    )
     """Further columns: a text, or one for each row, of which a window has that of its last row."""
     breaks: tuple[int, ...] = ()
     """Rows before which time is missing: no window crosses them."""
@@ -242,7 +244,7 @@ def _attributes(
         for window in found:
             column = recordings[window.recording].attributes.get(name, "")
             last = window.start + length - 1
-            texts.append(column if isinstance(column, str) else column[last])
+            texts.append(column if isinstance(column, str) else str(column[last]))
         made[name] = tuple(texts)
     return made
 

@@ -133,7 +133,8 @@ class Manifest(Source):
                 labels=labels[n],
                 part=str(rows.parts[n]),
                 group=table.columns[roles.group][places[n]] if roles.group else "",
-                attributes={name: column[places[n]] for name, column in others.items()},
+                attributes=recording.attributes
+                | {name: column[places[n]] for name, column in others.items()},
             )
             for n, recording in zip(order, read, strict=True)
         ]

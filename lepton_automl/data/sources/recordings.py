@@ -83,7 +83,13 @@ class Recordings(Source):
         samples = cut_recordings(
             data,
             [
-                LabelledRecording(file.id, recording.values, file.label, file.part)
+                LabelledRecording(
+                    file.id,
+                    recording.values,
+                    file.label,
+                    file.part,
+                    attributes=recording.attributes,
+                )
                 for file, recording in zip(files, read, strict=True)
             ],
             window=self._window,

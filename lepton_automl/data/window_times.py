@@ -1,0 +1,86 @@
+"""Cut the parts of windows in the order of time, through recordings that are not kept whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.data.samples import PARTS, Samples
+from lepton_automl.data.split import split_by_time
+
+LEFT_OUT = "left out"
+"""In place of a part: of windows that share values with an earlier part."""
+_SAME_START = 0.01
+"""Share of the time of the longest recording within which all start where clocks restart."""
+
+
+def cut_through(samples: Samples) -> Samples:
+    """Samples whose recordings may be cut: those without groups, and windows of one recording."""
+    if samples.spans is None:
+        return samples
+    if samples.groups is not None and len(np.unique(samples.spans[:, 0])) > 1:
+        return samples
+    return dataclasses.replace(samples, groups=None, recordings=None)
+
+
+def is_cut_through(samples: Samples) -> bool:
+    """Whether parts of these samples are cut through their recordings."""
+    return samples.spans is not None and samples.groups is None
+
+
+def clocks_restart(samples: Samples, seconds: NDArray[np.float64]) -> bool:
+    """Whether all recordings start at one time, so that each is cut by its own clock."""
+    numbers, starts, ends = _clocks(samples, seconds)
+    longest = float((ends - starts).max())
+    return len(numbers) > 1 and float(np.ptp(starts)) <= _SAME_START * longest
+
+
+def split_windows(samples: Samples, seconds: NDArray[np.float64]) -> NDArray[np.str_]:
+    """Cut parts as `split_by_time`, through recordings; windows across a cut are left out.
+
+    Where the clocks of all recordings start at one time, each recording is cut, by the share of its
+    time; else all at the same moments.
+
+    Parameters
+    ----------
+    samples : Samples
+        With `spans` and without groups.
+    seconds : ndarray
+        float64 (N,): time of the last value of each window.
+
+    Raises
+    ------
+    DataError
+        As `split_by_time`.
+    """
+    assert samples.spans is not None, "samples are no windows of recordings"
+    when = seconds
+    if clocks_restart(samples, seconds):
+        numbers, starts, ends = _clocks(samples, seconds)
+        own = np.searchsorted(numbers, samples.spans[:, 0])
+        when = (seconds - starts[own]) / np.maximum(ends - starts, 1e-12)[own]
+    parts = split_by_time(samples.labels, samples.class_names, samples.parts, None, when)
+    ends_of = np.zeros(len(samples), np.int64)
+    own = np.unique(samples.spans[:, 0], return_inverse=True)[1]
+    for earlier, later in itertools.pairwise(PARTS):
+        before = parts == earlier
+        np.maximum.at(ends_of, own[before], samples.spans[before, 2])
+        parts[(parts == later) & (samples.spans[:, 1] < ends_of[own])] = LEFT_OUT
+    return parts
+
+
+def _clocks(
+    samples: Samples, seconds: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Numbers of the recordings, and times of their first and last windows."""
+    assert samples.spans is not None, "samples are no windows of recordings"
+    numbers, member = np.unique(samples.spans[:, 0], return_inverse=True)
+    starts, ends = np.full(len(numbers), np.inf), np.full(len(numbers), -np.inf)
+    known = np.isfinite(seconds)  # Of samples of given parts no time is read.
+    np.minimum.at(starts, member[known], seconds[known])
+    np.maximum.at(ends, member[known], seconds[known])
+    read = np.isfinite(starts)
+    return numbers, np.where(read, starts, 0.0), np.where(read, ends, 0.0)

@@ -1,0 +1,80 @@
+"""Parts of windows that are cut in time through recordings."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from lepton_automl.data.dataset import open_dataset
+from lepton_automl.errors import DataError
+
+
+def table(path, recordings, *, restarts):
+    """Recordings of 400 rows with changing labels, one after the other or with clocks from 0."""
+    rng = np.random.default_rng(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["session", "time", "x", "y", "label"])
+        for n in range(recordings):
+            for k in range(400 + 100 * n * restarts):
+                when = k if restarts else 10_000 * n + k
+                writer.writerow([n, when, *rng.normal(size=2).round(5), "ab"[k // 40 % 2]])
+    return path
+
+
+def values_of(part):
+    """Recording and place of each value, from the names of the windows."""
+    found = set()
+    for place in part.ids:
+        name, _, span = place.removesuffix("]").partition("[")
+        start, stop = map(int, span.split(":"))
+        found |= {(name, n) for n in range(start, stop)}
+    return found
+
+
+@pytest.mark.parametrize(("restarts", "said"), [(True, "own clock"), (False, "the same times")])
+def test_no_value_is_in_two_parts_and_later_parts_are_later(tmp_path, restarts, said):
+    data = table(tmp_path / "a.csv", 4, restarts=restarts)
+    dataset = open_dataset(data, time="time", group="none", window=20, stride=5)
+    train, validation, test = map(values_of, dataset.parts)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+    for name in {name for name, _ in train | validation | test}:
+        ends = [[k for n, k in part if n == name] for part in (train, validation, test)]
+        first, second, third = (each or [None] for each in ends)
+        if first[0] is not None and third[0] is not None:
+            assert max(first) < min(third)
+        if second[0] is not None and third[0] is not None:
+            assert max(second) < min(third)
+    assert all(part.groups is None for part in dataset.parts)
+    (made,) = [each for each in dataset.decisions if each.name == "parts"]
+    assert said in made.choice
+    assert "windows with values of two parts are left out" in made.choice
+    recordings = {name for name, _ in test}
+    assert len(recordings) == (4 if restarts else 1)
+
+
+def test_one_recording_is_cut_and_several_are_kept_whole(tmp_path):
+    alone = open_dataset(table(tmp_path / "a.csv", 1, restarts=False), time="time", window=20)
+    assert all(map(len, alone.parts))
+    whole = open_dataset(table(tmp_path / "b.csv", 6, restarts=False), time="time", window=20)
+    names = [{name for name, _ in values_of(part)} for part in whole.parts]
+    assert names[2] == {"5"}
+    assert sum(map(len, names)) == 6
+    with pytest.raises(DataError, match="2 different times") as caught:
+        open_dataset(table(tmp_path / "c.csv", 2, restarts=False), time="time", window=20)
+    assert "--group none" in caught.value.fix
+
+
+def test_recordings_in_folders_have_the_times_of_their_column(tmp_path):
+    for n in range(8):
+        path = tmp_path / "d" / "ab"[n % 2] / f"{n}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.column_stack([1000 * n + np.arange(60), np.random.default_rng(n).normal(size=60)])
+        np.savetxt(path, rows, "%.9g", ",", header="t,x", comments="")
+    dataset = open_dataset(tmp_path / "d", time="t", window=20)
+    found = [sorted({int(place.split("/")[1][0]) for place in p.ids}) for p in dataset.parts]
+    assert found == [[0, 1, 2, 3, 4, 5], [6], [7]]
