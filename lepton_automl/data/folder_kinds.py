@@ -36,6 +36,8 @@ def folder_kind(data: str) -> str:
         return "cifar"
     if {"train", "test", "meta"} <= set(files):  # CIFAR-100, pickled.
         return "cifar"
+    if holds_parquet(path, files, folders):
+        return "parquet"
     if not folders and (source := _flat_kind(files)):
         return source
     return "recordings" if holds_recordings(path, folders) else "image_folder"
@@ -60,6 +62,16 @@ def holds_recordings(path: Path, folders: list[str], depth: int = 3) -> bool:
         if depth and holds_recordings(path / name, inner, depth - 1):
             return True
     return False
+
+
+def holds_parquet(path: Path, files: list[str], folders: list[str], depth: int = 3) -> bool:
+    """Whether a folder, or the first folders below it, holds Parquet files and no pictures."""
+    if any(name.lower().endswith(".parquet") for name in files):
+        return True
+    if not depth or not folders or any(Path(name).suffix.lower() in SUFFIXES for name in files):
+        return False
+    first = path / min(folders)
+    return holds_parquet(first, *_names(first), depth - 1)
 
 
 def is_idx_in_raw(path: Path, folders: list[str]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.dataset import open_dataset
-from tests.data import test_source_idx, test_source_tar_shards
+from tests.data import test_source_idx, test_source_parquet, test_source_tar_shards
 from tests.data.test_source_zip import pack
 from tests.helpers.pictures import random_pictures, write_npz
 
@@ -105,7 +105,18 @@ def parts_from_python():
     return {part: Part(n) for n, part in enumerate(PARTS)}
 
 
+def parquet(place):
+    test_source_parquet.needs_pyarrow()
+    (place / "hub" / "data").mkdir(parents=True)
+    for n, part in enumerate(PARTS):
+        rows = slice(8 * n, 8 * n + 8)
+        path = place / "hub" / "data" / f"{part}-00000-of-00001.parquet"
+        test_source_parquet.write(path, X[rows], LABELS[rows], ["0", "1"])
+    return place / "hub"
+
+
 FORMS = {
+    "parquet": parquet,
     "tar": tar,
     "idx": idx,
     "torch Dataset": lambda _: "tests.data.test_same_data:parts_from_python",
