@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ from lepton_automl.config import (
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
-from lepton_automl.data import loading, pixel_cache
-from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data import decode_pool, loading, pixel_cache
+from lepton_automl.data.decode_pool import Decoding, Reading, only_files
 from lepton_automl.data.formats import FormatTable
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import LevelTable
@@ -166,6 +166,8 @@ class Dataset:
     """Remarks of the source for the user."""
     unreadable: tuple[UnreadableFile, ...] = ()
     """Picture files that were left out."""
+    reading: Reading = field(default_factory=Reading)
+    """How picture files are read."""
 
     @property
     def file_scale(self) -> PixelScale:
@@ -277,6 +279,14 @@ class Dataset:
             stem += f"-{_digest(self.framing.to_json())[:8]}"
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
+        label_state = pixel_cache.cache_array(
+            labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]
+        )
+        if len(picture_files := only_files(source.pictures)) >= decode_pool.MANY:
+            how = Decoding(self.channels, size, self.file_scale, self.framing)
+            text = f"{part} pictures"
+            state = pixel_cache.cache_pictures(pixels, picture_files, how, self.reading, text)
+            return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
         made = functools.partial(
             pixel_cache.decode_blocks,
             source.pictures,
@@ -285,11 +295,10 @@ class Dataset:
             self.file_scale,
             self.framing,
         )
-        states = (
-            pixel_cache.cache_array(pixels, shape, np.dtype(np.uint8), made),
-            pixel_cache.cache_array(labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]),
+        state = pixel_cache.cache_array(
+            pixels, shape, np.dtype(np.uint8), made, is_forced=self.reading.is_forced
         )
-        return LabelledFiles(pixels, labels, source.is_balanced, states)
+        return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
 
     def file_input_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
         """`file_inputs` and the labels as files in the folder `cache`.
@@ -522,6 +531,7 @@ def open_dataset(
         channel_names=checked.samples.channel_names,
         notes=checked.samples.notes,
         unreadable=checked.unreadable,
+        reading=reading,
     )
 
 

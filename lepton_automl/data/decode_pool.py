@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_automl.core import subprocesses
 from lepton_automl.core.events import Emit, silent
@@ -29,7 +30,8 @@ from lepton_automl.data import checking, decode
 from lepton_automl.data.checking import CheckResult
 from lepton_automl.data.decode import REPAIR, PictureFile
 from lepton_automl.data.framing import Framing
-from lepton_automl.data.pixel_scale import PixelScale
+from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.samples import Picture, Pictures
 from lepton_automl.errors import DataError, LeptonError, MachineError
 
 MANY = 1000
@@ -66,6 +68,32 @@ class Reading:
             return 1
         allowed = self.processes or len(os.sched_getaffinity(0))
         return max(1, min(allowed, _MOST_PROCESSES, len(pictures) // (MANY // 4)))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How pictures are decoded: the parameters of `decode.decode`."""
+
+    channels: int
+    size: tuple[int, int]
+    scale: PixelScale = SIXTEEN_BIT
+    framing: Framing | None = None
+
+    def decode(self, picture: Picture) -> NDArray[np.uint8]:
+        """Decode a picture to pixels (H, W, C); errors as of `decode.decode`."""
+        return decode.decode(picture, self.channels, self.size, self.scale, self.framing)
+
+    def to_json(self) -> list[Any]:
+        """As values that JSON can hold."""
+        framing = None if self.framing is None else self.framing.to_json()
+        return [self.channels, self.size, [self.scale.black, self.scale.white], framing]
+
+    @classmethod
+    def from_json(cls, values: list[Any]) -> Self:
+        """Read what `to_json` gave."""
+        channels, (height, width), scale, framing = values
+        read = None if framing is None else Framing.from_json(framing)
+        return cls(channels, (height, width), PixelScale(*scale), read)
 
 
 class _Lost(Exception):
@@ -163,6 +191,53 @@ class DecodePool:
         for future in as_completed(list(futures)):
             yield futures.pop(future), *future.result()
 
+    def decode_into(
+        self,
+        file: Path,
+        start: int,
+        pictures: Sequence[PictureFile],
+        chunks: Sequence[range],
+        how: Decoding,
+    ) -> Iterator[tuple[int, int]]:
+        """Decode chunks of picture files to their places in a file of pixels.
+
+        Parameters
+        ----------
+        file : Path
+            Is there and has its whole size.
+        start : int
+            Place of the first pixel, bytes.
+        pictures : sequence of Path or Member
+            All pictures of the file.
+        chunks : sequence of range
+            Which pictures are decoded, each range at once.
+        how : Decoding
+            How they are decoded.
+
+        Yields
+        ------
+        (int, int)
+            Number of a chunk, and CRC-32 of its pixels; -1: the caller has to decode it, because it
+            needs more memory than the share of a process, or since its process was lost.
+
+        Raises
+        ------
+        LeptonError
+            If a file cannot be read any more, or the machine is at fault.
+        """
+        bytes_each = how.size[0] * how.size[1] * how.channels
+        requests = [
+            {
+                "decode": [_packed(pictures[n]) for n in chunk],
+                "how": how.to_json(),
+                "file": str(file.absolute()),
+                "offset": start + chunk.start * bytes_each,
+            }
+            for chunk in chunks
+        ]
+        for number, answer, _ in self.answers(requests):
+            yield number, answer.get("crc", -1)
+
     def _call(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         with self._lock:
             if not self._is_open:
@@ -181,6 +256,14 @@ class DecodePool:
             raise
         self._idle.append(process)
         return answer
+
+
+def only_files(pictures: Pictures) -> tuple[PictureFile, ...]:
+    """The pictures, where all of them are files; else none."""
+    if isinstance(pictures, np.ndarray):
+        return ()
+    found = tuple(picture for picture in pictures if not isinstance(picture, np.ndarray))
+    return found if len(found) == len(pictures) else ()
 
 
 def check(
@@ -262,60 +345,6 @@ def _check_here(
     return results
 
 
-def decode_into(
-    file: Path,
-    start: int,
-    pictures: Sequence[PictureFile],
-    chunks: Sequence[range],
-    pool: DecodePool,
-    **how: Any,
-) -> Iterator[tuple[int, int]]:
-    """Decode chunks of picture files to their places in an open file.
-
-    Parameters
-    ----------
-    file : Path
-        Is there and has its whole size.
-    start : int
-        Place of the first pixel, bytes.
-    pictures : sequence of Path or Member
-        All pictures of the file.
-    chunks : sequence of range
-        Which pictures are decoded, each range at once.
-    pool : DecodePool
-        The processes.
-    **how
-        `channels`, `size`, `scale`, `framing` of `decode.decode`.
-
-    Yields
-    ------
-    (int, int)
-        Number of a chunk, and CRC-32 of its pixels; -1: the caller decodes it, because of its
-        memory or since its process was lost.
-
-    Raises
-    ------
-    LeptonError
-        If a file cannot be read any more, or the machine is at fault.
-    """
-    scale, framing = how["scale"], how["framing"]
-    bytes_each = how["size"][0] * how["size"][1] * how["channels"]
-    requests = [
-        {
-            "decode": [_packed(pictures[n]) for n in chunk],
-            "channels": how["channels"],
-            "size": how["size"],
-            "scale": [scale.black, scale.white],
-            "framing": None if framing is None else framing.to_json(),
-            "file": str(file.absolute()),
-            "offset": start + chunk.start * bytes_each,
-        }
-        for chunk in chunks
-    ]
-    for number, answer, _ in pool.answers(requests):
-        yield number, answer.get("crc", -1)
-
-
 def _packed(picture: PictureFile) -> str | list[Any]:
     if isinstance(picture, Path):
         return str(picture)
@@ -360,16 +389,11 @@ def _answered(request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
             except decode.NeedsMemory:
                 large.append(place)
         return {"large": large}, checking.pack(results)
-    height, width = request["size"]
-    channels = request["channels"]
-    scale = PixelScale(*request["scale"])
-    framing = None if request["framing"] is None else Framing.from_json(request["framing"])
-    pixels = np.empty((len(request["decode"]), height, width, channels), np.uint8)
+    how = Decoding.from_json(request["how"])
+    pixels = np.empty((len(request["decode"]), *how.size, how.channels), np.uint8)
     try:
         for place, picture in enumerate(request["decode"]):
-            pixels[place] = decode.decode(
-                _unpacked(picture), channels, (height, width), scale, framing
-            )
+            pixels[place] = how.decode(_unpacked(picture))
     except decode.NeedsMemory:
         return {"large": True}, b""
     handle = os.open(request["file"], os.O_WRONLY | os.O_CLOEXEC)
