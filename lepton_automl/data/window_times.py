@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.data.samples import PARTS, Samples
 from lepton_automl.data.split import split_by_time
+from lepton_automl.errors import DataError
 
 LEFT_OUT = "left out"
 """In place of a part: of windows that share values with an earlier part."""
@@ -54,7 +55,7 @@ def split_windows(samples: Samples, seconds: NDArray[np.float64]) -> NDArray[np.
     Raises
     ------
     DataError
-        As `split_by_time`.
+        As `split_by_time`, or if no window of a part is left.
     """
     assert samples.spans is not None, "samples are no windows of recordings"
     when = seconds
@@ -63,12 +64,18 @@ def split_windows(samples: Samples, seconds: NDArray[np.float64]) -> NDArray[np.
         own = np.searchsorted(numbers, samples.spans[:, 0])
         when = (seconds - starts[own]) / np.maximum(ends - starts, 1e-12)[own]
     parts = split_by_time(samples.labels, samples.class_names, samples.parts, None, when)
+    wanted = set(parts.tolist())
     ends_of = np.zeros(len(samples), np.int64)
     own = np.unique(samples.spans[:, 0], return_inverse=True)[1]
     for earlier, later in itertools.pairwise(PARTS):
         before = parts == earlier
         np.maximum.at(ends_of, own[before], samples.spans[before, 2])
         parts[(parts == later) & (samples.spans[:, 1] < ends_of[own])] = LEFT_OUT
+        if later in wanted and not (parts == later).any():
+            raise DataError(
+                f"all windows of the {later} part share values with an earlier part",
+                fix="give longer recordings, a shorter --window, or leave --time out",
+            )
     return parts
 
 

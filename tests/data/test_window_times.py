@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.samples import Samples
+from lepton_automl.data.window_times import split_windows
 from lepton_automl.errors import DataError
 
 
@@ -78,3 +80,16 @@ def test_recordings_in_folders_have_the_times_of_their_column(tmp_path):
     dataset = open_dataset(tmp_path / "d", time="t", window=20)
     found = [sorted({int(place.split("/")[1][0]) for place in p.ids}) for p in dataset.parts]
     assert found == [[0, 1, 2, 3, 4, 5], [6], [7]]
+
+
+def test_a_part_of_which_no_window_is_left_is_refused():
+    starts = np.arange(8) * 5
+    samples = Samples(
+        pictures=np.zeros((8, 40, 1), np.float32),
+        labels=np.arange(8) % 2,
+        class_names=("a", "b"),
+        ids=tuple(map(str, range(8))),
+        spans=np.stack([np.zeros(8, np.int64), starts, starts + 40], 1),
+    )
+    with pytest.raises(DataError, match="share values with an earlier part"):
+        split_windows(samples, starts + 39.0)

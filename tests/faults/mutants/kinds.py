@@ -20,6 +20,8 @@ NAMES = (
     *("picture-predict", "picture-data", "npz", "npy", "manifest", "documents", "onnx-predict"),
     *("onnx-verify", "onnx-compress", "sidecar", "latency-table", "space", "run-folder", "ledger"),
     *("warm-start", "cache", "test-set-uses", "ledger-log", "net"),
+    *("table", "series", "index", "recording", "recording-npy", "labelled-rows", "npz-signals"),
+    *("zip", "tar", "idx", "idx-labels", "cifar"),
 )
 """Names of the formats, without loading what makes their mutants."""
 

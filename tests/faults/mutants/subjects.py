@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.faults.mutants import arrays, ledgers, models, pictures, trees
+from tests.faults.mutants import arrays, ledgers, models, pictures, sources, trees
 from tests.faults.mutants.content import Content, mutated_bytes
 from tests.faults.mutants.engine import Subject
 from tests.helpers import external_models
@@ -96,6 +96,7 @@ def prepare(stage: Path, run: Path, data: Path) -> None:
     (stage / "net").mkdir()
     (stage / "external").mkdir()
     external_models.written(stage / "external")
+    sources.prepare(stage)
 
 
 def _written(name: str, *words: str) -> Callable[[Path, Content], Sequence[str]]:
@@ -529,5 +530,6 @@ SUBJECTS = (
     ),
     Subject("ledger-log", _log_seeds, mutated_bytes, _in_log),
     Subject("net", _net_seeds, _each(json=trees.mutated_json, safetensors=mutated_bytes), _in_net),
+    *sources.SUBJECTS,
 )
 """Every format, in the order in which they are tried."""
