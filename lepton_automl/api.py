@@ -126,6 +126,8 @@ class CompressOptions(TypedDict, total=False):
     columns: str
     root: str | Path
     channel_axis: ChannelAxis
+    window: int
+    stride: int
     channels: Channels
     pixel_scale: str
     rehash: bool

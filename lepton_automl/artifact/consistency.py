@@ -196,7 +196,7 @@ def _shapes(parts: _Parts) -> list[str]:
     for name, model in parts.models.items():
         ends = model.graph.input, model.graph.output
         said[name] = tuple(_end(side[0]) for side in ends if len(side) == 1)
-    return _differing("pictures and answers", said)
+    return _differing("inputs and answers", said)
 
 
 def _end(value: ValueInfoProto) -> tuple[object, ...]:
@@ -237,11 +237,9 @@ def _golden(parts: _Parts) -> list[str]:
     pixels = writer.read_array(parts.folder, GOLDEN)
     count = len(pixels) if pixels.ndim else 0
     wanted = (input_of(parts.about.input)[1].name, (count, *parts.about.input))
-    found = _differing(
-        "golden pictures", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)}
-    )
+    found = _differing("golden samples", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)})
     if not count:
-        found.append(f"{GOLDEN} has no pictures")
+        found.append(f"{GOLDEN} has no samples")
     for name in GOLDEN_ANSWERS.values():
         answers = writer.read_array(parts.folder, name)
         said: dict[str, object] = {
@@ -270,7 +268,7 @@ def _architectures(parts: _Parts) -> list[str]:
         except MALFORMED as error:
             raise manifest.unusable(path, first_line(error)) from error
         found += _differing(
-            "pictures and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}
+            "inputs and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}
         )
         if name in parts.files:
             macs = onnx_cost(parts.files[name], 1).macs

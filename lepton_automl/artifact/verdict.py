@@ -220,10 +220,10 @@ class Verdict:
             f"validation and test differ by more than chance: {kind} {100 * gap.accuracy:.1f} % on "
             f"validation, {100 * compared.accuracy:.1f} % on test, {gap.points:.1f} points apart "
             f"[{low:.1f}, {high:.1f}]. The validation part shares something with the training part "
-            "that the test part does not: near copies, frames of one recording, pictures of one "
-            "piece or person. Net, training and compression were chosen on it, so other choices "
-            "may be better for new pictures, for which only the accuracy on test counts. State "
-            "which pictures belong together (--group REGEX, or `group` in the .npz file) or give a "
+            "that the test part does not: near copies, frames or windows of one recording, samples "
+            "of one piece or person. Net, training and compression were chosen on it, so other "
+            "choices may be better for new samples, for which only the accuracy on test counts. "
+            "State which samples belong together (--group REGEX, or `group` in the .npz file) or give a "
             "validation part of other groups, and run again; more groups to train on help most."
         ]
 

@@ -21,7 +21,7 @@ Pictures = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Labelled pictures for a model of your own, if possible not its training data.",
+        help="Labelled samples for a model of your own, if possible not its training data.",
     ),
 ]
 Preprocessing = Annotated[
@@ -75,6 +75,8 @@ def compress(
     columns: o.Columns = None,
     root: o.Root = None,
     channel_axis: o.ChannelAxisName = "auto",
+    window: o.Window = None,
+    stride: o.Stride = None,
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     rehash: o.Rehash = False,

@@ -179,7 +179,8 @@ MaxClassDrop = Annotated[
 SkipCorrupt = Annotated[
     bool,
     typer.Option(
-        "--skip-corrupt", help="Ignore unreadable pictures and list them in the run folder."
+        "--skip-corrupt",
+        help="Ignore pictures and recordings that are not there or cannot be read, and name them.",
     ),
 ]
 Group = Annotated[

@@ -215,8 +215,8 @@ def _absent_classes(dataset: Dataset) -> Iterator[Finding]:
         if absent:
             yield Finding(
                 "absent classes",
-                f"{len(absent)} of {len(dataset.class_names)} classes have no {part.name} picture: "
-                f"{', '.join(absent[:5])}",
+                f"{len(absent)} of {len(dataset.class_names)} classes have no {part.name} "
+                f"{dataset.noun}: {', '.join(absent[:5])}",
                 f"add {part.name} samples; accuracy does not cover these classes",
                 len(absent),
             )

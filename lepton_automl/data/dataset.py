@@ -180,6 +180,11 @@ class Dataset:
         return self.signal is not None
 
     @property
+    def noun(self) -> str:
+        """What the samples are called in messages: `pictures` or `windows`."""
+        return "windows" if self.is_signal else "pictures"
+
+    @property
     def parts(self) -> tuple[Part, Part, Part]:
         return self.train, self.validation, self.test
 
@@ -447,7 +452,8 @@ def open_dataset(
     seed : int
         Of the split.
     skip_corrupt : bool
-        Ignore picture files that cannot be read instead of raising an error.
+        Ignore files of pictures and recordings that are not there or cannot be read instead of
+        raising an error.
     group : str, optional
         Name of an attribute whose values are the groups, a regular expression whose match in a
         sample's path is its group, or `none`.
@@ -492,6 +498,7 @@ def open_dataset(
         "window": window,
         "stride": stride,
         "dataset": data_object,
+        "skip_corrupt": skip_corrupt or None,
     }
     options = {name: value for name, value in options.items() if value is not None}
     samples = loading.read_samples(str(data), test, options, stated, known_scale)

@@ -641,9 +641,22 @@ def assign_parts(
         _check_copies(samples, _copies(checked.digests))
     if times is not None:
         return split_by_time(
-            samples.labels, samples.class_names, samples.parts, groups, times.seconds
+            samples.labels,
+            samples.class_names,
+            samples.parts,
+            groups,
+            times.seconds,
+            samples.noun,
         )
-    return split(samples.labels, samples.class_names, samples.parts, groups, seed, samples.ids)
+    return split(
+        samples.labels,
+        samples.class_names,
+        samples.parts,
+        groups,
+        seed,
+        samples.ids,
+        samples.noun,
+    )
 
 
 def with_split_decision(
@@ -684,9 +697,7 @@ def stated_times(samples: Samples, column: str | None) -> Times | None:
         near = plugins.unknown_name(column, list(samples.attributes), "column of the data")
         raise ConfigError(
             f"--time {column!r}: the data have no such column",
-            fix=near.fix
-            if samples.attributes
-            else "give a table (.csv) of pictures with a column of times",
+            fix=near.fix if samples.attributes else "give a table (.csv) with a column of times",
         )
     if not _wanted(samples):
         raise ConfigError(
@@ -753,11 +764,12 @@ def _check_copies(samples: Samples, groups: NDArray[np.int64]) -> None:
                 f"{name!r} has {different} among {len(places)}, the others are copies, {example}"
             )
     if few:
+        noun = samples.noun
         raise DataError(
-            f"too few different pictures in {len(few)} of {len(samples.class_names)} classes: "
-            f"{first_few(few, 3)}; equal pictures stay in one part, and every class needs at least "
+            f"too few different {noun} in {len(few)} of {len(samples.class_names)} classes: "
+            f"{first_few(few, 3)}; equal {noun} stay in one part, and every class needs at least "
             f"{len(wanted)} different ones to be in each part ({', '.join(wanted)})",
-            fix="add other pictures of these classes, or give a test part of your own; classes of "
+            fix=f"add other {noun} of these classes, or give a test part of your own; classes of "
             "unequal size need no copies (--balance)",
         )
 
@@ -842,7 +854,7 @@ _OPTIONS = {
 
 
 def _check_effect(data: str, options: ReadOptions, uses: Sequence[frozenset[str]]) -> None:
-    for name in options:
+    for name in options.keys() - {"skip_corrupt"}:  # Picture files are checked for all sources.
         others = uses[:1] if name in _OF_DATA_ONLY else uses
         if not any(name in each for each in others):
             option, what = _OPTIONS[name]
@@ -866,7 +878,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
     if samples.parts is not None and (samples.parts == "test").any():
         raise ConfigError(
             f"--test {test} is given, but {data} has a test part of "
-            f"{(samples.parts == 'test').sum()} pictures",
+            f"{(samples.parts == 'test').sum()} {samples.noun}",
             fix="omit --test, or give data without a test part",
         )
     if more.parts is not None:
@@ -874,7 +886,8 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         more = _subset(more, np.flatnonzero(own))
     if not len(more):
         raise DataError(
-            f"--test {test} has no test part", fix="give a folder or file with test pictures"
+            f"--test {test} has no test part",
+            fix=f"give a folder or file with test {samples.noun}",
         )
     if (samples.signals is None) != (more.signals is None) or _lengths(samples) != _lengths(more):
         raise DataError(

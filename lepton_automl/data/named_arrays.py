@@ -164,7 +164,7 @@ def read_raw(
         parts=np.repeat(np.array([x.part for x in xs], "<U10"), counts),
         groups=groups,
         decisions=decisions,
-        notes=tuple(notes),
+        notes=(*notes, *_unlabelled_notes(data, archive, keys)),
     )
     if layout is None:
         return RawSamples(tuple(xs), build)
@@ -180,6 +180,17 @@ def read_raw(
         return build(pictures=_joined(data, xs, layout), decisions=(*decisions, made))
 
     return RawSamples(tuple(pictures), build, signals)
+
+
+def _unlabelled_notes(data: str, archive: NamedArrays, keys: Mapping[_Key, str]) -> tuple[str, ...]:
+    """That a test part without labels was left out; nothing where there is none."""
+    left = [key for key in archive.files if _meaning(key) == ("x", "test")]
+    if not left or ("x", "test") in keys or ("x", "") in keys:
+        return ()
+    return (
+        f"{data}: {left[0]} has no labels and is left out: a test part is drawn from the rest; "
+        "save its samples as files to classify them with `lepton predict`",
+    )
 
 
 def _check_lengths(data: str, xs: list[RawArray], labels: list[tuple[str, int]]) -> None:
@@ -317,6 +328,9 @@ def _keys(data: str, archive: NamedArrays, columns: Mapping[str, str]) -> dict[_
             "understood too: images, pictures, pixels, data or inputs for x, labels or targets "
             "for y, train_images and the like",
         )
+    if ("y", "test") not in found and ("x", "test") not in stated and len(parts) > 1:
+        found.pop(("group", "test"), None)
+        found.pop(("x", "test"), None)
     for (what, part), key in found.items():
         for pair in ("x", "y"):
             if what != "class_names" and (pair, part) not in found:

@@ -72,6 +72,11 @@ class Samples:
         return cast(Signals, self.pictures) if _are_signals(self.pictures) else None
 
     @property
+    def noun(self) -> str:
+        """What the samples are called in messages: `pictures` or `windows`."""
+        return "windows" if _are_signals(self.pictures) else "pictures"
+
+    @property
     def only_pictures(self) -> Pictures:
         """The pictures, where samples are no signals."""
         assert not _are_signals(self.pictures), "the samples are signals"

@@ -137,6 +137,44 @@ def read_recording(path: Path, wanted: Sequence[str] = ()) -> Recording:
     return _table(path, wanted)
 
 
+def read_recordings(
+    files: Sequence[Path], *, skip_corrupt: bool
+) -> tuple[list[int], list[Recording], tuple[str, ...]]:
+    """Read recordings, those that cannot be read left out or refused.
+
+    Returns
+    -------
+    list of int
+        Places of the files that were read.
+    list of Recording
+    tuple of str
+        A note on those that were left out; empty where all were read.
+
+    Raises
+    ------
+    DataError
+        If one cannot be read and `skip_corrupt` is false, or none can.
+    """
+    places, read, errors = list[int](), list[Recording](), list[DataError]()
+    for place, file in enumerate(files):
+        try:
+            read.append(read_recording(file))
+            places.append(place)
+        except DataError as error:
+            if not skip_corrupt:
+                fix = f"{error.fix}; --skip-corrupt ignores files that cannot be read"
+                raise DataError(error.what, fix=fix) from error
+            errors.append(error)
+    if errors and not read:
+        raise errors[0]
+    if not errors:
+        return places, read, ()
+    shown = "; ".join(error.what for error in errors[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+    note = f"ignored {len(errors)} of {len(files)} recordings that cannot be read: {shown}{more}"
+    return places, read, (note,)
+
+
 def check_alike(files: Sequence[Path], read: Sequence[Recording]) -> None:
     """Check that recordings have the same channels, by number and by name.
 

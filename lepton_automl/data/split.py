@@ -37,6 +37,7 @@ def split(
     groups: NDArray[np.int64] | None,
     seed: int,
     ids: Sequence[str] | None = None,
+    noun: str = "pictures",
 ) -> NDArray[np.str_]:
     """Assign each sample (N,) to a part: given parts stay, missing ones are drawn from the rest.
 
@@ -56,6 +57,8 @@ def split(
         Of the draw.
     ids : sequence of str, optional
         Names of the samples, for messages.
+    noun : str
+        What the samples are called in messages.
 
     Raises
     ------
@@ -67,22 +70,23 @@ def split(
     given[given == "train"] = ""
     pool = np.flatnonzero(given == "")
     wanted = [part for part in PARTS[1:] if not (given == part).any()]
-    _check(labels[pool], class_names, wanted)
+    _check(labels[pool], class_names, wanted, noun)
     if groups is None:
         drawn = _by_class(labels[pool], wanted, seed)
     elif not wanted:
         drawn = np.full(len(pool), "train", "<U10")
     else:
         names = None if ids is None else [ids[int(place)] for place in pool]
-        _check_groups(labels[pool], groups[pool], wanted, class_names, names)
+        _check_groups(labels[pool], groups[pool], wanted, class_names, names, noun)
         drawn = _by_group(labels[pool], groups[pool], wanted, seed, len(class_names))
     given[pool] = drawn
     absent = set(range(len(class_names))) - set(labels[given == "train"].tolist())
     if absent:
         raise DataError(
-            f"with groups kept together, train has no picture of "
+            f"with groups kept together, train has no {noun} of "
             f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
-            fix=f"give data of more groups with these classes, or a split of your own; {_ALONE}",
+            fix="give data of more groups with these classes, or a split of your own; "
+            + _alone(noun),
         )
     return given
 
@@ -93,6 +97,7 @@ def split_by_time(
     parts: NDArray[np.str_] | None,
     groups: NDArray[np.int64] | None,
     times: NDArray[np.float64],
+    noun: str = "pictures",
 ) -> NDArray[np.str_]:
     """Cut parts that are not given in the order of time: train the earliest, test the latest.
 
@@ -101,7 +106,7 @@ def split_by_time(
 
     Parameters
     ----------
-    labels, class_names, parts, groups
+    labels, class_names, parts, groups, noun
         As in `split`.
     times : ndarray
         float64 (N,): increasing with time; only those of samples to be split are used.
@@ -116,7 +121,7 @@ def split_by_time(
     given[given == "train"] = ""
     pool = np.flatnonzero(given == "")
     wanted = [part for part in PARTS[1:] if not (given == part).any()]
-    _check(labels[pool], class_names, wanted)
+    _check(labels[pool], class_names, wanted, noun)
     numbers = (
         np.arange(len(pool)) if groups is None else np.unique(groups[pool], return_inverse=True)[1]
     )
@@ -127,7 +132,7 @@ def split_by_time(
     moments, counts = np.unique(when, return_counts=True)
     if len(moments) <= len(wanted):
         raise DataError(
-            f"the {len(pool)} pictures to be split are of {len(moments)} different times, groups "
+            f"the {len(pool)} {noun} to be split are of {len(moments)} different times, groups "
             f"at their end, but {len(wanted) + 1} parts (train, {', '.join(wanted)}) are needed",
             fix="give data of more times, or a test part of your own; without --time parts are "
             "drawn at random" + (", --group none cuts groups in time too" if has_groups else ""),
@@ -144,21 +149,24 @@ def split_by_time(
     absent = set(range(len(class_names))) - set(labels[given == "train"].tolist())
     if absent:
         raise DataError(
-            f"with parts cut in time, train has no picture of "
+            f"with parts cut in time, train has no {noun} of "
             f"{', '.join(repr(class_names[label]) for label in sorted(absent))}",
-            fix="give earlier pictures of these classes, leave the classes out, or leave --time "
+            fix=f"give earlier {noun} of these classes, leave the classes out, or leave --time "
             "out: then parts are drawn at random",
         )
     return given
 
 
-_ALONE = (
-    "--group none splits without regard to groups, but then accuracies are those on pictures of "
-    "groups that the net has seen"
-)
+def _alone(noun: str) -> str:
+    return (
+        f"--group none splits without regard to groups, but then accuracies are those on {noun} of "
+        "groups that the net has seen"
+    )
 
 
-def _check(labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list[str]) -> None:
+def _check(
+    labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list[str], noun: str
+) -> None:
     if len(class_names) < 2:
         raise DataError(
             f"the data have {len(class_names)} class ({', '.join(class_names)}), at least 2 are "
@@ -170,10 +178,10 @@ def _check(labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list
     small = [f"{n!r} has {c}" for n, c in zip(class_names, counts, strict=True) if c < len(needed)]
     if small:
         raise DataError(
-            f"too few pictures in {len(small)} of {len(class_names)} classes: "
+            f"too few {noun} in {len(small)} of {len(class_names)} classes: "
             f"{first_few(small)}; every class needs at least {len(needed)} to be in "
             f"each part ({', '.join(needed)})",
-            fix="add pictures of these classes or remove the classes",
+            fix=f"add {noun} of these classes or remove the classes",
         )
 
 
@@ -183,29 +191,30 @@ def _check_groups(
     wanted: list[str],
     class_names: tuple[str, ...],
     ids: Sequence[str] | None,
+    noun: str,
 ) -> None:
     """Refuse groups that leave a part empty or keep a class out of train whatever is drawn."""
     needed = ["train", *wanted]
     numbers, first, sizes = np.unique(groups, return_index=True, return_counts=True)
     if len(numbers) < len(needed):
         shown = [
-            f"{size} pictures" + (f" with {ids[place]}" if ids is not None else "")
+            f"{size} {noun}" + (f" with {ids[place]}" if ids is not None else "")
             for place, size in zip(first, sizes, strict=True)
         ]
         raise DataError(
-            f"the pictures to be split are of {_few_groups(len(numbers))} ({'; '.join(shown)}), "
+            f"the {noun} to be split are of {_few_groups(len(numbers))} ({'; '.join(shown)}), "
             f"but {len(needed)} parts ({', '.join(needed)}) are needed, and a group stays in one",
             fix="give data of more groups, or a test part of your own (--test, or x_test in the "
-            f"file); {_ALONE}",
+            f"file); {_alone(noun)}",
         )
     classes_of = [len(np.unique(labels[groups == number])) for number in numbers[:1000]]
     groups_of = [len(np.unique(groups[labels == label])) for label in range(len(class_names))]
     if max(groups_of) == 1 and set(classes_of) == {1}:
         raise DataError(
             f"each of the {len(class_names)} classes is one group of its own, so a part with "
-            "pictures of all classes would leave nothing for the others",
-            fix="groups are what pictures share besides their class, such as a person, a piece or "
-            f"a recording: give several a class; {_ALONE}",
+            f"{noun} of all classes would leave nothing for the others",
+            fix=f"groups are what {noun} share besides their class, such as a person, a piece or "
+            f"a recording: give several a class; {_alone(noun)}",
         )
 
 

@@ -63,7 +63,9 @@ def split_windows(samples: Samples, seconds: NDArray[np.float64]) -> NDArray[np.
         numbers, starts, ends = _clocks(samples, seconds)
         own = np.searchsorted(numbers, samples.spans[:, 0])
         when = (seconds - starts[own]) / np.maximum(ends - starts, 1e-12)[own]
-    parts = split_by_time(samples.labels, samples.class_names, samples.parts, None, when)
+    parts = split_by_time(
+        samples.labels, samples.class_names, samples.parts, None, when, samples.noun
+    )
     wanted = set(parts.tolist())
     ends_of = np.zeros(len(samples), np.int64)
     own = np.unique(samples.spans[:, 0], return_inverse=True)[1]

@@ -313,7 +313,7 @@ def problem_of(found: object, count: int, classes: int) -> str:
         kind = found.dtype if isinstance(found, np.ndarray) else type(found).__name__
         return f"they are {kind}, not float32"
     if found.shape != (count, classes):
-        return f"{count} pictures of {classes} classes give an array {found.shape}"
+        return f"{count} samples of {classes} classes give an array {found.shape}"
     if not np.isfinite(found).all():
         return "they are not finite"
     low, high = float(found.min(initial=0.0)), float(found.max(initial=0.0))
@@ -322,7 +322,7 @@ def problem_of(found: object, count: int, classes: int) -> str:
     sums = found.sum(axis=1, dtype=np.float64)
     far = float(sums[np.abs(sums - 1).argmax()]) if count else 1.0
     if abs(far - 1) > _SUM_TOLERANCE:
-        return f"those of a picture add up to {far:.6g}"
+        return f"those of a sample add up to {far:.6g}"
     return ""
 
 

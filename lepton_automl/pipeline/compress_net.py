@@ -143,9 +143,12 @@ def _check_kind(source: Path, model: Model, context: RunContext) -> None:
         return
     own = "{} values in {} channels".format(*arch.input) if arch.is_signal else ""
     data = "pictures" if given is None else "signals of {} values in {} channels".format(*given)
+    fix = "give the data that the net was trained for"
+    if arch.is_signal and given is not None and arch.channels == given[1]:
+        fix += f"; recordings are cut to its length with --window {arch.input[0]}"
     raise DataError(
         f"{source} is for {f'signals of {own}' if own else 'pictures'}, the data are {data}",
-        fix="give the data that the net was trained for",
+        fix=fix,
     )
 
 

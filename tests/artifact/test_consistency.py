@@ -216,7 +216,7 @@ def test_models_are_compared_with_the_documents(folder, name):
         (changed("preprocessing", "{}"), "preprocessing"),
         (changed("target", "arm64"), "target"),
         (changed("pixel_scale", "12bit"), "pixel_scale"),
-        (other_size.SerializeToString(), "pictures and answers"),
+        (other_size.SerializeToString(), "inputs and answers"),
         (b"no model", name),
         (b"", name),
     ):

@@ -66,7 +66,7 @@ def test_classes_without_a_test_picture_are_found(dataset):
     y = np.arange(40) % 3
     found = audit(dataset(y_train=y, y_val=y, y_test=np.arange(40) % 2, class_names=names))
     assert [(f.kind, f.count) for f in found] == [("absent classes", 1)]
-    assert "no test picture: c" in found[0].message
+    assert "no test pictures: c" in found[0].message
 
 
 def test_classes_with_few_test_pictures_are_found(dataset):

@@ -232,3 +232,16 @@ def test_a_window_has_no_effect_on_a_table_of_pictures(tmp_path):
     data = write(tmp_path / "a.csv", [{"path": "1.png", "label": "cat"}])
     with pytest.raises(ConfigError, match="a table of pictures"):
         Manifest(window=5).read(data)
+
+
+def test_rows_whose_recordings_are_not_there_are_left_out_on_request(tmp_path):
+    rows = [{"file": f"r{n}.csv", "label": CLASSES[n % 3]} for n in range(9)]
+    data = write(tmp_path / "index.csv", rows)
+    for row in rows[1:]:
+        np.savetxt(tmp_path / row["file"], np.zeros((30, 2)), delimiter=",")
+    with pytest.raises(DataError, match="1 of 9") as caught:
+        Manifest().read(data)
+    assert "--skip-corrupt" in caught.value.fix
+    samples = Manifest(skip_corrupt=True).read(data)
+    assert len(samples) == 8
+    assert "ignored 1 of 9 recordings" in samples.notes[0]

@@ -311,3 +311,15 @@ def test_options_of_tables_have_no_effect_elsewhere(tmp_path):
     ):
         with pytest.raises(ConfigError, match=name):
             open_dataset("digits", **options)
+
+
+def test_rows_whose_pictures_are_not_there_are_left_out_on_request(pictures):
+    lines = [f"{name}/{n:03}.png,{name}" for name in ("a", "b") for n in range(4)]
+    data = pictures / "more.csv"
+    data.write_text("path,label\n" + "\n".join([*lines, "b/999.png,b"]) + "\n")
+    with pytest.raises(DataError, match="1 of 9 pictures are not there") as caught:
+        open_dataset(data)
+    assert "--skip-corrupt" in caught.value.fix
+    dataset = open_dataset(data, skip_corrupt=True)
+    assert sum(map(len, dataset.parts)) == 8
+    assert [each.id for each in dataset.unreadable] == ["b/999.png"]

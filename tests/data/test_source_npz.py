@@ -345,3 +345,15 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
 def test_an_axis_of_pictures_without_channels_has_no_effect(tmp_path):
     with pytest.raises(ConfigError, match="no effect"):
         Npz(channel_axis="last").read(write_npz(tmp_path / "a.npz", x=X[..., 0], y=Y))
+
+
+def test_a_test_part_without_labels_is_left_out_with_a_note(tmp_path):
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 6, 6), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x[:7] + 1, group_test=np.arange(7))
+    samples = Npz().read(str(tmp_path / "a.npz"))
+    assert len(samples) == 40
+    assert set(samples.parts.tolist()) == {"train"}
+    assert "x_test has no labels and is left out" in samples.notes[0]
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_val=x[:7])
+    with pytest.raises(DataError, match="x_val without y_val"):
+        Npz().read(str(tmp_path / "b.npz"))

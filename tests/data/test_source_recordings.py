@@ -177,3 +177,24 @@ def test_lengths_out_of_range_are_refused(options):
 def test_a_window_has_no_effect_on_other_data():
     with pytest.raises(ConfigError, match="neither a folder nor a table of recordings"):
         open_dataset("digits", window=4)
+
+
+def test_recordings_that_cannot_be_read_are_left_out_on_request(tmp_path):
+    tree(tmp_path, [60] * 3)
+    (tmp_path / "run" / "01.csv").write_text("x,y,z\n1,2\n")
+    with pytest.raises(DataError, match=r"run/01.csv") as caught:
+        open_dataset(tmp_path)
+    assert "--skip-corrupt" in caught.value.fix
+    samples = Recordings(skip_corrupt=True).read(str(tmp_path))
+    assert [place.partition("/")[0] for place in samples.ids] == ["run"] * 2 + ["walk"] * 3
+    assert "ignored 1 of 6 recordings that cannot be read" in samples.notes[0]
+
+
+def test_a_test_folder_without_labels_is_left_out_with_a_note(tmp_path):
+    tree(tmp_path, [60] * 6, part="train/")
+    for n in range(3):
+        write(tmp_path / "test" / f"{n}.csv", values(60, n))
+    samples = Recordings().read(str(tmp_path))
+    assert len(samples) == 12
+    assert "3 recordings in" in samples.notes[0]
+    assert all(map(len, open_dataset(tmp_path).parts))

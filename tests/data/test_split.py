@@ -120,7 +120,7 @@ def test_the_only_group_of_a_class_goes_to_train():
 def test_a_class_that_groups_keep_out_of_train_is_refused():
     groups, labels = np.repeat([0, 1, 2], 10), np.repeat([0, 1, 1], 10)
     labels[:3], labels[10:13] = 2, 0  # Train would need two of the three groups.
-    with pytest.raises(DataError, match="train has no picture of"):
+    with pytest.raises(DataError, match="train has no pictures of"):
         split(labels, NAMES[:3], None, groups, seed=0)
 
 

@@ -63,7 +63,7 @@ def test_too_few_times_and_a_class_that_comes_late_are_refused():
     with pytest.raises(DataError, match="2 different times"):
         parts_of([1, 2] * 10)
     labels = np.arange(40) // 30
-    with pytest.raises(DataError, match="train has no picture of 'b'"):
+    with pytest.raises(DataError, match="train has no pictures of 'b'"):
         split_by_time(labels, NAMES, None, None, np.arange(40.0))
 
 

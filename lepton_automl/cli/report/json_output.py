@@ -130,7 +130,7 @@ def predictions_document(
     if unreadable:
         count = len(rows) + len(unreadable)
         found["unreadable"] = [{"error": error.what, "fix": error.fix} for error in unreadable]
-        found["error"] = f"{len(unreadable)} of {count} pictures cannot be read"
+        found["error"] = f"{len(unreadable)} of {count} files cannot be read"
         found["fix"] = unreadable[0].fix
         found["exit_code"] = unreadable[0].exit_code
     return found

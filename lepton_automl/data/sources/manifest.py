@@ -12,7 +12,7 @@ from lepton_automl.core.files import real_path
 from lepton_automl.data import signal_files
 from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.series_tables import SeriesRoles, recordings_in, series_roles
-from lepton_automl.data.signal_files import check_alike, read_recording, time_decisions
+from lepton_automl.data.signal_files import check_alike, read_recordings, time_decisions
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.data.table_files import TABLE_SUFFIXES, read_table
 from lepton_automl.data.tables import (
@@ -47,9 +47,11 @@ class Manifest(Source):
         Folder of the files.
     window, stride : int, optional
         Of recordings, as in `data.windows.cut_recordings`.
+    skip_corrupt : bool
+        Whether files that are not there are left out; those of pictures when they are read.
     """
 
-    uses = frozenset({"columns", "parts", "root", "window", "stride"})
+    uses = frozenset({"columns", "parts", "root", "window", "stride", "skip_corrupt"})
 
     def __init__(
         self,
@@ -58,8 +60,10 @@ class Manifest(Source):
         root: Path | None = None,
         window: int | None = None,
         stride: int | None = None,
+        skip_corrupt: bool = False,
     ) -> None:
         self._columns, self._parts, self._root = columns, parts, root
+        self._skip_corrupt = skip_corrupt
         self._window, self._stride = window, stride
 
     def accepts(self, data: str) -> bool:
@@ -79,7 +83,8 @@ class Manifest(Source):
         suffix = _missing_suffix(root / ids[0])
         ids = [name + suffix for name in ids]
         files = [root / name for name in ids]
-        _check_files(table, roles, rows, files, root)
+        if not self._skip_corrupt:
+            _check_files(table, roles, rows, files, root)
         if all(file.suffix.lower() in signal_files.SUFFIXES for file in files):
             return self._cut(data, table, roles, rows, files, ids, decision, note)
         self._refuse("--window", self._window, "a table of pictures")
@@ -124,7 +129,10 @@ class Manifest(Source):
         labels = class_texts([table.columns[roles.label][row] for row in places])
         others = table.other_columns(roles)
         order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
-        read = [read_recording(files[n]) for n in order]
+        found, read, left_out = read_recordings(
+            [files[n] for n in order], skip_corrupt=self._skip_corrupt
+        )
+        order = [order[n] for n in found]
         check_alike([files[n] for n in order], read)
         recordings = [
             LabelledRecording(
@@ -145,7 +153,7 @@ class Manifest(Source):
         made = (*([] if decision is None else [decision]), *rows.decisions)
         return dataclasses.replace(
             samples,
-            notes=(*notes, *rows.notes, *samples.notes),
+            notes=(*notes, *left_out, *rows.notes, *samples.notes),
             decisions=(*made, *samples.decisions, *time_decisions(read)),
         )
 
@@ -263,8 +271,8 @@ def _check_files(table: Table, roles: Roles, rows: Rows, files: Sequence[Path], 
         f"give --root {where}"
         if where
         else (
-            "correct the paths, leave these rows out, or name the folder that they start from with "
-            "--root"
+            "correct the paths, leave these rows out (--skip-corrupt does), or name the folder "
+            "that they start from with --root"
         )
     )
     raise table.error(

@@ -19,7 +19,7 @@ from lepton_automl.data.series_tables import check_columns, known_series_roles, 
 from lepton_automl.data.signal_files import (
     SUFFIXES,
     check_alike,
-    read_recording,
+    read_recordings,
     time_decisions,
 )
 from lepton_automl.data.sources import Samples, Source
@@ -55,17 +55,21 @@ class Recordings(Source):
         Values of a window; None: whole recordings where all have one length, else 128.
     stride : int, optional
         Values from the start of one window to the next; None: half a window.
+    skip_corrupt : bool
+        Whether recordings that cannot be read are left out.
     """
 
-    uses = frozenset({"columns", "window", "stride"})
+    uses = frozenset({"columns", "window", "stride", "skip_corrupt"})
 
     def __init__(
         self,
         columns: Mapping[str, str] | None = None,
         window: int | None = None,
         stride: int | None = None,
+        skip_corrupt: bool = False,
     ) -> None:
         self._columns, self._window, self._stride = columns, window, stride
+        self._skip_corrupt = skip_corrupt
 
     def accepts(self, data: str) -> bool:
         return folder_kind(data) == "recordings"
@@ -78,7 +82,10 @@ class Recordings(Source):
             raise ConfigError(
                 f"--columns has no effect: folders of {data} name the classes", fix="leave it out"
             )
-        read = [read_recording(file.path) for file in files]
+        places, read, notes = read_recordings(
+            [file.path for file in files], skip_corrupt=self._skip_corrupt
+        )
+        files = [files[place] for place in places]
         check_alike([file.path for file in files], read)
         samples = cut_recordings(
             data,
@@ -96,8 +103,11 @@ class Recordings(Source):
             stride=self._stride,
             channel_names=next((each.names for each in read if each.names), ()),
         )
-        decisions = (*samples.decisions, *time_decisions(read))
-        return dataclasses.replace(samples, decisions=decisions)
+        return dataclasses.replace(
+            samples,
+            notes=(*notes, *_unlabelled_notes(Path(data)), *samples.notes),
+            decisions=(*samples.decisions, *time_decisions(read)),
+        )
 
     def _read_tables(self, data: str, files: list[_File]) -> Samples:
         """Windows of tables with a row each time, which has a label."""
@@ -149,6 +159,18 @@ def _tables(root: Path) -> Iterator[_File]:
             if path.suffix.lower() == ".csv" and not path.name.startswith(".") and path.is_file():
                 place = path.relative_to(root).as_posix()
                 yield _File(path, place, parts.get(folder.name, "") if folder != root else "", "")
+
+
+def _unlabelled_notes(root: Path) -> Iterator[str]:
+    """Recordings in the folder of a part, beside the folders of its classes."""
+    for file in (each for each in _tables(root) if each.part):
+        folder = file.path.parent
+        count = sum(each.path.parent == folder for each in _tables(root))
+        yield (
+            f"{count} recordings in {folder} are in no folder of a class, so they have no label "
+            "and are left out; `lepton predict` classifies them"
+        )
+        return
 
 
 def _check_no_index(files: list[_File]) -> None:
