@@ -223,8 +223,9 @@ class Verdict:
             "that the test part does not: near copies, frames or windows of one recording, samples "
             "of one piece or person. Net, training and compression were chosen on it, so other "
             "choices may be better for new samples, for which only the accuracy on test counts. "
-            "State which samples belong together (--group REGEX, or `group` in the .npz file) or give a "
-            "validation part of other groups, and run again; more groups to train on help most."
+            "State which samples belong together (--group REGEX, or `group` in the .npz file) or "
+            "give a validation part of other groups, and run again; more groups to train on help "
+            "most."
         ]
 
     def _reason(self, limit: JudgedLimit) -> str:
