@@ -72,6 +72,8 @@ class Options(TypedDict, total=False):
     channel_axis: ChannelAxis
     window: int | None
     stride: int | None
+    rate: int | None
+    mels: int | None
     flip: Flip
     refit: Refit
     folds: str
@@ -99,6 +101,8 @@ class DataOptions(TypedDict, total=False):
     channel_axis: ChannelAxis
     window: int | None
     stride: int | None
+    rate: int | None
+    mels: int | None
     balance: Balance
     channels: Channels
     pixel_scale: str

@@ -22,6 +22,10 @@ Prefer = Literal["size", "latency"]
 MAX_FOLDS = 10
 MAX_WINDOW = 1 << 20
 """Values of a window of a recording."""
+MIN_RATE, MAX_RATE = 1000, 192_000
+"""Hertz, of sound."""
+MAX_MELS = 256
+"""Bands of its features."""
 """Folds of a cross-validation at most: more would be too small to be compared one by one."""
 
 Balance = Literal["auto", "on", "off"]
@@ -174,6 +178,18 @@ def _check_values(**counts: int | None) -> None:
             )
 
 
+def _check_sound(rate: int | None, mels: int | None) -> None:
+    for name, value, low, high, unit in (
+        ("rate", rate, MIN_RATE, MAX_RATE, "hertz"),
+        ("mels", mels, 1, MAX_MELS, "bands"),
+    ):
+        if value is not None and not low <= value <= high:
+            raise ConfigError(
+                f"--{name} {value}, the rule is {low} to {high} {unit}",
+                fix="give another number, or leave it out",
+            )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Configuration of a run.
@@ -233,6 +249,10 @@ class RunConfig:
     """Values of a window of a recording; None: whole ones of one length, else 128."""
     stride: int | None = None
     """Values from the start of one window to the next; None: half a window."""
+    rate: int | None = None
+    """Sampling rate, hertz, to which sound is brought; None: its own, at most 16,000."""
+    mels: int | None = None
+    """Bands of the log-mel features of sound; None: 40."""
     flip: Flip = "auto"
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
     refit: Refit = "auto"
@@ -288,6 +308,7 @@ class RunConfig:
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
         _check_values(window=self.window, stride=self.stride)
+        _check_sound(self.rate, self.mels)
         fold_count(self.folds)
         part_folders(self.parts)
         column_names(self.columns)

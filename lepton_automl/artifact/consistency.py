@@ -47,6 +47,7 @@ from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
+from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.onnx_file import input_of
 from lepton_automl.models.untrusted_onnx import parse
 
@@ -202,7 +203,11 @@ def _shapes(parts: _Parts) -> list[str]:
 def _end(value: ValueInfoProto) -> tuple[object, ...]:
     """Type and dimensions, without the first, of an input or output."""
     kind = value.type.tensor_type
-    names: dict[int, str] = {TensorProto.UINT8: "uint8", TensorProto.FLOAT: "float32"}
+    names: dict[int, str] = {
+        TensorProto.UINT8: "uint8",
+        TensorProto.INT16: "int16",
+        TensorProto.FLOAT: "float32",
+    }
     dims = [dim.dim_value or dim.dim_param for dim in kind.shape.dim]
     return (names.get(kind.elem_type, f"type {kind.elem_type}"), *dims[1:])
 
@@ -219,6 +224,7 @@ def _metadata(parts: _Parts) -> list[str]:
         ("target", about.target),
         (PIXEL_SCALE, writer.scale_metadata(about.known_scale).get(PIXEL_SCALE, _NONE)),
         (CHANNELS, writer.channel_metadata(about.channel_names).get(CHANNELS, _NONE)),
+        (FRONT_END, _NONE if about.front_end is None else about.front_end.to_json()),
     ):
         # The files of external models have fewer entries.
         said = {
@@ -264,12 +270,13 @@ def _architectures(parts: _Parts) -> list[str]:
             continue
         try:
             arch = writer.read_arch(parts.folder, name)
-            said = (arch.input, arch.classes, arch.graph.macs)
+            said = (arch.file_input, arch.classes, arch.graph.macs)
         except MALFORMED as error:
             raise manifest.unusable(path, first_line(error)) from error
         found += _differing(
             "inputs and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}
         )
+        found += _differing("front end", {ABOUT: parts.about.front_end, place: arch.front_end})
         if name in parts.files:
             macs = onnx_cost(parts.files[name], 1).macs
             found += _differing("multiply-accumulates", {name: macs, place: said[2]})

@@ -108,6 +108,19 @@ def measured_text(limit: JudgedLimit) -> str:
     return text if limit.of is None else f"{text} (class {limit.of})"
 
 
+def front_end_text(verdict: Verdict) -> str:
+    """Time of the front end of files that read audio; empty of other files."""
+    cost = verdict.front_end
+    if cost is None:
+        return ""
+    low, high = (time_text(end) for end in cost.latency_interval)
+    return (
+        f"front end (log-mel features, in float): {time_text(cost.latency_ms)} [{low}, {high}] of "
+        f"the latency, {bytes_text(cost.size_bytes)} of the file; multiply-accumulates are those "
+        "of the net behind it"
+    )
+
+
 def faster_text(verdict: Verdict) -> str:
     """Which file ships, and whether int8 or float is faster; empty for damaged files."""
     int8, floating = verdict.int8, verdict.float32

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lepton_automl.errors import ArchError, first_line
 
 Array = np.ndarray
+
+_QUANTIZE = "QuantizeLinear"
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,37 @@ class IntegerReference:
         self._nodes = list(graph.node)
         self._constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self._input, self._output = graph.input[0].name, graph.output[0].name
+        self.features_name: str | None = None
+        """The first quantized tensor of a file that reads audio, from which the integer arithmetic
+        starts: the float front end before it is compared apart; None of other files."""
+        if graph.input[0].type.tensor_type.elem_type == TensorProto.INT16:
+            quantized = [n for n, node in enumerate(graph.node) if node.op_type == _QUANTIZE]
+            start = quantized[0] if quantized else 0
+            self.features_name = str(graph.node[start].output[0])
+            self._nodes = self._nodes[start + 1 :]
+            self._input = self.features_name
 
     @property
     def last_quantized_name(self) -> str:
         """Name of the last tensor that is quantized."""
-        quantized = [str(n.output[0]) for n in self._nodes if n.op_type == "QuantizeLinear"]
+        quantized = [str(n.output[0]) for n in self._nodes if n.op_type == _QUANTIZE]
         if not quantized:
             raise _unsupported("no tensor of the file is quantized")
         return quantized[-1]
 
     def __call__(self, pixels: Array) -> Array:
-        """Probabilities (n, classes) of uint8 pixels (n, H, W, C)."""
+        """Probabilities (n, classes) of uint8 pixels (n, H, W, C), or what `run` takes."""
         return self.run(pixels).probabilities
 
     def run(self, pixels: Array) -> ReferenceOutput:
-        """Probabilities and the last quantized tensor of uint8 pixels (n, H, W, C)."""
+        """Probabilities and the last quantized tensor.
+
+        Parameters
+        ----------
+        pixels : array
+            uint8 pixels (n, H, W, C), a float32 signal (n, length, C), or the value of
+            `features_name`.
+        """
         values: dict[str, Tensor] = {**self._constants, self._input: pixels}
         for node in self._nodes:
             if node.op_type not in _OPERATORS:
@@ -137,10 +155,13 @@ def integer_reference(file: bytes) -> IntegerReference:
 
 
 def with_last_quantized_output(file: bytes) -> bytes:
-    """The file with its last quantized tensor as a second output."""
+    """The file with its last quantized tensor, and the features of audio, as further outputs."""
     model = ModelProto.FromString(file)
     name = IntegerReference(file).last_quantized_name
     model.graph.output.append(helper.make_tensor_value_info(name, 2, None))
+    features = IntegerReference(file).features_name
+    if features not in (None, name):
+        model.graph.output.append(helper.make_tensor_value_info(features, 2, None))
     return bytes(model.SerializeToString())
 
 
@@ -284,6 +305,11 @@ def _transpose(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     return np.transpose(inputs[0], attributes["perm"])
 
 
+def _unsqueeze(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    x, axes = inputs
+    return np.expand_dims(x, tuple(axes.tolist()))
+
+
 def _flatten(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     return np.reshape(inputs[0], (len(inputs[0]), -1))
 
@@ -309,11 +335,13 @@ _OPERATORS: Mapping[str, Operator] = {
     "Softmax": _softmax,
     "Sub": _sub,
     "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
 }
 
 
 _ON_QUANTIZED = frozenset(_OPERATORS) - {
-    *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Sub", "Transpose")
+    *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Sub", "Transpose"),
+    "Unsqueeze",
 }
 
 

@@ -13,7 +13,12 @@ from onnx import ModelProto
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import INT8
 from lepton_automl.artifact.provenance import read_provenance
-from lepton_automl.artifact.verdict import FileMetrics, RecordingAccuracy, TargetLatency
+from lepton_automl.artifact.verdict import (
+    FileMetrics,
+    FrontEndCost,
+    RecordingAccuracy,
+    TargetLatency,
+)
 from lepton_automl.core.limited_process import is_out_of_memory
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.cost import Cost, file_cost
@@ -24,9 +29,11 @@ from lepton_automl.errors import DataError, first_line
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.front_end_onnx import ancestors, features_name, front_end_of
 from lepton_automl.models.onnx_file import UNLOADABLE, open_session
 from lepton_automl.models.untrusted_onnx import MALFORMED, parse
 
+_FRONT_END = "front end"
 ROUNDS = 15
 SECONDS = 0.3
 """Time per file over all rounds."""
@@ -47,7 +54,7 @@ def file_problems(name: str, file: bytes) -> list[str]:
     except MALFORMED as error:
         return [f"{name} is not valid ONNX: {first_line(error)}"]
     ends = [[item.name for item in side] for side in (opened.get_inputs(), opened.get_outputs())]
-    inputs = ([onnx_file.INPUT_NAME], [onnx_file.SIGNAL_NAME])
+    inputs = ([onnx_file.INPUT_NAME], [onnx_file.SIGNAL_NAME], [onnx_file.AUDIO_NAME])
     if ends[0] not in inputs or ends[1] != [onnx_file.OUTPUT_NAME]:
         return [f"{name} has inputs and outputs {ends}"]
     return []
@@ -61,8 +68,10 @@ def figures(
     quiet_reference_ms: float | None,
     model: LatencyModel | None = None,
     whole: Mapping[str, Evidence] | None = None,
-) -> dict[str, FileMetrics]:
-    """Measure every file; latencies in rounds that interleave all files and the reference net.
+) -> tuple[dict[str, FileMetrics], FrontEndCost | None]:
+    """Measure every file, and the front end of files that read audio.
+
+    Latencies are of rounds that interleave all files and the reference net.
 
     Parameters
     ----------
@@ -79,7 +88,9 @@ def figures(
     """
     watch = Stopwatch()
     quiet = quiet_reference_ms or watch.quiet_reference_ms()
-    latencies = watch.measure(files, rounds=ROUNDS, seconds=SECONDS)
+    front_end = front_end_of(files[INT8])
+    timed_files = files if front_end is None else {**files, _FRONT_END: front_end}
+    latencies = watch.measure(timed_files, rounds=ROUNDS, seconds=SECONDS)
     found = {}
     for name, file in files.items():
         static = _static(folder, name, file)
@@ -92,7 +103,11 @@ def figures(
             found[name] = dataclasses.replace(
                 found[name], target_latency=_target_latency(arch, model)
             )
-    return found
+    if front_end is None:
+        return found, None
+    own = latencies[_FRONT_END]
+    interval = (own.ratio_low * quiet, own.ratio_high * quiet)
+    return found, FrontEndCost(own.ratio * quiet, interval, len(front_end))
 
 
 def _recordings(whole: Evidence) -> RecordingAccuracy:
@@ -135,7 +150,7 @@ def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes
 
 
 _ELSEWHERE = frozenset(
-    {"Softmax", "Flatten", "Transpose", "ReorderInput", "ReorderOutput"}
+    {"Softmax", "Flatten", "Transpose", "Unsqueeze", "ReorderInput", "ReorderOutput"}
     | {"QuantizeLinear", "DequantizeLinear", "Sub"}
 )
 """Operators that are never integer: softmax, data movement, conversions, offsets of a signal."""
@@ -153,12 +168,18 @@ def float_nodes(file: bytes) -> list[str]:
     """Operators that compute in float, as `name (type)`; empty if all arithmetic is integer.
 
     In an int8 file such a node is a missing kernel or a pattern that was not fused; names are
-    those of the operations of the `Arch`. Of a float file these are all operators.
+    those of the operations of the `Arch`. Of a float file these are all operators. The front end of
+    a file that reads audio, which always computes in float, is left out.
     """
+    model = optimized_graph(file)
+    nodes, end = list(model.graph.node), features_name(model)
+    front = set() if end is None else {node.output[0] for node in ancestors(nodes, end)}
     return [
         f"{node.name or node.output[0]} ({node.op_type})"
-        for node in optimized_graph(file).graph.node
-        if node.op_type not in _ELSEWHERE and not _is_integer(node.op_type)
+        for node in nodes
+        if node.op_type not in _ELSEWHERE
+        and not _is_integer(node.op_type)
+        and node.output[0] not in front
     ]
 
 

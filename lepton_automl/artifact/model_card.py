@@ -46,6 +46,26 @@ print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.a
 ```
 """)
 
+USE_AUDIO = Markdown("""## Use
+
+The ONNX file takes `audio`, int16 (n, {window}): PCM samples of one channel at {rate} Hz,
+{seconds:.2f} s. It gives `probabilities`, float32 (n, {classes}). The log-mel features
+({front_end}) and softmax are inside it; the class names are in its metadata under `labels` and in
+`labels.txt`. Shorter recordings end with zeros; the answer to a longer one is the mean of the log
+probabilities of windows that start every {stride} samples.
+
+```python
+import json, numpy, onnxruntime, wave
+session = onnxruntime.InferenceSession("{file}")
+with wave.open("recording.wav") as file:  # 16 bits, one channel, {rate} Hz
+    samples = numpy.frombuffer(file.readframes(file.getnframes()), "<i2")
+window = numpy.zeros((1, {window}), numpy.int16)
+window[0, :len(samples)] = samples[:{window}]
+answer = session.run(None, {{"audio": window}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+```
+""")
+
 FILES = Markdown("""## Files
 
 | file | holds |
@@ -102,6 +122,8 @@ def _head(verdict: Verdict, about: Provenance) -> Markdown:
 
 
 def _input(about: Provenance) -> str:
+    if (front_end := about.front_end) is not None:
+        return f"{front_end.window} samples of sound at {front_end.rate} Hz"
     if len(about.input) == 2:
         length, channels = about.input
         names = f" ({', '.join(about.channel_names)})" if about.channel_names else ""
@@ -189,12 +211,18 @@ def _how(verdict: Verdict) -> Markdown:
         "the figure is the ratio to that net times its quiet time."
     )
     lines = [text, formatting.target_latency_note(verdict)]
+    if about := formatting.front_end_text(verdict):
+        lines.append(f"{about[0].upper()}{about[1:]}.")
     if verdict.parity is not None:
         p = verdict.parity
         lines.append(
             f"Parity with exact integer arithmetic on {p.n_samples} samples: largest difference "
             f"{p.max_steps} steps, the same class for {p.n_same_class} of {p.n_clear} clear ones."
         )
+        if p.feature_steps is not None:
+            lines.append(
+                f"Features differ from float64 arithmetic by at most {p.feature_steps} steps."
+            )
     title = Markdown("## How it was measured\n")
     return _lines([title, *(markdown(line) for line in lines if line), Markdown()])
 
@@ -227,6 +255,16 @@ def _scale(about: Provenance) -> Markdown:
 
 def _use(verdict: Verdict, about: Provenance) -> Markdown:
     classes, file = len(about.class_names), formatting.precision_text(verdict.primary)
+    if (front_end := about.front_end) is not None:
+        return USE_AUDIO.fill(
+            window=front_end.window,
+            rate=front_end.rate,
+            seconds=front_end.window / front_end.rate,
+            stride=front_end.stride,
+            front_end=str(front_end),
+            classes=classes,
+            file=file,
+        )
     if len(about.input) == 2:
         length, channels = about.input
         return USE_SIGNAL.fill(length=length, channels=channels, classes=classes, file=file)

@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.artifact import writer
+from lepton_automl.artifact.front_end_reference import reference_features
 from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
 from lepton_automl.artifact.verdict import Parity
+from lepton_automl.core import untrusted_files
+from lepton_automl.errors import ArchError, LeptonError
 from lepton_automl.models import onnx_file
+from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.onnx_export import FRONT_END
 
 CLEAR_MARGIN = 0.01
 """Samples whose two top probabilities are closer than this in the float file are not compared."""
@@ -20,6 +25,7 @@ MAX_STEPS = 1
 GOLDEN_TOLERANCE = {"int8": 0.05, "float": 1e-3}
 """Largest difference of a golden probability between machines; one step of the last quantized
 tensor changes a probability by less."""
+_FIX = "give a file that lepton wrote"
 BATCH = 16
 PARITY_SAMPLES = 256
 """Pictures compared besides the golden ones."""
@@ -35,7 +41,7 @@ def parity(
     int8, floating : bytes
         The two files.
     pixels : array
-        Samples: uint8 (N, H, W, C), or float32 signals (N, length, C).
+        Samples: uint8 (N, H, W, C), float32 signals (N, length, C), or int16 audio (N, window).
     golden_differences : mapping of str to float
         Largest difference of a probability from the stored ones, for `int8` and `float`.
 
@@ -43,9 +49,15 @@ def parity(
     -------
     Parity
         Holds if the last quantized tensor differs by at most one step, the class is the same for
-        99.9 % of the clear samples, and golden probabilities are within their tolerance.
+        99.9 % of the clear samples, golden probabilities are within their tolerance, and features
+        of audio differ by at most one step from float64 arithmetic.
+
+    Raises
+    ------
+    ArchError
+        If the file has an operator that is not known, or does not say what its front end computes.
     """
-    steps, integer, runtime = _both(int8, pixels)
+    steps, feature_steps, integer, runtime = _both(int8, pixels)
     real = np.sort(
         onnx_file.predict_probabilities(onnx_file.open_session(floating), pixels), axis=1
     )
@@ -59,28 +71,50 @@ def parity(
         n_clear=int(clear.sum()),
         n_same_class=same,
         golden_difference=max(golden_differences.values(), default=0.0),
-        holds=bool(steps <= MAX_STEPS and is_same and is_golden),
+        holds=bool(max(steps, feature_steps or 0) <= MAX_STEPS and is_same and is_golden),
+        feature_steps=feature_steps,
     )
 
 
-def _both(file: bytes, pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Largest difference in steps, classes by integer arithmetic, classes by ONNX Runtime."""
+def _both(file: bytes, pixels: np.ndarray) -> tuple[int, int | None, np.ndarray, np.ndarray]:
+    """Largest differences in steps, classes by integer arithmetic, classes by ONNX Runtime.
+
+    Of audio the integer arithmetic starts from the features that ONNX Runtime computed; the second
+    difference is that of these features from float64 arithmetic, None of other samples.
+    """
     exact = integer_reference(file)
+    front_end = None if exact.features_name is None else _front_end(file)
     shipped, open_ended = (
         onnx_file.open_session(file),
         onnx_file.open_session(with_last_quantized_output(file)),
     )
     name = open_ended.get_inputs()[0].name
-    steps, integer, runtime = 0, [], []
+    steps, feature_steps, integer, runtime = 0, 0, [], []
+    wanted = [exact.last_quantized_name, *filter(None, [exact.features_name])]
     for start in range(0, len(pixels), BATCH):
         batch = np.ascontiguousarray(pixels[start : start + BATCH])
-        outcome = exact.run(batch)
-        (stored,) = open_ended.run([exact.last_quantized_name], {name: batch})
+        stored, *features = open_ended.run(wanted, {name: batch})
+        outcome = exact.run(features[0] if features else batch)
+        if front_end is not None:
+            wrong = features[0].astype(int) - reference_features(front_end, batch)
+            feature_steps = max(feature_steps, int(np.abs(wrong).max()))
         apart = np.ravel(outcome.last_quantized).astype(int) - np.ravel(stored).astype(int)
         steps = max(steps, int(np.abs(apart).max()))
         integer.append(outcome.probabilities.argmax(1))
         runtime.append(onnx_file.predict_probabilities(shipped, batch).argmax(1))
-    return steps, np.concatenate(integer), np.concatenate(runtime)
+    found = np.concatenate(integer), np.concatenate(runtime)
+    return steps, None if front_end is None else feature_steps, *found
+
+
+def _front_end(file: bytes) -> LogMel:
+    try:
+        text = onnx_file.read_metadata(file)[FRONT_END]
+        return LogMel.from_fields(untrusted_files.parse_json(text, FRONT_END, fix=_FIX, top=dict))
+    except (LeptonError, ValueError, TypeError, KeyError) as error:
+        raise ArchError(
+            f"a file that reads audio does not say what its front end computes: {error}",
+            fix=_FIX,
+        ) from error
 
 
 def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Classify picture files or signals with an ONNX file and the class names in its metadata.
+"""Classify picture files, signals or sound with an ONNX file and the class names in its metadata.
 
 The file is opened in a child process with limits (`models.untrusted_session`), whether or not a
 manifest seals it.
@@ -18,16 +18,18 @@ from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
-from lepton_automl.data import decode, signal_files
+from lepton_automl.data import audio_files, decode, signal_files
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
-from lepton_automl.errors import ArtifactError, ConfigError, DataError
+from lepton_automl.errors import ArtifactError, ConfigError, DataError, first_line
 from lepton_automl.metrics.joined import join_answers
+from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
 _FIX = "give an ONNX file that lepton wrote"
-_WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS)
+_WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS, FRONT_END)
 """Metadata that are read."""
 _MAX_FRAMING = 4
 """Pictures are resized at most to this many times the size of the input, then cut."""
@@ -79,7 +81,7 @@ def predict(
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
         Picture files, or folders of pictures; of signals `.npy` and `.csv` files
-        (`data.signal_files.read_windows`), or folders of them.
+        (`data.signal_files.read_windows`), of sound WAV, FLAC and OGG files, or folders of them.
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
@@ -105,12 +107,17 @@ def predict(
     with UntrustedSession(model, content, model.parent, _WORDS) as session:
         labels, framing = _labels(session, model), _framing(session, model)
         report = on_unreadable or _raise
-        if len(session.shape) == 2:
+        if len(session.shape) < 3:
             if stated is not None:
+                kind = "signals" if len(session.shape) == 2 else "audio"
                 raise ConfigError(
-                    f"{OPTION} {pixel_scale} has no effect: the file reads signals",
+                    f"{OPTION} {pixel_scale} has no effect: the file reads {kind}",
                     fix="leave it out",
                 )
+            if len(session.shape) == 1:
+                front_end = _front_end(session, model)
+                paths = _found(files, audio_files.SUFFIXES)
+                return _of_audio(session, paths, labels, front_end, report)
             found_files = _found(files, signal_files.SUFFIXES)
             return _of_signals(session, found_files, labels, _channel_names(session), report)
         scale = stated or _recorded_scale(session, model, sealed)
@@ -175,6 +182,33 @@ def _channel_names(session: UntrustedSession) -> tuple[str, ...]:
     except DataError:
         return ()
     return tuple(map(str, names)) if len(names) == session.shape[1] else ()
+
+
+def _of_audio(
+    session: UntrustedSession,
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    front_end: LogMel,
+    on_unreadable: Callable[[DataError], None],
+) -> list[Prediction]:
+    """A prediction for each recording, of a longer one the joined answers to its windows."""
+    found: list[Prediction] = []
+    for path in paths:
+        try:
+            samples = audio_files.to_rate(*audio_files.read_audio(path), front_end.rate)
+        except DataError as error:
+            on_unreadable(DataError(error.what, fix="leave this file out"))
+            continue
+        answers = session.predict(audio_files.cut(samples, front_end.window, front_end.stride))
+        (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
+        pieces = tuple(
+            WindowAnswer(n * front_end.stride, labels[row.argmax()], float(row.max()))
+            for n, row in enumerate(answers)
+        )
+        windows = pieces if len(pieces) > 1 else ()
+        best = int(joined.argmax())
+        found.append(Prediction(path, labels[best], float(joined[best]), windows=windows))
+    return found
 
 
 def _decoded(
@@ -336,6 +370,24 @@ def _framing(session: UntrustedSession, model: Path) -> Framing | None:
             fix=_FIX,
         )
     return framing
+
+
+def _front_end(session: UntrustedSession, model: Path) -> LogMel:
+    """What the metadata say of the sound that the file reads."""
+    text = session.words.get(FRONT_END, "{}")
+    fields = untrusted_files.parse_json(text, f"{model}: {FRONT_END}", fix=_FIX, top=dict)
+    try:
+        front_end = LogMel.from_fields(fields)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{model} does not say what sound it reads: {first_line(error)}", fix=_FIX
+        ) from error
+    if (front_end.window,) != session.shape:
+        raise DataError(
+            f"{model} reads {session.shape[0]} samples, its metadata say {front_end.window}",
+            fix=_FIX,
+        )
+    return front_end
 
 
 def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:

@@ -18,6 +18,7 @@ from lepton_automl.cost.latency_model import LatencyModel, from_document
 from lepton_automl.data.pixel_scale import PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.errors import LeptonError
+from lepton_automl.models.front_end import LogMel
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Provenance:
     data_fingerprint: str
     class_names: tuple[str, ...]
     input: tuple[int, ...]
-    """Height, width, channels of a picture; length, channels of a signal."""
+    """Height, width, channels of a picture; length, channels of a signal; (window,) of sound."""
     target: str
     prefer: str
     limits: Limits
@@ -54,6 +55,8 @@ class Provenance:
     """Preprocessing and quantization of an external model, one sentence each."""
     decisions: tuple[Decision, ...] = ()
     """What was decided for the user, from the data to the written file."""
+    front_end: LogMel | None = None
+    """What the files compute of sound before the net; None where they read other samples."""
 
     @property
     def known_scale(self) -> PixelScale | None:
@@ -76,6 +79,8 @@ class Provenance:
             body[name] = tuple(body.get(name, ()))
         decisions = body.get("decisions", ())
         body["decisions"] = tuple(Decision.from_document(each) for each in decisions)
+        if body.get("front_end") is not None:
+            body["front_end"] = LogMel.from_fields(body["front_end"])
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         found = cls(**body)
         check_types(found)

@@ -76,6 +76,17 @@ class FileMetrics:
 
 
 @dataclass(frozen=True)
+class FrontEndCost:
+    """Cost of the front end of a file that reads audio; the figures of the file include it."""
+
+    latency_ms: float
+    """Of the features of one window, measured as that of the file."""
+    latency_interval: Interval
+    size_bytes: int
+    """Of the front end as a file of its own."""
+
+
+@dataclass(frozen=True)
 class PairedDrop:
     """Accuracy points (0 to 100) lost from one file to another on the same samples."""
 
@@ -128,6 +139,9 @@ class Parity:
     golden_difference: float
     """Largest difference of a golden probability from the stored one."""
     holds: bool
+    feature_steps: int | None = None
+    """Largest difference of the features of audio from float64 arithmetic, in steps of 8 bits; None
+    of files without a front end."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,8 @@ class Verdict:
     """How far validation and test differ; None where the validation part is not known."""
     notes: tuple[str, ...] = ()
     """What a reader has to know beside the status, one sentence each: how short the search was."""
+    front_end: FrontEndCost | None = None
+    """Part of the latency of the files that read audio; None of other files."""
 
     @property
     def shipped(self) -> FileMetrics | None:
@@ -204,6 +220,11 @@ class Verdict:
             lines.append(
                 f"parity: {self.parity.n_same_class} of {self.parity.n_clear} clear samples agree "
                 f"with integer arithmetic, largest difference {self.parity.max_steps} steps"
+                + (
+                    f", of features {self.parity.feature_steps}"
+                    if self.parity.feature_steps
+                    else ""
+                )
             )
         return lines + [self._reason(limit) for limit in self.limits if limit.status != "holds"]
 
@@ -295,6 +316,9 @@ class Verdict:
             if body.get("validation") is None
             else ValidationGap(**_tuples(body["validation"])),
             notes=tuple(body.get("notes", ())),
+            front_end=None
+            if body.get("front_end") is None
+            else FrontEndCost(**_tuples(body["front_end"])),
         )
         check_types(found)
         shipped = found.shipped and found.shipped.sha256

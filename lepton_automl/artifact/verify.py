@@ -81,8 +81,8 @@ class Request:
     folder: Path
     """The artifact folder."""
     pixels: Path
-    """Locked test part: .npy, uint8 (N, H, W, C) at the net's size, or a float32 signal
-    (N, length, C)."""
+    """Locked test part: .npy, uint8 (N, H, W, C) at the net's size, a float32 signal
+    (N, length, C), or int16 audio (N, window)."""
     labels: Path
     """.npy, int64 (N,)."""
     fingerprint: str
@@ -392,7 +392,9 @@ def _judged(
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
     pixels, evidence, whole = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
-    found = figures(request.folder, files, digests, evidence, quiet_ms, about.latency, whole)
+    found, front_end = figures(
+        request.folder, files, digests, evidence, quiet_ms, about.latency, whole
+    )
     primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
     main_file = INT8 if primary == "int8" else FLOAT
     judged, others = (
@@ -423,6 +425,7 @@ def _judged(
         else None,
         notes=notes_of(about, found[main_file].accuracy),
         validation=_validation_gap(request, about, files, evidence, main_file),
+        front_end=front_end,
     )
 
 

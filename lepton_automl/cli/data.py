@@ -38,6 +38,8 @@ def data(
     channel_axis: o.ChannelAxisName = "auto",
     window: o.Window = None,
     stride: o.Stride = None,
+    rate: o.Rate = None,
+    mels: o.Mels = None,
     balance: o.BalanceName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",

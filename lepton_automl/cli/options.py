@@ -241,8 +241,8 @@ Window = Annotated[
     int | None,
     typer.Option(
         "--window",
-        help="Values of a window of a recording.  [default: whole recordings of one length, else "
-        "128]",
+        help="Values of a window of a recording; samples of sound.  [default: whole recordings of "
+        "one length, else 128; of sound by its length]",
         show_default=False,
     ),
 ]
@@ -251,6 +251,22 @@ Stride = Annotated[
     typer.Option(
         "--stride",
         help="Values from the start of one window to the next.  [default: half a window]",
+        show_default=False,
+    ),
+]
+Rate = Annotated[
+    int | None,
+    typer.Option(
+        "--rate",
+        help="Sampling rate in hertz to which sound is brought.  [default: its own, at most 16000]",
+        show_default=False,
+    ),
+]
+Mels = Annotated[
+    int | None,
+    typer.Option(
+        "--mels",
+        help="Bands of the log-mel features of sound.  [default: 40]",
         show_default=False,
     ),
 ]

@@ -36,6 +36,8 @@ def search(
     channel_axis: o.ChannelAxisName = "auto",
     window: o.Window = None,
     stride: o.Stride = None,
+    rate: o.Rate = None,
+    mels: o.Mels = None,
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
     folds: o.FoldsText = "auto",

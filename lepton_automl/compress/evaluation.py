@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,9 +30,13 @@ def int8_file(model: Model) -> bytes:
 
 
 def int8_probabilities(model: Model, pixels: Tensor) -> np.ndarray:
-    """Class probabilities (N, classes) of a quantized model's file for pixels (N, H, W, C)."""
+    """Class probabilities (N, classes) of a quantized model's file for pixels (N, H, W, C).
+
+    Features of audio are given to the file without its front end, which computed them.
+    """
     given = model.preprocessing.file_input(pixels.cpu().numpy())
-    return onnx_probabilities(int8_file(model), given)
+    net = dataclasses.replace(model, arch=dataclasses.replace(model.arch, front_end=None))
+    return onnx_probabilities(int8_file(net), given)
 
 
 def validation_accuracy(model: Model, context: CompressionContext) -> float:

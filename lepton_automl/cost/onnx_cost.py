@@ -9,6 +9,7 @@ import onnx
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from lepton_automl.cost.cost import Cost
+from lepton_automl.models.front_end_onnx import ancestors, features_name
 from lepton_automl.models.onnx_file import WEIGHTED
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
@@ -38,9 +39,16 @@ def onnx_cost(file: bytes, value_bytes: int) -> Cost:
         size_bytes=len(file),
         weight_bytes=weights,
         parameter_bytes=parameters,
-        macs=sum(_macs(node, shapes) for node in graph.node),
+        macs=sum(_macs(node, shapes) for node in _net(model)),
         peak_ram_bytes=_peak(graph, shapes) * value_bytes,
     )
+
+
+def _net(model: onnx.ModelProto) -> list[NodeProto]:
+    """The nodes, without those of the front end of a file that reads audio."""
+    nodes, end = list(model.graph.node), features_name(model)
+    front = set() if end is None else {node.output[0] for node in ancestors(nodes, end)}
+    return [node for node in nodes if node.output[0] not in front]
 
 
 def _shapes(graph: GraphProto) -> dict[str, Shape]:

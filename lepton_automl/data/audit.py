@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.data.audio import silent_windows
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.data.pixel_scale import OPTION
 from lepton_automl.metrics.balanced import UNEVEN_RATIO, is_uneven
@@ -38,8 +39,8 @@ class Finding:
 
     kind: str
     """`duplicates`, `near duplicates`, `contradictions`, `leaking groups`, `flat pictures`,
-    `two levels`, `few levels`, `absent classes`, `few samples`, `uneven classes`; those of
-    `data.full_audit` besides."""
+    `two levels`, `few levels`, `silence`, `absent classes`, `few samples`, `uneven classes`; those
+    of `data.full_audit` besides."""
     message: str
     """Property, number of samples and an example."""
     fix: str
@@ -53,7 +54,7 @@ class Finding:
 def audit(dataset: Dataset) -> tuple[Finding, ...]:
     """All findings, the most serious first."""
     checks = (
-        *(_leaking_groups, _duplicates, _near_duplicates, _contradictions, _levels),
+        *(_leaking_groups, _duplicates, _near_duplicates, _contradictions, _levels, _silence),
         *(_absent_classes, _few_samples, _uneven_classes),
     )
     return tuple(finding for check in checks for finding in check(dataset))
@@ -204,6 +205,22 @@ def _levels(dataset: Dataset) -> Iterator[Finding]:
                 f"pixels of the {part.name} part only reach from {low} to {high} of 0 to 255",
                 f"if more detail is stored, {OPTION} states black and white of the stored values",
                 len(part),
+            )
+
+
+def _silence(dataset: Dataset) -> Iterator[Finding]:
+    """Windows of sound with the same value throughout."""
+    for part in dataset.parts:
+        if part.audio is None:
+            continue
+        is_silent = silent_windows(part.audio)
+        if count := int(is_silent.sum()):
+            yield Finding(
+                "silence",
+                f"{count} of {len(part)} {part.name} windows have the same value throughout, such "
+                f"as {part.ids[int(is_silent.argmax())]}",
+                "listen to these recordings and remove them, unless their class is silence",
+                count,
             )
 
 

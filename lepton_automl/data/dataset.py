@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
 from lepton_automl.data import decode_pool, loading, pixel_cache
+from lepton_automl.data.audio import make_front_end
+from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
 from lepton_automl.data.formats import FormatTable
 from lepton_automl.data.framing import Framing
@@ -36,6 +38,8 @@ from lepton_automl.data.samples import PARTS, Pictures
 from lepton_automl.data.signals import Signals, constant_channels, quantization_of
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
+from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.front_end_onnx import compute_features
 from lepton_automl.models.quantization import InputQuantization, Preprocessing
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ Size = tuple[int, int]
 
 CODE = "torch_dataset"
 """Kind of data (`DataPlace.kind`) that code of the user makes."""
+AUDIO = "audio_folder"
+"""Source of sound."""
 
 _FEW_GROUPED = 0.02
 """Share of the samples of a part up to which groups that were found do not count in statistics."""
@@ -82,9 +88,16 @@ class Part:
     """Size and kind of each picture as it is stored; None for signals."""
     recordings: NDArray[np.int64] | None = None
     """(N,): recording that a sample is a window of; None where no two samples are of one."""
+    audio: Audio | None = None
+    """int16 (N, window): sound, of which `pictures` are the features; None for other samples."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def raw(self) -> NDArray[Any] | None:
+        """What a written file reads where that is not pixels: signals or sound; else None."""
+        return self.signals if self.audio is None else self.audio
 
     @property
     def strata(self) -> Strata:
@@ -162,6 +175,8 @@ class Dataset:
     """How measured values become the samples that nets see; None for pictures."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals; empty where they have none."""
+    front_end: LogMel | None = None
+    """How sound becomes the features that nets see; None for other samples."""
     notes: tuple[str, ...] = ()
     """Remarks of the source for the user."""
     unreadable: tuple[UnreadableFile, ...] = ()
@@ -182,7 +197,17 @@ class Dataset:
     @property
     def noun(self) -> str:
         """What the samples are called in messages: `pictures` or `windows`."""
-        return "windows" if self.is_signal else "pictures"
+        return "windows" if self.kind != "pictures" else "pictures"
+
+    @property
+    def kind(self) -> Literal["pictures", "signals", "audio"]:
+        """What the samples are."""
+        return "audio" if self.is_audio else "signals" if self.is_signal else "pictures"
+
+    @property
+    def is_audio(self) -> bool:
+        """Whether samples are windows of sound, whose features nets see."""
+        return self.front_end is not None
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
@@ -225,15 +250,16 @@ class Dataset:
         Returns
         -------
         ndarray
-            The pixels, as `pixels`; of signals the measured values, float32 (N, length, C).
+            The pixels, as `pixels`; of signals the measured values, float32 (N, length, C); of
+            sound its samples, int16 (N, window).
 
         Raises
         ------
         DataError
             As `pixels`.
         """
-        signals = self.part(part).signals
-        return self.pixels(part, size) if signals is None else signals
+        raw = self.part(part).raw
+        return self.pixels(part, size) if raw is None else raw
 
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
@@ -282,6 +308,8 @@ class Dataset:
             stem += f"-{self.file_scale.black:g}-{self.file_scale.white:g}"
         if self.framing is not None:
             stem += f"-{_digest(self.framing.to_json())[:8]}"
+        if self.front_end is not None:
+            stem += f"-{_digest(self.front_end.to_json())[:8]}"
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
         label_state = pixel_cache.cache_array(
@@ -314,14 +342,15 @@ class Dataset:
             As `decoded_files`.
         """
         source = self.part(part)
-        signals = source.signals
-        if signals is None:
+        raw = source.raw
+        if raw is None:
             return self.decoded_files(part, size, cache)
+        kind = "signals" if self.is_signal else "audio"
         values, labels = (
-            cache / f"{part}-{source.fingerprint}.{name}.npy" for name in ("signals", "labels")
+            cache / f"{part}-{source.fingerprint}.{name}.npy" for name in (kind, "labels")
         )
         states = (
-            pixel_cache.cache_array(values, signals.shape, np.dtype(np.float32), lambda: [signals]),
+            pixel_cache.cache_array(values, raw.shape, raw.dtype, lambda: [raw]),
             pixel_cache.cache_array(
                 labels, (len(source),), np.dtype(np.int64), lambda: [source.labels]
             ),
@@ -432,6 +461,9 @@ def open_dataset(
     channel_axis: ChannelAxis = "auto",
     window: int | None = None,
     stride: int | None = None,
+    rate: int | None = None,
+    mels: int | None = None,
+    known_front_end: LogMel | None = None,
     quarantine: Path | None = None,
     channels: Channels = "auto",
     pixel_scale: str = "auto",
@@ -470,6 +502,10 @@ def open_dataset(
         Whether channels in arrays come `first` or `last`; `auto`: by the shape.
     window, stride : int, optional
         Values of a window of a recording, and from the start of one to the next.
+    rate, mels : int, optional
+        Sampling rate of sound in hertz, and bands of its features.
+    known_front_end : LogMel, optional
+        The front end of a net, which other sound is read for; other data ignore it.
     quarantine : Path, optional
         Text file to which the ignored files are written, a line each.
     channels : str
@@ -499,7 +535,11 @@ def open_dataset(
         "stride": stride,
         "dataset": data_object,
         "skip_corrupt": skip_corrupt or None,
+        "rate": rate,
+        "mels": mels,
     }
+    if known_front_end is not None and locate_data(str(data)).kind == AUDIO:
+        options |= {name: getattr(known_front_end, name) for name in ("rate", "window", "stride")}
     options = {name: value for name, value in options.items() if value is not None}
     samples = loading.read_samples(str(data), test, options, stated, known_scale)
     # Before every picture is read, which may take minutes.
@@ -521,7 +561,10 @@ def open_dataset(
     else:
         checked = loading.with_time_decision(checked, times, parts)
     checked, signal = _quantized(checked, parts, emit)
-    train, validation, test_part = (_part(checked, parts, name, signal) for name in PARTS)
+    checked, front_end = _with_front_end(checked, parts, mels, known_front_end)
+    train, validation, test_part = (
+        _with_features(_part(checked, parts, name, signal), front_end) for name in PARTS
+    )
     name, size = loading.dataset_name(str(data)), checked.size
     emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
     return Dataset(
@@ -536,6 +579,7 @@ def open_dataset(
         pixel_scale=checked.samples.pixel_scale,
         signal=signal,
         channel_names=checked.samples.channel_names,
+        front_end=front_end,
         notes=checked.samples.notes,
         unreadable=checked.unreadable,
         reading=reading,
@@ -558,6 +602,30 @@ def _quantized(
     return dataclasses.replace(checked, samples=changed), signal
 
 
+def _with_front_end(
+    checked: CheckedSamples, parts: NDArray[np.str_], mels: int | None, known: LogMel | None
+) -> tuple[CheckedSamples, LogMel | None]:
+    """The front end for sound, by the training part unless it is known; None for other samples."""
+    samples = checked.samples
+    if samples.sound is None or samples.audio is None:
+        return checked, None
+    if known is not None:
+        return dataclasses.replace(checked, size=known.feature_shape[:2]), known
+    front_end, made = make_front_end(samples.sound[parts == "train"], samples.audio, mels)
+    changed = dataclasses.replace(samples, decisions=(*samples.decisions, *made))
+    return (
+        dataclasses.replace(checked, samples=changed, size=front_end.feature_shape[:2]),
+        front_end,
+    )
+
+
+def _with_features(part: Part, front_end: LogMel | None) -> Part:
+    """A part of sound with its features as pictures; another part as it is."""
+    if front_end is None or part.audio is None:
+        return part
+    return dataclasses.replace(part, pictures=compute_features(front_end, part.audio))
+
+
 def _part(
     checked: CheckedSamples,
     parts: NDArray[np.str_],
@@ -566,8 +634,13 @@ def _part(
 ) -> Part:
     samples, index = checked.samples, np.flatnonzero(parts == name)
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
-    if signal is None or samples.signals is None:
-        pictures, signals = loading.select(samples.only_pictures, index), None
+    signals, audio = None, None
+    pictures: Pictures
+    if samples.sound is not None and samples.audio is not None:
+        audio = samples.sound[index]
+        pictures = np.zeros((len(index), 0, 0, 1), np.uint8)  # `_with_features` replaces it.
+    elif signal is None or samples.signals is None:
+        pictures = loading.select(samples.only_pictures, index)
     else:
         signals = samples.signals[index]
         pictures = signal.quantize(signals)[:, None]
@@ -589,6 +662,7 @@ def _part(
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
         formats=None if checked.formats is None else checked.formats.select(index),
         recordings=_shared(samples.recordings, index),
+        audio=audio,
     )
 
 

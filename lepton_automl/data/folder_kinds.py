@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
 from lepton_automl.data.decode import SUFFIXES
 
 IDX_NAME = re.compile(
@@ -40,7 +41,7 @@ def folder_kind(data: str) -> str:
         return "parquet"
     if not folders and (source := _flat_kind(files)):
         return source
-    return "recordings" if holds_recordings(path, folders) else "image_folder"
+    return _first_kind(path, folders) or "image_folder"
 
 
 def _flat_kind(files: list[str]) -> str:
@@ -52,16 +53,20 @@ def _flat_kind(files: list[str]) -> str:
     return "recordings" if ".csv" in suffixes and not suffixes & SUFFIXES else ""
 
 
-def holds_recordings(path: Path, folders: list[str], depth: int = 3) -> bool:
-    """Whether the first files below a folder, in the order of names, are tables or arrays."""
+def _first_kind(path: Path, folders: list[str], depth: int = 3) -> str:
+    """Source of the first files below a folder, in the order of names; empty if there are none."""
     for name in sorted(folders):
         files, inner = _names(path / name)
         suffixes = {Path(each).suffix.lower() for each in files}
-        if suffixes & (_RECORDINGS | SUFFIXES):
-            return not suffixes & SUFFIXES
-        if depth and holds_recordings(path / name, inner, depth - 1):
-            return True
-    return False
+        if suffixes & SUFFIXES:
+            return "image_folder"
+        if suffixes & AUDIO_SUFFIXES:
+            return "audio_folder"
+        if suffixes & _RECORDINGS:
+            return "recordings"
+        if depth and (kind := _first_kind(path / name, inner, depth - 1)):
+            return kind
+    return ""
 
 
 def holds_parquet(path: Path, files: list[str], folders: list[str], depth: int = 3) -> bool:

@@ -143,7 +143,7 @@ def _names(part: Part, group: Sequence[SampleKey]) -> str:
 
 def _near_contradictions(dataset: Dataset, thumbs: Thumbnails) -> Iterator[Finding]:
     """Near duplicates of different classes, which the search within classes does not see."""
-    if dataset.is_signal or min(thumbs.pixels.shape[1:3]) < near_duplicates.MIN_SIDE:
+    if dataset.kind != "pictures" or min(thumbs.pixels.shape[1:3]) < near_duplicates.MIN_SIDE:
         return
     digests = [dataset.part(name).digests[place] for name, place in thumbs.keys]
     different = np.sort(np.unique(np.array(digests, object), return_index=True)[1])

@@ -18,6 +18,7 @@ from lepton_automl.core import files, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data import checking, decode, decode_pool, near_duplicates, window_times
+from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.checking import CheckedPicture, CheckResult
 from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.decode_pool import Reading
@@ -51,7 +52,8 @@ _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""
 
 ReadOptions = Mapping[str, object]
-"""`parts`, `columns`, `root`, `channel_axis`, `window`, `stride`, `dataset`: see `Source.uses`."""
+"""`parts`, `columns`, `root`, `channel_axis`, `window`, `stride`, `rate`, `mels`, `dataset`: see
+`Source.uses`."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,9 @@ def read_samples(
     sources = [_source(data), *([] if test is None else [_source(str(test))])]
     _check_effect(data, options, [source.uses for source in sources])
     first = _read(data, sources[0], options)
+    if isinstance(first, Samples) and first.sound is not None and first.audio is not None:
+        found = {"rate": first.audio.rate, "stride": first.audio.stride}
+        for_test = for_test | found | {"window": first.sound.shape[1]}
     if test is None:
         return _scaled(data, first, (), stated, known)[0]
     second = _read(str(test), sources[1], for_test)
@@ -195,7 +200,7 @@ def choose_file_scale(
     samples, levels = checked.samples, checked.levels
     if levels is None:
         if stated is not None:
-            raise _no_picture_option(f"{OPTION} {stated.name}")
+            raise _no_picture_option(f"{OPTION} {stated.name}", samples)
         return checked
     if not levels.is_deep.any():
         if samples.pixel_scale is None and stated is not None and stated != EIGHT_BIT:
@@ -258,6 +263,9 @@ def check_pictures(
     if (signals := samples.signals) is not None:
         digests = tuple(hashlib.sha256(row).digest() for row in signals)
         return CheckedSamples(samples, digests, signals.shape[2], (1, signals.shape[1]), None)
+    if (sound := samples.sound) is not None:
+        digests = tuple(hashlib.sha256(row).digest() for row in sound)
+        return CheckedSamples(samples, digests, 1, None, None)
     pictures = samples.only_pictures
     if isinstance(pictures, np.ndarray):
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(pictures))
@@ -372,8 +380,8 @@ def with_channels(checked: CheckedSamples, wanted: Channels) -> CheckedSamples:
     ConfigError
         If it is not `auto` for signals.
     """
-    if checked.samples.signals is not None and wanted != "auto":
-        raise _no_picture_option(f"--channels {wanted}")
+    if not checked.samples.are_pictures and wanted != "auto":
+        raise _no_picture_option(f"--channels {wanted}", checked.samples)
     return checked if wanted == "auto" else dataclasses.replace(checked, channels=int(wanted))
 
 
@@ -399,7 +407,7 @@ def with_groups(
     ConfigError
         As `stated_groups`.
     """
-    if checked.samples.signals is not None:
+    if not checked.samples.are_pictures:
         return _with_stated_groups(checked, group)
     return _with_found_groups(checked, group, emit, by_names=by_names)
 
@@ -488,25 +496,29 @@ def _with_stated_groups(checked: CheckedSamples, group: str | None) -> CheckedSa
     if (stated := stated_groups(checked.samples, group)) is not None:
         return _grouped(checked, stated)
     if group == NONE:
-        return _grouped(checked, None)
+        return _grouped(checked, None if checked.samples.audio is None else checked.samples.groups)
     samples = checked.samples
     if samples.groups is not None or not _wanted(samples):
         return checked
+    what = "windows" if samples.audio is None else "recordings"
     decision = Decision(
         name="groups",
-        choice="windows are independent of each other, but for equal ones",
-        evidence="the data name no groups; windows of one recording or person that are in several "
+        choice=f"{what} are independent of each other, but for equal ones",
+        evidence=f"the data name no groups; {what} of one person or device that are in several "
         "parts make validation and test too good",
         certainty="assumed",
-        option="--group, or an array group_train beside x_train",
+        option="--group REGEX"
+        if samples.audio is not None
+        else "--group, or an array group_train beside x_train",
     )
     decisions = (*samples.decisions, decision)
     return dataclasses.replace(checked, samples=dataclasses.replace(samples, decisions=decisions))
 
 
-def _no_picture_option(option: str) -> ConfigError:
+def _no_picture_option(option: str, samples: Samples) -> ConfigError:
+    kind = "signals" if samples.audio is None else "audio"
     return ConfigError(
-        f"{option} has no effect: the data are signals, not pictures", fix="leave it out"
+        f"{option} has no effect: the data are {kind}, not pictures", fix="leave it out"
     )
 
 
@@ -800,6 +812,8 @@ def kind_text(checked: CheckedSamples) -> str:
     if checked.samples.signals is not None and checked.size is not None:
         channels = f"{checked.channels} channel{'s' * (checked.channels > 1)}"
         return f"signals of {checked.size[1]} values in {channels}"
+    if (audio := checked.samples.audio) is not None and checked.samples.sound is not None:
+        return f"windows of {checked.samples.sound.shape[1]} audio samples at {audio.rate} Hz"
     size = "of varying sizes" if checked.size is None else "{}x{}".format(*checked.size)
     return f"{'grey' if checked.channels == 1 else 'RGB'} pictures {size}"
 
@@ -849,6 +863,8 @@ _OPTIONS = {
     "channel_axis": ("--channel-axis", "no file of arrays"),
     "window": ("--window", "neither a folder nor a table of recordings"),
     "stride": ("--stride", "neither a folder nor a table of recordings"),
+    "rate": ("--rate", "no folder of sound"),
+    "mels": ("--mels", "no folder of sound"),
 }
 """How data are read -> option, and what the data are where it has no effect."""
 
@@ -889,11 +905,11 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
             f"--test {test} has no test part",
             fix=f"give a folder or file with test {samples.noun}",
         )
-    if (samples.signals is None) != (more.signals is None) or _lengths(samples) != _lengths(more):
+    if (samples.audio is None) != (more.audio is None) or _lengths(samples) != _lengths(more):
         raise DataError(
             f"--test {test} does not hold such samples as {data}: "
             f"{_lengths(samples) or 'pictures'} and {_lengths(more) or 'pictures'}",
-            fix="give signals of the same length and channels, or pictures, in both",
+            fix="give signals of the same length and channels, pictures or sound in both",
         )
     if samples.channel_names and more.channel_names not in ((), samples.channel_names):
         raise DataError(
@@ -905,8 +921,8 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
     first = np.full(len(samples), "", "<U10") if samples.parts is None else samples.parts
     return Samples(
         pictures=_concatenate(samples.only_pictures, more.only_pictures)
-        if samples.signals is None or more.signals is None
-        else np.concatenate([samples.signals, more.signals]),
+        if samples.are_pictures
+        else np.concatenate([np.asarray(samples.pictures), np.asarray(more.pictures)]),
         labels=np.concatenate([samples.labels, np.array(place, np.int64)[more.labels]]),
         class_names=samples.class_names,
         ids=samples.ids + tuple(f"{test}: {name}" for name in more.ids),
@@ -918,12 +934,13 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         notes=samples.notes + more.notes,
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,
+        audio=samples.audio,
     )
 
 
 def _lengths(samples: Samples) -> tuple[int, ...] | None:
-    """Length and channels of signals; None for pictures."""
-    return None if samples.signals is None else samples.signals.shape[1:]
+    """Length and channels of signals, length of windows of sound; None for pictures."""
+    return None if samples.are_pictures else np.asarray(samples.pictures).shape[1:]
 
 
 def _of_test(decision: Decision) -> Decision:
@@ -977,9 +994,10 @@ def _concatenate_attributes(samples: Samples, more: Samples) -> dict[str, tuple[
     }
 
 
-def _rows(samples: Samples, places: NDArray[np.int64]) -> Pictures | Signals:
-    signals = samples.signals
-    return select(samples.only_pictures, places) if signals is None else signals[places]
+def _rows(samples: Samples, places: NDArray[np.int64]) -> Pictures | Signals | Audio:
+    if samples.are_pictures:
+        return select(samples.only_pictures, places)
+    return np.asarray(samples.pictures)[places]
 
 
 def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_archives import Member
+from lepton_automl.data.audio import AudioWindows
+from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.pixel_scale import PixelScale, RawArray
 from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
@@ -37,7 +39,7 @@ class Samples:
         On construction, if the fields are inconsistent.
     """
 
-    pictures: Pictures | Signals
+    pictures: Pictures | Signals | Audio
     labels: NDArray[np.int64]
     """(N,), indices into `class_names`."""
     class_names: tuple[str, ...]
@@ -62,6 +64,8 @@ class Samples:
     """What the source decided for the user, such as the scale of the pixels."""
     pixel_scale: PixelScale | None = None
     """Scale of the stored pixels, where it is not that of 8 bits."""
+    audio: AudioWindows | None = None
+    """Of windows of sound, which are int16 (N, window); None for other samples."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,13 +78,24 @@ class Samples:
     @property
     def noun(self) -> str:
         """What the samples are called in messages: `pictures` or `windows`."""
-        return "windows" if _are_signals(self.pictures) else "pictures"
+        return "pictures" if self.are_pictures else "windows"
+
+    @property
+    def are_pictures(self) -> bool:
+        """Whether samples are pictures, neither signals nor sound."""
+        return self.audio is None and not _are_signals(self.pictures)
 
     @property
     def only_pictures(self) -> Pictures:
         """The pictures, where samples are no signals."""
         assert not _are_signals(self.pictures), "the samples are signals"
+        assert self.audio is None, "the samples are audio"
         return cast(Pictures, self.pictures)
+
+    @property
+    def sound(self) -> Audio | None:
+        """PCM samples int16 (N, window), where samples are windows of sound; else None."""
+        return None if self.audio is None else cast(Audio, self.pictures)
 
     def __post_init__(self) -> None:
         columns = {name: getattr(self, name) for name in _COLUMNS}
@@ -93,8 +108,7 @@ class Samples:
             raise _wrong(f"an empty or unprintable class name among {self.class_names}")
         if len(set(self.class_names)) != len(self.class_names):
             raise _wrong(f"two classes of one name: {', '.join(self.class_names)}")
-        if isinstance(self.pictures, np.ndarray) and not _is_array_of_samples(self.pictures):
-            raise _wrong(f"pictures {self.pictures.dtype} {self.pictures.shape}")
+        _check_array(self.pictures, is_audio=self.audio is not None)
         if self.parts is not None and not set(np.unique(self.parts)) <= {"", *PARTS}:
             raise _wrong(f"parts {sorted(set(self.parts.tolist()))}")
         _check_one_label_each(self.recordings, self.labels)
@@ -120,8 +134,18 @@ def _check_one_label_each(recordings: NDArray[np.int64] | None, labels: NDArray[
             raise _wrong("recordings with several labels")
 
 
-def _are_signals(values: Pictures | Signals) -> bool:
+def _are_signals(values: Pictures | Signals | Audio) -> bool:
     return isinstance(values, np.ndarray) and values.dtype == np.float32
+
+
+def _check_array(values: Pictures | Signals | Audio, *, is_audio: bool) -> None:
+    if not isinstance(values, np.ndarray):
+        return
+    is_right = (
+        values.dtype == np.int16 and values.ndim == 2 if is_audio else _is_array_of_samples(values)
+    )
+    if not is_right:
+        raise _wrong(f"pictures {values.dtype} {values.shape}")
 
 
 def _is_array_of_samples(array: NDArray[np.generic]) -> bool:
@@ -134,5 +158,5 @@ def _wrong(what: str) -> DataError:
     return DataError(
         f"the source gave {what}",
         fix="labels are indices into class_names, pictures uint8 (N, H, W, 1 or 3) or one a "
-        f"sample, signals float32 (N, length, 1 to {MAX_CHANNELS})",
+        f"sample, signals float32 (N, length, 1 to {MAX_CHANNELS}), audio int16 (N, window)",
     )

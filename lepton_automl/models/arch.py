@@ -13,6 +13,7 @@ from typing import Any, Self
 from lepton_automl.core import plugins, untrusted_files
 from lepton_automl.errors import ArchError, ConfigError
 from lepton_automl.models.builder import Builder
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.graph import Graph
 from lepton_automl.models.layers import Layer
 from lepton_automl.models.layers.head import Head
@@ -28,10 +29,19 @@ class Arch:
         Height, width and channels of a picture, or length and channels of a signal.
     layers : tuple of Layer
         In order; the last one computes one logit a class.
+    front_end : LogMel, optional
+        What a written file computes before the net, from PCM samples; `input` is then its
+        `feature_shape`. None: the file reads the net's input.
     """
 
     input: tuple[int, ...]
     layers: tuple[Layer, ...]
+    front_end: LogMel | None = None
+
+    @property
+    def file_input(self) -> tuple[int, ...]:
+        """Shape of a sample that a written file reads: `input`, or (window,) of audio."""
+        return self.input if self.front_end is None else (self.front_end.window,)
 
     @property
     def is_signal(self) -> bool:
@@ -89,7 +99,10 @@ class Arch:
     def to_json(self) -> str:
         """One line of JSON, the same for equal architectures."""
         layers = [{"type": layer_name(layer), **dataclasses.asdict(layer)} for layer in self.layers]
-        return json.dumps({"input": list(self.input), "layers": layers}, separators=(",", ":"))
+        body = {"input": list(self.input), "layers": layers}
+        if self.front_end is not None:
+            body["front_end"] = self.front_end.to_fields()
+        return json.dumps(body, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -107,6 +120,8 @@ class Arch:
             )
             shape = tuple(int(n) for n in document["input"])
             layers = tuple(_layer(dict(item)) for item in document["layers"])
+            fields = document.get("front_end")
+            front_end = None if fields is None else LogMel.from_fields(fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchError(f"not the description of an architecture: {error}", fix=fix) from error
         if len(shape) not in (2, 3) or min(shape) < 1 or not layers:
@@ -114,7 +129,13 @@ class Arch:
                 f"an architecture needs an input of 2 or 3 sizes and a layer, got {shape}",
                 fix=fix,
             )
-        return cls(shape, layers)
+        if front_end is not None and front_end.feature_shape != shape:
+            raise ArchError(
+                f"an architecture for inputs {shape} has a front end that gives "
+                f"{front_end.feature_shape}",
+                fix=fix,
+            )
+        return cls(shape, layers, front_end)
 
 
 def chain(input: tuple[int, ...], layers: list[Layer], classes: int) -> Arch:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lepton_automl.core.version import __version__
 from lepton_automl.errors import ArchError
+from lepton_automl.models.front_end_onnx import append_front_end
 from lepton_automl.models.graph import (
     Add,
     Clamp,
@@ -28,6 +29,8 @@ from lepton_automl.models.quantization import INPUT_ZERO_POINT, QParams, Quantiz
 if TYPE_CHECKING:
     from lepton_automl.models.model import Model
 
+FRONT_END = "front_end"
+"""Key of the metadata of files that read audio: `LogMel` as JSON."""
 _NORM_EPSILON = 1e-5
 """`eps` of torch's batch normalisation."""
 
@@ -91,7 +94,9 @@ def _write(
         "preprocessing": json.dumps({"zero_point": about.zero_point, "scale": about.scale}),
         "lepton": __version__,
     }
-    return lowering.writer.file(arch.input, arch.classes, words | dict(metadata))
+    if arch.front_end is not None:
+        words[FRONT_END] = arch.front_end.to_json()
+    return lowering.writer.file(arch.file_input, arch.classes, words | dict(metadata))
 
 
 class _Lowering:
@@ -110,6 +115,8 @@ class _Lowering:
                 f"a net for inputs {model.arch.input} has input quantization {quantization}",
                 fix="quantize the inputs of a net for signals, and of no other",
             )
+        if model.arch.front_end is not None:
+            return append_front_end(self.writer, model.arch.front_end)
         if quantization is None:
             return self.writer.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
         offsets, scales, zero_points = (

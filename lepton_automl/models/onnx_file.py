@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from lepton_automl.core.version import __version__
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _OPSET = 17
 _IR_VERSION = 8
-INPUT_NAME, SIGNAL_NAME = "pixels", "signal"
+INPUT_NAME, SIGNAL_NAME, AUDIO_NAME = "pixels", "signal", "audio"
 OUTPUT_NAME = "probabilities"
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
 WEIGHTED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
@@ -38,7 +38,9 @@ _TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.uint8): TensorProto.UINT8,
     np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(np.int16): TensorProto.INT16,
     np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
 }
 
 
@@ -55,7 +57,7 @@ class OnnxWriter:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = {}
 
     def constant(self, array: np.ndarray | np.generic) -> str:
-        """Name of a constant tensor; uint8, int8, int32 or float32."""
+        """Name of a constant tensor; uint8, int8, int32, int64 or float32."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = TensorProto(
@@ -75,13 +77,26 @@ class OnnxWriter:
     def file(self, shape: tuple[int, ...], classes: int, metadata: Mapping[str, str]) -> bytes:
         """The whole file: input (n, *shape) as `input_of`, float32 `probabilities` (n, classes)."""
         name, kind = input_of(shape)
-        graph = helper.make_graph(
-            self._nodes,
-            "lepton",
-            [helper.make_tensor_value_info(name, _TYPES[kind], ["n", *shape])],
-            [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])],
-            list(self._constants.values()),
+        given = helper.make_tensor_value_info(name, _TYPES[kind], ["n", *shape])
+        made = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])
+        return self._serialized(given, made, metadata)
+
+    def part(
+        self, given: tuple[str, type[np.generic], tuple[int, ...]], made: tuple[str, type]
+    ) -> bytes:
+        """A file with another input (name, type, shape without n) and output (name, type)."""
+        name, kind, shape = given
+        return self._serialized(
+            helper.make_tensor_value_info(name, _TYPES[np.dtype(kind)], ["n", *shape]),
+            helper.make_tensor_value_info(made[0], _TYPES[np.dtype(made[1])], None),
+            {},
         )
+
+    def _serialized(
+        self, given: ValueInfoProto, made: ValueInfoProto, metadata: Mapping[str, str]
+    ) -> bytes:
+        constants = list(self._constants.values())
+        graph = helper.make_graph(self._nodes, "lepton", [given], [made], constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", _OPSET)],
@@ -94,10 +109,16 @@ class OnnxWriter:
 
 
 def input_of(shape: tuple[int, ...]) -> tuple[str, np.dtype[Any]]:
-    """Name and type of a file's input: uint8 pixels (H, W, C), or a float32 signal (length, C)."""
-    return (
-        (SIGNAL_NAME, np.dtype(np.float32)) if len(shape) == 2 else (INPUT_NAME, np.dtype(np.uint8))
-    )
+    """Name and type of a file's input, by its shape.
+
+    uint8 pixels (H, W, C), a float32 signal (length, C), or int16 samples of audio (window,).
+    """
+    kinds: dict[int, tuple[str, np.dtype[Any]]] = {
+        1: (AUDIO_NAME, np.dtype(np.int16)),
+        2: (SIGNAL_NAME, np.dtype(np.float32)),
+        3: (INPUT_NAME, np.dtype(np.uint8)),
+    }
+    return kinds[len(shape)]
 
 
 def read_metadata(file: bytes) -> dict[str, str]:
@@ -141,7 +162,7 @@ def predict_probabilities(
 ) -> np.ndarray:
     """Class probabilities float32 (n, classes) of uint8 pixels (n, H, W, C), in batches.
 
-    Or of float32 signals (n, length, C), if the file reads signals.
+    Or of float32 signals (n, length, C), or int16 audio (n, window), as the file reads them.
     """
     name = session.get_inputs()[0].name
     parts: Sequence[np.ndarray] = [
@@ -209,7 +230,7 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
     file : bytes
         An ONNX file with the input and output names of `OnnxWriter`.
     pixels : Tensor or ndarray
-        uint8 (N, H, W, C), or float32 signals (N, length, C).
+        uint8 (N, H, W, C), float32 signals (N, length, C), or int16 audio (N, window).
     batch : int
         Samples at once.
 

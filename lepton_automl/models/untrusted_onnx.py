@@ -31,6 +31,7 @@ from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import MODEL, FileKind, Source
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.onnx_file import (
+    AUDIO_NAME,
     INPUT_NAME,
     OUTPUT_NAME,
     SIGNAL_NAME,
@@ -352,24 +353,19 @@ def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, ...], int]:
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     names = [value.name for value in inputs], [value.name for value in graph.output]
-    if names[0] not in ([INPUT_NAME], [SIGNAL_NAME]) or names[1] != [OUTPUT_NAME]:
+    if names[0] not in ([INPUT_NAME], [SIGNAL_NAME], [AUDIO_NAME]) or names[1] != [OUTPUT_NAME]:
         shown = [name[:40] for side in names for name in side[:3]]
         raise _refused(
             source,
             f"its inputs and outputs are {', '.join(shown) or 'none'}; the rule is one input "
-            f"{INPUT_NAME} or {SIGNAL_NAME} and one output {OUTPUT_NAME}",
+            f"{INPUT_NAME}, {SIGNAL_NAME} or {AUDIO_NAME} and one output {OUTPUT_NAME}",
             "give an ONNX file that lepton wrote, or make one: lepton compress MODEL --data DATA",
         )
     (given, made) = inputs[0].type.tensor_type, graph.output[0].type.tensor_type
     dims, classes = ([dim.dim_value for dim in side.shape.dim] for side in (given, made))
-    is_signal = names[0] == [SIGNAL_NAME]
-    if not (_is_signal if is_signal else _is_picture)(given.elem_type, dims):
+    is_right, rule = _INPUTS[names[0][0]]
+    if not is_right(given.elem_type, dims):
         kind = _type_name(given.elem_type)
-        rule = (
-            f"FLOAT (n, length, 1 to {MAX_CHANNELS}), length up to {MAX_LENGTH}"
-            if is_signal
-            else f"UINT8 (n, height, width, 1 or 3), sides up to {MAX_SIDE}"
-        )
         raise _refused(source, f"its input is {kind} {_dims(dims)}; the rule is {rule}", _FIX)
     if made.elem_type != TensorProto.FLOAT or len(classes) != 2 or classes[1] < 1:
         kind = _type_name(made.elem_type)
@@ -387,6 +383,24 @@ def _is_picture(kind: int, dims: list[int]) -> bool:
 def _is_signal(kind: int, dims: list[int]) -> bool:
     fits = len(dims) == 3 and 0 < dims[1] <= MAX_LENGTH and 0 < dims[2] <= MAX_CHANNELS
     return kind == TensorProto.FLOAT and fits
+
+
+def _is_audio(kind: int, dims: list[int]) -> bool:
+    return kind == TensorProto.INT16 and len(dims) == 2 and 0 < dims[1] <= MAX_LENGTH
+
+
+_INPUTS: dict[str, tuple[Callable[[int, list[int]], bool], str]] = {
+    INPUT_NAME: (
+        _is_picture,
+        f"UINT8 (n, height, width, 1 or 3), sides up to {MAX_SIDE}",
+    ),
+    SIGNAL_NAME: (
+        _is_signal,
+        f"FLOAT (n, length, 1 to {MAX_CHANNELS}), length up to {MAX_LENGTH}",
+    ),
+    AUDIO_NAME: (_is_audio, f"INT16 (n, window), a window up to {MAX_LENGTH}"),
+}
+"""Name of an input -> whether its type and dimensions are legal, and the rule."""
 
 
 def _type_name(number: int) -> str:

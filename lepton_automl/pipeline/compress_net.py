@@ -134,8 +134,17 @@ def _check(source: Path, model: Model, context: RunContext) -> None:
 
 
 def _check_kind(source: Path, model: Model, context: RunContext) -> None:
-    """Refuse a net for signals of another length than the data, or for the other kind of data."""
+    """Refuse a net for signals of another length than the data, or for another kind of data."""
     arch, dataset = model.arch, context.dataset
+    if arch.front_end != dataset.front_end:
+        kinds = [
+            "other samples than sound" if each is None else str(each)
+            for each in (arch.front_end, dataset.front_end)
+        ]
+        raise DataError(
+            f"{source} is for {kinds[0]}, the data give {kinds[1]}",
+            fix="give the data that the net was trained for",
+        )
     if not arch.is_signal and not dataset.is_signal:
         return
     given = (dataset.size[1], dataset.channels) if dataset.is_signal and dataset.size else None

@@ -101,10 +101,10 @@ def compress_model(
     expected = _expected(expects)
     definition = _definition(config, source, preprocessing, labels)
     dataset = open_data(config, emit)
-    if dataset.is_signal:
+    if dataset.kind != "pictures":
         raise DataError(
-            f"{config.data} holds signals; models made elsewhere are read for pictures only",
-            fix="search a net for these signals: lepton run DATA",
+            f"{config.data} holds {dataset.kind}; models made elsewhere are read for pictures only",
+            fix=f"search a net for these {dataset.kind}: lepton run DATA",
         )
     definition = replace(definition, data_fingerprint=dataset.fingerprint)
     folder = RunFolder(config.out)

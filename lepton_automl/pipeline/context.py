@@ -46,7 +46,7 @@ from lepton_automl.search.trials import read_trials
 from lepton_automl.search.warm_start import Source, source
 from lepton_automl.training.precision import precision_decision
 
-DEFAULT_SPACE, SIGNAL_SPACE = "general", "signal"
+_SPACES = {"pictures": "general", "signals": "signal", "audio": "audio"}
 """The search spaces without `--space`, for pictures and for signals: their known-good nets of
 several sizes and resolutions are trained first, so that the data choose
 (`search.proposals.portfolio`)."""
@@ -244,19 +244,19 @@ def choose_space(config: RunConfig, resources: Resources, dataset: Dataset) -> S
     ConfigError
         If the named one is for another kind of data, or `flip` has no effect.
     """
-    space = resources.space or loader.load(SIGNAL_SPACE if dataset.is_signal else DEFAULT_SPACE)
-    if space.is_for_signals != dataset.is_signal:
-        kinds = ("signals", "pictures")
-        own, given = kinds if space.is_for_signals else kinds[::-1]
+    space = resources.space or loader.load(_SPACES[dataset.kind])
+    if space.kind != dataset.kind:
         raise ConfigError(
-            f"--space {space.name} is for {own}, the data are {given}",
-            fix=f"leave --space out, or name one for {given}; lepton spaces lists them",
+            f"--space {space.name} is for {space.kind}, the data are {dataset.kind}",
+            fix=f"leave --space out, or name one for {dataset.kind}; lepton spaces lists them",
         )
+    space = replace(space, front_end=dataset.front_end)
     if config.flip == "auto":
         return space
-    if dataset.is_signal:
+    if dataset.kind != "pictures":
         raise ConfigError(
-            f"--flip {config.flip} has no effect: signals are never mirrored", fix="leave it out"
+            f"--flip {config.flip} has no effect: {dataset.kind} are never mirrored",
+            fix="leave it out",
         )
     wanted = config.flip == "on"
     flips = {value for each in space.train_parameters("flip") for value in each.values} or {False}
@@ -283,7 +283,7 @@ def _decisions(
         decisions.append(
             Decision("device", resources.device.type, evidence, "inferred", "--device")
         )
-    if config.channels == "auto" and not dataset.is_signal:
+    if config.channels == "auto" and dataset.kind == "pictures":
         decisions.append(opening.channels_decision(dataset))
     decisions.append(precision_decision(resources.device))
     if config.jobs is None and resources.device.type == "cpu":
@@ -305,6 +305,8 @@ def _kind_text(dataset: Dataset) -> str:
     if dataset.is_signal and dataset.size is not None:
         channels = f"{dataset.channels} channel{'s' * (dataset.channels > 1)}"
         return f"signals of {dataset.size[1]} values in {channels}"
+    if (front_end := dataset.front_end) is not None:
+        return f"windows of {front_end.window} audio samples at {front_end.rate} Hz"
     sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
     return f"{'grey' if dataset.channels == 1 else 'colour'} pictures of {sizes}"
 
@@ -482,6 +484,8 @@ def part_options(config: RunConfig) -> dict[str, Any]:
         "channel_axis": config.channel_axis,
         "window": config.window or 0,
         "stride": config.stride or 0,
+        "rate": config.rate or 0,
+        "mels": config.mels or 0,
     }
 
 

@@ -86,7 +86,7 @@ def _page(report: DataReport) -> Iterator[str]:
         "channel means": [_numbers(part.channel_means) for part in parts],
         "channel deviations": [_numbers(part.channel_deviations) for part in parts],
     }
-    if not dataset.is_signal:
+    if dataset.kind == "pictures":
         rows |= {
             "height: least, median, largest": [str(part.heights) for part in parts],
             "width: least, median, largest": [str(part.widths) for part in parts],

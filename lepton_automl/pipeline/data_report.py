@@ -41,13 +41,15 @@ class PartSummary:
     widths: tuple[int, int, int] | None
     kinds: dict[str, int]
     """Kind of file (`grey`, `colour, alpha`) -> pictures."""
+    recordings: int | None
+    """Recordings of sound, of which samples are windows; None for other samples."""
     shapes: dict[str, int]
     """`landscape`, `portrait`, `square` -> pictures."""
     orientations: dict[str, int]
     """EXIF orientation -> pictures."""
     channel_means: tuple[float, ...]
-    """Of each channel: 0 to 255 for pictures, decoded as nets see them at 32x32 at most; in their
-    own unit for signals."""
+    """Of each channel: 0 to 255 for pictures, decoded as nets see them at 32x32 at most, and for
+    the features of sound; in their own unit for signals."""
     channel_deviations: tuple[float, ...]
 
 
@@ -103,7 +105,7 @@ class DataReport:
         dataset = self.dataset
         made: dict[str, Any] = {
             "name": dataset.name,
-            "kind": "signals" if dataset.is_signal else "pictures",
+            "kind": dataset.kind,
             "size": dataset.size,
             "channels": dataset.channels,
             "balanced": dataset.train.is_balanced,
@@ -171,7 +173,7 @@ def report_data(
     emit(Event("data", "comparing labels with out-of-fold answers"))
     suspects = find_label_suspects(dataset, thumbs, config.seed)
     decisions = dataset.decisions
-    if config.channels == "auto" and not dataset.is_signal:
+    if config.channels == "auto" and dataset.kind == "pictures":
         decisions = (*decisions, opening.channels_decision(dataset))
     return DataReport(
         dataset=dataset,
@@ -209,11 +211,18 @@ def _summary(dataset: Dataset, part: Part, thumbs: Thumbnails) -> PartSummary:
         heights=None if formats is None else _spread(formats.height),
         widths=None if formats is None else _spread(formats.width),
         kinds={} if formats is None else _counted(formats.kinds.tolist()),
+        recordings=_recordings(part),
         shapes={} if formats is None else _counted(formats.shapes.tolist()),
         orientations={} if formats is None else _counted(map(str, formats.orientation.tolist())),
         channel_means=tuple(flat.mean(0).tolist()),
         channel_deviations=tuple(flat.std(0).tolist()),
     )
+
+
+def _recordings(part: Part) -> int | None:
+    if part.audio is None:
+        return None
+    return len(part) if part.recordings is None else len(np.unique(part.recordings))
 
 
 def _spread(values: np.ndarray) -> tuple[int, int, int]:

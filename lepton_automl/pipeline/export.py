@@ -99,7 +99,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         context.ledger,
         context.dataset,
         digests,
-        best.arch.input,
+        best.arch.file_input,
         quiet_reference_ms=quiet,
         emit=context.emit,
     )
@@ -177,7 +177,8 @@ def verify_and_seal(
     digests : dict of str to str
         sha256 by file, as the artifact's writer gave them.
     shape : tuple of int
-        Height, width and channels of the net's input; length and channels of a signal.
+        Height, width and channels of a picture, length and channels of a signal, or (window,) of
+        audio.
     quiet_reference_ms : float or None
         Recorded quiet time of the reference net, milliseconds, so that all latencies of a run have
         one unit; None: measured by the verification.
@@ -275,8 +276,8 @@ def request_for(folder: Path, dataset: Dataset, shape: tuple[int, ...], cache: P
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of an input; (1, length) of a signal."""
-    return (shape[0] if len(shape) == 3 else 1, shape[-2])
+    """Height and width of an input; (1, length) of a signal or of audio."""
+    return (shape[0], shape[1]) if len(shape) == 3 else (1, shape[0])
 
 
 def _data_of(
@@ -300,19 +301,29 @@ def _data_of(
             "channel_axis": definition.channel_axis,
             "window": definition.window or None,
             "stride": definition.stride or None,
+            "rate": definition.rate or None,
         }
         test = test or (Path(definition.test) if definition.test else None)
     elif data_object is not None:
         settings = {"data_object": data_object}
     assert data is not None, "data are given where the run does not define them"
-    dataset = open_dataset(data, test=test, known_scale=about.known_scale, emit=emit, **settings)
+    dataset = open_dataset(
+        data,
+        test=test,
+        known_scale=about.known_scale,
+        known_front_end=about.front_end,
+        emit=emit,
+        **settings,
+    )
     if set(dataset.class_names) != set(about.class_names):
         raise DataError(
             f"{data} has the classes {', '.join(dataset.class_names)}, the artifact was made for "
             f"{', '.join(about.class_names)}",
             fix="give data with the same classes",
         )
-    return dataset.matched_to(about.class_names, about.input[-1])
+    return dataset.matched_to(
+        about.class_names, 1 if about.front_end is not None else about.input[-1]
+    )
 
 
 def _definition_of(folder: Path, data: str | None) -> Definition | None:

@@ -30,7 +30,7 @@ before the number existed has 1."""
 
 _PART_OPTIONS = (
     *("group", "time", "parts", "columns", "root", "channel_axis", "window", "stride"),
-    "skip_corrupt",
+    *("rate", "skip_corrupt"),
 )
 """Fields that matter only by the samples, groups and parts that they lead to."""
 
@@ -71,6 +71,8 @@ class Definition:
     """As in `RunConfig`."""
     window: int = 0
     stride: int = 0
+    rate: int = 0
+    mels: int = 0
     """As in `RunConfig`; 0 where they are not stated."""
     flip: Flip = "auto"
     """Random flips: `on`, `off` or `auto`."""
@@ -125,7 +127,7 @@ class Definition:
         document["objectives"] = tuple(document["objectives"])
         made = cls(**document)
         check_types(made)
-        for name in ("seed", "window", "stride"):
+        for name in ("seed", "window", "stride", "rate", "mels"):
             check_finite(getattr(made, name), name, int)
         return made
 
@@ -506,6 +508,8 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         channel_axis=known.channel_axis,
         window=known.window or None,
         stride=known.stride or None,
+        rate=known.rate or None,
+        mels=known.mels or None,
         flip=known.flip,
         refit=known.refit,
         balance="on" if known.balanced else "off",

@@ -34,7 +34,8 @@ class Recipe:
     """Strength of the random affine transforms or crops, 0 (none) to 1."""
     augment_kind: str = "affine"
     """`affine` (rotation, zoom, shear, shift, contrast, brightness), `crop` (shift by whole
-    pixels), or `signal` (shift in time, gain, offset, noise)."""
+    pixels), or `signal` (shift in time, gain, offset, noise), or
+    `audio` (speed, start, pitch, gain, noise, masks of log-mel features)."""
     cutout: float = 0.0
     """Side of a square set to grey in each picture, as a share of the picture's; 0 sets none."""
     colour: float = 0.0
@@ -67,8 +68,8 @@ class Recipe:
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
             "augment": (0 <= self.augment <= 1, "0 to 1"),
             "augment_kind": (
-                self.augment_kind in {"affine", "crop", "signal"},
-                "affine, crop or signal",
+                self.augment_kind in {"affine", "crop", "signal", "audio"},
+                "affine, crop, signal or audio",
             ),
             "cutout": (0 <= self.cutout <= 1, "0 to 1"),
             "colour": (0 <= self.colour <= 1, "0 to 1"),

@@ -70,7 +70,7 @@ def file(made):
 def measured(made):
     files = {name: (made.folder / name).read_bytes() for name in MODELS}
     evidence = dict.fromkeys(MODELS, Evidence(np.arange(100) < 75))
-    return files, figures(made.folder, files, made.digests, evidence, 0.04)
+    return files, figures(made.folder, files, made.digests, evidence, 0.04)[0]
 
 
 def changed(file: bytes, change) -> bytes:
@@ -193,7 +193,7 @@ def test_latency_is_a_ratio_times_the_quiet_time(made, measured, recorded, used,
 
     monkeypatch.setattr(measurements, "Stopwatch", Fixed)
     evidence = dict.fromkeys(MODELS, Evidence(np.ones(4, bool)))
-    found = figures(made.folder, measured[0], made.digests, evidence, recorded)
+    found, _ = figures(made.folder, measured[0], made.digests, evidence, recorded)
     for name in MODELS:
         assert found[name].latency_ms == pytest.approx(2.0 * used)
         assert found[name].latency_interval == pytest.approx((1.5 * used, 3.0 * used))

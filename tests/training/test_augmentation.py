@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lepton_automl.training import augmentation
 
-KINDS = pytest.mark.parametrize("kind", ["affine", "crop", "signal"])
+KINDS = pytest.mark.parametrize("kind", ["affine", "crop", "signal", "audio"])
 
 
 def draws(seed=0):
@@ -220,3 +220,46 @@ def test_a_signal_is_shifted_in_time_scaled_by_channel_and_gets_noise(monkeypatc
     monkeypatch.setattr(augmentation, "_NOISE", 0.1)
     noisy = augmentation.random_augment(x, "signal", 1.0, generator=draws())
     assert (noisy - plain).std() == pytest.approx(0.1, rel=0.05)
+
+
+def features(count=400):
+    """Features (N, 1, 20, 16) that are silent but for one frame and band of each."""
+    x = torch.full((count, 1, 20, 16), -2.0)
+    where = torch.randint(6, 10, (2, count), generator=draws(3))
+    x[torch.arange(count), 0, 4 + where[0], where[1]] = 6.0
+    return x, 4 + where[0], where[1]
+
+
+def test_sounds_move_a_little_in_time_and_pitch_and_stay_above_silence():
+    x, frame, band = features()
+    y = augmentation.random_augment(x, "audio", 1.0, silence=-2.0, generator=draws())
+    assert y.shape == x.shape
+    assert y.min() >= -2.0
+    place = y.flatten(1).argmax(1)
+    kept = y.flatten(1).max(1).values > 1  # The others are below a mask, or between two places.
+    assert kept.float().mean() > 0.5
+    moved = torch.stack([place // 16 - frame, place % 16 - band])[:, kept].abs()
+    assert moved[0].max() in (3, 4, 5)  # A tenth of 20 frames, and 15 % of 10 by the speed.
+    assert moved[1].max() in (1, 2)
+
+
+def test_a_gain_changes_sound_and_not_silence():
+    x = torch.full((400, 1, 8, 8), 3.0)
+    x[:, :, :, 4:] = -2.0
+    y = augmentation.random_augment(x, "audio", 0.5, silence=-2.0, generator=draws())
+    loud, quiet = y[:, 0, :, 1], y[:, 0, :, 6]
+    own = torch.stack([each[each != 0].median() for each in loud if each.any()])  # 0 is masked.
+    assert 0.05 < own.std() < 0.12  # Uniform of -0.15 to 0.15, and noise.
+    assert (quiet[quiet != 0] + 2).mean() < 0.05
+
+
+def test_masks_are_whole_frames_and_whole_bands():
+    x = torch.full((500, 1, 20, 16), 5.0)
+    y = augmentation.random_augment(x, "audio", 1.0, silence=-2.0, generator=draws())
+    masked = (y == 0)[:, 0]
+    frames, bands = masked.all(2), masked.all(1)
+    assert torch.equal(masked, frames[:, :, None] | bands[:, None, :])
+    assert (frames.sum(1) <= 5).all()
+    assert (bands.sum(1) <= 4).all()
+    assert 0.08 < frames.float().mean() < 0.17  # A quarter of the frames at most, half of it usual.
+    assert (frames[:, 1:].int() - frames[:, :-1].int()).abs().sum(1).max() <= 2  # One stretch.

@@ -60,13 +60,14 @@ def data_view(found: DataReport) -> RenderableType:
 
 
 def _parts(found: DataReport) -> Table:
-    kind = "signals" if found.dataset.is_signal else "pictures"
+    kind = found.dataset.kind
     table = Table(
         "", *(part.name for part in found.parts), title=f"{found.dataset.name}: {kind}",
         title_justify="left", title_style="bold",
     )  # fmt: skip
     rows: dict[str, Callable[[PartSummary], str]] = {
         "samples": lambda part: f"{part.samples:,}",
+        "recordings": lambda part: "" if part.recordings is None else f"{part.recordings:,}",
         "different": lambda part: f"{part.different:,}",
         "independent groups": lambda part: (
             f"{part.independent:,}" if part.has_groups else "no groups"

@@ -40,7 +40,10 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     """Figures of all files, drops, limits and the verdict."""
     parts: list[RenderableType] = []
     if verdict.shipped is not None:
-        parts += [_figures(verdict), *_drops(verdict), Text(formatting.faster_text(verdict))]
+        parts.append(_figures(verdict))
+        if about := formatting.front_end_text(verdict):
+            parts.append(Text(about))
+        parts += [*_drops(verdict), Text(formatting.faster_text(verdict))]
     if verdict.limits:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]

@@ -20,8 +20,8 @@ class Source(ABC):
     uses: ClassVar[frozenset[str]] = frozenset()
     """Options that say how DATA is read, which the constructor takes as keyword arguments where the
     user states them: `parts`, `columns` (mappings of str to str), `root` (a folder),
-    `channel_axis` (`first` or `last`), `window`, `stride` (numbers of values),
-    `skip_corrupt` (true), `dataset` (an object from Python)."""
+    `channel_axis` (`first` or `last`), `window`, `stride` (numbers of values), `rate` (hertz),
+    `mels` (bands), `skip_corrupt` (true), `dataset` (an object from Python)."""
 
     @abstractmethod
     def accepts(self, data: str) -> bool:

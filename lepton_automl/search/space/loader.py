@@ -12,6 +12,7 @@ from typing import Any
 from lepton_automl.core import plugins, untrusted_files
 from lepton_automl.core.untrusted_files import TOML
 from lepton_automl.errors import LeptonError, SpaceError
+from lepton_automl.models.front_end import LogMel, default_frame
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.parameters import Keys, Parameter, Scalar, SpaceFile
 from lepton_automl.search.space.search_space import Few, SearchSpace
@@ -20,6 +21,8 @@ from lepton_automl.search.space.tables import check_all, layer_table, train_tabl
 _SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "few", "candidate")
 _NATIVE = "native"
 """The resolution of the data."""
+_AUDIO, _RATE = "audio", 16_000
+"""Kind of a space for sound, and the rate of its example, hertz."""
 
 
 def load(name: str | Path) -> SearchSpace:
@@ -56,13 +59,15 @@ def _folder() -> Path:
 def _read(file: SpaceFile, name: str) -> SearchSpace:
     file.check_names((), file.document, _SECTIONS, "section of a search space")
     inputs = file.table("input")
-    file.check_names(("input",), inputs, ["resolution", "example"], "field of [input]")
+    file.check_names(("input",), inputs, ["resolution", "example", "kind"], "field of [input]")
+    example = _example(file, inputs.get("example", [32, 32, 3]))
     stages = range(file.count("stage"))
     space = SearchSpace(
         name=name,
         doc=str(file.document.get("doc", "")),
         resolution=_resolution(file, inputs.get("resolution", _NATIVE)),
-        example=_example(file, inputs.get("example", [32, 32, 3])),
+        example=example,
+        front_end=_front_end(file, inputs, example),
         stem=layer_table(file, ("stem",), "stem", "stem"),
         stages=tuple(layer_table(file, ("stage", n), f"stage{n + 1}") for n in stages),
         head=layer_table(file, ("head",), "head", "head"),
@@ -94,6 +99,29 @@ def _example(file: SpaceFile, value: Any) -> tuple[int, ...]:
         what = f"example = {value!r}, the rule is {rule}"
         raise file.error(("input", "example"), what, "write for instance: example = [32, 32, 3]")
     return tuple(value)
+
+
+def _front_end(
+    file: SpaceFile, inputs: Mapping[str, Any], example: tuple[int, ...]
+) -> LogMel | None:
+    """Of the example in a space for audio, at 16 kHz; None in other spaces."""
+    if "kind" not in inputs:
+        return None
+    kind, resolution = inputs["kind"], inputs.get("resolution", _NATIVE)
+    if kind != _AUDIO or resolution != _NATIVE:
+        what = f"kind = {kind!r} with resolution = {resolution!r}"
+        rule = f"the rule is {_AUDIO!r} with {_NATIVE!r}, or no kind"
+        raise file.error(("input", "kind"), f"{what}, {rule}", "leave kind out")
+    if example[2:] != (1,):
+        what = f"example = {list(example)}, the rule is frames, bands and 1 channel"
+        raise file.error(("input", "example"), what, "write example = [49, 40, 1]")
+    frame, hop = default_frame(_RATE)
+    frames, mels = example[0], example[1]
+    window = frame + (frames - 1) * hop
+    try:
+        return LogMel(_RATE, window, window, frame, hop, mels, 0.0, _RATE / 2, 1.0, 0.1)
+    except ValueError as error:
+        raise file.error(("input", "example"), str(error), "give frames, bands and 1") from error
 
 
 def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:

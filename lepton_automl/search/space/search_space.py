@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from lepton_automl.cost import targets
 from lepton_automl.cost.targets import Target
 from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.layers import Layer
 from lepton_automl.search.space.draw import (
     SpaceTrial,
@@ -65,6 +67,9 @@ class SearchSpace:
         What candidates get where training samples are few.
     has_few_samples : bool
         Whether candidates have got that.
+    front_end : LogMel, optional
+        Of its nets, which classify sound: that of the data, or one for the example; None: they
+        read other samples.
     digest : str
         Sixteen hexadecimal digits of a hash of the content without comments.
     text : str
@@ -86,11 +91,14 @@ class SearchSpace:
     text: str
     few: Few = field(default_factory=Few)
     has_few_samples: bool = False
+    front_end: LogMel | None = None
 
     @property
-    def is_for_signals(self) -> bool:
-        """Whether its nets read signals, not pictures."""
-        return len(self.example) == 2
+    def kind(self) -> Literal["pictures", "signals", "audio"]:
+        """What its nets classify."""
+        if self.front_end is not None:
+            return "audio"
+        return "signals" if len(self.example) == 2 else "pictures"
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -187,13 +195,14 @@ class SearchSpace:
             If the layers do not fit together.
         """
         height, width = self._size(trial, size)
-        shape = (width, channels) if self.is_for_signals else (height, width, channels)
+        shape = (width, channels) if self.kind == "signals" else (height, width, channels)
         layers: list[Layer] = []
         for table in (self.stem, *self.stages, self.head):
             layers += suggest_layers(table, trial, target)
         optimizer, settings = suggest_fields(self.train, trial, target)
         recipe = Recipe(optimizer=optimizer, **settings)
-        return chain(shape, fit_to_input(shape, layers), classes), recipe
+        arch = chain(shape, fit_to_input(shape, layers), classes)
+        return replace(arch, front_end=self.front_end), recipe
 
     def example_arch(self, trial: SpaceTrial) -> Arch:
         """Sample an architecture for the example input and ten classes.

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import struct
+import wave
+
+import numpy as np
+import pytest
+
+from lepton_automl.data import audio_files
+from lepton_automl.errors import DataError, MachineError
+from tests.helpers.sounds import tone, wav_bytes, write
+
+SAMPLES = np.array([0, 1, -1, 256, -32768, 32767, 1234], np.int16)
+
+
+def read(tmp_path, content, name="a.wav"):
+    (tmp_path / name).write_bytes(content)
+    return audio_files.read_audio(tmp_path / name)
+
+
+def test_sixteen_bits_are_as_the_standard_library_writes_them(tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(11025)
+        file.writeframes(SAMPLES.astype("<i2").tobytes())
+    found, rate = audio_files.read_audio(tmp_path / "a.wav")
+    assert (found.dtype, rate) == (np.int16, 11025)
+    np.testing.assert_array_equal(found, SAMPLES)
+
+
+@pytest.mark.parametrize("extensible", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "bits", "stored", "apart"),
+    [
+        (1, 8, ((SAMPLES.astype(int) >> 8) + 128).astype(np.uint8), 256),
+        (1, 24, SAMPLES.astype(np.int32) * 256, 0),
+        (1, 32, SAMPLES.astype(np.int32) * 65536, 0),
+        (3, 32, SAMPLES.astype("<f4") / 32768, 0),
+        (3, 64, SAMPLES.astype("<f8") / 32768, 0),
+    ],
+)
+def test_every_form_has_the_same_samples(tmp_path, kind, bits, stored, apart, extensible):
+    content = wav_bytes(stored, kind=kind, bits=bits, extensible=extensible)
+    found, _ = read(tmp_path, content)
+    assert np.abs(found.astype(int) - SAMPLES).max() <= apart
+
+
+def test_channels_are_averaged_and_floats_beyond_one_are_clipped(tmp_path):
+    both = np.stack([np.array([100, -32768], np.int16), np.array([201, -32768], np.int16)], 1)
+    found, _ = read(tmp_path, wav_bytes(both))
+    np.testing.assert_array_equal(found, [150, -32768])
+    found, _ = read(tmp_path, wav_bytes(np.array([2.0, -3.0], "<f4"), kind=3, bits=32))
+    np.testing.assert_array_equal(found, [32767, -32768])
+
+
+def test_other_chunks_are_skipped_and_a_size_beyond_the_file_is_what_is_there(tmp_path):
+    before = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # Chunks start at even places.
+    found, _ = read(tmp_path, wav_bytes(SAMPLES, before=before))
+    np.testing.assert_array_equal(found, SAMPLES)
+    content = bytearray(wav_bytes(SAMPLES))
+    place = content.index(b"data") + 4
+    content[place : place + 4] = b"\xff\xff\xff\xff"
+    found, _ = read(tmp_path, bytes(content))
+    np.testing.assert_array_equal(found, SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no WAV file"),
+        (b"ID3" + bytes(60), "no WAV file"),
+        (wav_bytes(SAMPLES)[:30], "format is cut off"),
+        (wav_bytes(SAMPLES)[:36], "without a format and samples"),
+        (wav_bytes(SAMPLES[:0]), "no samples"),
+        (wav_bytes(SAMPLES, 0), "rate of 0 Hz"),
+        (wav_bytes(SAMPLES, kind=2, bits=16), "format 2 with 16 bits"),
+        (wav_bytes(SAMPLES, kind=1, bits=12), "12 bits"),
+        (wav_bytes(np.zeros((2, 200), np.int16)), "200 channels"),
+        (wav_bytes(np.array([np.nan], "<f4"), kind=3, bits=32), "NaN"),
+    ],
+)
+def test_other_content_is_one_error(tmp_path, content, said):
+    with pytest.raises(DataError, match=said) as caught:
+        read(tmp_path, content)
+    assert "a.wav" in caught.value.what
+
+
+def test_every_cut_and_every_changed_byte_gives_samples_or_one_error(tmp_path):
+    whole = wav_bytes(np.stack([SAMPLES, SAMPLES], 1), extensible=True)
+    rng = np.random.default_rng(0)
+    changed = [whole[:n] for n in range(len(whole))]
+    for place in range(70):
+        other = bytearray(whole)
+        other[place] = int(rng.integers(256))
+        changed.append(bytes(other))
+    read_well = 0
+    for content in changed:
+        with contextlib.suppress(DataError):
+            read_well += len(read(tmp_path, content)[0]) > 0
+    assert read_well > 20
+
+
+def test_a_tone_keeps_its_frequency_when_it_is_resampled():
+    made = audio_files.to_rate(tone(1000, 0.5, 44100), 44100, 16000)
+    assert len(made) == 8000
+    spectrum = np.abs(np.fft.rfft(made.astype(float)))
+    assert abs(int(spectrum.argmax()) * 2 - 1000) <= 2
+    assert audio_files.to_rate(SAMPLES, 8000, 8000) is SAMPLES
+
+
+def test_windows_cover_every_sample_and_end_with_zeros():
+    samples = np.arange(1, 11, dtype=np.int16)
+    np.testing.assert_array_equal(audio_files.cut(samples, 12, 5), [[*range(1, 11), 0, 0]])
+    np.testing.assert_array_equal(audio_files.cut(samples, 10, 5), [range(1, 11)])
+    np.testing.assert_array_equal(
+        audio_files.cut(samples, 4, 3), [[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 10]]
+    )
+    np.testing.assert_array_equal(
+        audio_files.cut(samples, 6, 3), [[*range(1, 7)], [*range(4, 10)], [7, 8, 9, 10, 0, 0]]
+    )
+
+
+def test_a_compressed_file_needs_soundfile_or_is_read_by_it(tmp_path):
+    if importlib.util.find_spec("soundfile") is None:
+        with pytest.raises(MachineError, match="soundfile") as caught:
+            read(tmp_path, b"fLaC", "a.flac")
+        assert "lepton-automl[audio]" in caught.value.fix
+        return
+    soundfile = importlib.import_module("soundfile")
+    soundfile.write(tmp_path / "a.flac", np.stack([SAMPLES, SAMPLES], 1), 8000)
+    found, rate = audio_files.read_audio(tmp_path / "a.flac")
+    assert rate == 8000
+    np.testing.assert_array_equal(found, SAMPLES)
+    with pytest.raises(DataError, match="no sound"):
+        read(tmp_path, b"fLaC nothing", "b.flac")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(DataError, match="named pipe"):
+        audio_files.read_audio(tmp_path / "a.wav")
+    write(tmp_path / "b.wav", SAMPLES)
+    assert len(audio_files.read_audio(tmp_path / "b.wav")[0]) == len(SAMPLES)
