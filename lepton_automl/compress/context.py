@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from lepton_automl.core.events import Emit, silent
 from lepton_automl.cost.latency import NetFile
 from lepton_automl.cost.latency_model import Basis
 from lepton_automl.cost.targets import Target
+from lepton_automl.data.tensors import selected
 from lepton_automl.models.model import Model
 from lepton_automl.training.evaluate import TrainingSlot
 from lepton_automl.training.recipe import Recipe
@@ -51,10 +51,8 @@ class HeldOutPictures:
 
     def at(self, index: NDArray[np.int64]) -> HeldOutPictures:
         """The pictures of `index`."""
-        data = dataclasses.replace(
-            self.data, pixels=self.data.pixels[index], labels=self.data.labels[index]
-        )
-        return HeldOutPictures(data, None if self.groups is None else self.groups[index])
+        groups = None if self.groups is None else self.groups[index]
+        return HeldOutPictures(selected(self.data, index), groups)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from lepton_automl.compress.context import CompressionContext, HeldOutPictures
 from lepton_automl.compress.evaluation import paired_margins, pooled_drop
 from lepton_automl.compress.refit import everything
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import epochs_text
-from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.tensors import selected
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.metrics.paired import SmoothedDrop
 from lepton_automl.models.model import Model
@@ -101,17 +97,12 @@ def _fold_data(context: CompressionContext, fold: int) -> CompressionContext:
     groups = context.folds.samples.groups
     return dataclasses.replace(
         context,
-        train=_selected(data, context.folds.training_index(fold)),
-        validation=_selected(data, index),
+        train=selected(data, context.folds.training_index(fold)),
+        validation=selected(data, index),
         validation_groups=None if groups is None else groups[index],
         folds=None,
         fold_references={},
     )
-
-
-def _selected(data: LabelledTensors, index: NDArray[np.int64]) -> LabelledTensors:
-    chosen = torch.from_numpy(index)
-    return dataclasses.replace(data, pixels=data.pixels[chosen], labels=data.labels[chosen])
 
 
 def drop_on_folds(

@@ -11,12 +11,11 @@ import dataclasses
 import math
 import time
 
-import torch
-
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.recovery import OutOfTime, time_limit
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.sampling import subset
+from lepton_automl.data.tensors import joined
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.models.model import Model
 from lepton_automl.training.evaluate import is_correct
@@ -109,12 +108,7 @@ def shrunk(model: Model, seed: int) -> Model:
 
 def everything(context: CompressionContext) -> LabelledTensors:
     """The training and validation parts as one."""
-    parts = context.train, context.validation
-    return LabelledTensors(
-        torch.cat([part.pixels for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        context.train.is_balanced,
-    )
+    return joined([context.train, context.validation])
 
 
 def _epochs(model: Model, context: CompressionContext, data: LabelledTensors) -> int:

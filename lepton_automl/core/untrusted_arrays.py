@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core import untrusted_files
+from lepton_automl.core import large_arrays, untrusted_files
 from lepton_automl.core.untrusted_files import ARRAYS, ErrorType
 from lepton_automl.errors import DataError
 
@@ -253,7 +253,7 @@ def _read(file: Any, size: int) -> Array:
             f"its header claims {header.dtype} {header.shape}, {header.data_bytes} bytes; "
             f"{size - header.size} bytes are there"
         )
-    content = np.empty(header.data_bytes, np.uint8)
+    content = large_arrays.empty((header.data_bytes,), np.uint8)
     done = 0
     while done < len(content):
         block = file.read(min(_BLOCK, len(content) - done))

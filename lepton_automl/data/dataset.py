@@ -21,6 +21,7 @@ from lepton_automl.config import (
     column_names,
     part_folders,
 )
+from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
@@ -58,6 +59,9 @@ _FEW_GROUPED = 0.02
 
 _PREPROCESSING_SAMPLES = 4096
 """Training pictures from which mean and deviation are computed, evenly spaced."""
+
+_COUNTED = 1 << 20
+"""Pixels that are counted at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +127,9 @@ class LabelledTensors:
     """int64 (N,)."""
     is_balanced: bool = False
     """Whether classes have equal weight in loss and accuracy."""
+    folder: Path | None = None
+    """Where selections that are large are stored until they are no longer used; None: where large
+    temporary files are."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -244,23 +251,6 @@ class Dataset:
         made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)
         return np.concatenate(list(made))
 
-    def file_inputs(self, part: str, size: Size) -> NDArray[Any]:
-        """What a written file reads for the samples of a part.
-
-        Returns
-        -------
-        ndarray
-            The pixels, as `pixels`; of signals the measured values, float32 (N, length, C); of
-            sound its samples, int16 (N, window).
-
-        Raises
-        ------
-        DataError
-            As `pixels`.
-        """
-        raw = self.part(part).raw
-        return self.pixels(part, size) if raw is None else raw
-
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
         pictures = self.train.pictures
@@ -268,7 +258,9 @@ class Dataset:
         chosen = loading.select(pictures, places.round().astype(np.int64))
         levels, counts = np.arange(256), np.zeros(256, np.int64)
         for block in pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale):
-            counts += np.bincount(block.reshape(-1), minlength=256)
+            flat = block.reshape(-1)
+            for start in range(0, len(flat), _COUNTED):  # Each value takes 8 bytes meanwhile.
+                counts += np.bincount(flat[start : start + _COUNTED], minlength=256)
         mean = float((levels * counts).sum() / counts.sum())
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
         # The deviation of uniformly grey pictures is 0; at least 1 avoids a division by it.
@@ -334,7 +326,10 @@ class Dataset:
         return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
 
     def file_input_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
-        """`file_inputs` and the labels as files in the folder `cache`.
+        """What a written file reads for the samples of a part, and the labels, as files in `cache`.
+
+        These are the pixels, as `decoded_files`; of signals the measured values, float32
+        (N, length, C); of sound its samples, int16 (N, window).
 
         Raises
         ------
@@ -642,8 +637,8 @@ def _part(
     elif signal is None or samples.signals is None:
         pictures = loading.select(samples.only_pictures, index)
     else:
-        signals = samples.signals[index]
-        pictures = signal.quantize(signals)[:, None]
+        signals = large_arrays.take(samples.signals, index)
+        pictures = large_arrays.convert(signals, np.uint8, signal.quantize)[:, None]
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]

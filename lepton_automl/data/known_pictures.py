@@ -129,7 +129,9 @@ class KnownPictures:
                 files.remove(path)
 
     def groups(
-        self, content: Sequence[bytes], make: Callable[[], tuple[NDArray[np.int64], float]]
+        self,
+        content: Sequence[bytes | memoryview],
+        make: Callable[[], tuple[NDArray[np.int64], float]],
     ) -> tuple[NDArray[np.int64], float]:
         """Groups of pictures and a number that follow from `content` alone, made once.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.config import NONE, Channels, group_pattern
-from lepton_automl.core import files, plugins
+from lepton_automl.core import files, large_arrays, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data import checking, decode, decode_pool, near_duplicates, window_times
@@ -308,7 +308,7 @@ def check_pictures(
         levels,
         formats=FormatTable.of(infos),
         unreadable=unreadable,
-        thumbs=np.stack([result.thumb for result in valid]),
+        thumbs=large_arrays.join([result.thumb[None] for result in valid]),
         known=known,
     )
 
@@ -458,7 +458,7 @@ def _thumbnails(
     pictures = checked.samples.only_pictures
     if checked.thumbs is None or checked.levels is None:
         return near_duplicates.thumbnails(select(pictures, places), scale)
-    thumbs = checked.thumbs[places]
+    thumbs = large_arrays.take(checked.thumbs, places)
     deep = np.flatnonzero(checked.levels.is_deep[places])
     if scale != SIXTEEN_BIT and len(deep):
         thumbs[deep] = near_duplicates.thumbnails(select(pictures, places[deep]), scale)
@@ -592,7 +592,7 @@ def _search(
 
     if checked.known is None:
         return NearDuplicates(*make()), None
-    content = (thumbs.tobytes(), labels.astype("<i8").tobytes())
+    content = (thumbs.data.cast("B"), labels.astype("<i8").tobytes())
     return NearDuplicates(*checked.known.groups(content, make)), None
 
 
@@ -789,7 +789,7 @@ def _check_copies(samples: Samples, groups: NDArray[np.int64]) -> None:
 def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
     """The pictures at the indices `places`, in that order."""
     if isinstance(pictures, np.ndarray):
-        return pictures[places]
+        return large_arrays.take(pictures, places)
     return tuple(pictures[place] for place in places)
 
 
@@ -922,7 +922,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
     return Samples(
         pictures=_concatenate(samples.only_pictures, more.only_pictures)
         if samples.are_pictures
-        else np.concatenate([np.asarray(samples.pictures), np.asarray(more.pictures)]),
+        else large_arrays.join([np.asarray(samples.pictures), np.asarray(more.pictures)]),
         labels=np.concatenate([samples.labels, np.array(place, np.int64)[more.labels]]),
         class_names=samples.class_names,
         ids=samples.ids + tuple(f"{test}: {name}" for name in more.ids),
@@ -960,7 +960,7 @@ def _class_index(name: str, class_names: tuple[str, ...], test: Path) -> int:
 def _concatenate(first: Pictures, second: Pictures) -> Pictures:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):  # noqa: SIM102
         if first.shape[1:] == second.shape[1:]:
-            return np.concatenate([first, second])
+            return large_arrays.join([first, second])
     return (*first, *second)
 
 
@@ -997,7 +997,7 @@ def _concatenate_attributes(samples: Samples, more: Samples) -> dict[str, tuple[
 def _rows(samples: Samples, places: NDArray[np.int64]) -> Pictures | Signals | Audio:
     if samples.are_pictures:
         return select(samples.only_pictures, places)
-    return np.asarray(samples.pictures)[places]
+    return large_arrays.take(np.asanyarray(samples.pictures), places)
 
 
 def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:

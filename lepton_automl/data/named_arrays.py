@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core import plugins
+from lepton_automl.core import large_arrays, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_arrays import Header, ObjectArrayError
 from lepton_automl.data import pixel_scale
@@ -215,7 +215,7 @@ def _check_lengths(data: str, xs: list[RawArray], labels: list[tuple[str, int]])
 
 def _joined(data: str, xs: Sequence[RawArray], layout: Layout) -> Signals:
     values = [to_signals(f"{data}: {x.name}", x.values, layout) for x in xs]
-    return values[0] if len(values) == 1 else np.concatenate(values)
+    return values[0] if len(values) == 1 else large_arrays.join(values)
 
 
 def _is_named_signal(key: str) -> bool:

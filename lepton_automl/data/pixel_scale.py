@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.errors import ConfigError, DataError
 
@@ -246,7 +247,8 @@ def has_other_scale(highest: float, scale: PixelScale, highest_training: float) 
 def convert(arrays: Sequence[RawArray], scale: PixelScale) -> NDArray[np.uint8]:
     """All pictures one after the other: uint8 (N, H, W, C)."""
     shape = arrays[0].values.shape[1:]
-    pixels = np.empty((sum(len(array.values) for array in arrays), *shape), np.uint8)
+    count = sum(len(array.values) for array in arrays)
+    pixels: NDArray[np.uint8] = large_arrays.empty((count, *shape), np.uint8)
     rows, place = max(1, _BLOCK_VALUES // max(1, math.prod(shape))), 0
     for array in arrays:
         for start in range(0, len(array.values), rows):

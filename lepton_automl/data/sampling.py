@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +28,9 @@ def first_balanced(labels: np.ndarray, count: int) -> np.ndarray:
 
 def subset(data: LabelledTensors, count: int, seed: int) -> LabelledTensors:
     """At most `count` samples, drawn from all classes in turn."""
-    index = balanced(data.labels, count, seed)
-    return dataclasses.replace(data, pixels=data.pixels[index], labels=data.labels[index])
+    from lepton_automl.data.tensors import selected  # Loads torch; others use this module too.
+
+    return selected(data, balanced(data.labels, count, seed))
 
 
 def balanced(labels: Tensor, count: int, seed: int) -> NDArray[np.int64]:

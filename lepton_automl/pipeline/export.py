@@ -26,7 +26,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.latency import Timing
-from lepton_automl.data.dataset import CODE, Dataset, locate_data, open_dataset
+from lepton_automl.data.dataset import CODE, Dataset, locate_data, map_labelled, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
@@ -199,7 +199,8 @@ def verify_and_seal(
             request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
         )
     )
-    predictions = reference_predictions(artifact, dataset.file_inputs("test", _size(shape)))
+    inputs, _ = map_labelled(dataset.file_input_files("test", _size(shape), folder.cache))
+    predictions = reference_predictions(artifact, inputs)
     about = read_provenance(artifact)
     text = card(verdict, about)
     writer.seal(artifact, digests, verdict=verdict, card=text, predictions=predictions)

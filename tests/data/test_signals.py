@@ -91,7 +91,7 @@ def test_the_range_of_samples_is_that_of_the_training_part_only(tmp_path):
     plain, loud = (open_dataset(tmp_path / f"{name}.npz") for name in ("plain", "loud"))
     assert plain.signal == loud.signal is not None
     assert np.array_equal(plain.pixels("train", (1, 48)), loud.pixels("train", (1, 48)))
-    assert np.array_equal(loud.file_inputs("test", (1, 48)), x[40:] * np.float32(1000))
+    assert np.array_equal(loud.test.signals, x[40:] * np.float32(1000))
 
 
 def test_validation_does_not_change_the_range_either(tmp_path):
@@ -126,9 +126,7 @@ def test_an_array_with_the_name_of_signals_is_no_picture_whatever_its_type(tmp_p
     named = open_dataset(written(tmp_path, x, name="signals"))
     assert named.is_signal
     assert np.array_equal(
-        np.sort(
-            np.concatenate([named.file_inputs(p, (1, 48)) for p in ("train", "validation")]), 0
-        )[0],
+        np.sort(np.concatenate([part.signals for part in (named.train, named.validation)]), 0)[0],
         np.sort(
             np.concatenate([named.train.signals, named.validation.signals]).astype(np.uint8), 0
         )[0],

@@ -19,7 +19,7 @@ from lepton_automl.core.events import Event
 from lepton_automl.data.dataset import Part
 from lepton_automl.data.folds import EvaluatedSamples
 from lepton_automl.data.sampling import balanced
-from lepton_automl.data.tensors import load_labelled
+from lepton_automl.data.tensors import load_labelled, selected
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.metrics.bootstrap import cluster_effective_fraction
 from lepton_automl.metrics.paired import paired_drop, tango_interval
@@ -144,7 +144,7 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
     chosen = balanced(samples.labels, most, request.config.seed)
     if not len(chosen):
         return MirrorTest(Verdict.OPEN, "no time to test a net of the search")
-    pixels = samples.pixels[chosen]
+    pixels = selected(samples, chosen).pixels
     plain, mirrored = (
         predict_logits(model, x, device=request.device).numpy() for x in (pixels, pixels.flip(2))
     )
