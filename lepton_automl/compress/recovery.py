@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.data.dataset import LabelledTensors
-from lepton_automl.data.sampling import subset
+from lepton_automl.data.tensors import subset
 from lepton_automl.models.model import Model
 from lepton_automl.training.loop import OnBatch, fit
 

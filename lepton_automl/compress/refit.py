@@ -14,8 +14,7 @@ import time
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.recovery import OutOfTime, time_limit
 from lepton_automl.data.dataset import LabelledTensors
-from lepton_automl.data.sampling import subset
-from lepton_automl.data.tensors import joined
+from lepton_automl.data.tensors import joined, subset
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.models.model import Model
 from lepton_automl.training.evaluate import is_correct

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lepton_automl.data.dataset import LabelledTensors
-
 PICTURES = 512
 """Training pictures used for calibration; 32 suffice for most nets, one costs milliseconds."""
 
@@ -24,13 +22,6 @@ def first_balanced(labels: np.ndarray, count: int) -> np.ndarray:
         turn[found] = np.arange(len(found))
     order: np.ndarray = np.lexsort((labels, turn))[:count]
     return order
-
-
-def subset(data: LabelledTensors, count: int, seed: int) -> LabelledTensors:
-    """At most `count` samples, drawn from all classes in turn."""
-    from lepton_automl.data.tensors import selected  # Loads torch; others use this module too.
-
-    return selected(data, balanced(data.labels, count, seed))
 
 
 def balanced(labels: Tensor, count: int, seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lepton_automl.core import large_arrays
 from lepton_automl.data.dataset import LabelledFiles, LabelledTensors, map_labelled
+from lepton_automl.data.sampling import balanced
 
 
 def load_labelled(files: LabelledFiles) -> LabelledTensors:
@@ -53,3 +54,8 @@ def joined(parts: Sequence[LabelledTensors]) -> LabelledTensors:
         values = torch.cat([part.pixels for part in parts])
     labels = torch.cat([part.labels for part in parts])
     return LabelledTensors(values, labels, first.is_balanced, first.folder)
+
+
+def subset(data: LabelledTensors, count: int, seed: int) -> LabelledTensors:
+    """At most `count` samples, drawn from all classes in turn; errors as of `selected`."""
+    return selected(data, balanced(data.labels, count, seed))

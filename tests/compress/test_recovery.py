@@ -9,7 +9,7 @@ from lepton_automl.compress import recovery
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
-from lepton_automl.data import sampling
+from lepton_automl.data import tensors
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.head import Head
@@ -98,5 +98,5 @@ def test_a_training_stops_at_the_batch_after_which_no_time_is_left():
 
 def test_a_subset_counts_as_the_whole_does():
     _, context = setup()
-    assert not sampling.subset(context.train, 10, 0).is_balanced
-    assert sampling.subset(dataclasses.replace(context.train, is_balanced=True), 10, 0).is_balanced
+    assert not tensors.subset(context.train, 10, 0).is_balanced
+    assert tensors.subset(dataclasses.replace(context.train, is_balanced=True), 10, 0).is_balanced

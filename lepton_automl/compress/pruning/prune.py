@@ -15,7 +15,7 @@ from lepton_automl.compress.pruning.candidates import Cut, apply_cut, pruning_ca
 from lepton_automl.compress.pruning.savings import is_within
 from lepton_automl.compress.recovery import OutOfTime, RecoveryBudget, recover, recovery_budget
 from lepton_automl.cost.latency import NetFile
-from lepton_automl.data.sampling import subset
+from lepton_automl.data.tensors import subset
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.random_weights import random_int8_onnx

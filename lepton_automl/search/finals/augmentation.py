@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lepton_automl.core.decisions import Certainty, Decision
-from lepton_automl.data.sampling import subset
-from lepton_automl.data.tensors import load_labelled
+from lepton_automl.data.tensors import load_labelled, subset
 from lepton_automl.models.model import Model
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
