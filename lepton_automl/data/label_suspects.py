@@ -1,7 +1,8 @@
 """Confident learning: samples whose label contradicts out-of-fold answers of a quick classifier.
 
 The classifier is a ridge regression on fixed features: of pictures responses of whitened random
-patches, pooled over quarters (Coates, Ng and Lee 2011); of signals moments and spectra. Folds keep
+patches, pooled over quarters (Coates, Ng and Lee 2011); of signals moments, spectra and shares of
+positive responses of random dilated kernels (ROCKET, Dempster, Petitjean and Webb 2020). Folds keep
 groups, equal samples and near duplicates together, so that no answer rests on a copy of its sample.
 
 Source: Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
@@ -46,6 +47,13 @@ _RIDGE = 0.05
 _TEMPERATURES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 _BINS = 32
 """Bins of a spectrum."""
+_KERNELS, _FEWEST_KERNELS, _MOST_RESPONSES = 256, 64, 1_200_000
+"""Random kernels for signals, and kernels times windows from which there are fewer."""
+_TAPS = 9
+_LONGEST = 256
+"""Values of a window up to which kernels see it whole; longer ones are averaged."""
+_BIASES = (0.25, 0.5, 0.75, 0.9)
+"""Quantiles of the responses above which they count."""
 _BLOCK = 128
 """Pictures that are worked on at a time."""
 
@@ -222,7 +230,8 @@ def _groups(dataset: Dataset, keys: Sequence[SampleKey]) -> NDArray[np.int64]:
 
 def _features(dataset: Dataset, thumbs: Thumbnails, judged: NDArray[np.int64], seed: int) -> Floats:
     if dataset.is_signal:
-        return _signal_features(thumbs.pixels[judged, 0].astype(np.float32))
+        values = thumbs.pixels[judged, 0].astype(np.float32)
+        return np.concatenate([_signal_features(values), _kernel_features(values, seed)], 1)
     pixels = thumbs.pixels[judged]
     if min(pixels.shape[1:3]) < _PATCH_SIDE + 1:
         return pixels.reshape(len(pixels), -1).astype(np.float32)
@@ -236,6 +245,49 @@ def _signal_features(values: Floats) -> Floats:
     made = [values.mean(1), values.std(1), *(each.mean(1) for each in segments)]
     flat = [*made, spectrum.reshape(len(values), -1)]
     return np.concatenate(flat, 1).astype(np.float32)
+
+
+def _kernel_features(values: Floats, seed: int) -> Floats:
+    """Shares of the responses of random kernels above biases, (N, kernels * biases).
+
+    Kernels have a random dilation, weights of mean 0 and, of several channels, a random few. Biases
+    are quantiles of the responses to some of the signals (N, length, C).
+    """
+    count, length, channels = values.shape
+    scaled = (values - values.mean((0, 1))) / (values.std((0, 1)) + 1e-4)
+    signals = torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 2, 1)))
+    if length > _LONGEST:
+        signals = functional.adaptive_avg_pool1d(signals, _LONGEST)
+        length = _LONGEST
+    rng = np.random.default_rng(seed)
+    kernels = int(np.clip(_MOST_RESPONSES // count, _FEWEST_KERNELS, _KERNELS))
+    most = max(0.0, np.log2(max(1, (length - 1) / (_TAPS - 1))))
+    dilations = np.floor(2 ** rng.uniform(0, most, kernels)).astype(np.int64)
+    sample = torch.from_numpy(rng.permutation(count)[:_BLOCK])
+    made = []
+    for dilation in np.unique(dilations).tolist():
+        number = int((dilations == dilation).sum())
+        weights = rng.normal(size=(number, channels, _TAPS))
+        weights -= weights.mean(2, keepdims=True)
+        order = rng.permuted(np.tile(np.arange(channels), (number, 1)), axis=1)
+        used = np.floor(2 ** rng.uniform(0, np.log2(channels + 1), number))
+        weights *= (order < used[:, None])[..., None]
+        kernel = torch.from_numpy(weights.astype(np.float32))
+        known = _responses(signals[sample], kernel, dilation).transpose(0, 1).flatten(1)
+        biases = torch.from_numpy(np.quantile(known.numpy(), _BIASES, axis=1).astype(np.float32))
+        for_all = [
+            torch.cat([(found > bias[:, None]).float().mean(2) for bias in biases], 1)
+            for start in range(0, count, _BLOCK)
+            for found in [_responses(signals[start : start + _BLOCK], kernel, dilation)]
+        ]
+        made.append(torch.cat(for_all).numpy())
+    return np.concatenate(made, 1)
+
+
+def _responses(signals: torch.Tensor, kernels: torch.Tensor, dilation: int) -> torch.Tensor:
+    """Responses (n, kernels, length) of signals (n, C, length) to kernels (kernels, C, taps)."""
+    padding = dilation * (_TAPS // 2)
+    return functional.conv1d(signals, kernels, padding=padding, dilation=dilation)
 
 
 def _patch_features(pixels: NDArray[np.uint8], seed: int) -> Floats:

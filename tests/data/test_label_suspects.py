@@ -75,3 +75,29 @@ def test_labels_without_any_relation_to_pictures_are_not_judged(tmp_path):
     path = write_npz(tmp_path / "a.npz", x=random_pictures(300, (8, 8, 1)), y=np.arange(300) % 3)
     dataset = open_dataset(path)
     assert find_label_suspects(dataset, make_thumbnails(dataset)).suspects == ()
+
+
+def test_swapped_labels_of_signals_are_named_though_moments_and_spectra_are_alike(tmp_path):
+    """Classes are the same wave forwards and backwards, each at a random place."""
+    rng = np.random.default_rng(0)
+    wave = np.arange(96) % 24 / 24.0
+    y, shift = np.arange(240) % 2, rng.integers(0, 96, 240)
+    pairs = zip(y, shift, strict=True)
+    x = np.stack([np.roll(wave[:: 1 - 2 * label], start) for label, start in pairs])
+    x = (x + rng.normal(0, 0.1, x.shape))[..., None].astype(np.float32)
+    swapped = rng.choice(160, 4, replace=False)
+    given = y.copy()
+    given[swapped] = 1 - given[swapped]
+    data = write_npz(
+        tmp_path / "a.npz",
+        x_train=x[:160],
+        y_train=given[:160],
+        x_val=x[160:200],
+        y_val=y[160:200],
+        x_test=x[200:],
+        y_test=y[200:],
+    )
+    dataset = open_dataset(data)
+    found = find_label_suspects(dataset, make_thumbnails(dataset))
+    named = [(part, place) for part, place in (each.key for each in found.suspects)]
+    assert len({("train", int(n)) for n in swapped} & set(named)) >= 3
