@@ -12,13 +12,14 @@ import pytest
 
 from tests.faults import driver
 from tests.faults.mutants import engine
-from tests.faults.mutants.kinds import NAMES, prepared, tried_in
+from tests.faults.mutants.kinds import NAMES, SOURCES, prepared, tried_in
 
 MUTANTS = {
     **{"run-folder": 1, "space": 1, "onnx-compress": 1, "documents": 2},
     **{"warm-start": 1, "cache": 1, "test-set-uses": 1},
+    **dict.fromkeys(SOURCES, 17),
 }
-"""Fewer than three where the command takes long."""
+"""Fewer than three where the command takes long; 200 of the forms of data together."""
 
 
 @pytest.fixture(scope="module")
