@@ -20,6 +20,7 @@ from lepton_automl.config import (
     Prefer,
     Refit,
     RunConfig,
+    memory_bytes,
     object_name,
     seconds,
 )
@@ -60,6 +61,8 @@ class Options(TypedDict, total=False):
     """Seconds, or a duration such as `10m`: `RunConfig.budget_seconds`."""
     trials: int | None
     jobs: int | None
+    max_memory: str | int | None
+    """Bytes, or a size such as `1G`."""
     jobs_per_gpu: int | None
     final_jobs: int
     device: str
@@ -135,6 +138,7 @@ class CompressOptions(TypedDict, total=False):
     channels: Channels
     pixel_scale: str
     rehash: bool
+    max_memory: str | int
     fresh: bool
     budget: str | float
     device: str
@@ -387,7 +391,7 @@ def predict(
 def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:
     """Compress the best net of a run: in its folder, or to other limits in another folder."""
     own = {"limits", "out", "prefer", "fresh"} if "limits" in given else set[str]()
-    known = given.keys() - own - {"budget", "device", "started", "rehash"}
+    known = given.keys() - own - {"budget", "device", "started", "rehash", "max_memory"}
     _check_no_effect(known, "leave it out: the run defines it; for a model of your own give --data")
     try:
         config = configured(
@@ -396,6 +400,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
             device=given.get("device", "auto"),
             started=given.get("started"),
             rehash=given.get("rehash", False),
+            max_memory=memory_bytes(size) if (size := given.get("max_memory")) else None,
         )
     except DataError as error:
         if run.suffix != ".onnx":
@@ -503,6 +508,8 @@ def _config(data: DataSource, given: dict[str, Any]) -> RunConfig:
     settings = dict(given)
     name, data_object = _named(data)
     settings["budget_seconds"] = _seconds(settings.pop("budget", None))
+    if settings.get("max_memory") is not None:
+        settings["max_memory"] = memory_bytes(settings["max_memory"])
     settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
     settings["test"] = _test_path(settings.get("test"))
     settings |= {n: tuple(settings[n]) for n in ("objectives", "callbacks") if n in settings}

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lepton_automl.core.memory import gib_text, machine_bytes
 from lepton_automl.core.units import Unit
 from lepton_automl.errors import ConfigError
+
+MIN_MEMORY = 640 << 20
+"""Least `--max-memory`: the main process and one worker that trains a small net."""
+MAIN_PROCESS_BYTES, LEAST_WORKER_BYTES, WORKER_PROGRAM_BYTES = 320 << 20, 320 << 20, 160 << 20
+"""Anonymous memory of the main process, of a worker with a small net, and of its program alone
+("Memory of a training" in docs/decisions.md)."""
+_MACHINE_SHARE = 0.8
+"""Share of the machine's memory that is used where no other limit is stated."""
 
 AUTO, NONE = "auto", "none"
 """Values of `--group` and `--parts` beside a rule of the user's own."""
@@ -226,6 +235,9 @@ class RunConfig:
     """Worker processes; None: one per core, or per GPU."""
     jobs_per_gpu: int | None = None
     """Worker processes per GPU; 0: chosen by the speed they reach; None: not set."""
+    max_memory: int | None = None
+    """Bytes of anonymous memory of all processes together; None: what the machine has, less a
+    fifth."""
     final_jobs: int = 1
     """Processes that share each batch of a final training."""
     device: str = "auto"
@@ -292,6 +304,7 @@ class RunConfig:
             raise ConfigError(
                 f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one per core"
             )
+        self._check_memory()
         if self.jobs_per_gpu is not None and self.jobs is not None:
             raise ConfigError(
                 f"--jobs {self.jobs} and --jobs-per-gpu both set the number of workers",
@@ -327,6 +340,20 @@ class RunConfig:
                     fix=f"choose one of: {', '.join(sorted(legal))}",
                 )
 
+    def _check_memory(self) -> None:
+        if self.max_memory is not None and self.max_memory < MIN_MEMORY:
+            raise ConfigError(
+                f"--max-memory {gib_text(self.max_memory)}, the rule is at least "
+                f"{gib_text(MIN_MEMORY)}: the programs alone take half of it",
+                fix="give more, or leave it out",
+            )
+        if self.max_memory and self.jobs and self.jobs > self.most_workers:
+            raise ConfigError(
+                f"--jobs {self.jobs} and --max-memory {gib_text(self.max_memory)} exclude each "
+                f"other: a worker takes {gib_text(LEAST_WORKER_BYTES)} at least",
+                fix=f"give --jobs {self.most_workers}, or leave one of them out",
+            )
+
     @property
     def goal(self) -> Goal:
         """Criteria of the choice of the winner."""
@@ -345,9 +372,26 @@ class RunConfig:
         return self.budget_seconds
 
     @property
+    def memory(self) -> int:
+        """Bytes of anonymous memory that all processes may take together."""
+        if self.max_memory is not None:
+            return self.max_memory
+        return max(MIN_MEMORY, round(_MACHINE_SHARE * machine_bytes()))
+
+    @property
     def workers(self) -> int:
-        """Worker processes on the CPU."""
-        return self.jobs or len(os.sched_getaffinity(0))
+        """Worker processes on the CPU: those stated, else as many as there are cores, and fit."""
+        return self.jobs or min(len(os.sched_getaffinity(0)), self.most_workers)
+
+    @property
+    def most_workers(self) -> int:
+        """Worker processes that fit into the memory."""
+        return max(1, (self.memory - MAIN_PROCESS_BYTES) // LEAST_WORKER_BYTES)
+
+    @property
+    def training_memory(self) -> int:
+        """Bytes that the training of a worker on the CPU may take, beside its program."""
+        return (self.memory - MAIN_PROCESS_BYTES) // self.workers - WORKER_PROGRAM_BYTES
 
 
 def object_name(dataset: object) -> str:
@@ -375,6 +419,26 @@ def seconds(text: str) -> float:
             fix="write it like 45s, 10m, 2h or 1h30m",
         )
     return total
+
+
+def memory_bytes(text: str | int) -> int:
+    """Bytes in a size such as `1G`, `800M` or `1.5 GiB`; K, M, G and T are powers of 1024.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no size above zero.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", str(text).strip(), re.I)
+    size = 0
+    if match:
+        size = round(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    if size <= 0:
+        raise ConfigError(
+            f"--max-memory {str(text)!r} is not a size above zero",
+            fix="write it like 800M, 1G or 1.5G",
+        )
+    return size
 
 
 def fold_count(text: str) -> int | None:

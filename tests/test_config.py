@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 
 from lepton_automl.artifact.verdict import FileMetrics
 from lepton_automl.cli.app import app
-from lepton_automl.config import LIMITS, Limits, RunConfig, options_text, seconds, would_fit
+from lepton_automl.config import (
+    LEAST_WORKER_BYTES,
+    LIMITS,
+    MAIN_PROCESS_BYTES,
+    WORKER_PROGRAM_BYTES,
+    Limits,
+    RunConfig,
+    memory_bytes,
+    options_text,
+    seconds,
+    would_fit,
+)
 from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ConfigError
 
@@ -147,6 +159,48 @@ def test_the_default_budget_is_ten_minutes():
 def test_the_default_is_one_worker_per_core():
     assert RunConfig("digits", Path("x")).workers >= 1
     assert RunConfig("digits", Path("x"), jobs=3).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1G", 1 << 30),
+        ("800M", 800 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("2t", 2 << 40),
+        ("700000k", 700000 << 10),
+        ("123", 123),
+        (5, 5),
+    ],
+)
+def test_sizes_of_memory_are_parsed(text, expected):
+    assert memory_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0G", "-1G", "1X", "G", "1G1", "1e9", "nan", "9" * 20])
+def test_an_invalid_size_of_memory_is_rejected_with_examples(text):
+    with pytest.raises(ConfigError, match="--max-memory") as caught:
+        memory_bytes(text)
+    assert "800M" in caught.value.fix
+
+
+def test_too_little_memory_and_more_workers_than_fit_are_refused():
+    with pytest.raises(ConfigError, match="--max-memory 639 MiB, the rule is at least 640 MiB"):
+        RunConfig("digits", Path("x"), max_memory=639 << 20)
+    with pytest.raises(ConfigError, match=r"--jobs 3 and --max-memory 1\.00 GiB") as caught:
+        RunConfig("digits", Path("x"), jobs=3, max_memory=1 << 30)
+    assert "--jobs 2" in caught.value.fix
+
+
+def test_workers_and_their_memory_fit_into_the_limit(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    for size in (640 << 20, 1 << 30, 3 << 30, 64 << 30):
+        config = RunConfig("digits", Path("x"), max_memory=size)
+        whole = config.training_memory + WORKER_PROGRAM_BYTES
+        assert MAIN_PROCESS_BYTES + config.workers * whole <= size
+        assert whole >= LEAST_WORKER_BYTES
+    assert RunConfig("digits", Path("x"), max_memory=64 << 30).workers == 64
+    assert RunConfig("digits", Path("x"), max_memory=1 << 30).workers == 2
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,7 @@ READS_ITSELF = {
     "core/scratch.py": "locks on folders, without reading",
     "cost/device_bench.py": "a kit on a device, which has no lepton",
     "cost/targets.py": "a file of the package",
+    "core/memory.py": "files of the kernel in /proc and /sys",
     "core/large_arrays.py": "a deleted file that it has made itself",
     "data/checking.py": "answers of a child process, and tables whose digest is checked",
     "data/decode.py": "pictures that core/untrusted_files has opened",

@@ -80,6 +80,7 @@ def compress(
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
     rehash: o.Rehash = False,
+    max_memory: o.MaxMemory = None,
     fresh: o.Fresh = False,
     budget: o.CompressBudget = None,
     device: o.Device = "auto",

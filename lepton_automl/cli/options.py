@@ -73,6 +73,17 @@ Jobs = Annotated[
         rich_help_panel=_RUNNING,
     ),
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Memory of all processes together, beside mapped files: 800M, 1G.  [default: four "
+        "fifths of the machine's]",
+        show_default=False,
+        rich_help_panel=_RUNNING,
+    ),
+]
 JobsPerGpu = Annotated[
     str | None,
     typer.Option(

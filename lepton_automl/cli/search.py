@@ -47,6 +47,7 @@ def search(
     rehash: o.Rehash = False,
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,
+    max_memory: o.MaxMemory = None,
     jobs_per_gpu: o.JobsPerGpu = None,
     final_jobs: o.FinalJobs = 1,
     device: o.Device = "auto",

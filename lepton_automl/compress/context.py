@@ -20,6 +20,7 @@ from lepton_automl.cost.targets import Target
 from lepton_automl.data.tensors import selected
 from lepton_automl.models.model import Model
 from lepton_automl.training.evaluate import TrainingSlot
+from lepton_automl.training.memory import micro_batches
 from lepton_automl.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class CompressionContext:
     """Fewer epochs of it are not worth their time."""
     refit_seconds: float = 0.0
     """Part of `seconds_left` reserved for that training."""
+    memory: int | None = None
+    """Bytes that a training on the CPU may take beside the program; None: no limit."""
     training_slot: TrainingSlot = contextlib.nullcontext
     emit: Emit = silent
     measure: MeasureLatency | None = None
@@ -100,6 +103,12 @@ class CompressionContext:
     """Folds that judge a cut at most, with the validation part."""
     fold_references: Mapping[int, Model] = field(default_factory=dict)
     """Fold, from 1, to the net that was trained as `reference`, but on all samples outside it."""
+
+    def micro_batches(self, model: Model) -> int:
+        """Micro-batches into which batches of a training of `model` are split to fit."""
+        if self.device.type != "cpu":
+            return 1
+        return micro_batches(model.arch.graph, self.recipe.batch_size, self.memory)
 
     @property
     def allowed_drop(self) -> float:

@@ -74,6 +74,7 @@ def _trained_reference(context: CompressionContext, fold: int) -> Model | None:
             epochs=epochs,
             seed=context.seed + fold,
             device=context.device,
+            micro_batches=context.micro_batches(started),
             training_slot=context.training_slot,
         )
     except Diverged:

@@ -96,7 +96,16 @@ def _seconds_per_sample(model: Model, context: CompressionContext) -> float:
     # A tiny learning rate: only the time counts, and no net may diverge.
     recipe = dataclasses.replace(context.recipe, lr=1e-6)
     started = time.monotonic()
-    fit(model, few, recipe, epochs=1, seed=0, device=context.device, teachers=(context.reference,))
+    fit(
+        model,
+        few,
+        recipe,
+        epochs=1,
+        seed=0,
+        device=context.device,
+        micro_batches=context.micro_batches(model),
+        teachers=(context.reference,),
+    )
     return (time.monotonic() - started) / len(few)
 
 
@@ -112,6 +121,7 @@ def recover(
         epochs=budget.epochs,
         seed=context.seed if seed is None else seed,
         device=context.device,
+        micro_batches=context.micro_batches(model),
         teachers=(context.reference,),
         training_slot=context.training_slot,
         on_batch=time_limit(context, context.reserved_seconds),

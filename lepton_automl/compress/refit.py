@@ -70,6 +70,7 @@ def refit(model: Model, context: CompressionContext) -> Refit:
             epochs=epochs,
             seed=context.seed,
             device=context.device,
+            micro_batches=context.micro_batches(model),
             training_slot=context.training_slot,
             on_batch=time_limit(context, reserved),
         )
@@ -134,7 +135,16 @@ def _epoch_seconds(model: Model, context: CompressionContext, data: LabelledTens
         ends.append(time.monotonic())
 
     begun = time.monotonic()
-    fit(model, few, recipe, epochs=1, seed=0, device=context.device, on_batch=on_batch)
+    fit(
+        model,
+        few,
+        recipe,
+        epochs=1,
+        seed=0,
+        device=context.device,
+        micro_batches=context.micro_batches(model),
+        on_batch=on_batch,
+    )
     if len(ends) < 2:
         return time.monotonic() - begun
     return (ends[-1] - ends[0]) / (len(ends) - 1) * len(data) / count * len(ends)

@@ -23,6 +23,7 @@ from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.field_types import check_types
 from lepton_automl.core.files import real_path
 from lepton_automl.core.machine import this_machine
+from lepton_automl.core.memory import gib_text, machine_bytes, watched_memory
 from lepton_automl.core.untrusted_files import JSON
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
@@ -102,6 +103,18 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     start = start_seconds(now - started, time.process_time())
     use_one_thread()
     resources = resolve(config)
+    stated = "" if config.max_memory is None else "--max-memory"
+    with (
+        watched_memory(config.memory, stated, emit),
+        _opened(config, emit, resources, started, start) as context,
+    ):
+        yield context
+
+
+@contextmanager
+def _opened(
+    config: RunConfig, emit: Emit, resources: Resources, started: float, start: float
+) -> Iterator[RunContext]:
     dataset = open_data(config, emit)
     check_folds(config, dataset)
     space = choose_space(config, resources, dataset).for_samples(len(dataset.train))
@@ -288,9 +301,17 @@ def _decisions(
     decisions.append(precision_decision(resources.device))
     if config.jobs is None and resources.device.type == "cpu":
         evidence = "one a CPU core that this process may use"
+        if config.workers == config.most_workers:
+            evidence = f"as many as fit into {gib_text(config.memory)} of memory"
         workers = f"{config.workers} worker process{'es' * (config.workers > 1)}"
         decisions.append(
             Decision("workers", workers, evidence, "inferred", "--jobs", is_detail=True)
+        )
+    if config.max_memory is None:
+        evidence = f"four fifths of the {gib_text(machine_bytes())} of this machine or container"
+        text = f"at most {gib_text(config.memory)} in all processes, beside mapped files"
+        decisions.append(
+            Decision("memory", text, evidence, "inferred", "--max-memory", is_detail=True)
         )
     if config.target == DEFAULT_TARGET:
         evidence = f"the default; this machine is {this_machine()}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lepton_automl.config import RunConfig
+from lepton_automl.config import MAIN_PROCESS_BYTES, RunConfig
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit
-from lepton_automl.data import audit
+from lepton_automl.data import audit, decode
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.data.decode_pool import Reading
+
+_LEAST_DECODING = 128 << 20
+"""Bytes at least that pictures which are decoded at the same time take together."""
 
 
 def open_data(config: RunConfig, emit: Emit, *, quarantine: Path | None = None) -> Dataset:
@@ -62,7 +65,8 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
 
 def reading(config: RunConfig, emit: Emit) -> Reading:
     """How a command reads picture files."""
-    return Reading(config.jobs or 0, emit=emit, is_forced=config.rehash)
+    memory = max(_LEAST_DECODING, min(decode.MEMORY, config.memory - MAIN_PROCESS_BYTES))
+    return Reading(config.jobs or 0, memory, emit, is_forced=config.rehash)
 
 
 def channels_decision(dataset: Dataset) -> Decision:

@@ -19,7 +19,7 @@ from lepton_automl.compress.loop import (
     quantization_decision,
 )
 from lepton_automl.compress.loop import compress as run_compression
-from lepton_automl.config import fold_count
+from lepton_automl.config import MAIN_PROCESS_BYTES, fold_count
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
@@ -199,6 +199,7 @@ def compress(
         recipe=recipe,
         seed=context.config.seed,
         device=context.device,
+        memory=context.config.memory - MAIN_PROCESS_BYTES,
         epochs=_recovery_epochs(context, recipe, end) if prunes and step is None else 0,
         seconds_left=None if end is None else lambda: end - ledger.alive_seconds(),
         quantize_seconds=planned.quantize,

@@ -17,6 +17,7 @@ from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trial, Trials, recipe_of
 from lepton_automl.search.workers.task import Task
+from lepton_automl.training.memory import micro_batches
 from lepton_automl.training.recipe import Recipe
 
 _WEIGHTS = "weights.safetensors"
@@ -198,12 +199,20 @@ class TaskBuilder:
     def _micro_batches(self, key: TrainingKey, count: int) -> list[int]:
         """Micro-batches per batch for each cycle: those of its rung, else those of the last one."""
         results = [r for r in self._trials.results.get(key.trial, []) if not r.failed]
-        last_used = results[-1].micro_batches if results else 1
+        last_used = results[-1].micro_batches if results else self._least_micro_batches(key.trial)
         earlier = [result.micro_batches for result in results[: count - 1]]
         missing = count - 1 - len(earlier)
         same = next((result for result in results if result.key == key), None)
         same = same or self._trials.final_result(key)
         return [*earlier, *[last_used] * missing, same.micro_batches if same else last_used]
+
+    def _least_micro_batches(self, number: int) -> int:
+        """Micro-batches with which a training fits into the memory of a worker on the CPU."""
+        request, trial = self._request, self._trials[number]
+        if request.device.type != "cpu":
+            return 1  # Of a GPU the memory is known only when it is used up.
+        memory = request.config.training_memory
+        return micro_batches(trial.arch.graph, trial.recipe.batch_size, memory)
 
     def _files(self, size: Size, fold: int) -> tuple[LabelledFiles, LabelledFiles, Preprocessing]:
         if (size, fold) not in self._data:

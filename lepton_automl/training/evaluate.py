@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lepton_automl.models.model import Model
+from lepton_automl.training.memory import evaluation_batch
 
 if TYPE_CHECKING:
     from lepton_automl.data.dataset import LabelledTensors
@@ -45,7 +46,7 @@ def predict_logits(
     pixels : Tensor
         uint8 (N, H, W, C), N at least 0.
     batch : int
-        Samples at once; it affects the memory, not the result.
+        Samples at once at most, fewer of large pictures (`memory.evaluation_batch`).
     device : torch.device, optional
         Where to compute; the CPU by default.
     training_slot : callable
@@ -58,7 +59,7 @@ def predict_logits(
     """
     device = device or torch.device("cpu")
     network = to_device(model.network(), device)
-    logits = []
+    logits, batch = [], evaluation_batch(model.arch.graph, batch)
     for chunk in torch.split(pixels, batch) if len(pixels) else ():
         with training_slot():
             logits.append(network(model.preprocessing.apply(chunk.to(device))).float().cpu())

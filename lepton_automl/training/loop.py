@@ -25,6 +25,7 @@ from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.training.evaluate import TrainingSlot, to_device
 from lepton_automl.training.loader import Loader
 from lepton_automl.training.loss import Forward, Loss
+from lepton_automl.training.memory import evaluation_batch
 from lepton_automl.training.optim import Optimizer, lr_schedule
 from lepton_automl.training.precision import matmul_dtype
 from lepton_automl.training.recipe import Recipe
@@ -122,7 +123,12 @@ def fit(
     )
     with options.get("training_slot", contextlib.nullcontext)():
         recalibrate_batchnorm(
-            network, data, model.preprocessing, seed=options["seed"], device=device
+            network,
+            data,
+            model.preprocessing,
+            seed=options["seed"],
+            device=device,
+            batch=evaluation_batch(model.arch.graph, _BATCHNORM_BATCH),
         )
     return dataclasses.replace(
         model, weights=extract_weights(network), qparams=None, metrics={}, parent=model.digest
@@ -266,6 +272,7 @@ def recalibrate_batchnorm(
     *,
     seed: int,
     device: torch.device,
+    batch: int = _BATCHNORM_BATCH,
 ) -> None:
     """Recompute the batch-normalisation statistics on training samples without augmentation.
 
@@ -278,7 +285,7 @@ def recalibrate_batchnorm(
     order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
     order = order.repeat(2)[: max(2, min(_BATCHNORM_SAMPLES, len(order)))]
     network.train()
-    batches = torch.tensor_split(order, math.ceil(len(order) / _BATCHNORM_BATCH))
+    batches = torch.tensor_split(order, math.ceil(len(order) / batch))
     for number, index in enumerate(batches):
         for norm in norms:
             norm.momentum = 1 / (number + 1)  # A cumulative mean over the batches.

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lepton_automl.config import RunConfig
 from lepton_automl.search import rungs
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Trials
+from lepton_automl.training.memory import training_bytes
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.search import make_trial, result, search_request
 
@@ -139,3 +141,15 @@ def test_a_task_knows_how_much_work_it_is(tasks: TaskBuilder) -> None:
     assert all_of_it.work == pytest.approx(9 * first.work)
     pretend_saved(tasks, 0, "1")
     assert tasks.rung(one, 2).work == pytest.approx(6 * first.work)
+
+
+def test_a_net_whose_batch_does_not_fit_is_trained_in_micro_batches(
+    tasks: TaskBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make_trial(0, epochs=27)
+    assert tasks.rung(one, 1).micro_batches == ()
+    needed = training_bytes(one.arch.graph, one.recipe.batch_size // 4)
+    monkeypatch.setattr(RunConfig, "training_memory", needed)
+    assert tasks.rung(one, 1).micro_batches_of_cycles == (4, 4)
+    tasks._trials.add_result(dataclasses.replace(result(0, "0", 100), micro_batches=2))
+    assert tasks.rung(one, 1).micro_batches_of_cycles == (2, 2)  # As it was trained before.

@@ -10,6 +10,7 @@ from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.models.graph import Conv, Graph, Width
 from lepton_automl.models.model import Model
+from lepton_automl.training.memory import evaluation_batch
 
 TEMPERATURE = 4.0
 """Of the softmax: without it, confident predictions have vanishing gradients."""
@@ -44,7 +45,8 @@ def taylor_importance(model: Model, data: LabelledTensors, seed: int) -> dict[st
     generator = torch.Generator().manual_seed(seed)
     pixels = data.pixels[balanced(data.labels, PICTURES, seed)]
     total = {width.name: torch.zeros(width.size) for width in graph.widths}
-    for batch in torch.split(pixels, _BATCH_SIZE):
+    size = evaluation_batch(graph, _BATCH_SIZE)
+    for batch in torch.split(pixels, size):
         values: dict[str, Tensor] = {}
 
         def keep(name: str, value: Tensor, values: dict[str, Tensor] = values) -> Tensor:

@@ -63,6 +63,7 @@ def finetune(model: Model, context: CompressionContext, budget: RecoveryBudget) 
         ),
         teacher=context.reference.network().to(context.device),
         distill_weight=1.0,
+        micro_batches=context.micro_batches(model),
         training_slot=context.training_slot,
         on_batch=time_limit(context, context.refit_seconds),
     )
