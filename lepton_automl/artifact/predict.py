@@ -195,7 +195,7 @@ def _of_audio(
     found: list[Prediction] = []
     for path in paths:
         try:
-            samples = audio_files.to_rate(*audio_files.read_audio(path), front_end.rate)
+            samples = audio_files.to_rate(path, *audio_files.read_audio(path), front_end.rate)
         except DataError as error:
             on_unreadable(DataError(error.what, fix="leave this file out"))
             continue

@@ -27,7 +27,9 @@ SUFFIXES = WAV_SUFFIXES | {".flac", ".ogg"}
 """Of files with recordings of sound."""
 RECORDING = FileKind("recordings", 256 << 20)
 _MOST_SAMPLES = 256 << 20
-"""Samples of a compressed file, all channels counted, that are decoded."""
+"""Samples of a compressed file, all channels counted, that are decoded, and of a resampled one."""
+_MOST_TIMES = 16
+"""Times its rate to which a recording is brought at most."""
 _MOST_CHANNELS = 64
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _FIX = "give WAV files of PCM (8 to 32 bits) or float samples; sox IN.wav -b 16 OUT.wav converts"
@@ -69,10 +71,23 @@ def read_audio(path: Path) -> tuple[Audio, int]:
     return _to_int16(path, samples), rate
 
 
-def to_rate(samples: Audio, rate: int, wanted: int) -> Audio:
-    """Resample a recording with a polyphase filter (`scipy.signal.resample_poly`)."""
+def to_rate(path: Path, samples: Audio, rate: int, wanted: int) -> Audio:
+    """Resample a recording with a polyphase filter (`scipy.signal.resample_poly`).
+
+    Raises
+    ------
+    DataError
+        If the rate would grow more than 16 times, which a damaged header asks for.
+    """
     if rate == wanted:
         return samples
+    if wanted > _MOST_TIMES * rate or len(samples) * wanted > _MOST_SAMPLES * rate:
+        raise DataError(
+            f"{path} has {len(samples)} samples at {rate} Hz, the others or --rate {wanted} Hz; a "
+            f"recording is brought to at most {_MOST_TIMES} times its rate and {_MOST_SAMPLES} "
+            "samples",
+            fix="leave the recording out, or give another --rate",
+        )
     from scipy.signal import resample_poly  # slow to import
 
     common = math.gcd(rate, wanted)

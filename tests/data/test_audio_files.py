@@ -5,6 +5,7 @@ import importlib.util
 import os
 import struct
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,11 +106,11 @@ def test_every_cut_and_every_changed_byte_gives_samples_or_one_error(tmp_path):
 
 
 def test_a_tone_keeps_its_frequency_when_it_is_resampled():
-    made = audio_files.to_rate(tone(1000, 0.5, 44100), 44100, 16000)
+    made = audio_files.to_rate(Path("a.wav"), tone(1000, 0.5, 44100), 44100, 16000)
     assert len(made) == 8000
     spectrum = np.abs(np.fft.rfft(made.astype(float)))
     assert abs(int(spectrum.argmax()) * 2 - 1000) <= 2
-    assert audio_files.to_rate(SAMPLES, 8000, 8000) is SAMPLES
+    assert audio_files.to_rate(Path("a.wav"), SAMPLES, 8000, 8000) is SAMPLES
 
 
 def test_windows_cover_every_sample_and_end_with_zeros():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import wave
 
 import numpy as np
 import pytest
@@ -56,6 +57,20 @@ def test_of_a_gif_of_ten_thousand_frames_the_first_is_used(tmp_path):
     dataset = open_dataset(tmp_path)
     assert sum(map(len, dataset.parts)) == 9
     assert "animations" in {each.name for each in dataset.decisions}
+
+
+def test_a_recording_of_sound_that_claims_one_sample_a_second_is_refused(tmp_path):
+    """Brought to the rate of the others it would take 16,000 times its size."""
+    for n, rate in enumerate((16_000, 16_000, 16_000, 16_000, 1)):
+        path = tmp_path / "ab"[n % 2] / f"{n}.wav"
+        path.parent.mkdir(exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes(bytes(40_000))
+    with pytest.raises(DataError, match=r"4.wav has 20000 samples at 1 Hz"):
+        open_dataset(tmp_path)
 
 
 def test_a_table_with_one_endless_line_is_refused(tmp_path):

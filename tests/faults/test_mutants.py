@@ -17,7 +17,8 @@ from tests.faults.mutants.kinds import NAMES, SOURCES, prepared, tried_in
 MUTANTS = {
     **{"run-folder": 1, "space": 1, "onnx-compress": 1, "documents": 2},
     **{"warm-start": 1, "cache": 1, "test-set-uses": 1},
-    **dict.fromkeys(SOURCES, 17),
+    **dict.fromkeys(SOURCES, 16),
+    "parquet": 2,
 }
 """Fewer than three where the command takes long; 200 of the forms of data together."""
 

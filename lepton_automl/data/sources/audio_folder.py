@@ -82,7 +82,8 @@ class AudioFolder(Source):
         read = _read_all([file.path for file in files])
         is_training = np.array([file.part in ("", "train") for file in files])
         rate, decisions = self._choose_rate([rate for _, rate in read], is_training)
-        clips = map_in_threads(lambda each: audio_files.to_rate(*each, rate), read)
+        pairs = list(zip([file.path for file in files], read, strict=True))
+        clips = map_in_threads(lambda each: audio_files.to_rate(each[0], *each[1], rate), pairs)
         lengths = np.array([len(clip) for clip in clips])
         window, stride, decision = self._choose_window(lengths, is_training, rate)
         cut = [

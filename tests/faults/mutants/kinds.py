@@ -8,6 +8,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 SOURCES = (
     *("table", "series", "index", "recording", "recording-npy", "labelled-rows", "npz-signals"),
-    *("zip", "tar", "idx", "idx-labels", "cifar"),
+    *("zip", "tar", "idx", "idx-labels", "cifar", "wav"),
+    *(("parquet",) if find_spec("pyarrow") else ()),
 )
 """Names of the forms of data in `sources`, whose mutants take a thirtieth of a second each."""
 NAMES = (

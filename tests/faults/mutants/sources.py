@@ -18,8 +18,8 @@ from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.onnx_export import float_onnx
-from tests.faults.mutants import archives, arrays, tables
-from tests.faults.mutants.content import Content
+from tests.faults.mutants import archives, arrays, sound, tables
+from tests.faults.mutants.content import Content, mutated_bytes
 from tests.faults.mutants.engine import Subject
 from tests.helpers.nets import random_model
 from tests.helpers.pictures import random_pictures, write_folder
@@ -40,6 +40,10 @@ def prepare(stage: Path) -> None:
             np.savetxt(path, values, "%.6g", ",", header="x,y", comments="")
         (stage / "rows").mkdir(exist_ok=True)
         (stage / "rows" / f"r{n}.csv").write_text(_rows([n], with_session=False))
+        path = stage / "sound" / _CLASSES[n % 2] / f"r{n}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(-2000, 2000, 900).astype("<i2").tobytes()
+        path.write_bytes(sound.wav([(b"fmt ", sound.form(1, 1, 8000, 16)), (b"data", noise)]))
     arch = chain((16, 2), [Stem(8), Conv(8, stride=2), Head()], len(_CLASSES))
     words = {"channels": json.dumps(["x", "y"])}
     (stage / "signal.onnx").write_bytes(float_onnx(random_model(arch), _CLASSES, words))
@@ -195,6 +199,24 @@ def _in_idx(which: str) -> Callable[[Path, Content], Sequence[str]]:
     return place
 
 
+def _parquet_seeds(stage: Path) -> list[Content]:
+    """Picture files with labels, and arrays of numbers, as pyarrow writes them."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    y = [n % 2 for n in range(12)]
+    files = [{"bytes": _png(n), "path": f"{n}.png"} for n in range(12)]
+    forms = ({"image": files, "label": y}, {"image": files, "label": [_CLASSES[n] for n in y]})
+    found = []
+    for columns, options in zip(
+        forms, ({"compression": "none"}, {"row_group_size": 5}), strict=True
+    ):
+        file = pa.BufferOutputStream()
+        parquet.write_table(pa.table(columns), file, **options)
+        found.append(file.getvalue().to_pybytes())
+    return found
+
+
 def _cifar_seeds(stage: Path) -> list[Content]:
     rng = np.random.default_rng(3)
     return [b"".join(bytes([n % 10]) + rng.bytes(3072) for n in range(40))]
@@ -277,6 +299,18 @@ SUBJECTS = (
         _cifar_seeds,
         archives.mutated_cifar,
         _suffixed("cifar", ("data_batch_1.bin",), ("run", "cifar", *_STOP)),
+    ),
+    Subject(
+        "wav",
+        lambda stage: sound.seeds(),
+        sound.mutated_wav,
+        _suffixed("sound/run", ("m.wav",), ("run", "sound", *_STOP)),
+    ),
+    Subject(
+        "parquet",
+        _parquet_seeds,
+        mutated_bytes,
+        _suffixed("", ("m.parquet",), ("run", "NAME", *_STOP)),
     ),
 )
 """Every form, in the order in which they are tried."""
