@@ -102,15 +102,19 @@ def list_zip(path: Path, *, fix: str) -> list[Member]:
     ------
     DataError
         If it is no zip archive, or a member is encrypted, packed in another way than by deflate, a
-        link, unpacks to too much, or has a name that leads out of the archive.
+        link, unpacks to too much, reaches beyond the end, or has a name that leads out of the
+        archive.
     """
     with (
         _damage_named(path, "zip archive", fix),
         untrusted_files.open_file(path, ARCHIVE, fix=fix) as file,
     ):
+        total = file.seek(0, 2)
         reader = LimitedReader(file, MAX_DIRECTORY, "its list of members")
         with zipfile.ZipFile(reader) as archive:
-            return [_zip_member(path, each) for each in archive.infolist() if not each.is_dir()]
+            return [
+                _zip_member(path, each, total) for each in archive.infolist() if not each.is_dir()
+            ]
 
 
 @contextmanager
@@ -122,7 +126,7 @@ def _damage_named(path: Path, kind: str, fix: str) -> Iterator[None]:
         raise DataError(f"{path} is not a readable {kind}: {reason}", fix=fix) from error
 
 
-def _zip_member(path: Path, entry: zipfile.ZipInfo) -> Member:
+def _zip_member(path: Path, entry: zipfile.ZipInfo, total: int) -> Member:
     name = entry.filename
     check_name(name)
     if entry.flag_bits & 1:
@@ -135,6 +139,8 @@ def _zip_member(path: Path, entry: zipfile.ZipInfo) -> Member:
             "read"
         )
     size, packed = entry.file_size, entry.compress_size
+    if entry.header_offset + packed > total:  # As much would be allocated before it is read.
+        raise ValueError(f"{name!r} reaches beyond the end of the archive")
     if size > RATIO_FROM and size > MAX_RATIO * packed:
         raise ValueError(
             f"{name!r} unpacks {packed} bytes to {size}; from {RATIO_FROM} bytes on at most "

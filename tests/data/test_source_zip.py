@@ -136,3 +136,13 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "p.zip").write_bytes(content)
     with pytest.raises(DataError, match="not a readable zip archive"):
         Zip().read(str(tmp_path / "p.zip"))
+
+
+def test_a_packed_size_beyond_the_end_is_refused_before_it_is_allocated(tmp_path):
+    path = tmp_path / "p.zip"
+    pack(write_folder(tmp_path / "photos", {"a": 2, "b": 2}), path, method=zipfile.ZIP_STORED)
+    body = bytearray(path.read_bytes())
+    struct.pack_into("<I", body, body.rindex(b"PK\x01\x02") + 20, 0xFFFF_FFF0)
+    path.write_bytes(bytes(body))
+    with pytest.raises(DataError, match="reaches beyond the end of the archive"):
+        Zip().read(str(path))
