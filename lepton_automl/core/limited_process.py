@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import math
 import os
@@ -421,6 +422,9 @@ def serve(answer: Callable[[Message], Message]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     os.set_blocking(2, False)
+    # Unbuffered, as a buffer raises an error where the pipe is full; the rest is dropped.
+    said = io.FileIO(2, "w", closefd=False)
+    sys.stdout = sys.stderr = io.TextIOWrapper(said, errors="backslashreplace", write_through=True)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _send(answers, Message({"ready": True}))
