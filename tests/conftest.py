@@ -7,10 +7,13 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch; commands started by tests inherit it
 # Else each command that a test starts compiles the package again where the shell forbids bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Users' commands have buffered streams.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 import random
 import signal
 import socket
+import subprocess
 import uuid
 
 import numpy as np
@@ -18,6 +21,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from optuna.samplers._lazy_random_state import LazyRandomState
+
+from lepton_automl.core import held_folders
+from tests.helpers import forked
+
+if forked.is_available() and not os.environ.get("LEPTON_TESTS_START_PROCESSES"):
+    subprocess.Popen = forked.ForkedPopen
 
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has it ignored, and commands would inherit that.
@@ -63,6 +72,13 @@ def _seeded(monkeypatch):
 def _set_seeded_rng(state):
     """Optuna's samplers without a seed."""
     state._rng = np.random.RandomState(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_held_folders():
+    """Folders that a test has opened and not closed are not held in the next one."""
+    yield
+    held_folders._held.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

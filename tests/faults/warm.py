@@ -12,11 +12,9 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import io
 import json
 import mmap
 import os
-import pkgutil
 import select
 import shutil
 import signal
@@ -31,12 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
 
+from tests.helpers import forked
+
 ROOT = Path(__file__).parents[2]
 HAS_COMPILER = shutil.which("cc") is not None
 _SHIM = Path(__file__).with_name("shim.c")
-_KEPT_HANDLE = 900
-"""Descriptor of the log of the shim; those above it stay open in child processes."""
-_HANDLED = (signal.SIGINT, signal.SIGTERM)
 LONGEST_SECONDS = 120.0
 """After which a command hangs."""
 
@@ -300,8 +297,8 @@ class Warm:
 def serve() -> None:
     """Import everything, then fork a process for each request on standard input."""
     os.environ.pop("LD_PRELOAD", None)  # Programs that a command starts do without.
-    _import_all()
-    subprocess.Popen = ForkingPopen  # type: ignore[misc]
+    forked.import_all()
+    subprocess.Popen = forked.ForkingPopen  # type: ignore[misc]
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans end as our children.
     gc.collect()
     gc.freeze()
@@ -328,11 +325,11 @@ def _answer(request: Mapping[str, Any], codes: dict[int, int]) -> int | None:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     if "arguments" in request:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, forked.HANDLED)
         pid = os.fork()
         if not pid:
             _command(request)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, forked.HANDLED)
         return pid
     if "reap" not in request:
         return None
@@ -341,21 +338,6 @@ def _answer(request: Mapping[str, Any], codes: dict[int, int]) -> int | None:
             ended, status = os.waitpid(-1, 0)  # Orphans too.
             codes[ended] = os.waitstatus_to_exitcode(status)
     return codes.pop(request["reap"])
-
-
-_LATE = ("encodings.ascii", "encodings.latin_1", "encodings.idna")
-"""Another user may have no right to read the folder in which Python is."""
-
-
-def _import_all() -> None:
-    import lepton_automl
-
-    for module in pkgutil.walk_packages(lepton_automl.__path__, "lepton_automl."):
-        if not module.name.endswith("__main__"):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(module.name)
-    for name in (*_LATE, "sklearn.datasets", "sklearn.model_selection", "optuna", "rich.console"):
-        importlib.import_module(name)
 
 
 def _command(request: Mapping[str, Any]) -> Never:
@@ -373,9 +355,9 @@ def _command(request: Mapping[str, Any]) -> Never:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         streams = [os.open(os.devnull, os.O_RDONLY)]
         streams += [os.open(folder / name, flags, 0o666) for name in ("out", "err")]
-        _take_streams(streams)
+        forked.take_streams(streams)
         sys.argv = ["lepton", *request["arguments"]]
-        _reset_signals()
+        forked.reset_signals()
         with contextlib.suppress(OSError):
             os.chdir(request["cwd"])
         from tests.faults import patches
@@ -394,25 +376,8 @@ def _command(request: Mapping[str, Any]) -> Never:
     from lepton_automl.core.interrupts import exit_on_interrupt
 
     exit_on_interrupt()  # The first step of `main`: nothing comes before it.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
-    _end(main)
-
-
-def _take_streams(handles: Sequence[int]) -> None:
-    """Make descriptors the standard streams, and close all others but kept ones."""
-    for number, handle in enumerate(handles):
-        os.dup2(handle, number)
-    os.closerange(3, _KEPT_HANDLE)
-    sys.stdin = os.fdopen(0, "r", closefd=False)
-    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=False)
-    sys.stderr = io.TextIOWrapper(
-        os.fdopen(2, "wb", 0, closefd=False), write_through=True, errors="backslashreplace"
-    )
-
-
-def _reset_signals() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forked.HANDLED)
+    forked.end(main)
 
 
 def arm(file: Path, log: str) -> None:
@@ -420,9 +385,9 @@ def arm(file: Path, log: str) -> None:
     plan = Plan.shared(file)
     if log:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(handle, _KEPT_HANDLE, inheritable=True)
+        os.dup2(handle, forked.KEPT_HANDLE, inheritable=True)
         os.close(handle)
-        plan.log = _KEPT_HANDLE
+        plan.log = forked.KEPT_HANDLE
     library = ctypes.CDLL(None)
     library.faults_arm.argtypes = [ctypes.c_void_p]
     globals()["_plan"] = plan  # Keeps it mapped.
@@ -434,64 +399,3 @@ def mark(text: str) -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "faults_mark"):
         library.faults_mark(text.encode())
-
-
-def _end(call: Any) -> Never:
-    """Call a function as the whole program of this process."""
-    code = 0
-    try:
-        call()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        code = 130
-    except BaseException:  # noqa: BLE001  (as the interpreter does)
-        traceback.print_exc()
-        code = 1
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-        os._exit(code)
-
-
-class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
-    """Forks where a Python program given as text is started; starts anything else as usual."""
-
-    def _execute_child(self, args: Any, *more: Any) -> None:  # type: ignore[override]
-        cwd, env, pipes = more[4], more[5], more[9:15]
-        is_program = isinstance(args, list) and args[0] == sys.executable and "-c" in args[1:3]
-        if not is_program or cwd is not None:
-            super()._execute_child(args, *more)  # type: ignore[misc]
-            return
-        child_in, _, _, child_out, _, child_err = pipes
-        # Like a program that is loaded, the child has no handlers of the command.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        self.pid = os.fork()
-        if not self.pid:
-            _program(args[args.index("-c") + 1 :], env, [child_in, child_out, child_err], before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._child_created = True
-        for handle in (child_in, child_out, child_err):
-            if handle != -1:
-                os.close(handle)
-        self._closed_child_pipe_fds = True
-
-
-def _program(
-    arguments: Sequence[str],
-    env: Mapping[str, str] | None,
-    pipes: list[int],
-    mask: Iterable[signal.Signals | int],
-) -> Never:
-    """Become `python -c ARGUMENTS`."""
-    program, *more = arguments
-    _take_streams([given if given != -1 else own for own, given in enumerate(pipes)])
-    if env is not None:
-        os.environ.clear()
-        os.environ.update(env)
-    sys.argv, tempfile.tempdir = ["-c", *more], None
-    _reset_signals()
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    importlib.import_module("lepton_automl.core.held_folders")._held.clear()
-    _end(lambda: exec(compile(program, "<string>", "exec"), {"__name__": "__main__"}))
