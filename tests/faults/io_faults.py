@@ -5,12 +5,14 @@ Operations are those of `shim.c`: files of lepton, its workers, numpy, ONNX Runt
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import random
 import shutil
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults import scenario as scenarios
@@ -43,8 +45,24 @@ FAULTS: tuple[tuple[str, dict[str, int]], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Case:
+    """One fault at one operation of a command."""
+
+    work: str
+    fault: str
+    target: int
+    """Number of the operation among those that the fault concerns, from 1."""
+    place: str
+    """What the operation does; the same for all operations that do the same."""
+
+
 class IoFaults:
-    """Every operation of `run`, `pick` and `compress MODEL.onnx`, in random order."""
+    """Every operation of `run`, `pick` and `compress MODEL.onnx`.
+
+    First one operation of every place with one fault, then with another and so on, then the others,
+    each in random order.
+    """
 
     name = "io"
 
@@ -54,33 +72,41 @@ class IoFaults:
         warm, commands, name = scenarios.prepared("run", "pick", "compress")
         if not warm.has_shim:
             return Summary(0, {"left out": "there is no C compiler"})
-        cases = all_cases(commands, rng)
-        for number, (work, fault, target) in enumerate(cases):
+        cases, places = all_cases(commands, rng)
+        for number, case in enumerate(cases):
             if time.monotonic() > end:
                 break
-            base = name / f"case-{number}"
-            place, problems = inject(commands[work], warm, base, fault, target)
-            done[fault] += 1
+            base, work = name / f"case-{number}", commands[case.work]
+            place, problems = inject(work, warm, base, case.fault, case.target)
+            done[case.fault] += 1
             if problems:
-                what = f"{work}, {fault} at {place}: " + "; ".join(problems)
-                findings.save(self.name, base, f"{work} {fault} {target}", what)
+                what = f"{case.work}, {case.fault} at {place}: " + "; ".join(problems)
+                findings.save(self.name, base, f"{case.work} {case.fault} {case.target}", what)
             shutil.rmtree(base, ignore_errors=True)
-        return Summary(done.total(), {"of": len(cases), **done})
+        notes = {"of": len(cases), "places": f"{min(done.total(), places)} of {places}"}
+        return Summary(done.total(), {**notes, **done})
 
 
-def all_cases(commands: dict[str, Work], rng: random.Random) -> list[tuple[str, str, int]]:
-    """Command, fault and number of the operation, for each of them, shuffled.
-
-    Opens are not in `Work.operations`; numbers beyond the last operation change nothing.
-    """
+def all_cases(commands: dict[str, Work], rng: random.Random) -> tuple[list[Case], int]:
+    """Every case in the order in which they are tried, and how many places there are."""
     cases = [
-        (name, fault, target)
+        Case(name, fault, target, f"{shim.NAMES[kind]} {place}")
         for name, work in commands.items()
-        for fault, _ in FAULTS
-        for target in range(1, work.operations + 1)
+        for fault, plan in FAULTS
+        for target, (kind, place) in enumerate(
+            [each for each in work.counted if each[0] & plan["mask"]], start=1
+        )
     ]
     rng.shuffle(cases)
-    return cases
+    seen, turns = set[Case](), Counter[tuple[str, str]]()
+    order: dict[Case, int] = {}
+    for case in cases:
+        kind = dataclasses.replace(case, target=0)
+        place = (case.work, case.place)
+        order[case] = len(cases) if kind in seen else turns[place]
+        turns[place] += kind not in seen
+        seen.add(kind)
+    return sorted(cases, key=order.__getitem__), len(turns)
 
 
 def inject(work: Work, warm: Warm, base: Path, fault: str, target: int) -> tuple[str, list[str]]:

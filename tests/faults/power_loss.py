@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import struct
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,42 +18,15 @@ from pathlib import Path, PurePosixPath
 from tests.faults import scenario as scenarios
 from tests.faults import warm as shim
 from tests.faults.driver import Findings, Summary
+from tests.faults.operations import Operation, changes
 from tests.faults.scenario import Scenario, Work
 from tests.helpers.processes import read_rows
 
-_HEAD = struct.Struct("<4I2qQ")
 _SECTOR = 512
 POLICIES = ("synced", "all", "names", "data", "random", "random")
 """What is there of what was not synced: nothing, all, names only, data only, any part."""
 RESUMED = 0.03
 """Share of the states from which the command goes on: that takes far longer than a look."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One record of the shim."""
-
-    kind: int
-    path: str
-    other: str
-    offset: int
-    data: bytes
-
-
-def read_log(log: Path) -> list[Operation]:
-    """The operations in a log of the shim, in order."""
-    content, found, at = log.read_bytes(), [], 0
-    while at < len(content):
-        kind, size, other_size, _, offset, length, _ = _HEAD.unpack_from(content, at)
-        at += _HEAD.size
-        texts = []
-        for part in (size, other_size):
-            texts.append(content[at : at + part].decode("utf-8", "surrogateescape"))
-            at += part
-        data = content[at : at + length]
-        at += length
-        found.append(Operation(kind, *texts, offset, data))
-    return found
 
 
 @dataclass
@@ -282,7 +254,7 @@ def record(work: Work, warm: shim.Warm, base: Path) -> tuple[Path, list[Operatio
     command = case.start(warm, *work.arguments, root=base, log=log, patches=[["mark_acknowledged"]])
     if command.wait():
         raise AssertionError(f"{work.name} undisturbed: {command.err}")
-    return base, read_log(log)
+    return base, changes(log)
 
 
 KINDS = (PowerLoss(),)

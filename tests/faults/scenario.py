@@ -20,6 +20,8 @@ import onnx
 from onnx import helper, numpy_helper
 from PIL import Image
 
+from tests.faults import warm as shim
+from tests.faults.operations import counted
 from tests.faults.warm import Command, Warm, scratch
 from tests.helpers.processes import Row, read_rows
 
@@ -277,8 +279,14 @@ class Work:
     artifact: str
     made: dict[str, str]
     """sha256 of the files of the artifact."""
-    operations: int
-    """Of the undisturbed command, that change the disk; 0 without the shim."""
+    counted: tuple[tuple[int, str], ...]
+    """Kind and place of each operation of the undisturbed command (`operations.counted`), opening
+    of files too; empty without the shim."""
+
+    @property
+    def operations(self) -> int:
+        """How many change the disk."""
+        return sum(bool(kind & shim.CHANGES) for kind, _ in self.counted)
 
 
 def works(
@@ -317,12 +325,14 @@ def works(
             warm,
             *arguments,
             root=end.base if warm.has_shim else None,
+            log=(log := folder / f"{name}-log"),
+            **({"mask": shim.CHANGES | shim.OPEN} if warm.has_shim else {}),
             patches=[["list_modules", str(modules)]],
         )
         if code := command.wait():
             raise AssertionError(f"{name} undisturbed ends with {code}: {command.err}")
         warm.import_more(modules.read_text().split())
-        operations = int(command.plan.count) if command.plan else 0
+        operations = tuple(counted(log, end.base)) if command.plan else ()
         made = end.files(artifact)
         assert made, f"{name} makes nothing in {artifact}"
         known[name] = Work(name, arguments, start, end, place, artifact, made, operations)

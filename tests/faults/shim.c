@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum { OPEN = 1, CREATE = 2, WRITE = 4, SYNC = 8, RENAME = 16, UNLINK = 32, MKDIR = 64,
-       TRUNCATE = 128, MARK = 256 };
+       TRUNCATE = 128, MARK = 256, COUNTED = 512 };
 enum { COUNT = 0, FAIL = 1, FAIL_FROM = 2, SIGNAL_AFTER = 3, SIGNAL_BEFORE = 4 };
 enum { SELF = 0, PARENT = 1, GROUP = 2 };
 #define MOST 4096
@@ -87,11 +87,15 @@ static void hit(int kind, const char *path) {
         kill(plan->whom == SELF ? self : plan->whom == PARENT ? getppid() : 0, plan->number);
 }
 
+static void note(uint32_t kind, const char *path, const char *other, int64_t offset,
+                 const struct iovec *parts, int count, int64_t length, uint64_t inode);
+
 /* Count an operation; the errno with which it has to fail, or 0. `mine` is set if it is the one. */
 static int before(int kind, const char *path, int *mine) {
     *mine = 0;
     if (!(plan->mask & kind)) return 0;
     int64_t now = __atomic_add_fetch(&plan->count, 1, __ATOMIC_SEQ_CST);
+    if (plan->log >= 0) note(COUNTED, path, "", now, NULL, 0, 0, kind);
     if (plan->action == FAIL_FROM && plan->target && now >= plan->target) {
         if (!plan->fired) hit(kind, path);
         return plan->number;

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.faults import power_loss, warm
+from tests.faults import warm
+from tests.faults.operations import changes, counted
 from tests.faults.power_loss import Disk, Operation, problems_of
 
 WRITER = """
@@ -43,7 +44,7 @@ def test_events_and_files_survive_a_power_loss_at_any_operation(tmp_path):
         env=os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": str(warm.ROOT)},
         check=True,
     )
-    operations, disk, rng = power_loss.read_log(log), Disk(root), random.Random(0)
+    operations, disk, rng = changes(log), Disk(root), random.Random(0)
     marks = 0
     for number, operation in enumerate(operations):
         disk.apply(operation)
@@ -54,6 +55,12 @@ def test_events_and_files_survive_a_power_loss_at_any_operation(tmp_path):
             assert problems_of(disk, found, base, "deep/run/ledger.db") == []
     assert marks == 6
     assert len(disk.events) == len(disk.files) == 2
+    every = counted(log, root)
+    assert len(every) == warm.Plan.shared(plan).count
+    kinds = iter(kind for kind, _ in every)  # Those that failed too.
+    assert all(each.kind in kinds for each in operations if each.kind != warm.MARK)
+    places = {place for _, place in every}
+    assert {"deep/run/ledger.db-wal", "deep/run/models/N/.weights.N.tmp"} <= places
 
 
 def operation(kind, path, other="", offset=0, data=b""):
