@@ -13,7 +13,6 @@ os.environ.pop("PYTHONUNBUFFERED", None)
 import random
 import signal
 import socket
-import subprocess
 import uuid
 
 import numpy as np
@@ -22,11 +21,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from optuna.samplers._lazy_random_state import LazyRandomState
 
-from lepton_automl.core import held_folders
 from tests.helpers import forked
 
-if forked.is_available() and not os.environ.get("LEPTON_TESTS_START_PROCESSES"):
-    subprocess.Popen = forked.ForkedPopen
+if not os.environ.get("LEPTON_TESTS_START_PROCESSES"):
+    forked.install()
 
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has it ignored, and commands would inherit that.
@@ -74,11 +72,11 @@ def _set_seeded_rng(state):
     state._rng = np.random.RandomState(0)
 
 
-@pytest.fixture(autouse=True)
-def _no_held_folders():
-    """Folders that a test has opened and not closed are not held in the next one."""
-    yield
-    held_folders._held.clear()
+@pytest.fixture(scope="module")
+def started_processes():
+    """Programs are started as users start them, where memory or time of the process count."""
+    with forked.starting():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

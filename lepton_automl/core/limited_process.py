@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import math
 import os
@@ -113,7 +112,8 @@ class LimitedProcess:
             settings["TMPDIR"] = str(scratch.path)
         try:
             child = start_child(
-                [sys.executable, "-P", "-c", program, str(os.getpid())],
+                # Unbuffered: a buffer raises an error where what it prints fills the pipe.
+                [sys.executable, "-u", "-P", "-c", program, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -422,9 +422,6 @@ def serve(answer: Callable[[Message], Message]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     os.set_blocking(2, False)
-    # Unbuffered, as a buffer raises an error where the pipe is full; the rest is dropped.
-    said = io.FileIO(2, "w", closefd=False)
-    sys.stdout = sys.stderr = io.TextIOWrapper(said, errors="backslashreplace", write_through=True)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _send(answers, Message({"ready": True}))

@@ -17,6 +17,7 @@ from lepton_automl.core.limited_process import LimitedProcess, ProcessLimits
 from lepton_automl.errors import ConfigError, DataError, MachineError
 from tests.helpers.processes import alive, children, eventually
 
+pytestmark = pytest.mark.usefixtures("started_processes")  # Their memory and time are counted.
 PROGRAM = """
 import os, resource, sys, time
 from lepton_automl.core.subprocesses import exit_with_parent

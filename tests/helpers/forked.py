@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Never
 
@@ -52,9 +52,20 @@ _AT_START = ("LD_", "PYTHON", "LC_", "LANG", "OMP_", "MKL_")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def is_available() -> bool:
-    """Whether processes can be forked so: on Linux."""
-    return sys.platform == "linux"
+def install() -> None:
+    """From now on fork, where processes can be forked so: on Linux."""
+    if sys.platform == "linux":
+        subprocess.Popen = ForkedPopen  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Start every program as usual."""
+    before, subprocess.Popen = subprocess.Popen, _STARTED_POPEN  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen = before  # type: ignore[misc]
 
 
 class ForkedPopen(subprocess.Popen):  # type: ignore[type-arg]
@@ -90,6 +101,7 @@ class ForkedPopen(subprocess.Popen):  # type: ignore[type-arg]
         child_in, _, _, child_out, _, child_err = more[9:15]
         request = {
             "words": words,
+            "unbuffered": "-u" in args[1:3],
             "cwd": str(Path(given["cwd"] or ".").absolute()),
             "env": env,
             "session": bool(session),
@@ -101,9 +113,7 @@ class ForkedPopen(subprocess.Popen):  # type: ignore[type-arg]
         ]
         self.pid = _server().fork(request, handles)
         self._child_created = True
-        for handle in {child_in, child_out, child_err} - {-1}:
-            os.close(handle)
-        self._closed_child_pipe_fds = True
+        self._close_pipe_fds(*more[9:15])
 
 
 def _words(command: Any) -> list[str]:
@@ -111,7 +121,8 @@ def _words(command: Any) -> list[str]:
     if not isinstance(command, list) or command[:1] != [sys.executable]:
         return []
     words = [os.fspath(word) for word in command[1:]]
-    words = words[1:] if words[:1] == ["-P"] else words  # The folder is no place of modules.
+    while words[:1] in (["-P"], ["-u"]):  # The folder is no place of modules; unbuffered.
+        words = words[1:]
     return words if words[:1] in (["-c"], ["-m"]) and len(words) > 1 else []
 
 
@@ -119,8 +130,13 @@ def _uses_lepton(words: Sequence[str]) -> bool:
     """Whether a program spends its time on the imports of lepton."""
     if words[:1] == ["-m"]:
         return words[1] == "lepton_automl"
-    kept = ("sys.modules", "setrlimit")  # What a program has loaded counts for both.
-    return bool(words) and "lepton_automl" in words[1] and not any(k in words[1] for k in kept)
+    kept = (
+        "sys.modules",
+        "sys.meta_path",
+        "setrlimit",
+    )  # What a program has loaded counts for both.
+    is_kept = any(name in words[1] for name in kept) if words else True
+    return not is_kept and "lepton_automl" in words[1]
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
@@ -148,7 +164,6 @@ class _Server:
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             stdin=subprocess.DEVNULL,
             pass_fds=[other.fileno()],
-            start_new_session=True,
         )
         other.close()
         self._socket = own
@@ -241,7 +256,7 @@ def _start(request: Mapping[str, Any], handles: list[int]) -> Never:
             time.sleep(0.0005)
         if request["session"]:
             os.setsid()
-        take_streams(handles)
+        take_streams(handles, unbuffered=request["unbuffered"])
         os.chdir(request["cwd"])
     except BaseException:  # noqa: BLE001  (nothing may return into the loop of `serve`)
         traceback.print_exc()
@@ -265,7 +280,7 @@ _LATE = ("encodings.ascii", "encodings.latin_1", "encodings.idna")
 """Another user may have no right to read the folder in which Python is."""
 
 
-def take_streams(handles: Sequence[int]) -> None:
+def take_streams(handles: Sequence[int], *, unbuffered: bool = False) -> None:
     """Make descriptors the standard streams, and close all others but kept ones."""
     # Above the streams first: one of them may be the number of another.
     copies = [os.dup(handle) for handle in handles]
@@ -274,14 +289,11 @@ def take_streams(handles: Sequence[int]) -> None:
         os.dup2(handle, number)
     os.closerange(3, KEPT_HANDLE)
     sys.stdin = os.fdopen(0, "r", closefd=False)
-    sys.stdout = io.TextIOWrapper(
-        os.fdopen(1, "wb", closefd=False), line_buffering=False, encoding="utf-8"
-    )
+    size = 0 if unbuffered else -1
+    out, err = (os.fdopen(number, "wb", size, closefd=False) for number in (1, 2))
+    sys.stdout = io.TextIOWrapper(out, "utf-8", write_through=unbuffered)
     sys.stderr = io.TextIOWrapper(
-        os.fdopen(2, "wb", closefd=False),
-        line_buffering=True,
-        encoding="utf-8",
-        errors="backslashreplace",
+        err, "utf-8", "backslashreplace", line_buffering=True, write_through=unbuffered
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 
@@ -359,11 +371,9 @@ class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
         self.pid = os.fork()
         if not self.pid:
             streams = enumerate((child_in, child_out, child_err))
-            take_streams([pipe if pipe != -1 else own for own, pipe in streams])
+            handles = [pipe if pipe != -1 else own for own, pipe in streams]
+            take_streams(handles, unbuffered="-u" in args[1:3])
             run_program(words, env, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._child_created = True
-        for handle in (child_in, child_out, child_err):
-            if handle != -1:
-                os.close(handle)
-        self._closed_child_pipe_fds = True
+        self._close_pipe_fds(*pipes)

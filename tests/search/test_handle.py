@@ -26,6 +26,7 @@ from lepton_automl.search.workers.handle import (
 )
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import Task
+from tests.helpers import forked
 from tests.helpers.processes import eventually
 
 POLL = 0.25
@@ -217,7 +218,7 @@ def test_a_worker_that_waits_long_for_a_measurement_is_not_lost(
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_reused_without_new_page_faults(start: Start) -> None:
-    worker = start(
+    program = (
         "    import resource\n"
         "    def faults():\n"
         "        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -225,6 +226,8 @@ def test_freed_memory_is_reused_without_new_page_faults(start: Start) -> None:
         "        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "    faults(); say(result=json.dumps({'seconds': [faults()]}))\n"
     )
+    with forked.starting():  # The allocator is set up when a process starts.
+        worker = start(program)
     assert worker.call(TASK).seconds[0] < 1000
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lepton_automl.core import held_folders
 from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
@@ -33,7 +34,7 @@ def test_a_worker_has_one_thread_and_sees_one_gpu(
     with launch.launch(PROGRAM, tmp_path, gpu) as process:
         assert process.stdout is not None
         words, threads, seen = json.loads(process.stdout.read())
-    assert words == [str(os.getpid()), str(tmp_path), "[]"]
+    assert words == [str(os.getpid()), str(tmp_path), held_folders.to_json()]
     assert threads == "1"
     assert seen == ("5,7" if gpu is None else "3")
 
