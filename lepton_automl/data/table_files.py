@@ -23,6 +23,9 @@ _LONGEST_LINE = 1 << 20
 """Characters of a line."""
 _LINES_A_ROW = 100
 """Lines that a row with line breaks in its quotes may have."""
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_MOST_SHARED = 1000
+"""Different texts of a column that are held once."""
 _LOOKED_AT = 50
 """Rows from which the delimiter is recognised."""
 _FIX = "give a table with a line of names on top, such as path,label, in UTF-8"
@@ -58,7 +61,8 @@ class _Lines:
     """Lines of a text, at most `_LINES_A_ROW` for each row, which the reader of rows resets."""
 
     def __init__(self, text: str) -> None:
-        self._stream = io.StringIO(text, newline="")
+        # A stream of texts would hold four bytes a character.
+        self._lines = (match[0] for match in _LINE.finditer(text))
         self.number = 0
         self._first = 1
         """Lines that were given, and number of the first line of the row."""
@@ -67,7 +71,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = next(self._stream)
+        line = next(self._lines)
         self.number += 1
         if len(line) > _LONGEST_LINE:
             raise ValueError(f"it has {len(line)} characters, at most {_LONGEST_LINE} are read")
@@ -104,10 +108,9 @@ def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str
 
 
 def _delimited(path: Path, text: str, delimiters: str) -> Table:
-    first, _, rest = text.partition("\n")
-    stated = re.fullmatch(r"sep=(.)\r?", first)  # As Excel writes it.
+    stated = re.match(r"sep=(.)\r?(?=\n|$)", text)  # As Excel writes it.
     delimiter = stated[1] if stated else _delimiter(path, text, delimiters)
-    rows = _rows(path, f"\n{rest}" if stated else text, delimiter)
+    rows = _rows(path, text[stated.end() :] if stated else text, delimiter)
     try:
         header_line, header = next(rows)
     except StopIteration:
@@ -115,6 +118,7 @@ def _delimited(path: Path, text: str, delimiters: str) -> Table:
     names = [name.strip() for name in header]
     _check_header(path, header_line, names)
     columns: list[list[str]] = [[] for _ in names]
+    known: list[dict[str, str]] = [{} for _ in names]
     places = []
     for line, row in rows:
         if len(row) != len(names):
@@ -125,8 +129,11 @@ def _delimited(path: Path, text: str, delimiters: str) -> Table:
                 "marks",
             )
         places.append(f"line {line}")
-        for column, cell in zip(columns, row, strict=True):
-            column.append(cell.strip())
+        for column, texts, cell in zip(columns, known, row, strict=True):
+            cell_text = cell.strip()
+            if len(texts) < _MOST_SHARED:  # Labels and names of recordings are held once.
+                cell_text = texts.setdefault(cell_text, cell_text)
+            column.append(cell_text)
     return _table(path, dict(zip(names, columns, strict=True)), places)
 
 
