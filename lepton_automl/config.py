@@ -15,9 +15,9 @@ from lepton_automl.core.memory import gib_text, machine_bytes
 from lepton_automl.core.units import Unit
 from lepton_automl.errors import ConfigError
 
-MIN_MEMORY = 640 << 20
+MIN_MEMORY = 704 << 20
 """Least `--max-memory`: the main process and one worker that trains a small net."""
-MAIN_PROCESS_BYTES, LEAST_WORKER_BYTES, WORKER_PROGRAM_BYTES = 320 << 20, 320 << 20, 160 << 20
+MAIN_PROCESS_BYTES, LEAST_WORKER_BYTES, WORKER_PROGRAM_BYTES = 384 << 20, 320 << 20, 160 << 20
 """Anonymous memory of the main process, of a worker with a small net, and of its program alone
 ("Memory of a training" in docs/decisions.md)."""
 _MACHINE_SHARE = 0.8

@@ -185,8 +185,8 @@ def test_an_invalid_size_of_memory_is_rejected_with_examples(text):
 
 
 def test_too_little_memory_and_more_workers_than_fit_are_refused():
-    with pytest.raises(ConfigError, match="--max-memory 639 MiB, the rule is at least 640 MiB"):
-        RunConfig("digits", Path("x"), max_memory=639 << 20)
+    with pytest.raises(ConfigError, match="--max-memory 703 MiB, the rule is at least 704 MiB"):
+        RunConfig("digits", Path("x"), max_memory=703 << 20)
     with pytest.raises(ConfigError, match=r"--jobs 3 and --max-memory 1\.00 GiB") as caught:
         RunConfig("digits", Path("x"), jobs=3, max_memory=1 << 30)
     assert "--jobs 2" in caught.value.fix
@@ -194,7 +194,7 @@ def test_too_little_memory_and_more_workers_than_fit_are_refused():
 
 def test_workers_and_their_memory_fit_into_the_limit(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    for size in (640 << 20, 1 << 30, 3 << 30, 64 << 30):
+    for size in (704 << 20, 1 << 30, 3 << 30, 64 << 30):
         config = RunConfig("digits", Path("x"), max_memory=size)
         whole = config.training_memory + WORKER_PROGRAM_BYTES
         assert MAIN_PROCESS_BYTES + config.workers * whole <= size

@@ -10,12 +10,12 @@ from lepton_automl.models.graph import Graph
 
 _FIXED = 60 << 20
 """Bytes that a training takes whatever its net."""
-_PER_VALUE = 4.5
+_PER_VALUE = 5.0
 """Bytes that a training takes for each byte of the values (float32) of its net."""
 _LEAST_MICRO_BATCH = 8
 """Fewer samples make the statistics of batch normalisation too uncertain."""
 _MOST_MICRO_BATCHES = 16
-_INFERENCE_VALUE_BYTES = 64 << 20
+_INFERENCE_VALUE_BYTES = 32 << 20
 """Bytes of the largest value of a batch that is evaluated."""
 
 
