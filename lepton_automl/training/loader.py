@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ _CHUNK_BYTES = {"cpu": 2 << 20, "cuda": 64 << 20}
 loss is checked once a chunk, which waits for a GPU, so a chunk there holds many steps."""
 _RESIDENT_FRACTION = 0.5
 """Of a GPU's free memory, the most that the pixels of a data set take; larger ones stay in host
-memory, often a mapped file, and are copied a chunk at a time."""
+memory, often a mapped file, and are gathered and copied a chunk ahead."""
 
 
 class Batch(NamedTuple):
@@ -79,19 +80,27 @@ class Loader:
         flip_rng = torch.Generator().manual_seed(seed + 2)
         self._flip_next = torch.rand(samples, generator=flip_rng) < 0.5
         self._flipped = torch.zeros(0, dtype=torch.bool)
+        self._gatherer = None if is_resident else _Gatherer(self.pixels, device)
         self._chunk_start = self._chunk_end = 0
         self._chunk = Batch(torch.zeros(0), torch.zeros(0))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of `step`, this process's slice of it; steps must come in order."""
         if step == self._chunk_end:
-            self._chunk_start = step
-            stop = self.plain_from if step < self.plain_from else self.steps
-            self._chunk_end = min(step + self.steps_per_chunk, stop, self.steps)
+            self._chunk_start, self._chunk_end = step, self._end_of_chunk(step)
             samples = (self._chunk_end - step) * self.batch_size
             self._load_chunk(samples, is_plain=step >= self.plain_from)
+            following = (self._end_of_chunk(self._chunk_end) - self._chunk_end) * self.batch_size
+            # Behind the last whole chunk of an epoch the order is not drawn yet.
+            if self._gatherer is not None and 0 < following <= len(self._order):
+                self._gatherer.start(self._local_part(self._order[:following]))
         start = (step - self._chunk_start) * self.per_rank_batch
         return _cut(self._chunk, start, start + self.per_rank_batch)
+
+    def _end_of_chunk(self, step: int) -> int:
+        """The step after the last one of the chunk that begins with `step`."""
+        stop = self.plain_from if step < self.plain_from else self.steps
+        return min(step + self.steps_per_chunk, stop, self.steps)
 
     def micro_batches(self, step: int, count: int) -> Iterator[Batch]:
         """The batch of `step` in at most `count` parts of at least two samples each."""
@@ -136,7 +145,10 @@ class Loader:
         self._order, self._flipped = self._order[samples:], self._flipped[samples:]
         # A seed of its own for every chunk, so that a checkpoint needs no state of this generator.
         self._augment_rng.manual_seed(_hash(self._seed, self._chunk_start, self._rank))
-        pixels = self.pixels[index.to(self.pixels.device)].to(self.device)
+        if self._gatherer is None:
+            pixels = self.pixels[index.to(self.pixels.device)]
+        else:
+            pixels = self._gatherer.take(index)
         labels = self.labels[index.to(self.device)]
         x = augmentation.random_augment(
             self.preprocessing.apply(pixels),
@@ -160,6 +172,43 @@ class Loader:
     def _local_part(self, values: Tensor) -> Tensor:
         """Slice every batch in `values` (steps * batch_size,) for this process."""
         return values.reshape(-1, self.batch_size)[:, self._local].reshape(-1)
+
+
+class _Gatherer:
+    """Gathers the pixels of the next chunk in a thread, while a GPU works on this one.
+
+    They are gathered into pinned memory, from which a GPU copies by itself.
+
+    Parameters
+    ----------
+    pixels : Tensor
+        uint8 (N, H, W, C) in host memory.
+    device : torch.device
+        Where batches are computed.
+    """
+
+    def __init__(self, pixels: Tensor, device: torch.device) -> None:
+        self._pixels, self._device = pixels, device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gather")
+        self._index = torch.zeros(0, dtype=torch.int64)
+        self._rows: Future[Tensor] | None = None
+
+    def start(self, index: Tensor) -> None:
+        """Begin to gather the pixels at `index`, which are probably taken next."""
+        self._index = index.clone()
+        self._rows = self._thread.submit(self._gathered, self._index)
+
+    def take(self, index: Tensor) -> Tensor:
+        """The pixels at `index` on the device."""
+        rows, self._rows = self._rows, None
+        if rows is None or not torch.equal(index, self._index):
+            return self._gathered(index).to(self._device, non_blocking=True)
+        return rows.result().to(self._device, non_blocking=True)
+
+    def _gathered(self, index: Tensor) -> Tensor:
+        shape, is_pinned = (len(index), *self._pixels.shape[1:]), self._device.type == "cuda"
+        rows = torch.empty(shape, dtype=self._pixels.dtype, pin_memory=is_pinned)
+        return torch.index_select(self._pixels, 0, index, out=rows)
 
 
 def _hash(*numbers: int) -> int:

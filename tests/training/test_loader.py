@@ -128,3 +128,37 @@ def test_a_gpu_keeps_what_takes_half_of_its_free_memory_at_most(monkeypatch, fre
     pixels = torch.zeros(64, 4, 4, 1, dtype=torch.uint8)
     assert fits_on_device(pixels, torch.device("cuda")) == kept
     assert fits_on_device(pixels, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("chunk", [1, 5000])
+def test_pictures_beyond_a_gpu_are_gathered_ahead_and_are_the_same(monkeypatch, chunk):
+    monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", chunk)
+    recipe = dataclasses.replace(PLAIN, augment=1.0, mixup=0.5)
+    x, labels = taken(recipe)
+    ahead = []
+    take = loader._Gatherer.take
+
+    def counted(self, index):
+        ahead.append(self._rows is not None and torch.equal(index, self._index))
+        return take(self, index)
+
+    monkeypatch.setattr(loader._Gatherer, "take", counted)
+    monkeypatch.setattr(loader, "fits_on_device", lambda pixels, device: False)
+    streamed, same = taken(recipe)
+    assert torch.equal(streamed, x)
+    assert torch.equal(same, labels)
+    assert any(ahead) == (chunk == 1)  # The other chunks end with an epoch.
+    assert not ahead[0]
+
+
+def test_a_restored_loader_takes_no_pictures_that_were_gathered_for_another_chunk(monkeypatch):
+    monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", 1)
+    monkeypatch.setattr(loader, "fits_on_device", lambda pixels, device: False)
+    source, other = made(PLAIN), made(PLAIN)
+    source.batch(0)
+    state = source.state_dict()
+    expected = source.batch(1)
+    other.batch(0)
+    other._gatherer.start(torch.arange(4))
+    other.load_state_dict(state)
+    assert torch.equal(other.batch(1).x, expected.x)
