@@ -22,8 +22,9 @@ def main(model: str, files: list[str]) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     _, length, channels = session.get_inputs()[0].shape
+    kind = np.int16 if session.get_inputs()[0].type == "tensor(int16)" else np.float32
     for file in files:
-        window = np.load(file, allow_pickle=False).astype(np.float32)
+        window = np.load(file, allow_pickle=False).astype(kind)
         (probabilities,) = session.run(None, {"signal": window.reshape(1, length, channels)})[0]
         best = int(probabilities.argmax())
         print(f"{file}\t{labels[best]}\t{probabilities[best]:.4f}")

@@ -16,6 +16,7 @@ from lepton_automl.config import (
     ChannelAxis,
     Channels,
     Flip,
+    InputType,
     Limits,
     Prefer,
     Refit,
@@ -83,6 +84,7 @@ class Options(TypedDict, total=False):
     balance: Balance
     channels: Channels
     pixel_scale: str
+    input_type: InputType
     rehash: bool
     fresh: bool
     optuna_storage: str | None

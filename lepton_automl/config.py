@@ -38,7 +38,8 @@ MAX_MELS = 256
 """Folds of a cross-validation at most: more would be too small to be compared one by one."""
 
 Balance = Literal["auto", "on", "off"]
-Channels = Literal["auto", "1", "3"]
+Channels = Literal["auto", "1", "3", "4"]
+InputType = Literal["auto", "uint8", "uint16", "int16", "float32"]
 ChannelAxis = Literal["auto", "first", "last"]
 Flip = Literal["auto", "on", "off"]
 Refit = Literal["auto", "on", "off"]
@@ -277,13 +278,16 @@ class RunConfig:
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
     channels: Channels = "auto"
-    """Channels of the net's input: 1 for grey, 3 for RGB; `auto`: 3 where a picture outside the
-    test part has colour."""
+    """Channels of the net's input: 1 for grey, 3 for RGB, 4 for RGB and opacity; `auto`: 3 where a
+    picture outside the test part has colour, or those of arrays."""
     pixel_scale: str = "auto"
     """Black and white of the stored pixels: `auto`, `unit`, `symmetric`, `8bit` to `16bit`, WHITE
     or BLACK:WHITE."""
     rehash: bool = False
     """Whether every picture file is read again, whatever is known of it."""
+    input_type: InputType = "auto"
+    """Type of the values that the written file reads; `auto`: as the data store them, where a file
+    can read that."""
     fresh: bool = False
     optuna_storage: str | None = None
     """Where every trial is copied to: the URL of a database or the path of a journal file."""
@@ -331,7 +335,8 @@ class RunConfig:
             ("balance", self.balance, {"auto", "on", "off"}),
             ("flip", self.flip, {"auto", "on", "off"}),
             ("refit", self.refit, {"auto", "on", "off"}),
-            ("channels", self.channels, {"auto", "1", "3"}),
+            ("channels", self.channels, {"auto", "1", "3", "4"}),
+            ("input-type", self.input_type, {"auto", "uint8", "uint16", "int16", "float32"}),
             ("channel-axis", self.channel_axis, {"auto", "first", "last"}),
         ):
             if value not in legal:

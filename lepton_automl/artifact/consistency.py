@@ -48,7 +48,6 @@ from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
 from lepton_automl.models.onnx_export import FRONT_END
-from lepton_automl.models.onnx_file import input_of
 from lepton_automl.models.untrusted_onnx import parse
 
 FOREIGN = "foreign"
@@ -191,7 +190,7 @@ def _class_names(parts: _Parts) -> list[str]:
 
 
 def _shapes(parts: _Parts) -> list[str]:
-    kind = input_of(parts.about.input)[1].name
+    kind = parts.about.input_kind
     wanted = ((kind, *parts.about.input), ("float32", parts.classes))
     said: dict[str, object] = {ABOUT: wanted}
     for name, model in parts.models.items():
@@ -205,6 +204,7 @@ def _end(value: ValueInfoProto) -> tuple[object, ...]:
     kind = value.type.tensor_type
     names: dict[int, str] = {
         TensorProto.UINT8: "uint8",
+        TensorProto.UINT16: "uint16",
         TensorProto.INT16: "int16",
         TensorProto.FLOAT: "float32",
     }
@@ -242,7 +242,7 @@ def _metadata(parts: _Parts) -> list[str]:
 def _golden(parts: _Parts) -> list[str]:
     pixels = writer.read_array(parts.folder, GOLDEN)
     count = len(pixels) if pixels.ndim else 0
-    wanted = (input_of(parts.about.input)[1].name, (count, *parts.about.input))
+    wanted = (parts.about.input_kind, (count, *parts.about.input))
     found = _differing("golden samples", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)})
     if not count:
         found.append(f"{GOLDEN} has no samples")

@@ -73,7 +73,7 @@ class ReferenceOutput:
 class IntegerReference:
     """Exact integer interpreter of one int8 ONNX file.
 
-    A signal that the file reads in float is quantized first, in float32 as ONNX defines it.
+    Values that the file quantizes itself are quantized first, in float32 as ONNX defines it.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class IntegerReference:
         self.features_name: str | None = None
         """The first quantized tensor of a file that reads audio, from which the integer arithmetic
         starts: the float front end before it is compared apart; None of other files."""
-        if graph.input[0].type.tensor_type.elem_type == TensorProto.INT16:
+        if len(graph.input[0].type.tensor_type.shape.dim) == 2:  # (n, window): audio.
             quantized = [n for n, node in enumerate(graph.node) if node.op_type == _QUANTIZE]
             start = quantized[0] if quantized else 0
             self.features_name = str(graph.node[start].output[0])
@@ -194,19 +194,29 @@ def _quantize(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
 def _quantized_signal(
     x: Array, scales: Array, zero_points: Array, attributes: Mapping[str, Any]
 ) -> Array:
-    """uint8 samples of a float32 signal (n, channels, length), whose channels have scales."""
-    if x.dtype != np.float32 or x.ndim != 3 or attributes.get("axis", 1) != 1:
-        raise _unsupported("a float tensor is quantized that is no signal (n, channels, length)")
-    steps = np.rint(x / scales[:, None]) + zero_points[:, None].astype(np.float32)
+    """uint8 samples of float32 values (n, channels, ...), whose channels have scales."""
+    if x.dtype != np.float32 or x.ndim not in (3, 4) or attributes.get("axis", 1) != 1:
+        raise _unsupported("a float tensor is quantized that holds no samples (n, channels, ...)")
+    along = (-1, *[1] * (x.ndim - 2))
+    steps = np.rint(x / scales.reshape(along)) + zero_points.reshape(along).astype(np.float32)
     return np.asarray(np.clip(steps, 0, 255), np.uint8)
 
 
 def _sub(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
-    """An offset subtracted from a float32 signal."""
+    """Offsets subtracted from float32 values."""
     x, offset = inputs
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
-        raise _unsupported("a difference is computed of other values than a float32 signal")
+        raise _unsupported("a difference is computed of other values than float32 inputs")
     return np.asarray(x - offset, np.float32)
+
+
+def _cast(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
+    """Integers of at most 16 bits as float32, which is exact."""
+    (x,) = inputs
+    is_exact = isinstance(x, np.ndarray) and x.dtype in (np.uint8, np.uint16, np.int16)
+    if not is_exact or attributes.get("to") != TensorProto.FLOAT:
+        raise _unsupported("values are converted that are no inputs of at most 16 bits")
+    return np.asarray(x, np.float32)
 
 
 def _conv(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
@@ -322,6 +332,7 @@ def _softmax(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
 
 _OPERATORS: Mapping[str, Operator] = {
     "Add": _add,
+    "Cast": _cast,
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
     "Flatten": _flatten,
@@ -342,6 +353,7 @@ _OPERATORS: Mapping[str, Operator] = {
 _ON_QUANTIZED = frozenset(_OPERATORS) - {
     *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Sub", "Transpose"),
     "Unsqueeze",
+    "Cast",
 }
 
 

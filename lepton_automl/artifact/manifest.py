@@ -34,6 +34,7 @@ MANIFEST = "manifest.json"
 CHANNELS = "channels"
 """ONNX metadata: JSON list of the names of a signal's channels."""
 PIXEL_SCALE = "pixel_scale"
+INPUT_TYPE = "input_type"
 """ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
 FORMAT = 2
 """Format of an artifact folder, `format` in its manifest; another number is refused."""

@@ -151,9 +151,9 @@ def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes
 
 _ELSEWHERE = frozenset(
     {"Softmax", "Flatten", "Transpose", "Unsqueeze", "ReorderInput", "ReorderOutput"}
-    | {"QuantizeLinear", "DequantizeLinear", "Sub"}
+    | {"QuantizeLinear", "DequantizeLinear", "Sub", "Cast"}
 )
-"""Operators that are never integer: softmax, data movement, conversions, offsets of a signal."""
+"""Operators that are never integer: softmax, data movement, conversions, offsets of inputs."""
 
 
 def optimized_graph(file: bytes) -> ModelProto:

@@ -31,16 +31,35 @@ print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.a
 ```
 """)
 
+USE_CHANNELS = Markdown("""## Use
+
+The ONNX file takes `pixels`, uint8 (n, {height}, {width}, {channels}), with the channels in the
+order of the data, and gives `probabilities`, float32 (n, {classes}). Normalisation and softmax are
+inside it; the class names are in its metadata under `labels` and in `labels.txt`. A picture of
+another size is stretched to {height}x{width}, channel by channel, with Pillow's bilinear filter.
+
+```python
+import json, numpy, onnxruntime
+from PIL import Image
+session = onnxruntime.InferenceSession("{file}")
+picture = numpy.load("picture.npy")  # uint8 (height, width, {channels})
+planes = [Image.fromarray(plane) for plane in numpy.moveaxis(picture, 2, 0).copy()]
+planes = [p.resize(({width}, {height}), Image.Resampling.BILINEAR) for p in planes]
+answer = session.run(None, {{"pixels": numpy.stack(planes, 2)[None]}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+```
+""")
+
 USE_SIGNAL = Markdown("""## Use
 
-The ONNX file takes `signal`, float32 (n, {length}, {channels}): values as the sensor gives them, in
+The ONNX file takes `signal`, {kind} (n, {length}, {channels}): values as the sensor gives them, in
 the units of the data. It gives `probabilities`, float32 (n, {classes}). Scaling and softmax are
 inside it; the class names are in its metadata under `labels` and in `labels.txt`.
 
 ```python
 import json, numpy, onnxruntime
 session = onnxruntime.InferenceSession("{file}")
-window = numpy.load("window.npy").astype(numpy.float32)  # ({length}, {channels})
+window = numpy.load("window.npy").astype(numpy.{kind})  # ({length}, {channels})
 answer = session.run(None, {{"signal": window.reshape(1, {length}, {channels})}})[0][0]
 print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
 ```
@@ -127,9 +146,11 @@ def _input(about: Provenance) -> str:
     if len(about.input) == 2:
         length, channels = about.input
         names = f" ({', '.join(about.channel_names)})" if about.channel_names else ""
-        return f"signal of {length} values, {channels} channel{'s' * (channels > 1)}{names}"
+        count = f"{channels} channel{'s' * (channels > 1)}{names}"
+        return f"signal of {length} values, {count}, {about.input_kind}"
     height, width, channels = about.input
-    return f"{height}x{width}, {'RGB' if channels == 3 else 'grey'}"
+    kinds = {1: "grey", 3: "RGB"}
+    return f"{height}x{width}, {kinds.get(channels, f'{channels} channels')}"
 
 
 def _answer(verdict: Verdict) -> Markdown:
@@ -249,7 +270,7 @@ def _scale(about: Provenance) -> Markdown:
     scale, mode = about.known_scale, "RGB" if about.input[-1] == 3 else "L"
     if scale is None or scale == EIGHT_BIT:
         return Markdown()
-    text = _RAW if scale.of_files != scale else _DEEP
+    text = _RAW if scale.of_files != scale or about.input[-1] not in (1, 3) else _DEEP
     return text.fill(black=scale.black, white=scale.white, width=scale.width, mode=mode)
 
 
@@ -267,9 +288,11 @@ def _use(verdict: Verdict, about: Provenance) -> Markdown:
         )
     if len(about.input) == 2:
         length, channels = about.input
-        return USE_SIGNAL.fill(length=length, channels=channels, classes=classes, file=file)
+        return USE_SIGNAL.fill(
+            length=length, channels=channels, classes=classes, file=file, kind=about.input_kind
+        )
     height, width, channels = about.input
-    use = USE.fill(
+    use = (USE if channels in (1, 3) else USE_CHANNELS).fill(
         height=height,
         width=width,
         channels=channels,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
-from lepton_automl.data import audio_files, decode, signal_files
+from lepton_automl.data import array_files, audio_files, decode, signal_files
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
@@ -80,8 +81,9 @@ def predict(
     artifact : Path
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
-        Picture files, or folders of pictures; of signals `.npy` and `.csv` files
-        (`data.signal_files.read_windows`), of sound WAV, FLAC and OGG files, or folders of them.
+        Picture files, `.npy` files with a picture each (`data.array_files`), or folders of them; of
+        signals `.npy` and `.csv` files (`data.signal_files.read_windows`), of sound WAV, FLAC and
+        OGG files, or folders of them.
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
@@ -120,11 +122,14 @@ def predict(
                 return _of_audio(session, paths, labels, front_end, report)
             found_files = _found(files, signal_files.SUFFIXES)
             return _of_signals(session, found_files, labels, _channel_names(session), report)
-        scale = stated or _recorded_scale(session, model, sealed)
+        known = stated or _recorded_scale(session, model, sealed)
+        scale = SIXTEEN_BIT if known is None else known.of_files
         height, width, channels = session.shape
 
         def pixels_of(path: Path) -> NDArray[np.uint8] | DataError:
             try:
+                if path.suffix.lower() == array_files.SUFFIX:
+                    return array_files.read_pixels(path, channels, (height, width), known, framing)
                 return decode.decode(path, channels, (height, width), scale, framing)
             except DataError as error:
                 return DataError(error.what, fix="leave this file out")
@@ -132,7 +137,7 @@ def predict(
         found, sent = list[Prediction](), list[tuple[Path, str]]()
         # A batch is decoded while the one before is classified.
         for good in _decoded(
-            _found(files, decode.SUFFIXES), batch_of(session.shape), pixels_of, report
+            _found(files, _suffixes(channels)), batch_of(session.shape), pixels_of, report
         ):
             found += _received(session, sent, labels)
             stacked = np.stack([pixels for _, pixels in good])
@@ -155,10 +160,13 @@ def _of_signals(
     for path in paths:
         try:
             windows = signal_files.read_windows(path, length, channels, names)
+            values: NDArray[Any] = windows.values
+            if session.dtype == np.int16:
+                values = signal_files.to_int16(str(path), windows.values)
         except DataError as error:
             on_unreadable(DataError(error.what, fix="leave this file out"))
             continue
-        answers = session.predict(windows.values)
+        answers = session.predict(values)
         each = [(labels[row.argmax()], float(row.max())) for row in answers]
         if windows.starts:
             (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
@@ -245,16 +253,23 @@ def _received(
     return [Prediction(path, labels[index], top, remark) for (path, remark), index, top in rows]
 
 
-def _recorded_scale(session: UntrustedSession, model: Path, sealed: _Seal | None) -> PixelScale:
-    """Black and white of files with more than 8 bits, as recorded with the net."""
+def _suffixes(channels: int) -> frozenset[str]:
+    """Of the files that a net for pictures reads."""
+    arrays = frozenset({array_files.SUFFIX})
+    return arrays | decode.SUFFIXES if channels in (1, 3, 4) else arrays
+
+
+def _recorded_scale(
+    session: UntrustedSession, model: Path, sealed: _Seal | None
+) -> PixelScale | None:
+    """Black and white of the stored pixels, as recorded with the net; None: those of 8 bits."""
     text = session.words.get(manifest.PIXEL_SCALE, "")
     folder = model.parent if sealed is None else sealed.folder
     if not text and (folder / manifest.ABOUT).is_file():
         if sealed is not None:
             sealed.manifest.content(folder, manifest.ABOUT)
         text = read_provenance(folder).pixel_scale
-    scale = parse_scale(text) if text else None
-    return SIXTEEN_BIT if scale is None else scale.of_files
+    return parse_scale(text) if text else None
 
 
 def _remarks(paths: Sequence[Path], pixels: NDArray[np.uint8], scale: PixelScale) -> Iterator[str]:
@@ -268,6 +283,8 @@ def _remarks(paths: Sequence[Path], pixels: NDArray[np.uint8], scale: PixelScale
 
 def _remark(path: Path, scale: PixelScale) -> str:
     """A sentence on a picture whose values do not fit the scale; empty for all others."""
+    if path.suffix.lower() == array_files.SUFFIX:
+        return ""
     levels = decode.check_picture(path).levels
     is_beyond = levels.high > scale.white or has_other_scale(levels.high, scale, scale.white)
     if not levels.is_deep or not is_beyond:

@@ -19,6 +19,7 @@ from lepton_automl.data.pixel_scale import PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.errors import LeptonError
 from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.quantization import INPUT_TYPES
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Provenance:
     pixel_scale: str = ""
     """Black and white of the stored pixels of the data, as `--pixel-scale` takes them; empty where
     all had 8 bits."""
+    input_type: str = ""
+    """Type of the input of the files; empty where it is the usual one of its shape."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of a signal; empty where they are not known."""
     notes: tuple[str, ...] = ()
@@ -62,6 +65,11 @@ class Provenance:
     def known_scale(self) -> PixelScale | None:
         """Black and white of the stored pixels of the data; None: those of 8 bits."""
         return parse_scale(self.pixel_scale) if self.pixel_scale else None
+
+    @property
+    def input_kind(self) -> str:
+        """Type of the input of the files."""
+        return self.input_type or ("int16", "float32", "uint8")[len(self.input) - 1]
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -84,6 +92,8 @@ class Provenance:
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         found = cls(**body)
         check_types(found)
+        if found.input_kind not in INPUT_TYPES:
+            raise ValueError(f"input_type {found.input_type!r} is no type of inputs")
         if found.pixel_scale and found.known_scale is None:
             raise ValueError(f"pixel_scale {found.pixel_scale!r} states no scale")
         return found

@@ -20,6 +20,7 @@ from lepton_automl.artifact.manifest import (
     FRESH,
     GOLDEN,
     GOLDEN_ANSWERS,
+    INPUT_TYPE,
     INT8,
     LABELS,
     MALFORMED,
@@ -75,6 +76,7 @@ def write_artifact(
     pixel_scale: PixelScale | None = None,
     refit: bool = False,
     channel_names: Sequence[str] = (),
+    input_type: str = "",
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -105,6 +107,8 @@ def write_artifact(
         picture files with more than 8 bits a channel need it.
     refit : bool
         Whether `int8` was trained on the validation part too.
+    input_type : str
+        Type of the values that the files read; empty: the usual one.
     channel_names : sequence of str
         Of the channels of signals, recorded and in the ONNX metadata; empty where not known.
 
@@ -120,6 +124,9 @@ def write_artifact(
     """
     durable.remove(folder / MANIFEST)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
+    if input_type == onnx_file.input_of(int8.arch.file_input)[1].name:
+        input_type = ""
+    words |= {INPUT_TYPE: input_type} if input_type else {}
     words |= scale_metadata(pixel_scale) | channel_metadata(channel_names)
     names = dataset.class_names
     about = Provenance(
@@ -138,6 +145,7 @@ def write_artifact(
         decisions=tuple(decisions),
         pixel_scale="" if pixel_scale is None else pixel_scale.name,
         refit=refit,
+        input_type=input_type,
         channel_names=tuple(channel_names),
     )
     files = {

@@ -316,8 +316,16 @@ ChannelsName = Annotated[
     str,
     typer.Option(
         "--channels",
-        help="Input of the net: 1 (grey), 3 (RGB), or auto, which is 3 where a picture outside the "
-        "test part has colour.",
+        help="Input of the net: 1 (grey), 3 (RGB), 4 (RGB and opacity of picture files), or auto, "
+        "which is 3 where a picture outside the test part has colour, or the channels of arrays.",
+    ),
+]
+InputTypeName = Annotated[
+    str,
+    typer.Option(
+        "--input-type",
+        help="Values that the written file reads: int16 or float32 of signals; uint8 of pictures. "
+        "auto: as the data store them, where a file can read that.",
     ),
 ]
 PixelScaleText = Annotated[

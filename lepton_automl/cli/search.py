@@ -44,6 +44,7 @@ def search(
     balance: o.BalanceName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",
+    input_type: o.InputTypeName = "auto",
     rehash: o.Rehash = False,
     fresh: o.Fresh = False,
     jobs: o.Jobs = None,

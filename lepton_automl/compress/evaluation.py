@@ -35,6 +35,7 @@ def int8_probabilities(model: Model, pixels: Tensor) -> np.ndarray:
     Features of audio are given to the file without its front end, which computed them.
     """
     given = model.preprocessing.file_input(pixels.cpu().numpy())
+    given = given[:, 0] if model.arch.is_signal else given
     net = dataclasses.replace(model, arch=dataclasses.replace(model.arch, front_end=None))
     return onnx_probabilities(int8_file(net), given)
 

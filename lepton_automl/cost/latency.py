@@ -19,7 +19,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.layers.conv import Conv as ConvLayer
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
-from lepton_automl.models.onnx_file import input_of, open_session
+from lepton_automl.models.onnx_file import input_of, input_type, open_session
 from lepton_automl.models.random_weights import random_int8_onnx
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 
@@ -124,7 +124,7 @@ def _call(file: bytes) -> Callable[[], object]:
     """A function that runs the file once at batch 1, after three calls for warm-up."""
     opened = open_session(file)
     shape = tuple(opened.get_inputs()[0].shape[1:])
-    name, kind = input_of(shape)
+    name, kind = input_of(shape)[0], input_type(opened)
     # The time does not depend on the values.
     sample = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8).astype(kind)
     call = functools.partial(opened.run, None, {name: sample})  # The one output.

@@ -96,7 +96,7 @@ def _peak(graph: GraphProto, shapes: Mapping[str, Shape]) -> int:
     steps: list[tuple[list[str], str]] = []
     for node in graph.node:
         inputs = [same.get(name, name) for name in node.input if name and name not in constant]
-        if node.op_type in _VIEWS | {"QuantizeLinear", "DequantizeLinear"} and inputs:
+        if node.op_type in _VIEWS | {"QuantizeLinear", "DequantizeLinear", "Cast"} and inputs:
             same[node.output[0]] = inputs[0]
         elif inputs:
             steps.append((inputs, node.output[0]))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from lepton_automl.config import (
     Balance,
     ChannelAxis,
     Channels,
+    InputType,
     column_names,
     part_folders,
 )
@@ -25,7 +25,7 @@ from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
-from lepton_automl.data import decode_pool, loading, pixel_cache
+from lepton_automl.data import decode, decode_pool, loading, pixel_cache
 from lepton_automl.data.audio import make_front_end
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
@@ -36,7 +36,13 @@ from lepton_automl.data.loading import CheckedSamples, UnreadableFile
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.data.samples import PARTS, Pictures
-from lepton_automl.data.signals import Signals, constant_channels, quantization_of
+from lepton_automl.data.signals import (
+    Signals,
+    constant_channels,
+    input_type_of,
+    quantization_of,
+    quantization_of_pixels,
+)
 from lepton_automl.errors import ConfigError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
 from lepton_automl.models.front_end import LogMel
@@ -166,7 +172,7 @@ class Dataset:
     """Short name from the path of the data, valid as a folder name."""
     class_names: tuple[str, ...]
     channels: int
-    """1 for grey, 3 for RGB."""
+    """1 for grey, 3 for RGB; 2 and 4 to 16 are no colours."""
     size: Size | None
     """Height and width if all pictures share them, else None."""
     train: Part
@@ -179,7 +185,7 @@ class Dataset:
     framing: Framing | None = None
     """How pictures get the size of a net; None: resized without regard to their shape."""
     signal: InputQuantization | None = None
-    """How measured values become the samples that nets see; None for pictures."""
+    """How the values that a file reads become the samples that nets see; None: they are these."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals; empty where they have none."""
     front_end: LogMel | None = None
@@ -199,7 +205,7 @@ class Dataset:
     @property
     def is_signal(self) -> bool:
         """Whether samples are signals, whose size is (1, length)."""
-        return self.signal is not None
+        return self.train.signals is not None
 
     @property
     def noun(self) -> str:
@@ -239,7 +245,9 @@ class Dataset:
     def pixels(
         self, part: str, size: Size, places: NDArray[np.int64] | None = None
     ) -> NDArray[np.uint8]:
-        """Decode pictures of a part: uint8 (N, H, W, C), all in the part's order, or `places`.
+        """Decode pictures of a part: (N, H, W, C), all in the part's order, or `places`.
+
+        They are the pixels that a written file reads; nets see them quantized where a file does so.
 
         Raises
         ------
@@ -251,13 +259,27 @@ class Dataset:
         made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)
         return np.concatenate(list(made))
 
+    @property
+    def input_type(self) -> str:
+        """Type of the values that a written file reads."""
+        if self.is_audio:
+            return "int16"
+        return "uint8" if self.signal is None else self.signal.dtype
+
+    def _samples(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+        """What nets see of pictures, block by block."""
+        is_quantized = self.signal is not None and not self.is_signal
+        for block in blocks:
+            yield self.signal.quantize(block) if is_quantized and self.signal else block
+
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
         pictures = self.train.pictures
         places = np.linspace(0, len(self.train) - 1, min(_PREPROCESSING_SAMPLES, len(self.train)))
         chosen = loading.select(pictures, places.round().astype(np.int64))
         levels, counts = np.arange(256), np.zeros(256, np.int64)
-        for block in pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale):
+        blocks = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale)
+        for block in self._samples(blocks):
             flat = block.reshape(-1)
             for start in range(0, len(flat), _COUNTED):  # Each value takes 8 bytes meanwhile.
                 counts += np.bincount(flat[start : start + _COUNTED], minlength=256)
@@ -285,7 +307,7 @@ class Dataset:
         )
 
     def decoded_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
-        """Decode a part into files in the folder `cache`, unless they are there and intact.
+        """Samples of a part as files in the folder `cache`, made unless they are there and intact.
 
         Raises
         ------
@@ -294,8 +316,15 @@ class Dataset:
         MachineError
             If the cache cannot be written.
         """
+        return self._picture_files(part, size, cache, is_raw=False)
+
+    def _picture_files(self, part: str, size: Size, cache: Path, *, is_raw: bool) -> LabelledFiles:
+        """Samples of pictures, or where `is_raw` the pixels that a written file reads."""
         source = self.part(part)
+        is_quantized = self.signal is not None and not self.is_signal and not is_raw
         stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
+        if is_quantized:
+            stem += f"-{_digest(repr(self.signal))[:8]}"
         if self.file_scale != SIXTEEN_BIT:
             stem += f"-{self.file_scale.black:g}-{self.file_scale.white:g}"
         if self.framing is not None:
@@ -307,19 +336,19 @@ class Dataset:
         label_state = pixel_cache.cache_array(
             labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]
         )
-        if len(picture_files := only_files(source.pictures)) >= decode_pool.MANY:
+        picture_files = only_files(source.pictures)
+        if len(picture_files) >= decode_pool.MANY and not is_quantized:
             how = Decoding(self.channels, size, self.file_scale, self.framing)
             text = f"{part} pictures"
             state = pixel_cache.cache_pictures(pixels, picture_files, how, self.reading, text)
             return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
-        made = functools.partial(
-            pixel_cache.decode_blocks,
-            source.pictures,
-            self.channels,
-            size,
-            self.file_scale,
-            self.framing,
-        )
+
+        def made() -> Iterator[NDArray[Any]]:
+            blocks = pixel_cache.decode_blocks(
+                source.pictures, self.channels, size, self.file_scale, self.framing
+            )
+            return self._samples(blocks) if is_quantized else blocks
+
         state = pixel_cache.cache_array(
             pixels, shape, np.dtype(np.uint8), made, is_forced=self.reading.is_forced
         )
@@ -339,13 +368,18 @@ class Dataset:
         source = self.part(part)
         raw = source.raw
         if raw is None:
-            return self.decoded_files(part, size, cache)
+            return self._picture_files(part, size, cache, is_raw=True)
+        values_kind = np.dtype(self.input_type)
         kind = "signals" if self.is_signal else "audio"
+        if self.is_signal and values_kind != np.float32:
+            kind = f"{values_kind.name}-{kind}"
         values, labels = (
             cache / f"{part}-{source.fingerprint}.{name}.npy" for name in (kind, "labels")
         )
         states = (
-            pixel_cache.cache_array(values, raw.shape, raw.dtype, lambda: [raw]),
+            pixel_cache.cache_array(
+                values, raw.shape, values_kind, lambda: _converted(raw, values_kind)
+            ),
             pixel_cache.cache_array(
                 labels, (len(source),), np.dtype(np.int64), lambda: [source.labels]
             ),
@@ -463,6 +497,7 @@ def open_dataset(
     channels: Channels = "auto",
     pixel_scale: str = "auto",
     known_scale: PixelScale | None = None,
+    input_type: InputType = "auto",
     data_object: object | None = None,
     reading: Reading | None = None,
     emit: Emit = silent,
@@ -509,6 +544,8 @@ def open_dataset(
         Black and white of the stored pixels as `--pixel-scale` states them, or `auto`.
     known_scale : PixelScale, optional
         The scale of the data that a net was trained on, for other data of that net.
+    input_type : str
+        Type of the values that a written file reads; `auto`: as they are stored, where it can.
     data_object : object, optional
         A data set object from Python, for which `data` stands (`sources.torch_dataset`).
     reading : Reading, optional
@@ -555,7 +592,7 @@ def open_dataset(
         checked = loading.with_split_decision(checked, parts, seed)
     else:
         checked = loading.with_time_decision(checked, times, parts)
-    checked, signal = _quantized(checked, parts, emit)
+    checked, signal = _quantized(checked, parts, input_type, emit)
     checked, front_end = _with_front_end(checked, parts, mels, known_front_end)
     train, validation, test_part = (
         _with_features(_part(checked, parts, name, signal), front_end) for name in PARTS
@@ -582,19 +619,57 @@ def open_dataset(
 
 
 def _quantized(
-    checked: CheckedSamples, parts: NDArray[np.str_], emit: Emit
+    checked: CheckedSamples, parts: NDArray[np.str_], input_type: InputType, emit: Emit
 ) -> tuple[CheckedSamples, InputQuantization | None]:
-    """How signals become 8-bit samples, by the training part; None for pictures."""
+    """How what a file reads becomes 8-bit samples, by the training part; None: it is these."""
     samples = checked.samples
-    if samples.signals is None:
+    if samples.sound is not None:
+        if input_type not in ("auto", "int16"):
+            raise ConfigError(
+                f"--input-type {input_type}: the file reads audio as int16 samples",
+                fix="leave it out",
+            )
         return checked, None
-    training = samples.signals[parts == "train"]
-    signal, decision = quantization_of(training)
-    for channel in constant_channels(training):
-        text = f"channel {channel} (of 0 to {training.shape[2] - 1}) has the same value throughout "
-        emit(Event("data", f"{text}the training part: it tells nothing"))
-    changed = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
+    if samples.signals is None:
+        if input_type not in ("auto", "uint8"):
+            raise ConfigError(
+                f"--input-type {input_type}: the file reads pictures as uint8 pixels",
+                fix="leave it out",
+            )
+        if checked.channels in (1, 3):
+            return checked, None
+        counts = _level_counts(checked, np.flatnonzero(parts == "train"))
+        signal, decision = quantization_of_pixels(counts, "uint8")
+        decisions: tuple[Decision, ...] = (decision,)
+    else:
+        training = samples.signals[parts == "train"]
+        signal, decision = quantization_of(training)
+        for channel in constant_channels(training):
+            text = f"channel {channel} (of 0 to {training.shape[2] - 1}) has the same value "
+            emit(Event("data", f"{text}throughout the training part: it tells nothing"))
+        kind, made = input_type_of(samples.signals, samples.value_type, input_type)
+        signal = dataclasses.replace(signal, dtype=kind)
+        decisions = (decision,) if made is None else (decision, made)
+    changed = dataclasses.replace(samples, decisions=(*samples.decisions, *decisions))
     return dataclasses.replace(checked, samples=changed), signal
+
+
+def _level_counts(checked: CheckedSamples, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value occurs in each channel of some training pictures: (channels, 256)."""
+    few = np.linspace(0, len(places) - 1, min(_PREPROCESSING_SAMPLES, len(places)))
+    counts = np.zeros((checked.channels, 256), np.int64)
+    for place in places[few.round().astype(np.int64)].tolist():
+        pixels = decode.decode(checked.samples.only_pictures[place], checked.channels)
+        for channel in range(checked.channels):
+            counts[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
+    return counts
+
+
+def _converted(values: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """The values in another type, block by block."""
+    rows = max(1, _COUNTED // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        yield values[start : start + rows].astype(dtype, copy=False)
 
 
 def _with_front_end(
@@ -635,7 +710,7 @@ def _part(
         audio = samples.sound[index]
         pictures = np.zeros((len(index), 0, 0, 1), np.uint8)  # `_with_features` replaces it.
     elif signal is None or samples.signals is None:
-        pictures = loading.select(samples.only_pictures, index)
+        pictures = loading.select(samples.only_pictures, index)  # Quantized when decoded.
     else:
         signals = large_arrays.take(samples.signals, index)
         pictures = large_arrays.convert(signals, np.uint8, signal.quantize)[:, None]

@@ -83,6 +83,8 @@ _DRAFT_BYTES = 7
 _ROWS = 256
 """Rows of a picture with more than 8 bits that are converted at once."""
 
+_PLAIN = (1, 3)
+"""Channels of grey and RGB pictures."""
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 
 _TRANSPOSITIONS = {
@@ -133,9 +135,9 @@ def decode(
     Parameters
     ----------
     picture : Path or uint8 array (H, W) or (H, W, C)
-        A picture file, or pixels with 1 or 3 channels.
+        A picture file, or pixels.
     channels : int
-        1 for grey, 3 for RGB.
+        1 for grey, 3 for RGB, 4 for RGB and opacity of a file; any number that the pixels have.
     size : (int, int), optional
         Height and width to resize to; the picture's own by default.
     scale : PixelScale
@@ -146,17 +148,57 @@ def decode(
     Raises
     ------
     DataError
-        If it is no regular file, not a picture, is damaged, or needs too much memory (`MEMORY`).
+        If it is no regular file, not a picture, is damaged, or needs too much memory (`MEMORY`),
+        or has other channels and these are no colours.
     """
     if isinstance(picture, np.ndarray):
         pixels = picture if picture.ndim == 3 else picture[..., None]
         fits = framing is None and size in (None, pixels.shape[:2])
         if pixels.shape[2] == channels and fits:
             return pixels
+        if pixels.shape[2] not in _PLAIN or channels not in _PLAIN:
+            return _each_channel(pixels, channels, size, framing)
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         return _framed(image, channels, size, framing)
+    if channels not in (*_PLAIN, 4):
+        raise DataError(
+            f"{picture} is a picture file, {channels} channels are wanted",
+            fix="give .npy files with arrays (H, W, C)",
+        )
     with _opened(picture) as image:
+        if channels not in _PLAIN:
+            return _each_channel(_with_opacity(image), channels, size, framing)
         return _framed(_upright(image, picture, scale), channels, size, framing)
+
+
+def _each_channel(
+    pixels: NDArray[np.uint8],
+    channels: int,
+    size: tuple[int, int] | None,
+    framing: Framing | None,
+) -> NDArray[np.uint8]:
+    """Pixels of which every channel is resized as a grey picture is."""
+    if pixels.shape[2] != channels:
+        raise DataError(
+            f"a picture has {pixels.shape[2]} channels, {channels} are wanted; only grey and RGB "
+            "pictures are converted into each other",
+            fix="give pictures with the channels that the net was made for",
+        )
+    planes = [
+        _framed(Image.fromarray(np.ascontiguousarray(pixels[..., n])), 1, size, framing)
+        for n in range(channels)
+    ]
+    return np.concatenate(planes, axis=2)
+
+
+def _with_opacity(image: Image.Image) -> NDArray[np.uint8]:
+    """RGB and opacity (H, W, 4) of an open picture file, upright; of 16 bits the upper 8."""
+    image.load()
+    turn = _TRANSPOSITIONS.get(_orientation(image))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_grey_or_rgb(image, SIXTEEN_BIT)
+    plain = _in_mode(image, "RGBA")
+    return np.asarray(plain if turn is None else plain.transpose(turn))
 
 
 def _framed(
@@ -195,6 +237,9 @@ def thumbnail(picture: Picture, side: int, scale: PixelScale = SIXTEEN_BIT) -> N
         As `decode`.
     """
     if isinstance(picture, np.ndarray):
+        if picture.ndim == 3 and picture.shape[2] not in _PLAIN:  # The mean of all channels.
+            mean = np.rint(picture.mean(2, dtype=np.float32)).astype(np.uint8)
+            return _square(Image.fromarray(mean), side)
         return _square(Image.fromarray(decode(picture, 1)[..., 0]), side)
     is_jpeg = picture.suffix.lower() in {".jpg", ".jpeg"}
     with _opened(picture, is_draft=is_jpeg) as image:

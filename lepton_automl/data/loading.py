@@ -77,7 +77,8 @@ class CheckedSamples:
     digests: tuple[bytes, ...]
     """Hash of each picture: of its pixels, where they are stored without loss; else of the file."""
     channels: int
-    """3 if a picture outside the test part has colour, else 1."""
+    """3 if a picture outside the test part has colour, else 1; or those of arrays that are no
+    colours."""
     size: tuple[int, int] | None
     """Height and width (pixels) that all pictures share, or None."""
     levels: LevelTable | None
@@ -373,16 +374,44 @@ def _picture_decisions(samples: Samples, infos: Sequence[PictureInfo]) -> Iterat
 def with_channels(checked: CheckedSamples, wanted: Channels) -> CheckedSamples:
     """Samples of which nets see as many channels as `wanted` says; `auto`: those of the pictures.
 
-    Grey pictures have three equal channels then, and colour becomes grey as in `decode.decode`.
+    Grey pictures have three equal channels then, and colour becomes grey as in `decode.decode`;
+    with `4` opacity is a channel.
 
     Raises
     ------
     ConfigError
-        If it is not `auto` for signals.
+        If it is not `auto` for signals, or for pictures that are neither grey nor RGB; or `4` where
+        no picture has transparency.
     """
     if not checked.samples.are_pictures and wanted != "auto":
         raise _no_picture_option(f"--channels {wanted}", checked.samples)
-    return checked if wanted == "auto" else dataclasses.replace(checked, channels=int(wanted))
+    if checked.channels not in (1, 3) and wanted not in ("auto", str(checked.channels)):
+        raise ConfigError(
+            f"--channels {wanted}: the pictures have {checked.channels} channels, which are no "
+            "colours that could be converted",
+            fix="leave it out, or give arrays with the channels that nets shall see",
+        )
+    if wanted in ("auto", str(checked.channels)):
+        return checked
+    made = dataclasses.replace(checked, channels=int(wanted))
+    return made if wanted != "4" else _with_opacity(made)
+
+
+def _with_opacity(checked: CheckedSamples) -> CheckedSamples:
+    """Samples whose transparent pictures are known by all four channels, not by what they show."""
+    formats, pictures = checked.formats, checked.samples.only_pictures
+    if formats is None or not formats.has_alpha.any():
+        raise ConfigError(
+            "--channels 4: no picture has transparency", fix="give --channels 3, or leave it out"
+        )
+    places = np.flatnonzero(formats.has_alpha).tolist()
+    found = decode.map_in_threads(lambda n: decode.decode(pictures[n], 4), places)
+    digests = list(checked.digests)
+    for place, pixels in zip(places, found, strict=True):
+        digests[place] = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+    decisions = tuple(each for each in checked.samples.decisions if each.name != "transparency")
+    samples = dataclasses.replace(checked.samples, decisions=decisions)
+    return dataclasses.replace(checked, digests=tuple(digests), samples=samples)
 
 
 def with_groups(
@@ -815,7 +844,9 @@ def kind_text(checked: CheckedSamples) -> str:
     if (audio := checked.samples.audio) is not None and checked.samples.sound is not None:
         return f"windows of {checked.samples.sound.shape[1]} audio samples at {audio.rate} Hz"
     size = "of varying sizes" if checked.size is None else "{}x{}".format(*checked.size)
-    return f"{'grey' if checked.channels == 1 else 'RGB'} pictures {size}"
+    kinds = {1: "grey pictures", 3: "RGB pictures"}
+    kind = kinds.get(checked.channels, f"pictures with {checked.channels} channels")
+    return f"{kind} {size}"
 
 
 def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, int]) -> Event:
@@ -935,6 +966,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,
         audio=samples.audio,
+        value_type=samples.value_type if samples.value_type == more.value_type else "float32",
     )
 
 
@@ -1022,6 +1054,19 @@ def _with_size(digest: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _channels(samples: Samples, infos: list[PictureInfo]) -> int:
+    others = {
+        picture.shape[2]: name
+        for name, picture in zip(samples.ids, samples.only_pictures, strict=True)
+        if isinstance(picture, np.ndarray) and picture.ndim == 3
+    }
+    if not others.keys() <= {1, 3}:
+        if len(others) > 1 or len(infos) > len(samples.only_pictures):
+            shown = ", ".join(f"{name} has {count}" for count, name in sorted(others.items()))
+            raise DataError(
+                f"pictures have different numbers of channels: {shown}",
+                fix="give all pictures the same channels",
+            )
+        return int(next(iter(others)))
     # The test part must not influence the net.
     parts = [""] * len(infos) if samples.parts is None else samples.parts.tolist()
     colour = any(not h.is_grey for h, part in zip(infos, parts, strict=True) if part != "test")

@@ -28,6 +28,7 @@ from lepton_automl.data.signals import (
     kind_decision,
     layout_of,
     to_signals,
+    type_of_signals,
 )
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
@@ -59,7 +60,9 @@ _MOST_KEYS = 12
 
 Array = NDArray[Any]
 
-_LAYOUTS = "(N, H, W), (N, H, W, 1), (N, H, W, 3), (N, 1, H, W) or (N, 3, H, W)"
+_LAYOUTS = f"(N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to {MAX_CHANNELS} channels"
+_USUAL = (1, 3)
+"""Channels of grey and of RGB pictures: an axis of that length is that of the channels."""
 
 
 class NamedArrays(Protocol):
@@ -165,6 +168,7 @@ def read_raw(
         groups=groups,
         decisions=decisions,
         notes=(*notes, *_unlabelled_notes(data, archive, keys)),
+        value_type=type_of_signals(x.values for x in xs),
     )
     if layout is None:
         return RawSamples(tuple(xs), build)
@@ -468,12 +472,13 @@ def _axis_decision(
     if not with_channels:
         return ()
     name, shape = next(iter(with_channels.items()))
-    is_first = shape[1] in (1, 3)
+    is_first = _channel_axes(shape) == [1]
+    rule = "1 or 3" if shape[1 if is_first else 3] in _USUAL else f"at most {MAX_CHANNELS}"
     return (
         Decision(
             name="channel axis",
             choice="first: (N, C, H, W)" if is_first else "last: (N, H, W, C)",
-            evidence=f"{name} has shape {shape}, only that axis has the length 1 or 3",
+            evidence=f"{name} has shape {shape}, of which that axis has the length {rule}",
             certainty="inferred",
             option="--channel-axis",
             is_detail=not is_first,
@@ -491,7 +496,7 @@ def _wrong_keys(data: str, archive: NamedArrays, what: str, fix: str) -> DataErr
 
 
 def to_pictures(what: str, x: Array, channel_axis: str | None) -> Array:
-    """Bring pictures to (N, H, W, 1 or 3); an error where the shape is ambiguous."""
+    """Bring pictures to (N, H, W, C); an error where the shape is ambiguous."""
     if x.dtype.kind not in "buif":
         raise DataError(f"{what} is {x.dtype}, not numbers", fix="give pixels as numbers")
     if 0 in x.shape[1:]:
@@ -504,28 +509,40 @@ def to_pictures(what: str, x: Array, channel_axis: str | None) -> Array:
 
 
 def _channels_last(what: str, x: Array, channel_axis: str | None) -> Array:
-    first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
     if channel_axis is not None:
-        if not (first if channel_axis == "first" else last):
+        axis = 1 if channel_axis == "first" else 3
+        if x.shape[axis] > MAX_CHANNELS:
             raise ConfigError(
                 f"--channel-axis {channel_axis}: {what} has shape {x.shape}, but that axis is not "
-                "1 or 3 long",
+                f"1 to {MAX_CHANNELS} long",
                 fix=f"leave --channel-axis out, or give {_LAYOUTS}",
             )
-        return np.moveaxis(x, 1, 3) if channel_axis == "first" else x
-    if first and last:
+        return np.moveaxis(x, axis, 3)
+    axes = _channel_axes(x.shape)
+    if len(axes) > 1:
         raise DataError(
             f"{what} has shape {x.shape}: channels could come first or last",
             fix=f"say which: --channel-axis first ({x.shape[2]}x{x.shape[3]} pixels, {x.shape[1]} "
             f"channels) or --channel-axis last ({x.shape[1]}x{x.shape[2]} pixels, {x.shape[3]} "
             "channels)",
         )
-    if not first and not last:
+    if not axes:
         raise DataError(
-            f"{what} has shape {x.shape}: no 1 or 3 channels, first or last",
-            fix=f"give {_LAYOUTS}; blend four channels with a background first",
+            f"{what} has shape {x.shape}: no 1 to {MAX_CHANNELS} channels, first or last",
+            fix=f"give {_LAYOUTS}",
         )
-    return np.moveaxis(x, 1, 3) if first else x
+    return np.moveaxis(x, axes[0], 3)
+
+
+def _channel_axes(shape: Sequence[int]) -> list[int]:
+    """Axes, 1 or 3, of pictures (N, A, B, C) that could be that of the channels.
+
+    One of length 1 or 3 is; else a short one, of two short ones that which leaves square pictures.
+    """
+    usual = [axis for axis in (1, 3) if shape[axis] in _USUAL]
+    short = usual or [axis for axis in (1, 3) if shape[axis] <= MAX_CHANNELS]
+    square = [axis for axis in short if shape[2] == shape[4 - axis]]
+    return square if len(short) > 1 and len(square) == 1 and not usual else short
 
 
 def _labels(what: str, y: Array) -> Array:

@@ -22,8 +22,7 @@ PARTS = ("train", "validation", "test")
 _COLUMNS = ("pictures", "ids", "parts", "groups", "recordings", "spans")
 
 Picture = NDArray[np.uint8] | Path | Member
-"""Pixels (H, W) or (H, W, C) with 1 or 3 channels, or a picture file: its path, or its place in an
-archive."""
+"""Pixels (H, W) or (H, W, C), or a picture file: its path, or its place in an archive."""
 
 Pictures = NDArray[np.uint8] | tuple[Picture, ...]
 """One array (N, H, W, C) for pictures of one size, which is fast; or one `Picture` a sample."""
@@ -58,6 +57,8 @@ class Samples:
     """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals, such as the columns of a table; empty where they have none."""
+    value_type: str = "float32"
+    """Type in which signals are stored, `int16` or `float32`."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, one line each."""
     decisions: tuple[Decision, ...] = ()
@@ -151,12 +152,13 @@ def _check_array(values: Pictures | Signals | Audio, *, is_audio: bool) -> None:
 def _is_array_of_samples(array: NDArray[np.generic]) -> bool:
     if array.dtype == np.float32:
         return array.ndim == 3 and array.shape[2] <= MAX_CHANNELS
-    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
+    return array.dtype == np.uint8 and array.ndim == 4 and 1 <= array.shape[3] <= MAX_CHANNELS
 
 
 def _wrong(what: str) -> DataError:
     return DataError(
         f"the source gave {what}",
-        fix="labels are indices into class_names, pictures uint8 (N, H, W, 1 or 3) or one a "
-        f"sample, signals float32 (N, length, 1 to {MAX_CHANNELS}), audio int16 (N, window)",
+        fix=f"labels are indices into class_names, pictures uint8 (N, H, W, 1 to {MAX_CHANNELS}) "
+        f"or one a sample, signals float32 (N, length, 1 to {MAX_CHANNELS}), audio int16 (N, "
+        "window)",
     )

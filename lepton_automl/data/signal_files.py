@@ -15,8 +15,19 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_arrays, untrusted_files
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.signals import Layout, Signals, layout_of, to_signals
+from lepton_automl.data.signals import Layout, Signals, layout_of, to_int16, to_signals
 from lepton_automl.errors import DataError
+
+__all__ = [
+    "SUFFIXES",
+    "Recording",
+    "Windows",
+    "check_alike",
+    "read_recording",
+    "read_windows",
+    "to_int16",
+    "window_starts",
+]
 
 SUFFIXES = frozenset({".npy", ".csv"})
 """Of files with values of a signal."""

@@ -6,14 +6,15 @@ quantizes the values itself, so that it reads what the sensor gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.config import AUTO
 from lepton_automl.core.decisions import Decision
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.quantization import InputQuantization
 
 Signals = NDArray[np.float32]
@@ -124,6 +125,127 @@ def quantization_of(values: Signals) -> tuple[InputQuantization, Decision]:
         option="clip or rescale the values of the data",
         is_detail=True,
     )
+
+
+def quantization_of_pixels(
+    counts: NDArray[np.int64], dtype: str
+) -> tuple[InputQuantization, Decision]:
+    """The range of pixel values that 8-bit samples hold, channel by channel.
+
+    Parameters
+    ----------
+    counts : int64 array (channels, values)
+        How often each value from 0 occurs in training pictures.
+    dtype : str
+        Type of the pixels.
+
+    Returns
+    -------
+    InputQuantization
+        As of `quantization_of`.
+    Decision
+        With the ranges.
+    """
+    offsets, scales = [], []
+    values = np.arange(counts.shape[1], dtype=np.float64)
+    for own in counts:
+        total = own.sum()
+        offset = np.float32((values * own).sum() / total)
+        apart = np.abs(values - offset)
+        order = np.argsort(apart, kind="stable")
+        place = np.searchsorted(np.cumsum(own[order]), _INSIDE * total)
+        reach = float(apart[order[place]]) or float(apart[own > 0].max()) or 1.0
+        offsets.append(float(offset))
+        scales.append(float(np.float32(reach / _STEPS)))
+    shown = ", ".join(
+        f"{offset - _STEPS * scale:.4g} to {offset + _STEPS * scale:.4g}"
+        for offset, scale in list(zip(offsets, scales, strict=True))[:3]
+    )
+    return InputQuantization(tuple(offsets), tuple(scales), dtype), Decision(
+        name="range of channels",
+        choice=f"8-bit samples of {shown}{', ...' if len(scales) > 3 else ''}, a range a channel, "
+        "in the file",
+        evidence=f"{_INSIDE:.1%} of the training pixels of each channel lie inside",
+        certainty="measured",
+        option="clip or rescale the values of the data",
+        is_detail=True,
+    )
+
+
+def type_of_signals(arrays: Iterable[NDArray[Any]]) -> str:
+    """Type of the values that a file reads for signals stored as these arrays."""
+    return "int16" if all(array.dtype == np.int16 for array in arrays) else "float32"
+
+
+def input_type_of(values: Signals, stored: str, stated: str) -> tuple[str, Decision | None]:
+    """Type of the signals that a file reads.
+
+    Parameters
+    ----------
+    values : float32 array (N, length, channels)
+        All signals.
+    stored : str
+        Type in which they are stored: `int16` or `float32`.
+    stated : str
+        Value of `--input-type`, `auto` or a type.
+
+    Returns
+    -------
+    str
+    Decision or None
+        Where it was inferred that the file reads integers.
+
+    Raises
+    ------
+    ConfigError
+        If the values cannot have the stated type.
+    """
+    option = "--input-type"
+    if stated == AUTO and stored == "int16":
+        evidence = "the values are stored as int16"
+        choice = "int16 values, as they are stored"
+        return stored, Decision(
+            "input type", choice, evidence, "inferred", f"{option} float32", is_detail=True
+        )
+    if stated in (AUTO, "float32"):
+        return "float32", None
+    if stated != "int16":
+        raise ConfigError(
+            f"{option} {stated}: the data are signals", fix="give int16 or float32, or leave it out"
+        )
+    if stored != "int16":
+        kind = np.iinfo(np.int16)
+        bad = next((v for v in map(_no_int16, values) if v is not None), None)
+        if bad is not None:
+            raise ConfigError(
+                f"{option} int16: the data have values such as {bad:g}, which are no whole numbers "
+                f"from {kind.min} to {kind.max}",
+                fix="leave it out: the file reads float32 values",
+            )
+    return "int16", None
+
+
+def _no_int16(values: NDArray[np.float32]) -> float | None:
+    """A value that is no whole number of 16 bits; None where there is none."""
+    kind = np.iinfo(np.int16)
+    bad = (values != np.rint(values)) | (values < kind.min) | (values > kind.max)
+    return float(values[bad][0]) if bad.any() else None
+
+
+def to_int16(what: str, values: Signals) -> NDArray[np.int16]:
+    """Measured values for a file that reads int16.
+
+    Raises
+    ------
+    DataError
+        If a value is no whole number of 16 bits.
+    """
+    if (bad := _no_int16(values)) is not None:
+        raise DataError(
+            f"{what} has values such as {bad:g}; the net reads int16 values, as its data are",
+            fix="give the values as the sensor gives them, without scaling",
+        )
+    return values.astype(np.int16)
 
 
 def constant_channels(values: Signals) -> list[int]:

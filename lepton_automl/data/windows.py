@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.signal_files import window_starts
-from lepton_automl.data.signals import MAX_CHANNELS, to_signals
+from lepton_automl.data.signals import MAX_CHANNELS, to_signals, type_of_signals
 from lepton_automl.data.tables import ordered_names
 from lepton_automl.errors import ConfigError, DataError
 
@@ -119,6 +119,7 @@ def cut_recordings(
         spans=np.stack([numbers, starts, starts + length], axis=1),
         attributes=_attributes(recordings, found, length),
         channel_names=channel_names,
+        value_type=type_of_signals(each.values for each in recordings),
         notes=_notes(recordings, counts, length),
         decisions=decisions,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import TensorProto
 
 from lepton_automl.core.version import __version__
 from lepton_automl.errors import ArchError
@@ -96,7 +97,8 @@ def _write(
     }
     if arch.front_end is not None:
         words[FRONT_END] = arch.front_end.to_json()
-    return lowering.writer.file(arch.file_input, arch.classes, words | dict(metadata))
+    input_type = "" if arch.front_end is not None else about.input_type
+    return lowering.writer.file(arch.file_input, arch.classes, words | dict(metadata), input_type)
 
 
 class _Lowering:
@@ -110,14 +112,14 @@ class _Lowering:
     def _pixels(self, model: QuantizedNet) -> str:
         """Append what brings the input to uint8, channels first; its output's name."""
         quantization = model.preprocessing.signal
-        if model.arch.is_signal != (quantization is not None):
-            raise ArchError(
-                f"a net for inputs {model.arch.input} has input quantization {quantization}",
-                fix="quantize the inputs of a net for signals, and of no other",
-            )
         if model.arch.front_end is not None:
             return append_front_end(self.writer, model.arch.front_end)
         if quantization is None:
+            if model.arch.is_signal:
+                raise ArchError(
+                    f"a net for signals {model.arch.input} has no input quantization",
+                    fix="quantize the inputs of a net for signals",
+                )
             return self.writer.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
         offsets, scales, zero_points = (
             self.writer.constant(np.array(each, kind))
@@ -127,9 +129,13 @@ class _Lowering:
                 ([INPUT_ZERO_POINT] * model.arch.channels, np.uint8),
             )
         )
-        x = self.writer.node("Sub", SIGNAL_NAME, offsets)
+        x = SIGNAL_NAME if model.arch.is_signal else INPUT_NAME
+        if quantization.dtype != "float32":
+            x = self.writer.node("Cast", x, to=TensorProto.FLOAT)
+        x = self.writer.node("Sub", x, offsets)
         # Channels first: ONNX Runtime then quantizes all values of a channel at once.
-        x = self.writer.node("Transpose", x, perm=[0, 2, 1])
+        perm = [0, 2, 1] if model.arch.is_signal else [0, 3, 1, 2]
+        x = self.writer.node("Transpose", x, perm=perm)
         return self.writer.node("QuantizeLinear", x, scales, zero_points, axis=1)
 
     def append(self, op: Op) -> None:

@@ -40,8 +40,21 @@ _TYPES = {
     np.dtype(np.int8): TensorProto.INT8,
     np.dtype(np.int16): TensorProto.INT16,
     np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.uint16): TensorProto.UINT16,
     np.dtype(np.int64): TensorProto.INT64,
 }
+
+
+_SESSION_TYPES = {
+    f"tensor({word})": np.dtype(name)
+    for word, name in (
+        ("uint8", "uint8"),
+        ("uint16", "uint16"),
+        ("int16", "int16"),
+        ("float", "float32"),
+    )
+}
+"""Names that ONNX Runtime gives to types of inputs."""
 
 
 class OnnxWriter:
@@ -74,9 +87,20 @@ class OnnxWriter:
         self._nodes.append(helper.make_node(kind, inputs, [y], name or None, **more))
         return y
 
-    def file(self, shape: tuple[int, ...], classes: int, metadata: Mapping[str, str]) -> bytes:
-        """The whole file: input (n, *shape) as `input_of`, float32 `probabilities` (n, classes)."""
+    def file(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        metadata: Mapping[str, str],
+        input_type: str = "",
+    ) -> bytes:
+        """The whole file: input (n, *shape), float32 `probabilities` (n, classes).
+
+        The input is named as `input_of` says, and has the type `input_type`, by default that of
+        `input_of`.
+        """
         name, kind = input_of(shape)
+        kind = np.dtype(input_type) if input_type else kind
         given = helper.make_tensor_value_info(name, _TYPES[kind], ["n", *shape])
         made = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])
         return self._serialized(given, made, metadata)
@@ -109,7 +133,7 @@ class OnnxWriter:
 
 
 def input_of(shape: tuple[int, ...]) -> tuple[str, np.dtype[Any]]:
-    """Name and type of a file's input, by its shape.
+    """Name and usual type of a file's input, by its shape.
 
     uint8 pixels (H, W, C), a float32 signal (length, C), or int16 samples of audio (window,).
     """
@@ -119,6 +143,11 @@ def input_of(shape: tuple[int, ...]) -> tuple[str, np.dtype[Any]]:
         3: (INPUT_NAME, np.dtype(np.uint8)),
     }
     return kinds[len(shape)]
+
+
+def input_type(session: onnxruntime.InferenceSession) -> np.dtype[Any]:
+    """Type of the input of an open file; raises a KeyError if it is none that lepton writes."""
+    return _SESSION_TYPES[session.get_inputs()[0].type]
 
 
 def read_metadata(file: bytes) -> dict[str, str]:

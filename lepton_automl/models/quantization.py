@@ -15,23 +15,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INPUT_ZERO_POINT = 128
-"""Sample that the offset of a channel of a signal becomes."""
+"""Sample that the offset of a channel becomes."""
+INPUT_TYPES = ("uint8", "uint16", "int16", "float32")
+"""Types of the values that a file may read: what sensors and cameras give."""
+
+
+def has_input_quantization(arch: Arch) -> bool:
+    """Whether a net quantizes its inputs channel by channel: signals, and pictures of no colour.
+
+    Channels of grey and RGB pictures are of one scale; those of other pictures may differ in level
+    by any factor, with which nets do not train ("Channels of pictures" in docs/decisions.md).
+    """
+    return arch.is_signal or arch.channels not in (1, 3)
 
 
 @dataclass(frozen=True)
 class InputQuantization:
-    """Quantization of a signal to the uint8 samples that nets see, channel by channel.
+    """Quantization of measured values to the uint8 samples that nets see, channel by channel.
 
     q = round half to even((value - offset) / scale) + 128, clipped to 0 to 255: what Sub and
     QuantizeLinear of ONNX compute, so that training and the written file see the same samples.
+    Integers become float32 first, which holds those of 16 bits exactly.
     """
 
     offsets: tuple[float, ...]
     """Value of each channel that becomes 128; float32."""
     scales: tuple[float, ...]
     """Step of each channel, above 0; float32."""
+    dtype: str = "float32"
+    """Type of the values, one of `INPUT_TYPES`: of the input of a written file."""
 
     def __post_init__(self) -> None:
+        if self.dtype not in INPUT_TYPES:
+            raise ValueError(f"an input is {self.dtype}, the rule is {', '.join(INPUT_TYPES)}")
         if len(self.offsets) != len(self.scales) or not self.scales:
             raise ValueError("an input has one offset and one scale a channel")
         for offset, scale in zip(self.offsets, self.scales, strict=True):
@@ -40,19 +56,31 @@ class InputQuantization:
             if not scale > 0:
                 raise ValueError(f"an input has the scale {scale}, the rule is above 0")
 
-    def quantize(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def quantize(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """The uint8 samples of measured values (..., channels)."""
         offsets, scales = self._arrays()
-        steps = np.rint((values - offsets) / scales) + np.float32(INPUT_ZERO_POINT)
+        reals = values.astype(np.float32, copy=False)
+        steps = np.rint((reals - offsets) / scales) + np.float32(INPUT_ZERO_POINT)
         found: NDArray[np.uint8] = np.clip(steps, 0, 255).astype(np.uint8)
         return found
 
-    def dequantize(self, samples: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Measured values (..., channels) that `quantize` maps to these samples."""
+    def dequantize(self, samples: NDArray[np.uint8]) -> NDArray[Any]:
+        """Values (..., channels) of type `dtype` that `quantize` maps to these samples.
+
+        Of integers this holds for samples of integers; any other gets the nearest one.
+        """
         offsets, scales = self._arrays()
         steps = samples.astype(np.float32) - np.float32(INPUT_ZERO_POINT)
-        values: NDArray[np.float32] = steps * scales + offsets
-        return values
+        values: NDArray[Any] = steps * scales + offsets
+        if self.dtype == "float32":
+            return values
+        kind = np.iinfo(self.dtype)
+        low = np.clip(np.floor(values), kind.min, kind.max)
+        high = np.clip(low + 1, kind.min, kind.max)
+        is_low = self.quantize(low) == samples
+        is_low |= (self.quantize(high) != samples) & (values - low <= high - values)
+        whole: NDArray[Any] = np.where(is_low, low, high).astype(self.dtype)
+        return whole
 
     def _arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return np.array(self.offsets, np.float32), np.array(self.scales, np.float32)
@@ -71,14 +99,15 @@ class Preprocessing:
     scale: float
     """Inverse standard deviation of the training pixels; a float32."""
     signal: InputQuantization | None = None
-    """How measured values become the pixels; None for pictures, which are stored as pixels."""
+    """How the values that a file reads become the pixels; None where they are the pixels."""
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """From its fields in a file; raises a TypeError where one is missing or no number."""
         fields = dict(fields)
         if (signal := fields.pop("signal", None)) is not None:
-            signal = InputQuantization(tuple(signal["offsets"]), tuple(signal["scales"]))
+            kind = str(signal.get("dtype", "float32"))
+            signal = InputQuantization(tuple(signal["offsets"]), tuple(signal["scales"]), kind)
         made = cls(**fields, signal=signal)
         check_finite(made.zero_point, "zero_point", int)
         check_finite(made.scale, "scale")
@@ -95,9 +124,14 @@ class Preprocessing:
         Returns
         -------
         ndarray
-            The pixels; of a signal float32 values (N, length, C).
+            (N, H, W, C): the pixels, or values that become them.
         """
-        return pixels if self.signal is None else self.signal.dequantize(pixels[:, 0])
+        return pixels if self.signal is None else self.signal.dequantize(pixels)
+
+    @property
+    def input_type(self) -> str:
+        """Type of the values that a written file reads."""
+        return "uint8" if self.signal is None else self.signal.dtype
 
 
 @dataclass(frozen=True)

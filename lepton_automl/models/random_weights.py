@@ -9,7 +9,12 @@ import numpy as np
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Op
 from lepton_automl.models.onnx_export import int8_onnx
-from lepton_automl.models.quantization import InputQuantization, Preprocessing, QParams
+from lepton_automl.models.quantization import (
+    InputQuantization,
+    Preprocessing,
+    QParams,
+    has_input_quantization,
+)
 
 _RANGE = 4.0
 """Width of the range a random value is stored in, in the units of a normalised net."""
@@ -30,10 +35,13 @@ def random_int8_onnx(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
 
 
 def _input_quantization(arch: Arch) -> InputQuantization | None:
-    if not arch.is_signal:
+    if not has_input_quantization(arch):
         return None
-    scales = np.linspace(1, 2, arch.channels, dtype=np.float32) / 64
-    return InputQuantization(tuple((scales - 1).tolist()), tuple(scales.tolist()))
+    steps = np.linspace(1, 2, arch.channels, dtype=np.float32)
+    # Normal values of a signal, or uniform pixels from 0 to 255, neither vanish nor saturate.
+    scales, offsets = (steps / 64, steps / 64 - 1) if arch.is_signal else (steps, 126 + steps)
+    kind = "float32" if arch.is_signal else "uint8"
+    return InputQuantization(tuple(offsets.tolist()), tuple(scales.tolist()), kind)
 
 
 def random_qparams(arch: Arch, seed: int, weight_limit: int) -> QParams:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.limited_process import Message, extend_limits, serve
-from lepton_automl.models.onnx_file import input_of
 from lepton_automl.models.untrusted_onnx import CheckedModel, open_checked
 from lepton_automl.models.untrusted_session import BYTES_PER_BYTE, SECONDS_PER_BYTE
 
@@ -28,11 +27,16 @@ class _Server:
             self.opened = open_checked(source, request.payload, folder, on_weights=_extend)
             words = self.opened.words(fields["words"])
             return Message(
-                {"shape": self.opened.shape, "classes": self.opened.classes, "words": words}
+                {
+                    "shape": self.opened.shape,
+                    "classes": self.opened.classes,
+                    "dtype": self.opened.dtype.name,
+                    "words": words,
+                }
             )
         assert self.opened is not None, "a file is opened first"
         shape = self.opened.shape
-        samples = np.frombuffer(request.payload, input_of(shape)[1]).reshape(-1, *shape)
+        samples = np.frombuffer(request.payload, self.opened.dtype).reshape(-1, *shape)
         return Message({}, self.opened.probabilities(samples).tobytes())
 
 

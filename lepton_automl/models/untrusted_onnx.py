@@ -37,6 +37,7 @@ from lepton_automl.models.onnx_file import (
     SIGNAL_NAME,
     UNLOADABLE,
     input_of,
+    input_type,
     open_session,
 )
 
@@ -287,6 +288,11 @@ class CheckedModel:
                 )
         return {key: found[key] for key in keys if key in found}
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the samples."""
+        return input_type(self.session)
+
     def probabilities(self, samples: NDArray[Any]) -> NDArray[np.float32]:
         """Class probabilities (n, classes) of samples (n, *shape), all at once.
 
@@ -377,12 +383,13 @@ def _ends(source: Source, graph: GraphProto) -> tuple[tuple[int, ...], int]:
 
 def _is_picture(kind: int, dims: list[int]) -> bool:
     sides_fit = len(dims) == 4 and all(0 < side <= MAX_SIDE for side in dims[1:3])
-    return kind == TensorProto.UINT8 and sides_fit and dims[3] in (1, 3)
+    is_known = kind in (TensorProto.UINT8, TensorProto.UINT16)
+    return is_known and sides_fit and 0 < dims[3] <= MAX_CHANNELS
 
 
 def _is_signal(kind: int, dims: list[int]) -> bool:
     fits = len(dims) == 3 and 0 < dims[1] <= MAX_LENGTH and 0 < dims[2] <= MAX_CHANNELS
-    return kind == TensorProto.FLOAT and fits
+    return kind in (TensorProto.FLOAT, TensorProto.INT16) and fits
 
 
 def _is_audio(kind: int, dims: list[int]) -> bool:
@@ -392,11 +399,11 @@ def _is_audio(kind: int, dims: list[int]) -> bool:
 _INPUTS: dict[str, tuple[Callable[[int, list[int]], bool], str]] = {
     INPUT_NAME: (
         _is_picture,
-        f"UINT8 (n, height, width, 1 or 3), sides up to {MAX_SIDE}",
+        f"UINT8 or UINT16 (n, height, width, 1 to {MAX_CHANNELS}), sides up to {MAX_SIDE}",
     ),
     SIGNAL_NAME: (
         _is_signal,
-        f"FLOAT (n, length, 1 to {MAX_CHANNELS}), length up to {MAX_LENGTH}",
+        f"FLOAT or INT16 (n, length, 1 to {MAX_CHANNELS}), length up to {MAX_LENGTH}",
     ),
     AUDIO_NAME: (_is_audio, f"INT16 (n, window), a window up to {MAX_LENGTH}"),
 }

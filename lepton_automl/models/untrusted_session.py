@@ -107,6 +107,8 @@ class UntrustedSession:
         self.shape: tuple[int, ...] = tuple(answer["shape"])
         """Height, width and channels of its pictures; length and channels of its signals."""
         self.classes: int = answer["classes"]
+        self.dtype = np.dtype(str(answer["dtype"]))
+        """Of its samples."""
         self.words: Mapping[str, str] = answer["words"]
         """Those entries of its metadata that were asked for and are there."""
         self._sent = 0
@@ -127,11 +129,11 @@ class UntrustedSession:
         give_back(self._process)
 
     def send(self, pixels: NDArray[Any]) -> None:
-        """Begin to classify one batch of uint8 pixels (n, H, W, C) or float32 signals."""
+        """Begin to classify one batch of samples (n, *shape) of type `dtype`."""
         self._sent = len(pixels)
         self._process.send(
             {},
-            np.ascontiguousarray(pixels).tobytes(),
+            np.ascontiguousarray(pixels, self.dtype).tobytes(),
             subject=self._source,
             fix=LIMIT_FIX,
             limits=run_limits(self._size, pixels.size),

@@ -115,7 +115,8 @@ def _check(source: Path, model: Model, context: RunContext) -> None:
     if (model.arch.classes, model.arch.channels) != (len(names), channels):
         own = model.arch.channels
         fix = "give the data that the net was trained for"
-        if own != channels and context.config.channels == "auto":
+        is_choice = own in (1, 3, 4) and channels in (1, 3)
+        if own != channels and is_choice and context.config.channels == "auto":
             fix += f", or --channels {own} if it was trained with that"
         raise DataError(
             f"{source} is for {model.arch.classes} classes and pictures with {own} channels, the "

@@ -115,6 +115,12 @@ def compress_model(
     emit(Event(_STAGE, f"checking {source} in a separate process"))
     model = load_external(source, preprocessing, dataset.class_names, labels=labels)
     graph_process.start_process()
+    if dataset.channels not in (1, 3):
+        raise DataError(
+            f"{config.data} holds pictures with {dataset.channels} channels; models made elsewhere "
+            "are read for grey and RGB pictures",
+            fix="give grey or RGB pictures",
+        )
     dataset = dataset.matched_to(model.class_names, model.shape[2])
     framing = None if model.pixels is None else model.pixels.framing
     dataset = replace(dataset, framing=framing)

@@ -329,7 +329,9 @@ def _kind_text(dataset: Dataset) -> str:
     if (front_end := dataset.front_end) is not None:
         return f"windows of {front_end.window} audio samples at {front_end.rate} Hz"
     sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
-    return f"{'grey' if dataset.channels == 1 else 'colour'} pictures of {sizes}"
+    kinds = {1: "grey pictures", 3: "colour pictures"}
+    kind = kinds.get(dataset.channels, f"pictures with {dataset.channels} channels")
+    return f"{kind} of {sizes}"
 
 
 @contextmanager
@@ -471,6 +473,7 @@ def define_run(
         balanced=dataset.train.is_balanced,
         channels=config.channels,
         pixel_scale=config.pixel_scale,
+        input_type=config.input_type,
         data_fingerprint=dataset.fingerprint,
         space=space.name,
         space_digest=space.digest,

@@ -158,6 +158,8 @@ def _drawing(report: DataReport, key: SampleKey) -> str:
         return _lines(signals[place])
     picture = dataset.part(part).pictures[place]
     pixels = decode.decode(picture, dataset.channels, None, dataset.file_scale)
+    if pixels.shape[2] not in (1, 3):  # The first three channels, or the first one of two.
+        pixels = np.ascontiguousarray(pixels[..., : 3 if pixels.shape[2] > 3 else 1])
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     scale = _SIDE / max(image.size)
     if scale < 1:

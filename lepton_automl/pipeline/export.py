@@ -92,6 +92,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         pixel_scale=context.dataset.pixel_scale,
         refit=made.is_refit,
         channel_names=context.dataset.channel_names,
+        input_type=context.dataset.input_type,
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(
@@ -294,6 +295,7 @@ def _data_of(
             "seed": definition.seed,
             "skip_corrupt": definition.skip_corrupt,
             "pixel_scale": definition.pixel_scale,
+            "channels": definition.channels,
             "group": definition.group or None,
             "time": definition.time or None,
             "part_names": definition.parts or None,
@@ -305,9 +307,12 @@ def _data_of(
             "rate": definition.rate or None,
         }
         test = test or (Path(definition.test) if definition.test else None)
-    elif data_object is not None:
+    else:
         settings = {"data_object": data_object}
+        if len(about.input) == 3 and about.input[-1] == 4:
+            settings["channels"] = "4"
     assert data is not None, "data are given where the run does not define them"
+    settings["input_type"] = about.input_kind
     dataset = open_dataset(
         data,
         test=test,

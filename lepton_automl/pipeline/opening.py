@@ -57,6 +57,7 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
         quarantine=quarantine,
         channels=config.channels,
         pixel_scale=config.pixel_scale,
+        input_type=config.input_type,
         data_object=config.data_object,
         reading=reading(config, emit),
         emit=emit,
@@ -71,6 +72,14 @@ def reading(config: RunConfig, emit: Emit) -> Reading:
 
 def channels_decision(dataset: Dataset) -> Decision:
     """Whether nets see grey or colour, where no option says it."""
+    if dataset.channels not in (1, 3):
+        return Decision(
+            "channels",
+            f"{dataset.channels} channels, all of them data",
+            f"the arrays have {dataset.channels}",
+            "inferred",
+            "--channel-axis, or arrays with other channels",
+        )
     is_grey = dataset.channels == 1
     evidence = f"{'no' if is_grey else 'a'} training or validation picture is in colour"
     choice = "grey, 1 channel" if is_grey else "colour, 3 channels (RGB)"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.config import ChannelAxis, Channels, Flip, Limits, Refit, RunConfig
+from lepton_automl.config import ChannelAxis, Channels, Flip, InputType, Limits, Refit, RunConfig
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.field_types import check_finite, check_types
 from lepton_automl.core.files import real_path
@@ -83,6 +83,8 @@ class Definition:
     channels: Channels = "auto"
     """Channels of the net's input: `1`, `3` or `auto`."""
     pixel_scale: str = "auto"
+    """As in `RunConfig`."""
+    input_type: InputType = "auto"
     """As in `RunConfig`."""
     model: str = ""
     """sha256 of the ONNX file made elsewhere that is compressed; empty for a search."""
@@ -515,6 +517,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         balance="on" if known.balanced else "off",
         channels=known.channels,
         pixel_scale=known.pixel_scale,
+        input_type=known.input_type,
         space=str(folder.space_file),
         limits=known.limits,
         objectives=known.objectives,

@@ -194,6 +194,7 @@ class TaskBuilder:
             validation_states=validation.states,
             input_offsets=() if signal is None else signal.offsets,
             input_scales=() if signal is None else signal.scales,
+            input_type="float32" if signal is None else signal.dtype,
         )
 
     def _micro_batches(self, key: TrainingKey, count: int) -> list[int]:

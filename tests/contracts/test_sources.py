@@ -85,7 +85,7 @@ def test_every_picture_can_be_decoded(source, data):
         {"class_names": ("a", "a")},
         {"class_names": ("a", "b\n")},
         {"pictures": np.zeros((2, 4, 4, 1), np.float32)},
-        {"pictures": np.zeros((2, 4, 4, 4), np.uint8)},
+        {"pictures": np.zeros((2, 4, 4, 17), np.uint8)},
         {"parts": np.array(["train", "tset"])},
         {"groups": np.array([1])},
     ],

@@ -267,3 +267,45 @@ def test_balance_on_is_refused_where_classes_are_equal(tmp_path):
         even.with_balance("on")
     assert caught.value.fix == "leave it out"
     assert even.with_balance("auto") is even.with_balance("off") is even
+
+
+def write_rgba(folder):
+    rng = np.random.default_rng(0)
+    for n in range(12):
+        pixels = rng.integers(0, 256, (9, 8, 4), np.uint8)
+        pixels[..., 3] = 0
+        pixels[: 2 + n % 5, :, 3] = 255
+        path = folder / "ab"[n % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels, "RGBA").save(path)
+    return folder
+
+
+def test_opacity_is_data_where_the_user_says_so(tmp_path):
+    one = open_dataset(write_rgba(tmp_path / "one"), channels="4", group="none")
+    assert one.channels == 4
+    assert not any(decision.name == "transparency" for decision in one.decisions)
+    stored = one.pixels("train", (9, 8))
+    assert set(np.unique(stored[..., 3]).tolist()) == {0, 255}
+    # Colours under full transparency are data too.
+    assert one.fingerprint != open_dataset(tmp_path / "one", group="none").fingerprint
+    with pytest.raises(ConfigError, match="no picture has transparency"):
+        open_dataset(write_folder(tmp_path / "rgb", {"a": 4, "b": 4}), channels="4")
+
+
+def test_channels_of_other_levels_have_a_range_of_their_own(tmp_path):
+    """The samples of each channel use the whole range; the file is given the stored values."""
+    rng = np.random.default_rng(0)
+    x = rng.normal([128, 12, 200, 60, 100], [40, 2, 5, 20, 30], (60, 9, 12, 5))
+    x = np.rint(x).clip(0, 255).astype(np.uint8)
+    data = open_dataset(
+        write_npz(tmp_path / "x.npz", x=x, y=np.arange(60) % 2), channel_axis="last", group="none"
+    )
+    files = data.decoded_files("train", (9, 12), tmp_path / "cache")
+    samples = np.load(files.pixels)
+    assert samples.std((0, 1, 2)).min() > 25, "each channel is spread over 8 bits"
+    raw = np.load(data.file_input_files("train", (9, 12), tmp_path / "cache").pixels)
+    np.testing.assert_array_equal(raw, data.pixels("train", (9, 12)))
+    np.testing.assert_array_equal(data.preprocessing((9, 12)).signal.quantize(raw), samples)
+    with pytest.raises(ConfigError, match="no colours that could be converted"):
+        open_dataset(tmp_path / "x.npz", channel_axis="last", channels="3")

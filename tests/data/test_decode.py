@@ -304,3 +304,26 @@ def test_a_part_of_a_file_that_claims_to_be_huge_takes_no_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 10 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_every_channel_of_other_pictures_is_resized_as_a_grey_picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 5), np.uint8)
+    found = decode(pixels, 5, (6, 11))
+    for channel in range(5):
+        alone = decode(np.ascontiguousarray(pixels[..., channel]), 1, (6, 11))[..., 0]
+        np.testing.assert_array_equal(found[..., channel], alone)
+    assert decode(pixels, 5) is pixels
+    with pytest.raises(DataError, match="a picture has 5 channels, 3 are wanted"):
+        decode(pixels, 3)
+
+
+def test_opacity_is_a_fourth_channel_where_four_are_wanted(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 4), pixels)
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "b.png")
+    found = decode(tmp_path / "b.png", 4)
+    np.testing.assert_array_equal(found[..., :3], pixels[..., :3])
+    assert (found[..., 3] == 255).all()
+    with pytest.raises(DataError, match="6 channels are wanted"):
+        decode(tmp_path / "a.png", 6)

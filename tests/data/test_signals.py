@@ -6,6 +6,7 @@ import pytest
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.signals import constant_channels, layout_of, quantization_of, to_signals
 from lepton_automl.errors import ConfigError, DataError
+from tests.helpers.pictures import write_npz
 
 
 @pytest.mark.parametrize(
@@ -194,3 +195,24 @@ def test_values_of_any_size_have_a_range(size):
     assert np.abs(steps[values == 0]).max() < 20
     if size > 1e-40:  # Below, float32 holds no step that small, and all is near 128.
         assert np.abs(steps[values != 0] - 127 * np.sign(values[values != 0])).max() < 20
+
+
+def test_the_type_of_the_file_is_that_of_the_data(tmp_path):
+    x = np.random.default_rng(0).integers(-900, 900, (40, 30, 2)).astype(np.int16)
+    whole = write_npz(tmp_path / "int.npz", x=x, y=np.arange(40) % 2)
+    real = write_npz(tmp_path / "real.npz", x=x.astype(np.float32), y=np.arange(40) % 2)
+    broken = write_npz(tmp_path / "broken.npz", x=x + np.float32(0.25), y=np.arange(40) % 2)
+    stored, floats = open_dataset(whole), open_dataset(real)
+    assert (stored.input_type, floats.input_type) == ("int16", "float32")
+    files = stored.file_input_files("test", (1, 30), tmp_path / "cache")
+    assert np.load(files.pixels).dtype == np.int16
+    assert any(decision.name == "input type" for decision in stored.decisions)
+    # The samples and the data are the same; only what the file reads differs.
+    assert stored.fingerprint == floats.fingerprint
+    np.testing.assert_array_equal(stored.train.pictures, floats.train.pictures)
+    assert open_dataset(whole, input_type="float32").input_type == "float32"
+    assert open_dataset(real, input_type="int16").input_type == "int16"
+    with pytest.raises(ConfigError, match="no whole numbers from -32768"):
+        open_dataset(broken, input_type="int16")
+    with pytest.raises(ConfigError, match="the data are signals"):
+        open_dataset(whole, input_type="uint8")

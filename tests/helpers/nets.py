@@ -18,7 +18,11 @@ from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.model import Model
 from lepton_automl.models.network import build_network, extract_weights
-from lepton_automl.models.quantization import InputQuantization, Preprocessing
+from lepton_automl.models.quantization import (
+    InputQuantization,
+    Preprocessing,
+    has_input_quantization,
+)
 
 WIDTHS = (4, 5, 8, 12, 16)
 
@@ -56,7 +60,7 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
     preprocessing = Preprocessing(
         zero_point=int(torch.randint(60, 180, (), generator=generator)),
         scale=1 / 64,
-        signal=random_input_quantization(arch, seed) if arch.is_signal else None,
+        signal=random_input_quantization(arch, seed) if has_input_quantization(arch) else None,
     )
     network = build_network(arch, seed=seed)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -75,8 +79,17 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
 
 
 def random_input_quantization(arch: Arch, seed: int = 0) -> InputQuantization:
-    """Offsets and steps that differ by channel, as those of sensors do."""
+    """Offsets and steps that differ by channel, as those of sensors do; of integers every other."""
     rng = random.Random(seed)
+    if seed % 2:
+        step, middle, kind = (90, 0, "int16") if arch.is_signal else (200, 30000, "uint16")
+        offsets = (middle + rng.uniform(-50, 50) for _ in range(arch.channels))
+        scales = (step * rng.uniform(0.3, 1) for _ in range(arch.channels))
+        return InputQuantization(tuple(offsets), tuple(scales), kind)
+    if not arch.is_signal:  # Every channel has a range of its own in 0 to 255.
+        levels = [rng.uniform(30, 220) for _ in range(arch.channels)]
+        steps = (min(level, 255 - level) / 127 for level in levels)
+        return InputQuantization(tuple(levels), tuple(steps), "uint8")
     offsets = (rng.uniform(-20, 20) for _ in range(arch.channels))
     scales = (10 ** rng.uniform(-3, 1) for _ in range(arch.channels))
     return InputQuantization(tuple(offsets), tuple(scales))

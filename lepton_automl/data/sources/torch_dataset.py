@@ -23,6 +23,7 @@ from lepton_automl.data.named_arrays import MemoryArrays, converted
 from lepton_automl.data.part_names import parts_named
 from lepton_automl.data.pixel_scale import RawArray
 from lepton_automl.data.samples import PARTS, RawSamples, Samples
+from lepton_automl.data.signals import MAX_CHANNELS
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import DataError, first_line
 
@@ -416,6 +417,9 @@ def _of_several_shapes(
 
 def _shared_axis(pictures: Sequence[Array]) -> str | None:
     """Where the channels of pictures of several shapes are, by all of them together."""
-    with_channels = [x.shape for x in pictures if x.ndim == 3]
-    is_first, is_last = (all(s[n] in (1, 3) for s in with_channels) for n in (0, 2))
-    return None if is_first == is_last else "first" if is_first else "last"
+    shapes = {x.shape for x in pictures if x.ndim == 3}
+    for most in ((1, 3), range(1, MAX_CHANNELS + 1)):
+        is_first, is_last = (all(shape[n] in most for shape in shapes) for n in (0, 2))
+        if is_first != is_last:
+            return "first" if is_first else "last"
+    return None

@@ -90,14 +90,16 @@ class Task:
     validation_states: tuple[str, str] = ("", "")
     input_offsets: tuple[float, ...] = ()
     input_scales: tuple[float, ...] = ()
-    """Of the channels of a signal (`InputQuantization`); empty for pictures."""
+    """Of the channels of inputs that the file quantizes (`InputQuantization`); else empty."""
+    input_type: str = "float32"
+    """Their type."""
 
     @property
     def preprocessing(self) -> Preprocessing:
         """Of a net with new weights."""
         signal = None
         if self.input_scales:
-            signal = InputQuantization(self.input_offsets, self.input_scales)
+            signal = InputQuantization(self.input_offsets, self.input_scales, self.input_type)
         return Preprocessing(self.zero_point, self.scale, signal)
 
     @property

@@ -1,0 +1,92 @@
+"""Pictures in `.npy` files, one a file, of any number of channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.core import untrusted_arrays
+from lepton_automl.data import decode
+from lepton_automl.data.framing import Framing
+from lepton_automl.data.pixel_scale import OPTION, PixelScale
+from lepton_automl.errors import DataError
+
+SUFFIX = ".npy"
+
+
+def read_picture(path: Path, channels: int) -> NDArray[Any]:
+    """The values of a picture as they are stored.
+
+    Parameters
+    ----------
+    path : Path
+        `.npy`: (H, W, C), (C, H, W), or (H, W) for one channel; also as the only one of an array
+        of pictures.
+    channels : int
+        Of the net.
+
+    Returns
+    -------
+    ndarray
+        (H, W, `channels`), of any numeric type.
+
+    Raises
+    ------
+    DataError
+        If the file holds something else.
+    """
+    values = untrusted_arrays.read_npy(path, fix="give one picture a file, (H, W, C)")
+    found = values[0] if values.ndim == 4 and len(values) == 1 else values
+    if found.ndim == 2 and channels == 1:
+        found = found[..., None]
+    is_last = found.ndim == 3 and found.shape[2] == channels
+    is_first = found.ndim == 3 and found.shape[0] == channels
+    if found.dtype.kind not in "buif" or not found.size or not (is_last or is_first):
+        raise DataError(
+            f"{path} holds {values.dtype} {values.shape}, the net reads one picture (height, "
+            f"width, {channels})",
+            fix="give pictures with the channels that the net was made for, one a file",
+        )
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        raise DataError(f"{path} has NaN or infinite values", fix="repair it")
+    return found if is_last else np.moveaxis(found, 0, 2)
+
+
+def read_pixels(
+    path: Path,
+    channels: int,
+    size: tuple[int, int],
+    scale: PixelScale | None,
+    framing: Framing | None,
+) -> NDArray[np.uint8]:
+    """The pixels (H, W, `channels`) of a picture, 0 to 255, in the size of a net.
+
+    Parameters
+    ----------
+    path, channels
+        As of `read_picture`.
+    size, framing
+        As of `decode.decode`.
+    scale : PixelScale or None
+        Black and white of the values; None: not known, then they must be uint8.
+
+    Raises
+    ------
+    DataError
+        As `read_picture`, or if the values need a scale.
+    """
+    values = read_picture(path, channels)
+    if scale is not None:
+        pixels = scale.to_uint8(values)
+    elif values.dtype == np.uint8:
+        pixels = np.ascontiguousarray(values)
+    else:
+        raise DataError(
+            f"{path} holds {values.dtype}, and the file does not say which value is black and "
+            "which white",
+            fix=f"give uint8 pixels, or state the values with {OPTION} BLACK:WHITE",
+        )
+    return decode.decode(pixels, channels, size, framing=framing)
