@@ -1,6 +1,6 @@
 # make demo: virtual environment, then the main job on scikit-learn's digits.
 # make check: virtual environment, then lint, types, import rules and tests.
-# make check-all: the same with the tests marked slow.
+# make check-all: the same with the tests marked slow, and every program started, none forked.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ check: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check-all: lint
-	$(BIN)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
+	LEPTON_TESTS_START_PROCESSES=1 $(BIN)/python -m pytest -m "" -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -49,6 +49,8 @@ _TITLE = "-" * 4096
 """Room for the command lines of forked programs."""
 _AT_START = ("LD_", "PYTHON", "LC_", "LANG", "OMP_", "MKL_")
 """Beginnings of variables that count when an interpreter starts."""
+_AS_LOADED = ("sys.modules", "sys.meta_path", "setrlimit")
+"""A program with one of these depends on what it has loaded."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -130,13 +132,9 @@ def _uses_lepton(words: Sequence[str]) -> bool:
     """Whether a program spends its time on the imports of lepton."""
     if words[:1] == ["-m"]:
         return words[1] == "lepton_automl"
-    kept = (
-        "sys.modules",
-        "sys.meta_path",
-        "setrlimit",
-    )  # What a program has loaded counts for both.
-    is_kept = any(name in words[1] for name in kept) if words else True
-    return not is_kept and "lepton_automl" in words[1]
+    return (
+        bool(words) and "lepton_automl" in words[1] and not any(n in words[1] for n in _AS_LOADED)
+    )
 
 
 def _at_start(env: Mapping[str, str]) -> dict[str, str]:
