@@ -437,7 +437,7 @@ def with_groups(
         As `stated_groups`.
     """
     if not checked.samples.are_pictures:
-        return _with_stated_groups(checked, group)
+        return _with_stated_groups(checked, group, is_timed=not by_names)
     return _with_found_groups(checked, group, emit, by_names=by_names)
 
 
@@ -520,13 +520,17 @@ def stated_groups(samples: Samples, group: str | None) -> NDArray[np.int64] | No
     return groups_by_pattern(pattern, samples.ids, tuple(samples.attributes))
 
 
-def _with_stated_groups(checked: CheckedSamples, group: str | None) -> CheckedSamples:
+def _with_stated_groups(
+    checked: CheckedSamples, group: str | None, *, is_timed: bool
+) -> CheckedSamples:
     """Signals with the groups that are stated, or those of the data."""
     if (stated := stated_groups(checked.samples, group)) is not None:
         return _grouped(checked, stated)
-    if group == NONE:
-        return _grouped(checked, None if checked.samples.audio is None else checked.samples.groups)
     samples = checked.samples
+    if group == NONE and samples.spans is not None and not is_timed:
+        return _with_recordings(checked, samples.spans[:, 0])
+    if group == NONE:
+        return _grouped(checked, None if samples.audio is None else samples.groups)
     if samples.groups is not None or not _wanted(samples):
         return checked
     what = "windows" if samples.audio is None else "recordings"
@@ -542,6 +546,26 @@ def _with_stated_groups(checked: CheckedSamples, group: str | None) -> CheckedSa
     )
     decisions = (*samples.decisions, decision)
     return dataclasses.replace(checked, samples=dataclasses.replace(samples, decisions=decisions))
+
+
+def _with_recordings(checked: CheckedSamples, recordings: NDArray[np.int64]) -> CheckedSamples:
+    """Windows that no group holds together but their recording, where there are enough of them."""
+    count, samples = len(np.unique(recordings)), checked.samples
+    if count == len(recordings):
+        return _grouped(checked, None)
+    is_whole = count > len(_wanted(samples))
+    decision = Decision(
+        name="groups",
+        choice="windows of one recording stay in one part, groups need not"
+        if is_whole
+        else "windows are drawn one by one: neighbours share values, so that validation and test "
+        "are too good",
+        evidence=f"--group none; {count} recordings of {len(recordings)} windows",
+        certainty="inferred" if is_whole else "assumed",
+        option="--time COLUMN (cuts through recordings)",
+    )
+    samples = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
+    return _grouped(dataclasses.replace(checked, samples=samples), recordings if is_whole else None)
 
 
 def _no_picture_option(option: str, samples: Samples) -> ConfigError:
@@ -768,8 +792,10 @@ def with_time_decision(
         left = int((parts == window_times.LEFT_OUT).sum())
         each = window_times.clocks_restart(samples, times.seconds)
         where = "each recording by its own clock" if each else "all recordings at the same times"
-        text = f"{decision.choice}; {where}; {left} windows with values of two parts are left out"
+        text = f"{decision.choice}; {where}; {left} windows with values of two parts are left out; "
+        text += "intervals count blocks of time of 4 windows"
         decision = dataclasses.replace(decision, choice=text)
+        samples = dataclasses.replace(samples, groups=window_times.blocks(samples, parts))
     changed = dataclasses.replace(samples, decisions=(*samples.decisions, decision))
     return dataclasses.replace(checked, samples=changed)
 

@@ -14,6 +14,8 @@ from lepton_automl.errors import DataError
 
 LEFT_OUT = "left out"
 """In place of a part: of windows that share values with an earlier part."""
+_BLOCK = 4
+"""Lengths of a window in a block of time, which intervals count as one sample."""
 _SAME_START = 0.01
 """Share of the time of the longest recording within which all start where clocks restart."""
 
@@ -30,6 +32,21 @@ def cut_through(samples: Samples) -> Samples:
 def is_cut_through(samples: Samples) -> bool:
     """Whether parts of these samples are cut through their recordings."""
     return samples.spans is not None and samples.groups is None
+
+
+def blocks(samples: Samples, parts: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Group (N,) of each window of recordings that were cut: its part, recording and block of time.
+
+    Neighbouring windows share values and are alike, so that they are no independent samples; blocks
+    of `_BLOCK` windows nearly are.
+    """
+    assert samples.spans is not None, "samples are no windows of recordings"
+    recording, start, end = samples.spans.T
+    block = start // (_BLOCK * (end - start))
+    part = np.unique(parts, return_inverse=True)[1]
+    keys = np.stack([part, recording, block])
+    groups: NDArray[np.int64] = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
+    return groups.astype(np.int64)
 
 
 def clocks_restart(samples: Samples, seconds: NDArray[np.float64]) -> bool:

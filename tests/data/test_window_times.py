@@ -51,7 +51,11 @@ def test_no_value_is_in_two_parts_and_later_parts_are_later(tmp_path, restarts, 
             assert max(first) < min(third)
         if second[0] is not None and third[0] is not None:
             assert max(second) < min(third)
-    assert all(part.groups is None for part in dataset.parts)
+    for part in dataset.parts:  # Blocks of time of 80 values count in intervals.
+        places = [place.removesuffix("]").partition("[") for place in part.ids]
+        blocks = [(name, int(span.partition(":")[0]) // 80) for name, _, span in places]
+        pairs = {*zip(blocks, part.groups.tolist(), strict=True)}
+        assert len(pairs) == len(set(blocks)) == len(set(part.groups.tolist()))
     (made,) = [each for each in dataset.decisions if each.name == "parts"]
     assert said in made.choice
     assert "windows with values of two parts are left out" in made.choice
@@ -93,3 +97,14 @@ def test_a_part_of_which_no_window_is_left_is_refused():
     )
     with pytest.raises(DataError, match="share values with an earlier part"):
         split_windows(samples, starts + 39.0)
+
+
+def test_without_groups_and_times_recordings_stay_whole_where_there_are_enough(tmp_path):
+    data = table(tmp_path / "a.csv", 6, restarts=True)
+    whole = open_dataset(data, group="none", window=20)
+    names = [{name for name, _ in values_of(part)} for part in whole.parts]
+    assert sum(map(len, names)) == 6
+    few = open_dataset(table(tmp_path / "b.csv", 2, restarts=True), group="none", window=20)
+    (made,) = [each for each in few.decisions if each.name == "groups"]
+    assert "neighbours share values" in made.choice
+    assert made.certainty == "assumed"

@@ -8,6 +8,7 @@ import random
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 
 from tests.faults.mutants.arrays import archive_of
@@ -159,7 +160,7 @@ def mutated_idx(rng: random.Random, inputs: Sequence[Content]) -> Content:
     if whole.startswith(b"\x1f\x8b"):
         try:
             whole = gzip.decompress(whole)
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, ValueError, zlib.error):
             return mutated_bytes(rng, inputs)
     if rng.random() < 0.25:
         made = mutated_bytes(rng, [whole])
