@@ -19,7 +19,7 @@ from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
-from lepton_automl.data import array_files, audio_files, decode, signal_files
+from lepton_automl.data import array_files, audio_files, decode, series_tables, signal_files
 from lepton_automl.data.framing import Framing, framing_in
 from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pixel_scale import parse as parse_scale
@@ -159,26 +159,40 @@ def _of_signals(
     found: list[Prediction] = []
     for path in paths:
         try:
-            windows = signal_files.read_windows(path, length, channels, names)
-            values: NDArray[Any] = windows.values
-            if session.dtype == np.int16:
-                values = signal_files.to_int16(str(path), windows.values)
+            for name, windows in _recordings(path, length, channels, names):
+                values: NDArray[Any] = windows.values
+                if session.dtype == np.int16:
+                    values = signal_files.to_int16(str(path), windows.values)
+                found += _of_windows(name, windows.starts, session.predict(values), labels)
         except DataError as error:
             on_unreadable(DataError(error.what, fix="leave this file out"))
-            continue
-        answers = session.predict(values)
-        each = [(labels[row.argmax()], float(row.max())) for row in answers]
-        if windows.starts:
-            (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
-            parts = zip(windows.starts, each, strict=True)
-            pieces = tuple(WindowAnswer(start, *answer) for start, answer in parts)
-            label = labels[joined.argmax()]
-            found.append(Prediction(path, label, float(joined.max()), windows=pieces))
-            continue
-        for number, answer in enumerate(each):
-            name = path if len(each) == 1 else path.with_name(f"{path.name}[{number}]")
-            found.append(Prediction(name, *answer))
     return found
+
+
+def _recordings(
+    path: Path, length: int, channels: int, names: Sequence[str]
+) -> list[tuple[Path, signal_files.Windows]]:
+    """Windows of the recordings in a file, with their names: the path where there is one."""
+    several = series_tables.read_several(path, length, names)
+    if several is None:
+        return [(path, signal_files.read_windows(path, length, channels, names))]
+    return [(path.with_name(f"{path.name}[{name}]"), windows) for name, windows in several]
+
+
+def _of_windows(
+    name: Path, starts: Sequence[int], answers: NDArray[np.floating], labels: Sequence[str]
+) -> Iterator[Prediction]:
+    """One prediction for the windows of a recording (`starts`), else one for each window."""
+    each = [(labels[row.argmax()], float(row.max())) for row in answers]
+    if starts:
+        (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
+        parts = zip(starts, each, strict=True)
+        pieces = tuple(WindowAnswer(start, *answer) for start, answer in parts)
+        yield Prediction(name, labels[joined.argmax()], float(joined.max()), windows=pieces)
+        return
+    for number, answer in enumerate(each):
+        one = name if len(each) == 1 else name.with_name(f"{name.name}[{number}]")
+        yield Prediction(one, *answer)
 
 
 def _channel_names(session: UntrustedSession) -> tuple[str, ...]:

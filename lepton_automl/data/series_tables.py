@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.signal_files import is_time_name
-from lepton_automl.data.signals import MAX_CHANNELS
+from lepton_automl.data.signal_files import Windows, is_time_name, window_starts
+from lepton_automl.data.signals import MAX_CHANNELS, to_signals
+from lepton_automl.data.table_files import read_table
 from lepton_automl.data.tables import (
     COLUMN_WORDS,
     Roles,
@@ -316,7 +318,7 @@ def recordings_in(
     """
     row_part, decisions = row_parts(table, Roles(split=roles.split), parts)
     values = np.stack([_numbers(table, channel) for channel in roles.channels], axis=1)
-    labels = class_texts(table.columns[roles.label])
+    labels = class_texts(table.columns[roles.label]) if roles.label else [""] * len(table)
     if bad := [n for n, text in enumerate(labels) if not text.isprintable()]:
         raise table.error(
             bad, f"the label {labels[bad[0]]!r} has characters that cannot be shown", "correct it"
@@ -342,6 +344,81 @@ def recordings_in(
             )
         )
     return found, (*decisions, *_gap_decision(roles, gaps))
+
+
+def read_several(
+    path: Path, length: int, channels: Sequence[str]
+) -> list[tuple[str, Windows]] | None:
+    """Windows of each recording in a table whose rows name several, half a window apart.
+
+    Recordings without a whole window are left out.
+
+    Parameters
+    ----------
+    path : Path
+        A file; only `.csv` is such a table.
+    length : int
+        Of a window.
+    channels : sequence of str
+        Names of the columns that are read.
+
+    Returns
+    -------
+    list of (str, Windows) or None
+        Names of recordings and their windows. None where the file is something else: it lacks a
+        column, or names fewer than two recordings.
+
+    Raises
+    ------
+    DataError
+        If a value is no number, or no recording has a whole window.
+    """
+    if path.suffix.lower() != ".csv" or not channels:
+        return None
+    try:
+        table = read_table(path)
+    except DataError:
+        return None  # Of recordings, messages are those of `signal_files`.
+    roles = _unlabelled(table, channels)
+    if roles is None or len(_rows_of(table, roles)) < 2:
+        return None
+    found = []
+    for each in recordings_in(table, roles)[0]:
+        starts = [
+            first + n
+            for first, end in each.pieces()
+            for n in window_starts(end - first, length, max(1, length // 2))
+        ]
+        if starts:
+            whole = to_signals(f"{path}: {each.name}", each.values[None], "channels last")[0]
+            cut = np.stack([whole[start : start + length] for start in starts])
+            found.append((each.name, Windows(cut, tuple(starts))))
+    if not found:
+        raise DataError(
+            f"{path}: no recording has {length} rows, a window of the net",
+            fix="give longer recordings",
+        )
+    return found
+
+
+def _unlabelled(table: Table, channels: Sequence[str]) -> SeriesRoles | None:
+    """The columns of a table that needs no labels; None where it lacks a channel."""
+    if not set(channels) <= table.columns.keys():
+        return None
+    taken: dict[str, str] = {}
+    for role in ("recording", "group"):
+        free = [n for n in table.columns if n not in (*channels, *taken.values())]
+        taken[role] = _by_name(table, role, free)
+    free = [n for n in table.columns if n not in (*channels, *taken.values())]
+    return SeriesRoles(
+        label="",
+        recording=taken["recording"],
+        time=_time_column(table, free),
+        group=taken["group"],
+        split="",
+        channels=tuple(channels),
+        evidence="",
+    )
 
 
 def _named(name: str, recording: str, group: str) -> str:

@@ -158,9 +158,10 @@ def split_by_time(
 
 
 def _alone(noun: str) -> str:
+    in_time = "; with --time COLUMN too it cuts recordings in time" if noun == "windows" else ""
     return (
         f"--group none splits without regard to groups, but then accuracies are those on {noun} of "
-        "groups that the net has seen"
+        f"groups that the net has seen{in_time}"
     )
 
 

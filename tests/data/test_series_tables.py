@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.series_tables import read_several
 from lepton_automl.data.sources.manifest import Manifest
 from lepton_automl.data.sources.recordings import Recordings
 from lepton_automl.errors import ConfigError, DataError
@@ -245,3 +247,22 @@ def test_rows_whose_recordings_are_not_there_are_left_out_on_request(tmp_path):
     samples = Manifest(skip_corrupt=True).read(data)
     assert len(samples) == 8
     assert "ignored 1 of 9 recordings" in samples.notes[0]
+
+
+def test_recordings_in_a_table_to_be_classified_are_put_apart(tmp_path):
+    """Oracle: the rows that were written; labels are not needed."""
+    rows = [{k: v for k, v in row.items() if k != "activity"} for row in rows_of(6, 50)]
+    data = write(tmp_path / "a.csv", sorted(rows, key=lambda row: row["t"] % 100))
+    found = read_several(Path(data), 20, ("z", "x"))
+    assert [name for name, _ in found] == [f"p{n % 3} {n}" for n in range(6)]
+    for n, (_, windows) in enumerate(found):
+        assert windows.starts == (0, 10, 20, 30)
+        own = [row for row in rows if row["session"] == n]
+        for start, values in zip(windows.starts, windows.values, strict=True):
+            expected = [[row["z"], row["x"]] for row in own[start : start + 20]]
+            np.testing.assert_array_equal(values, np.array(expected, np.float32))
+    assert read_several(Path(data), 20, ("x", "q")) is None
+    one = write(tmp_path / "b.csv", rows[:50])
+    assert read_several(Path(one), 20, ("x",)) is None
+    with pytest.raises(DataError, match="no recording has 51 rows"):
+        read_several(Path(data), 51, ("x",))
