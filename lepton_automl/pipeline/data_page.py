@@ -15,7 +15,7 @@ from lepton_automl.core import files
 from lepton_automl.data import decode
 from lepton_automl.data.audit import SampleKey
 from lepton_automl.errors import ConfigError
-from lepton_automl.pipeline.data_report import DataReport, suspect_text
+from lepton_automl.pipeline.data_report import DataReport, part_rows, suspect_text
 from lepton_automl.text import markup
 
 _SIDE = 72
@@ -32,7 +32,7 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #e6e9ed;padding:.25rem "
     ".6rem;text-align:left;vertical-align:top}figure{display:inline-block;margin:.2rem;width:88px;"
     "vertical-align:top}figcaption{font-size:10px;overflow-wrap:anywhere;color:#6b7480}"
-    ".group{display:inline-block;border:1px solid #e6e9ed;margin:.3rem;padding:.2rem}"
+    ".group{display:inline-block;vertical-align:top;border:1px solid #e6e9ed;margin:.3rem;padding:.2rem}"
     "img,svg{image-rendering:pixelated;max-width:88px}"
 )
 
@@ -79,23 +79,8 @@ def _page(report: DataReport) -> Iterator[str]:
     if report.refusal is not None:
         yield f"<p><strong>{markup(report.refusal.what)}</strong></p>\n"
     parts = report.parts
-    rows = {
-        "samples": [f"{part.samples:,}" for part in parts],
-        "different": [f"{part.different:,}" for part in parts],
-        "independent": [f"{part.independent:,}" for part in parts],
-        "channel means": [_numbers(part.channel_means) for part in parts],
-        "channel deviations": [_numbers(part.channel_deviations) for part in parts],
-    }
-    if dataset.kind == "pictures":
-        rows |= {
-            "height: least, median, largest": [str(part.heights) for part in parts],
-            "width: least, median, largest": [str(part.widths) for part in parts],
-            "kinds of files": [_counts(part.kinds) for part in parts],
-            "shapes": [_counts(part.shapes) for part in parts],
-            "EXIF orientations": [_counts(part.orientations) for part in parts],
-        }
     names = [part.name for part in parts]
-    yield _table(("", *names), [(name, *cells) for name, cells in rows.items()])
+    yield _table(("", *names), [(name, *cells) for name, cells in part_rows(parts)])
     classes = [
         (name, *(f"{part.class_counts[n]:,}" for part in parts))
         for n, name in enumerate(dataset.class_names)
@@ -114,12 +99,12 @@ def _page(report: DataReport) -> Iterator[str]:
     for finding in report.findings:
         yield f"<h3>{markup(finding.kind)}</h3>\n"
         yield f"<p>{markup(finding.message)} ({markup(finding.fix)})</p>\n"
+        if finding.kind == "unreadable files":
+            yield _table(
+                ("file that cannot be read", "class", "reason"),
+                [(file.id, file.class_name, file.error) for file in dataset.unreadable],
+            )
         yield from _groups(report, finding.samples)
-    if dataset.unreadable:
-        yield _table(
-            ("file that cannot be read", "class", "reason"),
-            [(file.id, file.class_name, file.error) for file in dataset.unreadable],
-        )
     yield f"<h2>Label suspects</h2>\n<p>{markup(report.suspects_text)}</p>\n"
     for suspect in report.suspects.suspects[: _GROUPS * _MEMBERS]:
         yield _figure(report, suspect.key, suspect_text(report, suspect))
@@ -190,11 +175,3 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{markup(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>\n"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return "; ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -231,6 +231,47 @@ def _spread(values: np.ndarray) -> tuple[int, int, int]:
 
 def _counted(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
+
+
+def part_rows(parts: Sequence[PartSummary]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The table of the parts: name of a row and a cell each part, without empty rows."""
+    rows: dict[str, Callable[[PartSummary], str]] = {
+        "samples": lambda part: f"{part.samples:,}",
+        "recordings": lambda part: "" if part.recordings is None else f"{part.recordings:,}",
+        "different": lambda part: f"{part.different:,}",
+        "independent groups": lambda part: (
+            f"{part.independent:,}" if part.has_groups else "no groups"
+        ),
+        "height, pixels": lambda part: _spread_text(part.heights),
+        "width, pixels": lambda part: _spread_text(part.widths),
+        "kinds": lambda part: _counts_text(part.kinds),
+        "shapes": lambda part: _counts_text(part.shapes),
+        "EXIF orientation": lambda part: _counts_text(
+            {_ORIENTATIONS.get(name, name): count for name, count in part.orientations.items()}
+        ),
+        "channel means": lambda part: ", ".join(f"{value:.4g}" for value in part.channel_means),
+        "channel deviations": lambda part: ", ".join(
+            f"{value:.4g}" for value in part.channel_deviations
+        ),
+    }
+    for name, cell in rows.items():
+        if any(cells := tuple(cell(part) for part in parts)):
+            yield name, cells
+
+
+_ORIENTATIONS = {"1": "upright", "3": "upside down", "6": "turned left", "8": "turned right"}
+"""EXIF orientation -> how the stored picture lies; the mirrored ones are rare."""
+
+
+def _spread_text(values: tuple[int, int, int] | None) -> str:
+    if values is None:
+        return ""
+    low, middle, high = values
+    return str(low) if low == high else f"{low} to {high}, median {middle}"
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def resolution_text(found: Resolution) -> str:

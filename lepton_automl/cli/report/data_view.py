@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -11,10 +10,10 @@ from rich.text import Text
 
 from lepton_automl.cli.report.tables import decision_table
 from lepton_automl.data.full_audit import MAX_SAMPLES
-from lepton_automl.pipeline.data_report import suspect_text
+from lepton_automl.pipeline.data_report import part_rows, suspect_text
 
 if TYPE_CHECKING:
-    from lepton_automl.pipeline.data_report import DataReport, PartSummary
+    from lepton_automl.pipeline.data_report import DataReport
 
 _CLASSES = 30
 """Classes whose counts are printed at most; `--json` has all."""
@@ -65,26 +64,8 @@ def _parts(found: DataReport) -> Table:
         "", *(part.name for part in found.parts), title=f"{found.dataset.name}: {kind}",
         title_justify="left", title_style="bold",
     )  # fmt: skip
-    rows: dict[str, Callable[[PartSummary], str]] = {
-        "samples": lambda part: f"{part.samples:,}",
-        "recordings": lambda part: "" if part.recordings is None else f"{part.recordings:,}",
-        "different": lambda part: f"{part.different:,}",
-        "independent groups": lambda part: (
-            f"{part.independent:,}" if part.has_groups else "no groups"
-        ),
-        "height, pixels": lambda part: _spread(part.heights),
-        "width, pixels": lambda part: _spread(part.widths),
-        "kinds": lambda part: _counts(part.kinds),
-        "shapes": lambda part: _counts(part.shapes),
-        "EXIF orientations": lambda part: _counts(part.orientations),
-        "channel means": lambda part: ", ".join(f"{value:.4g}" for value in part.channel_means),
-        "channel deviations": lambda part: ", ".join(
-            f"{value:.4g}" for value in part.channel_deviations
-        ),
-    }
-    for name, cell in rows.items():
-        if any(cells := [cell(part) for part in found.parts]):
-            table.add_row(name, *cells)
+    for name, cells in part_rows(found.parts):
+        table.add_row(name, *cells)
     return table
 
 
@@ -96,14 +77,3 @@ def _classes(found: DataReport) -> Table:
     for n, name in enumerate(found.dataset.class_names[:_CLASSES]):
         table.add_row(name, *(f"{part.class_counts[n]:,}" for part in found.parts))
     return table
-
-
-def _spread(values: tuple[int, int, int] | None) -> str:
-    if values is None:
-        return ""
-    low, middle, high = values
-    return str(low) if low == high else f"{low} to {high}, median {middle}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return "; ".join(f"{name} {count:,}" for name, count in counts.items())
