@@ -32,8 +32,8 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #e6e9ed;padding:.25rem "
     ".6rem;text-align:left;vertical-align:top}figure{display:inline-block;margin:.2rem;width:88px;"
     "vertical-align:top}figcaption{font-size:10px;overflow-wrap:anywhere;color:#6b7480}"
-    ".group{display:inline-block;vertical-align:top;border:1px solid #e6e9ed;margin:.3rem;padding:.2rem}"
-    "img,svg{image-rendering:pixelated;max-width:88px}"
+    ".group{display:inline-block;vertical-align:top;border:1px solid #e6e9ed;margin:.3rem;"
+    "padding:.2rem}img,svg{image-rendering:pixelated;max-width:88px}"
 )
 
 
