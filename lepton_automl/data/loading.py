@@ -986,6 +986,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         parts=np.concatenate([first, np.full(len(more), "test", "<U10")]),
         groups=_concatenate_numbers(samples, more, samples.groups, more.groups),
         recordings=_concatenate_numbers(samples, more, samples.recordings, more.recordings),
+        spans=_concatenate_spans(samples.spans, more.spans),
         attributes=_concatenate_attributes(samples, more),
         channel_names=samples.channel_names,
         notes=samples.notes + more.notes,
@@ -1020,6 +1021,15 @@ def _concatenate(first: Pictures, second: Pictures) -> Pictures:
         if first.shape[1:] == second.shape[1:]:
             return large_arrays.join([first, second])
     return (*first, *second)
+
+
+def _concatenate_spans(
+    first: NDArray[np.int64] | None, second: NDArray[np.int64] | None
+) -> NDArray[np.int64] | None:
+    if first is None or second is None:
+        return None
+    moved = second + np.array([int(first[:, 0].max()) + 1, 0, 0])
+    return np.concatenate([first, moved])
 
 
 def _concatenate_numbers(

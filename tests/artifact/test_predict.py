@@ -12,7 +12,13 @@ from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.predict import predict, shipped_file
 from lepton_automl.data.pixel_scale import NAMED
 from lepton_automl.errors import ArtifactError, DataError
+from lepton_automl.models.arch import chain
+from lepton_automl.models.layers.conv import Conv
+from lepton_automl.models.layers.head import Head
+from lepton_automl.models.layers.stem import Stem
+from lepton_automl.models.onnx_export import float_onnx
 from tests.helpers.artifacts import CLASSES, make_bundle, verdict
+from tests.helpers.nets import random_model
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +204,18 @@ def test_nothing_to_classify_is_an_error(artifact, tmp_path):
 def test_a_folder_without_an_artifact_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no manifest\.json"):
         predict(tmp_path, [tmp_path])
+
+
+def test_columns_are_found_by_the_names_of_the_channels_in_the_file(tmp_path):
+    """Oracle: the answer to the same values as an array, in the order of training."""
+    arch = chain((16, 2), [Stem(8), Conv(8, stride=2), Head()], 2)
+    words = writer.channel_metadata(("x", "y"))
+    (tmp_path / "net.onnx").write_bytes(float_onnx(random_model(arch), ("run", "walk"), words))
+    values = np.random.default_rng(0).normal(0, 3, (16, 2)).astype(np.float32)
+    np.save(tmp_path / "a.npy", values)
+    rows = [f"{y:.9g},{n % 3},{x:.9g},walk" for n, (x, y) in enumerate(values)]
+    (tmp_path / "a.csv").write_text("\n".join(["y,z,x,label", *rows]) + "\n")
+    known, named = predict(tmp_path / "net.onnx", [tmp_path / "a.npy", tmp_path / "a.csv"])
+    assert named.label == known.label
+    assert named.probability == pytest.approx(known.probability, rel=1e-5)
+    assert writer.channel_metadata(()) == {}

@@ -108,3 +108,12 @@ def test_without_groups_and_times_recordings_stay_whole_where_there_are_enough(t
     (made,) = [each for each in few.decisions if each.name == "groups"]
     assert "neighbours share values" in made.choice
     assert made.certainty == "assumed"
+
+
+def test_validation_is_cut_from_training_beside_other_test_data(tmp_path):
+    data = table(tmp_path / "a.csv", 3, restarts=False)
+    test = table(tmp_path / "b.csv", 2, restarts=False)
+    dataset = open_dataset(data, test=test, time="time", group="none", window=20, stride=5)
+    train, validation, _ = map(values_of, dataset.parts)
+    assert validation
+    assert not train & validation
