@@ -103,6 +103,13 @@ def places() -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _misses_a_file(error: Exception, folder: Path) -> bool:
+    """Whether a library looked in vain for a file of its own: it ignores that a write failed."""
+    if not isinstance(error, FileNotFoundError) or error.filename is None:
+        return False
+    return Path(os.fsdecode(error.filename)).is_relative_to(folder)
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A temporary folder until the block ends; an interruption at any moment leaves none.
@@ -122,11 +129,12 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield scratch.path
     except Exception as error:
-        if (full := scratch.write_failure()) is None:
+        full = scratch.write_failure()
+        if full is None and not _misses_a_file(error, scratch.path):
             raise
+        reason = "a file is not there after it was written" if full is None else full.strerror
         raise MachineError(
-            f"the folder for temporary files {scratch.path.parent} cannot be written: "
-            f"{full.strerror}",
+            f"the folder for temporary files {scratch.path.parent} cannot be written: {reason}",
             fix="free some space there, or name another folder in TMPDIR",
         ) from error
     finally:

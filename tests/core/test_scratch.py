@@ -82,6 +82,14 @@ def test_what_a_library_raises_over_a_full_temporary_disk_is_an_error_of_the_mac
     assert "TMPDIR" in caught.value.fix
 
 
+def test_a_file_that_a_library_failed_to_write_is_an_error_of_the_machine(tmp_path):
+    message = r"files .* cannot be written: a file is not"
+    with pytest.raises(MachineError, match=message), scratch_folder() as folder:
+        (folder / "inferred.onnx").read_bytes()
+    with pytest.raises(FileNotFoundError), scratch_folder():
+        (tmp_path / "elsewhere").read_bytes()
+
+
 def test_an_interruption_while_a_temporary_folder_is_made_leaves_none(monkeypatch, temporary):
     make = os.mkdir
 
