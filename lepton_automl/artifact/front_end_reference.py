@@ -25,6 +25,7 @@ def reference_features(about: LogMel, audio: NDArray[np.int16]) -> NDArray[np.ui
         [np.interp(hertz, corners[n : n + 3], heights[:, n]) for n in range(about.mels)]
     )
     powers = (np.abs(spectrum) ** 2) @ filters.T
-    steps = np.rint(np.log1p(powers / about.floor) / about.step)
-    found: NDArray[np.uint8] = np.clip(steps, 0, 255).astype(np.uint8)
+    values = np.log1p(powers / about.floor)
+    steps = np.rint((values - values.mean(1, keepdims=True)) / about.step)
+    found: NDArray[np.uint8] = np.clip(steps + 128, 0, 255).astype(np.uint8)
     return found

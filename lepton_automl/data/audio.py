@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +11,20 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.errors import ConfigError
 from lepton_automl.models.front_end import MAX_MELS, LogMel, default_frame
-from lepton_automl.models.front_end_onnx import compute_power
+from lepton_automl.models.front_end_onnx import compute_centred, compute_power
 
 _MELS = 40
 """Filters where none are stated."""
 _LOW_HZ = 60.0
 """Lower end of the filters: hum of the mains is below."""
-_RANGE_DB = 80.0
-"""Range of the 8-bit features."""
-_LOUDEST = 0.999
-"""Share of the training powers that are not clipped."""
+_FLOOR_DB = 80.0
+"""Powers so far below the loudest ones are compressed."""
+_LOUDEST = _INSIDE = 0.999
+"""Share of the training powers below the loudest ones, and of the features that 8 bits hold."""
 _MEASURED = 1024
 """Training windows from which the range is measured, evenly spaced."""
-_STEPS = 255
+_STEPS = 127
+"""Steps of the features above and below their mean."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def make_front_end(
     Returns
     -------
     LogMel
-        Frames of about 32 ms every 20 ms; 80 dB down from what 99.9 % of the powers are below.
+        Frames of about 32 ms every 20 ms; the floor is 80 dB below what 99.9 % of the powers are
+        below, and 127 steps hold 99.9 % of the features.
     tuple of Decision
         What was chosen, and the option that overrules it.
 
@@ -74,9 +75,9 @@ def make_front_end(
     places = np.linspace(0, len(audio) - 1, min(_MEASURED, len(audio))).round().astype(np.int64)
     powers = compute_power(made, audio[places])
     loudest = float(np.quantile(powers, _LOUDEST)) or 1.0
-    ratio = 10 ** (_RANGE_DB / 10)
-    step = float(np.float32(math.log1p(ratio) / _STEPS))
-    front_end = LogMel(**{**made.to_fields(), "floor": loudest / ratio, "step": step})
+    made = LogMel(**{**made.to_fields(), "floor": loudest / 10 ** (_FLOOR_DB / 10)})
+    reach = float(np.quantile(np.abs(compute_centred(made, audio[places])), _INSIDE)) or 1.0
+    front_end = LogMel(**{**made.to_fields(), "step": float(np.float32(reach / _STEPS))})
     return front_end, _decisions(front_end, mels)
 
 
@@ -108,8 +109,8 @@ def _decisions(front_end: LogMel, mels: int | None) -> tuple[Decision, ...]:
         Decision(
             name="front end",
             choice=f"{front_end}; part of the file, which reads int16 samples",
-            evidence=f"frames of about 32 ms, a power of two, every 20 ms; range {_RANGE_DB:g} dB "
-            f"down from the loudest {1 - _LOUDEST:.1%} of the training part",
+            evidence="frames of about 32 ms, a power of two, every 20 ms; the mean of each band "
+            f"over the window is subtracted; 8 bits hold {_INSIDE:.1%} of the training features",
             certainty="assumed",
             option=option,
         ),

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from lepton_automl.core.field_types import check_finite
 
 MAX_RATE, MAX_WINDOW, MAX_MELS = 192_000, 1 << 20, 256
+ZERO_POINT = 128
+"""Feature of a filter that has its mean."""
 _FRAMES = tuple(1 << power for power in range(4, 14))
 _WHOLE = ("rate", "window", "stride", "frame", "hop", "mels")
 
@@ -26,12 +28,12 @@ class LogMel:
     A frame is weighted by a Hann window (periodic) and its power spectrum summed by `mels`
     triangular filters of height 1, whose corners are evenly spaced on the mel scale of
     O'Shaughnessy 1987 (2595 log10(1 + f / 700)). With the power m of a filter, in squared steps of
-    16-bit samples:
+    16-bit samples, v = ln(1 + m / floor), and of that the mean of each filter over the window:
 
-        q = round half to even(ln(1 + m / floor) / step), clipped to 0 to 255
+        q = round half to even((v - mean) / step) + 128, clipped to 0 to 255
 
-    so that silence is 0. Offset and scale are fixed, not those of a recording: a device that
-    listens all the time computes the same.
+    The difference removes what is constant in a window, such as loudness, microphone and part of
+    the voice (cepstral mean subtraction: Atal 1974). Range and step are fixed.
     """
 
     rate: int

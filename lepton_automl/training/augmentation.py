@@ -19,10 +19,10 @@ _GAIN, _NOISE = 0.2, 0.1
 """At strength 1, of signals: gain and offset (standard deviations), likewise; deviation of the
 noise."""
 _SPEED, _START, _WIDTH, _PITCH = 0.15, 0.1, 0.08, 0.04
-_AUDIO_GAIN, _MASKED = 0.3, 0.25
+_MASKED = 0.25
 """At strength 1, of features of sound: log speed, start as a share of the frames, log width and
-position as a share of the bands, gain in standard deviations (about 6 dB), likewise; share of the
-frames and of the bands that are masked at most."""
+position as a share of the bands, likewise; share of the frames and of the bands that are masked at
+most."""
 _HUE, _SATURATION = 0.2, 0.5
 """At strength 1, likewise: hue, and contrast and brightness of one channel; saturation."""
 
@@ -33,7 +33,6 @@ def random_augment(
     strength: float,
     *,
     flipped: Tensor | None = None,
-    silence: float = 0.0,
     generator: torch.Generator,
 ) -> Tensor:
     """Apply a random affine transform or crop to every picture; edges are filled by reflection.
@@ -50,8 +49,6 @@ def random_augment(
         0 (none) to 1.
     flipped : Tensor, optional
         bool (B,): the pictures to mirror left to right; None mirrors none.
-    silence : float
-        Least value that features of sound have.
     generator : torch.Generator
         Of the device of `x`.
 
@@ -67,7 +64,7 @@ def random_augment(
     if kind == "signal":
         return _disturbed(_random_crop(x, strength, flipped, generator), strength, generator)
     if kind == "audio":
-        return _disturbed_audio(x, strength, silence, generator)
+        return _disturbed_audio(x, strength, generator)
     sign = torch.ones(len(x), device=x.device) if flipped is None else 1 - 2 * flipped.float()
     grid = _affine_grid(sign, x.shape[2], x.shape[3], strength, generator)
     # Kernels for sampling are fast on channels first, those for training on channels last.
@@ -182,16 +179,15 @@ def _disturbed(x: Tensor, strength: float, generator: torch.Generator) -> Tensor
     return x.mul_(1 + gain).add_(offset).add_(noise, alpha=strength * _NOISE)
 
 
-def _disturbed_audio(
-    x: Tensor, strength: float, silence: float, generator: torch.Generator
-) -> Tensor:
+def _disturbed_audio(x: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Change log-mel features (B, 1, frames, bands) as another voice and another place would.
 
     Speed and start in time, and along the bands position and width (another vocal tract: Jaitly and
-    Hinton 2013), by resampling; a gain adds to what is no silence; noise; a mask in time and one of
-    bands, set to the mean (SpecAugment: Park et al. 2019, arXiv:1904.08779).
+    Hinton 2013), by resampling; noise; a mask in time and one of bands, set to the mean
+    (SpecAugment: Park et al. 2019, arXiv:1904.08779). A gain changes nothing, as the front end
+    subtracts the mean of each band.
     """
-    draws = strength * _uniform(5, len(x), generator)
+    draws = strength * _uniform(4, len(x), generator)
     y, across = (
         torch.exp(zoom * draw)[:, None] * ((torch.arange(1 - n, n, 2, device=x.device)) / n)
         + shift * other[:, None]
@@ -203,13 +199,11 @@ def _disturbed_audio(
     grid = torch.empty(len(x), *x.shape[2:], 2, device=x.device)
     grid[..., 0], grid[..., 1] = across[:, None], y[:, :, None]
     x = F.grid_sample(x.contiguous(), grid, padding_mode="border", align_corners=False)
-    gain = _AUDIO_GAIN * draws[4][:, None, None, None]
     noise = torch.randn(x.shape, generator=generator, device=x.device)
-    louder = x + gain * (x > silence + _AUDIO_GAIN)
-    louder = louder.add_(noise, alpha=strength * _NOISE).clamp_(min=silence)
+    x = x.add_(noise, alpha=strength * _NOISE)
     for axis in (2, 3):
-        louder = _masked(louder, axis, strength * _MASKED, generator)
-    return louder.contiguous(memory_format=torch.channels_last)
+        x = _masked(x, axis, strength * _MASKED, generator)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _masked(x: Tensor, axis: int, share: float, generator: torch.Generator) -> Tensor:

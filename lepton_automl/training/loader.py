@@ -155,7 +155,6 @@ class Loader:
             recipe.augment_kind,
             0.0 if is_plain else recipe.augment,
             flipped=flipped if recipe.flip else None,
-            silence=-self.preprocessing.zero_point * self.preprocessing.scale,
             generator=self._augment_rng,
         )
         self._chunk = Batch(x, labels)

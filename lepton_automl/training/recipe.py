@@ -35,7 +35,7 @@ class Recipe:
     augment_kind: str = "affine"
     """`affine` (rotation, zoom, shear, shift, contrast, brightness), `crop` (shift by whole
     pixels), or `signal` (shift in time, gain, offset, noise), or
-    `audio` (speed, start, pitch, gain, noise, masks of log-mel features)."""
+    `audio` (speed, start, pitch, noise, masks of log-mel features)."""
     cutout: float = 0.0
     """Side of a square set to grey in each picture, as a share of the picture's; 0 sets none."""
     colour: float = 0.0

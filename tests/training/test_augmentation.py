@@ -230,11 +230,10 @@ def features(count=400):
     return x, 4 + where[0], where[1]
 
 
-def test_sounds_move_a_little_in_time_and_pitch_and_stay_above_silence():
+def test_sounds_move_a_little_in_time_and_pitch():
     x, frame, band = features()
-    y = augmentation.random_augment(x, "audio", 1.0, silence=-2.0, generator=draws())
+    y = augmentation.random_augment(x, "audio", 1.0, generator=draws())
     assert y.shape == x.shape
-    assert y.min() >= -2.0
     place = y.flatten(1).argmax(1)
     kept = y.flatten(1).max(1).values > 1  # The others are below a mask, or between two places.
     assert kept.float().mean() > 0.5
@@ -243,19 +242,9 @@ def test_sounds_move_a_little_in_time_and_pitch_and_stay_above_silence():
     assert moved[1].max() in (1, 2)
 
 
-def test_a_gain_changes_sound_and_not_silence():
-    x = torch.full((400, 1, 8, 8), 3.0)
-    x[:, :, :, 4:] = -2.0
-    y = augmentation.random_augment(x, "audio", 0.5, silence=-2.0, generator=draws())
-    loud, quiet = y[:, 0, :, 1], y[:, 0, :, 6]
-    own = torch.stack([each[each != 0].median() for each in loud if each.any()])  # 0 is masked.
-    assert 0.05 < own.std() < 0.12  # Uniform of -0.15 to 0.15, and noise.
-    assert (quiet[quiet != 0] + 2).mean() < 0.05
-
-
 def test_masks_are_whole_frames_and_whole_bands():
     x = torch.full((500, 1, 20, 16), 5.0)
-    y = augmentation.random_augment(x, "audio", 1.0, silence=-2.0, generator=draws())
+    y = augmentation.random_augment(x, "audio", 1.0, generator=draws())
     masked = (y == 0)[:, 0]
     frames, bands = masked.all(2), masked.all(1)
     assert torch.equal(masked, frames[:, :, None] | bands[:, None, :])
