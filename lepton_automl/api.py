@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lepton_automl.config import (
     Balance,
+    BandMean,
     ChannelAxis,
     Channels,
     Flip,
@@ -78,6 +79,7 @@ class Options(TypedDict, total=False):
     stride: int | None
     rate: int | None
     mels: int | None
+    band_mean: BandMean
     flip: Flip
     refit: Refit
     folds: str
@@ -108,6 +110,7 @@ class DataOptions(TypedDict, total=False):
     stride: int | None
     rate: int | None
     mels: int | None
+    band_mean: BandMean
     balance: Balance
     channels: Channels
     pixel_scale: str

@@ -42,6 +42,7 @@ Channels = Literal["auto", "1", "3", "4"]
 InputType = Literal["auto", "uint8", "uint16", "int16", "float32"]
 ChannelAxis = Literal["auto", "first", "last"]
 Flip = Literal["auto", "on", "off"]
+BandMean = Literal["auto", "keep", "subtract"]
 Refit = Literal["auto", "on", "off"]
 
 
@@ -266,6 +267,9 @@ class RunConfig:
     """Sampling rate, hertz, to which sound is brought; None: its own, at most 16,000."""
     mels: int | None = None
     """Bands of the log-mel features of sound; None: 40."""
+    band_mean: BandMean = "auto"
+    """Whether the mean of each band over the window is subtracted: `subtract`, `keep`, or `auto`
+    (`data.audio.make_front_end`)."""
     flip: Flip = "auto"
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
     refit: Refit = "auto"
@@ -338,6 +342,7 @@ class RunConfig:
             ("channels", self.channels, {"auto", "1", "3", "4"}),
             ("input-type", self.input_type, {"auto", "uint8", "uint16", "int16", "float32"}),
             ("channel-axis", self.channel_axis, {"auto", "first", "last"}),
+            ("band-mean", self.band_mean, {"auto", "keep", "subtract"}),
         ):
             if value not in legal:
                 raise ConfigError(

@@ -26,6 +26,9 @@ def reference_features(about: LogMel, audio: NDArray[np.int16]) -> NDArray[np.ui
     )
     powers = (np.abs(spectrum) ** 2) @ filters.T
     values = np.log1p(powers / about.floor)
-    steps = np.rint((values - values.mean(1, keepdims=True)) / about.step)
-    found: NDArray[np.uint8] = np.clip(steps + 128, 0, 255).astype(np.uint8)
+    middle = 0
+    if about.is_centred:
+        values, middle = values - values.mean(1, keepdims=True), 128
+    steps = np.rint(values / about.step) + middle
+    found: NDArray[np.uint8] = np.clip(steps, 0, 255).astype(np.uint8)
     return found

@@ -40,6 +40,7 @@ def data(
     stride: o.Stride = None,
     rate: o.Rate = None,
     mels: o.Mels = None,
+    band_mean: o.BandMeanName = "auto",
     balance: o.BalanceName = "auto",
     channels: o.ChannelsName = "auto",
     pixel_scale: o.PixelScaleText = "auto",

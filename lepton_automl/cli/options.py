@@ -281,6 +281,14 @@ Mels = Annotated[
         show_default=False,
     ),
 ]
+BandMeanName = Annotated[
+    str,
+    typer.Option(
+        "--band-mean",
+        help="Mean of each band of sound over the window: subtract or keep; auto: by a quick "
+        "classifier.",
+    ),
+]
 FlipName = Annotated[
     str,
     typer.Option(

@@ -38,6 +38,7 @@ def search(
     stride: o.Stride = None,
     rate: o.Rate = None,
     mels: o.Mels = None,
+    band_mean: o.BandMeanName = "auto",
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
     folds: o.FoldsText = "auto",

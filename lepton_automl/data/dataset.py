@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lepton_automl.config import (
     AUTO,
     Balance,
+    BandMean,
     ChannelAxis,
     Channels,
     InputType,
@@ -492,6 +493,7 @@ def open_dataset(
     stride: int | None = None,
     rate: int | None = None,
     mels: int | None = None,
+    band_mean: BandMean = "auto",
     known_front_end: LogMel | None = None,
     quarantine: Path | None = None,
     channels: Channels = "auto",
@@ -534,6 +536,8 @@ def open_dataset(
         Values of a window of a recording, and from the start of one to the next.
     rate, mels : int, optional
         Sampling rate of sound in hertz, and bands of its features.
+    band_mean : str
+        Whether the mean of each band over the window is subtracted (`data.audio.make_front_end`).
     known_front_end : LogMel, optional
         The front end of a net, which other sound is read for; other data ignore it.
     quarantine : Path, optional
@@ -569,6 +573,7 @@ def open_dataset(
         "skip_corrupt": skip_corrupt or None,
         "rate": rate,
         "mels": mels,
+        "band_mean": None if band_mean == AUTO else band_mean,
     }
     if known_front_end is not None and locate_data(str(data)).kind == AUDIO:
         options |= {name: getattr(known_front_end, name) for name in ("rate", "window", "stride")}
@@ -593,7 +598,9 @@ def open_dataset(
     else:
         checked = loading.with_time_decision(checked, times, parts)
     checked, signal = _quantized(checked, parts, input_type, emit)
-    checked, front_end = _with_front_end(checked, parts, mels, known_front_end)
+    checked, front_end = _with_front_end(
+        checked, parts, known_front_end, mels=mels, band_mean=band_mean
+    )
     train, validation, test_part = (
         _with_features(_part(checked, parts, name, signal), front_end) for name in PARTS
     )
@@ -673,7 +680,12 @@ def _converted(values: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[NDArray[A
 
 
 def _with_front_end(
-    checked: CheckedSamples, parts: NDArray[np.str_], mels: int | None, known: LogMel | None
+    checked: CheckedSamples,
+    parts: NDArray[np.str_],
+    known: LogMel | None,
+    *,
+    mels: int | None,
+    band_mean: BandMean,
 ) -> tuple[CheckedSamples, LogMel | None]:
     """The front end for sound, by the training part unless it is known; None for other samples."""
     samples = checked.samples
@@ -681,7 +693,15 @@ def _with_front_end(
         return checked, None
     if known is not None:
         return dataclasses.replace(checked, size=known.feature_shape[:2]), known
-    front_end, made = make_front_end(samples.sound[parts == "train"], samples.audio, mels)
+    is_training = parts == "train"
+    front_end, made = make_front_end(
+        samples.sound[is_training],
+        samples.audio,
+        samples.labels[is_training],
+        None if samples.groups is None else samples.groups[is_training],
+        mels=mels,
+        band_mean=band_mean,
+    )
     changed = dataclasses.replace(samples, decisions=(*samples.decisions, *made))
     return (
         dataclasses.replace(checked, samples=changed, size=front_end.feature_shape[:2]),

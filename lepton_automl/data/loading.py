@@ -922,6 +922,7 @@ _OPTIONS = {
     "stride": ("--stride", "neither a folder nor a table of recordings"),
     "rate": ("--rate", "no folder of sound"),
     "mels": ("--mels", "no folder of sound"),
+    "band_mean": ("--band-mean", "no folder of sound"),
 }
 """How data are read -> option, and what the data are where it has no effect."""
 

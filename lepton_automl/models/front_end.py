@@ -12,11 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core.field_types import check_finite
+from lepton_automl.core.field_types import check_finite, check_types
 
 MAX_RATE, MAX_WINDOW, MAX_MELS = 192_000, 1 << 20, 256
-ZERO_POINT = 128
-"""Feature of a filter that has its mean."""
 _FRAMES = tuple(1 << power for power in range(4, 14))
 _WHOLE = ("rate", "window", "stride", "frame", "hop", "mels")
 
@@ -28,12 +26,14 @@ class LogMel:
     A frame is weighted by a Hann window (periodic) and its power spectrum summed by `mels`
     triangular filters of height 1, whose corners are evenly spaced on the mel scale of
     O'Shaughnessy 1987 (2595 log10(1 + f / 700)). With the power m of a filter, in squared steps of
-    16-bit samples, v = ln(1 + m / floor), and of that the mean of each filter over the window:
+    16-bit samples and v = ln(1 + m / floor):
 
-        q = round half to even((v - mean) / step) + 128, clipped to 0 to 255
+        q = round half to even(v / step), or
+        q = round half to even((v - mean of the filter over the window) / step) + 128
 
-    The difference removes what is constant in a window, such as loudness, microphone and part of
-    the voice (cepstral mean subtraction: Atal 1974). Range and step are fixed.
+    clipped to 0 to 255. The difference removes what is constant in a window, such as loudness,
+    microphone and part of the voice (cepstral mean subtraction: Atal 1974). Floor and step are
+    fixed, so that a device that listens all the time computes the same.
     """
 
     rate: int
@@ -58,6 +58,8 @@ class LogMel:
     """Power of a filter to which quiet sounds are compressed; squared 16-bit steps."""
     step: float
     """Nepers of power a step of the features."""
+    is_centred: bool = False
+    """Whether the mean of each filter over the window is subtracted."""
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -80,6 +82,11 @@ class LogMel:
         for holds, rule in rules:
             if not holds:
                 raise ValueError(f"a front end has {rule}, this one is {self.to_fields()}")
+
+    @property
+    def zero_point(self) -> int:
+        """Feature of silence, or of a filter that has its mean."""
+        return 128 if self.is_centred else 0
 
     @property
     def frames(self) -> int:
@@ -126,12 +133,15 @@ class LogMel:
         TypeError, ValueError
             If a field is missing, unknown or out of its range.
         """
-        return cls(**fields)
+        made = cls(**fields)
+        check_types(made)
+        return made
 
     def __str__(self) -> str:
+        mean = " less their means over the window" if self.is_centred else ""
         return (
-            f"{self.mels} log-mel bands of {self.low_hz:g} to {self.high_hz:g} Hz, {self.frames} "
-            f"frames of {self.frame} samples every {self.hop}, at {self.rate} Hz"
+            f"{self.mels} log-mel bands of {self.low_hz:g} to {self.high_hz:g} Hz{mean}, "
+            f"{self.frames} frames of {self.frame} samples every {self.hop}, at {self.rate} Hz"
         )
 
 

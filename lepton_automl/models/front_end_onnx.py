@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from lepton_automl.models.front_end import ZERO_POINT, LogMel
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.onnx_file import AUDIO_NAME, OnnxWriter, open_session
 
 _BATCH = 64
@@ -24,16 +24,18 @@ def append_front_end(writer: OnnxWriter, front_end: LogMel) -> str:
     str
         Name of the features, uint8 (n, 1, frames, mels).
     """
-    x = _append_centred(writer, front_end)
-    scale, zero = writer.constant(np.float32(front_end.step)), writer.constant(np.uint8(ZERO_POINT))
-    x = writer.node("QuantizeLinear", x, scale, zero)
+    x = _append_logarithms(writer, front_end)
+    scale = writer.constant(np.float32(front_end.step))
+    x = writer.node("QuantizeLinear", x, scale, writer.constant(np.uint8(front_end.zero_point)))
     return writer.node("Unsqueeze", x, writer.constant(np.array([1], np.int64)))
 
 
-def _append_centred(writer: OnnxWriter, front_end: LogMel) -> str:
-    """Append the logarithms without their means over the window, float32 (n, frames, mels)."""
+def _append_logarithms(writer: OnnxWriter, front_end: LogMel) -> str:
+    """Append the features before they are quantized, float32 (n, frames, mels)."""
     x = writer.node("Add", _append_power(writer, front_end), writer.constant(np.float32(1)))
     x = writer.node("Log", x)
+    if not front_end.is_centred:
+        return x
     return writer.node("Sub", x, writer.node("ReduceMean", x, axes=[1], keepdims=1))
 
 
@@ -142,10 +144,10 @@ def compute_power(front_end: LogMel, audio: NDArray[np.int16]) -> NDArray[np.flo
     return _floats(writer, _append_power(writer, front_end), front_end, audio)
 
 
-def compute_centred(front_end: LogMel, audio: NDArray[np.int16]) -> NDArray[np.float32]:
+def compute_logarithms(front_end: LogMel, audio: NDArray[np.int16]) -> NDArray[np.float32]:
     """Features before they are quantized, nepers, float32 (N, frames, mels)."""
     writer = OnnxWriter()
-    return _floats(writer, _append_centred(writer, front_end), front_end, audio)
+    return _floats(writer, _append_logarithms(writer, front_end), front_end, audio)
 
 
 def _floats(

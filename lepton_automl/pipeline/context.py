@@ -510,6 +510,7 @@ def part_options(config: RunConfig) -> dict[str, Any]:
         "stride": config.stride or 0,
         "rate": config.rate or 0,
         "mels": config.mels or 0,
+        "band_mean": config.band_mean,
     }
 
 

@@ -54,6 +54,7 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
         stride=config.stride,
         rate=config.rate,
         mels=config.mels,
+        band_mean=config.band_mean,
         quarantine=quarantine,
         channels=config.channels,
         pixel_scale=config.pixel_scale,

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.config import ChannelAxis, Channels, Flip, InputType, Limits, Refit, RunConfig
+from lepton_automl.config import (
+    BandMean,
+    ChannelAxis,
+    Channels,
+    Flip,
+    InputType,
+    Limits,
+    Refit,
+    RunConfig,
+)
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.field_types import check_finite, check_types
 from lepton_automl.core.files import real_path
@@ -74,6 +83,8 @@ class Definition:
     rate: int = 0
     mels: int = 0
     """As in `RunConfig`; 0 where they are not stated."""
+    band_mean: BandMean = "auto"
+    """As in `RunConfig`."""
     flip: Flip = "auto"
     """Random flips: `on`, `off` or `auto`."""
     refit: Refit = "auto"
@@ -512,6 +523,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         stride=known.stride or None,
         rate=known.rate or None,
         mels=known.mels or None,
+        band_mean=known.band_mean,
         flip=known.flip,
         refit=known.refit,
         balance="on" if known.balanced else "off",

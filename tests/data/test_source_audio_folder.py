@@ -87,7 +87,8 @@ def test_all_unreadable_recordings_are_named_in_one_error(tmp_path):
 
 
 def test_nets_see_the_features_that_the_file_computes(tmp_path):
-    dataset = open_dataset(tones(tmp_path, 12))
+    data = tones(tmp_path / "data", 12)
+    dataset = open_dataset(data, band_mean="keep")
     assert dataset.kind == "audio"
     assert dataset.front_end.stride == dataset.front_end.window // 2
     for part in dataset.parts:
@@ -98,21 +99,52 @@ def test_nets_see_the_features_that_the_file_computes(tmp_path):
     assert dataset.size == dataset.front_end.feature_shape[:2]
     files = dataset.file_input_files("test", dataset.size, tmp_path / "cache")
     np.testing.assert_array_equal(np.load(files.pixels), dataset.test.audio)
-    # 127 steps reach as far as 99.9 % of the features of the training part.
-    apart = np.abs(dataset.train.pictures.astype(int) - 128)
+    # The loudest features of the training part end just below the top of the range.
+    assert 200 < np.quantile(dataset.train.pictures, 0.999) <= 255
+    centred = open_dataset(data, band_mean="subtract")
+    apart = np.abs(centred.train.pictures.astype(int) - 128)
     assert 126 <= np.quantile(apart, 0.999) <= 127
+    assert abs(centred.train.pictures.mean() - 128) < 2
 
 
 def test_the_range_is_that_of_the_training_part(tmp_path):
-    levels = {"quiet": (500.0, 20000.0), "loud": (20000.0, 500.0), "alike": (500.0, 500.0)}
+    levels = {"quiet": (500.0, 20000.0), "loud": (20000.0, 500.0), "alike": (500.0, 700.0)}
     for name, pair in levels.items():
         for part, level in zip(("train", "test"), pair, strict=True):
             for n in range(8):
                 place = tmp_path / name / part / "ab"[n % 2] / f"{n}.wav"
                 write(place, tone(500, 0.3, seed=n, level=level))
-    quiet, loud, alike = (open_dataset(tmp_path / name).front_end for name in levels)
+    quiet, loud, alike = (
+        open_dataset(tmp_path / name, band_mean="subtract").front_end for name in levels
+    )
     assert (quiet.floor, quiet.step) == (alike.floor, alike.step)
     assert 1000 < loud.floor / quiet.floor < 2000  # The square of 40.
+
+
+def sweeps(folder):
+    """Tones that rise, or fall, each of four microphones with another loudness and spectrum."""
+    rng = np.random.default_rng(0)
+    for n in range(80):
+        time = np.arange(3200) / 8000
+        turn = 500 * time + (1 if n % 2 else -1) * 900 * (time - 0.2) ** 2 * np.sign(time - 0.2)
+        wave = np.sin(2 * np.pi * turn * 2) * 10 ** (2 + n % 4 * 0.6)
+        hum = np.sin(2 * np.pi * (400 + 600 * (n % 4)) * time) * 10 ** (2 + n % 4 * 0.6)
+        samples = (wave + hum + rng.normal(0, 10, 3200)).astype(np.int16)
+        write(folder / ("up" if n % 2 else "down") / f"m{n % 4}-{n}.wav", samples)
+    return folder
+
+
+def test_means_of_bands_are_kept_where_the_classes_differ_in_them(tmp_path):
+    """Tones are told apart by what lasts; sweeps are not."""
+    lasting = open_dataset(tones(tmp_path / "tones", 12), window=2400)
+    assert not lasting.front_end.is_centred
+    assert decision(lasting, "means of bands").option == "--band-mean subtract"
+    changing = open_dataset(sweeps(tmp_path / "sweeps"), group=r"(m\d)-")
+    assert changing.front_end.is_centred
+    assert decision(changing, "means of bands").option == "--band-mean keep"
+    kept = open_dataset(tmp_path / "sweeps", group=r"(m\d)-", band_mean="keep")
+    assert not kept.front_end.is_centred
+    assert decision(kept, "means of bands") is None
 
 
 def test_windows_of_one_recording_stay_in_one_part(tmp_path):

@@ -144,17 +144,19 @@ def test_a_recording_is_classified_from_its_wav_alone_and_by_the_example(made, t
 
 
 def test_another_rate_and_form_is_converted(made, lepton, tmp_path):
-    """The same tone at 44.1 kHz, as float in two channels."""
+    """A tone at 44.1 kHz, as float in two channels, and its samples at the rate of the net."""
     _, outcome = made
-    write(tmp_path / "own.wav", tone(2500, 0.3))
-    high = tone(2500, 0.3, 44100).astype("<f4") / 32768
+    whole = tone(2500, 0.3, 44100)
+    high = whole.astype("<f4") / 32768
+    write(tmp_path / "own.wav", audio_files.to_rate(Path("x"), whole, 44100, 8000))
     write(tmp_path / "other.wav", np.stack([high, high], 1), 44100, kind=3, bits=32)
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
     shown = lepton("predict", str(outcome.artifact), str(tmp_path), "--json")
     rows = {Path(r["file"]).name: r for r in json.loads(shown.out)["predictions"]}
     assert shown.exit_code == DataError.exit_code
     assert "bad.wav" in shown.err + shown.out
-    assert rows["own.wav"]["label"] == rows["other.wav"]["label"]
+    for key in ("label", "probability"):
+        assert rows["own.wav"][key] == rows["other.wav"][key]
 
 
 def test_it_is_verified_again_with_its_own_and_with_given_data(made):

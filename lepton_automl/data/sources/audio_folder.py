@@ -61,14 +61,14 @@ class AudioFolder(Source):
         16,000.
     """
 
-    uses = frozenset({"window", "stride", "rate", "mels"})
+    uses = frozenset({"window", "stride", "rate", "mels", "band_mean"})
 
     def __init__(
         self,
         window: int | None = None,
         stride: int | None = None,
         rate: int | None = None,
-        mels: int | None = None,  # noqa: ARG002  Data are opened with it.
+        **_: object,  # `mels` and `band_mean`, with which the data are opened.
     ) -> None:
         self._window, self._stride, self._rate = window, stride, rate
 
