@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,8 @@ _FEW_GROUPED = 0.02
 _PREPROCESSING_SAMPLES = 4096
 """Training pictures from which mean and deviation are computed, evenly spaced."""
 
+_SMALL_PICTURE = 256 * 256
+"""Pixels of pictures of one size up to which they are kept as they are for several sizes."""
 _COUNTED = 1 << 20
 """Pixels that are counted at once."""
 
@@ -337,16 +340,18 @@ class Dataset:
         label_state = pixel_cache.cache_array(
             labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]
         )
-        picture_files = only_files(source.pictures)
-        if len(picture_files) >= decode_pool.MANY and not is_quantized:
-            how = Decoding(self.channels, size, self.file_scale, self.framing)
-            text = f"{part} pictures"
-            state = pixel_cache.cache_pictures(pixels, picture_files, how, self.reading, text)
+        files = only_files(source.pictures)
+        is_many = len(files) >= decode_pool.MANY
+        is_kept = is_many and self._is_kept(size)
+        if is_many and not is_kept and not is_quantized:
+            how, text = self._decoding(size), f"{part} pictures"
+            state = pixel_cache.cache_pictures(pixels, files, how, self.reading, text)
             return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
 
         def made() -> Iterator[NDArray[Any]]:
+            pictures = self._kept_pixels(part, cache) if is_kept else source.pictures
             blocks = pixel_cache.decode_blocks(
-                source.pictures, self.channels, size, self.file_scale, self.framing
+                pictures, self.channels, size, self.file_scale, self.framing
             )
             return self._samples(blocks) if is_quantized else blocks
 
@@ -354,6 +359,23 @@ class Dataset:
             pixels, shape, np.dtype(np.uint8), made, is_forced=self.reading.is_forced
         )
         return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
+
+    def _decoding(self, size: Size) -> Decoding:
+        return Decoding(self.channels, size, self.file_scale, self.framing)
+
+    def _is_kept(self, size: Size) -> bool:
+        """Whether pictures are kept in their own size too, from which they get the size of a net.
+
+        So files of small pictures are decoded once for all sizes.
+        """
+        is_small = self.size is not None and math.prod(self.size) <= _SMALL_PICTURE
+        is_other = size != self.size or self.framing is not None
+        return is_small and is_other and (self.signal is None or self.is_signal)
+
+    def _kept_pixels(self, part: str, cache: Path) -> NDArray[np.uint8]:
+        assert self.size is not None, "`_is_kept` is asked before"
+        whole = dataclasses.replace(self, framing=None)
+        return map_labelled(whole.decoded_files(part, self.size, cache))[0]
 
     def file_input_files(self, part: str, size: Size, cache: Path) -> LabelledFiles:
         """What a written file reads for the samples of a part, and the labels, as files in `cache`.

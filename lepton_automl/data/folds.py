@@ -28,6 +28,8 @@ _FOLDS, MOST_FOLDS = 3, 5
 _LEAST_TRAINED = 0.5
 """Least training samples of a fold, relative to the training part."""
 _NO_FOLD = -1
+_BLOCK_BYTES = 16 << 20
+"""Bytes of pixels that are selected at a time."""
 _STEM = "fold-"
 """First letters of the names of the files with the samples of a fold."""
 
@@ -202,8 +204,9 @@ def _selected(
     for part in parts:
         pixels = map_array(part.pixels, state=part.states[0])
         own = index[(index >= start) & (index < start + len(pixels))] - start
-        if len(own):
-            yield pixels[own]
+        rows = max(1, _BLOCK_BYTES // max(1, pixels[:1].nbytes))
+        for first in range(0, len(own), rows):
+            yield pixels[own[first : first + rows]]
         start += len(pixels)
 
 

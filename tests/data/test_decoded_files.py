@@ -1,5 +1,6 @@
 """Many picture files are decoded into one file, block by block, and killed commands continue."""
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data import decode, decode_pool, pixel_cache
+from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.decode_pool import Decoding, Reading
 from lepton_automl.data.framing import Framing
 from lepton_automl.data.pixel_cache import cache_pictures
 from lepton_automl.errors import DataError, MachineError
-from tests.helpers.pictures import random_pictures
+from tests.helpers.pictures import random_pictures, write_folder
 
 COUNT, HOW = 20, Decoding(3, (6, 5))
 ALONE = Reading(1)
@@ -39,11 +41,13 @@ def files(tmp_path):
 def decoded(monkeypatch):
     """The files that this process decodes from now on."""
     found, function = [], decode.decode
-    monkeypatch.setattr(
-        decode,
-        "decode",
-        lambda path, *how, **more: (found.append(path.name), function(path, *how, **more))[1],
-    )
+
+    def counted(picture, *how, **more):
+        if isinstance(picture, Path):
+            found.append(picture.name)
+        return function(picture, *how, **more)
+
+    monkeypatch.setattr(decode, "decode", counted)
     return found
 
 
@@ -162,3 +166,17 @@ def test_the_state_of_a_large_file_spares_its_digest_until_it_changes(files, tmp
     path.write_bytes(whole)
     assert again() == 1
     check_written(path, alone(files))
+
+
+@pytest.mark.parametrize("framing", [None, Framing("shortest", (8, 8), "bicubic")])
+def test_small_pictures_of_one_size_are_decoded_once_for_all_sizes(
+    tmp_path, framing, decoded, monkeypatch
+):
+    data = write_folder(tmp_path / "data", {"a": 20, "b": 20}, shape=(12, 10, 3))
+    dataset = dataclasses.replace(open_dataset(data, reading=ALONE), framing=framing)
+    expected = {size: dataset.pixels("train", size) for size in ((6, 5), (8, 8), (12, 10))}
+    decoded.clear()
+    for size, pixels in expected.items():
+        files = dataset.decoded_files("train", size, tmp_path / "cache")
+        assert np.array_equal(np.load(files.pixels), pixels)
+    assert len(decoded) == len(dataset.train)
