@@ -6,8 +6,10 @@ import os
 import re
 from pathlib import Path
 
+from lepton_automl.core.untrusted_files import ARRAYS, open_file
 from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
 from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.errors import DataError
 
 IDX_NAME = re.compile(
     r"(?P<part>.*?)[-_.]?(?P<kind>images|labels)[-.]idx(?P<ndim>[13])-ubyte(?:\.gz)?", re.IGNORECASE
@@ -17,6 +19,12 @@ CIFAR_NAME = re.compile(r"(?:data_batch_\d+|test_batch|train|test)\.bin")
 """Names of the binary files of CIFAR-10 and CIFAR-100."""
 PICKLED_CIFAR_NAME = re.compile(r"data_batch_\d+|test_batch")
 """Names of the pickled files of CIFAR-10."""
+
+UCR_NAME = re.compile(r"(?P<name>.+)_(?P<part>train|test)\.(?P<form>ts|tsv|txt)", re.IGNORECASE)
+"""Names of the files of the UCR and UEA archives: `GunPoint_TRAIN.ts`."""
+_UCR_FORMS = ("ts", "tsv", "txt")
+_UCR_LINE = re.compile(rb"\s*[-+]?\d[\d.e+-]*[,\s]+[-+]?[\d.]", re.IGNORECASE)
+"""How a table of UCR begins: with the label and a value, without names of columns."""
 
 _RECORDINGS = frozenset({".csv", ".npy"})
 _BY_SUFFIX = {".npy": "npy", ".tar": "tar_shards"}
@@ -39,6 +47,8 @@ def folder_kind(data: str) -> str:
         return "cifar"
     if holds_parquet(path, files, folders):
         return "parquet"
+    if any(is_ucr_file(path / name) for name in files if UCR_NAME.fullmatch(name)):
+        return "ucr"
     if not folders and (source := _flat_kind(files)):
         return source
     return _first_kind(path, folders) or "image_folder"
@@ -82,6 +92,34 @@ def holds_parquet(path: Path, files: list[str], folders: list[str], depth: int =
 def is_idx_in_raw(path: Path, folders: list[str]) -> bool:
     """Whether IDX files are in a folder `raw`, where torchvision puts them."""
     return "raw" in folders and any(map(IDX_NAME.fullmatch, _names(path / "raw")[0]))
+
+
+def is_ucr_file(path: Path) -> bool:
+    """Whether a file is one of the UCR or UEA archives, by its name and its first bytes."""
+    match = UCR_NAME.fullmatch(path.name)
+    if match is None or match["form"].lower() == "ts":
+        return path.suffix.lower() == ".ts"
+    try:
+        with open_file(path, ARRAYS, fix="") as file:
+            return _UCR_LINE.match(file.read(100)) is not None
+    except DataError:
+        return False
+
+
+def ucr_files(path: Path) -> dict[str, Path]:
+    """Part -> file of the archives in a folder, of the first form with a training part.
+
+    Empty where there is none, or files of this form have several names, none that of the folder.
+    """
+    matches = [match for name in sorted(_names(path)[0]) if (match := UCR_NAME.fullmatch(name))]
+    for form in _UCR_FORMS:
+        own = [match for match in matches if match["form"].lower() == form]
+        own = [match for match in own if is_ucr_file(path / match[0])]
+        names = {match["name"] for match in own if match["part"].lower() == "train"}
+        if names:
+            name = names.pop() if len(names) == 1 else path.resolve().name
+            return {each["part"].lower(): path / each[0] for each in own if each["name"] == name}
+    return {}
 
 
 def _names(path: Path) -> tuple[list[str], list[str]]:

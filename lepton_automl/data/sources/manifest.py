@@ -11,6 +11,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
 from lepton_automl.data import signal_files
 from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.folder_kinds import is_ucr_file
 from lepton_automl.data.series_tables import SeriesRoles, recordings_in, series_roles
 from lepton_automl.data.signal_files import check_alike, read_recordings, time_decisions
 from lepton_automl.data.sources import Samples, Source
@@ -67,7 +68,8 @@ class Manifest(Source):
         self._window, self._stride = window, stride
 
     def accepts(self, data: str) -> bool:
-        return Path(data).suffix.lower() in TABLE_SUFFIXES and Path(data).is_file()
+        path = Path(data)
+        return path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and not is_ucr_file(path)
 
     def read(self, data: str) -> Samples:
         path = Path(data)
