@@ -52,6 +52,7 @@ _FEWEST_REGULAR = 256
 """Rows of a table with times in regular steps, from which it is so without recordings."""
 _REGULAR = 0.9
 """Share of the steps of the times that are 0.5 to 2 times the median."""
+_MOST_RECORDINGS = 100_000
 _GAP = 20
 """Median steps of the times from which a step is a gap."""
 
@@ -317,6 +318,15 @@ def recordings_in(
         If `parts` does not fit.
     """
     row_part, decisions = row_parts(table, Roles(split=roles.split), parts)
+    rows_of = _rows_of(table, roles)
+    if len(rows_of) > _MOST_RECORDINGS:
+        names = " and ".join(filter(None, (roles.recording, roles.group)))
+        raise DataError(
+            f"{table.name}: the column {names!r} names {len(rows_of)} recordings in {len(table)} "
+            f"rows, at most {_MOST_RECORDINGS} are read",
+            fix="name the column that is the same in all rows of a recording: --columns "
+            "recording=COLUMN",
+        )
     values = np.stack([_numbers(table, channel) for channel in roles.channels], axis=1)
     labels = class_texts(table.columns[roles.label]) if roles.label else [""] * len(table)
     if bad := [n for n, text in enumerate(labels) if not text.isprintable()]:
@@ -327,7 +337,7 @@ def recordings_in(
     used = (roles.label, roles.split, *roles.channels)
     others = {key: column for key, column in table.columns.items() if key and key not in used}
     found, gaps = [], 0
-    for (recording, group), rows in _rows_of(table, roles):
+    for (recording, group), rows in rows_of:
         breaks = () if times is None else tuple(_breaks(times[rows]))
         gaps += len(breaks)
         own_labels = [labels[row] for row in rows]

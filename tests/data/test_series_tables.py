@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lepton_automl.data import series_tables
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.series_tables import read_several
 from lepton_automl.data.sources.manifest import Manifest
@@ -266,3 +267,9 @@ def test_recordings_in_a_table_to_be_classified_are_put_apart(tmp_path):
     assert read_several(Path(one), 20, ("x",)) is None
     with pytest.raises(DataError, match="no recording has 51 rows"):
         read_several(Path(data), 51, ("x",))
+
+
+def test_too_many_recordings_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(series_tables, "_MOST_RECORDINGS", 8)
+    with pytest.raises(DataError, match="names 9 recordings in 540 rows, at most 8"):
+        Manifest().read(example(tmp_path))
