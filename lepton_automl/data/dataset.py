@@ -59,8 +59,8 @@ Size = tuple[int, int]
 
 CODE = "torch_dataset"
 """Kind of data (`DataPlace.kind`) that code of the user makes."""
-AUDIO = "audio_folder"
-"""Source of sound."""
+AUDIO = ("audio_folder", "manifest")
+"""Sources of sound."""
 
 _FEW_GROUPED = 0.02
 """Share of the samples of a part up to which groups that were found do not count in statistics."""
@@ -597,7 +597,7 @@ def open_dataset(
         "mels": mels,
         "band_mean": None if band_mean == AUTO else band_mean,
     }
-    if known_front_end is not None and locate_data(str(data)).kind == AUDIO:
+    if known_front_end is not None and locate_data(str(data)).kind in AUDIO:
         options |= {name: getattr(known_front_end, name) for name in ("rate", "window", "stride")}
     options = {name: value for name, value in options.items() if value is not None}
     samples = loading.read_samples(str(data), test, options, stated, known_scale)

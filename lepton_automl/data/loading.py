@@ -920,9 +920,9 @@ _OPTIONS = {
     "channel_axis": ("--channel-axis", "no file of arrays"),
     "window": ("--window", "neither a folder nor a table of recordings"),
     "stride": ("--stride", "neither a folder nor a table of recordings"),
-    "rate": ("--rate", "no folder of sound"),
-    "mels": ("--mels", "no folder of sound"),
-    "band_mean": ("--band-mean", "no folder of sound"),
+    "rate": ("--rate", "neither a folder nor a table of sound"),
+    "mels": ("--mels", "neither a folder nor a table of sound"),
+    "band_mean": ("--band-mean", "neither a folder nor a table of sound"),
 }
 """How data are read -> option, and what the data are where it has no effect."""
 

@@ -5,6 +5,7 @@ import pytest
 
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.sources.audio_folder import AudioFolder
+from lepton_automl.data.sources.manifest import Manifest
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.front_end_onnx import compute_features
 from tests.helpers.sounds import tone, tones, write
@@ -84,6 +85,38 @@ def test_all_unreadable_recordings_are_named_in_one_error(tmp_path):
     (data / "high" / "worse.wav").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 11 recordings cannot be read.*bad.wav|worse.wav"):
         AudioFolder().read(str(data))
+    kept = open_dataset(data, skip_corrupt=True)
+    assert sum(map(len, kept.parts)) == len(AudioFolder(skip_corrupt=True).read(str(data)))
+    assert "ignored 2 of 11 recordings" in kept.notes[0]
+
+
+def table(folder, rows):
+    (folder / "table.csv").write_text("\n".join(["path,label,speaker,room", *rows]) + "\n")
+    return folder / "table.csv"
+
+
+def test_a_table_of_recordings_is_the_same_data_as_their_folder(tmp_path):
+    data = tones(tmp_path, 6)
+    names = [path.relative_to(data).as_posix() for path in sorted(data.rglob("*.wav"))]
+    rows = [f"{name},{name.split('/')[0]},s{n % 9},r{n % 2}" for n, name in enumerate(names)]
+    path = table(data, rows[::-1])
+    folder, found = AudioFolder(window=2400).read(str(data)), Manifest(window=2400).read(str(path))
+    for one, two in ((folder.sound, found.sound), (folder.labels, found.labels)):
+        np.testing.assert_array_equal(one, two)
+    assert (folder.ids, folder.class_names) == (found.ids, found.class_names)
+    np.testing.assert_array_equal(folder.recordings, found.recordings)
+    assert len(np.unique(found.groups)) == 9  # Speakers stay in one part.
+    assert set(found.attributes["room"]) == {"r0", "r1"}
+    dataset = open_dataset(path, mels=20, band_mean="keep")
+    assert (dataset.kind, dataset.size[1]) == ("audio", 20)
+
+
+def test_options_of_sound_have_no_effect_on_other_tables(tmp_path):
+    for name in "ab":
+        np.savetxt(tmp_path / f"{name}.csv", np.zeros((20, 2)), delimiter=",")
+    path = table(tmp_path, ["a.csv,x,1,1", "b.csv,y,1,1"])
+    with pytest.raises(ConfigError, match="--rate 8000 has no effect"):
+        open_dataset(path, rate=8000)
 
 
 def test_nets_see_the_features_that_the_file_computes(tmp_path):

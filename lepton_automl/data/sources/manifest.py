@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
-from lepton_automl.data import signal_files
+from lepton_automl.data import audio_files, signal_files
+from lepton_automl.data.audio_recordings import AudioRecording, cut_audio
 from lepton_automl.data.decode import SUFFIXES
 from lepton_automl.data.folder_kinds import is_ucr_file
 from lepton_automl.data.series_tables import SeriesRoles, recordings_in, series_roles
@@ -47,12 +48,19 @@ class Manifest(Source):
     root : Path, optional
         Folder of the files.
     window, stride : int, optional
-        Of recordings, as in `data.windows.cut_recordings`.
+        Of recordings, as in `data.windows.cut_recordings`, and of sound.
+    rate, mels : int, optional
+        Of recordings of sound, as in `data.audio_recordings.cut_audio`.
+    band_mean : str, optional
+        Likewise.
     skip_corrupt : bool
         Whether files that are not there are left out; those of pictures when they are read.
     """
 
-    uses = frozenset({"columns", "parts", "root", "window", "stride", "skip_corrupt"})
+    uses = frozenset(
+        {"columns", "parts", "root", "window", "stride", "rate", "mels", "band_mean"}
+        | {"skip_corrupt"}
+    )
 
     def __init__(
         self,
@@ -62,7 +70,12 @@ class Manifest(Source):
         window: int | None = None,
         stride: int | None = None,
         skip_corrupt: bool = False,
+        rate: int | None = None,
+        mels: int | None = None,
+        band_mean: str | None = None,
     ) -> None:
+        self._rate = rate
+        self._sound = {"--rate": rate, "--mels": mels, "--band-mean": band_mean}
         self._columns, self._parts, self._root = columns, parts, root
         self._skip_corrupt = skip_corrupt
         self._window, self._stride = window, stride
@@ -77,6 +90,7 @@ class Manifest(Source):
             raise ConfigError(f"--root {self._root} is not a folder", fix="give a folder")
         table = read_table(path)
         if (series := series_roles(table, self._columns)) is not None:
+            self._refuse_sound("a table of values")
             return self._read_series(data, table, series)
         roles, decision = find_roles(table, self._columns)
         rows = assigned_rows(table, roles, self._parts)
@@ -87,6 +101,9 @@ class Manifest(Source):
         files = [root / name for name in ids]
         if not self._skip_corrupt:
             _check_files(table, roles, rows, files, root)
+        if all(file.suffix.lower() in audio_files.SUFFIXES for file in files):
+            return self._cut_audio(table, roles, rows, files, ids, decision, note)
+        self._refuse_sound("no recordings of sound")
         if all(file.suffix.lower() in signal_files.SUFFIXES for file in files):
             return self._cut(data, table, roles, rows, files, ids, decision, note)
         self._refuse("--window", self._window, "a table of pictures")
@@ -158,6 +175,49 @@ class Manifest(Source):
             notes=(*notes, *left_out, *rows.notes, *samples.notes),
             decisions=(*made, *samples.decisions, *time_decisions(read)),
         )
+
+    def _cut_audio(
+        self,
+        table: Table,
+        roles: Roles,
+        rows: Rows,
+        files: Sequence[Path],
+        ids: Sequence[str],
+        decision: Decision | None,
+        notes: tuple[str, ...],
+    ) -> Samples:
+        """Windows of the recordings of sound that the rows name, sorted by class and name."""
+        places = [int(row) for row in rows.kept]
+        labels = class_texts([table.columns[roles.label][row] for row in places])
+        others = table.other_columns(roles)
+        order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
+        samples = cut_audio(
+            [
+                AudioRecording(
+                    files[n],
+                    ids[n],
+                    labels[n],
+                    str(rows.parts[n]),
+                    table.columns[roles.group][places[n]] if roles.group else "",
+                    attributes={name: column[places[n]] for name, column in others.items()},
+                )
+                for n in order
+            ],
+            window=self._window,
+            stride=self._stride,
+            rate=self._rate,
+            skip_corrupt=self._skip_corrupt,
+        )
+        made = (*([] if decision is None else [decision]), *rows.decisions)
+        return dataclasses.replace(
+            samples,
+            notes=(*notes, *rows.notes, *samples.notes),
+            decisions=(*made, *samples.decisions),
+        )
+
+    def _refuse_sound(self, what: str) -> None:
+        for option, value in self._sound.items():
+            self._refuse(option, value, what)
 
     def _refuse(self, option: str, value: object, what: str) -> None:
         if value is not None:
