@@ -4,11 +4,11 @@
     python benchmarks/bench.py large_set open SET --rounds 3
     python benchmarks/bench.py large_set train SET --max-memory 1G
 
-`make` writes PNG files of shapes on noise in ten classes. `open` compares, a round after the other:
-Pillow in a loop in one process, the same in two at once (what two cores can give), the check and
-the decoding of all parts in several processes, and both again with what is known. `train` runs
-`lepton run` with and without the option, one after the other: accuracy, time, peak of the resident
-anonymous memory of the process tree.
+`make` writes PNG files of shapes on noise in ten classes; a SET that ends in .npz is arrays. `open`
+compares, a round after the other: Pillow in a loop in one process, the same in two at once (what
+two cores can give), the check and the decoding of all parts in several processes, and both again
+with what is known. `train` runs `lepton run` with and without the option, one after the other:
+accuracy, time, peak of the resident anonymous memory of the process tree.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -40,35 +41,46 @@ import sys, time
 import numpy as np
 from PIL import Image
 paths = sys.stdin.read().split("\\n")
-begun = time.perf_counter()
+begun, worked = time.perf_counter(), time.process_time()
 for path in paths:
     with Image.open(path) as image:
         np.asarray(image.convert("RGB"))
-print(time.perf_counter() - begun)
+print(time.perf_counter() - begun, time.process_time() - worked)
 """
 OPEN = """
-import json, os, sys, time
+import json, resource, sys, time
 from pathlib import Path
 from lepton_automl.data.dataset import open_dataset
-begun = time.perf_counter()
-times = []
+
+def now():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.perf_counter(), sum(each.ru_utime + each.ru_stime for each in used)
+
+begun, checked = now(), []
 
 def emit(event):
-    if event.message.startswith(("comparing", "checking")):
-        times.append(time.perf_counter() - begun)
+    if event.message.startswith("comparing"):
+        checked.append(now())
 
 data = open_dataset(sys.argv[1], emit=emit)
-opened = time.perf_counter()
+opened = now()
 for part in ("train", "validation", "test"):
     data.decoded_files(part, data.size, Path(sys.argv[2]))
-decoded = time.perf_counter() - opened
-print(json.dumps([max(times, default=0), opened - begun, decoded, data.fingerprint]))
+decoded = now()
+found = {"fingerprint": data.fingerprint}
+for name, start, end in (
+    ("check", begun, (checked or [opened])[0]),
+    ("open", begun, opened),
+    ("decode", opened, decoded),
+):
+    found |= {name: end[0] - start[0], f"{name}_cpu": end[1] - start[1]}
+print(json.dumps(found))
 """
 SPACE = """
 doc = "one small net for pictures of any size"
 input = { resolution = "native", example = [128, 128, 3] }
 [stem]
-out = 16
+out = 8
 stride = 2
 [[stage]]
 layer = "conv"
@@ -83,7 +95,7 @@ features = 0
 [train]
 optimizer = "adamw"
 adamw = { lr = 0.004 }
-batch_size = 64
+batch_size = 32
 epochs = 1
 """
 """Written to a file: trials of one epoch at the size of the pictures."""
@@ -103,8 +115,36 @@ def write_picture(folder: Path, size: int, number: int) -> None:
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, compress_level=1)
 
 
+def write_arrays(path: Path, size: int, count: int) -> None:
+    """The same shapes, moved, on blocks of colour with noise, as `x` and `y` of an .npz file."""
+    rng, side = np.random.default_rng(0), size // 8
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    angles = np.arctan2(y, x)
+    masks = [
+        np.hypot(y, x) < 0.22 * (1 + 0.35 * np.cos((label + 1) * angles))
+        for label in range(CLASSES)
+    ]
+    noise = rng.integers(0, 17, (64 + size, 64 + size, 3), np.uint8)
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        pixels = np.lib.format.open_memmap(f"{place}/x.npy", "w+", np.uint8, (count, size, size, 3))
+        for number in range(count):
+            mask = np.roll(masks[number % CLASSES], rng.integers(-side, side + 1, 2), (0, 1))
+            one = rng.integers(0, 239, (8, 8, 3), np.uint8).repeat(side, 0).repeat(side, 1)
+            one[mask] = rng.integers(0, 239, 3)
+            top, left = rng.integers(0, 64, 2)
+            pixels[number] = one + noise[top : top + size, left : left + size]
+        pixels.flush()
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(f"{place}/x.npy", "x.npy")
+            with archive.open("y.npy", "w") as file:
+                np.lib.format.write_array(file, np.arange(count) % CLASSES)
+
+
 def make(given: argparse.Namespace) -> None:
     """Write the set."""
+    if given.set.suffix == ".npz":
+        write_arrays(given.set, given.size, given.count)
+        return
     for label in range(CLASSES):
         (given.set / f"class{label}").mkdir(parents=True, exist_ok=True)
     count = range(given.count)
@@ -126,9 +166,9 @@ def measured(command: list[str], **options: object) -> tuple[float, int, str]:
         return seconds, peak, out.read()
 
 
-def loops(paths: list[str], processes: int) -> float:
-    """Pictures a second that loops of Pillow read, each its share of the files at once."""
-    shares = [paths[n :: processes * len(paths) // SAMPLE or 1][:SAMPLE] for n in range(processes)]
+def loops(paths: list[str], processes: int) -> tuple[float, float]:
+    """Pictures a second that loops of Pillow read at once, and milliseconds of CPU a picture."""
+    shares = [paths[n::processes][:SAMPLE] for n in range(processes)]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -138,10 +178,11 @@ def loops(paths: list[str], processes: int) -> float:
     for process, share in zip(running, shares, strict=True):
         process.stdin.write("\n".join(share).encode())
         process.stdin.close()
-    seconds = [float(process.stdout.read()) for process in running]
+    found = [list(map(float, process.stdout.read().split())) for process in running]
     for process in running:
         process.wait()
-    return sum(len(share) for share in shares) / max(seconds)
+    count = sum(map(len, shares))
+    return count / max(wall for wall, _ in found), 1e3 * sum(cpu for _, cpu in found) / count
 
 
 def opening(given: argparse.Namespace) -> None:
@@ -149,24 +190,29 @@ def opening(given: argparse.Namespace) -> None:
     paths = [str(path) for path in sorted(given.set.glob("*/*.png"))]
     rows: dict[str, list[float]] = {}
     for _ in range(given.rounds):
-        one, two = loops(paths, 1), loops(paths, 2)
+        (one, cpu), (two, cpu_of_two) = loops(paths, 1), loops(paths, 2)
         with tempfile.TemporaryDirectory() as place:
             settings = os.environ | {"LEPTON_CACHE_DIR": f"{place}/known"}
             command = [sys.executable, "-c", OPEN, str(given.set), f"{place}/decoded"]
             _, peak, out = measured(command, env=settings)
-            check, first, decoded, fingerprint = json.loads(out)
+            first = json.loads(out)
             time.sleep(3)  # Files of a moment ago are not remembered.
             _, _, out = measured(command, env=settings)
-            _, again, mapped, same = json.loads(out)
-            assert fingerprint == same
+            again = json.loads(out)
+            assert first["fingerprint"] == again["fingerprint"]
         for name, value in (
             ("one loop of Pillow, pictures/s", one),
+            ("one loop, CPU ms a picture", cpu),
             ("two loops at once, times one", two / one),
-            ("check, times one loop", len(paths) / check / one),
-            ("decoding of all parts, times one loop", len(paths) / decoded / one),
-            ("first opening, s", first),
-            ("second opening, s", again),
-            ("decoded parts found again, s", mapped),
+            ("two loops, CPU ms a picture", cpu_of_two),
+            ("check, times one loop", len(paths) / first["check"] / one),
+            ("check, CPU ms a picture", 1e3 * first["check_cpu"] / len(paths)),
+            ("decoding of all parts, times one loop", len(paths) / first["decode"] / one),
+            ("decoding, CPU ms a picture", 1e3 * first["decode_cpu"] / len(paths)),
+            ("first opening with the search for near duplicates, s", first["open"]),
+            ("second opening, s", again["open"]),
+            ("second opening, CPU s", again["open_cpu"]),
+            ("decoded parts found again, s", again["decode"]),
             ("peak of anonymous memory, MiB", peak / 2**20),
         ):
             rows.setdefault(name, []).append(value)
