@@ -1,4 +1,4 @@
-"""Read recordings of sound: WAV by a parser of our own, FLAC and OGG by soundfile (an extra).
+"""Read recordings of sound: WAV by a parser of our own, FLAC, OGG, MP3 by soundfile (an extra).
 
 The parser reads the formats that `wave` of the standard library refuses before Python 3.12: float
 samples and WAVE_FORMAT_EXTENSIBLE. It follows the sizes in the file only as far as its bytes go.
@@ -23,7 +23,7 @@ from lepton_automl.errors import DataError, MachineError, first_line
 from lepton_automl.models.front_end import MAX_RATE
 
 WAV_SUFFIXES = frozenset({".wav", ".wave"})
-SUFFIXES = WAV_SUFFIXES | {".flac", ".ogg"}
+SUFFIXES = WAV_SUFFIXES | {".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
 """Of files with recordings of sound."""
 RECORDING = FileKind("recordings", 256 << 20)
 _MOST_SAMPLES = 256 << 20

@@ -60,6 +60,8 @@ def _flat_kind(files: list[str]) -> str:
     for suffix, source in _BY_SUFFIX.items():
         if suffix in suffixes:
             return source
+    if suffixes & AUDIO_SUFFIXES and not suffixes & SUFFIXES:
+        return "audio_folder"
     return "recordings" if ".csv" in suffixes and not suffixes & SUFFIXES else ""
 
 

@@ -111,6 +111,13 @@ def test_a_table_of_recordings_is_the_same_data_as_their_folder(tmp_path):
     assert (dataset.kind, dataset.size[1]) == ("audio", 20)
 
 
+def test_recordings_without_folders_of_classes_are_refused(tmp_path):
+    write(tmp_path / "a.wav", tone(500, 0.3))
+    with pytest.raises(DataError, match="no folders with recordings") as caught:
+        open_dataset(tmp_path)
+    assert "DATA/CLASS/RECORDING.wav" in caught.value.fix
+
+
 def test_options_of_sound_have_no_effect_on_other_tables(tmp_path):
     for name in "ab":
         np.savetxt(tmp_path / f"{name}.csv", np.zeros((20, 2)), delimiter=",")

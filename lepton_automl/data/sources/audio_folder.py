@@ -52,7 +52,7 @@ class AudioFolder(Source):
     def read(self, data: str) -> Samples:
         files = list(_files(Path(data)))
         if not files:
-            raise DataError(f"{data} holds no recordings", fix=_LAYOUT)
+            raise DataError(f"{data} has no folders with recordings of sound", fix=_LAYOUT)
         return cut_audio(
             files,
             window=self._window,
