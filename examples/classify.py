@@ -33,13 +33,23 @@ def pixels_of(file: str, height: int, width: int, channels: int) -> np.ndarray:
     return np.asarray(picture, np.uint8).reshape(1, height, width, channels)
 
 
+def deep_pixels_of(file: str, height: int, width: int, channels: int) -> np.ndarray:
+    """One 16-bit picture as it is stored: uint16 (1, height, width, channels)."""
+    stored = np.load(file) if file.endswith(".npy") else ImageOps.exif_transpose(Image.open(file))
+    values = np.asarray(stored).reshape(*np.shape(stored)[:2], channels)
+    planes = [Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(values, 2, 0)]
+    planes = [plane.resize((width, height), Image.Resampling.BILINEAR) for plane in planes]
+    return np.rint(np.stack(planes, axis=2)).astype(np.uint16)[None]
+
+
 def main(model: str, files: list[str]) -> None:
     """Print file, label and probability, a line each."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     _, height, width, channels = session.get_inputs()[0].shape
+    is_deep = session.get_inputs()[0].type == "tensor(uint16)"
     for file in files:
-        pixels = pixels_of(file, height, width, channels)
+        pixels = (deep_pixels_of if is_deep else pixels_of)(file, height, width, channels)
         (probabilities,) = session.run(None, {"pixels": pixels})[0]
         best = int(probabilities.argmax())
         print(f"{file}\t{labels[best]}\t{probabilities[best]:.4f}")

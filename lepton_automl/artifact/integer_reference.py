@@ -195,9 +195,11 @@ def _quantized_signal(
     x: Array, scales: Array, zero_points: Array, attributes: Mapping[str, Any]
 ) -> Array:
     """uint8 samples of float32 values (n, channels, ...), whose channels have scales."""
-    if x.dtype != np.float32 or x.ndim not in (3, 4) or attributes.get("axis", 1) != 1:
+    is_scalar = scales.ndim == 0
+    fits = is_scalar or (x.ndim == 3 and attributes.get("axis", 1) == 1)
+    if x.dtype != np.float32 or not fits:
         raise _unsupported("a float tensor is quantized that holds no samples (n, channels, ...)")
-    along = (-1, *[1] * (x.ndim - 2))
+    along: tuple[int, ...] = () if is_scalar else (-1, 1)
     steps = np.rint(x / scales.reshape(along)) + zero_points.reshape(along).astype(np.float32)
     return np.asarray(np.clip(steps, 0, 255), np.uint8)
 
@@ -208,6 +210,19 @@ def _sub(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
         raise _unsupported("a difference is computed of other values than float32 inputs")
     return np.asarray(x - offset, np.float32)
+
+
+def _div(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    """Float32 inputs divided by their steps."""
+    x, step = inputs
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        raise _unsupported("a quotient is computed of other values than float32 inputs")
+    return np.asarray(x / step, np.float32)
+
+
+def _reshape(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
+    x, shape = inputs
+    return np.reshape(x, shape.tolist())
 
 
 def _cast(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
@@ -335,6 +350,7 @@ _OPERATORS: Mapping[str, Operator] = {
     "Cast": _cast,
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
+    "Div": _div,
     "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_average_pool,
@@ -342,6 +358,7 @@ _OPERATORS: Mapping[str, Operator] = {
     "MaxPool": _max_pool,
     "Mul": _mul,
     "QuantizeLinear": _quantize,
+    "Reshape": _reshape,
     "Sigmoid": _sigmoid,
     "Softmax": _softmax,
     "Sub": _sub,
@@ -353,7 +370,7 @@ _OPERATORS: Mapping[str, Operator] = {
 _ON_QUANTIZED = frozenset(_OPERATORS) - {
     *("DequantizeLinear", "Flatten", "MaxPool", "QuantizeLinear", "Softmax", "Sub", "Transpose"),
     "Unsqueeze",
-    "Cast",
+    *("Cast", "Div", "Reshape"),
 }
 
 

@@ -151,7 +151,7 @@ def _figures(name: str, sha256: str, evidence: Evidence, cost: Cost, file: bytes
 
 _ELSEWHERE = frozenset(
     {"Softmax", "Flatten", "Transpose", "Unsqueeze", "ReorderInput", "ReorderOutput"}
-    | {"QuantizeLinear", "DequantizeLinear", "Sub", "Cast"}
+    | {"QuantizeLinear", "DequantizeLinear", "Sub", "Cast", "Div", "Reshape"}
 )
 """Operators that are never integer: softmax, data movement, conversions, offsets of inputs."""
 

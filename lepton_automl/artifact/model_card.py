@@ -50,6 +50,27 @@ print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.a
 ```
 """)
 
+USE_DEEP = Markdown("""## Use
+
+The ONNX file takes `pixels`, uint16 (n, {height}, {width}, {channels}): values as they are stored,
+without scaling to 8 bits. It gives `probabilities`, float32 (n, {classes}). Quantization,
+normalisation and softmax are inside it; the class names are in its metadata under `labels` and in
+`labels.txt`. A picture of another size is stretched to {height}x{width} with Pillow's bilinear
+filter in floating point.
+
+```python
+import json, numpy, onnxruntime
+from PIL import Image
+session = onnxruntime.InferenceSession("{file}")
+picture = numpy.load("picture.npy")  # uint16 (height, width, {channels}); or a 16-bit PNG or TIFF
+planes = [Image.fromarray(plane.astype("f4")) for plane in numpy.moveaxis(picture, 2, 0)]
+planes = [p.resize(({width}, {height}), Image.Resampling.BILINEAR) for p in planes]
+pixels = numpy.stack(planes, 2).round().astype(numpy.uint16)
+answer = session.run(None, {{"pixels": pixels[None]}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+```
+""")
+
 USE_SIGNAL = Markdown("""## Use
 
 The ONNX file takes `signal`, {kind} (n, {length}, {channels}): values as the sensor gives them, in
@@ -150,7 +171,8 @@ def _input(about: Provenance) -> str:
         return f"signal of {length} values, {count}, {about.input_kind}"
     height, width, channels = about.input
     kinds = {1: "grey", 3: "RGB"}
-    return f"{height}x{width}, {kinds.get(channels, f'{channels} channels')}"
+    deep = ", 16 bits" if about.input_kind == "uint16" else ""
+    return f"{height}x{width}, {kinds.get(channels, f'{channels} channels')}{deep}"
 
 
 def _answer(verdict: Verdict) -> Markdown:
@@ -292,7 +314,8 @@ def _use(verdict: Verdict, about: Provenance) -> Markdown:
             length=length, channels=channels, classes=classes, file=file, kind=about.input_kind
         )
     height, width, channels = about.input
-    use = (USE if channels in (1, 3) else USE_CHANNELS).fill(
+    use = USE if channels in (1, 3) else USE_CHANNELS
+    use = (USE_DEEP if about.input_kind == "uint16" else use).fill(
         height=height,
         width=width,
         channels=channels,
@@ -301,7 +324,7 @@ def _use(verdict: Verdict, about: Provenance) -> Markdown:
         mode="RGB" if channels == 3 else "L",
         file=file,
     )
-    return Markdown(use + _scale(about))
+    return use if about.input_kind == "uint16" else Markdown(use + _scale(about))
 
 
 def _lines(parts: Iterable[Markdown]) -> Markdown:

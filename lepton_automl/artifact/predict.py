@@ -123,28 +123,47 @@ def predict(
             found_files = _found(files, signal_files.SUFFIXES)
             return _of_signals(session, found_files, labels, _channel_names(session), report)
         known = stated or _recorded_scale(session, model, sealed)
-        scale = SIXTEEN_BIT if known is None else known.of_files
-        height, width, channels = session.shape
+        if session.dtype == np.uint16 and stated is not None:
+            raise ConfigError(
+                f"{OPTION} {pixel_scale} has no effect: the file reads 16-bit values as they are",
+                fix="leave it out",
+            )
+        paths = _found(files, _suffixes(session.shape[2]))
+        return _of_pictures(session, paths, labels, known, framing, report)
 
-        def pixels_of(path: Path) -> NDArray[np.uint8] | DataError:
-            try:
-                if path.suffix.lower() == array_files.SUFFIX:
-                    return array_files.read_pixels(path, channels, (height, width), known, framing)
-                return decode.decode(path, channels, (height, width), scale, framing)
-            except DataError as error:
-                return DataError(error.what, fix="leave this file out")
 
-        found, sent = list[Prediction](), list[tuple[Path, str]]()
-        # A batch is decoded while the one before is classified.
-        for good in _decoded(
-            _found(files, _suffixes(channels)), batch_of(session.shape), pixels_of, report
-        ):
-            found += _received(session, sent, labels)
-            stacked = np.stack([pixels for _, pixels in good])
-            session.send(stacked)
-            paths = [path for path, _ in good]
-            sent = list(zip(paths, _remarks(paths, stacked, scale), strict=True))
-        return found + _received(session, sent, labels)
+def _of_pictures(
+    session: UntrustedSession,
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    known: PixelScale | None,
+    framing: Framing | None,
+    on_unreadable: Callable[[DataError], None],
+) -> list[Prediction]:
+    """Predictions of pictures, whose stored pixels have a known scale; None: that of 8 bits."""
+    scale = SIXTEEN_BIT if known is None else known.of_files
+    height, width, channels = session.shape
+
+    def pixels_of(path: Path) -> NDArray[Any] | DataError:
+        try:
+            if session.dtype == np.uint16:
+                return array_files.read_deep_pixels(path, channels, (height, width))
+            if path.suffix.lower() == array_files.SUFFIX:
+                return array_files.read_pixels(path, channels, (height, width), known, framing)
+            return decode.decode(path, channels, (height, width), scale, framing)
+        except DataError as error:
+            return DataError(error.what, fix="leave this file out")
+
+    found, sent = list[Prediction](), list[tuple[Path, str]]()
+    # A batch is decoded while the one before is classified.
+    for good in _decoded(paths, batch_of(session.shape), pixels_of, on_unreadable):
+        found += _received(session, sent, labels)
+        stacked = np.stack([pixels for _, pixels in good])
+        session.send(stacked)
+        batch = [path for path, _ in good]
+        remarks = _remarks(batch, stacked, scale) if session.dtype == np.uint8 else None
+        sent = list(zip(batch, remarks or [""] * len(batch), strict=True))
+    return found + _received(session, sent, labels)
 
 
 def _of_signals(
@@ -236,9 +255,9 @@ def _of_audio(
 def _decoded(
     paths: Sequence[Path],
     size: int,
-    pixels_of: Callable[[Path], NDArray[np.uint8] | DataError],
+    pixels_of: Callable[[Path], NDArray[Any] | DataError],
     on_unreadable: Callable[[DataError], None],
-) -> Iterator[list[tuple[Path, NDArray[np.uint8]]]]:
+) -> Iterator[list[tuple[Path, NDArray[Any]]]]:
     """Readable pictures with their pixels, in batches that are not empty."""
     for start in range(0, len(paths), size):
         batch, good = paths[start : start + size], []

@@ -332,8 +332,8 @@ InputTypeName = Annotated[
     str,
     typer.Option(
         "--input-type",
-        help="Values that the written file reads: int16 or float32 of signals; uint8 of pictures. "
-        "auto: as the data store them, where a file can read that.",
+        help="Values that the written file reads: int16 or float32 of signals, uint8 or uint16 of "
+        "pictures; auto: as the data store them, where a file can read that.",
     ),
 ]
 PixelScaleText = Annotated[

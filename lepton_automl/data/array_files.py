@@ -55,6 +55,37 @@ def read_picture(path: Path, channels: int) -> NDArray[Any]:
     return found if is_last else np.moveaxis(found, 0, 2)
 
 
+def read_deep_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint16]:
+    """The stored values (H, W, `channels`) of a picture of 16 bits, in the size of a net.
+
+    Parameters
+    ----------
+    path : Path
+        `.npy` as of `read_picture`, of whole numbers from 0 to 65535; else a grey picture file.
+    channels, size
+        As of `read_pixels`.
+
+    Raises
+    ------
+    DataError
+        As `read_picture`, or if the picture has 8 bits.
+    """
+    if path.suffix.lower() != SUFFIX:
+        return decode.decode_deep(path, channels, size)
+    values = read_picture(path, channels)
+    if values.dtype.kind not in "ui" or values.dtype == np.uint8:
+        raise DataError(
+            f"{path} holds {values.dtype}; the net reads uint16 values, as its data are stored",
+            fix="give the values as the camera gives them, without scaling",
+        )
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(
+            f"{path} has values {values.min()} to {values.max()}, 0 to 65535 are read",
+            fix="give the values as the camera gives them",
+        )
+    return decode.decode_deep(np.ascontiguousarray(values, np.uint16), channels, size)
+
+
 def read_pixels(
     path: Path,
     channels: int,

@@ -102,6 +102,8 @@ class Part:
     """Size and kind of each picture as it is stored; None for signals."""
     recordings: NDArray[np.int64] | None = None
     """(N,): recording that a sample is a window of; None where no two samples are of one."""
+    deep: NDArray[np.uint16] | None = None
+    """(N, H, W, C): pixels as they are stored, where they are an array of 16 bits; else None."""
     audio: Audio | None = None
     """int16 (N, window): sound, of which `pictures` are the features; None for other samples."""
 
@@ -251,7 +253,8 @@ class Dataset:
     ) -> NDArray[np.uint8]:
         """Decode pictures of a part: (N, H, W, C), all in the part's order, or `places`.
 
-        They are the pixels that a written file reads; nets see them quantized where a file does so.
+        They are 8-bit pixels, also where a written file reads 16 bits, before any quantization of
+        channels.
 
         Raises
         ------
@@ -270,6 +273,22 @@ class Dataset:
             return "int16"
         return "uint8" if self.signal is None else self.signal.dtype
 
+    def _stored_blocks(
+        self, source: Part, size: Size, places: NDArray[np.int64] | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """Pixels that a written file reads for a part, or for samples at `places`, in blocks."""
+        if self.input_type != "uint16":
+            chosen = source.pictures if places is None else loading.select(source.pictures, places)
+            return pixel_cache.decode_blocks(
+                chosen, self.channels, size, self.file_scale, self.framing
+            )
+        if source.deep is not None:
+            deep = source.deep if places is None else source.deep[places]
+            return pixel_cache.decode_deep_blocks(deep, self.channels, size)
+        files = only_files(source.pictures)
+        some = files if places is None else [files[place] for place in places.tolist()]
+        return pixel_cache.decode_deep_blocks(some, self.channels, size)
+
     def _samples(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """What nets see of pictures, block by block."""
         is_quantized = self.signal is not None and not self.is_signal
@@ -278,11 +297,10 @@ class Dataset:
 
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
-        pictures = self.train.pictures
         places = np.linspace(0, len(self.train) - 1, min(_PREPROCESSING_SAMPLES, len(self.train)))
-        chosen = loading.select(pictures, places.round().astype(np.int64))
+        plain = dataclasses.replace(self, framing=None)
+        blocks = plain._stored_blocks(self.train, size, places.round().astype(np.int64))
         levels, counts = np.arange(256), np.zeros(256, np.int64)
-        blocks = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale)
         for block in self._samples(blocks):
             flat = block.reshape(-1)
             for start in range(0, len(flat), _COUNTED):  # Each value takes 8 bytes meanwhile.
@@ -326,22 +344,14 @@ class Dataset:
         """Samples of pictures, or where `is_raw` the pixels that a written file reads."""
         source = self.part(part)
         is_quantized = self.signal is not None and not self.is_signal and not is_raw
-        stem = f"{part}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
-        if is_quantized:
-            stem += f"-{_digest(repr(self.signal))[:8]}"
-        if self.file_scale != SIXTEEN_BIT:
-            stem += f"-{self.file_scale.black:g}-{self.file_scale.white:g}"
-        if self.framing is not None:
-            stem += f"-{_digest(self.framing.to_json())[:8]}"
-        if self.front_end is not None:
-            stem += f"-{_digest(self.front_end.to_json())[:8]}"
+        stem = self._stem(source, size, is_quantized=is_quantized)
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
         label_state = pixel_cache.cache_array(
             labels, shape[:1], np.dtype(np.int64), lambda: [source.labels]
         )
         files = only_files(source.pictures)
-        is_many = len(files) >= decode_pool.MANY
+        is_many = len(files) >= decode_pool.MANY and self.input_type != "uint16"
         is_kept = is_many and self._is_kept(size)
         if is_many and not is_kept and not is_quantized:
             how, text = self._decoding(size), f"{part} pictures"
@@ -349,16 +359,35 @@ class Dataset:
             return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
 
         def made() -> Iterator[NDArray[Any]]:
-            pictures = self._kept_pixels(part, cache) if is_kept else source.pictures
-            blocks = pixel_cache.decode_blocks(
-                pictures, self.channels, size, self.file_scale, self.framing
-            )
+            blocks: Iterator[NDArray[Any]] = self._stored_blocks(source, size)
+            if is_kept:
+                blocks = pixel_cache.decode_blocks(
+                    self._kept_pixels(part, cache),
+                    self.channels,
+                    size,
+                    self.file_scale,
+                    self.framing,
+                )
             return self._samples(blocks) if is_quantized else blocks
 
-        state = pixel_cache.cache_array(
-            pixels, shape, np.dtype(np.uint8), made, is_forced=self.reading.is_forced
-        )
+        kind = np.dtype(self.input_type if is_raw and not self.is_audio else np.uint8)
+        state = pixel_cache.cache_array(pixels, shape, kind, made, is_forced=self.reading.is_forced)
         return LabelledFiles(pixels, labels, source.is_balanced, (state, label_state))
+
+    def _stem(self, source: Part, size: Size, *, is_quantized: bool) -> str:
+        """Name of the files of a part, which tells all that decides their content."""
+        stem = f"{source.name}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
+        if is_quantized:
+            stem += f"-{_digest(repr(self.signal))[:8]}"
+        elif self.input_type == "uint16":
+            stem += "-uint16"
+        if self.file_scale != SIXTEEN_BIT:
+            stem += f"-{self.file_scale.black:g}-{self.file_scale.white:g}"
+        if self.framing is not None:
+            stem += f"-{_digest(self.framing.to_json())[:8]}"
+        if self.front_end is not None:
+            stem += f"-{_digest(self.front_end.to_json())[:8]}"
+        return stem
 
     def _decoding(self, size: Size) -> Decoding:
         return Decoding(self.channels, size, self.file_scale, self.framing)
@@ -619,7 +648,7 @@ def open_dataset(
         checked = loading.with_split_decision(checked, parts, seed)
     else:
         checked = loading.with_time_decision(checked, times, parts)
-    checked, signal = _quantized(checked, parts, input_type, emit)
+    checked, signal = _quantized(checked, parts, input_type, stated, emit)
     checked, front_end = _with_front_end(
         checked, parts, known_front_end, mels=mels, band_mean=band_mean
     )
@@ -648,7 +677,11 @@ def open_dataset(
 
 
 def _quantized(
-    checked: CheckedSamples, parts: NDArray[np.str_], input_type: InputType, emit: Emit
+    checked: CheckedSamples,
+    parts: NDArray[np.str_],
+    input_type: InputType,
+    stated: PixelScale | None,
+    emit: Emit,
 ) -> tuple[CheckedSamples, InputQuantization | None]:
     """How what a file reads becomes 8-bit samples, by the training part; None: it is these."""
     samples = checked.samples
@@ -659,17 +692,14 @@ def _quantized(
                 fix="leave it out",
             )
         return checked, None
+    decisions: tuple[Decision, ...]
     if samples.signals is None:
-        if input_type not in ("auto", "uint8"):
-            raise ConfigError(
-                f"--input-type {input_type}: the file reads pictures as uint8 pixels",
-                fix="leave it out",
-            )
-        if checked.channels in (1, 3):
+        kind, made = _pixel_type(checked, input_type)
+        if kind == "uint8" and checked.channels in (1, 3):
             return checked, None
-        counts = _level_counts(checked, np.flatnonzero(parts == "train"))
-        signal, decision = quantization_of_pixels(counts, "uint8")
-        decisions: tuple[Decision, ...] = (decision,)
+        counts = _value_counts(checked, np.flatnonzero(parts == "train"), kind)
+        scale = stated if kind == "uint16" else None
+        signal, decisions = quantization_of_pixels(counts, kind, scale)
     else:
         training = samples.signals[parts == "train"]
         signal, decision = quantization_of(training)
@@ -678,19 +708,58 @@ def _quantized(
             emit(Event("data", f"{text}throughout the training part: it tells nothing"))
         kind, made = input_type_of(samples.signals, samples.value_type, input_type)
         signal = dataclasses.replace(signal, dtype=kind)
-        decisions = (decision,) if made is None else (decision, made)
-    changed = dataclasses.replace(samples, decisions=(*samples.decisions, *decisions))
+        decisions = (decision,)
+    decisions = decisions if made is None else (*decisions, made)
+    # What black and white are is said once: by the range of the values that the file reads.
+    kept = [d for d in samples.decisions if d.name != "pixel scale" or signal.dtype != "uint16"]
+    changed = dataclasses.replace(samples, decisions=(*kept, *decisions))
     return dataclasses.replace(checked, samples=changed), signal
 
 
-def _level_counts(checked: CheckedSamples, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each value occurs in each channel of some training pictures: (channels, 256)."""
+def _pixel_type(checked: CheckedSamples, stated: InputType) -> tuple[str, Decision | None]:
+    """Type of the pixels that a file reads, and the decision where it was inferred to be uint16.
+
+    Raises
+    ------
+    ConfigError
+        If the pictures cannot have the stated type.
+    """
+    deep, formats, what = checked.samples.deep, checked.formats, ""
+    if deep is not None and deep.shape[3] == checked.channels:
+        what = "the arrays are uint16"
+    elif formats is not None and checked.channels == 1 and formats.are_deep_and_grey:
+        what = "all pictures are files of 16 bits of grey"
+    if stated == "auto" and what:
+        choice = "uint16 pixels, as they are stored"
+        return "uint16", Decision("input type", choice, what, "inferred", "--input-type uint8")
+    if stated not in ("auto", "uint8") and not (stated == "uint16" and what):
+        rule = "uint8 or uint16" if what else "uint8"
+        raise ConfigError(
+            f"--input-type {stated}: the file reads these pictures as {rule} pixels",
+            fix="leave it out",
+        )
+    return ("uint16" if stated == "uint16" else "uint8"), None
+
+
+def _value_counts(
+    checked: CheckedSamples, places: NDArray[np.int64], kind: str
+) -> NDArray[np.int64]:
+    """How often each value occurs in each channel of some training pictures: (channels, values)."""
+    samples = checked.samples
     few = np.linspace(0, len(places) - 1, min(_PREPROCESSING_SAMPLES, len(places)))
-    counts = np.zeros((checked.channels, 256), np.int64)
+    limit = np.iinfo(kind).max + 1
+    counts = np.zeros((checked.channels, limit), np.int64)
     for place in places[few.round().astype(np.int64)].tolist():
-        pixels = decode.decode(checked.samples.only_pictures[place], checked.channels)
+        pixels: NDArray[Any]
+        if kind == "uint8":
+            pixels = decode.decode(samples.only_pictures[place], checked.channels)
+        elif samples.deep is not None:
+            pixels = samples.deep[place]
+        else:
+            (file,) = only_files((samples.only_pictures[place],))
+            pixels = decode.decode_deep(file, checked.channels)
         for channel in range(checked.channels):
-            counts[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
+            counts[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=limit)
     return counts
 
 
@@ -771,6 +840,7 @@ def _part(
         digests=tuple(checked.digests[place] for place in index),
         levels=None if checked.levels is None else checked.levels.select(index).to_8_bit(scale),
         signals=signals,
+        deep=None if samples.deep is None else samples.deep[index],
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
         formats=None if checked.formats is None else checked.formats.select(index),
         recordings=_shared(samples.recordings, index),

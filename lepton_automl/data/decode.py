@@ -191,6 +191,46 @@ def _each_channel(
     return np.concatenate(planes, axis=2)
 
 
+def decode_deep(
+    picture: PictureFile | NDArray[np.uint16], channels: int, size: tuple[int, int] | None = None
+) -> NDArray[np.uint16]:
+    """Decode one picture of 16 bits a channel to its stored values (H, W, `channels`).
+
+    It is resized as by `decode`, in floating point, and rounded.
+
+    Parameters
+    ----------
+    picture : Path or uint16 array (H, W, C)
+        A grey picture file of 16 bits, or pixels.
+    channels : int
+        Channels that it must have.
+    size : (int, int), optional
+        Height and width to resize to; the picture's own by default.
+
+    Raises
+    ------
+    DataError
+        As `decode`, or if it has 8 bits or other channels.
+    """
+    if isinstance(picture, np.ndarray):
+        planes = [Image.fromarray(picture[..., n].astype(np.float32)) for n in range(channels)]
+        if picture.shape[2] == channels and size in (None, picture.shape[:2]):
+            return picture
+    else:
+        with _opened(picture) as image:
+            image.load()
+            if not image.mode.startswith("I") or channels != 1:
+                raise ValueError("it has no 16 bits of grey, which the net reads")
+            turn = _TRANSPOSITIONS.get(_orientation(image))
+            plain = Image.fromarray(_integers(image, SIXTEEN_BIT).astype(np.float32))
+            planes = [plain if turn is None else plain.transpose(turn)]
+    if size is not None:
+        planes = [each.resize((size[1], size[0]), Image.Resampling.BILINEAR) for each in planes]
+    values = np.stack([np.asarray(each) for each in planes], axis=2)
+    deep: NDArray[np.uint16] = np.clip(np.rint(values), 0, 65535).astype(np.uint16)
+    return deep
+
+
 def _with_opacity(image: Image.Image) -> NDArray[np.uint8]:
     """RGB and opacity (H, W, 4) of an open picture file, upright; of 16 bits the upper 8."""
     image.load()

@@ -72,6 +72,11 @@ class FormatTable:
         )
 
     @property
+    def are_deep_and_grey(self) -> bool:
+        """Whether all are grey pictures of more than 8 bits."""
+        return bool((self.is_deep & self.is_grey).all())
+
+    @property
     def shapes(self) -> NDArray[np.str_]:
         """(N,): `landscape`, `portrait` or `square`."""
         return np.where(

@@ -170,7 +170,33 @@ def _converted(read: RawSamples | Samples, scale: PixelScale) -> Samples:
     if isinstance(read, Samples):
         return read
     samples = read.samples(convert(read.arrays, scale))
-    return dataclasses.replace(samples, pixel_scale=None if scale == EIGHT_BIT else scale)
+    return dataclasses.replace(
+        samples,
+        pixel_scale=None if scale == EIGHT_BIT else scale,
+        deep=_deep_pixels(read.arrays, scale) if isinstance(samples.pictures, np.ndarray) else None,
+    )
+
+
+def _deep_pixels(arrays: Sequence[RawArray], scale: PixelScale) -> NDArray[np.uint16] | None:
+    """The stored pixels of all parts, where they have more than 8 bits in uint16; else None."""
+    values = [array.values for array in arrays]
+    if not scale.is_deep or any(each.dtype != np.uint16 for each in values):
+        return None
+    return _joined_deep(values)
+
+
+def _joined_deep(values: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16] | None:
+    """Pixels of 16 bits one after the other; None where their shapes differ."""
+    if len({each.shape[1:] for each in values}) > 1:
+        return None
+    made: NDArray[np.uint16] = large_arrays.empty(
+        (sum(map(len, values)), *values[0].shape[1:]), np.uint16
+    )
+    place = 0
+    for each in values:
+        made[place : place + len(each)] = each
+        place += len(each)
+    return made
 
 
 def _tested(read: RawSamples | Samples, test: Path) -> list[RawArray]:
@@ -269,7 +295,8 @@ def check_pictures(
         return CheckedSamples(samples, digests, 1, None, None)
     pictures = samples.only_pictures
     if isinstance(pictures, np.ndarray):
-        digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(pictures))
+        stored = pictures if samples.deep is None else samples.deep
+        digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(stored))
         levels = LevelTable.of_pixels(pictures)
         return CheckedSamples(
             samples,
@@ -995,6 +1022,9 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         pixel_scale=samples.pixel_scale,
         audio=samples.audio,
         value_type=samples.value_type if samples.value_type == more.value_type else "float32",
+        deep=None
+        if samples.deep is None or more.deep is None
+        else _joined_deep([samples.deep, more.deep]),
     )
 
 
@@ -1073,6 +1103,7 @@ def _subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
     return dataclasses.replace(
         samples,
         pictures=_rows(samples, places),
+        deep=None if samples.deep is None else samples.deep[places],
         labels=samples.labels[places],
         ids=tuple(samples.ids[place] for place in places),
         parts=None if samples.parts is None else samples.parts[places],

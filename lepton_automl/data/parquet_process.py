@@ -173,4 +173,7 @@ def _text(value: Any) -> str:
 
 def main() -> None:
     """Answer requests until the parent process closes the pipe."""
+    # Each thread reserves some 130 MiB of addresses, which the limit on memory counts.
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
     serve(_Server().answer)

@@ -98,6 +98,26 @@ def _decoded(
     return pixels
 
 
+def decode_deep_blocks(
+    pictures: NDArray[np.uint16] | Sequence[PictureFile], channels: int, size: tuple[int, int]
+) -> Iterator[NDArray[np.uint16]]:
+    """Decode pictures of 16 bits in blocks of uint16 (n, H, W, C), in order.
+
+    Raises
+    ------
+    DataError
+        As `decode.decode_deep`.
+    """
+    count = max(1, _BLOCK_BYTES // (2 * size[0] * size[1] * channels))
+    for start in range(0, len(pictures), count):
+        places = range(start, min(start + count, len(pictures)))
+        yield np.stack(
+            decode.map_in_threads(
+                lambda place: decode.decode_deep(pictures[place], channels, size), places
+            )
+        )
+
+
 def cache_array(
     path: Path,
     shape: tuple[int, ...],

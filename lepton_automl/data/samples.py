@@ -59,6 +59,9 @@ class Samples:
     """Of the channels of signals, such as the columns of a table; empty where they have none."""
     value_type: str = "float32"
     """Type in which signals are stored, `int16` or `float32`."""
+    deep: NDArray[np.uint16] | None = None
+    """(N, H, W, C): pixels as they are stored, where they have 16 bits and `pictures` is an array
+    of them in 8 bits; else None."""
     notes: tuple[str, ...] = ()
     """Remarks for the user, one line each."""
     decisions: tuple[Decision, ...] = ()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.config import AUTO
 from lepton_automl.core.decisions import Decision
+from lepton_automl.data.pixel_scale import OPTION, PixelScale
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.quantization import InputQuantization
 
@@ -128,8 +129,8 @@ def quantization_of(values: Signals) -> tuple[InputQuantization, Decision]:
 
 
 def quantization_of_pixels(
-    counts: NDArray[np.int64], dtype: str
-) -> tuple[InputQuantization, Decision]:
+    counts: NDArray[np.int64], dtype: str, stated: PixelScale | None = None
+) -> tuple[InputQuantization, tuple[Decision, ...]]:
     """The range of pixel values that 8-bit samples hold, channel by channel.
 
     Parameters
@@ -138,38 +139,42 @@ def quantization_of_pixels(
         How often each value from 0 occurs in training pictures.
     dtype : str
         Type of the pixels.
+    stated : PixelScale, optional
+        Black and white where the user states them; they are the range of all channels.
 
     Returns
     -------
     InputQuantization
-        As of `quantization_of`.
-    Decision
-        With the ranges.
+        256 steps from a lower to an upper bound, between which 99.9 % of the pixels lie.
+    tuple of Decision
+        What the range is, where it is not stated.
     """
-    offsets, scales = [], []
-    values = np.arange(counts.shape[1], dtype=np.float64)
+    ranges = []
     for own in counts:
-        total = own.sum()
-        offset = np.float32((values * own).sum() / total)
-        apart = np.abs(values - offset)
-        order = np.argsort(apart, kind="stable")
-        place = np.searchsorted(np.cumsum(own[order]), _INSIDE * total)
-        reach = float(apart[order[place]]) or float(apart[own > 0].max()) or 1.0
-        offsets.append(float(offset))
-        scales.append(float(np.float32(reach / _STEPS)))
-    shown = ", ".join(
-        f"{offset - _STEPS * scale:.4g} to {offset + _STEPS * scale:.4g}"
-        for offset, scale in list(zip(offsets, scales, strict=True))[:3]
+        below, used = np.cumsum(own), np.flatnonzero(own)
+        ends = [(1 - _INSIDE) / 2 * below[-1], (1 + _INSIDE) / 2 * below[-1]]
+        low, high = (float(np.searchsorted(below, end)) for end in ends)
+        if not low < high:  # Nearly all pixels are equal.
+            low, high = float(used[0]), float(max(used[-1], used[0] + 1))
+        ranges.append((low, high) if stated is None else (stated.black, stated.white))
+    made = InputQuantization(
+        tuple(float(np.float32(low + (high - low) * 128 / 255)) for low, high in ranges),
+        tuple(float(np.float32((high - low) / 255)) for low, high in ranges),
+        dtype,
     )
-    return InputQuantization(tuple(offsets), tuple(scales), dtype), Decision(
-        name="range of channels",
-        choice=f"8-bit samples of {shown}{', ...' if len(scales) > 3 else ''}, a range a channel, "
-        "in the file",
+    if stated is not None:
+        return made, ()
+    shown = ", ".join(f"{low:g} to {high:g}" for low, high in ranges[:3])
+    decision = Decision(
+        name="range of pixels",
+        choice=f"8-bit samples of {shown}{', ...' if len(ranges) > 3 else ''}"
+        f"{' (a range a channel)' if len(ranges) > 1 else ''}, in the file; others are clipped",
         evidence=f"{_INSIDE:.1%} of the training pixels of each channel lie inside",
         certainty="measured",
-        option="clip or rescale the values of the data",
-        is_detail=True,
+        option=OPTION if dtype == "uint16" else "clip or rescale the values of the data",
+        is_detail=dtype == "uint8",
     )
+    return made, (decision,)
 
 
 def type_of_signals(arrays: Iterable[NDArray[Any]]) -> str:

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from lepton_automl.core.version import __version__
 from lepton_automl.errors import ArchError
+from lepton_automl.models.arch import Arch
 from lepton_automl.models.front_end_onnx import append_front_end
 from lepton_automl.models.graph import (
     Add,
@@ -25,13 +26,20 @@ from lepton_automl.models.graph import (
     Value,
 )
 from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, SIGNAL_NAME, OnnxWriter
-from lepton_automl.models.quantization import INPUT_ZERO_POINT, QParams, QuantizedNet
+from lepton_automl.models.quantization import (
+    INPUT_ZERO_POINT,
+    InputQuantization,
+    QParams,
+    QuantizedNet,
+)
 
 if TYPE_CHECKING:
     from lepton_automl.models.model import Model
 
 FRONT_END = "front_end"
 """Key of the metadata of files that read audio: `LogMel` as JSON."""
+_ROW_VALUES = 32
+"""Values of a row of pixels that is quantized at once: as fast as longer ones, few bytes."""
 _NORM_EPSILON = 1e-5
 """`eps` of torch's batch normalisation."""
 
@@ -57,6 +65,12 @@ def int8_onnx(
     if model.qparams is None:
         raise ArchError("the model is not quantized", fix="quantize it before writing an int8 file")
     return _write(_Int8(model, model.qparams), model, class_names, metadata)
+
+
+def _row_pixels(count: int, channels: int) -> int:
+    """Pixels of a row of at most `_ROW_VALUES` values; they divide the pixels of a picture."""
+    most = max(1, _ROW_VALUES // channels)
+    return max(n for n in range(1, min(most, count) + 1) if count % n == 0)
 
 
 def folded_weights(model: Model, op: Conv | Linear) -> tuple[np.ndarray, np.ndarray]:
@@ -121,6 +135,8 @@ class _Lowering:
                     fix="quantize the inputs of a net for signals",
                 )
             return self.writer.node("Transpose", INPUT_NAME, perm=[0, 3, 1, 2])
+        if not model.arch.is_signal:
+            return self._quantized_pixels(model.arch, quantization)
         offsets, scales, zero_points = (
             self.writer.constant(np.array(each, kind))
             for each, kind in (
@@ -129,14 +145,39 @@ class _Lowering:
                 ([INPUT_ZERO_POINT] * model.arch.channels, np.uint8),
             )
         )
-        x = SIGNAL_NAME if model.arch.is_signal else INPUT_NAME
+        x = SIGNAL_NAME
         if quantization.dtype != "float32":
             x = self.writer.node("Cast", x, to=TensorProto.FLOAT)
         x = self.writer.node("Sub", x, offsets)
         # Channels first: ONNX Runtime then quantizes all values of a channel at once.
-        perm = [0, 2, 1] if model.arch.is_signal else [0, 3, 1, 2]
-        x = self.writer.node("Transpose", x, perm=perm)
+        x = self.writer.node("Transpose", x, perm=[0, 2, 1])
         return self.writer.node("QuantizeLinear", x, scales, zero_points, axis=1)
+
+    def _quantized_pixels(self, arch: Arch, quantization: InputQuantization) -> str:
+        """Append the quantization of stored pixels; its output's name.
+
+        ONNX Runtime moves the transposition behind it, where it would repeat three offsets a pixel
+        at a time; so rows of pixels are computed with offsets and scales of a whole row.
+        """
+        node, constant = self.writer.node, self.writer.constant
+        height, width, channels = arch.input
+        pixels = _row_pixels(height * width, channels)
+        x = node("Reshape", INPUT_NAME, constant(np.array([-1, pixels * channels], np.int64)))
+        if quantization.dtype != "float32":
+            x = node("Cast", x, to=TensorProto.FLOAT)
+        zero_point = constant(np.uint8(INPUT_ZERO_POINT))
+        offsets, scales = (
+            np.array(each, np.float32) for each in (quantization.offsets, quantization.scales)
+        )
+        if channels == 1:
+            x = node("Sub", x, constant(offsets[0]))
+            x = node("QuantizeLinear", x, constant(scales[0]), zero_point)
+        else:
+            x = node("Sub", x, constant(np.tile(offsets, pixels)))
+            x = node("Div", x, constant(np.tile(scales, pixels)))
+            x = node("QuantizeLinear", x, constant(np.float32(1)), zero_point)
+        x = node("Reshape", x, constant(np.array([-1, height, width, channels], np.int64)))
+        return node("Transpose", x, perm=[0, 3, 1, 2])
 
     def append(self, op: Op) -> None:
         """Append the nodes of one operation."""

@@ -247,7 +247,7 @@ def saved(root, values, *, part="", ending="png"):
 @pytest.mark.parametrize(("factor", "white"), [(1, 255), (4, 1023), (16, 4095), (257, 65535)])
 def test_files_with_16_bits_are_scaled_by_what_training_uses(tmp_path, ending, factor, white):
     values = X.astype(np.uint16) * np.uint16(factor)
-    found = open_dataset(saved(tmp_path / "d", values, ending=ending))
+    found = open_dataset(saved(tmp_path / "d", values, ending=ending), input_type="uint8")
     assert found.pixel_scale == PixelScale(0, white)
     for name, pixels in pixels_of(found).items():
         number = int(name.split("/")[1][:2])

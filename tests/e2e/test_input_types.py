@@ -44,7 +44,17 @@ def counts(n=160):
     return np.rint(x).astype(np.int16), y
 
 
-KINDS = {"pixels": (pictures, PICTURES, "uint8"), "signal": (counts, SPACE, "int16")}
+def deep_pictures(n=160):
+    """A narrow range of 16 bits."""
+    x, y = pictures(n)
+    return x[..., 2:3].astype(np.uint16) * 9 + 30_000, y
+
+
+KINDS = {
+    "pixels": (pictures, PICTURES, "uint8"),
+    "deep pixels": (deep_pictures, PICTURES.replace("20, 5]", "20, 1]"), "uint16"),
+    "signal": (counts, SPACE, "int16"),
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -66,12 +76,16 @@ def made(request, tmp_path_factory):
     return request.param, config, run.run(config)
 
 
+def input_name(name):
+    return name.split()[-1]
+
+
 def test_the_file_reads_the_values_as_they_are_stored(made):
     name, _, outcome = made
     data, _, kind = KINDS[name]
     session = onnxruntime.InferenceSession(outcome.artifact / "model.int8.onnx")
     (given,) = session.get_inputs()
-    assert (given.name, given.type) == (name, f"tensor({kind})")
+    assert (given.name, given.type) == (input_name(name), f"tensor({kind})")
     assert outcome.verdict.parity.max_steps == 0
     assert outcome.verdict.int8.float_nodes == ()
     golden = read_array(outcome.artifact, "golden/pixels.npy")
@@ -79,7 +93,7 @@ def test_the_file_reads_the_values_as_they_are_stored(made):
     assert golden.dtype == kind
     assert all(row.tobytes() in known for row in golden)
     card = (outcome.artifact / "MODEL_CARD.md").read_text()
-    assert f"`{name}`, {kind} (n, " in card
+    assert f"`{input_name(name)}`, {kind} (n, " in card
 
 
 def test_predict_and_the_example_answer_as_onnx_runtime_does(made, tmp_path):
@@ -87,7 +101,7 @@ def test_predict_and_the_example_answer_as_onnx_runtime_does(made, tmp_path):
     x = KINDS[name][0]()[0][:3]
     model = outcome.artifact / "model.int8.onnx"
     session = onnxruntime.InferenceSession(model)
-    (expected,) = session.run(None, {name: x})
+    (expected,) = session.run(None, {input_name(name): x})
     labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
     files = [tmp_path / f"{n}.npy" for n in range(3)]
     for file, values in zip(files, x, strict=True):
@@ -95,7 +109,7 @@ def test_predict_and_the_example_answer_as_onnx_runtime_does(made, tmp_path):
     found = predict(model, files)
     assert [each.label for each in found] == [labels[n] for n in expected.argmax(1)]
     np.testing.assert_allclose([e.probability for e in found], expected.max(1), rtol=1e-6)
-    example = {"pixels": "classify.py", "signal": "classify_signal.py"}[name]
+    example = {"pixels": "classify.py", "signal": "classify_signal.py"}[input_name(name)]
     script = Path(__file__).parents[2] / "examples" / example
     shown = subprocess.run(
         [sys.executable, script, model, *files], capture_output=True, text=True, check=True

@@ -35,7 +35,7 @@ from lepton_automl.data.tables import (
 )
 from lepton_automl.errors import ConfigError, DataError, MachineError
 
-# Allocations of the system's allocator count as they are made; others reserve gigabytes at once.
+# Memory of the system's allocator counts as it is taken; the one of Arrow reserves a gigabyte.
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
     "import os; os.environ['ARROW_DEFAULT_MEMORY_POOL'] = 'system'; "
@@ -53,7 +53,7 @@ _LONGEST = 4096
 """Characters of a text; a column with longer ones is prose and no attribute."""
 _MOST_BYTES = 8 << 30
 """Bytes of array columns, which are held in memory."""
-_BASE_BYTES, _BYTES_PER_BYTE = 1 << 30, 4
+_BASE_BYTES, _BYTES_PER_BYTE = 2 << 30, 4
 _SECONDS, _SECONDS_PER_BYTE = 20.0, 1e-7
 """Memory and processor time for reading rows: a base, and for each byte of the file."""
 _KEYS = {"train": "train", "validation": "val", "test": "test", "": ""}

@@ -32,7 +32,7 @@ from lepton_automl.search.finals.finalists import (
 )
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.proposals.feasibility import CostCheck
-from lepton_automl.search.proposals.proposer import label_bytes
+from lepton_automl.search.proposals.proposer import input_bytes, label_bytes
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import (
@@ -508,7 +508,7 @@ def net_costs(request: SearchRequest, archs: Sequence[Arch]) -> list[Cost]:
         check = CostCheck(
             request.config.limits,
             request.target,
-            label_bytes(request.dataset.class_names),
+            label_bytes(request.dataset.class_names) + input_bytes(request.dataset),
             needs_latency=request.config.asks_for_latency,
             ledger=request.ledger,
             lock=lock,

@@ -13,6 +13,7 @@ from lepton_automl.config import Limits
 from lepton_automl.core.events import Event
 from lepton_automl.cost.cost import Cost, violations
 from lepton_automl.cost.estimate import CostEstimator
+from lepton_automl.data.dataset import Dataset
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind
@@ -171,7 +172,7 @@ class Proposer:
         self._check = CostCheck(
             config.limits,
             work.target,
-            label_bytes(work.dataset.class_names),
+            label_bytes(work.dataset.class_names) + input_bytes(work.dataset),
             needs_latency=config.limits.max_latency_ms is not None
             or any(objective.needs_timing for objective in objectives),
             ledger=work.ledger,
@@ -436,6 +437,15 @@ def label_bytes(class_names: Sequence[str]) -> int:
     """Bytes that class names (where longer than numbers) and metadata add to a file, about."""
     numbered = sum(len(str(number)) for number in range(len(class_names)))
     return sum(len(name.encode()) for name in class_names) - numbered + _METADATA_BYTES
+
+
+def input_bytes(dataset: Dataset) -> int:
+    """Bytes that the quantization of grey or RGB pixels of 16 bits adds to a file, about.
+
+    Of other inputs the files with random weights have it too.
+    """
+    is_deep = dataset.input_type == "uint16" and dataset.channels in (1, 3)
+    return (210 if dataset.channels == 1 else 430) if is_deep else 0
 
 
 def _identity(arch: Arch, recipe: Recipe) -> tuple[str, str]:
