@@ -21,7 +21,8 @@ def pixels_of(file: str, height: int, width: int, channels: int) -> np.ndarray:
     """One picture as the net was trained on it: uint8 (1, height, width, channels)."""
     if file.endswith(".npy"):  # pixels of the net's size, of any number of channels
         return np.load(file).astype(np.uint8).reshape(1, height, width, channels)
-    picture = ImageOps.exif_transpose(Image.open(file))
+    with Image.open(file) as opened:
+        picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I"):  # 16-bit grey
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
