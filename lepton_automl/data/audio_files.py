@@ -1,7 +1,8 @@
-"""Read recordings of sound: WAV by a parser of our own, FLAC, OGG, MP3 by soundfile (an extra).
+"""Read recordings of sound: WAV by a parser of our own, others by soundfile (an extra).
 
 The parser reads the formats that `wave` of the standard library refuses before Python 3.12: float
-samples and WAVE_FORMAT_EXTENSIBLE. It follows the sizes in the file only as far as its bytes go.
+samples, WAVE_FORMAT_EXTENSIBLE, G.711, big-endian files, and PCM of any number of bits. It follows
+the sizes in the file only as far as its bytes go.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from lepton_automl.errors import DataError, MachineError, first_line
 from lepton_automl.models.front_end import MAX_RATE
 
 WAV_SUFFIXES = frozenset({".wav", ".wave"})
-SUFFIXES = WAV_SUFFIXES | {".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"}
+SUFFIXES = WAV_SUFFIXES | {".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"}
 """Of files with recordings of sound."""
 RECORDING = FileKind("recordings", 256 << 20)
 _MOST_SAMPLES = 256 << 20
@@ -31,8 +33,10 @@ _MOST_SAMPLES = 256 << 20
 _MOST_TIMES = 16
 """Times its rate to which a recording is brought at most."""
 _MOST_CHANNELS = 64
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_FIX = "give WAV files of PCM (8 to 32 bits) or float samples; sox IN.wav -b 16 OUT.wav converts"
+_PCM, _FLOAT, _A_LAW, _MU_LAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
+_BITS = {_PCM: range(1, 65), _FLOAT: (32, 64), _A_LAW: (8,), _MU_LAW: (8,)}
+"""Kind of samples -> their bits."""
+_FIX = "give WAV files of PCM, float or G.711 samples; sox IN.wav -b 16 OUT.wav converts"
 _FULL_SCALE = 1 << 15
 
 Audio = NDArray[np.int16]
@@ -45,7 +49,8 @@ def read_audio(path: Path) -> tuple[Audio, int]:
     Parameters
     ----------
     path : Path
-        `.wav` with PCM of 8, 16, 24 or 32 bits or float of 32 or 64; else a file of libsndfile.
+        `.wav` with PCM of 1 to 64 bits, float of 32 or 64, A-law or mu-law; else a file of
+        libsndfile.
 
     Returns
     -------
@@ -108,56 +113,93 @@ def cut(samples: Audio, window: int, stride: int) -> Audio:
     return found
 
 
+@dataclass(frozen=True)
+class _Format:
+    """How the samples of a WAV file are stored."""
+
+    kind: int
+    channels: int
+    rate: int
+    width: int
+    """Bytes of a sample."""
+    order: str
+    """Of the bytes: `<` or `>`."""
+
+
 def _wav(path: Path, content: bytes) -> tuple[NDArray[Any], int]:
-    """Samples (n, channels) as stored, 24 bits in the upper three bytes of 32, and the rate."""
-    if content[:4] not in (b"RIFF", b"RF64") or content[8:12] != b"WAVE":
+    """Samples (n, channels) as stored, other whole numbers as 32 bits, and the rate."""
+    if content[:4] not in (b"RIFF", b"RF64", b"RIFX") or content[8:12] != b"WAVE":
         raise _unreadable(path, "no WAV file (RIFF)")
-    form: tuple[int, int, int, int] | None = None
-    for name, body in _chunks(content):
+    order = ">" if content[:4] == b"RIFX" else "<"
+    form: _Format | None = None
+    for name, body in _chunks(content, order):
         if name == b"fmt " and form is None:
-            form = _format(path, body)
+            form = _format(path, body, order)
         elif name == b"data":
             if form is None:
                 break
-            kind, channels, rate, bits = form
-            width = bits // 8 * channels
-            return _decoded(body[: len(body) // width * width], kind, channels, bits), rate
+            frame = form.width * form.channels
+            samples = _decoded(body[: len(body) // frame * frame], form)
+            return samples.reshape(-1, form.channels), form.rate
     raise _unreadable(path, "a WAV file without a format and samples")
 
 
-def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def _chunks(content: bytes, order: str) -> Iterator[tuple[bytes, memoryview]]:
     """Names and contents of the chunks; of one that ends beyond the file what is there."""
     view, place = memoryview(content), 12
     while place + 8 <= len(view):
-        (size,) = struct.unpack_from("<I", view, place + 4)
+        (size,) = struct.unpack_from(f"{order}I", view, place + 4)
         yield bytes(view[place : place + 4]), view[place + 8 : place + 8 + size]
         place += 8 + size + size % 2
 
 
-def _format(path: Path, body: memoryview) -> tuple[int, int, int, int]:
-    """Kind, channels, rate and bits."""
+def _format(path: Path, body: memoryview, order: str) -> _Format:
     if len(body) < 16:
         raise _unreadable(path, "a WAV file whose format is cut off")
-    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", body)
-    if kind == _EXTENSIBLE and len(body) >= 26:
-        (kind,) = struct.unpack_from("<H", body, 24)
-    legal = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}.get(kind, ())
-    if bits not in legal:
+    kind, channels, rate, speed, frame, bits = struct.unpack_from(f"{order}HHIIHH", body)
+    if kind == _EXTENSIBLE and len(body) >= 28:
+        (kind,) = struct.unpack_from(f"{order}I", body, 24)
+    if bits not in _BITS.get(kind, ()):
         raise _unreadable(path, f"WAV samples of format {kind} with {bits} bits")
     if not 1 <= channels <= _MOST_CHANNELS:
         raise _unreadable(path, f"{channels} channels, the rule is 1 to {_MOST_CHANNELS}")
-    return kind, channels, rate, bits
+    width = -(-bits // 8)
+    # Some files hold 24 bits in four bytes; the size of a frame counts where the speed confirms it.
+    if kind == _PCM and speed == rate * frame and not frame % channels:
+        width = max(width, min(8, frame // channels))
+    return _Format(kind, channels, rate, width, order)
 
 
-def _decoded(body: memoryview, kind: int, channels: int, bits: int) -> NDArray[Any]:
-    if kind == _FLOAT:
-        return np.frombuffer(body, f"<f{bits // 8}").reshape(-1, channels)
-    if bits == 24:
-        wide = np.zeros((len(body) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(body, np.uint8).reshape(-1, 3)
-        return wide.view("<i4").reshape(-1, channels)
-    kinds = {8: "u1", 16: "<i2", 32: "<i4"}
-    return np.frombuffer(body, kinds[bits]).reshape(-1, channels)
+def _decoded(body: memoryview, form: _Format) -> NDArray[Any]:
+    if form.kind == _FLOAT:
+        return np.frombuffer(body, f"{form.order}f{form.width}")
+    stored = np.frombuffer(body, np.uint8)
+    if form.kind in (_A_LAW, _MU_LAW):
+        return (_a_law() if form.kind == _A_LAW else _mu_law())[stored]
+    if form.width == 1:
+        return stored
+    if form.width == 2:
+        return np.frombuffer(body, f"{form.order}i2").astype(np.int16, copy=False)
+    places = stored.reshape(-1, form.width)[:, :: 1 if form.order == "<" else -1]
+    kept = places[:, -4:]  # The lowest bytes of more than 32 bits are below one step of 16.
+    wide = np.zeros((len(kept), 4), np.uint8)
+    wide[:, 4 - kept.shape[1] :] = kept
+    return wide.view("<i4")
+
+
+def _mu_law() -> NDArray[np.int16]:
+    """Value of each byte of mu-law (ITU-T G.711)."""
+    code = ~np.arange(256) & 0xFF
+    size = ((((code & 15) << 3) + 132) << (code >> 4 & 7)) - 132
+    return np.where(code & 0x80, -size, size).astype(np.int16)
+
+
+def _a_law() -> NDArray[np.int16]:
+    """Value of each byte of A-law (ITU-T G.711)."""
+    code = np.arange(256) ^ 0x55
+    exponent, rest = code >> 4 & 7, ((code & 15) << 4) + 8
+    size = np.where(exponent == 0, rest, (rest + 256) << np.maximum(exponent - 1, 0))
+    return np.where(code & 0x80, size, -size).astype(np.int16)
 
 
 def _compressed(path: Path, content: bytes) -> tuple[NDArray[Any], int]:

@@ -488,7 +488,15 @@ def _axis_decision(
 
 def _wrong_keys(data: str, archive: NamedArrays, what: str, fix: str) -> DataError:
     """An error about the keys of a file, with those that are there."""
-    there = [f"{key} {each.dtype} {each.shape}" for key, each in archive.headers().items()]
+    headers = archive.headers()
+    there = [f"{key} {each.dtype} {each.shape}" for key, each in headers.items()]
+    unread = [key for key in archive.files if key not in headers]
+    there += [f"{key} (Python objects, or damaged)" for key in unread]
+    if unread:
+        fix += (
+            "; arrays of Python objects are not read, since that can run code in them: load them "
+            "yourself and write numbers with np.savez"
+        )
     more = f" and {len(there) - _MOST_KEYS} more" if len(there) > _MOST_KEYS else ""
     return DataError(
         f"{data}: {what}; it holds {', '.join(there[:_MOST_KEYS]) or 'no arrays'}{more}", fix=fix

@@ -21,6 +21,8 @@ _WINDOW = 128
 """Values of a window where recordings differ in length and none is stated."""
 _MOST_WHOLE = 4096
 """Values up to which recordings of one length are taken whole."""
+_LEFT_OUT = 0.05
+"""Share of the recordings that may be shorter than a window of a length that is not stated."""
 _MAJORITY = 0.75
 """Share of the rows of a window that have its label."""
 
@@ -77,7 +79,7 @@ def cut_recordings(
         At least one, with equally many channels.
     window, stride : int, optional
         Values of a window, and from the start of one to the next. None: whole recordings where all
-        have one length and one label, else 128; half a window.
+        have one length and one label, else 128 or what 95 % of the recordings hold; half a window.
     channel_names : tuple of str
         Of the channels; empty where they have none.
 
@@ -135,7 +137,7 @@ def _choose_window(
     if length is None:
         one_label = all(isinstance(each.labels, str) for each in recordings)
         is_whole = shortest == longest <= _MOST_WHOLE and one_label
-        length = shortest if is_whole else min(_WINDOW, longest)
+        length = shortest if is_whole else min(_WINDOW, _fitting(recordings))
     step = stride or max(1, length // 2)
     if window is not None and stride is not None:
         return length, step, ()
@@ -156,6 +158,12 @@ def _choose_window(
             ),
         ),
     )
+
+
+def _fitting(recordings: Sequence[LabelledRecording]) -> int:
+    """Values of a window that nearly all recordings hold."""
+    longest = [max(end - start for start, end in each.pieces()) for each in recordings]
+    return int(np.quantile(longest, _LEFT_OUT, method="lower"))
 
 
 def _windows(

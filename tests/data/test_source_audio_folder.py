@@ -218,3 +218,12 @@ def test_options_are_checked(tmp_path):
         open_dataset(data, channels="3")
     with pytest.raises(ConfigError, match="--mels has no effect"):
         open_dataset("digits", mels=20)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.oga", "a.mp3"])
+def test_recordings_without_folders_of_classes_are_one_error(tmp_path, name):
+    (tmp_path / name).write_bytes(b"RIFF")
+    (tmp_path / "LICENSE").write_text("free")
+    with pytest.raises(DataError, match="no folders with recordings of sound") as caught:
+        open_dataset(tmp_path)
+    assert "DATA/CLASS/RECORDING.wav" in caught.value.fix

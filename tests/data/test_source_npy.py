@@ -32,6 +32,14 @@ def test_files_are_read_as_the_arrays_of_an_npz_file(tmp_path):
     assert one.fingerprint == open_dataset(write_npz(tmp_path / "a.npz", **arrays)).fingerprint
 
 
+def test_a_file_of_objects_under_another_name_is_named(tmp_path):
+    folder = write(tmp_path / "arrays", watch=np.array([{"X": X}], object))
+    for data in (folder, f"{folder}/watch.npy"):
+        with pytest.raises(DataError, match=r"it holds watch \(Python objects") as caught:
+            Npy().read(data)
+        assert "np.savez" in caught.value.fix
+
+
 def test_one_of_the_files_names_them_all(tmp_path):
     folder = example(tmp_path)
     for name in ("x.npy", "y.npy"):

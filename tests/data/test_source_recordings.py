@@ -53,7 +53,7 @@ def test_windows_are_pieces_of_their_recording_and_groups_the_recordings(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("lengths", "window", "count"), [([60, 60], 60, 2), ([300, 200], 128, 5), ([60, 90], 90, 1)]
+    ("lengths", "window", "count"), [([60, 60], 60, 2), ([300, 200], 128, 5), ([60, 90], 60, 3)]
 )
 def test_without_a_stated_window_recordings_of_one_length_are_whole(
     tmp_path, lengths, window, count
