@@ -77,8 +77,8 @@ for name, start, end in (
 print(json.dumps(found))
 """
 SPACE = """
-doc = "one small net for pictures of any size"
-input = { resolution = "native", example = [128, 128, 3] }
+doc = "one small net for pictures of 64 pixels and more"
+input = { resolution = 64, example = [64, 64, 3] }
 [stem]
 out = 8
 stride = 2
@@ -98,7 +98,7 @@ adamw = { lr = 0.004 }
 batch_size = 32
 epochs = 1
 """
-"""Written to a file: trials of one epoch at the size of the pictures."""
+"""Written to a file: trials of one epoch, whose batches fit into any legal memory."""
 
 
 def write_picture(folder: Path, size: int, number: int) -> None:

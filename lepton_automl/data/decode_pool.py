@@ -267,7 +267,11 @@ def only_files(pictures: Pictures) -> tuple[PictureFile, ...]:
 
 
 def check(
-    pictures: Sequence[PictureFile], reading: Reading, on_checked: OnChecked | None = None
+    pictures: Sequence[PictureFile],
+    reading: Reading,
+    on_checked: OnChecked | None = None,
+    *,
+    before: int = 0,
 ) -> list[CheckResult]:
     """Check picture files, in several processes where they are many.
 
@@ -279,13 +283,15 @@ def check(
         Processes, memory and where progress goes.
     on_checked : callable, optional
         Called from time to time with what was found.
+    before : int
+        Pictures that were checked before, for progress.
 
     Returns
     -------
     list of CheckedPicture or DataError
         In the order of the files.
     """
-    countdown = Countdown("checking pictures", len(pictures), reading.emit)
+    countdown = Countdown("checking pictures", before + len(pictures), reading.emit, before)
     count = reading.count_for(pictures)
     if count == 1:
         return _check_here(pictures, on_checked, countdown)

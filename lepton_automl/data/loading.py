@@ -360,7 +360,7 @@ def _checked(
     def on_checked(places: Sequence[int], results: Sequence[CheckResult]) -> None:
         known.keep([left[n] for n in places], results)
 
-    results = decode_pool.check([paths[n] for n in left], reading, on_checked)
+    results = decode_pool.check([paths[n] for n in left], reading, on_checked, before=len(found))
     found.update(zip(left, results, strict=True))
     ordered = [found[n] for n in range(len(paths))]
     known.finish(ordered)

@@ -110,8 +110,8 @@ def test_a_command_that_was_killed_goes_on_where_it_was(folder, read, monkeypatc
     monkeypatch.setattr(known_pictures, "_ROWS", 1)
     check = decode_pool.check
 
-    def killed(pictures, reading, on_checked):
-        check(pictures[:10], reading, on_checked)
+    def killed(pictures, reading, on_checked, **more):
+        check(pictures[:10], reading, on_checked, **more)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(decode_pool, "check", killed)
