@@ -32,6 +32,8 @@ from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, s
 _FIX = "give an ONNX file that lepton wrote"
 _WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS, FRONT_END)
 """Metadata that are read."""
+_MOST_WINDOWS = 100_000
+"""Of a recording of sound."""
 _MAX_FRAMING = 4
 """Pictures are resized at most to this many times the size of the input, then cut."""
 _SUSPECT_LEVEL, _SUSPECT_SHARE = 31, 0.5
@@ -240,7 +242,13 @@ def _of_audio(
         except DataError as error:
             on_unreadable(DataError(error.what, fix="leave this file out"))
             continue
-        answers = session.predict(audio_files.cut(samples, front_end.window, front_end.stride))
+        shape = front_end.window, front_end.stride
+        if (count := audio_files.window_count(samples, *shape)) > _MOST_WINDOWS:
+            what = f"{path} has {count} windows, at most {_MOST_WINDOWS} are classified"
+            on_unreadable(DataError(what, fix="cut it into shorter recordings"))
+            continue
+        blocks = audio_files.cut_in_blocks(samples, *shape, batch_of(session.shape))
+        answers = np.concatenate([session.predict(block) for block in blocks])
         (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
         pieces = tuple(
             WindowAnswer(n * front_end.stride, labels[row.argmax()], float(row.max()))

@@ -105,12 +105,23 @@ def cut(samples: Audio, window: int, stride: int) -> Audio:
 
     The last one, and that of a shorter recording, ends with zeros.
     """
-    count = 1 + max(0, math.ceil((len(samples) - window) / stride))
+    blocks = cut_in_blocks(samples, window, stride, window_count(samples, window, stride))
+    return next(blocks)
+
+
+def window_count(samples: Audio, window: int, stride: int) -> int:
+    """Windows that `cut` gives."""
+    return 1 + max(0, math.ceil((len(samples) - window) / stride))
+
+
+def cut_in_blocks(samples: Audio, window: int, stride: int, most: int) -> Iterator[Audio]:
+    """The windows that `cut` gives, at most `most` at once."""
+    count = window_count(samples, window, stride)
     padded = np.zeros((count - 1) * stride + window, np.int16)
     padded[: len(samples)] = samples[: len(padded)]
-    starts = np.arange(count) * stride
-    found: Audio = padded[starts[:, None] + np.arange(window)]
-    return found
+    for first in range(0, count, most):
+        starts = np.arange(first, min(first + most, count)) * stride
+        yield padded[starts[:, None] + np.arange(window)]
 
 
 @dataclass(frozen=True)

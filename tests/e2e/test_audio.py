@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lepton_automl.artifact import predict as predict_module
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.writer import read_array
 from lepton_automl.config import RunConfig
@@ -141,6 +142,16 @@ def test_a_recording_is_classified_from_its_wav_alone_and_by_the_example(made, t
     assert [float(row[2]) for row in rows] == pytest.approx(
         [each.probability for each in found], abs=1e-4
     )
+
+
+def test_a_recording_with_too_many_windows_is_left_out(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_module, "_MOST_WINDOWS", 3)
+    write(tmp_path / "long.wav", tone(900, 0.9))
+    write(tmp_path / "short.wav", tone(900, 0.3))
+    left: list[DataError] = []
+    found = predict(made[1].artifact, [tmp_path], on_unreadable=left.append)
+    assert [each.file.name for each in found] == ["short.wav"]
+    assert "long.wav has 5 windows, at most 3" in left[0].what
 
 
 def test_another_rate_and_form_is_converted(made, lepton, tmp_path):
