@@ -230,7 +230,8 @@ def _paths_by_values(table: Table, free: Sequence[str]) -> str:
     if numeric >= _NUMERIC_SHARE * len(table.columns):
         raise DataError(
             f"{table.name} is a table of numbers ({numeric} of {len(table.columns)} columns: "
-            f"{names}{more}), and no column names picture files; lepton searches nets for pictures",
+            f"{names}{more}), and no column names files; lepton searches nets for pictures, "
+            "signals and sound, not for rows that are independent of each other",
             fix="for such tables use scikit-learn (HistGradientBoostingClassifier) or AutoGluon; "
             "where the numbers are pixels, save them as arrays: np.savez(path, x=..., y=...); "
             "where rows are values of sensors over time: --columns recording=COLUMN (or "

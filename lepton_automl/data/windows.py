@@ -93,7 +93,8 @@ def cut_recordings(
     channels = recordings[0].values.shape[1]
     if channels > MAX_CHANNELS:
         raise DataError(
-            f"{recordings[0].name} has {channels} channels, at most {MAX_CHANNELS} are read",
+            f"{data}: {recordings[0].name} has {channels} channels, at most {MAX_CHANNELS} are "
+            "read",
             fix="keep the columns that matter; in a table: --columns channels=A+B+C",
         )
     length, step, decisions = _choose_window(recordings, window, stride)
