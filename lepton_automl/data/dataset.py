@@ -36,6 +36,7 @@ from lepton_automl.data.framing import Framing
 from lepton_automl.data.levels import LevelTable
 from lepton_automl.data.loading import CheckedSamples, UnreadableFile
 from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pixel_scale import decision as pixel_scale_decision
 from lepton_automl.data.pixel_scale import parse as parse_scale
 from lepton_automl.data.samples import PARTS, Pictures
 from lepton_automl.data.signals import (
@@ -45,7 +46,7 @@ from lepton_automl.data.signals import (
     quantization_of,
     quantization_of_pixels,
 )
-from lepton_automl.errors import ConfigError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.front_end_onnx import compute_features
@@ -310,6 +311,44 @@ class Dataset:
         # The deviation of uniformly grey pictures is 0; at least 1 avoids a division by it.
         scale = float(np.float32(1 / max(variance**0.5, 1.0)))
         return Preprocessing(round(mean), scale, self.signal)
+
+    def with_inputs(self, signal: InputQuantization | None) -> Dataset:
+        """Copy with the samples of a net that reads its input with this quantization.
+
+        Raises
+        ------
+        DataError
+            If the data have values of another type.
+        """
+        if signal == self.signal:
+            return self
+        if signal is None:
+            return self.with_8_bits()
+        needed = signal.dtype if signal.dtype in ("int16", "uint16") else ""
+        if needed and self.input_type != needed:
+            raise DataError(
+                f"the net reads {needed} values, the data are read as {self.input_type}",
+                fix="give data that are stored as those that the net was trained on",
+            )
+        made = dataclasses.replace(self, signal=signal)
+        if not self.is_signal:
+            return made
+        train, validation, test = (
+            dataclasses.replace(part, pictures=signal.quantize(part.signals)[:, None])
+            if part.signals is not None
+            else part
+            for part in self.parts
+        )
+        return dataclasses.replace(made, train=train, validation=validation, test=test)
+
+    def with_8_bits(self) -> Dataset:
+        """Copy for a net that reads uint8 grey or RGB pixels: those of 16 bits are scaled."""
+        if self.signal is None or self.is_signal:
+            return self
+        kept = [d for d in self.decisions if d.name not in ("input type", "range of pixels")]
+        if self.pixel_scale is not None:
+            kept.append(pixel_scale_decision(self.pixel_scale, "the net reads 8-bit pixels"))
+        return dataclasses.replace(self, signal=None, decisions=tuple(kept))
 
     def matched_to(self, class_names: Sequence[str], channels: int) -> Dataset:
         """Copy for a net with `channels` that orders the same classes as `class_names`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -55,6 +56,10 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
     arch, weights, preprocessing, recipe = _read(source)
     with open_run(config, emit) as context:
         model = Model(arch, weights, preprocessing or context.dataset.preprocessing(arch.size))
+        _check_kind(source, model, context)
+        if preprocessing is not None:
+            inputs = context.dataset.with_inputs(preprocessing.signal)
+            context = dataclasses.replace(context, dataset=inputs)
         _check(source, model, context)
         _save_best(model, recipe, context)
         if manifest.is_complete(context.folder.artifact):
@@ -110,7 +115,6 @@ def _read(
 
 
 def _check(source: Path, model: Model, context: RunContext) -> None:
-    _check_kind(source, model, context)
     names, channels = context.dataset.class_names, context.dataset.channels
     if (model.arch.classes, model.arch.channels) != (len(names), channels):
         own = model.arch.channels

@@ -121,7 +121,7 @@ def compress_model(
             "are read for grey and RGB pictures",
             fix="give grey or RGB pictures",
         )
-    dataset = dataset.matched_to(model.class_names, model.shape[2])
+    dataset = dataset.with_8_bits().matched_to(model.class_names, model.shape[2])
     framing = None if model.pixels is None else model.pixels.framing
     dataset = replace(dataset, framing=framing)
     warning = plausibility.order_warning(model)

@@ -67,6 +67,18 @@ def test_a_stated_scale_is_the_range(tmp_path):
     np.testing.assert_array_equal(seen, stored - 20_000)
 
 
+def test_a_net_of_8_bits_gets_pixels_scaled_to_8_bits(tmp_path):
+    path = write_npz(tmp_path / "x.npz", x=X, y=Y)
+    deep = open_dataset(path, group="none")
+    plain = open_dataset(path, group="none", input_type="uint8")
+    made = deep.with_inputs(None)
+    for one, two in zip(samples(made, tmp_path / "a"), samples(plain, tmp_path / "b"), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert {d.choice for d in made.decisions} == {d.choice for d in plain.decisions}
+    with pytest.raises(DataError, match="reads uint16 values, the data are read as uint8"):
+        plain.with_inputs(deep.signal)
+
+
 def test_values_that_differ_below_8_bits_are_other_data(tmp_path):
     other = X.copy()
     other[0, 0, 0, 0] ^= 1
