@@ -12,6 +12,7 @@ import numpy as np
 
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.decode import SUFFIXES
+from lepton_automl.data.folder_kinds import folder_kind
 from lepton_automl.data.part_names import parts_named
 from lepton_automl.data.samples import PARTS, Samples
 from lepton_automl.errors import ConfigError, DataError
@@ -353,5 +354,13 @@ def _empty(root: Path, others: int, loose: int, parts: list[tuple[str, Folder]])
             f"{loose} pictures are in {where} itself, not in a class folder", fix=_LAYOUT
         )
     what = f"{others} files, none of them a picture" if others else "no pictures"
+    for _, folder in parts:
+        for inner in folder.folders:
+            kind = folder_kind(str(inner.path))
+            if kind not in ("", "image_folder"):
+                return DataError(
+                    f"{root} holds {what}; {inner.path} is data of another kind ({kind})",
+                    fix=f"give {inner.path}",
+                )
     known = " ".join(sorted(SUFFIXES))
     return DataError(f"{root} holds {what}", fix=f"{_LAYOUT}; pictures end in {known}")

@@ -7,6 +7,8 @@ to the size asked for. The same in three lines of Pillow for ordinary pictures:
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import io
 import os
@@ -18,7 +20,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -435,6 +437,26 @@ def prepare() -> None:
     warnings.simplefilter("ignore")
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Take libtiff's two handlers of messages away, which print what Pillow raises as an error.
+
+    The library is looked for among those that the process has loaded, under Linux; elsewhere, and
+    where it is part of another one, its messages stay.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text("utf-8", "replace")
+    except OSError:
+        return
+    for path in sorted(set(re.findall(r"/\S*/libtiff[^/\s]*\.so\S*", maps))):
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(path)
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                handler = getattr(library, name)
+                handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+                handler(None)
+
+
 class _WholeFile:
     """A file of which no read asks for more than is left, whatever length a part of it claims.
 
@@ -455,6 +477,7 @@ class _WholeFile:
 
 
 def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
+    _silence_libtiff()
     whole = file if isinstance(file, io.BytesIO) else cast(BinaryIO, _WholeFile(file))
     return Image.open(whole, formats=_FORMATS)
 

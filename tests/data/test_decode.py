@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -327,3 +328,17 @@ def test_opacity_is_a_fourth_channel_where_four_are_wanted(tmp_path):
     assert (found[..., 3] == 255).all()
     with pytest.raises(DataError, match="6 channels are wanted"):
         decode(tmp_path / "a.png", 6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtiff is found among the mapped files")
+def test_libtiff_prints_nothing_about_a_cut_file(tmp_path, capfd):
+    """It writes to the terminal itself, beside the error that Pillow raises."""
+    path = tmp_path / "a.tif"
+    pixels = random_pictures(1, (64, 64, 3))[0]
+    Image.fromarray(pixels).save(path, compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    content[8:400] = bytes(392)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.tif cannot be read"):
+        check_picture(path)
+    assert capfd.readouterr().err == ""

@@ -251,3 +251,14 @@ def test_a_name_that_the_locale_cannot_read_hints_at_it():
     assert "UTF-8" in caught.value.fix
     with pytest.raises(DataError, match="is not valid UTF-8"):
         class_folders._text("\udcff")
+
+
+def test_data_of_another_kind_one_level_below_are_named(tmp_path):
+    """As a package of MNIST has them, in `data/` beside its code."""
+    (tmp_path / "data").mkdir()
+    for kind, text in (("images-idx3", b"x"), ("labels-idx1", b"y")):
+        (tmp_path / "data" / f"train-{kind}-ubyte").write_bytes(text)
+    (tmp_path / "index.js").write_text("")
+    with pytest.raises(DataError, match=r"data is data of another kind \(idx\)") as caught:
+        read(tmp_path)
+    assert caught.value.fix == f"give {tmp_path / 'data'}"

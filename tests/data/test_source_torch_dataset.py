@@ -86,6 +86,8 @@ ITEMS = {
     # As ToTensor of torchvision makes them.
     "floats": lambda: Pairs((X.transpose(0, 3, 1, 2) / 255).astype(np.float32), Y),
     "one-hot": lambda: Pairs(X, np.eye(2)[Y]),
+    # As the package medmnist has it.
+    "labels in rows of one": lambda: Pairs([Image.fromarray(x) for x in X], Y[:, None]),
     "fields": lambda: [{"image": x, "label": int(y)} for x, y in zip(X, Y, strict=True)],
     "list": lambda: list(zip(X, Y.tolist(), strict=True)),
     "subset": lambda: Subset(Pairs(X[::-1], Y[::-1]), range(23, -1, -1)),

@@ -317,7 +317,7 @@ def _label(name: str, label: Any) -> object:
     if isinstance(label, (bool, int, str, np.integer, np.bool_)):
         return label
     found = np.asarray(label) if isinstance(label, np.generic) else _array_of(label)
-    if found is not None and found.ndim == 0:
+    if found is not None and found.size == 1:  # Also a row of one number, as MedMNIST has it.
         return found.item()
     if found is not None and found.ndim == 1 and len(found) > 1:
         return found
