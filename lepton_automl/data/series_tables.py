@@ -53,6 +53,8 @@ _FEWEST_REGULAR = 256
 _REGULAR = 0.9
 """Share of the steps of the times that are 0.5 to 2 times the median."""
 _MOST_RECORDINGS = 100_000
+_MOST_LABELS = 20
+"""Different values of a column that may be labels."""
 _GAP = 20
 """Median steps of the times from which a step is a gap."""
 
@@ -117,7 +119,11 @@ def series_roles(table: Table, stated: Mapping[str, str] | None) -> SeriesRoles 
         found = _found(table, given, is_stated=False)
     except (DataError, ConfigError):
         return None
-    return found if found.label and found.channels and found.evidence else None
+    if not found.channels or not found.evidence:
+        return None
+    if not found.label and set(table.columns) <= {found.time, found.recording, *found.channels}:
+        raise _without_label(table, found)
+    return found if found.label else None
 
 
 def known_series_roles(table: Table, stated: Mapping[str, str]) -> SeriesRoles:
@@ -210,6 +216,19 @@ def _check_complete(table: Table, label: str, channels: Sequence[str]) -> None:
             "are read",
             fix=f"state those that matter: --columns channels={'+'.join(channels[:3])}",
         )
+
+
+def _without_label(table: Table, roles: SeriesRoles) -> DataError:
+    """The error for values over time of which no column is named as a label."""
+    counts = {name: len(set(table.columns[name])) for name in roles.channels}
+    fewest = min(counts, key=lambda name: counts[name])
+    guess = fewest if counts[fewest] <= _MOST_LABELS else "COLUMN"
+    shown = ", ".join(map(printable, list(table.columns)[:10]))
+    return DataError(
+        f"{table.name} holds values over time ({roles.evidence}), but no column is named as a "
+        f"label; the columns are {shown}",
+        fix=f"state which: --columns label={guess}",
+    )
 
 
 def _by_name(table: Table, role: str, free: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.tables import Table
+from lepton_automl.data.tables import Table, are_numbers
 from lepton_automl.errors import DataError
 
 TABLE = FileKind("tables", 128 << 20)
@@ -166,6 +166,13 @@ def _check_header(path: Path, line: int, names: Sequence[str]) -> None:
             "AutoGluon",
         )
     filled = [name for name in names if name]
+    if _are_values(filled):
+        raise DataError(
+            f"{path}, line {line}: it holds numbers, {','.join(names)[:60]!r}, and no names of "
+            "columns",
+            fix="write a line of names on top, such as x,y,z,label; of the UCR archive, whose "
+            "lines are a series with its label first, files NAME_TRAIN.tsv are read",
+        )
     if twice := next((name for name in filled if filled.count(name) > 1), ""):
         raise DataError(
             f"{path}, line {line}: two columns are named {twice!r}", fix="give each a name"
@@ -184,6 +191,12 @@ def _check_header(path: Path, line: int, names: Sequence[str]) -> None:
             fix="separate columns by comma, semicolon, tab or |; a folder of pictures of one class "
             "each needs no table",
         )
+
+
+def _are_values(names: Sequence[str]) -> bool:
+    """Whether texts are measured values: numbers, some with a fraction or a sign."""
+    is_whole = [name.isdecimal() for name in names]
+    return bool(names) and not all(is_whole) and are_numbers(names)
 
 
 def _table(path: Path, columns: Mapping[str, Sequence[str]], places: Sequence[str]) -> Table:

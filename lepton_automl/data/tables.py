@@ -235,7 +235,8 @@ def _paths_by_values(table: Table, free: Sequence[str]) -> str:
             fix="for such tables use scikit-learn (HistGradientBoostingClassifier) or AutoGluon; "
             "where the numbers are pixels, save them as arrays: np.savez(path, x=..., y=...); "
             "where rows are values of sensors over time: --columns recording=COLUMN (or "
-            "time=COLUMN), with label=COLUMN; where a column names files: --columns path=COLUMN",
+            "time=COLUMN, channels=A+B), with label=COLUMN; where a column names files: --columns "
+            "path=COLUMN",
         )
     raise DataError(
         f"{table.name}: no column names picture files, the columns are {names}{more}",

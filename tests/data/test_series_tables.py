@@ -273,3 +273,18 @@ def test_too_many_recordings_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(series_tables, "_MOST_RECORDINGS", 8)
     with pytest.raises(DataError, match="names 9 recordings in 540 rows, at most 8"):
         Manifest().read(example(tmp_path))
+
+
+def test_values_over_time_without_a_known_label_ask_for_it(tmp_path):
+    """As the UEA page has S06R02E0 of Daphnet: times, sensors, and `is_anomaly`."""
+    names = {"t": "timestamp", "x": "x", "y": "y", "z": "z"}
+    rows = [{names[k]: v for k, v in row.items() if k in names} for row in rows_of(1, 300)]
+    for n, row in enumerate(rows):
+        row["is_anomaly"] = n // 20 % 2
+    data = write(tmp_path / "a.csv", rows)
+    with pytest.raises(DataError, match=r"over time .* no column is named as a label") as caught:
+        Manifest().read(data)
+    assert caught.value.fix == "state which: --columns label=is_anomaly"
+    samples = Manifest(columns={"label": "is_anomaly"}, window=16, stride=4).read(data)
+    assert samples.channel_names == ("x", "y", "z")
+    assert samples.class_names == ("0", "1")

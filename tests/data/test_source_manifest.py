@@ -169,6 +169,8 @@ def test_rows_that_repeat_another_are_ignored_with_a_note(pictures):
         ("path,label\na/../../b.png,x\n", "line 2: .* leads out of"),
         ("path,label\n/etc/b.png,x\n", "line 2: '/etc/b.png' leads out of"),
         ("path,label\nhttps://x.org/b.png,x\n", "line 2: .* is an address"),
+        ("1,-0.78\n2,-0.77\n", "line 1: it holds numbers, '1,-0.78', and no names of columns"),
+        ("2,0.5,0.5,0.1\n1,0.5,0.4,0.2\n", "line 1: it holds numbers"),
         ("path,label,path\na/000.png,x,b\n", "two columns are named 'path'"),
         ("path\na/000.png\n", "one column"),
         ("path,label\n", "no rows"),
