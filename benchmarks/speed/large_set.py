@@ -233,7 +233,7 @@ def training(given: argparse.Namespace) -> None:
         for name, options in (("all", []), ("limited", ["--max-memory", given.max_memory])):
             command = [sys.executable, "-m", "lepton_automl", "run", str(given.set), "--json"]
             command += ["--out", f"{place}/{name}", "--trials", str(given.trials), *options]
-            command += ["--space", str(space), "--objective", "accuracy", "--flip", "off"]
+            command += ["--space", str(space), "--objective", "accuracy"]
             command += ["--group", "none", "--refit", "off"]
             seconds, peak, out = measured(command)
             figures = json.loads(out)["int8"]

@@ -173,6 +173,8 @@ class KnownPictures:
         line = json.dumps({"format": _FORMAT, **header}, separators=(",", ":")).encode() + b"\n"
         digest = hashlib.sha256(line)
         digest.update(content)
+        with contextlib.suppress(OSError):  # Thumbnails are for nobody else.
+            cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             files.write_chunks(path, [digest.hexdigest().encode() + b"\n", line, content])
         except LeptonError as error:

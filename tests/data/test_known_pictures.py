@@ -54,6 +54,7 @@ def content(dataset):
 def test_known_files_are_not_read_and_give_the_same_data(folder, read):
     first = open_dataset(folder)
     assert len(read) == COUNT
+    assert known_pictures.cache_folder().stat().st_mode & 0o777 == 0o700
     second = open_dataset(folder)
     assert len(read) == COUNT
     assert content(second) == content(first)
