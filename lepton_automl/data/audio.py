@@ -26,8 +26,8 @@ _LOUDEST = _INSIDE = 0.999
 """Share of the training powers below the loudest ones, and of the features that 8 bits hold."""
 _MEASURED = 1024
 """Training windows from which the range is measured, evenly spaced."""
-_COMPARED = 2048
-"""Training windows on which features with and without means are compared, evenly spaced."""
+FRONT_END_SAMPLES = 2048
+"""Training windows that decide on a front end."""
 _ALLOWED = 0.05
 """Share of right answers that the quick classifier may lose by the subtraction of means."""
 _SEGMENTS, _FOLDS, _RIDGE = 8, 5, 0.1
@@ -57,7 +57,7 @@ def make_front_end(
     Parameters
     ----------
     audio : int16 array (N, window)
-        The training part.
+        Of the training part, `FRONT_END_SAMPLES` at most.
     windows : AudioWindows
         Rate and stride.
     labels : ndarray
@@ -91,7 +91,7 @@ def make_front_end(
             fix=f"give --window {frame} or more",
         )
     made = _unscaled(audio.shape[1], windows, frame, hop, _MELS if mels is None else mels)
-    places = _spaced(len(audio), _MEASURED)
+    places = spaced(len(audio), _MEASURED)
     loudest = float(np.quantile(compute_power(made, audio[places]), _LOUDEST)) or 1.0
     made = dataclasses.replace(made, floor=loudest / 10 ** (_FLOOR_DB / 10))
     decisions: tuple[Decision, ...] = ()
@@ -108,7 +108,8 @@ def make_front_end(
     return front_end, (_decision(front_end, mels), *decisions)
 
 
-def _spaced(count: int, most: int) -> NDArray[np.int64]:
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of `count` places, evenly spaced."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
@@ -133,11 +134,10 @@ def _compared(
     front_end: LogMel, audio: Audio, labels: NDArray[np.int64], groups: NDArray[np.int64] | None
 ) -> tuple[bool, Decision]:
     """Whether means are subtracted, by a quick classifier on groups that it has not seen."""
-    places = _spaced(len(audio), _COMPARED)
-    values, own = compute_logarithms(front_end, audio[places]), labels[places]
-    member = places if groups is None else groups[places]
+    values = compute_logarithms(front_end, audio)
+    member = np.arange(len(audio)) if groups is None else groups
     kept, centred = (
-        _quick_accuracy(each, own, member)
+        _quick_accuracy(each, labels, member)
         for each in (values, values - values.mean(1, keepdims=True))
     )
     is_centred = not centred < kept - _ALLOWED

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data import audio_files
 from lepton_automl.data.audio import AudioWindows
@@ -80,18 +81,25 @@ def cut_audio(
     rate, decisions = _choose_rate(rate, [own for _, own in read], is_training)
     pairs = list(zip([file.path for file in files], read, strict=True))
     clips = map_in_threads(lambda each: audio_files.to_rate(each[0], *each[1], rate), pairs)
+    read.clear()
+    pairs.clear()
     lengths = np.array([len(clip) for clip in clips])
     window, stride, decision = _choose_window(window, stride, lengths, is_training, rate)
-    cut = [
-        audio_files.cut(clip, window, window if file.is_noise else stride)
-        for file, clip in zip(files, clips, strict=True)
+    strides = [window if file.is_noise else stride for file in files]
+    counts = [
+        audio_files.window_count(clip, window, step)
+        for clip, step in zip(clips, strides, strict=True)
     ]
-    counts = [len(each) for each in cut]
+    sound, place = large_arrays.empty((sum(counts), window), np.int16), 0
+    for n, (step, count) in enumerate(zip(strides, counts, strict=True)):
+        sound[place : place + count] = audio_files.cut(clips[n], window, step)
+        clips[n] = clips[n][:0]  # Memory is not held twice.
+        place += count
     class_names = tuple(sorted({file.label for file in files}))
     parts = np.repeat(np.array([file.part for file in files], "<U10"), counts)
     names = dict.fromkeys(name for file in files for name in file.attributes)
     return Samples(
-        pictures=np.concatenate(cut),
+        pictures=sound,
         labels=np.repeat([class_names.index(file.label) for file in files], counts),
         class_names=class_names,
         ids=tuple(

@@ -28,7 +28,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
 from lepton_automl.data import decode, decode_pool, loading, pixel_cache
-from lepton_automl.data.audio import make_front_end
+from lepton_automl.data.audio import FRONT_END_SAMPLES, make_front_end, spaced
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
 from lepton_automl.data.formats import FormatTable
@@ -823,12 +823,13 @@ def _with_front_end(
         return checked, None
     if known is not None:
         return dataclasses.replace(checked, size=known.feature_shape[:2]), known
-    is_training = parts == "train"
+    training = np.flatnonzero(parts == "train")
+    places = training[spaced(len(training), FRONT_END_SAMPLES)]
     front_end, made = make_front_end(
-        samples.sound[is_training],
+        samples.sound[places],
         samples.audio,
-        samples.labels[is_training],
-        None if samples.groups is None else samples.groups[is_training],
+        samples.labels[places],
+        None if samples.groups is None else samples.groups[places],
         mels=mels,
         band_mean=band_mean,
     )
@@ -857,7 +858,7 @@ def _part(
     signals, audio = None, None
     pictures: Pictures
     if samples.sound is not None and samples.audio is not None:
-        audio = samples.sound[index]
+        audio = large_arrays.take(samples.sound, index)
         pictures = np.zeros((len(index), 0, 0, 1), np.uint8)  # `_with_features` replaces it.
     elif signal is None or samples.signals is None:
         pictures = loading.select(samples.only_pictures, index)  # Quantized when decoded.

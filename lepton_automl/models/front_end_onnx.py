@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from lepton_automl.core import large_arrays
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.onnx_file import AUDIO_NAME, OnnxWriter, open_session
 
@@ -161,7 +162,7 @@ def _run(
     file: bytes, audio: NDArray[np.int16], kind: type[np.generic], shape: tuple[int, ...]
 ) -> NDArray[Any]:
     session = open_session(file)
-    found = np.empty((len(audio), *shape), kind)
+    found = large_arrays.empty((len(audio), *shape), kind)
 
     def put(start: int) -> None:
         batch = np.ascontiguousarray(audio[start : start + _BATCH])
