@@ -254,14 +254,18 @@ class Dataset:
     ) -> NDArray[np.uint8]:
         """Decode pictures of a part: (N, H, W, C), all in the part's order, or `places`.
 
-        They are 8-bit pixels, also where a written file reads 16 bits, before any quantization of
-        channels.
+        They are 8-bit pixels before any quantization of channels; of 16 bits the samples that nets
+        see, since scaling to 8 bits may leave no contrast.
 
         Raises
         ------
         DataError
             If a picture file was removed or damaged since the data were opened.
         """
+        if self.input_type == "uint16":
+            return np.concatenate(
+                list(self._samples(self._stored_blocks(self.part(part), size, places)))
+            )
         pictures = self.part(part).pictures
         chosen = pictures if places is None else loading.select(pictures, places)
         made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)

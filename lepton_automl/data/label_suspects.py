@@ -309,6 +309,9 @@ def _patch_features(pixels: NDArray[np.uint8], seed: int) -> Floats:
     values, vectors = np.linalg.eigh(np.cov(drawn - mean, rowvar=False))
     whitening = (vectors / np.sqrt(np.maximum(values, 0) + _WHITENING)) @ vectors.T
     has_contrast = drawn.std(1) > _THRESHOLD
+    if not has_contrast.any():  # Flat pictures differ in brightness at most.
+        levels: Floats = pixels.mean((1, 2), dtype=np.float32)
+        return levels
     chosen = (drawn[has_contrast][:_PATCHES] - mean) @ whitening
     chosen /= np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-6)
     weights = (whitening @ chosen.T).astype(np.float32)

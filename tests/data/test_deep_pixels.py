@@ -48,6 +48,7 @@ def test_nets_see_the_range_of_the_values_and_files_read_them(tmp_path, form):
     assert np.abs(seen - expected).max() <= 2
     assert len(np.unique(seen)) > 150
     assert [d.choice for d in found.decisions if d.name == "input type"]
+    np.testing.assert_array_equal(found.pixels("train", (9, 8)), seen)  # The audit sees them too.
     np.testing.assert_array_equal(found.preprocessing((9, 8)).signal.quantize(stored), seen)
 
 

@@ -101,3 +101,10 @@ def test_swapped_labels_of_signals_are_named_though_moments_and_spectra_are_alik
     found = find_label_suspects(dataset, make_thumbnails(dataset))
     named = [(part, place) for part, place in (each.key for each in found.suspects)]
     assert len({("train", int(n)) for n in swapped} & set(named)) >= 3
+
+
+def test_pictures_without_contrast_are_judged_by_their_brightness(tmp_path):
+    x = np.full((60, 20, 20, 1), 116, np.uint8)
+    x[np.arange(60), 0, np.arange(60) % 20] += 1  # No two alike of a class.
+    data = open_dataset(write_npz(tmp_path / "x.npz", x=x, y=np.arange(60) // 20), group="none")
+    find_label_suspects(data, make_thumbnails(data), 0)
