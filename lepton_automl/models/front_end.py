@@ -44,7 +44,7 @@ class LogMel:
     """Samples from the start of one window to the next in recordings that are longer; the graph
     does not depend on it."""
     frame: int
-    """Samples of a frame, a power of two: ONNX Runtime transforms other lengths 100 to 700 times
+    """Samples of a frame, a power of two: ONNX Runtime transforms other lengths more than 10 times
     slower (onnxruntime#32403)."""
     hop: int
     """Samples from the start of one frame to the next."""
