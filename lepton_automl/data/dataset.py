@@ -869,6 +869,7 @@ def _part(
     else:
         signals = large_arrays.take(samples.signals, index)
         pictures = large_arrays.convert(signals, np.uint8, signal.quantize)[:, None]
+    is_deep = signal is not None and signal.dtype == "uint16"  # Nets see no such levels.
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]
@@ -882,7 +883,9 @@ def _part(
         ids=tuple(samples.ids[place] for place in index),
         pictures=pictures,
         digests=tuple(checked.digests[place] for place in index),
-        levels=None if checked.levels is None else checked.levels.select(index).to_8_bit(scale),
+        levels=None
+        if checked.levels is None or is_deep
+        else checked.levels.select(index).to_8_bit(scale),
         signals=signals,
         deep=None if samples.deep is None else samples.deep[index],
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],

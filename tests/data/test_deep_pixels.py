@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lepton_automl.data import audit
 from lepton_automl.data.array_files import read_deep_pixels
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.decode import decode_deep
@@ -48,6 +49,9 @@ def test_nets_see_the_range_of_the_values_and_files_read_them(tmp_path, form):
     assert np.abs(seen - expected).max() <= 2
     assert len(np.unique(seen)) > 150
     assert [d.choice for d in found.decisions if d.name == "input type"]
+    lines = []
+    audit.emit_findings(found, lines.append)
+    assert not any("few levels" in line.message for line in lines)
     np.testing.assert_array_equal(found.pixels("train", (9, 8)), seen)  # The audit sees them too.
     np.testing.assert_array_equal(found.preprocessing((9, 8)).signal.quantize(stored), seen)
 
