@@ -11,7 +11,10 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.errors import DataError
 
-Files = Annotated[list[Path], typer.Argument(help="Picture files or folders of them.")]
+Files = Annotated[
+    list[Path],
+    typer.Argument(help="Picture files, values of a signal, recordings of sound, or folders."),
+]
 
 
 def predict(
@@ -22,8 +25,8 @@ def predict(
 ) -> None:
     """Classify picture files with the shipped file of an artifact.
 
-    A net for signals classifies recordings (.npy, .csv): the answers to windows of a longer one are
-    joined, --json lists them.
+    A net for signals classifies recordings (.npy, .csv), one for sound WAV, FLAC, OGG and MP3 files:
+    the answers to windows of a longer one are joined, --json lists them.
 
     A file of an artifact that has changed since it was sealed is refused with exit code 3. Pictures
     that cannot be read are named on stderr; the others are classified, and the exit code is 3.
