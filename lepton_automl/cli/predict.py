@@ -25,7 +25,7 @@ def predict(
 ) -> None:
     """Classify picture files with the shipped file of an artifact.
 
-    A net for signals classifies recordings (.npy, .csv), one for sound WAV, FLAC, OGG and MP3 files:
+    A net for signals classifies recordings (.npy, .csv), one for sound WAV and FLAC files:
     the answers to windows of a longer one are joined, --json lists them.
 
     A file of an artifact that has changed since it was sealed is refused with exit code 3. Pictures
