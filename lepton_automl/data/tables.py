@@ -23,12 +23,13 @@ from lepton_automl.text import printable
 COLUMN_WORDS = {
     "path": "path filepath imagepath imgpath picturepath filename imagefilename imgfilename file "
     "imagefile imgfile imagename imgname fname image img picture photo relativepath relpath "
-    "imageid id",
+    "imageid slicefilename id",
     "label": "label class target category labelname classname categoryname classlabel y species "
-    "diagnosis dx labels classes",
+    "diagnosis dx labels classes classid labelid",
     "split": "split part subset set partition phase usage fold",
-    "group": "group groupid patientid patient subjectid subject speakerid speaker personid person "
-    "participantid participant userid user sessionid session recordingid recording videoid video",
+    "group": "group groupid patientid patient lesionid lesion subjectid subject speakerid speaker "
+    "personid person participantid participant userid user sessionid session recordingid recording "
+    "videoid video",
     "weight": "weight sampleweight weights",
 }
 """What a column holds -> names of such columns, without signs and in lower case, best first."""
@@ -251,11 +252,29 @@ def _only_rest(table: Table, taken: Mapping[str, str]) -> str:
     if len(rest) == 1:
         return rest[0]
     names = ", ".join(map(printable, rest[:10])) or "none"
+    if _are_one_hot([table.columns[name] for name in rest]):
+        raise DataError(
+            f"{table.name}: the columns {names} have one 1 in each row (one-hot labels); labels of "
+            "one column are read",
+            fix="write a column with the name of the class, in pandas: table['label'] = "
+            "table[names].idxmax(axis=1)",
+        )
     raise DataError(
         f"{table.name}: no column is named as a label; besides "
         f"{', '.join(taken.values()) or 'none'} there are: {names}",
         fix=f"state which: --columns label={rest[0] if rest else 'COLUMN'}",
     )
+
+
+def _are_one_hot(columns: Sequence[Sequence[str]]) -> bool:
+    """Whether each row has one 1 among zeros."""
+    if len(columns) < 2 or not all(map(are_numbers, columns)):
+        return False
+    try:
+        values = np.array(columns, np.float64)
+    except ValueError:
+        return False
+    return bool(np.isin(values, (0, 1)).all() and (values.sum(axis=0) == 1).all())
 
 
 def _refuse_weight(table: Table, taken: dict[str, str], *, is_stated: bool) -> None:

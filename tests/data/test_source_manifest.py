@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.sources.manifest import Manifest
@@ -154,7 +155,7 @@ def test_rows_that_repeat_another_are_ignored_with_a_note(pictures):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na/000.png,x\nb/009.png,y\n", r"line 3: 1 of 2 pictures are not there"),
+        ("path,label\na/000.png,x\nb/009.png,y\n", r"line 3: 1 of 2 files are not there"),
         ("path,label\na/000.png,x\na/000.png,y\n", r"line 2, line 3: .*labels 'x' and 'y'"),
         (
             "path,label,split\na/000.png,x,train\nb/000.png,y,train\na/000.png,x,test\n",
@@ -319,9 +320,66 @@ def test_rows_whose_pictures_are_not_there_are_left_out_on_request(pictures):
     lines = [f"{name}/{n:03}.png,{name}" for name in ("a", "b") for n in range(4)]
     data = pictures / "more.csv"
     data.write_text("path,label\n" + "\n".join([*lines, "b/999.png,b"]) + "\n")
-    with pytest.raises(DataError, match="1 of 9 pictures are not there") as caught:
+    with pytest.raises(DataError, match="1 of 9 files are not there") as caught:
         open_dataset(data)
     assert "--skip-corrupt" in caught.value.fix
     dataset = open_dataset(data, skip_corrupt=True)
     assert sum(map(len, dataset.parts)) == 8
     assert [each.id for each in dataset.unreadable] == ["b/999.png"]
+
+
+@pytest.mark.parametrize("skip_corrupt", [False, True])
+@pytest.mark.parametrize(
+    ("table", "folder"),
+    [("labels.csv", "train"), ("meta/labels.csv", "meta/train"), ("meta/labels.csv", "pictures")],
+)
+def test_a_folder_below_or_beside_the_table_is_named_also_without_suffixes(
+    tmp_path, table, folder, skip_corrupt
+):
+    """As Kaggle and ESC-50 have them: `labels.csv` and `train/ID.jpg`; `meta/` and `audio/`."""
+    for name in random_names(6):
+        path = tmp_path / folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    data = tmp_path / table
+    data.parent.mkdir(exist_ok=True)
+    rows = [f"{name},{'ab'[n % 2]}" for n, name in enumerate(random_names(6))]
+    data.write_text("id,breed\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="6 of 6 files are not there") as caught:
+        open_dataset(data, skip_corrupt=skip_corrupt)
+    assert caught.value.fix == f"give --root {tmp_path / folder}"
+    assert len(Manifest(root=tmp_path / folder).read(str(data))) == 6
+
+
+def test_files_in_several_folders_are_counted(tmp_path):
+    """As HAM10000 has them: `HAM10000_images_part_1` and `_2`."""
+    for n, name in enumerate(random_names(6)):
+        path = tmp_path / f"part_{n % 3 // 2}" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    rows = [f"{n // 2},{name},{'ab'[n % 2]}" for n, name in enumerate(random_names(6))]
+    data = tmp_path / "a.csv"
+    data.write_text("lesion_id,image_id,dx\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="6 of 6 files are not there") as caught:
+        open_dataset(data)
+    assert caught.value.fix.startswith(f"4 of them are in {tmp_path / 'part_0'}: move all")
+
+
+def random_names(count):
+    return [f"{7 * n:08x}e" for n in range(count)]
+
+
+def test_one_hot_labels_are_said_to_be_such(tmp_path):
+    (tmp_path / "a.csv").write_text("image,MEL,NV\nISIC_1,1.0,0.0\nISIC_2,0.0,1.0\n")
+    with pytest.raises(DataError, match=r"MEL, NV have one 1 in each row") as caught:
+        open_dataset(tmp_path / "a.csv")
+    assert "idxmax" in caught.value.fix
+    (tmp_path / "a.csv").write_text("image,MEL,NV\nISIC_1,1.0,0.0\nISIC_2,1.0,1.0\n")
+    with pytest.raises(DataError, match="no column is named as a label"):
+        open_dataset(tmp_path / "a.csv")
+
+
+def test_numbers_of_classes_as_the_signs_of_gtsrb_have_them(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    (tmp_path / "Train.csv").write_text("Width,Roi.X1,ClassId,Path\n48,5,7,0.png\n")
+    assert Manifest().read(str(tmp_path / "Train.csv")).class_names == ("7",)

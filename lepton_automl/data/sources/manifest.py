@@ -99,8 +99,7 @@ class Manifest(Source):
         suffix = _missing_suffix(root / ids[0])
         ids = [name + suffix for name in ids]
         files = [root / name for name in ids]
-        if not self._skip_corrupt:
-            _check_files(table, roles, rows, files, root)
+        _check_files(table, roles, rows, files, root, skip_some=self._skip_corrupt)
         if all(file.suffix.lower() in audio_files.SUFFIXES for file in files):
             return self._cut_audio(table, roles, rows, files, ids, decision, note)
         self._refuse_sound("no recordings of sound")
@@ -274,6 +273,10 @@ def _missing_suffix(first: Path) -> str:
     return next(found, "")
 
 
+def _is_there(path: Path) -> bool:
+    return path.exists() or bool(_missing_suffix(path))
+
+
 def _common_folder(texts: Sequence[str], base: str) -> str:
     folders = [os.path.dirname(os.path.normpath(os.path.join(base, text))) for text in texts]  # noqa: PTH118, PTH120
     return os.path.commonpath(folders)
@@ -323,35 +326,51 @@ def _different(
     return [paths[n] for n in kept], left, (note,)
 
 
-def _check_files(table: Table, roles: Roles, rows: Rows, files: Sequence[Path], root: Path) -> None:
+def _check_files(
+    table: Table,
+    roles: Roles,
+    rows: Rows,
+    files: Sequence[Path],
+    root: Path,
+    *,
+    skip_some: bool,
+) -> None:
+    """Check that files are there; with `skip_some`, that one of them is."""
     missing = [n for n, file in enumerate(files) if not os.path.exists(file)]  # noqa: PTH110
-    if not missing:
+    if not missing or (skip_some and len(missing) < len(files)):
         return
     file = files[missing[0]]
     where = _where_it_is(file.relative_to(root), root)
-    fix = (
-        f"give --root {where}"
-        if where
-        else (
+    if where is None:
+        fix = (
             "correct the paths, leave these rows out (--skip-corrupt does), or name the folder "
             "that they start from with --root"
         )
-    )
+    else:
+        found = [_is_there(where / files[n].relative_to(root)) for n in missing]
+        fix = f"give --root {where}"
+        if not all(found):
+            fix = (
+                f"{sum(found)} of them are in {where}: move all into one folder and name it with "
+                "--root, or write the folder of each into the table"
+            )
     raise table.error(
         [int(rows.kept[n]) for n in missing],
-        f"{len(missing)} of {len(files)} pictures are not there, such as {file}, by the column "
+        f"{len(missing)} of {len(files)} files are not there, such as {file}, by the column "
         f"{roles.path!r}",
         fix,
     )
 
 
-def _where_it_is(path: Path, root: Path) -> str:
-    """A folder beside the table in which the picture is; empty if none of the first ones."""
-    try:
-        with os.scandir(root) as entries:
-            for _, entry in zip(range(1000), entries, strict=False):
-                if entry.is_dir() and (Path(entry.path) / path).exists():
-                    return entry.path
-    except OSError:
-        return ""
-    return ""
+def _where_it_is(path: Path, root: Path) -> Path | None:
+    """A folder below or beside that of the table in which the file is; None if none is found."""
+    for place in (root, root.absolute().parent):
+        try:
+            with os.scandir(place) as entries:
+                for _, entry in zip(range(1000), entries, strict=False):
+                    folder = (root if place == root else root / "..") / entry.name
+                    if entry.is_dir() and _is_there(folder / path):
+                        return Path(os.path.normpath(folder))
+        except OSError:
+            continue
+    return None
