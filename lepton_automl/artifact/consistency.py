@@ -43,7 +43,7 @@ from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, Verdict, overall_status
 from lepton_automl.config import LIMITS
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.untrusted_files import MODEL
+from lepton_automl.core.untrusted_files import MODEL, is_shortage
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
@@ -137,6 +137,8 @@ def _checked(check: Callable[[_Parts], list[str]], parts: _Parts) -> list[str]:
     except ArtifactError as error:
         return [error.what]
     except MALFORMED as error:
+        if is_shortage(error):
+            raise
         name = check.__name__.strip("_").replace("_", " ")
         return [f"{name} cannot be compared: {type(error).__name__}: {first_line(error)}"]
 
@@ -151,7 +153,7 @@ def _read(folder: Path, sealed: Manifest | None, names: Sequence[str]) -> _Parts
             models[name] = parse(name, files[name], Path(os.devnull))
             words[name] = {item.key: item.value for item in models[name].metadata_props}
         except (DataError, UnicodeDecodeError) as error:
-            raise manifest.unusable(folder / name, first_line(error)) from error
+            raise manifest.unusable(folder / name, error) from error
     verdict = None if sealed is None else writer.read_verdict(folder)
     return _Parts(folder, about, files, models, words, verdict, sealed)
 
@@ -272,7 +274,7 @@ def _architectures(parts: _Parts) -> list[str]:
             arch = writer.read_arch(parts.folder, name)
             said = (arch.file_input, arch.classes, arch.graph.macs)
         except MALFORMED as error:
-            raise manifest.unusable(path, first_line(error)) from error
+            raise manifest.unusable(path, error) from error
         found += _differing(
             "inputs and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}
         )

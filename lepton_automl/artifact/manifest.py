@@ -13,9 +13,9 @@ import onnx
 
 from lepton_automl.artifact.verdict import Precision
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.files import real_path
-from lepton_automl.core.untrusted_files import ARRAYS, MODEL
-from lepton_automl.errors import ArtifactError, DataError, LeptonError
+from lepton_automl.core.files import machine_error, real_path
+from lepton_automl.core.untrusted_files import ARRAYS, MODEL, is_shortage
+from lepton_automl.errors import ArtifactError, DataError, LeptonError, first_line
 
 INT8 = "model.int8.onnx"
 FLOAT = "model.fp32.onnx"
@@ -216,14 +216,23 @@ def is_complete(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and not read_manifest(folder).damage(folder)
 
 
-def unusable(path: Path, reason: object) -> ArtifactError:
-    """An error for an artifact file that cannot be read."""
-    text = f"{reason} is missing" if isinstance(reason, KeyError) else reason
+def unusable(path: Path, reason: object) -> LeptonError:
+    """An error for an artifact file that cannot be read: of the machine where that is the cause."""
+    if isinstance(reason, BaseException) and is_shortage(reason):
+        return reason if isinstance(reason, LeptonError) else _machine_error(reason)
+    text = first_line(reason) if isinstance(reason, BaseException) else reason
+    text = f"{reason} is missing" if isinstance(reason, KeyError) else text
     text = reason.what if isinstance(reason, LeptonError) else text
     return ArtifactError(
         f"{path} cannot be used: {text}",
         fix=FRESH,
     )
+
+
+def _machine_error(reason: BaseException) -> LeptonError:
+    known = machine_error(reason)
+    assert known is not None, "a shortage is an error of the machine"
+    return known
 
 
 def _other_format(folder: Path, found: object) -> DataError:

@@ -21,7 +21,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from lepton_automl.errors import DataError, LeptonError
+from lepton_automl.errors import DataError, LeptonError, MachineError
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def open_file(
         _check_regular(path, os.stat(path), fix, error)  # noqa: PTH116 (10,000 pictures)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as failure:
-        if isinstance(failure, OSError) and _is_shortage(failure):
+        if is_shortage(failure):
             raise
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"{path} cannot be read: {reason}", fix=fix) from failure
@@ -275,9 +275,11 @@ _JSON_NAMES = {
 }
 
 
-def _is_shortage(failure: OSError) -> bool:
-    """Whether the machine and not the file is the cause."""
-    return failure.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+def is_shortage(failure: object) -> bool:
+    """Whether the machine, not a file, is the cause of an exception."""
+    scarce = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+    is_scarce = isinstance(failure, OSError) and failure.errno in scarce
+    return is_scarce or isinstance(failure, (MachineError, MemoryError))
 
 
 def _check_regular(path: Path, info: os.stat_result, fix: str, error: ErrorType) -> None:
