@@ -51,18 +51,18 @@ def written(tmp_path, text):
     return loader.load(path)
 
 
-SPACES = {name: loader.load(name).is_for_signals for name in loader.names()}
-SIGNALS = [((1, 16), 1), ((1, 500), 16)]
-PICTURES = [((8, 8), 1), ((32, 32), 3), (None, 3)]
+SPACES = {name: loader.load(name).kind for name in loader.names()}
+INPUTS = {
+    "signals": [((1, 16), 1), ((1, 500), 16)],
+    "pictures": [((8, 8), 1), ((32, 32), 3), (None, 3)],
+    "audio": [((48, 40), 1), ((61, 64), 1)],
+}
+"""Kind of data -> sizes and channels of inputs; of sound frames and bands."""
 
 
 @pytest.mark.parametrize(
     ("name", "size", "channels"),
-    [
-        (name, *case)
-        for name, is_for_signals in SPACES.items()
-        for case in (SIGNALS if is_for_signals else PICTURES)
-    ],
+    [(name, *case) for name, kind in SPACES.items() for case in INPUTS[kind]],
 )
 def test_fifty_samples_of_every_shipped_space_are_legal_nets(name, size, channels):
     found = loader.load(name)
@@ -73,7 +73,7 @@ def test_fifty_samples_of_every_shipped_space_are_legal_nets(name, size, channel
         assert arch.graph.output.channels == arch.classes == 7
         assert Arch.from_json(arch.to_json()) == arch
         assert Recipe.from_json(recipe.to_json()) == recipe
-        assert arch.is_signal == found.is_for_signals
+        assert arch.is_signal == (found.kind == "signals")
         maps = [op.y for op in arch.graph.ops if max(op.y.height, op.y.width) > 1]
         sides = [y.width if arch.is_signal else min(y.height, y.width) for y in maps]
         assert min(sides) >= 4
