@@ -708,7 +708,7 @@ def _union(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.in
 def assign_parts(
     checked: CheckedSamples, seed: int, times: Times | None = None
 ) -> NDArray[np.str_]:
-    """Assign each sample to a part; without groups, equal pictures stay in one part.
+    """Assign each sample to a part; without groups, equal samples or recordings stay in one part.
 
     Parameters
     ----------
@@ -729,6 +729,8 @@ def assign_parts(
         return window_times.split_windows(samples, times.seconds)
     if groups is None and len(set(checked.digests)) < len(samples):
         groups = _copies(checked.digests)
+    elif groups is not None and samples.recordings is not None:
+        groups = _with_equal_recordings(groups, samples.recordings, checked.digests)
     if samples.groups is None or checked.are_groups_found:
         _check_copies(samples, _copies(checked.digests))
     if times is not None:
@@ -831,6 +833,24 @@ def _copies(digests: Sequence[bytes]) -> NDArray[np.int64]:
     """Group of each sample: index of the first sample with the same picture."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, n) for n, digest in enumerate(digests)], np.int64)
+
+
+def _with_equal_recordings(
+    groups: NDArray[np.int64], recordings: NDArray[np.int64], digests: Sequence[bytes]
+) -> NDArray[np.int64]:
+    """Groups with equal recordings in one, where each group is a recording; else as given.
+
+    Recordings are equal where all windows are: single ones, such as of silence, chain nothing.
+    """
+    pairs = {*zip(groups.tolist(), recordings.tolist(), strict=True)}
+    if not len(pairs) == len(np.unique(groups)) == len(np.unique(recordings)):
+        return groups
+    contents: dict[int, list[bytes]] = {}
+    for group, digest in zip(groups.tolist(), digests, strict=True):
+        contents.setdefault(group, []).append(digest)
+    first: dict[tuple[bytes, ...], int] = {}
+    same = {group: first.setdefault(tuple(each), group) for group, each in contents.items()}
+    return np.array([same[group] for group in groups.tolist()], np.int64)
 
 
 def _wanted(samples: Samples) -> list[str]:

@@ -227,3 +227,22 @@ def test_recordings_without_folders_of_classes_are_one_error(tmp_path, name):
     with pytest.raises(DataError, match="no folders with recordings of sound") as caught:
         open_dataset(tmp_path)
     assert "DATA/CLASS/RECORDING.wav" in caught.value.fix
+
+
+def test_equal_recordings_stay_in_one_part_and_equal_windows_chain_nothing(tmp_path):
+    """As recordings under two names; each begins with the same silence."""
+    silence = np.zeros(1600, np.int16)
+    for name, hertz in (("low", 300), ("high", 2500)):
+        for n in range(12):
+            sound = np.concatenate([silence, tone(hertz, 0.4, seed=n)])
+            for copy in ("a", "b"):
+                write(tmp_path / name / f"{copy}{n}.wav", sound)
+    dataset = open_dataset(tmp_path, window=1600, stride=1600)
+    part_of = {}
+    for part, samples in zip(("train", "validation", "test"), dataset.parts, strict=True):
+        for name in samples.ids:
+            file = name.partition("[")[0]
+            part_of.setdefault(file.replace("/a", "/").replace("/b", "/"), set()).add(part)
+    assert len(part_of) == 24
+    assert all(len(parts) == 1 for parts in part_of.values())
+    assert set.union(*part_of.values()) == {"train", "validation", "test"}
