@@ -43,7 +43,7 @@ from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, Verdict, overall_status
 from lepton_automl.config import LIMITS
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.untrusted_files import MODEL, is_shortage
+from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
@@ -137,7 +137,7 @@ def _checked(check: Callable[[_Parts], list[str]], parts: _Parts) -> list[str]:
     except ArtifactError as error:
         return [error.what]
     except MALFORMED as error:
-        if is_shortage(error):
+        if is_of_machine(error):
             raise
         name = check.__name__.strip("_").replace("_", " ")
         return [f"{name} cannot be compared: {type(error).__name__}: {first_line(error)}"]

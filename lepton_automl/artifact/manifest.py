@@ -14,8 +14,8 @@ import onnx
 from lepton_automl.artifact.verdict import Precision
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.files import machine_error, real_path
-from lepton_automl.core.untrusted_files import ARRAYS, MODEL, is_shortage
-from lepton_automl.errors import ArtifactError, DataError, LeptonError, first_line
+from lepton_automl.core.untrusted_files import ARRAYS, MODEL, is_of_machine
+from lepton_automl.errors import ArtifactError, DataError, LeptonError, MachineError, first_line
 
 INT8 = "model.int8.onnx"
 FLOAT = "model.fp32.onnx"
@@ -218,8 +218,8 @@ def is_complete(folder: Path) -> bool:
 
 def unusable(path: Path, reason: object) -> LeptonError:
     """An error for an artifact file that cannot be read: of the machine where that is the cause."""
-    if isinstance(reason, BaseException) and is_shortage(reason):
-        return reason if isinstance(reason, LeptonError) else _machine_error(reason)
+    if isinstance(reason, BaseException) and is_of_machine(reason):
+        return _machine_error(path, reason)
     text = first_line(reason) if isinstance(reason, BaseException) else reason
     text = f"{reason} is missing" if isinstance(reason, KeyError) else text
     text = reason.what if isinstance(reason, LeptonError) else text
@@ -229,10 +229,14 @@ def unusable(path: Path, reason: object) -> LeptonError:
     )
 
 
-def _machine_error(reason: BaseException) -> LeptonError:
-    known = machine_error(reason)
-    assert known is not None, "a shortage is an error of the machine"
-    return known
+def _machine_error(path: Path, reason: BaseException) -> LeptonError:
+    if isinstance(reason, MachineError):
+        return reason
+    known = None if isinstance(reason, LeptonError) else machine_error(reason)
+    return known or MachineError(
+        f"{path} cannot be read: the machine reports {first_line(reason.__cause__ or reason)}",
+        fix="check the disk, then run the same command",
+    )
 
 
 def _other_format(folder: Path, found: object) -> DataError:

@@ -17,7 +17,6 @@ from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.latency_model import LatencyModel, from_document
 from lepton_automl.data.pixel_scale import PixelScale
 from lepton_automl.data.pixel_scale import parse as parse_scale
-from lepton_automl.errors import LeptonError
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.quantization import INPUT_TYPES
 
@@ -112,8 +111,6 @@ def read_provenance(folder: Path) -> Provenance:
         return Provenance.from_json(
             untrusted_files.read_text(path, fix=FRESH, errors="surrogateescape")
         )
-    except LeptonError as error:
-        raise unusable(path, error.what) from error
     except MALFORMED as error:
         raise unusable(path, error) from error
 

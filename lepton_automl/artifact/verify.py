@@ -48,7 +48,7 @@ from lepton_automl.core.limited_process import (
     serve,
 )
 from lepton_automl.core.machine import Machine, this_machine
-from lepton_automl.core.untrusted_files import MODEL, is_shortage
+from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.data.framing import Framing, framing_in
@@ -206,7 +206,7 @@ def _run_problems(name: str, file: bytes, pixels: np.ndarray, classes: int) -> l
             [onnx_file.OUTPUT_NAME], {name_of_input: np.ascontiguousarray(pixels)}
         )
     except MALFORMED as error:
-        if is_shortage(error) or is_out_of_memory(error):
+        if is_of_machine(error) or is_out_of_memory(error):
             raise
         return [f"{name} does not run in ONNX Runtime: {first_line(error)}"]
     problem = problem_of(found, len(pixels), classes)
@@ -353,7 +353,7 @@ def answer(message: Message) -> Message:
         try:
             refused = refusal(folder)
         except MALFORMED as error:
-            if is_shortage(error) or is_out_of_memory(error):
+            if is_of_machine(error) or is_out_of_memory(error):
                 raise
             refused = _refused([_unmeasurable(error)])
         framing = None if refused else _framing(folder)
@@ -363,7 +363,7 @@ def answer(message: Message) -> Message:
         return Message(verify(request).document())
     except MALFORMED as error:
         is_own = request.digests is not None and not _is_foreign(request.folder)
-        if is_own or is_shortage(error) or is_out_of_memory(error):
+        if is_own or is_of_machine(error) or is_out_of_memory(error):
             raise  # A bug, where this process's parent made the graphs.
         return Message(_refused([_unmeasurable(error)], request).document())
 

@@ -277,7 +277,7 @@ def read_array(folder: Path, name: str) -> np.ndarray:
     try:
         return untrusted_arrays.read_npy(path, fix=FRESH)
     except DataError as error:
-        raise unusable(path, error.what) from error
+        raise unusable(path, error) from error
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -225,7 +225,8 @@ def write_error(path: Path, error: OSError) -> LeptonError:
             f"{path} cannot be written: {error.strerror}",
             fix="give a folder you may write to with --out",
         )
+    what = "read or written" if error.errno == errno.EIO else "written"
     return MachineError(
-        f"{path} cannot be written: {error.strerror or error}",
-        fix="give another folder with --out",
+        f"{path} cannot be {what}: {error.strerror or error}",
+        fix="check the disk, or give another folder with --out",
     )

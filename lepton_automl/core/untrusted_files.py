@@ -91,7 +91,7 @@ def open_file(
         _check_regular(path, os.stat(path), fix, error)  # noqa: PTH116 (10,000 pictures)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as failure:
-        if is_shortage(failure):
+        if _is_shortage(failure):
             raise
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"{path} cannot be read: {reason}", fix=fix) from failure
@@ -275,11 +275,23 @@ _JSON_NAMES = {
 }
 
 
-def is_shortage(failure: object) -> bool:
-    """Whether the machine, not a file, is the cause of an exception."""
+def is_of_machine(error: BaseException | None) -> bool:
+    """Whether the machine, not a file, is the cause of an exception, or of one it was raised from.
+
+    That are a shortage of file handles or memory, and a disk that fails.
+    """
+    while error is not None:
+        if isinstance(error, (MachineError, MemoryError)) or _is_shortage(error):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _is_shortage(error: BaseException) -> bool:
     scarce = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-    is_scarce = isinstance(failure, OSError) and failure.errno in scarce
-    return is_scarce or isinstance(failure, (MachineError, MemoryError))
+    return isinstance(error, OSError) and error.errno in scarce
 
 
 def _check_regular(path: Path, info: os.stat_result, fix: str, error: ErrorType) -> None:

@@ -18,7 +18,7 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verify import refusal
 from lepton_automl.artifact.writer import read_verdict
 from lepton_automl.config import Limits
-from lepton_automl.errors import DataError, MachineError
+from lepton_automl.errors import DataError, LeptonError
 from lepton_automl.pipeline.export import verify_again
 from tests.helpers import children
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
@@ -284,21 +284,22 @@ def test_a_document_that_is_none_is_broken_and_its_data_are_not_opened(folder, n
     assert name in outcome.verdict.reasons[0]
 
 
-def test_too_many_open_files_are_an_error_of_the_machine_not_of_the_artifact(folder, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_a_file_that_the_machine_cannot_open_is_no_broken_artifact(folder, monkeypatch, number):
     opening, opened, scarce_at = os.open, [], [0]
 
     def scarce(path, *more, **options):
         opened.append(path)
         if len(opened) in scarce_at:
-            raise OSError(errno.EMFILE, "Too many open files", str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return opening(path, *more, **options)
 
     monkeypatch.setattr(os, "open", scarce)
     assert sealed_problems(folder) == []
     count = len(opened)
     assert count > 10
-    for number in range(1, count + 1):
+    for place in range(1, count + 1):
         opened.clear()
-        scarce_at[:] = [number]
-        with pytest.raises((MachineError, OSError), match=r"(?i)too many open files"):
+        scarce_at[:] = [place]
+        with pytest.raises((LeptonError, OSError), match=f"(?i){os.strerror(number)}"):
             sealed_problems(folder)

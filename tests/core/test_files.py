@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
         (errno.EDQUOT, "no space left"),
         (errno.EROFS, "cannot be written: Read-only file system"),
         (errno.EACCES, "cannot be written: Permission denied"),
-        (errno.EIO, "cannot be written: Input/output error"),
+        (errno.EIO, "cannot be read or written: Input/output error"),
     ],
 )
 def test_an_os_error_becomes_a_machine_error_with_path_and_fix(number, words):
