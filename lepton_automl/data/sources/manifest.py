@@ -29,6 +29,10 @@ from lepton_automl.data.tables import (
 )
 from lepton_automl.data.windows import LabelledRecording, cut_recordings
 from lepton_automl.errors import ConfigError
+from lepton_automl.text import printable
+
+_MOST_FOLDERS = 1000
+"""Folders beside a table in which its files are looked for."""
 
 
 class Manifest(Source):
@@ -96,6 +100,8 @@ class Manifest(Source):
         rows = assigned_rows(table, roles, self._parts)
         root = path.parent if self._root is None else self._root
         ids, rows, note = _different(table, roles, rows, _paths(table, roles, rows, root))
+        if (inner := _in_folders(ids, root)) is not None:
+            ids, note = inner, (*note, _folders_note(inner, root))
         suffix = _missing_suffix(root / ids[0])
         ids = [name + suffix for name in ids]
         files = [root / name for name in ids]
@@ -271,6 +277,37 @@ def _missing_suffix(first: Path) -> str:
         return ""
     found = (suffix for suffix in sorted(SUFFIXES) if first.with_name(first.name + suffix).exists())
     return next(found, "")
+
+
+def _in_folders(names: Sequence[str], root: Path) -> list[str] | None:
+    """Paths of files that lie in several folders of `root`, each name in one; else None.
+
+    Names may lack their suffix. Where all are in one folder, `--root` has to say so.
+    """
+    if any("/" in name for name in names) or _is_there(root / names[0]):
+        return None
+    places: dict[str, list[str]] = {name: [] for name in names}
+    try:
+        folders = sorted(each.name for each in os.scandir(root) if each.is_dir())[:_MOST_FOLDERS]
+        for folder in folders:
+            for file in os.listdir(root / folder):  # noqa: PTH208 (a million names)
+                for name in {file, os.path.splitext(file)[0]} & places.keys():  # noqa: PTH122
+                    places[name].append(f"{folder}/{file}")
+    except OSError:
+        return None
+    if any(len(found) != 1 for found in places.values()):
+        return None
+    found = [places[name][0] for name in names]
+    return found if len({path.partition("/")[0] for path in found}) > 1 else None
+
+
+def _folders_note(paths: Sequence[str], root: Path) -> str:
+    folders = list(dict.fromkeys(path.partition("/")[0] for path in paths))
+    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+    return (
+        f"the files are in {len(folders)} folders of {root}, each name in one of them: "
+        f"{', '.join(map(printable, sorted(folders)[:3]))}{more}"
+    )
 
 
 def _is_there(path: Path) -> bool:
