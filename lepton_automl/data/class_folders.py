@@ -97,7 +97,9 @@ def read_folders(top: Folder, stated: Mapping[str, str] | None) -> Samples:
         If a stated folder is not there.
     """
     data = top.path
-    root, parts, ignored = _layout(top, stated)
+    root, every, ignored = _layout(top, stated)
+    unlabelled = _unlabelled(every)
+    parts = [(part, folder) for part, folder in every if folder not in unlabelled]
     found = [
         (part, class_folder.name, file)
         for part, folder in parts
@@ -119,7 +121,7 @@ def read_folders(top: Folder, stated: Mapping[str, str] | None) -> Samples:
         ids=tuple(str(file.relative_to(data)) for _, _, file in found),
         parts=np.array([part for part, _, _ in found], "<U10"),
         notes=(
-            *_layout_notes(data, root, parts, {part for part, _, _ in found}),
+            *_layout_notes(data, root, every, {part for part, _, _ in found}),
             *_ignored_notes([*others, *loose], ignored, top, len(found), parts),
         ),
         decisions=_decisions(data, parts) if stated is None else (),
@@ -163,6 +165,19 @@ def _layout(
     parts += [(empty[f.name], f) for f in root.folders if f.name in empty]
     named_too = {*part_of, *empty}
     return root, parts, tuple(f for f in root.folders if f.name not in named_too)
+
+
+def _unlabelled(parts: list[tuple[str, Folder]]) -> list[Folder]:
+    """Validation and test folders with one folder, such as `unknown`, that is no class of train."""
+    classes = {inner.name for part, folder in parts if part == "train" for inner in folder.filled}
+    return [
+        folder
+        for part, folder in parts
+        if part in ("validation", "test")
+        and not folder.pictures
+        and len(folder.filled) == 1
+        and folder.filled[0].name not in classes
+    ]
 
 
 def is_leftover(name: str) -> bool:
@@ -288,10 +303,13 @@ def _layout_notes(
     if root.path != data:
         notes.append(f"{root.path} is read, the only folder with pictures in {data}")
     for part, folder in parts:
-        if part not in found and folder.pictures:
+        if part not in found and (pictures := folder.below("pictures")):
+            why = "has no class folders"
+            if not folder.pictures:
+                why = f"has one folder, {folder.filled[0].name!r}, which is no class of train"
             notes.append(
-                f"{folder.path} has no class folders, so its {len(folder.pictures)} pictures have "
-                f"no labels: a {part} part is drawn from the rest"
+                f"{folder.path} {why}, so its {len(pictures)} pictures have no labels: a {part} "
+                "part is drawn from the rest, and `lepton predict` classifies them"
             )
     return tuple(notes)
 

@@ -78,6 +78,19 @@ def test_a_class_that_only_one_part_has_is_a_class(tmp_path):
     assert samples.labels.tolist() == [0, 1] or samples.labels.tolist() == [1, 0]
 
 
+def test_a_test_folder_with_one_folder_that_is_no_class_has_no_labels(tmp_path):
+    write_folder(tmp_path / "train", {"a": 3, "b": 3})
+    write_folder(tmp_path / "test", {"unknown": 2})
+    samples = read(tmp_path)
+    assert samples.class_names == ("a", "b")
+    assert set(samples.parts) == {"train"}
+    (note,) = samples.notes
+    assert "2 pictures have no labels" in note
+    assert "lepton predict" in note
+    write_folder(tmp_path / "test", {"a": 1})  # Now both are classes.
+    assert read(tmp_path).class_names == ("a", "b", "unknown")
+
+
 def test_deeper_folders_belong_to_their_class(tmp_path):
     samples = read(write_folder(tmp_path, {"a/monday": 1, "a/sunday/x": 1, "b": 1}))
     assert samples.class_names == ("a", "b")
