@@ -174,6 +174,7 @@ def _unlabelled(parts: list[tuple[str, Folder]]) -> list[Folder]:
         folder
         for part, folder in parts
         if part in ("validation", "test")
+        and len(classes) > 1
         and not folder.pictures
         and len(folder.filled) == 1
         and folder.filled[0].name not in classes
