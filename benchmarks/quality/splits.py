@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import parser, print_table
-from lepton_automl.data import near_duplicates
 from lepton_automl.data.dataset import Dataset, LabelledTensors, open_dataset
 from lepton_automl.data.sources import Pictures
+from lepton_automl.data.splits import near_duplicates
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
@@ -75,7 +75,7 @@ def opened(data: str, first: int) -> tuple[list[NDArray[np.uint8]], NDArray[np.i
 
 def dataset_pixels(pictures: Pictures, place: int, channels: int) -> NDArray[np.uint8]:
     """One decoded picture (H, W, C) at its own size."""
-    from lepton_automl.data import decode
+    from lepton_automl.data.pictures import decode
 
     return decode.decode(pictures[place], channels)
 

@@ -10,7 +10,7 @@ from lepton_automl.artifact.provenance import Provenance, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
-from lepton_automl.data.pixel_scale import EIGHT_BIT
+from lepton_automl.data.pictures.pixel_scale import EIGHT_BIT
 from lepton_automl.text import Markdown, code, markdown
 
 USE = Markdown("""## Use

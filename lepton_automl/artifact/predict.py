@@ -19,10 +19,12 @@ from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
-from lepton_automl.data import array_files, audio_files, decode, series_tables, signal_files
-from lepton_automl.data.framing import Framing, framing_in
-from lepton_automl.data.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
-from lepton_automl.data.pixel_scale import parse as parse_scale
+from lepton_automl.data import audio_files, signal_files
+from lepton_automl.data.layouts import series_tables
+from lepton_automl.data.pictures import array_files, decode
+from lepton_automl.data.pictures.framing import Framing, framing_in
+from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
+from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.errors import ArtifactError, ConfigError, DataError, first_line
 from lepton_automl.metrics.joined import join_answers
 from lepton_automl.models.front_end import LogMel
@@ -83,9 +85,9 @@ def predict(
     artifact : Path
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
-        Picture files, `.npy` files with a picture each (`data.array_files`), or folders of them; of
-        signals `.npy` and `.csv` files (`data.signal_files.read_windows`), of sound WAV, FLAC and
-        OGG files, or folders of them.
+        Picture files, `.npy` files with a picture each (`data.pictures.array_files`), or folders of
+        them; of signals `.npy` and `.csv` files (`data.signal_files.read_windows`), of sound WAV,
+        FLAC and OGG files, or folders of them.
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.

@@ -15,8 +15,8 @@ from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.latency_model import LatencyModel, from_document
-from lepton_automl.data.pixel_scale import PixelScale
-from lepton_automl.data.pixel_scale import parse as parse_scale
+from lepton_automl.data.pictures.pixel_scale import PixelScale
+from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.quantization import INPUT_TYPES
 

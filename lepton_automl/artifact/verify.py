@@ -51,7 +51,7 @@ from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
-from lepton_automl.data.framing import Framing, framing_in
+from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.joined import joined_evidence

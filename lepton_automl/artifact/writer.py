@@ -44,7 +44,7 @@ from lepton_automl.core.version import __version__
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledFiles
-from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sampling import first_balanced
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file

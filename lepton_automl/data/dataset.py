@@ -27,17 +27,18 @@ from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.files import real_path
-from lepton_automl.data import decode, decode_pool, loading, pixel_cache
+from lepton_automl.data import decode_pool, loading, pixel_cache
 from lepton_automl.data.audio import FRONT_END_SAMPLES, make_front_end, spaced
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
-from lepton_automl.data.formats import FormatTable
-from lepton_automl.data.framing import Framing
-from lepton_automl.data.levels import LevelTable
 from lepton_automl.data.loading import CheckedSamples, UnreadableFile
-from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
-from lepton_automl.data.pixel_scale import decision as pixel_scale_decision
-from lepton_automl.data.pixel_scale import parse as parse_scale
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.formats import FormatTable
+from lepton_automl.data.pictures.framing import Framing
+from lepton_automl.data.pictures.levels import LevelTable
+from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pictures.pixel_scale import decision as pixel_scale_decision
+from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.data.samples import PARTS, Pictures
 from lepton_automl.data.signals import (
     Signals,

@@ -26,11 +26,12 @@ from lepton_automl.core import subprocesses
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.progress import Countdown
 from lepton_automl.core.untrusted_archives import Member
-from lepton_automl.data import checking, decode
+from lepton_automl.data import checking
 from lepton_automl.data.checking import CheckResult
-from lepton_automl.data.decode import REPAIR, PictureFile
-from lepton_automl.data.framing import Framing
-from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.decode import REPAIR, PictureFile
+from lepton_automl.data.pictures.framing import Framing
+from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.samples import Picture, Pictures
 from lepton_automl.errors import DataError, LeptonError, MachineError
 

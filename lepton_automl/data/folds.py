@@ -17,7 +17,7 @@ from lepton_automl.config import MAX_FOLDS
 from lepton_automl.core import files
 from lepton_automl.data.dataset import Dataset, LabelledFiles, Part, Size
 from lepton_automl.data.pixel_cache import cache_array, map_array
-from lepton_automl.data.split import assign_greedily
+from lepton_automl.data.splits.split import assign_greedily
 from lepton_automl.metrics.balanced import Strata
 
 SMALL, FEW_GROUPS = 3000, 20

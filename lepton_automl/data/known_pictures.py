@@ -31,7 +31,7 @@ from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.core.version import __version__
 from lepton_automl.data import checking
 from lepton_automl.data.checking import CheckedPicture, CheckResult
-from lepton_automl.data.decode import PictureFile
+from lepton_automl.data.pictures.decode import PictureFile
 from lepton_automl.errors import DataError, LeptonError
 
 CACHE_DIR = "LEPTON_CACHE_DIR"

@@ -17,21 +17,16 @@ from lepton_automl.config import NONE, Channels, group_pattern
 from lepton_automl.core import files, large_arrays, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data import checking, decode, decode_pool, near_duplicates, window_times
+from lepton_automl.data import checking, decode_pool
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.checking import CheckedPicture, CheckResult
-from lepton_automl.data.decode import PictureInfo
 from lepton_automl.data.decode_pool import Reading
-from lepton_automl.data.formats import FormatTable
 from lepton_automl.data.known_pictures import KnownPictures
-from lepton_automl.data.levels import LevelTable, scale_files
-from lepton_automl.data.name_groups import (
-    find_name_groups,
-    groups_by_attribute,
-    groups_by_pattern,
-)
-from lepton_automl.data.near_duplicates import NearDuplicates
-from lepton_automl.data.pixel_scale import (
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.decode import PictureInfo
+from lepton_automl.data.pictures.formats import FormatTable
+from lepton_automl.data.pictures.levels import LevelTable, scale_files
+from lepton_automl.data.pictures.pixel_scale import (
     EIGHT_BIT,
     OPTION,
     SIXTEEN_BIT,
@@ -43,8 +38,15 @@ from lepton_automl.data.pixel_scale import (
 from lepton_automl.data.samples import PARTS, Picture, Pictures, RawSamples, Samples
 from lepton_automl.data.signals import Signals
 from lepton_automl.data.sources import Source
-from lepton_automl.data.split import first_few, split, split_by_time
-from lepton_automl.data.times import Times, read_times
+from lepton_automl.data.splits import near_duplicates, window_times
+from lepton_automl.data.splits.name_groups import (
+    find_name_groups,
+    groups_by_attribute,
+    groups_by_pattern,
+)
+from lepton_automl.data.splits.near_duplicates import NearDuplicates
+from lepton_automl.data.splits.split import first_few, split, split_by_time
+from lepton_automl.data.splits.times import Times, read_times
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 

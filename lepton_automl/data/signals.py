@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.config import AUTO
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.pixel_scale import OPTION, PixelScale
+from lepton_automl.data.pictures.pixel_scale import OPTION, PixelScale
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.quantization import InputQuantization
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data import cleaned_table
+from lepton_automl.data.audit import cleaned_table
 from lepton_automl.pipeline import data_page
 from lepton_automl.pipeline.data_report import DataReport, report_data
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from lepton_automl.core import files
-from lepton_automl.data import decode
-from lepton_automl.data.audit import SampleKey
+from lepton_automl.data.audit.checks import SampleKey
+from lepton_automl.data.pictures import decode
 from lepton_automl.errors import ConfigError
 from lepton_automl.pipeline.data_report import DataReport, part_rows, suspect_text
 from lepton_automl.text import markup

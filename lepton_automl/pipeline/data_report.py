@@ -14,10 +14,10 @@ import numpy as np
 from lepton_automl.config import RunConfig
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data.audit import Finding, SampleKey
+from lepton_automl.data.audit.checks import Finding, SampleKey
+from lepton_automl.data.audit.full_audit import MAX_SAMPLES, Thumbnails, full_audit, make_thumbnails
+from lepton_automl.data.audit.label_suspects import LabelSuspects, Suspect, find_label_suspects
 from lepton_automl.data.dataset import Dataset, Part
-from lepton_automl.data.full_audit import MAX_SAMPLES, Thumbnails, full_audit, make_thumbnails
-from lepton_automl.data.label_suspects import LabelSuspects, Suspect, find_label_suspects
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.resolution import Resolution, resolution
 from lepton_automl.pipeline import opening

@@ -7,9 +7,10 @@ from pathlib import Path
 from lepton_automl.config import MAIN_PROCESS_BYTES, RunConfig
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit
-from lepton_automl.data import audit, decode
+from lepton_automl.data.audit import checks as audit
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data.pictures import decode
 
 _LEAST_DECODING = 128 << 20
 """Bytes at least that pictures which are decoded at the same time take together."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.predict import predict, shipped_file
-from lepton_automl.data.pixel_scale import NAMED
+from lepton_automl.data.pictures.pixel_scale import NAMED
 from lepton_automl.errors import ArtifactError, DataError
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv

@@ -11,7 +11,7 @@ from lepton_automl.compress.external.class_order import labels_in
 from lepton_automl.compress.external.find_preprocessing import find_preprocessing, stated_size
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
-from lepton_automl.data.framing import Framing
+from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import ConfigError, DataError
 
 COLOUR = Signature("x", "y", "NCHW", 8, 8, 3, 5, is_bytes=False, opset=17)

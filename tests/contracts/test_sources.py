@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.core import plugins
-from lepton_automl.data.decode import decode
+from lepton_automl.data.pictures.decode import decode
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
 

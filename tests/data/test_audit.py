@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lepton_automl.data.audit import audit, emit_findings
+from lepton_automl.data.audit.checks import audit, emit_findings
 from lepton_automl.data.dataset import open_dataset
 from tests.helpers.pictures import random_pictures, write_npz
 

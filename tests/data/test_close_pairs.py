@@ -5,8 +5,8 @@ import pytest
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from lepton_automl.data import close_pairs
-from lepton_automl.data.close_pairs import connect
+from lepton_automl.data.splits import close_pairs
+from lepton_automl.data.splits.close_pairs import connect
 
 
 def every_pair(views, reach):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.decode import check_picture, decode, map_in_threads, thumbnail
-from lepton_automl.data.pixel_scale import NAMED, SIXTEEN_BIT
+from lepton_automl.data.pictures.decode import check_picture, decode, map_in_threads, thumbnail
+from lepton_automl.data.pictures.pixel_scale import NAMED, SIXTEEN_BIT
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures
 

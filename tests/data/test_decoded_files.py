@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import decode, decode_pool, pixel_cache
+from lepton_automl.data import decode_pool, pixel_cache
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.decode_pool import Decoding, Reading
-from lepton_automl.data.framing import Framing
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pixel_cache import cache_pictures
 from lepton_automl.errors import DataError, MachineError
 from tests.helpers.pictures import random_pictures, write_folder

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import audit
-from lepton_automl.data.array_files import read_deep_pixels
+from lepton_automl.data.audit import checks as audit
 from lepton_automl.data.dataset import open_dataset
-from lepton_automl.data.decode import decode_deep
+from lepton_automl.data.pictures.array_files import read_deep_pixels
+from lepton_automl.data.pictures.decode import decode_deep
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_npz
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import decode
-from lepton_automl.data.framing import Framing, framing_in
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.framing import Framing, framing_in
 
 
 def picture(height: int, width: int) -> Image.Image:

@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
-from lepton_automl.data.full_audit import make_thumbnails
-from lepton_automl.data.label_suspects import (
+from lepton_automl.data.audit.full_audit import make_thumbnails
+from lepton_automl.data.audit.label_suspects import (
     assign_folds,
     find_label_suspects,
     out_of_fold,
     rank,
 )
+from lepton_automl.data.dataset import open_dataset
 from tests.helpers.pictures import random_pictures, write_npz
 
 

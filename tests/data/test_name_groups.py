@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.dataset import open_dataset
-from lepton_automl.data.name_groups import find_name_groups, groups_by_pattern
+from lepton_automl.data.splits.name_groups import find_name_groups, groups_by_pattern
 
 COUNT, TIMES = 40, 6
 BASE = np.repeat(np.arange(COUNT), TIMES)

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from lepton_automl.data import near_duplicates
-from lepton_automl.data.audit import audit
+from lepton_automl.data.audit.checks import audit
 from lepton_automl.data.dataset import open_dataset
-from lepton_automl.data.near_duplicates import find_near_duplicates, thumbnails
+from lepton_automl.data.splits import near_duplicates
+from lepton_automl.data.splits.near_duplicates import find_near_duplicates, thumbnails
 from tests.helpers.pictures import write_npz
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import class_folders
+from lepton_automl.data.layouts import class_folders
 from lepton_automl.data.sources.image_folder import ImageFolder
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_folder

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.dataset import open_dataset
-from lepton_automl.data.decode import decode
+from lepton_automl.data.pictures.decode import decode
 from lepton_automl.data.sources.zip import Zip
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures, write_folder

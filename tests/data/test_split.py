@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_automl.data.split import split
+from lepton_automl.data.splits.split import split
 from lepton_automl.errors import DataError
 
 NAMES = tuple("abcdefgh")

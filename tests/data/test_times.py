@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lepton_automl.data.split import split_by_time
-from lepton_automl.data.times import read_times
+from lepton_automl.data.splits.split import split_by_time
+from lepton_automl.data.splits.times import read_times
 from lepton_automl.errors import DataError
 
 NAMES = ("a", "b")

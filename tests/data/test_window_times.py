@@ -9,7 +9,7 @@ import pytest
 
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.samples import Samples
-from lepton_automl.data.window_times import split_windows
+from lepton_automl.data.splits.window_times import split_windows
 from lepton_automl.errors import DataError
 
 

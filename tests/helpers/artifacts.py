@@ -31,7 +31,7 @@ from lepton_automl.config import Limits
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost.targets import load
 from lepton_automl.data.dataset import LabelledFiles
-from lepton_automl.data.pixel_scale import PixelScale
+from lepton_automl.data.pictures.pixel_scale import PixelScale
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head

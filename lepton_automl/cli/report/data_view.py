@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lepton_automl.cli.report.tables import decision_table
-from lepton_automl.data.full_audit import MAX_SAMPLES
+from lepton_automl.data.audit.full_audit import MAX_SAMPLES
 from lepton_automl.pipeline.data_report import part_rows, suspect_text
 
 if TYPE_CHECKING:

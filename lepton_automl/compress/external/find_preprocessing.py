@@ -23,7 +23,7 @@ from lepton_automl.compress.external.preprocessing import (
 )
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.core import untrusted_files
-from lepton_automl.data.framing import Framing
+from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import ConfigError, DataError
 
 _FILES = (

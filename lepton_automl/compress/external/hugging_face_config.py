@@ -20,7 +20,7 @@ from lepton_automl.compress.external.preprocessing import (
     needed_framing,
 )
 from lepton_automl.compress.external.timm_config import from_timm, pretrained_cfg
-from lepton_automl.data.framing import Framing, Mode
+from lepton_automl.data.pictures.framing import Framing, Mode
 from lepton_automl.errors import ConfigError
 
 _SHORTEST_EDGE = (

@@ -20,7 +20,7 @@ from lepton_automl.compress.external.reader import Signature
 from lepton_automl.compress.external.rewrites import remove_unused
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.version import __version__
-from lepton_automl.data.framing import Framing
+from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE, WEIGHTED

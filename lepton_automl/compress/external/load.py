@@ -31,7 +31,7 @@ from lepton_automl.core.limited_process import (
     serve,
 )
 from lepton_automl.core.untrusted_files import MODEL
-from lepton_automl.data.framing import Framing
+from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.untrusted_onnx import MALFORMED
 from lepton_automl.models.untrusted_session import batch_of, run_limits

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_automl.data.framing import INTERPOLATIONS, Framing, Mode
+from lepton_automl.data.pictures.framing import INTERPOLATIONS, Framing, Mode
 from lepton_automl.errors import ConfigError
 
 Size = tuple[int, int]

@@ -18,7 +18,7 @@ from lepton_automl.compress.external.preprocessing import (
     needed_framing,
     unknown_value,
 )
-from lepton_automl.data.framing import Framing, Mode
+from lepton_automl.data.pictures.framing import Framing, Mode
 
 FIELDS = {
     "mean",

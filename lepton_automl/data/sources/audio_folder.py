@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lepton_automl.data.audio_files import SUFFIXES
-from lepton_automl.data.audio_recordings import BACKGROUND, AudioRecording, cut_audio
-from lepton_automl.data.folder_kinds import folder_kind
-from lepton_automl.data.part_names import parts_named
+from lepton_automl.data.layouts.audio_recordings import BACKGROUND, AudioRecording, cut_audio
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
 
@@ -28,7 +28,7 @@ class AudioFolder(Source):
     Parameters
     ----------
     window, stride, rate : int, optional
-        As in `data.audio_recordings.cut_audio`.
+        As in `data.layouts.audio_recordings.cut_audio`.
     skip_corrupt : bool
         Whether recordings that cannot be read are left out.
     """

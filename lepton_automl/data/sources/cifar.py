@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import FileKind
-from lepton_automl.data.folder_kinds import CIFAR_NAME, folder_kind
-from lepton_automl.data.named_arrays import MemoryArrays, converted, read_raw
+from lepton_automl.data.layouts.folder_kinds import CIFAR_NAME, folder_kind
+from lepton_automl.data.layouts.named_arrays import MemoryArrays, converted, read_raw
 from lepton_automl.data.samples import RawSamples, Samples
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import DataError

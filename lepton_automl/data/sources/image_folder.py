@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lepton_automl.core.files import real_path
-from lepton_automl.data.class_folders import Folder, is_leftover, read_folders
-from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.folder_kinds import folder_kind
+from lepton_automl.data.layouts.class_folders import Folder, is_leftover, read_folders
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import DataError
@@ -26,7 +26,7 @@ class ImageFolder(Source):
     ----------
     parts : mapping of str to str, optional
         Part -> name of its folder in DATA; empty: every folder is a class. By default folders are
-        parts by their names (`data.part_names`).
+        parts by their names (`data.layouts.part_names`).
     """
 
     uses = frozenset({"parts"})

@@ -10,14 +10,11 @@ from pathlib import Path
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
 from lepton_automl.data import audio_files, signal_files
-from lepton_automl.data.audio_recordings import AudioRecording, cut_audio
-from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.folder_kinds import is_ucr_file
-from lepton_automl.data.series_tables import SeriesRoles, recordings_in, series_roles
-from lepton_automl.data.signal_files import check_alike, read_recordings, time_decisions
-from lepton_automl.data.sources import Samples, Source
-from lepton_automl.data.table_files import TABLE_SUFFIXES, read_table
-from lepton_automl.data.tables import (
+from lepton_automl.data.layouts.audio_recordings import AudioRecording, cut_audio
+from lepton_automl.data.layouts.folder_kinds import is_ucr_file
+from lepton_automl.data.layouts.series_tables import SeriesRoles, recordings_in, series_roles
+from lepton_automl.data.layouts.table_files import TABLE_SUFFIXES, read_table
+from lepton_automl.data.layouts.tables import (
     Roles,
     Rows,
     Table,
@@ -27,7 +24,10 @@ from lepton_automl.data.tables import (
     folder_order,
     make_samples,
 )
-from lepton_automl.data.windows import LabelledRecording, cut_recordings
+from lepton_automl.data.layouts.windows import LabelledRecording, cut_recordings
+from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.signal_files import check_alike, read_recordings, time_decisions
+from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import ConfigError
 from lepton_automl.text import printable
 
@@ -38,9 +38,9 @@ _MOST_FOLDERS = 1000
 class Manifest(Source):
     """A row a picture or a recording, whose further columns become attributes; or a row each time.
 
-    Columns are recognised by their names (`data.tables.COLUMN_WORDS`), tables of values over time
-    by `data.series_tables`. Paths are relative to the folder of the table, or to `root`, and must
-    not lead out of it.
+    Columns are recognised by their names (`data.layouts.tables.COLUMN_WORDS`), tables of values
+    over time by `data.layouts.series_tables`. Paths are relative to the folder of the table, or to
+    `root`, and must not lead out of it.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ class Manifest(Source):
     root : Path, optional
         Folder of the files.
     window, stride : int, optional
-        Of recordings, as in `data.windows.cut_recordings`, and of sound.
+        Of recordings, as in `data.layouts.windows.cut_recordings`, and of sound.
     rate, mels : int, optional
-        Of recordings of sound, as in `data.audio_recordings.cut_audio`.
+        Of recordings of sound, as in `data.layouts.audio_recordings.cut_audio`.
     band_mean : str, optional
         Likewise.
     skip_corrupt : bool

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_arrays
 from lepton_automl.core.untrusted_arrays import Header
-from lepton_automl.data.folder_kinds import folder_kind
-from lepton_automl.data.named_arrays import converted, read_raw
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.named_arrays import converted, read_raw
 from lepton_automl.data.sources import RawSamples, Samples, Source
 from lepton_automl.errors import DataError
 
@@ -19,7 +19,7 @@ _REWRITE = "write it again with np.save(path, array)"
 
 
 class Npy(Source):
-    """Pictures and labels in files whose names say what they hold (`data.named_arrays`).
+    """Pictures and labels in files whose names say what they hold (`data.layouts.named_arrays`).
 
     Parameters
     ----------

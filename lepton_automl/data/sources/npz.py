@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lepton_automl.core import untrusted_arrays
-from lepton_automl.data.named_arrays import converted, read_raw
+from lepton_automl.data.layouts.named_arrays import converted, read_raw
 from lepton_automl.data.sources import RawSamples, Samples, Source
 
 _REWRITE = "write it again with np.savez(path, x_train=..., y_train=...)"
 
 
 class Npz(Source):
-    """Pictures and labels as arrays, found by their keys (`data.named_arrays`).
+    """Pictures and labels as arrays, found by their keys (`data.layouts.named_arrays`).
 
     Parameters
     ----------

@@ -19,12 +19,10 @@ from lepton_automl.core.files import machine_error, no_scratch_error
 from lepton_automl.core.limited_process import LimitedProcess, Message, ProcessLimits
 from lepton_automl.core.scratch import Scratch
 from lepton_automl.core.untrusted_archives import Member
-from lepton_automl.data.folder_kinds import folder_kind
-from lepton_automl.data.named_arrays import MemoryArrays, converted, read_raw
-from lepton_automl.data.part_names import parts_named
-from lepton_automl.data.samples import RawSamples, Samples
-from lepton_automl.data.sources import Source
-from lepton_automl.data.tables import (
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.named_arrays import MemoryArrays, converted, read_raw
+from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.layouts.tables import (
     COLUMN_WORDS,
     Roles,
     Rows,
@@ -33,6 +31,8 @@ from lepton_automl.data.tables import (
     find_roles,
     make_samples,
 )
+from lepton_automl.data.samples import RawSamples, Samples
+from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError, DataError, MachineError
 
 # Memory of the system's allocator counts as it is taken; the one of Arrow reserves a gigabyte.

@@ -13,9 +13,15 @@ from pathlib import Path
 
 from lepton_automl.config import NONE
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.folder_kinds import folder_kind
-from lepton_automl.data.part_names import parts_named
-from lepton_automl.data.series_tables import check_columns, known_series_roles, recordings_in
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.layouts.series_tables import (
+    check_columns,
+    known_series_roles,
+    recordings_in,
+)
+from lepton_automl.data.layouts.table_files import read_table
+from lepton_automl.data.layouts.windows import LabelledRecording, cut_recordings
 from lepton_automl.data.signal_files import (
     SUFFIXES,
     check_alike,
@@ -23,8 +29,6 @@ from lepton_automl.data.signal_files import (
     time_decisions,
 )
 from lepton_automl.data.sources import Samples, Source
-from lepton_automl.data.table_files import read_table
-from lepton_automl.data.windows import LabelledRecording, cut_recordings
 from lepton_automl.errors import ConfigError, DataError
 
 _LAYOUT = "give DATA/CLASS/RECORDING.csv, or DATA/train/CLASS/... and DATA/test/CLASS/..."
@@ -44,7 +48,7 @@ class _File:
 class Recordings(Source):
     """Recordings as files (`data.signal_files.read_recording`), in folders that name their classes.
 
-    Without such folders, `.csv` files with a column of labels (`data.series_tables`).
+    Without such folders, `.csv` files with a column of labels (`data.layouts.series_tables`).
 
     Parameters
     ----------

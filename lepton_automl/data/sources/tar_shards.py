@@ -8,12 +8,12 @@ from typing import Any
 
 from lepton_automl.core import untrusted_archives, untrusted_files
 from lepton_automl.core.untrusted_archives import Member
-from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.folder_kinds import folder_kind
-from lepton_automl.data.part_names import parts_named
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.layouts.tables import Table, assigned_rows, find_roles, make_samples
+from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
-from lepton_automl.data.tables import Table, assigned_rows, find_roles, make_samples
 from lepton_automl.errors import DataError
 
 _LABEL = "cls"

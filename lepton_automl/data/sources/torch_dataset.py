@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lepton_automl.data import decode, named_arrays
-from lepton_automl.data.named_arrays import MemoryArrays, converted
-from lepton_automl.data.part_names import parts_named
-from lepton_automl.data.pixel_scale import RawArray
+from lepton_automl.data.layouts import named_arrays
+from lepton_automl.data.layouts.named_arrays import MemoryArrays, converted
+from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.pixel_scale import RawArray
 from lepton_automl.data.samples import PARTS, RawSamples, Samples
 from lepton_automl.data.signals import MAX_CHANNELS
 from lepton_automl.data.sources import Source

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import FileKind
-from lepton_automl.data.folder_kinds import folder_kind, is_ucr_file, ucr_files
+from lepton_automl.data.layouts.folder_kinds import folder_kind, is_ucr_file, ucr_files
+from lepton_automl.data.layouts.tables import class_texts
+from lepton_automl.data.layouts.windows import LabelledRecording, cut_recordings
 from lepton_automl.data.sources import Samples, Source
-from lepton_automl.data.tables import class_texts
-from lepton_automl.data.windows import LabelledRecording, cut_recordings
 from lepton_automl.errors import DataError
 
 _SERIES = FileKind("series", 512 << 20)
@@ -33,7 +33,7 @@ class Ucr(Source):
 
     Of files with several names those with the name of the folder are read. A file by itself is
     undivided data. Series of one length are samples as they are, others are cut into windows
-    (`data.windows.cut_recordings`).
+    (`data.layouts.windows.cut_recordings`).
 
     Parameters
     ----------

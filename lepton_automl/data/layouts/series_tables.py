@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.signal_files import Windows, is_time_name, window_starts
-from lepton_automl.data.signals import MAX_CHANNELS, to_signals
-from lepton_automl.data.table_files import read_table
-from lepton_automl.data.tables import (
+from lepton_automl.data.layouts.table_files import read_table
+from lepton_automl.data.layouts.tables import (
     COLUMN_WORDS,
     Roles,
     Table,
@@ -30,7 +28,9 @@ from lepton_automl.data.tables import (
     class_texts,
     row_parts,
 )
-from lepton_automl.data.windows import LabelledRecording
+from lepton_automl.data.layouts.windows import LabelledRecording
+from lepton_automl.data.signal_files import Windows, is_time_name, window_starts
+from lepton_automl.data.signals import MAX_CHANNELS, to_signals
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data.audio import silent_windows
 from lepton_automl.data.dataset import Dataset, Part
-from lepton_automl.data.pixel_scale import OPTION
+from lepton_automl.data.pictures.pixel_scale import OPTION
 from lepton_automl.metrics.balanced import UNEVEN_RATIO, is_uneven
 
 _FEW_SAMPLES = 10
@@ -40,7 +40,7 @@ class Finding:
     kind: str
     """`duplicates`, `near duplicates`, `contradictions`, `leaking groups`, `flat pictures`,
     `two levels`, `few levels`, `silence`, `absent classes`, `few samples`, `uneven classes`; those
-    of `data.full_audit` besides."""
+    of `data.audit.full_audit` besides."""
     message: str
     """Property, number of samples and an example."""
     fix: str

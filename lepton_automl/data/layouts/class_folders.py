@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.folder_kinds import folder_kind
-from lepton_automl.data.part_names import parts_named
+from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import PARTS, Samples
 from lepton_automl.errors import ConfigError, DataError
 
@@ -87,7 +87,7 @@ def read_folders(top: Folder, stated: Mapping[str, str] | None) -> Samples:
         DATA.
     stated : mapping of str to str, optional
         Part -> name of its folder in DATA; empty: every folder is a class. By default folders are
-        parts by their names (`data.part_names`).
+        parts by their names (`data.layouts.part_names`).
 
     Raises
     ------

@@ -11,8 +11,8 @@ from typing import Any
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import FileKind
-from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.tables import Table, are_numbers
+from lepton_automl.data.layouts.tables import Table, are_numbers
+from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.errors import DataError
 
 TABLE = FileKind("tables", 128 << 20)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lepton_automl.core import files
 from lepton_automl.core.files import real_path
-from lepton_automl.data.audit import SampleKey
+from lepton_automl.data.audit.checks import SampleKey
 from lepton_automl.data.dataset import Dataset
 from lepton_automl.errors import ConfigError, DataError
 

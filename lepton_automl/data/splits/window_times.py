@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.data.samples import PARTS, Samples
-from lepton_automl.data.split import split_by_time
+from lepton_automl.data.splits.split import split_by_time
 from lepton_automl.errors import DataError
 
 LEFT_OUT = "left out"

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.data import decode
 from lepton_automl.data.checking import THUMBNAIL
-from lepton_automl.data.close_pairs import connect
-from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.samples import Pictures
+from lepton_automl.data.splits.close_pairs import connect
 
 _SIDE = 16
 """Rows and columns of a vector."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.pixel_scale import (
+from lepton_automl.data.pictures.pixel_scale import (
     NAMED,
     OPTION,
     SIXTEEN_BIT,

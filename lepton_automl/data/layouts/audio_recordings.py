@@ -15,7 +15,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.data import audio_files
 from lepton_automl.data.audio import AudioWindows
 from lepton_automl.data.audio_files import Audio
-from lepton_automl.data.decode import map_in_threads
+from lepton_automl.data.pictures.decode import map_in_threads
 from lepton_automl.data.samples import Samples
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.front_end import MAX_WINDOW, default_frame

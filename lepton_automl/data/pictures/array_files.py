@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_arrays
-from lepton_automl.data import decode
-from lepton_automl.data.framing import Framing
-from lepton_automl.data.pixel_scale import OPTION, PixelScale
+from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.framing import Framing
+from lepton_automl.data.pictures.pixel_scale import OPTION, PixelScale
 from lepton_automl.errors import DataError
 
 SUFFIX = ".npy"

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
+from lepton_automl.data.layouts.tables import ordered_names
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.signal_files import window_starts
 from lepton_automl.data.signals import MAX_CHANNELS, to_signals, type_of_signals
-from lepton_automl.data.tables import ordered_names
 from lepton_automl.errors import ConfigError, DataError
 
 _WINDOW = 128

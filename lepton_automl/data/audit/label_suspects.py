@@ -22,9 +22,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional
 
-from lepton_automl.data.audit import SampleKey
+from lepton_automl.data.audit.checks import SampleKey
+from lepton_automl.data.audit.full_audit import Thumbnails
 from lepton_automl.data.dataset import Dataset
-from lepton_automl.data.full_audit import Thumbnails
 from lepton_automl.metrics.intervals import is_near_chance
 
 MAX_NAMED = 0.04

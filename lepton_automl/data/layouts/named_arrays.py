@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from lepton_automl.core import large_arrays, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_arrays import Header, ObjectArrayError
-from lepton_automl.data import pixel_scale
-from lepton_automl.data.pixel_scale import RawArray
+from lepton_automl.data.pictures import pixel_scale
+from lepton_automl.data.pictures.pixel_scale import RawArray
 from lepton_automl.data.samples import RawSamples, Samples
 from lepton_automl.data.signals import (
     MAX_CHANNELS,

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
-from lepton_automl.data import near_duplicates
-from lepton_automl.data.audit import Finding, SampleKey, audit
+from lepton_automl.data.audit.checks import Finding, SampleKey, audit
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.data.signals import constant_channels
+from lepton_automl.data.splits import near_duplicates
 from lepton_automl.metrics.intervals import is_near_chance
 
 MAX_SAMPLES = 30_000

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.data.decode import PictureInfo
+from lepton_automl.data.pictures.decode import PictureInfo
 
 
 @dataclass(frozen=True, eq=False)

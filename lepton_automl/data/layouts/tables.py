@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lepton_automl.config import NONE
 from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.decode import SUFFIXES
-from lepton_automl.data.part_names import parts_named
+from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import Picture, Samples
 from lepton_automl.data.signal_files import SUFFIXES as RECORDING_SUFFIXES
 from lepton_automl.errors import ConfigError, DataError

@@ -32,9 +32,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import PICTURE
-from lepton_automl.data.framing import Framing
-from lepton_automl.data.levels import Levels
-from lepton_automl.data.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pictures.framing import Framing
+from lepton_automl.data.pictures.levels import Levels
+from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
