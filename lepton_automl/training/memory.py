@@ -58,9 +58,9 @@ def micro_batches(graph: Graph, batch: int, memory: int | None) -> int:
 
 
 def evaluation_batch(graph: Graph, most: int) -> int:
-    """Samples that are evaluated at once, at most `most` and at least 8: fewer of large pictures.
+    """Samples that are evaluated at once, at most `most`: fewer of large pictures, but 8.
 
     It follows from the net alone, so that results are the same whatever the memory.
     """
     largest = 4 * max(op.y.size for op in graph.ops)
-    return max(8, min(most, _INFERENCE_VALUE_BYTES // largest))
+    return min(most, max(8, _INFERENCE_VALUE_BYTES // largest))

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import IO
 
 import pytest
 
@@ -37,13 +38,19 @@ def test_ctrl_c_while_a_child_starts_does_not_reach_it() -> None:
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
+def started_child(said: IO[str]) -> int:
+    """Its process id; the parent and the child print a line each."""
+    held, pid = sorted((said.readline(), said.readline()), reverse=True)
+    assert held == "held\n"
+    return int(pid)
+
+
 def test_it_dies_with_its_parent() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert parent.stdout.readline() == "held\n"
+        child = started_child(parent.stdout)
         parent.kill()
         assert eventually(lambda: not is_alive(child))
 
@@ -54,8 +61,7 @@ def test_one_that_is_stopped_dies_too() -> None:
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert parent.stdout.readline() == "held\n"
+        child = started_child(parent.stdout)
         os.kill(child, signal.SIGSTOP)
         parent.kill()
         assert eventually(lambda: not is_alive(child))

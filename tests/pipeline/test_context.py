@@ -111,7 +111,7 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
         ({"jobs_per_gpu": 2, "device": "cpu"}, "--jobs-per-gpu has no effect", "--jobs"),
         ({"folds": "10"}, "--folds 10: these data can be divided into at most 7", "--folds 7"),
         ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "smaller"),
-        ({"channels": "2"}, "--channels '2' is not known", "1, 3, auto"),
+        ({"channels": "2"}, "--channels '2' is not known", "1, 3, 4, auto"),
         ({"final_jobs": 0}, "--final-jobs 0, the rule is 1 to", "leave it out"),
     ],
 )
@@ -209,7 +209,7 @@ def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
 
 
 def test_without_space_the_search_tries_known_good_nets_of_all_sizes(tmp_path):
-    pictures = SimpleNamespace(is_signal=False)
+    pictures = SimpleNamespace(kind="pictures", front_end=None)
     chosen = context.choose_space(config(tmp_path), context.resolve(config(tmp_path)), pictures)
     assert chosen.digest == load("general").digest
     named = config(tmp_path, space="tiny")

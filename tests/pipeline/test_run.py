@@ -142,7 +142,7 @@ def test_what_no_option_decides_is_listed_in_the_outcome_and_in_the_artifact(fin
     given = {"search space": config.space, "winner": None, "file that ships": None}
     assert {name for name, option in given.items() if option is None} <= set(made)
     assert ("search space" in made) == (config.space is None)
-    details = {"channels", "split", "training arithmetic", "target", "quantization"}
+    details = {"channels", "memory", "split", "training arithmetic", "target", "quantization"}
     details |= {"final trainings"}
     assert {name for name, decision in made.items() if decision.is_detail} == details
     assert made["channels"].choice.startswith("grey")
