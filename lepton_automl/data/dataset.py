@@ -192,7 +192,7 @@ class Dataset:
     """Black and white of the stored pixels; None where all have 8 bits."""
     framing: Framing | None = None
     """How pictures get the size of a net; None: resized without regard to their shape."""
-    signal: InputQuantization | None = None
+    input_quantization: InputQuantization | None = None
     """How the values that a file reads become the samples that nets see; None: they are these."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals; empty where they have none."""
@@ -277,7 +277,7 @@ class Dataset:
         """Type of the values that a written file reads."""
         if self.is_audio:
             return "int16"
-        return "uint8" if self.signal is None else self.signal.dtype
+        return "uint8" if self.input_quantization is None else self.input_quantization.dtype
 
     def _stored_blocks(
         self, source: Part, size: Size, places: NDArray[np.int64] | None = None
@@ -297,9 +297,9 @@ class Dataset:
 
     def _samples(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """What nets see of pictures, block by block."""
-        is_quantized = self.signal is not None and not self.is_signal
+        quantization = None if self.is_signal else self.input_quantization
         for block in blocks:
-            yield self.signal.quantize(block) if is_quantized and self.signal else block
+            yield block if quantization is None else quantization.quantize(block)
 
     def preprocessing(self, size: Size) -> Preprocessing:
         """Rounded mean and inverse standard deviation of the training pixels."""
@@ -315,9 +315,9 @@ class Dataset:
         variance = float(((levels - mean) ** 2 * counts).sum() / counts.sum())
         # The deviation of uniformly grey pictures is 0; at least 1 avoids a division by it.
         scale = float(np.float32(1 / max(variance**0.5, 1.0)))
-        return Preprocessing(round(mean), scale, self.signal)
+        return Preprocessing(round(mean), scale, self.input_quantization)
 
-    def with_inputs(self, signal: InputQuantization | None) -> Dataset:
+    def with_inputs(self, quantization: InputQuantization | None) -> Dataset:
         """Copy with the samples of a net that reads its input with this quantization.
 
         Raises
@@ -325,21 +325,21 @@ class Dataset:
         DataError
             If the data have values of another type.
         """
-        if signal == self.signal:
+        if quantization == self.input_quantization:
             return self
-        if signal is None:
+        if quantization is None:
             return self.with_8_bits()
-        needed = signal.dtype if signal.dtype in ("int16", "uint16") else ""
+        needed = quantization.dtype if quantization.dtype in ("int16", "uint16") else ""
         if needed and self.input_type != needed:
             raise DataError(
                 f"the net reads {needed} values, the data are read as {self.input_type}",
                 fix="give data that are stored as those that the net was trained on",
             )
-        made = dataclasses.replace(self, signal=signal)
+        made = dataclasses.replace(self, input_quantization=quantization)
         if not self.is_signal:
             return made
         train, validation, test = (
-            dataclasses.replace(part, pictures=signal.quantize(part.signals)[:, None])
+            dataclasses.replace(part, pictures=quantization.quantize(part.signals)[:, None])
             if part.signals is not None
             else part
             for part in self.parts
@@ -348,12 +348,12 @@ class Dataset:
 
     def with_8_bits(self) -> Dataset:
         """Copy for a net that reads uint8 grey or RGB pixels: those of 16 bits are scaled."""
-        if self.signal is None or self.is_signal:
+        if self.input_quantization is None or self.is_signal:
             return self
         kept = [d for d in self.decisions if d.name not in ("input type", "range of pixels")]
         if self.pixel_scale is not None:
             kept.append(pixel_scale_decision(self.pixel_scale, "the net reads 8-bit pixels"))
-        return dataclasses.replace(self, signal=None, decisions=tuple(kept))
+        return dataclasses.replace(self, input_quantization=None, decisions=tuple(kept))
 
     def matched_to(self, class_names: Sequence[str], channels: int) -> Dataset:
         """Copy for a net with `channels` that orders the same classes as `class_names`."""
@@ -387,7 +387,7 @@ class Dataset:
     def _picture_files(self, part: str, size: Size, cache: Path, *, is_raw: bool) -> LabelledFiles:
         """Samples of pictures, or where `is_raw` the pixels that a written file reads."""
         source = self.part(part)
-        is_quantized = self.signal is not None and not self.is_signal and not is_raw
+        is_quantized = self.input_quantization is not None and not self.is_signal and not is_raw
         stem = self._stem(source, size, is_quantized=is_quantized)
         pixels, labels = cache / f"{stem}.pixels.npy", cache / f"{stem}.labels.npy"
         shape = (len(source), *size, self.channels)
@@ -422,7 +422,7 @@ class Dataset:
         """Name of the files of a part, which tells all that decides their content."""
         stem = f"{source.name}-{size[0]}x{size[1]}x{self.channels}-{source.fingerprint}"
         if is_quantized:
-            stem += f"-{_digest(repr(self.signal))[:8]}"
+            stem += f"-{_digest(repr(self.input_quantization))[:8]}"
         elif self.input_type == "uint16":
             stem += "-uint16"
         if self.file_scale != SIXTEEN_BIT:
@@ -443,7 +443,7 @@ class Dataset:
         """
         is_small = self.size is not None and math.prod(self.size) <= _SMALL_PICTURE
         is_other = size != self.size or self.framing is not None
-        return is_small and is_other and (self.signal is None or self.is_signal)
+        return is_small and is_other and (self.input_quantization is None or self.is_signal)
 
     def _kept_pixels(self, part: str, cache: Path) -> NDArray[np.uint8]:
         assert self.size is not None, "`_is_kept` is asked before"
@@ -692,12 +692,12 @@ def open_dataset(
         checked = loading.with_split_decision(checked, parts, seed)
     else:
         checked = loading.with_time_decision(checked, times, parts)
-    checked, signal = _quantized(checked, parts, input_type, stated, emit)
+    checked, quantization = _quantized(checked, parts, input_type, stated, emit)
     checked, front_end = _with_front_end(
         checked, parts, known_front_end, mels=mels, band_mean=band_mean
     )
     train, validation, test_part = (
-        _with_features(_part(checked, parts, name, signal), front_end) for name in PARTS
+        _with_features(_part(checked, parts, name, quantization), front_end) for name in PARTS
     )
     name, size = loading.dataset_name(str(data)), checked.size
     emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
@@ -711,7 +711,7 @@ def open_dataset(
         test=test_part,
         decisions=checked.samples.decisions,
         pixel_scale=checked.samples.pixel_scale,
-        signal=signal,
+        input_quantization=quantization,
         channel_names=checked.samples.channel_names,
         front_end=front_end,
         notes=checked.samples.notes,
@@ -743,21 +743,23 @@ def _quantized(
             return checked, None
         counts = _value_counts(checked, np.flatnonzero(parts == "train"), kind)
         scale = stated if kind == "uint16" else None
-        signal, decisions = quantization_of_pixels(counts, kind, scale)
+        quantization, decisions = quantization_of_pixels(counts, kind, scale)
     else:
         training = samples.signals[parts == "train"]
-        signal, decision = quantization_of(training)
+        quantization, decision = quantization_of(training)
         for channel in constant_channels(training):
             text = f"channel {channel} (of 0 to {training.shape[2] - 1}) has the same value "
             emit(Event("data", f"{text}throughout the training part: it tells nothing"))
         kind, made = input_type_of(samples.signals, samples.value_type, input_type)
-        signal = dataclasses.replace(signal, dtype=kind)
+        quantization = dataclasses.replace(quantization, dtype=kind)
         decisions = (decision,)
     decisions = decisions if made is None else (*decisions, made)
     # What black and white are is said once: by the range of the values that the file reads.
-    kept = [d for d in samples.decisions if d.name != "pixel scale" or signal.dtype != "uint16"]
+    kept = [
+        d for d in samples.decisions if d.name != "pixel scale" or quantization.dtype != "uint16"
+    ]
     changed = dataclasses.replace(samples, decisions=(*kept, *decisions))
-    return dataclasses.replace(checked, samples=changed), signal
+    return dataclasses.replace(checked, samples=changed), quantization
 
 
 def _pixel_type(checked: CheckedSamples, stated: InputType) -> tuple[str, Decision | None]:
@@ -856,7 +858,7 @@ def _part(
     checked: CheckedSamples,
     parts: NDArray[np.str_],
     name: str,
-    signal: InputQuantization | None,
+    quantization: InputQuantization | None,
 ) -> Part:
     samples, index = checked.samples, np.flatnonzero(parts == name)
     scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
@@ -865,12 +867,13 @@ def _part(
     if samples.sound is not None and samples.audio is not None:
         audio = large_arrays.take(samples.sound, index)
         pictures = np.zeros((len(index), 0, 0, 1), np.uint8)  # `_with_features` replaces it.
-    elif signal is None or samples.signals is None:
+    elif quantization is None or samples.signals is None:
         pictures = loading.select(samples.only_pictures, index)  # Quantized when decoded.
     else:
         signals = large_arrays.take(samples.signals, index)
-        pictures = large_arrays.convert(signals, np.uint8, signal.quantize)[:, None]
-    is_deep = signal is not None and signal.dtype == "uint16"  # Nets see no such levels.
+        pictures = large_arrays.convert(signals, np.uint8, quantization.quantize)[:, None]
+    # Nets see no levels of 16 bits.
+    is_deep = quantization is not None and quantization.dtype == "uint16"
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]

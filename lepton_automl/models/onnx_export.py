@@ -125,7 +125,7 @@ class _Lowering:
 
     def _pixels(self, model: QuantizedNet) -> str:
         """Append what brings the input to uint8, channels first; its output's name."""
-        quantization = model.preprocessing.signal
+        quantization = model.preprocessing.input_quantization
         if model.arch.front_end is not None:
             return append_front_end(self.writer, model.arch.front_end)
         if quantization is None:

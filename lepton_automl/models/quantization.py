@@ -98,17 +98,19 @@ class Preprocessing:
     """Pixel value that becomes 0, 0 to 255: the rounded mean of the training pixels."""
     scale: float
     """Inverse standard deviation of the training pixels; a float32."""
-    signal: InputQuantization | None = None
+    input_quantization: InputQuantization | None = None
     """How the values that a file reads become the pixels; None where they are the pixels."""
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """From its fields in a file; raises a TypeError where one is missing or no number."""
         fields = dict(fields)
-        if (signal := fields.pop("signal", None)) is not None:
-            kind = str(signal.get("dtype", "float32"))
-            signal = InputQuantization(tuple(signal["offsets"]), tuple(signal["scales"]), kind)
-        made = cls(**fields, signal=signal)
+        stored = fields.pop("input_quantization", fields.pop("signal", None))  # Its older name.
+        found = None
+        if stored is not None:
+            kind = str(stored.get("dtype", "float32"))
+            found = InputQuantization(tuple(stored["offsets"]), tuple(stored["scales"]), kind)
+        made = cls(**fields, input_quantization=found)
         check_finite(made.zero_point, "zero_point", int)
         check_finite(made.scale, "scale")
         return made
@@ -126,12 +128,16 @@ class Preprocessing:
         ndarray
             (N, H, W, C): the pixels, or values that become them.
         """
-        return pixels if self.signal is None else self.signal.dequantize(pixels)
+        return (
+            pixels
+            if self.input_quantization is None
+            else self.input_quantization.dequantize(pixels)
+        )
 
     @property
     def input_type(self) -> str:
         """Type of the values that a written file reads."""
-        return "uint8" if self.signal is None else self.signal.dtype
+        return "uint8" if self.input_quantization is None else self.input_quantization.dtype
 
 
 @dataclass(frozen=True)

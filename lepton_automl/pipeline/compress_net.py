@@ -58,7 +58,7 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         model = Model(arch, weights, preprocessing or context.dataset.preprocessing(arch.size))
         _check_kind(source, model, context)
         if preprocessing is not None:
-            inputs = context.dataset.with_inputs(preprocessing.signal)
+            inputs = context.dataset.with_inputs(preprocessing.input_quantization)
             context = dataclasses.replace(context, dataset=inputs)
         _check(source, model, context)
         _save_best(model, recipe, context)

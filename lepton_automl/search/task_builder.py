@@ -175,7 +175,7 @@ class TaskBuilder:
     ) -> Task:
         """A training from new weights of `seed` that saves nothing."""
         train, validation, preprocessing = self._files(arch.size, key.fold)
-        signal = preprocessing.signal
+        quantization = preprocessing.input_quantization
         return Task(
             key=str(key),
             arch=arch.to_json(),
@@ -192,9 +192,9 @@ class TaskBuilder:
             is_balanced=train.is_balanced,
             train_states=train.states,
             validation_states=validation.states,
-            input_offsets=() if signal is None else signal.offsets,
-            input_scales=() if signal is None else signal.scales,
-            input_type="float32" if signal is None else signal.dtype,
+            input_offsets=() if quantization is None else quantization.offsets,
+            input_scales=() if quantization is None else quantization.scales,
+            input_type="float32" if quantization is None else quantization.dtype,
         )
 
     def _micro_batches(self, key: TrainingKey, count: int) -> list[int]:

@@ -40,8 +40,8 @@ def assert_float_file_equals_torch(arch, seed):
     model, pixels = random_model(arch, seed), random_pixels(arch, 16, seed)
     file = float_onnx(model, LABELS, {})
     samples = model.preprocessing.file_input(pixels.numpy())
-    if model.preprocessing.signal is not None:  # Integers do not reach every sample.
-        pixels = torch.from_numpy(model.preprocessing.signal.quantize(samples))
+    if model.preprocessing.input_quantization is not None:  # Integers do not reach every sample.
+        pixels = torch.from_numpy(model.preprocessing.input_quantization.quantize(samples))
     with torch.no_grad():
         expected = model.network()(model.preprocessing.apply(pixels)).softmax(1).numpy()
     samples = samples[:, 0] if model.arch.is_signal else samples

@@ -306,6 +306,8 @@ def test_channels_of_other_levels_have_a_range_of_their_own(tmp_path):
     assert samples.std((0, 1, 2)).min() > 25, "each channel is spread over 8 bits"
     raw = np.load(data.file_input_files("train", (9, 12), tmp_path / "cache").pixels)
     np.testing.assert_array_equal(raw, data.pixels("train", (9, 12)))
-    np.testing.assert_array_equal(data.preprocessing((9, 12)).signal.quantize(raw), samples)
+    np.testing.assert_array_equal(
+        data.preprocessing((9, 12)).input_quantization.quantize(raw), samples
+    )
     with pytest.raises(ConfigError, match="no colours that could be converted"):
         open_dataset(tmp_path / "x.npz", channel_axis="last", channels="3")

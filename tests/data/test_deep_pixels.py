@@ -53,7 +53,9 @@ def test_nets_see_the_range_of_the_values_and_files_read_them(tmp_path, form):
     audit.emit_findings(found, lines.append)
     assert not any("few levels" in line.message for line in lines)
     np.testing.assert_array_equal(found.pixels("train", (9, 8)), seen)  # The audit sees them too.
-    np.testing.assert_array_equal(found.preprocessing((9, 8)).signal.quantize(stored), seen)
+    np.testing.assert_array_equal(
+        found.preprocessing((9, 8)).input_quantization.quantize(stored), seen
+    )
 
 
 def test_the_option_keeps_8_bits(tmp_path):
@@ -81,7 +83,7 @@ def test_a_net_of_8_bits_gets_pixels_scaled_to_8_bits(tmp_path):
         np.testing.assert_array_equal(one, two)
     assert {d.choice for d in made.decisions} == {d.choice for d in plain.decisions}
     with pytest.raises(DataError, match="reads uint16 values, the data are read as uint8"):
-        plain.with_inputs(deep.signal)
+        plain.with_inputs(deep.input_quantization)
 
 
 def test_values_that_differ_below_8_bits_are_other_data(tmp_path):

@@ -90,7 +90,7 @@ def test_the_range_of_samples_is_that_of_the_training_part_only(tmp_path):
             tmp_path / f"{name}.npz", x_train=x[:40], y_train=y[:40], x_test=test, y_test=y[40:]
         )
     plain, loud = (open_dataset(tmp_path / f"{name}.npz") for name in ("plain", "loud"))
-    assert plain.signal == loud.signal is not None
+    assert plain.input_quantization == loud.input_quantization is not None
     assert np.array_equal(plain.pixels("train", (1, 48)), loud.pixels("train", (1, 48)))
     assert np.array_equal(loud.test.signals, x[40:] * np.float32(1000))
 
@@ -101,7 +101,7 @@ def test_validation_does_not_change_the_range_either(tmp_path):
     for factor in (1, 1000):
         more = {"x_val": x[20:40] * factor, "y_val": y[20:40], "x_test": x[40:], "y_test": y[40:]}
         np.savez(tmp_path / "a.npz", x_train=x[:20], y_train=y[:20], **more)
-        found.append(open_dataset(tmp_path / "a.npz").signal)
+        found.append(open_dataset(tmp_path / "a.npz").input_quantization)
     assert found[0] == found[1]
 
 

@@ -107,7 +107,10 @@ def test_signals_are_those_of_an_npz_file(tmp_path):
     x = np.random.default_rng(0).normal(size=(24, 3, 40)).astype(np.float32)
     one, other = opened(Pairs(x, Y)), of_npz(tmp_path, x)
     assert one.is_signal
-    assert (one.fingerprint, one.signal) == (other.fingerprint, other.signal)
+    assert (one.fingerprint, one.input_quantization) == (
+        other.fingerprint,
+        other.input_quantization,
+    )
 
 
 def test_pictures_of_several_sizes_share_one_pixel_scale():

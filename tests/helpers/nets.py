@@ -60,7 +60,9 @@ def random_model(arch: Arch, seed: int = 0) -> Model:
     preprocessing = Preprocessing(
         zero_point=int(torch.randint(60, 180, (), generator=generator)),
         scale=1 / 64,
-        signal=random_input_quantization(arch, seed) if has_input_quantization(arch) else None,
+        input_quantization=random_input_quantization(arch, seed)
+        if has_input_quantization(arch)
+        else None,
     )
     network = build_network(arch, seed=seed)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
