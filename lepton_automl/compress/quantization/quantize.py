@@ -91,7 +91,7 @@ def quantize_model(model: Model, context: CompressionContext) -> QuantizationRes
     result = _closest(fold(model), context, min_accuracy)
     if result.accuracy >= min_accuracy and keeps_class_limit(result.model, context):
         return result
-    return _fine_tuned(result, context)
+    return _fine_tuned(result, context, min_accuracy)
 
 
 def _closest(model: Model, context: CompressionContext, min_accuracy: float) -> QuantizationResult:
@@ -160,7 +160,9 @@ def _divergence(quantized: Model, pixels: Tensor, expected: np.ndarray) -> float
     return kl_divergence(expected, int8_probabilities(quantized, pixels))
 
 
-def _fine_tuned(result: QuantizationResult, context: CompressionContext) -> QuantizationResult:
+def _fine_tuned(
+    result: QuantizationResult, context: CompressionContext, min_accuracy: float
+) -> QuantizationResult:
     """`result` after quantization-aware fine-tuning, if that is better on validation."""
     started = time.monotonic()
     budget = recovery_budget(result.model, context, context.refit_seconds)
@@ -169,8 +171,8 @@ def _fine_tuned(result: QuantizationResult, context: CompressionContext) -> Quan
     context.emit(
         Event(
             "compress",
-            f"int8 reaches {result.accuracy:.2%} on validation, which is too low: "
-            "quantization-aware fine-tuning",
+            f"int8 reaches {result.accuracy:.2%} on validation, {min_accuracy:.2%} are wanted (the "
+            "float net's less the allowed drop): quantization-aware fine-tuning",
         )
     )
     try:
