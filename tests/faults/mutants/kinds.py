@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SOURCES = (
     *("table", "series", "index", "recording", "recording-npy", "labelled-rows", "npz-signals"),
-    *("zip", "tar", "idx", "idx-labels", "cifar", "wav"),
+    *("zip", "tar", "idx", "idx-labels", "cifar", "wav", "ucr"),
     *(("parquet",) if find_spec("pyarrow") else ()),
 )
 """Names of the forms of data in `sources`, whose mutants take a thirtieth of a second each."""

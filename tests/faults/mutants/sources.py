@@ -126,6 +126,39 @@ def _recording_seeds(stage: Path) -> list[Content]:
     ]
 
 
+def _ucr_seeds(stage: Path) -> list[Content]:
+    """A `.ts` file of two channels, one of series of several lengths, and a table of UCR."""
+    rng, head = np.random.default_rng(4), "@problemName m\n@timestamps false\n@univariate "
+    texts = [
+        [",".join(f"{v:.3f}" for v in rng.normal(0, 3, n)) for n in (16, 16)] for _ in range(8)
+    ]
+    ends = "@classLabel true run walk\n@data\n"
+    even = f"{head}false\n@dimensions 2\n@equalLength true\n{ends}" + "".join(
+        f"{a}:{b}:{_CLASSES[n % 2]}\n" for n, (a, b) in enumerate(texts)
+    )
+    uneven = f"{head}true\n@missing true\n@equalLength false\n{ends}" + "".join(
+        f"{a[: 40 + 6 * n].rpartition(',')[0]},?:{_CLASSES[n % 2]}\n"
+        for n, (a, _) in enumerate(texts)
+    )
+    table = "".join(f"{n % 2}\t{a}\n".replace(",", "\t") for n, (a, _) in enumerate(texts))
+    return [even.encode(), uneven.encode(), table.encode()]
+
+
+def _as_ucr(stage: Path, content: Content) -> Sequence[str]:
+    """The mutant becomes a training part, a test part, or a file by itself."""
+    suffix = ".tsv" if b"@" not in content[:2000] else ".ts"
+    shutil.rmtree(stage / "ucr", ignore_errors=True)
+    (stage / "ucr").mkdir()
+    chosen, seeds = zlib.crc32(content) % 4, _ucr_seeds(stage)
+    names = ("ucr_TEST", "ucr_TRAIN") if chosen == 0 else ("ucr_TRAIN", "ucr_TEST")
+    (stage / "ucr" / f"{names[0]}{suffix}").write_bytes(content)
+    if chosen < 2:
+        whole = seeds[2] if suffix == ".tsv" else seeds[0]
+        (stage / "ucr" / f"{names[1]}{suffix}").write_bytes(whole)
+    data = "ucr" if chosen < 3 else f"ucr/{names[0]}{suffix}"
+    return ("data", data, "--json") if chosen == 2 else ("run", data, *_STOP)
+
+
 def _array_seeds(stage: Path) -> list[Content]:
     values = np.random.default_rng(1).normal(0, 3, (40, 2))
     made = (values, values.T.astype(np.float32), (values * 100).astype(np.int16), values[:16][None])
@@ -284,6 +317,7 @@ SUBJECTS = (
         tables.mutated_table,
         _suffixed("rows", ("r0.csv", "r1.csv"), ("run", "rows", *_WINDOW, *_STOP)),
     ),
+    Subject("ucr", _ucr_seeds, tables.mutated_table, _as_ucr),
     Subject(
         "npz-signals",
         _signal_npz_seeds,
