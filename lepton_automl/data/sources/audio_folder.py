@@ -6,13 +6,12 @@ one part, and their answers are joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from lepton_automl.data.audio_files import SUFFIXES
 from lepton_automl.data.layouts.audio_recordings import BACKGROUND, AudioRecording, cut_audio
 from lepton_automl.data.layouts.folder_kinds import folder_kind
-from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.layouts.recording_folders import RecordingFile, recording_files
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
 
@@ -50,7 +49,7 @@ class AudioFolder(Source):
         return folder_kind(data) == "audio_folder"
 
     def read(self, data: str) -> Samples:
-        files = list(_files(Path(data)))
+        files = [_recording(file) for file in recording_files(Path(data), SUFFIXES)]
         if not files:
             raise DataError(f"{data} has no folders with recordings of sound", fix=_LAYOUT)
         return cut_audio(
@@ -62,28 +61,7 @@ class AudioFolder(Source):
         )
 
 
-def _files(root: Path) -> Iterator[AudioRecording]:
-    """The recordings below a folder, in the order of their paths."""
-    folders = [path for path in sorted(root.iterdir()) if _is_folder(path)]
-    parts = parts_named(path.name for path in folders)
-    if len(parts) == len(folders) > 0 and "train" in parts.values():
-        for folder in folders:
-            for inner in sorted(folder.iterdir()):
-                if _is_folder(inner):
-                    yield from _recordings(root, inner, parts[folder.name])
-        return
-    for folder in folders:
-        yield from _recordings(root, folder, "")
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
-def _recordings(root: Path, folder: Path, part: str) -> Iterator[AudioRecording]:
-    is_noise = folder.name.lower() in _BACKGROUND_FOLDERS
-    label = BACKGROUND if is_noise else folder.name
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            name = path.relative_to(root).as_posix()
-            yield AudioRecording(path, name, label, part, is_noise=is_noise)
+def _recording(file: RecordingFile) -> AudioRecording:
+    is_noise = file.label.lower() in _BACKGROUND_FOLDERS
+    label = BACKGROUND if is_noise else file.label
+    return AudioRecording(file.path, file.id, label, file.part, is_noise=is_noise)

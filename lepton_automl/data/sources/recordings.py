@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_automl.config import NONE
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
+from lepton_automl.data.layouts.recording_folders import (
+    RecordingFile,
+    folders_in,
+    recording_files,
+)
 from lepton_automl.data.layouts.series_tables import (
     check_columns,
     known_series_roles,
@@ -34,15 +38,6 @@ from lepton_automl.errors import ConfigError, DataError
 _LAYOUT = "give DATA/CLASS/RECORDING.csv, or DATA/train/CLASS/... and DATA/test/CLASS/..."
 _INDEX_NAMES = {"index", "manifest", "metadata", "meta", "labels", "annotations"}
 """Names of tables that may say which recording has which label."""
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    id: str
-    """Its path below the data folder."""
-    part: str
-    label: str
 
 
 class Recordings(Source):
@@ -79,7 +74,7 @@ class Recordings(Source):
         return folder_kind(data) == "recordings"
 
     def read(self, data: str) -> Samples:
-        files = list(_files(Path(data)))
+        files = list(recording_files(Path(data), SUFFIXES))
         if not files:
             return self._read_tables(data, list(_tables(Path(data))))
         if self._columns is not None:
@@ -113,7 +108,7 @@ class Recordings(Source):
             decisions=(*samples.decisions, *time_decisions(read)),
         )
 
-    def _read_tables(self, data: str, files: list[_File]) -> Samples:
+    def _read_tables(self, data: str, files: list[RecordingFile]) -> Samples:
         """Windows of tables with a row each time, which has a label."""
         if not files:
             raise DataError(f"{data} holds no recordings", fix=_LAYOUT)
@@ -140,29 +135,17 @@ class Recordings(Source):
         )
 
 
-def _files(root: Path) -> Iterator[_File]:
-    """The recordings below a folder, in the order of their paths."""
-    folders = [path for path in sorted(root.iterdir()) if _is_folder(path)]
-    parts = parts_named(path.name for path in folders)
-    if len(parts) == len(folders) > 0 and "train" in parts.values():
-        for folder in folders:
-            for inner in sorted(folder.iterdir()):
-                if _is_folder(inner):
-                    yield from _recordings(root, inner, parts[folder.name])
-        return
-    for folder in folders:
-        yield from _recordings(root, folder, "")
-
-
-def _tables(root: Path) -> Iterator[_File]:
+def _tables(root: Path) -> Iterator[RecordingFile]:
     """The tables in a folder, or in its folders of the parts."""
-    folders = [path for path in sorted(root.iterdir()) if _is_folder(path)]
+    folders = folders_in(root)
     parts = parts_named(path.name for path in folders)
     for folder in (root, *folders):
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() == ".csv" and not path.name.startswith(".") and path.is_file():
                 place = path.relative_to(root).as_posix()
-                yield _File(path, place, parts.get(folder.name, "") if folder != root else "", "")
+                yield RecordingFile(
+                    path, place, parts.get(folder.name, "") if folder != root else "", ""
+                )
 
 
 def _unlabelled_notes(root: Path) -> Iterator[str]:
@@ -177,20 +160,10 @@ def _unlabelled_notes(root: Path) -> Iterator[str]:
         return
 
 
-def _check_no_index(files: list[_File]) -> None:
+def _check_no_index(files: list[RecordingFile]) -> None:
     for file in files:
         if file.path.stem.lower() in _INDEX_NAMES:
             raise DataError(
                 f"{file.path} seems to be a table of the recordings beside it",
                 fix=f"give the table in place of its folder: {file.path}",
             )
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
-def _recordings(root: Path, folder: Path, part: str) -> Iterator[_File]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            yield _File(path, path.relative_to(root).as_posix(), part, folder.name)
