@@ -37,6 +37,8 @@ FORMAT = 2
 """Format of a run folder, `format` in its `run.toml`. Another number is refused: a folder written
 before the number existed has 1."""
 
+_NUMBERS = ("window", "stride", "rate", "mels")
+"""Options that are 0 where they are not given."""
 _PART_OPTIONS = (
     *("group", "time", "parts", "columns", "root", "channel_axis", "window", "stride"),
     *("rate", "skip_corrupt"),
@@ -187,8 +189,9 @@ class Definition:
             for name in _PART_OPTIONS:
                 mine[name], theirs[name] = getattr(self, name), getattr(other, name)
         changed = [key for key in mine if mine[key] != theirs[key]]
-        for known in (mine, theirs):  # An option that was not given is an empty text.
-            known.update({key: "not given" for key in changed if known[key] == ""})
+        for known in (mine, theirs):  # An option that was not given is an empty text, or 0.
+            empty = [key for key in changed if known[key] == ("" if key not in _NUMBERS else 0)]
+            known.update(dict.fromkeys(empty, "not given"))
         return words + [f"{key}: {mine[key]} here, {theirs[key]} asked for" for key in changed]
 
     def has_changed_data(self, other: Definition) -> bool:

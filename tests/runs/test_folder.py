@@ -53,6 +53,7 @@ def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
     ("change", "said"),
     [
         ({"seed": 4}, "seed: 3 here, 4 asked for"),
+        ({"mels": 20}, "mels: not given here, 20 asked for"),
         ({"space_digest": "other"}, "space_digest"),
         ({"data_fingerprint": "other"}, "began with other samples, groups or parts of digits:"),
         # Weights of classes follow from the data.
