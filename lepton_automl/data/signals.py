@@ -68,9 +68,10 @@ def to_signals(what: str, values: NDArray[Any], layout: Layout) -> Signals:
     DataError
         If a value is not finite, or too large for arithmetic in float32.
     """
-    found = np.ascontiguousarray(
-        np.moveaxis(values, 1, 2) if layout == "channels first" else values, np.float32
-    )
+    with np.errstate(over="ignore"):  # What becomes infinite is refused below.
+        found = np.ascontiguousarray(
+            np.moveaxis(values, 1, 2) if layout == "channels first" else values, np.float32
+        )
     rows = max(1, _BLOCK // max(1, found[:1].size))
     for start in range(0, len(found), rows):
         fits = (np.abs(found[start : start + rows]) <= _LARGEST).all((1, 2))  # NaN does not fit.

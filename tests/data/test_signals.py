@@ -216,3 +216,9 @@ def test_the_type_of_the_file_is_that_of_the_data(tmp_path):
         open_dataset(broken, input_type="int16")
     with pytest.raises(ConfigError, match="the data are signals"):
         open_dataset(whole, input_type="uint8")
+
+
+def test_a_value_beyond_float32_is_refused_without_a_warning(recwarn):
+    with pytest.raises(DataError, match="beyond 1e"):
+        to_signals("x", np.full((1, 8, 2), 1e300), "channels last")
+    assert not recwarn.list
