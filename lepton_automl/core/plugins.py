@@ -15,6 +15,7 @@ from lepton_automl.errors import ConfigError
 T = TypeVar("T")
 _FOLDERS = {
     "layers": "lepton_automl.models.layers",
+    "formats": "lepton_automl.models.formats",
     "sources": "lepton_automl.data.sources",
     "callbacks": "lepton_automl.search.callbacks",
 }

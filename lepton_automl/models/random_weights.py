@@ -21,7 +21,9 @@ _RANGE = 4.0
 
 
 @dataclass(frozen=True)
-class _RandomNet:
+class RandomNet:
+    """A `QuantizedNet` with random weights."""
+
     arch: Arch
     preprocessing: Preprocessing
     qparams: QParams
@@ -29,9 +31,14 @@ class _RandomNet:
 
 def random_int8_onnx(arch: Arch, weight_limit: int, seed: int = 0) -> bytes:
     """Write the int8 file of `arch` with random weights, which do not affect its cost."""
-    preprocessing = Preprocessing(128, 1 / 64, _input_quantization(arch))
-    net = _RandomNet(arch, preprocessing, random_qparams(arch, seed, weight_limit))
+    net = random_net(arch, weight_limit, seed)
     return int8_onnx(net, [str(number) for number in range(arch.classes)], {})
+
+
+def random_net(arch: Arch, weight_limit: int, seed: int = 0) -> RandomNet:
+    """A quantized net of `arch` with the weights of `random_qparams`."""
+    preprocessing = Preprocessing(128, 1 / 64, _input_quantization(arch))
+    return RandomNet(arch, preprocessing, random_qparams(arch, seed, weight_limit))
 
 
 def _input_quantization(arch: Arch) -> InputQuantization | None:

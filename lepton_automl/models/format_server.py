@@ -1,0 +1,85 @@
+"""The program of the child process of `models.untrusted_format`: opens files and answers them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.core.limited_process import Message, serve
+from lepton_automl.errors import DataError
+from lepton_automl.models import formats
+from lepton_automl.models.formats import ONNX, Session
+from lepton_automl.models.untrusted_onnx import problem_of
+
+_WARM_UP = 3
+
+
+@dataclass
+class _Server:
+    """Holds the files that are open."""
+
+    name: str = ""
+    folder: Path = Path()
+    session: Session | None = None
+
+    def answer(self, request: Message) -> Message:
+        """Open files, answer samples, or measure the time of one."""
+        fields = request.fields
+        if "format" in fields:
+            self.name, self.folder = fields["format"], Path(fields["folder"])
+            kind = formats.load(self.name)
+            self.session = kind.open(self.folder)
+            return Message(dataclasses.asdict(kind.sizes(self.folder)))
+        samples = np.frombuffer(request.payload, fields["dtype"]).reshape(fields["shape"])
+        if "rounds" in fields:
+            return Message(self._times(samples, fields["rounds"], fields["seconds"]))
+        return Message({}, self._predict(samples, fields["classes"]).tobytes())
+
+    def _predict(self, samples: NDArray[Any], classes: int) -> NDArray[np.float32]:
+        assert self.session is not None, "files are opened first"
+        found = self.session.predict(samples)
+        problem = problem_of(found, len(samples), classes)
+        if problem:
+            raise DataError(
+                f"{self.folder / formats.load(self.name).main} gives no probabilities: {problem}",
+                fix=f"make the files again: lepton export RUN --format {self.name}",
+            )
+        return np.ascontiguousarray(found)
+
+    def _times(self, sample: NDArray[Any], rounds: int, seconds: float) -> dict[str, Any]:
+        assert self.session is not None, "files are opened first"
+        own = self.session.prepared(sample)
+        other = formats.load(ONNX).open(self.folder).prepared(sample)
+        for _ in range(_WARM_UP):
+            own()
+            other()
+        times: dict[str, list[float]] = {"own": [], "onnx": []}
+        for _ in range(rounds):
+            times["own"].append(_shortest(own, seconds / rounds))
+            times["onnx"].append(_shortest(other, seconds / rounds))
+        return times
+
+
+def _shortest(call: Callable[[], object], seconds: float) -> float:
+    """Shortest time of a call, repeated for about `seconds`, at least once."""
+    clock, least = time.perf_counter, math.inf
+    before = clock()
+    end = before + seconds
+    while before < end or least == math.inf:
+        call()
+        after = clock()
+        least, before = min(least, after - before), after
+    return least
+
+
+def main() -> None:
+    """Answer requests until the parent process closes the pipe."""
+    serve(_Server().answer)
