@@ -36,7 +36,7 @@ class _Server:
         if "format" in fields:
             self.name, self.folder = fields["format"], Path(fields["folder"])
             kind = formats.load(self.name)
-            self.session = kind.open(self.folder)
+            self.session = kind.session(self.folder)
             return Message(dataclasses.asdict(kind.sizes(self.folder)))
         samples = np.frombuffer(request.payload, fields["dtype"]).reshape(fields["shape"])
         if "rounds" in fields:
@@ -57,7 +57,7 @@ class _Server:
     def _times(self, sample: NDArray[Any], rounds: int, seconds: float) -> dict[str, Any]:
         assert self.session is not None, "files are opened first"
         own = self.session.prepared(sample)
-        other = formats.load(ONNX).open(self.folder).prepared(sample)
+        other = formats.load(ONNX).session(self.folder).prepared(sample)
         for _ in range(_WARM_UP):
             own()
             other()

@@ -61,7 +61,7 @@ class FormatSession:
         self._process = LimitedProcess(PROGRAM)
         fields = {"format": name, "folder": str(real_path(folder))}
         try:
-            answer = self._call(fields, b"", kind.open_limits)
+            answer = self._call(fields, b"", kind.session_limits)
         except BaseException:
             self.close()
             raise

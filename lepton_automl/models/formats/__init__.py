@@ -58,7 +58,7 @@ class Sizes:
 
 
 class Session(ABC):
-    """Written files that are open in this process; see `FileFormat.open`."""
+    """Written files that are open in this process; see `FileFormat.session`."""
 
     @abstractmethod
     def predict(self, samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -88,10 +88,10 @@ class FileFormat(ABC):
     """Least share of samples that get the class of the ONNX int8 file, among those whose two most
     probable classes are further apart than twice `max_difference`."""
     runs_code: ClassVar[bool] = False
-    """Whether `open` compiles or executes the files. Those of an artifact of unknown origin are
+    """Whether `session` compiles or executes the files. Those of an artifact of unknown origin are
     then opened only if they are, byte for byte, what `files` writes from its ONNX file."""
-    open_limits: ClassVar[ProcessLimits] = ProcessLimits(1 << 30, 60.0, 600.0)
-    """On `open`: memory and processor time of the process and of each of its children."""
+    session_limits: ClassVar[ProcessLimits] = ProcessLimits(1 << 30, 60.0, 600.0)
+    """On `session`: memory and processor time of the process and of each of its children."""
 
     @abstractmethod
     def files(self, net: QuantizedNet, words: Words, golden: Golden) -> dict[str, bytes]:
@@ -107,7 +107,7 @@ class FileFormat(ABC):
         """
 
     @abstractmethod
-    def open(self, folder: Path) -> Session:
+    def session(self, folder: Path) -> Session:
         """Open the files below `folder`, the artifact, without changing or adding any.
 
         It runs in a child process with limits (`models.untrusted_format`), which ends where the

@@ -31,7 +31,7 @@ class Onnx(FileFormat):
         del golden
         return {self.main: int8_onnx(net, words.class_names, words.metadata)}
 
-    def open(self, folder: Path) -> Session:
+    def session(self, folder: Path) -> Session:
         """Open the file in ONNX Runtime on one thread."""
         path = folder / self.main
         content = untrusted_files.read_bytes(path, MODEL, fix=_FIX)
