@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,11 @@ from lepton_automl.errors import MachineError
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger, LedgerView
 from lepton_automl.runs.live_status import WORKERS
+from lepton_automl.search.executors import Executor
 from lepton_automl.search.loop import search
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader
 from lepton_automl.search.trials import read_trials
-from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import Task, TaskResult, pack
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -116,7 +117,7 @@ class Sampled:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-class Instant(Workers):
+class Instant(Executor):
     """One worker that answers at once; at counts of finished trials it keeps the seconds so far.
 
     Parameters
@@ -159,6 +160,17 @@ class Instant(Workers):
                 raise Enough
         correct = self._rng.random(2000) < self._rng.uniform(0.8, 0.97)
         return [(task, TaskResult((0.01,), pack(correct)))]
+
+    def facts(self) -> dict[str, Any]:
+        """No workers."""
+        return {"first": 0.0, "workers": []}
+
+    def seconds_to_go(self) -> float:
+        """Every task ends at once."""
+        return 0.0
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def work(folder: Path, trials: int) -> SearchRequest:

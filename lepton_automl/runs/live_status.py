@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS live (
 HEART, ENDED = "heart", "ended"
 """Entry names: heartbeat of the command; its end, with `error` if it failed."""
 COMMAND, WORKERS = "command", "workers"
-"""Entry names: the command line; `Workers.facts`."""
+"""Entry names: the command line; `Executor.facts`."""
 PROGRESS, MESSAGES, FOUND = "progress", "messages", "found"
 """Entry names: progress of the stage; last messages; best trial and front, kept after the end."""
 _LAST_MESSAGES = 6

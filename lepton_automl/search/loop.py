@@ -18,6 +18,8 @@ from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.runs.time_budget import sufficient_budget
 from lepton_automl.search import progress
+from lepton_automl.search.executors import Executor
+from lepton_automl.search.executors.processes import ProcessExecutor, WorkersPerGpu
 from lepton_automl.search.finals.cross_validation import training_shares
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
 from lepton_automl.search.finals.flip_check import without_flips
@@ -56,7 +58,6 @@ from lepton_automl.search.trials import (
     result_event,
 )
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.search.workers.pool import Workers, WorkersPerGpu
 from lepton_automl.search.workers.task import Task, TaskResult
 from lepton_automl.training.distributed import expected_speedup
 
@@ -74,7 +75,7 @@ _USUAL_SECONDS_PER_WORK = 1e-10
 """Speed of training where the first candidate cannot be timed."""
 
 
-def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
+def search(work: SearchRequest, workers: Executor | None = None) -> SearchResult:
     """Search for the best net that satisfies the limits, in the given time or number of trials.
 
     All decisions follow from the ledger, so an interrupted search continues from its last event.
@@ -85,8 +86,8 @@ def search(work: SearchRequest, workers: Workers | None = None) -> SearchResult:
     ----------
     work : SearchRequest
         Space, data, limits, time.
-    workers : Workers, optional
-        Processes that train; by default `work.jobs` are started, and ended with the search.
+    workers : Executor, optional
+        Runs the trainings; by default `work.jobs` processes are started, and ended with the search.
 
     Raises
     ------
@@ -142,14 +143,14 @@ def _record_classes(work: SearchRequest) -> None:
 
 
 @contextmanager
-def _started(work: SearchRequest, workers: Workers | None) -> Iterator[Workers]:
+def _started(work: SearchRequest, workers: Executor | None) -> Iterator[Executor]:
     if workers is not None:
         yield workers
         return
     gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
     packing = WorkersPerGpu(work.workers_per_gpu) if work.workers_per_gpu else None
     locks = work.folder.checkpoints
-    with Workers(work.jobs, locks, gpus, emit=work.emit, workers_per_gpu=packing) as own:
+    with ProcessExecutor(work.jobs, locks, gpus, emit=work.emit, workers_per_gpu=packing) as own:
         work.ledger.live_status.publish_from(WORKERS, own.facts)
         try:
             yield own
@@ -181,7 +182,7 @@ class SearchLoop:
         Trials of the ledger; new ones are added.
     winners : WinnerStore
         Selects the best trial so far.
-    workers : Workers
+    workers : Executor
         Processes that run the tasks.
     lock : MeasurementLock
         Workers pause while it is held to measure a latency.
@@ -198,7 +199,7 @@ class SearchLoop:
         tasks: TaskBuilder,
         trials: Trials,
         winners: WinnerStore,
-        workers: Workers,
+        workers: Executor,
         lock: MeasurementLock,
     ) -> None:
         self._work, self._tasks, self._trials = work, tasks, trials
@@ -491,7 +492,7 @@ def make_plan(
     work: SearchRequest,
     tasks: TaskBuilder,
     first: Trial,
-    workers: Workers,
+    workers: Executor,
     nets: Sequence[KnownNet] = (),
 ) -> Plan:
     """Plan the search and record it; without a budget every trial has the epochs of its recipe.
@@ -504,7 +505,7 @@ def make_plan(
         Builds the task that measures the speed.
     first : Trial
         The first trial.
-    workers : Workers
+    workers : Executor
         One of them measures the speed.
     nets : sequence of KnownNet
         The known-good nets, that of the first trial first; by default it is the only one.
@@ -529,7 +530,7 @@ def extend_plan(
     work: SearchRequest,
     tasks: TaskBuilder,
     trials: Trials,
-    workers: Workers,
+    workers: Executor,
     nets: Sequence[KnownNet] = (),
 ) -> None:
     """Follow a plan with longer trainings from the next trial on, where the budget allows it.
@@ -707,7 +708,7 @@ def clock_for(work: SearchRequest, plan: Plan) -> Clock:
 
 
 def _seconds_per_work(
-    work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Workers
+    work: SearchRequest, tasks: TaskBuilder, first: Trial, workers: Executor
 ) -> float:
     """Measured seconds for one unit of `work_of`, from a training of a small part of the budget.
 

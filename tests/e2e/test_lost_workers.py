@@ -14,8 +14,8 @@ import pytest
 from lepton_automl.core.events import Event
 from lepton_automl.errors import MachineError
 from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.executors.processes import ProcessExecutor
 from lepton_automl.search.loop import search
-from lepton_automl.search.workers.pool import Workers
 from tests.helpers.search import InlineWorkers, search_request
 
 HEAD = """
@@ -96,7 +96,7 @@ def test_a_lost_worker_costs_one_retry_and_two_cost_the_trial(tmp_path, uninterr
     whole, _ = uninterrupted
     events: list[Event] = []
     job = search_request(tmp_path / "run", emit=events.append)
-    with Workers(
+    with ProcessExecutor(
         1, job.folder.path / "locks", emit=events.append, liveness_seconds=8, program=FAILING
     ) as pool:
         found = search(job, pool)
@@ -133,7 +133,7 @@ def test_a_full_disk_stops_cleanly_and_the_same_search_continues(tmp_path, unint
     whole, outcome = uninterrupted
     job = search_request(tmp_path / "run")
     with (
-        Workers(1, job.folder.path / "locks", program=FULL_DISK) as pool,
+        ProcessExecutor(1, job.folder.path / "locks", program=FULL_DISK) as pool,
         pytest.raises(MachineError, match="no space left") as error,
     ):
         search(job, pool)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search import rungs
+from lepton_automl.search.executors.processes import ProcessExecutor
 from lepton_automl.search.loop import search
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trial, Trials
-from lepton_automl.search.workers.pool import Workers
 from tests.helpers.search import InlineWorkers, search_request
 
 
@@ -16,7 +16,7 @@ def test_every_candidate_gets_the_weights_it_would_have_got_alone(tmp_path, monk
     job = search_request(tmp_path / "run", jobs=3, trials=5)
     monkeypatch.setattr(TaskBuilder, "delete", lambda self, key: None)
     monkeypatch.setattr(TaskBuilder, "delete_all_but", lambda self, keep: None)
-    with Workers(3, job.folder.path / "locks") as pool:
+    with ProcessExecutor(3, job.folder.path / "locks") as pool:
         found = search(job, pool)
     kept = {
         weights.parent.name: weights.read_bytes()

@@ -18,11 +18,11 @@ from lepton_automl.cost.cost import Cost
 from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
+from lepton_automl.search.executors import Executor
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader, search_space
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import RungResult, Trial
-from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.nets import random_arch
@@ -92,7 +92,7 @@ def search_request(folder: Path, ledger: Ledger | None = None, **changes: Any) -
     return SearchRequest(**(fields | changes))
 
 
-class InlineWorkers(Workers):
+class InlineWorkers(Executor):
     """Runs tasks in this process when their results are asked for, and remembers them."""
 
     def __init__(self, jobs: int = 1) -> None:

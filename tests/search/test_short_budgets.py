@@ -23,6 +23,7 @@ from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.runs.time_budget import BudgetInputs
 from lepton_automl.search import loop, rungs
+from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals import training
 from lepton_automl.search.finals.finalists import planned_final_runs
 from lepton_automl.search.proposals import proposer
@@ -31,7 +32,6 @@ from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.study import SearchStudy
 from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.trials import Plan, read_plans, read_trials
-from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import TIME_IS_OVER, Task, TaskResult, pack
 from lepton_automl.training.loop import initial_model
 from tests.helpers.search import SPACE, dataset, make_trial, search_request, small_space
@@ -104,7 +104,7 @@ class SimulatedLedger(Ledger):
         return self._clock.now - self._clock.began
 
 
-class SimulatedWorkers(Workers):
+class SimulatedWorkers(Executor):
     """Trains nothing: every task takes simulated seconds and saves an untrained net."""
 
     def __init__(self, machine: Machine, clock: SimulatedTime, rng: np.random.Generator) -> None:

@@ -21,6 +21,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView, record_decision
 from lepton_automl.runs.time_budget import COMPRESSION, sufficient_budget
+from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals import augmentation, cross_validation, flip_check
 from lepton_automl.search.finals.finalists import (
     FINALISTS,
@@ -53,7 +54,6 @@ from lepton_automl.search.trials import (
     stronger_augmentation,
 )
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.search.workers.pool import Workers
 from lepton_automl.search.workers.task import Task, TaskResult, run_task, unpack
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS
@@ -97,7 +97,7 @@ class FinalTraining:
         """The planned final trainings; none before `train`."""
         return planned_final_runs(self._request.ledger, self._round)
 
-    def train(self, options: Sequence[Option], workers: Workers, clock: Clock) -> list[Option]:
+    def train(self, options: Sequence[Option], workers: Executor, clock: Clock) -> list[Option]:
         """Select finalists among `options` and train them; returns them with their new accuracy.
 
         A training whose result is in the ledger is not repeated. A training that cannot end in time
@@ -212,7 +212,7 @@ class FinalTraining:
         chosen = recipe.augment if key.augment is None else key.augment
         return augmentation.decision(recipe.augment, stronger, chosen, accuracies, where, errors)
 
-    def _train(self, workers: Workers, clock: Clock) -> None:
+    def _train(self, workers: Executor, clock: Clock) -> None:
         waiting = [run for run in self.runs if self._result(run) is None]
         count, begun = len(waiting), time.monotonic()
         while True:
@@ -237,7 +237,7 @@ class FinalTraining:
     def _emit_stopped(self, keys: Sequence[str]) -> None:
         self._emit(f"{_trials_text(keys)}: final training stopped, the time is over")
 
-    def _has_free_workers(self, workers: Workers) -> bool:
+    def _has_free_workers(self, workers: Executor) -> bool:
         """Whether as many workers are idle as one training has processes."""
         busy, ranks = len(workers.busy), self._request.config.final_jobs
         return workers.free > 0 and (not busy or ranks * (busy + 1) <= workers.free + busy)

@@ -20,6 +20,7 @@ from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
+from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals.selection import Choice, Option, choose, finalists
 from lepton_automl.search.finals.training import (
     FinalTraining,
@@ -32,7 +33,6 @@ from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock
 from lepton_automl.search.training_key import Stage
 from lepton_automl.search.trials import Trials, recipe_of
-from lepton_automl.search.workers.pool import Workers
 from lepton_automl.training.evaluate import predict_logits
 from lepton_automl.training.recipe import Recipe
 
@@ -75,7 +75,7 @@ class WinnerStore:
             return None
         return Choice(self._event["number"], self._event["reason"])
 
-    def select_winner(self, workers: Workers, clock: Clock) -> Choice:
+    def select_winner(self, workers: Executor, clock: Clock) -> Choice:
         """Train the finalists, select the winner by their results, save it.
 
         Raises
@@ -222,7 +222,7 @@ class WinnerStore:
             is_balanced=self._request.dataset.validation.is_balanced,
         )
 
-    def _save(self, choice: Choice, workers: Workers | None) -> None:
+    def _save(self, choice: Choice, workers: Executor | None) -> None:
         """Copy a checkpoint to RUN/models/best; where it is gone, `workers` train it again."""
         number = choice.number
         result = self._trials.best_result(number)

@@ -1,1 +1,1 @@
-"""Worker processes: pool, handle, process groups, tasks, and the measurement lock."""
+"""Worker processes: handle, process groups, tasks, and the measurement lock."""

@@ -117,7 +117,7 @@ class Worker:
         return float(self._work * self._status.get("share", 0.0))
 
     def facts(self) -> dict[str, Any]:
-        """Process id, task and progress; see `Workers.facts`."""
+        """Process id, task and progress; see `Executor.facts`."""
         return {
             "pid": self._process.pid,
             "task": self._task,

@@ -1,18 +1,17 @@
-"""A pool of worker processes, several per GPU where that is faster."""
+"""Executor of this machine: worker processes, several per GPU where that is faster."""
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.errors import LeptonError
-from lepton_automl.search.training_key import task_text
+from lepton_automl.search.executors import MAX_ATTEMPTS, Attempt, Executor
 from lepton_automl.search.workers.handle import LIVENESS_SECONDS, GpuMemory, Worker, WorkerLost
 from lepton_automl.search.workers.launch import WORKER_PROGRAM
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
@@ -20,24 +19,19 @@ from lepton_automl.search.workers.task import Task, TaskResult
 
 WINDOW_SECONDS = 20.0
 """Length of one throughput measurement of a number of workers per GPU."""
-_ATTEMPTS = 2
-"""Workers that may be lost with one task; after that the task fails."""
 _MIN_SPEEDUP = 1.1
 """Throughput with one more worker per GPU, relative to without, from which it is kept."""
 _MEMORY_MARGIN = 1.25
 """Free memory that one more worker needs, relative to what a worker has used so far."""
 
 
-class Workers:
+class ProcessExecutor(Executor):
     """Pool of worker processes with one thread each that waits for its result.
-
-    A worker that dies, hangs or runs out of memory is replaced, and its task is retried, after a
-    lack of memory with more micro-batches; a task that loses two workers fails.
 
     Parameters
     ----------
     jobs : int
-        TaskBuilder at the same time, at least 1.
+        Tasks at the same time, at least 1.
     locks : Path
         Folder of the files of `MeasurementLock`.
     gpus : int
@@ -78,40 +72,24 @@ class Workers:
 
     @property
     def free(self) -> int:
-        """Number of tasks that can be started now."""
         return max(0, self.jobs - len(self._pending))
 
     @property
     def busy(self) -> list[Task]:
-        """Running tasks, in the order they were started."""
         return list(self._pending.values())
 
     def seconds_to_go(self) -> float:
-        """Estimated seconds until the last running task ends; infinite before progress."""
         return max((worker.seconds_to_go() for worker in self._all), default=0.0)
 
     def facts(self) -> dict[str, Any]:
-        """State of all workers, for the live status.
-
-        Keys: `first`, when the first task was started (seconds since 1970), and `workers`, a list
-        of `slot`, `pid`, `task` (empty: idle), `since`, `share` done and `waits`.
-        """
         workers = [{"slot": slot, **worker.facts()} for slot, worker in enumerate(self._all)]
         return {"first": self._first, "workers": workers}
 
     def start(self, task: Task) -> None:
-        """Start a task on a free worker."""
         self._first = self._first or time.time()
         self._pending[self._threads.submit(self._run, task)] = task
 
     def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
-        """Finished tasks, in the order they were started; waits at most `timeout` s for the first.
-
-        Raises
-        ------
-        LeptonError
-            Raised by a task, such as for a full disk.
-        """
         done, _ = wait(self._pending, timeout, FIRST_COMPLETED)
         while not self._messages.empty():
             self._emit(Event("search", self._messages.get()))
@@ -120,16 +98,7 @@ class Workers:
         self._adjust_workers_per_gpu()
         return found
 
-    def call(self, task: Task) -> TaskResult:
-        """Run one task and wait for it; results of other running tasks are dropped."""
-        self.start(task)
-        while True:
-            for finished, result in self.finished():
-                if finished is task:
-                    return result
-
     def close(self) -> None:
-        """Kill all workers; running tasks are lost and may be repeated."""
         self._closing = True
         for worker in self._all:
             worker.stop()
@@ -139,39 +108,26 @@ class Workers:
         self._pending.clear()
         self._lock.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def _run(self, task: Task) -> TaskResult:
-        reasons: list[str] = []
-        for _ in range(_ATTEMPTS):
+        attempt = Attempt(task)
+        for _ in range(MAX_ATTEMPTS):
             worker = self._idle.pop()
             try:
-                result = worker.call(task)
+                result = worker.call(attempt.current)
             except WorkerLost as lost:
                 worker.stop()
                 self._replace(worker)
-                reasons.append(lost.reason)
-                task = task.with_less_memory() if lost.is_out_of_memory else task
-                self._report(task, lost, is_last=len(reasons) == _ATTEMPTS)
+                message, failed = attempt.lost(lost)
+                self._messages.put(message)
+                if failed is not None:
+                    return failed
             except LeptonError:
                 self._idle.append(worker)
                 raise
             else:
                 self._idle.append(worker)
-                return dataclasses.replace(result, retried="".join(reasons))
-        return TaskResult(failed=f"it lost {_ATTEMPTS} workers: {'; '.join(reasons)}")
-
-    def _report(self, task: Task, lost: WorkerLost, *, is_last: bool) -> None:
-        then = "it is repeated by another worker"
-        if lost.is_out_of_memory:
-            then += f", with {task.micro_batches_of_cycles[-1]} micro-batches per batch"
-        if is_last:
-            then = f"it fails after {_ATTEMPTS} lost workers"
-        self._messages.put(f"{task_text(task.key)}: the worker {lost.reason}; {then}")
+                return attempt.succeeded(result)
+        raise AssertionError("the last lost worker makes the task fail")
 
     def _replace(self, worker: Worker) -> None:
         if self._closing:

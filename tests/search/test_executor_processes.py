@@ -16,19 +16,24 @@ from hypothesis import strategies as st
 
 from lepton_automl.core.events import Event
 from lepton_automl.errors import DataError
+from lepton_automl.search.executors import processes as pool_module
+from lepton_automl.search.executors.processes import (
+    WINDOW_SECONDS,
+    ProcessExecutor,
+    WorkersPerGpu,
+    next_count,
+)
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.workers import pool as pool_module
 from lepton_automl.search.workers.handle import GpuMemory
-from lepton_automl.search.workers.pool import WINDOW_SECONDS, Workers, WorkersPerGpu, next_count
 from lepton_automl.search.workers.task import Task
 from tests.helpers.processes import eventually
 from tests.helpers.search import InlineWorkers, is_alive, make_trial, search_request
 
 PARENT = """
 import sys, time, pathlib
-from lepton_automl.search.workers.pool import Workers
-workers = Workers(1, pathlib.Path(sys.argv[1]))
+from lepton_automl.search.executors.processes import ProcessExecutor
+workers = ProcessExecutor(1, pathlib.Path(sys.argv[1]))
 print(*(worker._process.pid for worker in workers._all), flush=True)
 time.sleep(600)
 """
@@ -48,8 +53,8 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    with Workers(2, tmp_path_factory.mktemp("locks")) as pool:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecutor]:
+    with ProcessExecutor(2, tmp_path_factory.mktemp("locks")) as pool:
         yield pool
 
 
@@ -66,7 +71,7 @@ def wait_until_gone(pids: list[int]) -> None:
 
 
 def test_a_worker_process_gives_the_bits_that_this_process_gives(
-    workers: Workers, tmp_path: Path
+    workers: ProcessExecutor, tmp_path: Path
 ) -> None:
     task = a_task(tmp_path / "run")
     here = InlineWorkers().run(replace(task, out=str(tmp_path / "here")))
@@ -77,7 +82,7 @@ def test_a_worker_process_gives_the_bits_that_this_process_gives(
 
 
 def test_two_tasks_run_at_once_and_each_gets_its_own_result(
-    workers: Workers, tmp_path: Path
+    workers: ProcessExecutor, tmp_path: Path
 ) -> None:
     tasks = [a_task(tmp_path / "run", number) for number in (3, 4)]
     for task in tasks:
@@ -90,7 +95,9 @@ def test_two_tasks_run_at_once_and_each_gets_its_own_result(
     assert found == {task.key: InlineWorkers().run(task).correct for task in tasks}
 
 
-def test_a_dead_worker_is_replaced_and_its_task_repeated(workers: Workers, tmp_path: Path) -> None:
+def test_a_dead_worker_is_replaced_and_its_task_repeated(
+    workers: ProcessExecutor, tmp_path: Path
+) -> None:
     before = [worker._process.pid for worker in workers._all]
     task = a_task(tmp_path / "run", epochs=1000)
     workers.start(task)
@@ -107,7 +114,7 @@ def test_a_dead_worker_is_replaced_and_its_task_repeated(workers: Workers, tmp_p
 
 
 def test_a_task_that_kills_every_worker_fails_and_the_others_live_on(tmp_path: Path) -> None:
-    with Workers(1, tmp_path / "locks") as pool:
+    with ProcessExecutor(1, tmp_path / "locks") as pool:
         task = a_task(tmp_path / "run", epochs=100_000 // 10)
         pool.start(task)
         killed = set[int]()
@@ -121,7 +128,7 @@ def test_a_task_that_kills_every_worker_fails_and_the_others_live_on(tmp_path: P
 
 
 def test_an_error_of_a_task_is_raised_and_the_worker_lives(
-    workers: Workers, tmp_path: Path
+    workers: ProcessExecutor, tmp_path: Path
 ) -> None:
     task = replace(a_task(tmp_path / "run"), start=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="does not hold a model"):
@@ -140,7 +147,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_closing_ends_all_workers_at_once(tmp_path: Path) -> None:
-    pool = Workers(2, tmp_path / "locks")
+    pool = ProcessExecutor(2, tmp_path / "locks")
     pids = [worker._process.pid for worker in pool._all]
     pool.start(a_task(tmp_path / "run", epochs=5000))
     pool.close()
@@ -156,7 +163,7 @@ def test_workers_are_added_to_every_gpu_and_taken_away_again(
     )
     plan, events = [2, 2, 3, 2, 2, *[1] * 999], list[Event]()
     task = replace(Task("7-0", "", "", ((1, 0),), 0, "", "", 0, 1.0, ("", ""), ("", "")), work=1.0)
-    pool = Workers(
+    pool = ProcessExecutor(
         2, tmp_path, 2, emit=events.append, workers_per_gpu=WorkersPerGpu(8), program=ON_A_GPU
     )
     seen, most = set[str](), 0
@@ -179,7 +186,7 @@ def test_workers_are_added_to_every_gpu_and_taken_away_again(
 
 
 def test_seconds_to_go_follow_from_what_is_done(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch
+    workers: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert workers.seconds_to_go() == 0.0
     now = time.monotonic()

@@ -1,0 +1,168 @@
+"""Executors: where the tasks of a search run; the base class and the rule for lost workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from lepton_automl.search.training_key import task_text
+from lepton_automl.search.workers.handle import WorkerLost
+from lepton_automl.search.workers.task import Task, TaskResult
+
+MAX_ATTEMPTS = 2
+"""Workers that may be lost with one task; after that the task fails."""
+
+
+class Executor(ABC):
+    """Runs tasks on workers; one thread calls it, and a task in `busy` always ends in `finished`.
+
+    A worker that dies, hangs or runs out of memory is replaced, and its task is repeated, after a
+    lack of memory with more micro-batches; a task that loses `MAX_ATTEMPTS` workers ends with a
+    result that says so (`Attempt`). A result is returned once its checkpoint is on this machine's
+    disk, and never twice. A task without a result leaves nothing that counts, so that a killed
+    coordinator may repeat it.
+    """
+
+    jobs: int
+    """Tasks that run at the same time, at least 1; may change."""
+
+    @property
+    @abstractmethod
+    def free(self) -> int:
+        """Number of tasks that can be started now; at least 1 where `busy` is empty."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> list[Task]:
+        """Tasks that were started and have not been returned, in the order of their start."""
+
+    @abstractmethod
+    def start(self, task: Task) -> None:
+        """Start a task; only while `free` is above 0."""
+
+    @abstractmethod
+    def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+        """Finished tasks, as they were started; waits at most `timeout` s for the first one.
+
+        Raises
+        ------
+        LeptonError
+            Raised by a task, such as for a full disk.
+        """
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """State of all workers, for the live status.
+
+        Keys: `first`, when the first task was started (seconds since 1970), and `workers`, a list
+        of `slot`, `pid`, `task` (empty: idle), `since`, `share` done and `waits`.
+        """
+
+    @abstractmethod
+    def seconds_to_go(self) -> float:
+        """Estimated seconds until the last running task ends; infinite before progress."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers; running tasks are lost and may be repeated."""
+
+    @property
+    def slowness(self) -> float:
+        """Time of a task on the worker that the next one starts on, relative to the fastest."""
+        return 1.0
+
+    @property
+    def equivalent_jobs(self) -> float:
+        """Workers as fast as the fastest that do the same work in the same time as all."""
+        return float(self.jobs)
+
+    def is_worth(self, work: float) -> bool:
+        """Whether a task started now ends before it would on a faster worker that is busy.
+
+        Parameters
+        ----------
+        work : float
+            Its size, as `Task.work`.
+        """
+        del work
+        return True
+
+    def confine(self, known: str) -> Confinement | None:
+        """Start tasks only on workers with one kind of arithmetic from now on.
+
+        Parameters
+        ----------
+        known : str
+            The kind that an earlier command chose; empty where none did.
+
+        Returns
+        -------
+        Confinement or None
+            The kind and why; None where all workers have the same and always will.
+        """
+        del known
+        return None
+
+    def call(self, task: Task) -> TaskResult:
+        """Run one task and wait for it; results of other running tasks are dropped."""
+        self.start(task)
+        while True:
+            for finished, result in self.finished():
+                if finished is task:
+                    return result
+
+    def probe(self, task: Task) -> TaskResult:
+        """Run a task that measures the speed, on each kind of worker; the fastest result."""
+        return self.call(task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """One kind of arithmetic that all further tasks are trained with."""
+
+    kind: str
+    """Its name, as `TaskResult.arithmetic`."""
+    evidence: str
+    """Why this one, with figures."""
+    option: str
+    """What overrules it."""
+
+
+@dataclass
+class Attempt:
+    """A task on its way: what is sent to the next worker, and the workers it has lost."""
+
+    task: Task
+    """As it was started."""
+    reasons: list[str] = field(default_factory=list)
+    """Why each worker was lost."""
+
+    def __post_init__(self) -> None:
+        self.current = self.task
+        """The task that the next worker gets: with more micro-batches after a lack of memory."""
+
+    def lost(self, lost: WorkerLost) -> tuple[str, TaskResult | None]:
+        """Count a lost worker; a message about it, and the result if the task fails by it."""
+        self.reasons.append(lost.reason)
+        then = "it is repeated by another worker"
+        if lost.is_out_of_memory:
+            self.current = self.current.with_less_memory()
+            then += f", with {self.current.micro_batches_of_cycles[-1]} micro-batches per batch"
+        failed = None
+        if len(self.reasons) == MAX_ATTEMPTS:
+            then = f"it fails after {MAX_ATTEMPTS} lost workers"
+            what = f"it lost {MAX_ATTEMPTS} workers: {'; '.join(self.reasons)}"
+            failed = TaskResult(failed=what)
+        return f"{task_text(self.task.key)}: the worker {lost.reason}; {then}", failed
+
+    def succeeded(self, result: TaskResult) -> TaskResult:
+        """The result of the last worker, with the reasons of the loss of others."""
+        return dataclasses.replace(result, retried="".join(self.reasons))
