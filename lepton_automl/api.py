@@ -18,6 +18,7 @@ from lepton_automl.config import (
     Channels,
     Flip,
     InputType,
+    Judge,
     Limits,
     Prefer,
     Refit,
@@ -82,6 +83,7 @@ class Options(TypedDict, total=False):
     band_mean: BandMean
     flip: Flip
     refit: Refit
+    judge: Judge
     folds: str
     balance: Balance
     channels: Channels
@@ -129,6 +131,7 @@ class CompressOptions(TypedDict, total=False):
     """Accuracy that the float model should reach on training pictures, as share or per cent."""
     limits: Limits
     prefer: Prefer
+    judge: Judge
     target: str
     seed: int
     skip_corrupt: bool
@@ -395,7 +398,7 @@ def predict(
 
 def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:
     """Compress the best net of a run: in its folder, or to other limits in another folder."""
-    own = {"limits", "out", "prefer", "fresh"} if "limits" in given else set[str]()
+    own = {"limits", "out", "prefer", "judge", "fresh"} if "limits" in given else set[str]()
     known = given.keys() - own - {"budget", "device", "started", "rehash", "max_memory"}
     _check_no_effect(known, "leave it out: the run defines it; for a model of your own give --data")
     try:
@@ -426,6 +429,7 @@ def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionRe
         out=Path(given.get("out") or config.out.with_name(f"{config.out.name}-int8")),
         limits=given["limits"],
         prefer=given.get("prefer", "size"),
+        judge=given.get("judge", config.judge),
         fresh=given.get("fresh", False),
     )
     return compress_net(changed, folder.best, emit=emit)

@@ -44,6 +44,7 @@ ChannelAxis = Literal["auto", "first", "last"]
 Flip = Literal["auto", "on", "off"]
 BandMean = Literal["auto", "keep", "subtract"]
 Refit = Literal["auto", "on", "off"]
+Judge = Literal["auto", "windows", "recordings"]
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,9 @@ class RunConfig:
     folds: str = "auto"
     """Folds of training and validation on which finalists are compared, as text; `off`: on the
     validation part alone; `auto`: several where data are small (`data.folds.is_small`)."""
+    judge: Judge = "auto"
+    """What limits on accuracy and its drop bind: `windows`, `recordings` by the joined answers to
+    their windows, or `auto`: recordings where samples are windows of recordings."""
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
@@ -339,6 +343,7 @@ class RunConfig:
             ("balance", self.balance, {"auto", "on", "off"}),
             ("flip", self.flip, {"auto", "on", "off"}),
             ("refit", self.refit, {"auto", "on", "off"}),
+            ("judge", self.judge, {"auto", "windows", "recordings"}),
             ("channels", self.channels, {"auto", "1", "3", "4"}),
             ("input-type", self.input_type, {"auto", "uint8", "uint16", "int16", "float32"}),
             ("channel-axis", self.channel_axis, {"auto", "first", "last"}),

@@ -316,6 +316,14 @@ def _about_verdict(parts: _Parts) -> list[str]:
             counts[f"{VERDICT}, {one.file}"] = one.n_samples
             whole[f"{VERDICT}, {one.file}"] = one.recordings and one.recordings.n_recordings
     found += _differing("test recordings", whole)
+    has_recordings = any(count is not None for count in whole.values())
+    on = "recordings" if has_recordings and about.judge != "windows" else "samples"
+    found += _differing("what limits bind", {ABOUT: on, VERDICT: verdict.limits_on})
+    of_recordings = {name: drop.n for name, drop in verdict.recording_drops.items()}
+    if of_recordings:
+        names = {"an artifact": sorted(_DROPS), VERDICT: sorted(of_recordings)}
+        found += _differing("drops of recordings", names)
+        found += _differing("recordings of drops", whole | of_recordings)
     predictions = writer.read_array(parts.folder, REFERENCE_PREDICTIONS)
     found += _differing("test samples", {REFERENCE_PREDICTIONS: len(predictions)} | counts)
     found += _predictions(predictions, parts.classes)

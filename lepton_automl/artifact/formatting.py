@@ -31,9 +31,15 @@ def warned_text(verdict: Verdict) -> str:
     return "; but validation and test differ by more than chance" if verdict.warnings else ""
 
 
-def limit_title(name: str, is_balanced: bool) -> str:
-    """Name of a limit in words."""
-    return LIMITS[name].words.replace("accuracy", accuracy_title(is_balanced))
+def limit_title(name: str, verdict: Verdict) -> str:
+    """Name of a limit in words, with what it binds where that is not each sample."""
+    title = LIMITS[name].words.replace("accuracy", accuracy_title(verdict.balanced))
+    return f"{title}, of whole recordings" if verdict.binds_recordings(name) else title
+
+
+def counted(verdict: Verdict, limit: JudgedLimit) -> str:
+    """What the number of samples counts that would decide a limit."""
+    return "test recordings" if verdict.binds_recordings(limit.name) else "test samples"
 
 
 def accuracy_kind(verdict: Verdict) -> str:
@@ -143,11 +149,19 @@ def decisions_of(about: Provenance, verdict: Verdict) -> tuple[Decision, ...]:
     int8, floating = verdict.int8, verdict.float32
     if int8 is None or floating is None:
         return about.decisions
+    made = about.decisions
+    if (whole := int8.recordings) is not None and about.judge == "auto":
+        choice = "whole recordings, by the joined answers to their windows"
+        seen = (
+            f"the {int8.n_samples:,} test samples are windows of {whole.n_recordings:,} recordings"
+        )
+        name = "limits on accuracy bind"
+        made = (*made, Decision(name, choice, seen, "inferred", "--judge windows"))
     speed = faster_text(verdict).partition("; ")[2].partition(";")[0].rstrip(".")
     sizes = f"int8 {bytes_text(int8.size_bytes)}, float {bytes_text(floating.size_bytes)}"
     name, evidence = precision_text(verdict.primary), f"{sizes}; {speed}"
     option = "--prefer latency" if verdict.prefer == "size" else "--prefer size"
-    return (*about.decisions, Decision("file that ships", name, evidence, "measured", option))
+    return (*made, Decision("file that ships", name, evidence, "measured", option))
 
 
 def other_text(verdict: Verdict) -> str:

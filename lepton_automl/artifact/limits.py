@@ -27,10 +27,11 @@ def judge(
 ) -> tuple[JudgedLimit, ...]:
     """Judge each stated limit.
 
-    Size, multiply-accumulates and memory are exact. A latency holds if its whole interval is
-    within the limit, an accuracy or a drop if its one-sided 95 % bound is. For another target
-    device its predicted latency is judged, not the one measured here; an estimate from assumed
-    speeds can break a limit, but not prove that it holds.
+    `file` and `reference` are evidence on what the limits on accuracy bind: test samples, or whole
+    recordings. Size, multiply-accumulates and memory are exact. A latency holds if its whole
+    interval is within the limit, an accuracy or a drop if its one-sided 95 % bound is. For another
+    target device its predicted latency is judged, not the one measured here; an estimate from
+    assumed speeds can break a limit, but not prove that it holds.
     """
     judged = []
     for name, limit in limits.stated.items():

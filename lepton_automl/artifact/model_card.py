@@ -185,7 +185,7 @@ def _answer(verdict: Verdict) -> Markdown:
     others = (*verdict.reasons, *verdict.notes, formatting.other_text(verdict))
     rows = [
         (
-            f"{formatting.limit_title(limit.name, verdict.balanced)} "
+            f"{formatting.limit_title(limit.name, verdict)} "
             + units.quantity_text(limit.limit, LIMITS[limit.name].unit),
             formatting.measured_text(limit),
             limit.status,
@@ -217,6 +217,10 @@ def _drops(verdict: Verdict) -> Markdown:
     }
     rows = [
         (names.get(name, name), formatting.drop_text(drop)) for name, drop in verdict.drops.items()
+    ]
+    rows += [
+        (f"{names.get(name, name)}, of whole recordings", formatting.drop_text(drop))
+        for name, drop in verdict.recording_drops.items()
     ]
     title = f"{units.accuracy_title(verdict.balanced)} drop, paired [95 %]"
     return _table((title, ""), rows) if rows else Markdown()

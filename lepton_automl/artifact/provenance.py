@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lepton_automl.artifact.manifest import ABOUT, FRESH, MALFORMED, unusable
-from lepton_automl.config import Limits
+from lepton_automl.config import Judge, Limits
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.field_types import check_types
@@ -46,6 +46,9 @@ class Provenance:
     refit: bool = False
     """Whether the net that ships was trained on the validation part too, once all choices were
     made."""
+    judge: Judge = "auto"
+    """What limits on accuracy bind, as in `RunConfig`; `windows` in artifacts made before it was
+    recorded."""
     pixel_scale: str = ""
     """Black and white of the stored pixels of the data, as `--pixel-scale` takes them; empty where
     all had 8 bits."""
@@ -88,6 +91,7 @@ class Provenance:
         body["decisions"] = tuple(Decision.from_document(each) for each in decisions)
         if body.get("front_end") is not None:
             body["front_end"] = LogMel.from_fields(body["front_end"])
+        body.setdefault("judge", "windows")
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         found = cls(**body)
         check_types(found)

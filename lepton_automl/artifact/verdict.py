@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lepton_automl.core import untrusted_files
@@ -16,7 +16,11 @@ from lepton_automl.errors import DataError, LeptonError, VerdictError, first_lin
 
 Status = Literal["holds", "broken", "undecided"]
 Precision = Literal["int8", "float"]
+LimitsOn = Literal["samples", "recordings"]
 Interval = tuple[float, float]
+
+ACCURACY_LIMITS = frozenset({"min_accuracy", "max_drop", "max_class_drop"})
+"""Limits that bind recordings where `limits_on` says so."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,11 @@ class Verdict:
     """How far validation and test differ; None where the validation part is not known."""
     notes: tuple[str, ...] = ()
     """What a reader has to know beside the status, one sentence each: how short the search was."""
+    limits_on: LimitsOn = "samples"
+    """What limits on accuracy and its drop bind: test samples, or whole recordings by the joined
+    answers to their windows."""
+    recording_drops: Mapping[str, PairedDrop] = field(default_factory=dict)
+    """As `drops`, of whole recordings; empty where samples are no windows of recordings."""
     front_end: FrontEndCost | None = None
     """Part of the latency of the files that read audio; None of other files."""
 
@@ -251,7 +260,15 @@ class Verdict:
 
     def _reason(self, limit: JudgedLimit) -> str:
         is_balanced = self.balanced and limit.name in {"min_accuracy", "max_drop"}
-        return f"{limit}{'; of balanced accuracy' * is_balanced}"
+        text = f"{limit}{'; of balanced accuracy' * is_balanced}"
+        if self.binds_recordings(limit.name):
+            text = text.replace(" samples would decide", " recordings would decide")
+            text += f"{' and' if is_balanced else ';'} of whole recordings"
+        return text
+
+    def binds_recordings(self, limit: str) -> bool:
+        """Whether a limit, by its name, binds whole recordings."""
+        return self.limits_on == "recordings" and limit in ACCURACY_LIMITS
 
     def document(self) -> dict[str, Any]:
         """The verdict as plain JSON values; `float32` is called `float` there."""
@@ -316,6 +333,10 @@ class Verdict:
             if body.get("validation") is None
             else ValidationGap(**_tuples(body["validation"])),
             notes=tuple(body.get("notes", ())),
+            limits_on=body.get("limits_on", "samples"),
+            recording_drops={
+                name: PairedDrop(**item) for name, item in body.get("recording_drops", {}).items()
+            },
             front_end=None
             if body.get("front_end") is None
             else FrontEndCost(**_tuples(body["front_end"])),

@@ -397,8 +397,9 @@ def _judged(
     )
     primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
     main_file = INT8 if primary == "int8" else FLOAT
+    binding = whole if whole is not None and about.judge != "windows" else evidence
     judged, others = (
-        judging.judge(limits, found[name], evidence[name], evidence[REFERENCE])
+        judging.judge(limits, found[name], binding[name], binding[REFERENCE])
         for name in (main_file, FLOAT if main_file == INT8 else INT8)
     )
     machine = this_machine()
@@ -414,6 +415,8 @@ def _judged(
         float32=found[FLOAT],
         reference=found[REFERENCE],
         drops=_drops(evidence),
+        limits_on="samples" if binding is evidence else "recordings",
+        recording_drops={} if whole is None else _drops(whole),
         test_fingerprint=request.fingerprint,
         test_set_uses=request.test_set_uses,
         grouped=request.groups is not None,

@@ -35,7 +35,7 @@ from lepton_automl.artifact.manifest import (
 )
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import Verdict
-from lepton_automl.config import Limits
+from lepton_automl.config import Judge, Limits
 from lepton_automl.core import files as durable
 from lepton_automl.core import untrusted_arrays, untrusted_files
 from lepton_automl.core.decisions import Decision
@@ -69,6 +69,7 @@ def write_artifact(
     limits: Limits,
     target: Target,
     prefer: str,
+    judge: Judge = "auto",
     latency_model: LatencyModel | None = None,
     metadata: Mapping[str, str] | None = None,
     finalists: Sequence[FinalistResult] = (),
@@ -92,7 +93,7 @@ def write_artifact(
         Its class names and fingerprint go into the files.
     validation : LabelledFiles
         The validation part at the nets' size; golden samples are taken from it.
-    limits, target, prefer
+    limits, target, prefer, judge
         Settings of the run, recorded.
     latency_model : LatencyModel, optional
         Predicts latencies of the target device.
@@ -138,6 +139,7 @@ def write_artifact(
         front_end=int8.arch.front_end,
         target=target.name,
         prefer=prefer,
+        judge=judge,
         limits=limits,
         finalists=tuple(finalists),
         latency=latency_model,

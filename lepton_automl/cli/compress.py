@@ -66,6 +66,7 @@ def compress(
     max_drop: o.MaxDrop = None,
     per_class_max_drop: o.MaxClassDrop = None,
     prefer: o.PreferName = "size",
+    judge: o.JudgeName = "auto",
     target: o.TargetName = "x86-any",
     seed: o.Seed = 0,
     skip_corrupt: o.SkipCorrupt = False,
@@ -97,7 +98,7 @@ def compress(
     verified on the test part.
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "source"})
-    defaults = {"prefer": "size", "target": "x86-any", "seed": 0, "device": "auto"}
+    defaults = {"prefer": "size", "target": "x86-any", "seed": 0, "device": "auto", "judge": "auto"}
     defaults |= {"channels": "auto", "pixel_scale": "auto", "channel_axis": "auto"}
     stated = {k: v for k, v in settings.items() if k not in defaults or v != defaults[k]}
     from lepton_automl.cli import report

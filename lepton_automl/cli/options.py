@@ -304,6 +304,14 @@ RefitName = Annotated[
         "choices: on, off, or auto, which is on where samples or groups are few.",
     ),
 ]
+JudgeName = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        help="What limits on accuracy bind: windows, recordings by the joined answers to their "
+        "windows, or auto, which is recordings where there are any.",
+    ),
+]
 FoldsText = Annotated[
     str,
     typer.Option(

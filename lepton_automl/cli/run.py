@@ -43,6 +43,7 @@ def run(
     band_mean: o.BandMeanName = "auto",
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
+    judge: o.JudgeName = "auto",
     folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",
     channels: o.ChannelsName = "auto",

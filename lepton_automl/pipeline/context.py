@@ -218,8 +218,16 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
     ------
     DataError
         If the data cannot be used.
+    ConfigError
+        If `judge` has no effect.
     """
-    return opening.open_data(config, emit, quarantine=RunFolder(config.out).quarantine)
+    dataset = opening.open_data(config, emit, quarantine=RunFolder(config.out).quarantine)
+    if config.judge != "auto" and dataset.test.recordings is None:
+        raise ConfigError(
+            f"--judge {config.judge} has no effect: the test samples are no windows of recordings",
+            fix="leave it out",
+        )
+    return dataset
 
 
 def check_folds(config: RunConfig, dataset: Dataset) -> None:
@@ -470,6 +478,7 @@ def define_run(
         **part_options(config),
         flip=config.flip,
         refit=config.refit,
+        judge=config.judge,
         balanced=dataset.train.is_balanced,
         channels=config.channels,
         pixel_scale=config.pixel_scale,

@@ -86,6 +86,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         limits=context.config.limits,
         target=context.target,
         prefer=context.config.prefer,
+        judge=context.config.judge,
         finalists=last_finalist_results(context.ledger),
         latency_model=context.latency_model,
         decisions=made_decisions(context.dataset, context.ledger),

@@ -20,6 +20,7 @@ from lepton_automl.config import (
     Channels,
     Flip,
     InputType,
+    Judge,
     Limits,
     Refit,
     RunConfig,
@@ -91,6 +92,8 @@ class Definition:
     """Random flips: `on`, `off` or `auto`."""
     refit: Refit = "auto"
     """Training on all samples at the end: `on`, `off` or `auto`."""
+    judge: Judge = "auto"
+    """As in `RunConfig`."""
     balanced: bool = False
     """Classes have equal weight, in training and in accuracy."""
     channels: Channels = "auto"
@@ -529,6 +532,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         band_mean=known.band_mean,
         flip=known.flip,
         refit=known.refit,
+        judge=known.judge,
         balance="on" if known.balanced else "off",
         channels=known.channels,
         pixel_scale=known.pixel_scale,

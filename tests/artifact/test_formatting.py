@@ -109,10 +109,11 @@ def test_a_faster_file_here_is_no_hint_for_another_device():
 
 
 def test_balanced_accuracy_is_labelled():
-    assert formatting.limit_title("min_accuracy", False) == "accuracy at least"
-    assert formatting.limit_title("min_accuracy", True) == "balanced accuracy at least"
-    assert formatting.limit_title("max_drop", True) == "balanced accuracy drop at most"
-    assert formatting.limit_title("max_macs", True) == "multiply-accumulates at most"
+    balanced = verdict(balanced=True)
+    assert formatting.limit_title("min_accuracy", verdict()) == "accuracy at least"
+    assert formatting.limit_title("min_accuracy", balanced) == "balanced accuracy at least"
+    assert formatting.limit_title("max_drop", balanced) == "balanced accuracy drop at most"
+    assert formatting.limit_title("max_macs", balanced) == "multiply-accumulates at most"
     assert formatting.accuracy_kind(verdict()) == "Accuracy intervals: Wilson."
     assert "stratified bootstrap" in formatting.accuracy_kind(verdict(balanced=True))
     for is_balanced in (False, True):

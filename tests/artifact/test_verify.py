@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -10,11 +11,12 @@ import time
 import numpy as np
 import onnxruntime
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lepton_automl.artifact import verify as verifying
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.formatting import figure_rows
+from lepton_automl.artifact.formatting import figure_rows, limit_title
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
@@ -88,6 +90,50 @@ def test_answers_to_windows_of_a_recording_are_joined(request_):
     assert again == found
     assert "of whole recordings" in str(figure_rows([found.int8, found.reference], False))
     assert "of whole recordings" not in str(figure_rows([figures("model.int8.onnx")], False))
+
+
+def test_limits_on_accuracy_bind_recordings_unless_windows_are_asked_for(request_):
+    """Oracles: correctness by ONNX Runtime, joined recording by recording; scipy's Wilson bound."""
+    pixels, labels = np.load(request_.pixels), np.load(request_.labels)
+    recordings = 10 * labels + np.arange(len(labels)) % 7
+    numbers = np.unique(recordings)
+    right = {}
+    for name in ("model.int8.onnx", "reference/model.fp32.onnx"):
+        session = onnxruntime.InferenceSession(str(request_.folder / name))
+        (answers,) = session.run(None, {"pixels": pixels})
+        joined = [np.log(answers[recordings == n]).mean(0).argmax() == n // 10 for n in numbers]
+        right[name] = np.array(joined)
+    int8, reference = right.values()
+    limits = Limits(min_accuracy=0.01, max_drop=99, max_class_drop=99)
+    asked = dataclasses.replace(request_, recordings=tuple(recordings.tolist()), limits=limits)
+    found = verify(asked)
+    assert found.limits_on == "recordings"
+    least, drop, of_class = found.limits
+    wilson = binomtest(int(int8.sum()), len(int8)).proportion_ci(0.95, "wilson")
+    assert (least.measured, *least.interval) == pytest.approx((int8.mean(), *wilson))
+    lost = 100 * (reference.mean() - int8.mean())
+    assert drop.measured == found.recording_drops["int8"].points == pytest.approx(lost)
+    assert found.recording_drops["int8"].n == len(numbers)
+    each = [100 * np.mean(reference[numbers // 10 == c] ^ int8[numbers // 10 == c]) for c in labels]
+    assert abs(of_class.measured) <= max(each) + 1e-9
+    assert found.int8.accuracy != least.measured
+    assert Verdict.from_json(found.to_json()) == found
+    near = verify(dataclasses.replace(asked, limits=Limits(min_accuracy=int8.mean() - 0.005)))
+    assert near.reasons[0].endswith("recordings would decide); of whole recordings")
+    assert limit_title("min_accuracy", near) == "accuracy at least, of whole recordings"
+
+    about = request_.folder / "about.json"
+    for text in (
+        dataclasses.replace(read_provenance(request_.folder), judge="windows").to_json(),
+        json.dumps({k: v for k, v in json.loads(about.read_text()).items() if k != "judge"}),
+    ):
+        about.write_text(text)
+        seal_again(request_.folder)
+        windows = verify(asked)
+        assert windows.limits_on == "samples"
+        assert windows.limits[0].measured == windows.int8.accuracy == found.int8.accuracy
+        assert windows.recording_drops == found.recording_drops
+        assert limit_title("min_accuracy", windows) == "accuracy at least"
 
 
 def test_fresh_processes_say_the_same_and_write_nothing(request_, found):

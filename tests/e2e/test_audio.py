@@ -19,7 +19,7 @@ from lepton_automl.data import audio_files
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
-from lepton_automl.pipeline.export import verify_again
+from lepton_automl.pipeline.export import verify_again, written_outcome
 from tests.helpers.sounds import tone, tones, write
 
 SPACE = """
@@ -105,6 +105,19 @@ def test_the_accuracy_of_recordings_is_that_of_their_joined_answers(made, opened
     whole = outcome.verdict.int8.recordings
     assert whole.n_recordings == len(right) < len(part)
     assert whole.accuracy == pytest.approx(np.mean(right))
+    assert outcome.verdict.limits_on == "recordings"
+    drop = outcome.verdict.recording_drops["int8"]
+    assert drop.n == len(right)
+    made_by_option = {d.name: d.option for d in outcome.decisions}
+    assert made_by_option["limits on accuracy bind"] == "--judge windows"
+    assert "of whole recordings" in (outcome.artifact / "MODEL_CARD.md").read_text()
+    assert written_outcome(outcome.artifact).verdict == outcome.verdict
+
+
+def test_an_option_on_recordings_needs_recordings(made, tmp_path):
+    pictures = RunConfig(data="digits", out=tmp_path / "run", judge="windows", trials=1)
+    with pytest.raises(ConfigError, match="--judge windows has no effect"):
+        run.run(pictures)
 
 
 def test_golden_samples_are_pcm_of_the_data(made, opened):

@@ -28,7 +28,8 @@ def document(
     `undecided`), `exit_code`, `reasons`, `warnings`, `validation` (the fields of `ValidationGap`;
     null if that part is not known), `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
-    fields of `FileMetrics`; null if the files are damaged), `drops`, `parity`, `problems`,
+    fields of `FileMetrics`; null if the files are damaged), `drops`, `limits_on` (`samples` or
+    `recordings`, which limits on accuracy bind), `recording_drops`, `parity`, `problems`,
     `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
     part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
     other file shipped; null without limits), `notes` (what to know beside the status, such as how

@@ -193,15 +193,23 @@ def _drops(verdict: Verdict) -> list[Text]:
         Text(f"{title} drop {name}: {formatting.drop_text(verdict.drops[key])}")
         for key, name in names.items()
         if key in verdict.drops
+    ] + [
+        Text(f"{title} drop {name}, of whole recordings: {formatting.drop_text(drop)}")
+        for key, name in names.items()
+        if (drop := verdict.recording_drops.get(key)) is not None
     ]
 
 
 def _limits(verdict: Verdict) -> Table:
     table = _table("stated limits", "", "limit", "measured [95 %]", "verdict")
     for limit in verdict.limits:
-        hint = f", about {limit.n_needed} test samples would decide" if limit.n_needed else ""
+        hint = (
+            f", about {limit.n_needed} {formatting.counted(verdict, limit)} would decide"
+            if limit.n_needed
+            else ""
+        )
         table.add_row(
-            formatting.limit_title(limit.name, verdict.balanced),
+            formatting.limit_title(limit.name, verdict),
             units.quantity_text(limit.limit, LIMITS[limit.name].unit),
             formatting.measured_text(limit),
             Text(limit.status + hint, _COLOURS[limit.status]),
