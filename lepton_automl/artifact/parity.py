@@ -9,13 +9,13 @@ import numpy as np
 
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.front_end_reference import reference_features
-from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
 from lepton_automl.artifact.verdict import Parity
 from lepton_automl.core import untrusted_files
 from lepton_automl.errors import ArchError, LeptonError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.models.onnx_export import FRONT_END
 
 CLEAR_MARGIN = 0.01

@@ -9,14 +9,14 @@ from onnx import numpy_helper
 
 from lepton_automl.artifact import parity as module
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.integer_reference import (
+from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
+from lepton_automl.artifact.parity import golden_differences, golden_problems, parity
+from lepton_automl.models import onnx_file
+from lepton_automl.models.integer_reference import (
     IntegerReference,
     ReferenceOutput,
     integer_reference,
 )
-from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
-from lepton_automl.artifact.parity import golden_differences, golden_problems, parity
-from lepton_automl.models import onnx_file
 from tests.compress.test_external_interface import wrap
 from tests.helpers import external_models as models
 from tests.helpers.artifacts import make_bundle

@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 
-from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.artifact.measurements import float_nodes
 from lepton_automl.core import plugins
+from lepton_automl.models.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.models.onnx_export import float_onnx
 from lepton_automl.models.onnx_file import open_session, predict_probabilities
 from lepton_automl.models.random_weights import random_int8_onnx

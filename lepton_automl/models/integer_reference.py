@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,8 @@ class ReferenceOutput:
     """float32 (n, classes)."""
     last_quantized: Array
     """uint8, the last tensor that was quantized."""
+    logits: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """float32 (n, classes): accumulator * scale, rounded once; empty if the file has none."""
 
 
 class IntegerReference:
@@ -134,8 +136,14 @@ class IntegerReference:
                 raise _unsupported(
                     f"{node.name} ({node.op_type}) has inputs that do not fit: {first_line(error)}"
                 ) from error
+        last = self._nodes[-1] if self._nodes else None
+        logits = values[last.input[0]] if last is not None and last.op_type == "Softmax" else None
+        if not isinstance(logits, Accumulators):
+            logits = Accumulators(np.zeros((0, 0)), np.float32(1))  # A part of a file.
         return ReferenceOutput(
-            _array(values[self._output]), _array(values[self.last_quantized_name])
+            _array(values[self._output]),
+            _array(values[self.last_quantized_name]),
+            np.asarray(logits.total.astype(np.float32) * logits.scale, np.float32),
         )
 
 
@@ -271,10 +279,11 @@ def _add(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     a, b = inputs
 
     def stored(scale: np.float32, zero_point: int) -> Array:
-        # One offset, then b, then a, each rounded to float32 once, as ONNX Runtime's fused
-        # multiply-add kernels do, so that halves round the same way.
+        # One offset, then b, then a, each rounded to float32 once, as ONNX Runtime's kernel for
+        # AVX2 does (qladd_avx2.cpp, where the compiler fuses the offset too), so that halves
+        # round the same way.
         ratio_a, ratio_b = np.float32(a.scale / scale), np.float32(b.scale / scale)
-        zeros = _fused(b.zero_point, ratio_b, ratio_a * np.float32(a.zero_point))
+        zeros = _fused(a.zero_point, ratio_a, ratio_b * np.float32(b.zero_point))
         offset = np.float32(zero_point) - zeros
         return np.asarray(np.rint(_fused(a.q, ratio_a, _fused(b.q, ratio_b, offset))))
 
@@ -283,7 +292,15 @@ def _add(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
 
 def _mul(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:
     a, b = inputs
-    return Accumulators(a.centred * b.centred, np.float32(a.scale * b.scale))
+
+    def stored(scale: np.float32, zero_point: int) -> Array:
+        # The zero point is added before rounding, as ONNX Runtime does (qlmul.cpp): an odd one
+        # decides to which side a half goes.
+        ratio = np.float32(np.float32(a.scale * b.scale) / scale)
+        product = (a.centred * b.centred).astype(np.float32) * ratio
+        return np.asarray(np.rint(product + np.float32(zero_point)))
+
+    return Unrounded(stored)
 
 
 def _sigmoid(inputs: list[Any], _: Mapping[str, Any]) -> Tensor:

@@ -8,12 +8,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lepton_automl.artifact.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.compress.quantization.calibration import calibrate
 from lepton_automl.compress.quantization.equalization import fold
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import chain
+from lepton_automl.models.integer_reference import integer_reference, with_last_quantized_output
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.onnx_export import float_onnx, int8_onnx
@@ -29,14 +29,14 @@ def half_even(x: Fraction) -> int:
     return round(x)  # Python rounds halves of a Fraction to even
 
 
-def one_operator(build) -> bytes:
+def one_operator(build, zero_point=20) -> bytes:
     """A file around one operator on the 2x2 pixels, dequantized by scale 1/2, zero point 10."""
     write = OnnxWriter()
     pixels = write.node("Transpose", "pixels", perm=[0, 3, 1, 2])
     x = write.node(
         "DequantizeLinear", pixels, write.constant(np.float32(0.5)), write.constant(np.uint8(10))
     )
-    scale, zero = write.constant(np.float32(0.25)), write.constant(np.uint8(20))
+    scale, zero = write.constant(np.float32(0.25)), write.constant(np.uint8(zero_point))
     q = write.node("QuantizeLinear", build(write, x), scale, zero)
     flat = write.node("DequantizeLinear", write.node("Flatten", q), scale, zero)
     eye = write.node(
@@ -86,6 +86,26 @@ def test_an_operator_of_one_element_is_exact_arithmetic_rounded_half_to_even(kin
         real = Fraction(int(byte) - 10, 2)
         expected = min(max(half_even(Fraction(exact(real)) * 4) + 20, 0), 255)
         assert int(stored) == expected
+
+
+def test_a_product_is_rounded_after_an_odd_zero_point_is_added():
+    build, exact = OPERATORS["Mul by an eighth"]
+    file = one_operator(build, zero_point=21)
+    found = integer_reference(file).run(BYTES).last_quantized
+    expected = [
+        min(max(half_even(exact(Fraction(int(byte) - 10, 2)) * 4 + 21), 0), 255)
+        for byte in BYTES.ravel()
+    ]
+    assert found.ravel().tolist() == expected
+    _, stored = open_session(with_last_quantized_output(file)).run(None, {"pixels": BYTES})
+    np.testing.assert_array_equal(stored, found)
+
+
+def test_logits_are_accumulators_times_scales():
+    arch = chain((8, 8, 1), [Stem(4), Head()], 5)
+    found = integer_reference(random_int8_onnx(arch, 64)).run(random_pixels(arch, 3).numpy())
+    powers = np.exp(found.logits.astype(np.float64))
+    np.testing.assert_allclose(found.probabilities, powers / powers.sum(1, keepdims=True), 1e-6)
 
 
 def test_a_mean_is_exact_arithmetic():
