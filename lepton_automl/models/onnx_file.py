@@ -34,7 +34,7 @@ UNLOADABLE = (
 )
 """Exceptions of ONNX Runtime for files that it cannot load or run."""
 
-_TYPES = {
+ELEMENT_TYPES: Mapping[np.dtype[Any], int] = {
     np.dtype(np.float32): TensorProto.FLOAT,
     np.dtype(np.uint8): TensorProto.UINT8,
     np.dtype(np.int8): TensorProto.INT8,
@@ -76,7 +76,7 @@ class OnnxWriter:
             self._constants[key] = TensorProto(
                 name=next(self._names),
                 dims=array.shape,
-                data_type=_TYPES[array.dtype],
+                data_type=ELEMENT_TYPES[array.dtype],
                 raw_data=np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes(),
             )
         return self._constants[key].name
@@ -101,7 +101,7 @@ class OnnxWriter:
         """
         name, kind = input_of(shape)
         kind = np.dtype(input_type) if input_type else kind
-        given = helper.make_tensor_value_info(name, _TYPES[kind], ["n", *shape])
+        given = helper.make_tensor_value_info(name, ELEMENT_TYPES[kind], ["n", *shape])
         made = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["n", classes])
         return self._serialized(given, made, metadata)
 
@@ -111,8 +111,8 @@ class OnnxWriter:
         """A file with another input (name, type, shape without n) and output (name, type)."""
         name, kind, shape = given
         return self._serialized(
-            helper.make_tensor_value_info(name, _TYPES[np.dtype(kind)], ["n", *shape]),
-            helper.make_tensor_value_info(made[0], _TYPES[np.dtype(made[1])], None),
+            helper.make_tensor_value_info(name, ELEMENT_TYPES[np.dtype(kind)], ["n", *shape]),
+            helper.make_tensor_value_info(made[0], ELEMENT_TYPES[np.dtype(made[1])], None),
             {},
         )
 

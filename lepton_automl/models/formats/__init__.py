@@ -8,6 +8,7 @@ outside of this folder.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,9 @@ class FileFormat(ABC):
     """Path inside the artifact of the file that a user names: `model.int8.tflite`, `c/net.c`."""
     max_difference: ClassVar[float]
     """Largest difference of a probability from the ONNX int8 file's that the format promises."""
+    within_share: ClassVar[float] = 1.0
+    """Least share of samples that are within `max_difference`: below 1 where rare ties of rounding
+    fall otherwise. One sample is always allowed then."""
     same_class_share: ClassVar[float] = 1.0
     """Least share of samples that get the class of the ONNX int8 file, among those whose two most
     probable classes are further apart than twice `max_difference`."""
@@ -123,6 +127,31 @@ class FileFormat(ABC):
     @abstractmethod
     def sizes(self, folder: Path) -> Sizes:
         """What the files below `folder` take; runs in the child process too."""
+
+    def beyond_promise(
+        self, found: NDArray[np.float32], expected: NDArray[np.float32]
+    ) -> tuple[str, ...]:
+        """How answers break what the format promises, one sentence each.
+
+        Parameters
+        ----------
+        found, expected : float32 array (n, classes)
+            Probabilities by the files, and by the ONNX int8 file for the same samples.
+        """
+        if not len(found):
+            return ()
+        apart, order = np.abs(found - expected).max(1), np.sort(expected, axis=1)
+        beyond, problems = int((apart > self.max_difference).sum()), []
+        if beyond > math.ceil((1 - self.within_share) * len(found) - 1e-9):
+            problems.append(
+                f"{beyond} of {len(found)} samples differ from the ONNX file by more than "
+                f"{self.max_difference:g}, at most by {apart.max():.3g}"
+            )
+        clear = order[:, -1] - order[:, -2] > 2 * self.max_difference
+        same = int((found.argmax(1) == expected.argmax(1))[clear].sum())
+        if clear.sum() - same > math.ceil((1 - self.same_class_share) * clear.sum() - 1e-9):
+            problems.append(f"{same} of {clear.sum()} clear samples get the class of the ONNX file")
+        return tuple(problems)
 
     def missing(self) -> str:
         """Why written files cannot be answered on this machine; empty if they can.
