@@ -177,8 +177,10 @@ READS_ITSELF = {
     "runs/live_status.py": "the ledger, which runs/ledger_check checks",
     "runs/lock.py": "locks, without waiting for a pipe and without reading",
     "runs/test_set_uses.py": "a lock, without reading",
+    "search/workers/blob_cache.py": "contents whose digest is checked",
     "search/workers/handle.py": "answers of a worker and its log",
     "search/workers/measurement_lock.py": "locks, without reading",
+    "search/workers/remote_task.py": "tasks of the coordinator, contents whose digest is checked",
     "search/workers/task.py": "tasks of the parent process",
     "training/checkpoint.py": "a checkpoint of the run, any damage of which is caught",
 }

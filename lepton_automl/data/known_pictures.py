@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import FileKind
+from lepton_automl.core.user_cache import cache_folder
 from lepton_automl.core.version import __version__
 from lepton_automl.data import checking
 from lepton_automl.data.checking import CheckedPicture, CheckResult
 from lepton_automl.data.pictures.decode import PictureFile
 from lepton_automl.errors import DataError, LeptonError
 
-CACHE_DIR = "LEPTON_CACHE_DIR"
-"""Environment variable: the cache folder, in place of the default."""
 _FORMAT = f"1 {__version__} {PIL.__version__}"
 """What is found depends on it."""
 _TABLE = FileKind("tables of known pictures", 4 << 30)
@@ -47,16 +46,6 @@ _SETTLED_NS = 2_000_000_000
 
 State = list[int]
 """Size, times of modification and of change in nanoseconds, and inode of a file."""
-
-
-def cache_folder() -> Path:
-    """`$LEPTON_CACHE_DIR`, else `$XDG_CACHE_HOME/lepton`, else `~/.cache/lepton`."""
-    if own := os.environ.get(CACHE_DIR):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is invalid and is ignored.
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "lepton"
 
 
 class KnownPictures:

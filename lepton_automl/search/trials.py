@@ -458,6 +458,8 @@ def result_event(
         "failed": result.failed,
         "seconds": round(sum(result.seconds), 3),
     }
+    event |= {"arithmetic": result.arithmetic} if result.arithmetic else {}
+    event |= {"host": result.host} if result.host else {}
     if result.retried:
         event |= {"micro_batches": result.micro_batches, "retried": result.retried}
     if validation is not None and validation.strata is not None and not result.failed:

@@ -40,6 +40,19 @@ def precision_decision(device: torch.device) -> Decision:
     return Decision("training arithmetic", choice, evidence, "inferred", "", is_detail=True)
 
 
+def arithmetic_name(device: torch.device) -> str:
+    """Everything that decides the bits of a training, beside its inputs: equal names, equal bits.
+
+    Such as `cpu AVX512 float32, torch 2.11.0`: device, kernels, dtype of products, version.
+    """
+    if device.type == "cuda":
+        where = f"cuda {torch.cuda.get_device_name(device)}"
+    else:
+        where = f"{device.type} {torch.backends.cpu.get_cpu_capability()}"
+    dtype = str(matmul_dtype(device)).removeprefix("torch.")
+    return f"{where} {dtype}, torch {torch.__version__}"
+
+
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Context of a training's forward pass: `torch.autocast` to `matmul_dtype`."""
     dtype = matmul_dtype(device)

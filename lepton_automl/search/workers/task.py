@@ -28,7 +28,11 @@ from lepton_automl.search.workers.launch import started_process_group
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
-from lepton_automl.training.precision import MIN_MEASURED_SECONDS, Throughput
+from lepton_automl.training.precision import (
+    MIN_MEASURED_SECONDS,
+    Throughput,
+    arithmetic_name,
+)
 from lepton_automl.training.recipe import Recipe
 
 _RESUME_FILE = "resume.safetensors"
@@ -147,6 +151,12 @@ class TaskResult:
     """Why a second worker ran the task; empty where one was enough."""
     share: float = 1.0
     """Share of the training that is done; below 1 where it failed or the time was over."""
+    arithmetic: str = ""
+    """What decides its bits beside the task (`training.precision.arithmetic_name`)."""
+    host: str = ""
+    """Name of the host that ran the task; empty for this machine."""
+    slowness: float = 1.0
+    """Time of a task on its worker, relative to the fastest worker of the executor."""
 
     @property
     def is_stopped(self) -> bool:
@@ -266,6 +276,7 @@ def run_rank(
                 micro_batches=micro_batches,
                 pictures_per_second=throughput.samples_per_second,
                 share=stop.share,
+                arithmetic=arithmetic_name(device),
             )
         seconds.append(time.perf_counter() - begun)
     if process_group.rank:
@@ -284,6 +295,7 @@ def run_rank(
         pack(correct),
         micro_batches=micro_batches,
         pictures_per_second=throughput.samples_per_second,
+        arithmetic=arithmetic_name(device),
     )
 
 
