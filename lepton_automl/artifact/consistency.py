@@ -34,6 +34,7 @@ from lepton_automl.artifact.manifest import (
     PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
+    STRIDE,
     VERDICT,
     Digests,
     Manifest,
@@ -226,6 +227,7 @@ def _metadata(parts: _Parts) -> list[str]:
         ("target", about.target),
         (PIXEL_SCALE, writer.scale_metadata(about.known_scale).get(PIXEL_SCALE, _NONE)),
         (CHANNELS, writer.channel_metadata(about.channel_names).get(CHANNELS, _NONE)),
+        (STRIDE, writer.stride_metadata(about.window_stride).get(STRIDE, _NONE)),
         (FRONT_END, _NONE if about.front_end is None else about.front_end.to_json()),
     ):
         # The files of external models have fewer entries.

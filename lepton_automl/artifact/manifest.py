@@ -33,9 +33,12 @@ CARD = "MODEL_CARD.md"
 MANIFEST = "manifest.json"
 CHANNELS = "channels"
 """ONNX metadata: JSON list of the names of a signal's channels."""
+STRIDE = "stride"
+"""ONNX metadata: values from the start of one window of a recording to the next."""
 PIXEL_SCALE = "pixel_scale"
-INPUT_TYPE = "input_type"
 """ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
+INPUT_TYPE = "input_type"
+"""ONNX metadata: type of the values that the file reads, where it is not the usual one."""
 FORMAT = 2
 """Format of an artifact folder, `format` in its manifest; another number is refused."""
 

@@ -20,7 +20,7 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.data import audio_files, signal_files
-from lepton_automl.data.layouts import series_tables
+from lepton_automl.data.layouts import series_tables, ucr_series
 from lepton_automl.data.pictures import array_files, decode
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
@@ -32,7 +32,7 @@ from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
 _FIX = "give an ONNX file that lepton wrote"
-_WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS, FRONT_END)
+_WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS, manifest.STRIDE, FRONT_END)
 """Metadata that are read."""
 _MOST_WINDOWS = 100_000
 """Of a recording of sound."""
@@ -86,8 +86,9 @@ def predict(
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
     files : sequence of Path
         Picture files, `.npy` files with a picture each (`data.pictures.array_files`), or folders of
-        them; of signals `.npy` and `.csv` files (`data.signal_files.read_windows`), of sound WAV,
-        FLAC and OGG files, or folders of them.
+        them; of signals `.npy` and `.csv` files (`data.signal_files.read_windows`) and files of
+        series (`data.layouts.ucr_series.read_series`), of sound WAV, FLAC and OGG files, or folders
+        of them.
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
@@ -124,8 +125,8 @@ def predict(
                 front_end = _front_end(session, model)
                 paths = _found(files, audio_files.SUFFIXES)
                 return _of_audio(session, paths, labels, front_end, report)
-            found_files = _found(files, signal_files.SUFFIXES)
-            return _of_signals(session, found_files, labels, _channel_names(session), report)
+            found_files = _found(files, signal_files.SUFFIXES | ucr_series.SUFFIXES)
+            return _of_signals(session, found_files, labels, report)
         known = stated or _recorded_scale(session, model, sealed)
         if session.dtype == np.uint16 and stated is not None:
             raise ConfigError(
@@ -174,15 +175,14 @@ def _of_signals(
     session: UntrustedSession,
     paths: Sequence[Path],
     labels: Sequence[str],
-    names: Sequence[str],
     on_unreadable: Callable[[DataError], None],
 ) -> list[Prediction]:
     """Predictions of all windows or recordings in the files, one file after the other."""
-    length, channels = session.shape
+    names, stride = _channel_names(session), _stride(session)
     found: list[Prediction] = []
     for path in paths:
         try:
-            for name, windows in _recordings(path, length, channels, names):
+            for name, windows in _recordings(path, session.shape, names, stride):
                 values: NDArray[Any] = windows.values
                 if session.dtype == np.int16:
                     values = signal_files.to_int16(str(path), windows.values)
@@ -193,12 +193,15 @@ def _of_signals(
 
 
 def _recordings(
-    path: Path, length: int, channels: int, names: Sequence[str]
+    path: Path, shape: tuple[int, ...], names: Sequence[str], stride: int
 ) -> list[tuple[Path, signal_files.Windows]]:
     """Windows of the recordings in a file, with their names: the path where there is one."""
-    several = series_tables.read_several(path, length, names)
+    length, channels = shape
+    several = ucr_series.read_series(path, length, channels, stride)
     if several is None:
-        return [(path, signal_files.read_windows(path, length, channels, names))]
+        several = series_tables.read_several(path, length, names, stride)
+    if several is None:
+        return [(path, signal_files.read_windows(path, length, channels, names, stride))]
     return [(path.with_name(f"{path.name}[{name}]"), windows) for name, windows in several]
 
 
@@ -227,6 +230,15 @@ def _channel_names(session: UntrustedSession) -> tuple[str, ...]:
     except DataError:
         return ()
     return tuple(map(str, names)) if len(names) == session.shape[1] else ()
+
+
+def _stride(session: UntrustedSession) -> int:
+    """Values from one window of a recording to the next that the file states; 0 where it does not.
+
+    That is half a window, as it is in files that were made before it was recorded.
+    """
+    text = session.words.get(manifest.STRIDE, "")
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= 7 else 0
 
 
 def _of_audio(

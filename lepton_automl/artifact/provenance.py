@@ -56,6 +56,9 @@ class Provenance:
     """Type of the input of the files; empty where it is the usual one of its shape."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of a signal; empty where they are not known."""
+    window_stride: int = 0
+    """Values from the start of one window of a signal to the next; 0 where samples are no windows
+    of recordings, or it was not recorded."""
     notes: tuple[str, ...] = ()
     """Preprocessing and quantization of an external model, one sentence each."""
     decisions: tuple[Decision, ...] = ()

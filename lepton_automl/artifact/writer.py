@@ -28,6 +28,7 @@ from lepton_automl.artifact.manifest import (
     PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
+    STRIDE,
     VERDICT,
     Digests,
     read_json,
@@ -77,6 +78,7 @@ def write_artifact(
     pixel_scale: PixelScale | None = None,
     refit: bool = False,
     channel_names: Sequence[str] = (),
+    window_stride: int = 0,
     input_type: str = "",
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
@@ -112,6 +114,8 @@ def write_artifact(
         Type of the values that the files read; empty: the usual one.
     channel_names : sequence of str
         Of the channels of signals, recorded and in the ONNX metadata; empty where not known.
+    window_stride : int
+        Values from the start of one window of a signal to the next, likewise; 0 where not known.
 
     Returns
     -------
@@ -129,6 +133,7 @@ def write_artifact(
         input_type = ""
     words |= {INPUT_TYPE: input_type} if input_type else {}
     words |= scale_metadata(pixel_scale) | channel_metadata(channel_names)
+    words |= stride_metadata(window_stride)
     names = dataset.class_names
     about = Provenance(
         lepton=__version__,
@@ -149,6 +154,7 @@ def write_artifact(
         refit=refit,
         input_type=input_type,
         channel_names=tuple(channel_names),
+        window_stride=window_stride,
     )
     files = {
         INT8: int8_onnx(int8, names, words),
@@ -170,6 +176,11 @@ def scale_metadata(scale: PixelScale | None) -> dict[str, str]:
 def channel_metadata(names: Sequence[str]) -> dict[str, str]:
     """ONNX metadata for the names of a signal's channels; empty where there are none."""
     return {CHANNELS: json.dumps(list(names))} if names else {}
+
+
+def stride_metadata(stride: int) -> dict[str, str]:
+    """ONNX metadata for the stride of windows of recordings; empty where it is 0."""
+    return {STRIDE: str(stride)} if stride else {}
 
 
 def write_external_artifact(

@@ -25,8 +25,8 @@ def predict(
 ) -> None:
     """Classify picture files with the shipped file of an artifact.
 
-    A net for signals classifies recordings (.npy, .csv), one for sound WAV and FLAC files:
-    the answers to windows of a longer one are joined, --json lists them.
+    A net for signals classifies recordings (.npy, .csv, .tsv, .ts), one for sound WAV and FLAC
+    files: the answers to windows of a longer one are joined, --json lists them.
 
     A file of an artifact that has changed since it was sealed is refused with exit code 3. Pictures
     that cannot be read are named on stderr; the others are classified, and the exit code is 3.

@@ -196,6 +196,9 @@ class Dataset:
     """How the values that a file reads become the samples that nets see; None: they are these."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals; empty where they have none."""
+    window_stride: int = 0
+    """Values from the start of one window of a signal to the next; 0 where samples are no windows
+    of recordings."""
     front_end: LogMel | None = None
     """How sound becomes the features that nets see; None for other samples."""
     notes: tuple[str, ...] = ()
@@ -713,6 +716,7 @@ def open_dataset(
         pixel_scale=checked.samples.pixel_scale,
         input_quantization=quantization,
         channel_names=checked.samples.channel_names,
+        window_stride=checked.samples.window_stride,
         front_end=front_end,
         notes=checked.samples.notes,
         unreadable=checked.unreadable,

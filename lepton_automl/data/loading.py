@@ -1039,6 +1039,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         spans=_concatenate_spans(samples.spans, more.spans),
         attributes=_concatenate_attributes(samples, more),
         channel_names=samples.channel_names,
+        window_stride=samples.window_stride,
         notes=samples.notes + more.notes,
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,

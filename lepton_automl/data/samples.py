@@ -57,6 +57,9 @@ class Samples:
     """Further columns, such as a site or a date: name -> N texts, empty where one is not known."""
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals, such as the columns of a table; empty where they have none."""
+    window_stride: int = 0
+    """Values from the start of one window of a signal to the next; 0 where samples are no windows
+    of recordings."""
     value_type: str = "float32"
     """Type in which signals are stored, `int16` or `float32`."""
     deep: NDArray[np.uint16] | None = None

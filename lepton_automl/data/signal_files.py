@@ -23,6 +23,7 @@ __all__ = [
     "Recording",
     "Windows",
     "check_alike",
+    "cut",
     "read_recording",
     "read_windows",
     "to_int16",
@@ -32,6 +33,8 @@ __all__ = [
 SUFFIXES = frozenset({".npy", ".csv"})
 """Of files with values of a signal."""
 
+_MOST_BYTES = 1 << 30
+"""Of the windows of one recording."""
 _DELIMITERS = (",", ";", "\t")
 _TIMES = re.compile(
     r"(date)?[_ ]?times?[_ ]?(stamps?)?([_ ](ms|us|ns|s|sec|seconds))?|date|t|ts|ms|secs?|seconds?|"
@@ -71,8 +74,10 @@ class Windows:
     """Places of the windows in their recording; empty where they are not cut from one."""
 
 
-def read_windows(path: Path, length: int, channels: int, names: Sequence[str] = ()) -> Windows:
-    """Windows in a file; those of a recording that is longer start half a window apart.
+def read_windows(
+    path: Path, length: int, channels: int, names: Sequence[str] = (), stride: int = 0
+) -> Windows:
+    """Windows in a file; those of a recording that is longer are cut from it.
 
     Parameters
     ----------
@@ -83,6 +88,8 @@ def read_windows(path: Path, length: int, channels: int, names: Sequence[str] = 
         Of a window.
     names : sequence of str
         Of the channels; columns of a `.csv` file with these names are used, others are left out.
+    stride : int
+        Values from the start of one window of a longer recording to the next; 0: half a window.
 
     Raises
     ------
@@ -102,16 +109,33 @@ def read_windows(path: Path, length: int, channels: int, names: Sequence[str] = 
     if values.ndim == 2 and channels in values.shape:
         is_turned = values.shape[1] != channels
         whole = to_signals(str(path), many, "channels first" if is_turned else "channels last")[0]
-        starts = window_starts(len(whole), length, max(1, length // 2))
+        starts = window_starts(len(whole), length, stride or max(1, length // 2))
         if starts:
-            cut = np.stack([whole[start : start + length] for start in starts])
-            return Windows(cut, tuple(starts))
+            return cut(str(path), whole, starts, length)
     raise DataError(
         f"{path} holds values {values.shape}; the net reads windows of {length} values in "
         f"{channels} channels",
         fix="give windows of the length and channels that the net was made for, or a recording "
         "that is longer",
     )
+
+
+def cut(what: str, whole: Signals, starts: Sequence[int], length: int) -> Windows:
+    """Windows of `length` values at these places of a recording (values, channels).
+
+    Raises
+    ------
+    DataError
+        If they take more memory than is used for them; `what` names the recording.
+    """
+    size = len(starts) * length * whole.shape[1] * whole.itemsize
+    if size > _MOST_BYTES:
+        raise DataError(
+            f"{what} has {len(starts)} windows of {length} values, which take {size >> 20} MiB, at "
+            f"most {_MOST_BYTES >> 20} MiB are used",
+            fix="cut it into shorter recordings",
+        )
+    return Windows(np.stack([whole[n : n + length] for n in starts]), tuple(starts))
 
 
 def window_starts(length: int, window: int, stride: int) -> range:

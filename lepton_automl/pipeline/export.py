@@ -93,6 +93,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         pixel_scale=context.dataset.pixel_scale,
         refit=made.is_refit,
         channel_names=context.dataset.channel_names,
+        window_stride=context.dataset.window_stride,
         input_type=context.dataset.input_type,
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None

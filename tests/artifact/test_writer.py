@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.manifest import damage, is_complete, read_manifest
+from lepton_automl.artifact.manifest import MODELS, damage, is_complete, read_manifest
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.config import Limits
 from lepton_automl.core import files
@@ -19,6 +19,7 @@ from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.data import sampling
 from lepton_automl.errors import DataError, MachineError
+from lepton_automl.models import onnx_file
 from tests.helpers.artifacts import CLASSES, make_bundle, verdict
 
 
@@ -136,6 +137,13 @@ def test_what_the_bundle_says_of_itself_is_read_back(folder):
     assert about.input == (8, 8, 3)
     assert about.limits == Limits(max_drop=0.5)
     assert about == Provenance.from_json(about.to_json())
+
+
+def test_the_stride_of_windows_is_in_the_metadata_of_every_file(tmp_path):
+    made = make_bundle(tmp_path, window_stride=7)
+    assert read_provenance(made.folder).window_stride == 7
+    for name in MODELS:
+        assert onnx_file.read_metadata((made.folder / name).read_bytes())["stride"] == "7"
 
 
 def test_the_verdict_and_the_reference_predictions_are_read_back(folder):

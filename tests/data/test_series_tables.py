@@ -262,6 +262,13 @@ def test_recordings_in_a_table_to_be_classified_are_put_apart(tmp_path):
         for start, values in zip(windows.starts, windows.values, strict=True):
             expected = [[row["z"], row["x"]] for row in own[start : start + 20]]
             np.testing.assert_array_equal(values, np.array(expected, np.float32))
+    strided = read_several(Path(data), 20, ("z", "x"), 15)
+    assert [windows.starts for _, windows in strided] == [(0, 15, 30)] * 6
+    tabs = tmp_path / "a.tsv"
+    tabs.write_text(Path(data).read_text().replace(",", "\t"))
+    again = read_several(tabs, 20, ("z", "x"))
+    assert [name for name, _ in again] == [name for name, _ in found]
+    assert all(map(np.array_equal, (w.values for _, w in again), (w.values for _, w in found)))
     assert read_several(Path(data), 20, ("x", "q")) is None
     one = write(tmp_path / "b.csv", rows[:50])
     assert read_several(Path(one), 20, ("x",)) is None

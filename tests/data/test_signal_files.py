@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lepton_automl.data import signal_files
 from lepton_automl.data.signal_files import read_windows
 from lepton_automl.errors import DataError
 
@@ -41,6 +42,25 @@ def test_windows_of_a_longer_recording_start_half_a_window_apart(tmp_path, is_tu
     assert found.starts == (0, 10, 20, 30)
     for start, window in zip(found.starts, found.values, strict=True):
         assert np.array_equal(window, long[start : start + 20])
+
+
+@pytest.mark.parametrize("stride", [1, 7, 20, 40])
+def test_windows_of_a_longer_recording_start_a_stated_stride_apart(tmp_path, stride):
+    long = np.random.default_rng(1).normal(0, 3, (55, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", long)
+    found = read_windows(tmp_path / "a.npy", 20, 3, stride=stride)
+    assert found.starts == tuple(range(0, 36, stride))
+    expected = [long[start : start + 20] for start in found.starts]
+    assert np.array_equal(found.values, expected)
+
+
+def test_windows_beyond_the_memory_for_them_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(signal_files, "_MOST_BYTES", 16 * 20 * 3 * 4)
+    np.save(tmp_path / "a.npy", np.zeros((35, 3), np.float32))
+    assert len(read_windows(tmp_path / "a.npy", 20, 3, stride=1).starts) == 16
+    np.save(tmp_path / "a.npy", np.zeros((36, 3), np.float32))
+    with pytest.raises(DataError, match="17 windows of 20 values"):
+        read_windows(tmp_path / "a.npy", 20, 3, stride=1)
 
 
 def test_channels_are_found_by_their_names(tmp_path):

@@ -52,6 +52,13 @@ def test_windows_are_pieces_of_their_recording_and_groups_the_recordings(tmp_pat
     assert labels == [place.partition("/")[0] for place in samples.ids]
 
 
+@pytest.mark.parametrize(("stride", "expected"), [(None, 16), (9, 9)])
+def test_the_data_say_how_far_windows_are_apart(tmp_path, stride, expected):
+    tree(tmp_path, [100, 70, 64, 50, 81, 90])
+    dataset = open_dataset(str(tmp_path), window=32, stride=stride)
+    assert dataset.window_stride == expected
+
+
 @pytest.mark.parametrize(
     ("lengths", "window", "count"), [([60, 60], 60, 2), ([300, 200], 128, 5), ([60, 90], 60, 3)]
 )

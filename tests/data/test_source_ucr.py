@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.layouts.ucr_series import read_series
 from lepton_automl.data.loading import find_source
 from lepton_automl.data.sources.ucr import Ucr
 from lepton_automl.errors import ConfigError, DataError
@@ -142,3 +143,46 @@ def test_the_test_file_is_the_test_part_and_other_options_are_refused(tmp_path):
     assert len(dataset.test.labels) == 8
     with pytest.raises(ConfigError, match="--columns has no effect"):
         open_dataset(train, columns="label=x")
+
+
+def test_series_to_be_classified_need_no_labels(tmp_path):
+    """Oracle: the values that were written, and pieces of them a stride apart."""
+    long = series(3, length=34).astype(np.float32)
+    lines = [":".join(",".join(f"{v:.6f}" for v in c) for c in each.T) for each in long]
+    head = HEAD.replace("@classLabel true a b", "@classLabel false")
+    (tmp_path / "plain.ts").write_text(head + "\n".join(lines), encoding="utf-8")
+    ts(tmp_path / "labels.ts", long, "aba")
+    for name in ("plain.ts", "labels.ts"):
+        found = read_series(tmp_path / name, 20, 2, 7)
+        first = len(head.splitlines()) + 1
+        assert [place for place, _ in found] == [f"line {first + n}" for n in range(3)]
+        for (_, windows), each in zip(found, long, strict=True):
+            assert windows.starts == (0, 7, 14)
+            expected = [each[n : n + 20] for n in windows.starts]
+            np.testing.assert_array_equal(windows.values, expected)
+        whole = read_series(tmp_path / name, 34, 2)
+        assert [windows.starts for _, windows in whole] == [()] * 3
+        np.testing.assert_array_equal(np.concatenate([w.values for _, w in whole]), long)
+    with pytest.raises(DataError, match="3 parts between `:`, the net reads 1 channel"):
+        read_series(tmp_path / "labels.ts", 20, 1)
+    with pytest.raises(DataError, match="a series of 34 values; the net reads windows of 35"):
+        read_series(tmp_path / "labels.ts", 35, 2)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".txt"])
+def test_lines_of_values_to_be_classified_may_begin_with_a_label(tmp_path, suffix):
+    values = series(4, channels=1)[:, :, 0]
+    tsv(tmp_path / f"labels{suffix}", values, "1212")
+    plain = "\n".join("\t".join(map("{:.6f}".format, row)) for row in values)
+    (tmp_path / f"plain{suffix}").write_text(plain)
+    for name in (f"labels{suffix}", f"plain{suffix}"):
+        found = read_series(tmp_path / name, 20, 1)
+        given = np.concatenate([windows.values for _, windows in found])[:, :, 0]
+        np.testing.assert_array_equal(given, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("text", ["x\ty\n1\t2\n", "1\n2\n3\n", "1.5\n", ""])
+def test_other_tables_are_no_lines_of_series(tmp_path, text):
+    (tmp_path / "a.tsv").write_text(text)
+    assert read_series(tmp_path / "a.tsv", 20, 1) is None
+    assert read_series(tmp_path / "a.csv", 20, 1) is None

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -125,6 +126,30 @@ def test_a_longer_recording_gets_one_answer_joined_of_its_windows(made, lepton, 
     assert found["probability"] == pytest.approx((means / means.sum()).max(), rel=1e-4)
     assert [each["start"] for each in found["windows"]] == [0, 20, 40]
     assert [each["label"] for each in found["windows"]] == [labels[n] for n in answers.argmax(1)]
+
+
+def test_windows_of_a_longer_recording_are_as_far_apart_as_the_file_says(made, tmp_path):
+    _, outcome = made
+    x, _, _ = signals()
+    model = onnx.load_model(outcome.artifact / "model.int8.onnx")
+    ts = "@classLabel false\n@data\n" + ":".join(",".join(map(str, c)) for c in x[0].T)
+    (tmp_path / "whole.ts").write_text(ts)
+    np.save(tmp_path / "long.npy", np.concatenate([x[0], x[3], x[1][:10]]))
+    for text, starts in (("17", [0, 17, 34]), ("none", [0, 20, 40]), ("", [0, 20, 40])):
+        del model.metadata_props[:]
+        for key, value in (("stride", text), ("labels", json.dumps(CLASSES))):
+            model.metadata_props.add(key=key, value=value)
+        onnx.save_model(model, tmp_path / "model.onnx")
+        long, whole = predict(tmp_path / "model.onnx", [tmp_path / "long.npy", tmp_path])[::2]
+        assert [each.start for each in long.windows] == starts
+    (expected,) = predict(outcome.artifact, [_saved(tmp_path / "x.npy", x[0])])
+    assert (whole.label, whole.probability) == (expected.label, expected.probability)
+    assert whole.file.name == "whole.ts[line 3]"
+
+
+def _saved(path, values):
+    np.save(path, values)
+    return path
 
 
 def test_the_example_without_lepton_gives_what_predict_gives(made, tmp_path):

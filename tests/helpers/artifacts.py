@@ -59,6 +59,7 @@ def make_bundle(
     prefer: str = "size",
     balanced: bool = False,
     pixel_scale: PixelScale | None = None,
+    window_stride: int = 0,
 ) -> Made:
     """Write `root/artifact`; three of four test labels are what the float net says."""
     arch = chain((8, 8, 3), [Stem(8), Conv(16, stride=2), Head()], len(CLASSES))
@@ -78,6 +79,7 @@ def make_bundle(
         target=load(),
         prefer=prefer,
         pixel_scale=pixel_scale,
+        window_stride=window_stride,
     )
     request = Request(root / "artifact", test.pixels, test.labels, "feedfacefeedface")
     return Made(root / "artifact", digests, request)

@@ -23,7 +23,7 @@ PICKLED_CIFAR_NAME = re.compile(r"data_batch_\d+|test_batch")
 UCR_NAME = re.compile(r"(?P<name>.+)_(?P<part>train|test)\.(?P<form>ts|tsv|txt)", re.IGNORECASE)
 """Names of the files of the UCR and UEA archives: `GunPoint_TRAIN.ts`."""
 _UCR_FORMS = ("ts", "tsv", "txt")
-_UCR_LINE = re.compile(rb"\s*[-+]?\d[\d.e+-]*[,\s]+[-+]?[\d.]", re.IGNORECASE)
+_UCR_LINE = re.compile(rb"\s*[-+]?\d[\d.e+-]*[, \t]+[-+]?[\d.]", re.IGNORECASE)
 """How a table of UCR begins: with the label and a value, without names of columns."""
 
 _RECORDINGS = frozenset({".csv", ".npy"})
@@ -101,6 +101,11 @@ def is_ucr_file(path: Path) -> bool:
     match = UCR_NAME.fullmatch(path.name)
     if match is None or match["form"].lower() == "ts":
         return path.suffix.lower() == ".ts"
+    return begins_with_values(path)
+
+
+def begins_with_values(path: Path) -> bool:
+    """Whether a text begins as a table of UCR does: with numbers, no names of columns."""
     try:
         with open_file(path, ARRAYS, fix="") as file:
             return _UCR_LINE.match(file.read(100)) is not None

@@ -29,7 +29,7 @@ from lepton_automl.data.layouts.tables import (
     row_parts,
 )
 from lepton_automl.data.layouts.windows import LabelledRecording
-from lepton_automl.data.signal_files import Windows, is_time_name, window_starts
+from lepton_automl.data.signal_files import Windows, cut, is_time_name, window_starts
 from lepton_automl.data.signals import MAX_CHANNELS, to_signals
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
@@ -376,20 +376,22 @@ def recordings_in(
 
 
 def read_several(
-    path: Path, length: int, channels: Sequence[str]
+    path: Path, length: int, channels: Sequence[str], stride: int = 0
 ) -> list[tuple[str, Windows]] | None:
-    """Windows of each recording in a table whose rows name several, half a window apart.
+    """Windows of each recording in a table whose rows name several.
 
     Recordings without a whole window are left out.
 
     Parameters
     ----------
     path : Path
-        A file; only `.csv` is such a table.
+        A file; only `.csv` and `.tsv` are such tables.
     length : int
         Of a window.
     channels : sequence of str
         Names of the columns that are read.
+    stride : int
+        Values from the start of one window to the next; 0: half a window.
 
     Returns
     -------
@@ -402,7 +404,7 @@ def read_several(
     DataError
         If a value is no number, or no recording has a whole window.
     """
-    if path.suffix.lower() != ".csv" or not channels:
+    if path.suffix.lower() not in (".csv", ".tsv") or not channels:
         return None
     try:
         table = read_table(path)
@@ -416,12 +418,12 @@ def read_several(
         starts = [
             first + n
             for first, end in each.pieces()
-            for n in window_starts(end - first, length, max(1, length // 2))
+            for n in window_starts(end - first, length, stride or max(1, length // 2))
         ]
         if starts:
-            whole = to_signals(f"{path}: {each.name}", each.values[None], "channels last")[0]
-            cut = np.stack([whole[start : start + length] for start in starts])
-            found.append((each.name, Windows(cut, tuple(starts))))
+            what = f"{path}: {each.name}"
+            whole = to_signals(what, each.values[None], "channels last")[0]
+            found.append((each.name, cut(what, whole, starts, length)))
     if not found:
         raise DataError(
             f"{path}: no recording has {length} rows, a window of the net",

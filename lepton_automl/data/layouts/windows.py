@@ -122,6 +122,7 @@ def cut_recordings(
         spans=np.stack([numbers, starts, starts + length], axis=1),
         attributes=_attributes(recordings, found, length),
         channel_names=channel_names,
+        window_stride=step,
         value_type=type_of_signals(each.values for each in recordings),
         notes=_notes(recordings, counts, length),
         decisions=decisions,
