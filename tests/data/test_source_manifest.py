@@ -376,14 +376,77 @@ def random_names(count):
     return [f"{7 * n:08x}e" for n in range(count)]
 
 
-def test_one_hot_labels_are_said_to_be_such(tmp_path):
-    (tmp_path / "a.csv").write_text("image,MEL,NV\nISIC_1,1.0,0.0\nISIC_2,0.0,1.0\n")
-    with pytest.raises(DataError, match=r"MEL, NV have one 1 in each row") as caught:
-        open_dataset(tmp_path / "a.csv")
-    assert "idxmax" in caught.value.fix
-    (tmp_path / "a.csv").write_text("image,MEL,NV\nISIC_1,1.0,0.0\nISIC_2,1.0,1.0\n")
-    with pytest.raises(DataError, match="no column is named as a label"):
-        open_dataset(tmp_path / "a.csv")
+def one_hot(folder, head, *rows):
+    """A table of rows `NAME,CELLS`, and its pictures."""
+    for row in rows:
+        Image.new("L", (4, 4)).save(folder / f"{row.split(',')[0]}.png")
+    (folder / "a.csv").write_text("\n".join([head, *rows]) + "\n")
+    return str(folder / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("one", "zero"), [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("true", "false")]
+)
+def test_columns_of_classes_with_one_1_in_each_row_are_labels(tmp_path, one, zero):
+    """Oracle: numpy's argmax over the columns."""
+    rng = np.random.default_rng(0)
+    wanted = rng.integers(0, 3, 12)
+    cells = [",".join(one if n == k else zero for k in range(3)) for n in wanted]
+    rows = [f"i{n:02},{each},{n + 20}" for n, each in enumerate(cells)]
+    data = one_hot(tmp_path, "image,dog,cat,bird,width", *rows)
+    samples = Manifest().read(data)
+    found = dict(zip(samples.ids, samples.labels.tolist(), strict=True))
+    names = [samples.class_names[found[f"i{n:02}.png"]] for n in range(12)]
+    assert names == [("dog", "cat", "bird")[n] for n in wanted]
+    assert samples.class_names == ("bird", "cat", "dog")
+    assert set(samples.attributes) == {"width"}
+    (decision,) = (d for d in samples.decisions if d.name == "columns")
+    assert "the name of the column with the 1, of 3: dog, cat, bird" in decision.choice
+    assert "one-hot" in decision.evidence
+
+    stated = Manifest(columns={"label": "dog+cat+bird"}).read(data)
+    assert stated.ids == samples.ids
+    assert stated.labels.tolist() == samples.labels.tolist()
+
+
+def test_a_test_part_without_ones_has_no_labels(tmp_path):
+    rows = [f"i{n},{n % 2},{1 - n % 2},train" for n in range(4)]
+    data = one_hot(tmp_path, "image,dog,cat,split", *rows, "t0,,,test", "t1,,,test")
+    samples = Manifest().read(data)
+    assert len(samples) == 4
+    assert any("2 rows of the test part have no label" in note for note in samples.notes)
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "columns", "said", "fix"),
+    [
+        ("image,MEL,NV", ("a,1,0", "b,0,1", "c,1,1"), None, "line 4: 1 of 3 rows", "label=MEL+NV;"),
+        ("image,MEL,NV", ("a,1,0", "b,0,1", "c,0,0"), None, "line 4: 1 of 3 rows", "label=COLUMN"),
+        ("image,MEL,NV", ("a,1,0", "b,0,1", "c,1,"), None, "line 4: 1 of 3 rows", "label=COLUMN"),
+        ("image,MEL,NV", ("a,1,1", "b,0,0", "c,1,0"), None, "no column is named", "label=A+B+C"),
+        (
+            *("image,left,right,kind", ("a,1,0,x", "b,0,1,y", "c,0,1,x", "d,1,0,y")),
+            *(None, "left, right could be.*and kind", "label=left+right or --columns label=kind"),
+        ),
+        ("image,train,test", ("a,1,0", "b,0,1"), None, "no column is named as a label", "label="),
+        ("image,a,b", ("x,1,0", "y,2,1"), "a+b", "the column 'a' holds other values", "one is 1"),
+        ("image,a,b", ("x,1,0", "y,1,1"), "a+b", "1 of 2 rows have no 1, or several", "leave them"),
+    ],
+)
+def test_other_columns_of_ones_are_asked_about(tmp_path, head, rows, columns, said, fix):
+    data = one_hot(tmp_path, head, *rows)
+    with pytest.raises(DataError, match=said) as caught:
+        Manifest(columns=columns and {"label": columns}).read(data)
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [("a+c", "'c'"), ("a+a", "names 'a' twice"), ("a+image", "'image' twice")]
+)
+def test_stated_columns_of_classes_are_columns_of_their_own(tmp_path, label, said):
+    data = one_hot(tmp_path, "image,a,b", "x,1,0", "y,0,1")
+    with pytest.raises(ConfigError, match=said):
+        Manifest(columns={"path": "image", "label": label}).read(data)
 
 
 def test_numbers_of_classes_as_the_signs_of_gtsrb_have_them(tmp_path):

@@ -122,6 +122,17 @@ def test_columns_can_be_stated(tmp_path):
         open_dataset(path, columns="image=kind,label=other")
 
 
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_columns_of_classes_with_one_1_in_each_row_are_labels(tmp_path, kind):
+    files = [{"bytes": png(pixels), "path": None} for pixels in X]
+    hot = {name: (n == Y).astype(kind).tolist() for n, name in enumerate(("dog", "cat"))}
+    path = save(tmp_path / "x.parquet", table({"image": files, **hot}))
+    for samples in (Parquet().read(path), Parquet(columns={"label": "dog+cat"}).read(path)):
+        rows = [int(name.rpartition("/")[2][:6]) for name in samples.ids]
+        names = [samples.class_names[label] for label in samples.labels]
+        assert names == [("dog", "cat")[Y[row]] for row in rows]
+
+
 def test_labels_that_are_kept_back_leave_the_part_out(tmp_path):
     write(tmp_path / "train-00000-of-00001.parquet", X[:16], Y[:16], ["no", "yes"])
     write(tmp_path / "test-00000-of-00001.parquet", X[16:], np.full(8, -1), ["no", "yes"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from lepton_automl.config import NONE
 from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
+from lepton_automl.data.layouts.one_hot import one_hot_columns, one_hot_text, with_one_label
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import Picture, Samples
@@ -34,6 +34,7 @@ COLUMN_WORDS = {
 }
 """What a column holds -> names of such columns, without signs and in lower case, best first."""
 
+_ROLES = ("path", "label", "split", "group")
 _FEW = 20
 """Values of a column that are looked at to see what it holds."""
 _SHOWN = 5
@@ -80,16 +81,21 @@ class Roles:
     split: str = ""
     group: str = ""
 
+    one_hot: tuple[str, ...] = ()
+    """Columns that the label was made of, a class each; empty where it is a column of the file."""
+
     @property
     def text(self) -> str:
         """In words: `path is file, label is species`."""
-        taken = dataclasses.asdict(self).items()
-        return ", ".join(f"{role} is {printable(name)}" for role, name in taken if name)
+        taken = {role: printable(getattr(self, role)) for role in _ROLES}
+        if self.one_hot:
+            taken["label"] = one_hot_text(self.one_hot)
+        return ", ".join(f"{role} is {text}" for role, text in taken.items() if text)
 
 
 def find_roles(
     table: Table, stated: Mapping[str, str] | None, *, needs_path: bool = True
-) -> tuple[Roles, Decision | None]:
+) -> tuple[Table, Roles, Decision | None]:
     """Decide which column holds what: as stated, else by names, else by values.
 
     Parameters
@@ -97,12 +103,15 @@ def find_roles(
     table : Table
         A table.
     stated : mapping of str to str, optional
-        What a column holds -> its name, `none` for no column.
+        What a column holds -> its name, `none` for no column; of the label also the columns of
+        its classes with `+` between them.
     needs_path : bool
         Whether a column has to name picture files.
 
     Returns
     -------
+    Table
+        The table, with one column of labels where it has a column each class (`one_hot`).
     Roles
     Decision or None
         What was decided; None where all is stated.
@@ -114,8 +123,34 @@ def find_roles(
     ConfigError
         If what is stated does not fit the table.
     """
+    stated = dict(stated or {})
+    one_hot = _named_classes(table, stated)
+    if one_hot:
+        table, stated["label"] = with_one_label(table, one_hot)
+    taken = _by_names(table, stated, needs_path=needs_path)
+    is_weight_stated = "weight" in stated
+    if "label" not in taken:
+        rest = [name for name in table.columns if name not in taken.values()]
+        one_hot = one_hot_columns(table, rest) if len(rest) > 1 else ()
+        if one_hot:
+            table, taken["label"] = with_one_label(table, one_hot)
+        else:
+            taken["label"] = _only_rest(table, taken)
+    _refuse_weight(table, taken, is_stated=is_weight_stated)
+    found = Roles(**{role: taken.get(role, "") for role in _ROLES}, one_hot=one_hot)
+    if set(_ROLES) - {"path" if not needs_path else ""} <= set(stated):
+        return table, found, None
+    return (
+        table,
+        found,
+        _decision(table, taken, found, is_found=bool(one_hot) and "label" not in stated),
+    )
+
+
+def _by_names(table: Table, stated: Mapping[str, str], *, needs_path: bool) -> dict[str, str]:
+    """What columns hold, as stated or by their names, and the paths by their values."""
     roles = [role for role in COLUMN_WORDS if needs_path or role != "path"]
-    given = checked_columns(table, stated or {}, roles)
+    given = checked_columns(table, stated, roles)
     taken: dict[str, str] = {}
     for role in roles:
         if role in given:
@@ -129,18 +164,46 @@ def find_roles(
         taken["path"] = _paths_by_values(
             table, [n for n in table.columns if n not in taken.values()]
         )
-    if "label" not in taken:
-        taken["label"] = _only_rest(table, taken)
-    _refuse_weight(table, taken, is_stated="weight" in given)
-    found = Roles(**{field.name: taken.get(field.name, "") for field in dataclasses.fields(Roles)})
-    if set(dataclasses.asdict(found)) - {"path" if not needs_path else ""} <= set(stated or {}):
-        return found, None
+    return taken
+
+
+def _decision(table: Table, taken: Mapping[str, str], found: Roles, *, is_found: bool) -> Decision:
     rest = [name for name in table.columns if name not in taken.values()]
     more = f"; attributes: {', '.join(map(printable, rest[:10]))}" if rest else ""
     if len(rest) > 10:
         more += f" and {len(rest) - 10} more"
     evidence = f"names of the {len(table.columns)} columns"
-    return found, Decision("columns", found.text + more, evidence, "inferred", "--columns")
+    if is_found:
+        count = len(found.one_hot)
+        evidence = f"none of the other columns is named as a label, {count} have one 1 in each row"
+        evidence += " (one-hot)"
+    return Decision("columns", found.text + more, evidence, "inferred", "--columns")
+
+
+def _named_classes(table: Table, stated: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns of classes that `--columns label=A+B` names; empty where it names one column.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not known, or given twice.
+    """
+    label = stated.get("label", "")
+    if "+" not in label or label in table.columns:
+        return ()
+    names = label.split("+")
+    for name in names:
+        if name not in table.columns:
+            error = plugins.unknown_name(name, list(table.columns)[:50], "column")
+            raise ConfigError(
+                f"--columns label={label}: {error.what} of {table.name}", fix=error.fix
+            )
+    used = names + [name for role, name in stated.items() if role != "label"]
+    if twice := {name for name in names if used.count(name) > 1}:
+        raise ConfigError(
+            f"--columns names {min(twice)!r} twice", fix="give each column one meaning"
+        )
+    return tuple(names)
 
 
 def checked_columns(
@@ -252,29 +315,12 @@ def _only_rest(table: Table, taken: Mapping[str, str]) -> str:
     if len(rest) == 1:
         return rest[0]
     names = ", ".join(map(printable, rest[:10])) or "none"
-    if _are_one_hot([table.columns[name] for name in rest]):
-        raise DataError(
-            f"{table.name}: the columns {names} have one 1 in each row (one-hot labels); labels of "
-            "one column are read",
-            fix="write a column with the name of the class, in pandas: table['label'] = "
-            "table[names].idxmax(axis=1)",
-        )
     raise DataError(
         f"{table.name}: no column is named as a label; besides "
         f"{', '.join(taken.values()) or 'none'} there are: {names}",
-        fix=f"state which: --columns label={rest[0] if rest else 'COLUMN'}",
+        fix=f"state which: --columns label={rest[0] if rest else 'COLUMN'}; where each class has a "
+        "column, of which one is 1 in each row: --columns label=A+B+C",
     )
-
-
-def _are_one_hot(columns: Sequence[Sequence[str]]) -> bool:
-    """Whether each row has one 1 among zeros."""
-    if len(columns) < 2 or not all(map(are_numbers, columns)):
-        return False
-    try:
-        values = np.array(columns, np.float64)
-    except ValueError:
-        return False
-    return bool(np.isin(values, (0, 1)).all() and (values.sum(axis=0) == 1).all())
 
 
 def _refuse_weight(table: Table, taken: dict[str, str], *, is_stated: bool) -> None:

@@ -96,7 +96,7 @@ class Manifest(Source):
         if (series := series_roles(table, self._columns)) is not None:
             self._refuse_sound("a table of values")
             return self._read_series(data, table, series)
-        roles, decision = find_roles(table, self._columns)
+        table, roles, decision = find_roles(table, self._columns)
         rows = assigned_rows(table, roles, self._parts)
         root = path.parent if self._root is None else self._root
         ids, rows, note = _different(table, roles, rows, _paths(table, roles, rows, root))

@@ -110,7 +110,7 @@ class Parquet(Source):
             column = _picture_column(data, shards, stated.pop("image"))
             found = _read(data, shards, column)
         table = Table(data, found.texts, found.places)
-        roles, decision = find_roles(table, stated, needs_path=False)
+        table, roles, decision = find_roles(table, stated, needs_path=False)
         if (names := _class_names(shards, roles.label)) is not None:
             known = {roles.label: _without_missing(table.columns[roles.label])}
             table = Table(data, {**table.columns, **known}, table.places)

@@ -80,7 +80,7 @@ class TarShards(Source):
         stated = self._columns
         if _LABEL in columns and "label" not in (stated or {}):
             stated = {**(stated or {}), "label": _LABEL}
-        roles, decision = find_roles(table, stated, needs_path=False)
+        table, roles, decision = find_roles(table, stated, needs_path=False)
         kept = assigned_rows(table, roles, self._parts)
         return make_samples(
             table,
