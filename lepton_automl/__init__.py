@@ -1,6 +1,6 @@
 """Lepton: labelled data in, the smallest accurate int8 CNN out.
 
-`data`, `search`, `compress`, `export` and `front` are in `lepton_automl.api`.
+`data`, `search`, `compress`, `export`, `sweep` and `front` are in `lepton_automl.api`.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
+    from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.request import SearchResult
 
 
@@ -187,6 +188,58 @@ def search(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options])
     from lepton_automl.pipeline import run as pipeline
 
     return pipeline.search(config, emit=emit)
+
+
+def sweep(
+    file: str | Path,
+    *,
+    out: str | Path | None = None,
+    budget: str | float | None = None,
+    jobs: int | None = None,
+    emit: Emit = silent,
+) -> SweepResult:
+    """Run a table of runs, or continue it; see `lepton sweep --help`.
+
+    Each run is a process of its own, and an ordinary run folder in `out`.
+
+    Parameters
+    ----------
+    file
+        TOML file with a table `[run]`, and maybe tables `[[row]]`.
+    out
+        Folder of the sweep; None: `runs/NAME` with the name of the file.
+    budget
+        Time of all runs together, divided among those that state none.
+    jobs
+        Worker processes of each run; None: as stated in the file.
+    emit : callable
+        Receives an `Event` when a run begins and ends, and its progress meanwhile.
+
+    Raises
+    ------
+    ConfigError
+        If the file, or an option in it, is wrong; nothing has run then.
+    LeptonError
+        With a way out, `fix`. A run that fails is a row of the table and raises nothing, unless the
+        machine lacks something.
+    """
+    from lepton_automl.pipeline.sweep import run_sweep
+    from lepton_automl.pipeline.sweep_file import read_sweep
+
+    stated = read_sweep(Path(file))
+    if jobs is not None:
+        stated = stated.with_options({"jobs": jobs})
+    stated = stated.with_budget(None if budget is None else str(budget))
+    stated.check(_config)
+    place = Path("runs", Path(file).stem) if out is None else Path(out)
+    return run_sweep(stated, place, emit=emit)
+
+
+def sweep_table(out: str | Path) -> SweepResult:
+    """Read the table of the sweep in the folder `out`, also while it works."""
+    from lepton_automl.pipeline.sweep_table import read_table
+
+    return read_table(Path(out))
 
 
 def data(

@@ -29,6 +29,7 @@ from lepton_automl.cli.app import app
 from lepton_automl.compress.loop import StepRecord
 from lepton_automl.core.machine import Machine
 from lepton_automl.pipeline.status import RungNow, WorkerNow
+from lepton_automl.pipeline.sweep_table import SweepRow
 from tests.helpers.pages import EXAMPLES_PAGE, PAGES, ROOT, commands, fences, mentioned, prose
 
 PACKAGE = ROOT / "lepton_automl"
@@ -206,6 +207,7 @@ def test_the_command_table_holds_every_option_of_each_command_and_no_other():
         StepRecord,
         WorkerNow,
         RungNow,
+        SweepRow,
     ],
 )
 def test_every_json_key_of_a_record_is_shown(kind):

@@ -22,6 +22,7 @@ from lepton_automl.cli.search import search
 from lepton_automl.cli.spaces import spaces
 from lepton_automl.cli.status import status
 from lepton_automl.cli.streams import prepare, write_error, write_json, write_line
+from lepton_automl.cli.sweep import sweep
 from lepton_automl.cli.verify import verify
 from lepton_automl.core import scratch
 from lepton_automl.core.files import machine_error
@@ -46,6 +47,7 @@ for command in (
     export,
     verify,
     pick,
+    sweep,
     status,
     dashboard,
     predict,

@@ -9,12 +9,13 @@ import typer
 from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.errors import ConfigError
+from lepton_automl.pipeline.sweep_table import is_sweep
 
 Watch = Annotated[bool, typer.Option("--watch", help="Update it until the run ends.")]
 
 
 def status(run: o.Run, watch: Watch = False, json: o.Json = False) -> None:
-    """Show the progress of RUN, also while it is running.
+    """Show the progress of RUN, also while it is running; of a sweep its table.
 
     Shows stage, workers, rungs, front, the best trial so far, time used and time left; it only
     reads.
@@ -26,7 +27,14 @@ def status(run: o.Run, watch: Watch = False, json: o.Json = False) -> None:
         status_screen,  # rich is slow to import; --help must not wait
     )
 
-    if watch:
+    if is_sweep(run):
+        if watch:
+            raise ConfigError(
+                f"--watch has no effect: {run} is a sweep",
+                fix="leave it out, or give the folder of one of its runs",
+            )
+        report.show_sweep(api.sweep_table(run), json=json)
+    elif watch:
         status_screen.watch_status(lambda: api.status(run))
     else:
         report.show_status(api.status(run), json=json)

@@ -5,10 +5,11 @@ import pytest
 from lepton_automl.cli import options
 from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError
+from lepton_automl.pipeline import option_values
 
 
 def limits(**given):
-    return options.limits(**given)
+    return option_values.limits(**given)
 
 
 def test_without_options_there_are_no_limits():
@@ -82,12 +83,12 @@ def test_a_drop_of_zero_is_a_limit():
 
 
 def test_objectives_are_separated_by_commas_and_spaces_are_ignored():
-    given = dict.fromkeys(options.LIMIT_PARAMETERS) | {"objective": " accuracy, macs ,"}
+    given = dict.fromkeys(option_values.LIMIT_PARAMETERS) | {"objective": " accuracy, macs ,"}
     assert options.settings(given)["objectives"] == ("accuracy", "macs")
 
 
 def test_output_options_are_not_settings():
-    given = dict.fromkeys(options.LIMIT_PARAMETERS) | {"quiet": True, "json": True, "seed": 3}
+    given = dict.fromkeys(option_values.LIMIT_PARAMETERS) | {"quiet": True, "json": True, "seed": 3}
     assert options.settings(given) == {
         "limits": Limits(),
         "seed": 3,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
+    from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.request import SearchResult
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "show_predictions",
     "show_search",
     "show_status",
+    "show_sweep",
     "show_verdict",
     "watch_status",
 ]
@@ -109,6 +111,14 @@ def show_status(status: Status, *, json: bool = False) -> None:
         write_json(json_output.status_document(status))
     else:
         show(status_view(status))
+
+
+def show_sweep(made: SweepResult, *, json: bool = False) -> None:
+    """Print the table of a sweep."""
+    if json:
+        write_json(json_output.sweep_document(made))
+    else:
+        show(tables.sweep_view(made))
 
 
 def show_predictions(

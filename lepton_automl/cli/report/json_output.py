@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.status import Status
+    from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.request import SearchResult, TrialRow
 
 
@@ -103,6 +104,20 @@ def status_document(status: Status) -> dict[str, Any]:
         "hypervolume": status.hypervolume[-1] if status.hypervolume else None,
         "has_winner": status.has_winner,
         "verdict": None if status.verdict is None else status.verdict.status,
+    }
+
+
+def sweep_document(made: SweepResult) -> dict[str, Any]:
+    """The object of `sweep`, and of `status` of a sweep.
+
+    Keys: `sweep` (folder), `exit_code`, `varied` (options in which the runs differ) and `rows`,
+    each with the fields of `SweepRow` and `state`.
+    """
+    return {
+        "sweep": str(made.out),
+        "exit_code": made.exit_code,
+        "varied": list(made.varied),
+        "rows": [dataclasses.asdict(row) | {"state": row.state(made.out)} for row in made.rows],
     }
 
 

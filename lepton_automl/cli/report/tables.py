@@ -20,11 +20,13 @@ from lepton_automl.config import LIMITS
 from lepton_automl.core import units
 from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import LeptonError
+from lepton_automl.pipeline import sweep_table
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.pipeline.front import Front
+    from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.request import SearchResult, TrialRow
 
 _COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
@@ -148,6 +150,15 @@ def compression_view(made: CompressionResult) -> RenderableType:
             Text(step.why),
         )
     return table
+
+
+def sweep_view(made: SweepResult) -> RenderableType:
+    """A row a run, and why runs failed or limits do not hold."""
+    table = Table(*sweep_table.heads(made))
+    for row in made.rows:
+        table.add_row(*sweep_table.cells(made, row))
+    errors = [Text(f"{row.name}: {row.error}", "red") for row in made.rows if row.error]
+    return Group(table, *errors, Text(str(made.out / "table.md")))
 
 
 def predictions_view(rows: Sequence[Prediction]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""Parse search-space files: TOML values become parameters; errors name their line."""
+"""Parse search spaces and sweeps: TOML values become parameters; errors name their line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
 from lepton_automl.core import plugins, untrusted_files
-from lepton_automl.errors import SpaceError
+from lepton_automl.errors import ConfigError, SpaceError
 
 Scalar: TypeAlias = int | float | str | bool
 Keys: TypeAlias = tuple[str | int, ...]
@@ -49,28 +49,37 @@ Parameter: TypeAlias = Choice | Range
 class SpaceFile:
     """A parsed search-space file; makes errors that name a line in it.
 
+    Parameters
+    ----------
+    label : str
+        Name of the file in messages.
+    text : str
+        Its content.
+    error_type : type of ConfigError
+        Class of the errors, for files of the same form that hold no search space.
+
     Raises
     ------
     SpaceError
         If the text is not TOML; the message names the line.
     """
 
-    def __init__(self, label: str, text: str) -> None:
-        self.label, self.text = label, text
+    def __init__(self, label: str, text: str, error_type: type[ConfigError] = SpaceError) -> None:
+        self.label, self.text, self._error_type = label, text, error_type
         self.document = untrusted_files.parse_toml(
-            text, label, fix="correct the TOML on that line", error=SpaceError
+            text, label, fix="correct the TOML on that line", error=error_type
         )
         self._lines = line_numbers(text)
 
-    def error(self, keys: Keys, what: str, fix: str) -> SpaceError:
+    def error(self, keys: Keys, what: str, fix: str) -> ConfigError:
         """The error for the value at `keys`."""
         while keys and keys not in self._lines:
             keys = keys[:-1]
-        return SpaceError(f"{self.label}, line {self._lines.get(keys, 1)}: {what}", fix=fix)
+        return self._error_type(f"{self.label}, line {self._lines.get(keys, 1)}: {what}", fix=fix)
 
     def unknown(
         self, keys: Keys, known: Sequence[str], kind: str, name: str | None = None
-    ) -> SpaceError:
+    ) -> ConfigError:
         """The error for an unknown `name` (or last of `keys`), with the nearest known one."""
         hint = plugins.unknown_name(name or str(keys[-1]), list(known), kind)
         return self.error(keys, hint.what, hint.fix)

@@ -1,0 +1,53 @@
+"""`lepton sweep`: a table of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_automl import api
+from lepton_automl.cli import options as o
+
+File = Annotated[
+    Path,
+    typer.Argument(help="TOML file with options of `lepton run`, of which lists make a table."),
+]
+SweepOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder of all runs and the table.  [default: runs/NAME]"),
+]
+SweepBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Time of all runs together, divided equally among those that state none: 45m, 12h.",
+    ),
+]
+SweepJobs = Annotated[
+    int | None,
+    typer.Option("--jobs", help="Worker processes of each run.  [default: one per core or GPU]"),
+]
+
+
+def sweep(
+    file: File,
+    out: SweepOut = None,
+    budget: SweepBudget = None,
+    jobs: SweepJobs = None,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    json: o.Json = False,
+) -> None:
+    """Run a table of data sets, limits and seeds, one run after the other.
+
+    The same command continues a sweep that was stopped; a run that fails is a row of the table.
+    """
+    from lepton_automl.cli import report
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
+
+    with progress.screen(quiet=quiet, verbose=verbose) as emit:
+        made = api.sweep(file, out=out, budget=budget, jobs=jobs, emit=emit)
+    report.show_sweep(made, json=json)
+    raise typer.Exit(made.exit_code)
