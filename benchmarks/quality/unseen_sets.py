@@ -169,6 +169,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--sets", help="some of them, with commas")
     options.add_argument("--seconds", type=float, default=300.0)
     options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--first-seed", type=int, default=0)
     options.add_argument("--only", choices=("lepton", "script"))
     options.add_argument("--label", default="lepton")
     options.add_argument("--cpu-clock", action="store_true")
@@ -188,7 +189,7 @@ def run(given: argparse.Namespace, folder: Path) -> None:
     """Run every cell that has no row."""
     part = unseen_data.FIRST if given.part == "first" else unseen_data.SECOND
     names = given.sets.split(",") if given.sets else list(part)
-    for seed in range(given.seeds):
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
         for name in names:
             data = folder / f"{name}.npz"
             if given.only != "lepton":
