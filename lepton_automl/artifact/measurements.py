@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from lepton_automl.artifact import writer
@@ -25,7 +26,7 @@ from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
-from lepton_automl.errors import DataError, first_line
+from lepton_automl.errors import DataError, MachineError, first_line
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
@@ -157,11 +158,26 @@ _ELSEWHERE = frozenset(
 
 
 def optimized_graph(file: bytes) -> ModelProto:
-    """The graph of `file` after all of ONNX Runtime's optimizations on this machine."""
+    """The graph of `file` after all of ONNX Runtime's optimizations on this machine.
+
+    Raises
+    ------
+    MachineError
+        If the graph cannot be written to the folder for temporary files; errors of ONNX Runtime
+        itself are of `file`.
+    """
     with scratch_folder() as folder:
         path = Path(folder, "optimized.onnx")
-        open_session(file, optimized_to=str(path))
-        return onnx.load_model(path)
+        try:
+            open_session(file, optimized_to=str(path))
+            return onnx.load_model(path)
+        except (*UNLOADABLE, DecodeError, OSError) as error:
+            open_session(file)  # Raises again where the file is the cause.
+            what = f"ONNX Runtime cannot write its optimized graph to {folder}"
+            raise MachineError(
+                f"{what}: {first_line(error)}",
+                fix="free space there, make it writable, or name another folder in TMPDIR",
+            ) from error
 
 
 def float_nodes(file: bytes) -> list[str]:
