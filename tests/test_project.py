@@ -171,6 +171,8 @@ READS_ITSELF = {
     "data/signal_files.py": "lines of a text that core/untrusted_files has read",
     "data/sources/digits.py": "a file of scikit-learn",
     "pipeline/bench.py": "a program of the package and the table it has just written",
+    "models/c_export/project.py": "templates of the package",
+    "models/c_export/source.py": "kernels of the package",
     "runs/folder.py": "text that core/untrusted_files has read and parsed before",
     "runs/ledger.py": "the ledger, which runs/ledger_check checks; its file is checked before",
     "runs/ledger_check.py": "the ledger, whose damage it finds",

@@ -10,7 +10,8 @@ from lepton_automl.config import LIMITS, Limits
 from lepton_automl.cost.latency import Latency
 from lepton_automl.cost.latency_model import Basis, LatencyModel
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.graph import Add, Gate, Graph, Mul
+from lepton_automl.models.graph import Graph
+from lepton_automl.models.memory_plan import plan_memory
 from lepton_automl.models.random_weights import random_int8_onnx
 
 
@@ -87,23 +88,13 @@ def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
 
 
 def peak_ram_bytes(graph: Graph) -> int:
-    """Peak memory of feature maps while operations run in order, one byte per element.
+    """Memory that feature maps need while operations run in order, one byte a value.
 
-    Live are the inputs and the output of the running operation and every value read later. An
-    addition, product or gate may overwrite an input of its own size that is not read later.
+    It is the arena of the C files (`models.memory_plan`), with the input in it. Live are the inputs
+    and the output of the running operation and every value read later. An addition, product or
+    table may overwrite an input of its own size that is not read later.
     """
-    last = {value.name: n for n, op in enumerate(graph.ops) for value in op.inputs}
-    alive = {graph.input.name: graph.input.size}
-    peak = graph.input.size
-    for number, op in enumerate(graph.ops):
-        dying = {v.name: v.size for v in op.inputs if last[v.name] == number}
-        elementwise = isinstance(op, (Add, Mul, Gate))
-        in_place = elementwise and op.y.size in dying.values()
-        peak = max(peak, sum(alive.values()) + (0 if in_place else op.y.size))
-        alive[op.y.name] = op.y.size
-        for name in dying:
-            del alive[name]
-    return peak
+    return plan_memory(graph).size
 
 
 def violations(cost: Cost, limits: Limits) -> dict[str, float]:

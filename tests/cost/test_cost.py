@@ -68,10 +68,16 @@ def test_peak_ram_counts_the_skip_connection_and_adds_in_place():
     assert peak_ram_bytes(arch.graph) == 3 * 8 * 8 * 8
 
 
-def test_peak_ram_keeps_what_a_gate_multiplies():
-    arch = chain((8, 8, 8), [Stem(8, activation="silu"), Head()], 5)
-    # Before and after the gate, which may not overwrite what is read once more.
-    assert peak_ram_bytes(arch.graph) == 2 * 8 * 8 * 8
+def test_peak_ram_of_a_swish_is_that_of_the_net_without_it():
+    # x * gate(x) is a table of 256 values, which overwrites its input.
+    arch = chain((8, 8, 8), [Stem(8, activation="silu"), Conv(16, activation="hswish"), Head()], 5)
+    assert peak_ram_bytes(arch.graph) == 8 * 8 * (8 + 16)
+
+
+def test_peak_ram_keeps_what_a_gate_of_other_values_multiplies():
+    arch = chain((8, 8, 8), [Stem(8), MBConv(8, expand=2, se=4, kernel=3), Head()], 5)
+    # The block's input, which is added, the widened values, and those after the depthwise filter.
+    assert peak_ram_bytes(arch.graph) == 8 * 8 * (8 + 16 + 16)
 
 
 def test_several_files_are_timed_in_the_same_rounds():

@@ -1,0 +1,753 @@
+//@ common
+/* Everything below is freestanding C99: no library, no allocation, no static variables. Feature maps
+   are uint8, channels last. A real value is (stored - zero) * scale.
+
+   NET_PORTABLE, if defined, leaves out the paths for special instructions; all paths compute the
+   same bytes. Options that let a compiler change float arithmetic (-ffast-math) are not allowed. */
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize ("no-tree-loop-distribute-patterns") /* no calls of memset and memcpy */
+#endif
+
+#if defined(__FAST_MATH__)
+#error "compile net.c without -ffast-math: its answers would differ"
+#endif
+
+#if defined(NET_PORTABLE)
+#define NET_LANES 0
+#elif defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define NET_LANES 16
+#include <immintrin.h>
+#elif defined(__AVX2__)
+#define NET_LANES 8
+#include <immintrin.h>
+#else
+#define NET_LANES 0
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN)
+#define NET_SMLAD 1
+#endif
+#endif
+
+static inline uint8_t net_saturated(int32_t value)
+{
+    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+//@ nearest
+/* The nearest integer, halves to even. It works on the bits, so that no compiler can join the
+   product before it with an addition (fused multiply-add), which would round once too little. */
+static inline int32_t net_nearest(float value)
+{
+#if defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__) && !defined(__aarch64__) && !defined(NET_PORTABLE)
+    union { float real; int32_t whole; } y;
+    __asm__("vcvtr.s32.f32 %0, %1" : "=t"(y.real) : "t"(value)); /* the mode after reset: to even */
+    return y.whole;
+#else
+    union { float real; uint32_t bits; } x;
+    uint32_t digits, whole, rest;
+    int32_t shift;
+    x.real = value;
+    shift = 150 - (int32_t)(x.bits >> 23 & 255); /* value = digits / 2^shift */
+    digits = (x.bits & 0x7FFFFF) | 0x800000;
+    if (shift > 24)
+        whole = 0;
+    else if (shift < 1)
+        whole = 0x7FFFFF;
+    else {
+        whole = digits >> shift;
+        rest = digits << (32 - shift);
+        whole += rest > 0x80000000u || (rest == 0x80000000u && (whole & 1));
+    }
+    return x.bits >> 31 ? -(int32_t)whole : (int32_t)whole;
+#endif
+}
+
+/* A sum of products as a byte of the next feature map. */
+static inline uint8_t net_requantized(int32_t sum, float factor, int32_t zero)
+{
+    return net_saturated(net_nearest((float)sum * factor) + zero);
+}
+
+//@ products
+/* Weights of convolutions and linear layers: [row of the window][quad][output channel][4], where a
+   quad is four neighbouring values of a row of the window (its columns and channels); the last
+   one is filled up with zeros. Biases contain what the zero point of the input adds to a sum over
+   the whole window, and values outside of the input are its zero point. */
+
+static inline uint32_t net_load4(const uint8_t *x)
+{
+    return x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
+}
+
+/* Values `at` to `at` + 3 of the row that begins at x[start]; those outside of low to high are `zero`. */
+static uint32_t net_edge4(const uint8_t *x, int32_t start, int32_t at, int32_t low, int32_t high, int32_t zero)
+{
+    uint32_t four = 0;
+    int32_t n;
+    for (n = at + 3; n >= at; n--)
+        four = four << 8 | (n >= low && n < high ? x[start + n] : (uint32_t)zero);
+    return four;
+}
+
+#if NET_LANES == 16
+
+typedef __m512i net_sums;
+typedef __m512i net_quad;
+typedef __mmask16 net_mask;
+
+static inline net_mask net_first(int32_t n)
+{
+    return (net_mask)(n >= 16 ? 0xFFFF : (1 << n) - 1);
+}
+
+static inline net_sums net_start(const int32_t *biases, net_mask mask)
+{
+    return _mm512_maskz_loadu_epi32(mask, biases);
+}
+
+static inline net_quad net_weights(const int8_t *w, net_mask mask)
+{
+    return _mm512_maskz_loadu_epi32(mask, w);
+}
+
+static inline net_sums net_dot(net_sums sums, uint32_t four, net_quad w)
+{
+    return _mm512_dpbusd_epi32(sums, _mm512_set1_epi32((int32_t)four), w);
+}
+
+static inline void net_store(uint8_t *y, net_sums sums, const float *factors, int32_t zero, net_mask mask)
+{
+    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_maskz_loadu_ps(mask, factors));
+    const __m512i near = _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(65536.0f)));
+    const __m512i whole = _mm512_add_epi32(near, _mm512_set1_epi32(zero));
+    _mm512_mask_cvtusepi32_storeu_epi8(y, mask, _mm512_max_epi32(whole, _mm512_setzero_si512()));
+}
+
+static inline void net_store_sums(int32_t *y, net_sums sums, net_mask mask)
+{
+    _mm512_mask_storeu_epi32(y, mask, sums);
+}
+
+#elif NET_LANES == 8
+
+typedef __m256i net_quad;
+typedef __m256i net_mask;
+
+static inline net_mask net_first(int32_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+static inline net_quad net_weights(const int8_t *w, net_mask mask)
+{
+    return _mm256_maskload_epi32((const int *)(const void *)w, mask);
+}
+
+#if defined(__AVXVNNI__)
+
+typedef __m256i net_sums;
+
+static inline net_sums net_start(const int32_t *biases, net_mask mask)
+{
+    return _mm256_maskload_epi32(biases, mask);
+}
+
+static inline net_sums net_dot(net_sums sums, uint32_t four, net_quad w)
+{
+    return _mm256_dpbusd_avx_epi32(sums, _mm256_set1_epi32((int32_t)four), w);
+}
+
+static inline __m256i net_total(net_sums sums)
+{
+    return sums;
+}
+
+#else
+
+typedef struct {
+    __m256i low, high; /* output channels 0 to 3 and 4 to 7, two halves of each sum side by side */
+} net_sums;
+
+static inline net_sums net_start(const int32_t *biases, net_mask mask)
+{
+    const __m256i b = _mm256_maskload_epi32(biases, mask);
+    net_sums sums;
+    sums.low = _mm256_cvtepu32_epi64(_mm256_castsi256_si128(b));
+    sums.high = _mm256_cvtepu32_epi64(_mm256_extracti128_si256(b, 1));
+    return sums;
+}
+
+static inline net_sums net_dot(net_sums sums, uint32_t four, net_quad w)
+{
+    const __m256i x = _mm256_cvtepu8_epi16(_mm_set1_epi32((int32_t)four));
+    const __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(w));
+    const __m256i high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1));
+    sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(x, low));
+    sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(x, high));
+    return sums;
+}
+
+static inline __m256i net_total(net_sums sums)
+{
+    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums.low, sums.high), 0xD8);
+}
+
+#endif
+
+static inline void net_store(uint8_t *y, net_sums sums, const float *factors, int32_t zero, net_mask mask)
+{
+    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(net_total(sums)), _mm256_maskload_ps(factors, mask));
+    const __m256i near = _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(65536.0f)));
+    const __m256i whole = _mm256_add_epi32(near, _mm256_set1_epi32(zero));
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    const __m128i bytes = _mm_packus_epi16(words, words);
+    const int32_t set = _mm256_movemask_ps(_mm256_castsi256_ps(mask));
+    if (set == 255)
+        _mm_storel_epi64((__m128i *)(void *)y, bytes);
+    else {
+        uint8_t eight[8];
+        int32_t n;
+        _mm_storel_epi64((__m128i *)(void *)eight, bytes);
+        for (n = 0; set >> n & 1; n++)
+            y[n] = eight[n];
+    }
+}
+
+static inline void net_store_sums(int32_t *y, net_sums sums, net_mask mask)
+{
+    _mm256_maskstore_epi32(y, mask, net_total(sums));
+}
+
+#else
+
+#define NET_BLOCK 4 /* output channels at once */
+
+/* First channel of the block from channel o; the last block may overlap the one before it. */
+static inline int32_t net_block(int32_t o, int32_t channels)
+{
+    return o + NET_BLOCK <= channels || channels < NET_BLOCK ? o : channels - NET_BLOCK;
+}
+
+#if NET_SMLAD
+
+static inline uint32_t net_bytes02(uint32_t x)
+{
+    uint32_t y;
+    __asm__("uxtb16 %0, %1" : "=r"(y) : "r"(x));
+    return y;
+}
+
+static inline uint32_t net_bytes13(uint32_t x)
+{
+    uint32_t y;
+    __asm__("uxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
+    return y;
+}
+
+static inline uint32_t net_signed02(uint32_t x)
+{
+    uint32_t y;
+    __asm__("sxtb16 %0, %1" : "=r"(y) : "r"(x));
+    return y;
+}
+
+static inline uint32_t net_signed13(uint32_t x)
+{
+    uint32_t y;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
+    return y;
+}
+
+static inline int32_t net_smlad(uint32_t x, uint32_t w, int32_t sum)
+{
+    int32_t y;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(y) : "r"(x), "r"(w), "r"(sum));
+    return y;
+}
+
+#define NET_DOT(sum, at)                                                     \
+    do {                                                                     \
+        const uint32_t v = net_load4((const uint8_t *)w + 4 * (at));         \
+        sum = net_smlad(x02, net_signed02(v), sum);                          \
+        sum = net_smlad(x13, net_signed13(v), sum);                          \
+    } while (0)
+
+#else
+
+#define NET_DOT(sum, at) \
+    (sum += x0 * w[4 * (at)] + x1 * w[4 * (at) + 1] + x2 * w[4 * (at) + 2] + x3 * w[4 * (at) + 3])
+
+#endif
+
+/* sums[0..3] += `count` quads of x times the weights of four output channels; the first quad is
+   given. */
+static void net_quads(int32_t *sums, uint32_t four, const uint8_t *x, const int8_t *w, int32_t pitch, int32_t count)
+{
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+    for (;;) {
+#if NET_SMLAD
+        const uint32_t x02 = net_bytes02(four), x13 = net_bytes13(four);
+#else
+        const int32_t x0 = four & 255, x1 = four >> 8 & 255, x2 = four >> 16 & 255, x3 = four >> 24;
+#endif
+        NET_DOT(s0, 0);
+        NET_DOT(s1, 1);
+        NET_DOT(s2, 2);
+        NET_DOT(s3, 3);
+        if (--count == 0)
+            break;
+        w += pitch;
+        x += 4;
+        four = net_load4(x);
+    }
+    sums[0] = s0;
+    sums[1] = s1;
+    sums[2] = s2;
+    sums[3] = s3;
+}
+
+#endif
+
+//@ conv
+/* Convolution. Its window reaches beyond the input by pad_rows and pad_columns. */
+struct net_conv {
+    int32_t height, width, channels, out_height, out_width, out_channels;
+    int32_t rows, columns, stride, pad_rows, pad_columns, zero, out_zero;
+    int32_t pitch; /* bytes of weights of a quad: 4 an output channel, at least 16 */
+    const int8_t *weights;
+    const int32_t *biases;
+    const float *factors; /* input scale * weight scale / output scale, an output channel each */
+};
+
+#if NET_LANES
+
+/* All output channels at one place, whose window may reach beyond the input. */
+static void net_conv_edge(const struct net_conv *p, const uint8_t *x, int32_t top, int32_t left, uint8_t *y)
+{
+    const int32_t row = p->columns * p->channels, quads = (row + 3) / 4, right = left + p->columns;
+    const int32_t low = left < 0 ? -left * p->channels : 0;
+    const int32_t high = right > p->width ? (p->width - left) * p->channels : row;
+    int32_t o, r, q;
+    for (o = 0; o < p->out_channels; o += NET_LANES) {
+        const net_mask mask = net_first(p->out_channels - o);
+        const int8_t *w = p->weights + 4 * o;
+        net_sums sums = net_start(p->biases + o, mask);
+        for (r = 0; r < p->rows; r++) {
+            const int32_t is_inside = top + r >= 0 && top + r < p->height;
+            const int32_t start = ((top + r) * p->width + left) * p->channels;
+            for (q = 0; q < quads; q++, w += p->pitch) {
+                const int32_t n = 4 * q;
+                if (is_inside && n >= low && n + 4 <= high)
+                    sums = net_dot(sums, net_load4(x + (start + n)), net_weights(w, mask));
+                else if (is_inside && n + 4 > low && n < high)
+                    sums = net_dot(sums, net_edge4(x, start, n, low, high, p->zero), net_weights(w, mask));
+                else if (p->zero)
+                    sums = net_dot(sums, (uint32_t)p->zero * 0x01010101u, net_weights(w, mask));
+            }
+        }
+        net_store(y + o, sums, p->factors + o, p->out_zero, mask);
+    }
+}
+
+/* All output channels at four neighbouring places of a row, whose windows lie inside the input. */
+static void net_conv_four(const struct net_conv *p, const uint8_t *x, uint8_t *y)
+{
+    const int32_t quads = (p->columns * p->channels + 3) / 4, out = p->out_channels;
+    const int32_t step = p->stride * p->channels;
+    int32_t o, r, q;
+    for (o = 0; o < out; o += NET_LANES) {
+        const net_mask mask = net_first(out - o);
+        const int8_t *w = p->weights + 4 * o;
+        net_sums s0 = net_start(p->biases + o, mask), s1 = s0, s2 = s0, s3 = s0;
+        for (r = 0; r < p->rows; r++) {
+            const uint8_t *from = x + r * p->width * p->channels;
+            for (q = 0; q < quads; q++, w += p->pitch, from += 4) {
+                const net_quad four = net_weights(w, mask);
+                s0 = net_dot(s0, net_load4(from), four);
+                s1 = net_dot(s1, net_load4(from + step), four);
+                s2 = net_dot(s2, net_load4(from + 2 * step), four);
+                s3 = net_dot(s3, net_load4(from + 3 * step), four);
+            }
+        }
+        net_store(y + o, s0, p->factors + o, p->out_zero, mask);
+        net_store(y + o + out, s1, p->factors + o, p->out_zero, mask);
+        net_store(y + o + 2 * out, s2, p->factors + o, p->out_zero, mask);
+        net_store(y + o + 3 * out, s3, p->factors + o, p->out_zero, mask);
+    }
+}
+
+static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
+{
+    const int32_t quads = (p->columns * p->channels + 3) / 4;
+    /* Quads are read whole, so the last one may reach beyond its window, never beyond the input. */
+    const int32_t end = p->height * p->width * p->channels - 4 * quads;
+    int32_t row, column;
+    for (row = 0; row < p->out_height; row++) {
+        const int32_t top = row * p->stride - p->pad_rows;
+        for (column = 0; column < p->out_width;) {
+            const int32_t left = column * p->stride - p->pad_columns;
+            const int32_t last = left + 3 * p->stride;
+            if (top >= 0 && top + p->rows <= p->height && left >= 0 && column + 4 <= p->out_width
+                && last + p->columns <= p->width
+                && ((top + p->rows - 1) * p->width + last) * p->channels <= end) {
+                net_conv_four(p, x + (top * p->width + left) * p->channels, y);
+                column += 4;
+                y += 4 * p->out_channels;
+            } else {
+                net_conv_edge(p, x, top, left, y);
+                column++;
+                y += p->out_channels;
+            }
+        }
+    }
+}
+
+#else
+
+static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
+{
+    const int32_t channels = p->channels, out = p->out_channels, zero = p->zero;
+    const int32_t values = p->columns * channels, padded = (values + 3) & ~3;
+    const int32_t all = p->height * p->width * channels;
+    int32_t row, column, o, r;
+    for (row = 0; row < p->out_height; row++)
+        for (column = 0; column < p->out_width; column++, y += out) {
+            const int32_t top = row * p->stride - p->pad_rows;
+            const int32_t left = column * p->stride - p->pad_columns, right = left + p->columns;
+            const int32_t first = left < 0 ? -left * channels : 0;
+            const int32_t behind = right > p->width ? (p->width - left) * channels : values;
+            for (o = 0; o < out; o += NET_BLOCK) {
+                const int32_t block = net_block(o, out);
+                const int8_t *w = p->weights + 4 * block;
+                int32_t sums[NET_BLOCK];
+                for (r = 0; r < NET_BLOCK; r++)
+                    sums[r] = p->biases[block + r];
+                for (r = 0; r < p->rows; r++, w += padded / 4 * p->pitch) {
+                    const int32_t start = ((top + r) * p->width + left) * channels;
+                    int32_t low = first, high = behind, whole, at = 0, stop = padded;
+                    if (top + r < 0 || top + r >= p->height)
+                        low = high = 0;
+                    if (zero == 0) { /* what is outside adds nothing */
+                        at = low & ~3;
+                        stop = high;
+                    }
+                    /* A quad that reaches beyond its row meets weights of 0: it is read whole, but
+                       not beyond the input. */
+                    whole = high < values ? high : all - start < padded ? all - start : padded;
+                    while (at < stop) {
+                        const int8_t *v = w + at / 4 * p->pitch;
+                        if (at >= low && at + 4 <= whole) {
+                            const int32_t count = (whole - at) / 4;
+                            net_quads(sums, net_load4(x + (start + at)), x + (start + at), v, p->pitch, count);
+                            at += 4 * count;
+                        } else {
+                            net_quads(sums, net_edge4(x, start, at, low, high, zero), x, v, p->pitch, 1);
+                            at += 4;
+                        }
+                    }
+                }
+                for (r = 0; r < NET_BLOCK && block + r < out; r++)
+                    y[block + r] = net_requantized(sums[r], p->factors[block + r], p->out_zero);
+            }
+        }
+}
+
+#endif
+
+//@ linear
+/* Linear layer: logit = sum * scale, rounded once. */
+struct net_linear {
+    int32_t channels, classes, pitch;
+    const int8_t *weights;
+    const int32_t *biases;
+    const float *scales; /* input scale * weight scale, a class each */
+};
+
+static void net_linear(const struct net_linear *p, const uint8_t *x, float *logits)
+{
+    const int32_t channels = p->channels, whole = channels & ~3, count = p->classes;
+    int32_t o, n;
+#if NET_LANES
+    for (o = 0; o < count; o += NET_LANES) {
+        const net_mask mask = net_first(count - o);
+        const int8_t *w = p->weights + 4 * o;
+        int32_t stored[NET_LANES];
+        net_sums sums = net_start(p->biases + o, mask);
+        for (n = 0; n < whole; n += 4, w += p->pitch)
+            sums = net_dot(sums, net_load4(x + n), net_weights(w, mask));
+        if (whole < channels)
+            sums = net_dot(sums, net_edge4(x, 0, whole, 0, channels, 0), net_weights(w, mask));
+        net_store_sums(stored, sums, mask);
+        for (n = 0; n < NET_LANES && o + n < count; n++)
+            logits[o + n] = (float)stored[n] * p->scales[o + n];
+    }
+#else
+    for (o = 0; o < count; o += NET_BLOCK) {
+        const int32_t block = net_block(o, count);
+        const int8_t *w = p->weights + 4 * block;
+        int32_t sums[NET_BLOCK];
+        for (n = 0; n < NET_BLOCK; n++)
+            sums[n] = p->biases[block + n];
+        if (whole)
+            net_quads(sums, net_load4(x), x, w, p->pitch, whole / 4);
+        if (whole < channels)
+            net_quads(sums, net_edge4(x, 0, whole, 0, channels, 0), x, w + whole / 4 * p->pitch, p->pitch, 1);
+        for (n = 0; n < NET_BLOCK && block + n < count; n++)
+            logits[block + n] = (float)sums[n] * p->scales[block + n];
+    }
+#endif
+}
+
+//@ depthwise
+/* Depthwise convolution, a filter for each channel; weights [row][column][channel]. */
+struct net_depthwise {
+    int32_t height, width, channels, out_height, out_width;
+    int32_t rows, columns, stride, pad_rows, pad_columns, zero, out_zero;
+    const int8_t *weights;
+    const int32_t *biases;
+    const float *factors; /* input scale * weight scale / output scale, a channel each */
+};
+
+#if NET_LANES
+#define NET_DEPTHWISE_BLOCK 32 /* at once */
+#else
+#define NET_DEPTHWISE_BLOCK 4
+#endif
+
+static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8_t *y)
+{
+    const int32_t channels = p->channels, zero = p->zero;
+    int32_t row, column, c, r, k, n;
+    for (row = 0; row < p->out_height; row++)
+        for (column = 0; column < p->out_width; column++, y += channels) {
+            const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
+            const int32_t first_row = top < 0 ? -top : 0, first = left < 0 ? -left : 0;
+            const int32_t rows = top + p->rows > p->height ? p->height - top : p->rows;
+            const int32_t columns = left + p->columns > p->width ? p->width - left : p->columns;
+            for (c = 0; c < channels; c += NET_DEPTHWISE_BLOCK) {
+                const int32_t count = channels - c < NET_DEPTHWISE_BLOCK ? channels - c : NET_DEPTHWISE_BLOCK;
+                int32_t sums[NET_DEPTHWISE_BLOCK];
+                for (n = 0; n < count; n++)
+                    sums[n] = p->biases[c + n];
+                for (r = first_row; r < rows; r++) {
+                    const uint8_t *from = x + ((top + r) * p->width + left + first) * channels + c;
+                    const int8_t *w = p->weights + (r * p->columns + first) * channels + c;
+                    for (k = first; k < columns; k++, from += channels, w += channels) {
+                        if (count == NET_DEPTHWISE_BLOCK)
+                            for (n = 0; n < NET_DEPTHWISE_BLOCK; n++)
+                                sums[n] += (from[n] - zero) * w[n];
+                        else
+                            for (n = 0; n < count; n++)
+                                sums[n] += (from[n] - zero) * w[n];
+                    }
+                }
+#if NET_LANES
+                for (n = 0; n < count; n += NET_LANES) {
+                    const net_mask mask = net_first(count - n);
+                    net_store(y + c + n, net_start(sums + n, mask), p->factors + c + n, p->out_zero, mask);
+                }
+#else
+                for (n = 0; n < count; n++)
+                    y[c + n] = net_requantized(sums[n], p->factors[c + n], p->out_zero);
+#endif
+            }
+        }
+}
+
+//@ max_pool
+/* Largest value under a window, by channel; places outside of the input do not count. */
+struct net_max_pool {
+    int32_t height, width, channels, out_height, out_width, rows, columns, stride, pad_rows, pad_columns;
+};
+
+static void net_max_pool(const struct net_max_pool *p, const uint8_t *restrict x, uint8_t *restrict y)
+{
+    const int32_t channels = p->channels;
+    int32_t row, column, c, r, k;
+    for (row = 0; row < p->out_height; row++)
+        for (column = 0; column < p->out_width; column++, y += channels) {
+            const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
+            uint8_t kept = 0; /* of what y holds: nothing at first */
+            for (r = top < 0 ? 0 : top; r < top + p->rows && r < p->height; r++)
+                for (k = left < 0 ? 0 : left; k < left + p->columns && k < p->width; k++) {
+                    const uint8_t *from = x + (r * p->width + k) * channels;
+                    for (c = 0; c < channels; c++) {
+                        const uint8_t most = y[c] & kept;
+                        y[c] = from[c] > most ? from[c] : most;
+                    }
+                    kept = 255;
+                }
+        }
+}
+
+//@ mean
+/* Mean over all places, by channel. */
+struct net_mean {
+    int32_t places, channels, zero, out_zero;
+    float factor; /* input scale / (output scale * places) */
+};
+
+static void net_mean(const struct net_mean *p, const uint8_t *x, uint8_t *y)
+{
+    int32_t c, n, k;
+    for (c = 0; c < p->channels; c += 16) {
+        const int32_t count = p->channels - c < 16 ? p->channels - c : 16;
+        int32_t sums[16];
+        for (k = 0; k < 16; k++)
+            sums[k] = -p->zero * p->places;
+        for (n = 0; n < p->places; n++) {
+            const uint8_t *from = x + n * p->channels + c;
+            if (count == 16)
+                for (k = 0; k < 16; k++)
+                    sums[k] += from[k];
+            else
+                for (k = 0; k < count; k++)
+                    sums[k] += from[k];
+        }
+        for (k = 0; k < count; k++)
+            y[c + k] = net_requantized(sums[k], p->factor, p->out_zero);
+    }
+}
+
+//@ lookup
+/* A function of one byte, as a table of 256: sigmoids, hard and soft swish. x may be y. */
+static void net_lookup(const uint8_t *table, int32_t count, const uint8_t *x, uint8_t *y)
+{
+    int32_t n;
+    for (n = 0; n < count; n++)
+        y[n] = table[x[n]];
+}
+
+//@ add
+/* Sum of two feature maps, in whole numbers: (a * factor_a + b * factor_b + offset) / 2^shift - base,
+   rounded down, and where a half is met to even if `ties` is 2^shift - 1. All 65,536 pairs of bytes
+   were compared with ONNX Runtime's arithmetic when this file was written. a or b may be y. */
+struct net_add {
+    int32_t count;
+    uint32_t factor_a, factor_b, offset, ties;
+    int32_t shift, base;
+};
+
+static void net_add(const struct net_add *p, const uint8_t *a, const uint8_t *b, uint8_t *y)
+{
+    const uint32_t factor_a = p->factor_a, factor_b = p->factor_b, offset = p->offset, ties = p->ties;
+    const int32_t shift = p->shift, base = p->base, count = p->count;
+    int32_t n;
+    for (n = 0; n < count; n++) {
+        const uint32_t sum = a[n] * factor_a + b[n] * factor_b + offset;
+        const uint32_t whole = sum >> shift;
+        y[n] = net_saturated((int32_t)(whole - ((sum & ties) == 0 ? whole & 1 : 0)) - base);
+    }
+}
+
+//@ add_exact
+/* Sum of two feature maps: halves are met so often that whole numbers do not do. Products of 8 and 24
+   bits are exact in double, so each conversion to float is the one rounding of a fused addition. */
+struct net_add_exact {
+    int32_t count;
+    float factor_a, factor_b, offset;
+};
+
+static void net_add_exact(const struct net_add_exact *p, const uint8_t *a, const uint8_t *b, uint8_t *y)
+{
+    int32_t n;
+    for (n = 0; n < p->count; n++) {
+        const float part = (float)((double)b[n] * (double)p->factor_b + (double)p->offset);
+        y[n] = net_saturated(net_nearest((float)((double)a[n] * (double)p->factor_a + (double)part)));
+    }
+}
+
+//@ mul
+/* Product of a feature map and a gate, which has a value for each place and channel, or for each
+   channel only. The zero point is added before rounding. x may be y. */
+struct net_mul {
+    int32_t places, channels, zero, gate_zero, gate_step; /* step: channels, or 0 */
+    float factor, out_zero; /* factor: input scale * gate scale / output scale */
+};
+
+static void net_mul(const struct net_mul *p, const uint8_t *x, const uint8_t *gate, uint8_t *y)
+{
+    int32_t n, c;
+    for (n = 0; n < p->places; n++, x += p->channels, y += p->channels, gate += p->gate_step) {
+        c = 0;
+#if NET_LANES == 16
+        for (; c + 16 <= p->channels; c += 16) {
+            const __m512i a = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(x + c)));
+            const __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(gate + c)));
+            const __m512i sum = _mm512_mullo_epi32(_mm512_sub_epi32(a, _mm512_set1_epi32(p->zero)),
+                                                   _mm512_sub_epi32(b, _mm512_set1_epi32(p->gate_zero)));
+            __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(p->factor));
+            __asm__("" : "+v"(product)); /* no fusion with the sum */
+            product = _mm512_add_ps(product, _mm512_set1_ps(p->out_zero));
+            product = _mm512_max_ps(_mm512_min_ps(product, _mm512_set1_ps(255.0f)), _mm512_setzero_ps());
+            _mm_storeu_si128((__m128i *)(void *)(y + c), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(product)));
+        }
+#elif NET_LANES == 8
+        for (; c + 8 <= p->channels; c += 8) {
+            const __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(x + c)));
+            const __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(gate + c)));
+            const __m256i sum = _mm256_mullo_epi32(_mm256_sub_epi32(a, _mm256_set1_epi32(p->zero)),
+                                                   _mm256_sub_epi32(b, _mm256_set1_epi32(p->gate_zero)));
+            __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(p->factor));
+            __m256i whole;
+            __m128i words;
+            __asm__("" : "+x"(product)); /* no fusion with the sum */
+            product = _mm256_add_ps(product, _mm256_set1_ps(p->out_zero));
+            product = _mm256_max_ps(_mm256_min_ps(product, _mm256_set1_ps(255.0f)), _mm256_setzero_ps());
+            whole = _mm256_cvtps_epi32(product);
+            words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+            _mm_storel_epi64((__m128i *)(void *)(y + c), _mm_packus_epi16(words, words));
+        }
+#endif
+        for (; c < p->channels; c++) {
+            /* Through memory, so that no compiler fuses the product and the sum into one rounding. */
+            volatile float product = (float)((x[c] - p->zero) * (gate[c] - p->gate_zero)) * p->factor;
+            y[c] = net_saturated(net_nearest(product + p->out_zero));
+        }
+    }
+}
+
+//@ quantize
+/* Measured values as bytes: (value - offset) / step, rounded, + 128, a channel each. */
+static void net_quantize(const NET_INPUT *values, int32_t places, int32_t channels, const float *offsets, const float *steps, uint8_t *y)
+{
+    int32_t n, c;
+    for (n = 0; n < places; n++, values += channels, y += channels)
+        for (c = 0; c < channels; c++) {
+            float q = ((float)values[c] - offsets[c]) / steps[c];
+            q = !(q > -128.0f) ? -128.0f : q > 127.0f ? 127.0f : q; /* what is no number becomes 0 */
+            y[c] = (uint8_t)(net_nearest(q) + 128);
+        }
+}
+
+//@ softmax
+/* exp(x) * 2^30 for x from -21 to 0, in whole numbers, so that it is the same everywhere: with
+   -x / ln 2 = whole + part it is 2^(1 - part) / 2^(whole + 1). Relative error below 3e-7. */
+static uint32_t net_exp(float x)
+{
+    const uint32_t power = (uint32_t)(x * -24204406.0f), part = (1u << 30) - ((power & 0xFFFFFF) << 6);
+    uint64_t y = 2014590;
+    y = (y * part >> 30) + 9655714;
+    y = (y * part >> 30) + 59940139;
+    y = (y * part >> 30) + 257863963;
+    y = (y * part >> 30) + 744267332;
+    y = (y * part >> 30) + 1073741746;
+    return (uint32_t)y >> ((power >> 24) + 1);
+}
+
+/* Probabilities in place of logits. */
+static void net_softmax(float *values, int32_t count)
+{
+    volatile float *logits = values; /* no fusion of what computed them with the difference */
+    float top = logits[0], sum = 0;
+    int32_t n;
+    for (n = 1; n < count; n++)
+        top = logits[n] > top ? logits[n] : top;
+    for (n = 0; n < count; n++) {
+        const float x = logits[n] - top;
+        values[n] = x < -21.0f ? 0.0f : (float)net_exp(x);
+        sum += values[n];
+    }
+    for (n = 0; n < count; n++)
+        values[n] /= sum;
+}

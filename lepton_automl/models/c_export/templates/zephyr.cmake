@@ -1,0 +1,5 @@
+cmake_minimum_required(VERSION 3.20)
+find_package(Zephyr REQUIRED HINTS $ENV{ZEPHYR_BASE})
+project(@net)
+target_sources(app PRIVATE main.c ../@net.c)
+target_include_directories(app PRIVATE ..)
