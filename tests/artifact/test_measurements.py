@@ -62,7 +62,7 @@ def test_a_float_file_is_float_and_its_activations_are_fused():
 def test_a_folder_that_cannot_be_written_to_is_not_a_fault_of_the_file(monkeypatch, tmp_path):
     missing = contextlib.nullcontext(tmp_path / "none")
     monkeypatch.setattr(measurements, "scratch_folder", lambda: missing)
-    with pytest.raises(MachineError, match="cannot write its optimized graph to .*none"):
+    with pytest.raises(MachineError, match=r"cannot write its optimized graph to .*none"):
         optimized_graph(random_int8_onnx(ARCH, 64))
 
 
