@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
+    from lepton_automl.pipeline.stores import StoreState
     from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.request import SearchResult
 
@@ -92,6 +93,9 @@ class Options(TypedDict, total=False):
     input_type: InputType
     rehash: bool
     fresh: bool
+    store: str | None
+    """URL or folder of the copy of the run."""
+    take_over: bool
     optuna_storage: str | None
     callbacks: Sequence[str]
     started: float | None
@@ -377,6 +381,19 @@ def pick(
     )
     wanted = picking.PickRequest(limits or Limits(), prefer, None if out is None else Path(out))
     return picking.pick(config, wanted, emit=emit)
+
+
+def store(url: str, *, gc: bool = False) -> StoreState:
+    """Read what run a store holds; see `lepton store --help`.
+
+    Raises
+    ------
+    LeptonError
+        With a way out, `fix`.
+    """
+    from lepton_automl.pipeline.stores import store_state
+
+    return store_state(url, gc=gc)
 
 
 def front(run: str | Path) -> Front:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from lepton_automl.core.memory import gib_text, machine_bytes
+from lepton_automl.core.object_storage import check_url
 from lepton_automl.core.units import Unit
 from lepton_automl.errors import ConfigError
 
@@ -297,6 +298,10 @@ class RunConfig:
     """Type of the values that the written file reads; `auto`: as the data store them, where a file
     can read that."""
     fresh: bool = False
+    store: str | None = None
+    """URL or folder to which the run is copied, and from which it goes on on another machine."""
+    take_over: bool = False
+    """Whether a run in the store is taken from the command that works on it."""
     optuna_storage: str | None = None
     """Where every trial is copied to: the URL of a database or the path of a journal file."""
     callbacks: tuple[str, ...] = ()
@@ -332,6 +337,7 @@ class RunConfig:
                 "or objective",
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
+        self._check_store()
         _check_values(window=self.window, stride=self.stride)
         _check_sound(self.rate, self.mels)
         fold_count(self.folds)
@@ -354,6 +360,14 @@ class RunConfig:
                     f"--{name} {value!r} is not known",
                     fix=f"choose one of: {', '.join(sorted(legal))}",
                 )
+
+    def _check_store(self) -> None:
+        if self.store is not None:
+            check_url(self.store)
+        elif self.take_over:
+            raise ConfigError(
+                "--take-over has no effect without --store", fix="leave it out, or give --store"
+            )
 
     def _check_memory(self) -> None:
         if self.max_memory is not None and self.max_memory < MIN_MEMORY:

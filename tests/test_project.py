@@ -158,6 +158,7 @@ READS_ITSELF = {
     "core/held_folders.py": "the environment of a parent process",
     "core/limited_process.py": "requests of the parent process, /proc",
     "core/machine.py": "/proc",
+    "core/network_disks.py": "/proc",
     "core/scratch.py": "locks on folders, without reading",
     "cost/device_bench.py": "a kit on a device, which has no lepton",
     "cost/targets.py": "a file of the package",

@@ -21,6 +21,7 @@ from lepton_automl.cli.run import run
 from lepton_automl.cli.search import search
 from lepton_automl.cli.spaces import spaces
 from lepton_automl.cli.status import status
+from lepton_automl.cli.store import store
 from lepton_automl.cli.streams import prepare, write_error, write_json, write_line
 from lepton_automl.cli.sweep import sweep
 from lepton_automl.cli.verify import verify
@@ -49,6 +50,7 @@ for command in (
     pick,
     sweep,
     status,
+    store,
     dashboard,
     predict,
     spaces,

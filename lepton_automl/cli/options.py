@@ -361,6 +361,24 @@ Rehash = Annotated[
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Move an earlier run in the folder aside and start again.")
 ]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Copy the run to s3://BUCKET/PREFIX, another URL that fsspec opens, or a folder; the "
+        "same command on another machine goes on from there.",
+        rich_help_panel=_RUNNING,
+    ),
+]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Take the run in --store from a command that works on it, which then ends.",
+        rich_help_panel=_RUNNING,
+    ),
+]
 OptunaStorage = Annotated[
     str | None,
     typer.Option(

@@ -49,6 +49,8 @@ def search(
     input_type: o.InputTypeName = "auto",
     rehash: o.Rehash = False,
     fresh: o.Fresh = False,
+    store: o.StoreUrl = None,
+    take_over: o.TakeOver = False,
     jobs: o.Jobs = None,
     max_memory: o.MaxMemory = None,
     jobs_per_gpu: o.JobsPerGpu = None,

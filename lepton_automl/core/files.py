@@ -14,7 +14,7 @@ from typing import Any
 from lepton_automl.core import held_folders
 from lepton_automl.errors import LeptonError, MachineError
 
-_TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY_SUFFIX = ".tmp"
 """Suffix of unfinished files: `.NAME.PROCESS_ID` and this."""
 
 
@@ -46,7 +46,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
         As `write`.
     """
     held_folders.check_write(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     with wrap_os_errors(path):
         make_durable_folder(path.parent)
         try:
@@ -118,7 +118,7 @@ def real_path(path: Path | str) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether the name is that of an unfinished file of `write`."""
-    return path.name.startswith(".") and path.name.endswith(_TEMPORARY_SUFFIX)
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -133,7 +133,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     held_folders.check_write(folder)
     with wrap_os_errors(folder):
-        for path in folder.rglob(f".*{_TEMPORARY_SUFFIX}"):
+        for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
 
 

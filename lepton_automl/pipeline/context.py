@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import DataPlace, Dataset, locate_data
 from lepton_automl.data.folds import assign_folds, is_small
-from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
+from lepton_automl.errors import ConfigError, DataError, InfeasibleError, MachineError
 from lepton_automl.pipeline import opening
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
 from lepton_automl.runs.ledger_check import interpreting
 from lepton_automl.runs.lock import RunLock, check_not_held
+from lepton_automl.runs.stored_run import StoredRun
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
 from lepton_automl.search.finals.training import last_finalist_results
@@ -106,16 +107,38 @@ def open_run(config: RunConfig, emit: Emit) -> Iterator[RunContext]:
     stated = "" if config.max_memory is None else "--max-memory"
     with (
         watched_memory(config.memory, stated, emit),
-        _opened(config, emit, resources, started, start) as context,
+        _stored(config, emit) as stored,
+        _opened(config, emit, resources, started, start, stored) as context,
     ):
         yield context
 
 
 @contextmanager
+def _stored(config: RunConfig, emit: Emit) -> Iterator[StoredRun | None]:
+    """The run in the store of `config.store`; None without one."""
+    if config.store is None:
+        yield None
+        return
+    folder = RunFolder(config.out)
+    with StoredRun(config.store, folder, takes_over=config.take_over, emit=emit) as stored:
+        yield stored
+
+
+@contextmanager
 def _opened(
-    config: RunConfig, emit: Emit, resources: Resources, started: float, start: float
+    config: RunConfig,
+    emit: Emit,
+    resources: Resources,
+    started: float,
+    start: float,
+    stored: StoredRun | None,
 ) -> Iterator[RunContext]:
-    dataset = open_data(config, emit)
+    try:
+        dataset = open_data(config, emit)
+    except DataError as error:
+        if stored is None:
+            raise
+        raise stored.explained(error) from error
     check_folds(config, dataset)
     space = choose_space(config, resources, dataset).for_samples(len(dataset.train))
     chosen = _decisions(config, resources, dataset, space)
@@ -123,9 +146,13 @@ def _opened(
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
         emit(Event("plan", text))
     definition, warm = define_run(config, resources, dataset, space)
+    if stored is not None:
+        RunFolder(config.out).check_claim(definition, fresh=config.fresh)
+        stored.check(definition, fresh=config.fresh)
     with (
-        claimed_folder(config, definition, resources, space) as (folder, lock),
+        claimed_folder(config, definition, resources, space, stored) as (folder, lock),
         open_ledger(folder, lock, started, config, emit) as (ledger, emit),
+        nullcontext() if stored is None else stored.copied(ledger, emit),
     ):
         _check_events(ledger)
         known = {decision.name for decision in recorded_decisions(ledger)}
@@ -344,9 +371,15 @@ def _kind_text(dataset: Dataset) -> str:
 
 @contextmanager
 def claimed_folder(
-    config: RunConfig, definition: Definition, resources: Resources, space: SearchSpace
+    config: RunConfig,
+    definition: Definition,
+    resources: Resources,
+    space: SearchSpace,
+    stored: StoredRun | None = None,
 ) -> Iterator[tuple[RunFolder, RunLock]]:
     """Claim the run folder until the block ends; copy search space and latency table into it.
+
+    Of a run in a store, what the store is ahead is brought into the folder.
 
     Raises
     ------
@@ -354,10 +387,13 @@ def claimed_folder(
         If another command works on the run, or the folder holds another run or other files.
     """
     folder = RunFolder(config.out)
-    with folder.claimed(definition, fresh=config.fresh) as lock:
+    run_id = "" if stored is None or config.fresh else stored.run_id
+    with folder.claimed(definition, fresh=config.fresh, run_id=run_id) as lock:
         files.write(folder.space_file, space.text)
         if resources.latency_table is not None:
             files.write(folder.latency_file, resources.latency_table)
+        if stored is not None:
+            stored.take(fresh=config.fresh)
         yield folder, lock
 
 

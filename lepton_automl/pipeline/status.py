@@ -83,6 +83,8 @@ class Status:
     search."""
     hypervolume: tuple[float, ...]
     """Hypervolume of the front after every rung."""
+    store: Mapping[str, Any]
+    """The copy of the run (`runs.store_copy.StoreCopy.facts`); empty without one."""
 
     @property
     def is_open(self) -> bool:
@@ -124,6 +126,7 @@ def status(folder: RunFolder) -> Status:
         rungs=_rungs(rungs, [worker.task for worker in workers]),
         found=_value(entries, live_status.FOUND),
         hypervolume=volumes,
+        store=_value(entries, live_status.STORE),
     )
 
 
@@ -236,6 +239,16 @@ _FORMS: dict[str, Any] = {
     live_status.MESSAGES: {"last": [{"stage": str, "message": str, "at": float}]},
     live_status.WORKERS: {
         "workers": [{"pid": int, "task": str, "since": float, "share": float, "waits": bool}]
+    },
+    live_status.STORE: {
+        "place": str,
+        "generation": int,
+        "events_behind": int,
+        "files_behind": int,
+        "bytes_written": int,
+        "bytes_read": int,
+        "requests": int,
+        "error": str,
     },
     live_status.FOUND: {
         "best": (_TRIAL, None),

@@ -51,6 +51,8 @@ class Cell:
     def words(self, out: Path) -> list[str]:
         """The words of its `lepton` command, which prints JSON only, with the run folder `out`."""
         given = [(k, v) for k, v in self.options.items() if k != "data" and v is not False]
+        # A store holds one run.
+        given = [(k, f"{v}/{out.name}" if k == "store" else v) for k, v in given]
         options = [f"--{k}" if v is True else f"--{k}={v}" for k, v in given]
         place = f"--out={out}"
         return ["run", "--quiet", "--json", place, *options, "--", str(self.options["data"])]

@@ -203,6 +203,41 @@ class Definition:
         are_same = all(getattr(self, name) == getattr(other, name) for name in deciding)
         return are_same and self.data_fingerprint != other.data_fingerprint
 
+    def check_same(
+        self, wanted: Definition, place: str, other: str, fresh: str = "--fresh"
+    ) -> None:
+        """Check that this run in `place` is the one that `wanted` defines.
+
+        Parameters
+        ----------
+        wanted : Definition
+            What a command asks for.
+        place : str
+            Folder or store of this run, in messages.
+        other, fresh : str
+            Options that begin another run.
+
+        Raises
+        ------
+        ConfigError
+            If it is another run; the differences are named.
+        """
+        # First, since other fields follow from the data, such as equal weights of classes.
+        if self.has_changed_data(wanted):
+            raise ConfigError(
+                f"the run in {place} began with other samples, groups or parts of "
+                f"{wanted._places}: the data were changed since, or another version of lepton "
+                "draws the parts otherwise; the rule is that a run continues on the data and "
+                "parts it began with",
+                fix=f"start again with {fresh}, or with {other}; to continue the old run, undo the "
+                "change of the data, or use the version of lepton that began it",
+            )
+        if changed := self.differences(wanted):
+            raise ConfigError(
+                f"{place} holds another run: {'; '.join(changed)}",
+                fix=f"give {other}, or start again with {fresh}",
+            )
+
     @property
     def _places(self) -> str:
         data, test = (
@@ -239,6 +274,11 @@ class RunFolder:
     def ledger(self) -> Path:
         """The ledger, the only file that is changed in place."""
         return self.path / "ledger.db"
+
+    @property
+    def lock_file(self) -> Path:
+        """Whoever changes the folder holds its lock (`runs.lock`)."""
+        return self.path / LOCK_FILE
 
     @property
     def cache(self) -> Path:
@@ -339,10 +379,11 @@ class RunFolder:
             )
 
     @contextmanager
-    def claimed(self, wanted: Definition, *, fresh: bool) -> Iterator[RunLock]:
+    def claimed(self, wanted: Definition, *, fresh: bool, run_id: str = "") -> Iterator[RunLock]:
         """Create the run that `wanted` defines in this folder, or continue it.
 
         The lock of the folder is taken before anything is changed, and held until the block ends.
+        A run that is begun elsewhere has `run_id` already.
 
         Raises
         ------
@@ -358,7 +399,7 @@ class RunFolder:
             if self.definition_file.exists():
                 self._update_paths(wanted)
             else:
-                new = dataclasses.replace(wanted, run_id=uuid.uuid4().hex[:16])
+                new = dataclasses.replace(wanted, run_id=run_id or uuid.uuid4().hex[:16])
                 files.write(self.definition_file, new.to_toml())
             yield lock
 
@@ -373,24 +414,9 @@ class RunFolder:
         if fresh:
             return
         if self.definition_file.exists():
-            known = self.definition()
-            # First, since other fields follow from the data, such as equal weights of classes.
-            if known.has_changed_data(wanted):
-                raise ConfigError(
-                    f"the run in {self.path} began with other samples, groups or parts of "
-                    f"{wanted._places}: the data were changed since, or another version of lepton "
-                    "draws the parts otherwise; the rule is that a run continues on the data and "
-                    "parts it began with",
-                    fix="start again with --fresh, which moves the old folder aside, or with "
-                    "another --out; to continue the old run, undo the change of the data, or use "
-                    "the version of lepton that began it",
-                )
-            changed = known.differences(wanted)
-            if changed:
-                raise ConfigError(
-                    f"{self.path} holds another run: {'; '.join(changed)}",
-                    fix="give another folder with --out, or --fresh to move the old one aside",
-                )
+            self.definition().check_same(
+                wanted, str(self.path), "another --out", "--fresh, which moves the old folder aside"
+            )
             return
         if not self._is_empty():
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -13,9 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from lepton_automl.core import decisions
+from lepton_automl.core import decisions, held_folders
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.files import real_path
+from lepton_automl.core.files import TEMPORARY_SUFFIX, real_path, sync_folder, wrap_os_errors
 from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.runs import ledger_check, live_status
 from lepton_automl.runs.ledger_check import FORMAT
@@ -186,6 +187,14 @@ class LedgerView:
                 ).fetchall()
             )
 
+    def rows_after(self, seq: int, most: int = -1) -> list[tuple[int, str, str, str, float]]:
+        """Events after `seq` as seq, kind, key, JSON and time, at most so many; -1: all."""
+        with translated(self.path):
+            return self._db.execute(
+                "SELECT seq, kind, key, value, at FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
+                (seq, most),
+            ).fetchall()
+
     def live_entries(self) -> dict[str, live_status.StatusEntry]:
         """The live status of the last command on this run, by name."""
         with translated(self.path):
@@ -320,6 +329,11 @@ class Ledger(LedgerView):
         with self._lock:
             return super().all(kind)
 
+    def rows_after(self, seq: int, most: int = -1) -> list[tuple[int, str, str, str, float]]:
+        """Events after `seq` as seq, kind, key, JSON and time, at most so many; -1: all."""
+        with self._lock:
+            return super().rows_after(seq, most)
+
     def alive_seconds(self) -> float:
         """Seconds that commands have worked on this run, this one included."""
         return self._before + self.session_seconds()
@@ -415,6 +429,56 @@ class Ledger(LedgerView):
         finally:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("PRAGMA synchronous = FULL")
+
+
+def write_ledger(
+    path: Path,
+    run_id: str,
+    rows: Sequence[tuple[int, str, str, str, float]],
+    alive_seconds: float,
+) -> None:
+    """Write a ledger with these events (`rows_after`) in place of one that may be there.
+
+    The caller holds the lock of the folder.
+
+    Parameters
+    ----------
+    path : Path
+        `RUN/ledger.db`.
+    run_id : str
+        `Definition.run_id` of its folder.
+    rows : sequence of tuple
+        The events.
+    alive_seconds : float
+        Seconds that commands have worked on the run.
+
+    Raises
+    ------
+    ConfigError, MachineError
+        As `Ledger`.
+    """
+    held_folders.check_write(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary.unlink(missing_ok=True)
+    with translated(path), contextlib.closing(sqlite3.connect(temporary)) as db, db:
+        for statement in _TABLES:
+            db.execute(statement)
+        db.execute("INSERT INTO run VALUES (?, ?)", (run_id, len(rows)))
+        db.executemany(
+            "INSERT INTO events (seq, kind, key, value, at, digest) VALUES (?, ?, ?, ?, ?, ?)",
+            ((*row, ledger_check.digest_of(*row[1:4])) for row in rows),
+        )
+        db.execute(
+            "INSERT INTO sessions (started, seconds, digest) VALUES (?, ?, ?)",
+            (time.time(), alive_seconds, ledger_check.digest_of(alive_seconds)),
+        )
+    if path.exists():
+        # What is in the log of the old one must not be applied to the new one.
+        with translated(path), contextlib.closing(sqlite3.connect(path)) as old:
+            old.execute("PRAGMA journal_mode = DELETE")
+    with wrap_os_errors(path):
+        temporary.replace(path)
+        sync_folder(path.parent)
 
 
 def not_begun(folder: Path) -> DataError:

@@ -24,6 +24,8 @@ HEART, ENDED = "heart", "ended"
 """Entry names: heartbeat of the command; its end, with `error` if it failed."""
 COMMAND, WORKERS = "command", "workers"
 """Entry names: the command line; `Executor.facts`."""
+STORE = "store"
+"""Entry name: `StoreCopy.facts`."""
 PROGRESS, MESSAGES, FOUND = "progress", "messages", "found"
 """Entry names: progress of the stage; last messages; best trial and front, kept after the end."""
 _LAST_MESSAGES = 6

@@ -15,6 +15,7 @@ from typing import Self
 from lepton_automl.core import held_folders
 from lepton_automl.core.files import make_durable_folder, real_path, wrap_os_errors
 from lepton_automl.core.held_folders import HeldFolder
+from lepton_automl.core.network_disks import network_disk
 from lepton_automl.errors import ConfigError, MachineError
 
 LOCK_FILE = "ledger.lock"
@@ -38,10 +39,12 @@ class RunLock:
     ConfigError
         If another command works on the run.
     MachineError
-        If the folder cannot be written, or files on its disk cannot be locked.
+        If the folder cannot be written, lies on a disk of another machine, or files on its disk
+        cannot be locked.
     """
 
     def __init__(self, folder: Path) -> None:
+        _check_disk(folder)
         file = folder / LOCK_FILE
         self.is_new = not file.exists()
         """Whether the lock file was made for this lock."""
@@ -79,7 +82,10 @@ def check_not_held(folder: Path) -> None:
     ------
     ConfigError
         If the lock is held.
+    MachineError
+        If the folder lies on a disk of another machine.
     """
+    _check_disk(folder)
     until = time.monotonic() + _WAIT_SECONDS
     while is_held(folder):
         if time.monotonic() > until:
@@ -131,6 +137,19 @@ def _hold(file: Path) -> int:
         if held_folders.is_file_of(file, found.st_dev, found.st_ino):
             return handle
         os.close(handle)  # Its last holder has moved or deleted the folder.
+
+
+def _check_disk(folder: Path) -> None:
+    """Refuse a network disk: machines share its files, but not the memory of SQLite's log.
+
+    https://www.sqlite.org/wal.html: all processes that use a database must be on one machine.
+    """
+    if kind := network_disk(folder):
+        raise MachineError(
+            f"{folder} is on a network disk ({kind}), on which the ledger of a run is not safe",
+            fix="give a folder on a disk of this machine with --out; --store FOLDER keeps a copy "
+            "of the run on the network disk, from which another machine can continue it",
+        )
 
 
 def _refusal(folder: Path) -> ConfigError:

@@ -74,6 +74,7 @@ def status(**changes) -> Status:
         "rungs": (RungNow(0, 3, 1), RungNow(1, 1, 0)),
         "found": {"best": point, "front": [point], "trials": 3, "eta_seconds": 480.0},
         "hypervolume": (0.1, 0.4, 0.8),
+        "store": {},
     }
     return Status(**(settings | changes))
 

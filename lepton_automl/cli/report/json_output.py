@@ -87,7 +87,9 @@ def status_document(status: Status) -> dict[str, Any]:
     (`stage`, `message`, `done`, `total`), `messages`, `workers` (a list: `pid`, `task`, `seconds`,
     `share`, `waits`), `rungs` (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`,
     `trials`, `eta_seconds`),
-    `hypervolume` (the last value or null), `has_winner`, `verdict`.
+    `hypervolume` (the last value or null), `has_winner`, `verdict`, `store` (of a run with
+    `--store`: `place`, `generation`, `events_behind`, `files_behind`, `bytes_written`,
+    `bytes_read`, `requests`, `error`; else null).
     """
     return {
         "run": str(status.folder.path),
@@ -103,6 +105,7 @@ def status_document(status: Status) -> dict[str, Any]:
         "found": dict(status.found),
         "hypervolume": status.hypervolume[-1] if status.hypervolume else None,
         "has_winner": status.has_winner,
+        "store": dict(status.store) or None,
         "verdict": None if status.verdict is None else status.verdict.status,
     }
 

@@ -80,9 +80,20 @@ def _head(status: Status) -> Table:
     if status.hypervolume:
         value = f"{status.hypervolume[-1]:.4g} {sparkline(status.hypervolume)}"
         table.add_row("hypervolume", Text(value))
+    if status.store:
+        table.add_row("store", Text(_store(status.store)))
     table.add_row("winner", "in models/best" if status.has_winner else "none yet")
     table.add_row("verdict", "none yet" if status.verdict is None else status.verdict.status)
     return table
+
+
+def _store(store: Mapping[str, Any]) -> str:
+    moved = f"{w.bytes_text(store['bytes_written'])} written, {store['requests']} requests"
+    if not store["error"] and not store["events_behind"]:
+        return f"{store['place']}: all events, {moved}"
+    behind = f"{store['events_behind']} events and {store['files_behind']} files behind"
+    why = f"; {store['error']}" if store["error"] else ""
+    return f"{store['place']}: {behind}, {moved}{why}"
 
 
 def _state(status: Status) -> str:

@@ -1,0 +1,494 @@
+"""Copy a run to its store while it works: events, checkpoints, models, decoded data, artifact.
+
+The copy is made by a thread of the command. A store that is down stops neither the search nor the
+command before its end; what was not copied then is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lepton_automl.core import files, untrusted_files
+from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.object_storage import StorageError
+from lepton_automl.core.untrusted_files import ARRAYS
+from lepton_automl.errors import ConfigError, LeptonError, MachineError
+from lepton_automl.runs.folder import RunFolder
+from lepton_automl.runs.ledger import Ledger
+from lepton_automl.runs.store import (
+    BEAT_SECONDS,
+    FANOUT,
+    PIECE_BYTES,
+    Batch,
+    Fenced,
+    FileEntry,
+    Log,
+    Manifest,
+    Row,
+    Store,
+    chained,
+    collect,
+    write_batches,
+)
+
+TOP_FILES = ("run.toml", "space.toml", "latency_table.json", "front.svg", "compression.svg")
+FOLDERS = ("checkpoints", "models", "artifact", "cache")
+"""What of a run folder is copied."""
+_NOT_COPIED = (".state", ".partial", ".blocks", ".lock", ".log")
+"""Ends of names that mean something on one machine only."""
+_FOLD_FILES = "fold-"
+"""First letters of cache files that are made again from others (`data.folds`)."""
+_WEIGHTS, _RESUME = "weights.safetensors", "resume.safetensors"
+"""The file of a checkpoint that is written last; the state of a training that is not finished."""
+_RESUME_SECONDS = 120.0
+"""Age of the copy of such a state at least, before it is copied again."""
+_INLINE_BYTES = 4096
+"""Files of text up to this size are in the log itself."""
+_PAUSE_SECONDS = 1.0
+"""At least, between two generations."""
+_BULK_SECONDS = 2.0
+"""Time for decoded data between two generations."""
+_GRACE_SECONDS = 600.0
+"""Age of an object that nothing names any more before it is deleted while the command works."""
+FOREIGN_GRACE_SECONDS = 86400.0
+"""The same of an object that another command has left."""
+END_SECONDS = 60.0
+"""Time without progress after which the end of a command gives up."""
+_INTERRUPTED_SECONDS = 10.0
+"""The same after an error or Ctrl-C."""
+_LONGEST_WAIT, _LAST_WAIT = 30.0, 2.0
+"""Seconds between two tries while the store is down; at the end of the command."""
+
+State = tuple[int, int, int, int]
+"""Inode, bytes, and times in nanoseconds of a file."""
+
+
+class StoreCopy:
+    """Copies a run to its store from a thread, until it is closed.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : RunFolder
+        The run, whose lock is held.
+    ledger : Ledger
+        Its ledger, with all events of the last generation.
+    manifest : Manifest
+        The last generation, made by this command.
+    log : Log
+        What it says.
+    emit : callable
+        Receives an event when the store fails, and when it works again, in the thread that
+        records events.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: RunFolder,
+        ledger: Ledger,
+        manifest: Manifest,
+        log: Log,
+        emit: Emit,
+    ) -> None:
+        self._store, self._folder, self._ledger, self._emit = store, folder, ledger, emit
+        self._manifest, self._changes = manifest, list(log.changes)
+        self._table = log.files
+        rows = ledger.rows_after(0)
+        self._seq = rows[manifest.events - 1][0] if manifest.events else 0
+        self._known_events = len(rows)
+        self._states: dict[str, State] = {}
+        self._resumed: dict[str, float] = {}
+        store.known.update(self._named())
+        self._unnamed: dict[str, float] = {}
+        self._open_pieces = set[str]()
+        self._folders: dict[str, tuple[int, list[tuple[str, State]]]] = {}
+        self._pending: dict[str, FileEntry | None] = {}
+        self._bulk: Iterator[None] | None = None
+        self._missing_files = 0
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._failure: StorageError | None = None
+        self._reported = ""
+        self._fenced: Fenced | None = None
+        self._bug: BaseException | None = None
+        self._patience = END_SECONDS
+        self._progress = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name="store copy", daemon=True)
+
+    def start(self) -> None:
+        """Begin to copy."""
+        self._wake.set()
+        self._thread.start()
+
+    def __call__(self, kind: str, key: str, value: Mapping[str, Any]) -> None:
+        """Take note of a new event of the ledger.
+
+        Raises
+        ------
+        ConfigError
+            If another command has taken the run over.
+        """
+        del kind, key, value
+        self._known_events += 1
+        self._wake.set()
+        self.check()
+        self._report()
+
+    def check(self) -> None:
+        """Check that no other command has taken the run over.
+
+        Raises
+        ------
+        ConfigError
+            If one has.
+        """
+        if self._fenced is not None:
+            host = f" on {self._fenced.host}" if self._fenced.host else ""
+            raise ConfigError(
+                f"the run was taken over by another command{host}: it continues from the copy in "
+                f"{self._store.place}, and what this command did after that copy is not part of it",
+                fix=f"follow it there; to bring the run back here, stop it there and give the same "
+                f"command with another --out, or move {self._folder.path} away",
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What `lepton status` shows of the copy."""
+        storage = self._store.storage
+        return {
+            "place": self._store.place,
+            "generation": self._manifest.generation,
+            "events_behind": max(0, self._known_events - self._manifest.events),
+            "files_behind": self._missing_files,
+            "bytes_written": storage.bytes_written,
+            "bytes_read": storage.bytes_read,
+            "requests": storage.requests,
+            "error": "" if self._failure is None else self._failure.what,
+        }
+
+    def close(self, *, is_whole: bool) -> None:
+        """Copy what is missing, and give the run free for other commands.
+
+        Parameters
+        ----------
+        is_whole : bool
+            Whether the command has done its work; else less time is spent.
+
+        Raises
+        ------
+        ConfigError
+            If another command has taken the run over.
+        MachineError
+            If the copy is not complete.
+        """
+        self._patience = END_SECONDS if is_whole else _INTERRUPTED_SECONDS
+        self._progress = time.monotonic()
+        self._stop.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._bug is not None:
+            raise self._bug
+        self.check()
+        if self._failure is not None:
+            behind = self.facts()
+            raise MachineError(
+                f"the copy in {self._store.place} is not complete: {behind['events_behind']} "
+                f"events and {behind['files_behind']} files are missing; {self._failure.what}; "
+                f"everything is in {self._folder.path}",
+                fix=f"{self._failure.fix}: it completes the copy",
+            )
+
+    def _report(self) -> None:
+        what = "" if self._failure is None else self._failure.what
+        if what and not self._reported:
+            text = f"warning: {what}; the run goes on, and what is missing there is copied later"
+            self._emit(Event("store", text))
+        elif self._reported and not what:
+            self._emit(Event("store", f"{self._store.place} answers again"))
+        self._reported = what
+
+    def _work(self) -> None:
+        pause = _PAUSE_SECONDS
+        try:
+            while not self._try(is_last=self._stop.is_set()):
+                is_last, is_down = self._stop.is_set(), self._failure is not None
+                pause = min(2 * pause, _LONGEST_WAIT) if is_down else _PAUSE_SECONDS
+                if is_last:
+                    time.sleep(min(pause, _LAST_WAIT) if is_down else 0.0)
+                    continue
+                self._stop.wait(pause)
+                if self._bulk is None:
+                    self._wake.wait(BEAT_SECONDS - _PAUSE_SECONDS)
+                self._wake.clear()
+        except Fenced as error:
+            self._fenced = error
+        except BaseException as error:  # noqa: BLE001  (raised again at the end)
+            self._bug = error
+
+    def _try(self, *, is_last: bool) -> bool:
+        """Copy what is new; whether that was all, or the end of the command gives up."""
+        try:
+            is_complete = self._copy(is_last=is_last)
+        except StorageError as error:
+            self._failure = error
+            is_over = time.monotonic() - self._progress > self._patience
+            return is_last and (is_over or not error.is_temporary)
+        self._failure = None
+        return is_complete
+
+    def _copy(self, *, is_last: bool) -> bool:
+        """Copy what is new and make a generation.
+
+        Returns
+        -------
+        bool
+            Whether nothing is missing any more.
+        """
+        rows = self._ledger.rows_after(self._seq)
+        self._copy_files()
+        while len(more := self._ledger.rows_after(self._seq)) > len(rows):
+            # A checkpoint may have been deleted for the sake of an event that came meanwhile.
+            rows = more
+            self._copy_files()
+        self._add(rows)
+        self._delete_unnamed(_GRACE_SECONDS)
+        if not is_last or self._bulk is not None:
+            return False
+        if self._patience == END_SECONDS:
+            self._delete_unnamed(0.0)
+            with contextlib.suppress(StorageError):
+                collect(self._store, FOREIGN_GRACE_SECONDS)
+        self._add([], owner="")
+        return True
+
+    def _copy_files(self) -> None:
+        """Store the files that are new or changed; decoded data for a while only."""
+        found = dict(self._found())
+        for path in [*self._table, *self._pending]:
+            if path not in found:
+                self._pending[path] = None
+                self._states.pop(path, None)
+        new = [path for path, state in found.items() if self._states.get(path) != state]
+        self._missing_files = len(new)
+        for _ in self._each([path for path in new if not _is_bulk(path)], found):
+            pass
+        if self._bulk is None:
+            self._bulk = self._each([path for path in new if _is_bulk(path)], found)
+        end = time.monotonic() + _BULK_SECONDS
+        try:
+            for _ in self._bulk:
+                if time.monotonic() > end or self._wake.is_set():
+                    return  # The rest comes after the next generation.
+        except BaseException:
+            self._bulk = None
+            raise
+        self._bulk = None
+
+    def _each(self, paths: list[str], found: Mapping[str, State]) -> Iterator[None]:
+        """Store files, and yield after each piece."""
+        for path in paths:
+            for entry in self._stored(path):
+                if entry is not None:
+                    self._states[path] = found[path]
+                    self._missing_files -= 1
+                    self._pending[path] = entry
+                    self._open_pieces.difference_update(entry.pieces)
+                yield
+
+    def _stored(self, path: str) -> Iterator[FileEntry | None]:
+        """Store a file: None after each piece, at last its entry; nothing where it is gone."""
+        place, known = self._folder.path / path, self._table.get(path)
+        if known is not None and path.startswith("cache/") and _has_digest(place, known):
+            yield known
+            return
+        try:
+            file = untrusted_files.open_file(place, ARRAYS, fix="")
+        except LeptonError:
+            return
+        digest, pieces, size = hashlib.sha256(), list[str](), 0
+        with file:
+            if os.fstat(file.fileno()).st_size <= _INLINE_BYTES:
+                content = file.read()
+                if (text := _as_text(content)) is not None:
+                    digest.update(content)
+                    yield FileEntry(path, len(content), digest.hexdigest(), (), text)
+                    return
+                file.seek(0)
+            while piece := file.read(PIECE_BYTES):
+                digest.update(piece)
+                size += len(piece)
+                pieces.append(self._store.put(piece))
+                self._open_pieces.add(pieces[-1])
+                self._progress = time.monotonic()
+                yield None
+        yield FileEntry(path, size, digest.hexdigest(), tuple(pieces))
+
+    def _add(self, rows: list[Row], owner: str | None = None) -> None:
+        """Add entries to the log and make a generation."""
+        manifest = self._manifest
+        changes = {
+            path: entry for path, entry in self._pending.items() if self._table.get(path) != entry
+        }
+        batches, added = list(manifest.batches), list(self._changes)
+        for batch, own in write_batches(self._store, rows, changes):
+            batches.append(batch)
+            added.append(own)
+        while (start := _full_level(batches)) is not None:
+            level = batches[start].level + 1
+            firsts = [batch.first for batch in batches[start:] if batch.first]
+            own_rows = self._rows(min(firsts), rows) if firsts else []
+            own = _last_of(added[start:], is_first=start == 0)
+            batches, added = batches[:start], added[:start]
+            for batch, changed in write_batches(self._store, own_rows, own, level):
+                batches.append(batch)
+                added.append(changed)
+        new = dataclasses.replace(
+            manifest,
+            generation=manifest.generation + 1,
+            owner=manifest.owner if owner is None else owner,
+            events=manifest.events + len(rows),
+            digest=chained(manifest.digest, rows),
+            alive_seconds=float(self._ledger.alive_seconds()),
+            batches=tuple(batches),
+        )
+        self._store.advance(new)
+        self._manifest, self._changes = new, added
+        self._seq = rows[-1][0] if rows else self._seq
+        self._pending = {}
+        self._progress = time.monotonic()
+        self._update(changes)
+
+    def _rows(self, first: int, last: list[Row]) -> list[Row]:
+        end = last[-1][0] if last else self._seq
+        return [row for row in self._ledger.rows_after(first - 1) if row[0] <= end]
+
+    def _update(self, changes: Mapping[str, FileEntry | None]) -> None:
+        """Follow changed files, and note since when objects are not named any more."""
+        for path, entry in changes.items():
+            if entry is None:
+                self._table.pop(path, None)
+            else:
+                self._table[path] = entry
+        now, named = time.monotonic(), self._named() | self._open_pieces
+        self._unnamed = {
+            digest: self._unnamed.get(digest, now) for digest in self._store.known - named
+        }
+
+    def _named(self) -> set[str]:
+        """Digests of the objects that the last generation names."""
+        named = {batch.sha256 for batch in self._manifest.batches}
+        return named.union(*(entry.pieces for entry in self._table.values()))
+
+    def _delete_unnamed(self, age: float) -> None:
+        before = time.monotonic() - age
+        self._store.remove([digest for digest, since in self._unnamed.items() if since <= before])
+
+    def _found(self) -> Iterator[tuple[str, State]]:
+        """Files to be copied with their states."""
+        root = self._folder.path
+        for name in TOP_FILES:
+            with contextlib.suppress(OSError):
+                yield name, _state(os.stat(root / name))  # noqa: PTH116
+        for name in FOLDERS:
+            if name == "checkpoints":
+                yield from self._checkpoints(root / name)
+            else:
+                yield from _files_below(root / name, name)
+
+    def _checkpoints(self, folder: Path) -> Iterator[tuple[str, State]]:
+        """Complete checkpoints, and the states of trainings that are not finished."""
+        known, self._folders = self._folders, {}
+        try:
+            entries = [each for each in os.scandir(folder) if each.is_dir()]
+        except OSError:
+            return
+        for each in entries:
+            own = f"checkpoints/{each.name}"
+            with contextlib.suppress(OSError):
+                changed = each.stat().st_mtime_ns
+                if each.name in known and known[each.name][0] == changed:
+                    inside = known[each.name][1]
+                else:
+                    inside = list(_files_below(folder / each.name, own))
+                # Files are replaced, never changed: then the time of the folder is another one.
+                self._folders[each.name] = (changed, inside)
+                states = dict(inside)
+                if f"{own}/{_WEIGHTS}" in states:
+                    yield from inside
+                elif (state := states.get(f"{own}/{_RESUME}")) is not None:
+                    yield f"{own}/{_RESUME}", self._throttled(f"{own}/{_RESUME}", state)
+
+    def _throttled(self, path: str, state: State) -> State:
+        """The state of a file that changes often; the old one where it was copied just before."""
+        now, last = time.monotonic(), self._resumed.get(path)
+        if last is not None and now - last < _RESUME_SECONDS and path in self._states:
+            return self._states[path]
+        self._resumed[path] = now
+        return state
+
+
+def _is_bulk(path: str) -> bool:
+    return path.startswith("cache/")
+
+
+def _full_level(batches: list[Batch]) -> int | None:
+    """Where the last `FANOUT` batches, all of one level, begin; None if they are not."""
+    start = len(batches) - FANOUT
+    is_full = start >= 0 and len({batch.level for batch in batches[start:]}) == 1
+    return start if is_full else None
+
+
+def _last_of(
+    changes: list[dict[str, FileEntry | None]], *, is_first: bool
+) -> dict[str, FileEntry | None]:
+    """Last change of each path; what was deleted is left out where nothing is before it."""
+    merged: dict[str, FileEntry | None] = {}
+    for changed in changes:
+        merged |= changed
+    if is_first:
+        return {path: entry for path, entry in merged.items() if entry is not None}
+    return merged
+
+
+def _files_below(folder: Path, name: str) -> Iterator[tuple[str, State]]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        below = Path(place).relative_to(folder).as_posix()
+        prefix = name if below == "." else f"{name}/{below}"
+        for each in sorted(names):
+            is_own = each.endswith(_NOT_COPIED) or files.is_leftover(Path(each))
+            if is_own or (name == "cache" and each.startswith(_FOLD_FILES)):
+                continue
+            with contextlib.suppress(OSError):
+                yield f"{prefix}/{each}", _state(os.stat(Path(place, each)))  # noqa: PTH116
+
+
+def _state(info: os.stat_result) -> State:
+    return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _as_text(content: bytes) -> str | None:
+    """Content as text that JSON can hold and gives back; None where it is none."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def _has_digest(place: Path, known: FileEntry) -> bool:
+    """Whether a cache file has the size and the digest beside it of an entry."""
+    beside = place.with_name(f"{place.name}.sha256")
+    with contextlib.suppress(LeptonError, OSError):
+        line = untrusted_files.read_text(beside, fix="")
+        return place.stat().st_size == known.size and line.startswith(known.sha256)
+    return False
