@@ -230,11 +230,12 @@ def _metadata(parts: _Parts) -> list[str]:
         (STRIDE, writer.stride_metadata(about.window_stride).get(STRIDE, _NONE)),
         (FRONT_END, _NONE if about.front_end is None else about.front_end.to_json()),
     ):
-        # The files of external models have fewer entries.
+        # Files of external models have fewer entries; before, scales of fractions were left out.
+        may_lack = parts.is_foreign or (key == PIXEL_SCALE and value in ("unit", "symmetric"))
         said = {
             name: words.get(key, _NONE)
             for name, words in parts.words.items()
-            if key in words or not parts.is_foreign
+            if key in words or not may_lack
         }
         found += _differing(f"{key} in the metadata", {ABOUT: value} | said)
     for key in ("preprocessing", "framing", PIXEL_SCALE):

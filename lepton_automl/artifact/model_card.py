@@ -56,13 +56,14 @@ The ONNX file takes `pixels`, uint16 (n, {height}, {width}, {channels}): values 
 without scaling to 8 bits. It gives `probabilities`, float32 (n, {classes}). Quantization,
 normalisation and softmax are inside it; the class names are in its metadata under `labels` and in
 `labels.txt`. A picture of another size is stretched to {height}x{width} with Pillow's bilinear
-filter in floating point.
+filter in floating point. Of RGB files of 16 bits Pillow alone gives 8; lepton's example
+`classify.py` reads all.
 
 ```python
 import json, numpy, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession("{file}")
-picture = numpy.load("picture.npy")  # uint16 (height, width, {channels}); or a 16-bit PNG or TIFF
+picture = numpy.load("picture.npy")  # uint16 (height, width, {channels})
 planes = [Image.fromarray(plane.astype("f4")) for plane in numpy.moveaxis(picture, 2, 0)]
 planes = [p.resize(({width}, {height}), Image.Resampling.BILINEAR) for p in planes]
 pixels = numpy.stack(planes, 2).round().astype(numpy.uint16)

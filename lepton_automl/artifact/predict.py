@@ -146,7 +146,7 @@ def _of_pictures(
     on_unreadable: Callable[[DataError], None],
 ) -> list[Prediction]:
     """Predictions of pictures, whose stored pixels have a known scale; None: that of 8 bits."""
-    scale = SIXTEEN_BIT if known is None else known.of_files
+    scale = known or SIXTEEN_BIT
     height, width, channels = session.shape
 
     def pixels_of(path: Path) -> NDArray[Any] | DataError:
@@ -341,12 +341,13 @@ def _remark(path: Path, scale: PixelScale) -> str:
     if path.suffix.lower() == array_files.SUFFIX:
         return ""
     levels = decode.check_picture(path).levels
+    scale = scale if levels.is_float else scale.of_files
     is_beyond = levels.high > scale.white or has_other_scale(levels.high, scale, scale.white)
     if not levels.is_deep or not is_beyond:
         return ""
     return (
-        f"{path} has values {levels.low} to {levels.high}, but {scale.white:g} is taken for white "
-        f"({scale.name}); {OPTION} states another scale"
+        f"{path} has values {levels.low:g} to {levels.high:g}, but {scale.white:g} is taken for "
+        f"white ({scale.name}); {OPTION} states another scale"
     )
 
 

@@ -168,9 +168,8 @@ def write_artifact(
 
 
 def scale_metadata(scale: PixelScale | None) -> dict[str, str]:
-    """ONNX metadata for the scale of files with more than 8 bits; empty where it is 0 to 65535."""
-    is_usual = scale is None or scale.of_files == SIXTEEN_BIT
-    return {} if scale is None or is_usual else {PIXEL_SCALE: scale.name}
+    """ONNX metadata for the scale of stored pixels; empty where it is 0 to 65535 of files."""
+    return {} if scale is None or scale == SIXTEEN_BIT else {PIXEL_SCALE: scale.name}
 
 
 def channel_metadata(names: Sequence[str]) -> dict[str, str]:

@@ -210,8 +210,8 @@ class Dataset:
 
     @property
     def file_scale(self) -> PixelScale:
-        """Black and white of picture files with more than 8 bits a channel."""
-        return SIXTEEN_BIT if self.pixel_scale is None else self.pixel_scale.of_files
+        """Black and white of picture files, as `decode.decode` takes them."""
+        return SIXTEEN_BIT if self.pixel_scale is None else self.pixel_scale
 
     @property
     def is_signal(self) -> bool:
@@ -777,8 +777,8 @@ def _pixel_type(checked: CheckedSamples, stated: InputType) -> tuple[str, Decisi
     deep, formats, what = checked.samples.deep, checked.formats, ""
     if deep is not None and deep.shape[3] == checked.channels:
         what = "the arrays are uint16"
-    elif formats is not None and checked.channels == 1 and formats.are_deep_and_grey:
-        what = "all pictures are files of 16 bits of grey"
+    elif formats is not None and deep is None and formats.are_deep(checked.channels):
+        what = f"all pictures are files of 16 bits {'of grey' if checked.channels == 1 else 'RGB'}"
     if stated == "auto" and what:
         choice = "uint16 pixels, as they are stored"
         return "uint16", Decision("input type", choice, what, "inferred", "--input-type uint8")
@@ -865,7 +865,7 @@ def _part(
     quantization: InputQuantization | None,
 ) -> Part:
     samples, index = checked.samples, np.flatnonzero(parts == name)
-    scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
+    scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale
     signals, audio = None, None
     pictures: Pictures
     if samples.sound is not None and samples.audio is not None:

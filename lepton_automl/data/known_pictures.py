@@ -35,7 +35,7 @@ from lepton_automl.data.checking import CheckedPicture, CheckResult
 from lepton_automl.data.pictures.decode import PictureFile
 from lepton_automl.errors import DataError, LeptonError
 
-_FORMAT = f"1 {__version__} {PIL.__version__}"
+_FORMAT = f"2 {__version__} {PIL.__version__}"
 """What is found depends on it."""
 _TABLE = FileKind("tables of known pictures", 4 << 30)
 _SUFFIX, _GROUPS_SUFFIX = ".pictures", ".groups"

@@ -475,7 +475,7 @@ def _with_found_groups(
 ) -> CheckedSamples:
     samples, copies = checked.samples, _copies(checked.digests)
     different = np.flatnonzero(copies == np.arange(len(samples)))
-    scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale.of_files
+    scale = SIXTEEN_BIT if samples.pixel_scale is None else samples.pixel_scale
     thumbs = _thumbnails(checked, different, scale)
     near, not_searched = _search(checked, thumbs, samples.labels[different], emit)
     place = np.searchsorted(different, copies)

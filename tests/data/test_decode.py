@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.pictures.decode import check_picture, decode, map_in_threads, thumbnail
-from lepton_automl.data.pictures.pixel_scale import NAMED, SIXTEEN_BIT
+from lepton_automl.data.pictures.pixel_scale import NAMED, SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
-from tests.helpers.pictures import random_pictures
+from tests.helpers.pictures import random_pictures, tiff
 
 UPRIGHT = random_pictures(1, (6, 4, 3))[0]
 
@@ -220,11 +220,34 @@ def test_shrinking_averages_all_pixels_and_drops_none():
     np.testing.assert_allclose(inner, 127.5, atol=3)
 
 
-def test_floating_point_pictures_are_refused_with_the_reason(tmp_path):
-    path = saved(tmp_path / "a.tif", np.ones((3, 3), np.float32))
+@pytest.mark.parametrize("kind", [np.float64, np.float16, np.float32])
+def test_floating_point_pictures_that_pillow_does_not_read_are_named(tmp_path, kind):
+    values = np.ones((3, 3, 3 if kind is np.float32 else 1), kind)
+    (tmp_path / "a.tif").write_bytes(tiff(values))
     for reader in (check_picture, lambda file: decode(file, 1)):
-        with pytest.raises(DataError, match="floating-point"):
-            reader(path)
+        with pytest.raises(DataError, match=r"grey ones of 32 bits are read; others .* arrays"):
+            reader(tmp_path / "a.tif")
+
+
+def test_floating_point_pictures_are_converted_by_the_scale(tmp_path):
+    """Oracle: the definition, in numpy."""
+    values = np.random.default_rng(0).uniform(-0.2, 1.2, (6, 5)).astype(np.float32)
+    path = saved(tmp_path / "a.tif", values)
+    expected = np.clip(np.rint(values * np.float32(255)), 0, 255)
+    np.testing.assert_array_equal(decode(path, 1, scale=PixelScale(0, 1))[..., 0], expected)
+    levels = check_picture(path).levels
+    assert (levels.is_deep, levels.is_float) == (True, True)
+    assert (levels.low, levels.high) == (values.min(), values.max())
+    for bad in (np.nan, np.inf):
+        values[2, 2] = bad
+        with pytest.raises(DataError, match="NaN or infinite"):
+            check_picture(saved(tmp_path / "b.tif", values))
+
+
+def test_the_scale_of_fractions_says_nothing_of_whole_numbers(tmp_path):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (6, 5)).astype(np.uint16)
+    path = saved(tmp_path / "a.png", values)
+    np.testing.assert_array_equal(decode(path, 1, scale=PixelScale(0, 1)), decode(path, 1))
 
 
 def test_32_bit_values_beyond_16_bits_are_refused(tmp_path):

@@ -143,7 +143,8 @@ def decode(
     size : (int, int), optional
         Height and width to resize to; the picture's own by default.
     scale : PixelScale
-        Black and white of files with more than 8 bits a channel; by default 0 and 65535.
+        Black and white of files with more than 8 bits a channel; by default 0 and 65535, as for
+        whole numbers where it is that of fractions.
     framing : Framing, optional
         How the picture gets that size; by default it is resized without regard to its shape.
 
@@ -169,7 +170,7 @@ def decode(
         )
     with _opened(picture) as image:
         if channels not in _PLAIN:
-            return _each_channel(_with_opacity(image), channels, size, framing)
+            return _each_channel(_with_opacity(image, scale), channels, size, framing)
         return _framed(_upright(image, picture, scale), channels, size, framing)
 
 
@@ -203,7 +204,7 @@ def decode_deep(
     Parameters
     ----------
     picture : Path or uint16 array (H, W, C)
-        A grey picture file of 16 bits, or pixels.
+        A grey or RGB picture file of 16 bits without transparency, or pixels.
     channels : int
         Channels that it must have.
     size : (int, int), optional
@@ -220,12 +221,10 @@ def decode_deep(
             return picture
     else:
         with _opened(picture) as image:
-            image.load()
-            if not image.mode.startswith("I") or channels != 1:
-                raise ValueError("it has no 16 bits of grey, which the net reads")
+            stored = _deep_values(image, picture, channels)
             turn = _TRANSPOSITIONS.get(_orientation(image))
-            plain = Image.fromarray(_integers(image, SIXTEEN_BIT).astype(np.float32))
-            planes = [plain if turn is None else plain.transpose(turn)]
+            planes = [Image.fromarray(stored[..., n].astype(np.float32)) for n in range(channels)]
+            planes = [plane if turn is None else plane.transpose(turn) for plane in planes]
     if size is not None:
         planes = [each.resize((size[1], size[0]), Image.Resampling.BILINEAR) for each in planes]
     values = np.stack([np.asarray(each) for each in planes], axis=2)
@@ -233,12 +232,24 @@ def decode_deep(
     return deep
 
 
-def _with_opacity(image: Image.Image) -> NDArray[np.uint8]:
+def _deep_values(image: Image.Image, path: PictureFile, channels: int) -> NDArray[np.integer]:
+    """Stored values (H, W, `channels`) of an open picture file of 16 bits a channel."""
+    is_colour = _is_16_bit_colour(image)
+    image.load()  # Turns a TIFF, which states no orientation afterwards.
+    if is_colour and channels == 3 and not image.has_transparency_data:
+        return _wide_values(path)
+    if not image.mode.startswith("I") or channels != 1:
+        kind = "grey" if channels == 1 else "RGB without transparency"
+        raise ValueError(f"it has no 16 bits of {kind}, which the net reads")
+    return _integers(image, SIXTEEN_BIT)[..., None]
+
+
+def _with_opacity(image: Image.Image, scale: PixelScale) -> NDArray[np.uint8]:
     """RGB and opacity (H, W, 4) of an open picture file, upright; of 16 bits the upper 8."""
     image.load()
     turn = _TRANSPOSITIONS.get(_orientation(image))
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_grey_or_rgb(image, SIXTEEN_BIT)
+        image = _to_grey_or_rgb(image, scale if image.mode == "F" else SIXTEEN_BIT)
     plain = _in_mode(image, "RGBA")
     return np.asarray(plain if turn is None else plain.transpose(turn))
 
@@ -326,6 +337,8 @@ def check_with_thumbnail(
         image.load()
         if image.mode.startswith("I"):
             plain, levels = None, Levels.of(_integers(image, SIXTEEN_BIT), is_deep=True)
+        elif image.mode == "F":
+            plain, levels = None, Levels.of(_fractions(image), is_deep=True)
         else:
             plain = _to_grey_or_rgb(image, SIXTEEN_BIT)
             levels = _levels(plain, is_wide=is_wide)
@@ -543,7 +556,7 @@ def _bytes_a_pixel(image: Image.Image, is_draft: bool) -> int:
 
 def _upright(image: Image.Image, path: PictureFile, scale: PixelScale) -> Image.Image:
     """Grey or RGB pixels of an open picture file, turned as its EXIF says."""
-    plain = _wide_colour(path, scale) if _is_wide(image, scale) else None
+    plain = _wide_colour(path, scale.of_files) if _is_wide(image, scale) else None
     image.load()
     turn = _TRANSPOSITIONS.get(_orientation(image))
     plain = plain or _to_grey_or_rgb(image, scale)
@@ -573,11 +586,22 @@ def _is_16_bit_colour(image: Image.Image) -> bool:
 
 def _is_wide(image: Image.Image, scale: PixelScale) -> bool:
     # With the full 16 bits the upper 8 bits are the answer, as everywhere else.
-    return scale != SIXTEEN_BIT and _is_16_bit_colour(image)
+    return scale.of_files != SIXTEEN_BIT and _is_16_bit_colour(image)
 
 
 def _wide_colour(path: PictureFile, scale: PixelScale) -> Image.Image:
-    """16-bit colour in all its bits: the upper and the lower bytes are read one after the other."""
+    """16-bit colour, converted from all its bits."""
+    values = _wide_values(path)
+    pixels: NDArray[np.uint8] = np.empty(values.shape, np.uint8)
+    for start in range(0, len(pixels), _ROWS):
+        pixels[start : start + _ROWS] = scale.to_uint8(values[start : start + _ROWS])
+    if pixels.shape[2] == 4:
+        return _over_white(Image.fromarray(pixels))
+    return Image.fromarray(pixels)
+
+
+def _wide_values(path: PictureFile) -> NDArray[np.uint16]:
+    """Values (H, W, 3 or 4) of 16-bit colour: the upper and the lower bytes are read in turn."""
     halves = []
     for order in ("", "swapped"):
         with (
@@ -587,13 +611,11 @@ def _wide_colour(path: PictureFile, scale: PixelScale) -> Image.Image:
             if order:
                 image.tile = [_swapped(tile) for tile in image.tile]
             halves.append(np.asarray(image))
-    pixels = np.empty_like(halves[0])
-    for start in range(0, len(pixels), _ROWS):
-        high, low = (half[start : start + _ROWS].astype(np.uint16) for half in halves)
-        pixels[start : start + _ROWS] = scale.to_uint8(high * np.uint16(256) + low)
-    if pixels.shape[2] == 4:
-        return _over_white(Image.fromarray(pixels))
-    return Image.fromarray(pixels)
+    values: NDArray[np.uint16] = halves[0].astype(np.uint16)
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        values[rows] = values[rows] * np.uint16(256) + halves[1][rows]
+    return values
 
 
 def _swapped(tile: Any) -> Any:
@@ -617,7 +639,7 @@ def _levels(plain: Image.Image, *, is_wide: bool) -> Levels:
     used = np.flatnonzero(counts)
     low, high = int(used[0]), int(used[-1])
     extreme = counts[low] + (counts[high] if high > low else 0)
-    return Levels(low, high, float(extreme / counts.sum()), is_deep=False)
+    return Levels(float(low), float(high), float(extreme / counts.sum()), is_deep=False)
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -656,10 +678,10 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _to_grey_or_rgb(image: Image.Image, scale: PixelScale) -> Image.Image:
     """Convert to mode L or RGB, transparency blended with white."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, 8 or 16 bits are read")
-    if image.mode.startswith("I"):
-        values = _integers(image, scale)
+    if image.mode.startswith("I") or image.mode == "F":
+        is_whole = image.mode != "F"
+        scale = scale.of_files if is_whole else scale
+        values = _integers(image, scale) if is_whole else _fractions(image)
         pixels = np.empty(values.shape, np.uint8)
         for start in range(0, len(values), _ROWS):
             pixels[start : start + _ROWS] = scale.to_uint8(values[start : start + _ROWS])
@@ -687,9 +709,21 @@ def _integers(image: Image.Image, scale: PixelScale) -> NDArray[np.integer]:
     return values
 
 
+def _fractions(image: Image.Image) -> NDArray[np.float32]:
+    """Values of a picture of floating-point numbers."""
+    values: NDArray[np.float32] = np.asarray(image)
+    for start in range(0, len(values), _ROWS):
+        if not np.isfinite(values[start : start + _ROWS]).all():
+            raise ValueError("NaN or infinite pixels")
+    return values
+
+
 def _unreadable(path: PictureFile, error: BaseException) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         reason = "not a picture of a known format"
+        if path.suffix.lower() in _TIFF.split():
+            reason += " (of TIFF files with floating-point pixels, grey ones of 32 bits are read; "
+            reason += "others can be given as arrays in .npy or .npz files)"
     else:
         reason = str(error) if not isinstance(error, OSError) else error.strerror or str(error)
         reason = reason or "it is damaged"

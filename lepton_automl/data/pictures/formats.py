@@ -25,6 +25,8 @@ class FormatTable:
     has_alpha: NDArray[np.bool_]
     is_deep: NDArray[np.bool_]
     """Whether values have more than 8 bits."""
+    is_float: NDArray[np.bool_]
+    """Whether they are floating-point numbers."""
     has_frames: NDArray[np.bool_]
     """Whether the file holds more than one picture, of which the first is used."""
 
@@ -41,6 +43,7 @@ class FormatTable:
             np.array([info.is_grey for info in infos], np.bool_),
             np.array([info.has_transparency for info in infos], np.bool_),
             np.array([info.levels.is_deep for info in infos], np.bool_),
+            np.array([info.levels.is_float for info in infos], np.bool_),
             np.array([info.is_animated for info in infos], np.bool_),
         )
 
@@ -57,6 +60,7 @@ class FormatTable:
             no,
             no,
             no,
+            no,
         )
 
     def select(self, places: NDArray[np.int64]) -> FormatTable:
@@ -68,13 +72,14 @@ class FormatTable:
             self.is_grey[places],
             self.has_alpha[places],
             self.is_deep[places],
+            self.is_float[places],
             self.has_frames[places],
         )
 
-    @property
-    def are_deep_and_grey(self) -> bool:
-        """Whether all are grey pictures of more than 8 bits."""
-        return bool((self.is_deep & self.is_grey).all())
+    def are_deep(self, channels: int) -> bool:
+        """Whether all have 16 bits a channel: grey for 1 channel, RGB without opacity for 3."""
+        is_right = self.is_grey if channels == 1 else ~self.is_grey & ~self.has_alpha
+        return channels in (1, 3) and bool((self.is_deep & ~self.is_float & is_right).all())
 
     @property
     def shapes(self) -> NDArray[np.str_]:
@@ -91,7 +96,8 @@ class FormatTable:
         kinds = np.where(self.is_grey, "grey", "colour").astype("<U40")
         for has, word in (
             (self.has_alpha, "alpha"),
-            (self.is_deep, "16 bit"),
+            (self.is_deep & ~self.is_float, "16 bit"),
+            (self.is_float, "float"),
             (self.has_frames, "several frames"),
         ):
             kinds = np.where(has, np.char.add(kinds, f", {word}"), kinds)

@@ -23,6 +23,9 @@ from lepton_automl.errors import ConfigError, DataError
 
 _BEYOND_SHARE = 0.2
 """Share of the pictures of a part that may have values above white; hot pixels are in few."""
+_ROUNDED, _BOTH_SIDES, _REACH, _DARK = 0.01, 0.5, 0.9, 32
+"""Of floating-point pixels: what rounding adds beyond 0 to 1; what values on both sides of 0 must
+pass, and one of them reach, to be taken for -1 to 1; values up to this are no counts."""
 _BLOCK_PIXELS = 1 << 22
 """Pixels that are compared at once."""
 
@@ -31,29 +34,34 @@ _BLOCK_PIXELS = 1 << 22
 class Levels:
     """Darkest and brightest stored value of a picture."""
 
-    low: int
-    high: int
+    low: float
+    high: float
     extreme_share: float
     """Share of the values that are one of these two, 0 to 1."""
     is_deep: bool = False
     """Whether the values have more than 8 bits, so that they need a pixel scale."""
+    is_float: bool = False
+    """Whether they are floating-point numbers; they are deep then."""
 
     @classmethod
-    def of(cls, values: NDArray[np.integer], *, is_deep: bool = False) -> Levels:
+    def of(
+        cls, values: NDArray[np.integer] | NDArray[np.floating], *, is_deep: bool = False
+    ) -> Levels:
         """The levels of an array of values."""
-        low, high = int(values.min()), int(values.max())
+        low, high = float(values.min()), float(values.max())
         share = float(((values == low) | (values == high)).mean())
-        return cls(low, high, share, is_deep)
+        return cls(low, high, share, is_deep, values.dtype.kind == "f")
 
 
 @dataclass(frozen=True, eq=False)
 class LevelTable:
     """The levels of many pictures, a column a field of `Levels`."""
 
-    low: NDArray[np.int64]
-    high: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     extreme_share: NDArray[np.float64]
     is_deep: NDArray[np.bool_]
+    is_float: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.low)
@@ -62,10 +70,11 @@ class LevelTable:
     def of(cls, rows: Sequence[Levels]) -> Self:
         """From the levels of each picture."""
         return cls(
-            np.array([row.low for row in rows], np.int64),
-            np.array([row.high for row in rows], np.int64),
+            np.array([row.low for row in rows], np.float64),
+            np.array([row.high for row in rows], np.float64),
             np.array([row.extreme_share for row in rows], np.float64),
             np.array([row.is_deep for row in rows], np.bool_),
+            np.array([row.is_float for row in rows], np.bool_),
         )
 
     @classmethod
@@ -79,21 +88,30 @@ class LevelTable:
             is_extreme = (block == low[chosen, None]) | (block == high[chosen, None])
             share[chosen] = is_extreme.mean(1)
         none = np.zeros(len(flat), np.bool_)
-        return cls(low.astype(np.int64), high.astype(np.int64), share, none)
+        return cls(low.astype(np.float64), high.astype(np.float64), share, none, none)
 
     def select(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> LevelTable:
         """The rows at `places`."""
         return LevelTable(
-            self.low[places], self.high[places], self.extreme_share[places], self.is_deep[places]
+            self.low[places],
+            self.high[places],
+            self.extreme_share[places],
+            self.is_deep[places],
+            self.is_float[places],
         )
 
     def to_8_bit(self, scale: PixelScale) -> LevelTable:
-        """Copy in which values of more than 8 bits are converted by `scale`."""
+        """Copy in which values of more than 8 bits are converted, as by `decode.decode`."""
         low, high = (
-            np.where(self.is_deep, scale.to_uint8(column), column).astype(np.int64)
+            np.where(
+                self.is_float,
+                scale.to_uint8(column),
+                np.where(self.is_deep, scale.of_files.to_uint8(column), column),
+            ).astype(np.float64)
             for column in (self.low, self.high)
         )
-        return LevelTable(low, high, self.extreme_share, np.zeros(len(self), np.bool_))
+        none = np.zeros(len(self), np.bool_)
+        return LevelTable(low, high, self.extreme_share, none, none)
 
 
 def scale_files(
@@ -131,38 +149,38 @@ def scale_files(
         If the stated scale does not fit.
     """
     training = parts.get("train")
+    are_floats = _are_floats(parts)
     if stated is not None:
         for name, rows in parts.items():
             _check_stated(stated, name, rows)
         notes = [_clipped(name, rows, stated) for name, rows in parts.items()]
         return stated, None, tuple(filter(None, notes))
-    highest = None if training is None else int(training.high.max())
-    is_usable = known is not None and (known.is_deep or known not in NAMED.values())
-    scale = known if known is not None and is_usable else None
-    scale = scale or (SIXTEEN_BIT if highest is None else smallest_bits(highest)) or SIXTEEN_BIT
+    highest = None if training is None else float(training.high.max())
+    scale = _chosen(parts, known, are_floats=are_floats)
     reached = scale.white if highest is None else highest
     for name, rows in parts.items():
         beyond = float((rows.high > scale.white).mean())
-        if beyond > _BEYOND_SHARE or has_other_scale(int(rows.high.max()), scale, reached):
-            seen = "8-bit training pictures" if training is None else f"training up to {highest}"
+        if beyond > _BEYOND_SHARE or has_other_scale(float(rows.high.max()), scale, reached):
+            seen = "8-bit training pictures" if training is None else f"training up to {highest:g}"
             raise DataError(
                 f"pictures with 16 bits a channel have different scales: {seen} ({scale}), but "
-                f"{name} up to {rows.high.max()}",
+                f"{name} up to {rows.high.max():g}",
                 fix=f"give all parts in one scale, or state it with {OPTION}",
             )
     notes = [_clipped(name, rows, scale) for name, rows in parts.items()]
     if training is None:
         evidence = "no training picture has more than 8 bits a channel"
         return scale, decision(scale, evidence, certainty="assumed"), tuple(filter(None, notes))
+    kind = "floating-point pixels" if are_floats else "more than 8 bits a channel"
     evidence = (
-        f"{len(training)} of {training_count} training pictures have more than 8 bits a channel, "
-        f"values {training.low.min()} to {highest}"
+        f"{len(training)} of {training_count} training pictures have {kind}, values "
+        f"{training.low.min():g} to {highest:g}"
     )
-    usual = smallest_bits(float(np.quantile(training.high, 0.9)))
+    usual = None if are_floats else smallest_bits(float(np.quantile(training.high, 0.9)))
     if usual is not None and usual.white * 15 < scale.white:
         evidence += f", 9 of 10 only up to {np.quantile(training.high, 0.9):.0f}"
         notes.append(
-            f"few pictures reach {highest}, 9 of 10 stay within {usual.white:g}: if the others "
+            f"few pictures reach {highest:g}, 9 of 10 stay within {usual.white:g}: if the others "
             f"hold marks or faults, state the scale: {OPTION}={usual.name}"
         )
     if len(training) < training_count:
@@ -173,16 +191,71 @@ def scale_files(
     return scale, decision(scale, evidence), tuple(filter(None, notes))
 
 
+def _chosen(
+    parts: Mapping[str, LevelTable], known: PixelScale | None, *, are_floats: bool
+) -> PixelScale:
+    """The scale of the data that a net was trained on, where files may have it; else their own."""
+    if known is not None and (are_floats or known.is_deep or known not in NAMED.values()):
+        return known
+    training = parts.get("train")
+    if are_floats:
+        return _scale_of_floats(training or next(iter(parts.values())))
+    found = None if training is None else smallest_bits(float(training.high.max()))
+    return found or SIXTEEN_BIT
+
+
+def _are_floats(parts: Mapping[str, LevelTable]) -> bool:
+    """Whether pictures of more than 8 bits are floating-point numbers, all or none.
+
+    Raises
+    ------
+    DataError
+        If only some are.
+    """
+    found = np.concatenate([rows.is_float for rows in parts.values()])
+    if found.any() and not found.all():
+        raise DataError(
+            f"{found.sum()} pictures have floating-point pixels, {(~found).sum()} 16 bits a "
+            "channel: one scale cannot hold for both",
+            fix="convert one kind into the other",
+        )
+    return bool(found.all())
+
+
+def _scale_of_floats(training: LevelTable) -> PixelScale:
+    """The scale of floating-point pictures: 0 to 1, -1 to 1, or whole numbers' of 8 to 16 bits.
+
+    Raises
+    ------
+    DataError
+        If their range shows none.
+    """
+    low, high = float(training.low.min()), float(training.high.max())
+    if low >= -_ROUNDED and 0 < high <= 1 + _ROUNDED:
+        return NAMED["unit"]
+    reaches = -1 - _ROUNDED <= low <= -_BOTH_SIDES and _BOTH_SIDES <= high <= 1 + _ROUNDED
+    if reaches and max(-low, high) >= _REACH:
+        return NAMED["symmetric"]
+    found = smallest_bits(high) if low >= 0 and high > _DARK else None
+    if found is None:
+        raise DataError(
+            f"pictures have floating-point pixels from {low:g} to {high:g} in training; recognised "
+            "are 0 to 1, -1 to 1, and 0 to 255 or what 10 to 16 bits hold",
+            fix=f"state what is black and white, such as {OPTION}={low:.6g}:{high:.6g}",
+        )
+    return found
+
+
 def _check_stated(stated: PixelScale, name: str, rows: LevelTable) -> None:
     """Refuse a scale that would make files of a part black or white."""
-    high, beyond = int(rows.high.max()), float((rows.high > stated.white).mean())
+    high, beyond = float(rows.high.max()), float((rows.high > stated.white).mean())
     is_named = stated in NAMED.values()
     is_black = high - stated.black < stated.width / 128
-    is_white = stated.white <= 1 or int(rows.low.min()) >= stated.white
+    is_white = bool(stated.white <= 1 and not rows.is_float.any()) or rows.low.min() >= stated.white
     if is_black or is_white or (is_named and beyond > _BEYOND_SHARE):
         raise ConfigError(
             f"{OPTION} {stated.name}: {stated.black:g} is black and {stated.white:g} white, but "
-            f"{name} pictures with 16 bits a channel hold {rows.low.min()} to {high}",
+            f"{name} pictures with more than 8 bits a channel hold {rows.low.min():g} to {high:g}",
             fix=f"leave {OPTION} out, or give the values of black and white in these files",
         )
 
@@ -193,5 +266,5 @@ def _clipped(name: str, rows: LevelTable, scale: PixelScale) -> str:
         return ""
     return (
         f"{count} of {len(rows)} {name} pictures with 16 bits a channel have values above "
-        f"{scale.white:g}, up to {rows.high.max()}, which become white"
+        f"{scale.white:g}, up to {rows.high.max():g}, which become white"
     )
