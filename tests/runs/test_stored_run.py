@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import threading
 import time
-from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -16,20 +15,13 @@ from lepton_automl.core.object_storage import FolderStorage, RetryingStorage
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs import store as stores
 from lepton_automl.runs import store_copy, stored_run
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.runs.store import Store
 from lepton_automl.runs.stored_run import StoredRun
 from tests.helpers.processes import eventually
 from tests.helpers.storages import Planned, dying, failing
-
-DEFINITION = (
-    'format = 2\ndata = "digits"\ntest = ""\nskip_corrupt = false\ndata_fingerprint = "ab"\n'
-    'space = "tiny"\nspace_digest = "cd"\nobjectives = ["accuracy"]\nseed = 3\n'
-    'target = "x86-any"\nprefer = "size"\n\n[limits]\n'
-)
-WANTED = Definition.from_toml(DEFINITION)
-OTHER = Definition.from_toml(DEFINITION.replace("seed = 3", "seed = 4"))
+from tests.helpers.stored_runs import OTHER, WANTED, command
 
 
 @pytest.fixture(autouse=True)
@@ -49,24 +41,6 @@ def _quick(monkeypatch):
 @pytest.fixture
 def place(tmp_path):
     return str(tmp_path / "store")
-
-
-@contextmanager
-def command(place, path, *, wanted=WANTED, fresh=False, takes_over=False, events=None):
-    """A command on a run with a store, without data and search."""
-    folder, said = RunFolder(path), [] if events is None else events
-    with ExitStack() as stack:
-        stored = StoredRun(place, folder, takes_over=takes_over, emit=said.append)
-        stack.enter_context(stored)
-        folder.check_claim(wanted, fresh=fresh)
-        stored.check(wanted, fresh=fresh)
-        run_id = "" if fresh else stored.run_id
-        lock = stack.enter_context(folder.claimed(wanted, fresh=fresh, run_id=run_id))
-        stored.take(fresh=fresh)
-        ledger = Ledger(folder.ledger, lock=lock, run_id=folder.definition().run_id)
-        stack.callback(ledger.close)
-        stack.enter_context(stored.copied(ledger, said.append))
-        yield folder, ledger
 
 
 def begin_and_end(place, path, **options):
