@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
+    from lepton_automl.pipeline.inspection import NetReport
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
     from lepton_automl.pipeline.stores import StoreState
@@ -464,6 +465,33 @@ def predict(
         on_unreadable=on_unreadable,
         on_note=on_note,
     )
+
+
+def inspect(
+    artifact: str | Path,
+    *,
+    svg: str | Path | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> NetReport:
+    """Layers, memory, kernels and times of an ONNX file; see `lepton inspect --help`.
+
+    Parameters
+    ----------
+    artifact
+        An artifact folder, the run folder, or any ONNX file.
+    svg
+        Drawing of the net to be written.
+    on_note : callable, optional
+        Receives a sentence where no manifest confirms the ONNX file.
+
+    Raises
+    ------
+    LeptonError
+        With a way out, `fix`.
+    """
+    from lepton_automl.pipeline.inspection import inspect as inspect_artifact
+
+    return inspect_artifact(Path(artifact), svg=None if svg is None else Path(svg), on_note=on_note)
 
 
 def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:

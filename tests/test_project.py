@@ -161,6 +161,7 @@ READS_ITSELF = {
     "core/network_disks.py": "/proc",
     "core/scratch.py": "locks on folders, without reading",
     "cost/device_bench.py": "a kit on a device, which has no lepton",
+    "cost/kernels.py": "the graph and the profile that ONNX Runtime has just written",
     "cost/targets.py": "a file of the package",
     "core/memory.py": "files of the kernel in /proc and /sys",
     "core/large_arrays.py": "a deleted file that it has made itself",

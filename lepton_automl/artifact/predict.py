@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
-from lepton_automl.artifact.manifest import Manifest
 from lepton_automl.artifact.provenance import read_provenance
+from lepton_automl.artifact.sealed_model import Seal, locate_model
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.data import audio_files, signal_files
 from lepton_automl.data.layouts import series_tables, ucr_series
 from lepton_automl.data.pictures import array_files, decode
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
-from lepton_automl.errors import ArtifactError, ConfigError, DataError, first_line
+from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.metrics.joined import join_answers
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.onnx_export import FRONT_END
@@ -108,9 +107,10 @@ def predict(
         If `pixel_scale` states no scale.
     """
     stated = parse_scale(pixel_scale)
-    model, sealed = _located(artifact)
+    shipped = locate_model(artifact)
+    model, sealed = shipped.path, shipped.seal
     start_process()
-    content = _content(model, sealed, on_note)
+    content = shipped.content(on_note)
     with UntrustedSession(model, content, model.parent, _WORDS) as session:
         labels, framing = _labels(session, model), _framing(session, model)
         report = on_unreadable or _raise
@@ -315,7 +315,7 @@ def _suffixes(channels: int) -> frozenset[str]:
 
 
 def _recorded_scale(
-    session: UntrustedSession, model: Path, sealed: _Seal | None
+    session: UntrustedSession, model: Path, sealed: Seal | None
 ) -> PixelScale | None:
     """Black and white of the stored pixels, as recorded with the net; None: those of 8 bits."""
     text = session.words.get(manifest.PIXEL_SCALE, "")
@@ -349,69 +349,6 @@ def _remark(path: Path, scale: PixelScale) -> str:
         f"{path} has values {levels.low:g} to {levels.high:g}, but {scale.white:g} is taken for "
         f"white ({scale.name}); {OPTION} states another scale"
     )
-
-
-@dataclass(frozen=True)
-class _Seal:
-    """The artifact that a model is a file of."""
-
-    folder: Path
-    manifest: Manifest
-    name: str
-    """Path of the model inside the folder."""
-
-
-def shipped_file(artifact: Path) -> Path:
-    """The ONNX file of a run folder or an artifact folder, or the given ONNX file itself.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-    """
-    return _located(artifact)[0]
-
-
-def _located(artifact: Path) -> tuple[Path, _Seal | None]:
-    """The ONNX file, and the artifact that it belongs to; None for one outside of an artifact."""
-    if artifact.is_file() and artifact.suffix == ".onnx":
-        return artifact, _seal_of(artifact)
-    if artifact.is_file() or not artifact.exists():
-        raise DataError(
-            f"{artifact} {'is no ONNX file' if artifact.is_file() else 'does not exist'}",
-            fix="give a run folder, its artifact/ or an .onnx file, then the pictures",
-        )
-    nested = artifact / "artifact"
-    folder = nested if nested.is_dir() and not (artifact / manifest.MANIFEST).exists() else artifact
-    found = manifest.read_manifest(folder)
-    return folder / found.shipped, _Seal(folder, found, found.shipped)
-
-
-def _seal_of(model: Path) -> _Seal | None:
-    """The artifact in whose folder a model lies under one of the names in an artifact."""
-    for folder in (model.absolute().parent, model.absolute().parent.parent):
-        name = model.absolute().relative_to(folder).as_posix()
-        if name in manifest.MODELS and (folder / manifest.MANIFEST).is_file():
-            try:
-                return _Seal(folder, manifest.read_manifest(folder), name)
-            except ArtifactError as error:
-                raise ArtifactError(
-                    error.what, fix=f"{error.fix}; alone in another folder the file can be used"
-                ) from error
-            except DataError:
-                return None  # Files of an artifact of another format can be used as they are.
-    return None
-
-
-def _content(model: Path, sealed: _Seal | None, on_note: Callable[[str], None]) -> bytes:
-    """Content of the file, which has the digest in the manifest if there is one."""
-    if sealed is not None:
-        return sealed.manifest.content(sealed.folder, sealed.name)
-    on_note(
-        f"{model} is unsealed: no {manifest.MANIFEST} lists its sha256, so a change would not "
-        "be noticed"
-    )
-    return untrusted_files.read_bytes(model, MODEL, fix=_FIX)
 
 
 def _labels(session: UntrustedSession, model: Path) -> list[str]:

@@ -15,6 +15,7 @@ from lepton_automl.cli.compress import compress
 from lepton_automl.cli.dashboard import dashboard
 from lepton_automl.cli.data import data
 from lepton_automl.cli.export import export
+from lepton_automl.cli.inspect import inspect
 from lepton_automl.cli.pick import pick
 from lepton_automl.cli.predict import predict
 from lepton_automl.cli.run import run
@@ -53,6 +54,7 @@ for command in (
     store,
     dashboard,
     predict,
+    inspect,
     spaces,
     bench,
 ):

@@ -9,6 +9,7 @@ import onnx
 from onnx import GraphProto, NodeProto, numpy_helper
 
 from lepton_automl.cost.cost import Cost
+from lepton_automl.cost.memory_steps import MemoryStep, peak_step
 from lepton_automl.models.front_end_onnx import ancestors, features_name
 from lepton_automl.models.onnx_file import WEIGHTED
 
@@ -33,25 +34,26 @@ def onnx_cost(file: bytes, value_bytes: int) -> Cost:
     model = onnx.ModelProto.FromString(file)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = _shapes(graph)
+    shapes = shapes_of(graph)
     weights, parameters = _sizes(graph)
     return Cost(
         size_bytes=len(file),
         weight_bytes=weights,
         parameter_bytes=parameters,
-        macs=sum(_macs(node, shapes) for node in _net(model)),
-        peak_ram_bytes=_peak(graph, shapes) * value_bytes,
+        macs=sum(macs_of(node, shapes) for node in net_nodes(model)),
+        peak_ram_bytes=peak_step(memory_steps_of(graph, shapes)[1:]).size * value_bytes,
     )
 
 
-def _net(model: onnx.ModelProto) -> list[NodeProto]:
-    """The nodes, without those of the front end of a file that reads audio."""
+def net_nodes(model: onnx.ModelProto) -> list[NodeProto]:
+    """The nodes in order, without those of the front end of a file that reads audio."""
     nodes, end = list(model.graph.node), features_name(model)
     front = set() if end is None else {node.output[0] for node in ancestors(nodes, end)}
     return [node for node in nodes if node.output[0] not in front]
 
 
-def _shapes(graph: GraphProto) -> dict[str, Shape]:
+def shapes_of(graph: GraphProto) -> dict[str, Shape]:
+    """Dimensions of each tensor whose shape is known; unknown dimensions count 1."""
     found = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -73,7 +75,7 @@ def _sizes(graph: GraphProto) -> tuple[int, int]:
     return sum(every[name] for name in heavy & every.keys()), sum(every.values())
 
 
-def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
+def macs_of(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
     """Multiply-accumulates of a node: output elements times weights per output."""
     place = WEIGHTED.get(node.op_type)
     if place is None or node.output[0] not in shapes or node.input[place] not in shapes:
@@ -89,8 +91,11 @@ def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
     return math.prod(y) * depth
 
 
-def _peak(graph: GraphProto, shapes: Mapping[str, Shape]) -> int:
-    """Peak number of live elements while nodes run in order; conversions count nothing."""
+def memory_steps_of(graph: GraphProto, shapes: Mapping[str, Shape]) -> list[MemoryStep]:
+    """Feature maps alive while nodes run in order; conversions and views count nothing.
+
+    Steps are named as their outputs. Nothing is overwritten in place.
+    """
     constant = {tensor.name for tensor in graph.initializer}
     same: dict[str, str] = {}
     steps: list[tuple[list[str], str]] = []
@@ -105,11 +110,11 @@ def _peak(graph: GraphProto, shapes: Mapping[str, Shape]) -> int:
     last = {name: step for step, (inputs, _) in enumerate(steps) for name in inputs}
     size = {name: math.prod(shapes.get(name, (0,))) for inputs, y in steps for name in (*inputs, y)}
     alive = {graph.input[0].name: size.get(graph.input[0].name, 0)}
-    most = 0
+    found = [MemoryStep("", tuple(alive.items()))]
     for step, (inputs, y) in enumerate(steps):
         alive[y] = size[y]
-        most = max(most, sum(alive.values()))
+        found.append(MemoryStep(y, tuple(alive.items())))
         for name in (*inputs, y):
             if last.get(name, -1) <= step and name != y:
                 alive.pop(name, None)
-    return int(most)
+    return found

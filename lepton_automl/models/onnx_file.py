@@ -164,8 +164,10 @@ def with_metadata(file: bytes, words: Mapping[str, str]) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.InferenceSession:
-    """Open a file in ONNX Runtime on one CPU thread, all optimisations, no spinning.
+def open_session(
+    file: bytes, *, optimized_to: str = "", profile_to: str = "", threads: int = 1
+) -> onnxruntime.InferenceSession:
+    """Open a file in ONNX Runtime on the CPU, all optimisations, no spinning.
 
     Parameters
     ----------
@@ -173,9 +175,14 @@ def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.Inferenc
         The ONNX file.
     optimized_to : str
         Path to which ONNX Runtime writes the optimised graph; empty writes none.
+    profile_to : str
+        Beginning of the path to which its profiler writes when `end_profiling` is called; empty
+        profiles nothing.
+    threads : int
+        That share an operation, at least 1.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -183,6 +190,9 @@ def open_session(file: bytes, *, optimized_to: str = "") -> onnxruntime.Inferenc
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized_to:
         options.optimized_model_filepath = optimized_to
+    if profile_to:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_to
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

@@ -69,6 +69,11 @@ _FIX = "give an ONNX file that lepton wrote"
 _EXPORT = "export it with standard ONNX operators"
 
 
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
+WITH_ONNX_RUNTIME = (*STANDARD, "com.microsoft")
+"""Domains of files that are only run, and may have been quantized by ONNX Runtime."""
+
 OnWeights = Callable[[int], None]
 """Receives the bytes of a file of weights before it is read."""
 
@@ -84,6 +89,7 @@ def parse(
     *,
     fix: str = _FIX,
     on_weights: OnWeights = _ignore,
+    domains: tuple[str, ...] = STANDARD,
 ) -> ModelProto:
     """Parse a model of standard operators; local functions are inlined, external weights read.
 
@@ -99,6 +105,8 @@ def parse(
         The way out where it is no ONNX file at all.
     on_weights : callable, optional
         Receives the size of each file of weights, so that a limit on memory can grow by it.
+    domains : tuple of str
+        Of the operators that are read.
 
     Raises
     ------
@@ -110,7 +118,7 @@ def parse(
     except (DecodeError, ValueError) as error:
         raise _refused(source, f"not an ONNX file: {error or 'damaged'}", fix) from error
     model = _inlined(source, model)
-    _check_graph(source, model, fix)
+    _check_graph(source, model, fix, domains)
     _fetch_external(source, model.graph, folder, on_weights)
     return model
 
@@ -137,7 +145,7 @@ def _inlined(source: Source, model: ModelProto) -> ModelProto:
         ) from error
 
 
-def _check_graph(source: Source, model: ModelProto, fix: str) -> None:
+def _check_graph(source: Source, model: ModelProto, fix: str, domains: tuple[str, ...]) -> None:
     opset, graph = opset_of(model), model.graph
     if not graph.node:
         raise _refused(source, "it has no operators", fix)
@@ -149,7 +157,7 @@ def _check_graph(source: Source, model: ModelProto, fix: str) -> None:
     ):
         if count > MAX_PARTS:
             raise _refused(source, f"it has {count} {what}, at most {MAX_PARTS} are read", fix)
-    unknown = {f"{n.domain}.{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx")}
+    unknown = {f"{n.domain}.{n.op_type}" for n in graph.node if n.domain not in domains}
     if unknown:
         way_out = _EXPORT
         if any(name.startswith("com.microsoft") for name in unknown):

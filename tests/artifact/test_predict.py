@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from lepton_automl.artifact import manifest, writer
-from lepton_automl.artifact.predict import predict, shipped_file
+from lepton_automl.artifact.predict import predict
+from lepton_automl.artifact.sealed_model import locate_model
 from lepton_automl.data.pictures.pixel_scale import NAMED
 from lepton_automl.errors import ArtifactError, DataError
 from lepton_automl.models.arch import chain
@@ -66,14 +67,14 @@ def test_an_onnx_file_is_used_as_given(artifact, pictures):
 
 
 def test_a_run_folder_stands_for_its_artifact(artifact):
-    assert shipped_file(artifact.parent) == artifact / "model.int8.onnx"
+    assert locate_model(artifact.parent).path == artifact / "model.int8.onnx"
 
 
 def test_the_file_that_ships_is_used(artifact, tmp_path):
     copy = shutil.copytree(artifact, tmp_path / "artifact")
     body = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(body | {"primary": "float"}))
-    assert shipped_file(copy).name == "model.fp32.onnx"
+    assert locate_model(copy).path.name == "model.fp32.onnx"
 
 
 def test_a_lone_onnx_file_is_enough_and_is_said_to_be_unsealed(artifact, pictures, tmp_path):

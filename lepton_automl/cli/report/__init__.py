@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
+    from lepton_automl.pipeline.inspection import NetReport
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
     from lepton_automl.pipeline.sweep_table import SweepResult
@@ -32,6 +33,7 @@ __all__ = [
     "show_data",
     "show_error",
     "show_front",
+    "show_inspection",
     "show_pick",
     "show_predictions",
     "show_search",
@@ -137,6 +139,18 @@ def show_predictions(
         show(Text(f"note: {note}"), to_stderr=True)
     for error in unreadable:
         show(tables.error_view(error), to_stderr=True)
+
+
+def show_inspection(found: NetReport, notes: Sequence[str] = (), *, json: bool = False) -> None:
+    """Print the layers and kernels of a file; notes on stderr."""
+    from lepton_automl.cli.report import inspection_view as view
+
+    if json:
+        write_json(view.inspection_document(found))
+    else:
+        show(view.inspection_view(found))
+    for note in notes:
+        show(Text(f"note: {note}"), to_stderr=True)
 
 
 def show_error(error: LeptonError) -> None:

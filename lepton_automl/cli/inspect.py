@@ -1,0 +1,33 @@
+"""`lepton inspect`: layers, memory, kernels and times of an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lepton_automl import api
+from lepton_automl.cli import options as o
+
+Model = Annotated[
+    Path,
+    typer.Argument(help="The artifact folder, the run folder or an ONNX file, also of others."),
+]
+Svg = Annotated[
+    Path | None, typer.Option("--svg", help="Write a drawing of the net and its memory there.")
+]
+
+
+def inspect(artifact: Model, svg: Svg = None, json: o.Json = False) -> None:
+    """Show what an ONNX file holds and how it runs here.
+
+    Layers with shape, bytes and multiply-accumulates; feature maps alive at each layer; the kernel
+    of ONNX Runtime that computes it, and its microseconds. The file runs in a child process with
+    limits.
+    """
+    from lepton_automl.cli import report  # rich is slow to import; --help must not wait
+
+    notes: list[str] = []
+    found = api.inspect(artifact, svg=svg, on_note=notes.append)
+    report.show_inspection(found, notes, json=json)
