@@ -129,7 +129,10 @@ class FileFormat(ABC):
         """What the files below `folder` take; runs in the child process too."""
 
     def beyond_promise(
-        self, found: NDArray[np.float32], expected: NDArray[np.float32]
+        self,
+        found: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        net: QuantizedNet | None = None,
     ) -> tuple[str, ...]:
         """How answers break what the format promises, one sentence each.
 
@@ -137,7 +140,10 @@ class FileFormat(ABC):
         ----------
         found, expected : float32 array (n, classes)
             Probabilities by the files, and by the ONNX int8 file for the same samples.
+        net : QuantizedNet, optional
+            The net; some formats promise more for nets of certain operations.
         """
+        del net
         if not len(found):
             return ()
         apart, order = np.abs(found - expected).max(1), np.sort(expected, axis=1)

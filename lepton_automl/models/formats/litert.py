@@ -1,0 +1,120 @@
+"""LiteRT: one `.tflite` file for Android, LiteRT and LiteRT for Microcontrollers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import MODEL
+from lepton_automl.errors import DataError, first_line
+from lepton_automl.models.formats import FileFormat, Golden, Session, Sizes, Words
+from lepton_automl.models.graph import Gate
+from lepton_automl.models.litert_export.lowering import int8_litert
+from lepton_automl.models.litert_export.memory import arena_bytes
+from lepton_automl.models.quantization import QuantizedNet
+
+_FIX = "make the file again: lepton export RUN --format litert"
+
+_MEAN_DIFFERENCE, _MEAN_DIFFERENCE_WITH_GATES = 0.003, 0.012
+"""Largest mean over samples of the largest difference of a probability; that of nets with gates is
+larger because steps of a sigmoid are other ones ("LiteRT files" in docs/decisions.md)."""
+
+
+class Litert(FileFormat):
+    """One file for LiteRT (formerly TensorFlow Lite): uint8 pixels in, probabilities out."""
+
+    main = "model.int8.tflite"
+    max_difference = 0.05
+    same_class_share = 0.999
+
+    def files(self, net: QuantizedNet, words: Words, golden: Golden) -> dict[str, bytes]:
+        """The file; golden samples are not part of it."""
+        del golden
+        return {self.main: int8_litert(net, words.class_names)}
+
+    def session(self, folder: Path) -> Session:
+        """Open the file in LiteRT on one thread."""
+        path = folder / self.main
+        content = untrusted_files.read_bytes(path, MODEL, fix=_FIX)
+        return _LitertSession(path, content)
+
+    def sizes(self, folder: Path) -> Sizes:
+        """The bytes of the file, and what LiteRT for Microcontrollers plans for feature maps."""
+        content = untrusted_files.read_bytes(folder / self.main, MODEL, fix=_FIX)
+        return Sizes(len(content), arena_bytes=arena_bytes(content))
+
+    def beyond_promise(
+        self,
+        found: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        net: QuantizedNet | None = None,
+    ) -> tuple[str, ...]:
+        """As of all formats; the mean difference too, which a wrong scale raises most."""
+        problems = super().beyond_promise(found, expected, net)
+        mean = float(np.abs(found - expected).max(1).mean()) if len(found) else 0.0
+        has_gates = net is None or any(isinstance(op, Gate) for op in net.arch.graph.ops)
+        most = _MEAN_DIFFERENCE_WITH_GATES if has_gates else _MEAN_DIFFERENCE
+        if mean > most:
+            said = f"samples differ from the ONNX file by {mean:.3g} on average"
+            problems += (f"{said}, the rule is at most {most:g}",)
+        return problems
+
+    def missing(self) -> str:
+        """Whether the package ai-edge-litert is missing."""
+        if importlib.util.find_spec("ai_edge_litert") is not None:
+            return ""
+        return "the package ai-edge-litert is not installed (pip install 'lepton_automl[litert]')"
+
+    def differences(self, net: QuantizedNet) -> tuple[str, ...]:
+        """Roundings, logits of 16 bits, and gates."""
+        ops = net.arch.graph.ops
+        found = [
+            "sums, products and means may be rounded to the next step",
+            "logits have 16 bits, not those of float32",
+        ]
+        sigmoids = sum(isinstance(op, Gate) and op.kind == "sigmoid" for op in ops)
+        if sigmoids:
+            found.append(f"{sigmoids} sigmoids have steps of 1/256, not of 1/255")
+        return tuple(found)
+
+
+class _LitertSession(Session):
+    def __init__(self, path: Path, content: bytes) -> None:
+        litert = importlib.import_module("ai_edge_litert.interpreter")  # An extra.
+        self._path = path
+        try:
+            self._interpreter = litert.Interpreter(model_content=content, num_threads=1)
+            self._interpreter.allocate_tensors()
+            (given,) = self._interpreter.get_input_details()
+            (made,) = self._interpreter.get_output_details()
+        except (RuntimeError, ValueError) as error:
+            raise self._unusable(error) from error
+        self._given, self._made = given["index"], made["index"]
+
+    def predict(self, samples: NDArray[Any]) -> NDArray[np.float32]:
+        shape = (0, self._interpreter.get_tensor(self._made).shape[-1])
+        return np.concatenate([np.zeros(shape, np.float32), *map(self._one, samples)])
+
+    def prepared(self, sample: NDArray[Any]) -> Callable[[], object]:
+        self._interpreter.set_tensor(self._given, sample)
+        call: Callable[[], object] = self._interpreter.invoke
+        return call
+
+    def _one(self, sample: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            self._interpreter.set_tensor(self._given, sample[None])
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise self._unusable(error) from error
+        found: NDArray[np.float32] = self._interpreter.get_tensor(self._made)
+        return found
+
+    def _unusable(self, error: Exception) -> DataError:
+        return DataError(f"{self._path} does not run in LiteRT: {first_line(error)}", fix=_FIX)

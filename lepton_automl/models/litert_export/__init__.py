@@ -1,0 +1,1 @@
+"""Nets as LiteRT files (`.tflite`): lowering, flatbuffer, memory of a microcontroller."""
