@@ -307,6 +307,8 @@ def compress(
                                               `CompressionResult`, the steps
     a run                 no      some        its best net pruned to the limits in another
                                               folder, verified; `Outcome`
+    a run from a Python   object  none/some   as the two above
+    object
     a folder with         yes     any         the net pruned, quantized and verified; `Outcome`
     arch.json and
     weights.safetensors
@@ -319,7 +321,8 @@ def compress(
     source
         A run, a net in lepton's format or an ONNX classifier.
     data
-        Labelled samples for `source`, in any form that `run` takes; None for a run.
+        Labelled samples for `source`, in any form that `run` takes; None for a run, or the object
+        that it was made from.
     emit : callable
         Receives an `Event` for each line of progress.
     **options
@@ -334,22 +337,26 @@ def compress(
         With a way out, `fix`.
     """
     given = {name: value for name, value in options.items() if _is_stated(value)}
-    if data is None:
-        return _compress_run(Path(source), given, emit)
+    if data is None or _is_of_object(Path(source), data):
+        return _compress_run(Path(source), data, given, emit)
     if Path(source).is_dir():
         return _compress_net(Path(source), data, given, emit)
     return _compress_onnx(Path(source), data, given, emit)
 
 
-def export(run: str | Path, *, emit: Emit = silent) -> Outcome:
-    """Write and verify the artifact of a compressed run."""
+def export(run: str | Path, data: object | None = None, *, emit: Emit = silent) -> Outcome:
+    """Write and verify the artifact of a compressed run.
+
+    `data` is the object that the run was made from, where it was made from one.
+    """
     from lepton_automl.pipeline import run as pipeline
 
-    return pipeline.export(configured(locate(Path(run))), emit=emit)
+    return pipeline.export(_continued(Path(run), data), emit=emit)
 
 
 def pick(
     run: str | Path,
+    data: object | None = None,
     *,
     limits: Limits | None = None,
     prefer: Prefer | None = None,
@@ -361,10 +368,12 @@ def pick(
 ) -> PickResult:
     """Make an artifact of another trial of `run`; see `lepton pick --help`.
 
+    `data` is the object that the run was made from, where it was made from one.
+
     Raises
     ------
     ConfigError
-        If neither limits nor a preference is given.
+        If neither limits nor a preference is given, or `data` has no effect.
     LeptonError
         With a way out, `fix`.
     """
@@ -377,8 +386,8 @@ def pick(
         raise ConfigError(f"--prefer {prefer!r} is not known", fix="choose one of: latency, size")
     from lepton_automl.pipeline import pick as picking
 
-    config = configured(
-        locate(Path(run)), budget_seconds=_seconds(budget), device=device, started=started
+    config = _continued(
+        Path(run), data, budget_seconds=_seconds(budget), device=device, started=started
     )
     wanted = picking.PickRequest(limits or Limits(), prefer, None if out is None else Path(out))
     return picking.pick(config, wanted, emit=emit)
@@ -494,14 +503,46 @@ def inspect(
     return inspect_artifact(Path(artifact), svg=None if svg is None else Path(svg), on_note=on_note)
 
 
-def _compress_run(run: Path, given: dict[str, Any], emit: Emit) -> CompressionResult | Outcome:
+def _is_of_object(run: Path, data: DataSource) -> bool:
+    """Whether `run` is a run, and `data` an object that it may have been made from."""
+    return not isinstance(data, str | Path) and RunFolder(run).definition_file.is_file()
+
+
+def _continued(run: Path, data: object | None, **changes: Any) -> RunConfig:
+    """The configuration that continues a run; `data` is the object that it was made from.
+
+    That they are the same samples is checked when they are opened, by the fingerprint.
+
+    Raises
+    ------
+    ConfigError
+        If data are given for a run that has its own.
+    DataError
+        If there is no such run, or its data are not there any more.
+    """
+    folder = locate(run)
+    if data is None:
+        return configured(folder, **changes)
+    known = folder.definition().data
+    if isinstance(data, str | Path) or not known.startswith("<"):
+        raise ConfigError(
+            f"the data given have no effect: {run} reads its own, {known}",
+            fix="leave them out; only a run that was made from a Python object needs it again",
+        )
+    return configured(folder, data_object=data, **changes)
+
+
+def _compress_run(
+    run: Path, data: object | None, given: dict[str, Any], emit: Emit
+) -> CompressionResult | Outcome:
     """Compress the best net of a run: in its folder, or to other limits in another folder."""
     own = {"limits", "out", "prefer", "judge", "fresh"} if "limits" in given else set[str]()
     known = given.keys() - own - {"budget", "device", "started", "rehash", "max_memory"}
     _check_no_effect(known, "leave it out: the run defines it; for a model of your own give --data")
     try:
-        config = configured(
-            locate(run),
+        config = _continued(
+            run,
+            data,
             budget_seconds=_seconds(given.get("budget")),
             device=given.get("device", "auto"),
             started=given.get("started"),

@@ -6,11 +6,13 @@ from PIL import Image
 
 import lepton_automl
 from lepton_automl import api
+from lepton_automl.config import Limits
 from lepton_automl.data.dataset import locate_data, open_dataset
 from lepton_automl.data.sources.torch_dataset import TorchDataset
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import default_out
 from tests.helpers.pictures import random_pictures, write_npz
+from tests.helpers.runs import OBJECTIVES, SPACE
 
 X = random_pictures(24, (9, 7, 3))
 Y = np.arange(24) % 2
@@ -222,10 +224,48 @@ def test_data_that_exist_are_never_code(tmp_path, monkeypatch):
 def test_a_run_from_an_object_is_continued_with_it(tmp_path):
     """The workers read decoded copies; only opening the data needs the object."""
     dataset = Pairs(random_pictures(60, (8, 8, 1)), (np.arange(60) % 2).tolist())
+    (tmp_path / "few.toml").write_text(SPACE)
     settings = {"out": tmp_path / "run", "trials": 1, "jobs": 1, "folds": "off"}
+    settings |= {"space": tmp_path / "few.toml", "objectives": OBJECTIVES, "refit": "off"}
     found = api.search(dataset, **settings)
     again = api.search(dataset, **settings)
     assert again.best.digest == found.best.digest
     with pytest.raises(DataError, match="only the program that made it has"):
         api.compress(tmp_path / "run")
     assert lepton_automl.status(tmp_path / "run") is not None
+
+    made = api.compress(tmp_path / "run", dataset, device="cpu")
+    assert made.int8.qparams is not None
+    for function in (api.compress, api.export, api.pick):
+        wanted = {"limits": Limits(max_size_bytes=10**6)} if function is api.pick else {}
+        other = Pairs(random_pictures(60, (8, 8, 1), seed=5), (np.arange(60) % 2).tolist())
+        with pytest.raises(ConfigError, match=r"data"):
+            function(tmp_path / "run", other, **wanted)
+        with pytest.raises(DataError, match="only the program that made it has"):
+            function(tmp_path / "run", **wanted)
+    outcome = api.export(tmp_path / "run", Wrapped(dataset))
+    assert outcome.verdict.parity.holds
+    assert outcome.artifact.is_dir()
+    picked = api.pick(tmp_path / "run", dataset, limits=Limits(max_size_bytes=10**6))
+    assert picked.outcome.verdict.int8.size_bytes < 10**6
+
+
+class Wrapped:
+    """The same items by an object of another class."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, place):
+        return self.data[place]
+
+
+def test_data_are_given_again_only_to_runs_from_objects(finished_run):
+    config, _ = finished_run
+    for function in (api.export, api.pick, api.compress):
+        wanted = {"prefer": "size"} if function is api.pick else {}
+        with pytest.raises(ConfigError, match="reads its own"):
+            function(config.out, Wrapped([]), **wanted)

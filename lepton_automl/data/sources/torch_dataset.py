@@ -90,8 +90,9 @@ def _load(data: str) -> object:
     if _OBJECT.fullmatch(data):
         raise DataError(
             f"the data were the Python object {data}, which only the program that made it has",
-            fix="continue with the call that began the run, lepton_automl.run(DATASET, out=...); "
-            "to use every command, name the data set as MODULE:ATTRIBUTE or save its arrays in an "
+            fix="continue with the call that began the run, lepton_automl.run(DATASET, out=...), "
+            "or give the object: api.compress(RUN, DATASET), api.export, api.pick; to use every "
+            "command, name the data set as MODULE:ATTRIBUTE or save its arrays in an "
             ".npz file",
         )
     module, _, path = data.partition(":")
