@@ -67,6 +67,7 @@ class Options(TypedDict, total=False):
     """Seconds, or a duration such as `10m`: `RunConfig.budget_seconds`."""
     trials: int | None
     jobs: int | None
+    hosts: str | Path | None
     max_memory: str | int | None
     """Bytes, or a size such as `1G`."""
     jobs_per_gpu: int | None
@@ -159,7 +160,7 @@ class CompressOptions(TypedDict, total=False):
     started: float | None
 
 
-_PATHS = ("out", "latency_from", "warm_start", "root")
+_PATHS = ("out", "latency_from", "warm_start", "root", "hosts")
 
 
 def run(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:

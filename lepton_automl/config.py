@@ -239,6 +239,8 @@ class RunConfig:
     """Worker processes; None: one per core, or per GPU."""
     jobs_per_gpu: int | None = None
     """Worker processes per GPU; 0: chosen by the speed they reach; None: not set."""
+    hosts: Path | None = None
+    """File of hosts that train in place of this machine; None: worker processes here."""
     max_memory: int | None = None
     """Bytes of anonymous memory of all processes together; None: what the machine has, less a
     fifth."""
@@ -317,16 +319,7 @@ class RunConfig:
                 f"--trials {self.trials}, the rule is at least 1",
                 fix="give 1 or more",
             )
-        if self.jobs is not None and not 1 <= self.jobs <= 256:
-            raise ConfigError(
-                f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one per core"
-            )
-        self._check_memory()
-        if self.jobs_per_gpu is not None and self.jobs is not None:
-            raise ConfigError(
-                f"--jobs {self.jobs} and --jobs-per-gpu both set the number of workers",
-                fix="leave one of them out",
-            )
+        self._check_workers()
         if not 0 <= self.seed < 2**31:
             raise ConfigError(
                 f"--seed {self.seed}, the rule is 0 to {2**31 - 1}", fix="give another seed"
@@ -368,6 +361,24 @@ class RunConfig:
             raise ConfigError(
                 "--take-over has no effect without --store", fix="leave it out, or give --store"
             )
+
+    def _check_workers(self) -> None:
+        if self.jobs is not None and not 1 <= self.jobs <= 256:
+            raise ConfigError(
+                f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one per core"
+            )
+        if self.hosts is not None and (self.jobs is not None or self.jobs_per_gpu is not None):
+            option = "--jobs-per-gpu" if self.jobs is None else "--jobs"
+            raise ConfigError(
+                f"{option} has no effect with --hosts {self.hosts}",
+                fix="leave it out: `jobs` of each host in the file says it",
+            )
+        if self.jobs_per_gpu is not None and self.jobs is not None:
+            raise ConfigError(
+                f"--jobs {self.jobs} and --jobs-per-gpu both set the number of workers",
+                fix="leave one of them out",
+            )
+        self._check_memory()
 
     def _check_memory(self) -> None:
         if self.max_memory is not None and self.max_memory < MIN_MEMORY:

@@ -28,7 +28,7 @@ from lepton_automl.artifact.verdict import (
 from lepton_automl.cli.app import app
 from lepton_automl.compress.loop import StepRecord
 from lepton_automl.core.machine import Machine
-from lepton_automl.pipeline.status import RungNow, WorkerNow
+from lepton_automl.pipeline.status import HostNow, RungNow, WorkerNow
 from lepton_automl.pipeline.sweep_table import SweepRow
 from tests.helpers.pages import EXAMPLES_PAGE, PAGES, ROOT, commands, fences, mentioned, prose
 
@@ -206,6 +206,7 @@ def test_the_command_table_holds_every_option_of_each_command_and_no_other():
         Machine,
         StepRecord,
         WorkerNow,
+        HostNow,
         RungNow,
         SweepRow,
     ],

@@ -182,6 +182,7 @@ READS_ITSELF = {
     "runs/lock.py": "locks, without waiting for a pipe and without reading",
     "runs/test_set_uses.py": "a lock, without reading",
     "search/workers/blob_cache.py": "contents whose digest is checked",
+    "search/workers/channel.py": "messages of the coordinator, which has started this process",
     "search/workers/handle.py": "answers of a worker and its log",
     "search/workers/measurement_lock.py": "locks, without reading",
     "search/workers/remote_task.py": "tasks of the coordinator, contents whose digest is checked",

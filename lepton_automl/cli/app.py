@@ -26,6 +26,7 @@ from lepton_automl.cli.store import store
 from lepton_automl.cli.streams import prepare, write_error, write_json, write_line
 from lepton_automl.cli.sweep import sweep
 from lepton_automl.cli.verify import verify
+from lepton_automl.cli.worker import worker
 from lepton_automl.core import scratch
 from lepton_automl.core.files import machine_error
 from lepton_automl.core.interrupts import interrupted_texts
@@ -59,6 +60,7 @@ for command in (
     bench,
 ):
     app.command()(command)
+app.command(hidden=True)(worker)
 
 
 _USAGE_ERROR = cast("tuple[type[Exception], ...]", typer.BadParameter.__bases__)

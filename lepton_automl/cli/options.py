@@ -69,6 +69,17 @@ Jobs = Annotated[
         rich_help_panel=_RUNNING,
     ),
 ]
+Hosts = Annotated[
+    Path | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE",
+        help="Train on the machines of this TOML file, each reached by a command such as ssh; see "
+        "docs/distributed.md.  [default: on this machine]",
+        show_default=False,
+        rich_help_panel=_RUNNING,
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(

@@ -52,6 +52,7 @@ def search(
     store: o.StoreUrl = None,
     take_over: o.TakeOver = False,
     jobs: o.Jobs = None,
+    hosts: o.Hosts = None,
     max_memory: o.MaxMemory = None,
     jobs_per_gpu: o.JobsPerGpu = None,
     final_jobs: o.FinalJobs = 1,

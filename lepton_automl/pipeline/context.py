@@ -334,7 +334,7 @@ def _decisions(
     if config.channels == "auto" and dataset.kind == "pictures":
         decisions.append(opening.channels_decision(dataset))
     decisions.append(precision_decision(resources.device))
-    if config.jobs is None and resources.device.type == "cpu":
+    if config.jobs is None and config.hosts is None and resources.device.type == "cpu":
         evidence = "one a CPU core that this process may use"
         if config.workers == config.most_workers:
             evidence = f"as many as fit into {gib_text(config.memory)} of memory"
@@ -457,7 +457,10 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
             "--jobs-per-gpu has no effect: this search runs on the CPU",
             fix="leave it out; --jobs sets the number of workers, by default one per core",
         )
-    most = config.workers if device.type == "cpu" else torch.cuda.device_count()
+    if config.hosts is not None:
+        most = 64  # At most the workers of one host, which are not known yet.
+    else:
+        most = config.workers if device.type == "cpu" else torch.cuda.device_count()
     if not 1 <= config.final_jobs <= most:
         raise ConfigError(
             f"--final-jobs {config.final_jobs}, the rule is 1 to {most}, the number of "

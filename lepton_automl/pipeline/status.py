@@ -38,6 +38,32 @@ class WorkerNow:
     """Share of the task that is done, 0 to 1."""
     waits: bool
     """It waits for a latency measurement."""
+    host: str = ""
+    """Name of its host; empty for this machine."""
+
+
+@dataclass(frozen=True)
+class HostNow:
+    """State of one host of `--hosts`."""
+
+    name: str
+    state: str
+    """`connecting`, `ready` or `lost`."""
+    jobs: int
+    """Tasks at the same time."""
+    busy: int
+    """Tasks that run now."""
+    tasks: int
+    """Tasks that have ended there."""
+    sent_bytes: float
+    received_bytes: float
+    idle_seconds: float
+    """Seconds of all its workers together without a task."""
+    lost_workers: int
+    arithmetic: str
+    """What decides the bits of its trainings beside the task."""
+    reason: str
+    """Why it is lost."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +103,8 @@ class Status:
     messages: tuple[Mapping[str, Any], ...]
     """`stage`, `message` and `at` (seconds since 1970) of the last other events."""
     workers: tuple[WorkerNow, ...]
+    hosts: tuple[HostNow, ...]
+    """Hosts of `--hosts`; none without it."""
     rungs: tuple[RungNow, ...]
     found: Mapping[str, Any]
     """`best`, `front` (values of its trials), `trials` and `eta_seconds`, as last published by the
@@ -123,6 +151,7 @@ def status(folder: RunFolder) -> Status:
         progress=_value(entries, live_status.PROGRESS) if is_open else {},
         messages=tuple(_value(entries, live_status.MESSAGES).get("last", ())),
         workers=workers,
+        hosts=_hosts(entries) if is_open else (),
         rungs=_rungs(rungs, [worker.task for worker in workers]),
         found=_value(entries, live_status.FOUND),
         hypervolume=volumes,
@@ -163,9 +192,15 @@ def _workers(entries: Mapping[str, StatusEntry]) -> tuple[WorkerNow, ...]:
             max(0.0, now - worker["since"]) if worker["task"] else 0.0,
             worker["share"],
             worker["waits"],
+            worker.get("host", ""),
         )
         for worker in _value(entries, live_status.WORKERS).get("workers", ())
     )
+
+
+def _hosts(entries: Mapping[str, StatusEntry]) -> tuple[HostNow, ...]:
+    hosts = _value(entries, live_status.WORKERS).get("hosts", ())
+    return tuple(HostNow(**{name: host[name] for name in _HOST}) for host in hosts)
 
 
 def _rungs(finished: list[str], at_work: list[str]) -> tuple[RungNow, ...]:
@@ -227,6 +262,12 @@ _TRIAL = {
     "epochs": int,
 }
 """A trial in the live status."""
+_HOST = {
+    **dict.fromkeys(("name", "state", "arithmetic", "reason"), str),
+    **dict.fromkeys(("jobs", "busy", "tasks", "lost_workers"), int),
+    **dict.fromkeys(("sent_bytes", "received_bytes", "idle_seconds"), float),
+}
+"""A host in the live status."""
 _FORMS: dict[str, Any] = {
     live_status.COMMAND: {
         "words": str,
@@ -238,7 +279,17 @@ _FORMS: dict[str, Any] = {
     live_status.PROGRESS: {"stage": str, "message": str, "done": float, "total": (float, None)},
     live_status.MESSAGES: {"last": [{"stage": str, "message": str, "at": float}]},
     live_status.WORKERS: {
-        "workers": [{"pid": int, "task": str, "since": float, "share": float, "waits": bool}]
+        "workers": [
+            {
+                "pid": int,
+                "task": str,
+                "since": float,
+                "share": float,
+                "waits": bool,
+                "host": str,
+            }
+        ],
+        "hosts": [_HOST],
     },
     live_status.STORE: {
         "place": str,
@@ -261,5 +312,6 @@ _FORMS: dict[str, Any] = {
 _OPTIONAL = {
     *("error", "words", "pid", "budget_seconds", "trials"),
     *("best", "front", "eta_seconds"),
+    *("host", "hosts"),
 }
-"""Fields that an entry may lack, of all entries but workers, progress and messages."""
+"""Fields that an entry may lack, of all entries but progress and messages."""

@@ -19,6 +19,7 @@ from lepton_automl.runs.live_status import WORKERS
 from lepton_automl.runs.time_budget import sufficient_budget
 from lepton_automl.search import progress
 from lepton_automl.search.executors import Executor
+from lepton_automl.search.executors.hosts import HostsExecutor
 from lepton_automl.search.executors.processes import ProcessExecutor, WorkersPerGpu
 from lepton_automl.search.finals.cross_validation import training_shares
 from lepton_automl.search.finals.finalists import FINALISTS, Finalist, makespan
@@ -113,6 +114,8 @@ def search(work: SearchRequest, workers: Executor | None = None) -> SearchResult
             closing(MeasurementLock(work.folder.checkpoints)) as lock,
             _started(work, workers) as own,
         ):
+            work = _with_workers(work, own)
+            winners = WinnerStore(work, tasks, trials)
             try:
                 loop = SearchLoop(without_flips(work), tasks, trials, winners, own, lock)
                 loop.run()
@@ -147,15 +150,29 @@ def _started(work: SearchRequest, workers: Executor | None) -> Iterator[Executor
     if workers is not None:
         yield workers
         return
-    gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
-    packing = WorkersPerGpu(work.workers_per_gpu) if work.workers_per_gpu else None
-    locks = work.folder.checkpoints
-    with ProcessExecutor(work.jobs, locks, gpus, emit=work.emit, workers_per_gpu=packing) as own:
+    with _executor(work) as own:
         work.ledger.live_status.publish_from(WORKERS, own.facts)
         try:
             yield own
         finally:
             work.ledger.live_status.publish(WORKERS, own.facts() | {"workers": []})
+
+
+def _executor(work: SearchRequest) -> Executor:
+    """Start the executor that the options name."""
+    locks = work.folder.checkpoints
+    if work.config.hosts is not None:
+        return HostsExecutor(work.config.hosts, locks, emit=work.emit)
+    gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
+    packing = WorkersPerGpu(work.workers_per_gpu) if work.workers_per_gpu else None
+    return ProcessExecutor(work.jobs, locks, gpus, emit=work.emit, workers_per_gpu=packing)
+
+
+def _with_workers(work: SearchRequest, workers: Executor) -> SearchRequest:
+    """`work` with the number of workers, where this machine does not decide it."""
+    if work.config.hosts is None:
+        return work
+    return dataclasses.replace(work, worker_count=max(1, round(workers.equivalent_jobs)))
 
 
 def _leave_usable(work: SearchRequest) -> None:
@@ -294,7 +311,23 @@ class SearchLoop:
         trained = self._trials.trained()
         if not trained:
             check_time(self._work, self._trials.plan, self.clock.seconds(self._work_of(number, 0)))
-        return not trained or self.clock.allows(self._work_of(number, 0))
+        return not trained or self._allows(self._work_of(number, 0))
+
+    def _allows(self, work: float, seconds_before: float = 0.0) -> bool:
+        """Whether a training ends in time on the worker that is free, which may be a slow one."""
+        return self.clock.allows(self._workers.slowness * work, seconds_before)
+
+    def _is_short(self, work: float) -> bool:
+        """Whether a training may start on the worker that is free.
+
+        On a slow one it takes no longer than the longest rung on the fastest, as the others would
+        wait for it at the end; where no other worker is busy somebody has to train it.
+        """
+        slowness = self._workers.slowness
+        if slowness == 1.0 or not self._workers.busy:
+            return True
+        rungs = (self._work_of(n, RUNGS - 1) for n in self._trials.trained())
+        return slowness * work <= max(rungs, default=math.inf)
 
     @property
     def _compares_known_nets(self) -> bool:
@@ -310,11 +343,9 @@ class SearchLoop:
             Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung))
             for rung in range(RUNGS - 1)
         ]
-        return [
-            number
-            for number in self._scheduler.promotable(rungs, closing=closing)
-            if self.clock.allows(self._work_of(number, len(self._trials.results[number])))
-        ]
+        found = self._scheduler.promotable(rungs, closing=closing)
+        works = {n: self._work_of(n, len(self._trials.results[n])) for n in found}
+        return [n for n in found if self._allows(works[n]) and self._is_short(works[n])]
 
     def _promoted(self, rung: int) -> set[int]:
         """Trials that train or have trained beyond `rung`, or have no rung after it."""
@@ -334,9 +365,9 @@ class SearchLoop:
         recent = list(trials)[-_RECENT:]
         first_rung = sum(self._work_of(n, 0) for n in recent) / len(recent)
         proposal_seconds = self._proposer.seconds
-        if self.clock.allows(first_rung, proposal_seconds):
+        if self._allows(first_rung, proposal_seconds):
             return True
-        if self.clock.allows(first_rung) and not self._is_slow_reported:
+        if self._allows(first_rung) and not self._is_slow_reported:
             self._is_slow_reported = True
             self._work.emit(
                 Event(
@@ -364,7 +395,8 @@ class SearchLoop:
         plan = self._trials.plan
         if plan is None or plan.epochs is None:
             return math.inf
-        return macs_of(self.clock.most_work(), self._tasks.samples, plan.epochs)
+        most = self.clock.most_work() / self._workers.slowness
+        return macs_of(most, self._tasks.samples, plan.epochs)
 
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
@@ -382,7 +414,7 @@ class SearchLoop:
             if rung:
                 self._tasks.delete(TrainingKey(number, round=rung - 1))
             samples = self._tasks.cycles(number)[rung] * self._tasks.samples
-            seconds = result.steady_seconds(samples)
+            seconds = result.steady_seconds(samples) / result.slowness
             self.clock.learn(seconds, self._work_of(number, rung), number)
         self._show(number)
 
@@ -518,6 +550,7 @@ def make_plan(
     plan = Plan(None, 0.0, 0.0)
     if work.config.seconds_in_all is not None:
         speed = _seconds_per_work(work, tasks, first, workers)
+        work = _with_workers(work, workers)
         plan = _plan_at(work, tasks, first, speed, nets)
         check_time(work, plan, SAFETY * speed * work_of(first.cost.macs, tasks.samples, 1))
         for line in _plan_lines(work, plan):
@@ -544,6 +577,7 @@ def extend_plan(
         plan = Plan(None, 0.0, 0.0, first_trial=len(trials))
     else:
         speed = old.seconds_per_work or _seconds_per_work(work, tasks, first, workers)
+        work = _with_workers(work, workers)
         plan = _plan_at(work, tasks, first, speed, nets)
         if not old.seconds_per_work and old.epochs is None:
             share = FINAL_SHARES[0]
@@ -719,7 +753,7 @@ def _seconds_per_work(
         return float(known["seconds_per_work"])
     limit = probe_seconds(work.config.seconds_in_all)
     probe = dataclasses.replace(tasks.probe(first), max_seconds=limit)
-    speed = workers.call(probe).seconds_per_work(probe, first.cost.macs)
+    speed = workers.probe(probe).seconds_per_work(probe, first.cost.macs)
     if speed:
         work.ledger.record(EventKind.PLAN, _SPEED, {"seconds_per_work": speed})
     return speed or _USUAL_SECONDS_PER_WORK

@@ -62,6 +62,9 @@ class SearchRequest:
     start_seconds: float = MIN_START_SECONDS
     """Seconds a process takes to start here; a run may end so much later (`allowed_overrun`)."""
 
+    worker_count: int | None = None
+    """Workers on other machines, counted as the fastest of them; None: processes of this one."""
+
     @functools.cached_property
     def folds(self) -> Folds:
         """Folds of the samples of training and validation, for the comparison of finalists."""
@@ -85,7 +88,9 @@ class SearchRequest:
 
     @property
     def jobs(self) -> int:
-        """Number of worker processes at the start: one per core or GPU, unless configured."""
+        """Number of workers at the start: one per core or GPU, unless configured."""
+        if self.worker_count is not None:
+            return self.worker_count
         if self.device.type == "cpu" or self.config.jobs is not None:
             return self.config.workers
         return torch.cuda.device_count() * (self.config.jobs_per_gpu or 1)

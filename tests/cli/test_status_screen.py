@@ -9,6 +9,7 @@ import pytest
 
 from lepton_automl.cli.report.console import Output
 from lepton_automl.cli.report.status_screen import sparkline, status_view, watch_status
+from lepton_automl.pipeline.status import HostNow, WorkerNow
 from tests.helpers.rows import status
 
 
@@ -35,6 +36,17 @@ def test_the_screen_tells_workers_rungs_front_leader_and_time():
     assert lines_with(text, "hypervolume", "0.8", "▁▄█")
     assert "the worker of trial 1 [x]" in text
     assert "runs/[x]" in text
+
+
+def test_hosts_are_shown_with_what_they_did_and_why_they_are_lost():
+    ready = HostNow("gpu1", "ready", 4, 3, 120, 5.2e6, 812.0, 64.0, 2, "cuda", "")
+    lost = HostNow("old [x]", "lost", 2, 0, 7, 1e3, 2e3, 5.0, 1, "cpu", "gave no sign of life")
+    busy = WorkerNow(7, "7-1", 4.2, 0.5, False, "gpu1")
+    text = shown(status(hosts=(ready, lost), workers=(busy,)))
+    assert lines_with(text, "1 on gpu1", "trial 7, rung 1")
+    assert lines_with(text, "gpu1", "ready", "3 of 4", "120", "5.20 MB", "812 B", " 2 ")
+    assert lines_with(text, "old [x]", "lost", "0 of 2")
+    assert "gave no sign" in text
 
 
 def test_an_interrupted_run_names_the_command_that_continues_it():

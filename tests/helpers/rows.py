@@ -71,6 +71,7 @@ def status(**changes) -> Status:
             WorkerNow(102, "3-final-0", 9.0, 0.1, True),
             WorkerNow(103, "", 0.0, 0.0, False),
         ),
+        "hosts": (),
         "rungs": (RungNow(0, 3, 1), RungNow(1, 1, 0)),
         "found": {"best": point, "front": [point], "trials": 3, "eta_seconds": 480.0},
         "hypervolume": (0.1, 0.4, 0.8),

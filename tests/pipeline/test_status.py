@@ -8,7 +8,7 @@ import pytest
 from lepton_automl.core.events import Event
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline import run
-from lepton_automl.pipeline.status import RungNow, WorkerNow, status
+from lepton_automl.pipeline.status import HostNow, RungNow, WorkerNow, status
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
@@ -92,6 +92,33 @@ def test_a_run_at_work_tells_what_its_workers_do(folder):
     assert found.rungs == (RungNow(0, 3, 2), RungNow(1, 1, 0))
     assert found.progress == {"stage": "search", "message": "trial 2", "done": 3, "total": 10}
     assert found.found["eta_seconds"] == 5.0
+
+
+HOST = {
+    "name": "gpu1",
+    "state": "ready",
+    "jobs": 4,
+    "busy": 1,
+    "tasks": 7,
+    "sent_bytes": 10,
+    "received_bytes": 20,
+    "idle_seconds": 1.5,
+    "lost_workers": 0,
+    "arithmetic": "cuda",
+    "reason": "",
+}
+
+
+def test_hosts_are_told_and_those_of_another_form_are_not(folder):
+    worker = {"pid": 7, "task": "", "since": 0.0, "share": 0.0, "waits": False, "host": "gpu1"}
+    for hosts, count in (([HOST], 1), ([HOST | {"jobs": "4"}], 0)):
+        ledger = Ledger(folder.ledger, run_id=folder.definition().run_id)
+        ledger.live_status.publish("workers", {"first": 0.0, "workers": [worker], "hosts": hosts})
+        beat(ledger)
+        found = status(folder)
+        ledger.close()
+        assert len(found.hosts) == count
+    assert HostNow(**HOST).name == "gpu1"
 
 
 def test_a_command_that_is_stopped_is_told_from_one_that_works(folder, monkeypatch):

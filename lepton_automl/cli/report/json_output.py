@@ -85,7 +85,9 @@ def status_document(status: Status) -> dict[str, Any]:
     Keys: `run`, `state` (`working`, `silent`, `interrupted`, `ended`), `command` (`words`, `pid`,
     `budget_seconds`, `trials`), `error` that ended it, `alive_seconds`, `events`, `progress`
     (`stage`, `message`, `done`, `total`), `messages`, `workers` (a list: `pid`, `task`, `seconds`,
-    `share`, `waits`), `rungs` (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`,
+    `share`, `waits`, `host`), `hosts` (a list: `name`, `state`, `jobs`, `busy`, `tasks`,
+    `sent_bytes`, `received_bytes`, `idle_seconds`, `lost_workers`, `arithmetic`, `reason`),
+    `rungs` (a list: `rung`, `finished`, `promoted`), `found` (`best`, `front`,
     `trials`, `eta_seconds`),
     `hypervolume` (the last value or null), `has_winner`, `verdict`, `store` (of a run with
     `--store`: `place`, `generation`, `events_behind`, `files_behind`, `bytes_written`,
@@ -101,6 +103,7 @@ def status_document(status: Status) -> dict[str, Any]:
         "progress": dict(status.progress),
         "messages": [dict(message) for message in status.messages],
         "workers": [dataclasses.asdict(worker) for worker in status.workers],
+        "hosts": [dataclasses.asdict(host) for host in status.hosts],
         "rungs": [dataclasses.asdict(rung) for rung in status.rungs],
         "found": dict(status.found),
         "hypervolume": status.hypervolume[-1] if status.hypervolume else None,

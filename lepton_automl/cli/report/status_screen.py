@@ -18,7 +18,7 @@ from lepton_automl.core.units import duration
 from lepton_automl.search.training_key import task_text
 
 if TYPE_CHECKING:
-    from lepton_automl.pipeline.status import Status, WorkerNow
+    from lepton_automl.pipeline.status import HostNow, Status, WorkerNow
 
 REFRESH_SECONDS = 1.0
 FRONT_ROWS = 10
@@ -44,6 +44,8 @@ def status_view(status: Status) -> RenderableType:
     parts: list[RenderableType] = [_head(status)]
     if status.workers:
         parts.append(_workers(status.workers))
+    if status.hosts:
+        parts.append(_hosts(status.hosts))
     if status.rungs:
         parts.append(_rungs(status))
     if status.found.get("front"):
@@ -137,7 +139,25 @@ def _workers(workers: Sequence[WorkerNow]) -> Table:
         task = worker.task or "idle"
         done = "waits for a latency measurement" if worker.waits else _bar(worker.share)
         cells = (task_text(task), duration(worker.seconds), done) if worker.task else (task, "", "")
-        table.add_row(str(slot), str(worker.pid), *cells)
+        name = f"{slot} on {worker.host}" if worker.host else str(slot)
+        table.add_row(Text(name), str(worker.pid), *cells)
+    return table
+
+
+def _hosts(hosts: Sequence[HostNow]) -> Table:
+    table = Table("host", "state", "busy", "tasks done", "sent", "received", "idle", "lost workers")
+    for host in hosts:
+        state = f"{host.state}: {host.reason}" if host.reason else host.state
+        table.add_row(
+            Text(host.name),
+            Text(state),
+            f"{host.busy} of {host.jobs}",
+            str(host.tasks),
+            w.bytes_text(host.sent_bytes),
+            w.bytes_text(host.received_bytes),
+            duration(host.idle_seconds),
+            str(host.lost_workers),
+        )
     return table
 
 

@@ -13,6 +13,9 @@ from lepton_automl.search.workers.task import Task, TaskResult
 
 MAX_ATTEMPTS = 2
 """Workers that may be lost with one task; after that the task fails."""
+MAX_LOST_HOSTS = 6
+"""Workers that may be lost with one task together with their whole host, which is rarely due to the
+task: a host ends, or the connection to it."""
 
 
 class Executor(ABC):
@@ -66,7 +69,7 @@ class Executor(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End all workers; running tasks are lost and may be repeated."""
+        """End all workers; running tasks are lost and may be repeated. Once is enough."""
 
     @property
     def slowness(self) -> float:
@@ -144,25 +147,41 @@ class Attempt:
     """As it was started."""
     reasons: list[str] = field(default_factory=list)
     """Why each worker was lost."""
+    of_hosts: list[str] = field(default_factory=list)
+    """Why each was lost that was lost with its host."""
 
     def __post_init__(self) -> None:
         self.current = self.task
         """The task that the next worker gets: with more micro-batches after a lack of memory."""
 
-    def lost(self, lost: WorkerLost) -> tuple[str, TaskResult | None]:
-        """Count a lost worker; a message about it, and the result if the task fails by it."""
-        self.reasons.append(lost.reason)
+    def lost(
+        self, lost: WorkerLost, host: str = "", *, with_host: bool = False
+    ) -> tuple[str, TaskResult | None]:
+        """Count a lost worker; a message about it, and the result if the task fails by it.
+
+        Parameters
+        ----------
+        lost : WorkerLost
+            Why it is lost.
+        host : str
+            Its host; empty for this machine.
+        with_host : bool
+            Whether the whole host was lost.
+        """
+        reasons = self.of_hosts if with_host else self.reasons
+        reasons.append(lost.reason)
         then = "it is repeated by another worker"
         if lost.is_out_of_memory:
             self.current = self.current.with_less_memory()
             then += f", with {self.current.micro_batches_of_cycles[-1]} micro-batches per batch"
-        failed = None
-        if len(self.reasons) == MAX_ATTEMPTS:
-            then = f"it fails after {MAX_ATTEMPTS} lost workers"
-            what = f"it lost {MAX_ATTEMPTS} workers: {'; '.join(self.reasons)}"
-            failed = TaskResult(failed=what)
-        return f"{task_text(self.task.key)}: the worker {lost.reason}; {then}", failed
+        failed, most = None, MAX_LOST_HOSTS if with_host else MAX_ATTEMPTS
+        if len(reasons) == most:
+            then = f"it fails after {most} lost workers"
+            failed = TaskResult(failed=f"it lost {most} workers: {'; '.join(reasons)}")
+        worker = f"the worker on {host}" if host else "the worker"
+        return f"{task_text(self.task.key)}: {worker} {lost.reason}; {then}", failed
 
     def succeeded(self, result: TaskResult) -> TaskResult:
         """The result of the last worker, with the reasons of the loss of others."""
-        return dataclasses.replace(result, retried="".join(self.reasons))
+        reasons = [*self.reasons, *self.of_hosts]
+        return dataclasses.replace(result, retried="; ".join(reasons))

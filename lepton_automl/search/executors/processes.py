@@ -93,12 +93,18 @@ class ProcessExecutor(Executor):
         done, _ = wait(self._pending, timeout, FIRST_COMPLETED)
         while not self._messages.empty():
             self._emit(Event("search", self._messages.get()))
-        found = [(self._pending.pop(f), f.result()) for f in list(self._pending) if f in done]
+        found: list[tuple[Task, TaskResult]] = []
+        for future in [each for each in self._pending if each in done]:
+            if found and future.exception() is not None:
+                break  # It is raised by the next call, so that no result is lost.
+            found.append((self._pending.pop(future), future.result()))
         self._work_done += sum(task.work for task, _ in found)
         self._adjust_workers_per_gpu()
         return found
 
     def close(self) -> None:
+        if self._closing:
+            return
         self._closing = True
         for worker in self._all:
             worker.stop()

@@ -216,8 +216,8 @@ class FinalTraining:
         waiting = [run for run in self.runs if self._result(run) is None]
         count, begun = len(waiting), time.monotonic()
         while True:
-            while waiting and self._has_free_workers(workers):
-                next_task = self._next_task(waiting, clock)
+            while waiting and self._may_start(waiting[0], workers, clock):
+                next_task = self._next_task(waiting, clock, workers.slowness)
                 if next_task is not None:
                     workers.start(next_task)
             if not workers.busy:
@@ -292,10 +292,22 @@ class FinalTraining:
     def _result(self, run: FinalRun) -> RungResult | None:
         return self._trials.final_result(run.key(self._round))
 
-    def _next_task(self, waiting: list[FinalRun], clock: Clock) -> Task | None:
+    def _may_start(self, run: FinalRun, workers: Executor, clock: Clock) -> bool:
+        is_free = self._has_free_workers(workers)
+        return is_free and not self._waits_for_faster(run, workers, clock)
+
+    def _waits_for_faster(self, run: FinalRun, workers: Executor, clock: Clock) -> bool:
+        """Whether a run ends sooner, or in time at all, on a faster worker that is busy now."""
+        if not workers.busy or workers.slowness == 1.0:
+            return False
+        work = self._work_of(run)
+        is_late = not clock.has_time(workers.slowness * work, run.number)
+        return not workers.is_worth(work) or (is_late and clock.has_time(work, run.number))
+
+    def _next_task(self, waiting: list[FinalRun], clock: Clock, slowness: float) -> Task | None:
         """Remove the first run of `waiting`; its task, or None where it is left out."""
         run = waiting.pop(0)
-        if not clock.has_time(self._work_of(run), run.number):
+        if not clock.has_time(slowness * self._work_of(run), run.number):
             # A fold that one finalist lacks is not compared, so the others need none.
             waiting[:] = [other for other in waiting if not other.fold]
             return None

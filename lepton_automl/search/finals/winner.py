@@ -37,6 +37,8 @@ from lepton_automl.training.evaluate import predict_logits
 from lepton_automl.training.recipe import Recipe
 
 _OPTIONS = "lepton pick, --objective accuracy, --min-accuracy"
+_ARITHMETIC = "arithmetic"
+"""Key of the plan event with the arithmetic of the final trainings, before the round."""
 _RECIPE = "recipe.json"
 """Written after the model: with this file the winner is complete."""
 _FOLD_NETS, _FOLDS = "folds", "folds.json"
@@ -86,6 +88,7 @@ class WinnerStore:
         if not self._trials.trained():
             raise _nothing_trained(self._trials)
         options = self._options(self._trials.trained())
+        self._confine(workers)
         finals = self._final_training.train(options, workers, clock)
         too_slow = self._too_slow(options) if finals else []
         if too_slow:  # It was evaluated on the validation part alone.
@@ -110,6 +113,21 @@ class WinnerStore:
             EventKind.WINNER, str(self._round), event | dataclasses.asdict(choice)
         )
         return choice
+
+    def _confine(self, workers: Executor) -> None:
+        """Train the finalists with one kind of arithmetic, so that they are compared fairly."""
+        ledger, key = self._request.ledger, f"{_ARITHMETIC}-{self._round}"
+        known = (ledger.get(EventKind.PLAN, key) or {}).get("kind", "")
+        found = workers.confine(str(known))
+        if found is None:
+            return
+        if found.kind != known:
+            ledger.record(EventKind.PLAN, key, {"kind": found.kind})
+        evidence, option = found.evidence, found.option
+        decision = Decision(
+            "arithmetic of final trainings", found.kind, evidence, "inferred", option
+        )
+        record_decision(ledger, decision)
 
     def _record_decision(self, choice: Choice, options: Sequence[Option]) -> None:
         compared = f"{choice.reason}, of {len(options)} trained trials"

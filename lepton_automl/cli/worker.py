@@ -1,0 +1,13 @@
+"""`lepton worker`: the program on a host of `--hosts`; it is started by the coordinator."""
+
+from __future__ import annotations
+
+from lepton_automl.search.workers.channel import Channel
+
+
+def worker() -> None:
+    """Run the trainings of another machine; its search starts this over the command of a host."""
+    channel = Channel()  # Says its version at once: what follows takes seconds.
+    from lepton_automl.search.workers.agent import Agent
+
+    Agent(channel).serve()

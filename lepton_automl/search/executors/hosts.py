@@ -1,0 +1,514 @@
+"""Executor over the hosts of a file: commands such as `ssh gpu1`, and messages over their pipes.
+
+One thread runs an event loop with all hosts; the thread of the search starts tasks and takes
+results. No port is opened, no lock is shared, and what a host sends is checked before it counts.
+
+A task goes to the fastest host that has a free worker. Speeds are seconds for a unit of work,
+measured on the trainings that a host has done, the newest most; until then a host counts as one of
+the fastest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_automl.core.events import Emit, Event, silent
+from lepton_automl.core.units import duration
+from lepton_automl.errors import LeptonError, MachineError
+from lepton_automl.models.arch import Arch
+from lepton_automl.search.executors import Attempt, Confinement, Executor
+from lepton_automl.search.executors.host_connection import Host, Running
+from lepton_automl.search.executors.hosts_file import HostsFile, read_hosts
+from lepton_automl.search.workers.handle import WorkerLost
+from lepton_automl.search.workers.remote_task import Catalog
+from lepton_automl.search.workers.task import Task, TaskResult
+
+LONE_SECONDS = 300.0
+"""Without any host that can take a task for so long, the command ends; the same one continues."""
+_JOIN_SECONDS = 15.0
+"""The search starts so long after the first host is ready, or when all are ready or have failed."""
+_REREAD_SECONDS = 2.0
+"""The file of hosts is looked at so often."""
+_NOTED_SLOWNESS = 1.25
+"""Hosts that differ by less than this factor count as equally fast."""
+_LEAST_SECONDS = 3.0
+"""A task that is repeated near the end of its time may still take so long."""
+
+
+@dataclass(eq=False)
+class _Started:
+    """A task that was started and has not been returned."""
+
+    number: int
+    attempt: Attempt
+    at: float
+    host: Host | None = None
+    """None while it waits for a free worker."""
+    last: str = ""
+    """Name of the host that it lost last."""
+    pinned: str = ""
+    """The only host that may run it; empty: any."""
+    outcome: TaskResult | LeptonError | None = None
+
+    @property
+    def task(self) -> Task:
+        return self.attempt.task
+
+    def current(self) -> Task:
+        """The task for the next worker, with what is left of its time."""
+        task = self.attempt.current
+        if not task.max_seconds:
+            return task
+        left = task.max_seconds - (time.monotonic() - self.at)
+        return dataclasses.replace(task, max_seconds=max(_LEAST_SECONDS, left))
+
+
+class HostsExecutor(Executor):
+    """Runs tasks on the hosts of a file, which is read again while it works.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    locks : Path
+        Folder of the measurement lock of this machine.
+    emit : callable
+        Receives events about hosts that join, fail and leave, and about lost workers.
+    program : tuple of str, optional
+        What runs on a host, for tests.
+
+    Raises
+    ------
+    ConfigError
+        If the file is wrong.
+    MachineError
+        If no host can be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        locks: Path,
+        *,
+        emit: Emit = silent,
+        program: tuple[str, ...] | None = None,
+    ) -> None:
+        self._path, self._locks, self._emit, self._program = path, locks, emit, program
+        self._file = read_hosts(path)
+        self._catalog = Catalog()
+        self._changed = threading.Condition(threading.RLock())
+        self._started: dict[int, _Started] = {}
+        self._count, self._first = 0, 0.0
+        self._hosts: dict[str, Host] = {}
+        self._messages: list[str] = []
+        self._reported: set[str] = set()
+        """Names of hosts whose failure was said, and that have not come back."""
+        self._kind = ""
+        """The only arithmetic that is used; empty: any."""
+        self._lone_since = time.monotonic()
+        self._bug: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run_loop, name="hosts", daemon=True)
+        self._thread.start()
+        try:
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+
+    # Called by the thread of the search.
+
+    @property
+    def jobs(self) -> int:  # type: ignore[override]
+        """Workers of the hosts that are ready."""
+        with self._changed:
+            return max(1, sum(host.jobs for host in self._usable()))
+
+    @property
+    def free(self) -> int:
+        with self._changed:
+            count = len(self._started)
+            # A task may wait for a host to come back.
+            least = 0 if count else 1
+            return max(least, sum(host.jobs for host in self._usable()) - count)
+
+    @property
+    def busy(self) -> list[Task]:
+        with self._changed:
+            return [each.task for each in self._started.values()]
+
+    @property
+    def slowness(self) -> float:
+        with self._changed:
+            waiting = sum(each.host is None for each in self._started.values())
+            slots = [host for host in self._ranked(self._usable()) for _ in range(host.free)]
+            return self._slowness(slots[waiting]) if waiting < len(slots) else 1.0
+
+    @property
+    def equivalent_jobs(self) -> float:
+        with self._changed:
+            return max(1.0, sum(host.jobs / self._slowness(host) for host in self._usable()))
+
+    def is_worth(self, work: float) -> bool:
+        with self._changed:
+            hosts = [host for host in self._ranked(self._usable()) if host.free]
+            if not hosts or (own := hosts[0].seconds_per_work) is None:
+                return True
+            now = time.monotonic()
+            for host in self._usable():
+                per_work = host.seconds_per_work
+                if (
+                    host.free
+                    or per_work is None
+                    or self._slowness(host) >= self._slowness(hosts[0])
+                ):
+                    continue
+                soonest = min(_seconds_to_go(each, now) for each in host.running.values())
+                if soonest + per_work * work < own * work:
+                    return False
+            return True
+
+    def confine(self, known: str) -> Confinement | None:
+        with self._changed:
+            speeds: dict[str, float] = {}
+            for host in self._usable():
+                speed = host.jobs / self._slowness(host)
+                speeds[host.arithmetic] = speeds.get(host.arithmetic, 0.0) + speed
+            if not speeds:
+                return None
+            named = self._hosts.get(self._file.finals)
+            kind = max(speeds, key=lambda each: speeds[each])
+            evidence = f"{speeds[kind] / sum(speeds.values()):.0%} of the speed of all hosts"
+            if named is not None and named.arithmetic in speeds:
+                kind, evidence = (
+                    named.arithmetic,
+                    f"that of host {self._file.finals}, as finals says",
+                )
+            elif known in speeds:
+                kind, evidence = known, "that of the final trainings before"
+            elif len(speeds) == 1:
+                evidence = "all hosts have it"
+            self._kind, self._lone_since = kind, time.monotonic()
+            return Confinement(kind, evidence, f"finals in {self._path.name} (--hosts)")
+
+    def start(self, task: Task) -> None:
+        self._start(task)
+
+    def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
+        with self._changed:
+            if not any(each.outcome for each in self._started.values()):
+                self._changed.wait(timeout)
+            done = [each for each in self._started.values() if each.outcome is not None]
+        self._report()
+        found: list[tuple[Task, TaskResult]] = []
+        for each in done:
+            outcome = each.outcome
+            if isinstance(outcome, LeptonError) and found:
+                break  # It is raised by the next call, so that no result is lost.
+            with self._changed:
+                del self._started[each.number]
+            if isinstance(outcome, LeptonError):
+                raise outcome
+            assert outcome is not None
+            found.append((each.task, outcome))
+        if not found:
+            self._check_lone()
+        return found
+
+    def probe(self, task: Task) -> TaskResult:
+        with self._changed:
+            hosts = [host.spec.name for host in self._usable()]
+            probes = [dataclasses.replace(task) for _ in hosts]
+            for name, each in zip(hosts, probes, strict=True):
+                self._start(each, pinned=name)
+        macs, results = Arch.from_json(task.arch).graph.macs, list[tuple[float, TaskResult]]()
+        while len(results) < len(probes):
+            for each, result in self.finished():
+                if any(each is probe for probe in probes):
+                    speed = result.seconds_per_work(each, macs)
+                    if speed and result.host in self._hosts:
+                        self._hosts[result.host].learn(speed, 1.0)
+                    results.append((speed or math.inf, result))
+        return min(results, key=lambda pair: pair[0])[1]
+
+    def seconds_to_go(self) -> float:
+        with self._changed:
+            now, longest = time.monotonic(), 0.0
+            for each in self._started.values():
+                running = None if each.host is None else each.host.running.get(each.number)
+                if each.outcome is None:
+                    to_go = math.inf if running is None else _seconds_to_go(running, now)
+                    longest = max(longest, to_go)
+            return longest
+
+    def facts(self) -> dict[str, Any]:
+        """As `Executor.facts`; also `hosts`, a list of the facts of each (`Host.facts`)."""
+        with self._changed:
+            workers = []
+            for host in self._hosts.values():
+                idle = {"task": "", "since": 0.0, "share": 0.0, "waits": False}
+                running = [
+                    {"task": r.task.key, "since": r.since, "share": r.share, "waits": r.waits}
+                    for r in host.running.values()
+                ]
+                slots = running + [idle] * host.free
+                about = {"pid": host.pid, "host": host.spec.name}
+                workers += [about | slot for slot in slots]
+            numbered = [{"slot": slot, **worker} for slot, worker in enumerate(workers)]
+            hosts = [host.facts() for host in self._hosts.values()]
+            return {"first": self._first, "workers": numbered, "hosts": hosts}
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+        self._started.clear()
+
+    def _start(self, task: Task, pinned: str = "") -> None:
+        with self._changed:
+            self._first = self._first or time.time()
+            self._count += 1
+            self._started[self._count] = _Started(
+                self._count, Attempt(task), time.monotonic(), pinned=pinned
+            )
+        self._loop.call_soon_threadsafe(self._dispatch)
+
+    def _report(self) -> None:
+        with self._changed:
+            messages, self._messages = self._messages, []
+        for message in messages:
+            self._emit(Event("search", message))
+        if self._bug is not None:
+            raise self._bug
+
+    def _join(self) -> None:
+        """Wait for the first hosts.
+
+        Raises
+        ------
+        MachineError
+            If all fail.
+        """
+        ready_since = None
+        while True:
+            with self._changed:
+                self._changed.wait(0.2)
+                states = [(host.is_ready, host.failure) for host in self._hosts.values()]
+            self._report()
+            if any(is_ready for is_ready, _ in states):
+                ready_since = ready_since or time.monotonic()
+                if all(is_ready or failure for is_ready, failure in states):
+                    return
+                if time.monotonic() - ready_since > _JOIN_SECONDS:
+                    return
+            elif states and all(failure for _, failure in states):
+                raise self._no_host("no host can be used")
+            else:
+                self._check_lone()
+
+    def _check_lone(self) -> None:
+        """Raise a MachineError where no host could take a task for a long time."""
+        with self._changed:
+            alone = 0.0 if self._usable() else time.monotonic() - self._lone_since
+        if alone > LONE_SECONDS:
+            raise self._no_host(f"no host could be used for {duration(alone)}")
+
+    def _no_host(self, what: str) -> MachineError:
+        reasons = [f"{name}: {host.failure or 'no answer'}" for name, host in self._hosts.items()]
+        others = f"; the final trainings need {self._kind}" if self._kind else ""
+        return MachineError(
+            f"{what}{others}: {'; '.join(reasons)}",
+            fix=f"correct {self._path} or the hosts, then run the same command",
+        )
+
+    # Both threads, with `_changed` held.
+
+    def _usable(self) -> list[Host]:
+        """Hosts that are ready, of the kind that is used."""
+        ready = (host for host in self._hosts.values() if host.is_ready)
+        return [host for host in ready if self._kind in ("", host.arithmetic)]
+
+    def _slowness(self, host: Host) -> float:
+        """Time of a task on a host relative to the fastest that is ready; 1 where not known."""
+        known = [each.seconds_per_work for each in self._usable()]
+        fastest = min((each for each in known if each), default=None)
+        own = host.seconds_per_work
+        if fastest is None or own is None or own < _NOTED_SLOWNESS * fastest:
+            return 1.0
+        return own / fastest
+
+    def _ranked(self, hosts: Iterable[Host]) -> list[Host]:
+        """Hosts in the order in which they get tasks: the fastest, then the emptiest first."""
+        return sorted(
+            hosts, key=lambda host: (self._slowness(host), len(host.running) / max(1, host.jobs))
+        )
+
+    # Called by the thread of the event loop.
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:  # noqa: BLE001  (raised again by the search's thread)
+            self._bug = error
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+            with self._changed:
+                self._changed.notify_all()
+
+    async def _serve(self) -> None:
+        serving: dict[str, asyncio.Task[None]] = {}
+        self._apply(self._file, serving)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        rereading = asyncio.ensure_future(self._reread(serving))
+        try:
+            while not stopping.done():
+                await asyncio.wait(
+                    {stopping, rereading, *serving.values()}, return_when="FIRST_COMPLETED"
+                )
+                for task in (rereading, *serving.values()):
+                    if task.done():
+                        task.result()
+                for name in [name for name, task in serving.items() if task.done()]:
+                    del serving[name]
+        finally:
+            stopping.cancel()
+            for host in self._hosts.values():
+                host.close()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    async def _reread(self, serving: dict[str, asyncio.Task[None]]) -> None:
+        """Look at the file again and again; hosts join and leave as it says."""
+        state = _state(self._path)
+        while True:
+            await asyncio.sleep(_REREAD_SECONDS)
+            now = _state(self._path)
+            if now == state:
+                continue
+            state = now
+            try:
+                found = read_hosts(self._path)
+            except LeptonError as error:
+                self._say(f"hosts stay as they are: {error.what}")
+            else:
+                self._file = found
+                self._apply(found, serving)
+
+    def _apply(self, file: HostsFile, serving: dict[str, asyncio.Task[None]]) -> None:
+        """Close hosts that are not in the file any more or differ, and open those that are new."""
+        with self._changed:
+            specs = {name: host.spec for name, host in self._hosts.items()}
+            for name in [name for name in specs if file.hosts.get(name) != specs[name]]:
+                if name not in file.hosts:
+                    self._say(f"host {name} was taken out of {self._path.name}")
+                self._hosts.pop(name).close()
+            for name, spec in file.hosts.items():
+                if name not in self._hosts:
+                    host = Host(spec, self._catalog, self, self._locks, self._program)
+                    self._hosts[name] = host
+                    serving[f"{name} {id(host)}"] = asyncio.ensure_future(host.serve())
+
+    def _dispatch(self) -> None:
+        """Send waiting tasks to free workers: the longest first, each to the fastest host."""
+        with self._changed:
+            waiting = [each for each in self._started.values() if self._is_waiting(each)]
+            for each in sorted(waiting, key=lambda one: -one.task.work):
+                hosts = self._ranked(host for host in self._usable() if host.has_room(each.task))
+                if any(host.spec.name == each.pinned for host in self._usable()):
+                    hosts = [host for host in hosts if host.spec.name == each.pinned]
+                others = [host for host in hosts if host.spec.name != each.last]
+                if hosts:
+                    each.host = (others or hosts)[0]
+                    each.host.assign(each.number, each.current())
+
+    @staticmethod
+    def _is_waiting(each: _Started) -> bool:
+        return each.host is None and each.outcome is None
+
+    def _say(self, message: str) -> None:
+        with self._changed:
+            self._messages.append(message)
+            self._changed.notify_all()
+
+    def _end(self, number: int, outcome: TaskResult | LeptonError) -> None:
+        with self._changed:
+            if each := self._started.get(number):
+                each.outcome, each.host = outcome, None
+            self._changed.notify_all()
+
+    # What hosts tell (`HostEvents`).
+
+    def ready(self, host: Host) -> None:
+        """See `HostEvents`."""
+        name = host.spec.name
+        again = " again" if name in self._reported else ""
+        self._reported.discard(name)
+        self._say(f"host {name}: {host.jobs} workers{again}, {host.arithmetic}")
+        self._dispatch()
+
+    def down(self, host: Host, reason: str) -> None:
+        """See `HostEvents`."""
+        with self._changed:
+            if not self._usable():
+                self._lone_since = time.monotonic()
+            name = host.spec.name
+            if not host.is_closed and name not in self._reported:
+                self._reported.add(name)
+                self._say(f"host {name} cannot be used: it {reason}; it is tried again and again")
+
+    def finished_task(self, host: Host, number: int, result: TaskResult) -> None:
+        """See `HostEvents`."""
+        with self._changed:
+            if each := self._started.get(number):
+                own = dataclasses.replace(
+                    result, host=host.spec.name, slowness=self._slowness(host)
+                )
+                self._end(number, each.attempt.succeeded(own))
+        self._dispatch()
+
+    def failed_task(self, host: Host, number: int, error: LeptonError) -> None:
+        """See `HostEvents`."""
+        del host
+        self._end(number, error)
+        self._dispatch()
+
+    def lost_task(self, host: Host, number: int, lost: WorkerLost, *, with_host: bool) -> None:
+        """See `HostEvents`."""
+        with self._changed:
+            each = self._started.get(number)
+            if each is not None:
+                each.host, each.last = None, host.spec.name
+                if not host.is_closed:
+                    message, failed = each.attempt.lost(lost, host.spec.name, with_host=with_host)
+                    self._say(message)
+                    if failed is not None:
+                        self._end(number, failed)
+        self._dispatch()
+
+
+def _seconds_to_go(running: Running, now: float) -> float:
+    """Estimated seconds until a task ends; infinite before progress."""
+    done = running.share
+    return (now - running.begun) * (1 - done) / done if done else math.inf
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Numbers that change with every change of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

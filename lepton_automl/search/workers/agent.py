@@ -1,0 +1,229 @@
+"""The program on a host: runs the tasks of a coordinator in worker processes, over one channel."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lepton_automl.config import RunConfig
+from lepton_automl.core import files
+from lepton_automl.core.scratch import Scratch
+from lepton_automl.errors import ConfigError, LeptonError, first_line
+from lepton_automl.search.workers.blob_cache import Blob, BlobCache
+from lepton_automl.search.workers.channel import Channel, Message
+from lepton_automl.search.workers.handle import LIVENESS_SECONDS, Worker, WorkerLost
+from lepton_automl.search.workers.launch import WORKER_PROGRAM
+from lepton_automl.search.workers.measurement_lock import MeasurementLock
+from lepton_automl.search.workers.remote_task import RemoteResult, RemoteTask, error_fields
+from lepton_automl.training.precision import arithmetic_name
+
+_LEAST_SECONDS = 1.0
+"""A task that has waited for its data longer than it may take gets this time."""
+
+
+@dataclass
+class _Received:
+    """A task of the coordinator."""
+
+    number: int
+    remote: RemoteTask
+    at: float = field(default_factory=time.monotonic)
+    lacks: set[Blob] = field(default_factory=set)
+
+
+class Agent:
+    """Worker processes of one host, with one thread each.
+
+    Parameters
+    ----------
+    channel : Channel
+        To the coordinator.
+    program : str
+        Python code that a worker process runs.
+    liveness_seconds : float
+        Seconds for which a worker may always be silent.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        program: str = WORKER_PROGRAM,
+        liveness_seconds: float = LIVENESS_SECONDS,
+    ) -> None:
+        self._channel, self._program = channel, program
+        self._liveness_seconds = liveness_seconds
+        self._scratch = Scratch()
+        self._waiting: dict[int, _Received] = {}
+        self._tasks: queue.SimpleQueue[_Received] = queue.SimpleQueue()
+        self._workers: dict[int, Worker] = {}
+        self._running: dict[int, int] = {}
+        """Number of a task -> slot of its worker."""
+        self._is_closing = False
+
+    def serve(self) -> None:
+        """Run tasks until the coordinator ends."""
+        messages = self._channel.messages()
+        settings = next((message["hello"] for message in messages if "hello" in message), None)
+        try:
+            if settings is not None:
+                self._start(settings)
+                for message in messages:
+                    self._receive(message)
+        except LeptonError as error:
+            self._channel.send({"fatal": error.what})
+        finally:
+            self._close()
+
+    def _start(self, settings: Message) -> None:
+        """Start the workers that the coordinator wants, and say what they are.
+
+        Raises
+        ------
+        LeptonError
+            If the device is missing, or a folder cannot be made.
+        """
+        device, gpus = _device(settings["device"])
+        folder = settings["cache"]
+        self._cache = BlobCache(Path(folder).expanduser() if folder else None)
+        self._cache.collect()
+        locks = Path(settings["locks"] or self._scratch.path / "locks")
+        self._lock, self._locks = MeasurementLock(locks), locks
+        jobs = settings["jobs"] or (len(gpus) if gpus else RunConfig("", Path()).workers)
+        for slot in range(jobs):
+            gpu = gpus[slot % len(gpus)] if gpus else None
+            threading.Thread(target=self._work, args=(slot, gpu), daemon=True).start()
+        self._channel.beat_with(self._beat)
+        about = {"jobs": jobs, "device": device.type, "arithmetic": arithmetic_name(device)}
+        self._channel.send({"ready": about})
+
+    def _receive(self, message: Message) -> None:
+        if "task" in message:
+            remote = RemoteTask.from_json(message["text"])
+            task = _Received(message["task"], remote)
+            task.lacks = set(remote.lacks(self._cache))
+            if task.lacks:
+                self._waiting[task.number] = task
+                lacks = [[blob.sha256, blob.size] for blob in task.lacks]
+                self._channel.send({"lacks": task.number, "blobs": lacks})
+            else:
+                self._tasks.put(task)
+        elif "piece" in message:
+            self._add(message["piece"])
+
+    def _add(self, piece: Message) -> None:
+        """Keep a piece of a content; start the tasks that lack nothing more."""
+        blob = Blob(piece["sha256"], piece["size"])
+        try:
+            if self._cache.add(piece) is None:
+                return
+        except (ValueError, LeptonError) as error:
+            # Its other pieces do not follow this one, and find no task that waits for them.
+            for task in [task for task in self._waiting.values() if blob in task.lacks]:
+                del self._waiting[task.number]
+                self._lose(task.number, WorkerLost(f"got no data: {first_line(error)}"))
+            return
+        for task in list(self._waiting.values()):
+            task.lacks.discard(blob)
+            if not task.lacks:
+                self._tasks.put(self._waiting.pop(task.number))
+
+    def _work(self, slot: int, gpu: int | None) -> None:
+        """Run tasks, one after the other, in a worker process that is replaced when it is lost."""
+        while not self._is_closing:
+            worker = Worker(self._locks, self._lock, gpu, self._liveness_seconds, self._program)
+            self._workers[slot] = worker
+            with contextlib.suppress(WorkerLost):
+                while True:
+                    task = self._tasks.get()
+                    self._running[task.number] = slot
+                    try:
+                        self._run(task, worker)
+                    finally:
+                        self._running.pop(task.number, None)
+            worker.stop()
+            worker.close()
+
+    def _run(self, received: _Received, worker: Worker) -> None:
+        """Run a task and send its result or error.
+
+        Raises
+        ------
+        WorkerLost
+            If the worker is lost; that is sent too.
+        """
+        folder = self._scratch.path / _name_of(received.remote)
+        try:
+            task = received.remote.resolved(self._cache, folder)
+            if task.max_seconds:
+                waited = time.monotonic() - received.at
+                seconds = max(_LEAST_SECONDS, task.max_seconds - waited)
+                task = dataclasses.replace(task, max_seconds=seconds)
+            found = RemoteResult.packed(worker.call(task), task)
+        except WorkerLost as lost:
+            if not self._is_closing:
+                self._lose(received.number, lost)
+            raise
+        except LeptonError as error:
+            self._channel.send({"error": received.number, "fields": error_fields(error)})
+            return
+        except OSError as error:  # The trained net cannot be read: the disk fails.
+            self._lose(received.number, WorkerLost(f"failed: {first_line(error)}"))
+            return
+        files.remove_folder(folder)
+        for piece in found.pieces():
+            self._channel.send({"piece": piece, "of": received.number})
+        self._channel.send({"result": received.number, "text": found.to_json()})
+
+    def _lose(self, number: int, lost: WorkerLost) -> None:
+        memory = lost.is_out_of_memory
+        self._channel.send({"lost": number, "reason": lost.reason, "out_of_memory": memory})
+
+    def _beat(self) -> Message:
+        """Share of each running task that is done, and whether it waits for a measurement."""
+        status: dict[str, Any] = {}
+        for number, slot in list(self._running.items()):
+            facts = self._workers[slot].facts()
+            status[str(number)] = [facts["share"], facts["waits"]]
+        return status
+
+    def _close(self) -> None:
+        self._is_closing = True
+        for worker in list(self._workers.values()):
+            worker.stop()
+        self._scratch.remove()
+        os._exit(0)  # Threads wait for tasks that will not come.
+
+
+def _name_of(remote: RemoteTask) -> str:
+    """A name of the training: a state of it that was interrupted here is found under it."""
+    same = dataclasses.replace(remote.task, max_seconds=0.0, micro_batches=())
+    text = dataclasses.replace(remote, task=same).to_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _device(name: str) -> tuple[torch.device, list[int]]:
+    """The device that workers train on, and the GPUs that they are spread over.
+
+    Raises
+    ------
+    ConfigError
+        If it is missing.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu"), []
+    _, _, index = name.partition(":")
+    gpus = [int(index)] if index else list(range(count))
+    if not gpus or max(gpus) >= count:
+        raise ConfigError(f"the host has {count} GPUs, its device is {name}", fix="name another")
+    return torch.device("cuda"), gpus
