@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from lepton_automl.config import (
+    DEFAULT_TARGET,
     Balance,
     BandMean,
     ChannelAxis,
@@ -34,6 +35,7 @@ from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.cost.boards import BoardFit
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
@@ -49,8 +51,8 @@ DataSource = str | Path | object
 """Data by their name or place, or a data set object; see `run`."""
 
 
-class Options(TypedDict, total=False):
-    """Options of `run` and `search`: fields of `RunConfig`, with paths also as text."""
+class SearchOptions(TypedDict, total=False):
+    """Options of `search`: fields of `RunConfig`, with paths also as text."""
 
     out: str | Path
     test: str | Path | None
@@ -98,9 +100,17 @@ class Options(TypedDict, total=False):
     store: str | None
     """URL or folder of the copy of the run."""
     take_over: bool
+    board: str | Path | None
     optuna_storage: str | None
     callbacks: Sequence[str]
     started: float | None
+
+
+class Options(SearchOptions, total=False):
+    """Options of `run`: fields of `RunConfig`, with paths also as text."""
+
+    formats: Sequence[str] | None
+    ship: str
 
 
 class DataOptions(TypedDict, total=False):
@@ -188,7 +198,9 @@ def run(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) ->
     return pipeline.run(config, emit=emit)
 
 
-def search(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) -> SearchResult:
+def search(
+    data: DataSource, *, emit: Emit = silent, **options: Unpack[SearchOptions]
+) -> SearchResult:
     """Search only and save the winner in `models/best`; parameters as for `run`."""
     config = _config(data, dict(options))
     from lepton_automl.pipeline import run as pipeline
@@ -345,14 +357,41 @@ def compress(
     return _compress_onnx(Path(source), data, given, emit)
 
 
-def export(run: str | Path, data: object | None = None, *, emit: Emit = silent) -> Outcome:
+def export(
+    run: str | Path,
+    data: object | None = None,
+    *,
+    formats: Sequence[str] | None = None,
+    ship: str = "",
+    emit: Emit = silent,
+) -> Outcome:
     """Write and verify the artifact of a compressed run.
 
-    `data` is the object that the run was made from, where it was made from one.
+    Parameters
+    ----------
+    run
+        A run.
+    data
+        The object that the run was made from, where it was made from one.
+    formats
+        Names of the file formats that are written; `onnx` always is. None: those of the artifact
+        that is there.
+    ship
+        Format that ships, which limits bind; empty: that of the artifact that is there, else
+        `onnx`.
+    emit : callable
+        Receives an `Event` for each line of progress.
+
+    Raises
+    ------
+    LeptonError
+        With a way out, `fix`.
     """
     from lepton_automl.pipeline import run as pipeline
 
-    return pipeline.export(_continued(Path(run), data), emit=emit)
+    stated = None if formats is None else tuple(formats)
+    config = _continued(Path(run), data, formats=stated, ship=ship)
+    return pipeline.export(config, emit=emit)
 
 
 def pick(
@@ -405,6 +444,25 @@ def store(url: str, *, gc: bool = False) -> StoreState:
     from lepton_automl.pipeline.stores import store_state
 
     return store_state(url, gc=gc)
+
+
+def board_fits(artifact: str | Path) -> list[BoardFit]:
+    """On which boards the net of an artifact fits; see `lepton boards --help`.
+
+    Parameters
+    ----------
+    artifact
+        An artifact folder, the run folder or the ONNX file.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact of a net of lepton.
+    """
+    from lepton_automl.artifact.verify import fits
+    from lepton_automl.runs.folder import locate_artifact
+
+    return fits(locate_artifact(Path(artifact)))
 
 
 def front(run: str | Path) -> Front:
@@ -646,6 +704,20 @@ def _named(data: DataSource) -> tuple[str, object | None]:
     return object_name(data), data
 
 
+def _for_board(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the limits and the target of a board, where they state no others."""
+    from lepton_automl.cost import boards
+
+    board = boards.load(str(settings["board"]))
+    limits = settings.get("limits") or Limits()
+    target = settings.get("target", DEFAULT_TARGET)
+    return settings | {
+        "board": str(settings["board"]),
+        "limits": Limits(**(board.limits | limits.stated)),
+        "target": boards.TARGET if target == DEFAULT_TARGET else target,
+    }
+
+
 def _config(data: DataSource, given: dict[str, Any]) -> RunConfig:
     """The configuration that the options of `run` or `search` describe.
 
@@ -662,6 +734,10 @@ def _config(data: DataSource, given: dict[str, Any]) -> RunConfig:
     settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
     settings["test"] = _test_path(settings.get("test"))
     settings |= {n: tuple(settings[n]) for n in ("objectives", "callbacks") if n in settings}
+    if settings.get("board") is not None:
+        settings = _for_board(settings)
+    if settings.get("formats") is not None:
+        settings["formats"] = tuple(settings["formats"])
     if settings.get("space") is not None:
         settings["space"] = str(settings["space"])
     if settings.get("out") is None:

@@ -89,6 +89,7 @@ class LimitSpec:
 LIMITS: Mapping[str, LimitSpec] = {
     "max_latency_ms": LimitSpec("latency at most", "--max-latency-ms", "ms", 4, "latency_ms"),
     "max_size_bytes": LimitSpec("size at most", "--max-size-kb", "kB", 1, "size_bytes"),
+    "max_flash_bytes": LimitSpec("flash memory at most", "--max-flash-kb", "kB", 1, "flash_bytes"),
     "max_macs": LimitSpec("multiply-accumulates at most", "--max-macs", "MACs", 0, "macs"),
     "max_peak_ram_bytes": LimitSpec(
         "peak memory of feature maps at most", "--max-ram-kb", "kB", 1, "peak_ram_bytes"
@@ -117,7 +118,9 @@ class Limits:
     max_latency_ms: float | None = None
     """Milliseconds a sample at batch 1 on one thread."""
     max_size_bytes: int | None = None
-    """Bytes of the ONNX file."""
+    """Bytes of the file that ships."""
+    max_flash_bytes: int | None = None
+    """Bytes of code and constants on a microcontroller, as its compiler's `size` gives them."""
     max_macs: int | None = None
     """Multiply-accumulates a sample."""
     max_peak_ram_bytes: int | None = None
@@ -304,6 +307,15 @@ class RunConfig:
     """URL or folder to which the run is copied, and from which it goes on on another machine."""
     take_over: bool = False
     """Whether a run in the store is taken from the command that works on it."""
+    formats: tuple[str, ...] | None = None
+    """Names of file formats that are written (`models.formats`); ONNX always is. None: those of the
+    artifact that is there."""
+    ship: str = ""
+    """Format that ships, which limits bind; it is written too. Empty: that of the artifact that is
+    there, else C with a limit on flash, else ONNX."""
+    board: str | None = None
+    """Board that the net is for (`cost.boards`), whose memory is in `limits`: a name or a TOML
+    file. None: that of the artifact that is there, if any."""
     optuna_storage: str | None = None
     """Where every trial is copied to: the URL of a database or the path of a journal file."""
     callbacks: tuple[str, ...] = ()
@@ -393,6 +405,11 @@ class RunConfig:
                 f"other: a worker takes {gib_text(LEAST_WORKER_BYTES)} at least",
                 fix=f"give --jobs {self.most_workers}, or leave one of them out",
             )
+
+    @property
+    def shipped_format(self) -> str:
+        """Format that ships as the options say, with a limit on flash C; empty: they do not say."""
+        return self.ship or ("c" if self.limits.max_flash_bytes is not None else "")
 
     @property
     def goal(self) -> Goal:

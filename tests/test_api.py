@@ -62,14 +62,14 @@ def test_run_takes_every_setting_of_a_configuration():
     assert set(api.Options.__annotations__) == fields | {"budget"}
 
 
-RENAMED = {"objective": "objectives", "callback": "callbacks"}
+RENAMED = {"format": "formats", "objective": "objectives", "callback": "callbacks"}
 
 
 @pytest.mark.parametrize(
     ("command", "options"),
     [
         ("run", api.Options.__annotations__),
-        ("search", api.Options.__annotations__),
+        ("search", api.SearchOptions.__annotations__),
         ("compress", api.CompressOptions.__annotations__),
         ("pick", inspect.signature(api.pick).parameters),
     ],

@@ -38,6 +38,7 @@ from lepton_automl.artifact.manifest import (
     VERDICT,
     Digests,
     Manifest,
+    golden_answers,
 )
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import Provenance, read_provenance
@@ -48,6 +49,7 @@ from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
+from lepton_automl.models.formats import ONNX
 from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.untrusted_onnx import parse
 
@@ -126,8 +128,8 @@ def _contradictions(folder: Path, sealed: Manifest | None, *, graphs: bool) -> l
     except ArtifactError as error:
         return [error.what]
     found = []
-    checks = (_class_names, _shapes, _metadata, _golden, _architectures, _about_verdict, _card)
-    for check in checks:
+    checks = (_class_names, _shapes, _metadata, _golden, _architectures, _format_files)
+    for check in (*checks, _about_verdict, _card):
         found += _checked(check, parts)
     return found
 
@@ -251,7 +253,9 @@ def _golden(parts: _Parts) -> list[str]:
     found = _differing("golden samples", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)})
     if not count:
         found.append(f"{GOLDEN} has no samples")
-    for name in GOLDEN_ANSWERS.values():
+    further = map(golden_answers, parts.about.formats)
+    stored = [name for name in further if (parts.folder / name).is_file()]
+    for name in (*GOLDEN_ANSWERS.values(), *stored):
         answers = writer.read_array(parts.folder, name)
         said: dict[str, object] = {
             GOLDEN: ("float32", (count, parts.classes)),
@@ -293,11 +297,19 @@ def _about_verdict(parts: _Parts) -> list[str]:
         return []
     about, verdict = parts.about, parts.verdict
     stated = {limit.name: limit.limit for limit in verdict.limits}
-    status = overall_status(verdict.limits, verdict.problems, verdict.parity)
+    shipped = verdict.shipped_format
+    status = overall_status(
+        verdict.limits,
+        verdict.problems,
+        verdict.parity,
+        is_answered=shipped is None or not shipped.not_run,
+    )
     is_compared = verdict.parity is not None
     found = [
         *_differing("file that ships", {MANIFEST: parts.sealed.primary, VERDICT: verdict.primary}),
         *_differing("limits", {ABOUT: about.limits.stated, VERDICT: stated}),
+        *_differing("format that ships", {ABOUT: about.ship, VERDICT: verdict.ship}),
+        *_differing("board", {ABOUT: about.board, VERDICT: verdict.board and verdict.board.board}),
         *_differing("--prefer", {ABOUT: about.prefer, VERDICT: verdict.prefer}),
         *_differing("class weights", {ABOUT: about.balanced, VERDICT: verdict.balanced}),
         *_differing("verdict", {"its limits and problems": status, VERDICT: verdict.status}),
@@ -312,9 +324,11 @@ def _about_verdict(parts: _Parts) -> list[str]:
         if figures is None:
             return [*found, f"{VERDICT} has no figures of {name}"]
         found += _figures(parts, name, figures)
+    found += _formats(parts, verdict)
     counts = {f"{VERDICT}, {name}": drop.n for name, drop in verdict.drops.items()}
     whole: dict[str, object] = {}
-    for one in (verdict.int8, verdict.float32, verdict.reference):
+    further = (one.metrics for one in verdict.formats)
+    for one in (verdict.int8, verdict.float32, verdict.reference, *further):
         if one is not None:
             counts[f"{VERDICT}, {one.file}"] = one.n_samples
             whole[f"{VERDICT}, {one.file}"] = one.recordings and one.recordings.n_recordings
@@ -358,6 +372,43 @@ def _figures(parts: _Parts, name: str, figures: FileMetrics) -> list[str]:
     ]
 
 
+def _format_files(parts: _Parts) -> list[str]:
+    """Files of further formats that are not listed, or lie where a format has none."""
+    listed = None if parts.sealed is None else parts.sealed.files
+    found = list[str]()
+    for name, paths in parts.about.formats.items():
+        if not paths or name == ONNX or not name.isidentifier():
+            found.append(f"{ABOUT} names the format {name!r}, with {len(paths)} files")
+        for path in paths:
+            if not manifest.is_format_path(name, path):
+                found.append(f"{ABOUT} names {path!r} as a file of the format {name}")
+            elif listed is not None and path not in listed:
+                found.append(f"{MANIFEST} does not list {path}, a file of the format {name}")
+    return found
+
+
+def _formats(parts: _Parts, verdict: Verdict) -> list[str]:
+    """What the verdict says of further formats against their files."""
+    assert parts.sealed is not None
+    about, files = parts.about, parts.sealed.files
+    names = {ABOUT: list(about.formats), VERDICT: [one.name for one in verdict.formats]}
+    found = _differing("formats", names)
+    for one in () if found else verdict.formats:
+        paths = about.formats[one.name]
+        wanted = (paths[0], files[paths[0]].sha256, sum(files[path].bytes for path in paths))
+        said = {one.name: wanted, VERDICT: (one.file, one.sha256, one.file_bytes)}
+        found += _differing("path, sha256 and bytes", said)
+        is_answered = not one.not_run
+        found += _differing(
+            f"whether {one.name} was answered",
+            {"not_run": is_answered, "metrics": one.metrics is not None},
+        )
+        if one.metrics is not None:
+            own = {one.name: wanted[:2], VERDICT: (one.metrics.file, one.metrics.sha256)}
+            found += _differing("path and sha256", own)
+    return found
+
+
 def _predictions(predictions: np.ndarray, classes: int) -> list[str]:
     kind = (predictions.dtype.name, predictions.ndim)
     found = _differing(
@@ -384,7 +435,9 @@ def _card(parts: _Parts) -> list[str]:
 
 def _judgements(verdict: Verdict) -> list[str]:
     """Limits on exact figures against the figures of the file that ships."""
-    found, shipped = [], verdict.shipped
+    found, shipped = list[str](), verdict.shipped
+    if shipped is None:
+        return found
     for limit in verdict.limits:
         measured = None if limit.interval is not None else LIMITS[limit.name].measured(shipped)
         if measured is None:

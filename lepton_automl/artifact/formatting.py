@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
-from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Verdict
+from lepton_automl.artifact.verdict import (
+    FileMetrics,
+    FormatFigures,
+    JudgedLimit,
+    PairedDrop,
+    Precision,
+    Verdict,
+)
 from lepton_automl.config import LIMITS
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.units import (
@@ -17,7 +24,9 @@ from lepton_automl.core.units import (
     quantity_text,
     time_text,
 )
+from lepton_automl.cost.boards import BoardFit
 from lepton_automl.cost.latency_model import Basis
+from lepton_automl.models.formats import ONNX
 
 ANSWERS = {
     "holds": "Every stated limit holds.",
@@ -141,7 +150,8 @@ def faster_text(verdict: Verdict) -> str:
         hint = "" if chosen else "; --prefer latency ships the faster one"
     elif int8.latency_interval[1] < floating.latency_interval[0]:
         text = f"int8 is faster than float here, {1 / ratio:.2f} of its time"
-    return f"{verdict.primary} ships; {text}{hint}."
+    ships = verdict.primary if verdict.ship == ONNX else f"format {verdict.ship}"
+    return f"{ships} ships; {text}{hint}."
 
 
 def decisions_of(about: Provenance, verdict: Verdict) -> tuple[Decision, ...]:
@@ -157,6 +167,8 @@ def decisions_of(about: Provenance, verdict: Verdict) -> tuple[Decision, ...]:
         )
         name = "limits on accuracy bind"
         made = (*made, Decision(name, choice, seen, "inferred", "--judge windows"))
+    if verdict.ship != ONNX:  # The user has chosen it.
+        return made
     speed = faster_text(verdict).partition("; ")[2].partition(";")[0].rstrip(".")
     sizes = f"int8 {bytes_text(int8.size_bytes)}, float {bytes_text(floating.size_bytes)}"
     name, evidence = precision_text(verdict.primary), f"{sizes}; {speed}"
@@ -186,6 +198,55 @@ def test_set_uses_text(verdict: Verdict) -> str:
 def precision_text(precision: Precision) -> str:
     """File name of a precision."""
     return "model.int8.onnx" if precision == "int8" else "model.fp32.onnx"
+
+
+def shipped_text(verdict: Verdict) -> str:
+    """Path of the file that ships."""
+    found = verdict.shipped_format
+    return precision_text(verdict.primary) if found is None else found.file
+
+
+FORMAT_COLUMNS = (
+    "format",
+    "accuracy [95 %]",
+    "class of model.int8.onnx",
+    "largest difference",
+    "drop from reference",
+    "time against it [95 %]",
+    "files",
+    "flash",
+    "memory",
+)
+"""Heads of what `format_cells` gives."""
+
+
+def format_cells(found: FormatFigures) -> tuple[str, ...]:
+    """What was measured on a further format; why nothing was, where it was not answered here."""
+    size = bytes_text(found.file_bytes)
+    if (metrics := found.metrics) is None:
+        return (found.name, f"not run here: {found.not_run}", "", "", "", "", size, "", "")
+    low, high = found.latency_ratio_interval or (0.0, 0.0)
+    return (
+        found.name,
+        accuracy_text(metrics.accuracy, metrics.accuracy_interval),
+        f"{found.n_same_class} of {metrics.n_samples}",
+        f"{found.max_difference or 0.0:.3g}",
+        "" if found.drop is None else f"{found.drop.points:.2f} points",
+        f"{found.latency_ratio or 0.0:.2f} [{low:.2f}, {high:.2f}]",
+        size,
+        "" if metrics.flash_bytes is None else bytes_text(metrics.flash_bytes),
+        "" if found.arena_bytes is None else bytes_text(found.arena_bytes),
+    )
+
+
+def board_text(found: BoardFit) -> str:
+    """Whether a net fits a board, with the figures that say so."""
+    board = found.board
+    return (
+        f"{board.name} ({board.core}, {board.clock_mhz:g} MHz): {found.fit}; "
+        f"{bytes_text(found.flash_bytes)} of {bytes_text(board.flash_bytes)} of flash, "
+        f"{found.basis}; {bytes_text(found.ram_bytes)} of {bytes_text(board.ram_bytes)} of memory"
+    )
 
 
 def nodes_text(figures: FileMetrics) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Status
 from lepton_automl.config import LIMITS, Limits
+from lepton_automl.cost.flash import SHARE
 from lepton_automl.metrics import balanced, intervals
 from lepton_automl.metrics.paired import (
     Evidence,
@@ -37,6 +40,8 @@ def judge(
     for name, limit in limits.stated.items():
         if name == "max_latency_ms":
             judged.append(_latency(name, limit, figures))
+        elif name == "max_flash_bytes":
+            judged.append(_flash(name, limit, figures))
         elif name == "min_accuracy":
             judged.append(_accuracy(name, limit, file))
         elif name == "max_drop":
@@ -49,6 +54,21 @@ def judge(
             status: Status = "holds" if measured <= limit else "broken"
             judged.append(JudgedLimit(name, limit, measured, None, status))
     return tuple(judged)
+
+
+def unanswered(judged: tuple[JudgedLimit, ...]) -> tuple[JudgedLimit, ...]:
+    """Limits on a format whose files were not answered here, judged on the ONNX file's figures.
+
+    A prediction cannot prove that a limit holds.
+    """
+    return tuple(
+        dataclasses.replace(
+            limit,
+            status="undecided" if limit.status == "holds" else limit.status,
+            basis="predicted",
+        )
+        for limit in judged
+    )
 
 
 def keeps_exact_limits(limits: Limits, figures: FileMetrics) -> bool:
@@ -91,6 +111,24 @@ def _latency(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
         status = "undecided"
     figure = target.latency_ms if target else figures.latency_ms
     return JudgedLimit(name, limit, figure, (low, high), status, basis=basis)
+
+
+def _flash(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
+    """Measured by a compiler, or predicted within `SHARE`.
+
+    Of files that are no code only their own bytes are known, which can break a limit alone.
+    """
+    value, basis = figures.flash_bytes, figures.flash_basis
+    if value is None:
+        value, basis = figures.size_bytes, "estimated"
+    if basis == "measured":
+        return JudgedLimit(name, limit, value, None, "holds" if value <= limit else "broken")
+    share = SHARE if basis == "predicted" else 0.0
+    low, high = (1 - share) * value, (1 + share) * value
+    status: Status = "holds" if high <= limit else "broken" if low > limit else "undecided"
+    if status == "holds" and basis == "estimated":
+        status = "undecided"
+    return JudgedLimit(name, limit, value, (low, high), status, basis=basis)
 
 
 def _accuracy(name: str, limit: float, file: Evidence) -> JudgedLimit:

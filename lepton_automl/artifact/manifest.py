@@ -25,6 +25,21 @@ ARCHS = {INT8: "arch.json", FLOAT: "arch.json", REFERENCE: "reference/arch.json"
 """File -> path of its architecture."""
 GOLDEN = "golden/pixels.npy"
 GOLDEN_ANSWERS = {INT8: "golden/int8.npy", FLOAT: "golden/float.npy"}
+
+
+def golden_answers(name: str) -> str:
+    """Path of the golden answers of a further format, by its name."""
+    return f"golden/{name}.npy"
+
+
+def is_format_path(name: str, path: str) -> bool:
+    """Whether a path is where a further format has its files: in its folder, or `model.*`."""
+    first, *rest = path.split("/")
+    if not rest:
+        return path.startswith("model.") and path not in MODELS
+    return first == name and not {"", ".", ".."} & set(rest)
+
+
 LABELS = "labels.txt"
 ABOUT = "about.json"
 REFERENCE_PREDICTIONS = "reference_test_predictions.npy"

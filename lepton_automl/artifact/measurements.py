@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
@@ -27,6 +29,7 @@ from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import DataError, MachineError, first_line
+from lepton_automl.metrics.joined import joined_evidence
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
@@ -38,6 +41,33 @@ _FRONT_END = "front end"
 ROUNDS = 15
 SECONDS = 0.3
 """Time per file over all rounds."""
+
+
+@dataclass(frozen=True)
+class EvaluatedPart:
+    """The test samples, and what is needed to judge answers to them."""
+
+    pixels: np.ndarray
+    """(n, *shape), as written files read them."""
+    labels: np.ndarray
+    """int64 (n,)."""
+    is_balanced: bool
+    groups: np.ndarray | None = None
+    recordings: np.ndarray | None = None
+    """Recording that each sample is a window of; None: they are no windows of recordings."""
+
+    def evidence(self, answers: np.ndarray) -> Evidence:
+        """Which samples the probabilities (n, classes) classify correctly."""
+        strata = self.labels if self.is_balanced else None
+        return Evidence(answers.argmax(1) == self.labels, self.groups, strata, self.labels)
+
+    def whole(self, answers: np.ndarray) -> Evidence | None:
+        """Which recordings the joined answers classify correctly; None where there are none."""
+        if self.recordings is None:
+            return None
+        return joined_evidence(
+            answers, self.labels, self.recordings, self.groups, is_balanced=self.is_balanced
+        )
 
 
 def file_problems(name: str, file: bytes) -> list[str]:
@@ -98,7 +128,9 @@ def figures(
         timed = static.with_measured_latency(latencies[name], quiet)
         found[name] = _figures(name, digests[name], evidence[name], timed, file)
         if whole is not None:
-            found[name] = dataclasses.replace(found[name], recordings=_recordings(whole[name]))
+            found[name] = dataclasses.replace(
+                found[name], recordings=recording_accuracy(whole[name])
+            )
         if model is not None and name == INT8:
             arch = writer.read_arch(folder, name)
             found[name] = dataclasses.replace(
@@ -111,7 +143,8 @@ def figures(
     return found, FrontEndCost(own.ratio * quiet, interval, len(front_end))
 
 
-def _recordings(whole: Evidence) -> RecordingAccuracy:
+def recording_accuracy(whole: Evidence) -> RecordingAccuracy:
+    """Accuracy of the joined answers to recordings, as figures of a file hold it."""
     return RecordingAccuracy(whole.accuracy, whole.interval, len(whole.correct))
 
 

@@ -11,6 +11,7 @@ from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
 from lepton_automl.data.pictures.pixel_scale import EIGHT_BIT
+from lepton_automl.models.formats import ONNX
 from lepton_automl.text import Markdown, code, markdown
 
 USE = Markdown("""## Use
@@ -134,6 +135,7 @@ def card(verdict: Verdict, about: Provenance) -> str:
         Origin of the artifact.
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
+    sections.append(_formats(verdict, about))
     more = [_made(about), _decisions(verdict, about), _how(verdict), _use(verdict, about), FILES]
     return _lines([*filter(None, sections), *more])
 
@@ -141,7 +143,8 @@ def card(verdict: Verdict, about: Provenance) -> str:
 def _head(verdict: Verdict, about: Provenance) -> Markdown:
     names = ", ".join(about.class_names[:20]) + (", ..." if len(about.class_names) > 20 else "")
     uses = Markdown(", **{uses}**") if verdict.test_set_uses > 1 else Markdown()
-    ships, preferred = formatting.precision_text(verdict.primary), f"--prefer {verdict.prefer}"
+    ships, preferred = formatting.shipped_text(verdict), f"--prefer {verdict.prefer}"
+    preferred = preferred if verdict.ship == ONNX else f"--ship {verdict.ship}"
     rows = {
         "Task": f"{len(about.class_names)} classes: {names}",
         "Input": _input(about),
@@ -158,6 +161,8 @@ def _head(verdict: Verdict, about: Provenance) -> Markdown:
         "Target": about.target,
         "Made by": f"lepton {about.lepton}",
     }
+    if verdict.board is not None:
+        rows["Board"] = formatting.board_text(verdict.board)
     title = Markdown("# {data}: a classifier by lepton\n").fill(data=about.data)
     return _lines([title, _table(("", ""), rows.items())])
 
@@ -225,6 +230,21 @@ def _drops(verdict: Verdict) -> Markdown:
     ]
     title = f"{units.accuracy_title(verdict.balanced)} drop, paired [95 %]"
     return _table((title, ""), rows) if rows else Markdown()
+
+
+def _formats(verdict: Verdict, about: Provenance) -> Markdown:
+    if not verdict.formats:
+        return Markdown()
+    head = Markdown(
+        "## Further formats\n\nThe same net, compared with `model.int8.onnx` on the test part.\n"
+    )
+    table = _table(formatting.FORMAT_COLUMNS, map(formatting.format_cells, verdict.formats))
+    items = []
+    for each in verdict.formats:
+        paths = ", ".join(about.formats[each.name])
+        items.append(f"{each.name}: {paths}; sha256 of {each.file} {each.sha256}")
+        items += [f"{each.name}: {text}" for text in each.differences]
+    return _lines([head, table, *_items(items), Markdown()])
 
 
 def _made(about: Provenance) -> Markdown:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,9 +14,12 @@ from lepton_automl.config import Judge, Limits
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.field_types import check_types
+from lepton_automl.cost.boards import Board
+from lepton_automl.cost.boards import from_fields as board_from_fields
 from lepton_automl.cost.latency_model import LatencyModel, from_document
 from lepton_automl.data.pictures.pixel_scale import PixelScale
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
+from lepton_automl.models.formats import ONNX
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.quantization import INPUT_TYPES
 
@@ -65,6 +68,12 @@ class Provenance:
     """What was decided for the user, from the data to the written file."""
     front_end: LogMel | None = None
     """What the files compute of sound before the net; None where they read other samples."""
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of a further file format -> paths of its files inside the artifact."""
+    ship: str = ONNX
+    """Format that ships: a name in `formats`, or that of the ONNX files."""
+    board: Board | None = None
+    """Board that the net is for; None: none was named."""
 
     @property
     def known_scale(self) -> PixelScale | None:
@@ -95,11 +104,17 @@ class Provenance:
         if body.get("front_end") is not None:
             body["front_end"] = LogMel.from_fields(body["front_end"])
         body.setdefault("judge", "windows")
+        if body.get("board") is not None:
+            body["board"] = board_from_fields(body["board"])
+        stored = body.get("formats", {})
+        body["formats"] = {name: tuple(paths) for name, paths in stored.items()}
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         found = cls(**body)
         check_types(found)
         if found.input_kind not in INPUT_TYPES:
             raise ValueError(f"input_type {found.input_type!r} is no type of inputs")
+        if found.ship not in (ONNX, *found.formats):
+            raise ValueError(f"ship {found.ship!r} is no format of the artifact")
         if found.pixel_scale and found.known_scale is None:
             raise ValueError(f"pixel_scale {found.pixel_scale!r} states no scale")
         return found

@@ -11,8 +11,11 @@ from typing import Any, Literal
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.field_types import check_types
 from lepton_automl.core.machine import Machine
+from lepton_automl.cost.boards import BoardFit
+from lepton_automl.cost.boards import from_fields as board_from_fields
 from lepton_automl.cost.latency_model import Basis
 from lepton_automl.errors import DataError, LeptonError, VerdictError, first_line
+from lepton_automl.models.formats import ONNX
 
 Status = Literal["holds", "broken", "undecided"]
 Precision = Literal["int8", "float"]
@@ -77,6 +80,10 @@ class FileMetrics:
     """Latency on another device; where present, a latency limit is judged by it."""
     recordings: RecordingAccuracy | None = None
     """Of whole recordings, where test samples are several windows of one; else None."""
+    flash_bytes: int | None = None
+    """Code and constants on a microcontroller; None of files that are no code."""
+    flash_basis: Basis = "measured"
+    """`measured` by the compiler's `size`, or `predicted` (`cost.flash`) where there is none."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,38 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class FormatFigures:
+    """What was measured on the files of a further format of the same net."""
+
+    name: str
+    """Of the format (`models.formats`)."""
+    file: str
+    """Path inside the artifact folder of the file that a user names."""
+    sha256: str
+    """Of that file."""
+    file_bytes: int
+    """Of all its files."""
+    metrics: FileMetrics | None = None
+    """As of the ONNX files: accuracy on the test part, latency as that of the int8 file times
+    `latency_ratio`, memory as the format states it; None where it was not answered here."""
+    not_run: str = ""
+    """Why the files were not answered on this machine; empty where they were."""
+    n_same_class: int | None = None
+    """Test samples that get the class of the int8 ONNX file."""
+    max_difference: float | None = None
+    """Largest difference of a probability from the int8 ONNX file on the test part."""
+    latency_ratio: float | None = None
+    """Time of a call at batch 1 against the int8 ONNX file in the same rounds."""
+    latency_ratio_interval: Interval | None = None
+    drop: PairedDrop | None = None
+    """From the float net before pruning."""
+    arena_bytes: int | None = None
+    """Working memory that a caller provides; None where the format does not state it."""
+    differences: tuple[str, ...] = ()
+    """What the format computes otherwise than the ONNX file, one sentence each."""
+
+
+@dataclass(frozen=True)
 class ValidationGap:
     """Accuracy on the validation part against that on the test part.
 
@@ -210,11 +249,30 @@ class Verdict:
     """As `drops`, of whole recordings; empty where samples are no windows of recordings."""
     front_end: FrontEndCost | None = None
     """Part of the latency of the files that read audio; None of other files."""
+    formats: tuple[FormatFigures, ...] = ()
+    """Further formats of the artifact."""
+    ship: str = ONNX
+    """Format that ships, which the limits bind: one of `formats`, or that of the ONNX files."""
+    board: BoardFit | None = None
+    """Whether the net fits the board that was named; None: none was."""
 
     @property
     def shipped(self) -> FileMetrics | None:
-        """Metrics of the file that ships; None if the files are damaged."""
+        """Metrics of the file that ships; None if files are damaged, or it was not answered."""
+        if (found := self.shipped_format) is not None:
+            return found.metrics
         return self.int8 if self.primary == "int8" else self.float32
+
+    @property
+    def shipped_format(self) -> FormatFigures | None:
+        """Figures of the format that ships; None of the ONNX files, and if files are damaged."""
+        return next((one for one in self.formats if one.name == self.ship), None)
+
+    @property
+    def shipped_file(self) -> tuple[str, str] | None:
+        """Path and sha256 of the file that ships; None if files are damaged."""
+        found = self.shipped_format or self.shipped
+        return None if found is None else (found.file, found.sha256)
 
     @property
     def exit_code(self) -> int:
@@ -235,6 +293,8 @@ class Verdict:
                     else ""
                 )
             )
+        if (one := self.shipped_format) is not None and one.not_run:
+            lines.append(f"{one.file} ships, but was not run here: {one.not_run}")
         return lines + [self._reason(limit) for limit in self.limits if limit.status != "holds"]
 
     @property
@@ -274,7 +334,7 @@ class Verdict:
         """The verdict as plain JSON values; `float32` is called `float` there."""
         body = dataclasses.asdict(self)
         status = body.pop("status")
-        sha256 = self.shipped.sha256 if self.shipped else None
+        sha256 = self.shipped_file[1] if self.shipped_file else None
         named = {"float" if name == "float32" else name: value for name, value in body.items()}
         return {"verdict": status, "sha256": sha256, **named}
 
@@ -340,21 +400,32 @@ class Verdict:
             front_end=None
             if body.get("front_end") is None
             else FrontEndCost(**_tuples(body["front_end"])),
+            formats=tuple(map(_format, body.get("formats", ()))),
+            ship=body.get("ship", ONNX),
+            board=_board(body.get("board")),
         )
         check_types(found)
-        shipped = found.shipped and found.shipped.sha256
+        shipped = found.shipped_file and found.shipped_file[1]
         if body["sha256"] != shipped:
             raise ValueError(f"sha256 is {body['sha256']}, that of the file that ships {shipped}")
         return found
 
 
 def overall_status(
-    limits: tuple[JudgedLimit, ...], problems: tuple[str, ...], parity: Parity | None
+    limits: tuple[JudgedLimit, ...],
+    problems: tuple[str, ...],
+    parity: Parity | None,
+    *,
+    is_answered: bool = True,
 ) -> Status:
-    """The worst status: `broken`, then `undecided`, then `holds`."""
+    """The worst status: `broken`, then `undecided`, then `holds`.
+
+    What ships but was not answered on this machine, so not `is_answered`, cannot hold.
+    """
     if problems or (parity is not None and not parity.holds):
         return "broken"
     found = {limit.status for limit in limits}
+    found |= set() if is_answered else {"undecided"}
     for status in ("broken", "undecided"):
         if status in found:
             return "broken" if status == "broken" else "undecided"
@@ -370,6 +441,19 @@ def _figures(body: dict[str, Any] | None) -> FileMetrics | None:
         "recordings": RecordingAccuracy(**_tuples(whole)) if whole else None,
     }
     return FileMetrics(**_tuples(body | made))
+
+
+def _board(body: dict[str, Any] | None) -> BoardFit | None:
+    return None if body is None else BoardFit(**body | {"board": board_from_fields(body["board"])})
+
+
+def _format(body: dict[str, Any]) -> FormatFigures:
+    drop = body["drop"]
+    made = {
+        "metrics": _figures(body["metrics"]),
+        "drop": None if drop is None else PairedDrop(**drop),
+    }
+    return FormatFigures(**_tuples(body | made))
 
 
 def _tuples(body: dict[str, Any]) -> dict[str, Any]:

@@ -16,20 +16,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from lepton_automl.artifact import consistency, manifest, writer
 from lepton_automl.artifact import limits as judging
+from lepton_automl.artifact.format_files import measure_formats, predicted_flash
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
-from lepton_automl.artifact.measurements import figures, file_problems
+from lepton_automl.artifact.measurements import EvaluatedPart, figures, file_problems
 from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import (
+    FormatFigures,
     PairedDrop,
     Parity,
     Precision,
@@ -50,11 +52,14 @@ from lepton_automl.core.limited_process import (
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.cost import targets
+from lepton_automl.cost.boards import Board, BoardFit
+from lepton_automl.cost.boards import every as every_board
+from lepton_automl.cost.cost import peak_ram_bytes
+from lepton_automl.cost.flash import flash_bytes
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
 from lepton_automl.metrics.intervals import is_near_chance
-from lepton_automl.metrics.joined import joined_evidence
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
@@ -390,22 +395,44 @@ def _judged(
 ) -> Verdict:
     about = read_provenance(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
-    pixels, evidence, whole = _evidence(request, about, files)
+    test, evidence, whole, int8_answers = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
     found, front_end = figures(
         request.folder, files, digests, evidence, quiet_ms, about.latency, whole
     )
     primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
+    more = measure_formats(
+        request.folder,
+        about,
+        test,
+        found[INT8],
+        int8_answers,
+        evidence[REFERENCE],
+        digests=digests,
+        is_own=request.digests is not None,
+    )
     main_file = INT8 if primary == "int8" else FLOAT
     binding = whole if whole is not None and about.judge != "windows" else evidence
     judged, others = (
         judging.judge(limits, found[name], binding[name], binding[REFERENCE])
         for name in (main_file, FLOAT if main_file == INT8 else INT8)
     )
+    shipped = next((one for one in more.figures if one.name == about.ship), None)
+    if shipped is not None and shipped.metrics is not None:
+        own = (more.evidence if binding is evidence else more.whole)[shipped.name]
+        judged = judging.judge(limits, shipped.metrics, own, binding[REFERENCE])
+    elif shipped is not None:
+        flash = predicted_flash(writer.read_arch(request.folder, INT8))
+        expected = dataclasses.replace(found[INT8], **flash)
+        judged = judging.judge(limits, expected, binding[INT8], binding[REFERENCE])
+        judged = judging.unanswered(judged)
     machine = this_machine()
-    same, problems = _soundness(request.folder, about, files, pixels, machine)
+    same, problems = _soundness(request.folder, about, files, test.pixels, machine)
+    problems += more.problems
     return Verdict(
-        status=overall_status(judged, problems, same),
+        status=overall_status(
+            judged, problems, same, is_answered=shipped is None or not shipped.not_run
+        ),
         primary=primary,
         prefer=prefer,
         limits=judged,
@@ -424,12 +451,50 @@ def _judged(
         machine=machine,
         # Parity is of int8; where float is the other file it has no say.
         other=overall_status(others, problems, None if main_file == INT8 else same)
-        if others
+        if others and shipped is None
         else None,
         notes=notes_of(about, found[main_file].accuracy),
         validation=_validation_gap(request, about, files, evidence, main_file),
         front_end=front_end,
+        formats=more.figures,
+        ship=about.ship,
+        board=None if about.board is None else _fit(request.folder, about.board, more.figures),
     )
+
+
+def fits(folder: Path) -> list[BoardFit]:
+    """Whether the net of a sealed artifact fits each board, by its stored verdict.
+
+    Raises
+    ------
+    DataError
+        If there is no finished artifact, its files contradict each other, or its model was made
+        elsewhere.
+    """
+    verdict = checked_verdict(folder)
+    if verdict.problems and verdict.int8 is None:
+        raise ArtifactError(
+            f"{folder} cannot be believed: {verdict.problems[0]}", fix=manifest.FRESH
+        )
+    if _is_foreign(folder):
+        raise DataError(
+            f"{folder} is of a model made elsewhere, which has no C files",
+            fix="give an artifact of `lepton run`",
+        )
+    return [_fit(folder, board, verdict.formats) for board in every_board()]
+
+
+def _fit(folder: Path, board: Board, measured: Sequence[FormatFigures]) -> BoardFit:
+    """Whether a net fits a board: by the figures of its code, else as predicted."""
+    known = [one.metrics for one in measured if one.metrics and one.metrics.flash_bytes is not None]
+    if known and known[0].flash_bytes is not None:
+        flash, ram = known[0].flash_bytes, known[0].peak_ram_bytes
+        is_measured = known[0].flash_basis == "measured"
+    else:
+        graph = writer.read_arch(folder, INT8).graph
+        flash, ram, is_measured = flash_bytes(graph), peak_ram_bytes(graph), False
+    basis: Literal["measured", "predicted"] = "measured" if is_measured else "predicted"
+    return BoardFit(board, board.fit(flash, ram), flash, ram, basis)
 
 
 def _validation_gap(
@@ -509,8 +574,11 @@ def _soundness(
 
 def _evidence(
     request: Request, about: Provenance, files: Mapping[str, bytes]
-) -> tuple[np.ndarray, dict[str, Evidence], dict[str, Evidence] | None]:
-    """The test samples, and for each file which of them and of their recordings are right."""
+) -> tuple[EvaluatedPart, dict[str, Evidence], dict[str, Evidence] | None, np.ndarray]:
+    """The test samples, for each file which of them and of their recordings are right.
+
+    Last the probabilities of the int8 file.
+    """
     pixels, labels = map_labelled(LabelledFiles(request.pixels, request.labels))
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
         raise DataError(
@@ -520,20 +588,18 @@ def _evidence(
         )
     groups = None if request.groups is None else np.asarray(request.groups)
     recordings = None if request.recordings is None else np.asarray(request.recordings)
-    right, whole = dict[str, Evidence](), dict[str, Evidence]()
+    test = EvaluatedPart(pixels, labels, about.balanced, groups, recordings)
+    right, whole, int8_answers = dict[str, Evidence](), dict[str, Evidence](), np.empty(0)
     for name, file in files.items():
         answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
         problem = problem_of(answers, len(pixels), len(about.class_names))
         if problem:
             raise manifest.unusable(request.folder / name, f"it gives no probabilities: {problem}")
-        right[name] = Evidence(
-            answers.argmax(1) == labels, groups, labels if about.balanced else None, labels
-        )
-        if recordings is not None:
-            whole[name] = joined_evidence(
-                answers, labels, recordings, groups, is_balanced=about.balanced
-            )
-    return pixels, right, whole or None
+        int8_answers = answers if name == INT8 else int8_answers
+        right[name] = test.evidence(answers)
+        if (joined := test.whole(answers)) is not None:
+            whole[name] = joined
+    return test, right, whole or None, int8_answers
 
 
 def _refused(problems: list[str], request: Request | None = None) -> Verdict:

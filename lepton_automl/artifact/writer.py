@@ -31,10 +31,12 @@ from lepton_automl.artifact.manifest import (
     STRIDE,
     VERDICT,
     Digests,
+    golden_answers,
+    is_format_path,
     read_json,
     unusable,
 )
-from lepton_automl.artifact.provenance import FinalistResult, Provenance
+from lepton_automl.artifact.provenance import FinalistResult, Provenance, read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import Judge, Limits
 from lepton_automl.core import files as durable
@@ -42,15 +44,19 @@ from lepton_automl.core import untrusted_arrays, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.core.version import __version__
+from lepton_automl.cost.boards import Board
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledFiles
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sampling import first_balanced
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ArtifactError, DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.formats import ONNX, Golden, Words
+from lepton_automl.models.formats import load as load_format
 from lepton_automl.models.onnx_export import float_onnx, int8_onnx
+from lepton_automl.models.untrusted_format import FormatSession
 from lepton_automl.models.untrusted_session import UntrustedSession
 
 if TYPE_CHECKING:
@@ -80,6 +86,9 @@ def write_artifact(
     channel_names: Sequence[str] = (),
     window_stride: int = 0,
     input_type: str = "",
+    formats: Sequence[str] = (),
+    ship: str = ONNX,
+    board: Board | None = None,
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -116,6 +125,12 @@ def write_artifact(
         Of the channels of signals, recorded and in the ONNX metadata; empty where not known.
     window_stride : int
         Values from the start of one window of a signal to the next, likewise; 0 where not known.
+    formats : sequence of str
+        Names of file formats that are written beside ONNX.
+    ship : str
+        Format that ships.
+    board : Board, optional
+        Board that the net is for.
 
     Returns
     -------
@@ -126,8 +141,9 @@ def write_artifact(
     ------
     MachineError
         If the folder cannot be written.
+    ArchError
+        If a format cannot hold the net.
     """
-    durable.remove(folder / MANIFEST)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
     if input_type == onnx_file.input_of(int8.arch.file_input)[1].name:
         input_type = ""
@@ -135,6 +151,17 @@ def write_artifact(
     words |= scale_metadata(pixel_scale) | channel_metadata(channel_names)
     words |= stride_metadata(window_stride)
     names = dataset.class_names
+    files = {
+        INT8: int8_onnx(int8, names, words),
+        FLOAT: float_onnx(float_twin, names, words),
+        REFERENCE: float_onnx(reference, names, words),
+        **{ARCHS[k]: _json(m.arch) for k, m in ((INT8, int8), (REFERENCE, reference))},
+        LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
+    }
+    samples = _golden_samples(validation)
+    files |= _golden(files, samples, onnx_file.onnx_probabilities)
+    golden = Golden(samples, onnx_file.onnx_probabilities(files[INT8], samples))
+    more = {name: _format(name, int8, Words(tuple(names), words), golden) for name in formats}
     about = Provenance(
         lepton=__version__,
         data=dataset.name,
@@ -155,16 +182,46 @@ def write_artifact(
         input_type=input_type,
         channel_names=tuple(channel_names),
         window_stride=window_stride,
+        formats={name: tuple(written) for name, written in more.items()},
+        ship=ship,
+        board=board,
     )
-    files = {
-        INT8: int8_onnx(int8, names, words),
-        FLOAT: float_onnx(float_twin, names, words),
-        REFERENCE: float_onnx(reference, names, words),
-        **{ARCHS[k]: _json(m.arch) for k, m in ((INT8, int8), (REFERENCE, reference))},
-        LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
-        ABOUT: about.to_json().encode(),
-    }
-    return _write_all(folder, files | _golden(files, validation, onnx_file.onnx_probabilities))
+    files |= {ABOUT: about.to_json().encode()}
+    for written in more.values():
+        files |= written
+    durable.remove(folder / MANIFEST)
+    _remove_formats(folder, files)
+    digests = _write_all(folder, files)
+    answers = {golden_answers(name): _answers(folder, name, golden) for name in more}
+    known = {name: content for name, content in answers.items() if content is not None}
+    return digests | _write_all(folder, known)
+
+
+def _remove_formats(folder: Path, kept: Mapping[str, bytes]) -> None:
+    """Delete the files of formats of an artifact that is written again without them."""
+    try:
+        earlier = read_provenance(folder).formats if (folder / ABOUT).is_file() else {}
+    except ArtifactError:
+        return
+    for name, paths in earlier.items():
+        stale = [path for path in paths if path not in kept and is_format_path(name, path)]
+        for path in stale + ([golden_answers(name)] if name.isidentifier() else []):
+            durable.remove(folder / path)
+
+
+def _format(name: str, net: Model, words: Words, golden: Golden) -> dict[str, bytes]:
+    """The files of a format, that which a user names first."""
+    kind = load_format(name)
+    files = kind.files(net, words, golden)
+    return {kind.main: files[kind.main]} | files
+
+
+def _answers(folder: Path, name: str, golden: Golden) -> bytes | None:
+    """What written files answer to the golden samples; None where they cannot be answered here."""
+    if load_format(name).missing():
+        return None
+    with FormatSession(name, folder, golden.probabilities.shape[1]) as session:
+        return npy(session.predict(golden.samples))
 
 
 def scale_metadata(scale: PixelScale | None) -> dict[str, str]:
@@ -198,7 +255,7 @@ def write_external_artifact(
     # The file alone is enough to read pictures as those of the data were read.
     words = scale_metadata(about.known_scale)
     stated = {name: onnx_file.with_metadata(file, words) for name, file in models.items()}
-    golden = _golden(stated, validation, _untrusted_probabilities)
+    golden = _golden(stated, _golden_samples(validation), _untrusted_probabilities)
     return _write_all(folder, {**stated, **texts, **golden})
 
 
@@ -299,14 +356,17 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _golden(
-    files: Mapping[str, bytes],
-    validation: LabelledFiles,
-    predict: Callable[[bytes, np.ndarray], np.ndarray],
-) -> dict[str, bytes]:
+def _golden_samples(validation: LabelledFiles) -> np.ndarray:
     labels = np.load(validation.labels, allow_pickle=False)
     pixels = np.load(validation.pixels, mmap_mode="r", allow_pickle=False)
-    chosen = np.ascontiguousarray(pixels[np.sort(first_balanced(labels, GOLDEN_SAMPLES))])
+    return np.ascontiguousarray(pixels[np.sort(first_balanced(labels, GOLDEN_SAMPLES))])
+
+
+def _golden(
+    files: Mapping[str, bytes],
+    chosen: np.ndarray,
+    predict: Callable[[bytes, np.ndarray], np.ndarray],
+) -> dict[str, bytes]:
     answers: dict[str, Any] = {
         path: npy(predict(files[name], chosen)) for name, path in GOLDEN_ANSWERS.items()
     }

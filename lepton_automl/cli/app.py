@@ -11,6 +11,7 @@ from typing import Annotated, Any, Never, cast
 import typer
 
 from lepton_automl.cli.bench import bench
+from lepton_automl.cli.boards import boards
 from lepton_automl.cli.compress import compress
 from lepton_automl.cli.dashboard import dashboard
 from lepton_automl.cli.data import data
@@ -57,6 +58,7 @@ for command in (
     predict,
     inspect,
     spaces,
+    boards,
     bench,
 ):
     app.command()(command)

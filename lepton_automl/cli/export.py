@@ -6,22 +6,25 @@ import typer
 
 from lepton_automl import api
 from lepton_automl.cli import options as o
+from lepton_automl.pipeline.option_values import names
 
 
 def export(
     run: o.Run,
+    format: o.Formats = None,
+    ship: o.Ship = "",
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Write RUN/artifact and verify it.
 
     The artifact holds the int8 and float ONNX files, labels, golden samples, model card, verdict
-    and manifest.
+    and manifest; with --format files of further formats too, which are compared with the int8 file.
     """
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = api.export(run, emit=emit)
+        outcome = api.export(run, formats=names(format) or None, ship=ship, emit=emit)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

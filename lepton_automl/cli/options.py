@@ -158,6 +158,24 @@ MaxSize = Annotated[
         "--max-size-kb", help="Size of the ONNX file; 1 kB is 1000 bytes.", rich_help_panel=_BOUNDS
     ),
 ]
+MaxFlash = Annotated[
+    float | None,
+    typer.Option(
+        "--max-flash-kb",
+        help="Code and constants on a microcontroller; ships C unless --ship says otherwise.",
+        rich_help_panel=_BOUNDS,
+    ),
+]
+BoardName = Annotated[
+    str | None,
+    typer.Option(
+        "--board",
+        metavar="NAME",
+        help="Board the net is for, whose flash and memory are limits: a name of `lepton boards`, "
+        "or a TOML file.",
+        rich_help_panel=_BOUNDS,
+    ),
+]
 MaxMacs = Annotated[
     str | None,
     typer.Option(
@@ -367,6 +385,25 @@ Rehash = Annotated[
         help="Read every picture file again, also those whose path, size and times are those of "
         "before.",
         rich_help_panel=_RUNNING,
+    ),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="NAME,...",
+        help="File formats to write beside ONNX, with commas or repeated; see docs/formats.md.  "
+        "[default: onnx, or those of the artifact that is there]",
+        show_default=False,
+    ),
+]
+Ship = Annotated[
+    str,
+    typer.Option(
+        "--ship",
+        metavar="NAME",
+        help="File format that ships: it is written too, and the limits bind it.  [default: onnx]",
+        show_default=False,
     ),
 ]
 Fresh = Annotated[

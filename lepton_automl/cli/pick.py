@@ -31,6 +31,7 @@ def pick(
     run: o.Run,
     max_latency_ms: o.MaxLatency = None,
     max_size_kb: o.MaxSize = None,
+    max_flash_kb: o.MaxFlash = None,
     max_macs: o.MaxMacs = None,
     max_ram_kb: o.MaxRam = None,
     min_accuracy: o.MinAccuracy = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lepton_automl.config import LIMITS, Limits
+from lepton_automl.cost.flash import flash_bytes
 from lepton_automl.cost.latency import Latency
 from lepton_automl.cost.latency_model import Basis, LatencyModel
 from lepton_automl.models.arch import Arch
@@ -29,6 +30,9 @@ class Cost:
     """Multiply-accumulates a sample."""
     peak_ram_bytes: int
     """Largest sum of live feature maps (see `peak_ram_bytes`)."""
+    flash_bytes: int | None = None
+    """Predicted code and constants of the C files on a microcontroller (`cost.flash`); None of a
+    float net."""
     latency_ms: float | None = None
     """Milliseconds a call on one thread of a quiet machine; None where not measured."""
     latency_low_ms: float | None = None
@@ -84,6 +88,7 @@ def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
         parameter_bytes=weights * value_bytes + bias_bytes,
         macs=graph.macs,
         peak_ram_bytes=peak_ram_bytes(graph) * value_bytes,
+        flash_bytes=flash_bytes(graph) if value_bytes == 1 else None,
     )
 
 

@@ -98,7 +98,7 @@ class Stopwatch:
                 references.append(_block(self._reference, seconds / rounds))
                 for name, call in calls.items():
                     times[name].append(_block(call, seconds / rounds))
-            found = {name: _relative_latency(own, references) for name, own in times.items()}
+            found = {name: relative_latency(own, references) for name, own in times.items()}
             if is_undecided is None or not any(map(is_undecided, found.values())):
                 break
         return found
@@ -151,7 +151,8 @@ def _block(call: Callable[[], object], seconds: float) -> float:
         before = after
 
 
-def _relative_latency(times: list[float], references: list[float]) -> Latency:
+def relative_latency(times: list[float], references: list[float]) -> Latency:
+    """Latency from the times of a file and of what it is compared with, round by round; seconds."""
     ratios = sorted(own / reference for own, reference in zip(times, references, strict=True))
     outside = _outside(len(ratios))
     return Latency(

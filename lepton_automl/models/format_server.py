@@ -23,8 +23,8 @@ _WARM_UP = 3
 
 
 @dataclass
-class _Server:
-    """Holds the files that are open."""
+class Server:
+    """Answers requests about the files of one format, which it holds open."""
 
     name: str = ""
     folder: Path = Path()
@@ -82,4 +82,4 @@ def _shortest(call: Callable[[], object], seconds: float) -> float:
 
 def main() -> None:
     """Answer requests until the parent process closes the pipe."""
-    serve(_Server().answer)
+    serve(Server().answer)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -30,7 +31,9 @@ from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import DataPlace, Dataset, locate_data
 from lepton_automl.data.folds import assign_folds, is_small
-from lepton_automl.errors import ConfigError, DataError, InfeasibleError, MachineError
+from lepton_automl.errors import ArchError, ConfigError, DataError, InfeasibleError, MachineError
+from lepton_automl.models import formats
+from lepton_automl.models.random_weights import random_net
 from lepton_automl.pipeline import opening
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
@@ -42,6 +45,7 @@ from lepton_automl.search import callbacks
 from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
+from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.study import make_sampler
 from lepton_automl.search.trials import read_trials
@@ -141,6 +145,7 @@ def _opened(
         raise stored.explained(error) from error
     check_folds(config, dataset)
     space = choose_space(config, resources, dataset).for_samples(len(dataset.train))
+    check_formats(config, dataset, space, resources.target)
     chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
@@ -226,6 +231,8 @@ def resolve(config: RunConfig) -> Resources:
     _check_place(config)
     _check_objectives(config)
     make_sampler(config.sampler, config.seed)
+    for name in _format_names(config):
+        formats.load(name)
     for name in config.callbacks:
         callbacks.load(name)
     target, device = targets.load(config.target), chosen_device(config.device)
@@ -236,6 +243,42 @@ def resolve(config: RunConfig) -> Resources:
         table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
     return Resources(target, model, table, device, space)
+
+
+def _format_names(config: RunConfig) -> list[str]:
+    """File formats that the options name or imply, each once."""
+    stated = (*(config.formats or ()), config.shipped_format)
+    return [name for name in dict.fromkeys(stated) if name]
+
+
+def check_formats(config: RunConfig, dataset: Dataset, space: SearchSpace, target: Target) -> None:
+    """Check with a random net that the file formats can hold nets of the space.
+
+    Raises
+    ------
+    ConfigError
+        If one cannot.
+    """
+    names = [name for name in _format_names(config) if name != formats.ONNX]
+    if not names:
+        return
+    arch, _ = space.sample(
+        RandomTrial(),
+        size=dataset.size,
+        channels=dataset.channels,
+        classes=len(dataset.class_names),
+        target=target,
+    )
+    net = random_net(arch, target.weight_limit)
+    samples = np.zeros((1, *arch.file_input), net.preprocessing.input_type)
+    golden = formats.Golden(samples, np.full((1, arch.classes), 1 / arch.classes, np.float32))
+    for name in names:
+        try:
+            formats.load(name).files(net, formats.Words(dataset.class_names), golden)
+        except ArchError as error:
+            raise ConfigError(
+                f"the format {name} cannot hold these nets: {error.what}", fix=error.fix
+            ) from error
 
 
 def open_data(config: RunConfig, emit: Emit) -> Dataset:

@@ -11,7 +11,7 @@ from typing import Any
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
-from lepton_automl.artifact.provenance import read_provenance
+from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     Request,
@@ -21,13 +21,16 @@ from lepton_automl.artifact.verify import (
     verify_in_fresh_process,
 )
 from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.config import RunConfig
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
+from lepton_automl.cost import boards
 from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import CODE, Dataset, locate_data, map_labelled, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
+from lepton_automl.models.formats import ONNX
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
@@ -60,7 +63,7 @@ def written_outcome(artifact: Path) -> Outcome:
         If a file of the artifact cannot be read.
     """
     verdict = checked_verdict(artifact)
-    if verdict.shipped is None:
+    if verdict.int8 is None:
         return Outcome(artifact, verdict)
     about = read_provenance(artifact)
     return Outcome(artifact, verdict, decisions=decisions_of(about, verdict))
@@ -95,6 +98,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         channel_names=context.dataset.channel_names,
         window_stride=context.dataset.window_stride,
         input_type=context.dataset.input_type,
+        **_formats(context),
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(
@@ -106,6 +110,45 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         quiet_reference_ms=quiet,
         emit=context.emit,
     )
+
+
+def _formats(context: RunContext) -> dict[str, Any]:
+    """Further formats and the one that ships: as stated, else as in the artifact that is there."""
+    config = context.config
+    stated, ship = config.formats, config.shipped_format
+    about = _earlier_provenance(context.folder.artifact)
+    if stated is None:
+        stated = () if about is None else tuple(about.formats)
+        ship = ship or (ONNX if about is None else about.ship)
+    names = dict.fromkeys((*stated, ship or ONNX))
+    board = None if about is None else about.board
+    return {
+        "formats": tuple(name for name in names if name != ONNX),
+        "ship": ship or ONNX,
+        "board": board if config.board is None else boards.load(config.board),
+    }
+
+
+def has_stated_formats(config: RunConfig, folder: Path) -> bool:
+    """Whether the artifact in a folder has the formats that a command states, if it states any."""
+    about = _earlier_provenance(folder)
+    if about is None or (config.board and about.board != boards.load(config.board)):
+        return False
+    if config.formats is None and not config.shipped_format:
+        return True
+    stated = about.formats.keys() if config.formats is None else {*config.formats}
+    ship = config.shipped_format or (about.ship if config.formats is None else ONNX)
+    return {*stated, ship} - {ONNX} == {*about.formats} and ship == about.ship
+
+
+def _earlier_provenance(folder: Path) -> Provenance | None:
+    """What the artifact that is in a folder says of itself; None where there is none."""
+    if not (folder / manifest.ABOUT).is_file():
+        return None
+    try:
+        return read_provenance(folder)
+    except DataError:  # It is written again.
+        return None
 
 
 def made_decisions(dataset: Dataset, ledger: LedgerView) -> tuple[Decision, ...]:

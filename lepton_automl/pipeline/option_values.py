@@ -17,6 +17,7 @@ _MAX_JOBS_PER_GPU = 64
 def limits(
     max_latency_ms: float | None = None,
     max_size_kb: float | None = None,
+    max_flash_kb: float | None = None,
     max_macs: str | None = None,
     max_ram_kb: float | None = None,
     min_accuracy: float | None = None,
@@ -34,6 +35,7 @@ def limits(
     macs = None if max_macs is None else count(max_macs)
     _check("max_latency_ms", max_latency_ms, "a number above 0", above_zero)
     _check("max_size_bytes", max_size_kb, "at least 0.001", 0.001)
+    _check("max_flash_bytes", max_flash_kb, "at least 0.001", 0.001)
     _check("max_macs", macs, "at least 1", 1)
     _check("max_peak_ram_bytes", max_ram_kb, "at least 0.001", 0.001)
     _check("min_accuracy", min_accuracy, "a share up to 1 or per cent up to 100", above_zero, 100)
@@ -44,6 +46,7 @@ def limits(
     return Limits(
         max_latency_ms=max_latency_ms,
         max_size_bytes=_whole("max_size_bytes", max_size_kb),
+        max_flash_bytes=_whole("max_flash_bytes", max_flash_kb),
         max_macs=macs,
         max_peak_ram_bytes=_whole("max_peak_ram_bytes", max_ram_kb),
         min_accuracy=min_accuracy,
@@ -69,6 +72,8 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     converted: dict[str, Any] = {"limits": limits(**stated)}
     if (objective := rest.pop("objective", None)) is not None:
         converted["objectives"] = names([objective])
+    if "format" in rest:
+        converted["formats"] = names(rest.pop("format")) or None
     if "callback" in rest:
         converted["callbacks"] = names(rest.pop("callback"))
     if "jobs_per_gpu" in rest:

@@ -15,7 +15,12 @@ from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.units import duration
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import Outcome, verify_again, written_outcome
+from lepton_automl.pipeline.export import (
+    Outcome,
+    has_stated_formats,
+    verify_again,
+    written_outcome,
+)
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.time_budget import continuing_budget
 from lepton_automl.search import observers
@@ -114,7 +119,7 @@ def verify(
 def _finished_outcome(context: RunContext) -> Outcome | None:
     """The outcome of an earlier call, unless this one has more trials or time than was used."""
     folder, config = context.folder.artifact, context.config
-    if not manifest.is_complete(folder):
+    if not manifest.is_complete(folder) or not has_stated_formats(config, folder):
         return None
     earlier = list(context.ledger.all(EventKind.FINISHED).values())
     if not earlier or (config.trials or 0) > (earlier[-1]["trials"] or 0):

@@ -22,7 +22,12 @@ from lepton_automl.pipeline import option_values
 from lepton_automl.runs.folder import default_out
 from lepton_automl.search.space.parameters import Keys, Scalar, SpaceFile
 
-_RENAMED = {"objectives": "objective", "callbacks": "callback", "budget_seconds": "budget"}
+_RENAMED = {
+    "objectives": "objective",
+    "callbacks": "callback",
+    "formats": "format",
+    "budget_seconds": "budget",
+}
 """Field of `RunConfig` -> parameter of `lepton run`."""
 _NO_OPTIONS = {"limits", "data_object", "started", "out", "fresh"}
 _OWN = {
@@ -263,9 +268,8 @@ def _as_typed(given: Mapping[str, Scalar]) -> dict[str, Any]:
     for name, value in given.items():
         is_number = type(value) in (int, float) and str in _kinds(name.replace("_", "-"))
         made[name] = str(value) if is_number else value
-    if "callback" in made:
-        made["callback"] = [made["callback"]]
-    return made
+    repeated = {name: [made[name]] for name in ("callback", "format") if name in made}
+    return made | repeated
 
 
 def _count(table: Mapping[str, Sequence[Scalar]]) -> int:

@@ -10,6 +10,7 @@ from lepton_automl.artifact.limits import (
     judge,
     keeps_exact_limits,
     paired,
+    unanswered,
 )
 from lepton_automl.config import Limits
 from lepton_automl.metrics.paired import Evidence
@@ -247,3 +248,26 @@ def test_of_many_classes_one_that_seems_to_break_it_by_chance_does_not():
         pair = Evidence(before, labels=labels), Evidence(after, labels=labels)
         broken += judged(Limits(max_class_drop=2.0), pair[1], pair[0]).status == "broken"
     assert broken <= 6
+
+
+@pytest.mark.parametrize(
+    ("flash", "limit", "status", "basis"),
+    [
+        ({"flash_bytes": 10_000}, 10_000, "holds", "measured"),
+        ({"flash_bytes": 10_001}, 10_000, "broken", "measured"),
+        ({"flash_bytes": 9_500, "flash_basis": "predicted"}, 10_000, "holds", "predicted"),
+        ({"flash_bytes": 9_600, "flash_basis": "predicted"}, 10_000, "undecided", "predicted"),
+        ({"flash_bytes": 10_600, "flash_basis": "predicted"}, 10_000, "broken", "predicted"),
+        ({"size_bytes": 9_000}, 10_000, "undecided", "estimated"),
+        ({"size_bytes": 10_001}, 10_000, "broken", "estimated"),
+    ],
+)
+def test_flash_is_exact_where_measured_and_has_an_interval_where_predicted(
+    flash, limit, status, basis
+):
+    right = evidence(90, 100)
+    (found,) = judge(Limits(max_flash_bytes=limit), figures(**flash), right, right)
+    assert (found.status, found.basis) == (status, basis)
+    assert (found.interval is None) == (basis == "measured")
+    held = unanswered((found,))[0]
+    assert held.status == ("undecided" if status == "holds" else status)

@@ -87,7 +87,8 @@ def tested(copy):
     names = [name for name in recipes() if name.startswith("tests/")]
     chosen = (
         "-k",
-        "ghost or pixel_table or energy_mj or json_lines or near_best or rules_of_the_project",
+        "ghost or pixel_table or onnx_gz or energy_mj or json_lines or near_best or "
+        "rules_of_the_project",
     )
     done = python(
         *("-m", "pytest", "-v", *chosen, *names, RULES, "tests/contracts"), folder=copy, path=copy
@@ -152,12 +153,14 @@ def results(out: Path) -> list[int]:
 def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
     assert sorted(recipes()) == [
         "lepton_automl/data/sources/pixel_table.py",
+        "lepton_automl/models/formats/onnx_gz.py",
         "lepton_automl/models/layers/ghost.py",
         "lepton_automl/search/callbacks/json_lines.py",
         "my_package/energy_mj.py",
         "my_package/near_best.py",
         "search_spaces/mine.toml",
         "tests/data/test_source_pixel_table.py",
+        "tests/models/test_format_onnx_gz.py",
         "tests/models/test_layer_ghost.py",
         "tests/search/test_callback_json_lines.py",
         "tests/search/test_objective_energy_mj.py",
@@ -167,6 +170,7 @@ def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
 
 def test_the_new_files_pass_their_own_tests(tested):
     assert tested("tests/models/test_layer_ghost.py") == 1
+    assert tested("tests/models/test_format_onnx_gz.py") == 1
     assert tested("tests/data/test_source_pixel_table.py") == 4
     assert tested("tests/search/test_callback_json_lines.py") == 1
     assert tested("tests/search/test_objective_energy_mj.py") == 1
@@ -178,6 +182,7 @@ def test_the_contracts_cover_the_new_plug_ins_at_once(tested):
     assert tested("tests/contracts/test_parity.py") >= 1
     assert tested("tests/contracts/test_sources.py") == 5
     assert tested("tests/contracts/test_objectives.py") == 1
+    assert tested("tests/contracts/test_formats.py") >= 15
 
 
 def test_the_rules_of_the_project_still_hold(tested):

@@ -60,6 +60,8 @@ def make_bundle(
     balanced: bool = False,
     pixel_scale: PixelScale | None = None,
     window_stride: int = 0,
+    formats: tuple[str, ...] = (),
+    ship: str = "onnx",
 ) -> Made:
     """Write `root/artifact`; three of four test labels are what the float net says."""
     arch = chain((8, 8, 3), [Stem(8), Conv(16, stride=2), Head()], len(CLASSES))
@@ -80,14 +82,17 @@ def make_bundle(
         prefer=prefer,
         pixel_scale=pixel_scale,
         window_stride=window_stride,
+        formats=formats,
+        ship=ship,
     )
     request = Request(root / "artifact", test.pixels, test.labels, "feedfacefeedface")
     return Made(root / "artifact", digests, request)
 
 
-def seal_bundle(made: Made) -> None:
-    """Judge a bundle and seal it, as a run does."""
+def seal_bundle(made: Made, **claimed) -> None:
+    """Judge a bundle and seal it, as a run does; with fields of the verdict that are claimed."""
     found = verify(dataclasses.replace(made.request, digests=made.digests))
+    found = dataclasses.replace(found, **claimed)
     predictions = reference_predictions(made.folder, np.load(made.request.pixels))
     text = card(found, read_provenance(made.folder))
     seal(made.folder, made.digests, verdict=found, card=text, predictions=predictions)

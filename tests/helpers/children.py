@@ -17,6 +17,7 @@ import pytest
 from lepton_automl.artifact import measurements, verify
 from lepton_automl.compress.external import load
 from lepton_automl.core.limited_process import Message
+from lepton_automl.models import format_server, untrusted_format
 
 
 def answer_here(patch: pytest.MonkeyPatch) -> None:
@@ -24,6 +25,12 @@ def answer_here(patch: pytest.MonkeyPatch) -> None:
     for module in (verify, load):
         patch.setattr(module, "LimitedProcess", ProcessHere)
     patch.setattr(measurements, "SECONDS", 0.02)
+    answer_formats_here(patch)
+
+
+def answer_formats_here(patch: pytest.MonkeyPatch) -> None:
+    """Written files of formats are answered in this process."""
+    patch.setattr(untrusted_format, "LimitedProcess", FormatsHere)
 
 
 class ProcessHere:
@@ -44,3 +51,10 @@ class ProcessHere:
     def call(self, fields: dict[str, Any], payload: bytes = b"", **_: object) -> Message:
         made = self._answer(Message(json.loads(json.dumps(fields)), payload))
         return Message(json.loads(json.dumps(made.fields)), made.payload)
+
+
+class FormatsHere(ProcessHere):
+    """As `ProcessHere`, for the process of `models.untrusted_format`, which holds open files."""
+
+    def __init__(self, program: str) -> None:
+        self._answer = format_server.Server().answer

@@ -30,14 +30,15 @@ def document(
     null if that part is not known), `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `FileMetrics`; null if the files are damaged), `drops`, `limits_on` (`samples` or
-    `recordings`, which limits on accuracy bind), `recording_drops`, `parity`, `problems`,
+    `recordings`, which limits on accuracy bind), `recording_drops`, `parity`, `formats` (a list:
+    the fields of `FormatFigures`), `ship`, `board` (the fields of `BoardFit`, or null), `problems`,
     `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
     part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
     other file shipped; null without limits), `notes` (what to know beside the status, such as how
     short the search was), `decisions` (made for the user, a list: the fields of
     `Decision`).
     """
-    file = str(artifact / verdict.shipped.file) if verdict.shipped else None
+    file = str(artifact / verdict.shipped_file[0]) if verdict.shipped_file else None
     return {
         "artifact": str(artifact),
         "file": file,

@@ -41,11 +41,14 @@ _DRAWING_ORDER: tuple[Mark, ...] = ("other", "front", "winner")
 def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     """Figures of all files, drops, limits and the verdict."""
     parts: list[RenderableType] = []
-    if verdict.shipped is not None:
+    if verdict.int8 is not None:
         parts.append(_figures(verdict))
         if about := formatting.front_end_text(verdict):
             parts.append(Text(about))
         parts += [*_drops(verdict), Text(formatting.faster_text(verdict))]
+    parts += _formats(verdict)
+    if verdict.board is not None:
+        parts.append(Text(formatting.board_text(verdict.board)))
     if verdict.limits:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]
@@ -59,7 +62,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     words = "no limit was stated" if _is_unjudged(verdict) else formatting.ANSWERS[verdict.status]
     words = words.rstrip(".") + formatting.warned_text(verdict)
     head = Text.assemble("verdict: ", (verdict.status, f"bold {_COLOURS[verdict.status]}"))
-    shipped = artifact / formatting.precision_text(verdict.primary)
+    shipped = artifact / formatting.shipped_text(verdict)
     return Group(*parts, head.append(f" ({words.rstrip('.')})"), Text(str(shipped)))
 
 
@@ -209,6 +212,19 @@ def _drops(verdict: Verdict) -> list[Text]:
         for key, name in names.items()
         if (drop := verdict.recording_drops.get(key)) is not None
     ]
+
+
+def _formats(verdict: Verdict) -> list[RenderableType]:
+    if not verdict.formats:
+        return []
+    rows = [formatting.format_cells(each) for each in verdict.formats]
+    places = [n for n in range(len(formatting.FORMAT_COLUMNS)) if any(row[n] for row in rows)]
+    columns = [formatting.FORMAT_COLUMNS[n] for n in places]
+    table = _table("further formats, compared with model.int8.onnx on the test set", *columns)
+    for row in rows:
+        table.add_row(*(row[n] for n in places))
+    told = [Text(f"{each.name}: {text}") for each in verdict.formats for text in each.differences]
+    return [table, *told]
 
 
 def _limits(verdict: Verdict) -> Table:

@@ -10,6 +10,7 @@ from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.pruning.cut import arch_without_layer, removable_layers
 from lepton_automl.config import Limits
 from lepton_automl.cost.cost import peak_ram_bytes
+from lepton_automl.cost.flash import flash_bytes
 from lepton_automl.cost.latency import NetFile
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.random_weights import random_int8_onnx
@@ -133,6 +134,7 @@ def is_within(limits: Limits, arch: Arch, size_bytes: int, milliseconds: float |
     costs = {
         "max_size_bytes": size_bytes,
         "max_latency_ms": milliseconds,
+        "max_flash_bytes": flash_bytes(arch.graph),
         "max_macs": arch.graph.macs,
         "max_peak_ram_bytes": peak_ram_bytes(arch.graph),
     }
@@ -150,7 +152,7 @@ def savings_for_limits(
 ) -> Savings:
     """Savings by bytes, time or both alike, as the stated limits need."""
     limits = context.limits
-    wants_size = limits.max_size_bytes is not None
+    wants_size = limits.max_size_bytes is not None or limits.max_flash_bytes is not None
     wants_speed = limits.max_latency_ms is not None or limits.max_macs is not None
     shares = (0.5, 0.5) if wants_size == wants_speed else (float(wants_size), float(wants_speed))
     if context.measure is None or limits.max_macs is not None or not shares[1]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lepton_automl.config import LIMITS, Limits, options_text, would_fit
+from lepton_automl.cost import boards
 from lepton_automl.cost.cost import Cost, file_cost, violations
 from lepton_automl.cost.estimate import CostEstimator
 from lepton_automl.cost.latency import Latencies, Latency
@@ -225,7 +226,8 @@ def infeasible_error(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -
         return InfeasibleError(
             "no net of this search space can meet all the limits together, nothing was trained; "
             f"the nearest: {_all(nearest, least)}",
-            fix=f"{would_fit(changed)} the nearest net seen; or choose another --space",
+            fix=f"{would_fit(changed)} the nearest net seen{_boards(limits, nearest)}; or choose "
+            "another --space",
         )
     seen = "; ".join(
         f"the smallest {LIMITS[limit].noun} seen is {_value(limit, value)}, "
@@ -234,8 +236,17 @@ def infeasible_error(limits: Limits, least: Mapping[str, Cost], nearest: Cost) -
     )
     return InfeasibleError(
         f"no net of this search space can meet the limits, nothing was trained: {seen}",
-        fix=f"{would_fit(changed)}; or choose another search space with --space",
+        fix=f"{would_fit(changed)}{_boards(limits, nearest)}; or choose another search space with "
+        "--space",
     )
+
+
+def _boards(limits: Limits, nearest: Cost) -> str:
+    """Boards on which the nearest net fits; empty without a limit on flash."""
+    if limits.max_flash_bytes is None or nearest.flash_bytes is None:
+        return ""
+    fitting = boards.fitting(nearest.flash_bytes, nearest.peak_ram_bytes)
+    return f", or --board {fitting[0].name}" if fitting else ""
 
 
 def _needed(limit: str, cost: Cost) -> float | None:

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lepton_automl import api
+from lepton_automl.config import Limits
+from lepton_automl.cost import boards, flash, targets
+from lepton_automl.cost.boards import Board
+from lepton_automl.errors import ConfigError
+
+
+def test_every_board_has_plausible_memory_a_core_and_a_page_of_its_vendor():
+    table = tomllib.loads(Path(boards.__file__).with_name("boards.toml").read_text())
+    assert len(table) >= 20
+    assert boards.names() == sorted(table)
+    for board in boards.every():
+        assert table[board.name]["source"].startswith("https://")
+        assert 16 <= board.ram_kib <= board.flash_kib <= 16_384
+        assert 16 <= board.clock_mhz <= 1000
+        assert board.core.startswith(("cortex-m", "riscv32", "xtensa"))
+        assert board.flash_bytes == table[board.name]["flash_kib"] * 1024
+
+
+def test_a_board_is_found_by_its_name_and_by_a_beginning_that_no_other_has():
+    board = boards.load("nucleo-l432kc")
+    assert (board.core, board.clock_mhz) == ("cortex-m4", 80)
+    assert (board.flash_bytes, board.ram_bytes) == (262_144, 65_536)
+    assert boards.load("nucleo-u575").name == "nucleo-u575zi-q"
+    assert boards.load("raspberry-pi-pico").name == "raspberry-pi-pico"
+    for name in ("nucleo", "", "pico"):
+        with pytest.raises(ConfigError, match="is not a board of lepton"):
+            boards.load(name)
+
+
+def test_limits_leave_room_for_start_up_code_and_stack():
+    limits = boards.load("nucleo-l432kc").limits
+    assert limits == {"max_flash_bytes": 262_144 - 8192, "max_peak_ram_bytes": 65_536 - 4096}
+    assert boards.from_fields({**vars(Board("x", "cortex-m0", 8, 4, 2))}).limits == {
+        "max_flash_bytes": 1,
+        "max_peak_ram_bytes": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flash_bytes", "ram_bytes", "fit"),
+    [
+        (51_200, 10_240, "fits"),
+        (51_201, 10_240, "tight"),
+        (51_200, 10_241, "tight"),
+        (102_400 - 8192, 20_480 - 4096, "tight"),
+        (102_400 - 8191, 1, "does not fit"),
+        (1, 20_480 - 4095, "does not fit"),
+    ],
+)
+def test_a_net_fits_or_is_tight_or_does_not_fit(flash_bytes, ram_bytes, fit):
+    assert Board("x", "cortex-m4", 80, 100, 20).fit(flash_bytes, ram_bytes) == fit
+
+
+def test_boards_on_which_a_net_fits_begin_with_the_smallest():
+    found = boards.fitting(200_000, 50_000)
+    assert found[0].name == "nucleo-l432kc"
+    assert all(one.fit(200_000, 50_000) != "does not fit" for one in found)
+    assert boards.fitting(1e9, 1) == []
+    assert boards.listed(found[:1]) == "nucleo-l432kc"
+    assert boards.listed(boards.every(), 2).endswith(", ...")
+
+
+OWN = '[mine]\ncore = "cortex-m4"\nclock_mhz = 48\nflash_kib = 64\nram_kib = 8\n'
+
+
+def test_a_file_describes_a_board_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN)
+    assert boards.load(str(path)) == Board("mine", "cortex-m4", 48, 64, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (OWN + OWN.replace("mine", "other"), "no board"),
+        ("flash_kib = 3\n", "no board"),
+        (OWN + "colour = 3\n", "colour is not known"),
+        (OWN.replace("48", "'48'"), "clock_mhz"),
+        (OWN.replace("= 64", "= 0"), "flash_kib is 0"),
+        (OWN.replace("ram_kib = 8\n", ""), "ram_kib"),
+        ("[", "mine.toml"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_rule(tmp_path, text, told):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told) as caught:
+        boards.load(str(path))
+    assert "flash_kib" in caught.value.fix
+
+
+def test_a_board_sets_limits_and_target_where_none_are_stated():
+    settings = {"board": "nucleo-l432kc", "limits": Limits(max_flash_bytes=9000, min_accuracy=0.9)}
+    config = api._config("digits", settings)
+    limits = Limits(max_flash_bytes=9000, max_peak_ram_bytes=61_440, min_accuracy=0.9)
+    assert config.limits == limits
+    assert config.target == boards.TARGET
+    assert config.shipped_format == "c"
+    assert api._config("digits", {**settings, "target": "arm64"}).target == "arm64"
+    assert api._config("digits", {}).shipped_format == ""
+    assert targets.load(boards.TARGET).weight_limit == 64
+    assert 0 < flash.SHARE <= 0.05

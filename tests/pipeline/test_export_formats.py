@@ -1,0 +1,122 @@
+"""Formats of a run's artifact: written beside ONNX, kept and removed by later commands."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from lepton_automl import api
+from lepton_automl.artifact import manifest
+from lepton_automl.artifact.provenance import read_provenance
+from lepton_automl.artifact.verify import checked_verdict
+from lepton_automl.cost import boards
+from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
+from lepton_automl.models import formats
+from lepton_automl.pipeline import run as pipeline
+from lepton_automl.runs.folder import configured, locate
+from tests.helpers import packed_format, runs
+
+pytestmark = pytest.mark.usefixtures("children_answer_here")
+PACKED = {"packed/net.gz", "packed/README", "golden/packed.npy"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _packed(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        packed_format.install(tmp_path_factory.mktemp("site"), patch)
+        yield
+    sys.modules.pop("packed_format", None)
+
+
+def files_of(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_formats_are_added_kept_and_removed_by_export(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    artifact = config.out / "artifact"
+    plain, int8 = files_of(artifact), (artifact / "model.int8.onnx").read_bytes()
+    made = api.export(config.out, formats=["onnx", "packed"])
+    assert files_of(artifact) == plain | PACKED
+    assert made.verdict.formats[0].metrics.accuracy == finished_run[1].verdict.int8.accuracy
+    assert (artifact / "model.int8.onnx").read_bytes() == int8
+    assert checked_verdict(artifact) == made.verdict
+    shipped = api.export(config.out, ship="packed").verdict
+    assert shipped.shipped.file == "packed/net.gz"
+    kept = api.export(config.out).verdict
+    assert (kept.ship, [one.name for one in kept.formats]) == ("packed", ["packed"])
+    assert api.verify(config.out).verdict.formats[0].max_difference == 0
+    without = api.export(config.out, formats=["onnx"]).verdict
+    assert (without.ship, without.formats) == ("onnx", ())
+    assert files_of(artifact) == plain
+    assert manifest.is_complete(artifact)
+
+
+def test_a_finished_run_is_exported_again_where_other_formats_are_asked_for(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    options = {"out": config.out, "space": config.space, "jobs": 1, "trials": config.trials}
+    options |= {"objectives": config.objectives, "seed": config.seed}
+    events = []
+    found = api.run(config.data, formats=["packed"], emit=events.append, **options)
+    assert found.verdict.formats[0].not_run == ""
+    again = api.run(config.data, formats=["packed"], emit=events.append, **options)
+    assert again.verdict == found.verdict
+    assert any("already finished" in str(event) for event in events)
+    assert api.run(config.data, **options).verdict == found.verdict
+
+
+def test_an_unknown_format_changes_nothing(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    before = runs.digests(config.out / "artifact")
+    for options in ({"formats": ["pakced"]}, {"ship": "pakced"}):
+        with pytest.raises(ConfigError) as caught:
+            api.export(config.out, **options)
+        assert "did you mean 'packed'" in caught.value.fix
+    assert runs.digests(config.out / "artifact") == before
+
+
+def test_a_format_that_cannot_hold_the_nets_is_refused_before_anything_is_trained(
+    tmp_path, monkeypatch
+):
+    from packed_format import Packed
+
+    def refuse(self, net, words, golden):
+        raise ArchError("it has no room", fix="take another")
+
+    monkeypatch.setattr(Packed, "files", refuse)
+    with pytest.raises(ConfigError, match="the format packed cannot hold these nets"):
+        api.run("digits", out=tmp_path / "run", ship="packed", trials=1)
+    assert not (tmp_path / "run").exists()
+
+
+HAS_C = pytest.mark.skipif("c" not in formats.names(), reason="there is no format c")
+
+
+@HAS_C
+def test_a_board_that_is_too_small_is_told_with_what_would_fit(tmp_path):
+    board = tmp_path / "mine.toml"
+    board.write_text('[mine]\ncore = "cortex-m0"\nclock_mhz = 8\nflash_kib = 9\nram_kib = 5\n')
+    with pytest.raises(InfeasibleError, match="nothing was trained") as caught:
+        api.search("digits", out=tmp_path / "run", board=board, space="tiny", trials=1, jobs=1)
+    assert "--max-flash-kb" in caught.value.fix
+    assert "--board " in caught.value.fix
+    assert any(name in caught.value.fix for name in boards.names())
+    assert caught.value.exit_code == 5
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@HAS_C
+def test_a_board_is_recorded_and_judged(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    again = configured(locate(config.out), formats=("packed",), board="nucleo-l432kc")
+    verdict = pipeline.export(again).verdict
+    assert read_provenance(config.out / "artifact").board.name == "nucleo-l432kc"
+    assert (verdict.board.flash_bytes, verdict.board.ram_bytes) == (7000, 500)
+    assert (verdict.board.fit, verdict.board.basis) == ("fits", "measured")
+    kept = api.export(config.out, formats=["onnx"]).verdict
+    assert kept.board.basis == "predicted"
+    fits = {found.board.name: found for found in api.board_fits(config.out)}
+    assert fits.keys() == set(boards.names())
+    assert fits["nucleo-l432kc"].fit == "fits"
+    assert fits["nucleo-l432kc"] == kept.board
