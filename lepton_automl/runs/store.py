@@ -44,9 +44,9 @@ _MOST_BATCH_BYTES = 1 << 30
 _MANIFEST_BYTES = 16 << 20
 FANOUT = 16
 """Batches of a level that become one of the next level."""
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 4.0
 """At most so long after a generation, the command at work makes the next one."""
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 15.0
 """A run whose generation has not changed for so long has lost its command."""
 KEPT = 16
 """Generations that are kept beside the last one."""
@@ -469,8 +469,10 @@ def collect(store: Store, grace_seconds: float) -> tuple[int, int]:
     """
     probe = f"probe/{secrets.token_hex(8)}"
     store.storage.write(probe, b"now")
-    now = max((each.modified for each in store.storage.objects("probe")), default=0.0)
+    probes = store.storage.objects("probe")
+    now = max((each.modified for each in probes), default=0.0)
     store.storage.remove(probe)
+    remove_all(store.storage, [p.name for p in probes if p.modified < now - grace_seconds])
     found = store.storage.objects(_OBJECTS)
     named = _named(store)  # After the listing: what was named meanwhile stays.
     old = [

@@ -50,6 +50,10 @@ _WEIGHTS, _RESUME = "weights.safetensors", "resume.safetensors"
 """The file of a checkpoint that is written last; the state of a training that is not finished."""
 _RESUME_SECONDS = 120.0
 """Age of the copy of such a state at least, before it is copied again."""
+_SETTLED_NS = 2_000_000_000
+"""Age of a change from which on a second one has another time in every file system."""
+_TRIES = 10
+"""To find the files of a run in one state."""
 _INLINE_BYTES = 4096
 """Files of text up to this size are in the log itself."""
 _PAUSE_SECONDS = 1.0
@@ -64,6 +68,8 @@ END_SECONDS = 60.0
 """Time without progress after which the end of a command gives up."""
 _INTERRUPTED_SECONDS = 10.0
 """The same after an error or Ctrl-C."""
+_SOON_SECONDS = 2.0
+"""Time after which the end of a command says that it waits."""
 _LONGEST_WAIT, _LAST_WAIT = 30.0, 2.0
 """Seconds between two tries while the store is down; at the end of the command."""
 
@@ -120,7 +126,7 @@ class StoreCopy:
         self._reported = ""
         self._fenced: Fenced | None = None
         self._bug: BaseException | None = None
-        self._patience = END_SECONDS
+        self._is_whole = True
         self._progress = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="store copy", daemon=True)
 
@@ -189,12 +195,13 @@ class StoreCopy:
         MachineError
             If the copy is not complete.
         """
-        self._patience = END_SECONDS if is_whole else _INTERRUPTED_SECONDS
-        self._progress = time.monotonic()
+        self._is_whole, self._progress = is_whole, time.monotonic()
         self._stop.set()
         self._wake.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join(_SOON_SECONDS)
+        if self._thread.is_alive():
+            self._emit(Event("store", f"copying what is missing to {self._store.place}"))
+        self._thread.join()
         if self._bug is not None:
             raise self._bug
         self.check()
@@ -240,7 +247,8 @@ class StoreCopy:
             is_complete = self._copy(is_last=is_last)
         except StorageError as error:
             self._failure = error
-            is_over = time.monotonic() - self._progress > self._patience
+            patience = END_SECONDS if self._is_whole else _INTERRUPTED_SECONDS
+            is_over = time.monotonic() - self._progress > patience
             return is_last and (is_over or not error.is_temporary)
         self._failure = None
         return is_complete
@@ -253,45 +261,56 @@ class StoreCopy:
         bool
             Whether nothing is missing any more.
         """
-        rows = self._ledger.rows_after(self._seq)
-        self._copy_files()
-        while len(more := self._ledger.rows_after(self._seq)) > len(rows):
-            # A checkpoint may have been deleted for the sake of an event that came meanwhile.
-            rows = more
-            self._copy_files()
+        rows, found = self._ledger.rows_after(self._seq), self._copy_files()
+        for _ in range(_TRIES):
+            more, again = self._ledger.rows_after(self._seq), dict(self._found())
+            if len(more) == len(rows) and _small(found) == _small(again):
+                break
+            # Files that belong together may be of two states, and a checkpoint may have been
+            # deleted for the sake of an event that came meanwhile.
+            rows, found = more, self._copy_files()
+        if not is_last or self._is_whole:
+            self._copy_bulk(found)
         self._add(rows)
         self._delete_unnamed(_GRACE_SECONDS)
         if not is_last or self._bulk is not None:
             return False
-        if self._patience == END_SECONDS:
+        if self._is_whole:
             self._delete_unnamed(0.0)
             with contextlib.suppress(StorageError):
                 collect(self._store, FOREIGN_GRACE_SECONDS)
         self._add([], owner="")
         return True
 
-    def _copy_files(self) -> None:
-        """Store the files that are new or changed; decoded data for a while only."""
+    def _copy_files(self) -> dict[str, State]:
+        """Store the files that are new or changed, but decoded data; the states of all."""
         found = dict(self._found())
         for path in [*self._table, *self._pending]:
             if path not in found:
                 self._pending[path] = None
                 self._states.pop(path, None)
-        new = [path for path, state in found.items() if self._states.get(path) != state]
+        new = self._new(found)
         self._missing_files = len(new)
         for _ in self._each([path for path in new if not _is_bulk(path)], found):
             pass
+        return found
+
+    def _copy_bulk(self, found: Mapping[str, State]) -> None:
+        """Store decoded data, for a while only: the rest comes after the next generation."""
         if self._bulk is None:
-            self._bulk = self._each([path for path in new if _is_bulk(path)], found)
+            self._bulk = self._each([path for path in self._new(found) if _is_bulk(path)], found)
         end = time.monotonic() + _BULK_SECONDS
         try:
             for _ in self._bulk:
                 if time.monotonic() > end or self._wake.is_set():
-                    return  # The rest comes after the next generation.
+                    return
         except BaseException:
             self._bulk = None
             raise
         self._bulk = None
+
+    def _new(self, found: Mapping[str, State]) -> list[str]:
+        return [path for path, state in found.items() if self._states.get(path) != state]
 
     def _each(self, paths: list[str], found: Mapping[str, State]) -> Iterator[None]:
         """Store files, and yield after each piece."""
@@ -419,8 +438,10 @@ class StoreCopy:
                     inside = known[each.name][1]
                 else:
                     inside = list(_files_below(folder / each.name, own))
-                # Files are replaced, never changed: then the time of the folder is another one.
-                self._folders[each.name] = (changed, inside)
+                # Files are replaced, never changed: then the time of the folder is another one,
+                # if it is old enough to tell.
+                if time.time_ns() - changed > _SETTLED_NS:
+                    self._folders[each.name] = (changed, inside)
                 states = dict(inside)
                 if f"{own}/{_WEIGHTS}" in states:
                     yield from inside
@@ -438,6 +459,10 @@ class StoreCopy:
 
 def _is_bulk(path: str) -> bool:
     return path.startswith("cache/")
+
+
+def _small(found: Mapping[str, State]) -> dict[str, State]:
+    return {path: state for path, state in found.items() if not _is_bulk(path)}
 
 
 def _full_level(batches: list[Batch]) -> int | None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Self
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.object_storage import StorageError
+from lepton_automl.core.units import bytes_text
 from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError, LeptonError, MachineError
 from lepton_automl.runs.folder import Definition, RunFolder
@@ -303,6 +305,7 @@ class StoredRun:
             for path in entries
             if path != "run.toml" and not self._is_here(self._log.files[path], is_newer=is_newer)
         ]
+        self._check_space(sum(entry.size for entry in missing))
         # What makes another file complete comes last (`Model.save`, the seal of an artifact).
         missing.sort(key=lambda entry: entry.path.rpartition("/")[2] in _LAST)
         lost = self._fetch(missing)
@@ -313,6 +316,15 @@ class StoredRun:
             text += f"; {lost} are missing or damaged there and are made again"
         if is_newer or missing:
             self._emit(Event("store", text))
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self._folder.path).free
+        if needed > free:
+            raise MachineError(
+                f"the files of the run in {self._store.place} have {bytes_text(needed)}, the disk "
+                f"of {self._folder.path} has {bytes_text(free)} left",
+                fix="free some space or give another folder with --out, then run the same command",
+            )
 
     def _delete_superseded(self) -> None:
         """Delete checkpoints of an older state of the run that the store no longer has."""
@@ -373,10 +385,11 @@ def _chunks(store: Store, entry: FileEntry) -> Iterator[bytes]:
             raise _Lost
         yield content
         return
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     for piece in entry.pieces:
         content = store.get(piece, PIECE_BYTES) or b""
-        if not content:
+        size += len(content)
+        if not content or size > entry.size:
             raise _Lost
         digest.update(content)
         yield content

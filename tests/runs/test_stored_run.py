@@ -242,7 +242,7 @@ def killed(place, path, at, *, after):
 def test_killed_at_any_operation_nothing_acknowledged_is_lost(tmp_path, place, after):
     at, was_killed, here = 0, True, {"events": []}
     while was_killed:
-        at += 1 if at < 12 else 3
+        at += 1 if at < 14 else 5
         acknowledged, was_killed = killed(place, tmp_path / "a", at, after=after)
         if (tmp_path / "a" / "ledger.db").exists():
             here = contents(tmp_path / "a")
@@ -263,7 +263,7 @@ def test_killed_at_any_operation_nothing_acknowledged_is_lost(tmp_path, place, a
             assert {path.split("/")[1] for path in files if "checkpoints" in path} or not rows
         for name in ("a", "b", "store"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
-    assert at > 20
+    assert at > 16
 
 
 def _deleted():
@@ -406,8 +406,81 @@ def test_many_batches_become_few_and_say_the_same(tmp_path, place, monkeypatch):
         assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def test_large_files_are_copied_piece_by_piece_between_generations(tmp_path, place, monkeypatch):
+    for module in (store_copy, stored_run):
+        monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(store_copy, "_BULK_SECONDS", 0.0)
+    with command(place, tmp_path / "a") as (folder, ledger):
+        (copy,) = ledger._observers
+        some_work(folder, ledger)
+        content = os.urandom(10_500)
+        (folder.path / "cache" / "large.npy").write_bytes(content)
+        before = copy.facts()["generation"]
+        eventually(lambda: _files(place).get("cache/large.npy"))
+        entry = _files(place)["cache/large.npy"]
+        assert (entry.size, len(entry.pieces)) == (10_500, 11)
+        assert copy.facts()["generation"] - before > 5  # The lease is renewed meanwhile.
+        train(folder, ledger, 9)
+    with command(place, tmp_path / "b"):
+        assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert (tmp_path / "b" / "cache" / "large.npy").read_bytes() == content
+
+
+def _files(place):
+    store = Store.at(place, 1.0)
+    return store.read_log(store.latest()).files
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_brought(
+    tmp_path, place, monkeypatch
+):
+    with command(place, tmp_path / "a") as (folder, ledger):
+        some_work(folder, ledger)
+    usage = shutil.disk_usage(tmp_path)._replace(free=70_000)
+    monkeypatch.setattr(stored_run.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(MachineError, match=r"80\.0 kB, the disk of .* has 70\.0 kB left"):
+        begin_and_end(place, tmp_path / "b")
+
+
+def test_files_that_change_while_they_are_copied_are_copied_in_one_state(
+    tmp_path, place, monkeypatch
+):
+    """A model is replaced, file by file and its weights last, after its first file was read."""
+    names = ("arch.json", "model.json", "weights.safetensors")
+
+    def save(folder, text):
+        folder.best.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder.best / ".new").write_text(text)
+            (folder.best / ".new").rename(folder.best / name)
+
+    stored = store_copy.StoreCopy._stored
+
+    def changed_meanwhile(self, path):
+        yield from stored(self, path)
+        if path.endswith("best/arch.json") and (self._folder.best / "arch.json").read_text() == "1":
+            save(self._folder, "2")
+
+    monkeypatch.setattr(store_copy.StoreCopy, "_stored", changed_meanwhile)
+    advance, seen = Store.advance, []
+
+    def advance_and_look(self, manifest):
+        advance(self, manifest)
+        files = self.read_log(manifest).files
+        seen.append(
+            {files[f"models/best/{n}"].content for n in names if f"models/best/{n}" in files}
+        )
+
+    monkeypatch.setattr(Store, "advance", advance_and_look)
+    with command(place, tmp_path / "a") as (folder, ledger):
+        save(folder, "1")
+        train(folder, ledger, 0)
+    assert all(len(contents) <= 1 for contents in seen)
+    assert seen[-1] == {"2"}
+
+
 def test_a_command_killed_and_started_again_in_its_folder_does_not_wait(tmp_path, place):
-    killed(place, tmp_path / "a", 30, after=False)
+    killed(place, tmp_path / "a", 10, after=False)
     assert Store.at(place, 1.0).latest().owner
     begun = time.monotonic()
     said = []
