@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lepton_automl.artifact.writer import GOLDEN_SAMPLES
 from lepton_automl.cost.cost import peak_ram_bytes
 from lepton_automl.models.arch import Arch
-from lepton_automl.models.litert_export.lowering import int8_litert
+from lepton_automl.models.formats import Golden, Words, load
 from lepton_automl.models.litert_export.memory import arena_bytes
 from lepton_automl.models.onnx_file import open_session, predict_probabilities
 from lepton_automl.models.onnx_read import WrittenNet, read_int8
@@ -35,11 +36,12 @@ def main(arguments: list[str]) -> None:
     onnx = (folder / "model.int8.onnx").read_bytes()
     net = read_int8(onnx, Arch.from_json((folder / "arch.json").read_text()))
     labels = (folder / "labels.txt").read_text().splitlines()
-    file = int8_litert(net, labels)
     samples, wanted = _data(given.data)
     samples = samples.reshape(-1, *net.arch.input)
     session = open_session(onnx)
     expected = predict_probabilities(session, samples)
+    golden = Golden(samples[:GOLDEN_SAMPLES], expected[:GOLDEN_SAMPLES])
+    (file,) = load("litert").files(net, Words(tuple(labels)), golden).values()
     _sizes(file, onnx, net)
     _answers("ONNX Runtime", expected, expected, wanted)
     for kind in ("AUTO", "BUILTIN_REF"):

@@ -115,10 +115,14 @@ def _show_targets(rows: list[dict[str, Any]]) -> None:
     table = _table("target", "weights", "channels in", "latency", "")
     for row in rows:
         step = row["channel_step"]["dense"]
-        table.add_row(
-            row["name"], f"±{row['weight_limit']}", f"{step}s", row["latency"], row["note"]
-        )
+        table.add_row(row["name"], _weights(row), f"{step}s", row["latency"], row["note"])
     _print(table)
+
+
+def _weights(row: dict[str, Any]) -> str:
+    """Limits of weights, and what has a scale of its own where that is no channel."""
+    limit = f"±{row['weight_limit']}"
+    return limit if row["weight_scales"] == "channel" else f"{limit} a {row['weight_scales']}"
 
 
 def _show_spaces(rows: list[dict[str, Any]]) -> None:

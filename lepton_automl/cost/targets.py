@@ -47,6 +47,8 @@ class Target:
     name: str
     weight_limit: int
     """int8 weights lie in +-`weight_limit` (1 to 127)."""
+    weight_scales: Literal["channel", "layer"]
+    """What has a scale of its own: each output channel of a layer, or the layer only."""
     activations: tuple[str, ...]
     """Activations without extra cost in int8."""
     channel_step: ChannelStep
@@ -85,6 +87,7 @@ def _target(name: str, row: dict[str, Any]) -> Target:
     return Target(
         name=name,
         weight_limit=row["weight_limit"],
+        weight_scales=row.get("weight_scales", "channel"),
         activations=tuple(row["activations"]),
         channel_step=ChannelStep(**row["channel_step"]),
         latency=row["latency"],

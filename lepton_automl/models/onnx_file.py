@@ -280,3 +280,19 @@ def onnx_probabilities(file: bytes, pixels: Tensor | np.ndarray, batch: int = 64
     """
     array = pixels if isinstance(pixels, np.ndarray) else pixels.cpu().numpy()
     return predict_probabilities(open_session(file), array, batch)
+
+
+def onnx_logits(file: bytes, samples: np.ndarray) -> np.ndarray:
+    """Logits float32 (n, classes) that ONNX Runtime computes from a file that ends with a softmax.
+
+    Parameters
+    ----------
+    file : bytes
+        An ONNX file that lepton wrote.
+    samples : ndarray
+        (n, ...), as the file reads them.
+    """
+    model = ModelProto.FromString(file)
+    softmax = model.graph.node.pop()
+    model.graph.node[-1].output[0] = softmax.output[0]
+    return predict_probabilities(open_session(model.SerializeToString()), samples)

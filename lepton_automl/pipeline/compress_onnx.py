@@ -98,6 +98,12 @@ def compress_model(
     started = time.monotonic() if config.started is None else config.started
     use_one_thread()
     resources = resolve(config)
+    if resources.target.weight_scales == "layer":
+        raise ConfigError(
+            f"--target {resources.target.name} wants one scale a layer, and models made elsewhere "
+            "get one a channel",
+            fix="take another target, such as --target arm64",
+        )
     expected = _expected(expects)
     definition = _definition(config, source, preprocessing, labels)
     dataset = open_data(config, emit)

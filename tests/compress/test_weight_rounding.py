@@ -132,3 +132,35 @@ def test_values_are_stored_only_where_their_gate_is_open():
     pixels = random_pixels(arch, 32, 0)
     q = quantize(model, calibrate(model, pixels), 64).qparams
     assert -q.zero_points["0/conv"] * q.scales["0/conv"] >= -3 - q.scales["0/conv"]
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_scale_a_layer_is_the_one_whose_squared_error_is_least(seed, clip):
+    model, made, _ = quantized(seed, 127, scale_of="layer", clip=clip, correct=False)
+    q = made.qparams
+    for op in made.arch.graph.weighted_ops:
+        weight = model.weights[f"{op.name}.weight"].numpy()
+        (scale,) = set(q.weight_scales[op.name].tolist())
+        assert np.array_equal(
+            np.rint(weight / np.float32(scale)).clip(-127, 127), q.weights[op.name]
+        )
+        if not clip:
+            assert scale == pytest.approx(np.abs(weight).max() / 127, rel=1e-6)
+        errors = [
+            ((np.rint(weight / s).clip(-127, 127) * s - weight) ** 2).sum()
+            for s in np.abs(weight).max() / 127 * np.arange(0.8, 1.001, 0.01)
+        ]
+        error = ((q.weights[op.name] * scale - weight) ** 2).sum()
+        assert error <= (min(errors) if clip else errors[-1]) * (1 + 1e-4)
+
+
+def test_a_layer_without_weights_has_a_scale_too():
+    model = fold(random_model(random_arch(1), 1))
+    name = next(model.arch.graph.weighted_ops).name
+    weights = model.weights | {f"{name}.weight": torch.zeros_like(model.weights[f"{name}.weight"])}
+    empty = dataclasses.replace(model, weights=weights)
+    pixels = random_pixels(model.arch, 16, 1)
+    made = quantize(empty, calibrate(empty, pixels), 127, scale_of="layer")
+    assert (made.qparams.weight_scales[name] > 0).all()
+    assert np.isfinite(onnx_probabilities(int8_file(made), pixels)).all()

@@ -12,7 +12,7 @@ from flatbuffers.table import Table
 
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import chain
-from lepton_automl.models.formats import load
+from lepton_automl.models.formats import Golden, Words, load
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.layers import Layer
 from lepton_automl.models.layers.conv import Conv
@@ -177,16 +177,22 @@ def test_litert_reads_the_tensors_that_were_quantized():
     assert made.type == reader.TensorType.FLOAT32
 
 
-def test_a_net_of_one_scale_a_layer_is_written_so():
-    net = net_of(Stem(8), Conv(8))
-    scales = {name: np.full_like(s, s.max()) for name, s in net.qparams.weight_scales.items()}
+@pytest.mark.parametrize("seed", range(6))
+def test_a_net_of_one_scale_a_layer_is_written_so_and_in_int8_alone(seed):
+    net = seeded(seed)
+    scales = {name: np.full_like(s, s.mean()) for name, s in net.qparams.weight_scales.items()}
     net = dataclasses.replace(net, qparams=QParams(**vars(net.qparams) | {"weight_scales": scales}))
-    reader = schema()
-    model = reader.ModelT.InitFromPackedBuf(int8_litert(net, LABELS), 0)
-    about = [t.quantization for t in model.subgraphs[0].tensors if t.quantization is not None]
-    assert {len(q.scale) for q in about if q.scale is not None} == {1}
     samples = random_samples(net.arch, 24, 1)
-    check(net, samples, run(int8_litert(net, LABELS), samples))
+    golden = Golden(samples[:16], expected(net, samples[:16]))
+    (file,) = load("litert").files(net, Words(tuple(LABELS)), golden).values()
+    reader = schema()
+    tensors = reader.ModelT.InitFromPackedBuf(file, 0).subgraphs[0].tensors
+    about = [t.quantization for t in tensors if t.quantization is not None]
+    assert {len(q.scale) for q in about if q.scale is not None} == {1}
+    assert reader.TensorType.INT16 not in {t.type for t in tensors}
+    for kind in KINDS:
+        check(net, samples, run(file, samples, kind))
+    check(net, samples, micro(file, samples)[0])
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -135,18 +135,20 @@ def _methods(model: Model, context: CompressionContext, pixels: Tensor) -> list[
     rounding" in docs/decisions.md). Equalization helps nets with uneven channels and slightly harms
     some others.
     """
-    limit = context.target.weight_limit
+    limit, scale_of = context.target.weight_limit, context.target.weight_scales
     calibration = calibrate(model, pixels, device=context.device)
 
     def reconstructed(source: Model) -> Model:
         ranges = calibrate(source, pixels, device=context.device)
         clipped = clip_ranges(source, ranges, pixels, device=context.device)
-        return reconstruct(quantize(source, clipped, limit), pixels, limit)
+        return reconstruct(quantize(source, clipped, limit, scale_of=scale_of), pixels, limit)
 
     return [
         QuantizationMethod(
             NEAREST,
-            lambda: quantize(model, calibration, limit, clip=False, correct=False),
+            lambda: quantize(
+                model, calibration, limit, clip=False, correct=False, scale_of=scale_of
+            ),
         ),
         QuantizationMethod("GPTQ rounding", lambda: reconstructed(model)),
         QuantizationMethod(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ def quantize(
     *,
     clip: bool = True,
     correct: bool = True,
+    scale_of: Literal["channel", "layer"] = "channel",
 ) -> Model:
     """Choose scales and zero points, and round weights and biases to nearest.
 
@@ -58,6 +60,8 @@ def quantize(
     correct : bool
         Bias correction: subtract the mean error that rounded weights cause on the calibration
         pictures (Nagel et al. 2019, section 4.2, arXiv:1906.04721).
+    scale_of : str
+        Whether weights have a scale an output channel, or all of a layer the same one.
     """
     graph = model.arch.graph
     scales, zero_points = activation_qparams(graph, model.preprocessing, calibration)
@@ -66,10 +70,13 @@ def quantize(
         weight = model.weights[f"{op.name}.weight"].numpy()
         bias = model.weights[f"{op.name}.bias"].numpy()
         x_scale = np.float32(scales[op.x.name])
-        scale = _weight_scales(weight, weight_limit, clip)
+        scale = _weight_scales(weight, weight_limit, clip, scale_of)
         scale = np.maximum(scale, np.abs(bias) / (x_scale * np.float32(BIAS_LIMIT)))
         empty = ~weight.reshape(len(weight), -1).any(1)
-        scale[empty] = _empty_scales(bias[empty], x_scale)
+        if scale_of == "layer":
+            scale = np.full_like(scale, scale.max() if scale.any() else 1)
+        else:
+            scale[empty] = _empty_scales(bias[empty], x_scale)
         integers = _round_weights(weight, scale, weight_limit)
         if correct:
             bias = bias + _mean_error(
@@ -81,8 +88,12 @@ def quantize(
     return dataclasses.replace(model, qparams=qparams, parent=model.digest)
 
 
-def _weight_scales(weight: np.ndarray, limit: int, clip: bool) -> np.ndarray:
-    """float32 (out,): scale of each output channel's weights."""
+def _weight_scales(
+    weight: np.ndarray, limit: int, clip: bool, scale_of: Literal["channel", "layer"]
+) -> np.ndarray:
+    """float32 (out,): scale of each output channel's weights, or that of the layer repeated."""
+    if scale_of == "layer":
+        return np.repeat(_weight_scales(weight[None], limit, clip, "channel"), len(weight))
     rows = weight.reshape(len(weight), -1)
     unclipped: np.ndarray = (np.abs(rows).max(1) / np.float32(limit)).astype(np.float32)
     if not clip:

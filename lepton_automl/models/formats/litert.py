@@ -18,13 +18,18 @@ from lepton_automl.models.formats import FileFormat, Golden, Session, Sizes, Wor
 from lepton_automl.models.graph import Gate
 from lepton_automl.models.litert_export.lowering import int8_litert
 from lepton_automl.models.litert_export.memory import arena_bytes
+from lepton_automl.models.onnx_export import int8_onnx
+from lepton_automl.models.onnx_file import onnx_logits
 from lepton_automl.models.quantization import QuantizedNet
 
 _FIX = "make the file again: lepton export RUN --format litert"
 
-_MEAN_DIFFERENCE, _MEAN_DIFFERENCE_WITH_GATES = 0.003, 0.012
-"""Largest mean over samples of the largest difference of a probability; that of nets with gates is
-larger because steps of a sigmoid are other ones ("LiteRT files" in docs/decisions.md)."""
+_MEAN_DIFFERENCE, _COARSE_MEAN_DIFFERENCE = 0.003, 0.012
+"""Largest mean over samples of the largest difference of a probability: of most nets, and of those
+with gates, whose sigmoids have other steps, or with int8 logits ("LiteRT files" in
+docs/decisions.md)."""
+_MARGIN = 0.1
+"""Share of the range of golden logits that is added to it on both sides."""
 
 
 class Litert(FileFormat):
@@ -35,9 +40,10 @@ class Litert(FileFormat):
     same_class_share = 0.999
 
     def files(self, net: QuantizedNet, words: Words, golden: Golden) -> dict[str, bytes]:
-        """The file; golden samples are not part of it."""
-        del golden
-        return {self.main: int8_litert(net, words.class_names)}
+        """The file; golden samples only say in which range int8 logits are."""
+        # A net that is quantized for accelerators has int8 logits too.
+        logit_range = _logit_range(net, golden.samples) if _has_layer_scales(net) else None
+        return {self.main: int8_litert(net, words.class_names, logit_range)}
 
     def session(self, folder: Path) -> Session:
         """Open the file in LiteRT on one thread."""
@@ -59,8 +65,12 @@ class Litert(FileFormat):
         """As of all formats; the mean difference too, which a wrong scale raises most."""
         problems = super().beyond_promise(found, expected, net)
         mean = float(np.abs(found - expected).max(1).mean()) if len(found) else 0.0
-        has_gates = net is None or any(isinstance(op, Gate) for op in net.arch.graph.ops)
-        most = _MEAN_DIFFERENCE_WITH_GATES if has_gates else _MEAN_DIFFERENCE
+        is_coarse = (
+            net is None
+            or _has_layer_scales(net)
+            or any(isinstance(op, Gate) for op in net.arch.graph.ops)
+        )
+        most = _COARSE_MEAN_DIFFERENCE if is_coarse else _MEAN_DIFFERENCE
         if mean > most:
             said = f"samples differ from the ONNX file by {mean:.3g} on average"
             problems += (f"{said}, the rule is at most {most:g}",)
@@ -75,9 +85,10 @@ class Litert(FileFormat):
     def differences(self, net: QuantizedNet) -> tuple[str, ...]:
         """Roundings, logits of 16 bits, and gates."""
         ops = net.arch.graph.ops
+        bits = 8 if _has_layer_scales(net) else 16
         found = [
             "sums, products and means may be rounded to the next step",
-            "logits have 16 bits, not those of float32",
+            f"logits have {bits} bits, not those of float32",
         ]
         sigmoids = sum(isinstance(op, Gate) and op.kind == "sigmoid" for op in ops)
         if sigmoids:
@@ -118,3 +129,17 @@ class _LitertSession(Session):
 
     def _unusable(self, error: Exception) -> DataError:
         return DataError(f"{self._path} does not run in LiteRT: {first_line(error)}", fix=_FIX)
+
+
+def _has_layer_scales(net: QuantizedNet) -> bool:
+    """Whether all weights of a layer have one scale, in every layer."""
+    scales = {} if net.qparams is None else net.qparams.weight_scales
+    return bool(scales) and all((each == each[0]).all() for each in scales.values())
+
+
+def _logit_range(net: QuantizedNet, samples: NDArray[Any]) -> tuple[float, float]:
+    """Least and greatest logit that ONNX Runtime computes of some samples, with a margin."""
+    logits = onnx_logits(int8_onnx(net, [""] * net.arch.classes, {}), samples)
+    low, high = float(logits.min()), float(logits.max())
+    margin = _MARGIN * (high - low)
+    return low - margin, high + margin

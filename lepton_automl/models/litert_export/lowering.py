@@ -49,7 +49,11 @@ _ACTIVATIONS: dict[Clamp, Activation] = {
 }
 
 
-def int8_litert(net: QuantizedNet, class_names: Sequence[str]) -> bytes:
+def int8_litert(
+    net: QuantizedNet,
+    class_names: Sequence[str],
+    logit_range: tuple[float, float] | None = None,
+) -> bytes:
     """Write the LiteRT file of a quantized `net`.
 
     It reads what the ONNX file reads, one sample a call, and gives float32 probabilities
@@ -57,9 +61,18 @@ def int8_litert(net: QuantizedNet, class_names: Sequence[str]) -> bytes:
     biases are the same. What differs:
 
     - Logits are int16 where ONNX Runtime leaves them in float32: with int8 ones as usual in LiteRT
-      more than one sample in a thousand would get another class ("Logits of LiteRT files" in
+      more than one sample in a thousand would get another class ("LiteRT files" in
       docs/decisions.md). Their scale follows from the weights, so that none can saturate.
     - A sigmoid has the steps of 1/256 that LiteRT demands, not 1/255.
+
+    Parameters
+    ----------
+    net : QuantizedNet
+        A layer whose channels all have the same scale of weights is written with that one.
+    class_names : sequence of str
+        Labels.
+    logit_range : pair of float, optional
+        Logits are int8 in this range, for accelerators that compute in int8 only.
 
     Raises
     ------
@@ -78,7 +91,7 @@ def int8_litert(net: QuantizedNet, class_names: Sequence[str]) -> bytes:
             f"{len(class_names)} class names for a net with {net.arch.classes} classes",
             fix="give one name for each class",
         )
-    lowering = _Lowering(net, net.qparams)
+    lowering = _Lowering(net, net.qparams, logit_range)
     for op in net.arch.graph.ops:
         lowering.append(op)
     is_rgb = not net.arch.is_signal and net.arch.channels == 3
@@ -90,9 +103,12 @@ def int8_litert(net: QuantizedNet, class_names: Sequence[str]) -> bytes:
 class _Lowering:
     """Maps values of the graph to tensors of the file, (1, height, width, channels) of int8."""
 
-    def __init__(self, net: QuantizedNet, qparams: QParams) -> None:
+    def __init__(
+        self, net: QuantizedNet, qparams: QParams, logit_range: tuple[float, float] | None
+    ) -> None:
         self.writer = LiteRtWriter()
         self.qparams = qparams
+        self._logit_range = logit_range
         self.graph = net.arch.graph
         about = net.preprocessing
         self._quantization = {
@@ -180,10 +196,11 @@ class _Lowering:
         logits = self.tensors[self.graph.output.name]
         shape = (1, classes)
         about = self._quantization[self.graph.output.name]
-        flat = self.writer.value(shape, "int16", about)
+        dtype, version = ("int16", 3) if self._logit_range is None else ("int8", 2)
+        flat = self.writer.value(shape, dtype, about)
         self.writer.operator(Code.RESHAPE, [logits], flat, reshape_options(shape))
         real = self.writer.operator(
-            Code.DEQUANTIZE, [flat], self.writer.value(shape, "float32"), version=3
+            Code.DEQUANTIZE, [flat], self.writer.value(shape, "float32"), version=version
         )
         y = self.writer.value(shape, "float32", name=OUTPUT_NAME)
         return self.writer.operator(Code.SOFTMAX, [real], y, SOFTMAX_OPTIONS)
@@ -235,13 +252,20 @@ class _Lowering:
         convolution it may have a scale a channel in any release of LiteRT and of LiteRT for
         Microcontrollers; a fully connected layer with them needs one from September 2024 on.
         """
+        weight = self.qparams.weights[op.name][:, None, None, :]
+        options = convolution_options(Padding.VALID, (1, 1), Activation.NONE, depthwise=False)
+        if self._logit_range is not None:
+            low, high = self._logit_range
+            step = np.float32(max(high - low, 1e-4) / 255)
+            zero_point = int(np.clip(np.rint(-low / step), 0, 255)) - _OFFSET
+            self._quantization[op.y.name] = Quantization((float(step),), zero_point)
+            inputs = [self.tensors[op.x.name], *self._parameters(op, weight, 0)]
+            return self.writer.operator(Code.CONV_2D, inputs, self._new(op.y), options, 3)
         scale = self._about(op.x).scales[0]
         wide = self._widened(op.x, scale)
         bound = self._largest_logit(op)
         self._quantization[op.y.name] = Quantization((float(np.float32(bound / 32767)),))
-        weight = self.qparams.weights[op.name][:, None, None, :]
         parameters = self._parameters(op, weight, 0, "int64")
-        options = convolution_options(Padding.VALID, (1, 1), Activation.NONE, depthwise=False)
         y = self._new(op.y, "int16")
         return self.writer.operator(Code.CONV_2D, [wide, *parameters], y, options, 4)
 
