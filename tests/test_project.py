@@ -148,9 +148,10 @@ def version_without_a_changelog_section() -> Iterator[str]:
 
 READS_ITSELF = {
     "artifact/consistency.py": "a value in metadata, any exception of which is caught",
+    "artifact/lepton_device.py": "a program on a device, which has no lepton",
     "artifact/measurements.py": "the graph that ONNX Runtime has just written",
     "artifact/verify.py": "requests of the parent process",
-    "artifact/writer.py": "arrays of the cache, which data/pixel_cache checks",
+    "artifact/writer.py": "arrays of the cache, which data/pixel_cache checks; the device program",
     "cli/streams.py": "/dev/null in place of closed streams",
     "compress/external/interface.py": "the graph that ONNX Runtime has just written",
     "compress/external/static_quantization.py": "the file that the quantizer has just written",

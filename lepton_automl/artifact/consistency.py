@@ -23,6 +23,7 @@ from lepton_automl.artifact.manifest import (
     ARCHS,
     CARD,
     CHANNELS,
+    DEVICE,
     FLOAT,
     GOLDEN,
     GOLDEN_ANSWERS,
@@ -128,7 +129,7 @@ def _contradictions(folder: Path, sealed: Manifest | None, *, graphs: bool) -> l
     except ArtifactError as error:
         return [error.what]
     found = []
-    checks = (_class_names, _shapes, _metadata, _golden, _architectures, _format_files)
+    checks = (_class_names, _shapes, _metadata, _golden, _architectures, _device, _format_files)
     for check in (*checks, _about_verdict, _card):
         found += _checked(check, parts)
     return found
@@ -417,6 +418,20 @@ def _predictions(predictions: np.ndarray, classes: int) -> list[str]:
     if not found and not ((predictions >= 0) & (predictions < classes)).all():
         found = [f"{REFERENCE_PREDICTIONS} names classes that the artifact does not have"]
     return found
+
+
+def _device(parts: _Parts) -> list[str]:
+    """The program for devices, which users run, against that of this version of lepton."""
+    if parts.sealed is None or parts.sealed.lepton != __version__:
+        return []
+    listed = parts.sealed.files.get(DEVICE)
+    if listed is None:  # Written by this version before it had such a program.
+        return []
+    content = untrusted_files.read_bytes(
+        parts.folder / DEVICE, untrusted_files.TEXT, fix=manifest.FRESH
+    )
+    same = content == writer.device_program()
+    return [] if same else [f"{DEVICE} is another program than that of lepton {__version__}"]
 
 
 def _card(parts: _Parts) -> list[str]:

@@ -117,8 +117,13 @@ FILES = Markdown("""## Files
 | `golden/` | validation samples and what both files answer to them |
 | `reference/` | the float net before pruning, which drops are measured against |
 | `reference_test_predictions.npy` | its classes on the test part, in order |
+| `lepton_device.py` | verifies, classifies and measures where lepton is not installed |
 | `verdict.json` | everything on this page, for programs |
 | `manifest.json` | sha256 of every file |
+
+With Python, numpy and onnxruntime (and Pillow for picture files), without lepton:
+`python lepton_device.py verify .`, `python lepton_device.py predict . FILE ...`,
+`python lepton_device.py bench .`
 
 `golden/` holds samples of the data: leave it out where these must not be passed on.
 """)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_automl.artifact import lepton_device
 from lepton_automl.artifact.manifest import (
     ABOUT,
     ARCHS,
     CARD,
     CHANNELS,
+    DEVICE,
     FLOAT,
     FORMAT,
     FRESH,
@@ -157,6 +159,7 @@ def write_artifact(
         REFERENCE: float_onnx(reference, names, words),
         **{ARCHS[k]: _json(m.arch) for k, m in ((INT8, int8), (REFERENCE, reference))},
         LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
+        DEVICE: device_program(),
     }
     samples = _golden_samples(validation)
     files |= _golden(files, samples, onnx_file.onnx_probabilities)
@@ -251,12 +254,17 @@ def write_external_artifact(
     """
     durable.remove(folder / MANIFEST)
     labels = "\n".join(" ".join(name.split()) for name in about.class_names) + "\n"
-    texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode()}
+    texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode(), DEVICE: device_program()}
     # The file alone is enough to read pictures as those of the data were read.
     words = scale_metadata(about.known_scale)
     stated = {name: onnx_file.with_metadata(file, words) for name, file in models.items()}
     golden = _golden(stated, _golden_samples(validation), _untrusted_probabilities)
     return _write_all(folder, {**stated, **texts, **golden})
+
+
+def device_program() -> bytes:
+    """The program that artifacts of this version of lepton hold."""
+    return Path(lepton_device.__file__).read_bytes()
 
 
 def _untrusted_probabilities(file: bytes, pixels: np.ndarray) -> np.ndarray:
