@@ -23,9 +23,13 @@
 #include <immintrin.h>
 #else
 #define NET_LANES 0
-#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN)
-#define NET_SMLAD 1
 #endif
+
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN) \
+    && !defined(NET_PORTABLE)
+#define NET_SMLAD 1
+#else
+#define NET_SMLAD 0
 #endif
 
 static inline uint8_t net_saturated(int32_t value)
@@ -74,19 +78,19 @@ static inline uint8_t net_requantized(int32_t sum, float factor, int32_t zero)
    one is filled up with zeros. Biases contain what the zero point of the input adds to a sum over
    the whole window, and values outside of the input are its zero point. */
 
+#if NET_LANES || NET_SMLAD
 static inline uint32_t net_load4(const uint8_t *x)
 {
     return x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
 }
+#endif
 
 /* Values `at` to `at` + 3 of the row that begins at x[start]; those outside of low to high are `zero`. */
-static uint32_t net_edge4(const uint8_t *x, int32_t start, int32_t at, int32_t low, int32_t high, int32_t zero)
+static void net_edge4(const uint8_t *x, int32_t start, int32_t at, int32_t low, int32_t high, int32_t zero, uint8_t four[4])
 {
-    uint32_t four = 0;
     int32_t n;
-    for (n = at + 3; n >= at; n--)
-        four = four << 8 | (n >= low && n < high ? x[start + n] : (uint32_t)zero);
-    return four;
+    for (n = 0; n < 4; n++)
+        four[n] = at + n >= low && at + n < high ? x[start + at + n] : (uint8_t)zero;
 }
 
 #if NET_LANES == 16
@@ -258,48 +262,76 @@ static inline uint32_t net_signed13(uint32_t x)
     return y;
 }
 
-static inline int32_t net_smlad(uint32_t x, uint32_t w, int32_t sum)
+static inline int32_t net_smlabb(uint32_t x, uint32_t w, int32_t sum)
 {
     int32_t y;
-    __asm__("smlad %0, %1, %2, %3" : "=r"(y) : "r"(x), "r"(w), "r"(sum));
+    __asm__("smlabb %0, %1, %2, %3" : "=r"(y) : "r"(x), "r"(w), "r"(sum));
     return y;
 }
 
-#define NET_DOT(sum, at)                                                     \
-    do {                                                                     \
-        const uint32_t v = net_load4((const uint8_t *)w + 4 * (at));         \
-        sum = net_smlad(x02, net_signed02(v), sum);                          \
-        sum = net_smlad(x13, net_signed13(v), sum);                          \
+static inline int32_t net_smlatt(uint32_t x, uint32_t w, int32_t sum)
+{
+    int32_t y;
+    __asm__("smlatt %0, %1, %2, %3" : "=r"(y) : "r"(x), "r"(w), "r"(sum));
+    return y;
+}
+
+static inline uint32_t net_minus(uint32_t a, uint32_t b)
+{
+    uint32_t y;
+    __asm__ volatile("ssub16 %0, %1, %2" : "=r"(y) : "r"(a), "r"(b)); /* it also sets flags of its own */
+    return y;
+}
+
+/* sum += four values times the four weights at w[at]. */
+#define NET_DOT(sum, at)                                                                            \
+    do {                                                                                            \
+        uint32_t even, odd;                                                                         \
+        __asm__("ldr %1, [%5, #" #at "]\n\tsxtb16 %2, %1\n\tsxtb16 %1, %1, ror #8\n\t"              \
+                "smlad %0, %3, %2, %0\n\tsmlad %0, %4, %1, %0"                                      \
+                : "+r"(sum), "=&r"(odd), "=&r"(even)                                                \
+                : "r"(x02), "r"(x13), "r"(w), "m"(*(const int8_t(*)[16])w));                        \
     } while (0)
 
 #else
 
-#define NET_DOT(sum, at) \
-    (sum += x0 * w[4 * (at)] + x1 * w[4 * (at) + 1] + x2 * w[4 * (at) + 2] + x3 * w[4 * (at) + 3])
+/* Sums += value x[n] times its weights. */
+#define NET_DOT(n)                   \
+    do {                             \
+        const int32_t value = x[n];  \
+        s0 += value * w[n];          \
+        s1 += value * w[n + 4];      \
+        s2 += value * w[n + 8];      \
+        s3 += value * w[n + 12];     \
+    } while (0)
 
 #endif
 
-/* sums[0..3] += `count` quads of x times the weights of four output channels; the first quad is
-   given. */
-static void net_quads(int32_t *sums, uint32_t four, const uint8_t *x, const int8_t *w, int32_t pitch, int32_t count)
+/* sums[0..3] += `rows` rows of `quads` quads of x times the weights of four output channels; from the
+   end of a row of x to the next one it is `skip` bytes. */
+static void net_quads(int32_t *sums, const uint8_t *x, int32_t skip, int32_t rows, int32_t quads, const int8_t *w, int32_t pitch)
 {
     int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    for (;;) {
+    do {
+        const uint8_t *const end = x + 4 * quads;
+        do {
 #if NET_SMLAD
-        const uint32_t x02 = net_bytes02(four), x13 = net_bytes13(four);
+            const uint32_t four = net_load4(x), x02 = net_bytes02(four), x13 = net_bytes13(four);
+            NET_DOT(s0, 0);
+            NET_DOT(s1, 4);
+            NET_DOT(s2, 8);
+            NET_DOT(s3, 12);
 #else
-        const int32_t x0 = four & 255, x1 = four >> 8 & 255, x2 = four >> 16 & 255, x3 = four >> 24;
+            NET_DOT(0);
+            NET_DOT(1);
+            NET_DOT(2);
+            NET_DOT(3);
 #endif
-        NET_DOT(s0, 0);
-        NET_DOT(s1, 1);
-        NET_DOT(s2, 2);
-        NET_DOT(s3, 3);
-        if (--count == 0)
-            break;
-        w += pitch;
-        x += 4;
-        four = net_load4(x);
-    }
+            x += 4;
+            w += pitch;
+        } while (x != end);
+        x += skip;
+    } while (--rows);
     sums[0] = s0;
     sums[1] = s1;
     sums[2] = s2;
@@ -339,9 +371,11 @@ static void net_conv_edge(const struct net_conv *p, const uint8_t *x, int32_t to
                 const int32_t n = 4 * q;
                 if (is_inside && n >= low && n + 4 <= high)
                     sums = net_dot(sums, net_load4(x + (start + n)), net_weights(w, mask));
-                else if (is_inside && n + 4 > low && n < high)
-                    sums = net_dot(sums, net_edge4(x, start, n, low, high, p->zero), net_weights(w, mask));
-                else if (p->zero)
+                else if (is_inside && n + 4 > low && n < high) {
+                    uint8_t four[4];
+                    net_edge4(x, start, n, low, high, p->zero, four);
+                    sums = net_dot(sums, net_load4(four), net_weights(w, mask));
+                } else if (p->zero)
                     sums = net_dot(sums, (uint32_t)p->zero * 0x01010101u, net_weights(w, mask));
             }
         }
@@ -404,50 +438,65 @@ static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
 
 #else
 
-static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
+/* sums[0..3] += what a window that may reach beyond the input gives with the weights w. */
+static void net_conv_edge(const struct net_conv *p, const uint8_t *x, int32_t top, int32_t left, const int8_t *w, int32_t *sums)
 {
-    const int32_t channels = p->channels, out = p->out_channels, zero = p->zero;
+    const int32_t channels = p->channels, right = left + p->columns, zero = p->zero;
     const int32_t values = p->columns * channels, padded = (values + 3) & ~3;
     const int32_t all = p->height * p->width * channels;
-    int32_t row, column, o, r;
+    int32_t r;
+    for (r = 0; r < p->rows; r++, w += padded / 4 * p->pitch) {
+        const int32_t start = ((top + r) * p->width + left) * channels;
+        int32_t low = left < 0 ? -left * channels : 0, whole, at = 0, stop = padded;
+        int32_t high = right > p->width ? (p->width - left) * channels : values;
+        if (top + r < 0 || top + r >= p->height)
+            low = high = 0;
+        if (zero == 0) { /* what is outside adds nothing */
+            at = low & ~3;
+            stop = high;
+        }
+        /* A quad that reaches beyond its row meets weights of 0: it is read whole, but not beyond
+           the input. */
+        whole = high < values ? high : all - start < padded ? all - start : padded;
+        while (at < stop) {
+            const int8_t *v = w + at / 4 * p->pitch;
+            uint8_t four[4];
+            if (at >= low && at + 4 <= whole) {
+                const int32_t quads = (whole - at) / 4;
+                net_quads(sums, x + (start + at), 0, 1, quads, v, p->pitch);
+                at += 4 * quads;
+            } else {
+                net_edge4(x, start, at, low, high, zero, four);
+                net_quads(sums, four, 0, 1, 1, v, p->pitch);
+                at += 4;
+            }
+        }
+    }
+}
+
+static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
+{
+    const int32_t line = p->width * p->channels, padded = (p->columns * p->channels + 3) & ~3;
+    const int32_t last = p->height * line - (p->rows - 1) * line - padded; /* start of a whole window */
+    int32_t row, column, o, n;
     for (row = 0; row < p->out_height; row++)
-        for (column = 0; column < p->out_width; column++, y += out) {
-            const int32_t top = row * p->stride - p->pad_rows;
-            const int32_t left = column * p->stride - p->pad_columns, right = left + p->columns;
-            const int32_t first = left < 0 ? -left * channels : 0;
-            const int32_t behind = right > p->width ? (p->width - left) * channels : values;
-            for (o = 0; o < out; o += NET_BLOCK) {
-                const int32_t block = net_block(o, out);
+        for (column = 0; column < p->out_width; column++, y += p->out_channels) {
+            const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
+            const int32_t start = top * line + left * p->channels;
+            const int32_t is_inside = top >= 0 && top + p->rows <= p->height && left >= 0
+                && left + p->columns <= p->width && start <= last;
+            for (o = 0; o < p->out_channels; o += NET_BLOCK) {
+                const int32_t block = net_block(o, p->out_channels);
                 const int8_t *w = p->weights + 4 * block;
                 int32_t sums[NET_BLOCK];
-                for (r = 0; r < NET_BLOCK; r++)
-                    sums[r] = p->biases[block + r];
-                for (r = 0; r < p->rows; r++, w += padded / 4 * p->pitch) {
-                    const int32_t start = ((top + r) * p->width + left) * channels;
-                    int32_t low = first, high = behind, whole, at = 0, stop = padded;
-                    if (top + r < 0 || top + r >= p->height)
-                        low = high = 0;
-                    if (zero == 0) { /* what is outside adds nothing */
-                        at = low & ~3;
-                        stop = high;
-                    }
-                    /* A quad that reaches beyond its row meets weights of 0: it is read whole, but
-                       not beyond the input. */
-                    whole = high < values ? high : all - start < padded ? all - start : padded;
-                    while (at < stop) {
-                        const int8_t *v = w + at / 4 * p->pitch;
-                        if (at >= low && at + 4 <= whole) {
-                            const int32_t count = (whole - at) / 4;
-                            net_quads(sums, net_load4(x + (start + at)), x + (start + at), v, p->pitch, count);
-                            at += 4 * count;
-                        } else {
-                            net_quads(sums, net_edge4(x, start, at, low, high, zero), x, v, p->pitch, 1);
-                            at += 4;
-                        }
-                    }
-                }
-                for (r = 0; r < NET_BLOCK && block + r < out; r++)
-                    y[block + r] = net_requantized(sums[r], p->factors[block + r], p->out_zero);
+                for (n = 0; n < NET_BLOCK; n++)
+                    sums[n] = p->biases[block + n];
+                if (is_inside)
+                    net_quads(sums, x + start, line - padded, p->rows, padded / 4, w, p->pitch);
+                else
+                    net_conv_edge(p, x, top, left, w, sums);
+                for (n = 0; n < NET_BLOCK && block + n < p->out_channels; n++)
+                    y[block + n] = net_requantized(sums[n], p->factors[block + n], p->out_zero);
             }
         }
 }
@@ -475,8 +524,11 @@ static void net_linear(const struct net_linear *p, const uint8_t *x, float *logi
         net_sums sums = net_start(p->biases + o, mask);
         for (n = 0; n < whole; n += 4, w += p->pitch)
             sums = net_dot(sums, net_load4(x + n), net_weights(w, mask));
-        if (whole < channels)
-            sums = net_dot(sums, net_edge4(x, 0, whole, 0, channels, 0), net_weights(w, mask));
+        if (whole < channels) {
+            uint8_t four[4];
+            net_edge4(x, 0, whole, 0, channels, 0, four);
+            sums = net_dot(sums, net_load4(four), net_weights(w, mask));
+        }
         net_store_sums(stored, sums, mask);
         for (n = 0; n < NET_LANES && o + n < count; n++)
             logits[o + n] = (float)stored[n] * p->scales[o + n];
@@ -489,9 +541,12 @@ static void net_linear(const struct net_linear *p, const uint8_t *x, float *logi
         for (n = 0; n < NET_BLOCK; n++)
             sums[n] = p->biases[block + n];
         if (whole)
-            net_quads(sums, net_load4(x), x, w, p->pitch, whole / 4);
-        if (whole < channels)
-            net_quads(sums, net_edge4(x, 0, whole, 0, channels, 0), x, w + whole / 4 * p->pitch, p->pitch, 1);
+            net_quads(sums, x, 0, 1, whole / 4, w, p->pitch);
+        if (whole < channels) {
+            uint8_t four[4];
+            net_edge4(x, 0, whole, 0, channels, 0, four);
+            net_quads(sums, four, 0, 1, 1, w + whole / 4 * p->pitch, p->pitch);
+        }
         for (n = 0; n < NET_BLOCK && block + n < count; n++)
             logits[block + n] = (float)sums[n] * p->scales[block + n];
     }
@@ -509,38 +564,82 @@ struct net_depthwise {
 };
 
 #if NET_LANES
-#define NET_DEPTHWISE_BLOCK 32 /* at once */
+#define NET_DEPTHWISE_BLOCK 32 /* channels at once */
 #else
 #define NET_DEPTHWISE_BLOCK 4
 #endif
 
+/* sums += part of a window times its weights, for `count` channels; the steps are those from a row to
+   the next. */
+static inline void net_taps(int32_t *sums, int32_t count, const uint8_t *x, int32_t step, const int8_t *w, int32_t w_step, int32_t rows, int32_t columns, int32_t channels, int32_t zero)
+{
+    int32_t r, k, n;
+    for (r = 0; r < rows; r++, x += step, w += w_step) {
+        const uint8_t *from = x;
+        const int8_t *v = w;
+        for (k = 0; k < columns; k++, from += channels, v += channels)
+            for (n = 0; n < count; n++)
+                sums[n] += (from[n] - zero) * v[n];
+    }
+}
+
+#if NET_LANES == 0
+static void net_taps4(int32_t *sums, const uint8_t *x, int32_t step, const int8_t *w, int32_t w_step, int32_t rows, int32_t columns, int32_t channels, int32_t zero)
+{
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3], k;
+#if NET_SMLAD
+    const uint32_t zeros = (uint32_t)zero * 0x10001u;
+#endif
+    for (; rows > 0; rows--, x += step - columns * channels, w += w_step - columns * channels)
+        for (k = columns; k > 0; k--, x += channels, w += channels) {
+#if NET_SMLAD
+            const uint32_t four = net_load4(x), weights = net_load4((const uint8_t *)w);
+            const uint32_t x02 = net_minus(net_bytes02(four), zeros), x13 = net_minus(net_bytes13(four), zeros);
+            const uint32_t w02 = net_signed02(weights), w13 = net_signed13(weights);
+            s0 = net_smlabb(x02, w02, s0);
+            s1 = net_smlabb(x13, w13, s1);
+            s2 = net_smlatt(x02, w02, s2);
+            s3 = net_smlatt(x13, w13, s3);
+#else
+            s0 += (x[0] - zero) * w[0];
+            s1 += (x[1] - zero) * w[1];
+            s2 += (x[2] - zero) * w[2];
+            s3 += (x[3] - zero) * w[3];
+#endif
+        }
+    sums[0] = s0;
+    sums[1] = s1;
+    sums[2] = s2;
+    sums[3] = s3;
+}
+#endif
+
 static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8_t *y)
 {
-    const int32_t channels = p->channels, zero = p->zero;
-    int32_t row, column, c, r, k, n;
+    const int32_t channels = p->channels, step = p->width * channels, w_step = p->columns * channels;
+    int32_t row, column, c, n;
     for (row = 0; row < p->out_height; row++)
         for (column = 0; column < p->out_width; column++, y += channels) {
             const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
             const int32_t first_row = top < 0 ? -top : 0, first = left < 0 ? -left : 0;
-            const int32_t rows = top + p->rows > p->height ? p->height - top : p->rows;
-            const int32_t columns = left + p->columns > p->width ? p->width - left : p->columns;
+            const int32_t rows = (top + p->rows > p->height ? p->height - top : p->rows) - first_row;
+            const int32_t columns = (left + p->columns > p->width ? p->width - left : p->columns) - first;
+            const uint8_t *from = x + (top + first_row) * step + (left + first) * channels;
+            const int8_t *w = p->weights + first_row * w_step + first * channels;
             for (c = 0; c < channels; c += NET_DEPTHWISE_BLOCK) {
                 const int32_t count = channels - c < NET_DEPTHWISE_BLOCK ? channels - c : NET_DEPTHWISE_BLOCK;
                 int32_t sums[NET_DEPTHWISE_BLOCK];
                 for (n = 0; n < count; n++)
                     sums[n] = p->biases[c + n];
-                for (r = first_row; r < rows; r++) {
-                    const uint8_t *from = x + ((top + r) * p->width + left + first) * channels + c;
-                    const int8_t *w = p->weights + (r * p->columns + first) * channels + c;
-                    for (k = first; k < columns; k++, from += channels, w += channels) {
-                        if (count == NET_DEPTHWISE_BLOCK)
-                            for (n = 0; n < NET_DEPTHWISE_BLOCK; n++)
-                                sums[n] += (from[n] - zero) * w[n];
-                        else
-                            for (n = 0; n < count; n++)
-                                sums[n] += (from[n] - zero) * w[n];
-                    }
-                }
+#if NET_LANES
+                if (count == NET_DEPTHWISE_BLOCK)
+                    net_taps(sums, NET_DEPTHWISE_BLOCK, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
+#else
+                if (count == NET_DEPTHWISE_BLOCK)
+                    net_taps4(sums, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
+#endif
+                else
+                    net_taps(sums, count, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
 #if NET_LANES
                 for (n = 0; n < count; n += NET_LANES) {
                     const net_mask mask = net_first(count - n);

@@ -153,7 +153,7 @@ class CSession(Session):
         sample = np.ascontiguousarray(sample)
         found = np.zeros(self._classes, np.float32)
         arguments = [_pointer(each) for each in (sample, self._arena, found)]
-        kept = (sample, found)  # What the pointers point to lives as long as the function.
+        kept = (self, sample, found)  # What the pointers point to lives as long as the function.
         call = self._library.net_probabilities
         return lambda: (call(*arguments), kept)
 
