@@ -8,7 +8,7 @@ file: code of unknown origin is never run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class _Opened:
     """What a format answers here."""
 
     sizes: Sizes
+    labels: tuple[str, ...] | None
     answers: NDArray[np.float32]
     golden: NDArray[np.float32]
     times: tuple[list[float], list[float]]
@@ -101,7 +102,8 @@ def measure_formats(
             why = f"this lepton has no format {name!r}"
             found.append(dataclasses.replace(figures, not_run=why))
             continue
-        figures = dataclasses.replace(figures, differences=kind.differences(_net(folder)))
+        net = _net(folder)
+        figures = dataclasses.replace(figures, differences=kind.differences(net))
         why = kind.missing()
         if kind.runs_code and not is_own:
             other, is_version = _other_code(folder, about, kind, name)
@@ -118,8 +120,9 @@ def measure_formats(
             found.append(dataclasses.replace(figures, not_run="it cannot be used"))
             continue
         problems += [
-            f"{name}: {text}" for text in kind.beyond_promise(opened.answers, int8_answers)
+            f"{name}: {text}" for text in kind.beyond_promise(opened.answers, int8_answers, net)
         ]
+        problems += _label_problems(name, about.class_names, opened.labels)
         problems += _golden_problems(folder, name, kind, opened.golden)
         evidence[name] = test.evidence(opened.answers)
         if (joined := test.whole(opened.answers)) is not None:
@@ -137,6 +140,7 @@ def _answer(folder: Path, name: str, classes: int, test: EvaluatedPart) -> _Open
     with FormatSession(name, folder, classes) as session:
         return _Opened(
             session.sizes,
+            session.labels,
             session.predict(test.pixels),
             session.predict(golden),
             session.times(golden[:1], rounds=measurements.ROUNDS, seconds=measurements.SECONDS),
@@ -210,6 +214,16 @@ def _answered(
         drop=judging.paired(reference, evidence),
         arena_bytes=sizes.arena_bytes,
     )
+
+
+def _label_problems(
+    name: str, class_names: Sequence[str], labels: tuple[str, ...] | None
+) -> list[str]:
+    """Labels in the files of a format that are not the class names, in their order."""
+    wanted = tuple(" ".join(each.splitlines()) for each in class_names)
+    if labels is None or labels == wanted:
+        return []
+    return [f"{name}: its labels {list(labels)[:5]} are not the class names {list(wanted)[:5]}"]
 
 
 def _golden_problems(

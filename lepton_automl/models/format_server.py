@@ -37,7 +37,8 @@ class Server:
             self.name, self.folder = fields["format"], Path(fields["folder"])
             kind = formats.load(self.name)
             self.session = kind.session(self.folder)
-            return Message(dataclasses.asdict(kind.sizes(self.folder)))
+            sizes = dataclasses.asdict(kind.sizes(self.folder))
+            return Message({"sizes": sizes, "labels": self.session.labels()})
         samples = np.frombuffer(request.payload, fields["dtype"]).reshape(fields["shape"])
         if "rounds" in fields:
             return Message(self._times(samples, fields["rounds"], fields["seconds"]))

@@ -61,12 +61,15 @@ class FormatSession:
         self._process = LimitedProcess(PROGRAM)
         fields = {"format": name, "folder": str(real_path(folder))}
         try:
-            answer = self._call(fields, b"", kind.session_limits)
+            answer, _ = self._call(fields, b"", kind.session_limits)
         except BaseException:
             self.close()
             raise
-        self.sizes = Sizes(**answer[0])
+        self.sizes = Sizes(**answer["sizes"])
         """What the files take."""
+        labels = answer["labels"]
+        self.labels: tuple[str, ...] | None = None if labels is None else tuple(labels)
+        """Class names that the files hold (`Session.labels`)."""
 
     def __enter__(self) -> Self:
         return self

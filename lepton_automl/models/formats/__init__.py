@@ -65,6 +65,10 @@ class Session(ABC):
     def predict(self, samples: NDArray[Any]) -> NDArray[np.float32]:
         """Probabilities (n, classes) of samples as written files read them."""
 
+    def labels(self) -> tuple[str, ...] | None:
+        """Class names that the files hold, line breaks as spaces; None of a format without them."""
+        return None
+
     def prepared(self, sample: NDArray[Any]) -> Callable[[], object]:
         """A function that answers one sample (1, *shape), for measuring its latency.
 

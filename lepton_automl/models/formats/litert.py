@@ -16,6 +16,7 @@ from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.formats import FileFormat, Golden, Session, Sizes, Words
 from lepton_automl.models.graph import Gate
+from lepton_automl.models.litert_export.flatbuffer import read_labels
 from lepton_automl.models.litert_export.lowering import int8_litert
 from lepton_automl.models.litert_export.memory import arena_bytes
 from lepton_automl.models.onnx_export import int8_onnx
@@ -80,7 +81,7 @@ class Litert(FileFormat):
         """Whether the package ai-edge-litert is missing."""
         if importlib.util.find_spec("ai_edge_litert") is not None:
             return ""
-        return "the package ai-edge-litert is not installed (pip install 'lepton_automl[litert]')"
+        return "the package ai-edge-litert is not installed (pip install 'lepton-automl[litert]')"
 
     def differences(self, net: QuantizedNet) -> tuple[str, ...]:
         """Roundings, logits of 16 bits, and gates."""
@@ -105,6 +106,7 @@ class _LitertSession(Session):
             self._interpreter.allocate_tensors()
             (given,) = self._interpreter.get_input_details()
             (made,) = self._interpreter.get_output_details()
+            self._labels = read_labels(content)
         except (RuntimeError, ValueError) as error:
             raise self._unusable(error) from error
         self._given, self._made = given["index"], made["index"]
@@ -112,6 +114,9 @@ class _LitertSession(Session):
     def predict(self, samples: NDArray[Any]) -> NDArray[np.float32]:
         shape = (0, self._interpreter.get_tensor(self._made).shape[-1])
         return np.concatenate([np.zeros(shape, np.float32), *map(self._one, samples)])
+
+    def labels(self) -> tuple[str, ...] | None:
+        return self._labels
 
     def prepared(self, sample: NDArray[Any]) -> Callable[[], object]:
         self._interpreter.set_tensor(self._given, sample)
