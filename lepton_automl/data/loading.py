@@ -96,7 +96,7 @@ class CheckedSamples:
     thumbs: NDArray[np.uint8] | None = None
     """(N, `checking.THUMBNAIL`, `checking.THUMBNAIL`), by the scale of 16 bits; None for arrays."""
     known: KnownPictures | None = None
-    """Remembers what was found in the files; None where they are few or no files."""
+    """Remembers what was found in the files, and groups; None where there are few pictures."""
 
 
 def read_samples(
@@ -300,6 +300,9 @@ def check_pictures(
         stored = pictures if samples.deep is None else samples.deep
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(stored))
         levels = LevelTable.of_pixels(pictures)
+        # Nothing is remembered of arrays but the groups that follow from all of them.
+        is_kept = place and len(samples) >= decode_pool.MANY
+        is_forced = reading is not None and reading.is_forced
         return CheckedSamples(
             samples,
             digests,
@@ -307,6 +310,7 @@ def check_pictures(
             pictures.shape[1:3],
             levels,
             formats=FormatTable.of_pixels(pictures),
+            known=KnownPictures(place, (), is_forced=is_forced) if is_kept else None,
         )
     total = len(samples)
 
@@ -480,7 +484,9 @@ def _with_found_groups(
     near, not_searched = _search(checked, thumbs, samples.labels[different], emit)
     place = np.searchsorted(different, copies)
     near_groups = different[near.groups][place]
-    checked = dataclasses.replace(checked, near_duplicates=near_groups)
+    # Groups may hold unrelated pictures, which costs nothing; what is named should not.
+    named_groups = different[near_duplicates.confirmed(thumbs, near.groups)][place]
+    checked = dataclasses.replace(checked, near_duplicates=named_groups)
     if (stated := stated_groups(samples, group)) is not None:
         return _grouped(checked, stated)
     if group == NONE:

@@ -10,7 +10,8 @@ from PIL import Image
 from lepton_automl.data import checking, decode_pool, known_pictures
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.decode_pool import Reading
-from tests.helpers.pictures import random_pictures
+from lepton_automl.data.splits import near_duplicates
+from tests.helpers.pictures import random_pictures, write_npz
 
 COUNT = 24
 
@@ -162,3 +163,24 @@ def test_few_pictures_leave_no_file_behind(folder, monkeypatch):
     monkeypatch.setattr(decode_pool, "MANY", COUNT + 1)
     open_dataset(folder)
     assert not known_pictures.cache_folder().exists()
+
+
+def test_groups_of_arrays_are_searched_once(tmp_path, monkeypatch):
+    searched, search = [], near_duplicates.find_near_duplicates
+    monkeypatch.setattr(
+        near_duplicates,
+        "find_near_duplicates",
+        lambda thumbs, labels: (searched.append(len(thumbs)), search(thumbs, labels))[1],
+    )
+    x, y = random_pictures(COUNT, (40, 40, 3)), np.arange(COUNT) % 2
+    path = write_npz(tmp_path / "a.npz", x=x, y=y)
+    first = open_dataset(path)
+    assert content(open_dataset(path)) == content(first)
+    assert searched == [COUNT]
+    open_dataset(path, reading=Reading(is_forced=True))
+    assert searched == [COUNT] * 2
+    x[0, :20] = 0
+    open_dataset(write_npz(path_of := tmp_path / "a.npz", x=x, y=y))
+    assert searched == [COUNT] * 3
+    open_dataset(str(path_of))
+    assert searched == [COUNT] * 3

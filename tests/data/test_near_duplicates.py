@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,6 +114,45 @@ def test_classes_that_are_too_large_are_not_searched_and_listed_so(tmp_path, mon
     assert "not searched among 180 pictures" in decision.choice
     assert decision.option == "--group REGEX"
     assert dataset.test.groups is None
+
+
+def copies(scene, rng):
+    """A picture in another encoding and in another size."""
+    file = io.BytesIO()
+    Image.fromarray(scene).save(file, "JPEG", quality=80)
+    larger = [3 * side // 2 for side in scene.shape[::-1]]
+    return [np.asarray(Image.open(file)), np.asarray(Image.fromarray(scene).resize(larger))]
+
+
+def test_copies_are_confirmed_and_pictures_that_differ_in_detail_are_not():
+    """What is equal in 16x16 values may differ in 32x32: here by a pattern of single values."""
+    rng, scene = np.random.default_rng(0), scenes(100, side=32, detail=2.0)
+    pattern = 40 * (np.indices((32, 32)).sum(0) % 2 * 2 - 1)
+    other = np.clip(scene[0].astype(int) + pattern, 0, 255).astype(np.uint8)
+    kinds = [each[..., None] for each in (*copies(scene[0], rng), other)]
+    thumbs = np.concatenate([thumbnails(scene[..., None]), *(thumbnails(k[None]) for k in kinds)])
+    close = near_duplicates.vectors(thumbs)
+    assert close[0] @ close[-1] > 0.97
+    groups = np.arange(len(thumbs))
+    groups[-3:] = 0
+    found = near_duplicates.confirmed(thumbs, groups)
+    assert found.tolist() == [*range(100), 0, 0, 102]
+    everywhere = np.repeat(np.arange(0, 100, 2), 2)
+    abound = np.append(everywhere, [0, 0, 0])
+    assert near_duplicates.confirmed(thumbs, abound).tolist() == abound.tolist()
+
+
+def test_a_confirmed_group_holds_together_by_its_nearest_pictures():
+    """A view that lies between two others connects them, as in the search."""
+    side = 32
+    wide = scenes(1, side=3 * side, detail=8.0)[0]
+    views = [wide[n : n + 2 * side, n : n + 2 * side] for n in (0, 4, 8)]
+    rest = scenes(60, seed=1, side=2 * side)
+    thumbs = thumbnails(np.stack([*views, *rest])[..., None])
+    groups = np.array([0, 0, 0, *range(3, 63)])
+    assert near_duplicates.confirmed(thumbs, groups).tolist() == groups.tolist()
+    apart = np.array([0, 1, 0, *range(3, 63)])
+    assert near_duplicates.confirmed(thumbs, apart)[2] == 2
 
 
 def test_near_duplicates_across_given_parts_are_found_with_examples(tmp_path):

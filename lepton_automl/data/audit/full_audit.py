@@ -148,7 +148,7 @@ def _near_contradictions(dataset: Dataset, thumbs: Thumbnails) -> Iterator[Findi
     digests = [dataset.part(name).digests[place] for name, place in thumbs.keys]
     different = np.sort(np.unique(np.array(digests, object), return_index=True)[1])
     small = near_duplicates.thumbnails(np.ascontiguousarray(thumbs.pixels[different]))
-    found = near_duplicates.find_certain(small)
+    found = near_duplicates.confirmed(small, near_duplicates.find_certain(small))
     groups = []
     for first in np.flatnonzero(np.bincount(found, minlength=len(found)) > 1):
         own = different[found == first]

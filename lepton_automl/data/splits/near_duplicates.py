@@ -59,6 +59,12 @@ MAX_PAIRS = 5_000_000_000
 """Pairs within classes, counted both ways, above which none are compared: about a minute's work."""
 _MAX_SHARE = 0.25
 """Largest share of a class that one group may have; above it the group's bound is lowered."""
+_ALIKE = 0.9
+"""Correlation of two thumbnails, in the best of the crops, that confirms a near duplicate."""
+_ABOUND = 0.1
+"""Share of pictures with a near duplicate from which none is doubted: scenes, frames of videos."""
+_MOST_CONFIRMED = 2048
+"""Pictures at most of a group whose pairs are compared once more."""
 _MIN_GROUPS = 6
 """Groups that a class must have to be grouped."""
 _CUTS = 8
@@ -159,6 +165,40 @@ def find_certain(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
     return _grouped(thumbs, [np.flatnonzero(has_structure)], known, has_structure, [search])[0]
 
 
+def confirmed(thumbs: NDArray[np.uint8], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Groups of near duplicates of which every picture correlates with another one by 0.9 or more.
+
+    The search compares 16x16 values and takes what unrelated pictures are not expected to reach,
+    which flat pictures with few shapes do more often than the power law says. Here all 32x32 values
+    count, in the better of the crops. Where near duplicates abound (`_ABOUND`), groups stay.
+
+    Parameters
+    ----------
+    thumbs : ndarray
+        uint8 (N, `THUMBNAIL`, `THUMBNAIL`), of `thumbnails`.
+    groups : ndarray
+        (N,): index of the first picture of the group.
+
+    Returns
+    -------
+    ndarray
+        (N,): likewise.
+    """
+    found = groups.copy()
+    if _share_grouped(groups) >= _ABOUND:
+        return found
+    order = np.argsort(groups, kind="stable")
+    _, starts = np.unique(groups[order], return_index=True)
+    for own in np.split(order, starts[1:]):
+        if not 2 <= len(own) <= _MOST_CONFIRMED:
+            continue
+        views = _views(thumbs[own], side=THUMBNAIL)
+        # A squared distance of vectors of unit length is 2 minus twice their correlation.
+        reach = np.full((1, len(own)), np.sqrt(2 - 2 * _ALIKE), np.float32)
+        found[own] = own[_firsts(connect(views, reach)[0])]
+    return found
+
+
 def _share_grouped(groups: NDArray[np.int64]) -> float:
     """Share of pictures that are not alone in their group."""
     return float((np.bincount(groups)[groups] > 1).mean()) if len(groups) else 0.0
@@ -197,43 +237,45 @@ def _contrast(thumbs: NDArray[np.uint8]) -> Floats:
     return contrast
 
 
-def _views(thumbs: NDArray[np.uint8], crops: Sequence[Crop] = _CROPS) -> Floats:
-    """Vectors (V, N, 256) of unit length of the crops: without mean and linear gradient.
+def _views(thumbs: NDArray[np.uint8], crops: Sequence[Crop] = _CROPS, side: int = _SIDE) -> Floats:
+    """Vectors (V, N, `side` ** 2) of unit length of the crops: without mean and linear gradient.
 
     The values of a vector are in the order of the columns.
     """
-    views = np.empty((len(crops), len(thumbs), _SIDE * _SIDE), np.float32)
+    views = np.empty((len(crops), len(thumbs), side * side), np.float32)
     for start in range(0, len(thumbs), _BLOCK):
         block = thumbs[start : start + _BLOCK]
         rows = block.reshape(-1, THUMBNAIL).astype(np.float32)
         columns = {
-            span: (rows @ _averaging(*span).T)
-            .reshape(len(block), THUMBNAIL, _SIDE)
+            span: (rows @ _averaging(*span, side).T)
+            .reshape(len(block), THUMBNAIL, side)
             .transpose(0, 2, 1)
             .reshape(-1, THUMBNAIL)
             for span in {(left, right) for left, _, right, _ in crops}
         }
         for view, (left, top, right, bottom) in zip(views, crops, strict=True):
             made = view[start : start + _BLOCK]
-            np.matmul(columns[left, right], _averaging(top, bottom).T, out=made.reshape(-1, _SIDE))
-            made -= (made @ _gradients()) @ _gradients().T
+            np.matmul(
+                columns[left, right], _averaging(top, bottom, side).T, out=made.reshape(-1, side)
+            )
+            made -= (made @ _gradients(side)) @ _gradients(side).T
             made /= np.maximum(np.sqrt(np.einsum("nd,nd->n", made, made)), 1e-6)[:, None]
     return views
 
 
 @cache
-def _gradients() -> Floats:
-    """Orthonormal basis (256, 3) of vectors without more than a mean and a linear gradient."""
-    across = np.broadcast_to(np.linspace(-1, 1, _SIDE), (_SIDE, _SIDE))
-    plane = np.stack([np.ones((_SIDE, _SIDE)), across, across.T]).reshape(3, -1)
+def _gradients(side: int) -> Floats:
+    """Orthonormal basis (`side` ** 2, 3) of vectors that are a mean and a linear gradient."""
+    across = np.broadcast_to(np.linspace(-1, 1, side), (side, side))
+    plane = np.stack([np.ones((side, side)), across, across.T]).reshape(3, -1)
     basis: Floats = np.linalg.qr(plane.T)[0].astype(np.float32)
     return basis
 
 
 @cache
-def _averaging(start: float, end: float) -> Floats:
-    """Matrix (`_SIDE`, `THUMBNAIL`) of area averages over a part of a thumbnail."""
-    edges = np.linspace(start, end, _SIDE + 1) * THUMBNAIL
+def _averaging(start: float, end: float, side: int) -> Floats:
+    """Matrix (`side`, `THUMBNAIL`) of area averages over a part of a thumbnail."""
+    edges = np.linspace(start, end, side + 1) * THUMBNAIL
     low, high = edges[:-1, None], edges[1:, None]
     pixel = np.arange(THUMBNAIL)[None]
     overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
