@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.cost.boards import BoardFit
+    from lepton_automl.pipeline.comparison import Comparison
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
@@ -589,6 +590,40 @@ def _continued(run: Path, data: object | None, **changes: Any) -> RunConfig:
             fix="leave them out; only a run that was made from a Python object needs it again",
         )
     return configured(folder, data_object=data, **changes)
+
+
+def bench(
+    artifacts: Sequence[str | Path],
+    *,
+    threads: Sequence[int] = (),
+    batches: Sequence[int] = (1,),
+    seconds: float = 1.0,
+    emit: Emit = silent,
+) -> Comparison:
+    """Times, memory and opening of files beside each other; see `lepton bench --help`.
+
+    Parameters
+    ----------
+    artifacts
+        Artifact folders, run folders or ONNX files; others are compared with the first.
+    threads
+        Threads of ONNX Runtime; by default 1 and the number of cores.
+    batches
+        Samples of a call.
+    seconds
+        For each file, over all rounds.
+    emit : callable
+        Receives an `Event` for each measurement.
+
+    Raises
+    ------
+    LeptonError
+        With a way out, `fix`.
+    """
+    from lepton_automl.pipeline.comparison import compare
+
+    paths = [Path(artifact) for artifact in artifacts]
+    return compare(paths, threads=threads, batches=batches, seconds=seconds, emit=emit)
 
 
 def _compress_run(

@@ -150,6 +150,7 @@ READS_ITSELF = {
     "artifact/consistency.py": "a value in metadata, any exception of which is caught",
     "artifact/lepton_device.py": "a program on a device, which has no lepton",
     "artifact/measurements.py": "the graph that ONNX Runtime has just written",
+    "artifact/timing_server.py": "/proc",
     "artifact/verify.py": "requests of the parent process",
     "artifact/writer.py": "arrays of the cache, which data/pixel_cache checks; the device program",
     "cli/streams.py": "/dev/null in place of closed streams",

@@ -20,7 +20,7 @@ from lepton_automl.artifact import limits as judging
 from lepton_automl.artifact import manifest, measurements, writer
 from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_ANSWERS, INT8, golden_answers
 from lepton_automl.artifact.measurements import EvaluatedPart, recording_accuracy
-from lepton_automl.artifact.provenance import Provenance
+from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, FormatFigures
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
@@ -238,6 +238,18 @@ def _golden_problems(
     if apart <= most:
         return []
     return [f"{name}: golden probabilities differ by {apart:.3g} from {path} (limit {most:.3g})"]
+
+
+def code_refusal(folder: Path, name: str) -> str:
+    """Why the files of a format of an artifact of unknown origin are not opened; empty if they are.
+
+    Raises
+    ------
+    DataError
+        If a file of the artifact cannot be read.
+    """
+    kind, about = formats.load(name), read_provenance(folder)
+    return _other_code(folder, about, kind, name)[0] if kind.runs_code else ""
 
 
 def _other_code(folder: Path, about: Provenance, kind: FileFormat, name: str) -> tuple[str, bool]:

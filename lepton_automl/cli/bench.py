@@ -1,4 +1,4 @@
-"""`lepton bench`: measure a latency table here, or write a kit for another device."""
+"""`lepton bench`: files beside each other, a latency table, or a kit for another device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
+from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.cli.streams import write_json, write_line
 from lepton_automl.errors import ConfigError
 
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Artifacts, runs or ONNX files; the first is what others are compared with."
+    ),
+]
+Threads = Annotated[
+    str | None,
+    typer.Option("--threads", help="Threads, with commas.  [default: 1 and the number of cores]"),
+]
+Batch = Annotated[
+    str | None, typer.Option("--batch", help="Samples of a call, with commas.  [default: 1]")
+]
+Seconds = Annotated[
+    float | None, typer.Option("--seconds", help="For each file, over all rounds.  [default: 1]")
+]
 Ops = Annotated[bool, typer.Option("--ops", help="Measure the operations of int8 nets.")]
 Kit = Annotated[
     Path | None,
@@ -30,18 +47,82 @@ OneSpace = Annotated[
 
 
 def bench(
+    files: Files = None,
+    threads: Threads = None,
+    batch: Batch = None,
+    seconds: Seconds = None,
     ops: Ops = False,
     space: OneSpace = None,
     out: OutFile = None,
     kit: Kit = None,
+    quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Measure int8 operations and write a latency table.
+    """Measure files beside each other; with --ops write a latency table.
 
-    With the table, --latency-from of `lepton run` predicts latencies of the measured device.
+    Of an artifact all formats are measured. Every file is open in a process of its own, and the
+    processes take turns. With the table, --latency-from of `lepton run` predicts latencies of the
+    measured device.
     """
-    if not ops:
-        raise ConfigError("there is nothing to measure without --ops", fix="lepton bench --ops")
+    _check_options(files, (threads, batch, seconds), ops, (space, out, kit))
+    if files:
+        _compare(files, threads, batch, seconds, quiet=quiet, json=json)
+    else:
+        _measure_ops(space, out, kit, json=json)
+
+
+def _check_options(
+    files: list[Path] | None, of_files: tuple[object, ...], ops: bool, of_ops: tuple[object, ...]
+) -> None:
+    if not files and not ops:
+        raise ConfigError(
+            "there is nothing to measure without files or --ops",
+            fix="lepton bench ARTIFACT [OTHER.onnx ...], or lepton bench --ops",
+        )
+    if files and (ops or any(value is not None for value in of_ops)):
+        raise ConfigError(
+            "--ops, --space, --out and --kit have no effect on files",
+            fix="give files, or --ops and what belongs to it",
+        )
+    if not files and any(value is not None for value in of_files):
+        raise ConfigError(
+            "--threads, --batch and --seconds have no effect without files", fix="leave them out"
+        )
+
+
+def _compare(
+    files: list[Path],
+    threads: str | None,
+    batch: str | None,
+    seconds: float | None,
+    *,
+    quiet: bool,
+    json: bool,
+) -> None:
+    from lepton_automl.cli import report
+    from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
+
+    with progress.screen(quiet=quiet) as emit:
+        found = api.bench(
+            files,
+            threads=_numbers("--threads", threads) if threads is not None else (),
+            batches=_numbers("--batch", batch) if batch is not None else (1,),
+            seconds=1.0 if seconds is None else seconds,
+            emit=emit,
+        )
+    report.show_comparison(found, json=json)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and part.isascii() and len(part) < 10 for part in parts):
+        raise ConfigError(
+            f"{option} {text}, the rule is whole numbers with commas", fix=f"{option} 1,2"
+        )
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _measure_ops(space: str | None, out: Path | None, kit: Path | None, *, json: bool) -> None:
     if kit is not None and out is not None:
         raise ConfigError(
             "--out has no effect with --kit", fix="give --out to the kit's bench.py on the device"

@@ -17,6 +17,7 @@ from lepton_automl.errors import LeptonError
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.pipeline.comparison import Comparison
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "screen",
     "show",
+    "show_comparison",
     "show_compressed",
     "show_data",
     "show_error",
@@ -139,6 +141,18 @@ def show_predictions(
         show(Text(f"note: {note}"), to_stderr=True)
     for error in unreadable:
         show(tables.error_view(error), to_stderr=True)
+
+
+def show_comparison(found: Comparison, *, json: bool = False) -> None:
+    """Print the figures of files beside each other; notes on stderr."""
+    from lepton_automl.cli.report import comparison_view as view
+
+    if json:
+        write_json(view.comparison_document(found))
+    else:
+        show(view.comparison_view(found))
+    for note in found.notes:
+        show(Text(f"note: {note}"), to_stderr=True)
 
 
 def show_inspection(found: NetReport, notes: Sequence[str] = (), *, json: bool = False) -> None:
