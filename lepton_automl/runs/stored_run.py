@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 from lepton_automl.core import files, untrusted_files
@@ -72,6 +73,7 @@ class StoredRun:
         self._watch: LeaseWatch | None = None
         with _for_users():
             self._store = Store.at(url, START_SECONDS)
+            self._check_place()
             if not self._store.check_exclusive():
                 text = "the store makes an object twice: two commands on one run are noticed late"
                 emit(Event("store", f"warning: {self._store.place}: {text}"))
@@ -90,6 +92,15 @@ class StoredRun:
     def _has_run(self) -> bool:
         """Whether the store holds a run: a command may be killed before it has copied any."""
         return self._manifest is not None and bool(self._manifest.batches)
+
+    def _check_place(self) -> None:
+        """Refuse a store in the run folder: it is lost with it, and moved with `--fresh`."""
+        place = Path(self._store.place)
+        if place.is_absolute() and place.is_relative_to(files.real_path(self._folder.path)):
+            raise ConfigError(
+                f"the store {place} lies inside the run folder {self._folder.path}",
+                fix="give a folder on another disk with --store",
+            )
 
     def explained(self, error: DataError) -> DataError:
         """An error of data that cannot be opened, with what the run in the store needs."""

@@ -49,6 +49,17 @@ def test_hosts_are_shown_with_what_they_did_and_why_they_are_lost():
     assert "gave no sign" in text
 
 
+def test_the_copy_of_a_run_is_shown_with_what_is_behind_and_why():
+    store = {"place": "s3://b/[x]", "events_behind": 0, "files_behind": 0, "bytes_written": 2_500}
+    store |= {"requests": 12, "error": ""}
+    text = " ".join(shown(status(store=store)).replace("│", " ").split())
+    assert "store s3://b/[x]: all events, 2.5 kB written, 12 requests" in text
+    behind = store | {"events_behind": 3, "files_behind": 2, "error": "it is down"}
+    text = " ".join(shown(status(store=behind)).replace("│", " ").split())
+    assert "3 events and 2 files behind" in text
+    assert "it is down" in text
+
+
 def test_an_interrupted_run_names_the_command_that_continues_it():
     text = shown(status(state="interrupted", workers=(), progress={}))
     assert "no command works on it; the last command was interrupted" in text

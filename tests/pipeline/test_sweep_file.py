@@ -150,6 +150,13 @@ def test_the_words_of_a_cell_are_understood_by_run(tmp_path, monkeypatch, capfd)
     assert run.config.out == tmp_path / "here"
 
 
+def test_each_cell_has_a_store_of_its_own(tmp_path):
+    made = read(tmp_path, '[run]\ndata = "a"\nstore = "s3://bucket/table"\nseed = [1, 2]\n')
+    words = [cell.words(tmp_path / cell.name) for cell in made.cells]
+    stores = [word for each in words for word in each if word.startswith("--store")]
+    assert stores == [f"--store=s3://bucket/table/a_seed={n}" for n in (1, 2)]
+
+
 def test_the_time_of_a_sweep_is_divided_among_the_cells_that_state_none(tmp_path):
     made = read(
         tmp_path, '[run]\ndata = "a"\n[[row]]\nseed = [1, 2]\n[[row]]\nseed = 3\nbudget = "10m"\n'
