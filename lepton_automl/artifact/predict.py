@@ -405,7 +405,7 @@ def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
     paths: list[Path] = []
     for file in files:
         if file.is_dir():
-            inside = (path for path in sorted(file.rglob("*")) if path.is_file())
+            inside = (path for path in sorted(file.rglob("*"), key=lambda path: path.parts) if path.is_file())
             paths += [path for path in inside if path.suffix.lower() in suffixes]
         else:
             paths.append(file)

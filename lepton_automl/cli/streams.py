@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from lepton_automl.errors import LeptonError, MachineError
@@ -130,6 +131,20 @@ def write_line(text: str, stream: TextIO | None = None) -> None:
     """
     target = unescaped(sys.stdout if stream is None else stream)
     target.write(printable(text) + "\n")
+    target.flush()
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write printable lines to standard output.
+
+    Raises
+    ------
+    MachineError
+        If it cannot be written.
+    """
+    target = unescaped(sys.stdout)
+    for line in lines:
+        target.write(line + "\n")
     target.flush()
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from lepton_automl.artifact.predict import Prediction
 from lepton_automl.artifact.provenance import CrossValidation, FinalistResult
@@ -134,6 +135,16 @@ def test_brackets_in_names_are_not_markup():
     assert "[b]cat[/b]" in shown(tables.predictions_view(rows))
     assert "[red].png" in shown(tables.predictions_view(rows))
     assert "no [x]" in shown(tables.error_view(DataError("no [x]", fix="[y]")))
+
+
+def test_many_predictions_are_plain_aligned_lines_of_the_same_cells(capsys):
+    rows = [Prediction(Path(f"{n}.png"), f"猫\x1b[31m{n}", 0.5) for n in range(501)]
+    report.show_predictions(rows)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["file", "label", "probability"]
+    assert len(lines) == 501
+    assert lines[7].split() == ["7.png", r"猫\x1b[31m7", "50.0", "%"]
+    assert {cell_len(line[: line.index("50.0 %")]) for line in lines} == {head.index("probability")}
 
 
 def test_a_compression_shows_every_step_and_why():

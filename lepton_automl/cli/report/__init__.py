@@ -11,7 +11,7 @@ from lepton_automl.cli.report import json_output, tables
 from lepton_automl.cli.report.console import show
 from lepton_automl.cli.report.progress import screen
 from lepton_automl.cli.report.status_screen import status_view, watch_status
-from lepton_automl.cli.streams import write_json
+from lepton_automl.cli.streams import write_json, write_lines
 from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ __all__ = [
     "show_verdict",
     "watch_status",
 ]
+
+_MOST_TABLE_ROWS = 500
+"""More predictions are printed as plain lines."""
 
 
 def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
@@ -135,6 +138,8 @@ def show_predictions(
     """Print label and probability of each file; files that cannot be read and notes on stderr."""
     if json:
         write_json(json_output.predictions_document(rows, unreadable, notes))
+    elif len(rows) > _MOST_TABLE_ROWS:
+        write_lines(tables.prediction_lines(rows))
     elif rows:
         show(tables.predictions_view(rows))
     for note in (*notes, *(row.note for row in rows if row.note)):

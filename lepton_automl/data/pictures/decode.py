@@ -82,6 +82,8 @@ _LARGE_FILE = 16 << 20
 """Bytes of a file from which on it is decoded alone: some readers hold all of it in memory."""
 _DRAFT_BYTES = 7
 """Bytes a pixel of a JPEG that is decoded at a part of its size."""
+_AT_A_TIME = 8
+"""Pictures that a thread reads one after the other, at most."""
 _ROWS = 256
 """Rows of a picture with more than 8 bits that are converted at once."""
 
@@ -379,15 +381,19 @@ def map_in_threads(
     function: Callable[[T], R], items: Sequence[T], on_item: Callable[[int], None] | None = None
 ) -> list[R]:
     """Map `function` over items in threads, in order: Pillow decodes outside the GIL."""
-    results = []
+    results, threads = list[R](), min(8, os.cpu_count() or 1)
+    # Several at a time: of small pictures the switch between threads takes as long as the work.
+    size = max(1, min(_AT_A_TIME, len(items) // (2 * threads)))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
     Image.init()  # Loads Pillow's formats before threads do so concurrently.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # Pillow warns of odd metadata and of too many pixels; the latter raise an error here.
         warnings.simplefilter("ignore")
-        for done, result in enumerate(pool.map(function, items), start=1):
-            results.append(result)
-            if on_item is not None:
-                on_item(done)
+        for part in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+            for result in part:
+                results.append(result)
+                if on_item is not None:
+                    on_item(len(results))
     return results
 
 
