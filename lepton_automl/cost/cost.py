@@ -30,15 +30,15 @@ class Cost:
     """Multiply-accumulates a sample."""
     peak_ram_bytes: int
     """Largest sum of live feature maps (see `peak_ram_bytes`)."""
-    flash_bytes: int | None = None
-    """Predicted code and constants of the C files on a microcontroller (`cost.flash`); None of a
-    float net."""
     latency_ms: float | None = None
     """Milliseconds a call on one thread of a quiet machine; None where not measured."""
     latency_low_ms: float | None = None
     latency_high_ms: float | None = None
     latency_basis: Basis = "measured"
     """How the latency was obtained, if there is one."""
+    flash_bytes: int | None = None
+    """Predicted code and constants of the C files on a microcontroller (`cost.flash`); None of a
+    float net."""
 
     def with_measured_latency(self, latency: Latency, quiet_ms: float) -> Cost:
         """A copy with a measured latency; `quiet_ms` as returned by `quiet_reference_ms`."""
