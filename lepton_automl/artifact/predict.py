@@ -405,8 +405,9 @@ def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
     paths: list[Path] = []
     for file in files:
         if file.is_dir():
-            inside = (path for path in sorted(file.rglob("*"), key=lambda path: path.parts) if path.is_file())
-            paths += [path for path in inside if path.suffix.lower() in suffixes]
+            inside = (path for path in file.rglob("*") if path.suffix.lower() in suffixes)
+            # Paths are compared by their parts too, but at the price of a tenth of decoding.
+            paths += sorted(filter(Path.is_file, inside), key=lambda path: path.parts)
         else:
             paths.append(file)
     if not paths:
