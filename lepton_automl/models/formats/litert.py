@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core import untrusted_files
+from lepton_automl.core import untrusted_archives, untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.formats import FileFormat, Golden, Session, Sizes, Words
 from lepton_automl.models.graph import Gate
-from lepton_automl.models.litert_export.flatbuffer import read_labels
+from lepton_automl.models.litert_export.flatbuffer import LABELS_FILE
 from lepton_automl.models.litert_export.lowering import int8_litert
 from lepton_automl.models.litert_export.memory import arena_bytes
 from lepton_automl.models.onnx_export import int8_onnx
@@ -29,6 +29,7 @@ _MEAN_DIFFERENCE, _COARSE_MEAN_DIFFERENCE = 0.003, 0.012
 """Largest mean over samples of the largest difference of a probability: of most nets, and of those
 with gates, whose sigmoids have other steps, or with int8 logits ("LiteRT files" in
 docs/decisions.md)."""
+_MAX_LABELS = 16 << 20
 _MARGIN = 0.1
 """Share of the range of golden logits that is added to it on both sides."""
 
@@ -106,9 +107,9 @@ class _LitertSession(Session):
             self._interpreter.allocate_tensors()
             (given,) = self._interpreter.get_input_details()
             (made,) = self._interpreter.get_output_details()
-            self._labels = read_labels(content)
         except (RuntimeError, ValueError) as error:
             raise self._unusable(error) from error
+        self._labels = _labels(path)
         self._given, self._made = given["index"], made["index"]
 
     def predict(self, samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -134,6 +135,15 @@ class _LitertSession(Session):
 
     def _unusable(self, error: Exception) -> DataError:
         return DataError(f"{self._path} does not run in LiteRT: {first_line(error)}", fix=_FIX)
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    """Labels in the archive behind a model."""
+    found = {member.name: member for member in untrusted_archives.list_zip(path, fix=_FIX)}
+    if LABELS_FILE not in found:
+        raise DataError(f"{path} has no {LABELS_FILE}", fix=_FIX)
+    content = found[LABELS_FILE].read(max_bytes=_MAX_LABELS, fix=_FIX)
+    return tuple(content.decode(errors="replace").removesuffix("\n").split("\n"))
 
 
 def _has_layer_scales(net: QuantizedNet) -> bool:

@@ -399,13 +399,3 @@ def _with_labels(model: bytes, class_names: Sequence[str]) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(LABELS_FILE, _ZIP_DATE), lines.encode())
     return file.getvalue()
-
-
-def read_labels(file: bytes) -> tuple[str, ...]:
-    """Labels of a file; raises a ValueError where there are none."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(file)) as archive:
-            text = archive.read(LABELS_FILE).decode()
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, NotImplementedError) as error:
-        raise ValueError(f"its labels cannot be read: {error}") from error
-    return tuple(text.removesuffix("\n").split("\n"))
