@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import threading
 import time
@@ -50,6 +51,8 @@ _WEIGHTS, _RESUME = "weights.safetensors", "resume.safetensors"
 """The file of a checkpoint that is written last; the state of a training that is not finished."""
 _RESUME_SECONDS = 120.0
 """Age of the copy of such a state at least, before it is copied again."""
+_SCAN_SECONDS = 60.0
+"""After which all checkpoints are looked at again."""
 _SETTLED_NS = 2_000_000_000
 """Age of a change from which on a second one has another time in every file system."""
 _TRIES = 10
@@ -112,6 +115,11 @@ class StoreCopy:
         rows = ledger.rows_after(0)
         self._seq = rows[manifest.events - 1][0] if manifest.events else 0
         self._known_events = len(rows)
+        self._inside: dict[str, set[str]] = {}
+        self._of_trial: dict[str, set[str]] = {}
+        for path in self._table:
+            self._remember(path)
+        self._scanned = -math.inf
         self._states: dict[str, State] = {}
         self._resumed: dict[str, float] = {}
         store.known.update(self._named())
@@ -261,17 +269,25 @@ class StoreCopy:
         bool
             Whether nothing is missing any more.
         """
-        rows, found = self._ledger.rows_after(self._seq), self._copy_files()
+        rows = self._ledger.rows_after(self._seq)
+        folders = self._changed_folders(rows, is_last=is_last)
+        found, has_new = self._copy_files(folders)
         for _ in range(_TRIES):
-            more, again = self._ledger.rows_after(self._seq), dict(self._found())
-            if len(more) == len(rows) and _small(found) == _small(again):
+            more = self._ledger.rows_after(self._seq)
+            is_same = not has_new or _small(found) == _small(dict(self._found(folders)))
+            if len(more) == len(rows) and is_same:
                 break
             # Files that belong together may be of two states, and a checkpoint may have been
             # deleted for the sake of an event that came meanwhile.
-            rows, found = more, self._copy_files()
-        if not is_last or self._is_whole:
+            rows, folders = more, self._changed_folders(more, is_last=folders is None)
+            found, has_new = self._copy_files(folders)
+        if is_last and not self._is_whole:
+            self._bulk = None
+        else:
             self._copy_bulk(found)
         self._add(rows)
+        if folders is None:
+            self._note_unnamed()
         self._delete_unnamed(_GRACE_SECONDS)
         if not is_last or self._bulk is not None:
             return False
@@ -282,18 +298,55 @@ class StoreCopy:
         self._add([], owner="")
         return True
 
-    def _copy_files(self) -> dict[str, State]:
-        """Store the files that are new or changed, but decoded data; the states of all."""
-        found = dict(self._found())
-        for path in [*self._table, *self._pending]:
-            if path not in found:
+    def _changed_folders(self, rows: list[Row], *, is_last: bool) -> set[str] | None:
+        """Names of checkpoints that events may have changed; None: all are looked at.
+
+        With thousands of checkpoints that takes longer than an event may, so that it is done once a
+        minute; meanwhile it is done for the trials whose trainings have ended.
+        """
+        now = time.monotonic()
+        if is_last or now - self._scanned > _SCAN_SECONDS:
+            self._scanned = now
+            return None
+        names = set[str]()
+        for _, _, key, _, _ in rows:
+            trial, _, label = key.partition("-")
+            if trial.isdecimal() and label:
+                names |= {f"{int(trial):05d}-{label}", *self._of_trial.get(f"{int(trial):05d}", ())}
+        return names
+
+    def _copy_files(self, folders: set[str] | None) -> tuple[dict[str, State], bool]:
+        """Store the files that are new or changed, but decoded data.
+
+        Returns
+        -------
+        dict of str to State
+            The files that were looked at.
+        bool
+            Whether one was new.
+        """
+        found = dict(self._found(folders))
+        of_all = [*self._table, *self._pending]
+        known = (
+            of_all
+            if folders is None
+            else self._inside.get("", set()).union(
+                *(self._inside.get(name, ()) for name in folders)
+            )
+        )
+        for path in known:
+            if path not in found and self._known_entry(path) is not None:
                 self._pending[path] = None
                 self._states.pop(path, None)
         new = self._new(found)
         self._missing_files = len(new)
-        for _ in self._each([path for path in new if not _is_bulk(path)], found):
+        small = [path for path in new if not _is_bulk(path)]
+        for _ in self._each(small, found):
             pass
-        return found
+        return found, bool(small)
+
+    def _known_entry(self, path: str) -> FileEntry | None:
+        return self._pending[path] if path in self._pending else self._table.get(path)
 
     def _copy_bulk(self, found: Mapping[str, State]) -> None:
         """Store decoded data, for a while only: the rest comes after the next generation."""
@@ -320,6 +373,7 @@ class StoreCopy:
                     self._states[path] = found[path]
                     self._missing_files -= 1
                     self._pending[path] = entry
+                    self._remember(path)
                     self._open_pieces.difference_update(entry.pieces)
                 yield
 
@@ -391,16 +445,27 @@ class StoreCopy:
         return [row for row in self._ledger.rows_after(first - 1) if row[0] <= end]
 
     def _update(self, changes: Mapping[str, FileEntry | None]) -> None:
-        """Follow changed files, and note since when objects are not named any more."""
+        """Follow changed files."""
         for path, entry in changes.items():
             if entry is None:
                 self._table.pop(path, None)
+                self._inside.get(_checkpoint(path), set()).discard(path)
             else:
                 self._table[path] = entry
+
+    def _note_unnamed(self) -> None:
+        """Note since when objects are not named any more."""
         now, named = time.monotonic(), self._named() | self._open_pieces
         self._unnamed = {
             digest: self._unnamed.get(digest, now) for digest in self._store.known - named
         }
+
+    def _remember(self, path: str) -> None:
+        """Find the path by its checkpoint, and that by its trial."""
+        name = _checkpoint(path)
+        self._inside.setdefault(name, set()).add(path)
+        if name:
+            self._of_trial.setdefault(name.partition("-")[0], set()).add(name)
 
     def _named(self) -> set[str]:
         """Digests of the objects that the last generation names."""
@@ -411,42 +476,38 @@ class StoreCopy:
         before = time.monotonic() - age
         self._store.remove([digest for digest, since in self._unnamed.items() if since <= before])
 
-    def _found(self) -> Iterator[tuple[str, State]]:
-        """Files to be copied with their states."""
+    def _found(self, folders: set[str] | None) -> Iterator[tuple[str, State]]:
+        """Files to be copied with their states; of checkpoints those in `folders`, None: all."""
         root = self._folder.path
         for name in TOP_FILES:
             with contextlib.suppress(OSError):
                 yield name, _state(os.stat(root / name))  # noqa: PTH116
         for name in FOLDERS:
-            if name == "checkpoints":
-                yield from self._checkpoints(root / name)
-            else:
+            if name != "checkpoints":
                 yield from _files_below(root / name, name)
+        with contextlib.suppress(OSError):
+            if folders is None:
+                folders = {each.name for each in os.scandir(root / "checkpoints")}
+            for name in folders:
+                yield from self._checkpoint_files(root / "checkpoints" / name)
 
-    def _checkpoints(self, folder: Path) -> Iterator[tuple[str, State]]:
-        """Complete checkpoints, and the states of trainings that are not finished."""
-        known, self._folders = self._folders, {}
-        try:
-            entries = [each for each in os.scandir(folder) if each.is_dir()]
-        except OSError:
-            return
-        for each in entries:
-            own = f"checkpoints/{each.name}"
-            with contextlib.suppress(OSError):
-                changed = each.stat().st_mtime_ns
-                if each.name in known and known[each.name][0] == changed:
-                    inside = known[each.name][1]
-                else:
-                    inside = list(_files_below(folder / each.name, own))
-                # Files are replaced, never changed: then the time of the folder is another one,
-                # if it is old enough to tell.
-                if time.time_ns() - changed > _SETTLED_NS:
-                    self._folders[each.name] = (changed, inside)
-                states = dict(inside)
-                if f"{own}/{_WEIGHTS}" in states:
-                    yield from inside
-                elif (state := states.get(f"{own}/{_RESUME}")) is not None:
-                    yield f"{own}/{_RESUME}", self._throttled(f"{own}/{_RESUME}", state)
+    def _checkpoint_files(self, folder: Path) -> Iterator[tuple[str, State]]:
+        """Files of a complete checkpoint, or the state of a training that is not finished."""
+        own, inside = f"checkpoints/{folder.name}", list[tuple[str, State]]()
+        with contextlib.suppress(OSError):
+            changed = folder.stat().st_mtime_ns
+            since, inside = self._folders.get(folder.name, (0, inside))
+            if since != changed:
+                inside = list(_files_below(folder, own))
+                # Files are replaced, never changed: then the time of the folder is another one, if
+                # it is old enough to tell.
+                is_old = time.time_ns() - changed > _SETTLED_NS
+                self._folders[folder.name] = (changed if is_old else 0, inside)
+        states = dict(inside)
+        if f"{own}/{_WEIGHTS}" in states:
+            yield from inside
+        elif (state := states.get(f"{own}/{_RESUME}")) is not None:
+            yield f"{own}/{_RESUME}", self._throttled(f"{own}/{_RESUME}", state)
 
     def _throttled(self, path: str, state: State) -> State:
         """The state of a file that changes often; the old one where it was copied just before."""
@@ -455,6 +516,11 @@ class StoreCopy:
             return self._states[path]
         self._resumed[path] = now
         return state
+
+
+def _checkpoint(path: str) -> str:
+    """Name of the checkpoint that a file is of; empty for other files."""
+    return path.split("/")[1] if path.startswith("checkpoints/") else ""
 
 
 def _is_bulk(path: str) -> bool:

@@ -63,6 +63,14 @@ def test_what_cannot_be_is_refused(lepton, arguments, code, words):
     assert "secret" not in done.err
 
 
+def test_data_that_are_not_on_the_new_machine_are_named(lepton, place):
+    done = lepton("run", "photos/", "--out", "new", "--store", place)
+    assert done.exit_code == 3
+    said = " ".join(done.err.split())
+    assert "was begun with the data digits" in said
+    assert "bring the same data to this machine" in said
+
+
 def test_a_store_inside_the_run_folder_is_refused(lepton):
     done = lepton("run", "digits", "--out", "here", "--store", "here/store")
     assert done.exit_code == 4

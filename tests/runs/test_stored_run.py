@@ -479,6 +479,53 @@ def test_files_that_change_while_they_are_copied_are_copied_in_one_state(
     assert seen[-1] == {"2"}
 
 
+def test_between_looks_at_all_checkpoints_only_those_of_new_events_are_looked_at(
+    tmp_path, place, monkeypatch
+):
+    looked, files_of = [], store_copy.StoreCopy._checkpoint_files
+
+    def noted(self, folder):
+        looked.append(folder.name)
+        yield from files_of(self, folder)
+
+    monkeypatch.setattr(store_copy.StoreCopy, "_checkpoint_files", noted)
+    with command(place, tmp_path / "a") as (folder, ledger):
+        (copy,) = ledger._observers
+        for number in range(20):
+            train(folder, ledger, number)
+        eventually(lambda: copy.facts()["events_behind"] == 0)
+        looked.clear()
+        train(folder, ledger, 3, rung=1)
+        ledger.record("winner", "0", {})
+        eventually(lambda: copy.facts()["events_behind"] == 0)
+        assert set(looked) <= {"00003-0", "00003-1"}
+        known = _files(place)
+        assert "checkpoints/00003-1/weights.safetensors" in known
+        assert "checkpoints/00003-0/weights.safetensors" not in known
+        shutil.rmtree(folder.checkpoints / "00004-0")  # At the end of a search.
+    assert not [path for path in _files(place) if "00004-0" in path]
+
+
+def test_an_interrupted_command_does_not_wait_for_decoded_data(tmp_path, place, monkeypatch):
+    for module in (store_copy, stored_run):
+        monkeypatch.setattr(module, "PIECE_BYTES", 10)
+    monkeypatch.setattr(store_copy, "_BULK_SECONDS", 0.0)
+
+    def interrupted():
+        with command(place, tmp_path / "a") as (folder, ledger):
+            (folder.path / "cache").mkdir()
+            (folder.path / "cache" / "large.npy").write_bytes(os.urandom(100_000))
+            train(folder, ledger, 0)
+            time.sleep(0.3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "cache/large.npy" not in _files(place)
+    assert "checkpoints/00000-0/weights.safetensors" in _files(place)
+    assert Store.at(place, 1.0).latest().owner == ""
+
+
 def test_a_command_killed_and_started_again_in_its_folder_does_not_wait(tmp_path, place):
     killed(place, tmp_path / "a", 10, after=False)
     assert Store.at(place, 1.0).latest().owner
