@@ -42,16 +42,27 @@ def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     cpuinfo : Path
         Linux's list of processors; on other systems it is missing and no features are known.
     """
+    return Machine(
+        cpu=_fields(cpuinfo).get("model name") or platform.processor() or platform.machine(),
+        flags=processor_flags(cpuinfo),
+        cores=os.cpu_count() or 1,
+        onnxruntime=str(importlib.import_module("onnxruntime").__version__),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Features in `REPORTED_FLAGS` that the processor has; does not load ONNX Runtime."""
+    fields = _fields(cpuinfo)
+    has = set(fields.get("flags", fields.get("Features", "")).split())
+    return tuple(flag for flag in REPORTED_FLAGS if flag in has)
+
+
+def _fields(cpuinfo: Path) -> dict[str, str]:
+    """What Linux says of the first processor; empty on other systems."""
     text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
-    has = set(fields.get("flags", fields.get("Features", "")).split())
-    return Machine(
-        cpu=fields.get("model name") or platform.processor() or platform.machine(),
-        flags=tuple(flag for flag in REPORTED_FLAGS if flag in has),
-        cores=os.cpu_count() or 1,
-        onnxruntime=str(importlib.import_module("onnxruntime").__version__),
-        system=f"{platform.system()} {platform.machine()}",
-    )
+    return fields

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.machine import this_machine
+from lepton_automl.core.machine import processor_flags
 
 _AMX_FLAG = "amx_bf16"
 """The processor feature with which bfloat16 products are faster than float32 ones."""
@@ -68,7 +68,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 @functools.cache
 def _has_amx() -> bool:
-    return _AMX_FLAG in this_machine().flags
+    return _AMX_FLAG in processor_flags()
 
 
 class Throughput:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.events import Emit, silent
+from lepton_automl.core.files import write
 from lepton_automl.search.executors import Executor
 from lepton_automl.search.executors.hosts import HostsExecutor
 from lepton_automl.search.executors.processes import ProcessExecutor
@@ -26,6 +28,7 @@ from lepton_automl.core.subprocesses import exit_with_parent
 exit_with_parent()
 FOLDER = pathlib.Path({folder!r})
 (FOLDER / f"pid.{{os.getpid()}}").touch()
+HOST = "{host}"
 def say(**words):
     print(json.dumps(words), flush=True)
 def once(name):
@@ -40,12 +43,13 @@ for line in sys.stdin:
     number, micro = int(task["key"].split("-")[0]), (task["micro_batches"] or [1])[-1]
     with open(FOLDER / "log", "a") as log:
         log.write(task["key"] + "\\n")
+    (FOLDER / f"on.{{HOST}}").touch()
     say(share=0.5)
     if number == 2 and once("died") or number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     if number == 6 and once("hung"):
         os.kill(os.getpid(), signal.SIGSTOP)
-    while number == 7 and not (FOLDER / "go").exists():
+    while number == 7 and not (FOLDER / f"go{{HOST}}").exists() and not (FOLDER / "go").exists():
         say(share=0.5)
         time.sleep(0.02)
     if number == 4:
@@ -65,11 +69,6 @@ channel = Channel()
 from lepton_automl.search.workers.agent import Agent
 Agent(channel, {worker!r}, {liveness}).serve()
 """
-HOSTS = """
-[host.one]
-local = true
-jobs = {jobs}
-"""
 LIVENESS = 0.5
 
 
@@ -81,26 +80,41 @@ def processes(folder: Path, jobs: int, emit: Emit = silent) -> Iterator[Executor
         folder,
         emit=emit,
         liveness_seconds=LIVENESS,
-        program=WORKER.format(folder=str(folder)),
+        program=WORKER.format(folder=str(folder), host=""),
     ) as executor:
         yield executor
 
 
 @contextmanager
-def hosts(
-    folder: Path, jobs: int, emit: Emit = silent, text: str = HOSTS, program: str = ""
-) -> Iterator[HostsExecutor]:
-    """A host that is this machine, or those of `text`."""
-    path = folder / "hosts.toml"
-    path.write_text(text.format(jobs=jobs))
-    argv = (sys.executable, "-c", program or agent(folder))
-    with HostsExecutor(path, folder, emit=emit, program=argv) as executor:
+def hosts(folder: Path, jobs: int, emit: Emit = silent) -> Iterator[HostsExecutor]:
+    """A host that is this machine, with fake workers."""
+    with hosts_of(folder, {"one": f"jobs = {jobs}"}, emit) as executor:
         yield executor
 
 
-def agent(folder: Path) -> str:
-    """The program of a host with fake workers."""
-    return AGENT.format(worker=WORKER.format(folder=str(folder)), liveness=LIVENESS)
+@contextmanager
+def hosts_of(
+    folder: Path, tables: Mapping[str, str], emit: Emit = silent, program: str = ""
+) -> Iterator[HostsExecutor]:
+    """Hosts with fake workers that share no disk with this machine."""
+    path = write_hosts(folder, tables, program)
+    with HostsExecutor(path, folder, emit=emit, program=()) as executor:
+        yield executor
+
+
+def write_hosts(folder: Path, tables: Mapping[str, str], program: str = "") -> Path:
+    """A file of hosts: name -> further keys; each has a cache of its own."""
+    lines = []
+    for name, keys in tables.items():
+        worker = WORKER.format(folder=str(folder), host=name)
+        code = program or AGENT.format(worker=worker, liveness=LIVENESS)
+        command = (
+            "" if "command" in keys else f"command = {json.dumps([sys.executable, '-c', code])}"
+        )
+        lines += [f"[host.{name}]", command, f'cache = "{folder}/cache-{name}"', keys]
+    path = folder / "hosts.toml"
+    write(path, "\n".join(lines))
+    return path
 
 
 KINDS: dict[str, Callable[..., object]] = {"processes": processes, "hosts": hosts}

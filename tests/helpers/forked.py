@@ -120,7 +120,7 @@ class ForkedPopen(subprocess.Popen):  # type: ignore[type-arg]
 
 def _words(command: Any) -> list[str]:
     """`-c PROGRAM ...` or `-m MODULE ...` of a command of this interpreter; empty for others."""
-    if not isinstance(command, list) or command[:1] != [sys.executable]:
+    if not isinstance(command, list | tuple) or list(command[:1]) != [sys.executable]:
         return []
     words = [os.fspath(word) for word in command[1:]]
     while words[:1] in (["-P"], ["-u"]):  # The folder is no place of modules; unbuffered.

@@ -41,7 +41,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 120.0
 MAX_LOSSES = 3
 """A host that loses so many workers in a row without a result is given a pause."""
 _POLL_SECONDS = 0.5
-_ENDING_SECONDS = 1.0
+_ENDING_SECONDS = 0.4
 """A command that has closed its output ends within this time, else it is killed."""
 _FOREIGN_LINES = 200
 """Lines that a login shell may write before the first message."""
@@ -115,7 +115,9 @@ class Host:
     ) -> None:
         python = sys.executable if spec.local and spec.python == "python3" else spec.python
         self.spec = spec
-        self.argv = (*spec.command, *(program or (python, "-m", "lepton_automl", "worker")))
+        if program is None:
+            program = (python, "-m", "lepton_automl", "worker")
+        self.argv = (*spec.command, *program)
         self._catalog, self._events, self._locks = catalog, events, locks
         self.running: dict[int, Running] = {}
         self.jobs, self.arithmetic, self.device, self.pid = 0, "", "cpu", 0

@@ -467,7 +467,7 @@ class HostsExecutor(Executor):
             name = host.spec.name
             if not host.is_closed and name not in self._reported:
                 self._reported.add(name)
-                self._say(f"host {name} cannot be used: it {reason}; it is tried again and again")
+                self._say(f"host {name} cannot be used: {reason}; it is tried again and again")
 
     def finished_task(self, host: Host, number: int, result: TaskResult) -> None:
         """See `HostEvents`."""
