@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lepton_automl.core.machine import this_machine
+from lepton_automl.core.machine import processor_flags
 from lepton_automl.training import precision
 from lepton_automl.training.precision import Throughput, full_precision, matmul_dtype
 
@@ -44,8 +44,8 @@ def test_the_rule_reads_the_list_of_processors(tmp_path, monkeypatch):
     for flags, wanted in (("avx512f amx_bf16 amx_tile", True), ("avx512f avx512_bf16", False)):
         listed = tmp_path / "cpuinfo"
         listed.write_text(f"model name\t: x\nflags\t\t: {flags}\n")
-        machine = this_machine(listed)
-        monkeypatch.setattr(precision, "this_machine", lambda machine=machine: machine)
+        found = processor_flags(listed)
+        monkeypatch.setattr(precision, "processor_flags", lambda found=found: found)
         precision._has_amx.cache_clear()
         assert precision._has_amx() is wanted
     precision._has_amx.cache_clear()
