@@ -29,7 +29,7 @@ from lepton_automl.config import (
     seconds,
 )
 from lepton_automl.core.events import Emit, silent
-from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.errors import ConfigError, DataError, MachineError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.status import Status
     from lepton_automl.pipeline.stores import StoreState
     from lepton_automl.pipeline.sweep_table import SweepResult
+    from lepton_automl.search.executors.local_cluster import LoopbackCluster
     from lepton_automl.search.request import SearchResult
 
 
@@ -71,6 +72,7 @@ class SearchOptions(TypedDict, total=False):
     trials: int | None
     jobs: int | None
     hosts: str | Path | None
+    cluster: str | None
     max_memory: str | int | None
     """Bytes, or a size such as `1G`."""
     jobs_per_gpu: int | None
@@ -252,6 +254,36 @@ def sweep(
     stated.check(_config)
     place = Path("runs", Path(file).stem) if out is None else Path(out)
     return run_sweep(stated, place, emit=emit)
+
+
+def cluster(
+    workers: int | None = None, *, port: int = 0, dashboard_port: int | None = None
+) -> LoopbackCluster:
+    """Start a Dask cluster on this machine, until it is closed; `address` is for `cluster=`.
+
+    Parameters
+    ----------
+    workers
+        Worker processes; None: one a CPU core.
+    port
+        Of the scheduler, on 127.0.0.1; 0: a free one.
+    dashboard_port
+        Of Dask's dashboard; None: there is none.
+
+    Raises
+    ------
+    MachineError
+        If Dask is not installed, or a port cannot be used.
+    """
+    try:
+        from lepton_automl.search.executors.local_cluster import LoopbackCluster
+    except ImportError as error:
+        raise MachineError(
+            f"a Dask cluster needs a package that is not installed: {error}",
+            fix="pip install 'lepton-automl[dask]'",
+        ) from error
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    return LoopbackCluster(count, port, dashboard_port)
 
 
 def sweep_table(out: str | Path) -> SweepResult:

@@ -244,6 +244,8 @@ class RunConfig:
     """Worker processes per GPU; 0: chosen by the speed they reach; None: not set."""
     hosts: Path | None = None
     """File of hosts that train in place of this machine; None: worker processes here."""
+    cluster: str | None = None
+    """Scheduler of a Dask cluster that trains in place of this machine; None: no cluster."""
     max_memory: int | None = None
     """Bytes of anonymous memory of all processes together; None: what the machine has, less a
     fifth."""
@@ -379,12 +381,20 @@ class RunConfig:
             raise ConfigError(
                 f"--jobs {self.jobs}, the rule is 1 to 256", fix="leave --jobs out: one per core"
             )
-        if self.hosts is not None and (self.jobs is not None or self.jobs_per_gpu is not None):
+        if self.trains_elsewhere and (self.jobs is not None or self.jobs_per_gpu is not None):
             option = "--jobs-per-gpu" if self.jobs is None else "--jobs"
+            where = f"--hosts {self.hosts}" if self.hosts else f"--cluster {self.cluster}"
+            says = "`jobs` of each host in the file says" if self.hosts else "its threads say"
             raise ConfigError(
-                f"{option} has no effect with --hosts {self.hosts}",
-                fix="leave it out: `jobs` of each host in the file says it",
+                f"{option} has no effect with {where}", fix=f"leave it out: {says} it"
             )
+        if self.hosts is not None and self.cluster is not None:
+            raise ConfigError(
+                "--hosts and --cluster both say where nets are trained",
+                fix="leave one of them out",
+            )
+        if self.cluster is not None:
+            check_cluster(self.cluster)
         if self.jobs_per_gpu is not None and self.jobs is not None:
             raise ConfigError(
                 f"--jobs {self.jobs} and --jobs-per-gpu both set the number of workers",
@@ -410,6 +420,11 @@ class RunConfig:
     def shipped_format(self) -> str:
         """Format that ships as the options say, with a limit on flash C; empty: they do not say."""
         return self.ship or ("c" if self.limits.max_flash_bytes is not None else "")
+
+    @property
+    def trains_elsewhere(self) -> bool:
+        """Whether other processes than workers of this command train."""
+        return self.hosts is not None or self.cluster is not None
 
     @property
     def goal(self) -> Goal:
@@ -449,6 +464,31 @@ class RunConfig:
     def training_memory(self) -> int:
         """Bytes that the training of a worker on the CPU may take, beside its program."""
         return (self.memory - MAIN_PROCESS_BYTES) // self.workers - WORKER_PROGRAM_BYTES
+
+
+def check_cluster(address: str) -> None:
+    """Check the address of `--cluster`: `dask://HOST:PORT` on this machine, or `tls://HOST:PORT`.
+
+    Raises
+    ------
+    ConfigError
+        If it is not written that way, or a connection to another machine would not be encrypted.
+    """
+    match = re.fullmatch(r"(dask|tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w.-]+):(\d{1,5})", address)
+    if match is None or not 1 <= int(match[3]) <= 65535:
+        raise ConfigError(
+            f"--cluster {address!r}, the rule is dask://HOST:PORT or tls://HOST:PORT",
+            fix="give the address that the scheduler or `lepton cluster start` prints",
+        )
+    is_here = re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[::1\]", match[2])
+    if match[1] != "tls" and not is_here:
+        raise ConfigError(
+            f"--cluster {address} is not encrypted, and the scheduler is elsewhere: who is "
+            "on the way could run programs in your name here and there; the rule is tls://",
+            fix="start the scheduler with TLS and give tls://HOST:PORT (docs/distributed.md), or "
+            "reach it through a tunnel of ssh: ssh -L 8786:localhost:8786 HOST, then "
+            "--cluster dask://localhost:8786",
+        )
 
 
 def object_name(dataset: object) -> str:

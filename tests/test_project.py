@@ -187,6 +187,7 @@ READS_ITSELF = {
     "search/workers/channel.py": "messages of the coordinator, which has started this process",
     "search/workers/handle.py": "answers of a worker and its log",
     "search/workers/measurement_lock.py": "locks, without reading",
+    "search/workers/dask_task.py": "requests of the coordinator",
     "search/workers/remote_task.py": "tasks of the coordinator, contents whose digest is checked",
     "search/workers/task.py": "tasks of the parent process",
     "training/checkpoint.py": "a checkpoint of the run, any damage of which is caught",

@@ -12,6 +12,7 @@ import typer
 
 from lepton_automl.cli.bench import bench
 from lepton_automl.cli.boards import boards
+from lepton_automl.cli.cluster import cluster
 from lepton_automl.cli.compress import compress
 from lepton_automl.cli.dashboard import dashboard
 from lepton_automl.cli.data import data
@@ -52,6 +53,7 @@ for command in (
     verify,
     pick,
     sweep,
+    cluster,
     status,
     store,
     dashboard,

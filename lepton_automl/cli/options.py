@@ -80,6 +80,17 @@ Hosts = Annotated[
         rich_help_panel=_RUNNING,
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="URL",
+        help="Train on a Dask cluster: dask://HOST:PORT on this machine (`lepton cluster start`), "
+        "tls://HOST:PORT on others.  [default: on this machine]",
+        show_default=False,
+        rich_help_panel=_RUNNING,
+    ),
+]
 MaxMemory = Annotated[
     str | None,
     typer.Option(

@@ -55,6 +55,7 @@ def search(
     take_over: o.TakeOver = False,
     jobs: o.Jobs = None,
     hosts: o.Hosts = None,
+    cluster: o.Cluster = None,
     max_memory: o.MaxMemory = None,
     jobs_per_gpu: o.JobsPerGpu = None,
     final_jobs: o.FinalJobs = 1,

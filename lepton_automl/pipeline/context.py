@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import shlex
 import sys
@@ -377,7 +378,7 @@ def _decisions(
     if config.channels == "auto" and dataset.kind == "pictures":
         decisions.append(opening.channels_decision(dataset))
     decisions.append(precision_decision(resources.device))
-    if config.jobs is None and config.hosts is None and resources.device.type == "cpu":
+    if config.jobs is None and not config.trains_elsewhere and resources.device.type == "cpu":
         evidence = "one a CPU core that this process may use"
         if config.workers == config.most_workers:
             evidence = f"as many as fit into {gib_text(config.memory)} of memory"
@@ -500,7 +501,12 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
             "--jobs-per-gpu has no effect: this search runs on the CPU",
             fix="leave it out; --jobs sets the number of workers, by default one per core",
         )
-    if config.hosts is not None:
+    if config.cluster is not None and importlib.util.find_spec("distributed") is None:
+        raise MachineError(
+            f"--cluster {config.cluster} needs a package that is not installed: distributed",
+            fix="pip install 'lepton-automl[dask]'",
+        )
+    if config.trains_elsewhere:
         most = 64  # At most the workers of one host, which are not known yet.
     else:
         most = config.workers if device.type == "cpu" else torch.cuda.device_count()

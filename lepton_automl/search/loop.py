@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -163,6 +164,13 @@ def _executor(work: SearchRequest) -> Executor:
     locks = work.folder.checkpoints
     if work.config.hosts is not None:
         return HostsExecutor(work.config.hosts, locks, emit=work.emit)
+    if work.config.cluster is not None:
+        # The extra may not be installed, and Dask takes a second to load.
+        dask = importlib.import_module("lepton_automl.search.executors.dask")
+        made: Executor = dask.DaskExecutor(
+            work.config.cluster, locks, device=work.config.device, emit=work.emit
+        )
+        return made
     gpus = torch.cuda.device_count() if work.device.type == "cuda" else 0
     packing = WorkersPerGpu(work.workers_per_gpu) if work.workers_per_gpu else None
     return ProcessExecutor(work.jobs, locks, gpus, emit=work.emit, workers_per_gpu=packing)
@@ -170,7 +178,7 @@ def _executor(work: SearchRequest) -> Executor:
 
 def _with_workers(work: SearchRequest, workers: Executor) -> SearchRequest:
     """`work` with the number of workers, where this machine does not decide it."""
-    if work.config.hosts is None:
+    if not work.config.trains_elsewhere:
         return work
     return dataclasses.replace(work, worker_count=max(1, round(workers.equivalent_jobs)))
 

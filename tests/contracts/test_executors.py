@@ -50,6 +50,8 @@ with KINDS[sys.argv[1]](folder, 2) as executor:
 
 @pytest.fixture(params=sorted(KINDS))
 def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "dask":
+        pytest.importorskip("distributed", reason="needs lepton-automl[dask]")
     return str(request.param)
 
 

@@ -117,7 +117,17 @@ def write_hosts(folder: Path, tables: Mapping[str, str], program: str = "") -> P
     return path
 
 
-KINDS: dict[str, Callable[..., object]] = {"processes": processes, "hosts": hosts}
+@contextmanager
+def dask(folder: Path, jobs: int, emit: Emit = silent) -> Iterator[Executor]:
+    """A Dask cluster in this process."""
+    from tests.helpers import dask_cluster
+
+    program = WORKER.format(folder=str(folder))
+    with dask_cluster.dask(folder, jobs, emit, program, LIVENESS) as executor:
+        yield executor
+
+
+KINDS: dict[str, Callable[..., object]] = {"processes": processes, "hosts": hosts, "dask": dask}
 """Every executor: a context manager with the folder of its workers, jobs and `emit`."""
 
 

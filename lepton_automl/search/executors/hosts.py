@@ -15,6 +15,7 @@ import dataclasses
 import math
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,38 +72,24 @@ class _Started:
         return dataclasses.replace(task, max_seconds=max(_LEAST_SECONDS, left))
 
 
-class HostsExecutor(Executor):
-    """Runs tasks on the hosts of a file, which is read again while it works.
+class RemoteExecutor(Executor):
+    """Runs tasks on hosts that come and go.
 
     Parameters
     ----------
-    path : Path
-        The file.
     locks : Path
         Folder of the measurement lock of this machine.
     emit : callable
         Receives events about hosts that join, fail and leave, and about lost workers.
-    program : tuple of str, optional
-        What runs on a host, for tests.
 
     Raises
     ------
-    ConfigError
-        If the file is wrong.
     MachineError
         If no host can be used.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        locks: Path,
-        *,
-        emit: Emit = silent,
-        program: tuple[str, ...] | None = None,
-    ) -> None:
-        self._path, self._locks, self._emit, self._program = path, locks, emit, program
-        self._file = read_hosts(path)
+    def __init__(self, locks: Path, emit: Emit) -> None:
+        self._locks, self._emit = locks, emit
         self._catalog = Catalog()
         self._changed = threading.Condition(threading.RLock())
         self._started: dict[int, _Started] = {}
@@ -185,20 +172,20 @@ class HostsExecutor(Executor):
                 speeds[host.arithmetic] = speeds.get(host.arithmetic, 0.0) + speed
             if not speeds:
                 return None
-            named = self._hosts.get(self._file.finals)
+            named = self._hosts.get(self._finals)
             kind = max(speeds, key=lambda each: speeds[each])
             evidence = f"{speeds[kind] / sum(speeds.values()):.0%} of the speed of all hosts"
             if named is not None and named.arithmetic in speeds:
                 kind, evidence = (
                     named.arithmetic,
-                    f"that of host {self._file.finals}, as finals says",
+                    f"that of host {self._finals}, as finals says",
                 )
             elif known in speeds:
                 kind, evidence = known, "that of the final trainings before"
             elif len(speeds) == 1:
                 evidence = "all hosts have it"
             self._kind, self._lone_since = kind, time.monotonic()
-            return Confinement(kind, evidence, f"finals in {self._path.name} (--hosts)")
+            return Confinement(kind, evidence, self._finals_option)
 
     def start(self, task: Task) -> None:
         self._start(task)
@@ -327,7 +314,7 @@ class HostsExecutor(Executor):
         others = f"; the final trainings need {self._kind}" if self._kind else ""
         return MachineError(
             f"{what}{others}: {'; '.join(reasons)}",
-            fix=f"correct {self._path} or the hosts, then run the same command",
+            fix=f"correct {self._place} or the hosts, then run the same command",
         )
 
     # Both threads, with `_changed` held.
@@ -368,21 +355,22 @@ class HostsExecutor(Executor):
 
     async def _serve(self) -> None:
         serving: dict[str, asyncio.Task[None]] = {}
-        self._apply(self._file, serving)
         stopping = asyncio.ensure_future(self._stop.wait())
-        rereading = asyncio.ensure_future(self._reread(serving))
+        finding = asyncio.ensure_future(self._find_hosts(serving))
         try:
             while not stopping.done():
                 await asyncio.wait(
-                    {stopping, rereading, *serving.values()}, return_when="FIRST_COMPLETED"
+                    {stopping, finding, *serving.values()}, return_when="FIRST_COMPLETED"
                 )
-                for task in (rereading, *serving.values()):
+                for task in (finding, *serving.values()):
                     if task.done():
                         task.result()
                 for name in [name for name, task in serving.items() if task.done()]:
                     del serving[name]
         finally:
             stopping.cancel()
+            finding.cancel()
+            await asyncio.gather(finding, return_exceptions=True)
             for host in self._hosts.values():
                 host.close()
             others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -390,36 +378,27 @@ class HostsExecutor(Executor):
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
-    async def _reread(self, serving: dict[str, asyncio.Task[None]]) -> None:
-        """Look at the file again and again; hosts join and leave as it says."""
-        state = _state(self._path)
-        while True:
-            await asyncio.sleep(_REREAD_SECONDS)
-            now = _state(self._path)
-            if now == state:
-                continue
-            state = now
-            try:
-                found = read_hosts(self._path)
-            except LeptonError as error:
-                self._say(f"hosts stay as they are: {error.what}")
-            else:
-                self._file = found
-                self._apply(found, serving)
+    @abstractmethod
+    async def _find_hosts(self, serving: dict[str, asyncio.Task[None]]) -> None:
+        """Put hosts into `_hosts`, serve each by a task in `serving`, and close those that leave.
 
-    def _apply(self, file: HostsFile, serving: dict[str, asyncio.Task[None]]) -> None:
-        """Close hosts that are not in the file any more or differ, and open those that are new."""
-        with self._changed:
-            specs = {name: host.spec for name, host in self._hosts.items()}
-            for name in [name for name in specs if file.hosts.get(name) != specs[name]]:
-                if name not in file.hosts:
-                    self._say(f"host {name} was taken out of {self._path.name}")
-                self._hosts.pop(name).close()
-            for name, spec in file.hosts.items():
-                if name not in self._hosts:
-                    host = Host(spec, self._catalog, self, self._locks, self._program)
-                    self._hosts[name] = host
-                    serving[f"{name} {id(host)}"] = asyncio.ensure_future(host.serve())
+        It runs until it is cancelled; what it raises ends the search.
+        """
+
+    @property
+    @abstractmethod
+    def _place(self) -> str:
+        """What says which hosts there are, in messages."""
+
+    @property
+    def _finals(self) -> str:
+        """Name of the host whose arithmetic trains the finalists; empty: the fastest kind."""
+        return ""
+
+    @property
+    def _finals_option(self) -> str:
+        """What overrules the arithmetic of the finalists."""
+        return ""
 
     def _dispatch(self) -> None:
         """Send waiting tasks to free workers: the longest first, each to the fastest host."""
@@ -497,6 +476,84 @@ class HostsExecutor(Executor):
                     if failed is not None:
                         self._end(number, failed)
         self._dispatch()
+
+
+class HostsExecutor(RemoteExecutor):
+    """Runs tasks on the hosts of a file, which is read again while it works.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    locks : Path
+        Folder of the measurement lock of this machine.
+    emit : callable
+        Receives events about hosts that join, fail and leave, and about lost workers.
+    program : tuple of str, optional
+        What runs on a host, for tests.
+
+    Raises
+    ------
+    ConfigError
+        If the file is wrong.
+    MachineError
+        If no host can be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        locks: Path,
+        *,
+        emit: Emit = silent,
+        program: tuple[str, ...] | None = None,
+    ) -> None:
+        self._path, self._program = path, program
+        self._file = read_hosts(path)
+        super().__init__(locks, emit)
+
+    @property
+    def _place(self) -> str:
+        return str(self._path)
+
+    @property
+    def _finals(self) -> str:
+        return self._file.finals
+
+    @property
+    def _finals_option(self) -> str:
+        return f"finals in {self._path.name} (--hosts)"
+
+    async def _find_hosts(self, serving: dict[str, asyncio.Task[None]]) -> None:
+        self._apply(self._file, serving)
+        state = _state(self._path)
+        while True:
+            await asyncio.sleep(_REREAD_SECONDS)
+            now = _state(self._path)
+            if now == state:
+                continue
+            state = now
+            try:
+                found = read_hosts(self._path)
+            except LeptonError as error:
+                self._say(f"hosts stay as they are: {error.what}")
+            else:
+                self._file = found
+                self._apply(found, serving)
+
+    def _apply(self, file: HostsFile, serving: dict[str, asyncio.Task[None]]) -> None:
+        """Close hosts that are not in the file any more or differ, and open those that are new."""
+        with self._changed:
+            specs = {name: host.spec for name, host in self._hosts.items()}
+            for name in [name for name in specs if file.hosts.get(name) != specs[name]]:
+                if name not in file.hosts:
+                    self._say(f"host {name} was taken out of {self._path.name}")
+                self._hosts.pop(name).close()
+            for name, spec in file.hosts.items():
+                if name not in self._hosts:
+                    host = Host(spec, self._catalog, self, self._locks, self._program)
+                    self._hosts[name] = host
+                    serving[f"{name} {id(host)}"] = asyncio.ensure_future(host.serve())
 
 
 def _seconds_to_go(running: Running, now: float) -> float:

@@ -92,7 +92,7 @@ class Agent:
         LeptonError
             If the device is missing, or a folder cannot be made.
         """
-        device, gpus = _device(settings["device"])
+        device, gpus = device_and_gpus(settings["device"])
         folder = settings["cache"]
         self._cache = BlobCache(Path(folder).expanduser() if folder else None)
         self._cache.collect()
@@ -211,7 +211,7 @@ def _name_of(remote: RemoteTask) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _device(name: str) -> tuple[torch.device, list[int]]:
+def device_and_gpus(name: str) -> tuple[torch.device, list[int]]:
     """The device that workers train on, and the GPUs that they are spread over.
 
     Raises
