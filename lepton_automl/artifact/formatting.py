@@ -35,6 +35,13 @@ ANSWERS = {
 }
 
 
+def answer_text(verdict: Verdict) -> str:
+    """The verdict in one sentence."""
+    if verdict.status == "undecided" and verdict.shipped is None:
+        return "Undecided: what ships was not run on this machine."
+    return ANSWERS[verdict.status]
+
+
 def warned_text(verdict: Verdict) -> str:
     """What follows the words of a verdict that has a warning; empty without one."""
     return "; but validation and test differ by more than chance" if verdict.warnings else ""
@@ -209,15 +216,16 @@ def shipped_text(verdict: Verdict) -> str:
 FORMAT_COLUMNS = (
     "format",
     "accuracy [95 %]",
-    "class of model.int8.onnx",
-    "largest difference",
-    "drop from reference",
-    "time against it [95 %]",
+    "same class",
+    "difference",
+    "drop",
+    "time [95 %]",
     "files",
     "flash",
     "memory",
 )
-"""Heads of what `format_cells` gives."""
+"""Heads of what `format_cells` gives: class, largest difference of a probability and time against
+`model.int8.onnx`, drop from the reference."""
 
 
 def format_cells(found: FormatFigures) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ def _input(about: Provenance) -> str:
 
 
 def _answer(verdict: Verdict) -> Markdown:
-    answer = formatting.ANSWERS[verdict.status]
+    answer = formatting.answer_text(verdict)
     if verdict.status == "holds" and not verdict.limits:
         answer = "No limit was stated, so none is judged."
     answer = answer.rstrip(".") + formatting.warned_text(verdict) + "."
@@ -241,7 +241,9 @@ def _formats(verdict: Verdict, about: Provenance) -> Markdown:
     if not verdict.formats:
         return Markdown()
     head = Markdown(
-        "## Further formats\n\nThe same net, compared with `model.int8.onnx` on the test part.\n"
+        "## Further formats\n\nThe same net on the test part: how many samples get the class of "
+        "`model.int8.onnx`, the largest difference of a probability from it, the drop from the "
+        "reference, and the time of a call in ratio to that file here.\n"
     )
     table = _table(formatting.FORMAT_COLUMNS, map(formatting.format_cells, verdict.formats))
     items = []

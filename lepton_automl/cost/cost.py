@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lepton_automl.config import LIMITS, Limits
-from lepton_automl.cost.flash import flash_bytes
+from lepton_automl.cost.flash import most_flash_bytes
 from lepton_automl.cost.latency import Latency
 from lepton_automl.cost.latency_model import Basis, LatencyModel
 from lepton_automl.models.arch import Arch
@@ -37,7 +37,7 @@ class Cost:
     latency_basis: Basis = "measured"
     """How the latency was obtained, if there is one."""
     flash_bytes: int | None = None
-    """Predicted code and constants of the C files on a microcontroller (`cost.flash`); None of a
+    """Most that the C files are predicted to take on a microcontroller (`cost.flash`); None of a
     float net."""
 
     def with_measured_latency(self, latency: Latency, quiet_ms: float) -> Cost:
@@ -88,7 +88,7 @@ def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
         parameter_bytes=weights * value_bytes + bias_bytes,
         macs=graph.macs,
         peak_ram_bytes=peak_ram_bytes(graph) * value_bytes,
-        flash_bytes=flash_bytes(graph) if value_bytes == 1 else None,
+        flash_bytes=most_flash_bytes(graph) if value_bytes == 1 else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lepton_automl.cost.cost import Cost, peak_ram_bytes
-from lepton_automl.cost.flash import flash_bytes
+from lepton_automl.cost.flash import most_flash_bytes
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.models.arch import Arch
 
@@ -51,7 +51,7 @@ class CostEstimator:
             parameter_bytes=parameter_bytes,
             macs=arch.graph.macs,
             peak_ram_bytes=peak_ram_bytes(arch.graph),
-            flash_bytes=flash_bytes(arch.graph),
+            flash_bytes=most_flash_bytes(arch.graph),
             latency_ms=latency_ms,
         )
 

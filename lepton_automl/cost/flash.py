@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from lepton_automl.models.graph import Conv, Graph, Linear
@@ -34,6 +35,11 @@ def flash_bytes(graph: Graph) -> int:
     for kind, count in kinds_of(graph).items():
         total += _KIND_BYTES.get(kind, 0.0) + _CALL_BYTES.get(kind, 0.0) * count
     return round(total)
+
+
+def most_flash_bytes(graph: Graph) -> int:
+    """Upper end of the interval of `flash_bytes`, so that a net that is within a limit stays so."""
+    return math.ceil((1 + SHARE) * flash_bytes(graph))
 
 
 def constant_bytes(graph: Graph) -> int:

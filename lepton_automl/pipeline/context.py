@@ -232,8 +232,7 @@ def resolve(config: RunConfig) -> Resources:
     _check_place(config)
     _check_objectives(config)
     make_sampler(config.sampler, config.seed)
-    for name in _format_names(config):
-        formats.load(name)
+    _check_ship(config)
     for name in config.callbacks:
         callbacks.load(name)
     target, device = targets.load(config.target), chosen_device(config.device)
@@ -244,6 +243,17 @@ def resolve(config: RunConfig) -> Resources:
         table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
     return Resources(target, model, table, device, space)
+
+
+def _check_ship(config: RunConfig) -> None:
+    """Check that the file formats are known, and that a limit on flash binds what ships."""
+    for name in _format_names(config):
+        formats.load(name)
+    if config.limits.max_flash_bytes is not None and config.ship == formats.ONNX:
+        raise ConfigError(
+            "a limit on flash binds code, and --ship onnx ships an ONNX file",
+            fix="leave --ship out: then C ships; or leave --board and --max-flash-kb out",
+        )
 
 
 def _format_names(config: RunConfig) -> list[str]:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.cost.cost import static_cost
-from lepton_automl.cost.flash import SHARE, constant_bytes, flash_bytes, kinds_of
+from lepton_automl.cost.flash import (
+    SHARE,
+    constant_bytes,
+    flash_bytes,
+    kinds_of,
+    most_flash_bytes,
+)
 from lepton_automl.models.c_export.source import net_source
 from lepton_automl.models.formats import c
 from lepton_automl.models.random_weights import random_net
@@ -59,6 +65,9 @@ def test_new_nets_are_predicted_within_the_stated_interval(tmp_path):
 
 def test_it_is_a_cost_that_is_known_before_training():
     arch = random_arch(1, activations=ALL)
-    assert static_cost(arch, 64).flash_bytes == flash_bytes(arch.graph) > constant_bytes(arch.graph)
+    predicted = flash_bytes(arch.graph)
+    assert predicted > constant_bytes(arch.graph)
+    most = static_cost(arch, 64).flash_bytes
+    assert most == most_flash_bytes(arch.graph) == pytest.approx((1 + SHARE) * predicted, abs=1)
     assert "input" in kinds_of(random_arch(1, input=(37, 6)).graph)
     assert "input" not in kinds_of(arch.graph)

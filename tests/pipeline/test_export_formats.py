@@ -120,3 +120,8 @@ def test_a_board_is_recorded_and_judged(finished_run, tmp_path):
     assert fits.keys() == set(boards.names())
     assert fits["nucleo-l432kc"].fit == "fits"
     assert fits["nucleo-l432kc"] == kept.board
+
+
+def test_a_limit_on_flash_does_not_bind_an_onnx_file(tmp_path):
+    with pytest.raises(ConfigError, match="binds code, and --ship onnx ships an ONNX file"):
+        api.run("digits", out=tmp_path / "run", ship="onnx", board="nucleo-l432kc", trials=1)
