@@ -1,6 +1,10 @@
 """LiteRT's file of a run beside the ONNX file: bytes, answers, accuracy, memory and time of a call.
 
-Needs ai-edge-litert; with tflite-micro installed, LiteRT for Microcontrollers too.
+    python benchmarks/bench.py litert RUN/artifact DATA.npz
+    python benchmarks/bench.py litert SPACE [--nets 4]
+
+SPACE: bytes, memory and time of random nets of a search space. Needs ai-edge-litert; with
+tflite-micro installed, LiteRT for Microcontrollers too.
 """
 
 from __future__ import annotations
@@ -15,24 +19,49 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import parser
 from lepton_automl.artifact.writer import GOLDEN_SAMPLES
 from lepton_automl.cost.cost import peak_ram_bytes
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.formats import Golden, Words, load
+from lepton_automl.models.litert_export.lowering import int8_litert
 from lepton_automl.models.litert_export.memory import arena_bytes
+from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import open_session, predict_probabilities
-from lepton_automl.models.onnx_read import WrittenNet, read_int8
+from lepton_automl.models.onnx_read import read_int8
+from lepton_automl.models.random_weights import random_net
+from lepton_automl.search.space import draw, loader
 
 
 def main(arguments: list[str]) -> None:
     """Print a line a fact."""
-    parser = argparse.ArgumentParser(prog="bench.py litert", description=__doc__)
-    parser.add_argument("artifact", type=Path, help="artifact folder of a run")
-    parser.add_argument("data", help=".npz with x_test and y_test, or `digits` (all samples)")
-    parser.add_argument("--micro", type=int, default=1000, help="samples on a microcontroller")
-    parser.add_argument("--rounds", type=int, default=11)
-    given = parser.parse_args(arguments)
-    folder = given.artifact
+    options = parser(__doc__, "litert")
+    options.add_argument("what", help="artifact folder of a run, or a search space")
+    options.add_argument("data", nargs="?", help=".npz with x_test and y_test, or `digits` (all)")
+    options.add_argument("--micro", type=int, default=1000, help="samples on a microcontroller")
+    options.add_argument("--nets", type=int, default=4)
+    options.add_argument("--rounds", type=int, default=11)
+    given = options.parse_args(arguments)
+    if given.data is None:
+        _random(given.what, given.nets, given.rounds)
+    else:
+        _run(Path(given.what), given)
+
+
+def _random(space: str, nets: int, rounds: int) -> None:
+    found = loader.load(space)
+    for seed in range(nets):
+        arch = found.example_arch(draw.RandomTrial(seed))
+        net = random_net(arch, 64, seed)
+        names = tuple(map(str, range(arch.classes)))
+        onnx = int8_onnx(net, names, {})
+        file = int8_litert(net, names)
+        _sizes(file, onnx, arch)
+        sample = np.random.default_rng(0).integers(0, 256, (1, *arch.input), np.uint8)
+        _times(file, open_session(onnx), sample, rounds)
+
+
+def _run(folder: Path, given: argparse.Namespace) -> None:
     onnx = (folder / "model.int8.onnx").read_bytes()
     net = read_int8(onnx, Arch.from_json((folder / "arch.json").read_text()))
     labels = (folder / "labels.txt").read_text().splitlines()
@@ -42,7 +71,7 @@ def main(arguments: list[str]) -> None:
     expected = predict_probabilities(session, samples)
     golden = Golden(samples[:GOLDEN_SAMPLES], expected[:GOLDEN_SAMPLES])
     (file,) = load("litert").files(net, Words(tuple(labels)), golden).values()
-    _sizes(file, onnx, net)
+    _sizes(file, onnx, net.arch)
     _answers("ONNX Runtime", expected, expected, wanted)
     for kind in ("AUTO", "BUILTIN_REF"):
         _answers(f"LiteRT {kind}", _litert(file, samples, kind), expected, wanted)
@@ -63,12 +92,12 @@ def _data(name: str) -> tuple[np.ndarray, np.ndarray]:
         return arrays["x_test"], arrays["y_test"]
 
 
-def _sizes(file: bytes, onnx: bytes, net: WrittenNet) -> None:
+def _sizes(file: bytes, onnx: bytes, arch: Arch) -> None:
     digest = hashlib.sha256(file).hexdigest()[:12]
     more = len(file) / len(onnx) - 1
     print(f"{len(file)} bytes ({digest}), ONNX {len(onnx)}: {more:+.1%}")
-    planned, least = arena_bytes(file), peak_ram_bytes(net.arch.graph)
-    print(f"arena of feature maps {planned} bytes; at least {least}; {net.arch.graph.macs} MACs")
+    planned, least = arena_bytes(file), peak_ram_bytes(arch.graph)
+    print(f"arena of feature maps {planned} bytes; at least {least}; {arch.graph.macs} MACs")
 
 
 def _answers(name: str, found: np.ndarray, expected: np.ndarray, wanted: np.ndarray) -> None:

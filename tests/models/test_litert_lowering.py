@@ -24,7 +24,7 @@ from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.models.quantization import InputQuantization, QParams
 from lepton_automl.models.random_weights import random_net
-from tests.helpers.litert import KINDS, micro, run, schema
+from tests.helpers.litert import KINDS, litert, micro, run, schema
 from tests.helpers.nets import random_arch, random_samples
 
 LABELS = ["a", "b c", "ä ✓", "two\nlines", ""]
@@ -213,6 +213,21 @@ def test_no_logit_can_saturate(seed):
     highest = (np.where(weight > 0, ends[1], ends[0]) * weight).sum(1) + bias
     lowest = (np.where(weight > 0, ends[0], ends[1]) * weight).sum(1) + bias
     assert 32767 * scale == pytest.approx(max(highest.max(), -lowest.min()), rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_an_input_that_is_resized_takes_more_samples_at_once(seed):
+    net = seeded(seed)
+    samples = random_samples(net.arch, 5, seed)
+    file = int8_litert(net, LABELS)
+    interpreter = litert().Interpreter(model_content=file, num_threads=1)
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], samples.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], samples)
+    interpreter.invoke()
+    found = interpreter.get_tensor(made["index"])
+    assert np.abs(found - run(file, samples)).max() < 1e-6
 
 
 def test_labels_are_a_file_in_an_archive_behind_the_model():

@@ -56,9 +56,9 @@ def int8_litert(
 ) -> bytes:
     """Write the LiteRT file of a quantized `net`.
 
-    It reads what the ONNX file reads, one sample a call, and gives float32 probabilities
-    (1, classes). Activations are the ONNX file's less 128, as int8; weights, their scales and
-    biases are the same. What differs:
+    It reads what the ONNX file reads, one sample a call unless its input is resized to more, and
+    gives float32 probabilities (1, classes). Activations are the ONNX file's less 128, as int8;
+    weights, their scales and biases are the same. What differs:
 
     - Logits are int16 where ONNX Runtime leaves them in float32: with int8 ones as usual in LiteRT
       more than one sample in a thousand would get another class ("LiteRT files" in
@@ -152,7 +152,7 @@ class _Lowering:
         self.writer.operator(Code.QUANTIZE, [values], flat)
         y = self._new(x)
         return self.writer.operator(
-            Code.RESHAPE, [flat], y, reshape_options((1, *arch.size, arch.channels))
+            Code.RESHAPE, [flat], y, reshape_options((-1, *arch.size, arch.channels))
         )
 
     def _float_values(self, arch: Arch, dtype: str) -> int:
@@ -198,7 +198,7 @@ class _Lowering:
         about = self._quantization[self.graph.output.name]
         dtype, version = ("int16", 3) if self._logit_range is None else ("int8", 2)
         flat = self.writer.value(shape, dtype, about)
-        self.writer.operator(Code.RESHAPE, [logits], flat, reshape_options(shape))
+        self.writer.operator(Code.RESHAPE, [logits], flat, reshape_options((-1, classes)))
         real = self.writer.operator(
             Code.DEQUANTIZE, [flat], self.writer.value(shape, "float32"), version=version
         )
