@@ -7,7 +7,8 @@ groups, equal samples and near duplicates together, so that no answer rests on a
 
 Source: Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
 Labels (JAIR 70, arXiv:1911.00068), section 3: thresholds are the mean self-confidence of each
-class, samples are ranked by normalised margin.
+class, samples are ranked by self-confidence as a share of it ("Ranking of label suspects" in
+docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -128,7 +129,10 @@ def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> 
 def rank(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Order samples by normalised margin, and count those off the diagonal of the confident joint.
+    """Order samples by self-confidence, and count those off the diagonal of the confident joint.
+
+    Self-confidence is the probability of the label, here over its mean in the class: hard samples
+    of two classes that are alike have low margins, but a label that is wrong is improbable too.
 
     Parameters
     ----------
@@ -155,7 +159,8 @@ def rank(
     others = probabilities.copy()
     others[index, labels] = -1.0
     margins = own - others.max(1)
-    return np.argsort(margins, kind="stable"), margins, count
+    doubt = own / np.maximum(thresholds[labels], 1e-12)
+    return np.argsort(doubt, kind="stable"), margins, count
 
 
 def assign_folds(
