@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lepton_automl.core.object_storage import StorageError
 from lepton_automl.errors import DataError
-from lepton_automl.runs.store import Manifest, Store, collect
+from lepton_automl.runs.store import Log, Manifest, Store, collect
 from lepton_automl.runs.store_copy import FOREIGN_GRACE_SECONDS
 from lepton_automl.runs.stored_run import START_SECONDS, read_definition
 
@@ -58,12 +58,12 @@ def store_state(url: str, *, gc: bool = False) -> StoreState:
     """
     try:
         store = Store.at(url, START_SECONDS)
-        manifest = store.latest()
+        manifest, log = store.latest_log()
         if manifest is None or not manifest.batches:
             raise DataError(
                 f"{store.place} holds no run", fix="give the URL that --store of `lepton run` had"
             )
-        made = _state(store, manifest)
+        made = _state(store, manifest, log)
         if gc:
             count, size = collect(store, FOREIGN_GRACE_SECONDS)
             made = StoreState(**(vars(made) | {"deleted": count, "deleted_bytes": size}))
@@ -72,8 +72,7 @@ def store_state(url: str, *, gc: bool = False) -> StoreState:
     return made
 
 
-def _state(store: Store, manifest: Manifest) -> StoreState:
-    log = store.read_log(manifest)
+def _state(store: Store, manifest: Manifest, log: Log) -> StoreState:
     definition = read_definition(store, log)
     objects = store.storage.objects("objects")
     return StoreState(

@@ -241,6 +241,26 @@ class Store:
                 return Manifest.from_json(content, f"{self.place}/{name}")
         return None
 
+    def latest_log(self) -> tuple[Manifest | None, Log]:
+        """The last generation and what it says; none and nothing where the store holds no run.
+
+        Raises
+        ------
+        ConfigError
+            As `latest` and `read_log`.
+        """
+        manifest = self.latest()
+        while manifest is not None:
+            try:
+                return manifest, self.read_log(manifest)
+            except ConfigError:
+                # A command at work may have deleted what only earlier generations name.
+                latest = self.latest()
+                if latest is None or latest.generation == manifest.generation:
+                    raise
+                manifest = latest
+        return None, Log([], [])
+
     def advance(self, manifest: Manifest) -> None:
         """Make a generation; everything that it names is stored.
 

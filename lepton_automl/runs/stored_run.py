@@ -77,8 +77,7 @@ class StoredRun:
             if not self._store.check_exclusive():
                 text = "the store makes an object twice: two commands on one run are noticed late"
                 emit(Event("store", f"warning: {self._store.place}: {text}"))
-            self._manifest = self._store.latest()
-            self._log = _EMPTY if self._manifest is None else self._store.read_log(self._manifest)
+            self._manifest, self._log = self._store.latest_log()
         owner = "" if self._manifest is None else self._manifest.owner
         if self._manifest is not None and owner not in ("", self._last_owner()) and not takes_over:
             self._watch = LeaseWatch(self._store, self._manifest)

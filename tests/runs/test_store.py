@@ -115,6 +115,27 @@ def test_a_log_whose_batch_is_missing_or_another_is_refused(tmp_path):
         store.read_log(dataclasses.replace(made, batches=(lost,)))
 
 
+def test_what_a_command_at_work_deletes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    store = store_in(tmp_path)
+    old, _ = manifest(store, ROWS[:2])
+    store.advance(old)
+    reader, read_log = store_in(tmp_path), Store.read_log
+
+    def delete_before(self, manifest):
+        if manifest.generation == 1:
+            new, _ = globals()["manifest"](store, generation=2)
+            store.advance(new)
+            store.remove({batch.sha256 for batch in old.batches})
+        return read_log(self, manifest)
+
+    monkeypatch.setattr(Store, "read_log", delete_before)
+    found, log = reader.latest_log()
+    assert (found.generation, log.rows) == (2, ROWS)
+    store.remove({batch.sha256 for batch in found.batches})
+    with pytest.raises(ConfigError, match="missing or damaged"):
+        reader.latest_log()
+
+
 @pytest.mark.parametrize(
     "text",
     [
