@@ -21,7 +21,7 @@ from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.object_storage import StorageError
 from lepton_automl.core.untrusted_files import ARRAYS
-from lepton_automl.errors import ConfigError, LeptonError, MachineError
+from lepton_automl.errors import ConfigError, LeptonError, MachineError, first_line
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.runs.store import (
@@ -206,6 +206,8 @@ class StoreCopy:
         self._is_whole, self._progress = is_whole, time.monotonic()
         self._stop.set()
         self._wake.set()
+        if not is_whole:
+            self._store.storage.is_ending.set()
         self._thread.join(_SOON_SECONDS)
         if self._thread.is_alive():
             self._emit(Event("store", f"copying what is missing to {self._store.place}"))
@@ -224,6 +226,9 @@ class StoreCopy:
 
     def _report(self) -> None:
         what = "" if self._failure is None else self._failure.what
+        if self._bug is not None:
+            reason = f"{type(self._bug).__name__}: {first_line(self._bug)}"
+            what = f"the copy in {self._store.place} has ended by an error: {reason}"
         if what and not self._reported:
             text = f"warning: {what}; the run goes on, and what is missing there is copied later"
             self._emit(Event("store", text))

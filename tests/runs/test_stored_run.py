@@ -330,6 +330,26 @@ def test_a_store_that_is_down_at_the_start_ends_the_command(tmp_path, monkeypatc
     assert not (tmp_path / "a").exists()
 
 
+def test_a_bug_of_the_copy_is_said_and_raised_at_the_end(tmp_path, place, monkeypatch):
+    def broken(self, rows, owner=None):
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(store_copy.StoreCopy, "_add", broken)
+    said = []
+
+    def work():
+        with command(place, tmp_path / "a", events=said) as (folder, ledger):
+            (copy,) = ledger._observers
+            eventually(lambda: copy._bug)
+            train(folder, ledger, 0)
+            train(folder, ledger, 1)
+
+    with pytest.raises(LookupError, match="a bug"):
+        work()
+    (warning,) = [event.message for event in said if "has ended by an error" in event.message]
+    assert "LookupError: a bug" in warning
+
+
 def test_an_error_of_the_command_is_told_and_not_that_of_its_store(tmp_path, place, monkeypatch):
     storage = Planned(FolderStorage(tmp_path / "store"), failing(lambda n: n > 9))
     opened = classmethod(lambda cls, url, s: cls(RetryingStorage(storage, s)))
