@@ -715,6 +715,8 @@ def _compress_onnx(source: Path, data: DataSource, given: dict[str, Any], emit: 
         "leave it out: an ONNX model is not trained",
     )
     _check_no_effect(given.keys() & {"channels"}, "leave it out: the input of the model says it")
+    if (limits := given.get("limits")) is not None and limits.max_flash_bytes is not None:
+        _check_no_effect({"max_flash_kb"}, "leave it out: C is written of nets of lepton only")
     preprocessing = given.pop("preprocessing", None)
     labels, expects = given.pop("labels", None), given.pop("expects", None)
     # Samples have equal weight: the user knows the accuracy of the model as a plain share.

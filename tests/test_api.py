@@ -152,3 +152,10 @@ def test_an_option_without_effect_on_what_is_compressed_is_refused(
 def test_a_pick_needs_limits_or_a_preference():
     with pytest.raises(ConfigError, match="needs limits or a preference"):
         api.pick("anywhere")
+
+
+def test_a_limit_on_flash_has_no_effect_on_a_model_made_elsewhere(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not read")
+    with pytest.raises(ConfigError, match="--max-flash-kb has no effect here"):
+        api.compress(path, "digits", limits=Limits(max_flash_bytes=9000))
