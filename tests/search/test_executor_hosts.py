@@ -82,7 +82,7 @@ def test_a_host_that_is_killed_or_stopped_costs_a_repetition_and_comes_back(
         executor.finished(0.0)
     said = [event.message for event in events]
     assert sum("cannot be used" in line for line in said) == 1
-    assert any(line.startswith(f"host {first}: 1 workers again") for line in said)
+    assert any(line.startswith(f"host {first}: 1 worker again") for line in said)
     assert sum("it is repeated by another worker" in line for line in said) == 1
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import json
 import os
-import shlex
 import signal
 import sys
 import time
@@ -350,10 +349,10 @@ class Host:
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
         words = printable(self._errors.decode("utf-8", "replace").strip().rpartition("\n")[2])
-        command = shlex.join(self.argv[: len(self.spec.command)] or self.argv[:1])
         if "No module named" in words and "lepton_automl" in words:
             words += f": install lepton {__version__} there, or name its python"
-        return f"`{command}` {how}" + (f": {words[:300]}" if words else "")
+        command = printable(Path(self.argv[0]).name)
+        return f"{command} {how}" + (f": {words[:300]}" if words else "")
 
     async def _keep_errors(self, stream: asyncio.StreamReader) -> None:
         while more := await stream.read(1 << 16):

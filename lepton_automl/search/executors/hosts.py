@@ -435,7 +435,8 @@ class RemoteExecutor(Executor):
         name = host.spec.name
         again = " again" if name in self._reported else ""
         self._reported.discard(name)
-        self._say(f"host {name}: {host.jobs} workers{again}, {host.arithmetic}")
+        workers = f"{host.jobs} worker{'s' * (host.jobs > 1)}"
+        self._say(f"host {name}: {workers}{again}, {host.arithmetic}")
         self._dispatch()
 
     def down(self, host: Host, reason: str) -> None:
