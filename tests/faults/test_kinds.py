@@ -23,7 +23,7 @@ def run():
 
 
 def test_every_kind_is_found():
-    assert {"kills", "io", "power", "clock", "truncation", "users"} <= set(driver.kinds())
+    assert {"kills", "io", "power", "clock", "truncation", "users", "hosts"} <= set(driver.kinds())
 
 
 def test_after_kills_and_a_failing_disk_the_same_command_makes_the_same_files(run):
