@@ -84,7 +84,7 @@ def int8_litert(
     if net.arch.front_end is not None:
         raise ArchError(
             "a net for sound has a front end that LiteRT has no operators for",
-            fix="use the ONNX file, or compute the features yourself",
+            fix="leave litert out of --format: the ONNX file computes the front end",
         )
     if len(class_names) != net.arch.classes:
         raise ArchError(
