@@ -16,8 +16,10 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import VerificationProcess, verify
 from lepton_automl.config import Limits
+from lepton_automl.core import files
 from tests.helpers import children, packed_format
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
+from tests.helpers.killed_writes import Killed
 
 LIMITS = Limits(max_size_bytes=7000, max_peak_ram_bytes=499, min_accuracy=0.1)
 
@@ -215,3 +217,46 @@ def test_answers_of_the_onnx_file_are_the_oracle(sealed, found):
     pixels, labels = np.load(sealed.request.pixels), np.load(sealed.request.labels)
     (answers,) = session.run(None, {"pixels": pixels})
     assert found.formats[0].metrics.accuracy == (answers.argmax(1) == labels).mean()
+
+
+def test_an_artifact_whose_writing_was_killed_is_never_complete_and_is_written_again(
+    tmp_path, monkeypatch
+):
+    """With the format, without it, with it again; killed at another write or removal each time."""
+    made = make_bundle(tmp_path, formats=("packed",))
+    whole = content(made.folder)
+    for kills, formats in enumerate([(), ("packed",)] * 3):
+        seal_bundle(made)
+        left = [1 + 2 * kills]
+        with monkeypatch.context() as patch:
+            for name in ("write", "remove"):
+                patch.setattr(files, name, dying(getattr(files, name), left))
+            with pytest.raises(Killed):
+                make_bundle(tmp_path, formats=formats)
+        assert not (made.folder / manifest.MANIFEST).exists()
+        made = make_bundle(tmp_path, formats=formats)
+        written = content(made.folder)
+        extra = {"packed/net.gz", "packed/README", "golden/packed.npy"}
+        assert written.keys() - SEALED == whole.keys() - (set() if formats else extra)
+        assert all(written[path] == whole[path] for path in written if path in extra)
+    assert verify(dataclasses.replace(made.request, digests=made.digests)).status == "holds"
+
+
+SEALED = {"verdict.json", "MODEL_CARD.md", "reference_test_predictions.npy"}
+
+
+def content(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def dying(call, left):
+    """A function that is killed after so many calls."""
+
+    def counted(*given):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return call(*given)
+
+    return counted
