@@ -21,14 +21,17 @@ from lepton_automl.search.executors.hosts import HostsExecutor
 from lepton_automl.search.executors.hosts_file import HostSpec, read_hosts
 from lepton_automl.search.workers.task import Task, TaskResult
 from tests.helpers.executors import (
+    AGENT,
     GOOD,
+    LIVENESS,
     WAITS,
+    WORKER,
     fake_task,
     hosts_of,
     run_all,
     write_hosts,
 )
-from tests.helpers.processes import eventually
+from tests.helpers.processes import alive, eventually
 
 TWO = {"a": "jobs = 1\npatience = 1", "b": "jobs = 1\npatience = 1"}
 
@@ -331,3 +334,19 @@ def test_a_wrong_file_of_hosts_is_refused_with_the_way_out(
     with pytest.raises(ConfigError, match=what) as error:
         read_hosts(path)
     assert re.search(fix, error.value.fix)
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_command_may_clean_up_before_it_is_killed(tmp_path: Path, heeds: bool) -> None:
+    end = f"open({str(tmp_path / 'ended')!r}, 'w'); os._exit(0)" if heeds else "None"
+    worker = WORKER.format(folder=str(tmp_path), host="a")
+    program = f"import os, signal\ndef end(*_): {end}\nsignal.signal(signal.SIGTERM, end)\n"
+    (tmp_path / "agent.py").write_text(program + AGENT.format(worker=worker, liveness=LIVENESS))
+    program = f"exec(open({str(tmp_path / 'agent.py')!r}).read())  # lepton_automl"
+    with hosts_of(tmp_path, {"a": "jobs = 1"}, program=program) as executor:
+        assert executor.call(fake_task(tmp_path, GOOD)).failed == ""
+        pid = group_of(executor, "a")
+        if not heeds:
+            os.kill(pid, signal.SIGSTOP)
+    assert not alive([pid])
+    assert (tmp_path / "ended").exists() == heeds

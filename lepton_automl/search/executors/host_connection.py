@@ -40,6 +40,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 120.0
 MAX_LOSSES = 3
 """A host that loses so many workers in a row without a result is given a pause."""
 _POLL_SECONDS = 0.5
+_TERMINATION_SECONDS = 2.0
+"""A command that is asked to end gets so long before it is killed."""
 _ENDING_SECONDS = 0.4
 """A command that has closed its output ends within this time, else it is killed."""
 _FOREIGN_LINES = 200
@@ -256,15 +258,31 @@ class Host:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-            await process.wait()
+            process.stdin.close()
+            await self._ended(process)
             self._process = None
             process._transport.close()  # type: ignore[attr-defined]
 
     def _kill(self) -> None:
-        """Kill the command with all that it has started."""
+        """End the command with all that it has started.
+
+        By SIGTERM: srun, when it is killed, leaves its job allocated until the time limit.
+        """
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, number)
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> None:
+        """Wait for the end of the command, and kill it where it takes too long."""
+        try:
+            async with asyncio.timeout(_TERMINATION_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            self._signal(signal.SIGKILL)
+            await process.wait()
 
     async def _follow(self, output: asyncio.StreamReader, errors: asyncio.Future[None]) -> None:
         """Read messages until the host fails."""
