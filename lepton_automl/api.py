@@ -396,6 +396,7 @@ def export(
     *,
     formats: Sequence[str] | None = None,
     ship: str = "",
+    sign: str | Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
     """Write and verify the artifact of a compressed run.
@@ -412,6 +413,8 @@ def export(
     ship
         Format that ships, which limits bind; empty: that of the artifact that is there, else
         `onnx`.
+    sign
+        Key of OpenSSH that signs the manifest.
     emit : callable
         Receives an `Event` for each line of progress.
 
@@ -424,7 +427,7 @@ def export(
 
     stated = None if formats is None else tuple(formats)
     config = _continued(Path(run), data, formats=stated, ship=ship)
-    return pipeline.export(config, emit=emit)
+    return pipeline.export(config, sign=None if sign is None else Path(sign), emit=emit)
 
 
 def pick(
@@ -510,14 +513,24 @@ def verify(
     data: DataSource | None = None,
     *,
     test: str | Path | None = None,
+    trust: str | Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
-    """Verify a written artifact again, reading only; `data` as `run` takes it."""
+    """Verify a written artifact again, reading only; `data` as `run` takes it.
+
+    With `trust`, a public key or a file of allowed signers of OpenSSH, an artifact that is not
+    signed by such a key is refused.
+    """
     from lepton_automl.pipeline import run as pipeline
 
     name, data_object = (None, None) if data is None else _named(data)
     return pipeline.verify(
-        Path(artifact), data=name, data_object=data_object, test=_test_path(test), emit=emit
+        Path(artifact),
+        data=name,
+        data_object=data_object,
+        test=_test_path(test),
+        trust=None if trust is None else Path(trust),
+        emit=emit,
     )
 
 

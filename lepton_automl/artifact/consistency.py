@@ -18,6 +18,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.bill_of_materials import bill_of_materials, libraries_in
 from lepton_automl.artifact.manifest import (
     ABOUT,
     ARCHS,
@@ -35,6 +36,8 @@ from lepton_automl.artifact.manifest import (
     PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
+    SBOM,
+    SIGNATURE,
     STRIDE,
     VERDICT,
     Digests,
@@ -92,7 +95,7 @@ def written_problems(folder: Path, digests: Digests) -> list[str]:
 def _unlisted(folder: Path, sealed: Manifest) -> list[str]:
     """Files that the manifest does not list, and files that it has to list."""
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    extra = there - {MANIFEST, *sealed.files}
+    extra = there - {MANIFEST, SIGNATURE, *sealed.files}
     missing = _REQUIRED - set(sealed.files)
     return [f"{name} is not listed in {MANIFEST}; delete it" for name in sorted(extra)] + [
         f"{MANIFEST} does not list {name}, which every artifact has" for name in sorted(missing)
@@ -130,7 +133,7 @@ def _contradictions(folder: Path, sealed: Manifest | None, *, graphs: bool) -> l
         return [error.what]
     found = []
     checks = (_class_names, _shapes, _metadata, _golden, _architectures, _device, _format_files)
-    for check in (*checks, _about_verdict, _card):
+    for check in (*checks, _about_verdict, _card, _bill_of_materials):
         found += _checked(check, parts)
     return found
 
@@ -446,6 +449,19 @@ def _card(parts: _Parts) -> list[str]:
     line, first, second = next((n, a, b) for n, (a, b) in enumerate(lines, 1) if a != b)
     what = f"line {line} of the model card"
     return _differing(what, {f"{ABOUT} and {VERDICT}": repr(first), CARD: repr(second)})
+
+
+def _bill_of_materials(parts: _Parts) -> list[str]:
+    """The bill of materials against the documents that this version of lepton wrote it from."""
+    if parts.verdict is None or parts.sealed is None or parts.sealed.lepton != __version__:
+        return []
+    if SBOM not in parts.sealed.files:  # Written by this version before it had one.
+        return []
+    text = untrusted_files.read_text(parts.folder / SBOM, fix=manifest.FRESH)
+    wanted = bill_of_materials(
+        parts.verdict, parts.about, parts.sealed.digests, libraries_in(json.loads(text))
+    )
+    return [] if text == wanted else [f"{SBOM} does not say what {ABOUT} and {VERDICT} say"]
 
 
 def _judgements(verdict: Verdict) -> list[str]:

@@ -133,7 +133,7 @@ class CNet:
         """What answers this sample."""
         sample, run = np.ascontiguousarray(sample), self.net.net_probabilities
         given = [ctypes.c_void_p(a.ctypes.data) for a in (sample, self.arena, self.answer)]
-        return lambda: (run(*given), sample)  # The pointers need the sample to stay.
+        return lambda: (run(*given), sample, self)  # Pointers do not keep what they point to.
 
 
 NETS: dict[str, Any] = {"onnx": OnnxNet, "litert": LitertNet, "c": CNet}

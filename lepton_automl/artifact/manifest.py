@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,10 @@ PIXEL_SCALE = "pixel_scale"
 """ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
 INPUT_TYPE = "input_type"
 """ONNX metadata: type of the values that the file reads, where it is not the usual one."""
+SIGNATURE = "manifest.json.sig"
+"""Signature of the manifest (`artifact.signature`); the one file that the manifest cannot list."""
+SBOM = "sbom.cdx.json"
+"""Bill of materials of the model (`artifact.bill_of_materials`)."""
 FORMAT = 2
 """Format of an artifact folder, `format` in its manifest; another number is refused."""
 
@@ -156,10 +161,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        body = read_json(path)
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}")
+        text, body = _read_object(path)
         if type(body["format"]) is int and body["format"] != FORMAT:
             raise _other_format(folder, body["format"])
-        return _parsed(body)
+        found = _parsed(body)
+        _check_own_digest(body, text)
+        return found
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is not a finished artifact: there is no {MANIFEST}",
@@ -169,6 +178,34 @@ def read_manifest(folder: Path) -> Manifest:
         raise
     except MALFORMED as error:
         raise unusable(path, error) from error
+
+
+def canonical(fields: Mapping[str, Any]) -> str:
+    """The text of a manifest: sorted keys, ASCII, and a digest over all other fields.
+
+    `sha256` is that of the other fields as JSON with sorted keys and without spaces. It shows
+    accidents, as the digests of the files do; whoever changes a field on purpose makes it again.
+    """
+    others = {name: value for name, value in fields.items() if name != "sha256"}
+    plain = json.dumps(others, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    return json.dumps(others | {"sha256": digest}, sort_keys=True, indent=2) + "\n"
+
+
+def _check_own_digest(body: Mapping[str, Any], text: str) -> None:
+    """Check that a manifest is what `canonical` gives; earlier ones have no digest of their own."""
+    if "sha256" in body and text != canonical(body):
+        raise ValueError("it has changed since it was written: its own sha256 differs")
+
+
+def _read_object(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a JSON file, and the object in it; raises as `read_json`."""
+    try:
+        text = untrusted_files.read_text(path, fix=FRESH)
+        body: dict[str, Any] = untrusted_files.parse_json(text, path, fix=FRESH, top=dict)
+    except LeptonError as error:
+        raise ValueError(error.what) from error
+    return text, body
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -181,15 +218,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    try:
-        body: dict[str, Any] = untrusted_files.read_json(path, fix=FRESH, top=dict)
-    except LeptonError as error:
-        raise ValueError(error.what) from error
-    return body
+    return _read_object(path)[1]
 
 
 def _parsed(body: dict[str, Any]) -> Manifest:
-    _check_keys(body, {"format", "lepton", "primary", "files"}, "it")
+    own = {"sha256"} & body.keys()
+    _check_keys(body, {"format", "lepton", "primary", "files"} | own, "it")
     if type(body["format"]) is not int or not isinstance(body["lepton"], str):
         raise ValueError("format or lepton is of another type")
     if body["primary"] not in ("int8", "float"):

@@ -119,7 +119,8 @@ FILES = Markdown("""## Files
 | `reference_test_predictions.npy` | its classes on the test part, in order |
 | `lepton_device.py` | verifies, classifies and measures where lepton is not installed |
 | `verdict.json` | everything on this page, for programs |
-| `manifest.json` | sha256 of every file |
+| `sbom.cdx.json` | bill of materials of the model, CycloneDX 1.6 |
+| `manifest.json` | sha256 of every file; `manifest.json.sig`, if there is one, signs it |
 
 With Python, numpy and onnxruntime (and Pillow for picture files), without lepton:
 `python lepton_device.py verify .`, `python lepton_device.py predict . FILE ...`,

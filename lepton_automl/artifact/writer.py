@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_automl.artifact import lepton_device
+from lepton_automl.artifact.bill_of_materials import bill_of_materials, installed_libraries
 from lepton_automl.artifact.manifest import (
     ABOUT,
     ARCHS,
@@ -30,9 +31,12 @@ from lepton_automl.artifact.manifest import (
     PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
+    SBOM,
+    SIGNATURE,
     STRIDE,
     VERDICT,
     Digests,
+    canonical,
     golden_answers,
     is_format_path,
     read_json,
@@ -304,11 +308,14 @@ def seal(
     MachineError
         If the folder cannot be written.
     """
+    about = read_provenance(folder)
     files = {
         REFERENCE_PREDICTIONS: npy(predictions.astype(np.int64)),
         VERDICT: (verdict.to_json() + "\n").encode(),
         CARD: card.encode(),
+        SBOM: bill_of_materials(verdict, about, digests, installed_libraries()).encode(),
     }
+    durable.remove(folder / SIGNATURE)  # It was of another manifest.
     every = digests | _write_all(folder, files)
     manifest = {
         "format": FORMAT,
@@ -319,7 +326,7 @@ def seal(
             for name in sorted(every)
         },
     }
-    return durable.write_json(folder / MANIFEST, manifest)
+    return durable.write(folder / MANIFEST, canonical(manifest))
 
 
 def read_verdict(folder: Path) -> Verdict:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.pipeline.option_values import names
 
+Sign = Annotated[
+    Path | None,
+    typer.Option("--sign", help="Sign the manifest with this key of OpenSSH."),
+]
+
 
 def export(
     run: o.Run,
     format: o.Formats = None,
     ship: o.Ship = "",
+    sign: Sign = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
@@ -25,6 +34,6 @@ def export(
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = api.export(run, formats=names(format) or None, ship=ship, emit=emit)
+        outcome = api.export(run, formats=names(format) or None, ship=ship, sign=sign, emit=emit)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +14,20 @@ TestData = Annotated[
     str | None, typer.Argument(help="Data whose test part is used.  [default: the run's]")
 ]
 
+Trust = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        help="Public key, or allowed signers of OpenSSH: refuse what none of them signed.",
+    ),
+]
+
 
 def verify(
     artifact: o.Artifact,
     data: TestData = None,
     test: o.Test = None,
+    trust: Trust = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
@@ -31,6 +41,6 @@ def verify(
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = api.verify(artifact, data=data, test=test, emit=emit)
+        outcome = api.verify(artifact, data=data, test=test, trust=trust, emit=emit)
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

@@ -12,6 +12,7 @@ from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import Provenance, read_provenance
+from lepton_automl.artifact.signature import check_signature
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     Request,
@@ -50,6 +51,8 @@ class Outcome:
     """None where the call did not search."""
     decisions: tuple[Decision, ...] = ()
     """What was decided for the user."""
+    signer: str = ""
+    """Who signed the artifact, by a key that the caller trusts; empty where none was asked for."""
 
 
 def written_outcome(artifact: Path) -> Outcome:
@@ -162,6 +165,7 @@ def verify_again(
     data: str | None = None,
     data_object: object | None = None,
     test: Path | None = None,
+    trust: Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
     """Verify a written artifact again; the artifact and its run are only read.
@@ -178,17 +182,22 @@ def verify_again(
         Where the test part comes from; by default the run's own data.
     data_object : object, optional
         A data set object from Python, for which `data` stands.
+    trust : Path, optional
+        Public key or allowed signers, by one of which it must be signed (`artifact.signature`).
 
     Raises
     ------
     DataError
         If there is no finished artifact or no data to evaluate it on.
+    ArtifactError
+        If it is not signed by a trusted key.
     """
     folder = locate_artifact(artifact)
+    signer = "" if trust is None else check_signature(folder, trust)
     with VerificationProcess(folder) as process:
         refused = process.refusal()
         if refused is not None:
-            return Outcome(folder, refused)
+            return Outcome(folder, refused, signer=signer)
         digests = manifest.read_manifest(folder).digests
         about = read_provenance(folder)
         dataset = _data_of(folder, data, data_object, test, emit)
@@ -197,7 +206,7 @@ def verify_again(
             request = request_for(folder, dataset, about.input, Path(cache))
             uses = _uses_again(request, digests, emit)
             verdict = process.verify(dataclasses.replace(request, test_set_uses=uses))
-    return Outcome(folder, verdict, decisions=decisions_of(about, verdict))
+    return Outcome(folder, verdict, decisions=decisions_of(about, verdict), signer=signer)
 
 
 def verify_and_seal(

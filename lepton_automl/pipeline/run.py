@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lepton_automl.artifact import manifest
+from lepton_automl.artifact import manifest, signature
 from lepton_automl.compress.loop import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
@@ -86,16 +86,24 @@ def compress(config: RunConfig, *, emit: Emit = silent) -> CompressionResult:
         return stages.compress(context, best, recipe, context.command_end)
 
 
-def export(config: RunConfig, *, emit: Emit = silent) -> Outcome:
-    """Write the artifact of a compressed run and verify it.
+def export(config: RunConfig, *, sign: Path | None = None, emit: Emit = silent) -> Outcome:
+    """Write the artifact of a compressed run, verify it, and sign it with a key if one is given.
 
     Raises
     ------
     DataError
         If the run was not compressed yet.
+    ConfigError
+        If the key cannot be used.
     """
+    if sign is not None:
+        signature.check_key(sign)
     with open_run(config, emit) as context:
-        return stages.export_and_verify(context)
+        outcome = stages.export_and_verify(context)
+        if sign is not None:
+            path = signature.sign(outcome.artifact, sign)
+            context.report("export", f"signed with {sign}: {path}")
+        return outcome
 
 
 def verify(
@@ -104,6 +112,7 @@ def verify(
     data: str | None = None,
     data_object: object | None = None,
     test: Path | None = None,
+    trust: Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
     """Verify a written artifact again, reading only; see `pipeline.export.verify_again`.
@@ -113,7 +122,9 @@ def verify(
     DataError
         If there is no finished artifact or no data to evaluate it on.
     """
-    return verify_again(artifact, data=data, data_object=data_object, test=test, emit=emit)
+    return verify_again(
+        artifact, data=data, data_object=data_object, test=test, trust=trust, emit=emit
+    )
 
 
 def _finished_outcome(context: RunContext) -> Outcome | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import wave
@@ -44,7 +45,7 @@ def alone(program, *words, cwd=None):
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
-    made = make_bundle(tmp_path_factory.mktemp("made"))
+    made = make_bundle(tmp_path_factory.mktemp("made"), formats=("c",))
     seal_bundle(made)
     return made.folder
 
@@ -162,9 +163,21 @@ def test_it_verifies_and_predicts_without_lepton_as_lepton_does(artifact, pictur
         assert row["probability"] == pytest.approx(wanted.probability, abs=1e-7)
 
 
-def test_a_changed_file_is_found_and_not_used(artifact, pictures, tmp_path):
-    import shutil
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_c_answers_as_the_onnx_file_does(artifact, pictures):
+    program = artifact / "lepton_device.py"
+    done = [
+        alone(program, "predict", artifact, *pictures, "--format", name, "--json")
+        for name in ("c", "onnx")
+    ]
+    c, onnx = (json.loads(each.stdout)["predictions"] for each in done)
+    for one, other in zip(c, onnx, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+    assert "c: differs by at most" in alone(program, "verify", artifact).stdout
 
+
+def test_a_changed_file_is_found_and_not_used(artifact, pictures, tmp_path):
     copy = tmp_path / "artifact"
     shutil.copytree(artifact, copy)
     (copy / "model.fp32.onnx").write_bytes(b"")
@@ -196,7 +209,9 @@ def test_files_are_timed_beside_each_other(artifact):
     program, other = artifact / "lepton_device.py", artifact / "model.fp32.onnx"
     done = alone(program, "bench", artifact, other, "--seconds", "0.05", "--json")
     rows = json.loads(done.stdout)["files"]
-    assert [Path(row["file"]).name for row in rows] == ["model.int8.onnx", "model.fp32.onnx"]
+    c = ["net.c"] if shutil.which("cc") else []
+    names = [Path(row["file"]).name for row in rows]
+    assert names == ["model.int8.onnx", *c, "model.fp32.onnx"]
     assert rows[0]["ratio"] == 1
     assert all(0 < row["p50_us"] <= row["p95_us"] <= row["p99_us"] for row in rows)
 
@@ -209,8 +224,6 @@ def test_what_is_missing_is_said(artifact):
 
 def test_another_program_in_a_sealed_artifact_is_a_contradiction(artifact, tmp_path):
     """A manifest can be made again: the program of this version is compared with lepton's own."""
-    import shutil
-
     from lepton_automl.artifact.consistency import sealed_problems
     from tests.helpers.artifacts import seal_again
 

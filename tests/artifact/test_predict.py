@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.manifest import canonical
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.sealed_model import locate_model
 from lepton_automl.data.pictures.pixel_scale import NAMED
@@ -73,7 +74,7 @@ def test_a_run_folder_stands_for_its_artifact(artifact):
 def test_the_file_that_ships_is_used(artifact, tmp_path):
     copy = shutil.copytree(artifact, tmp_path / "artifact")
     body = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(body | {"primary": "float"}))
+    (copy / "manifest.json").write_text(canonical(body | {"primary": "float"}))
     assert locate_model(copy).path.name == "model.fp32.onnx"
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from lepton_automl.artifact.manifest import canonical
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import (
@@ -108,7 +109,7 @@ def seal_again(folder: Path) -> None:
         if (folder / name).exists()
         for content in [(folder / name).read_bytes()]
     }
-    path.write_text(json.dumps(body))
+    path.write_text(canonical(body))
 
 
 def _part(root: Path, name: str, model, count: int) -> LabelledFiles:

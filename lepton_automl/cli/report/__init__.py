@@ -53,7 +53,7 @@ def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
     """Print the verdict on an artifact, after the front if this command searched."""
     verdict, artifact = outcome.verdict, outcome.artifact
     if json:
-        write_json(json_output.document(verdict, artifact, outcome.decisions))
+        write_json(json_output.document(verdict, artifact, outcome.decisions, outcome.signer))
     else:
         if outcome.search_result is not None:
             show(tables.search_view(outcome.search_result))
@@ -180,4 +180,6 @@ def show_error(error: LeptonError) -> None:
 def _show_outcome(outcome: Outcome) -> None:
     if outcome.decisions:
         show(tables.decisions_view(outcome.decisions, outcome.artifact))
+    if outcome.signer:
+        show(Text(f"signed by {outcome.signer}"))
     show(tables.verdict_view(outcome.verdict, outcome.artifact))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def document(
-    verdict: Verdict, artifact: Path, decisions: Sequence[Decision] = ()
+    verdict: Verdict, artifact: Path, decisions: Sequence[Decision] = (), signer: str = ""
 ) -> dict[str, Any]:
     """The object of `verify`, `export` and `run`.
 
@@ -36,7 +36,7 @@ def document(
     part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
     other file shipped; null without limits), `notes` (what to know beside the status, such as how
     short the search was), `decisions` (made for the user, a list: the fields of
-    `Decision`).
+    `Decision`), `signed_by` (who signed it, with `verify --trust`; else null).
     """
     file = str(artifact / verdict.shipped_file[0]) if verdict.shipped_file else None
     return {
@@ -47,6 +47,7 @@ def document(
         "warnings": verdict.warnings,
         **verdict.document(),
         "decisions": [decision.document() for decision in decisions],
+        "signed_by": signer or None,
     }
 
 
