@@ -29,5 +29,6 @@ def test_a_search_over_hosts_ends_as_on_one_machine_though_they_are_killed_and_s
     decisions = {each.name: each for each in recorded_decisions(ledger)}
     ledger.close()
     assert decisions["arithmetic of final trainings"].evidence == "all hosts have it"
+    assert decisions["arithmetic of final trainings"].is_detail
     assert decisions["arithmetic of final trainings"].option == "finals in hosts.toml (--hosts)"
     assert len(executor.acknowledged) == len(set(executor.begun)) > 4

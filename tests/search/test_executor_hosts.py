@@ -277,6 +277,7 @@ def test_final_trainings_have_one_arithmetic_that_of_most_speed_or_the_named_one
         found = executor.confine("")
         assert found is not None
         assert (found.kind, found.evidence) == ("cuda", "60% of the speed of all hosts")
+        assert found.is_choice
         assert executor.jobs == 1
         assert run_all(executor, [fake_task(tmp_path, GOOD)])[0][1].host == "b"
         earlier = executor.confine("cpu")

@@ -137,6 +137,8 @@ class Confinement:
     """Why this one, with figures."""
     option: str
     """What overrules it."""
+    is_choice: bool = True
+    """Whether workers have other kinds too."""
 
 
 @dataclass

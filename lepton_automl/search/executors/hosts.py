@@ -185,7 +185,8 @@ class RemoteExecutor(Executor):
             elif len(speeds) == 1:
                 evidence = "all hosts have it"
             self._kind, self._lone_since = kind, time.monotonic()
-            return Confinement(kind, evidence, self._finals_option)
+            is_choice = len(speeds) > 1
+            return Confinement(kind, evidence, self._finals_option, is_choice=is_choice)
 
     def start(self, task: Task) -> None:
         self._start(task)

@@ -123,9 +123,13 @@ class WinnerStore:
             return
         if found.kind != known:
             ledger.record(EventKind.PLAN, key, {"kind": found.kind})
-        evidence, option = found.evidence, found.option
         decision = Decision(
-            "arithmetic of final trainings", found.kind, evidence, "inferred", option
+            "arithmetic of final trainings",
+            found.kind,
+            found.evidence,
+            "inferred",
+            found.option,
+            is_detail=not found.is_choice,
         )
         record_decision(ledger, decision)
 
