@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class Board:
             value = getattr(self, what)
             if not 0 < value <= 1e7:
                 raise ValueError(f"{what} is {value}, the rule is above 0")
+
+    def to_toml(self) -> str:
+        """The text of a file that describes it, as `load` reads it."""
+        fields = dataclasses.asdict(self)
+        name = fields.pop("name")
+        # JSON with ASCII escapes is TOML too, for numbers and texts.
+        lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
+        return "\n".join([f"[{json.dumps(name)}]", *lines, ""])
 
     @property
     def flash_bytes(self) -> int:

@@ -27,7 +27,8 @@ from lepton_automl.core.files import real_path
 from lepton_automl.core.machine import this_machine
 from lepton_automl.core.memory import gib_text, machine_bytes, watched_memory
 from lepton_automl.core.untrusted_files import JSON
-from lepton_automl.cost import targets
+from lepton_automl.cost import boards, targets
+from lepton_automl.cost.boards import Board
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import DataPlace, Dataset, locate_data
@@ -217,6 +218,8 @@ class Resources:
     device: torch.device
     space: SearchSpace | None
     """None: the default one for the kind of the data."""
+    board: Board | None
+    """Board that the net is for; None: none is named."""
 
 
 def resolve(config: RunConfig) -> Resources:
@@ -242,7 +245,8 @@ def resolve(config: RunConfig) -> Resources:
         model = read_table(config.latency_from)
         table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
-    return Resources(target, model, table, device, space)
+    board = None if config.board is None else boards.load(config.board)
+    return Resources(target, model, table, device, space, board)
 
 
 def _check_ship(config: RunConfig) -> None:
@@ -444,6 +448,8 @@ def claimed_folder(
     run_id = "" if stored is None or config.fresh else stored.run_id
     with folder.claimed(definition, fresh=config.fresh, run_id=run_id) as lock:
         files.write(folder.space_file, space.text)
+        if resources.board is not None:
+            files.write(folder.board_file, resources.board.to_toml())
         if resources.latency_table is not None:
             files.write(folder.latency_file, resources.latency_table)
         if stored is not None:

@@ -266,6 +266,11 @@ class RunFolder:
         return self.path / "space.toml"
 
     @property
+    def board_file(self) -> Path:
+        """A copy of the board of `--board`, if given."""
+        return self.path / "board.toml"
+
+    @property
     def latency_file(self) -> Path:
         """A copy of the latency table of `--latency-from`, if given."""
         return self.path / "latency_table.json"
@@ -431,7 +436,7 @@ class RunFolder:
         """
         for folder in (self.cache, self.checkpoints):
             files.remove_folder(folder)
-        own = (self.definition_file, self.space_file, self.latency_file)
+        own = (self.definition_file, self.space_file, self.board_file, self.latency_file)
         lock = self.path / LOCK_FILE
         for file in (*own, *(set(self.path.glob("ledger.*")) - {lock}), lock):
             files.remove(file)
@@ -540,6 +545,8 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
             "other limits run `lepton compress MODEL --data DATA --out FOLDER`",
         )
     known.find_data(f"lepton search DATA --out {folder.path}")
+    if folder.board_file.is_file():
+        changes = {"board": str(folder.board_file)} | changes
     return RunConfig(
         data=known.data,
         out=folder.path,

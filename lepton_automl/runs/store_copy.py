@@ -40,7 +40,10 @@ from lepton_automl.runs.store import (
     write_batches,
 )
 
-TOP_FILES = ("run.toml", "space.toml", "latency_table.json", "front.svg", "compression.svg")
+TOP_FILES = (
+    *("run.toml", "space.toml", "board.toml", "latency_table.json"),
+    *("front.svg", "compression.svg"),
+)
 FOLDERS = ("checkpoints", "models", "artifact", "cache")
 """What of a run folder is copied."""
 _NOT_COPIED = (".state", ".partial", ".blocks", ".lock", ".log")

@@ -77,6 +77,14 @@ def test_a_file_describes_a_board_of_ones_own(tmp_path):
     assert boards.load(str(path)) == Board("mine", "cortex-m4", 48, 64, 8)
 
 
+@pytest.mark.parametrize("name", ["teensy-4.1", 'own "x"\nä'])
+def test_a_board_is_written_as_it_is_read(tmp_path, name):
+    board = Board(name, "cortex-m4", 48.5, 64, 8, "a page", 'a "note" \\ ä')
+    path = tmp_path / "board.toml"
+    path.write_text(board.to_toml())
+    assert boards.load(str(path)) == board
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

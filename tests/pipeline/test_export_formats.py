@@ -10,6 +10,7 @@ from lepton_automl import api
 from lepton_automl.artifact import manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verify import checked_verdict
+from lepton_automl.config import Limits
 from lepton_automl.cost import boards
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
 from lepton_automl.models import formats
@@ -104,6 +105,27 @@ def test_a_board_that_is_too_small_is_told_with_what_would_fit(tmp_path):
     assert any(name in caught.value.fix for name in boards.names())
     assert caught.value.exit_code == 5
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+@HAS_C
+def test_the_board_of_a_search_is_that_of_its_artifact(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    (config.out / "board.toml").write_text(boards.load("nucleo-f401re").to_toml())
+    verdict = api.export(config.out, formats=["packed"]).verdict
+    assert verdict.board.board == boards.load("nucleo-f401re")
+
+
+@HAS_C
+def test_a_search_keeps_its_board(tmp_path):
+    out = tmp_path / "run"
+    api.search("digits", out=out, board="nucleo-f401re", space="tiny", trials=1, jobs=1)
+    again = configured(locate(out))
+    assert boards.load(again.board) == boards.load("nucleo-f401re")
+    assert (again.limits, again.target) == (
+        Limits(**boards.load("nucleo-f401re").limits),
+        "microcontroller",
+    )
+    assert again.shipped_format == "c"
 
 
 @HAS_C
