@@ -363,8 +363,8 @@ class StoredRun:
     def _write(self, entry: FileEntry) -> bool:
         path = self._folder.path / entry.path
         try:
-            files.write_chunks(path, _chunks(self._store, entry))
-        except _Lost:
+            files.write_chunks(path, content_of(self._store, entry))
+        except LostContent:
             return False
         return True
 
@@ -379,7 +379,7 @@ class StoredRun:
         return False
 
 
-class _Lost(Exception):
+class LostContent(Exception):
     """An object is missing or damaged."""
 
 
@@ -387,12 +387,20 @@ _LAST = ("weights.safetensors", "recipe.json", "manifest.json")
 """Names of files that make a folder complete."""
 
 
-def _chunks(store: Store, entry: FileEntry) -> Iterator[bytes]:
-    """Content of a file, checked against its digests."""
+def content_of(store: Store, entry: FileEntry) -> Iterator[bytes]:
+    """Content of a file piece by piece, checked against its digests.
+
+    Raises
+    ------
+    LostContent
+        If an object is missing or damaged; pieces before it may have been given.
+    StorageError
+        If the store cannot be read.
+    """
     if entry.content is not None:
         content = entry.content.encode()
         if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise _Lost
+            raise LostContent
         yield content
         return
     digest, size = hashlib.sha256(), 0
@@ -400,11 +408,11 @@ def _chunks(store: Store, entry: FileEntry) -> Iterator[bytes]:
         content = store.get(piece, PIECE_BYTES) or b""
         size += len(content)
         if not content or size > entry.size:
-            raise _Lost
+            raise LostContent
         digest.update(content)
         yield content
     if digest.hexdigest() != entry.sha256:
-        raise _Lost
+        raise LostContent
 
 
 def read_definition(store: Store, log: Log) -> Definition:
@@ -419,9 +427,9 @@ def read_definition(store: Store, log: Log) -> Definition:
     try:
         if entry is None:
             raise ValueError("it is missing")
-        content = b"".join(_chunks(store, entry))
+        content = b"".join(content_of(store, entry))
         return Definition.from_toml(content.decode("utf-8", "surrogateescape"))
-    except (_Lost, ValueError, TypeError, KeyError) as error:
+    except (LostContent, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"the definition of the run in {store.place} cannot be read: "
             f"{error or 'it is damaged'}",
