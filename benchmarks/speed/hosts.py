@@ -388,7 +388,7 @@ def row_of(name: str, found: dict[str, Any], out: Path, seconds: float) -> tuple
         keys = list(view.keys(EventKind.RUNG))
         hosts = Counter(str(each.get("host", "")) for each in view.all(EventKind.RUNG).values())
     twice = sum(count > 1 for count in Counter(keys).values())
-    winner = f"trial {found['winner']['number']}"
+    winner = f"trial {found['winner']}"
     by_host = ", ".join(f"{host or 'here'} {count}" for host, count in sorted(hosts.items()))
     return name, f"{seconds:.0f}", winner, str(len(keys)), str(twice), by_host
 
