@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu gets the small CPU build.
 TORCH_INDEX ?=
+# Optional dependencies: tests of those that are not installed are skipped.
+EXTRAS ?= dev
 
 .PHONY: demo check check-all lint faults fuzz lock clean
 
@@ -38,7 +40,7 @@ lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --no-deps torch==2.13.0
-	$(VENV)-lock/bin/pip install --quiet '.[dev]'
+	$(VENV)-lock/bin/pip install --quiet '.[dev,audio,parquet,litert,dask]'
 	{ head -1 constraints.txt; $(VENV)-lock/bin/pip freeze --exclude lepton-automl \
 	  | sed 's/+cpu//'; } > constraints.new
 	mv constraints.new constraints.txt
@@ -52,5 +54,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps torch -c constraints.txt \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(BIN)/pip install --quiet --editable '.[dev]' -c constraints.txt
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
