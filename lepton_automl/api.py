@@ -33,7 +33,7 @@ from lepton_automl.errors import ConfigError, DataError, MachineError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
 if TYPE_CHECKING:
-    from lepton_automl.artifact.predict import Prediction
+    from lepton_automl.artifact.predict import Classifier, Prediction
     from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.cost.boards import BoardFit
     from lepton_automl.pipeline.comparison import Comparison
@@ -578,6 +578,24 @@ def predict(
         pixel_scale=pixel_scale,
         on_unreadable=on_unreadable,
         on_note=on_note,
+    )
+
+
+def classifier(
+    artifact: str | Path,
+    *,
+    pixel_scale: str = "auto",
+    on_unreadable: Callable[[DataError], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> Classifier:
+    """What `predict` opens, for many calls: `with classifier(RUN) as c: c.classify([path])`.
+
+    Parameters and errors as of `predict`.
+    """
+    from lepton_automl.artifact.predict import Classifier
+
+    return Classifier(
+        Path(artifact), pixel_scale=pixel_scale, on_unreadable=on_unreadable, on_note=on_note
     )
 
 

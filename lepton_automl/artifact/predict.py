@@ -6,10 +6,11 @@ manifest seals it.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,35 +107,88 @@ def predict(
     ConfigError
         If `pixel_scale` states no scale.
     """
-    stated = parse_scale(pixel_scale)
-    shipped = locate_model(artifact)
-    model, sealed = shipped.path, shipped.seal
-    start_process()
-    content = shipped.content(on_note)
-    with UntrustedSession(model, content, model.parent, _WORDS) as session:
-        labels, framing = _labels(session, model), _framing(session, model)
-        report = on_unreadable or _raise
+    with Classifier(
+        artifact, pixel_scale=pixel_scale, on_unreadable=on_unreadable, on_note=on_note
+    ) as classifier:
+        return classifier.classify(files)
+
+
+class Classifier:
+    """A file that stays open for any number of calls; parameters and errors as of `predict`.
+
+    It belongs to the thread that makes it. A file that exceeds a limit ends its process, and with
+    it this object.
+    """
+
+    def __init__(
+        self,
+        artifact: Path,
+        *,
+        pixel_scale: str = "auto",
+        on_unreadable: Callable[[DataError], None] | None = None,
+        on_note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        stated = parse_scale(pixel_scale)
+        shipped = locate_model(artifact)
+        self._model, self._seal, self._text = shipped.path, shipped.seal, pixel_scale
+        self._report = on_unreadable or _raise
+        start_process()
+        content = shipped.content(on_note)
+        folder = self._model.parent
+        self._session = UntrustedSession(self._model, content, folder, _WORDS)
+        try:
+            self._labels = _labels(self._session, self._model)
+            self._answer, self._suffixes = self._prepared(stated)
+        except BaseException:
+            self._session.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def classify(self, files: Sequence[Path]) -> list[Prediction]:
+        """Predictions of files, folders and patterns such as `new/*.png`, in order.
+
+        Raises
+        ------
+        DataError
+            If there are none, or one cannot be read and nothing receives its error.
+        """
+        return self._answer(_found(files, self._suffixes))
+
+    def _prepared(
+        self, stated: PixelScale | None
+    ) -> tuple[Callable[[Sequence[Path]], list[Prediction]], Set[str]]:
+        """What answers paths, and the suffixes that are looked for in folders."""
+        session, model, labels, report = self._session, self._model, self._labels, self._report
+        framing = _framing(session, model)
         if len(session.shape) < 3:
             if stated is not None:
                 kind = "signals" if len(session.shape) == 2 else "audio"
                 raise ConfigError(
-                    f"{OPTION} {pixel_scale} has no effect: the file reads {kind}",
+                    f"{OPTION} {self._text} has no effect: the file reads {kind}",
                     fix="leave it out",
                 )
             if len(session.shape) == 1:
                 front_end = _front_end(session, model)
-                paths = _found(files, audio_files.SUFFIXES)
-                return _of_audio(session, paths, labels, front_end, report)
-            found_files = _found(files, signal_files.SUFFIXES | ucr_series.SUFFIXES)
-            return _of_signals(session, found_files, labels, report)
-        known = stated or _recorded_scale(session, model, sealed)
+                return (
+                    lambda paths: _of_audio(session, paths, labels, front_end, report)
+                ), audio_files.SUFFIXES
+            return (
+                lambda paths: _of_signals(session, paths, labels, report)
+            ), signal_files.SUFFIXES | ucr_series.SUFFIXES
+        known = stated or _recorded_scale(session, model, self._seal)
         if session.dtype == np.uint16 and stated is not None:
             raise ConfigError(
-                f"{OPTION} {pixel_scale} has no effect: the file reads 16-bit values as they are",
+                f"{OPTION} {self._text} has no effect: the file reads 16-bit values as they are",
                 fix="leave it out",
             )
-        paths = _found(files, _suffixes(session.shape[2]))
-        return _of_pictures(session, paths, labels, known, framing, report)
+        return (
+            lambda paths: _of_pictures(session, paths, labels, known, framing, report)
+        ), _suffixes(session.shape[2])
 
 
 def _of_pictures(
@@ -400,10 +454,21 @@ def _front_end(session: UntrustedSession, model: Path) -> LogMel:
     return front_end
 
 
+def _named(files: Iterable[Path]) -> str:
+    """The first of what was given; empty if nothing was."""
+    first = next(iter(files), None)
+    return "" if first is None else f" in {first}"
+
+
 def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
-    """The files, folders replaced by the files in them that have one of the suffixes."""
+    """The files; folders and patterns replaced by the files in them, of one of the suffixes."""
     paths: list[Path] = []
-    for file in files:
+    for given in files:
+        if not given.exists() and glob.has_magic(str(given)):
+            matching = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207
+            paths += [path for path in matching if path.suffix.lower() in suffixes]
+            continue
+        file = given
         if file.is_dir():
             inside = (path for path in file.rglob("*") if path.suffix.lower() in suffixes)
             # Paths are compared by their parts too, but at the price of a tenth of decoding.
@@ -412,7 +477,8 @@ def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
             paths.append(file)
     if not paths:
         raise DataError(
-            f"there is no file to classify; the suffixes read are {', '.join(sorted(suffixes))}",
+            f"there is no file to classify{_named(files)}; the suffixes read are "
+            f"{', '.join(sorted(suffixes))}",
             fix="give files, or a folder with such files",
         )
     return paths

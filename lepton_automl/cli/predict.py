@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lepton_automl import api
 from lepton_automl.cli import options as o
-from lepton_automl.errors import DataError
+from lepton_automl.cli.streams import paths_from
+from lepton_automl.errors import ConfigError, DataError
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Picture files, values of a signal, recordings of sound, or folders."),
+    typer.Argument(
+        help="Picture files, values of a signal, recordings of sound, folders, or patterns such as "
+        "'new/*.png'; - reads paths from standard input.",
+    ),
 ]
+Rows = Annotated[
+    Literal["table", "jsonl", "csv"] | None,
+    typer.Option(
+        "--rows", help="How predictions are written; jsonl and csv as they come.  [default: table]"
+    ),
+]
+
+_STDIN = Path("-")
 
 
 def predict(
     artifact: o.Artifact,
     files: Files,
     pixel_scale: o.PixelScaleText = "auto",
+    rows: Rows = None,
     json: o.Json = False,
 ) -> None:
     """Classify picture files with the shipped file of an artifact.
@@ -33,15 +47,61 @@ def predict(
     """
     from lepton_automl.cli import report  # rich is slow to import; --help must not wait
 
+    if rows is not None and json:
+        raise ConfigError("--rows has no effect with --json", fix="give one of both")
     unreadable: list[DataError] = []
     notes: list[str] = []
-    rows = api.predict(
-        artifact,
-        files,
-        pixel_scale=pixel_scale,
-        on_unreadable=unreadable.append,
-        on_note=notes.append,
-    )
-    report.show_predictions(rows, unreadable, notes, json=json)
+    if rows in ("jsonl", "csv"):
+        _stream(artifact, files, pixel_scale, rows)
+        return
+    if _STDIN not in files:
+        found = api.predict(
+            artifact,
+            files,
+            pixel_scale=pixel_scale,
+            on_unreadable=unreadable.append,
+            on_note=notes.append,
+        )
+    else:
+        with api.classifier(
+            artifact, pixel_scale=pixel_scale, on_unreadable=unreadable.append, on_note=notes.append
+        ) as classifier:
+            found = [row for part in _parts(files) for row in classifier.classify(part)]
+    report.show_predictions(found, unreadable, notes, json=json)
     if unreadable:
         raise typer.Exit(DataError.exit_code)
+
+
+def _stream(
+    artifact: Path, files: list[Path], pixel_scale: str, rows: Literal["jsonl", "csv"]
+) -> None:
+    """Write predictions as they come, a line each."""
+    from lepton_automl.cli import report
+
+    is_incomplete = False
+    unreadable: list[DataError] = []
+    notes: list[str] = []
+    with api.classifier(
+        artifact, pixel_scale=pixel_scale, on_unreadable=unreadable.append, on_note=notes.append
+    ) as classifier:
+        if rows == "csv":
+            report.show_prediction_head()
+        for part in _parts(files):
+            found = classifier.classify(part)
+            report.show_prediction_rows(found, rows)
+            notes += [row.note for row in found if row.note]
+            report.show_predictions([], unreadable, notes)
+            is_incomplete |= bool(unreadable)
+            unreadable.clear()
+            notes.clear()
+    if is_incomplete:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _parts(files: list[Path]) -> Iterator[list[Path]]:
+    """What was given, then what standard input lists if - was given, as it arrives."""
+    named = [file for file in files if file != _STDIN]
+    if named:
+        yield named
+    if len(named) < len(files):
+        yield from paths_from(0)

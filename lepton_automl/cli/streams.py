@@ -7,11 +7,15 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
-from lepton_automl.errors import LeptonError, MachineError
+from lepton_automl.errors import DataError, LeptonError, MachineError
 from lepton_automl.text import printable, printable_lines
+
+_LONGEST_LINE = 64 << 10
+"""Bytes of a path on standard input."""
 
 
 class Unescaped(io.TextIOBase):
@@ -146,6 +150,53 @@ def write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         target.write(line + "\n")
     target.flush()
+
+
+def write_rows(text: str) -> None:
+    """Write whole lines of any length to standard output, control characters escaped.
+
+    Raises
+    ------
+    MachineError
+        If it cannot be written.
+    """
+    target = unescaped(sys.stdout)
+    target.write(printable_lines(text))
+    target.flush()
+
+
+def paths_from(handle: int, most: int = 64) -> Iterator[list[Path]]:
+    """Paths that a stream lists, a line each or with zero bytes between them, as they arrive.
+
+    Parameters
+    ----------
+    handle : int
+        Number of an open file, such as 0 for standard input.
+    most : int
+        Paths at once.
+
+    Raises
+    ------
+    DataError
+        If a line has more than 64 KiB.
+    """
+    rest, mark = b"", b""
+    while block := os.read(handle, 1 << 16):
+        mark = mark or (b"\0" if b"\0" in block else b"\n")
+        *lines, rest = (rest + block).split(mark)
+        if len(rest) > _LONGEST_LINE:
+            raise DataError(
+                f"standard input has a line of more than {_LONGEST_LINE} bytes",
+                fix="give a path a line, or separate them by zero bytes",
+            )
+        yield from _in_parts(lines, most)
+    yield from _in_parts([rest], most)
+
+
+def _in_parts(lines: list[bytes], most: int) -> Iterator[list[Path]]:
+    paths = [Path(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.rstrip(b"\r")]
+    for start in range(0, len(paths), most):
+        yield paths[start : start + most]
 
 
 def write_json(document: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.text import Text
 
@@ -11,7 +11,7 @@ from lepton_automl.cli.report import json_output, tables
 from lepton_automl.cli.report.console import show
 from lepton_automl.cli.report.progress import screen
 from lepton_automl.cli.report.status_screen import status_view, watch_status
-from lepton_automl.cli.streams import write_json, write_lines
+from lepton_automl.cli.streams import write_json, write_lines, write_rows
 from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ __all__ = [
     "show_front",
     "show_inspection",
     "show_pick",
+    "show_prediction_head",
+    "show_prediction_rows",
     "show_predictions",
     "show_search",
     "show_status",
@@ -146,6 +148,17 @@ def show_predictions(
         show(Text(f"note: {note}"), to_stderr=True)
     for error in unreadable:
         show(tables.error_view(error), to_stderr=True)
+
+
+def show_prediction_head() -> None:
+    """Print the first line of predictions as CSV."""
+    write_rows(json_output.csv_line(json_output.PREDICTION_COLUMNS))
+
+
+def show_prediction_rows(rows: Sequence[Prediction], kind: Literal["jsonl", "csv"]) -> None:
+    """Print predictions, a line each: a JSON object, or columns of a table."""
+    line = json_output.prediction_line if kind == "jsonl" else json_output.prediction_cells
+    write_rows("".join(map(line, rows)))
 
 
 def show_comparison(found: Comparison, *, json: bool = False) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,14 +144,7 @@ def predictions_document(
     Where there are notes on the file, also `notes`; where pictures cannot be read, also
     `unreadable` (one `error` and `fix` each), `error`, `fix` and `exit_code`.
     """
-    found: dict[str, Any] = {
-        "predictions": [
-            {"file": str(row.file), "label": row.label, "probability": row.probability}
-            | ({"note": row.note} if row.note else {})
-            | ({"windows": list(map(dataclasses.asdict, row.windows))} if row.windows else {})
-            for row in rows
-        ]
-    }
+    found: dict[str, Any] = {"predictions": [_prediction(row) for row in rows]}
     if notes:
         found["notes"] = list(notes)
     if unreadable:
@@ -158,6 +154,35 @@ def predictions_document(
         found["fix"] = unreadable[0].fix
         found["exit_code"] = unreadable[0].exit_code
     return found
+
+
+def _prediction(row: Prediction) -> dict[str, Any]:
+    return (
+        {"file": str(row.file), "label": row.label, "probability": row.probability}
+        | ({"note": row.note} if row.note else {})
+        | ({"windows": list(map(dataclasses.asdict, row.windows))} if row.windows else {})
+    )
+
+
+PREDICTION_COLUMNS = ("file", "label", "probability", "note")
+"""Of predictions as CSV."""
+
+
+def prediction_line(row: Prediction) -> str:
+    """A prediction as one line of JSON, as in `predictions_document`."""
+    return json.dumps(_prediction(row)) + "\n"
+
+
+def prediction_cells(row: Prediction) -> str:
+    """A prediction as one line of CSV (RFC 4180, with a line feed)."""
+    return csv_line((str(row.file), row.label, f"{row.probability:.6g}", row.note))
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """Cells with commas between them, quoted where that is needed."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerow(cells)
+    return made.getvalue()
 
 
 def _row(row: TrialRow) -> dict[str, Any]:
