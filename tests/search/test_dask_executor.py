@@ -22,6 +22,8 @@ from tests.helpers.processes import alive, eventually
 
 distributed = pytest.importorskip("distributed", reason="needs lepton-automl[dask]")
 
+from dask import config  # noqa: E402
+
 from lepton_automl.search.executors import dask as dask_module  # noqa: E402
 from lepton_automl.search.executors.dask import DaskExecutor  # noqa: E402
 from lepton_automl.search.workers import dask_task  # noqa: E402
@@ -185,6 +187,16 @@ def test_a_missing_scheduler_is_an_error_at_once(tmp_path, monkeypatch):
         DaskExecutor("dask://127.0.0.1:1", tmp_path)
     assert "lepton cluster start" in e.value.fix
     assert not list(tmp_path.glob("*.token"))
+
+
+def test_tls_without_certificates_is_refused_with_the_variables_to_set(tmp_path):
+    nothing = {"distributed.comm.tls.ca-file": None}
+    with (
+        config.set(nothing),
+        pytest.raises(ConfigError, match="needs certificates") as caught,
+    ):
+        DaskExecutor("tls://127.0.0.1:1", tmp_path)
+    assert "DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in caught.value.fix
 
 
 def listeners(pids):

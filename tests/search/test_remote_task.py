@@ -176,3 +176,10 @@ def test_an_error_of_a_task_keeps_its_kind_and_one_of_a_machine_is_a_lost_worker
         assert isinstance(task_error(about | {"kind": kind}), WorkerLost)
     with pytest.raises(DataError, match="cannot be read"):
         RemoteTask.packed(replace(task, start=str(tmp_path)), Catalog())
+
+
+def test_paths_on_a_shared_disk_hold_in_any_working_directory(tmp_path, monkeypatch, task):
+    monkeypatch.chdir(Path(task.train[0]).parent)
+    relative = replace(task, train=(Path(task.train[0]).name, task.train[1]))
+    remote = RemoteTask.packed(relative, Catalog(), is_shared=True)
+    assert remote.paths["train/pixels"] == str(Path(task.train[0]).absolute())

@@ -25,7 +25,7 @@ from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.field_types import check_finite
 from lepton_automl.core.version import __version__
-from lepton_automl.errors import LeptonError, MachineError, first_line
+from lepton_automl.errors import ConfigError, LeptonError, MachineError, first_line
 from lepton_automl.search.executors.host_connection import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
@@ -127,14 +127,24 @@ class DaskExecutor(RemoteExecutor):
         ------
         OSError, TimeoutError
             If no scheduler answers.
+        ConfigError
+            If Dask's configuration names no certificates, and they are needed.
         """
         address = self._address.replace("dask://", "tcp://")
+        security = Security()
+        names = ("tls_ca_file", "tls_client_cert", "tls_client_key")
+        if address.startswith("tls://") and not all(getattr(security, name) for name in names):
+            raise ConfigError(
+                f"--cluster {self._address} needs certificates; Dask's configuration names none",
+                fix="set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, ..._TLS__CLIENT__CERT and "
+                "..._TLS__CLIENT__KEY to files, see docs/distributed.md",
+            )
         return await Client(
             address,
             asynchronous=True,
             set_as_default=False,
             timeout=_CONNECT_SECONDS,
-            security=Security(),
+            security=security,
             name="lepton",
         )
 

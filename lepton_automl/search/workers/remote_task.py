@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -127,7 +128,9 @@ class RemoteTask:
             device=device or task.device,
         )
         blobs = {name: catalog.blob(Path(path)) for name, path in sent.items()}
-        return cls(named, blobs, places if is_shared else {})
+        # The host has another working directory.
+        shared = {name: os.path.abspath(path) for name, path in places.items()}  # noqa: PTH100
+        return cls(named, blobs, shared if is_shared else {})
 
     def to_json(self) -> str:
         """One line of JSON."""
