@@ -6,13 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from lepton_automl.core.limited_process import Message, extend_limits, is_out_of_memory, serve
 from lepton_automl.core.untrusted_files import is_of_machine
 from lepton_automl.cost.inspection import BYTES_PER_BYTE, SECONDS_PER_BYTE
 from lepton_automl.cost.kernels import KernelTable, kernel_table, random_feeds
-from lepton_automl.cost.layer_table import fixed_batch, layer_table
+from lepton_automl.cost.layer_table import fixed_batch, layer_table, with_measured_shapes
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.onnx_file import open_session
 from lepton_automl.models.untrusted_onnx import MALFORMED, WITH_ONNX_RUNTIME, opset_of, parse
@@ -45,8 +46,19 @@ def _described(fields: dict[str, Any], content: bytes) -> dict[str, Any]:
     model = parse(source, content, folder, fix=_FIX, on_weights=_extend, domains=WITH_ONNX_RUNTIME)
     is_quantized = any(node.op_type in _INTEGER for node in model.graph.node)
     value_bytes = 1 if is_quantized else 4
-    layers = layer_table(fixed_batch(model), value_bytes)
-    table, why_not = _timed(model, fields["seconds"])
+    fixed, feeds, why_not = fixed_batch(model), _feeds(model), ""
+    table: KernelTable | None = None
+    try:
+        if not isinstance(feeds, str):
+            fixed = with_measured_shapes(fixed, feeds)
+            table = kernel_table(model.SerializeToString(), feeds, fields["seconds"])
+        else:
+            why_not = feeds
+    except MALFORMED as error:
+        if is_of_machine(error) or is_out_of_memory(error):
+            raise
+        why_not = first_line(error)
+    layers = layer_table(fixed, value_bytes)
     return {
         "inputs": _ends(model, model.graph.input),
         "outputs": _ends(model, model.graph.output),
@@ -64,15 +76,14 @@ def _extend(size: int) -> None:
     extend_limits(BYTES_PER_BYTE * size, SECONDS_PER_BYTE * size)
 
 
-def _timed(model: ModelProto, seconds: float) -> tuple[KernelTable | None, str]:
-    """The kernels; or None, and why the file cannot be run here."""
-    file = model.SerializeToString()
+def _feeds(model: ModelProto) -> dict[str, NDArray[Any]] | str:
+    """A sample for each input; or why the file cannot be run here."""
     try:
-        return kernel_table(file, random_feeds(open_session(file)), seconds), ""
+        return random_feeds(open_session(model.SerializeToString()))
     except MALFORMED as error:
         if is_of_machine(error) or is_out_of_memory(error):
             raise
-        return None, first_line(error)
+        return first_line(error)
 
 
 def _ends(model: ModelProto, values: Any) -> list[str]:

@@ -10,16 +10,21 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lepton_automl.cost.memory_steps import MemoryStep
 from lepton_automl.cost.onnx_cost import Shape, macs_of, memory_steps_of, shapes_of
 from lepton_automl.models.front_end_onnx import ancestors, features_name
+from lepton_automl.models.onnx_file import open_session
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "Identity", "Dropout"})
+_QUANTIZED = frozenset({"QLinearConv", "QLinearMatMul", "QGemm"})
+"""Operators with weights whose inputs come with their scales and zero points."""
 FRONT_END = "front end"
 """Name of the layer that stands for the operators that compute features of sound."""
 
@@ -73,6 +78,39 @@ def fixed_batch(model: ModelProto) -> ModelProto:
         if value.name not in stored and len(dims) and not dims[0].dim_value:
             dims[0].dim_value = 1
     return onnx.shape_inference.infer_shapes(copy, data_prop=True)
+
+
+def with_measured_shapes(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> ModelProto:
+    """A model of `fixed_batch` with the shapes that are not known, taken from one run of it.
+
+    Shapes do not follow through operators that only ONNX Runtime knows. A model whose shapes are
+    all known is returned as it is.
+    """
+    graph = model.graph
+    known = {v.name for v in (*graph.input, *graph.value_info, *graph.output) if _has_shape(v)}
+    missing = [y for node in graph.node for y in node.output if y and y not in known]
+    if not missing:
+        return model
+    asked = ModelProto.FromString(model.SerializeToString())
+    there = {value.name for value in asked.graph.output}
+    asked.graph.output.extend(
+        helper.make_empty_tensor_value_info(name) for name in missing if name not in there
+    )
+    found = open_session(asked.SerializeToString()).run(missing, dict(feeds))
+    made: ModelProto = ModelProto.FromString(model.SerializeToString())
+    places = {value.name: value for value in (*made.graph.output, *made.graph.value_info)}
+    for name, array in zip(missing, found, strict=True):
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+        if name in places:
+            places[name].CopyFrom(value)
+        else:
+            made.graph.value_info.append(value)
+    return made
+
+
+def _has_shape(value: ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return value.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims)
 
 
 def node_names(graph: GraphProto, front: frozenset[str] = frozenset()) -> NodeNames:
@@ -142,7 +180,7 @@ def layer_table(model: ModelProto, value_bytes: int) -> list[Layer]:
             reads=("",) if is_front else _reads(node, names),
             shape=shapes[node.output[0]][1:] if node.output[0] in known else (),
             parameter_bytes=bytes_of.get(name, 0),
-            macs=0 if is_front else macs_of(node, shapes),
+            macs=0 if is_front else _macs(node, shapes),
             alive=() if step is None else _alive(step, names, value_bytes),
         )
     return list(found.values())
@@ -163,8 +201,20 @@ def kind_text(node: NodeProto, shapes: Mapping[str, Shape]) -> str:
     return text
 
 
+def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """Multiply-accumulates of a node, also of those that hold integers and their scales."""
+    weight = shapes.get(_weights_of(node), ())
+    if node.op_type == "QLinearConv":
+        return math.prod(shapes.get(node.output[0], (0,))) * math.prod(weight[1:])
+    if node.op_type in _QUANTIZED:
+        # Every output of a row takes one product with each weight of its column.
+        rows = math.prod(shapes.get(node.input[0], (1,))[:-1])
+        return rows * math.prod(weight)
+    return macs_of(node, shapes)
+
+
 def _weights_of(node: NodeProto) -> str:
-    place = 3 if node.op_type == "QLinearConv" else 1
+    place = 3 if node.op_type in _QUANTIZED else 1
     return str(node.input[place]) if len(node.input) > place else ""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from lepton_automl.cost.layer_table import fixed_batch, layer_table
+from lepton_automl.cost.layer_table import fixed_batch, layer_table, with_measured_shapes
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.models.graph import Conv
 from lepton_automl.models.onnx_export import float_onnx
@@ -48,3 +50,38 @@ def test_skip_connections_are_read_from_the_layer_that_made_them():
         if op.name.endswith("add"):
             made = {each.y.name: each.name for each in arch.graph.ops}
             assert set(found[op.name].reads) == {made[value.name] for value in op.inputs}
+
+
+def test_layers_that_onnx_runtime_quantized_have_shapes_and_products():
+    """One convolution and a product, as its quantizer writes them, against counting by hand."""
+    rng, one = np.random.default_rng(0), np.float32(0.1)
+    zero = np.uint8(128)
+    stored = {
+        **dict.fromkeys(("s", "t", "u", "v"), one),
+        **dict.fromkeys(("z", "y0"), zero),
+        "w0": np.int8(0),
+        "w": rng.integers(-9, 9, (5, 3, 3, 3)).astype(np.int8),
+        "m": rng.integers(-9, 9, (5 * 36, 4)).astype(np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "t", "w0", "u", "y0"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node(
+            "QGemm", ["f", "u", "y0", "m", "v", "w0"], ["y"], domain="com.microsoft", name="product"
+        ),
+        helper.make_node("Relu", ["y"], ["p"], name="last"),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8]),
+        helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 4]),
+    ]
+    arrays = [numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], arrays)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = fixed_batch(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    feeds = {"x": rng.random((1, 3, 8, 8)).astype(np.float32)}
+    conv, flat, product, last = layer_table(with_measured_shapes(model, feeds), 1)
+    assert (conv.kind, conv.shape, conv.macs) == ("QLinearConv 3x3", (5, 6, 6), 36 * 5 * 27)
+    assert (flat.shape, product.shape, product.macs) == ((180,), (4,), 720)
+    assert (last.shape, last.ram_bytes) == ((4,), 8)
