@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--rounds", type=int, default=25)
     options.add_argument("--cores", nargs="+", choices=cortex_m.CORES, default=[*cortex_m.CORES])
     options.add_argument("--out", type=Path, default=Path("runs/c99.jsonl"))
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     kinds: dict[str, Callable[[argparse.Namespace], None]]
     kinds = {"exact": exact, "cores": cores, "latency": latency}
     kinds[given.what](given)

@@ -119,6 +119,16 @@ static inline net_sums net_dot(net_sums sums, uint32_t four, net_quad w)
     return _mm512_dpbusd_epi32(sums, _mm512_set1_epi32((int32_t)four), w);
 }
 
+static inline net_sums net_none(void)
+{
+    return _mm512_setzero_si512();
+}
+
+static inline net_sums net_both(net_sums a, net_sums b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
 static inline void net_store(uint8_t *y, net_sums sums, const float *factors, int32_t zero, net_mask mask)
 {
     const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_maskz_loadu_ps(mask, factors));
@@ -161,6 +171,16 @@ static inline net_sums net_dot(net_sums sums, uint32_t four, net_quad w)
     return _mm256_dpbusd_avx_epi32(sums, _mm256_set1_epi32((int32_t)four), w);
 }
 
+static inline net_sums net_none(void)
+{
+    return _mm256_setzero_si256();
+}
+
+static inline net_sums net_both(net_sums a, net_sums b)
+{
+    return _mm256_add_epi32(a, b);
+}
+
 static inline __m256i net_total(net_sums sums)
 {
     return sums;
@@ -189,6 +209,20 @@ static inline net_sums net_dot(net_sums sums, uint32_t four, net_quad w)
     sums.low = _mm256_add_epi32(sums.low, _mm256_madd_epi16(x, low));
     sums.high = _mm256_add_epi32(sums.high, _mm256_madd_epi16(x, high));
     return sums;
+}
+
+static inline net_sums net_none(void)
+{
+    net_sums sums;
+    sums.low = sums.high = _mm256_setzero_si256();
+    return sums;
+}
+
+static inline net_sums net_both(net_sums a, net_sums b)
+{
+    a.low = _mm256_add_epi32(a.low, b.low);
+    a.high = _mm256_add_epi32(a.high, b.high);
+    return a;
 }
 
 static inline __m256i net_total(net_sums sums)
@@ -353,85 +387,136 @@ struct net_conv {
 
 #if NET_LANES
 
+#if defined(__GNUC__)
+#define NET_INLINE static inline __attribute__((always_inline)) /* `count` becomes a constant */
+#else
+#define NET_INLINE static inline
+#endif
+
+#if NET_LANES == 16
+#define NET_PLACES 8 /* at once */
+#else
+#define NET_PLACES 4
+#endif
+
 /* All output channels at one place, whose window may reach beyond the input. */
 static void net_conv_edge(const struct net_conv *p, const uint8_t *x, int32_t top, int32_t left, uint8_t *y)
 {
-    const int32_t row = p->columns * p->channels, quads = (row + 3) / 4, right = left + p->columns;
-    const int32_t low = left < 0 ? -left * p->channels : 0;
-    const int32_t high = right > p->width ? (p->width - left) * p->channels : row;
-    int32_t o, r, q;
+    const int32_t channels = p->channels, right = left + p->columns, zero = p->zero;
+    const int32_t values = p->columns * channels, padded = (values + 3) & ~3;
+    const int32_t all = p->height * p->width * channels;
+    const uint32_t zeros = (uint32_t)zero * 0x01010101u;
+    const int32_t low = left < 0 ? -left * channels : 0;
+    const int32_t high = right > p->width ? (p->width - left) * channels : values;
+    int32_t o, r, n;
     for (o = 0; o < p->out_channels; o += NET_LANES) {
         const net_mask mask = net_first(p->out_channels - o);
         const int8_t *w = p->weights + 4 * o;
-        net_sums sums = net_start(p->biases + o, mask);
-        for (r = 0; r < p->rows; r++) {
-            const int32_t is_inside = top + r >= 0 && top + r < p->height;
-            const int32_t start = ((top + r) * p->width + left) * p->channels;
-            for (q = 0; q < quads; q++, w += p->pitch) {
-                const int32_t n = 4 * q;
-                if (is_inside && n >= low && n + 4 <= high)
-                    sums = net_dot(sums, net_load4(x + (start + n)), net_weights(w, mask));
-                else if (is_inside && n + 4 > low && n < high) {
-                    uint8_t four[4];
-                    net_edge4(x, start, n, low, high, p->zero, four);
-                    sums = net_dot(sums, net_load4(four), net_weights(w, mask));
-                } else if (p->zero)
-                    sums = net_dot(sums, (uint32_t)p->zero * 0x01010101u, net_weights(w, mask));
+        net_sums sums = net_start(p->biases + o, mask), more = net_none();
+        for (r = 0; r < p->rows; r++, w += padded / 4 * p->pitch) {
+            const int32_t start = ((top + r) * p->width + left) * channels;
+            const int8_t *v = w;
+            uint8_t four[4];
+            int32_t whole;
+            if (top + r < 0 || top + r >= p->height) {
+                for (n = 0; zero && n < padded; n += 4, v += p->pitch)
+                    sums = net_dot(sums, zeros, net_weights(v, mask));
+                continue;
+            }
+            /* A quad that reaches beyond its row meets weights of 0: it is read whole, but not beyond
+               the input. */
+            whole = high < values ? high : all - start < padded ? all - start : padded;
+            n = zero ? 0 : low & ~3;
+            v += n / 4 * p->pitch;
+            for (; n < low; n += 4, v += p->pitch) {
+                net_edge4(x, start, n, low, high, zero, four);
+                sums = net_dot(sums, net_load4(four), net_weights(v, mask));
+            }
+            for (; n + 8 <= whole; n += 8, v += 2 * p->pitch) {
+                sums = net_dot(sums, net_load4(x + (start + n)), net_weights(v, mask));
+                more = net_dot(more, net_load4(x + (start + n + 4)), net_weights(v + p->pitch, mask));
+            }
+            for (; n + 4 <= whole; n += 4, v += p->pitch)
+                sums = net_dot(sums, net_load4(x + (start + n)), net_weights(v, mask));
+            for (; n < (zero ? padded : high); n += 4, v += p->pitch) {
+                net_edge4(x, start, n, low, high, zero, four);
+                sums = net_dot(sums, net_load4(four), net_weights(v, mask));
             }
         }
-        net_store(y + o, sums, p->factors + o, p->out_zero, mask);
+        net_store(y + o, net_both(sums, more), p->factors + o, p->out_zero, mask);
     }
 }
 
-/* All output channels at four neighbouring places of a row, whose windows lie inside the input. */
-static void net_conv_four(const struct net_conv *p, const uint8_t *x, uint8_t *y)
+/* All output channels at `count` neighbouring places of a row, at most NET_PLACES, whose windows lie
+   inside of the input but for their first `above` and last `below` rows; x is at the
+   first row inside. */
+NET_INLINE void net_conv_some(const struct net_conv *p, const uint8_t *x, int32_t above, int32_t below, uint8_t *y, const int32_t count)
 {
     const int32_t quads = (p->columns * p->channels + 3) / 4, out = p->out_channels;
-    const int32_t step = p->stride * p->channels;
-    int32_t o, r, q;
+    const int32_t step = p->stride * p->channels, line = p->width * p->channels;
+    const uint32_t zeros = (uint32_t)p->zero * 0x01010101u;
+    int32_t o, r, q, n;
     for (o = 0; o < out; o += NET_LANES) {
         const net_mask mask = net_first(out - o);
         const int8_t *w = p->weights + 4 * o;
-        net_sums s0 = net_start(p->biases + o, mask), s1 = s0, s2 = s0, s3 = s0;
-        for (r = 0; r < p->rows; r++) {
-            const uint8_t *from = x + r * p->width * p->channels;
+        net_sums start = net_start(p->biases + o, mask), sums[NET_PLACES];
+        const uint8_t *from = x;
+        if (p->zero) { /* rows outside add the same at all places */
+            for (q = 0; q < above * quads; q++)
+                start = net_dot(start, zeros, net_weights(w + q * p->pitch, mask));
+            for (q = (p->rows - below) * quads; q < p->rows * quads; q++)
+                start = net_dot(start, zeros, net_weights(w + q * p->pitch, mask));
+        }
+        w += above * quads * p->pitch;
+        for (n = 0; n < count; n++)
+            sums[n] = start;
+        for (r = above; r < p->rows - below; r++, from += line - 4 * quads)
             for (q = 0; q < quads; q++, w += p->pitch, from += 4) {
                 const net_quad four = net_weights(w, mask);
-                s0 = net_dot(s0, net_load4(from), four);
-                s1 = net_dot(s1, net_load4(from + step), four);
-                s2 = net_dot(s2, net_load4(from + 2 * step), four);
-                s3 = net_dot(s3, net_load4(from + 3 * step), four);
+                for (n = 0; n < count; n++)
+                    sums[n] = net_dot(sums[n], net_load4(from + n * step), four);
             }
-        }
-        net_store(y + o, s0, p->factors + o, p->out_zero, mask);
-        net_store(y + o + out, s1, p->factors + o, p->out_zero, mask);
-        net_store(y + o + 2 * out, s2, p->factors + o, p->out_zero, mask);
-        net_store(y + o + 3 * out, s3, p->factors + o, p->out_zero, mask);
+        for (n = 0; n < count; n++)
+            net_store(y + o + n * out, sums[n], p->factors + o, p->out_zero, mask);
     }
 }
 
 static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
 {
-    const int32_t quads = (p->columns * p->channels + 3) / 4;
+    const int32_t line = p->width * p->channels, padded = (p->columns * p->channels + 3) & ~3;
     /* Quads are read whole, so the last one may reach beyond its window, never beyond the input. */
-    const int32_t end = p->height * p->width * p->channels - 4 * quads;
+    const int32_t end = p->height * line - padded;
     int32_t row, column;
     for (row = 0; row < p->out_height; row++) {
-        const int32_t top = row * p->stride - p->pad_rows;
+        const int32_t top = row * p->stride - p->pad_rows, under = top + p->rows - p->height;
+        const int32_t above = top < 0 ? -top : 0, below = under > 0 ? under : 0;
         for (column = 0; column < p->out_width;) {
             const int32_t left = column * p->stride - p->pad_columns;
-            const int32_t last = left + 3 * p->stride;
-            if (top >= 0 && top + p->rows <= p->height && left >= 0 && column + 4 <= p->out_width
-                && last + p->columns <= p->width
-                && ((top + p->rows - 1) * p->width + last) * p->channels <= end) {
-                net_conv_four(p, x + (top * p->width + left) * p->channels, y);
-                column += 4;
-                y += 4 * p->out_channels;
-            } else {
-                net_conv_edge(p, x, top, left, y);
-                column++;
-                y += p->out_channels;
+            const int32_t start = top * line + left * p->channels;
+            const int32_t last = start + (p->rows - 1 - below) * line;
+            int32_t count = 0, n; /* places whose windows lie inside */
+            for (n = 0; left >= 0 && n < NET_PLACES && column + n < p->out_width; n++) {
+                const int32_t more = n * p->stride;
+                if (left + more + p->columns <= p->width && last + more * p->channels <= end)
+                    count = n + 1;
             }
+            if (above + below >= p->rows || count == 0) {
+                net_conv_edge(p, x, top, left, y);
+                count = 1;
+            } else if (count >= 8 && NET_PLACES >= 8) {
+                net_conv_some(p, x + (start + above * line), above, below, y, NET_PLACES);
+                count = NET_PLACES;
+            } else if (count >= 4) {
+                net_conv_some(p, x + (start + above * line), above, below, y, 4);
+                count = 4;
+            } else if (count >= 2) {
+                net_conv_some(p, x + (start + above * line), above, below, y, 2);
+                count = 2;
+            } else {
+                net_conv_some(p, x + (start + above * line), above, below, y, 1);
+            }
+            column += count;
+            y += count * p->out_channels;
         }
     }
 }
