@@ -56,7 +56,7 @@ stage1.out = 8
 EXIT_CODES = {0, 3, 4, 5, 6, 7}
 """Documented codes of a command that was not interrupted."""
 VERDICT, INTERRUPTED = 6, 130
-MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json"}
+MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json", "sbom.cdx.json"}
 """Files of an artifact that hold times, or hashes of those."""
 
 
