@@ -47,7 +47,7 @@ SHORT = (
 """`lepton` with short recoveries after pruning."""
 TRIALS = 5
 POLL_SECONDS = 0.05
-MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json"}
+MEASURED = {"verdict.json", "MODEL_CARD.md", "manifest.json", "sbom.cdx.json"}
 """Files of an artifact that hold times, or hashes of those."""
 TABLE = {
     "lepton_latency_table": 1,
