@@ -145,8 +145,9 @@ def _block(call: Callable[[], object], seconds: float) -> float:
     while True:
         call()
         after = clock()
-        least = min(least, after - before)
-        if after >= end:
+        if after > before:  # A coarse clock may stand still during a call.
+            least = min(least, after - before)
+        if after >= end and least < math.inf:
             return least
         before = after
 
