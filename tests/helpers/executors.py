@@ -122,7 +122,7 @@ def dask(folder: Path, jobs: int, emit: Emit = silent) -> Iterator[Executor]:
     """A Dask cluster in this process."""
     from tests.helpers import dask_cluster
 
-    program = WORKER.format(folder=str(folder))
+    program = WORKER.format(folder=str(folder), host="")
     with dask_cluster.dask(folder, jobs, emit, program, LIVENESS) as executor:
         yield executor
 

@@ -48,7 +48,7 @@ with DaskExecutor(sys.argv[1], folder) as executor:
 def stack(tmp_path):
     """Fake workers in the clusters of this process, until the test ends."""
     with ExitStack() as stack:
-        program = WORKER.format(folder=str(tmp_path))
+        program = WORKER.format(folder=str(tmp_path), host="")
         for name, value in (("_program", program), ("_liveness_seconds", LIVENESS)):
             stack.enter_context(mock.patch.object(dask_task, name, value))
         stack.enter_context(mock.patch.object(dask_task, "_BEAT_SECONDS", 0.05))
@@ -70,7 +70,7 @@ def pids(folder):
 
 
 def test_a_killed_dask_worker_loses_and_repeats_only_its_own_task(tmp_path):
-    program = WORKER.format(folder=str(tmp_path))
+    program = WORKER.format(folder=str(tmp_path), host="")
     preload = "from lepton_automl.search.workers import dask_task\n"
     preload += f"dask_task._program = {program!r}"
     events = []
