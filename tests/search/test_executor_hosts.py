@@ -173,6 +173,18 @@ def test_a_host_that_cannot_be_used_is_named_with_the_reason(
     assert "\x1b" not in error.value.what
 
 
+def test_a_connection_that_outlives_its_command_holds_nothing_up(tmp_path: Path) -> None:
+    """As that of ssh with ControlPersist, which keeps the standard error open."""
+    started = tmp_path / "started"
+    kept = "subprocess.Popen(['sleep', '600'], stdin=-3, stdout=-3, start_new_session=True).pid"
+    program = f"{GREETING}; import subprocess; pid = {kept}; "
+    program += f"open({str(started)!r}, 'w').write(str(pid)); {WAIT}"
+    path = write_hosts(tmp_path, {"a": "patience = 1"}, program)
+    with pytest.raises(MachineError, match="no host can be used: a: gave no sign of life"):
+        HostsExecutor(path, tmp_path, program=())
+    os.kill(int(started.read_text()), signal.SIGKILL)
+
+
 def test_a_command_that_is_not_there_and_a_host_that_can_be_used(tmp_path: Path) -> None:
     events: list[Event] = []
     tables = {"a": "jobs = 1", "b": 'command = ["no-such-command", "gpu1"]'}

@@ -44,6 +44,7 @@ _TERMINATION_SECONDS = 2.0
 """A command that is asked to end gets so long before it is killed."""
 _ENDING_SECONDS = 0.4
 """A command that has closed its output ends within this time, else it is killed."""
+_END_POLL_SECONDS = 0.02
 _FOREIGN_LINES = 200
 """Lines that a login shell may write before the first message."""
 _KEPT = 2000
@@ -276,13 +277,16 @@ class Host:
                 os.killpg(self._process.pid, number)
 
     async def _ended(self, process: asyncio.subprocess.Process) -> None:
-        """Wait for the end of the command, and kill it where it takes too long."""
-        try:
-            async with asyncio.timeout(_TERMINATION_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            self._signal(signal.SIGKILL)
-            await process.wait()
+        """Wait for the end of the command, and kill it where it takes too long.
+
+        Before Python 3.12.4 `wait` also waits for the ends of the pipes, which a connection that
+        ssh keeps for later (ControlPersist) holds open.
+        """
+        kill_at = time.monotonic() + _TERMINATION_SECONDS
+        while process.returncode is None:
+            if time.monotonic() > kill_at:
+                self._signal(signal.SIGKILL)
+            await asyncio.sleep(_END_POLL_SECONDS)
 
     async def _follow(self, output: asyncio.StreamReader, errors: asyncio.Future[None]) -> None:
         """Read messages until the host fails."""
