@@ -40,6 +40,8 @@ _REREAD_SECONDS = 2.0
 """The file of hosts is looked at so often."""
 _NOTED_SLOWNESS = 1.25
 """Hosts that differ by less than this factor count as equally fast."""
+_CLOSING_SECONDS = 5.0
+"""Connections end within this time, longer than a command that is asked to end may take."""
 _LEAST_SECONDS = 3.0
 """A task that is repeated near the end of its time may still take so long."""
 
@@ -377,7 +379,9 @@ class RemoteExecutor(Executor):
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            if others:
+                # asyncio may wait for ever for a process whose start is cancelled.
+                await asyncio.wait(others, timeout=_CLOSING_SECONDS)
 
     @abstractmethod
     async def _find_hosts(self, serving: dict[str, asyncio.Task[None]]) -> None:
