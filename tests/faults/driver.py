@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-MODULES = ("kills", "io_faults", "power_loss", "clock", "truncation", "users", "mutants", "hosts")
+MODULES = (
+    *("kills", "io_faults", "power_loss", "clock", "truncation", "users", "mutants", "hosts"),
+    "host_runs",
+)
 """Modules or packages of `tests.faults` that have `KINDS`; one that is missing is left out."""
 DEFAULT_SECONDS = 3600.0
 FINDINGS_FOLDER = Path(".faults")

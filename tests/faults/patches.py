@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -87,3 +89,31 @@ def list_modules(place: str) -> None:
         exit_now(code)
 
     os._exit = listed
+
+
+def one_at_a_time() -> None:
+    """Let hosts have one task together, so that a search decides as with one worker."""
+    from lepton_automl.search.executors.hosts import RemoteExecutor
+
+    free = RemoteExecutor.free.fget
+    assert free is not None
+    RemoteExecutor.free = property(  # type: ignore[assignment,method-assign]
+        lambda self: min(free(self), 1 - len(self.busy))
+    )
+
+
+def short_patience(silence: float) -> None:
+    """Let hosts that are cut off end soon, and try lost hosts again soon.
+
+    Parameters
+    ----------
+    silence : float
+        Seconds without a word of the coordinator after which a host ends.
+    """
+    from lepton_automl.search.executors import host_connection
+    from lepton_automl.search.workers import channel
+
+    faulthandler.register(signal.SIGUSR1)  # Shows where a command hangs.
+    channel.SILENCE_SECONDS, channel.PING_SECONDS = silence, silence / 6
+    host_connection.PING_SECONDS = silence / 6
+    host_connection.FIRST_PAUSE_SECONDS, host_connection.LONGEST_PAUSE_SECONDS = 0.1, 0.5

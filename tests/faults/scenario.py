@@ -342,7 +342,8 @@ _prepared: dict[int, dict[str, Work]] = {}
 
 
 @functools.cache
-def _warm() -> tuple[Warm, Path]:
+def warm_process() -> tuple[Warm, Path]:
+    """The process from which commands are forked, and a folder for scenarios."""
     place = contextlib.ExitStack()
     folder = place.enter_context(scratch())
     warm = place.enter_context(Warm(folder / "warm"))
@@ -352,7 +353,7 @@ def _warm() -> tuple[Warm, Path]:
 
 def prepared(*names: str, jobs: int = 1) -> tuple[Warm, dict[str, Work], Path]:
     """A warm process with commands that are made once for all kinds, and a folder for cases."""
-    warm, folder = _warm()
+    warm, folder = warm_process()
     known = _prepared.setdefault(jobs, {})
     works(known, warm, folder / f"jobs-{jobs}", names, jobs)
     return warm, {name: known[name] for name in names}, Path(tempfile.mkdtemp(dir=folder))

@@ -124,7 +124,7 @@ class Command:
 
     def session(self) -> dict[int, str]:
         """Living processes of its session, with their state (zombies are not alive)."""
-        return {pid: state for pid, state in _session(self.pid) if state not in "ZX"}
+        return {pid: state for pid, state in session_of(self.pid) if state not in "ZX"}
 
     def send(self, signal_number: int, pid: int | None = None) -> None:
         """Send a signal to one of its processes, by default the coordinator."""
@@ -161,7 +161,8 @@ def scratch() -> Iterator[Path]:
         yield Path(name)
 
 
-def _session(leader: int) -> Iterator[tuple[int, str]]:
+def session_of(leader: int) -> Iterator[tuple[int, str]]:
+    """Processes of a session with their state."""
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             stat = entry.read_text().rpartition(")")[2].split()

@@ -364,14 +364,23 @@ class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         child_in, _, _, child_out, _, child_err = pipes
+        is_leader = bool(more[-2])
+        begun, begins = os.pipe() if is_leader else (-1, -1)
         # Like a program that is loaded, the child has no handlers of the command.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         self.pid = os.fork()
         if not self.pid:
+            if is_leader:
+                os.setsid()
+                os.close(begins)
             streams = enumerate((child_in, child_out, child_err))
             handles = [pipe if pipe != -1 else own for own, pipe in streams]
             take_streams(handles, unbuffered="-u" in args[1:3])
             run_program(words, env, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_leader:  # Whoever kills its group finds the group.
+            os.close(begins)
+            os.read(begun, 1)
+            os.close(begun)
         self._child_created = True
         self._close_pipe_fds(*pipes)
