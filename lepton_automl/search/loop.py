@@ -69,8 +69,8 @@ _SPEED = "speed"
 """Key of the `EventKind.PLAN` event with the measured speed."""
 _LONGER = 2
 """A new plan is followed if its trials are trained so many times as long as those before."""
-SECONDS_BETWEEN_EVENTS = 0.2
-"""At least, between two events of progress."""
+SECONDS_BETWEEN_EVENTS, SHARE_OF_EVENTS = 0.2, 0.05
+"""At least, between two events of progress; and their largest share of the time."""
 MOST_FAILURES = 8
 """The search ends after so many trials if the training of all of them failed."""
 _USUAL_SECONDS_PER_WORK = 1e-10
@@ -237,7 +237,7 @@ class SearchLoop:
             # Which trials the new plan is for decides what it proposes.
             self._proposer = Proposer(work, trials, self._objectives, lock)
         self._scheduler = Scheduler(self._proposer.study)
-        self._shown = -SECONDS_BETWEEN_EVENTS
+        self._show_at = -math.inf
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         self._is_slow_reported = False
         if trials.plan is None:
@@ -464,14 +464,13 @@ class SearchLoop:
         return work_of(macs, self._tasks.samples, each[min(rung, len(each) - 1)])
 
     def _running(self) -> set[int]:
-        return {TrainingKey.parse(task.key).trial for task in self._workers.busy}
+        return {_trial_of(task.key) for task in self._workers.busy}
 
     def _show(self, number: int, *, is_last: bool = False) -> None:
         """Emit the progress, not after every task: the front of hundreds of trials takes time."""
         now = time.monotonic()
-        if now - self._shown < SECONDS_BETWEEN_EVENTS and not is_last:
+        if now < self._show_at and not is_last:
             return
-        self._shown = now
         leader = self._winners.leader()
         done, total, seconds = self._progress()
         event = progress.progress(
@@ -484,6 +483,8 @@ class SearchLoop:
             seconds=seconds,
         )
         self._work.emit(event)
+        took = time.monotonic() - now
+        self._show_at = now + max(SECONDS_BETWEEN_EVENTS, took / SHARE_OF_EVENTS)
 
     def _progress(self) -> tuple[float, float, float]:
         """Done and total (seconds of the search, or epochs), and the seconds until the run ends."""
@@ -502,6 +503,12 @@ class SearchLoop:
 
     def _epochs_done(self) -> int:
         return sum(self._trials.search_epochs(number) for number in self._trials)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _trial_of(key: str) -> int:
+    """Trial of a task; thousands that run are looked at again at every decision."""
+    return TrainingKey.parse(key).trial
 
 
 def search_ends(work: SearchRequest, plan: Plan | None) -> float:

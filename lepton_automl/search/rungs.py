@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -112,9 +113,19 @@ def dropped(entries: Sequence[RungEntry]) -> set[int]:
     """
     if not entries:
         return set()
-    bounds = [wilson_interval(s.accuracy * s.samples, s.samples, SURE) for s in entries]
+    bounds = [_interval(s.accuracy * s.samples, s.samples) for s in entries]
     low, high = (np.array(ends) for ends in zip(*bounds, strict=True))
     costs = np.array([s.costs for s in entries]).reshape(len(entries), -1)
-    cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)
-    out: NDArray[np.bool_] = np.any((low[:, None] > high[None, :]) & cheaper, axis=0)
+    if costs.shape[1] == 1:  # Thousands of trials: not every pair.
+        order = np.argsort(costs[:, 0])
+        cheaper_or_equal = np.searchsorted(costs[order, 0], costs[:, 0], side="right") - 1
+        out: NDArray[np.bool_] = np.maximum.accumulate(low[order])[cheaper_or_equal] > high
+    else:
+        cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)
+        out = np.any((low[:, None] > high[None, :]) & cheaper, axis=0)
     return {s.number for s, is_out in zip(entries, out, strict=True) if is_out}
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _interval(correct: float, samples: int) -> tuple[float, float]:
+    return wilson_interval(correct, samples, SURE)

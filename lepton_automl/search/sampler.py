@@ -45,6 +45,12 @@ FAVOURITES = 80
 computed from: of each the best by the model."""
 MOST_RESULTS = 240
 """Results that the model is fitted to at most: its time grows with their cube."""
+MOST_TRIALS, MOST_OF_RUNG, MOST_NEW = 500, 100, 100
+"""Of more trials than the first, the acquisition has the best of each rung, at most the second, and
+half the third, and the newest that train, at most the third."""
+TASKS_PER_CHANGE = 32
+"""A ranking is used again after one change of the study for each so many running trainings: beside
+their missing results, a few more change little. Of fewer trainings every change counts."""
 LEAST = -20.0
 """Logarithm of a share that counts as 0; such points are ordered by upper confidence bound."""
 SPREAD = 0.3
@@ -98,6 +104,21 @@ class _Known:
         return min(found, default=None)
 
 
+@dataclass(frozen=True, eq=False)
+class _Noted:
+    """What is read from a trial, kept until the trial changes."""
+
+    trial: FrozenTrial
+    identity: frozenset[tuple[str, Any]]
+    is_informative: bool
+    observed: tuple[Observation, ...]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a training of it runs."""
+        return any(one.value is None for one in self.observed)
+
+
 class LeptonSampler(BaseSampler):
     """Proposes the candidate with the largest share of the expected improvement of a batch.
 
@@ -106,6 +127,9 @@ class LeptonSampler(BaseSampler):
     `estimate` does not give are modelled, and the acquisition is multiplied by the probability that
     they are satisfied (Gardner et al. 2014). Running trials have their expected result
     (Ginsbourger et al. 2010, "Kriging believer").
+
+    With `TASKS_PER_CHANGE` running trainings or more, several proposals come from one ranking: as
+    the candidates share one improvement, its first ones are a batch.
 
     Parameters
     ----------
@@ -142,6 +166,10 @@ class LeptonSampler(BaseSampler):
         self._pool = CandidatePool(self._seed, n_candidates, n_neighbors)
         self._search_space, self._estimate, self._observe = search_space, estimate, observe
         self._last: tuple[object, Ranking] | None = None
+        self._noted: dict[int, _Noted] = {}
+        """Of trials by their number; only with `observe`, whose studies lie in memory."""
+        self._ranked_notes: dict[int, _Noted] = {}
+        """What `_last` was made from."""
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -162,7 +190,7 @@ class LeptonSampler(BaseSampler):
         if not search_space:
             return {}
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        fresh = _untried(self._ranked(study, trials, search_space), trials)
+        fresh = self._untried(study, self._ranked(study, trials, search_space), trials)
         if fresh:
             return dict(fresh[0][0].drawn)
         return dict(even_draw(search_space, seed_of(self._seed, "trial", trial.number)))
@@ -189,17 +217,49 @@ class LeptonSampler(BaseSampler):
         if space is None:
             space = {k: d for t in trials for k, d in t.distributions.items()}
         ranking = self._ranked(study, trials, space)
-        return Ranking(ranking.trials, _untried(ranking, trials))
+        return Ranking(ranking.trials, self._untried(study, ranking, trials))
 
     def _ranked(self, study: optuna.Study, trials: Sequence[FrozenTrial], space: Space) -> Ranking:
-        """The ranking, cached for the same content of the study."""
-        seen = [t for t in trials if self._is_informative(t)]
-        content = tuple((t.number, t.state, *self._observed(study, t)) for t in seen), *space
+        """The ranking, cached for the same content of the study, or for nearly the same."""
+        notes = [self._note(study, trial) for trial in trials]
+        seen = [note for note in notes if note.is_informative]
+        if self._last is not None and self._is_recent(seen):
+            return self._last[1]
+        content = tuple((n.trial.number, n.trial.state, *n.observed) for n in seen), *space
         if self._last is not None and self._last[0] == content:
             return self._last[1]
         ranking = self._rank(study, seen, space)
         self._last = content, ranking
+        self._ranked_notes = {note.trial.number: note for note in seen}
         return ranking
+
+    def _is_recent(self, seen: Sequence[_Noted]) -> bool:
+        """Whether few trials have changed since the last ranking, relative to those that train."""
+        if len(seen) < TASKS_PER_CHANGE or not self._last or not self._last[1].trials:
+            return False
+        most = sum(note.is_running for note in seen) // TASKS_PER_CHANGE
+        before = self._ranked_notes
+        return most > 0 and most >= sum(before.get(n.trial.number) is not n for n in seen)
+
+    def _note(self, study: optuna.Study, trial: FrozenTrial) -> _Noted:
+        """What is read from a trial; read again where it is another object."""
+        known = self._noted.get(trial.number)
+        # A study in memory replaces a trial by another object when it changes.
+        if known is not None and known.trial is trial:
+            return known
+        is_informative = self._is_informative(trial)
+        observed = self._observed(study, trial) if is_informative else ()
+        note = _Noted(trial, _identity(trial.params), is_informative, observed)
+        if self._observe is not None:
+            self._noted[trial.number] = note
+        return note
+
+    def _untried(
+        self, study: optuna.Study, ranking: Ranking, trials: Sequence[FrozenTrial]
+    ) -> list[tuple[Candidate, float]]:
+        """Candidates whose parameters no trial has, in any state."""
+        tried = {self._note(study, trial).identity for trial in trials}
+        return [pair for pair in ranking.candidates if _identity(pair[0].params) not in tried]
 
     def _is_informative(self, trial: FrozenTrial) -> bool:
         if trial.state in (TrialState.FAIL, TrialState.WAITING):
@@ -225,12 +285,14 @@ class LeptonSampler(BaseSampler):
         direction = study.directions[0]
         return tuple(Observation(1, _gain(direction, value)) for value in _last_value(trial))
 
-    def _rank(self, study: optuna.Study, seen: Sequence[FrozenTrial], space: Space) -> Ranking:
-        turn = sum(max(1, len(self._observed(study, trial))) for trial in seen)
+    def _rank(self, study: optuna.Study, notes: Sequence[_Noted], space: Space) -> Ranking:
+        turn = sum(max(1, len(note.observed)) for note in notes)
         chance = random.Random(seed_of(self._seed, "turn", turn))
+        count, notes = len(notes), _bounded(notes)
+        seen = [note.trial for note in notes]
         estimate = self._estimate or _learned_estimate(seen)
         known = self._model(study, seen, estimate, chance)
-        pool = self._pool(space, len(seen), _parents(known), estimate)
+        pool = self._pool(space, count, _parents(known), estimate)
         tried = {_identity(one.params) for one in known}
         untried = {key: c for c in pool if (key := _identity(c.params)) not in tried}
         candidates = list(untried.values())
@@ -505,10 +567,22 @@ def _last_value(trial: FrozenTrial) -> list[float]:
     return [value for value in values if not math.isnan(value)][-1:]
 
 
-def _untried(ranking: Ranking, trials: Sequence[FrozenTrial]) -> list[tuple[Candidate, float]]:
-    """Candidates whose parameters no trial has, in any state."""
-    tried = {_identity(trial.params) for trial in trials}
-    return [pair for pair in ranking.candidates if _identity(pair[0].params) not in tried]
+def _bounded(notes: Sequence[_Noted]) -> Sequence[_Noted]:
+    """All of few trials, of many those that a decision depends on most, in their order."""
+    if len(notes) <= MOST_TRIALS:
+        return notes
+    kept, of_rung = set[int](), dict[int, list[tuple[float, int]]]()
+    for place, note in enumerate(notes):
+        finished = [o for o in note.observed if o.value is not None]
+        if finished:
+            last = min(finished, key=lambda one: one.rungs_left)
+            of_rung.setdefault(last.rungs_left, []).append((-(last.value or 0.0), place))
+    for found in of_rung.values():
+        kept |= {place for _, place in sorted(found)[:MOST_OF_RUNG]}
+        kept |= {place for _, place in found[-MOST_NEW // 2 :]}
+    running = [place for place, note in enumerate(notes) if note.is_running]
+    kept |= set(running[-MOST_NEW:])
+    return [notes[place] for place in sorted(kept)]
 
 
 def _identity(params: Params) -> frozenset[tuple[str, Any]]:

@@ -86,6 +86,16 @@ def test_the_first_one_is_promoted_without_waiting_for_others() -> None:
     assert at_first([entry(0, 0.5)], {0}, closing=False) == []
 
 
+def test_one_cost_gives_what_every_pair_gives() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 30, 200):
+        accuracies, costs = rng.random(count), rng.integers(0, 12, count)
+        both = list(zip(accuracies.tolist(), costs.tolist(), strict=True))
+        one = [RungEntry(n, a, (float(c),), 100) for n, (a, c) in enumerate(both)]
+        two = [RungEntry(n, a, (float(c), 1.0), 100) for n, (a, c) in enumerate(both)]
+        assert dropped(one) == dropped(two)
+
+
 def test_the_surely_worse_is_dropped_unless_it_is_cheaper() -> None:
     good, bad, cheap = entry(0, 0.9, 10.0), entry(1, 0.8, 10.0), entry(2, 0.8, 9.0)
     assert dropped([good, bad, cheap]) == {1}

@@ -262,6 +262,67 @@ def test_a_search_by_ranks_trains_the_best_point_to_the_end() -> None:
     assert spent < 60
 
 
+SPACE = {
+    "width": optuna.distributions.IntDistribution(8, 64, step=8),
+    "lr": optuna.distributions.FloatDistribution(0.01, 1.0),
+}
+
+
+def with_running(count: int) -> tuple[LeptonSampler, optuna.Study]:
+    """A study with four results and trainings that run."""
+    made = LeptonSampler(0, n_startup_trials=1, search_space=SPACE, observe=observe)
+    study = optuna.create_study(sampler=made, direction="maximize")
+    for number in range(count + 4):
+        given = {"width": 8 + 8 * (number % 8), "lr": 0.01 + number / (count + 4)}
+        study.enqueue_trial(given)
+        trial = study.ask(SPACE)
+        if number < 4:
+            trial.set_user_attr("rungs", [number / 4])
+        else:
+            trial.set_user_attr("running", 2)
+    return made, study
+
+
+@pytest.mark.parametrize(("running", "rankings"), [(27, 4), (64, 2), (96, 1)])
+def test_many_running_trainings_share_rankings_few_do_not(
+    running: int, rankings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, study = with_running(running)
+    fits = []
+    rank = LeptonSampler._rank
+
+    def counted(self: LeptonSampler, *given: Any) -> Any:
+        fits.append(1)
+        return rank(self, *given)
+
+    monkeypatch.setattr(LeptonSampler, "_rank", counted)
+    proposed = []
+    for _ in range(4):
+        trial = study.ask(SPACE)
+        trial.set_user_attr("running", 2)
+        proposed.append(tuple(trial.params.values()))
+    assert len(fits) == rankings
+    known = {tuple(t.params.values()) for t in study.get_trials(deepcopy=False)}
+    assert len(set(proposed)) == 4
+    assert len(known) == running + 8  # No point twice.
+
+
+def test_of_many_trials_the_best_of_each_rung_and_the_newest_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampler, "MOST_TRIALS", 8)
+    monkeypatch.setattr(sampler, "MOST_OF_RUNG", 2)
+    monkeypatch.setattr(sampler, "MOST_NEW", 2)
+    rows: list[tuple[Observation, ...]] = [(Observation(2, v),) for v in (0.9, 0.1, 0.8, 0.2, 0.3)]
+    rows += [(Observation(2, 0.0), Observation(0, v)) for v in (0.5, 0.7, 0.4, 0.6)]
+    rows += [(Observation(2, None),) for _ in range(3)]
+    trial = optuna.trial.create_trial(value=0.0)
+    notes = [sampler._Noted(trial, frozenset(), True, row) for row in rows]
+    assert list(sampler._bounded(notes[:8])) == notes[:8]
+    kept = [notes.index(note) for note in sampler._bounded(notes)]
+    assert kept == [0, 2, 4, 6, 8, 10, 11]
+
+
 def test_a_failed_training_counts_as_the_worst() -> None:
     space = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
     made = LeptonSampler(0, n_startup_trials=1, search_space=space, observe=observe)
