@@ -185,6 +185,7 @@ READS_ITSELF = {
     "runs/test_set_uses.py": "a lock, without reading",
     "search/workers/blob_cache.py": "contents whose digest is checked",
     "search/workers/channel.py": "messages of the coordinator, which has started this process",
+    "search/workers/launch.py": "parts of a group, written by the coordinator",
     "search/workers/handle.py": "answers of a worker and its log",
     "search/workers/measurement_lock.py": "locks, without reading",
     "search/workers/dask_task.py": "requests of the coordinator",

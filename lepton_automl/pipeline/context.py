@@ -523,7 +523,7 @@ def _check_jobs(config: RunConfig, device: torch.device) -> None:
             fix="pip install 'lepton-automl[dask]'",
         )
     if config.trains_elsewhere:
-        most = 64  # At most the workers of one host, which are not known yet.
+        most = 64  # The workers of hosts are not known yet.
     else:
         most = config.workers if device.type == "cpu" else torch.cuda.device_count()
     if not 1 <= config.final_jobs <= most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lepton_automl.core import files
+from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 _INTERVAL_SECONDS = 20.0
 """Seconds between two checkpoints: the most that a killed training loses."""
+
+_STEP_BYTES = 8
 
 StateDict = dict[str, Tensor]
 
@@ -42,8 +46,8 @@ class Checkpoint:
         is ignored.
     interval_seconds : float, optional
         Seconds between two writes.
-    is_writer : bool
-        Whether this process writes; of a data-parallel training only the first one does.
+    process_group : ProcessGroup
+        This process in a data-parallel training; only the first one reads and writes the file.
     """
 
     def __init__(
@@ -52,9 +56,9 @@ class Checkpoint:
         key: str,
         interval_seconds: float | None = None,
         *,
-        is_writer: bool = True,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.path, self.key, self._is_writer = path, key, is_writer
+        self.path, self.key, self._process_group = path, key, process_group
         self._interval = _INTERVAL_SECONDS if interval_seconds is None else interval_seconds
         self._last_save = time.monotonic()
 
@@ -67,7 +71,7 @@ class Checkpoint:
             If the file cannot be written.
         """
         now = time.monotonic()
-        if not self._is_writer or now - self._last_save < self._interval:
+        if self._process_group.rank or now - self._last_save < self._interval:
             return
         tensors = {
             f"{name}/{key}": tensor.detach().cpu().contiguous()
@@ -78,30 +82,43 @@ class Checkpoint:
         self._last_save = time.monotonic()
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
-        """Load the state into all parts; the batches done by then, 0 without a valid file."""
-        try:
-            if not self.path.is_file():
-                return 0
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self.key:
-                    return 0
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+        """Load the state into all parts; the batches done by then, 0 without a valid file.
+
+        All processes of a training call it: those on other machines have no file.
+        """
+        saved = b"" if self._process_group.rank else self._read()
+        saved = self._process_group.broadcast_bytes(saved)
+        if not saved:
             return 0
+        step, tensors = int.from_bytes(saved[:_STEP_BYTES]), load(saved[_STEP_BYTES:])
         for name, part in parts.items():
             prefix = f"{name}/"
             part.load_state_dict(
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             )
-        return int(metadata["step"])
+        return step
+
+    def _read(self) -> bytes:
+        """The step in `_STEP_BYTES` bytes, then the file; nothing without a valid file."""
+        try:
+            if not self.path.is_file():
+                return b""
+            with safe_open(self.path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
+                    return b""
+                for name in file.keys():  # noqa: SIM118
+                    file.get_tensor(name)
+            return int(metadata["step"]).to_bytes(_STEP_BYTES) + self.path.read_bytes()
+        except (OSError, SafetensorError):
+            return b""
 
 
 class _NoCheckpoint(Checkpoint):
     """Never writes and never resumes."""
 
     def __init__(self) -> None:
-        super().__init__(Path(os.devnull), "", is_writer=False)
+        super().__init__(Path(os.devnull), "", math.inf)
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
         del parts

@@ -160,7 +160,7 @@ def _open_checkpoint(
         (matmul_dtype(options.get("device", CPU)), process_group.world_size),
     )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return Checkpoint(path, key, is_writer=process_group.rank == 0)
+    return Checkpoint(path, key, process_group=process_group)
 
 
 def _ensemble(networks: Sequence[nn.Module]) -> Forward | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -124,3 +125,36 @@ def alive(pids: Iterable[int]) -> set[int]:
         if state not in "ZX":
             found.add(pid)
     return found
+
+
+def members_of(group: int) -> list[int]:
+    """Processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(int(path.name)) == group:
+                found.append(int(path.name))
+    return found
+
+
+def listening(pids: Iterable[int]) -> set[str]:
+    """Addresses that processes listen at, as /proc/net shows them: `0100007F:1F90`."""
+    inodes = {inode for pid in pids for inode in _sockets(pid)}
+    found = set()
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        table = Path("/proc/net", name)
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            fields = line.split()
+            if (fields[3] == "0A" or name.startswith("udp")) and fields[9] in inodes:
+                found.add(fields[1])
+    return found
+
+
+def _sockets(pid: int) -> Iterator[str]:
+    """Inodes of the sockets of a process."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                link = str(path.readlink())
+                if link.startswith("socket:["):
+                    yield link[8:-1]

@@ -31,7 +31,7 @@ from tests.helpers.executors import (
     run_all,
     write_hosts,
 )
-from tests.helpers.processes import alive, eventually
+from tests.helpers.processes import alive, eventually, listening, members_of
 
 TWO = {"a": "jobs = 1\npatience = 1", "b": "jobs = 1\npatience = 1"}
 
@@ -213,38 +213,9 @@ def test_no_process_of_hosts_listens(tmp_path: Path) -> None:
         executor.start(task)
         host_of(executor, task)
         group = group_of(executor, "a")
-        members = [os.getpid(), *(pid for pid in _processes() if _group(pid) == group)]
+        members = [os.getpid(), *members_of(group)]
         assert len(members) == 4  # Coordinator, host, two workers.
-        inodes = {inode for pid in members for inode in _sockets(pid)}
-    listening = set()
-    for name in ("tcp", "tcp6", "udp", "udp6"):
-        table = Path("/proc/net", name)
-        for line in table.read_text().splitlines()[1:] if table.exists() else ():
-            fields = line.split()
-            if fields[3] == "0A" or name.startswith("udp"):
-                listening.add(fields[9])
-    assert not inodes & listening
-
-
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-
-
-def _group(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def _sockets(pid: int) -> list[str]:
-    links = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            links.append(str(path.readlink()))
-        except OSError:
-            continue
-    return [link[8:-1] for link in links if link.startswith("socket:[")]
+        assert not listening(members)
 
 
 def test_a_task_goes_to_the_fastest_free_host(tmp_path: Path) -> None:
@@ -336,6 +307,8 @@ def test_the_file_of_hosts_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("[host.a]\nlocal = true\njobs = true", "jobs of host a is True", "leave it"),
         ('[host.a]\nlocal = true\ndevice = "gpu"', "auto, cpu, cuda or cuda:N", "leave it"),
         ("[host.a]\nlocal = true\npatience = 0.1", "patience of host a is 0.1", "leave it"),
+        ('[host.a]\nlocal = true\ngroup_address = "gpu1"', "an IPv4 address of the host", "leave"),
+        ('[host.a]\nlocal = true\ngroup_address = "0.0.0.0"', "an IPv4 address", "leave"),
         ('finals = "b"\n[host.a]\nlocal = true', "'b' is not a host", "choose one of: a"),
     ],
 )

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lepton_automl.training import checkpoint, loader, loop
 from lepton_automl.training.checkpoint import Checkpoint
+from lepton_automl.training.distributed import ProcessGroup
 from tests.helpers.processes import eventually
 from tests.training.test_loop import PLAIN, fresh, stripes
 
@@ -138,3 +140,36 @@ def test_a_balanced_training_does_not_resume_from_an_unbalanced_one(
     assert path.exists()
     again = loop.fit(fresh(), data, PLAIN, epochs=4, seed=3, checkpoint=path)
     assert again.digest == loop.fit(fresh(), data, PLAIN, epochs=4, seed=3).digest
+
+
+def test_a_process_without_the_file_goes_on_with_the_state_of_the_first(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    class Group(ProcessGroup):
+        def broadcast_bytes(self, content: bytes) -> bytes:
+            if self.rank == 0:
+                sent.append(content)
+            return sent[-1]
+
+    class Part:
+        def __init__(self, value: float) -> None:
+            self.value = torch.tensor(value)
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {"value": self.value}
+
+        def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+            self.value = state_dict["value"]
+
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    Checkpoint(first, "k", process_group=Group(0, 2)).save_if_due(7, {"part": Part(3.0)})
+    Checkpoint(second, "k", process_group=Group(1, 2)).save_if_due(7, {"part": Part(4.0)})
+    Checkpoint(other, "k").save_if_due(9, {"part": Part(5.0)})
+    assert not second.exists()
+    parts = [Part(0.0), Part(0.0)]
+    for rank, path in enumerate((first, other)):  # A file of its own does not count.
+        mine = Checkpoint(path, "k", process_group=Group(rank, 2))
+        assert mine.resume({"part": parts[rank]}) == 7
+    assert [float(part.value) for part in parts] == [3.0, 3.0]
+    Checkpoint(first, "another", process_group=Group(0, 2)).resume({"part": parts[0]})
+    assert Checkpoint(other, "k", process_group=Group(1, 2)).resume({"part": parts[1]}) == 0

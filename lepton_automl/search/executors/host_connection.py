@@ -25,6 +25,7 @@ from lepton_automl.search.executors.hosts_file import HostSpec
 from lepton_automl.search.workers.blob_cache import Blob, Received, pieces
 from lepton_automl.search.workers.channel import MAX_LINE, PING_SECONDS, Message
 from lepton_automl.search.workers.handle import MAX_STEP_SECONDS, WorkerLost
+from lepton_automl.search.workers.launch import GroupPart
 from lepton_automl.search.workers.remote_task import (
     Catalog,
     RemoteTask,
@@ -39,6 +40,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 120.0
 """Before a host that failed is tried again; the pause doubles with each failure in a row."""
 MAX_LOSSES = 3
 """A host that loses so many workers in a row without a result is given a pause."""
+_MAX_PORT = 65_535
 _POLL_SECONDS = 0.5
 _TERMINATION_SECONDS = 2.0
 """A command that is asked to end gets so long before it is killed."""
@@ -69,6 +71,15 @@ class HostEvents(Protocol):
     def failed_task(self, host: Host, number: int, error: LeptonError) -> None:
         """A task has raised an error."""
 
+    def complete_part(self, host: Host, number: int) -> None:
+        """The host has the data of its part of a group's task."""
+
+    def listens(self, host: Host, number: int, port: int) -> None:
+        """Rank 0 of a group awaits the other hosts at a port."""
+
+    def ended_part(self, host: Host, number: int) -> None:
+        """A part without rank 0 has ended."""
+
     def lost_task(self, host: Host, number: int, lost: WorkerLost, *, with_host: bool) -> None:
         """A task has lost its worker; `with_host`: with all of the host."""
 
@@ -88,6 +99,10 @@ class Running:
     waits: bool = False
     slots: int = 1
     """Workers whose time it takes: those of its processes."""
+    is_grouped: bool = False
+    """Whether other hosts train parts of it."""
+    has_net: bool = True
+    """Whether its result has the net; of a group over hosts only that with rank 0."""
 
 
 class Host:
@@ -187,6 +202,28 @@ class Host:
         received = Received(max_result_bytes(task))
         self.running[number] = Running(task, received, slots=task.ranks)
         self._spawn(self._send_task(number, task))
+
+    def assign_part(self, number: int, task: Task, count: int, *, has_net: bool) -> None:
+        """Send a task of a group over hosts, of which `count` processes are here; `begin` follows.
+
+        Called by the thread of the event loop.
+        """
+        self._count_idle()
+        received = Received(max_result_bytes(task))
+        self.running[number] = Running(
+            task, received, slots=count, is_grouped=True, has_net=has_net
+        )
+        self._spawn(self._send_task(number, task))
+
+    def begin(self, number: int, part: GroupPart) -> None:
+        """Start the processes of a part, whose host has the data."""
+        if number in self.running:
+            self._send({"begin": number, "part": part.to_json()})
+
+    def drop(self, number: int) -> None:
+        """End a part; nothing is heard of it any more."""
+        if self._take(number) is not None:
+            self._send({"drop": number})
 
     async def serve(self) -> None:
         """Keep a session open, until `close`."""
@@ -330,6 +367,7 @@ class Host:
             "jobs": self.spec.jobs,
             "cache": self.spec.cache,
             "locks": str(self._locks.resolve()) if self.spec.local else "",
+            "group_address": self.spec.group_address,
         }
         self._send({"hello": settings})
 
@@ -395,6 +433,8 @@ class Host:
             ("lacks", self._send_files),
             ("result", self._on_result),
             ("error", self._on_error),
+            ("complete", self._on_complete),
+            ("listens", self._on_listens),
             ("lost", self._on_lost),
             ("fatal", self._on_fatal),
         ):
@@ -404,7 +444,8 @@ class Host:
     def _on_alive(self, message: Message) -> None:
         for number, (share, waits) in message["alive"].items():
             check_finite(share, "share")
-            if running := self.running.get(int(number)):
+            running = self.running.get(int(number))
+            if running is not None and running.has_net:
                 running.share, running.waits = min(1.0, max(0.0, share)), bool(waits)
 
     def _on_piece(self, message: Message) -> None:
@@ -412,8 +453,25 @@ class Host:
             running.received.add(message["piece"])
 
     def _on_result(self, message: Message) -> None:
-        if running := self._take(message["result"]):
+        running = self._take(message["result"])
+        if running is not None and not running.has_net:
+            self._losses = 0
+            self._events.ended_part(self, message["result"])
+        elif running is not None:
             self._spawn(self._accept(message["result"], running, message["text"]))
+
+    def _on_complete(self, message: Message) -> None:
+        if message["complete"] in self.running:
+            self._events.complete_part(self, message["complete"])
+
+    def _on_listens(self, message: Message) -> None:
+        number, port = message["listens"], message["port"]
+        check_finite(port, "port", int)
+        if not 1 <= port <= _MAX_PORT:
+            raise ValueError(f"port {port}")
+        running = self.running.get(number)
+        if running is not None and running.has_net:
+            self._events.listens(self, number, port)
 
     def _on_error(self, message: Message) -> None:
         self._fail(message["error"], task_error(dict(message["fields"])))
@@ -468,8 +526,9 @@ class Host:
         except LeptonError as error:
             self._fail(number, error)
             return
-        if number in self.running:
-            self._send({"task": number, "text": remote.to_json()})
+        if running := self.running.get(number):
+            grouped = {"group": 1} if running.is_grouped else {}
+            self._send({"task": number, "text": remote.to_json(), **grouped})
 
     def _send_files(self, message: Message) -> None:
         """Send the contents that a task lacks, each once, however many tasks lack it."""
@@ -531,7 +590,8 @@ class Host:
             self._events.failed_task(self, number, error)
         else:
             self.tasks, self._losses = self.tasks + 1, 0
-            self.learn(sum(result.seconds), result.share * running.task.work)
+            if not running.is_grouped:  # Else the speed is that of several hosts.
+                self.learn(sum(result.seconds), result.share * running.task.work)
             self._events.finished_task(self, number, result)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import secrets
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.search.executors import Attempt, Confinement, Executor
 from lepton_automl.search.executors.host_connection import Host, Running
 from lepton_automl.search.executors.hosts_file import HostsFile, read_hosts
+from lepton_automl.search.training_key import task_text
 from lepton_automl.search.workers.handle import WorkerLost
+from lepton_automl.search.workers.launch import GroupPart
 from lepton_automl.search.workers.remote_task import Catalog
 from lepton_automl.search.workers.task import Task, TaskResult
+from lepton_automl.training.distributed import Meeting
 
 LONE_SECONDS = 300.0
 """Without any host that can take a task for so long, the command ends; the same one continues."""
@@ -44,6 +48,43 @@ _CLOSING_SECONDS = 5.0
 """Connections end within this time, longer than a command that is asked to end may take."""
 _LEAST_SECONDS = 3.0
 """A task that is repeated near the end of its time may still take so long."""
+_SETTLE_SECONDS = 1.0
+"""After the first loss in a group of hosts, those that tell the cause are awaited for so long."""
+_PART_SECONDS = 10.0
+"""Other parts of a group end within so long after that with rank 0, else they are ended."""
+
+
+@dataclass
+class _Group:
+    """Hosts that train one net together."""
+
+    parts: list[tuple[Host, int]]
+    """Each with its number of processes; the first has rank 0."""
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    complete: set[str] = field(default_factory=set)
+    """Names of the hosts that have the data."""
+    losses: list[tuple[WorkerLost, Host, bool]] = field(default_factory=list)
+    """Why it ends: each lost part, its host, and whether all of that host was lost."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of its processes."""
+        return sum(count for _, count in self.parts)
+
+    def begin(self, number: int, port: int) -> None:
+        """Start the part with rank 0, or with its `port` all others."""
+        leader, first = self.parts[0][0], 0
+        for host, count in self.parts:
+            if (host is leader) == (port == 0):
+                own, address = host.spec.group_address, leader.spec.group_address
+                meeting = Meeting(own, address, port, self.token)
+                host.begin(number, GroupPart(first, count, meeting))
+            first += count
+
+    def drop(self, number: int) -> None:
+        """End what still runs of it."""
+        for host, _ in self.parts:
+            host.drop(number)
 
 
 @dataclass(eq=False)
@@ -59,6 +100,10 @@ class _Started:
     """Name of the host that it lost last."""
     pinned: str = ""
     """The only host that may run it; empty: any."""
+    group: _Group | None = None
+    """The hosts that train it, where these are several; `host` is the first."""
+    leader: str = ""
+    """Name of the host that had rank 0 last, and has the state to continue from."""
     outcome: TaskResult | LeptonError | None = None
 
     @property
@@ -133,7 +178,8 @@ class RemoteExecutor(Executor):
     @property
     def busy(self) -> list[Task]:
         with self._changed:
-            return [each.task for each in self._started.values()]
+            started = sorted(self._started.values(), key=lambda each: each.at)
+            return [each.task for each in started]
 
     @property
     def slowness(self) -> float:
@@ -410,6 +456,10 @@ class RemoteExecutor(Executor):
         with self._changed:
             waiting = [each for each in self._started.values() if self._is_waiting(each)]
             for each in sorted(waiting, key=lambda one: -one.task.work):
+                if group := self._group_for(each):
+                    if all(host.free >= count for host, count in group.parts):
+                        self._start_group(each, group)
+                    continue
                 hosts = self._ranked(host for host in self._usable() if host.has_room(each.task))
                 if any(host.spec.name == each.pinned for host in self._usable()):
                     hosts = [host for host in hosts if host.spec.name == each.pinned]
@@ -417,6 +467,40 @@ class RemoteExecutor(Executor):
                 if hosts:
                     each.host = (others or hosts)[0]
                     each.host.assign(each.number, each.current())
+
+    def _group_for(self, each: _Started) -> _Group | None:
+        """The hosts that train a task together; None where one has all that it asks for.
+
+        They have the arithmetic and about the speed of the fastest, and addresses for groups.
+        """
+        ranked = self._ranked(self._usable())
+        if not ranked or each.current().processes <= max(host.jobs for host in ranked):
+            return None
+        hosts = [
+            host
+            for host in ranked
+            if host.spec.group_address
+            and (host.device, host.arithmetic) == ("cpu", ranked[0].arithmetic)
+            and self._slowness(host) == 1.0
+        ]
+        # Rank 0 says what waits for a measurement of this machine, and has the saved state.
+        hosts.sort(key=lambda host: (not host.spec.local, host.spec.name != each.leader))
+        left, parts = each.current().processes, list[tuple[Host, int]]()
+        for host in hosts:
+            if left:
+                parts.append((host, min(host.jobs, left)))
+                left -= parts[-1][1]
+        group = _Group(parts)
+        return group if group.world_size > max(host.jobs for host in ranked) else None
+
+    def _start_group(self, each: _Started, group: _Group) -> None:
+        leader = group.parts[0][0]
+        each.host, each.group, each.leader = leader, group, leader.spec.name
+        task = dataclasses.replace(each.current(), ranks=group.world_size)
+        for host, count in group.parts:
+            host.assign_part(each.number, task, count, has_net=host is leader)
+        shares = ", ".join(f"{count} on {host.spec.name}" for host, count in group.parts)
+        self._say(f"{task_text(task.key)}: {group.world_size} processes train it: {shares}")
 
     @staticmethod
     def _is_waiting(each: _Started) -> bool:
@@ -431,6 +515,8 @@ class RemoteExecutor(Executor):
         with self._changed:
             if each := self._started.get(number):
                 each.outcome, each.host = outcome, None
+                if each.group is not None:
+                    self._loop.call_later(_PART_SECONDS, each.group.drop, number)
             self._changed.notify_all()
 
     # What hosts tell (`HostEvents`).
@@ -467,21 +553,75 @@ class RemoteExecutor(Executor):
     def failed_task(self, host: Host, number: int, error: LeptonError) -> None:
         """See `HostEvents`."""
         del host
+        with self._changed:
+            each = self._started.get(number)
+            if each is not None and each.group is not None:
+                each.group.drop(number)
         self._end(number, error)
+        self._dispatch()
+
+    def complete_part(self, host: Host, number: int) -> None:
+        """See `HostEvents`."""
+        with self._changed:
+            each = self._started.get(number)
+            if each is not None and each.group is not None:
+                each.group.complete.add(host.spec.name)
+                if len(each.group.complete) == len(each.group.parts):
+                    each.group.begin(number, port=0)
+
+    def listens(self, host: Host, number: int, port: int) -> None:
+        """See `HostEvents`."""
+        del host
+        with self._changed:
+            each = self._started.get(number)
+            if each is not None and each.group is not None:
+                each.group.begin(number, port)
+
+    def ended_part(self, host: Host, number: int) -> None:
+        """See `HostEvents`."""
+        del host, number
         self._dispatch()
 
     def lost_task(self, host: Host, number: int, lost: WorkerLost, *, with_host: bool) -> None:
         """See `HostEvents`."""
         with self._changed:
             each = self._started.get(number)
-            if each is not None:
-                each.host, each.last = None, host.spec.name
-                if not host.is_closed:
-                    message, failed = each.attempt.lost(lost, host.spec.name, with_host=with_host)
-                    self._say(message)
-                    if failed is not None:
-                        self._end(number, failed)
+            if each is not None and each.group is not None:
+                if not each.group.losses and each.outcome is None:
+                    self._loop.call_later(_SETTLE_SECONDS, self._settle, number)
+                each.group.losses.append((lost, host, with_host))
+            elif each is not None:
+                self._lose(each, host, lost, with_host=with_host)
         self._dispatch()
+
+    def _settle(self, number: int) -> None:
+        """End what is left of a group that has lost a part, and repeat its task."""
+        with self._changed:
+            each = self._started.get(number)
+            if each is None or each.group is None or each.outcome is not None:
+                return
+            group, each.group = each.group, None
+            group.drop(number)
+            # Hosts may still tell something of the old number.
+            del self._started[number]
+            self._count += 1
+            each.number = self._count
+            self._started[each.number] = each
+            # A part that ends takes the others with it: they tell no cause.
+            lost, host, with_host = max(
+                group.losses, key=lambda loss: (loss[0].is_out_of_memory, loss[2])
+            )
+            self._lose(each, host, lost, with_host=with_host)
+        self._dispatch()
+
+    def _lose(self, each: _Started, host: Host, lost: WorkerLost, *, with_host: bool) -> None:
+        """Count the loss of a task that no host has now; `_changed` is held."""
+        each.host, each.last = None, host.spec.name
+        if not host.is_closed:
+            message, failed = each.attempt.lost(lost, host.spec.name, with_host=with_host)
+            self._say(message)
+            if failed is not None:
+                self._end(each.number, failed)
 
 
 class HostsExecutor(RemoteExecutor):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ class HostSpec:
     """Seconds of silence after which it counts as lost."""
     local: bool = False
     """Whether it is this machine, so that its workers pause while a latency is measured."""
+    group_address: str = ""
+    """Its IPv4 address, where others reach it to train one net together; empty: they do not."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ _RULES: Mapping[str, str] = {
     "cache": "a folder",
     "patience": f"1 to {_MAX_PATIENCE:.0f} seconds",
     "local": "true or false",
+    "group_address": "an IPv4 address of the host, such as 10.0.0.5",
 }
 
 
@@ -119,6 +124,16 @@ def _is_legal(key: str, value: Any) -> bool:
             return is_number and 1 <= value <= _MAX_PATIENCE
         case "shared" | "local":
             return isinstance(value, bool)
+        case "group_address":
+            return isinstance(value, str) and _is_address(value)
         case "device":
             return isinstance(value, str) and bool(_DEVICE.fullmatch(value))
     return isinstance(value, str) and bool(value)
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an IPv4 address of one machine."""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.IPv4Address(text)
+        return not (address.is_unspecified or address.is_multicast or address.is_reserved)
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import queue
@@ -22,9 +23,10 @@ from lepton_automl.errors import ConfigError, LeptonError, first_line
 from lepton_automl.search.workers.blob_cache import Blob, BlobCache
 from lepton_automl.search.workers.channel import Channel, Message
 from lepton_automl.search.workers.handle import LIVENESS_SECONDS, Worker, WorkerLost
-from lepton_automl.search.workers.launch import WORKER_PROGRAM
+from lepton_automl.search.workers.launch import WORKER_PROGRAM, GroupPart
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.remote_task import RemoteResult, RemoteTask, error_fields
+from lepton_automl.training.distributed import interface_of
 from lepton_automl.training.precision import arithmetic_name
 
 _LEAST_SECONDS = 1.0
@@ -39,6 +41,10 @@ class _Received:
     remote: RemoteTask
     at: float = field(default_factory=time.monotonic)
     lacks: set[Blob] = field(default_factory=set)
+    is_grouped: bool = False
+    """Other hosts train parts of every batch; it waits for them."""
+    part: str = ""
+    """JSON of the `GroupPart` of this host, once all have their data."""
 
 
 class Agent:
@@ -68,6 +74,12 @@ class Agent:
         self._workers: dict[int, Worker] = {}
         self._running: dict[int, int] = {}
         """Number of a task -> slot of its worker."""
+        self._held: dict[int, _Received] = {}
+        """Tasks of groups that wait for other hosts."""
+        self._dropped: set[int] = set()
+        """Numbers of tasks that the coordinator has ended."""
+        self._placing = threading.Lock()
+        """Held to read or change `_running` and `_dropped` together."""
         self._is_closing = False
 
     def serve(self) -> None:
@@ -90,8 +102,10 @@ class Agent:
         Raises
         ------
         LeptonError
-            If the device is missing, or a folder cannot be made.
+            If the device or the address for groups is missing, or a folder cannot be made.
         """
+        if settings["group_address"]:
+            interface_of(settings["group_address"])
         device, gpus = device_and_gpus(settings["device"])
         folder = settings["cache"]
         self._cache = BlobCache(Path(folder).expanduser() if folder else None)
@@ -109,16 +123,40 @@ class Agent:
     def _receive(self, message: Message) -> None:
         if "task" in message:
             remote = RemoteTask.from_json(message["text"])
-            task = _Received(message["task"], remote)
+            task = _Received(message["task"], remote, is_grouped="group" in message)
             task.lacks = set(remote.lacks(self._cache))
             if task.lacks:
                 self._waiting[task.number] = task
                 lacks = [[blob.sha256, blob.size] for blob in task.lacks]
                 self._channel.send({"lacks": task.number, "blobs": lacks})
             else:
-                self._tasks.put(task)
+                self._complete(task)
         elif "piece" in message:
             self._add(message["piece"])
+        elif "begin" in message:
+            if held := self._held.pop(message["begin"], None):
+                held.part = message["part"]
+                self._tasks.put(held)
+        elif "drop" in message:
+            self._drop(message["drop"])
+
+    def _complete(self, task: _Received) -> None:
+        """Queue a task that has its data; one of a group waits for the other hosts."""
+        if task.is_grouped:
+            self._held[task.number] = task
+            self._channel.send({"complete": task.number})
+        else:
+            self._tasks.put(task)
+
+    def _drop(self, number: int) -> None:
+        """End a task; nothing more is sent about it."""
+        self._waiting.pop(number, None)
+        self._held.pop(number, None)
+        with self._placing:
+            self._dropped.add(number)
+            slot = self._running.get(number)
+            if slot is not None:
+                self._workers[slot].stop()
 
     def _add(self, piece: Message) -> None:
         """Keep a piece of a content; start the tasks that lack nothing more."""
@@ -135,7 +173,7 @@ class Agent:
         for task in list(self._waiting.values()):
             task.lacks.discard(blob)
             if not task.lacks:
-                self._tasks.put(self._waiting.pop(task.number))
+                self._complete(self._waiting.pop(task.number))
 
     def _work(self, slot: int, gpu: int | None) -> None:
         """Run tasks, one after the other, in a worker process that is replaced when it is lost."""
@@ -145,11 +183,18 @@ class Agent:
             with contextlib.suppress(WorkerLost):
                 while True:
                     task = self._tasks.get()
-                    self._running[task.number] = slot
+                    with self._placing:
+                        if task.number in self._dropped:
+                            continue
+                        self._running[task.number] = slot
                     try:
                         self._run(task, worker)
                     finally:
-                        self._running.pop(task.number, None)
+                        with self._placing:
+                            self._running.pop(task.number, None)
+                    # The process was killed, or gloo goes on to listen in it.
+                    if task.number in self._dropped or task.part:
+                        break
             worker.stop()
             worker.close()
 
@@ -168,9 +213,13 @@ class Agent:
                 waited = time.monotonic() - received.at
                 seconds = max(_LEAST_SECONDS, task.max_seconds - waited)
                 task = dataclasses.replace(task, max_seconds=seconds)
-            found = RemoteResult.packed(worker.call(task), task)
+            if received.part:
+                task = dataclasses.replace(task, group=received.part)
+            result = worker.call(task, functools.partial(self._listen, received.number))
+            has_net = not received.part or GroupPart.from_json(received.part).first == 0
+            found = RemoteResult.packed(result, task) if has_net else RemoteResult(result)
         except WorkerLost as lost:
-            if not self._is_closing:
+            if not self._is_closing and received.number not in self._dropped:
                 self._lose(received.number, lost)
             raise
         except LeptonError as error:
@@ -183,6 +232,9 @@ class Agent:
         for piece in found.pieces():
             self._channel.send({"piece": piece, "of": received.number})
         self._channel.send({"result": received.number, "text": found.to_json()})
+
+    def _listen(self, number: int, port: int) -> None:
+        self._channel.send({"listens": number, "port": port})
 
     def _lose(self, number: int, lost: WorkerLost) -> None:
         memory = lost.is_out_of_memory

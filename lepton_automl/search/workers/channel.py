@@ -5,6 +5,11 @@ Coordinator to host: `hello` with the settings of the host, `task` (a number) wi
 version, before anything slow is loaded; `ready`; `alive` with the share done of each task, at least
 every `BEAT_SECONDS`; `lacks` (a task) with digests; `piece`, with the task whose net it is `of`;
 and of each task one of `result`, `lost`, `error`.
+
+A task of a group of hosts has `group` beside its text. The host answers `complete` (its number)
+once the data are there, and waits for `begin` (its number) with `part`, the text of a `GroupPart`;
+with rank 0 it then says `listens` (its number) with the `port` for the others. `drop` (its number)
+ends it.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ import torch
 
 from lepton_automl import errors
 from lepton_automl.errors import MachineError
-from lepton_automl.search.workers.launch import launch
+from lepton_automl.search.workers.launch import GroupPart, launch
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.search.workers.task import Task, TaskResult
+from lepton_automl.search.workers.task import OnListen, Task, TaskResult
 
 LIVENESS_SECONDS = 20.0
 """A worker may be silent for this long, whatever it does."""
@@ -36,6 +36,9 @@ _FIRST_BATCHES, _FIRST_BATCH_FACTOR = 3, 3
 """A task's first lines may take this many times as long: a GPU wakes up, data are read."""
 _STARTUP_FACTOR = 15
 """A new process may take this many times as long: it loads torch, maybe from a slow disk."""
+_GROUP_FACTOR = 2
+"""Rank 0 of a group over several hosts may be silent this many times as long: a host that is cut
+off is noticed first."""
 _OOM_COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
 """Files in which Linux counts the processes it has killed for lack of memory."""
 _OOM_MESSAGES = (
@@ -134,8 +137,15 @@ class Worker:
         # The calendar's clock may be set meanwhile.
         return (time.monotonic() - self._begun) * (1 - done) / done if done else math.inf
 
-    def call(self, task: Task) -> TaskResult:
+    def call(self, task: Task, on_listen: OnListen | None = None) -> TaskResult:
         """Run a task and return its result.
+
+        Parameters
+        ----------
+        task : Task
+            The task.
+        on_listen : callable, optional
+            As `run_task` takes it.
 
         Raises
         ------
@@ -148,7 +158,7 @@ class Worker:
         self._task, self._work = task.key, task.work
         self._since, self._begun = time.time(), time.monotonic()
         try:
-            return _result(self._response(task))
+            return _result(self._response(task, on_listen))
         except (OSError, ValueError, EOFError) as error:  # ValueError: `close` was called.
             raise self._lost(kills) from error
         finally:
@@ -165,11 +175,14 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):  # A task that it did not read.
                 pipe.close()
 
-    def _response(self, task: Task) -> dict[str, Any]:
+    def _response(self, task: Task, on_listen: OnListen | None) -> dict[str, Any]:
         """Send a task, follow the status lines, return the first line that is none."""
-        timeout = LivenessTimeout(
-            time.monotonic(), self._liveness_seconds, has_reported=self._has_reported
-        )
+        least = self._liveness_seconds
+        if task.group:
+            # A rank that hangs makes rank 0 silent, whose host reports it; while that one waits for
+            # a measurement, the others are silent without any fault.
+            least = math.inf if GroupPart.from_json(task.group).first else _GROUP_FACTOR * least
+        timeout = LivenessTimeout(time.monotonic(), least, has_reported=self._has_reported)
         self._input.write(task.to_json().encode() + b"\n")
         self._input.flush()
         while not timeout.is_expired:
@@ -181,6 +194,10 @@ class Worker:
             timeout.restart()
             self._has_reported, self._status = True, dict(json.loads(line))
             self.has_trained = self.has_trained or self._status.get("share", 0.0) > 0
+            if "listens" in self._status and on_listen is not None:
+                on_listen(self._status["listens"])
+                # Processes on other hosts may still load torch.
+                timeout = LivenessTimeout(time.monotonic(), least, has_reported=False)
             if "free" in self._status:
                 self.memory = GpuMemory(self._status["free"], self._status["total"])
             if not self._status.keys() & {"share", "waits"}:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from lepton_automl.core import files, held_folders
 from lepton_automl.core.subprocesses import start_child
-from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
+from lepton_automl.errors import MachineError
+from lepton_automl.training.distributed import (
+    SINGLE_PROCESS,
+    Meeting,
+    ProcessGroup,
+    init_process_group,
+)
 
 WORKER_PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
@@ -58,6 +69,28 @@ def launch(program: str, locks: Path, gpu: int | None) -> subprocess.Popen[bytes
     )
 
 
+@dataclass(frozen=True)
+class GroupPart:
+    """The processes of one host in a process group over several hosts."""
+
+    first: int
+    """Rank of the first one; they have consecutive ranks."""
+    count: int
+    """Their number."""
+    meeting: Meeting
+    """On the host of rank 0 its port is 0: any free one is taken."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        document = json.loads(text)
+        return cls(document["first"], document["count"], Meeting(**document["meeting"]))
+
+
 @contextmanager
 def started_process_group(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
     """Start a process group that runs `task`, with this process as rank 0; ends it afterwards.
@@ -82,19 +115,72 @@ def started_process_group(task: str, count: int, folder: Path) -> Iterator[Proce
         with init_process_group(rendezvous.as_uri(), ProcessGroup(0, count)) as process_group:
             yield process_group
     finally:
-        for process in others:
-            process.kill()
-            process.communicate()
+        _end(others)
         rendezvous.unlink(missing_ok=True)
 
 
+@contextmanager
+def started_group_part(
+    task: str, part: GroupPart, world_size: int, on_listen: Callable[[int], None]
+) -> Iterator[ProcessGroup]:
+    """Start the processes of this host in a group over several; ends them afterwards.
+
+    This process is the first one of the part.
+
+    Parameters
+    ----------
+    task : str
+        The task as JSON, passed to the other ranks.
+    part : GroupPart
+        The part of this host.
+    world_size : int
+        Number of processes on all hosts.
+    on_listen : callable
+        Called on the host of rank 0 with the port at which the others are awaited.
+
+    Raises
+    ------
+    MachineError
+        If no port can be opened.
+    """
+    listener = None
+    if part.first == 0:
+        try:
+            listener = socket.create_server((part.meeting.own_address, 0))
+        except OSError as error:
+            raise MachineError(
+                f"no port can be opened at {part.meeting.own_address}: {error.strerror}",
+                fix="correct group_address of the host, or leave it out",
+            ) from error
+        port = listener.getsockname()[1]
+        part = dataclasses.replace(part, meeting=dataclasses.replace(part.meeting, port=port))
+        on_listen(port)
+    ranks = [ProcessGroup(rank, world_size) for rank in range(part.first, part.first + part.count)]
+    others = [_start_rank(task, rank, Path(), part) for rank in ranks[1:]]
+    try:
+        with init_process_group(
+            process_group=ranks[0], meeting=part.meeting, listener=listener
+        ) as process_group:
+            yield process_group
+    finally:
+        _end(others)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
 def _start_rank(
-    task: str, process_group: ProcessGroup, rendezvous: Path
+    task: str, process_group: ProcessGroup, rendezvous: Path, part: GroupPart | None = None
 ) -> subprocess.Popen[bytes]:
     process = launch(RANK_PROGRAM, rendezvous, _gpu(process_group))
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(f"{process_group.rank} {process_group.world_size}\n{task}\n".encode())
+        place = f"{process_group.rank} {process_group.world_size}"
+        place += "" if part is None else f" {part.to_json()}"
+        process.stdin.write(f"{place}\n{task}\n".encode())
         process.stdin.flush()
     return process
 

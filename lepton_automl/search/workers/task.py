@@ -24,7 +24,11 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.quantization import InputQuantization, Preprocessing
 from lepton_automl.search.time_plan import work_of
-from lepton_automl.search.workers.launch import started_process_group
+from lepton_automl.search.workers.launch import (
+    GroupPart,
+    started_group_part,
+    started_process_group,
+)
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
@@ -47,8 +51,12 @@ OnProgress = Callable[[float], None]
 """Called after every batch with the share of the task that is done, 0 to 1."""
 
 
-def _ignore(share: float) -> None:
-    del share
+OnListen = Callable[[int], None]
+"""Called with the port at which the processes of other hosts are awaited."""
+
+
+def _ignore(value: float) -> None:
+    del value
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,14 @@ class Task:
     """Of the channels of inputs that the file quantizes (`InputQuantization`); else empty."""
     input_type: str = "float32"
     """Their type."""
+    group: str = ""
+    """JSON of the `GroupPart` of this host, where the `ranks` are on several; else empty."""
+
+    @property
+    def processes(self) -> int:
+        """Number of its processes: at most `ranks`, each with enough samples of a batch."""
+        batch_size = min(Recipe.from_json(self.recipe).batch_size, self.samples or math.inf)
+        return usable_processes(self.ranks, int(batch_size)) if self.out else 1
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -200,21 +216,28 @@ class TaskResult:
 
 
 def run_task(
-    task: Task, training_slot: TrainingSlot, on_progress: OnProgress = _ignore
+    task: Task,
+    training_slot: TrainingSlot,
+    on_progress: OnProgress = _ignore,
+    on_listen: OnListen = _ignore,
 ) -> TaskResult:
     """Train, save the model, classify the validation samples.
 
     The model is on the disk before this returns. A loss that is not finite makes a result with
-    `failed`, not an exception.
+    `failed`, not an exception. On a host without rank 0 the result is empty.
 
     Raises
     ------
     LeptonError
         If the start or the data cannot be read, or the model cannot be written.
     """
-    batch_size = min(Recipe.from_json(task.recipe).batch_size, task.samples or math.inf)
-    processes = usable_processes(task.ranks, int(batch_size)) if task.out else 1
-    with started_process_group(task.to_json(), processes, Path(task.out)) as process_group:
+    text = task.to_json()
+    if task.group:
+        part = GroupPart.from_json(task.group)
+        started = started_group_part(text, part, task.ranks, on_listen)
+    else:
+        started = started_process_group(text, task.processes, Path(task.out))
+    with started as process_group:
         return run_rank(task, process_group, training_slot, on_progress)
 
 

@@ -29,7 +29,7 @@ class StatusWriter:
 
     `{"share": 0.4}` is a heartbeat with the share of the task that is done, and `free` and `total`
     bytes of memory where it trains on a GPU; `{"waits": true}` says that it waits for a
-    measurement.
+    measurement, `listens` is the port at which it awaits the processes of other hosts.
 
     Parameters
     ----------
@@ -57,6 +57,10 @@ class StatusWriter:
     def set_share(self, share: float) -> None:
         """Set the share of the task that is done, 0 to 1, for the next heartbeat."""
         self._share = share
+
+    def set_port(self, port: int) -> None:
+        """Write a heartbeat with the port at which processes of other hosts are awaited."""
+        self.write(json.dumps({"share": self._share, "listens": port}))
 
     @contextmanager
     def training_slot(self) -> Iterator[None]:
@@ -107,7 +111,8 @@ def respond(line: str, status: StatusWriter) -> str:
     `{"out_of_memory": reason}`.
     """
     try:
-        result = run_task(Task.from_json(line), status.training_slot, status.set_share)
+        task = Task.from_json(line)
+        result = run_task(task, status.training_slot, status.set_share, status.set_port)
     except LeptonError as error:
         fields = {"what": error.what, "fix": error.fix, "kind": type(error).__name__}
         return json.dumps({"error": fields})
