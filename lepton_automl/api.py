@@ -114,6 +114,7 @@ class Options(SearchOptions, total=False):
 
     formats: Sequence[str] | None
     ship: str
+    reject: float | None
 
 
 class DataOptions(TypedDict, total=False):
@@ -396,6 +397,7 @@ def export(
     *,
     formats: Sequence[str] | None = None,
     ship: str = "",
+    reject: float | None = None,
     sign: str | Path | None = None,
     emit: Emit = silent,
 ) -> Outcome:
@@ -413,6 +415,9 @@ def export(
     ship
         Format that ships, which limits bind; empty: that of the artifact that is there, else
         `onnx`.
+    reject
+        Share of pictures of the classes that may be answered by "none of these", 0 to 0.5; 0: no
+        threshold. None: that of the artifact that is there.
     sign
         Key of OpenSSH that signs the manifest.
     emit : callable
@@ -426,7 +431,7 @@ def export(
     from lepton_automl.pipeline import run as pipeline
 
     stated = None if formats is None else tuple(formats)
-    config = _continued(Path(run), data, formats=stated, ship=ship)
+    config = _continued(Path(run), data, formats=stated, ship=ship, reject=reject)
     return pipeline.export(config, sign=None if sign is None else Path(sign), emit=emit)
 
 

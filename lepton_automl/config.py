@@ -315,6 +315,9 @@ class RunConfig:
     ship: str = ""
     """Format that ships, which limits bind; it is written too. Empty: that of the artifact that is
     there, else C with a limit on flash, else ONNX."""
+    reject: float | None = None
+    """Share of samples of the classes, 0 to 0.5, that may be answered by "none of these"; 0: no
+    threshold. None: that of the artifact that is there, else 0."""
     board: str | None = None
     """Board that the net is for (`cost.boards`), whose memory is in `limits`: a name or a TOML
     file. None: that of the artifact that is there, if any."""
@@ -345,6 +348,7 @@ class RunConfig:
                 fix="give --max-latency-ms, or add latency_ms to --objective",
             )
         self._check_store()
+        self._check_reject()
         _check_values(window=self.window, stride=self.stride)
         _check_sound(self.rate, self.mels)
         fold_count(self.folds)
@@ -374,6 +378,18 @@ class RunConfig:
         elif self.take_over:
             raise ConfigError(
                 "--take-over has no effect without --store", fix="leave it out, or give --store"
+            )
+
+    def _check_reject(self) -> None:
+        if self.reject is None:
+            return
+        if not 0 <= self.reject <= 0.5:
+            raise ConfigError(f"--reject {self.reject:g}, the rule is 0 to 0.5", fix="give 0.05")
+        if self.reject and self.refit == "on":
+            raise ConfigError(
+                "--reject and --refit on exclude each other: a net that is trained on the "
+                "validation part leaves no sample to fit the threshold on",
+                fix="leave one of them out",
             )
 
     def _check_workers(self) -> None:

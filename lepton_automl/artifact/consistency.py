@@ -36,6 +36,7 @@ from lepton_automl.artifact.manifest import (
     PIXEL_SCALE,
     REFERENCE,
     REFERENCE_PREDICTIONS,
+    REJECT_BELOW,
     SBOM,
     SIGNATURE,
     STRIDE,
@@ -46,6 +47,7 @@ from lepton_automl.artifact.manifest import (
 )
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import Provenance, read_provenance
+from lepton_automl.artifact.rejection import rejection_metadata
 from lepton_automl.artifact.verdict import FileMetrics, Verdict, overall_status
 from lepton_automl.config import LIMITS
 from lepton_automl.core import untrusted_files
@@ -244,6 +246,10 @@ def _metadata(parts: _Parts) -> list[str]:
             if key in words or not may_lack
         }
         found += _differing(f"{key} in the metadata", {ABOUT: value} | said)
+    for name, words in parts.words.items():
+        wanted = rejection_metadata(about.reject_below, name).get(REJECT_BELOW, _NONE)
+        said = {ABOUT: wanted, name: words.get(REJECT_BELOW, _NONE)}
+        found += _differing(f"{REJECT_BELOW} in the metadata", said)
     for key in ("preprocessing", "framing", PIXEL_SCALE):
         said = {name: words.get(key, _NONE) for name, words in parts.words.items()}
         found += _differing(f"{key} in the metadata", said)
@@ -329,6 +335,10 @@ def _about_verdict(parts: _Parts) -> list[str]:
             return [*found, f"{VERDICT} has no figures of {name}"]
         found += _figures(parts, name, figures)
     found += _formats(parts, verdict)
+    judged = FLOAT if verdict.primary == "float" else INT8
+    said = None if verdict.rejection is None else verdict.rejection.below
+    wanted = {ABOUT: about.reject_below.get(judged), VERDICT: said}
+    found += _differing("threshold of rejection", wanted)
     counts = {f"{VERDICT}, {name}": drop.n for name, drop in verdict.drops.items()}
     whole: dict[str, object] = {}
     further = (one.metrics for one in verdict.formats)

@@ -11,6 +11,7 @@ from lepton_automl.artifact.verdict import (
     JudgedLimit,
     PairedDrop,
     Precision,
+    RejectionFigures,
     Verdict,
 )
 from lepton_automl.config import LIMITS
@@ -255,6 +256,18 @@ def board_text(found: BoardFit) -> str:
         f"{bytes_text(found.flash_bytes)} of {bytes_text(board.flash_bytes)} of flash, "
         f"{found.basis}; {bytes_text(found.ram_bytes)} of {bytes_text(board.ram_bytes)} of memory"
     )
+
+
+def rejection_text(found: RejectionFigures) -> str:
+    """What the threshold for "none of these" rejects on the test part."""
+    low, high = (100 * end for end in found.interval)
+    text = f"none of these: below a probability of {found.below:.4g}, set for at most "
+    text += f"{100 * found.rate:g} % of samples of the classes; of {found.n_samples} test samples "
+    text += f"{100 * found.share:.1f} % [{low:.1f}, {high:.1f}]"
+    if found.accuracy_of_rest is not None:
+        text += f", {100 * found.accuracy_of_rest:.2f} % of the rest right"
+    text += f"; of {found.n_shuffled} test pictures with their pixels in random order "
+    return text + f"{100 * found.share_of_shuffled:.1f} %"
 
 
 def nodes_text(figures: FileMetrics) -> str:

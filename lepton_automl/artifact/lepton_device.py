@@ -165,6 +165,8 @@ class Bundle:
         self.framing = json.loads(words.get("framing", "null"))
         self.channels = about.get("channel_names") or json.loads(words.get("channels", "[]"))
         self.stride = about.get("window_stride") or int(words.get("stride", 0))
+        stated = about.get("reject_below", {}).get(self.path.name if not name else FORMATS["onnx"])
+        self.below = float(stated or words.get("reject_below", 0))
         self.sound = about.get("front_end") or json.loads(words.get("front_end", "null"))
 
     def samples(self, path: Path) -> np.ndarray:
@@ -473,9 +475,11 @@ def predict(place: Path, files: list[str], name: str, as_json: bool) -> int:
             say(f"{file}: {error}", sys.stderr)
             code = 3
             continue
-        rows.append({"file": file, "label": label, "probability": probability, "windows": windows})
+        rejected = probability < bundle.below
+        row = {"file": file, "label": "" if rejected else label, "probability": probability}
+        rows.append({**row, "windows": windows, **({"rejected": True} if rejected else {})})
         if not as_json:
-            say(f"{file}\t{label}\t{probability:.4f}")
+            say(f"{file}\t{'none of these' if rejected else label}\t{probability:.4f}")
     if as_json:
         sys.stdout.write(json.dumps({"predictions": rows}, indent=2) + "\n")
     return code

@@ -32,7 +32,15 @@ from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
 _FIX = "give an ONNX file that lepton wrote"
-_WORDS = ("labels", "framing", manifest.PIXEL_SCALE, manifest.CHANNELS, manifest.STRIDE, FRONT_END)
+_WORDS = (
+    "labels",
+    "framing",
+    manifest.PIXEL_SCALE,
+    manifest.CHANNELS,
+    manifest.STRIDE,
+    FRONT_END,
+    manifest.REJECT_BELOW,
+)
 """Metadata that are read."""
 _MOST_WINDOWS = 100_000
 """Of a recording of sound."""
@@ -59,13 +67,16 @@ class Prediction:
     file: Path
     """Of several windows in one file that of number i is named `FILE[i]`."""
     label: str
+    """Empty where it is rejected."""
     probability: float
-    """Of that label, 0 to 1."""
+    """Of that label, 0 to 1; the greatest where it is rejected."""
     note: str = ""
     """A remark about the picture; empty where there is none."""
     windows: tuple[WindowAnswer, ...] = ()
     """Of a recording that is longer than the window of the net, whose answers are joined to this
     one (`metrics.joined`); else empty."""
+    rejected: bool = False
+    """Whether the probability is below the threshold in the file: none of the classes."""
 
 
 def predict(
@@ -180,6 +191,7 @@ class Classifier:
             return (
                 lambda paths: _of_signals(session, paths, labels, report)
             ), signal_files.SUFFIXES | ucr_series.SUFFIXES
+        below = _threshold(session, model)
         known = stated or _recorded_scale(session, model, self._seal)
         if session.dtype == np.uint16 and stated is not None:
             raise ConfigError(
@@ -187,7 +199,7 @@ class Classifier:
                 fix="leave it out",
             )
         return (
-            lambda paths: _of_pictures(session, paths, labels, known, framing, report)
+            lambda paths: _of_pictures(session, paths, labels, known, framing, below, report)
         ), _suffixes(session.shape[2])
 
 
@@ -197,9 +209,13 @@ def _of_pictures(
     labels: Sequence[str],
     known: PixelScale | None,
     framing: Framing | None,
+    below: float,
     on_unreadable: Callable[[DataError], None],
 ) -> list[Prediction]:
-    """Predictions of pictures, whose stored pixels have a known scale; None: that of 8 bits."""
+    """Predictions of pictures, whose stored pixels have a known scale; None: that of 8 bits.
+
+    An answer with a probability under `below` is rejected.
+    """
     scale = known or SIXTEEN_BIT
     height, width, channels = session.shape
 
@@ -216,13 +232,13 @@ def _of_pictures(
     found, sent = list[Prediction](), list[tuple[Path, str]]()
     # A batch is decoded while the one before is classified.
     for good in _decoded(paths, batch_of(session.shape), pixels_of, on_unreadable):
-        found += _received(session, sent, labels)
+        found += _received(session, sent, labels, below)
         stacked = np.stack([pixels for _, pixels in good])
         session.send(stacked)
         batch = [path for path, _ in good]
         remarks = _remarks(batch, stacked, scale) if session.dtype == np.uint8 else None
         sent = list(zip(batch, remarks or [""] * len(batch), strict=True))
-    return found + _received(session, sent, labels)
+    return found + _received(session, sent, labels, below)
 
 
 def _of_signals(
@@ -351,7 +367,10 @@ def _raise(error: DataError) -> None:
 
 
 def _received(
-    session: UntrustedSession, sent: Sequence[tuple[Path, str]], labels: Sequence[str]
+    session: UntrustedSession,
+    sent: Sequence[tuple[Path, str]],
+    labels: Sequence[str],
+    below: float,
 ) -> list[Prediction]:
     """Predictions of the pictures, with remarks, that were sent last; none where there are none."""
     if not sent:
@@ -359,7 +378,24 @@ def _received(
     found = session.receive()
     best = found.argmax(1)
     rows = zip(sent, best.tolist(), found.max(1).tolist(), strict=True)
-    return [Prediction(path, labels[index], top, remark) for (path, remark), index, top in rows]
+    return [
+        Prediction(path, "" if top < below else labels[index], top, remark, rejected=top < below)
+        for (path, remark), index, top in rows
+    ]
+
+
+def _threshold(session: UntrustedSession, model: Path) -> float:
+    """Probability below which answers are rejected; 0 where the file states none."""
+    text = session.words.get(manifest.REJECT_BELOW, "")
+    try:
+        found = float(text or 0)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        what = f"{manifest.REJECT_BELOW} in the metadata of {model} is {text[:40]!r}"
+        what += ", the rule is 0 to 1"
+        raise DataError(what, fix=_FIX)
+    return found
 
 
 def _suffixes(channels: int) -> frozenset[str]:

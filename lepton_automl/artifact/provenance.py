@@ -74,6 +74,11 @@ class Provenance:
     """Format that ships: a name in `formats`, or that of the ONNX files."""
     board: Board | None = None
     """Board that the net is for; None: none was named."""
+    reject_rate: float = 0.0
+    """Share of samples of the classes that may be answered by "none of these"; 0: not asked for."""
+    reject_below: Mapping[str, float] = field(default_factory=dict)
+    """Name of an ONNX file -> probability below which it answers so; empty: there is no threshold.
+    Further formats have that of the int8 file."""
 
     @property
     def known_scale(self) -> PixelScale | None:
@@ -111,13 +116,22 @@ class Provenance:
         body["class_names"], body["input"] = tuple(body["class_names"]), tuple(body["input"])
         found = cls(**body)
         check_types(found)
-        if found.input_kind not in INPUT_TYPES:
-            raise ValueError(f"input_type {found.input_type!r} is no type of inputs")
-        if found.ship not in (ONNX, *found.formats):
-            raise ValueError(f"ship {found.ship!r} is no format of the artifact")
-        if found.pixel_scale and found.known_scale is None:
-            raise ValueError(f"pixel_scale {found.pixel_scale!r} states no scale")
+        _check_values(found)
         return found
+
+
+def _check_values(found: Provenance) -> None:
+    """Raise ValueError where a value is not one that lepton writes."""
+    if found.input_kind not in INPUT_TYPES:
+        raise ValueError(f"input_type {found.input_type!r} is no type of inputs")
+    if found.ship not in (ONNX, *found.formats):
+        raise ValueError(f"ship {found.ship!r} is no format of the artifact")
+    if not all(0 <= p <= 1 for p in (found.reject_rate, *found.reject_below.values())):
+        raise ValueError("reject_rate and reject_below have to be 0 to 1")
+    if found.reject_below and len(found.input) != 3:
+        raise ValueError("reject_below has no effect for a net that reads no pictures")
+    if found.pixel_scale and found.known_scale is None:
+        raise ValueError(f"pixel_scale {found.pixel_scale!r} states no scale")
 
 
 def read_provenance(folder: Path) -> Provenance:

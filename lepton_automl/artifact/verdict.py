@@ -188,6 +188,27 @@ class FormatFigures:
 
 
 @dataclass(frozen=True)
+class RejectionFigures:
+    """What the threshold for "none of these" rejects on the test part, by the ONNX file."""
+
+    rate: float
+    """Share of samples of the classes that may be rejected, as stated."""
+    below: float
+    """Probability below which an answer is rejected."""
+    n_samples: int
+    share: float
+    """Of the test samples, 0 to 1, that is rejected."""
+    interval: Interval
+    """95 %, of that share."""
+    accuracy_of_rest: float | None
+    """Share of the others that is right; None where all are rejected."""
+    n_shuffled: int
+    share_of_shuffled: float
+    """Share rejected of so many test pictures whose pixels are put in one random order: an example
+    of pictures of no class, not a bound for others."""
+
+
+@dataclass(frozen=True)
 class ValidationGap:
     """Accuracy on the validation part against that on the test part.
 
@@ -255,6 +276,8 @@ class Verdict:
     """Format that ships, which the limits bind: one of `formats`, or that of the ONNX files."""
     board: BoardFit | None = None
     """Whether the net fits the board that was named; None: none was."""
+    rejection: RejectionFigures | None = None
+    """Of the threshold for "none of these"; None: there is none."""
 
     @property
     def shipped(self) -> FileMetrics | None:
@@ -403,6 +426,9 @@ class Verdict:
             formats=tuple(map(_format, body.get("formats", ()))),
             ship=body.get("ship", ONNX),
             board=_board(body.get("board")),
+            rejection=None
+            if body.get("rejection") is None
+            else RejectionFigures(**_tuples(body["rejection"])),
         )
         check_types(found)
         shipped = found.shipped_file and found.shipped_file[1]

@@ -30,6 +30,7 @@ from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import EvaluatedPart, figures, file_problems
 from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
+from lepton_automl.artifact.rejection import measure_rejection
 from lepton_automl.artifact.verdict import (
     FormatFigures,
     PairedDrop,
@@ -458,6 +459,16 @@ def _judged(
         front_end=front_end,
         formats=more.figures,
         ship=about.ship,
+        rejection=measure_rejection(
+            files[main_file],
+            about.reject_rate,
+            about.reject_below[main_file],
+            test.pixels,
+            test.labels,
+            test.groups,
+        )
+        if main_file in about.reject_below
+        else None,
         board=None if about.board is None else _fit(request.folder, about.board, more.figures),
     )
 

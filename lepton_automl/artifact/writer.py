@@ -43,6 +43,7 @@ from lepton_automl.artifact.manifest import (
     unusable,
 )
 from lepton_automl.artifact.provenance import FinalistResult, Provenance, read_provenance
+from lepton_automl.artifact.rejection import fit_thresholds, rejection_metadata
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import Judge, Limits
 from lepton_automl.core import files as durable
@@ -95,6 +96,8 @@ def write_artifact(
     formats: Sequence[str] = (),
     ship: str = ONNX,
     board: Board | None = None,
+    reject: float = 0.0,
+    validation_groups: int | None = None,
 ) -> Digests:
     """Write the files of an artifact that exist before verification; `seal` adds the rest.
 
@@ -137,6 +140,10 @@ def write_artifact(
         Format that ships.
     board : Board, optional
         Board that the net is for.
+    reject : float
+        Share of samples of the classes that may be answered by "none of these"; 0: no threshold.
+    validation_groups : int, optional
+        Number of groups of the validation part; None: its samples have none.
 
     Returns
     -------
@@ -165,6 +172,14 @@ def write_artifact(
         LABELS: ("\n".join(" ".join(name.split()) for name in names) + "\n").encode(),
         DEVICE: device_program(),
     }
+    below: dict[str, float] = {}
+    if reject:
+        below, decision = fit_thresholds(
+            files, validation, reject, groups=validation_groups, refit=refit
+        )
+        decisions = [*decisions, decision]
+        for name in below:
+            files[name] = onnx_file.with_metadata(files[name], rejection_metadata(below, name))
     samples = _golden_samples(validation)
     files |= _golden(files, samples, onnx_file.onnx_probabilities)
     golden = Golden(samples, onnx_file.onnx_probabilities(files[INT8], samples))
@@ -192,6 +207,8 @@ def write_artifact(
         formats={name: tuple(written) for name, written in more.items()},
         ship=ship,
         board=board,
+        reject_rate=reject,
+        reject_below=below,
     )
     files |= {ABOUT: about.to_json().encode()}
     for written in more.values():

@@ -21,6 +21,7 @@ def export(
     run: o.Run,
     format: o.Formats = None,
     ship: o.Ship = "",
+    reject: o.Reject = None,
     sign: Sign = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -34,6 +35,8 @@ def export(
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait
 
     with progress.screen(quiet=quiet) as emit:
-        outcome = api.export(run, formats=names(format) or None, ship=ship, sign=sign, emit=emit)
+        outcome = api.export(
+            run, formats=names(format) or None, ship=ship, reject=reject, sign=sign, emit=emit
+        )
     report.show_verdict(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

@@ -417,6 +417,16 @@ Ship = Annotated[
         show_default=False,
     ),
 ]
+Reject = Annotated[
+    float | None,
+    typer.Option(
+        "--reject",
+        metavar="SHARE",
+        help="Answer 'none of these' below a probability, of at most this share of pictures of the "
+        "classes; 0: never.  [default: as in the artifact that is there, else 0]",
+        show_default=False,
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Move an earlier run in the folder aside and start again.")
 ]

@@ -54,6 +54,7 @@ def run(
     rehash: o.Rehash = False,
     format: o.Formats = None,
     ship: o.Ship = "",
+    reject: o.Reject = None,
     fresh: o.Fresh = False,
     store: o.StoreUrl = None,
     take_over: o.TakeOver = False,

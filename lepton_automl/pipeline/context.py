@@ -34,6 +34,7 @@ from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import DataPlace, Dataset, locate_data
 from lepton_automl.data.folds import assign_folds, is_small
 from lepton_automl.errors import ArchError, ConfigError, DataError, InfeasibleError, MachineError
+from lepton_automl.metrics.rejection import samples_needed
 from lepton_automl.models import formats
 from lepton_automl.models.random_weights import random_net
 from lepton_automl.pipeline import opening
@@ -148,6 +149,7 @@ def _opened(
     check_folds(config, dataset)
     space = choose_space(config, resources, dataset).for_samples(len(dataset.train))
     check_formats(config, dataset, space, resources.target)
+    check_reject(config, dataset)
     chosen = _decisions(config, resources, dataset, space)
     if config.space is None:
         text = f"search space {space.name}, for {chosen[0].evidence}; --space sets another"
@@ -264,6 +266,29 @@ def _format_names(config: RunConfig) -> list[str]:
     """File formats that the options name or imply, each once."""
     stated = (*(config.formats or ()), config.shipped_format)
     return [name for name in dict.fromkeys(stated) if name]
+
+
+def check_reject(config: RunConfig, dataset: Dataset) -> None:
+    """Check that the validation part can show the stated share of rejected samples.
+
+    Raises
+    ------
+    ConfigError
+        If it is too small, or the data are no pictures.
+    """
+    if not config.reject:
+        return
+    if dataset.kind != "pictures":
+        raise ConfigError("--reject has no effect: it is for pictures", fix="leave it out")
+    groups = dataset.validation.groups
+    count = len(dataset.validation) if groups is None else len(np.unique(groups))
+    if count < (needed := samples_needed(config.reject)):
+        kind = "samples" if groups is None else "groups"
+        raise ConfigError(
+            f"--reject {config.reject:g} cannot be shown on {count} validation {kind}: it takes "
+            f"{needed}, none of which is rejected",
+            fix="give a greater share or more data, or leave it out",
+        )
 
 
 def check_formats(config: RunConfig, dataset: Dataset, space: SearchSpace, target: Target) -> None:

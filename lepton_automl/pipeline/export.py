@@ -101,6 +101,8 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         channel_names=context.dataset.channel_names,
         window_stride=context.dataset.window_stride,
         input_type=context.dataset.input_type,
+        reject=reject_rate(context),
+        validation_groups=_group_count(context.dataset),
         **_formats(context),
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
@@ -132,10 +134,26 @@ def _formats(context: RunContext) -> dict[str, Any]:
     }
 
 
+def reject_rate(context: RunContext) -> float:
+    """The share that may be rejected: as stated, else as in the artifact that is there."""
+    if context.config.reject is not None:
+        return context.config.reject
+    about = _earlier_provenance(context.folder.artifact)
+    return 0.0 if about is None else about.reject_rate
+
+
+def _group_count(dataset: Dataset) -> int | None:
+    """Number of groups of the validation part; None where it has none."""
+    groups = dataset.validation.groups
+    return None if groups is None else len({int(group) for group in groups})
+
+
 def has_stated_formats(config: RunConfig, folder: Path) -> bool:
-    """Whether the artifact in a folder has the formats that a command states, if it states any."""
+    """Whether an artifact has the formats and rejection that a command states, if it does."""
     about = _earlier_provenance(folder)
     if about is None or (config.board and about.board != boards.load(config.board)):
+        return False
+    if config.reject not in (None, about.reject_rate):
         return False
     if config.formats is None and not config.shipped_format:
         return True

@@ -30,7 +30,7 @@ from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import charts, front
 from lepton_automl.pipeline.context import RunContext
-from lepton_automl.pipeline.export import Outcome, write_and_verify
+from lepton_automl.pipeline.export import Outcome, reject_rate, write_and_verify
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers
@@ -133,6 +133,8 @@ def refits(context: RunContext) -> bool:
     wanted, data = context.config.refit, context.dataset
     if wanted != "auto":
         return wanted == "on"
+    if reject_rate(context):  # Its threshold is fitted on the validation part.
+        return False
     count = len(data.train) + len(data.validation)
     return count < REFIT_SAMPLES or is_small(data.train, data.validation)
 

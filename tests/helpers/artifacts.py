@@ -63,6 +63,8 @@ def make_bundle(
     window_stride: int = 0,
     formats: tuple[str, ...] = (),
     ship: str = "onnx",
+    reject: float = 0.0,
+    refit: bool = False,
 ) -> Made:
     """Write `root/artifact`; three of four test labels are what the float net says."""
     arch = chain((8, 8, 3), [Stem(8), Conv(16, stride=2), Head()], len(CLASSES))
@@ -85,6 +87,8 @@ def make_bundle(
         window_stride=window_stride,
         formats=formats,
         ship=ship,
+        reject=reject,
+        refit=refit,
     )
     request = Request(root / "artifact", test.pixels, test.labels, "feedfacefeedface")
     return Made(root / "artifact", digests, request)

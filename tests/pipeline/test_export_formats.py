@@ -67,6 +67,30 @@ def test_a_finished_run_is_exported_again_where_other_formats_are_asked_for(fini
     assert api.run(config.data, **options).verdict == found.verdict
 
 
+def test_rejection_is_added_kept_and_removed_by_export(finished_run, tmp_path):
+    config = runs.copy(finished_run[0], tmp_path)
+    artifact = config.out / "artifact"
+    before = runs.digests(artifact)
+    for rate, word in ((0.0001, "validation"), (0.7, "0 to 0.5")):
+        with pytest.raises(ConfigError, match=word):
+            api.export(config.out, reject=rate)
+    assert runs.digests(artifact) == before
+    made = api.export(config.out, reject=0.2)
+    about = read_provenance(artifact)
+    assert about.reject_rate == 0.2
+    is_fitted = not about.refit
+    assert (made.verdict.rejection is not None) == bool(about.reject_below) == is_fitted
+    assert "none of these" in [each.name for each in made.decisions]
+    assert api.export(config.out, formats=["onnx"]).verdict.rejection == made.verdict.rejection
+    assert api.export(config.out, reject=0).verdict.rejection is None
+    assert read_provenance(artifact).reject_rate == 0
+
+
+def test_a_net_trained_on_the_validation_part_cannot_have_a_threshold(tmp_path):
+    with pytest.raises(ConfigError, match="--refit on"):
+        api.run("digits", out=tmp_path / "run", trials=1, reject=0.05, refit="on")
+
+
 def test_an_unknown_format_changes_nothing(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     before = runs.digests(config.out / "artifact")

@@ -34,9 +34,10 @@ def document(
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `FileMetrics`; null if the files are damaged), `drops`, `limits_on` (`samples` or
     `recordings`, which limits on accuracy bind), `recording_drops`, `parity`, `formats` (a list:
-    the fields of `FormatFigures`), `ship`, `board` (the fields of `BoardFit`, or null), `problems`,
-    `test_fingerprint`, `test_set_uses` (different files that this user has verified on this test
-    part, up to this one), `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
+    the fields of `FormatFigures`), `ship`, `board` (the fields of `BoardFit`, or null),
+    `rejection` (the fields of `RejectionFigures`, or null), `problems`, `test_fingerprint`,
+    `test_set_uses` (different files that this user has verified on this test part, up to this one),
+    `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
     other file shipped; null without limits), `notes` (what to know beside the status, such as how
     short the search was), `decisions` (made for the user, a list: the fields of
     `Decision`), `signed_by` (who signed it, with `verify --trust`; else null).
@@ -139,6 +140,8 @@ def predictions_document(
 ) -> dict[str, Any]:
     """The object of `predict`: `predictions`, each with `file`, `label`, `probability`, `note`.
 
+    Where none of the classes is probable enough the label is empty and `rejected` is true.
+
     Of a recording also `windows`, each with `start`, `label`, `probability`.
 
     Where there are notes on the file, also `notes`; where pictures cannot be read, also
@@ -159,6 +162,7 @@ def predictions_document(
 def _prediction(row: Prediction) -> dict[str, Any]:
     return (
         {"file": str(row.file), "label": row.label, "probability": row.probability}
+        | ({"rejected": True} if row.rejected else {})
         | ({"note": row.note} if row.note else {})
         | ({"windows": list(map(dataclasses.asdict, row.windows))} if row.windows else {})
     )

@@ -51,6 +51,8 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     parts += _formats(verdict)
     if verdict.board is not None:
         parts.append(Text(formatting.board_text(verdict.board)))
+    if verdict.rejection is not None:
+        parts.append(Text(formatting.rejection_text(verdict.rejection)))
     if verdict.limits:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]
@@ -191,7 +193,8 @@ def _prediction_cells(rows: Sequence[Prediction]) -> list[list[str]]:
     has_windows = any(row.windows for row in rows)
     cells = [["file", "label", "probability", *(["windows of that label"] * has_windows)]]
     for row in rows:
-        cells.append([str(row.file), row.label, f"{100 * row.probability:.1f} %"])
+        label = "none of these" if row.rejected else row.label
+        cells.append([str(row.file), label, f"{100 * row.probability:.1f} %"])
         if has_windows:
             alike = sum(window.label == row.label for window in row.windows)
             cells[-1].append(f"{alike} of {len(row.windows)}" if row.windows else "")
