@@ -39,6 +39,8 @@ TRIALS = 4
 LEFT_SECONDS = 20.0
 _MOST_OF_HOSTS = 4
 """Faults of hosts during one task at most; it fails when it has lost six."""
+_ANY_TASK = -1
+"""A worker that is stopped while it is idle is lost with the task that it gets next."""
 _SESSIONS = "sessions"
 """File of a host with the ids of its sessions: that of the command's end, then the far one."""
 COMMAND, NEAR, FAR, AGENT, WORKER = "command", "near", "far", "agent", "worker"
@@ -184,6 +186,8 @@ class Case:
         self.history.append(str(strike))
         _send(strike.number, pid)
         self._count(strike.whom)
+        if (strike.whom, strike.number) == (WORKER, signal.SIGSTOP):
+            self._hits[_ANY_TASK, WORKER] += 1
         if strike.is_continued:
             self._resumed.append((time.monotonic() + strike.pause, pid))
 
@@ -196,9 +200,9 @@ class Case:
         """The process to strike; 0 where there is none or it has had enough."""
         if whom == COMMAND:
             return command.pid
-        is_worker, done = whom == WORKER, self._done()
-        if self._hits[done, "worker" if is_worker else "host"] >= (
-            1 if is_worker else _MOST_OF_HOSTS
+        kind, most = (WORKER, 1) if whom == WORKER else ("host", _MOST_OF_HOSTS)
+        if self._hits[self._done(), kind] >= most or (
+            whom == WORKER and self._hits[_ANY_TASK, kind]
         ):
             return 0
         hosts = [found for name in NAMES if (found := self._host(name)).get(whom)]
