@@ -28,6 +28,7 @@ from tests.helpers.search import make_trial, search_request
 
 HERE = Path(__file__).parents[2]
 LOOPBACK = "0100007F"
+BEFORE = set[str]()
 
 
 @pytest.fixture
@@ -73,13 +74,15 @@ def ended(executor: HostsExecutor) -> TaskResult:
 
 def listeners(executor: HostsExecutor) -> set[str]:
     groups = [host.pid for host in executor._hosts.values()]
-    return listening([os.getpid(), *(pid for group in groups for pid in members_of(group))])
+    members = [pid for group in groups for pid in members_of(group)]
+    return listening([os.getpid(), *members]) - BEFORE
 
 
 def test_two_hosts_train_the_net_of_two_processes_on_one_and_a_killed_one_costs_a_repetition(
     task: Task, tmp_path: Path
 ) -> None:
     events = list[Event]()
+    BEFORE.update(listening([os.getpid()]))  # Groups of other tests.
     alone = replace(task, out=str(tmp_path / "alone"))
     with two_hosts(tmp_path, events) as executor:
         assert not listeners(executor)
