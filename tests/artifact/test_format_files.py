@@ -242,7 +242,7 @@ def test_an_artifact_whose_writing_was_killed_is_never_complete_and_is_written_a
     assert verify(dataclasses.replace(made.request, digests=made.digests)).status == "holds"
 
 
-SEALED = {"verdict.json", "MODEL_CARD.md", "reference_test_predictions.npy"}
+SEALED = {"verdict.json", "MODEL_CARD.md", "sbom.cdx.json", "reference_test_predictions.npy"}
 
 
 def content(folder):

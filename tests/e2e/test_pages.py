@@ -18,12 +18,13 @@ PLACEHOLDERS = {
     "ARTIFACT": "runs/photos/artifact",
     "FILES": "new/1.jpg",
     "PICTURES": "new/1.jpg",
+    "FOLDER": "new",
 }
 SHOWN = sorted(
     {
         tuple(PLACEHOLDERS.get(word, word) for word in words)
         for page, words in commands()
-        if words[1] in QUICK and "--watch" not in words and page != EXAMPLES_PAGE.name
+        if words[1] in QUICK and not {"--watch", "--trust"} & set(words) and page != EXAMPLES_PAGE.name
     }
     | {("lepton", "spaces")}
 )
@@ -34,7 +35,7 @@ def place(finished_run, tmp_path_factory):
     """A folder with the run and the pictures that the pages name."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "runs").mkdir()
-    for name in ("photos", "digits"):
+    for name in ("photos", "digits", "table/digits_seed=0_max-size-kb=20"):
         shutil.copytree(finished_run[0].out, folder / "runs" / name)
     (folder / "new").mkdir()
     for number in (1, 2):

@@ -73,8 +73,9 @@ def test_a_budget_too_short_for_the_limits_gives_a_file_and_says_how_to_go_on(
     assert (outcome.artifact / "model.int8.onnx").is_file()
     assert outcome.verdict.status == "broken"
     assert any("time is used up; --fresh with a larger --budget" in text for text in said)
+    said.clear()
     compress_net(short, net, emit=lambda event: said.append(event.message))
-    assert said[-1].endswith("--fresh starts again")
+    assert any(text.endswith("--fresh starts again") for text in said)
 
 
 def test_arch_and_weights_alone_are_enough(net: Path, tmp_path: Path) -> None:
