@@ -141,8 +141,10 @@ def test_the_board_of_a_search_is_that_of_its_artifact(finished_run, tmp_path):
 
 @HAS_C
 def test_a_search_keeps_its_board(tmp_path):
-    out = tmp_path / "run"
-    api.search("digits", out=out, board="nucleo-f401re", space="tiny", trials=1, jobs=1)
+    out, space = tmp_path / "run", tmp_path / "quick.toml"
+    space.write_text(runs.SPACE.replace("epochs = 9", "epochs = 1"))
+    data = str(runs.quick_data(tmp_path))
+    api.search(data, out=out, board="nucleo-f401re", space=str(space), trials=1, jobs=1)
     again = configured(locate(out))
     assert boards.load(again.board) == boards.load("nucleo-f401re")
     assert (again.limits, again.target) == (
