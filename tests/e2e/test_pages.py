@@ -13,6 +13,8 @@ from tests.helpers.cli import Lepton
 from tests.helpers.pages import EXAMPLES_PAGE, commands
 
 QUICK = ("spaces", "status", "predict", "verify")
+ELSEWHERE = {"--watch", "--trust"}
+"""Options whose commands other tests run."""
 PLACEHOLDERS = {
     "RUN": "runs/photos",
     "ARTIFACT": "runs/photos/artifact",
@@ -24,7 +26,7 @@ SHOWN = sorted(
     {
         tuple(PLACEHOLDERS.get(word, word) for word in words)
         for page, words in commands()
-        if words[1] in QUICK and not {"--watch", "--trust"} & set(words) and page != EXAMPLES_PAGE.name
+        if words[1] in QUICK and not ELSEWHERE & set(words) and page != EXAMPLES_PAGE.name
     }
     | {("lepton", "spaces")}
 )
