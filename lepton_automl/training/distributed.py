@@ -156,6 +156,7 @@ def init_process_group(
     init_method: str = "env://",
     process_group: ProcessGroup | None = None,
     *,
+    device: str = "",
     meeting: Meeting | None = None,
     listener: socket.socket | None = None,
 ) -> Iterator[ProcessGroup]:
@@ -168,6 +169,8 @@ def init_process_group(
         that `torchrun` sets.
     process_group : ProcessGroup, optional
         This process in the group; by default from the environment variables of `torchrun`.
+    device : str
+        What they compute on, such as `cpu` or `cuda`; empty: `cuda` where there is one.
     meeting : Meeting, optional
         Of processes on several machines, which compute on CPUs; in place of `init_method`.
     listener : socket, optional
@@ -181,7 +184,8 @@ def init_process_group(
         return
     rank, world_size = process_group.rank, process_group.world_size
     if meeting is None:
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
         os.environ.setdefault(_INTERFACE, "lo")  # No connections from other machines.
         distributed.init_process_group(
             backend, init_method=init_method, rank=rank, world_size=world_size

@@ -17,6 +17,7 @@ from lepton_automl.training.distributed import (
     MIN_SAMPLES_PER_PROCESS,
     ProcessGroup,
     expected_speedup,
+    init_process_group,
     usable_processes,
 )
 
@@ -116,3 +117,18 @@ def test_small_batches_use_fewer_processes() -> None:
     ]
     assert expected_speedup(1) == 1
     assert 1 < expected_speedup(2) < 2
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "nccl"), ("", "nccl")])
+def test_processes_on_the_cpu_talk_by_gloo_also_beside_a_gpu(monkeypatch, device, backend):
+    class Asked(Exception):
+        pass
+
+    def record(backend: str, **options: object) -> None:
+        raise Asked(backend)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", record)
+    group = init_process_group("file:///none", ProcessGroup(0, 2), device=device)
+    with pytest.raises(Asked, match=backend), group:
+        pass

@@ -92,7 +92,9 @@ class GroupPart:
 
 
 @contextmanager
-def started_process_group(task: str, count: int, folder: Path) -> Iterator[ProcessGroup]:
+def started_process_group(
+    task: str, count: int, folder: Path, device: str
+) -> Iterator[ProcessGroup]:
     """Start a process group that runs `task`, with this process as rank 0; ends it afterwards.
 
     Parameters
@@ -103,6 +105,8 @@ def started_process_group(task: str, count: int, folder: Path) -> Iterator[Proce
         Number of processes.
     folder : Path
         For the rendezvous file.
+    device : str
+        What they compute on, as `Task.device`.
     """
     if count == 1:
         yield SINGLE_PROCESS
@@ -112,7 +116,9 @@ def started_process_group(task: str, count: int, folder: Path) -> Iterator[Proce
     rendezvous.unlink(missing_ok=True)
     others = [_start_rank(task, ProcessGroup(rank, count), rendezvous) for rank in range(1, count)]
     try:
-        with init_process_group(rendezvous.as_uri(), ProcessGroup(0, count)) as process_group:
+        with init_process_group(
+            rendezvous.as_uri(), ProcessGroup(0, count), device=device
+        ) as process_group:
             yield process_group
     finally:
         _end(others)

@@ -31,6 +31,7 @@ def main() -> None:
     with init_process_group(
         Path(sys.argv[2]).absolute().as_uri(),
         ProcessGroup(int(rank), int(count)),
+        device=task.device,
         meeting=GroupPart.from_json(part[0]).meeting if part else None,
     ) as process_group:
         run_rank(task, process_group)

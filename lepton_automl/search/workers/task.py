@@ -236,7 +236,7 @@ def run_task(
         part = GroupPart.from_json(task.group)
         started = started_group_part(text, part, task.ranks, on_listen)
     else:
-        started = started_process_group(text, task.processes, Path(task.out))
+        started = started_process_group(text, task.processes, Path(task.out), task.device)
     with started as process_group:
         return run_rank(task, process_group, training_slot, on_progress)
 
