@@ -75,7 +75,7 @@ def locate_model(artifact: Path) -> ShippedModel:
     if artifact.is_file() or not artifact.exists():
         raise DataError(
             f"{artifact} {'is no ONNX file' if artifact.is_file() else 'does not exist'}",
-            fix="give a run folder, its artifact/ or an .onnx file, then the pictures",
+            fix="give a run folder, its artifact/ or an .onnx file",
         )
     nested = artifact / "artifact"
     folder = nested if nested.is_dir() and not (artifact / manifest.MANIFEST).exists() else artifact

@@ -45,6 +45,7 @@ from lepton_automl.runs.lock import RunLock, check_not_held
 from lepton_automl.runs.stored_run import StoredRun
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
+from lepton_automl.search.executors.hosts_file import read_hosts
 from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
@@ -247,6 +248,8 @@ def resolve(config: RunConfig) -> Resources:
         model = read_table(config.latency_from)
         table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
+    if config.hosts is not None:
+        read_hosts(config.hosts)  # The search reads it again and again; a wrong one is told now.
     board = None if config.board is None else boards.load(config.board)
     return Resources(target, model, table, device, space, board)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +114,7 @@ def test_a_second_command_on_the_same_run_is_refused(tmp_path):
         ({"final_jobs": 3, "jobs": 2}, "--final-jobs 3, the rule is 1 to 2", "smaller"),
         ({"channels": "2"}, "--channels '2' is not known", "1, 3, 4, auto"),
         ({"final_jobs": 0}, "--final-jobs 0, the rule is 1 to", "leave it out"),
+        ({"hosts": Path("none.toml")}, "none.toml cannot be read", "[host.NAME]"),
     ],
 )
 def test_a_wrong_option_is_reported_before_anything_is_written(tmp_path, more, said, hint):

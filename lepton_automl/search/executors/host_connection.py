@@ -280,7 +280,8 @@ class Host:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise HostFailed(f"{self.argv[0]} cannot be started: {first_line(error)}") from error
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise HostFailed(f"{self.argv[0]} cannot be started: {reason}") from error
         self._process = process
         assert process.stdin is not None
         assert process.stdout is not None
