@@ -214,7 +214,7 @@ WORKER = (
 )
 
 
-def sleep(task: Any, training_slot: Any, on_progress: Any) -> Any:
+def sleep(task: Any, training_slot: Any, on_progress: Any, *_: Any) -> Any:
     """Sleep as long as the seed says, in thousandths of a second, then return a new net."""
     from lepton_automl.models.arch import Arch
     from lepton_automl.search.workers.task import TaskResult, pack

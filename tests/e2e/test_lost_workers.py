@@ -47,7 +47,7 @@ worker.main()
 FAILING = (
     HEAD
     + """
-def run_task(task, training_slot, on_progress):
+def run_task(task, training_slot, on_progress, *more):
     if task.key == "1-0" and task.micro_batches_of_cycles[-1] == 1:
         fill_memory()
     if task.key == "2-0" and once("stopped"):
@@ -58,7 +58,7 @@ def run_task(task, training_slot, on_progress):
                 os.kill(os.getpid(), signal.SIGSTOP)
     if task.key == "3-0":
         os.kill(os.getpid(), signal.SIGKILL)
-    return run(task, training_slot, on_progress)
+    return run(task, training_slot, on_progress, *more)
 """
     + TAIL
 )
@@ -68,10 +68,10 @@ FULL_DISK = (
 def full(handle):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-def run_task(task, training_slot, on_progress):
+def run_task(task, training_slot, on_progress, *more):
     if task.key == "2-0":
         os.fsync = full
-    return run(task, training_slot, on_progress)
+    return run(task, training_slot, on_progress, *more)
 """
     + TAIL
 )

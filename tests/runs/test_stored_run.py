@@ -471,14 +471,15 @@ def test_files_that_change_while_they_are_copied_are_copied_in_one_state(
     def save(folder, text):
         folder.best.mkdir(parents=True, exist_ok=True)
         for name in names:
-            (folder.best / ".new").write_text(text)
-            (folder.best / ".new").rename(folder.best / name)
+            (folder.best / f".new{text}").write_text(text)
+            (folder.best / f".new{text}").rename(folder.best / name)
 
     stored = store_copy.StoreCopy._stored
 
     def changed_meanwhile(self, path):
         yield from stored(self, path)
-        if path.endswith("best/arch.json") and (self._folder.best / "arch.json").read_text() == "1":
+        weights = self._folder.best / names[-1]
+        if path.endswith("best/arch.json") and weights.exists() and weights.read_text() == "1":
             save(self._folder, "2")
 
     monkeypatch.setattr(store_copy.StoreCopy, "_stored", changed_meanwhile)
