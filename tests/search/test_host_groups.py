@@ -78,6 +78,7 @@ def listeners(executor: HostsExecutor) -> set[str]:
     return listening([os.getpid(), *members]) - BEFORE
 
 
+@pytest.mark.slow
 def test_two_hosts_train_the_net_of_two_processes_on_one_and_a_killed_one_costs_a_repetition(
     task: Task, tmp_path: Path
 ) -> None:
