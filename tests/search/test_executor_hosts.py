@@ -190,7 +190,7 @@ def test_a_command_that_is_not_there_and_a_host_that_can_be_used(tmp_path: Path)
     tables = {"a": "jobs = 1", "b": 'command = ["no-such-command", "gpu1"]'}
     with hosts_of(tmp_path, tables, events.append) as executor:
         assert run_all(executor, [fake_task(tmp_path, GOOD)])[0][1].host == "a"
-    assert _said(events, "host b cannot be used: no-such-command cannot be started: [Errno 2]")
+    assert _said(events, "host b cannot be used: no-such-command cannot be started: No such")
 
 
 def test_a_command_without_any_host_for_long_ends(

@@ -403,7 +403,8 @@ class Host:
         """How the command has ended, with its last words."""
         assert self._process is not None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _ENDING_SECONDS)
+            async with asyncio.timeout(_ENDING_SECONDS):
+                await self._process.wait()
         await asyncio.wait({errors}, timeout=_ENDING_SECONDS)
         code = self._process.returncode
         how = "closed its output" if code is None else f"ended with {code}"
@@ -562,7 +563,9 @@ class Host:
                     self.sent += len(line)
                     await stream.drain()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), PING_SECONDS)
+                    # `asyncio.wait_for` of Python 3.11 may swallow a cancellation.
+                    async with asyncio.timeout(PING_SECONDS):
+                        await self._wake.wait()
                     continue
                 self._messages.append({"ping": 1})
         self._kill()  # A file or the pipe cannot be used; what reads from the host ends too.
