@@ -337,7 +337,7 @@ class FsspecStorage:
         """
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # fsspec's file systems raise errors of many libraries.
             codes = _codes(error)
             if isinstance(error, FileExistsError) or codes & _EXISTS:
                 raise FileExistsError(str(error)) from error

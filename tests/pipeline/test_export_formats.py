@@ -13,7 +13,6 @@ from lepton_automl.artifact.verify import checked_verdict
 from lepton_automl.config import Limits
 from lepton_automl.cost import boards
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
-from lepton_automl.models import formats
 from lepton_automl.pipeline import run as pipeline
 from lepton_automl.runs.folder import configured, locate
 from tests.helpers import packed_format, runs
@@ -115,10 +114,6 @@ def test_a_format_that_cannot_hold_the_nets_is_refused_before_anything_is_traine
     assert not (tmp_path / "run").exists()
 
 
-HAS_C = pytest.mark.skipif("c" not in formats.names(), reason="there is no format c")
-
-
-@HAS_C
 def test_a_board_that_is_too_small_is_told_with_what_would_fit(tmp_path):
     board = tmp_path / "mine.toml"
     board.write_text('[mine]\ncore = "cortex-m0"\nclock_mhz = 8\nflash_kib = 9\nram_kib = 5\n')
@@ -131,7 +126,6 @@ def test_a_board_that_is_too_small_is_told_with_what_would_fit(tmp_path):
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-@HAS_C
 def test_the_board_of_a_search_is_that_of_its_artifact(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     (config.out / "board.toml").write_text(boards.load("nucleo-f401re").to_toml())
@@ -139,7 +133,6 @@ def test_the_board_of_a_search_is_that_of_its_artifact(finished_run, tmp_path):
     assert verdict.board.board == boards.load("nucleo-f401re")
 
 
-@HAS_C
 def test_a_search_keeps_its_board(tmp_path):
     out, space = tmp_path / "run", tmp_path / "quick.toml"
     space.write_text(runs.SPACE.replace("epochs = 9", "epochs = 1"))
@@ -154,7 +147,6 @@ def test_a_search_keeps_its_board(tmp_path):
     assert again.shipped_format == "c"
 
 
-@HAS_C
 def test_a_board_is_recorded_and_judged(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     again = configured(locate(config.out), formats=("packed",), board="nucleo-l432kc")

@@ -397,7 +397,7 @@ class DaskHost(Host):
             raise HostFailed("was lost") from error
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # Dask raises here whatever the worker raised.
             raise HostFailed(_failure_text(error)) from error
         finally:
             self._asked.discard(future)
