@@ -12,13 +12,13 @@ import math
 import time
 
 from lepton_automl.compress.context import CompressionContext
-from lepton_automl.compress.recovery import OutOfTime, time_limit
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.tensors import joined, subset
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.models.model import Model
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.loop import Diverged, fit, initial_model
+from lepton_automl.training.schedule import Schedule
 
 SHRINKAGE = 0.4
 """Weight of the trained weights where the training starts; that of new random ones is the rest. A
@@ -60,8 +60,10 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     epochs = _epochs(model, context, data)
     if epochs < 1:
         return Refit(None, _NO_TIME, is_out_of_time=True)
-    # A late end costs less than a training that is lost.
+    # A late end costs less than a training that is shortened.
     reserved = context.quantize_seconds - GRACE_SHARE * context.refit_seconds
+    left = context.seconds_left
+    schedule = Schedule(None if left is None else lambda: left() - reserved)
     try:
         trained = fit(
             shrunk(model, context.seed),
@@ -72,11 +74,12 @@ def refit(model: Model, context: CompressionContext) -> Refit:
             device=context.device,
             micro_batches=context.micro_batches(model),
             training_slot=context.training_slot,
-            on_batch=time_limit(context, reserved),
+            schedule=schedule,
         )
     except Diverged as error:
         return Refit(None, f"not trained on all samples: {error.what}")
-    except OutOfTime:
+    done = schedule.share * epochs
+    if done < min(epochs, context.least_refit_epochs):
         return Refit(None, _NO_TIME, is_out_of_time=True)
     before, after = (
         balanced_mean(
@@ -89,6 +92,8 @@ def refit(model: Model, context: CompressionContext) -> Refit:
         why = f"trained on {counts}, it answers {after:.1%} of the validation samples correctly, "
         return Refit(None, f"{why}before {before:.1%}")
     times = f"{epochs} epoch{'s' * (epochs > 1)}"
+    if schedule.share < 1:
+        times = f"{max(1, round(done))} of {times}"
     why = f"trained for {times} on {counts}; validation accuracy is that of the net before"
     return Refit(dataclasses.replace(trained, parent=model.digest), why)
 

@@ -71,6 +71,8 @@ _LONGER = 2
 """A new plan is followed if its trials are trained so many times as long as those before."""
 SECONDS_BETWEEN_EVENTS, SHARE_OF_EVENTS = 0.2, 0.05
 """At least, between two events of progress; and their largest share of the time."""
+_LATE_SHARE = 0.25
+"""Share of the time of the final trainings that a late training of the search may take."""
 MOST_FAILURES = 8
 """The search ends after so many trials if the training of all of them failed."""
 _USUAL_SECONDS_PER_WORK = 1e-10
@@ -449,13 +451,16 @@ class SearchLoop:
     def _longest_training(self) -> float:
         """Seconds after which a training is stopped that starts now; 0: never.
 
-        The first one may use up the overrun that is allowed, as without it there is no net.
+        The first one may use up the overrun that is allowed, as without it there is no net. Later
+        ones leave most of their time to the final trainings, which gain more from it.
         """
         work, plan = self._work, self._trials.plan
         if work.config.seconds_in_all is None or plan is None:
             return 0.0
         left = self.clock.left() + GRACE_SECONDS
-        if not self._trials.trained():
+        if self._trials.trained():
+            left = self.clock.search_seconds(_LATE_SHARE) + GRACE_SECONDS
+        else:
             left = max(left, seconds_to_spare(work, plan))
         return max(left, GRACE_SECONDS)
 

@@ -117,13 +117,16 @@ def time_decision(trials: Trials, number: int, request: SearchRequest) -> Decisi
     own = trials[number].recipe.epochs
     is_few = len(trained) < min(FEW_TRIALS, config.trials or FEW_TRIALS)
     is_short = result.epochs < own
+    planned = ""
+    if result.planned_epochs:  # Trainings were slower than planned.
+        planned = f"; planned: {result.planned_epochs}, but trainings became slower"
     count = f"{len(trained)} trial{'s' * (len(trained) > 1)} of up to {epochs_text(longest)}"
     if is_few or is_short:
         choice = f"the search had time for {count} only"
         choice += f", and the winner was trained for {epochs_text(result.epochs)} "
-        choice += f"(its recipe: {own})"
+        choice += f"(its recipe: {own}{planned})"
     else:
-        choice = f"{count}; the winner was trained for {result.epochs}"
+        choice = f"{count}; the winner was trained for {result.epochs}{planned}"
     evidence = f"{duration(budget)} budget; an epoch took about {plan.epoch_seconds:.2g} s"
     if is_few or is_short:
         larger = f"--budget {request.continuing_budget(plan.epoch_seconds)}"

@@ -138,9 +138,15 @@ class Clock:
         per_work = self._of_trial.get(number, self._seconds / self._work)
         return SAFETY * per_work * work + TASK_SECONDS
 
-    def search_seconds(self) -> float:
-        """Seconds until the time of the final trainings begins; negative after it has begun."""
-        return self.left() - self._final_seconds
+    def search_seconds(self, share: float = 0.0) -> float:
+        """Seconds until the time of the final trainings begins; negative after it has begun.
+
+        Parameters
+        ----------
+        share : float
+            Share of the time of the final trainings that is added, 0 to 1.
+        """
+        return self.left() - (1 - share) * self._final_seconds
 
     def allows(self, work: float, seconds_before: float = 0.0) -> bool:
         """Whether a training of `work` ends before the time of the final trainings begins.

@@ -29,6 +29,7 @@ from lepton_automl.search.time_plan import FINAL_SHARES
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.workers.task import TaskResult, unpack
 from lepton_automl.training.recipe import Recipe
+from lepton_automl.training.schedule import ScheduleChange
 
 SEARCH_PLAN = "search"
 """Key of the `EventKind.PLAN` event with the plan of a search; later ones add `-1` and so on."""
@@ -180,6 +181,10 @@ class RungResult:
     """Micro-batches that a batch was split into; more than 1 after the memory ran out."""
     balanced: Mapping[str, float] | None = None
     """`accuracy`, `low`, `high` and `samples` where classes have equal weight."""
+    planned_epochs: int = 0
+    """Epochs that were planned, where the training was shortened to end in time; else 0."""
+    schedule_changes: tuple[ScheduleChange, ...] = ()
+    """How it was shortened."""
 
     @functools.cached_property
     def correct(self) -> NDArray[np.bool_]:
@@ -211,6 +216,11 @@ class RungResult:
         check_finite(event["epochs"], "epochs", int)
         for name, value in (event.get("balanced") or {}).items():
             check_finite(value, name)
+        check_finite(event.get("planned_epochs", 0), "planned_epochs", int)
+        changes = event.get("schedule_changes", ())
+        for batches, size in changes:
+            check_finite(batches, "batches", int)
+            check_finite(size, "step size")
         if not isinstance(event["failed"], str) or not isinstance(event["correct"], str):
             raise TypeError("failed or correct is no text")
         return cls(
@@ -220,6 +230,8 @@ class RungResult:
             event["failed"],
             event.get("micro_batches", 1),
             event.get("balanced"),
+            event.get("planned_epochs", 0),
+            tuple((batches, size) for batches, size in changes),
         )
 
 
@@ -439,7 +451,10 @@ def cross_validation_of(event: Mapping[str, Any], finalist: Mapping[str, Any]) -
 
 
 def result_event(
-    result: TaskResult, epochs: int, validation: Part | EvaluatedSamples | None = None
+    result: TaskResult,
+    epochs: int,
+    validation: Part | EvaluatedSamples | None = None,
+    planned_epochs: int = 0,
 ) -> dict[str, Any]:
     """Value of the ledger event of a finished training: its result and the seconds it took.
 
@@ -451,6 +466,8 @@ def result_event(
         Epochs of the trial after it.
     validation : Part or EvaluatedSamples, optional
         The samples that it was evaluated on.
+    planned_epochs : int
+        Epochs of the trial after it if it had not been shortened.
     """
     event = {
         "epochs": epochs,
@@ -460,6 +477,8 @@ def result_event(
     }
     event |= {"arithmetic": result.arithmetic} if result.arithmetic else {}
     event |= {"host": result.host} if result.host else {}
+    if result.schedule_changes:
+        event |= {"planned_epochs": planned_epochs, "schedule_changes": result.schedule_changes}
     if result.retried:
         event |= {"micro_batches": result.micro_batches, "retried": result.retried}
     if validation is not None and validation.strata is not None and not result.failed:

@@ -62,8 +62,10 @@ class Checkpoint:
         self._interval = _INTERVAL_SECONDS if interval_seconds is None else interval_seconds
         self._last_save = time.monotonic()
 
-    def save_if_due(self, step: int, parts: Mapping[str, Stateful]) -> None:
+    def save_if_due(self, step: int, parts: Mapping[str, Stateful], *, share: float = 0.0) -> None:
         """Write the state after `step` batches if the interval has passed.
+
+        `share` of the training, 0 to 1, is done by then; `saved_share` reads it.
 
         Raises
         ------
@@ -78,7 +80,8 @@ class Checkpoint:
             for name, part in parts.items()
             for key, tensor in part.state_dict().items()
         }
-        files.write(self.path, save(tensors, {"key": self.key, "step": str(step)}))
+        metadata = {"key": self.key, "step": str(step), "share": f"{share:.6f}"}
+        files.write(self.path, save(tensors, metadata))
         self._last_save = time.monotonic()
 
     def resume(self, parts: Mapping[str, Stateful]) -> int:
@@ -112,6 +115,16 @@ class Checkpoint:
             return int(metadata["step"]).to_bytes(_STEP_BYTES) + self.path.read_bytes()
         except (OSError, SafetensorError):
             return b""
+
+
+def saved_share(path: Path) -> float:
+    """Share of a training that the checkpoint at `path` holds; 0.0 without a valid file."""
+    try:
+        with safe_open(path, "pt") as file:
+            share = float((file.metadata() or {}).get("share", "0"))
+    except (OSError, SafetensorError, ValueError):
+        return 0.0
+    return share if 0 <= share <= 1 else 0.0
 
 
 class _NoCheckpoint(Checkpoint):

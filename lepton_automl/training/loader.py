@@ -15,6 +15,7 @@ from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.training import augmentation
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lepton_automl.training.recipe import Recipe
+from lepton_automl.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from lepton_automl.data.dataset import LabelledTensors
@@ -47,7 +48,8 @@ class Loader:
     size, so every sample is seen equally often and no batch is ever smaller than two. With
     `flip` half of the samples are mirrored in the first pass and the others in the next, in turn,
     so that both sides are seen equally often too (Jordan 2024, section 3.6, arXiv:2404.00498).
-    In a data-parallel training each process gets its slice of every batch.
+    In a data-parallel training each process gets its slice of every batch. A `schedule` that is
+    passed through faster has fewer batches, the last ones of them as they are without augmentation.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Loader:
         seed: int,
         device: torch.device,
         process_group: ProcessGroup = SINGLE_PROCESS,
+        schedule: Schedule | None = None,
     ) -> None:
         self.device, self.labels = device, data.labels.to(device)
         is_resident = fits_on_device(data.pixels, device)
@@ -67,6 +70,8 @@ class Loader:
         samples = len(self.labels)
         self.batch_size = max(2, min(recipe.batch_size, samples))
         self.steps = max(1, math.ceil(epochs * samples / self.batch_size))
+        self.schedule = schedule or Schedule()
+        self.schedule.begin(self.steps)
         self.plain_from = math.ceil(self.steps * (1 - recipe.plain_finish))
         self._rank, self._seed = process_group.rank, seed
         self._local = process_group.local_slice(self.batch_size)
@@ -89,7 +94,7 @@ class Loader:
         if step == self._chunk_end:
             self._chunk_start, self._chunk_end = step, self._end_of_chunk(step)
             samples = (self._chunk_end - step) * self.batch_size
-            self._load_chunk(samples, is_plain=step >= self.plain_from)
+            self._load_chunk(samples, is_plain=not self._batches_before(self.plain_from, step))
             following = (self._end_of_chunk(self._chunk_end) - self._chunk_end) * self.batch_size
             # Behind the last whole chunk of an epoch the order is not drawn yet.
             if self._gatherer is not None and 0 < following <= len(self._order):
@@ -99,8 +104,13 @@ class Loader:
 
     def _end_of_chunk(self, step: int) -> int:
         """The step after the last one of the chunk that begins with `step`."""
-        stop = self.plain_from if step < self.plain_from else self.steps
-        return min(step + self.steps_per_chunk, stop, self.steps)
+        before_plain = self._batches_before(self.plain_from, step)
+        following = before_plain or self._batches_before(self.steps, step)
+        return step + min(self.steps_per_chunk, following)
+
+    def _batches_before(self, mark: int, step: int) -> int:
+        """Batches from that of `step` to the first one at or behind step `mark` of the schedule."""
+        return self.schedule.batches_before(mark, step - self.schedule.batches)
 
     def micro_batches(self, step: int, count: int) -> Iterator[Batch]:
         """The batch of `step` in at most `count` parts of at least two samples each."""

@@ -29,6 +29,7 @@ from lepton_automl.training.memory import evaluation_batch
 from lepton_automl.training.optim import Optimizer, lr_schedule
 from lepton_automl.training.precision import matmul_dtype
 from lepton_automl.training.recipe import Recipe
+from lepton_automl.training.schedule import Schedule
 from lepton_automl.training.step import CudaGraphStep, StepFunction, TrainStep
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class TrainOptions(TypedDict):
     process_group: NotRequired[ProcessGroup]
     training_slot: NotRequired[TrainingSlot]
     on_batch: NotRequired[OnBatch]
+    schedule: NotRequired[Schedule]
 
 
 def fit(
@@ -150,7 +152,10 @@ def _open_checkpoint(
     labels = hashlib.sha256(data.labels.numpy().tobytes()).hexdigest()
     labels += " balanced" if data.is_balanced else ""
     process_group = options.get("process_group", SINGLE_PROCESS)
-    without_effect = {"training_slot", "on_batch", "process_group"}
+    # Of the schedule only changes that are given are known before the training.
+    schedule = options.get("schedule")
+    repeated = [] if schedule is None else schedule.changes
+    without_effect = {"training_slot", "on_batch", "process_group", "schedule"}
     parts = (
         model.digest,
         labels,
@@ -158,6 +163,7 @@ def _open_checkpoint(
         [teacher.digest for teacher in teachers],
         sorted((k, str(v)) for k, v in options.items() if k not in without_effect),
         (matmul_dtype(options.get("device", CPU)), process_group.world_size),
+        *([repeated] if repeated else []),
     )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     return Checkpoint(path, key, process_group=process_group)
@@ -187,6 +193,7 @@ def train_loop(
     process_group: ProcessGroup = SINGLE_PROCESS,
     training_slot: TrainingSlot = contextlib.nullcontext,
     on_batch: OnBatch = _ignore_batch,
+    schedule: Schedule | None = None,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> TrainResult:
     """Train `network` in place, from the state in `checkpoint` if there is one.
@@ -214,6 +221,8 @@ def train_loop(
         Returns a context manager that is entered around every batch.
     on_batch : callable
         Called after every batch.
+    schedule : Schedule, optional
+        A new one; it says how many batches there are where the time is limited.
     checkpoint : Checkpoint, optional
         Where the state is saved from time to time.
 
@@ -223,7 +232,8 @@ def train_loop(
         If the loss becomes infinite or not a number.
     """
     to_device(network, device).train()
-    loader = Loader(data, preprocessing, recipe, epochs, seed, device, process_group)
+    schedule = schedule or Schedule()
+    loader = Loader(data, preprocessing, recipe, epochs, seed, device, process_group, schedule)
     optimizer = Optimizer(network.parameters(), recipe, loader.batch_size)
     lr_scale = lr_schedule(recipe.schedule, loader.steps)
     class_weights = None
@@ -231,7 +241,8 @@ def train_loop(
         class_weights = torch.from_numpy(balanced.class_weights(data.strata)).to(device)
     loss = Loss(recipe, teacher, distill_weight, temperature, class_weights)
     state: dict[str, Stateful] = {"network": network, "optimizer": optimizer, "loader": loader}
-    first_step = checkpoint.resume(state)
+    state["schedule"] = schedule
+    checkpoint.resume(state)
     train_step: StepFunction = TrainStep(
         forward or process_group.wrap(network), loss, optimizer, loader.mean_per_rank_batch
     )
@@ -240,16 +251,20 @@ def train_loop(
             train_step, lambda: dict(network.state_dict()) | optimizer.state_dict()
         )
     total, last_loss = torch.zeros((), device=device), math.nan
-    for step in range(first_step, loader.steps):
+    while not schedule.is_complete:
+        batch = schedule.batches
         with training_slot():
-            total += train_step(loader.micro_batches(step, micro_batches), lr_scale[step])
-            if loader.is_last_of_chunk(step):
+            parts = loader.micro_batches(batch, micro_batches)
+            total += train_step(parts, lr_scale[schedule.step])
+            schedule.advance()
+            if loader.is_last_of_chunk(batch):
                 total = process_group.all_reduce_mean(total)
-                last_loss = _mean_loss(total, loader.chunk_length, step)
-                checkpoint.save_if_due(step + 1, state)
-        on_batch(step + 1, loader.steps)
+                last_loss = _mean_loss(total, loader.chunk_length, batch)
+                schedule.adapt(process_group)
+                checkpoint.save_if_due(schedule.batches, state, share=schedule.passed)
+        on_batch(schedule.batches, schedule.batches + schedule.batches_before(loader.steps))
     network.eval()
-    return TrainResult(loader.steps, last_loss)
+    return TrainResult(schedule.batches, last_loss)
 
 
 def _mean_loss(total: Tensor, count: int, step: int) -> float:

@@ -147,9 +147,10 @@ def test_epochs_are_those_that_the_time_left_after_quantization_allows(monkeypat
         def __call__(self, model, data, recipe, **options):
             nonlocal now
             now += 2.0
+            report = options.get("on_batch", lambda *_: None)  # Only where it is timed.
             for done in range(1, 9):
                 now += 1 / 12 / refit.SAFETY
-                options["on_batch"](done, 8)
+                report(done, 8)
             return super().__call__(model, data, recipe, **options)
 
     monkeypatch.setattr(refit.time, "monotonic", lambda: now)
@@ -223,27 +224,35 @@ def test_quantization_leaves_the_time_that_is_kept_for_it(monkeypatch):
     assert budgets[1] is not None
 
 
-def test_a_training_that_is_a_little_late_is_not_lost(monkeypatch, tmp_path):
-    model, context = setup(least_refit_epochs=1, quantize_seconds=5.0, refit_seconds=10.0)
-    left = 20.0
+@pytest.mark.parametrize(("batches", "is_used"), [(50, True), (20, False)])
+def test_a_training_that_is_late_is_shortened_and_used_if_it_is_long_enough(
+    monkeypatch, batches, is_used
+):
+    model, context = setup(
+        refit_epochs=10, least_refit_epochs=3, quantize_seconds=5.0, refit_seconds=10.0
+    )
+    left = 1000.0
     context = dataclasses.replace(context, seconds_left=lambda: left)
 
     class Late(Trainings):
-        """The time left after each of its batches is in `times`, from the second training on."""
+        """Of 100 batches so many are in time."""
 
         def __call__(self, model, data, recipe, **options):
             nonlocal left
-            times = self.times if self.calls else [20.0] * 4
-            for done, seconds in enumerate(times, 1):
-                left = seconds
-                options["on_batch"](done, len(times) + 1)
+            if self.calls:
+                schedule = options["schedule"]
+                schedule.begin(100)
+                schedule.changes = [(4, 96 / (batches - 4))]
+                schedule.batches = batches
+                left = 3.0  # All but what quantization needs, and a fifth of what was planned.
+                assert schedule._seconds_left() == 0.0
             return super().__call__(model, data, recipe, **options)
 
-    for least, is_used in ((3.5, True), (2.5, False)):
-        left = 20.0
-        monkeypatch.setattr(refit, "fit", trainings := Late())
-        trainings.times = [15.0, 6.0, least]
-        assert (refit.refit(model, context).model is not None) == is_used
+    monkeypatch.setattr(refit, "fit", Late())
+    made = refit.refit(model, context)
+    assert (made.model is not None) == is_used
+    assert made.is_out_of_time == (not is_used)
+    assert ("trained for 5 of 10 epochs" in made.why) == is_used
 
 
 @pytest.mark.parametrize("rejected", [False, True])

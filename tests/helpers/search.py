@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -107,9 +106,6 @@ class InlineWorkers(Executor):
     @property
     def busy(self) -> list[Task]:
         return list(self._waiting)
-
-    def seconds_to_go(self) -> float:
-        return math.inf
 
     def facts(self) -> dict[str, Any]:
         running = [{"task": task.key, "share": 0.5} for task in self._waiting]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -183,22 +182,6 @@ def test_workers_are_added_to_every_gpu_and_taken_away_again(
         f"workers per GPU: {now} (before: {before})"
         for before, now in ((1, 2), (2, 3), (3, 2), (2, 1))
     ]
-
-
-def test_seconds_to_go_follow_from_what_is_done(
-    workers: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert workers.seconds_to_go() == 0.0
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(time, "time", lambda: 0.0)  # The calendar's clock was set back.
-    for worker, key, seconds, share in zip(
-        workers._all, ("1-0", "2-0"), (30, 20), (0.75, 0.5), strict=True
-    ):
-        worker._task, worker._begun, worker._status = key, now - seconds, {"share": share}
-    assert workers.seconds_to_go() == pytest.approx(20.0)
-    workers._all[1]._status = {}
-    assert workers.seconds_to_go() == math.inf
 
 
 FREE = GpuMemory(free=90, total=100)

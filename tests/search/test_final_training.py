@@ -7,15 +7,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lepton_automl.core.events import Event
 from lepton_automl.runs.ledger import recorded_decisions
 from lepton_automl.search.finals import augmentation, finalists, training
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FINALS, FinalTraining, finalist_results
+from lepton_automl.search.progress import time_decision
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
-from lepton_automl.search.time_plan import Clock
+from lepton_automl.search.time_plan import TASK_SECONDS, Clock
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Plan, Trials, read_trials
 from lepton_automl.search.workers.task import Task, TaskResult, pack
@@ -233,9 +236,9 @@ def test_a_training_that_takes_far_longer_than_planned_is_left_out(tmp_path: Pat
     request.ledger.close()
 
 
-@pytest.mark.parametrize(("to_go", "is_kept"), [(10.0, True), (30.0, False)])
-def test_a_late_training_that_ends_soon_is_waited_for(
-    tmp_path: Path, to_go: float, is_kept: bool
+@pytest.mark.parametrize(("late", "is_kept"), [(29.0, True), (31.0, False)])
+def test_a_late_training_is_waited_for_as_long_as_pruning_can_spare(
+    tmp_path: Path, late: float, is_kept: bool
 ) -> None:
     class Late(FixedWorkers):
         def finished(self, timeout: float = 1.0) -> list[tuple[Task, TaskResult]]:
@@ -243,24 +246,129 @@ def test_a_late_training_that_ends_soon_is_waited_for(
                 return []
             return super().finished(timeout)
 
-        def seconds_to_go(self) -> float:
-            return to_go
-
-    budget = {"stage_budget": lambda epoch_seconds, epochs: {"compression": 60.0, "files": 10.0}}
-    request = replace(search_request(tmp_path / "run", budget_seconds=9.0, trials=None), **budget)
+    request = with_compression(search_request(tmp_path / "run", budget_seconds=9.0, trials=None))
     trials, options = recorded_trials(request, 180)
     trials.plan = Plan(9, 1e-9, 0.0)
     turns, workers = iter(range(1000)), Late({"0-final-0": 192})
-    times = iter([100.0] * 6 + [-10.0] * 1000)
+    left = [100.0] * 6 + [-late] * 1000
+    times = iter(left)
     final_training(request, trials).train(options, workers, Clock(lambda: next(times), 0.0, 1e-9))
     assert bool(trials.final_result(TrainingKey.parse("0-final-0"))) is is_kept
     request.ledger.close()
 
 
+def labels(*numbers: int) -> list[str]:
+    """Keys of the final trainings of trials with every seed."""
+    return [f"{n}-final-0{again}" for n in numbers for again in ("", "-1", "-2")]
+
+
+def with_compression(request: SearchRequest) -> SearchRequest:
+    """`request` with 60 s for pruning."""
+    stages = {"compression": 60.0, "files": 10.0}
+    return replace(request, stage_budget=lambda epoch_seconds, epochs: stages)
+
+
+class Shortened(FixedWorkers):
+    """Half of the batches of every training were in time."""
+
+    changes = ((8, 1.5), (16, 3.0))
+
+    def run(self, task: Task) -> TaskResult:
+        return replace(super().run(task), share=0.5, schedule_changes=self.changes)
+
+
+def test_a_final_training_is_shortened_rather_than_lost(tmp_path: Path) -> None:
+    events: list[Event] = []
+    request = search_request(
+        tmp_path / "run", budget_seconds=900.0, trials=None, emit=events.append
+    )
+    request = with_compression(request)
+    trials, options = recorded_trials(request, 180, 190)
+    trials.plan = Plan(9, 1e-9, 0.0)
+    right = dict.fromkeys(labels(0), 181) | dict.fromkeys(labels(1), 192)
+    workers = Shortened(right)
+    clock = Clock(lambda: 120.0, 0.0, seconds_per_work(request, trials, 1.0))
+    final = final_training(request, trials)
+    final.train(options, workers, clock)
+    (epochs,) = {run.epochs for run in final.runs}
+    # Two finalists of about one size, one after the other: each has half of what search and
+    # pruning can spare.
+    assert all(task.is_shortened for task in workers.tasks)
+    assert workers.tasks[0].max_seconds == pytest.approx((120.0 + 15.0) / 2, rel=0.02)
+    assert workers.tasks[1].max_seconds == pytest.approx(120.0 + 15.0)
+    result = read_trials(request.ledger).best_result(1)
+    assert (result.epochs, result.planned_epochs) == (round(epochs / 2), epochs)
+    assert result.schedule_changes == Shortened.changes
+    assert any(f"of {epochs} planned, as it was slower" in event.message for event in events)
+    # The checkpoint is gone: the same training, not that of all epochs.
+    tasks = TaskBuilder(request, trials)
+    again = training.rebuild_checkpoint(result.key, tasks, trials, request.ledger)
+    assert again is not None
+    assert (again.schedule_changes, again.max_seconds) == (Shortened.changes, 0.0)
+    said = time_decision(read_trials(request.ledger), 1, request)
+    assert said is None or f"planned: {epochs}, but trainings became slower" in said.choice
+    request.ledger.close()
+
+
+def seconds_per_work(request: SearchRequest, trials: Trials, epoch_seconds: float) -> float:
+    """So many seconds an epoch of trial 0."""
+    return epoch_seconds / TaskBuilder(request, trials).work(0, 1)
+
+
+@pytest.mark.parametrize(("left", "count"), [(1.1, 2), (0.65, 2), (0.5, 1), (0.01, 0)])
+def test_what_does_not_fit_is_left_out_but_for_one_final_training(
+    tmp_path: Path, left: float, count: int
+) -> None:
+    """The time left, relative to that of a whole training, falls after the plan is made."""
+    request = search_request(tmp_path / "run", budget_seconds=900.0, trials=None)
+    trials, options = recorded_trials(request, 180, 190)
+    trials.plan = Plan(9, 1e-9, 0.0)
+    final, planned = final_training(request, trials), [1e4]
+    speed = seconds_per_work(request, trials, 1.0)
+    clock = Clock(lambda: planned[0], 0.0, speed)
+
+    class Slower(Shortened):
+        """After the plan is made there is little time."""
+
+        @property
+        def free(self) -> int:
+            runs = [run for run in final.runs if not run.seed and not run.fold]
+            planned[0] = left * (runs[0].epochs + TASK_SECONDS)
+            return super().free
+
+    workers = Slower(dict.fromkeys(labels(0, 1), 185))
+    final.train(options, workers, clock)
+    assert len({task.key for task in workers.tasks} & {"0-final-0", "1-final-0"}) == count
+    request.ledger.close()
+
+
+def test_an_interrupted_training_that_is_nearly_done_goes_on(tmp_path: Path) -> None:
+    request = search_request(tmp_path / "run", budget_seconds=900.0, trials=None)
+    trials, options = recorded_trials(request, 180, 190)
+    trials.plan = Plan(9, 1e-9, 0.0)
+    final, left = final_training(request, trials), [1e4]
+    clock = Clock(lambda: left[0], 0.0, seconds_per_work(request, trials, 1.0))
+
+    class Killed(FixedWorkers):
+        def run(self, task: Task) -> TaskResult:
+            Path(task.out).mkdir(parents=True)
+            metadata = {"key": "", "step": "880", "share": "0.88"}
+            save_file({"a": torch.zeros(1)}, Path(task.out) / "resume.safetensors", metadata)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        final.train(options, Killed({}), clock)
+    first = final.runs[0]
+    left[0] = 0.2 * first.epochs
+    workers = FixedWorkers({str(first.key(0)): 192})
+    final_training(request, read_trials(request.ledger)).train([], workers, clock)
+    assert [task.key for task in workers.tasks] == [str(first.key(0))]
+    request.ledger.close()
+
+
 def first_trained(request: SearchRequest, trials: Trials, options: list[Option]) -> int:
     """Of two candidates the one that is trained to the end first."""
-    labels = [f"{n}-final-0{again}" for n in (0, 1) for again in ("", "-1", "-2")]
-    workers = FixedWorkers(dict.fromkeys(labels, 190))
+    workers = FixedWorkers(dict.fromkeys(labels(0, 1), 190))
     final_training(request, trials).train(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
     request.ledger.close()
     return int(workers.tasks[0].key.partition("-")[0])

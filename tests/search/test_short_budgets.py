@@ -126,9 +126,6 @@ class SimulatedWorkers(Executor):
     def busy(self) -> list[Task]:
         return [task for _, _, task, _ in self._running]
 
-    def seconds_to_go(self) -> float:
-        return max((end - self._clock.now for _, end, _, _ in self._running), default=0.0)
-
     def facts(self) -> dict[str, Any]:
         return {"first": 0.0, "workers": [{"task": t.key, "share": 0.5} for t in self.busy]}
 
@@ -147,9 +144,12 @@ class SimulatedWorkers(Executor):
         if task.max_seconds and whole > task.max_seconds:
             share, whole = task.max_seconds / whole, task.max_seconds
         result = TaskResult((whole,) * len(task.cycles), failed=TIME_IS_OVER, share=share)
-        if share == 1.0:
+        if share == 1.0 or task.is_shortened:
             right = rng.random(_samples_of(task.validation[1])) < 0.6 + 0.3 * rng.random()
-            result = TaskResult((whole,) * len(task.cycles), pack(right))
+            changes = () if share == 1.0 else ((1, 1 / share),)
+            result = TaskResult(
+                (whole,) * len(task.cycles), pack(right), share=share, schedule_changes=changes
+            )
         if rng.random() < self._machine.deaths:
             lost = self._machine.start + float(rng.random()) * whole
             self.extra += lost
@@ -366,6 +366,9 @@ def test_a_training_that_hangs_ends_with_the_time(
     assert any(hanging in key for key in run.keys)
     assert run.clock.now <= 200.0 + late
     assert run.endless == []
+    with LedgerView(run.folder / "ledger.db") as ledger:
+        finals = [key for key in ledger.all(EventKind.RUNG) if "-final-" in key]
+    assert finals  # Neither loses the net that ships its final training.
 
 
 def test_a_much_larger_budget_trains_for_longer(make_run: Callable[..., Run]) -> None:

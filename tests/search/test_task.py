@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.data.dataset import LabelledFiles
+from lepton_automl.data.dataset import LabelledFiles, LabelledTensors
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
@@ -93,11 +93,9 @@ def test_the_last_cycle_may_have_a_recipe_of_its_own(
 
 def test_the_result_is_that_of_the_saved_model(task: Task) -> None:
     result = RUN(task)
-    validation = load_labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
-    assert (
-        unpack(result.correct).tolist()
-        == is_correct(Model.load(Path(task.out)), validation).tolist()
-    )
+    validation = _validation(task)
+    saved = Model.load(Path(task.out))
+    assert unpack(result.correct).tolist() == is_correct(saved, validation).tolist()
     assert len(result.seconds) == 2
 
 
@@ -144,6 +142,28 @@ def test_a_training_over_its_time_stops_with_its_share_and_saves_nothing(task: T
     assert 0 < stopped.share <= 0.25  # It stops after the first of its batches.
     assert not (Path(task.out) / "weights.safetensors").exists()
     assert not RUN(replace(limited, max_seconds=600.0)).is_stopped
+
+
+def test_a_training_over_its_time_may_be_shortened_and_be_repeated(task: Task) -> None:
+    limited = replace(task, cycles=((2, 5), (40, 6)), max_seconds=1e-9, is_shortened=True)
+    assert Task.from_json(limited.to_json()) == limited
+    shortened = RUN(limited)
+    assert shortened.failed == ""
+    assert 0 < shortened.share < 1
+    assert TaskResult.from_json(shortened.to_json()) == shortened
+    saved = Model.load(Path(task.out))
+    assert unpack(shortened.correct).tolist() == is_correct(saved, _validation(task)).tolist()
+    again = replace(limited, max_seconds=0.0, schedule_changes=shortened.schedule_changes)
+    assert Task.from_json(again.to_json()) == again
+    repeated = RUN(again)
+    assert (repeated.share, repeated.correct) == (shortened.share, shortened.correct)
+    assert Model.load(Path(task.out)).digest == saved.digest
+    whole = RUN(replace(limited, max_seconds=600.0))
+    assert (whole.share, whole.schedule_changes) == (1.0, ())
+
+
+def _validation(task: Task) -> LabelledTensors:
+    return load_labelled(LabelledFiles(Path(task.validation[0]), Path(task.validation[1])))
 
 
 def test_the_speed_of_a_stopped_training_is_that_of_the_part_that_was_trained(task: Task) -> None:

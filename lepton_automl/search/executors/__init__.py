@@ -64,10 +64,6 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def seconds_to_go(self) -> float:
-        """Estimated seconds until the last running task ends; infinite before progress."""
-
-    @abstractmethod
     def close(self) -> None:
         """End all workers; running tasks are lost and may be repeated. Once is enough."""
 

@@ -276,16 +276,6 @@ class RemoteExecutor(Executor):
                     results.append((speed or math.inf, result))
         return min(results, key=lambda pair: pair[0])[1]
 
-    def seconds_to_go(self) -> float:
-        with self._changed:
-            now, longest = time.monotonic(), 0.0
-            for each in self._started.values():
-                running = None if each.host is None else each.host.running.get(each.number)
-                if each.outcome is None:
-                    to_go = math.inf if running is None else _seconds_to_go(running, now)
-                    longest = max(longest, to_go)
-            return longest
-
     def facts(self) -> dict[str, Any]:
         """As `Executor.facts`; also `hosts`, a list of the facts of each (`Host.facts`)."""
         with self._changed:

@@ -78,9 +78,6 @@ class ProcessExecutor(Executor):
     def busy(self) -> list[Task]:
         return list(self._pending.values())
 
-    def seconds_to_go(self) -> float:
-        return max((worker.seconds_to_go() for worker in self._all), default=0.0)
-
     def facts(self) -> dict[str, Any]:
         workers = [{"slot": slot, **worker.facts()} for slot, worker in enumerate(self._all)]
         return {"first": self._first, "workers": workers}

@@ -28,6 +28,7 @@ from lepton_automl.search.finals.finalists import (
     Finalist,
     FinalistSelection,
     FinalRun,
+    makespan,
     plan_final_runs,
     planned_final_runs,
 )
@@ -54,7 +55,13 @@ from lepton_automl.search.trials import (
     stronger_augmentation,
 )
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.search.workers.task import Task, TaskResult, run_task, unpack
+from lepton_automl.search.workers.task import (
+    Task,
+    TaskResult,
+    run_task,
+    share_done,
+    unpack,
+)
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 
@@ -64,9 +71,12 @@ FINALS = "finals"
 """Stage of the progress events."""
 FINAL_TRAININGS = "final trainings"
 """Name of the decision on their number and length."""
-_GRACE_SHARE = 0.5
-"""A final training that is late is waited for `GRACE_SECONDS`; one that will probably end soon, for
-this share of the time that is kept for the compression, as minutes of training would be lost."""
+_GRACE_SHARE, _END_SHARE = 0.5, 0.5
+"""Share of the time that is kept for pruning which late final trainings may take; share of that by
+which they are shortened to end. One that has not ended after all of it is given up."""
+_LEAST_LENGTH = 0.6
+"""A final training that does not fit into the time is shortened to no less than this share of its
+length, or left out; but one takes place."""
 _MIN_SHARE = 1 / 3
 """Least epochs of a training to the end, as a share of the recipe's."""
 
@@ -230,7 +240,7 @@ class FinalTraining:
             left = len(waiting) + len(workers.busy)
             seconds = time.monotonic() - begun
             self._emit_progress(count, left, seconds, workers.facts()["workers"])
-            if workers.busy and self._is_too_late(-clock.left(), workers.seconds_to_go()):
+            if workers.busy and -clock.left() > self._grace_seconds():
                 self._emit_stopped([task.key for task in workers.busy])
                 return
 
@@ -242,16 +252,20 @@ class FinalTraining:
         busy, ranks = len(workers.busy), self._request.config.final_jobs
         return workers.free > 0 and (not busy or ranks * (busy + 1) <= workers.free + busy)
 
-    def _is_too_late(self, late: float, to_go: float) -> bool:
-        """Whether the search should have ended `late` s ago and `to_go` s more are too many."""
-        return late > GRACE_SECONDS and late + to_go > self._grace_seconds()
+    def _longest_training(self, run: FinalRun, waiting: list[FinalRun], left: float) -> float:
+        """Seconds to which `run` is shortened, `left` s before the search ends; 0: never.
 
-    def _longest_training(self, left: float) -> float:
-        """Seconds after which a training is stopped, `left` s before the search ends; 0: never."""
-        return 0.0 if left == math.inf else max(left + self._grace_seconds(), GRACE_SECONDS)
+        The other finalists that are `waiting` get their share; further seeds and folds do not.
+        """
+        if left == math.inf:
+            return 0.0
+        needed = [run, *(other for other in waiting if not other.seed and not other.fold)]
+        works = [self._work_left(each) for each in needed]
+        share = works[0] / max(makespan(works, self._request.finals_at_once), 1e-9)
+        return max(share * (left + _END_SHARE * self._grace_seconds()), TASK_SECONDS)
 
     def _grace_seconds(self) -> float:
-        """Seconds of the compression's time that a late training may take, if it ends in them.
+        """Seconds of the compression's time that late trainings may take.
 
         They are a share of the time for pruning: quantization takes place in any case.
         """
@@ -269,13 +283,17 @@ class FinalTraining:
         before = 0 if run.from_scratch else self._trials.search_epochs(run.number)
         request = self._request
         part = request.folds.evaluated([run.fold]) if run.fold else request.dataset.validation
-        event = result_event(result, before + run.epochs, part)
+        planned = before + run.epochs
+        epochs = before + max(1, round(result.share * run.epochs))
+        event = result_event(result, planned if result.failed else epochs, part, planned)
         kind = EventKind.FOLD if run.fold else EventKind.RUNG
         request.ledger.record(kind, task.key, event)
         final = RungResult.from_event(key, event)
         self._trials.add_result(final)
         search = self._trials.search_result(run.number)
         outcome = final.failed or f"{final.accuracy:.2%} after {epochs_text(final.epochs)}"
+        if final.planned_epochs:
+            outcome += f" of {planned} planned, as it was slower than expected"
         augment = "" if run.augment is None else f" with augment {run.augment:g}"
         flips = " with random flips" if run.flip else ""
         fold = f" without fold {run.fold}" if run.fold else ""
@@ -285,9 +303,11 @@ class FinalTraining:
             f"{'' if run.fold else before_text}{throughput_text(result)}"
         )
 
-    def _work_of(self, run: FinalRun) -> float:
+    def _work_left(self, run: FinalRun) -> float:
+        """Work of a final training, less what an interrupted one has done."""
         work = self._tasks.work(run.number, run.epochs, run.fold)
-        return work / expected_speedup(run.ranks)
+        done = share_done(self._tasks.checkpoint(run.key(self._round)))
+        return (1 - done) * work / expected_speedup(run.ranks)
 
     def _result(self, run: FinalRun) -> RungResult | None:
         return self._trials.final_result(run.key(self._round))
@@ -300,22 +320,36 @@ class FinalTraining:
         """Whether a run ends sooner, or in time at all, on a faster worker that is busy now."""
         if not workers.busy or workers.slowness == 1.0:
             return False
-        work = self._work_of(run)
+        work = self._work_left(run)
         is_late = not clock.has_time(workers.slowness * work, run.number)
         return not workers.is_worth(work) or (is_late and clock.has_time(work, run.number))
 
     def _next_task(self, waiting: list[FinalRun], clock: Clock, slowness: float) -> Task | None:
         """Remove the first run of `waiting`; its task, or None where it is left out."""
         run = waiting.pop(0)
-        if not clock.has_time(slowness * self._work_of(run), run.number):
+        if not self._is_worth_starting(run, slowness, clock):
             # A fold that one finalist lacks is not compared, so the others need none.
             waiting[:] = [other for other in waiting if not other.fold]
             return None
         if run.fold and self._has_failed(dataclasses.replace(run, fold=0)):
             return None
         task = final_task(run, self._round, self._tasks, self._trials)
-        limit = self._longest_training(clock.left())
-        return dataclasses.replace(task, max_seconds=limit)
+        limit = self._longest_training(run, waiting, clock.left())
+        return dataclasses.replace(task, max_seconds=limit, is_shortened=True)
+
+    def _is_worth_starting(self, run: FinalRun, slowness: float, clock: Clock) -> bool:
+        """Whether the time is enough for a final training, or for most of one that is needed."""
+        work = slowness * self._work_left(run)
+        if clock.has_time(work, run.number):
+            return True
+        if run.seed or run.fold:
+            return False
+        if clock.has_time(_LEAST_LENGTH * work, run.number):
+            return True
+        # A net that was hardly trained would ship if there were no final training at all.
+        is_first = self.runs[0] == run and not self._trials.finals.get(run.number)
+        epochs = self._trials.search_epochs(run.number) if run.from_scratch else 0
+        return is_first and clock.has_time(min(1.0, epochs / run.epochs) * work, run.number)
 
     def _has_failed(self, run: FinalRun) -> bool:
         result = self._result(run)
@@ -469,14 +503,16 @@ def _numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
 
 
 def final_task(run: FinalRun, round_number: int, tasks: TaskBuilder, trials: Trials) -> Task:
-    """The task of a final training."""
+    """The task of a final training; one that has a result is repeated as it was."""
     trial, key = trials[run.number], run.key(round_number)
+    result = trials.final_result(key)
+    changes = () if result is None else result.schedule_changes
     if run.from_scratch:
         task = tasks.from_scratch(trial, run.epochs, key)
     else:
         rungs = len([result for result in trials.results[run.number] if not result.failed])
         task = tasks.continued(trial, rungs, run.epochs, key)
-    return dataclasses.replace(task, ranks=run.ranks)
+    return dataclasses.replace(task, ranks=run.ranks, schedule_changes=changes)
 
 
 def rebuild_checkpoint(

@@ -104,7 +104,7 @@ class Worker:
         self.memory: GpuMemory | None = None
         """Memory of its GPU, as last reported."""
         self._lock, self._liveness_seconds = lock, liveness_seconds
-        self._task, self._since, self._begun, self._work = "", 0.0, 0.0, 0.0
+        self._task, self._since, self._work = "", 0.0, 0.0
         self._status: dict[str, Any] = {}
         self._unread, self._has_reported = b"", False
         self._process = launch(program, locks, gpu)
@@ -129,14 +129,6 @@ class Worker:
             "waits": "waits" in self._status,
         }
 
-    def seconds_to_go(self) -> float:
-        """Estimated seconds until its task ends; 0 without a task, infinite before progress."""
-        if not self._task:
-            return 0.0
-        done = self._status.get("share", 0.0)
-        # The calendar's clock may be set meanwhile.
-        return (time.monotonic() - self._begun) * (1 - done) / done if done else math.inf
-
     def call(self, task: Task, on_listen: OnListen | None = None) -> TaskResult:
         """Run a task and return its result.
 
@@ -156,7 +148,7 @@ class Worker:
         """
         kills = oom_kill_count()
         self._task, self._work = task.key, task.work
-        self._since, self._begun = time.time(), time.monotonic()
+        self._since = time.time()
         try:
             return _result(self._response(task, on_listen))
         except (OSError, ValueError, EOFError) as error:  # ValueError: `close` was called.

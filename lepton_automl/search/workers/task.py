@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,12 +23,13 @@ from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.quantization import InputQuantization, Preprocessing
-from lepton_automl.search.time_plan import work_of
+from lepton_automl.search.time_plan import TASK_SECONDS, work_of
 from lepton_automl.search.workers.launch import (
     GroupPart,
     started_group_part,
     started_process_group,
 )
+from lepton_automl.training.checkpoint import saved_share
 from lepton_automl.training.distributed import ProcessGroup, usable_processes
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
@@ -38,9 +39,12 @@ from lepton_automl.training.precision import (
     arithmetic_name,
 )
 from lepton_automl.training.recipe import Recipe
+from lepton_automl.training.schedule import Schedule, ScheduleChange
 
 _RESUME_FILE = "resume.safetensors"
 """State of a running training, in the folder of the future model; a killed one resumes from it."""
+_EVALUATION_SHARE, _EVALUATION_SECONDS = 0.03, TASK_SECONDS
+"""Of the time of a shortened training, kept for what follows its last batch."""
 _MICRO_BATCH_FACTOR = 4
 """After memory ran out a batch is split into this many times as many micro-batches."""
 
@@ -96,7 +100,13 @@ class Task:
     ranks: int = 1
     """Number of processes that train together; each has its part of every batch."""
     max_seconds: float = 0.0
-    """After so many seconds the training stops without a model; 0: no limit. One process only."""
+    """After so many seconds the training stops without a model, where one process trains; 0: no
+    limit."""
+    is_shortened: bool = False
+    """Whether the last cycle is shortened to end within `max_seconds`, rather than stopped
+    (`training.schedule.Schedule`)."""
+    schedule_changes: tuple[ScheduleChange, ...] = ()
+    """How an earlier training was shortened, which this one repeats."""
     train_states: tuple[str, str] = ("", "")
     """States in which the content of the files of `train` was checked (`LabelledFiles.states`)."""
     validation_states: tuple[str, str] = ("", "")
@@ -143,6 +153,7 @@ class Task:
         document = json.loads(text)
         document["cycles"] = tuple((epochs, seed) for epochs, seed in document["cycles"])
         document["micro_batches"] = tuple(document["micro_batches"])
+        document["schedule_changes"] = _changes(document["schedule_changes"])
         pairs = ("train", "validation", "train_states", "validation_states")
         for name in (*pairs, "input_offsets", "input_scales"):
             document[name] = tuple(document[name])
@@ -166,7 +177,10 @@ class TaskResult:
     retried: str = ""
     """Why a second worker ran the task; empty where one was enough."""
     share: float = 1.0
-    """Share of the training that is done; below 1 where it failed or the time was over."""
+    """Share of the training that is done; below 1 where it failed or the time was over. After a
+    shortened training: its batches as a share of those it was to have."""
+    schedule_changes: tuple[ScheduleChange, ...] = ()
+    """How the last cycle was shortened to end in time; empty where it was not."""
     arithmetic: str = ""
     """What decides its bits beside the task (`training.precision.arithmetic_name`)."""
     host: str = ""
@@ -212,7 +226,13 @@ class TaskResult:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote."""
         document = json.loads(text)
-        return cls(**(document | {"seconds": tuple(document["seconds"])}))
+        document["seconds"] = tuple(document["seconds"])
+        document["schedule_changes"] = _changes(document.get("schedule_changes", ()))
+        return cls(**document)
+
+
+def _changes(values: Iterable[Sequence[float]]) -> tuple[ScheduleChange, ...]:
+    return tuple((int(batches), size) for batches, size in values)
 
 
 def run_task(
@@ -249,13 +269,14 @@ def run_rank(
 ) -> TaskResult:
     """Run a task as one rank of a process group; only rank 0 returns a result."""
     device, seconds, micro_batches = torch.device(task.device), list[float](), 1
-    stop = _TimeLimit(task.max_seconds if process_group.world_size == 1 else 0.0)
+    stop = _TimeLimit(task.max_seconds, is_enforced=_stops(task, process_group))
     data, model, recipe = _training_data(task), _initial_model(task), Recipe.from_json(task.recipe)
     throughput = Throughput(min(recipe.batch_size, len(data)))
     # Only the last cycle may be long, so only that one writes a state to resume from.
     resume_files: list[Path | None] = [None] * len(task.cycles)
     if task.cycles and task.out:
         resume_files[-1] = Path(task.out) / _RESUME_FILE
+    schedules = _schedules(task, stop)
     recipes = [recipe] * len(task.cycles)
     if task.cycles and task.last_recipe:
         recipes[-1] = Recipe.from_json(task.last_recipe)
@@ -265,9 +286,10 @@ def run_rank(
         task.micro_batches_of_cycles,
         _progress_callbacks(task, stop.recorded(on_progress)),
         resume_files,
+        schedules,
         strict=True,
     )
-    for (epochs, seed), recipe, micro_batches, report_progress, resume_file in steps:
+    for (epochs, seed), recipe, micro_batches, report_progress, resume_file, schedule in steps:
         throughput = Throughput(min(recipe.batch_size, len(data)))
 
         def on_batch(
@@ -288,6 +310,7 @@ def run_rank(
             training_slot=training_slot,
             process_group=process_group,
             on_batch=on_batch,
+            schedule=schedule,
         )
         begun = time.perf_counter()
         try:
@@ -313,11 +336,14 @@ def run_rank(
         device=device,
         training_slot=training_slot,
     )
+    last = schedules[-1] if schedules else Schedule()
     return TaskResult(
         tuple(seconds),
         pack(correct),
         micro_batches=micro_batches,
         pictures_per_second=throughput.samples_per_second,
+        share=last.share,
+        schedule_changes=tuple(last.changes),
         arithmetic=arithmetic_name(device),
     )
 
@@ -328,11 +354,38 @@ class _TimeIsOver(Exception):
     what = TIME_IS_OVER
 
 
-class _TimeLimit:
-    """Stops a task after so many seconds, unless all its batches are done; 0: never."""
+def _schedules(task: Task, limit: _TimeLimit) -> list[Schedule]:
+    """One for each cycle; only the last cycle is shortened."""
+    is_limited = task.is_shortened and bool(task.max_seconds)
+    last = Schedule(limit.seconds_left if is_limited else None, task.schedule_changes)
+    return [*(Schedule() for _ in task.cycles[1:]), last][: len(task.cycles)]
 
-    def __init__(self, max_seconds: float) -> None:
+
+def share_done(out: Path) -> float:
+    """Share of the training into the folder `out` from which it continues; 0.0: it begins anew."""
+    return saved_share(out / _RESUME_FILE)
+
+
+def _stops(task: Task, process_group: ProcessGroup) -> bool:
+    """Whether a late training is stopped: neither shortened, nor one of several processes."""
+    return not task.is_shortened and process_group.world_size == 1
+
+
+class _TimeLimit:
+    """Stops a task after so many seconds, unless all its batches are done; 0: never.
+
+    Parameters
+    ----------
+    max_seconds : float
+        From now on.
+    is_enforced : bool
+        Whether `check` stops the task.
+    """
+
+    def __init__(self, max_seconds: float, *, is_enforced: bool) -> None:
         self._end = time.perf_counter() + max_seconds if max_seconds else math.inf
+        self._kept = _EVALUATION_SECONDS + _EVALUATION_SHARE * max_seconds
+        self._is_enforced = is_enforced
         self.share = 0.0
         """Share of the task that is done."""
 
@@ -347,8 +400,12 @@ class _TimeLimit:
 
     def check(self) -> None:
         """Raise `_TimeIsOver` when the time is over; call it after every batch."""
-        if self.share < 1.0 and time.perf_counter() >= self._end:
+        if self._is_enforced and self.share < 1.0 and time.perf_counter() >= self._end:
             raise _TimeIsOver
+
+    def seconds_left(self) -> float:
+        """Seconds until the last batch of a shortened training has to end."""
+        return self._end - self._kept - time.perf_counter()
 
 
 def _training_data(task: Task) -> LabelledTensors:
