@@ -46,7 +46,7 @@ from lepton_automl.runs.stored_run import StoredRun
 from lepton_automl.runs.time_budget import start_seconds
 from lepton_automl.search import callbacks
 from lepton_automl.search.executors.hosts_file import read_hosts
-from lepton_automl.search.finals.training import last_finalist_results
+from lepton_automl.search.finals.results import last_finalist_results
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial

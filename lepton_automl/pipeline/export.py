@@ -37,7 +37,7 @@ from lepton_automl.pipeline.context import RunContext
 from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.folder import Definition, RunFolder, locate, locate_artifact
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
-from lepton_automl.search.finals.training import last_finalist_results
+from lepton_automl.search.finals.results import last_finalist_results
 from lepton_automl.search.request import SearchResult
 
 

@@ -14,8 +14,8 @@ from lepton_automl.pipeline import charts
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search import progress
+from lepton_automl.search.finals.results import last_finalist_results
 from lepton_automl.search.finals.selection import Choice, Option, choose
-from lepton_automl.search.finals.training import last_finalist_results
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import series
 from lepton_automl.search.request import TrialRow

@@ -32,13 +32,8 @@ from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.lock import RunLock
 from lepton_automl.search.finals.selection import Option, choose
-from lepton_automl.search.finals.training import (
-    epochs_to_end,
-    net_costs,
-    seconds_per_epoch,
-    train_to_end,
-    trial_costs,
-)
+from lepton_automl.search.finals.train_to_end import epochs_to_end, seconds_per_epoch, train_to_end
+from lepton_automl.search.trial_costs import net_costs, trial_costs
 from lepton_automl.search.trials import Trials, read_trials, recipe_of
 from lepton_automl.training.evaluate import is_correct
 

@@ -30,8 +30,8 @@ from lepton_automl.pipeline.pick import (
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import LedgerView
 from lepton_automl.runs.lock import RunLock
-from lepton_automl.search.finals import training
-from lepton_automl.search.finals.training import seconds_per_epoch
+from lepton_automl.search.finals import train_to_end
+from lepton_automl.search.finals.train_to_end import seconds_per_epoch
 from lepton_automl.search.trials import read_trials
 from lepton_automl.search.workers.task import pack, unpack
 from tests.helpers import runs
@@ -169,7 +169,7 @@ def test_a_trial_without_a_final_training_is_trained_once_also_after_interruptio
 ):
     forget_finals(run.out)
     wanted = PickRequest(Limits(max_macs=smaller(run.out).cost.macs))
-    trained, real = [], training.run_task
+    trained, real = [], train_to_end.run_task
 
     def counting(task, *more):
         trained.append(task)
@@ -178,7 +178,7 @@ def test_a_trial_without_a_final_training_is_trained_once_also_after_interruptio
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "run_task", counting)
+    monkeypatch.setattr(train_to_end, "run_task", counting)
     with monkeypatch.context() as patch:
         patch.setattr(stages, "compress", stopped)
         with pytest.raises(KeyboardInterrupt):

@@ -21,8 +21,9 @@ from lepton_automl.runs.ledger import EventKind, recorded_decisions
 from lepton_automl.search.finals.cross_validation import Variant, answers, training_shares
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.flip_check import choose
+from lepton_automl.search.finals.results import finalist_results
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.finals.training import FinalTraining, finalist_results
+from lepton_automl.search.finals.training import FinalTraining
 from lepton_automl.search.finals.winner import load_winner_fold_nets
 from lepton_automl.search.loop import search
 from lepton_automl.search.request import SearchRequest, SearchResult

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from lepton_automl.core.events import Event
 from lepton_automl.runs.ledger import recorded_decisions
 from lepton_automl.search.finals import augmentation, finalists, training
+from lepton_automl.search.finals.results import finalist_results
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.finals.training import FINALS, FinalTraining, finalist_results
+from lepton_automl.search.finals.training import FINALS, FinalTraining
 from lepton_automl.search.progress import time_decision
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder

@@ -17,8 +17,9 @@ from lepton_automl.runs.ledger import EventKind, recorded_decisions
 from lepton_automl.search.finals import flip_check
 from lepton_automl.search.finals.flip_check import check, compare, offers_both, without_flips
 from lepton_automl.search.finals.mirror_test import Verdict
+from lepton_automl.search.finals.results import finalist_results
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.finals.training import FinalTraining, finalist_results
+from lepton_automl.search.finals.training import FinalTraining
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import Clock, work_of

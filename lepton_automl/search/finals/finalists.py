@@ -113,6 +113,11 @@ def planned_final_runs(ledger: LedgerView, round_number: int) -> list[FinalRun]:
     return [FinalRun.from_event(run) for run in event.get("finals", [])]
 
 
+def trial_numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
+    """Numbers of the trials, each once, in the order in which they come up first."""
+    return list(dict.fromkeys(final.number for final in finals))
+
+
 def plan_final_runs(
     finalists: Sequence[Finalist], jobs: int, seconds: float, folds: Sequence[float] = (1.0,)
 ) -> list[FinalRun]:

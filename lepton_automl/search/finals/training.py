@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lepton_automl.artifact.provenance import FinalistResult
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
-from lepton_automl.cost.cost import Cost
-from lepton_automl.errors import ConfigError
-from lepton_automl.metrics.balanced import balanced_mean
-from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, LedgerView, record_decision
-from lepton_automl.runs.time_budget import COMPRESSION, sufficient_budget
+from lepton_automl.runs.time_budget import COMPRESSION
 from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals import augmentation, cross_validation, flip_check
 from lepton_automl.search.finals.finalists import (
@@ -31,37 +23,15 @@ from lepton_automl.search.finals.finalists import (
     makespan,
     plan_final_runs,
     planned_final_runs,
+    trial_numbers,
 )
 from lepton_automl.search.finals.selection import Option
-from lepton_automl.search.proposals.feasibility import CostCheck
-from lepton_automl.search.proposals.proposer import input_bytes, label_bytes
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
-from lepton_automl.search.time_plan import (
-    GRACE_SECONDS,
-    MAX_EPOCHS_FACTOR,
-    SAFETY,
-    TASK_SECONDS,
-    Clock,
-    work_of,
-)
+from lepton_automl.search.time_plan import GRACE_SECONDS, TASK_SECONDS, Clock
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.trials import (
-    RungResult,
-    Trials,
-    cross_validation_of,
-    read_trials,
-    result_event,
-    stronger_augmentation,
-)
-from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.search.workers.task import (
-    Task,
-    TaskResult,
-    run_task,
-    share_done,
-    unpack,
-)
+from lepton_automl.search.trials import RungResult, Trials, result_event, stronger_augmentation
+from lepton_automl.search.workers.task import Task, TaskResult, share_done
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 
@@ -77,8 +47,6 @@ which they are shortened to end. One that has not ended after all of it is given
 _LEAST_LENGTH = 0.6
 """A final training that does not fit into the time is shortened to no less than this share of its
 length, or left out; but one takes place."""
-_MIN_SHARE = 1 / 3
-"""Least epochs of a training to the end, as a share of the recipe's."""
 
 
 class FinalTraining:
@@ -130,7 +98,7 @@ class FinalTraining:
             self._request.ledger.record(EventKind.PLAN, key, event)
             epoch = 0.0 if self._trials.plan is None else self._trials.plan.epoch_seconds
             larger = self._request.continuing_budget(epoch)
-            self._emit(plan_text(plan, len(_numbers(finalists)), larger))
+            self._emit(plan_text(plan, len(trial_numbers(finalists)), larger))
         self._train(workers, clock)
         flip_check.choose(self._request, self._trials, self.runs, self._round)
         self._cross_validate()
@@ -148,7 +116,7 @@ class FinalTraining:
         request, trials = self._request, self._trials
         found = cross_validation.answers(request, trials, self.runs, self._round, by_folds=by_folds)
         options = []
-        for number in _numbers(self.runs):
+        for number in trial_numbers(self.runs):
             variant = found.best(number)
             if variant is not None:
                 correct, cost = found.correct[variant], trials[number].cost
@@ -196,7 +164,7 @@ class FinalTraining:
         evidence = f"at most {FINALISTS} finalists"
         evidence += "" if budget is None else f", {duration(budget)} budget"
         evidence += f", {self._request.finals_at_once} at a time"
-        choice = plan_text(runs, len(_numbers(runs)), "")
+        choice = plan_text(runs, len(trial_numbers(runs)), "")
         return Decision(FINAL_TRAININGS, choice, evidence, "inferred", "--budget", is_detail=True)
 
     def _augmentation_decision(self, number: int, *, by_folds: bool) -> Decision | None:
@@ -386,7 +354,7 @@ def plan_text(plan: Sequence[FinalRun], count: int, larger: str) -> str:
     larger : str
         The value of `--budget` with which a search continues that has no time for one.
     """
-    numbers = _numbers(plan)
+    numbers = trial_numbers(plan)
     if not numbers:
         return (
             "no time for final trainings: the best net of the search ships; the same command with "
@@ -437,69 +405,9 @@ def throughput_text(result: TaskResult) -> str:
     return f"; {result.pictures_per_second:.0f} samples/s"
 
 
-def finalist_results(
-    ledger: LedgerView, trials: Trials, round_number: int
-) -> tuple[FinalistResult, ...]:
-    """Results of the final trainings from scratch of one round, by trial."""
-    planned = planned_final_runs(ledger, round_number)
-    runs = [run for run in planned if run.from_scratch and not run.fold]
-    compared = ledger.get(EventKind.CROSS_VALIDATION, str(round_number)) or {"finalists": []}
-    by_folds = {each["number"]: each for each in compared["finalists"]}
-    return tuple(
-        FinalistResult(
-            number=number,
-            searched=trials.search_result(number).accuracy,
-            searched_epochs=trials.search_result(number).epochs,
-            accuracies=tuple(result.accuracy for result in results),
-            epochs=results[0].epochs,
-            augment=results[0].key.augment,
-            cross_validation=(
-                cross_validation_of(compared, by_folds[number]) if number in by_folds else None
-            ),
-        )
-        for number in _numbers(runs)
-        if (results := _best_variant(trials, runs, round_number, number, by_folds.get(number)))
-    )
-
-
-def last_finalist_results(ledger: LedgerView) -> tuple[FinalistResult, ...]:
-    """`finalist_results` of the newest round; empty before a winner is selected."""
-    rounds = [int(key) for key in ledger.all(EventKind.WINNER)]
-    return finalist_results(ledger, read_trials(ledger), max(rounds)) if rounds else ()
-
-
-def _best_variant(
-    trials: Trials,
-    runs: Sequence[FinalRun],
-    round_number: int,
-    number: int,
-    chosen: Mapping[str, Any] | None,
-) -> list[RungResult]:
-    """Results on validation of a trial's usable final trainings, of its better variant.
-
-    It is the `chosen` one where variants were compared on several folds.
-    """
-    by_variant: dict[tuple[float | None, bool], list[RungResult]] = {}
-    for run in runs:
-        if chosen is not None and (run.augment, run.flip) != (chosen["augment"], chosen["flip"]):
-            continue
-        result = trials.final_result(run.key(round_number)) if run.number == number else None
-        if result is not None and trials.is_usable(result):
-            by_variant.setdefault((run.augment, run.flip), []).append(result)
-    return max(
-        by_variant.values(),
-        key=lambda results: sum(result.accuracy for result in results) / len(results),
-        default=[],
-    )
-
-
 def _errors(finalists: Sequence[Finalist]) -> dict[str, float]:
     known = [(each.number, each.training_error) for each in finalists]
     return {str(number): error for number, error in known if error is not None}
-
-
-def _numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
-    return list(dict.fromkeys(final.number for final in finals))
 
 
 def final_task(run: FinalRun, round_number: int, tasks: TaskBuilder, trials: Trials) -> Task:
@@ -536,140 +444,3 @@ def rebuild_checkpoint(
     runs = planned_final_runs(ledger, key.round)
     run = next(run for run in runs if run.key(key.round) == key)
     return final_task(run, key.round, tasks, trials)
-
-
-def trial_costs(request: SearchRequest, trials: Trials) -> dict[int, Cost]:
-    """Costs of all trained trials; latencies are measured where a limit needs them."""
-    costs = {number: trials[number].cost for number in trials.trained()}
-    if request.config.limits.max_latency_ms is not None:
-        missing = [number for number, cost in costs.items() if cost.latency_ms is None]
-        found = net_costs(request, [trials[number].arch for number in missing])
-        costs |= dict(zip(missing, found, strict=True))
-    return costs
-
-
-def net_costs(request: SearchRequest, archs: Sequence[Arch]) -> list[Cost]:
-    """Costs of nets; with their latency where a limit or an objective needs it."""
-    if not archs:
-        return []
-    with closing(MeasurementLock(request.folder.checkpoints)) as lock:
-        check = CostCheck(
-            request.config.limits,
-            request.target,
-            label_bytes(request.dataset.class_names) + input_bytes(request.dataset),
-            needs_latency=request.config.asks_for_latency,
-            ledger=request.ledger,
-            lock=lock,
-            model=request.latency_model,
-        )
-        return [check.whole(arch) for arch in archs]
-
-
-def seconds_per_epoch(request: SearchRequest, trials: Trials, number: int) -> float:
-    """Estimated seconds of an epoch of a trial, from the speed of all first rungs."""
-    samples, seconds, work = len(request.dataset.train), 0.0, 0.0
-    for key, event in request.ledger.all(EventKind.RUNG).items():
-        trial = TrainingKey.parse(key).trial
-        if key == str(TrainingKey(trial)) and not event["failed"]:
-            seconds += event["seconds"]
-            work += work_of(trials[trial].cost.macs, samples, event["epochs"])
-    return seconds / work * work_of(trials[number].cost.macs, samples, 1) if work else 0.0
-
-
-def epochs_to_end(
-    request: SearchRequest,
-    trials: Trials,
-    number: int,
-    seconds: float,
-    budget_for: Callable[[float], float],
-) -> int:
-    """Epochs of a training to the end: those of the finalists, or as many as `seconds` allow.
-
-    Parameters
-    ----------
-    request : SearchRequest
-        Data and ledger.
-    trials : Trials
-        The trials and their results.
-    number : int
-        The trial.
-    seconds : float
-        Time for the training; infinite without a budget.
-    budget_for : callable
-        Returns the budget in seconds that is enough for a training of so many seconds.
-
-    Raises
-    ------
-    ConfigError
-        If there is not enough time.
-    """
-    normal = max(trials.epochs_of(number), trials[number].recipe.epochs)
-    if seconds == math.inf:
-        finals = [result for n in trials.finals for result in trials.final_results(n)]
-        return max((result.epochs for result in finals), default=normal)
-    per_epoch = max(seconds_per_epoch(request, trials, number) * SAFETY, 1e-9)
-    epochs = min(MAX_EPOCHS_FACTOR * normal, math.floor(seconds / per_epoch))
-    if epochs < _MIN_SHARE * normal:
-        enough = sufficient_budget(SAFETY * budget_for(normal * per_epoch))
-        raise ConfigError(
-            f"not enough time to train trial {number} to the end: {max(seconds, 0):.0f} s are left "
-            f"for it, {epochs_text(normal)} take about {normal * per_epoch:.0f} s",
-            fix=f"give --budget {enough}, or leave it out",
-        )
-    return epochs
-
-
-def train_to_end(request: SearchRequest, trials: Trials, number: int, epochs: int) -> Model:
-    """The model of a trial's best final training; without one, train it from scratch.
-
-    Trains in this process, also where the checkpoint of a finished training is gone.
-
-    Parameters
-    ----------
-    request : SearchRequest
-        Data, folders and ledger.
-    trials : Trials
-        The trials and their results.
-    number : int
-        The trial.
-    epochs : int
-        Epochs of the training; not used where there was a final training.
-
-    Raises
-    ------
-    ConfigError
-        If the training fails.
-    """
-    tasks, accuracy = TaskBuilder(request, trials), None
-    if trials.final_results(number):
-        result = trials.best_result(number)
-        key, epochs, accuracy = result.key, result.epochs, result.accuracy
-        task = rebuild_checkpoint(key, tasks, trials, request.ledger)
-    else:
-        key = TrainingKey(number, Stage.PICK)
-        is_trained = tasks.is_complete(tasks.checkpoint(key))
-        task = None if is_trained else tasks.from_scratch(trials[number], epochs, key)
-        if task is not None:
-            task = dataclasses.replace(task, recipe=trials.complete_recipe(number).to_json())
-    if task is not None:
-        accuracy = _train_here(request, task, f"trial {number}: training, {epochs_text(epochs)}")
-    metrics = {"epochs": float(epochs)}
-    if accuracy is not None:
-        metrics["validation_accuracy"] = accuracy
-    return dataclasses.replace(Model.load(tasks.checkpoint(key)), metrics=metrics)
-
-
-def _train_here(request: SearchRequest, task: Task, message: str) -> float:
-    """Run a task in this process; returns the accuracy on validation, 0 to 1."""
-
-    def report(share: float) -> None:
-        request.emit(Event(Stage.PICK, message, share, 1.0))
-
-    request.emit(Event(Stage.PICK, message))
-    result = run_task(task, contextlib.nullcontext, report)
-    if result.failed:
-        raise ConfigError(
-            f"the training of a trial to the end failed: {result.failed}",
-            fix="give other limits, so that another trial is picked",
-        )
-    return balanced_mean(unpack(result.correct), request.dataset.validation.strata)

@@ -21,12 +21,9 @@ from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.search.executors import Executor
+from lepton_automl.search.finals.results import finalist_results
 from lepton_automl.search.finals.selection import Choice, Option, choose, finalists
-from lepton_automl.search.finals.training import (
-    FinalTraining,
-    finalist_results,
-    rebuild_checkpoint,
-)
+from lepton_automl.search.finals.training import FinalTraining, rebuild_checkpoint
 from lepton_automl.search.progress import time_decision
 from lepton_automl.search.request import SearchRequest, SearchResult, TrialRow
 from lepton_automl.search.task_builder import TaskBuilder
