@@ -57,7 +57,10 @@ def unknown_name(
     """The error for a `name` that is not in `known`; it suggests the nearest known name."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return error(f"{name!r} is not a {kind}", fix=f"{hint}choose one of: {', '.join(known)}")
+    article = "an" if kind[0] in "aeio" else "a"
+    return error(
+        f"{name!r} is not {article} {kind}", fix=f"{hint}choose one of: {', '.join(known)}"
+    )
 
 
 def _only_subclass(module: object, base: type[T]) -> type[T]:

@@ -45,8 +45,8 @@ class Board:
     def __post_init__(self) -> None:
         for what in ("clock_mhz", "flash_kib", "ram_kib"):
             value = getattr(self, what)
-            if not 0 < value <= 1e7:
-                raise ValueError(f"{what} is {value}, the rule is above 0")
+            if type(value) not in (int, float) or not 0 < value <= 1e7:
+                raise ValueError(f"{what} is {value!r:.60}, the rule is a number above 0")
 
     def to_toml(self) -> str:
         """The text of a file that describes it, as `load` reads it."""
@@ -151,12 +151,16 @@ def listed(boards: Iterable[Board], most: int = 3) -> str:
 def _own(path: Path) -> Board:
     fix = f"write {_RULE}"
     document = untrusted_files.read_toml(path, TOML, fix=fix, error=ConfigError)
-    known = {item.name for item in dataclasses.fields(Board)} - {"name"}
+    fields = {item.name: item for item in dataclasses.fields(Board) if item.name != "name"}
     try:
-        ((name, row),) = document.items()
-        unknown = sorted(set(row) - known)
-        if unknown:
+        name, row = next(iter(document.items()), ("", None))
+        if len(document) != 1 or not isinstance(row, dict):
+            raise ValueError("it does not hold one table")
+        if unknown := sorted(row.keys() - fields.keys()):
             raise ValueError(f"{unknown[0]} is not known")
+        needed = [each for each, item in fields.items() if item.default is dataclasses.MISSING]
+        if missing := [each for each in needed if each not in row]:
+            raise ValueError(f"{missing[0]} is missing")
         return from_fields({"name": name} | row)
     except (ValueError, TypeError, LeptonError) as error:
         raise ConfigError(f"{path} describes no board: {first_line(error)}", fix=fix) from error

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import secrets
@@ -33,14 +34,18 @@ from lepton_automl.core.object_storage import (
     open_storage,
     remove_all,
 )
-from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.errors import ConfigError, DataError, first_line
 
 FORMAT = 1
 PIECE_BYTES = 16 << 20
 """Size of the objects that a larger file is cut into."""
 BATCH_BYTES = 8 << 20
 """Text of a batch of the log at most, unless one entry is larger."""
-_MOST_BATCH_BYTES = 1 << 30
+_MOST_LINE_BYTES = 128 << 20
+"""Text of the largest entry that is read."""
+_MOST_LOG_BYTES = 512 << 20
+"""Text of the largest log that is read."""
+_BLOCK_BYTES = 1 << 20
 _MANIFEST_BYTES = 16 << 20
 FANOUT = 16
 """Batches of a level that become one of the next level."""
@@ -140,6 +145,9 @@ class Manifest:
             check_types(made)
             if not all(_SHA256.fullmatch(each.sha256) for each in batches):
                 raise ValueError("a digest has no 64 digits")
+            counts = [n for each in batches for n in dataclasses.astuple(each)[1:]]
+            if not all(map(_is_count, (made.generation, made.events, *counts))):
+                raise ValueError("a number is not whole, or below 0")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{place} is no manifest of a run: {error}", fix=fix) from error
         return made
@@ -311,17 +319,23 @@ class Store:
         ConfigError
             If a batch is missing or damaged, or the events are not those that were recorded.
         """
-        rows, changes = list[Row](), []
+        rows, changes, left = list[Row](), [], _MOST_LOG_BYTES
         for batch in manifest.batches:
             content = self.get(batch.sha256, batch.size)
             if content is None:
                 raise self._damaged(f"the object {batch.sha256} of its log is missing or damaged")
             try:
-                own, changed = _parse_batch(content)
-            except (ValueError, TypeError, DataError, zlib.error) as error:
-                raise self._damaged(f"the object {batch.sha256} is no part of a log") from error
+                own, changed, size = _parse_batch(content, left)
+            except (ValueError, TypeError, LookupError, DataError, zlib.error) as error:
+                what = f"the object {batch.sha256} is no part of a log: {first_line(error)}"
+                raise self._damaged(what) from error
+            if (batch.first, batch.last) != ((own[0][0], own[-1][0]) if own else (0, 0)):
+                raise self._damaged(f"the object {batch.sha256} holds other events than are named")
             rows += own
             changes.append(changed)
+            left -= size
+        if any(before[0] >= row[0] for before, row in itertools.pairwise(rows)):
+            raise self._damaged("the numbers of its events do not rise")
         digest = chained("", rows)
         if (len(rows), digest) != (manifest.events, manifest.digest):
             raise self._damaged("its events are not those that were recorded")
@@ -380,13 +394,13 @@ def _line(*fields: Any) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
-def _parse_batch(content: bytes) -> tuple[list[Row], dict[str, FileEntry | None]]:
-    unpacking = zlib.decompressobj()
-    text = unpacking.decompress(content, _MOST_BATCH_BYTES)
-    if not unpacking.eof:
-        raise ValueError("it is cut off or larger than 1 GiB")
-    rows, changes = list[Row](), dict[str, FileEntry | None]()
-    for line in text.splitlines():
+def _parse_batch(content: bytes, most: int) -> tuple[list[Row], dict[str, FileEntry | None], int]:
+    """Events and changed files of a batch, and the bytes of its text, which are `most` at most."""
+    rows, changes, size = list[Row](), dict[str, FileEntry | None](), 0
+    for line in _lines(content):
+        size += len(line) + 1
+        if size > most:
+            raise ValueError(f"the log has more than {_MOST_LOG_BYTES >> 20} MiB of text")
         kind, *fields = untrusted_files.parse_json(line, "a batch", fix="", top=list)
         if kind == "e":
             seq, *texts, at = fields
@@ -394,21 +408,60 @@ def _parse_batch(content: bytes) -> tuple[list[Row], dict[str, FileEntry | None]
                 raise ValueError("an event has other fields")
             rows.append((seq, *texts, float(at)))
         elif kind == "d":
-            changes[str(fields[0])] = None
+            (path,) = fields
+            changes[_text(path)] = None
         elif kind == "f":
-            path, size, digest, pieces, inline = fields
-            entry = FileEntry(path, size, digest, tuple(pieces), inline)
+            path, length, digest, pieces, inline = fields
+            entry = FileEntry(path, length, digest, tuple(pieces), inline)
             check_types(entry)
-            if not all(_SHA256.fullmatch(each) for each in (digest, *pieces)):
-                raise ValueError("a digest has no 64 digits")
+            if not _is_count(length) or not all(
+                _SHA256.fullmatch(each) for each in (digest, *pieces)
+            ):
+                raise ValueError("the size or a digest of a file is none")
             changes[path] = entry
         else:
-            raise ValueError(f"an entry of the kind {kind!r}")
-    return rows, changes
+            raise ValueError(f"an entry of the kind {kind!r:.60}")
+    return rows, changes, size
+
+
+def _lines(content: bytes) -> Iterator[bytes]:
+    """Lines of a packed text, which is unpacked while they are read.
+
+    `write_batches` ends a batch with the entry that makes it larger than `BATCH_BYTES`.
+    """
+    unpacking, rest, size = zlib.decompressobj(), bytearray(), 0
+    while not unpacking.eof:
+        block = unpacking.decompress(content, _BLOCK_BYTES)
+        content = unpacking.unconsumed_tail
+        if not block and not unpacking.eof:
+            raise ValueError("it is cut off")
+        rest += block
+        if len(rest) > _MOST_LINE_BYTES + _BLOCK_BYTES:
+            raise ValueError(f"an entry has more than {_MOST_LINE_BYTES >> 20} MiB")
+        if b"\n" not in block:
+            continue
+        *lines, rest = rest.split(b"\n")
+        for line in lines:
+            if size >= BATCH_BYTES:
+                raise ValueError("it is larger than a batch")
+            size += len(line) + 1
+            yield bytes(line)
+    if rest:
+        raise ValueError("its last entry is cut off")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} is no text")
+    return value
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
 
 
 def _is_row(seq: Any, texts: list[Any], at: Any) -> bool:
-    numbers = isinstance(seq, int) and seq > 0 and isinstance(at, int | float)
+    numbers = _is_count(seq) and seq > 0 and type(at) in (int, float)
     return numbers and len(texts) == 3 and all(isinstance(each, str) for each in texts)
 
 

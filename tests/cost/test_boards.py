@@ -91,9 +91,11 @@ def test_a_board_is_written_as_it_is_read(tmp_path, name):
         (OWN + OWN.replace("mine", "other"), "no board"),
         ("flash_kib = 3\n", "no board"),
         (OWN + "colour = 3\n", "colour is not known"),
-        (OWN.replace("48", "'48'"), "clock_mhz"),
+        (OWN.replace("48", "'48'"), "clock_mhz is '48', the rule is a number"),
+        (OWN.replace("48", "true"), "clock_mhz is True, the rule is a number"),
+        ("mine = 3\n", "does not hold one table"),
         (OWN.replace("= 64", "= 0"), "flash_kib is 0"),
-        (OWN.replace("ram_kib = 8\n", ""), "ram_kib"),
+        (OWN.replace("ram_kib = 8\n", ""), "ram_kib is missing"),
         ("[", "mine.toml"),
     ],
 )

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import tracemalloc
 import zlib
 
 import pytest
@@ -110,7 +111,11 @@ def test_a_log_whose_batch_is_missing_or_another_is_refused(tmp_path):
     path.write_bytes(content)
     assert store.read_log(made).rows == ROWS
     short = zlib.compress(zlib.decompress(content).split(b"\n", 1)[1])
-    lost = dataclasses.replace(made.batches[0], sha256=store.put(short), size=len(short))
+    changes = {"sha256": store.put(short), "size": len(short)}
+    lost = dataclasses.replace(made.batches[0], **changes)
+    with pytest.raises(ConfigError, match="other events than are named"):
+        store.read_log(dataclasses.replace(made, batches=(lost,)))
+    lost = dataclasses.replace(lost, first=2)
     with pytest.raises(ConfigError, match="not those that were recorded"):
         store.read_log(dataclasses.replace(made, batches=(lost,)))
 
@@ -141,15 +146,84 @@ def test_what_a_command_at_work_deletes_while_it_is_read_is_read_again(tmp_path,
     [
         *(b"[]", b"1", b'["x"]', b'["e",0,"a","b","{}",1]', b'["e",1,"a","b",3,1]', b'["f","a"]'),
         *(b'["f","a",1,"zz",[],null]', b'["e",1,"a","b","{}",NaN]', b"{", b"\xff"),
+        *(b'["d"]', b'["d","a","b"]', b'["d",1]', b'["e",true,"a","b","{}",1]'),
+        *(b'["f","a",1.5,"' + b"a" * 64 + b'",[],""]', b'["f","a",-1,"' + b"a" * 64 + b'",[],""]'),
+        *(b'["e",18446744073709551615,"a","b","{}",1]', b'["e",1,"a","b","{}",1'),
     ],
 )
 def test_a_batch_of_nonsense_is_refused(tmp_path, text):
     store = store_in(tmp_path)
+    with pytest.raises(ConfigError, match="no part of a log") as caught:
+        read_batch(store, text + b"\n")
+    assert "cut off" not in caught.value.what
+
+
+def read_batch(store, text, first=1, last=1, **changes):
     content = zlib.compress(text)
-    batch = stores.Batch(store.put(content), len(content), 0, 1, 1)
+    batch = stores.Batch(store.put(content), len(content), 0, first, last)
     made, _ = manifest(store)
-    with pytest.raises(ConfigError, match="no part of a log"):
-        store.read_log(dataclasses.replace(made, batches=(batch,)))
+    return store.read_log(dataclasses.replace(made, batches=(batch,), **changes))
+
+
+@pytest.mark.parametrize("text", [b"", b'["d","a"]', b'["d","a"]\n["d"'])
+def test_a_batch_whose_last_entry_is_cut_off_is_refused(tmp_path, text):
+    store = store_in(tmp_path)
+    with pytest.raises(ConfigError, match=r"cut off|other events"):
+        read_batch(store, text)
+
+
+@pytest.mark.parametrize("text", [b" " * (48 << 20), b"[1]\n" * (12 << 20)])
+def test_a_batch_that_unpacks_to_far_more_is_refused_before_it_fills_the_memory(
+    tmp_path, monkeypatch, text
+):
+    monkeypatch.setattr(stores, "_MOST_LINE_BYTES", 2 << 20)
+    store = store_in(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match="no part of a log"):
+            read_batch(store, text)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_log_of_many_batches_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    store = store_in(tmp_path)
+    made, _ = manifest(store)
+    size = sum(len(zlib.decompress(store.get(b.sha256, b.size))) for b in made.batches)
+    monkeypatch.setattr(stores, "_MOST_LOG_BYTES", size)
+    assert store.read_log(made).rows == ROWS
+    monkeypatch.setattr(stores, "_MOST_LOG_BYTES", size - 1)
+    with pytest.raises(ConfigError, match="of text"):
+        store.read_log(made)
+
+
+@pytest.mark.parametrize("seqs", [(2, 1), (1, 1)])
+def test_events_whose_numbers_do_not_rise_are_refused(tmp_path, seqs):
+    rows = [(seq, "rung", f"{n}-0", "{}", 1.0) for n, seq in enumerate(seqs)]
+    text = b"".join(json.dumps(["e", *row]).encode() + b"\n" for row in rows)
+    claims = {"events": 2, "digest": chained("", rows)}
+    with pytest.raises(ConfigError, match="do not rise"):
+        read_batch(store_in(tmp_path), text, *seqs, **claims)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"generation": 2.0}, {"generation": -1}, {"events": 5.0}, {"events": 1 << 60}),
+        *({"size": 1.5}, {"level": 0.0}, {"first": -1}, {"last": True}),
+    ],
+)
+def test_numbers_of_a_manifest_are_whole(tmp_path, change):
+    made, _ = manifest(store_in(tmp_path))
+    if next(iter(change)) in ("generation", "events"):
+        changed = dataclasses.replace(made, **change)
+    else:
+        batch = dataclasses.replace(made.batches[0], **change)
+        changed = dataclasses.replace(made, batches=(batch,))
+    assert Manifest.from_json(made.to_json().encode(), "here") == made
+    with pytest.raises(ConfigError, match="no manifest"):
+        Manifest.from_json(changed.to_json().encode(), "here")
 
 
 def test_large_entries_are_split_into_batches_in_their_order(tmp_path, monkeypatch):

@@ -311,6 +311,7 @@ def test_the_file_of_hosts_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('[host.a]\nlocal = true\ngroup_address = "gpu1"', "an IPv4 address of the host", "leave"),
         ('[host.a]\nlocal = true\ngroup_address = "0.0.0.0"', "an IPv4 address", "leave"),
         ('finals = "b"\n[host.a]\nlocal = true', "'b' is not a host", "choose one of: a"),
+        ('finals = ["a"]\n[host.a]\nlocal = true', "finals is .*, the rule", "leave it out"),
     ],
 )
 def test_a_wrong_file_of_hosts_is_refused_with_the_way_out(

@@ -70,8 +70,13 @@ def read_hosts(path: Path) -> HostsFile:
         raise ConfigError(f"{path} names no host", fix=_FIX)
     hosts = {name: _host(path, name, table) for name, table in tables.items()}
     finals = document.get("finals", "")
+    if not isinstance(finals, str):
+        raise ConfigError(
+            f"{path}: finals is {finals!r:.60}, the rule is the name of a host",
+            fix="correct it, or leave it out",
+        )
     if finals and finals not in hosts:
-        raise unknown_name(str(finals), sorted(hosts), f"host of {path}, finals names one")
+        raise unknown_name(finals, sorted(hosts), f"host of {path}, finals names one")
     return HostsFile(hosts, finals)
 
 
