@@ -91,6 +91,27 @@ def list_modules(place: str) -> None:
     os._exit = listed
 
 
+def short_store(patience: float) -> None:
+    """Let commands decide soon whether another one works on a run, and give a store up soon.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds without a new generation after which a command counts as lost.
+    """
+    from lepton_automl.core import object_storage
+    from lepton_automl.runs import store, store_copy, stored_run
+
+    store.PATIENCE_SECONDS = patience
+    for module in (store, store_copy, stored_run):
+        module.BEAT_SECONDS = patience / 4
+    store_copy._PAUSE_SECONDS = 0.02
+    store_copy._LONGEST_WAIT = store_copy._LAST_WAIT = 0.1
+    store_copy.END_SECONDS, store_copy._INTERRUPTED_SECONDS = 2.0, 0.5
+    object_storage._FIRST_PAUSE = 0.01
+    stored_run.START_SECONDS = 0.5
+
+
 def one_at_a_time() -> None:
     """Let hosts have one task together, so that a search decides as with one worker."""
     from lepton_automl.search.executors.hosts import RemoteExecutor

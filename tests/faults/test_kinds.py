@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.faults import driver, scenario, truncation, warm
+from tests.faults import driver, scenario, stores, truncation, warm
 from tests.faults.clock import HOUR
 from tests.faults.kills import Case, Strike
 
@@ -23,7 +23,8 @@ def run():
 
 
 def test_every_kind_is_found():
-    assert {"kills", "io", "power", "clock", "truncation", "users", "hosts"} <= set(driver.kinds())
+    wanted = {"kills", "io", "power", "clock", "truncation", "users", "hosts", "store"}
+    assert wanted <= set(driver.kinds())
 
 
 def test_after_kills_and_a_failing_disk_the_same_command_makes_the_same_files(run):
@@ -52,6 +53,22 @@ def test_after_kills_and_a_failing_disk_the_same_command_makes_the_same_files(ru
     assert scenario.finish(case.scenario, process, work.arguments) == []
     assert scenario.end_problems(case.scenario) == []
     assert case.scenario.files() == work.made
+
+
+def test_another_folder_takes_over_the_run_of_a_killed_command_from_its_store(run):
+    process, work, folder = run
+    made = {name.partition("/")[2]: digest for name, digest in work.made.items()}
+    operations = (2 * work.operations, 40)
+    case = stores.Case(
+        work.start.copy(folder / "stored"), process, random.Random(0), operations, made
+    )
+    killed = stores.Strike("kill all", 0.3, errno.EIO, moves=True, takes=True)
+    failing = stores.Strike("store fails", 0.5, errno.EIO, moves=False, takes=False)
+    assert case.strikes([killed, failing]) == []
+    assert {path.name for path in (folder / "stored").glob("machine-*")} >= {
+        "machine-1",
+        "machine-2",
+    }
 
 
 @pytest.mark.parametrize("file", ["ledger.db", "artifact/manifest.json"])

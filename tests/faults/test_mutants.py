@@ -17,6 +17,7 @@ from tests.faults.mutants.kinds import NAMES, SOURCES, prepared, tried_in
 MUTANTS = {
     **{"run-folder": 1, "space": 1, "onnx-compress": 1, "documents": 2},
     **{"warm-start": 1, "cache": 1, "test-set-uses": 1},
+    **{"litert": 1, "c-files": 1, "signature": 1},
     **dict.fromkeys(SOURCES, 16),
     "parquet": 2,
 }
@@ -30,7 +31,13 @@ def places(finished_run):
         yield stage, outside
 
 
-@pytest.mark.parametrize("name", NAMES)
+def _parameters():
+    """Those of formats that are exported, compiled and verified first run with the slow tests."""
+    marks = dict.fromkeys(("c-files", "litert"), pytest.mark.slow)
+    return [pytest.param(name, marks=marks.get(name, ())) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", _parameters())
 def test_mutants_end_in_an_answer_or_in_one_message(places, tmp_path, name):
     findings = driver.Findings(tmp_path)
     count = MUTANTS.get(name, 3)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -23,10 +24,19 @@ SOURCES = (
     *(("parquet",) if find_spec("pyarrow") else ()),
 )
 """Names of the forms of data in `sources`, whose mutants take a thirtieth of a second each."""
+SETTINGS = ("hosts", "sweep", "sweep-table", "board")
+"""Names of the files that options name, in `settings`."""
+BUNDLES = (
+    *("c-files", "bill-of-materials"),
+    *(("litert",) if find_spec("ai_edge_litert") else ()),
+    *(("signature",) if shutil.which("ssh-keygen") else ()),
+)
+"""Names of the further files of artifacts, in `bundles`."""
 NAMES = (
     *("picture-predict", "picture-data", "npz", "npy", "manifest", "documents", "onnx-predict"),
     *("onnx-verify", "onnx-compress", "sidecar", "latency-table", "space", "run-folder", "ledger"),
     *("warm-start", "cache", "test-set-uses", "ledger-log", "net"),
+    *("store", *SETTINGS, *BUNDLES),
     *SOURCES,
 )
 """Names of the formats, without loading what makes their mutants."""
@@ -158,11 +168,21 @@ def _short_work() -> Iterator[None]:
 
     from lepton_automl.artifact import measurements
     from lepton_automl.core import limited_process
-    from tests.faults.mutants import forked
+    from lepton_automl.pipeline import stores as shown_stores
+    from lepton_automl.pipeline import sweep
+    from lepton_automl.runs import store, store_copy, stored_run
+    from tests.faults.mutants import forked, settings, stores
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limited_process, "start_child", forked.ForkedProcess)
         patch.setattr(measurements, "SECONDS", 0.02)
+        patch.setattr(sweep, "_run", settings.no_run)
+        patch.setattr(store_copy.StoreCopy, "start", stores.start_or_end)
+        patch.setattr(store, "PATIENCE_SECONDS", 0.2)
+        for module in (store, store_copy, stored_run):
+            patch.setattr(module, "BEAT_SECONDS", 0.1)
+        for module in (stored_run, shown_stores):
+            patch.setattr(module, "START_SECONDS", 0.1)
         # Building the parser takes longer than most commands; it is the same each time.
         patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield

@@ -21,11 +21,10 @@ from lepton_automl.models.onnx_export import float_onnx
 from tests.faults.mutants import archives, arrays, sound, tables
 from tests.faults.mutants.content import Content, mutated_bytes
 from tests.faults.mutants.engine import Subject
+from tests.faults.mutants.places import STOP
 from tests.helpers.nets import random_model
 from tests.helpers.pictures import random_pictures, write_folder
 
-_STOP = ("--folds", "10", "--device", "cpu")
-"""Options that end a command with a message once it has read the data."""
 _CLASSES = ("run", "walk")
 
 
@@ -89,7 +88,7 @@ def _form(content: Content) -> str:
 
 _SUFFIXES = {"json": ".jsonl", "tabs": ".tsv", "commas": ".csv"}
 _WINDOW = ("--window", "8")
-_READ = (("run", "NAME", *_STOP), ("run", "NAME", *_STOP), ("data", "NAME", "--json"))
+_READ = (("run", "NAME", *STOP), ("run", "NAME", *STOP), ("data", "NAME", "--json"))
 
 
 def _table_seeds(stage: Path) -> list[Content]:
@@ -156,7 +155,7 @@ def _as_ucr(stage: Path, content: Content) -> Sequence[str]:
         whole = seeds[2] if suffix == ".tsv" else seeds[0]
         (stage / "ucr" / f"{names[1]}{suffix}").write_bytes(whole)
     data = "ucr" if chosen < 3 else f"ucr/{names[0]}{suffix}"
-    return ("data", data, "--json") if chosen == 2 else ("run", data, *_STOP)
+    return ("data", data, "--json") if chosen == 2 else ("run", data, *STOP)
 
 
 def _array_seeds(stage: Path) -> list[Content]:
@@ -227,7 +226,7 @@ def _in_idx(which: str) -> Callable[[Path, Content], Sequence[str]]:
             body = content if kind.startswith(which) else whole
             suffix = ".gz" if body.startswith(b"\x1f\x8b") else ""
             (stage / "idx" / f"train-{kind}-ubyte{suffix}").write_bytes(body)
-        return ("run", "idx", *_STOP)
+        return ("run", "idx", *STOP)
 
     return place
 
@@ -264,7 +263,7 @@ SUBJECTS = (
             "table",
             ("m.csv", "m.tsv", "m.jsonl"),
             *_READ,
-            ("run", "NAME", "--skip-corrupt", *_STOP),
+            ("run", "NAME", "--skip-corrupt", *STOP),
         ),
     ),
     Subject(
@@ -274,10 +273,10 @@ SUBJECTS = (
         _suffixed(
             "series",
             ("m.csv", "m.tsv"),
-            ("run", "NAME", *_WINDOW, *_STOP),
+            ("run", "NAME", *_WINDOW, *STOP),
             ("data", "NAME", *_WINDOW, "--json"),
-            ("run", "NAME", *_WINDOW, "--columns", "recording=session,label=activity", *_STOP),
-            ("run", "NAME", *_WINDOW, "--time", "time", "--group", "none", *_STOP),
+            ("run", "NAME", *_WINDOW, "--columns", "recording=session,label=activity", *STOP),
+            ("run", "NAME", *_WINDOW, "--time", "time", "--group", "none", *STOP),
         ),
     ),
     Subject(
@@ -285,7 +284,7 @@ SUBJECTS = (
         _index_seeds,
         tables.mutated_table,
         _suffixed(
-            "rec", ("index.csv",), ("run", "NAME", *_WINDOW, *_STOP), ("data", "NAME", *_WINDOW)
+            "rec", ("index.csv",), ("run", "NAME", *_WINDOW, *STOP), ("data", "NAME", *_WINDOW)
         ),
     ),
     Subject(
@@ -295,7 +294,7 @@ SUBJECTS = (
         _suffixed(
             "moves/walk",
             ("m.csv",),
-            ("run", "moves", *_WINDOW, *_STOP),
+            ("run", "moves", *_WINDOW, *STOP),
             ("predict", "signal.onnx", "NAME", "--json"),
             ("predict", "signal.onnx", "NAME"),
         ),
@@ -307,7 +306,7 @@ SUBJECTS = (
         _suffixed(
             "moves/run",
             ("m.npy",),
-            ("run", "moves", *_WINDOW, *_STOP),
+            ("run", "moves", *_WINDOW, *STOP),
             ("predict", "signal.onnx", "NAME", "--json"),
         ),
     ),
@@ -315,14 +314,14 @@ SUBJECTS = (
         "labelled-rows",
         lambda stage: [(stage / "rows" / "r1.csv").read_bytes()],
         tables.mutated_table,
-        _suffixed("rows", ("r0.csv", "r1.csv"), ("run", "rows", *_WINDOW, *_STOP)),
+        _suffixed("rows", ("r0.csv", "r1.csv"), ("run", "rows", *_WINDOW, *STOP)),
     ),
     Subject("ucr", _ucr_seeds, tables.mutated_table, _as_ucr),
     Subject(
         "npz-signals",
         _signal_npz_seeds,
         arrays.mutated_npz,
-        _suffixed("", ("signals.npz",), ("run", "NAME", *_STOP)),
+        _suffixed("", ("signals.npz",), ("run", "NAME", *STOP)),
     ),
     Subject("zip", _zip_seeds, archives.mutated_zip, _suffixed("", ("m.zip",), *_READ)),
     Subject("tar", _tar_seeds, archives.mutated_tar, _suffixed("", ("m.tar", "m.tar.gz"), *_READ)),
@@ -332,19 +331,19 @@ SUBJECTS = (
         "cifar",
         _cifar_seeds,
         archives.mutated_cifar,
-        _suffixed("cifar", ("data_batch_1.bin",), ("run", "cifar", *_STOP)),
+        _suffixed("cifar", ("data_batch_1.bin",), ("run", "cifar", *STOP)),
     ),
     Subject(
         "wav",
         lambda stage: sound.seeds(),
         sound.mutated_wav,
-        _suffixed("sound/run", ("m.wav",), ("run", "sound", *_STOP)),
+        _suffixed("sound/run", ("m.wav",), ("run", "sound", *STOP)),
     ),
     Subject(
         "parquet",
         _parquet_seeds,
         mutated_bytes,
-        _suffixed("", ("m.parquet",), ("run", "NAME", *_STOP)),
+        _suffixed("", ("m.parquet",), ("run", "NAME", *STOP)),
     ),
 )
 """Every form, in the order in which they are tried."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import random
 import re
 import shutil
 import sqlite3
@@ -18,16 +16,26 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.faults.mutants import arrays, ledgers, models, pictures, sources, trees
+from lepton_automl.artifact.manifest import canonical
+from tests.faults.mutants import (
+    arrays,
+    bundles,
+    ledgers,
+    models,
+    pictures,
+    settings,
+    sources,
+    stores,
+    trees,
+)
 from tests.faults.mutants.content import Content, mutated_bytes
 from tests.faults.mutants.engine import Subject
+from tests.faults.mutants.places import STOP, each_file, fresh, named, one_of, split, written
 from tests.helpers import external_models
 from tests.helpers.artifacts import seal_again
 from tests.helpers.pictures import random_pictures, write_folder
 from tests.helpers.runs import SPACE
 
-_STOP = ("--folds", "10", "--device", "cpu")
-"""Options that end a command with a message once it has read the data."""
 _RUN = "run"
 _TABLE = {
     "lepton_latency_table": 1,
@@ -99,90 +107,27 @@ def prepare(stage: Path, run: Path, data: Path) -> None:
     sources.prepare(stage)
 
 
-def _written(name: str, *words: str) -> Callable[[Path, Content], Sequence[str]]:
-    """The mutant becomes a file; `words` are the command."""
-
-    def place(stage: Path, content: Content) -> Sequence[str]:
-        (stage / name).parent.mkdir(parents=True, exist_ok=True)
-        (stage / name).write_bytes(content)
-        return words
-
-    return place
-
-
-def _one_of(content: Content, *choices: Sequence[str]) -> Sequence[str]:
-    """A choice that depends on the content alone, so that a case can be repeated."""
-    return choices[zlib.crc32(content) % len(choices)]
-
-
 def _read(*names: str) -> Callable[[Path], list[Content]]:
     return lambda stage: [(stage / name).read_bytes() for name in names]
 
 
-# Several files of one subject: the content begins with a line with the name of the file.
-
-
-def _named(*names: str, folder: str = "") -> Callable[[Path], list[Content]]:
-    return lambda stage: [
-        name.encode() + b"\n" + (stage / folder / name).read_bytes() for name in names
-    ]
-
-
-def _split(content: Content) -> tuple[str, Content]:
-    name, _, body = content.partition(b"\n")
-    return name.decode(errors="replace"), body
-
-
-def _each(
-    **by_suffix: Callable[[random.Random, Sequence[Content]], Content],
-) -> Callable[[random.Random, Sequence[Content]], Content]:
-    """Mutate a named file as its suffix says, from inputs of the same name."""
-
-    def mutate(rng: random.Random, inputs: Sequence[Content]) -> Content:
-        name = rng.choice(sorted({_split(each)[0] for each in inputs}))
-        own = [body for each in inputs for n, body in (_split(each),) if n == name]
-        change = by_suffix.get(Path(name).suffix[1:], trees.mutated_lines)
-        return name.encode() + b"\n" + change(rng, own)
-
-    return mutate
-
-
 def _fresh(stage: Path) -> Path:
-    """The finished run as it was made: files that are not, by size and time, are copied again."""
-    run, whole = stage / _RUN, _states(stage / "whole")
-    there = _states(run)
-    for name in there.keys() - whole.keys():
-        (run / name).unlink()
-    for name, state in whole.items():
-        if there.get(name) != state:
-            (run / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(stage / "whole" / name, run / name)
-    return run
-
-
-def _states(folder: Path) -> dict[str, tuple[int, int]]:
-    """Path in a folder -> size and time of each file."""
-    found = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(place, name)  # noqa: PTH118 (fast)
-            info = os.stat(path)  # noqa: PTH116
-            found[path[len(str(folder)) + 1 :]] = info.st_size, info.st_mtime_ns
-    return found
+    """The finished run as it was made."""
+    return fresh(stage / _RUN, stage / "whole")
 
 
 def _in_picture(stage: Path, content: Content) -> Sequence[str]:
-    name = _one_of(content, ("a.png",), ("a.jpg",), ("a.tif",))[0]
+    name = one_of(content, ("a.png",), ("a.jpg",), ("a.tif",))[0]
     (stage / name).write_bytes(content)
-    return ("predict", "net.onnx", name, *_one_of(content, ("--json",), ()))
+    return ("predict", "net.onnx", name, *one_of(content, ("--json",), ()))
 
 
 def _in_data(stage: Path, content: Content) -> Sequence[str]:
     for old in (stage / "data" / "cat").glob("mutant.*"):
         old.unlink()
-    suffix = _one_of(content, ("png",), ("jpg",))[0]
+    suffix = one_of(content, ("png",), ("jpg",))[0]
     (stage / "data" / "cat" / f"mutant.{suffix}").write_bytes(content)
-    return ("run", "data", *_STOP, *_one_of(content, ("--skip-corrupt",), ()))
+    return ("run", "data", *STOP, *one_of(content, ("--skip-corrupt",), ()))
 
 
 def _npz_seeds(stage: Path) -> list[Content]:
@@ -210,8 +155,8 @@ def _npz_seeds(stage: Path) -> list[Content]:
 
 def _in_npz(stage: Path, content: Content) -> Sequence[str]:
     (stage / "mutant.npz").write_bytes(content)
-    test = ("run", "tiny.npz", "--test", "mutant.npz", *_STOP)
-    return _one_of(content, ("run", "mutant.npz", *_STOP), ("run", "mutant.npz", *_STOP), test)
+    test = ("run", "tiny.npz", "--test", "mutant.npz", *STOP)
+    return one_of(content, ("run", "mutant.npz", *STOP), ("run", "mutant.npz", *STOP), test)
 
 
 _ARTIFACT = (
@@ -233,7 +178,7 @@ _MODELS = ("model.int8.onnx", "model.fp32.onnx", "reference/model.fp32.onnx")
 
 def _in_artifact(stage: Path, content: Content) -> Sequence[str]:
     """A file of an artifact whose manifest is computed again."""
-    name, body = _split(content)
+    name, body = split(content)
     folder = _fresh(stage) / "artifact"
     if name not in (*_ARTIFACT, *_GOLDEN, *_MODELS):
         name = _ARTIFACT[0]  # The mutant is of the content, but its name was changed too.
@@ -247,13 +192,17 @@ def _in_artifact(stage: Path, content: Content) -> Sequence[str]:
         ("verify", f"{_RUN}/artifact"),
         ("status", _RUN, "--json"),
     ]
-    return ("status", _RUN) if is_same else _one_of(content, *commands)
+    return ("status", _RUN) if is_same else one_of(content, *commands)
 
 
 def _in_manifest(stage: Path, content: Content) -> Sequence[str]:
+    """A manifest, in half of the cases with the digest of what it says now."""
     folder = _fresh(stage) / "artifact"
+    if zlib.crc32(content) % 2:
+        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+            content = canonical(json.loads(content)).encode()
     (folder / "manifest.json").write_bytes(content)
-    return _one_of(
+    return one_of(
         content,
         ("predict", _RUN, "one.png"),
         ("status", _RUN),
@@ -268,21 +217,21 @@ def _in_model(stage: Path, content: Content) -> Sequence[str]:
 
 def _in_run(stage: Path, content: Content) -> Sequence[str]:
     """A file of a run folder."""
-    name, body = _split(content)
+    name, body = split(content)
     (_fresh(stage) / name).write_bytes(body)
     commands = [("status", _RUN), ("pick", _RUN), ("status", _RUN, "--json")]
     if name == "run.toml":
-        commands += [("search", "tiny.npz", "--out", _RUN, *_STOP), ("export", _RUN)]
+        commands += [("search", "tiny.npz", "--out", _RUN, *STOP), ("export", _RUN)]
     elif name != "ledger.db":
         commands = [("export", _RUN), ("compress", _RUN)]
-    return _one_of(content, *commands)
+    return one_of(content, *commands)
 
 
 def _in_ledger(stage: Path, content: Content) -> Sequence[str]:
     folder = _fresh(stage)
     (folder / "ledger.db").write_bytes(content)
     warm = ("run", "tiny.npz", "--space", "space.toml", "--warm-start", _RUN, "--out", "taken")
-    return _one_of(content, ("status", _RUN), ("pick", _RUN), ("status", _RUN, "--json"), warm)
+    return one_of(content, ("status", _RUN), ("pick", _RUN), ("status", _RUN, "--json"), warm)
 
 
 def _in_other_run(stage: Path, content: Content) -> Sequence[str]:
@@ -294,7 +243,7 @@ def _in_other_run(stage: Path, content: Content) -> Sequence[str]:
     words = ("search", "few.npz", "--space", "space.toml", "--jobs", "1", "--trials", "3")
     words += ("--warm-start", _RUN, "--out", "taken")
     # Without measured latencies results are only reused where latency does not count.
-    return _one_of(content, (*words, "--objective", "accuracy,size_bytes"), words)
+    return one_of(content, (*words, "--objective", "accuracy,size_bytes"), words)
 
 
 _CACHE = ("pixels.npy", "labels.npy")
@@ -303,12 +252,12 @@ _CACHE = ("pixels.npy", "labels.npy")
 
 def _cache_seeds(stage: Path) -> list[Content]:
     found = (stage / "whole" / "cache").glob("*.npy*")
-    return _named(*sorted(path.name for path in found), folder="whole/cache")(stage)
+    return named(*sorted(path.name for path in found), folder="whole/cache")(stage)
 
 
 def _in_cache(stage: Path, content: Content) -> Sequence[str]:
     """A cache file, in half of the cases with the digest of what it holds now; or a digest."""
-    name, body = _split(content)
+    name, body = split(content)
     path = _fresh(stage) / "cache" / name
     path.write_bytes(body)
     if name.endswith(_CACHE) and zlib.crc32(body) % 2:
@@ -356,18 +305,18 @@ def _in_log(stage: Path, content: Content) -> Sequence[str]:
     folder = _fresh(stage)
     (folder / "ledger.db").write_bytes((stage / "log.db").read_bytes())
     (folder / "ledger.db-wal").write_bytes(content)
-    return _one_of(content, ("status", _RUN), ("pick", _RUN))
+    return one_of(content, ("status", _RUN), ("pick", _RUN))
 
 
 def _net_seeds(stage: Path) -> list[Content]:
-    return _named(*_NET, folder="whole/models/best")(stage)
+    return named(*_NET, folder="whole/models/best")(stage)
 
 
 _NET = ("arch.json", "model.json", "recipe.json", "weights.safetensors")
 
 
 def _in_net(stage: Path, content: Content) -> Sequence[str]:
-    name, body = _split(content)
+    name, body = split(content)
     for each in _NET:
         shutil.copy(stage / "whole" / "models" / "best" / each, stage / "net" / each)
     (stage / "net" / name).write_bytes(body)
@@ -401,7 +350,7 @@ _CARD = (
 
 
 def _in_sidecar(stage: Path, content: Content) -> Sequence[str]:
-    name, body = _split(content)
+    name, body = split(content)
     folder = stage / "external"
     for old in folder.iterdir():
         if old.name != "model.onnx":
@@ -468,7 +417,7 @@ def _run_seeds(stage: Path) -> list[Content]:
         "models/*/quantized/*.json",
     ):
         names += [path.relative_to(whole).as_posix() for path in sorted(whole.glob(pattern))]
-    return _named(*names, folder="whole")(stage)
+    return named(*names, folder="whole")(stage)
 
 
 SUBJECTS = (
@@ -479,15 +428,15 @@ SUBJECTS = (
     Subject("npz", _npz_seeds, arrays.mutated_npz, _in_npz),
     Subject(
         "npy",
-        _named(*_GOLDEN, folder="whole/artifact"),
-        _each(npy=arrays.mutated_npy),
+        named(*_GOLDEN, folder="whole/artifact"),
+        each_file(npy=arrays.mutated_npy),
         _in_artifact,
     ),
     Subject("manifest", _read("whole/artifact/manifest.json"), trees.mutated_json, _in_manifest),
     Subject(
         "documents",
-        _named(*_ARTIFACT, folder="whole/artifact"),
-        _each(json=trees.mutated_json),
+        named(*_ARTIFACT, folder="whole/artifact"),
+        each_file(json=trees.mutated_json),
         _in_artifact,
     ),
     Subject(
@@ -498,38 +447,46 @@ SUBJECTS = (
     ),
     Subject(
         "onnx-verify",
-        _named(*_MODELS, folder="whole/artifact"),
-        _each(onnx=models.mutated_model),
+        named(*_MODELS, folder="whole/artifact"),
+        each_file(onnx=models.mutated_model),
         _in_artifact,
     ),
     Subject("onnx-compress", _external_seeds, models.mutated_model, _in_external),
     Subject(
         "sidecar",
         _sidecar_seeds,
-        _each(json=trees.mutated_json, toml=trees.mutated_toml),
+        each_file(json=trees.mutated_json, toml=trees.mutated_toml),
         _in_sidecar,
     ),
     Subject(
         "latency-table",
         lambda stage: [json.dumps(_TABLE).encode()],
         trees.mutated_json,
-        _written("table.json", "run", "tiny.npz", "--latency-from", "table.json", *_STOP),
+        written("table.json", "run", "tiny.npz", "--latency-from", "table.json", *STOP),
     ),
-    Subject("space", _spaces, trees.mutated_toml, _written("mutant.toml", "spaces", "mutant.toml")),
+    Subject("space", _spaces, trees.mutated_toml, written("mutant.toml", "spaces", "mutant.toml")),
     Subject(
-        "run-folder", _run_seeds, _each(json=trees.mutated_json, toml=trees.mutated_toml), _in_run
+        "run-folder",
+        _run_seeds,
+        each_file(json=trees.mutated_json, toml=trees.mutated_toml),
+        _in_run,
     ),
     Subject("ledger", _read("whole/ledger.db"), ledgers.mutated_ledger, _in_ledger),
     Subject("warm-start", _read("whole/ledger.db"), ledgers.mutated_ledger, _in_other_run),
-    Subject("cache", _cache_seeds, _each(npy=arrays.mutated_npy), _in_cache),
+    Subject("cache", _cache_seeds, each_file(npy=arrays.mutated_npy), _in_cache),
     Subject(
         "test-set-uses",
         _uses_seeds,
         trees.mutated_json,
-        _written("state/test_set_uses.json", "verify", _RUN),
+        written("state/test_set_uses.json", "verify", _RUN),
     ),
     Subject("ledger-log", _log_seeds, mutated_bytes, _in_log),
-    Subject("net", _net_seeds, _each(json=trees.mutated_json, safetensors=mutated_bytes), _in_net),
+    Subject(
+        "net", _net_seeds, each_file(json=trees.mutated_json, safetensors=mutated_bytes), _in_net
+    ),
+    *stores.SUBJECTS,
+    *settings.SUBJECTS,
+    *bundles.SUBJECTS,
     *sources.SUBJECTS,
 )
 """Every format, in the order in which they are tried."""
