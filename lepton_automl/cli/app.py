@@ -17,6 +17,7 @@ from lepton_automl.cli.compress import compress
 from lepton_automl.cli.dashboard import dashboard
 from lepton_automl.cli.data import data
 from lepton_automl.cli.export import export
+from lepton_automl.cli.grouped_help import GroupedCommand
 from lepton_automl.cli.inspect import inspect
 from lepton_automl.cli.pick import pick
 from lepton_automl.cli.predict import predict
@@ -42,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 for command in (
     data,
@@ -63,7 +64,7 @@ for command in (
     boards,
     bench,
 ):
-    app.command()(command)
+    app.command(cls=GroupedCommand)(command)
 app.command(hidden=True)(worker)
 
 

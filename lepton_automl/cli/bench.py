@@ -15,34 +15,48 @@ from lepton_automl.errors import ConfigError
 Files = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Artifacts, runs or ONNX files; the first is what others are compared with."
+        metavar="FILES",
+        help="Artifacts, runs or ONNX files; the first is what others are compared with.",
     ),
 ]
 Threads = Annotated[
     str | None,
-    typer.Option("--threads", help="Threads, with commas.  [default: 1 and the number of cores]"),
+    o.option("--threads", "Threads, with commas.  [default: 1 and the number of cores]", "N,..."),
 ]
 Batch = Annotated[
-    str | None, typer.Option("--batch", help="Samples of a call, with commas.  [default: 1]")
+    str | None, o.option("--batch", "Samples of a call, with commas.  [default: 1]", "N,...")
 ]
 Seconds = Annotated[
-    float | None, typer.Option("--seconds", help="For each file, over all rounds.  [default: 1]")
+    float | None,
+    o.option("--seconds", "Time for each file, over all rounds.  [default: 1]", "SECONDS"),
 ]
-Ops = Annotated[bool, typer.Option("--ops", help="Measure the operations of int8 nets.")]
+Ops = Annotated[
+    bool,
+    o.option(
+        "--ops",
+        "Instead measure the operations of int8 nets on this machine and write a latency table.",
+    ),
+]
 Kit = Annotated[
     Path | None,
-    typer.Option(
+    o.option(
         "--kit",
-        help="Instead write a bench.py with nets there; on a device it needs Python, numpy and "
-        "onnxruntime.",
+        "With --ops: measure nothing, but write a bench.py with nets into this folder; on the "
+        "device it needs Python, numpy and onnxruntime.",
+        "FOLDER",
     ),
 ]
 OutFile = Annotated[
-    Path | None, typer.Option("--out", help="File of the table.  [default: latency_table.json]")
+    Path | None,
+    o.option("--out", "With --ops: file of the table.  [default: latency_table.json]", "FILE"),
 ]
 OneSpace = Annotated[
     str | None,
-    typer.Option("--space", help="Search space of the measured nets.  [default: all shipped]"),
+    o.option(
+        "--space",
+        "With --ops: search space of the measured nets.  [default: all that lepton brings]",
+        "NAME|FILE",
+    ),
 ]
 
 
@@ -58,11 +72,11 @@ def bench(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Measure files beside each other; with --ops write a latency table.
+    """Measure files beside each other, or the operations of a device.
 
     Of an artifact all formats are measured. Every file is open in a process of its own, and the
-    processes take turns. With the table, --latency-from of `lepton run` predicts latencies of the
-    measured device.
+    processes take turns. With --ops a table of int8 operations is written, from which
+    `lepton run --latency-from` predicts latencies of the measured device.
     """
     _check_options(files, (threads, batch, seconds), ops, (space, out, kit))
     if files:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 NetOption = Annotated[
     Path | None,
-    typer.Argument(help="An artifact folder or a run folder: says on which boards its net fits."),
+    typer.Argument(
+        metavar="ARTIFACT",
+        help="An artifact folder or a run folder: says on which boards its net fits.",
+    ),
 ]
 
 

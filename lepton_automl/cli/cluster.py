@@ -14,21 +14,23 @@ from lepton_automl.cli.streams import write_json, write_line
 from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import ConfigError
 
-Action = Annotated[str, typer.Argument(metavar="start", help="start: until Ctrl-C.")]
+Action = Annotated[str, typer.Argument(metavar="start", help="The only action: runs until Ctrl-C.")]
 WorkerCount = Annotated[
     int | None,
-    typer.Option(
-        "--workers", min=1, max=256, help="Worker processes.  [default: one per CPU core]"
-    ),
+    o.option("--workers", "Worker processes.  [default: one per CPU core]", "N", min=1, max=256),
 ]
 SchedulerPort = Annotated[
     int,
-    typer.Option("--port", min=0, max=65535, help="Port of the scheduler; 0 takes a free one."),
+    o.option("--port", "Port of the scheduler; 0 takes a free one.", "N", min=0, max=65535),
 ]
 DashboardPort = Annotated[
     int | None,
-    typer.Option(
-        "--dashboard-port", min=0, max=65535, help="Show Dask's dashboard at this port (bokeh)."
+    o.option(
+        "--dashboard-port",
+        "Show Dask's dashboard at this port (needs bokeh).",
+        "N",
+        min=0,
+        max=65535,
     ),
 ]
 
@@ -40,9 +42,10 @@ def cluster(
     dashboard_port: DashboardPort = None,
     json: o.Json = False,
 ) -> None:
-    """Start a Dask cluster on this machine, for `--cluster`, until Ctrl-C.
+    """Start a Dask cluster on this machine, for `--cluster`.
 
-    It listens at 127.0.0.1 only. Every user of this machine can run code in it.
+    It works until Ctrl-C and listens at 127.0.0.1 only. Every user of this machine can run code in
+    it.
     """
     if action != "start":
         raise ConfigError(f"{action!r} is not known", fix="write: lepton cluster start")

@@ -13,39 +13,44 @@ from lepton_automl.cli import options as o
 Source = Annotated[
     Path,
     typer.Argument(
+        metavar="SOURCE",
         help="A run; with --data a float ONNX classifier, or a folder with arch.json and "
-        "weights.safetensors."
+        "weights.safetensors.",
     ),
 ]
 Pictures = Annotated[
     str | None,
-    typer.Option(
+    o.option(
         "--data",
-        help="Labelled samples for a model of your own, if possible not its training data.",
+        "Labelled samples for a model of your own, if possible not its training data.",
+        "DATA",
     ),
 ]
 Preprocessing = Annotated[
     Path | None,
-    typer.Option(
+    o.option(
         "--preprocessing",
-        help="TOML or JSON file with scale, mean, std and order of the model's input pixels.",
+        "TOML or JSON file with scale, mean, std and order of the model's input pixels.",
+        "FILE",
     ),
 ]
 
 Labels = Annotated[
     str | None,
-    typer.Option(
+    o.option(
         "--labels",
-        help="Order of an ONNX model's classes: a text file, one name a line, or natural (1, 2, "
-        "10) or text (1, 10, 2).",
+        "Order of an ONNX model's classes: a text file, one name a line, or natural (1, 2, 10) or "
+        "text (1, 10, 2).",
+        "FILE|natural|text",
     ),
 ]
 Expects = Annotated[
     float | None,
-    typer.Option(
+    o.option(
         "--expects",
-        help="Accuracy an ONNX model should reach on the training pictures, as 0.93 or 93; less "
-        "stops the command.",
+        "Accuracy an ONNX model should reach on the training pictures, as 0.93 or 93; less stops "
+        "the command.",
+        "SHARE",
     ),
 ]
 

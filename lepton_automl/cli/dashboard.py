@@ -6,15 +6,13 @@ import warnings
 from contextlib import closing
 from typing import Annotated
 
-import typer
-
 from lepton_automl.cli import options as o
 from lepton_automl.cli.streams import write_json, write_line
 from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import MachineError
 
 Port = Annotated[
-    int, typer.Option("--port", min=0, max=65535, help="Port of the web page; 0 takes a free one.")
+    int, o.option("--port", "Port of the web page; 0 takes a free one.", "N", min=0, max=65535)
 ]
 
 

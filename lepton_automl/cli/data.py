@@ -12,15 +12,15 @@ from lepton_automl.cli import options as o
 
 Html = Annotated[
     Path | None,
-    typer.Option("--html", help="Write the report with pictures to this file, one HTML page."),
+    o.option("--html", "Write the report with pictures to this file, one HTML page.", "FILE"),
 ]
 Fix = Annotated[
     Path | None,
-    typer.Option(
+    o.option(
         "--fix",
-        metavar="FILE.csv",
-        help="Write a table of the pictures without unreadable ones, copies across parts and "
+        "Write a table of the pictures without unreadable ones, copies across parts and "
         "contradictory ones; no picture is touched.",
+        "FILE.csv",
     ),
 ]
 
@@ -51,9 +51,10 @@ def data(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Open DATA as `run` does, and report counts, decisions and all that is wrong with them.
+    """Report what data hold and what is wrong with them.
 
-    Nothing is trained. The exit code is 3 where `run` would refuse the data.
+    DATA are opened as `run` opens them, and nothing is trained. The exit code is 3 where `run`
+    would refuse them.
     """
     settings = {k: v for k, v in locals().items() if k not in ("data", *o.OUTPUT_PARAMETERS)}
     from lepton_automl.cli import report

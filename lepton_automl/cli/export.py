@@ -13,7 +13,7 @@ from lepton_automl.pipeline.option_values import names
 
 Sign = Annotated[
     Path | None,
-    typer.Option("--sign", help="Sign the manifest with this key of OpenSSH."),
+    o.option("--sign", "Sign the manifest with this key of OpenSSH.", "KEY"),
 ]
 
 

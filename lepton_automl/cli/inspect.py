@@ -12,10 +12,13 @@ from lepton_automl.cli import options as o
 
 Model = Annotated[
     Path,
-    typer.Argument(help="The artifact folder, the run folder or an ONNX file, also of others."),
+    typer.Argument(
+        metavar="ARTIFACT",
+        help="The artifact folder, the run folder or any ONNX file, also one made elsewhere.",
+    ),
 ]
 Svg = Annotated[
-    Path | None, typer.Option("--svg", help="Write a drawing of the net and its memory there.")
+    Path | None, o.option("--svg", "Write a drawing of the net and its memory there.", "FILE")
 ]
 
 

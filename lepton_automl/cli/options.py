@@ -1,9 +1,10 @@
-"""Command-line options that several commands share."""
+"""Command-line options that several commands share, in the order and groups of `--help`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,469 +15,599 @@ from lepton_automl.pipeline import option_values
 
 _STARTED = time.monotonic()
 """Import time of this module, the earliest that is known: a budget counts from here."""
-_BOUNDS = "Limits of the shipped file"
-_RUNNING = "How to run"
-_REPORTING = "Where to report"
+
+
+class Section(StrEnum):
+    """Sections of the options in `--help` of a command with many of them, in this order."""
+
+    USUAL = "Options"
+    LIMITS = "Limits of the file that ships"
+    DATA = "How the data are read and split"
+    SEARCH = "Search and training"
+    SHIPPING = "What ships"
+    MACHINES = "Where it runs"
+    COPIES = "Copies of the run and of its results"
+    OUTPUT = "Output"
+
+
+def option(
+    flag: str,
+    help: str,
+    metavar: str | None = None,
+    *,
+    section: Section = Section.USUAL,
+    **more: Any,
+) -> Any:
+    """An option of a command, for `Annotated`.
+
+    Parameters
+    ----------
+    flag : str
+        With its two hyphens.
+    help : str
+        One or two sentences; where it states a default, that of the parameter is not shown.
+    metavar : str, optional
+        What stands for the value in the help; flags have none.
+    section : Section
+        Where `--help` lists it.
+    **more
+        Further arguments of `typer.Option`, such as `min` and `max`.
+    """
+    return typer.Option(
+        flag,
+        help=help,
+        metavar=metavar,
+        show_default="[default:" not in help,
+        rich_help_panel=section,
+        **more,
+    )
+
 
 Data = Annotated[
-    str, typer.Argument(help="digits, a folder with one sub-folder per class, or an .npz file.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder with one sub-folder per class, a table of paths and labels (.csv), an .npz "
+        "file, or digits, a small set that is built in; other forms: docs/how-it-works.md.",
+    ),
 ]
-Run = Annotated[Path, typer.Argument(help="The run folder, its artifact/ or the ONNX file in it.")]
+Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="The run folder, its artifact/ or the ONNX file in it."),
+]
 Artifact = Annotated[
-    Path, typer.Argument(help="The artifact folder, the run folder or the ONNX file.")
+    Path,
+    typer.Argument(
+        metavar="ARTIFACT", help="The artifact folder, the run folder or the ONNX file."
+    ),
 ]
-Test = Annotated[str | None, typer.Option("--test", help="Separate test data (folder or .npz).")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder.  [default: runs/NAME]")]
-Space = Annotated[
-    str | None,
-    typer.Option(
-        "--space",
-        help="Search space: a name or a TOML file; see `lepton spaces`.  [default: general]",
+
+
+Out = Annotated[
+    Path | None,
+    option(
+        "--out",
+        "The run folder; the same command continues the run in it.  [default: runs/NAME]",
+        "FOLDER",
     ),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option(
-        "--budget", help="Wall-clock time of the whole run: 45s, 10m, 2h.  [default: 10m]"
-    ),
+    option("--budget", "Wall-clock time of the whole run: 45s, 10m, 2h.  [default: 10m]", "TIME"),
 ]
 CompressBudget = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--budget",
-        help="Wall-clock time of the whole command: 45s, 10m, 2h.  [default: as long as it needs]",
+        "Wall-clock time of the whole command: 45s, 10m, 2h.  [default: as long as it needs]",
+        "TIME",
     ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(
-        "--trials", help="Number of trials to train; without --budget it replaces the time limit."
+    option(
+        "--trials", "Number of trials to train; without --budget it replaces the time limit.", "N"
     ),
 ]
-Objective = Annotated[
-    str,
-    typer.Option(
-        "--objective",
-        help="Objectives of the search, with commas: accuracy, latency_ms, size_bytes, macs, "
-        "peak_ram_bytes.",
-    ),
+Fresh = Annotated[
+    bool, option("--fresh", "Move an earlier run in the folder aside and start again.")
 ]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        help="Worker processes.  [default: one per CPU core or GPU]",
-        rich_help_panel=_RUNNING,
-    ),
-]
-Hosts = Annotated[
-    Path | None,
-    typer.Option(
-        "--hosts",
-        metavar="FILE",
-        help="Train on the machines of this TOML file, each reached by a command such as ssh; see "
-        "docs/distributed.md.  [default: on this machine]",
-        show_default=False,
-        rich_help_panel=_RUNNING,
-    ),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="URL",
-        help="Train on a Dask cluster: dask://HOST:PORT on this machine (`lepton cluster start`), "
-        "tls://HOST:PORT on others.  [default: on this machine]",
-        show_default=False,
-        rich_help_panel=_RUNNING,
-    ),
-]
-MaxMemory = Annotated[
-    str | None,
-    typer.Option(
-        "--max-memory",
-        metavar="SIZE",
-        help="Memory of all processes together, beside mapped files: 800M, 1G.  [default: four "
-        "fifths of the machine's]",
-        show_default=False,
-        rich_help_panel=_RUNNING,
-    ),
-]
-JobsPerGpu = Annotated[
-    str | None,
-    typer.Option(
-        "--jobs-per-gpu",
-        help="Worker processes per GPU; auto adds some while that is faster.  [default: auto]",
-        rich_help_panel=_RUNNING,
-    ),
-]
-FinalJobs = Annotated[
-    int,
-    typer.Option(
-        "--final-jobs",
-        help="Processes that share each final training (data parallel); faster for nets above a "
-        "million MACs.",
-        rich_help_panel=_RUNNING,
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
-Sampler = Annotated[
-    str,
-    typer.Option(
-        "--sampler",
-        help="What proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler as "
-        "MODULE:CLASS.",
-    ),
-]
-Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu or cuda.", rich_help_panel=_RUNNING)
-]
-TargetName = Annotated[
-    str, typer.Option("--target", help="Hardware the file is for; see `lepton spaces --targets`.")
-]
-LatencyFrom = Annotated[
-    Path | None,
-    typer.Option(
-        "--latency-from",
-        help="Predict latencies from this table of another device; see `lepton bench`.",
-    ),
-]
-WarmStart = Annotated[
-    Path | None,
-    typer.Option(
-        "--warm-start",
-        metavar="RUN",
-        help="Start with the results of another run: its trials, or on other data its front.",
-    ),
-]
-PreferName = Annotated[
-    str,
-    typer.Option(
-        "--prefer", help="size ships the int8 file, latency the faster of int8 and float."
-    ),
-]
+
 MaxLatency = Annotated[
     float | None,
-    typer.Option(
+    option(
         "--max-latency-ms",
-        help="Latency at batch 1 on one thread, milliseconds.",
-        rich_help_panel=_BOUNDS,
+        "Milliseconds for one sample on one thread.",
+        "MS",
+        section=Section.LIMITS,
     ),
 ]
 MaxSize = Annotated[
     float | None,
-    typer.Option(
-        "--max-size-kb", help="Size of the ONNX file; 1 kB is 1000 bytes.", rich_help_panel=_BOUNDS
+    option(
+        "--max-size-kb", "Size of the ONNX file; 1 kB is 1000 bytes.", "KB", section=Section.LIMITS
     ),
 ]
 MaxFlash = Annotated[
     float | None,
-    typer.Option(
+    option(
         "--max-flash-kb",
-        help="Code and constants on a microcontroller; ships C unless --ship says otherwise.",
-        rich_help_panel=_BOUNDS,
-    ),
-]
-BoardName = Annotated[
-    str | None,
-    typer.Option(
-        "--board",
-        metavar="NAME",
-        help="Board the net is for, whose flash and memory are limits: a name of `lepton boards`, "
-        "or a TOML file.",
-        rich_help_panel=_BOUNDS,
+        "Code and constants on a microcontroller; ships C unless --ship says otherwise.",
+        "KB",
+        section=Section.LIMITS,
     ),
 ]
 MaxMacs = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--max-macs",
-        help="Multiply-accumulates per picture, such as 2e6 or 2M.",
-        rich_help_panel=_BOUNDS,
+        "Multiply-accumulates for one sample, such as 2e6 or 2M.",
+        "COUNT",
+        section=Section.LIMITS,
     ),
 ]
 MaxRam = Annotated[
     float | None,
-    typer.Option("--max-ram-kb", help="Peak memory of the feature maps.", rich_help_panel=_BOUNDS),
+    option("--max-ram-kb", "Peak memory of the int8 feature maps.", "KB", section=Section.LIMITS),
 ]
 MinAccuracy = Annotated[
     float | None,
-    typer.Option(
-        "--min-accuracy",
-        help="Accuracy on the test set, as 0.9 or 90.",
-        rich_help_panel=_BOUNDS,
+    option(
+        "--min-accuracy", "Accuracy on the test set, as 0.9 or 90.", "SHARE", section=Section.LIMITS
     ),
 ]
 MaxDrop = Annotated[
     float | None,
-    typer.Option(
+    option(
         "--max-drop",
-        help="Accuracy points lost against the float net before compression.",
-        rich_help_panel=_BOUNDS,
+        "Accuracy points lost against the float net before compression.",
+        "POINTS",
+        section=Section.LIMITS,
     ),
 ]
 MaxClassDrop = Annotated[
     float | None,
-    typer.Option(
+    option(
         "--per-class-max-drop",
-        help="Accuracy points that any class loses.",
-        rich_help_panel=_BOUNDS,
+        "Accuracy points that any class loses.",
+        "POINTS",
+        section=Section.LIMITS,
+    ),
+]
+BoardName = Annotated[
+    str | None,
+    option(
+        "--board",
+        "Board the net is for, whose flash and memory are limits: a name of `lepton "
+        "boards`, or a TOML file.",
+        "NAME",
+        section=Section.LIMITS,
+    ),
+]
+
+Test = Annotated[
+    str | None,
+    option(
+        "--test",
+        "Separate test data, in any form that DATA may have.",
+        "DATA",
+        section=Section.DATA,
     ),
 ]
 SkipCorrupt = Annotated[
     bool,
-    typer.Option(
+    option(
         "--skip-corrupt",
-        help="Ignore pictures and recordings that are not there or cannot be read, and name them.",
+        "Leave out pictures and recordings that are not there or cannot be read, and "
+        "name them; without it they are an error.",
+        section=Section.DATA,
     ),
 ]
 Group = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--group",
-        metavar="COLUMN|REGEX",
-        help="Keep pictures in one part that have the same value in a column of the data, or whose "
-        "paths match alike, such as '(P[0-9]+)-'; none keeps only equal ones together.  [default: "
-        "by names and near duplicates]",
+        "Keep samples in one part that have the same value in a column of the data, or "
+        "whose paths match alike, such as '(P[0-9]+)-'; none keeps only equal ones "
+        "together.  [default: by names and near duplicates]",
+        "COLUMN|REGEX",
+        section=Section.DATA,
     ),
 ]
 Time = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--time",
-        metavar="COLUMN",
-        help="Cut the parts in the order of the times in this column: train the earliest, test the "
-        "latest.  [default: at random]",
+        "Cut the parts in the order of the times in this column: train the earliest, "
+        "test the latest.  [default: at random]",
+        "COLUMN",
+        section=Section.DATA,
     ),
 ]
 Parts = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--parts",
-        metavar="PART=NAME,...",
-        help="Folders that are parts, as train=tr,test=holdout, or values of the column with the "
-        "parts; none: the data have no parts.  [default: by their names]",
+        "Folders that are parts, as train=tr,test=holdout, or values of the column with "
+        "the parts; none: the data have no parts.  [default: by their names]",
+        "PART=NAME,...",
+        section=Section.DATA,
     ),
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--columns",
-        metavar="WHAT=COLUMN,...",
-        help="Columns of a table, as path=file,label=species,split=none, of values over time also "
-        "recording=session,time=t,channels=ax+ay, or arrays of a .npz file, as x=pics,y=kind.  "
-        "[default: by their names]",
+        "Columns of a table, as path=file,label=species,split=none, of values over time "
+        "also recording=session,time=t,channels=ax+ay, or arrays of a .npz file, as "
+        "x=pics,y=kind.  [default: by their names]",
+        "WHAT=COLUMN,...",
+        section=Section.DATA,
     ),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--root",
-        help="Folder of the pictures that a table names.  [default: that of the table]",
-        show_default=False,
+        "Folder of the pictures that a table names.  [default: that of the table]",
+        "FOLDER",
+        section=Section.DATA,
     ),
 ]
 ChannelAxisName = Annotated[
     str,
-    typer.Option(
+    option(
         "--channel-axis",
-        help="Whether channels in arrays come first (N, C, H, W) or last (N, H, W, C); auto: by "
-        "the shape.",
+        "Whether channels in arrays come first (N, C, H, W) or last (N, H, W, C); auto: "
+        "by the shape.",
+        "auto|first|last",
+        section=Section.DATA,
     ),
 ]
 Window = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--window",
-        help="Values of a window of a recording; samples of sound.  [default: whole recordings of "
-        "one length, else 128; of sound by its length]",
-        show_default=False,
+        "Values in a window of a recording; of sound, samples.  [default: whole "
+        "recordings where all have one length, else 128; of sound by its length]",
+        "N",
+        section=Section.DATA,
     ),
 ]
 Stride = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--stride",
-        help="Values from the start of one window to the next.  [default: half a window]",
-        show_default=False,
+        "Values from the start of one window to the next.  [default: half a window]",
+        "N",
+        section=Section.DATA,
     ),
 ]
 Rate = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--rate",
-        help="Sampling rate in hertz to which sound is brought.  [default: its own, at most 16000]",
-        show_default=False,
+        "Sampling rate to which sound is brought.  [default: its own, at most 16000]",
+        "HZ",
+        section=Section.DATA,
     ),
 ]
 Mels = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--mels",
-        help="Bands of the log-mel features of sound.  [default: 40]",
-        show_default=False,
+        "Bands of the log-mel features of sound.  [default: 40]",
+        "N",
+        section=Section.DATA,
     ),
 ]
 BandMeanName = Annotated[
     str,
-    typer.Option(
+    option(
         "--band-mean",
-        help="Mean of each band of sound over the window: subtract or keep; auto: by a quick "
-        "classifier.",
-    ),
-]
-FlipName = Annotated[
-    str,
-    typer.Option(
-        "--flip",
-        help="Mirror training pictures at random: on, off, or auto, where trained nets decide it.",
-    ),
-]
-RefitName = Annotated[
-    str,
-    typer.Option(
-        "--refit",
-        help="Train the net that ships on training and validation samples together after all "
-        "choices: on, off, or auto, which is on where samples or groups are few.",
-    ),
-]
-JudgeName = Annotated[
-    str,
-    typer.Option(
-        "--judge",
-        help="What limits on accuracy bind: windows, recordings by the joined answers to their "
-        "windows, or auto, which is recordings where there are any.",
-    ),
-]
-FoldsText = Annotated[
-    str,
-    typer.Option(
-        "--folds",
-        metavar="auto|off|N",
-        help="Compare the finalists by cross-validation on N folds of training and validation; "
-        "off: on validation alone; auto: on several folds where pictures or groups are few.",
+        "Mean of each band of sound over the window; auto: what a quick classifier needs.",
+        "auto|subtract|keep",
+        section=Section.DATA,
     ),
 ]
 BalanceName = Annotated[
     str,
-    typer.Option(
+    option(
         "--balance",
-        help="Equal weight for every class: on, off, or auto, which is on where a class is rare.",
+        "Equal weight for every class; auto: on where a class is rare.",
+        "auto|on|off",
+        section=Section.DATA,
     ),
 ]
 ChannelsName = Annotated[
     str,
-    typer.Option(
+    option(
         "--channels",
-        help="Input of the net: 1 (grey), 3 (RGB), 4 (RGB and opacity of picture files), or auto, "
-        "which is 3 where a picture outside the test part has colour, or the channels of arrays.",
-    ),
-]
-InputTypeName = Annotated[
-    str,
-    typer.Option(
-        "--input-type",
-        help="Values that the written file reads: int16 or float32 of signals, uint8 or uint16 of "
-        "pictures; auto: as the data store them, where a file can read that.",
+        "Input of the net: 1 grey, 3 RGB, 4 RGB and opacity; auto: 3 where a picture "
+        "outside the test part has colour, else 1; of arrays their own.",
+        "auto|1|3|4",
+        section=Section.DATA,
     ),
 ]
 PixelScaleText = Annotated[
     str,
-    typer.Option(
+    option(
         "--pixel-scale",
-        metavar="SCALE",
-        help="Stored values of black and white: unit (0:1), symmetric (-1:1), 8bit to 16bit, WHITE "
-        "or BLACK:WHITE; auto recognises them by the training part.",
+        "Stored values of black and white: unit (0:1), symmetric (-1:1), 8bit to 16bit, "
+        "WHITE or BLACK:WHITE; auto: recognised by the training part.",
+        "SCALE",
+        section=Section.DATA,
+    ),
+]
+InputTypeName = Annotated[
+    str,
+    option(
+        "--input-type",
+        "Values that the written file reads: int16 or float32 of signals, uint8 or "
+        "uint16 of pictures; auto: as the data store them, where a file can read that.",
+        "TYPE",
+        section=Section.DATA,
     ),
 ]
 Rehash = Annotated[
     bool,
-    typer.Option(
+    option(
         "--rehash",
-        help="Read every picture file again, also those whose path, size and times are those of "
-        "before.",
-        rich_help_panel=_RUNNING,
+        "Read every picture file again, also those whose path, size and times have not changed.",
+        section=Section.DATA,
+    ),
+]
+
+Space = Annotated[
+    str | None,
+    option(
+        "--space",
+        "Search space, the nets to choose from: a name of `lepton spaces`, or a TOML "
+        "file.  [default: by the kind of the data, general for pictures]",
+        "NAME|FILE",
+        section=Section.SEARCH,
+    ),
+]
+Objective = Annotated[
+    str,
+    option(
+        "--objective",
+        "What the search trades off: accuracy and some of latency_ms, size_bytes, macs, "
+        "peak_ram_bytes.",
+        "NAME,...",
+        section=Section.SEARCH,
+    ),
+]
+Sampler = Annotated[
+    str,
+    option(
+        "--sampler",
+        "What proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler as "
+        "MODULE:CLASS.",
+        "NAME",
+        section=Section.SEARCH,
+    ),
+]
+WarmStart = Annotated[
+    Path | None,
+    option(
+        "--warm-start",
+        "Start with the results of another run: its trials, or on other data its front.",
+        "RUN",
+        section=Section.SEARCH,
+    ),
+]
+Seed = Annotated[int, option("--seed", "Seed of all random choices.", "N", section=Section.SEARCH)]
+FlipName = Annotated[
+    str,
+    option(
+        "--flip",
+        "Mirror training pictures left to right at random; auto: trained nets decide it.",
+        "auto|on|off",
+        section=Section.SEARCH,
+    ),
+]
+FoldsText = Annotated[
+    str,
+    option(
+        "--folds",
+        "Compare the finalists by cross-validation on N folds of training and "
+        "validation; off: on validation alone; auto: on several folds where samples or "
+        "groups are few.",
+        "auto|off|N",
+        section=Section.SEARCH,
+    ),
+]
+RefitName = Annotated[
+    str,
+    option(
+        "--refit",
+        "Train the net that ships on training and validation samples together after all "
+        "choices; auto: on where samples or groups are few.",
+        "auto|on|off",
+        section=Section.SEARCH,
+    ),
+]
+
+PreferName = Annotated[
+    str,
+    option(
+        "--prefer",
+        "size ships the int8 file, latency the faster of int8 and float.",
+        "size|latency",
+        section=Section.SHIPPING,
+    ),
+]
+TargetName = Annotated[
+    str,
+    option(
+        "--target",
+        "Hardware the file is for: a name of `lepton spaces --targets`.",
+        "NAME",
+        section=Section.SHIPPING,
+    ),
+]
+LatencyFrom = Annotated[
+    Path | None,
+    option(
+        "--latency-from",
+        "Predict latencies of another device from the table that `lepton bench --ops` wrote there.",
+        "FILE",
+        section=Section.SHIPPING,
+    ),
+]
+JudgeName = Annotated[
+    str,
+    option(
+        "--judge",
+        "What limits on accuracy bind: windows, or recordings by the joined answers to "
+        "their windows; auto: recordings where there are any.",
+        "auto|windows|recordings",
+        section=Section.SHIPPING,
     ),
 ]
 Formats = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--format",
-        metavar="NAME,...",
-        help="File formats to write beside ONNX, with commas or repeated; see docs/formats.md.  "
-        "[default: onnx, or those of the artifact that is there]",
-        show_default=False,
+        "File formats to write beside ONNX (c, litert), with commas or repeated; see "
+        "docs/formats.md.  [default: onnx, or those of the artifact that is there]",
+        "NAME,...",
+        section=Section.SHIPPING,
     ),
 ]
 Ship = Annotated[
     str,
-    typer.Option(
+    option(
         "--ship",
-        metavar="NAME",
-        help="File format that ships: it is written too, and the limits bind it.  [default: onnx]",
-        show_default=False,
+        "File format that ships: it is written too, and the limits bind it.  [default: onnx]",
+        "NAME",
+        section=Section.SHIPPING,
     ),
 ]
 Reject = Annotated[
     float | None,
-    typer.Option(
+    option(
         "--reject",
-        metavar="SHARE",
-        help="Answer 'none of these' below a probability, of at most this share of pictures of the "
-        "classes; 0: never.  [default: as in the artifact that is there, else 0]",
-        show_default=False,
+        "Answer 'none of these' to samples with a low probability, to at most this "
+        "share of those of the classes; 0: never.  [default: as in the artifact that is "
+        "there, else 0]",
+        "SHARE",
+        section=Section.SHIPPING,
     ),
 ]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Move an earlier run in the folder aside and start again.")
+
+Jobs = Annotated[
+    int | None,
+    option(
+        "--jobs",
+        "Worker processes.  [default: one per CPU core or GPU]",
+        "N",
+        section=Section.MACHINES,
+    ),
 ]
+MaxMemory = Annotated[
+    str | None,
+    option(
+        "--max-memory",
+        "Memory of all processes together, beside mapped files: 800M, 1G.  [default: "
+        "four fifths of the machine's]",
+        "SIZE",
+        section=Section.MACHINES,
+    ),
+]
+Device = Annotated[
+    str,
+    option(
+        "--device",
+        "Where nets are trained; auto: on CUDA where torch finds a GPU.",
+        "auto|cpu|cuda",
+        section=Section.MACHINES,
+    ),
+]
+JobsPerGpu = Annotated[
+    str | None,
+    option(
+        "--jobs-per-gpu",
+        "Worker processes per GPU; auto adds some while that is faster.  [default: auto]",
+        "auto|N",
+        section=Section.MACHINES,
+    ),
+]
+FinalJobs = Annotated[
+    int,
+    option(
+        "--final-jobs",
+        "Processes that share each final training (data parallel); faster for nets "
+        "above a million MACs.",
+        "N",
+        section=Section.MACHINES,
+    ),
+]
+Hosts = Annotated[
+    Path | None,
+    option(
+        "--hosts",
+        "Train on the machines of this TOML file, each reached by a command such as "
+        "ssh; see docs/distributed.md.  [default: on this machine]",
+        "FILE",
+        section=Section.MACHINES,
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    option(
+        "--cluster",
+        "Train on a Dask cluster: dask://HOST:PORT on this machine (`lepton cluster "
+        "start`), tls://HOST:PORT on others.  [default: on this machine]",
+        "URL",
+        section=Section.MACHINES,
+    ),
+]
+
 StoreUrl = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--store",
-        metavar="URL",
-        help="Copy the run to s3://BUCKET/PREFIX, another URL that fsspec opens, or a folder; the "
-        "same command on another machine goes on from there.",
-        rich_help_panel=_RUNNING,
+        "Copy the run to s3://BUCKET/PREFIX, another URL that fsspec opens, or a "
+        "folder; the same command on another machine continues it.",
+        "URL",
+        section=Section.COPIES,
     ),
 ]
 TakeOver = Annotated[
     bool,
-    typer.Option(
+    option(
         "--take-over",
-        help="Take the run in --store from a command that works on it, which then ends.",
-        rich_help_panel=_RUNNING,
+        "Take the run in --store from a command that works on it, which then ends.",
+        section=Section.COPIES,
     ),
 ]
 OptunaStorage = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--optuna-storage",
-        metavar="URL",
-        help="Copy every trial to this Optuna storage: sqlite:///x.db, or a journal file.",
-        rich_help_panel=_REPORTING,
+        "Copy every trial to this Optuna storage: sqlite:///x.db, or a journal file.",
+        "URL",
+        section=Section.COPIES,
     ),
 ]
 Callbacks = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--callback",
-        help="Log the search to tensorboard, wandb or mlflow; with commas or repeated.",
-        rich_help_panel=_REPORTING,
+        "Log the search to tensorboard, wandb or mlflow; with commas or repeated.",
+        "NAME,...",
+        section=Section.COPIES,
     ),
 ]
+
+Quiet = Annotated[bool, option("--quiet", "Print no progress.", section=Section.OUTPUT)]
 Verbose = Annotated[
     bool,
-    typer.Option(
-        "--verbose", help="Print all details, and more lines of progress.", rich_help_panel=_RUNNING
-    ),
+    option("--verbose", "Print all details, and more lines of progress.", section=Section.OUTPUT),
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", help="Print no progress.", rich_help_panel=_RUNNING)
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=_RUNNING)
-]
+Json = Annotated[bool, option("--json", "Print one JSON object on stdout.", section=Section.OUTPUT)]
 
 
 OUTPUT_PARAMETERS = ("quiet", "verbose", "json")

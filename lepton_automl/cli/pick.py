@@ -13,17 +13,24 @@ from lepton_automl.errors import ConfigError
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of the new artifact.  [default: RUN/picks/NAME]"),
+    o.option("--out", "Folder of the new artifact.  [default: RUN/picks/NAME]", "FOLDER"),
 ]
 Budget = Annotated[
     str | None,
-    typer.Option(
+    o.option(
         "--budget",
-        help="Time for this pick: 45s, 10m, 2h.  [default: trained as long as the winner]",
+        "Time for this pick: 45s, 10m, 2h.  [default: trained as long as the winner]",
+        "TIME",
     ),
 ]
 Preference = Annotated[
-    str | None, typer.Option("--prefer", help="size or latency.  [default: the run's]")
+    str | None,
+    o.option(
+        "--prefer",
+        "size ships the int8 file, latency the faster of int8 and float.  [default: the run's]",
+        "size|latency",
+        section=o.Section.SHIPPING,
+    ),
 ]
 
 
@@ -47,7 +54,8 @@ def pick(
 ) -> None:
     """Make an artifact of another trial of RUN, by other limits.
 
-    Without limits and --prefer it lists the front. With them it takes the cheapest trial or pruned
+    Without limits and --prefer it lists the front: the trials that no other one beats in accuracy
+    and all costs at once. With them it takes the cheapest trial or pruned
     net within the limits whose accuracy is not significantly below the best, trains it to the end,
     compresses and verifies it. The run's limits hold where no other is given.
     """

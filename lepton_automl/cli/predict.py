@@ -16,14 +16,17 @@ from lepton_automl.errors import ConfigError, DataError
 Files = Annotated[
     list[Path],
     typer.Argument(
+        metavar="FILES",
         help="Picture files, values of a signal, recordings of sound, folders, or patterns such as "
         "'new/*.png'; - reads paths from standard input.",
     ),
 ]
 Rows = Annotated[
     Literal["table", "jsonl", "csv"] | None,
-    typer.Option(
-        "--rows", help="How predictions are written; jsonl and csv as they come.  [default: table]"
+    o.option(
+        "--rows",
+        "How predictions are written; jsonl and csv as they come.  [default: table]",
+        "table|jsonl|csv",
     ),
 ]
 

@@ -19,9 +19,9 @@ _CLASSES = 10
 
 Name = Annotated[
     str | None,
-    typer.Argument(help="A search space: a name or a TOML file of your own."),
+    typer.Argument(metavar="NAME", help="A search space: a name or a TOML file of your own."),
 ]
-Targets = Annotated[bool, typer.Option("--targets", help="List the targets of --target instead.")]
+Targets = Annotated[bool, o.option("--targets", "List the targets of --target instead.")]
 
 
 def spaces(name: Name = None, targets: Targets = False, json: o.Json = False) -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.errors import ConfigError
 from lepton_automl.pipeline.sweep_table import is_sweep
 
-Watch = Annotated[bool, typer.Option("--watch", help="Update it until the run ends.")]
+Watch = Annotated[bool, o.option("--watch", "Update it until the run ends.")]
 
 
 def status(run: o.Run, watch: Watch = False, json: o.Json = False) -> None:
-    """Show the progress of RUN, also while it is running; of a sweep its table.
+    """Show the progress of a run, or the table of a sweep.
 
     Shows stage, workers, rungs, front, the best trial so far, time used and time left; it only
     reads.

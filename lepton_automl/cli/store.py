@@ -11,10 +11,12 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.cli.streams import write_json, write_line
 
-Url = Annotated[str, typer.Argument(help="What --store of `lepton run` was: a URL or a folder.")]
+Url = Annotated[
+    str, typer.Argument(metavar="URL", help="What --store of `lepton run` was: a URL or a folder.")
+]
 Gc = Annotated[
     bool,
-    typer.Option("--gc", help="Delete objects that no run names and that are older than a day."),
+    o.option("--gc", "Delete objects that no run names and that are older than a day."),
 ]
 
 

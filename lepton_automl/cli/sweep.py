@@ -12,22 +12,25 @@ from lepton_automl.cli import options as o
 
 File = Annotated[
     Path,
-    typer.Argument(help="TOML file with options of `lepton run`, of which lists make a table."),
+    typer.Argument(
+        metavar="FILE", help="TOML file with options of `lepton run`, of which lists make a table."
+    ),
 ]
 SweepOut = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of all runs and the table.  [default: runs/NAME]"),
+    o.option("--out", "Folder of all runs and the table.  [default: runs/NAME]", "FOLDER"),
 ]
 SweepBudget = Annotated[
     str | None,
-    typer.Option(
+    o.option(
         "--budget",
-        help="Time of all runs together, divided equally among those that state none: 45m, 12h.",
+        "Time of all runs together, divided equally among those that state none: 45m, 12h.",
+        "TIME",
     ),
 ]
 SweepJobs = Annotated[
     int | None,
-    typer.Option("--jobs", help="Worker processes of each run.  [default: one per core or GPU]"),
+    o.option("--jobs", "Worker processes of each run.  [default: one per CPU core or GPU]", "N"),
 ]
 
 
@@ -40,7 +43,7 @@ def sweep(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Run a table of data sets, limits and seeds, one run after the other.
+    """Run a table of data sets, limits and seeds, run by run.
 
     The same command continues a sweep that was stopped; a run that fails is a row of the table.
     """

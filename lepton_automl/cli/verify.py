@@ -11,14 +11,16 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 
 TestData = Annotated[
-    str | None, typer.Argument(help="Data whose test part is used.  [default: the run's]")
+    str | None,
+    typer.Argument(metavar="DATA", help="Data whose test part is used.  [default: the run's]"),
 ]
 
 Trust = Annotated[
     Path | None,
-    typer.Option(
+    o.option(
         "--trust",
-        help="Public key, or allowed signers of OpenSSH: refuse what none of them signed.",
+        "Public key, or file of allowed signers of OpenSSH: refuse what none of them signed.",
+        "FILE",
     ),
 ]
 

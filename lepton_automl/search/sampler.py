@@ -1,9 +1,13 @@
 """Optuna sampler with a Gaussian process over points and rungs, and batch expected improvement.
 
 `LeptonSampler` works in any Optuna study: one or several objectives, constraints set by
-`trial.set_constraint`, conditional parameters, every kind of distribution. Its proposals depend on
-its seed and the content of the study only, so that a reloaded study continues as an uninterrupted
-one. It does not import the rest of lepton.
+`trial.set_constraint`, conditional parameters, every kind of distribution. It does not import the
+rest of lepton.
+
+While fewer than `TASKS_PER_CHANGE` trainings run, its proposals depend on its seed and the content
+of the study only, so that a reloaded study continues as an uninterrupted one. With more of them, a
+ranking is used for several proposals: they depend also on when it was computed, which a reloaded
+study does not know, so that it may continue with other ones.
 """
 
 from __future__ import annotations
@@ -129,7 +133,8 @@ class LeptonSampler(BaseSampler):
     (Ginsbourger et al. 2010, "Kriging believer").
 
     With `TASKS_PER_CHANGE` running trainings or more, several proposals come from one ranking: as
-    the candidates share one improvement, its first ones are a batch.
+    the candidates share one improvement, its first ones are a batch. Only with fewer does the same
+    study get the same proposals from a sampler that is made anew.
 
     Parameters
     ----------
