@@ -384,7 +384,7 @@ def compress(
         With a way out, `fix`.
     """
     given = {name: value for name, value in options.items() if _is_stated(value)}
-    if data is None or _is_of_object(Path(source), data):
+    if data is None or RunFolder(Path(source)).definition_file.is_file():
         return _compress_run(Path(source), data, given, emit)
     if Path(source).is_dir():
         return _compress_net(Path(source), data, given, emit)
@@ -629,11 +629,6 @@ def inspect(
     from lepton_automl.pipeline.inspection import inspect as inspect_artifact
 
     return inspect_artifact(Path(artifact), svg=None if svg is None else Path(svg), on_note=on_note)
-
-
-def _is_of_object(run: Path, data: DataSource) -> bool:
-    """Whether `run` is a run, and `data` an object that it may have been made from."""
-    return not isinstance(data, str | Path) and RunFolder(run).definition_file.is_file()
 
 
 def _continued(run: Path, data: object | None, **changes: Any) -> RunConfig:

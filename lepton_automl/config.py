@@ -179,7 +179,7 @@ class Goal:
     objectives: tuple[str, ...] = EVERY_OBJECTIVE
 
     @property
-    def minds_costs(self) -> bool:
+    def prefers_cheaper(self) -> bool:
         """Whether a cheaper net is preferred among nets within the limits."""
         return self.objectives != (ACCURACY,)
 

@@ -37,7 +37,7 @@ from lepton_automl.metrics import balanced
 from lepton_automl.models.model import Model
 from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.search.finals.flip_check import compare
-from lepton_automl.search.finals.mirror_test import MirrorTest, Verdict, mirror_test
+from lepton_automl.search.finals.mirror_test import FlipVerdict, MirrorTest, mirror_test
 from lepton_automl.search.rungs import LEAST_SAMPLES
 from lepton_automl.training.evaluate import predict_logits
 from lepton_automl.training.loop import fit, initial_model
@@ -366,7 +366,7 @@ def both(data: Path, names: Sequence[str], seeds: int) -> None:
         for name in names:
             path = path_of(name, seed, "flipped")
             found = answers_of(name, seed, "long")
-            if path.exists() or verdict(found).verdict is not Verdict.OPEN:
+            if path.exists() or verdict(found).verdict is not FlipVerdict.OPEN:
                 continue
             case = CASES[name]
             train, validation, _ = case.make(data, np.random.default_rng(seed))
@@ -384,7 +384,7 @@ def decision(name: str, seed: int, length: str) -> str:
     """
     found = answers_of(name, seed, length)
     result = verdict(found)
-    if result.verdict is not Verdict.OPEN:
+    if result.verdict is not FlipVerdict.OPEN:
         return str(result.verdict)
     if length == "short":
         return "assumed"

@@ -32,6 +32,7 @@ from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
 
 _FIX = "give an ONNX file that lepton wrote"
+_UNREADABLE = "correct its path or its content, or leave it out"
 _WORDS = (
     "labels",
     "framing",
@@ -227,7 +228,7 @@ def _of_pictures(
                 return array_files.read_pixels(path, channels, (height, width), known, framing)
             return decode.decode(path, channels, (height, width), scale, framing)
         except DataError as error:
-            return DataError(error.what, fix="leave this file out")
+            return DataError(error.what, fix=_UNREADABLE)
 
     found, sent = list[Prediction](), list[tuple[Path, str]]()
     # A batch is decoded while the one before is classified.
@@ -258,7 +259,7 @@ def _of_signals(
                     values = signal_files.to_int16(str(path), windows.values)
                 found += _of_windows(name, windows.starts, session.predict(values), labels)
         except DataError as error:
-            on_unreadable(DataError(error.what, fix="leave this file out"))
+            on_unreadable(DataError(error.what, fix=_UNREADABLE))
     return found
 
 
@@ -324,7 +325,7 @@ def _of_audio(
         try:
             samples = audio_files.to_rate(path, *audio_files.read_audio(path), front_end.rate)
         except DataError as error:
-            on_unreadable(DataError(error.what, fix="leave this file out"))
+            on_unreadable(DataError(error.what, fix=_UNREADABLE))
             continue
         shape = front_end.window, front_end.stride
         if (count := audio_files.window_count(samples, *shape)) > _MOST_WINDOWS:

@@ -53,7 +53,7 @@ def run(config: RunConfig, *, emit: Emit = silent) -> Outcome:
                 search_result.best,
                 search_result.recipe,
                 stages.compression_end(context),
-                prunes=config.goal.minds_costs,
+                prunes=config.goal.prefers_cheaper,
             )
             outcome = stages.export_and_verify(context)
         _record_finished(context, outcome)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.config import (
+    LIMITS,
     BandMean,
     ChannelAxis,
     Channels,
@@ -611,8 +612,12 @@ def _flat(definition: Definition) -> dict[str, object]:
     ):
         document.pop(ignored)
     document["warm start"] = document.pop("warm_digest") or "none"
-    limits = document.pop("limits")
-    return document | {f"limit {k}": "none" if v is None else v for k, v in limits.items()}
+    document["content of the search space"] = document.pop("space_digest")
+    for name, value in document.pop("limits").items():
+        spec = LIMITS[name]  # Exact: limits that differ by one byte are another definition.
+        stated = "none" if value is None else str(value / spec.scale).removesuffix(".0")
+        document[spec.option] = stated
+    return document
 
 
 def _toml(value: object) -> str:

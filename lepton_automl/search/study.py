@@ -323,7 +323,10 @@ REPRODUCIBLE = frozenset({"tpe", "gp", "random"})
 
 
 def resumes_exactly(sampler: str) -> bool:
-    """Whether a resumed search proposes the same points as an uninterrupted one."""
+    """Whether a resumed search proposes the same points as an uninterrupted one.
+
+    Of our sampler that holds while fewer than `sampler.TASKS_PER_CHANGE` trainings run.
+    """
     return sampler == LEPTON or sampler in REPRODUCIBLE
 
 

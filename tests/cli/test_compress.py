@@ -50,6 +50,13 @@ def test_an_option_that_the_run_defines_is_rejected(lepton, run_folder, option):
     assert "has no effect" in done.err
 
 
+@pytest.mark.parametrize("limit", [(), ("--max-drop", "1")])
+def test_a_run_takes_no_data(lepton, run_folder, limit):
+    done = lepton("compress", str(run_folder), "--data", "digits", *limit)
+    assert done.exit_code == 4
+    assert "reads its own, digits" in done.err
+
+
 def test_the_best_net_of_a_run_is_compressed_to_other_limits(lepton, run_folder, tmp_path):
     compress = lepton.fake("pipeline.compress_net.compress_net", Outcome(tmp_path, verdict()))
     lepton("compress", str(run_folder), "--max-size-kb", "20", "--prefer", "latency")

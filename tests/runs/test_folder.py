@@ -54,7 +54,7 @@ def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
     [
         ({"seed": 4}, "seed: 3 here, 4 asked for"),
         ({"mels": 20}, "mels: not given here, 20 asked for"),
-        ({"space_digest": "other"}, "space_digest"),
+        ({"space_digest": "other"}, "content of the search space: "),
         ({"data_fingerprint": "other"}, "began with other samples, groups or parts of digits:"),
         # Weights of classes follow from the data.
         ({"data_fingerprint": "other", "balanced": True}, "other samples, groups or parts of"),
@@ -65,7 +65,9 @@ def test_the_same_definition_goes_on_and_moved_data_are_the_same_data(tmp_path):
         ({"data_fingerprint": "other", "seed": 4}, "run: seed: 3 here, 4 asked for"),
         ({"data_fingerprint": "other", "group": "a+"}, "run: group: not given here, a+ asked for"),
         ({"data_fingerprint": "other", "group": "none"}, "group: not given here, none asked for"),
-        ({"limits": Limits(max_size_bytes=1)}, "limit max_size_bytes: 24000 here, 1 asked for"),
+        ({"limits": Limits(max_size_bytes=1)}, "--max-size-kb: 24 here, 0.001 asked for"),
+        ({"limits": Limits(max_size_bytes=24_001)}, "--max-size-kb: 24 here, 24.001 asked for"),
+        ({"limits": Limits()}, "--max-size-kb: 24 here, none asked for"),
         ({"objectives": ("accuracy",)}, "objectives"),
         ({"balanced": True}, "balanced: False here, True asked for"),
         ({"warm_digest": "ab"}, "warm start: none here, ab asked for"),

@@ -16,7 +16,7 @@ from lepton_automl.data.dataset import Dataset, open_dataset
 from lepton_automl.runs.ledger import EventKind, recorded_decisions
 from lepton_automl.search.finals import flip_check
 from lepton_automl.search.finals.flip_check import check, compare, offers_both, without_flips
-from lepton_automl.search.finals.mirror_test import Verdict
+from lepton_automl.search.finals.mirror_test import FlipVerdict
 from lepton_automl.search.finals.results import finalist_results
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FinalTraining
@@ -94,17 +94,17 @@ def test_classes_that_differ_by_left_and_right_forbid_flips_once_and_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request, tasks, trials = searched(tmp_path, monkeypatch, SIDES)
-    assert check(request, tasks, trials, ENDLESS, 0) is Verdict.OFF
+    assert check(request, tasks, trials, ENDLESS, 0) is FlipVerdict.OFF
     (event,) = request.ledger.all(EventKind.MIRROR_TEST).values()
     assert "'left' and 'right'" in event["reason"]
     monkeypatch.delattr(flip_check, "predict_logits")  # A resumed search tests nothing again.
-    assert check(request, tasks, trials, ENDLESS, 0) is Verdict.OFF
+    assert check(request, tasks, trials, ENDLESS, 0) is FlipVerdict.OFF
     request.ledger.close()
 
 
 def test_symmetric_pictures_allow_flips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request, tasks, trials = searched(tmp_path, monkeypatch, SYMMETRIC)
-    assert check(request, tasks, trials, ENDLESS, 0) is Verdict.ON
+    assert check(request, tasks, trials, ENDLESS, 0) is FlipVerdict.ON
     request.ledger.close()
 
 
@@ -112,9 +112,9 @@ def test_without_time_or_without_a_net_flips_stay_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request, tasks, trials = searched(tmp_path, monkeypatch, SIDES)
-    assert check(request, tasks, trials, Clock(lambda: -1.0, 0.0, 1.0), 0) is Verdict.OPEN
+    assert check(request, tasks, trials, Clock(lambda: -1.0, 0.0, 1.0), 0) is FlipVerdict.OPEN
     tasks.delete(trials.search_result(0).key)
-    assert check(request, tasks, trials, ENDLESS, 1) is Verdict.OPEN
+    assert check(request, tasks, trials, ENDLESS, 1) is FlipVerdict.OPEN
     request.ledger.close()
 
 
@@ -124,7 +124,7 @@ def test_a_space_that_leaves_nothing_open_is_not_tested(
 ) -> None:
     request, tasks, trials = searched(tmp_path, monkeypatch, SIDES)
     request = replace(request, space=request.space.with_fixed("flip", value=fixed))
-    assert check(request, tasks, trials, ENDLESS, 0) is Verdict.OFF
+    assert check(request, tasks, trials, ENDLESS, 0) is FlipVerdict.OFF
     assert not request.ledger.all(EventKind.MIRROR_TEST)
     assert without_flips(request) is request
     request.ledger.close()
@@ -171,7 +171,7 @@ def finals(
     return workers, trials, training.train(options, workers, clock)
 
 
-def mirror_tested(tmp_path: Path, verdict: Verdict, **changes: Any) -> SearchRequest:
+def mirror_tested(tmp_path: Path, verdict: FlipVerdict, **changes: Any) -> SearchRequest:
     """A search whose mirror test has ended."""
     (tmp_path / "run").mkdir(exist_ok=True)
     request = search_request(tmp_path / "run", dataset=bars(tmp_path, SIDES), **changes)
@@ -189,16 +189,16 @@ def flips_of(workers: FixedWorkers) -> dict[str, bool]:
 @pytest.mark.parametrize(
     ("verdict", "flips", "choice"),
     [
-        (Verdict.OFF, {"0-final-0": False, "1-final-0": False}, "no random flips"),
+        (FlipVerdict.OFF, {"0-final-0": False, "1-final-0": False}, "no random flips"),
         (
-            Verdict.ON,
+            FlipVerdict.ON,
             {"0-final-0-flip": True, "1-final-0-flip": True},
             "random flips in the final trainings",
         ),
     ],
 )
 def test_the_mirror_test_decides_all_final_trainings(
-    tmp_path: Path, verdict: Verdict, flips: dict[str, bool], choice: str
+    tmp_path: Path, verdict: FlipVerdict, flips: dict[str, bool], choice: str
 ) -> None:
     request = mirror_tested(tmp_path, verdict)
     workers, _, _ = finals(request, dict.fromkeys(flips, first(90)))
@@ -206,7 +206,7 @@ def test_the_mirror_test_decides_all_final_trainings(
     (decision,) = recorded_decisions(request.ledger)
     assert (decision.name, decision.choice, decision.certainty) == ("flip", choice, "measured")
     assert decision.evidence == "because"
-    assert read_trials(request.ledger).complete_recipe(0).flip is (verdict is Verdict.ON)
+    assert read_trials(request.ledger).complete_recipe(0).flip is (verdict is FlipVerdict.ON)
     request.ledger.close()
 
 
@@ -214,7 +214,7 @@ def test_the_mirror_test_decides_all_final_trainings(
 def test_left_open_one_finalist_is_trained_both_ways_and_validation_decides(
     tmp_path: Path, flipped: int, is_used: bool
 ) -> None:
-    request = mirror_tested(tmp_path, Verdict.OPEN)
+    request = mirror_tested(tmp_path, FlipVerdict.OPEN)
     right = {
         "0-final-0": first(100),
         "0-final-0-flip": first(flipped),
@@ -233,7 +233,9 @@ def test_left_open_one_finalist_is_trained_both_ways_and_validation_decides(
     assert options[0].accuracy == ((flipped if is_used else 100) / 120)
     request.ledger.close()
 
-    again = mirror_tested(tmp_path, Verdict.OPEN)  # As after a kill: all follows from the ledger.
+    again = mirror_tested(
+        tmp_path, FlipVerdict.OPEN
+    )  # As after a kill: all follows from the ledger.
     workers, trials, _ = finals(again, {})
     assert not workers.tasks
     assert recorded_decisions(again.ledger) == (decision,)
@@ -247,7 +249,7 @@ def test_left_open_one_finalist_is_trained_both_ways_and_validation_decides(
 def test_left_open_without_time_for_both_there_are_no_flips_and_it_is_said(
     tmp_path: Path,
 ) -> None:
-    request = mirror_tested(tmp_path, Verdict.OPEN, budget_seconds=100.0, trials=None)
+    request = mirror_tested(tmp_path, FlipVerdict.OPEN, budget_seconds=100.0, trials=None)
     trial, samples = make_trial(0), len(request.dataset.train)
     # A training from scratch takes about a minute.
     per_work = 60.0 / work_of(trial.cost.macs, samples, 9)
@@ -273,7 +275,7 @@ def test_a_class_that_flips_harm_forbids_them_though_the_mean_is_better(tmp_path
 
 
 def test_trainings_with_rejected_flips_are_used_nowhere_however_accurate(tmp_path: Path) -> None:
-    request = mirror_tested(tmp_path, Verdict.OPEN)
+    request = mirror_tested(tmp_path, FlipVerdict.OPEN)
     label, place = request.dataset.validation.labels, np.arange(120) % 40
     plain = np.where(label == 0, place < 38, place < 20)
     harmed = np.where(label == 0, place < 10, True)  # More accurate, but not on the first class.
@@ -287,7 +289,7 @@ def test_trainings_with_rejected_flips_are_used_nowhere_however_accurate(tmp_pat
 
 
 def test_trained_both_ways_comes_before_stronger_augmentation(tmp_path: Path) -> None:
-    request = mirror_tested(tmp_path, Verdict.OPEN)
+    request = mirror_tested(tmp_path, FlipVerdict.OPEN)
     both = FLIPS.replace("[train]", "[train]\naugment = [0.5, 1.0]")
     request = replace(request, space=small_space(tmp_path, both))
     keys = ("0-final-0", "0-final-0-flip", "1-final-0")

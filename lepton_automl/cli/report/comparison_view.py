@@ -13,7 +13,16 @@ from lepton_automl.artifact.timing import Timing
 from lepton_automl.core import units
 from lepton_automl.pipeline.comparison import Comparison
 
-_COLUMNS = ("file", "p50", "p95", "p99", "of the first [95 %]", "opening", "first", "memory")
+_COLUMNS = (
+    "file",
+    "p50",
+    "p95",
+    "p99",
+    "time / first file [95 %]",
+    "opening",
+    "first call",
+    "memory",
+)
 
 
 def comparison_view(found: Comparison) -> RenderableType:

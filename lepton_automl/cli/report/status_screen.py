@@ -50,6 +50,8 @@ def status_view(status: Status) -> RenderableType:
         parts.append(_rungs(status))
     if status.found.get("front"):
         parts.append(_front(status.found, w.accuracy_title(status.definition.balanced)))
+    if status.messages:
+        parts.append(Text("last messages", "bold"))
     parts += [Text(f"{said['stage']:<9} {said['message']}", "dim") for said in status.messages]
     return Group(*parts, *_ending(status))
 
@@ -71,16 +73,16 @@ def _head(status: Status) -> Table:
     table = Table(show_header=False)
     table.add_row("run", Text(str(status.folder.path)))
     table.add_row("data", Text(f"{about.data} ({about.data_fingerprint})"))
-    table.add_row("space", Text(about.space))
+    table.add_row("search space", Text(about.space))
     table.add_row("state", Text(_state(status)))
     table.add_row("time", Text(_time(status)))
     if status.progress:
         table.add_row(str(status.progress["stage"]), Text(_progress(status.progress)))
-    table.add_row("events", Text(", ".join(f"{n} {kind}" for kind, n in status.events.items())))
     if best := status.found.get("best"):
         table.add_row("best so far", Text(f"trial {best['number']}: {_figures(best)}"))
     if status.hypervolume:
         value = f"{status.hypervolume[-1]:.4g} {sparkline(status.hypervolume)}"
+        value += " (of the front; it grows while the search finds better nets)"
         table.add_row("hypervolume", Text(value))
     if status.store:
         table.add_row("store", Text(_store(status.store)))
@@ -162,7 +164,8 @@ def _hosts(hosts: Sequence[HostNow]) -> Table:
 
 
 def _rungs(status: Status) -> Table:
-    table = Table("rung", "finished", "promoted")
+    title = "rungs: of each, trials that have finished it and that train for longer"
+    table = Table("rung", "finished", "promoted", title=title, title_justify="left")
     for rung in status.rungs:
         table.add_row(str(rung.rung), str(rung.finished), str(rung.promoted))
     return table

@@ -12,7 +12,7 @@ from typing import Any, Self
 from lepton_automl.metrics.paired import is_significantly_below
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search.finals.augmentation import overfits, training_error
-from lepton_automl.search.finals.mirror_test import Verdict
+from lepton_automl.search.finals.mirror_test import FlipVerdict
 from lepton_automl.search.finals.selection import (
     Option,
     by_accuracy,
@@ -262,7 +262,9 @@ class FinalistSelection:
     ) -> None:
         self._request, self._tasks, self._trials, self._clock = request, tasks, trials, clock
 
-    def select(self, options: Sequence[Option], flips: Verdict = Verdict.OFF) -> list[Finalist]:
+    def select(
+        self, options: Sequence[Option], flips: FlipVerdict = FlipVerdict.OFF
+    ) -> list[Finalist]:
         """Select at most `FINALISTS`, the best first.
 
         The first trial enters a second time with stronger augmentation, where the search space has
@@ -272,16 +274,16 @@ class FinalistSelection:
         ----------
         options : sequence of Option
             All trained trials.
-        flips : Verdict
+        flips : FlipVerdict
             Of the mirror test.
         """
         variants = [self._variants(o.number) for o in self._finalists(self._distinct(options))]
         selected = [pair[0] for pair in variants]
         others = [other for pair in variants[:1] for other in pair[1:]]
-        if flips is Verdict.OPEN:
+        if flips is FlipVerdict.OPEN:
             others[:0] = [dataclasses.replace(first, flip=True) for first in selected[:1]]
         selected[1:1] = others[:1]
-        if flips is Verdict.ON:
+        if flips is FlipVerdict.ON:
             selected = [dataclasses.replace(one, flip=True) for one in selected]
         return selected[:FINALISTS]
 

@@ -27,7 +27,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.search.finals.cross_validation import answers
 from lepton_automl.search.finals.finalists import FinalRun
-from lepton_automl.search.finals.mirror_test import MirrorTest, Verdict, mirror_test
+from lepton_automl.search.finals.mirror_test import FlipVerdict, MirrorTest, mirror_test
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.task_builder import TaskBuilder
@@ -61,13 +61,13 @@ def without_flips(request: SearchRequest) -> SearchRequest:
 
 def check(
     request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: Clock, round_number: int
-) -> Verdict:
+) -> FlipVerdict:
     """Apply the mirror test to the most accurate net of the search; recorded once for each round.
 
     `OFF` also where the search space does not leave flips open.
     """
     if not offers_both(request.space):
-        return Verdict.OFF
+        return FlipVerdict.OFF
     key = str(round_number)
     event = request.ledger.get(EventKind.MIRROR_TEST, key)
     if event is None:
@@ -79,9 +79,13 @@ def check(
             "prefers_flips": found.prefers_flips,
         }
         request.ledger.record(EventKind.MIRROR_TEST, key, event)
-        titles = {Verdict.OFF: _NONE, Verdict.ON: _SOME, Verdict.OPEN: "random flips are open"}
+        titles = {
+            FlipVerdict.OFF: _NONE,
+            FlipVerdict.ON: _SOME,
+            FlipVerdict.OPEN: "random flips are not decided yet",
+        }
         request.emit(Event("search", f"{titles[found.verdict]}: {found.reason}"))
-    return Verdict(event["verdict"])
+    return FlipVerdict(event["verdict"])
 
 
 def choose(
@@ -97,9 +101,9 @@ def choose(
     test = request.ledger.get(EventKind.MIRROR_TEST, key)
     if test is None:
         return
-    verdict = Verdict(test["verdict"])
-    if verdict is not Verdict.OPEN:
-        choice = _SOME if verdict is Verdict.ON else _NONE
+    verdict = FlipVerdict(test["verdict"])
+    if verdict is not FlipVerdict.OPEN:
+        choice = _SOME if verdict is FlipVerdict.ON else _NONE
         _record(request, choice, test["reason"], test["certainty"])
         return
     event = request.ledger.get(EventKind.FLIP_CHOICE, key)
@@ -132,7 +136,7 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
     checkpoints = [(n, tasks.checkpoint(trials.search_result(n).key)) for n in best]
     saved = [(n, folder) for n, folder in checkpoints if tasks.is_complete(folder)]
     if not saved:
-        return MirrorTest(Verdict.OPEN, "no net of the search is left to test")
+        return MirrorTest(FlipVerdict.OPEN, "no net of the search is left to test")
     number, folder = saved[0]
     data = request.dataset
     work = work_of(trials[number].cost.macs, 1, 1)
@@ -143,7 +147,7 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
     samples = load_labelled(data.decoded_files("validation", model.arch.size, request.folder.cache))
     chosen = balanced(samples.labels, most, request.config.seed)
     if not len(chosen):
-        return MirrorTest(Verdict.OPEN, "no time to test a net of the search")
+        return MirrorTest(FlipVerdict.OPEN, "no time to test a net of the search")
     pixels = selected(samples, chosen).pixels
     plain, mirrored = (
         predict_logits(model, x, device=request.device).numpy() for x in (pixels, pixels.flip(2))

@@ -29,7 +29,7 @@ of the accuracy above chance."""
 Logits = NDArray[np.floating]
 
 
-class Verdict(StrEnum):
+class FlipVerdict(StrEnum):
     """What the test says about random flips."""
 
     OFF = "off"
@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 class MirrorTest:
     """Result of the test."""
 
-    verdict: Verdict
+    verdict: FlipVerdict
     reason: str
     """Why, in words with figures."""
     certainty: Certainty = "measured"
@@ -98,7 +98,7 @@ def mirror_test(
     if exchanged is not None:
         both = " and ".join(repr(class_names[label]) for label in exchanged.labels)
         return MirrorTest(
-            Verdict.OFF,
+            FlipVerdict.OFF,
             f"mirroring exchanges the classes {both}: of two pictures, one of each, a net trained "
             f"without flips tells {exchanged.plain:.0%} apart as they are, {exchanged.mirrored:.0%}"
             " mirrored",
@@ -108,14 +108,14 @@ def mirror_test(
     if knows[0] > 1 / len(class_names) and drop.points / 100 > _MAX_LOSS * learnt:
         # Flips have little to gain: the pictures to be classified have a left and a right.
         reason = f"mirrored pictures are recognized less well: {recognized}"
-        return MirrorTest(Verdict.OFF, reason, "measured" if drop.lower > 0 else "assumed")
+        return MirrorTest(FlipVerdict.OFF, reason, "measured" if drop.lower > 0 else "assumed")
     unknown = _why_open(pairs, counts, class_names)
     reason = unknown or _why_lossy(drop, learnt)
     if reason:
         return MirrorTest(
-            Verdict.OPEN, f"{reason} ({recognized})", "assumed", prefers_flips=not unknown
+            FlipVerdict.OPEN, f"{reason} ({recognized})", "assumed", prefers_flips=not unknown
         )
-    return MirrorTest(Verdict.ON, recognized)
+    return MirrorTest(FlipVerdict.ON, recognized)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def choose(options: Sequence[Option], goal: Goal) -> Choice:
         return _cheapest_reaching(feasible, goal.limits.min_accuracy)
     best = by_accuracy(feasible)[0]
     measure = "accuracy" if best.strata is None else "balanced accuracy"
-    if not goal.minds_costs:
+    if not goal.prefers_cheaper:
         return Choice(best.number, f"the highest {measure} within the limits")
     by_cost = sorted(feasible, key=lambda o: _cost_key(o, latency_first=goal.prefer == "latency"))
     near = [o for o in by_cost if best.accuracy - o.accuracy <= MAX_GAP]
